@@ -1,0 +1,2 @@
+//! culvert-install.
+fn main() {}

@@ -1,0 +1,2 @@
+//! culvert-sidecar.
+fn main() {}
