@@ -73,7 +73,11 @@ impl Records {
 
     /// Remove the record of this attachment; that there is none is fine.
     pub fn remove(&self, network: &str, attachment: &Attachment) -> io::Result<()> {
-        match fs::remove_file(self.folder.join(file_name(&attachment.container_id, network, &attachment.ifname))) {
+        match fs::remove_file(self.folder.join(file_name(
+            &attachment.container_id,
+            network,
+            &attachment.ifname,
+        ))) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }

@@ -62,9 +62,11 @@ impl Line {
     /// Append a field; a value with white space, quotes or control characters is quoted and escaped.
     pub fn field(mut self, key: &str, value: impl Display) -> Self {
         let value = value.to_string();
-        let plain = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"');
+        let plain =
+            !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"');
         // Writing to a String cannot fail.
-        let _ = if plain { write!(self.text, " {key}={value}") } else { write!(self.text, " {key}={value:?}") };
+        let _ =
+            if plain { write!(self.text, " {key}={value}") } else { write!(self.text, " {key}={value:?}") };
         self
     }
 
@@ -163,7 +165,8 @@ mod tests {
 
     #[test]
     fn dates_are_those_of_the_calendar() {
-        let rows = [(0, (1970, 1, 1)), (11_016, (2000, 2, 29)), (19_782, (2024, 2, 29)), (20_778, (2026, 11, 21))];
+        let rows =
+            [(0, (1970, 1, 1)), (11_016, (2000, 2, 29)), (19_782, (2024, 2, 29)), (20_778, (2026, 11, 21))];
         for (days, date) in rows {
             assert_eq!(civil(days), date, "{days} days");
         }

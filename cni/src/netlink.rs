@@ -9,8 +9,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt, socket,
-    sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -94,7 +94,13 @@ pub struct Batch {
 
 impl Batch {
     /// Append a message with its fixed part (`nfgenmsg`, `ifaddrmsg`) and its attributes.
-    pub fn message(&mut self, kind: u16, flags: u16, fixed: &[u8], attributes: impl FnOnce(&mut Attributes<'_>)) {
+    pub fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        fixed: &[u8],
+        attributes: impl FnOnce(&mut Attributes<'_>),
+    ) {
         let start = self.bytes.len();
         let sequence = u32::try_from(self.messages).unwrap_or(u32::MAX);
         self.bytes.extend_from_slice(&0u32.to_ne_bytes());
@@ -252,7 +258,11 @@ impl Socket {
         }
         let to_kernel = NetlinkAddr::new(0, 0);
         let sent = sendto(self.fd.as_raw_fd(), &batch.bytes, &to_kernel, MsgFlags::empty())?;
-        if sent == batch.bytes.len() { Ok(()) } else { Err(NetlinkError::Garbled("a batch was sent in part")) }
+        if sent == batch.bytes.len() {
+            Ok(())
+        } else {
+            Err(NetlinkError::Garbled("a batch was sent in part"))
+        }
     }
 
     fn receive(&self, buffer: &mut [u8]) -> Result<usize, NetlinkError> {

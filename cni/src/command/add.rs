@@ -27,7 +27,9 @@ pub fn add(attachment: &Attachment, conf: &NetConf<'_>) -> Result<Vec<u8>, Failu
     let result = decide_and_install(attachment, conf, &log);
     let elapsed = format!("{}us", started.elapsed().as_micros());
     match &result {
-        Ok((line, _)) => log.write(&about(line.0, attachment, line.1).field("took", elapsed).field("result", "ok")),
+        Ok((line, _)) => {
+            log.write(&about(line.0, attachment, line.1).field("took", elapsed).field("result", "ok"))
+        }
         Err(failure) => {
             let line = about(Level::Error, attachment, "").field("took", elapsed);
             log.write(&line.field("code", failure.code as i32).field("result", &failure.message));

@@ -35,7 +35,10 @@ fn read(stdin: &Stdin, limit: Duration) -> io::Result<Vec<u8>> {
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(0) if left.is_zero() => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not end within {limit:?}")));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("it did not end within {limit:?}"),
+                ));
             }
             Ok(0) | Err(Errno::EINTR) => continue,
             Ok(_) => {}

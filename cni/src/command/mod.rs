@@ -12,7 +12,8 @@ use cni_plugin::Command;
 use crate::netns::NetnsError;
 use crate::pod::DecisionError;
 use crate::protocol::{
-    Attachment, CniVersion, Code, EnvironmentError, Failure, NetConf, Strings, Verb, error_reply, version_reply,
+    Attachment, CniVersion, Code, EnvironmentError, Failure, NetConf, Strings, Verb, error_reply,
+    version_reply,
 };
 use crate::redirect::RedirectError;
 
@@ -71,7 +72,10 @@ pub fn run(env: &impl Strings, stdin: io::Stdin) -> (Vec<u8>, u8) {
     let mut version = CniVersion::NEWEST;
     let guarded = std::panic::AssertUnwindSafe(|| dispatch(env, stdin, &mut version));
     let outcome = std::panic::catch_unwind(guarded).unwrap_or_else(|_| {
-        Err(Failure::new(Code::Bug, "culvert-cni panicked, a bug of ours: its stderr says where; please report it"))
+        Err(Failure::new(
+            Code::Bug,
+            "culvert-cni panicked, a bug of ours: its stderr says where; please report it",
+        ))
     });
     match outcome {
         Ok(document) => (document, 0),

@@ -90,7 +90,10 @@ mod tests {
 
     #[test]
     fn what_is_no_list_of_ports_is_refused() {
-        for text in ["", ",", "80,", "0", "65536", "-1", "+80", "80-", "-80", "90-80", "http", "80;443", "1-2-3", "８０"] {
+        for text in [
+            "", ",", "80,", "0", "65536", "-1", "+80", "80-", "-80", "90-80", "http", "80;443", "1-2-3",
+            "８０",
+        ] {
             assert!(ports(text).is_err(), "{text:?}");
         }
         let many = (0..=MAX_RANGES).map(|n| (2 * n + 1).to_string()).collect::<Vec<_>>().join(",");

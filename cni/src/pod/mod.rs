@@ -65,7 +65,8 @@ pub enum DecisionError {
 /// Decide by `conf` and `args`, in the order of contract §3: the first that fits.
 pub fn decide(conf: &NetConf<'_>, args: &CniArgs) -> Result<Decision, DecisionError> {
     let namespace = args.pod_namespace.as_deref();
-    if namespace.is_some_and(|namespace| conf.exclude_namespaces.iter().any(|excluded| excluded == namespace)) {
+    if namespace.is_some_and(|namespace| conf.exclude_namespaces.iter().any(|excluded| excluded == namespace))
+    {
         return Ok(Decision::PassThrough(Reason::NamespaceExcluded));
     }
     let defaults = Settings::of_node(conf.redirect, &conf.locked)?;

@@ -98,7 +98,10 @@ impl<'a> NetConf<'a> {
     /// Parse what came on stdin. The error's code is 1, 6 or 7.
     pub fn parse(stdin: &'a [u8]) -> Result<Self, Failure> {
         if stdin.iter().all(u8::is_ascii_whitespace) {
-            return Err(Failure::new(Code::Decode, "stdin is empty: a container runtime sends the configuration there"));
+            return Err(Failure::new(
+                Code::Decode,
+                "stdin is empty: a container runtime sends the configuration there",
+            ));
         }
         let Fields(fields) = serde_json::from_slice(stdin)
             .map_err(|error| Failure::new(Code::Decode, format!("stdin is no JSON object: {error}")))?;
@@ -238,5 +241,81 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
             }
         }
         deserializer.deserialize_map(InOrder).map(Fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::result_reply;
+
+    fn code(stdin: &str) -> Code {
+        NetConf::parse(stdin.as_bytes()).map(|conf| format!("{conf:?}")).expect_err(stdin).code
+    }
+
+    #[test]
+    fn what_is_wrong_has_its_code() {
+        let rows = [
+            ("", Code::Decode),
+            ("  \n", Code::Decode),
+            ("{", Code::Decode),
+            ("[]", Code::Decode),
+            ("null", Code::Decode),
+            (r#"{"cniVersion":"1.0.0","name":"n"} trailing"#, Code::Decode),
+            (r#"{"cniVersion":5,"name":"n"}"#, Code::Decode),
+            (r#"{"cniVersion":"1.0.0","cniVersion":"1.0.0","name":"n"}"#, Code::Decode),
+            (r#"{"cniVersion":"1.0.0","name":"n","prevResult":5}"#, Code::Decode),
+            (r#"{"cniVersion":"1.0.0","name":"n","runtimeConfig":[]}"#, Code::Decode),
+            (r#"{"cniVersion":"1.0.0","name":"n","logFile":5}"#, Code::Decode),
+            (r#"{"name":"n"}"#, Code::IncompatibleVersion),
+            (r#"{"cniVersion":"0.2.0","name":"n"}"#, Code::IncompatibleVersion),
+            (r#"{"cniVersion":"2.0.0","name":"n"}"#, Code::IncompatibleVersion),
+            (r#"{"cniVersion":"1.0.0"}"#, Code::Config),
+            (r#"{"cniVersion":"1.0.0","name":"n","onUnknown":"maybe"}"#, Code::Config),
+            (r#"{"cniVersion":"1.0.0","name":"n","logLevel":"loud"}"#, Code::Config),
+        ];
+        for (stdin, expected) in rows {
+            assert_eq!(code(stdin), expected, "{stdin}");
+        }
+        assert_eq!(code(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))), Code::Decode);
+    }
+
+    #[test]
+    fn annotations_may_be_absent_null_or_there() {
+        let parse = |runtime: &str| {
+            let stdin = format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{runtime}}}"#);
+            let conf = NetConf::parse(stdin.as_bytes()).unwrap();
+            conf.annotations.map(|raw| raw.map(|raw| raw.get().to_owned()))
+        };
+        assert_eq!(parse("null"), None);
+        assert_eq!(parse("{}"), None);
+        assert_eq!(parse(r#"{"io.kubernetes.cri.pod-annotations":null}"#), Some(None));
+        assert_eq!(parse(r#"{"io.kubernetes.cri.pod-annotations":{}}"#), Some(Some("{}".to_owned())));
+    }
+
+    #[test]
+    fn unknown_keys_are_a_warning_but_those_of_runtimes_are_not() {
+        let stdin =
+            br#"{"cniVersion":"0.3.1","name":"n","type":"culvert-cni","capabilities":{},"args":{},"typo":1}"#;
+        let conf = NetConf::parse(stdin).unwrap();
+        assert_eq!(conf.warnings, ["the configuration's key \"typo\" is unknown and ignored"]);
+    }
+
+    #[test]
+    fn prev_result_is_handed_on_to_the_byte() {
+        let rows = [
+            (r#"{ "cniVersion" : "1.0.0", "x":[1,  2.50], "\u0061":"\ud83d\ude00" }"#, None),
+            (r#"{"ips":[]}"#, Some(r#"{"cniVersion":"1.0.0","ips":[]}"#)),
+            (r#"{"cniVersion":"0.3.1","x": 1.0}"#, Some(r#"{"cniVersion":"1.0.0","x":1.0}"#)),
+            (r#"{}"#, Some(r#"{"cniVersion":"1.0.0"}"#)),
+        ];
+        for (prev_result, expected) in rows {
+            let stdin = format!(r#"{{"cniVersion":"1.0.0","name":"n","prevResult":{prev_result}}}"#);
+            let conf = NetConf::parse(stdin.as_bytes()).unwrap();
+            let reply = result_reply(conf.version, conf.prev_result.as_ref().unwrap());
+            assert_eq!(String::from_utf8(reply).unwrap(), expected.unwrap_or(prev_result));
+        }
+        let none = NetConf::parse(br#"{"cniVersion":"1.0.0","name":"n","prevResult":null}"#).unwrap();
+        assert!(none.prev_result.is_none());
     }
 }

@@ -37,8 +37,11 @@ pub fn result_reply(version: CniVersion, prev_result: &PrevResult<'_>) -> Vec<u8
     let kept = prev_result.fields.iter().map(|(key, value): &(String, &RawValue)| {
         (key.as_str(), if key == "cniVersion" { asked.as_str() } else { value.get() })
     });
-    let fields: Vec<String> =
-        version_field.into_iter().chain(kept).map(|(key, value)| format!("{}:{value}", quoted(key))).collect();
+    let fields: Vec<String> = version_field
+        .into_iter()
+        .chain(kept)
+        .map(|(key, value)| format!("{}:{value}", quoted(key)))
+        .collect();
     format!("{{{}}}", fields.join(",")).into_bytes()
 }
 

@@ -36,10 +36,14 @@ pub enum EnvironmentError {
     #[error("CNI_COMMAND is {0:?}: it must be one of ADD, DEL, CHECK, GC, STATUS, VERSION")]
     Verb(String),
     /// A container id outside of the specification's alphabet.
-    #[error("CNI_CONTAINERID is {0:?}: it must begin with a letter or digit and hold only letters, digits and _.-")]
+    #[error(
+        "CNI_CONTAINERID is {0:?}: it must begin with a letter or digit and hold only letters, digits and _.-"
+    )]
     ContainerId(String),
     /// An interface name that the kernel would not take.
-    #[error("CNI_IFNAME is {0:?}: it must be 1 to 15 bytes without '/', ':' or white space, and not '.' or '..'")]
+    #[error(
+        "CNI_IFNAME is {0:?}: it must be 1 to 15 bytes without '/', ':' or white space, and not '.' or '..'"
+    )]
     Ifname(String),
 }
 
@@ -60,9 +64,9 @@ impl Verb {
         match required(env, "CNI_COMMAND")?.as_str() {
             "GC" => Ok(Self::Gc),
             "STATUS" => Ok(Self::Status),
-            other => {
-                Command::from_str(other).map(Self::Classic).map_err(|_| EnvironmentError::Verb(other.to_owned()))
-            }
+            other => Command::from_str(other)
+                .map(Self::Classic)
+                .map_err(|_| EnvironmentError::Verb(other.to_owned())),
         }
     }
 
@@ -97,7 +101,9 @@ impl Attachment {
     pub fn from_environment(env: &impl Strings, netns_required: bool) -> Result<Self, EnvironmentError> {
         let container_id = required(env, "CNI_CONTAINERID")?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-        if !container_id.starts_with(|c: char| c.is_ascii_alphanumeric()) || !container_id.chars().all(allowed) {
+        if !container_id.starts_with(|c: char| c.is_ascii_alphanumeric())
+            || !container_id.chars().all(allowed)
+        {
             return Err(EnvironmentError::ContainerId(container_id));
         }
         let ifname = required(env, "CNI_IFNAME")?;
@@ -148,5 +154,68 @@ fn required(env: &impl Strings, name: &'static str) -> Result<String, Environmen
         None => Err(EnvironmentError::Missing(name)),
         Some(value) if value.is_empty() => Err(EnvironmentError::Empty(name)),
         Some(value) => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An environment in which all is well but for `changed`.
+    fn environment(changed: (&str, Option<&str>)) -> impl Strings {
+        let (name, value) = (changed.0.to_owned(), changed.1.map(str::to_owned));
+        move |asked: &str| match asked {
+            asked if asked == name => value.clone(),
+            "CNI_COMMAND" => Some("ADD".to_owned()),
+            "CNI_CONTAINERID" => Some("A1.b_c-d".to_owned()),
+            "CNI_IFNAME" => Some("eth0".to_owned()),
+            "CNI_NETNS" => Some("/run/netns/x".to_owned()),
+            "CNI_ARGS" => Some("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p=q;;x".to_owned()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_good_environment_is_read() {
+        let attachment = Attachment::from_environment(&environment(("", None)), true).unwrap();
+        assert_eq!(attachment.container_id, "A1.b_c-d");
+        assert_eq!(attachment.args.pod_namespace.as_deref(), Some("ns"));
+        assert_eq!(attachment.args.pod_name.as_deref(), Some("p=q"));
+    }
+
+    #[test]
+    fn a_bad_environment_is_named() {
+        let rows = [
+            (("CNI_CONTAINERID", None), EnvironmentError::Missing("CNI_CONTAINERID")),
+            (("CNI_CONTAINERID", Some("")), EnvironmentError::Empty("CNI_CONTAINERID")),
+            (("CNI_CONTAINERID", Some("-a")), EnvironmentError::ContainerId("-a".to_owned())),
+            (("CNI_CONTAINERID", Some("a/b")), EnvironmentError::ContainerId("a/b".to_owned())),
+            (("CNI_IFNAME", None), EnvironmentError::Missing("CNI_IFNAME")),
+            (("CNI_IFNAME", Some("..")), EnvironmentError::Ifname("..".to_owned())),
+            (("CNI_IFNAME", Some("a b")), EnvironmentError::Ifname("a b".to_owned())),
+            (
+                ("CNI_IFNAME", Some("sixteen-bytes-16")),
+                EnvironmentError::Ifname("sixteen-bytes-16".to_owned()),
+            ),
+            (("CNI_NETNS", None), EnvironmentError::Missing("CNI_NETNS")),
+            (("CNI_NETNS", Some("")), EnvironmentError::Empty("CNI_NETNS")),
+        ];
+        for (changed, expected) in rows {
+            let found = Attachment::from_environment(&environment(changed), true).expect_err(changed.0);
+            assert_eq!(found, expected);
+        }
+        let without = Attachment::from_environment(&environment(("CNI_NETNS", Some(""))), false).unwrap();
+        assert_eq!(without.netns, None);
+    }
+
+    #[test]
+    fn every_verb_is_known_and_no_other() {
+        for verb in ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] {
+            let env = environment(("CNI_COMMAND", Some(verb)));
+            assert_eq!(Verb::from_environment(&env).unwrap().as_str(), verb);
+        }
+        for verb in ["", "add", "ADD ", "UPDATE"] {
+            assert!(Verb::from_environment(&environment(("CNI_COMMAND", Some(verb)))).is_err(), "{verb:?}");
+        }
     }
 }

@@ -20,7 +20,11 @@ pub fn plan(policy: &Policy) -> Ruleset {
     let outbound_redirected = policy.outbound.redirect.is_enabled();
     // Chains that others go to come first: an engine may need a chain before the rule that names it.
     if inbound_redirected {
-        chains.push(redirect(ChainName::InboundRedirect, policy.inbound.port.get(), "the sidecar's inbound listener"));
+        chains.push(redirect(
+            ChainName::InboundRedirect,
+            policy.inbound.port.get(),
+            "the sidecar's inbound listener",
+        ));
     }
     if outbound_redirected {
         let port = policy.outbound.port.get();
@@ -67,7 +71,11 @@ fn outbound(policy: &Policy) -> Chain {
         rules.push(rule([to(host(Ipv6Addr::LOCALHOST))], Action::Direct, "loopback stays in the pod"));
         rules.push(rule([Match::DestinationOwn(true)], Action::Direct, "a call to oneself stays in the pod"));
         rules.extend(excluded(exclude_ports, "exclude-outbound-ports"));
-        rules.push(rule([], Action::Goto(ChainName::OutboundRedirect), "the pod reaches others through the sidecar"));
+        rules.push(rule(
+            [],
+            Action::Goto(ChainName::OutboundRedirect),
+            "the pod reaches others through the sidecar",
+        ));
     }
     Chain { name: ChainName::Outbound, hook: Some(Hook::Output), rules }
 }
@@ -105,11 +113,7 @@ fn excluded<'a>(ports: &'a Ports, setting: &'static str) -> impl Iterator<Item =
     ports.iter().map(move |range| rule([Match::DestinationPort(range.clone())], Action::Direct, setting))
 }
 
-fn rule(
-    on: impl IntoIterator<Item = Match>,
-    then: Action,
-    because: impl Into<Cow<'static, str>>,
-) -> Rule {
+fn rule(on: impl IntoIterator<Item = Match>, then: Action, because: impl Into<Cow<'static, str>>) -> Rule {
     Rule { on: on.into_iter().collect(), then, because: because.into() }
 }
 
@@ -131,4 +135,69 @@ fn loopback_v4() -> IpNet {
 
 fn link_local_v6() -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redirect::nftables;
+    use crate::redirect::policy::{Port, ProxyUid, Ranges, Toggle};
+
+    fn in_words(rules: &Ruleset) -> String {
+        let rule = |rule: &Rule| format!("  {rule} ({})\n", rule.because);
+        rules
+            .chains
+            .iter()
+            .map(|chain| {
+                format!("{}\n{}", chain.name.nftables(), chain.rules.iter().map(rule).collect::<String>())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn golden_default() {
+        insta::assert_snapshot!("default", nftables::script(&plan(&Policy::default())));
+        insta::assert_snapshot!("default_in_words", in_words(&plan(&Policy::default())));
+    }
+
+    #[test]
+    fn golden_ports_and_uid() {
+        let mut policy = Policy { proxy_uid: ProxyUid::new(1_000_600_000).unwrap(), ..Policy::default() };
+        policy.inbound.port = Port::new(25006).unwrap();
+        policy.outbound.port = Port::new(25001).unwrap();
+        policy.inbound.status_port = Port::new(25020).unwrap();
+        policy.inbound.exclude_ports = Ranges::new(vec![22..=22, 9000..=9010]);
+        policy.outbound.exclude_ports = Ranges::new(vec![5432..=5432, 6379..=6380]);
+        insta::assert_snapshot!("ports_and_uid", nftables::script(&plan(&policy)));
+    }
+
+    #[test]
+    fn golden_one_direction() {
+        let mut gateway = Policy::default();
+        gateway.inbound.redirect = Toggle::Disabled;
+        insta::assert_snapshot!("inbound_disabled", nftables::script(&plan(&gateway)));
+        let mut server = Policy::default();
+        server.outbound.redirect = Toggle::Disabled;
+        insta::assert_snapshot!("outbound_disabled", nftables::script(&plan(&server)));
+    }
+
+    #[test]
+    fn no_direction_needs_no_chain() {
+        let mut policy = Policy::default();
+        policy.inbound.redirect = Toggle::Disabled;
+        policy.outbound.redirect = Toggle::Disabled;
+        assert_eq!(plan(&policy), Ruleset::default());
+    }
+
+    #[test]
+    fn a_chain_stands_before_the_rules_that_go_to_it() {
+        let rules = plan(&Policy::default());
+        for (index, chain) in rules.chains.iter().enumerate() {
+            for rule in &chain.rules {
+                if let Action::Goto(target) = rule.then {
+                    assert!(rules.chains[..index].iter().any(|before| before.name == target), "{target:?}");
+                }
+            }
+        }
+    }
 }

@@ -124,7 +124,9 @@ impl fmt::Display for Match {
             Self::DestinationOwn(false) => f.write_str("to an address outside of the pod"),
             Self::Destination(net) => write!(f, "to {}", words(net)),
             Self::Source(net) => write!(f, "from {}", words(net)),
-            Self::DestinationPort(range) if range.start() == range.end() => write!(f, "to port {}", range.start()),
+            Self::DestinationPort(range) if range.start() == range.end() => {
+                write!(f, "to port {}", range.start())
+            }
             Self::DestinationPort(range) => write!(f, "to ports {}-{}", range.start(), range.end()),
             Self::Uid(uid) => write!(f, "from uid {uid}"),
         }

@@ -81,8 +81,12 @@ struct AddressOffsets {
 
 fn address(net: &IpNet, at: AddressOffsets, out: &mut Vec<Expression>) {
     let (family, offset, network, mask) = match net {
-        IpNet::V4(net) => (FAMILY_V4, at.v4, net.network().octets().to_vec(), net.netmask().octets().to_vec()),
-        IpNet::V6(net) => (FAMILY_V6, at.v6, net.network().octets().to_vec(), net.netmask().octets().to_vec()),
+        IpNet::V4(net) => {
+            (FAMILY_V4, at.v4, net.network().octets().to_vec(), net.netmask().octets().to_vec())
+        }
+        IpNet::V6(net) => {
+            (FAMILY_V6, at.v6, net.network().octets().to_vec(), net.netmask().octets().to_vec())
+        }
     };
     out.push(Expression::Meta(Meta::Family));
     out.push(Expression::Compare(Compare::Equal, vec![family]));

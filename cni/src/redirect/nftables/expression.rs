@@ -187,7 +187,8 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
         }
         "payload" => {
             in_register(1)?;
-            let base = [Base::Network, Base::Transport].into_iter().find(|base| Some(*base as u32) == number(2))?;
+            let base =
+                [Base::Network, Base::Transport].into_iter().find(|base| Some(*base as u32) == number(2))?;
             Some(Expression::Payload { base, offset: number(3)?, length: number(4)? })
         }
         "bitwise" => {
@@ -206,7 +207,9 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
         }
         "range" => {
             in_register(1)?;
-            (number(2)? == 0).then(|| bytes(3).zip(bytes(4)))?.map(|(first, last)| Expression::Range(first, last))
+            (number(2)? == 0)
+                .then(|| bytes(3).zip(bytes(4)))?
+                .map(|(first, last)| Expression::Range(first, last))
         }
         "fib" => {
             in_register(1)?;

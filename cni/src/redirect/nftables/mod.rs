@@ -6,12 +6,14 @@
 
 mod compile;
 mod expression;
+mod text;
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use self::compile::compile;
 use self::expression::{Expression, Verdict, decode_list};
+pub use self::text::text as script;
 use super::owner::Owner;
 use super::ruleset::{ChainName, Hook, Ruleset};
 use crate::netlink::{
