@@ -99,7 +99,7 @@ fn run(command: &'static str) -> Answer {
             let complaint = String::from_utf8_lossy(&output.stderr);
             Answer::Broken(complaint.lines().next().unwrap_or("it does not tell its version").to_owned())
         }),
-        Err(error) if is_not_found(&*error) => Answer::Absent,
+        Err(error) if is_not_there(&*error) => Answer::Absent,
         Err(error) => Answer::Broken(error.to_string()),
     }
 }
@@ -112,8 +112,10 @@ fn read_version(line: &str) -> Option<Answer> {
     Some(Answer::Runs { version, backend })
 }
 
-fn is_not_found(error: &(dyn Error + 'static)) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+/// A folder of PATH that may not be searched makes an absent program a forbidden one.
+fn is_not_there(error: &(dyn Error + 'static)) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied))
 }
 
 #[cfg(test)]
