@@ -50,7 +50,11 @@ fn decide_and_install(
                        the pod's interface";
         return Err(Failure::new(Code::Config, message));
     };
-    let told = match pod::decide(conf, &attachment.args).map_err(CommandError::from)? {
+    let decided = pod::decide(conf, &attachment.args).map_err(CommandError::from)?;
+    for warning in &decided.warnings {
+        log.write(&about(Level::Warn, attachment, "").field("warning", warning));
+    }
+    let told = match decided.decision {
         Decision::PassThrough(reason @ pod::Reason::Unknown) => (Level::Warn, reason.as_str()),
         Decision::PassThrough(reason) => (Level::Info, reason.as_str()),
         Decision::Redirect(policy) => {

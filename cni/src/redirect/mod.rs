@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use self::loopback::HopAddress;
 use self::owner::Owner;
-use self::policy::Policy;
+use self::policy::{IpFamilies, Policy};
 use crate::netlink::NetlinkError;
 
 /// Why the redirect could not be installed, read or removed.
@@ -34,6 +34,9 @@ pub enum RedirectError {
     /// `::6` could not be put on `lo`.
     #[error("cannot put ::6 on lo: {0}")]
     HopAddress(NetlinkError),
+    /// The policy is about IPv6 alone, which the pod has not.
+    #[error("ip-family is ipv6, but IPv6 is off on the pod's lo or not in this kernel")]
+    NoIpv6,
     /// A sysctl could not be set.
     #[error(transparent)]
     Sysctl(#[from] sysctl::SysctlError),
@@ -108,13 +111,18 @@ impl Footprint {
 ///
 /// All or nothing: on any error, and on a panic, what was there before is there again.
 pub fn install(policy: &Policy, owner: &Owner) -> Result<(Outcome, Footprint), RedirectError> {
+    if policy.families == IpFamilies::V6 && loopback::is_off() {
+        return Err(RedirectError::NoIpv6);
+    }
     let rules = plan(policy);
     let mut work = Undo {
         applied: Some(nftables::apply(&rules, owner).map_err(engine)?),
         hop_address: HopAddress::Off,
         sysctls: Vec::new(),
     };
-    work.hop_address = loopback::add().map_err(RedirectError::HopAddress)?;
+    if policy.families.with_v6() {
+        work.hop_address = loopback::add().map_err(RedirectError::HopAddress)?;
+    }
     sysctl::set(policy, &mut work.sysctls)?;
 
     let differences = verify(policy)?;
