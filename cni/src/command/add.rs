@@ -10,9 +10,10 @@ use crate::log::{Level, Line, Log};
 use crate::netns::Netns;
 use crate::pod::{self, Decision};
 use crate::protocol::{Attachment, Code, Failure, NetConf, result_reply};
+use crate::redirect::engine::Engine;
 use crate::redirect::owner::Owner;
-use crate::redirect::policy::Policy;
-use crate::redirect::{self, Footprint, Outcome};
+use crate::redirect::policy::{IpFamilies, Policy};
+use crate::redirect::{self, Installed, Outcome};
 
 /// The contract's 5 s for an answer, less what reading stdin may take.
 const WORK_WITHIN: Duration = Duration::from_secs(3);
@@ -58,25 +59,41 @@ fn decide_and_install(
         Decision::PassThrough(reason @ pod::Reason::Unknown) => (Level::Warn, reason.as_str()),
         Decision::PassThrough(reason) => (Level::Info, reason.as_str()),
         Decision::Redirect(policy) => {
-            let (outcome, footprint) = install(attachment, &policy)?;
-            remember(attachment, conf, footprint, log);
-            (Level::Info, told(outcome))
+            let records = Records::new(&conf.state_dir);
+            let earlier = records.read(&conf.name, attachment);
+            let installed = install(attachment, &policy, earlier.as_ref())?;
+            let told = (Level::Info, told(installed.outcome));
+            if let Err(warning) = remember(attachment, conf, &records, earlier, installed) {
+                log.write(&about(Level::Warn, attachment, "").field("warning", warning));
+            }
+            told
         }
     };
     Ok((told, result_reply(conf.version, prev_result)))
 }
 
-fn install(attachment: &Attachment, policy: &Policy) -> Result<(Outcome, Footprint), CommandError> {
+fn install(
+    attachment: &Attachment,
+    policy: &Policy,
+    earlier: Option<&Record>,
+) -> Result<Installed, CommandError> {
     let netns = Netns::open(Path::new(attachment.netns.as_deref().unwrap_or_default()))?;
     let owner = Owner::new(&attachment.container_id, &attachment.ifname);
     let policy = policy.clone();
-    Ok(netns.enter(WORK_WITHIN, move || redirect::install(&policy, &owner))??)
+    let earlier = earlier.and_then(|record| Engine::by_name(&record.engine, IpFamilies::Dual));
+    Ok(netns.enter(WORK_WITHIN, move || redirect::install(&policy, &owner, earlier))??)
 }
 
-/// Write the attachment's record. Without one, DEL goes by the note that is kept with the rules.
-fn remember(attachment: &Attachment, conf: &NetConf<'_>, footprint: Footprint, log: &Log) {
-    let records = Records::new(&conf.state_dir);
-    let footprint = match records.read(&conf.name, attachment) {
+/// Write the attachment's record. Without one, DEL goes by the note that is kept with the rules: so a failure is a warning.
+fn remember(
+    attachment: &Attachment,
+    conf: &NetConf<'_>,
+    records: &Records,
+    earlier: Option<Record>,
+    installed: Installed,
+) -> Result<(), String> {
+    let Installed { engine, outcome: _, footprint } = installed;
+    let footprint = match earlier {
         Some(earlier) => footprint.after(&earlier.footprint),
         None => footprint,
     };
@@ -86,14 +103,13 @@ fn remember(attachment: &Attachment, conf: &NetConf<'_>, footprint: Footprint, l
         ifname: attachment.ifname.clone(),
         netns: attachment.netns.clone().unwrap_or_default(),
         pod: pod_name(attachment),
-        engine: "nftables".to_owned(),
+        engine: engine.name().to_owned(),
         footprint,
     };
-    if let Err(error) = records.write(&record) {
-        let folder = conf.state_dir.display();
-        let warning = format!("the attachment's record cannot be written to {folder}: {error}");
-        log.write(&about(Level::Warn, attachment, "").field("warning", warning));
-    }
+    let folder = conf.state_dir.display();
+    records
+        .write(&record)
+        .map_err(|error| format!("the attachment's record cannot be written to {folder}: {error}"))
 }
 
 const fn told(outcome: Outcome) -> &'static str {
