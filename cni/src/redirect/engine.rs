@@ -199,8 +199,9 @@ pub fn candidates(policy: &Policy) -> Result<Vec<Engine>, EngineError> {
 /// Whether an engine would work on this node, for STATUS: cheap, and changes nothing.
 pub fn any_available() -> Result<Engine, EngineError> {
     let families = IpFamilies::Dual;
-    let nftables = match nftables::read() {
-        Ok(_) => return Ok(Engine::Nftables),
+    let nftables = match nftables::probe() {
+        Ok(()) if kernel_has_inet_nat() => return Ok(Engine::Nftables),
+        Ok(()) => "nftables: this kernel is older than 5.2 and has no NAT in the inet family".to_owned(),
         Err(error) => EngineError::from(error).to_string(),
     };
     let mut said = vec![nftables];
@@ -211,6 +212,16 @@ pub fn any_available() -> Result<Engine, EngineError> {
         }
     }
     Err(EngineError::None(said))
+}
+
+/// Kernel 5.2 or newer; one that does not say counts as new.
+fn kernel_has_inet_nat() -> bool {
+    let Ok(release) = fs::read_to_string("/proc/sys/kernel/osrelease") else { return true };
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => (major, minor) >= (5, 2),
+        _ => true,
+    }
 }
 
 /// Whether this thread's network namespace belongs to another user namespace than ours: its sysctls then belong to that

@@ -32,6 +32,7 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
+const GET_TABLE: u16 = SUBSYSTEM << 8 | 1;
 const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
 const GET_CHAIN: u16 = SUBSYSTEM << 8 | 4;
@@ -129,6 +130,17 @@ pub fn undo(applied: &Applied) -> Result<(), NetlinkError> {
         Applied::Unchanged => Ok(()),
         Applied::Created => delete(),
         Applied::Replaced(snapshot) => transact(&restore(snapshot)),
+    }
+}
+
+/// Whether nf_tables answers in this kernel; asks for our table by name, so it is cheap on hosts with many others.
+pub fn probe() -> Result<(), NetlinkError> {
+    let mut batch = Batch::default();
+    batch.message(GET_TABLE, ACK, &nfgenmsg(), |a| a.text(1, TABLE));
+    match transact(&batch) {
+        // Without the subsystem the kernel answers EINVAL.
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
+        other => other,
     }
 }
 
