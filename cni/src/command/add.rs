@@ -13,7 +13,7 @@ use crate::protocol::{Attachment, Code, Failure, NetConf, result_reply};
 use crate::redirect::engine::Engine;
 use crate::redirect::owner::Owner;
 use crate::redirect::policy::{IpFamilies, Policy};
-use crate::redirect::{self, Installed, Outcome};
+use crate::redirect::{self, Installed, Namespace, Outcome};
 
 /// The contract's 5 s for an answer, less what reading stdin may take.
 const WORK_WITHIN: Duration = Duration::from_secs(3);
@@ -81,7 +81,7 @@ fn install(
     let owner = Owner::new(&attachment.container_id, &attachment.ifname);
     let policy = policy.clone();
     let earlier = earlier.and_then(|record| Engine::by_name(&record.engine, IpFamilies::Dual));
-    Ok(netns.enter(WORK_WITHIN, move || redirect::install(&policy, &owner, earlier))??)
+    Ok(netns.enter(WORK_WITHIN, move || redirect::install(&policy, &owner, earlier, Namespace::New))??)
 }
 
 /// Write the attachment's record. Without one, DEL goes by the note that is kept with the rules: so a failure is a warning.

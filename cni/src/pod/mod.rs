@@ -5,7 +5,7 @@ mod grammar;
 mod kuma;
 mod settings;
 
-pub use settings::{Decided, Settings, SettingsError, decide_policy};
+pub use settings::{Decided, Settings, SettingsError, decide_policy, names};
 
 use std::collections::BTreeMap;
 
@@ -81,5 +81,5 @@ pub fn decide(conf: &NetConf<'_>, args: &CniArgs) -> Result<Decided, DecisionErr
 }
 
 const fn passed(reason: Reason) -> Decided {
-    Decided { decision: Decision::PassThrough(reason), warnings: Vec::new() }
+    Decided { decision: Decision::PassThrough(reason), warnings: Vec::new(), sources: BTreeMap::new() }
 }

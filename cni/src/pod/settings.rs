@@ -276,6 +276,8 @@ pub struct Decided {
     pub decision: Decision,
     /// Settings that don't do what their author may believe.
     pub warnings: Vec<String>,
+    /// Where each setting that is not the product's default comes from, by its name behind `culvert.dev/`.
+    pub sources: BTreeMap<&'static str, String>,
 }
 
 /// Decide by the pod's annotations over the node's `defaults`.
@@ -301,6 +303,7 @@ pub fn decide_policy(annotations: &Annotations, defaults: &Settings) -> Result<D
         },
     };
     let mut policy = Policy::default();
+    let mut sources = BTreeMap::new();
     for setting in &SETTINGS {
         let own_name = format!("{OWN}{}", setting.name);
         let node_name = format!("redirect.{} in the conflist", setting.key);
@@ -329,8 +332,9 @@ pub fn decide_policy(annotations: &Annotations, defaults: &Settings) -> Result<D
         if value.trim().is_empty() {
             continue;
         }
-        if let Err(allowed) = apply(&mut policy, value.trim()) {
-            errors.push(format!("{name} is {value:?}: it must be {allowed}"));
+        match apply(&mut policy, value.trim()) {
+            Ok(()) => drop(sources.insert(setting.name, name.to_owned())),
+            Err(allowed) => errors.push(format!("{name} is {value:?}: it must be {allowed}")),
         }
     }
     if onboarded.is_ok() && annotations.get(&format!("{OWN}{ONBOARD}")).is_none() && kuma_config.is_none() {
@@ -349,7 +353,12 @@ pub fn decide_policy(annotations: &Annotations, defaults: &Settings) -> Result<D
             Decision::PassThrough(reason)
         }
     };
-    Ok(Decided { decision, warnings })
+    Ok(Decided { decision, warnings, sources })
+}
+
+/// The name, behind `culvert.dev/`, and the key in the conflist of every setting: for option parsers.
+pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    SETTINGS.iter().map(|setting| (setting.name, setting.key))
 }
 
 /// Settings that don't do what their author may believe.

@@ -4,7 +4,9 @@
 //! Everything here acts on the network namespace of the calling thread; [`crate::netns::Netns::enter`] provides one.
 
 pub mod engine;
+pub mod explain;
 pub mod iptables;
+pub mod living;
 pub mod loopback;
 pub mod nftables;
 pub mod owner;
@@ -91,6 +93,15 @@ impl Footprint {
     }
 }
 
+/// What the network namespace is like that rules are put into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// Nothing runs in it yet: ADD.
+    New,
+    /// It may carry connections, which must live on: see [`living`].
+    Living,
+}
+
 /// What [`install`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
@@ -106,13 +117,23 @@ pub struct Installed {
 /// another engine, `earlier`, go.
 ///
 /// All or nothing: on any error, and on a panic, what was there before is there again.
-pub fn install(policy: &Policy, owner: &Owner, earlier: Option<Engine>) -> Result<Installed, RedirectError> {
+pub fn install(
+    policy: &Policy,
+    owner: &Owner,
+    earlier: Option<Engine>,
+    namespace: Namespace,
+) -> Result<Installed, RedirectError> {
     if policy.families == IpFamilies::V6 && loopback::is_off() {
         return Err(RedirectError::NoIpv6);
     }
     let rules = plan(policy);
+    let mut work =
+        Undo { applied: Applied::Unchanged, hop_address: HopAddress::Off, sysctls: Vec::new(), done: false };
+    if namespace == Namespace::Living {
+        sysctl::keep_established(&mut work.sysctls)?;
+    }
     let (engine, applied) = engine::apply_by_choice(policy, &rules, owner)?;
-    let mut work = Undo { applied: Some(applied), hop_address: HopAddress::Off, sysctls: Vec::new() };
+    work.applied = applied;
     if policy.families.with_v6() {
         work.hop_address = loopback::add().map_err(RedirectError::HopAddress)?;
     }
@@ -155,28 +176,32 @@ pub fn remove(engine: Engine, footprint: Option<&Footprint>) -> Vec<RedirectErro
 
 /// Undoes an unfinished [`install`] when dropped; [`Undo::commit`] keeps it.
 struct Undo {
-    applied: Option<Applied>,
+    applied: Applied,
     hop_address: HopAddress,
     sysctls: Vec<sysctl::Changed>,
+    done: bool,
 }
 
 impl Undo {
     fn commit(mut self, engine: Engine) -> Installed {
-        let outcome = self.applied.take().map_or(Outcome::Unchanged, |applied| applied.outcome());
+        self.done = true;
         let sysctls = std::mem::take(&mut self.sysctls);
-        Installed { engine, outcome, footprint: Footprint { hop_address: self.hop_address, sysctls } }
+        let footprint = Footprint { hop_address: self.hop_address, sysctls };
+        Installed { engine, outcome: self.applied.outcome(), footprint }
     }
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        let Some(applied) = self.applied.take() else { return };
+        if self.done {
+            return;
+        }
         // Each step on its own: one that fails must not keep the others from being undone. There is nobody left to tell
         // but the log of the error that led here; what stays behind is ours and found by CHECK.
         drop(sysctl::restore(&self.sysctls));
         if self.hop_address == HopAddress::Added {
             drop(loopback::remove());
         }
-        drop(applied.undo());
+        drop(self.applied.undo());
     }
 }
