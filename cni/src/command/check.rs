@@ -2,10 +2,8 @@
 //! CHECK: compare the kernel's state with what ADD would write. Changes nothing.
 
 use std::path::Path;
-use std::time::Duration;
 
-use super::CommandError;
-use super::add::pod_name;
+use super::{CommandError, WORK_WITHIN, pod_name};
 use crate::attachment::Records;
 use crate::log::{Level, Line, Log};
 use crate::netns::Netns;
@@ -15,9 +13,6 @@ use crate::redirect::engine::{self, Engine};
 use crate::redirect::policy::Policy;
 use crate::redirect::{self, RedirectError};
 
-/// The contract's 5 s for an answer, less what reading stdin may take.
-const WORK_WITHIN: Duration = Duration::from_secs(3);
-
 /// Fails with [`Code::Drift`] where the two differ, a line of the details for each difference.
 pub fn check(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure> {
     if conf.prev_result.is_none() {
@@ -26,6 +21,23 @@ pub fn check(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure>
             "prevResult is missing: CHECK is asked with the result of ADD",
         ));
     }
+    let result = drift(attachment, conf);
+    let line = |level| {
+        let line = Line::new(level).field("verb", "CHECK").maybe("pod", pod_name(attachment));
+        line.field("container", &attachment.container_id).field("ifname", &attachment.ifname)
+    };
+    let log = Log::new(conf.log_level, &conf.log_file);
+    match &result {
+        Ok(()) => log.write(&line(Level::Info).field("result", "ok")),
+        Err(Failure { code, message, details }) => {
+            let line = line(Level::Warn).field("code", *code as i32).field("result", message);
+            log.write(&line.maybe("drift", (!details.is_empty()).then_some(details)));
+        }
+    }
+    result
+}
+
+fn drift(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure> {
     let decided = pod::decide(conf, &attachment.args).map_err(CommandError::from)?;
     let Decision::Redirect(policy) = decided.decision else { return Ok(()) };
     let recorded = Records::new(&conf.state_dir).read(&conf.name, attachment).map(|record| record.engine);
@@ -33,9 +45,6 @@ pub fn check(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure>
     if differences.is_empty() {
         return Ok(());
     }
-    let log = Log::new(conf.log_level, &conf.log_file);
-    let line = Line::new(Level::Warn).field("verb", "CHECK").maybe("pod", pod_name(attachment));
-    log.write(&line.field("container", &attachment.container_id).field("drift", differences.join("; ")));
     Err(Failure {
         code: Code::Drift,
         message: format!("the pod's redirect is not as ADD left it, in {} respects", differences.len()),

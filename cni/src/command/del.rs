@@ -3,9 +3,8 @@
 //! go, whatever state its node is in.
 
 use std::path::Path;
-use std::time::Duration;
 
-use super::add::pod_name;
+use super::{WORK_WITHIN, pod_name};
 use crate::attachment::{Record, Records};
 use crate::log::{Level, Line, Log};
 use crate::netns::Netns;
@@ -14,9 +13,6 @@ use crate::redirect::engine::Engine;
 use crate::redirect::owner::Owner;
 use crate::redirect::policy::IpFamilies;
 use crate::redirect::{self, RedirectError};
-
-/// The contract's 5 s for an answer, less what reading stdin may take.
-const WORK_WITHIN: Duration = Duration::from_secs(3);
 
 /// Forget `attachment`.
 pub fn del(attachment: &Attachment, conf: &NetConf<'_>) {

@@ -9,6 +9,7 @@ mod input;
 mod status;
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use cni_plugin::Command;
 
@@ -19,6 +20,9 @@ use crate::protocol::{
     version_reply,
 };
 use crate::redirect::RedirectError;
+
+/// How long the work in a namespace may take: the contract's 5 s for an answer, less what reading stdin may.
+const WORK_WITHIN: Duration = Duration::from_secs(3);
 
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,12 @@ fn dispatch(env: &impl Strings, stdin: io::Stdin, version: &mut CniVersion) -> R
         (Verb::Classic(_), _) => {}
     }
     Ok(Vec::new())
+}
+
+/// `namespace/name` of the pod, where the runtime said both.
+fn pod_name(attachment: &Attachment) -> Option<String> {
+    let args = &attachment.args;
+    Some(format!("{}/{}", args.pod_namespace.as_deref()?, args.pod_name.as_deref()?))
 }
 
 /// Write the document in one piece. stdout may be closed: then nobody is there to be told.

@@ -304,6 +304,10 @@ pub fn decide_policy(annotations: &Annotations, defaults: &Settings) -> Result<D
     };
     let mut policy = Policy::default();
     let mut sources = BTreeMap::new();
+    let own_onboard = format!("{OWN}{ONBOARD}");
+    let onboarded_by =
+        if annotations.contains_key(&own_onboard) { own_onboard.as_str() } else { KUMA_ONBOARD };
+    sources.insert(ONBOARD, onboarded_by.to_owned());
     for setting in &SETTINGS {
         let own_name = format!("{OWN}{}", setting.name);
         let node_name = format!("redirect.{} in the conflist", setting.key);
@@ -337,7 +341,7 @@ pub fn decide_policy(annotations: &Annotations, defaults: &Settings) -> Result<D
             Err(allowed) => errors.push(format!("{name} is {value:?}: it must be {allowed}")),
         }
     }
-    if onboarded.is_ok() && annotations.get(&format!("{OWN}{ONBOARD}")).is_none() && kuma_config.is_none() {
+    if onboarded.is_ok() && onboarded_by == KUMA_ONBOARD && kuma_config.is_none() {
         match kuma::own_ports(annotations) {
             Ok(ports) => policy.inbound.kuma_ports = ports,
             Err(error) => errors.push(error),

@@ -12,6 +12,8 @@ pub mod nftables;
 pub mod owner;
 mod plan;
 pub mod policy;
+#[cfg(test)]
+mod promises;
 pub mod ruleset;
 pub mod sysctl;
 

@@ -360,3 +360,43 @@ fn comment_of(userdata: &[u8]) -> Option<&str> {
     let (&[kind, length], rest) = userdata.split_first_chunk()?;
     (kind == USERDATA_COMMENT).then(|| rest.get(..usize::from(length)).and_then(text)).flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::attributes;
+    use crate::redirect::plan;
+    use crate::redirect::policy::Policy;
+
+    #[test]
+    fn a_note_is_read_as_it_was_written() {
+        for id in ["a", &"f".repeat(64), &"x".repeat(300)] {
+            let owner = Owner::new(id, "eth0");
+            assert_eq!(comment_of(&comment(&owner.to_string())).and_then(Owner::parse), Some(owner), "{id}");
+        }
+        assert_eq!(comment_of(&[]), None);
+        assert_eq!(comment_of(&[0, 200, b'x']), None);
+    }
+
+    #[test]
+    fn every_expression_is_decoded_as_it_was_encoded() {
+        for rule in plan(&Policy::default()).chains.iter().flat_map(|chain| &chain.rules) {
+            let mut batch = Batch::default();
+            let wanted = compile(rule);
+            batch.message(NEW_RULE, 0, &nfgenmsg(), |a| {
+                a.nested(4, |list| wanted.iter().for_each(|expression| expression.encode(list)));
+            });
+            let (_, list) = attributes(&batch.bytes()[20..]).next().unwrap();
+            assert_eq!(decode_list(list), wanted, "{rule}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_foreign_and_no_panic() {
+        for bytes in [&[][..], &[1], &[4, 0, 1, 0], &[255; 64], &[8, 0, 1, 128, 4, 0, 1, 0]] {
+            for expression in decode_list(bytes) {
+                assert!(matches!(expression, Expression::Foreign(_)), "{bytes:?}");
+            }
+        }
+    }
+}
