@@ -12,6 +12,6 @@ mod version;
 
 pub use config::{Fields, NetConf, OnUnknown, POD_ANNOTATIONS, PrevResult, ValidAttachment, repeated};
 pub use error::{Code, Failure};
-pub use reply::{error_reply, result_reply, version_reply};
+pub use reply::{error_reply, is_json, result_reply, version_reply};
 pub use request::{Attachment, CniArgs, EnvironmentError, MAX_STDIN, Strings, Verb};
 pub use version::CniVersion;

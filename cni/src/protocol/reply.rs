@@ -45,6 +45,11 @@ pub fn result_reply(version: CniVersion, prev_result: &PrevResult<'_>) -> Vec<u8
     format!("{{{}}}", fields.join(",")).into_bytes()
 }
 
+/// Whether `reply` is one JSON document; for tests.
+pub fn is_json(reply: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(reply).is_ok()
+}
+
 fn quoted(key: &str) -> String {
     serde_json::to_string(key).unwrap_or_else(|_| "\"\"".to_owned())
 }
