@@ -1,1 +1,171 @@
-//! culvert-install.
+// SPDX-License-Identifier: Apache-2.0
+//! What culvert does on a node beside the plugin itself: today `doctor`, which says whether a node can carry it.
+//!
+//! ```text
+//! arguments ──cli──▶ Command ──command──▶ node::probe ──Facts──▶ diagnosis ──Report──▶ render ──▶ stdout, exit code
+//! ```
+//!
+//! `node` asks the machine and decides nothing. `command` decides and writes, and asks the machine nothing.
+
+pub mod cli;
+pub mod command;
+pub mod node;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::command::{doctor, unbuilt};
+
+/// How a run ended, as the exit codes of the public contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// All is well: 0.
+    Well,
+    /// The command ran, and something on the node needs attention: 1.
+    Attention,
+    /// The command line cannot be acted on: 64, `EX_USAGE` of sysexits.
+    Usage,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Well => Self::SUCCESS,
+            Exit::Attention => Self::from(1),
+            Exit::Usage => Self::from(64),
+        }
+    }
+}
+
+/// Whether the text output may carry colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    /// A person looks at it.
+    Terminal,
+    /// A file, a pipe, or `NO_COLOR`.
+    Plain,
+}
+
+/// Where a run writes.
+pub struct Streams<'a> {
+    /// Answers.
+    pub out: &'a mut dyn Write,
+    /// Complaints.
+    pub err: &'a mut dyn Write,
+    /// Colour on `out`.
+    pub colour: Colour,
+}
+
+/// Runs one command line, the program's name first.
+pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Exit {
+    let Streams { out, err, colour } = streams;
+    let (exit, written) = match Cli::try_parse_from(args) {
+        Ok(Cli { command: Command::Doctor(args) }) => match doctor::run(&args, colour) {
+            Ok(answer) => (answer.exit, out.write_all(answer.text.as_bytes())),
+            Err(refusal) => (Exit::Usage, writeln!(err, "culvert-install: {refusal}")),
+        },
+        Ok(Cli { command: Command::Planned(command) }) => {
+            (Exit::Usage, writeln!(err, "culvert-install: {}", unbuilt::answer(&command)))
+        }
+        // clap hands over `--help` and `--version` as errors that belong on stdout.
+        Err(usage) if usage.use_stderr() => (Exit::Usage, write!(err, "{}", usage.render())),
+        Err(help) => (Exit::Well, write!(out, "{}", help.render())),
+    };
+    match written.and_then(|()| out.flush()) {
+        Ok(()) => exit,
+        // `culvert-install doctor | head -3`: the reader has what it wanted.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => exit,
+        // An answer that nobody got is no "all is well". stderr may be gone too: then the code alone says it.
+        Err(error) => {
+            let _ = writeln!(err, "culvert-install: cannot write the answer: {error}");
+            Exit::Attention
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_with(args: &[&str]) -> (Exit, String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let args = ["culvert-install"].iter().chain(args).map(OsString::from);
+        let exit = run(args, Streams { out: &mut out, err: &mut err, colour: Colour::Plain });
+        (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    #[test]
+    fn a_command_that_is_not_built_says_so() {
+        for command in ["agent", "uninstall", "status", "explain", "redirect"] {
+            let (exit, out, err) = run_with(&[command, "--netns", "/proc/1/ns/net", "-x"]);
+            assert_eq!(exit, Exit::Usage, "{command}");
+            assert_eq!(out, "", "{command}");
+            assert!(err.contains(&format!("`{command}` is not built yet")), "{command}: {err}");
+        }
+    }
+
+    #[test]
+    fn bad_usage_is_named_on_stderr() {
+        for (args, named) in [
+            (&["doktor"][..], "doktor"),
+            (&["doctor", "--output", "yaml"], "yaml"),
+            (&["doctor", "--colour"], "--colour"),
+            (&["doctor", "--host-root"], "--host-root"),
+            (&["doctor", "--host-root", "/does/not/exist"], "/does/not/exist"),
+            (&["doctor", "--host-root", "/dev/null"], "/dev/null"),
+            (&["doctor", "--plugin", "/x"], "--plugin"),
+            (&["doctor", "--cni-conf-dir", "/x", "--state-dir", "/y"], "--cni-conf-dir, --state-dir"),
+            (&[], "Usage"),
+        ] {
+            let (exit, out, err) = run_with(args);
+            assert_eq!(exit, Exit::Usage, "{args:?}");
+            assert_eq!(out, "", "{args:?}");
+            assert!(err.contains(named), "{args:?}: {err}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_answers() {
+        assert_eq!(
+            run_with(&["--version"]),
+            (Exit::Well, format!("culvert-install {}\n", env!("CARGO_PKG_VERSION")), String::new())
+        );
+        let (exit, out, err) = run_with(&["doctor", "--help"]);
+        assert_eq!((exit, err.as_str()), (Exit::Well, ""));
+        assert!(out.contains("--host-root"), "{out}");
+    }
+
+    #[test]
+    fn doctor_answers_with_one_json_document() {
+        let (exit, out, err) = run_with(&["doctor", "--output", "json"]);
+        assert_eq!(err, "");
+        let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(report["well"], exit == Exit::Well, "{out}");
+        let names: Vec<_> = report["checks"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+        assert_eq!(names, ["kernel", "nftables", "conntrack", "ipv6", "iptables"]);
+    }
+
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_written_is_not_all_well() {
+        let mut err = Vec::new();
+        let args = ["culvert-install", "--version"].map(OsString::from);
+        let exit = run(args, Streams { out: &mut Full, err: &mut err, colour: Colour::Plain });
+        assert_eq!(exit, Exit::Attention);
+        assert!(String::from_utf8(err).unwrap().contains("cannot write the answer"));
+    }
+}

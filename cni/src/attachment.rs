@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The record of an attachment in `stateDir`: one small JSON each, 0600, written by rename.
+//!
+//! A record is help, not truth: the kernel's rules carry their owner's id themselves. So one that cannot be written is a
+//! warning, and DEL works without.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Attachment;
+use crate::redirect::Footprint;
+
+/// The largest record that is read, in bytes; ours are below 2 KiB.
+const MAX_RECORD: u64 = 64 << 10;
+/// The longest file name of Linux' file systems, less room for what a temporary file is called.
+const MAX_NAME: usize = 230;
+
+/// What is kept of an attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The network's name.
+    pub network: String,
+    /// The sandbox's id.
+    pub container_id: String,
+    /// The interface in the sandbox.
+    pub ifname: String,
+    /// The path of the network namespace.
+    pub netns: String,
+    /// The pod's namespace and name, where the runtime said them.
+    pub pod: Option<String>,
+    /// The engine that wrote the rules.
+    pub engine: String,
+    /// What was changed beside the rules.
+    pub footprint: Footprint,
+}
+
+/// The folder of records.
+#[derive(Debug)]
+pub struct Records {
+    folder: PathBuf,
+}
+
+impl Records {
+    /// Records in `folder`, which need not exist.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Write `record` in place of an older one of the same attachment.
+    pub fn write(&self, record: &Record) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let name = file_name(&record.container_id, &record.network, &record.ifname);
+        let temporary = self.folder.join(format!(".{name}.{}", std::process::id()));
+        let write = || {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(&serde_json::to_vec(record)?)?;
+            fs::rename(&temporary, self.folder.join(&name))
+        };
+        write().inspect_err(|_| drop(fs::remove_file(&temporary)))
+    }
+
+    /// The record of this attachment, if there is a readable one.
+    pub fn read(&self, network: &str, attachment: &Attachment) -> Option<Record> {
+        self.read_file(&file_name(&attachment.container_id, network, &attachment.ifname))
+    }
+
+    /// Remove the record of this attachment; that there is none is fine.
+    pub fn remove(&self, network: &str, attachment: &Attachment) -> io::Result<()> {
+        match fs::remove_file(self.folder.join(file_name(
+            &attachment.container_id,
+            network,
+            &attachment.ifname,
+        ))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// All other attachments of the same container.
+    pub fn others_of(&self, network: &str, attachment: &Attachment) -> Vec<Record> {
+        let own = file_name(&attachment.container_id, network, &attachment.ifname);
+        let mut prefix = format!("{}~", escape(&attachment.container_id));
+        prefix.truncate(MAX_NAME - 17);
+        let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| name.starts_with(&prefix) && *name != own)
+            .filter_map(|name| self.read_file(&name))
+            .filter(|record| record.container_id == attachment.container_id)
+            .collect()
+    }
+
+    fn read_file(&self, name: &str) -> Option<Record> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits())
+            .open(self.folder.join(name))
+            .ok()?;
+        let mut bytes = Vec::new();
+        file.take(MAX_RECORD).read_to_end(&mut bytes).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+}
+
+/// `container~network~ifname.json`; longer ones are cut, and a checksum tells them apart.
+fn file_name(container_id: &str, network: &str, ifname: &str) -> String {
+    let mut name = format!("{}~{}~{}", escape(container_id), escape(network), escape(ifname));
+    if name.len() > MAX_NAME {
+        let checksum = crate::redirect::owner::checksum(name.as_bytes());
+        name.truncate(MAX_NAME - 17);
+        name = format!("{name}-{checksum:016x}");
+    }
+    format!("{name}.json")
+}
+
+/// Bytes that are not letters, digits or `_.-` as `%XX`: the rest of the name is ASCII, and no name leaves the folder.
+fn escape(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' => char::from(byte).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! DEL: forget the attachment, and take our rules out of a namespace that lives on. Never an error: a pod must be able to
+//! go, whatever state its node is in.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::add::pod_name;
+use crate::attachment::{Record, Records};
+use crate::log::{Level, Line, Log};
+use crate::netns::Netns;
+use crate::protocol::{Attachment, NetConf};
+use crate::redirect::owner::Owner;
+use crate::redirect::{self, Footprint, RedirectError};
+
+/// The contract's 5 s for an answer, less what reading stdin may take.
+const WORK_WITHIN: Duration = Duration::from_secs(3);
+
+/// Forget `attachment`.
+pub fn del(attachment: &Attachment, conf: &NetConf<'_>) {
+    let log = Log::new(conf.log_level, &conf.log_file);
+    let records = Records::new(&conf.state_dir);
+    let record = records.read(&conf.name, attachment);
+    let others = records.others_of(&conf.name, attachment);
+    let mut errors = Vec::new();
+
+    let decision = match (&attachment.netns, others.into_iter().next()) {
+        (None, _) => "no namespace given",
+        (Some(_), Some(other)) => {
+            errors.extend(hand_over(&records, record.as_ref(), other).err());
+            "kept for the container's other attachment"
+        }
+        (Some(netns), None) => match clean(netns, attachment, record.map(|record| record.footprint)) {
+            Ok((decision, failed)) => {
+                errors.extend(failed);
+                decision
+            }
+            // Gone with the sandbox, as it mostly is.
+            Err(_) => "the namespace is gone",
+        },
+    };
+    errors.extend(records.remove(&conf.name, attachment).err().map(|error| error.to_string()));
+
+    let level = if errors.is_empty() { Level::Info } else { Level::Warn };
+    log.write(
+        &Line::new(level)
+            .field("verb", "DEL")
+            .maybe("pod", pod_name(attachment))
+            .field("container", &attachment.container_id)
+            .field("ifname", &attachment.ifname)
+            .field("decision", decision)
+            .maybe("warning", (!errors.is_empty()).then(|| errors.join("; ")))
+            .field("result", "ok"),
+    );
+}
+
+/// Give what this attachment changed into the care of the container's `other` one, whose DEL will undo it.
+fn hand_over(records: &Records, record: Option<&Record>, mut other: Record) -> Result<(), String> {
+    let Some(record) = record else { return Ok(()) };
+    other.footprint = other.footprint.after(&record.footprint);
+    records.write(&other).map_err(|error| error.to_string())
+}
+
+/// Remove the rules of this container, and only those.
+fn clean(
+    netns: &str,
+    attachment: &Attachment,
+    footprint: Option<Footprint>,
+) -> Result<(&'static str, Vec<String>), crate::netns::NetnsError> {
+    let owner = Owner::new(&attachment.container_id, &attachment.ifname);
+    let work = move || -> Result<(&'static str, Vec<RedirectError>), RedirectError> {
+        let Some(found) = redirect::installed_owner()? else { return Ok(("no rules there", Vec::new())) };
+        let Some(found) = found.filter(|found| found.container == owner.container) else {
+            return Ok(("the rules there are another's", Vec::new()));
+        };
+        // Without a record nobody knows of other attachments: then only the DEL of the one that wrote them removes them.
+        if footprint.is_none() && found.ifname != owner.ifname {
+            return Ok(("the rules there are another interface's", Vec::new()));
+        }
+        Ok(("removed", redirect::remove(footprint.as_ref())))
+    };
+    Ok(match Netns::open(Path::new(netns))?.enter(WORK_WITHIN, work)? {
+        Ok((decision, failed)) => (decision, failed.iter().map(ToString::to_string).collect()),
+        Err(error) => ("not removed", vec![error.to_string()]),
+    })
+}

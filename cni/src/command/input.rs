@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//! stdin, with a bound on its size and on the time that we wait for it.
+
+use std::io::{self, Read, Stdin};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+
+use crate::protocol::{CniVersion, MAX_STDIN, NetConf};
+
+/// How long ADD and DEL wait for the configuration. The runtime writes it before it waits for us.
+const WHOLE: Duration = Duration::from_secs(2);
+/// How long VERSION waits for the version that it is asked in; it answers without.
+const MAYBE: Duration = Duration::from_millis(50);
+
+/// All of stdin.
+pub fn all(stdin: &Stdin) -> io::Result<Vec<u8>> {
+    read(stdin, WHOLE)
+}
+
+/// The version that VERSION is asked in, if stdin says one that we speak.
+pub fn version(stdin: &Stdin) -> Option<CniVersion> {
+    let bytes = read(stdin, MAYBE).ok()?;
+    NetConf::version_of(&bytes)
+}
+
+fn read(stdin: &Stdin, limit: Duration) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + limit;
+    let mut bytes = Vec::with_capacity(8 << 10);
+    let mut chunk = [0; 8 << 10];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) if left.is_zero() => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("it did not end within {limit:?}"),
+                ));
+            }
+            Ok(0) | Err(Errno::EINTR) => continue,
+            Ok(_) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        match stdin.lock().read(&mut chunk)? {
+            0 => return Ok(bytes),
+            read if bytes.len() + read > MAX_STDIN => {
+                let message = format!("it is larger than {} MiB", MAX_STDIN >> 20);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+            read => bytes.extend_from_slice(&chunk[..read]),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A network namespace: opened by its path, told apart by device and inode, entered on a thread of its own.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+
+/// Why a namespace cannot be used: CNI code 8.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// The path cannot be opened.
+    #[error("network namespace {path:?}: {source}")]
+    Open {
+        /// The path as given.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The path names something else.
+    #[error("{0:?} is no network namespace")]
+    NotANamespace(PathBuf),
+    /// The path names the host's own namespace, whose rules we must never touch.
+    #[error("{0:?} is the host's own network namespace: the plugin never writes rules there")]
+    Host(PathBuf),
+    /// The kernel would not let us in.
+    #[error("cannot enter network namespace {path:?}: {errno}: the plugin needs CAP_SYS_ADMIN")]
+    Enter {
+        /// The path as given.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// The work in the namespace did not end in time.
+    #[error("the work in network namespace {path:?} did not end within {limit:?}")]
+    TimedOut {
+        /// The path as given.
+        path: PathBuf,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// No thread could be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A namespace's identity on this node, for as long as something keeps the namespace alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetnsId {
+    /// The device of the nsfs.
+    pub device: u64,
+    /// The inode.
+    pub inode: u64,
+}
+
+/// An open network namespace.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    path: PathBuf,
+}
+
+impl Netns {
+    /// Open the namespace at `path`, which must not be the host's.
+    pub fn open(path: &Path) -> Result<Self, NetnsError> {
+        let open_error = |source| NetnsError::Open { path: path.to_owned(), source };
+        // O_NONBLOCK: a FIFO under that path must not make us wait for its other end.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY).bits())
+            .open(path)
+            .map_err(open_error)?;
+        let on_nsfs = fstatfs(&file).is_ok_and(|stat| stat.filesystem_type() == NSFS_MAGIC);
+        if !on_nsfs {
+            return Err(NetnsError::NotANamespace(path.to_owned()));
+        }
+        let netns = Self { file, path: path.to_owned() };
+        let id = netns.id().map_err(open_error)?;
+        if host_namespaces().any(|host| host == id) {
+            return Err(NetnsError::Host(path.to_owned()));
+        }
+        Ok(netns)
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> io::Result<NetnsId> {
+        let stat = self.file.metadata()?;
+        Ok(NetnsId { device: stat.dev(), inode: stat.ino() })
+    }
+
+    /// Run `work` on a thread inside the namespace and wait for it no longer than `limit`.
+    ///
+    /// A panic of `work` goes on in the caller. After a time-out the thread is left to itself.
+    pub fn enter<T: Send + 'static>(
+        self,
+        limit: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NetnsError> {
+        let path = self.path.clone();
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("netns".to_owned())
+            .spawn(move || {
+                let Self { file, path } = self;
+                let result = match setns(&file, CloneFlags::CLONE_NEWNET) {
+                    Ok(()) => Ok(work()),
+                    Err(Errno::EINVAL) => Err(NetnsError::NotANamespace(path)),
+                    Err(errno) => Err(NetnsError::Enter { path, errno }),
+                };
+                // Nobody listens any more after a time-out.
+                drop(sender.send(result));
+            })
+            .map_err(NetnsError::Thread)?;
+        match receiver.recv_timeout(limit) {
+            Ok(result) => result,
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(NetnsError::TimedOut { path, limit }),
+            Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
+                Err(panic) => std::panic::resume_unwind(panic),
+                Ok(()) => Err(NetnsError::TimedOut { path, limit }),
+            },
+        }
+    }
+}
+
+/// Our own namespace and, where it can be read, that of pid 1.
+fn host_namespaces() -> impl Iterator<Item = NetnsId> {
+    ["/proc/thread-self/ns/net", "/proc/1/ns/net"].into_iter().filter_map(|path| {
+        let stat = std::fs::metadata(path).ok()?;
+        Some(NetnsId { device: stat.dev(), inode: stat.ino() })
+    })
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The plugin's configuration as the runtime hands it over on stdin (contract §2).
+//!
+//! Each top-level value is first kept as raw JSON under its key, then parsed apart: what we don't own is never parsed, and
+//! a `RawValue` behind `#[serde(flatten)]` or `Value` would lose bytes.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{CniVersion, Code, Failure};
+use crate::log;
+
+/// The capability under which containerd (1.5 and up) and CRI-O (1.28 and up) pass every annotation of the pod.
+pub const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+
+const DEFAULT_LOG_FILE: &str = "/var/log/culvert/cni.log";
+const DEFAULT_STATE_DIR: &str = "/run/culvert/attachments";
+const DEFAULT_AGENT_SOCKET: &str = "/run/culvert/agent.sock";
+const DEFAULT_EXCLUDED_NAMESPACE: &str = "kube-system";
+
+/// Keys that runtimes, libcni and Multus put into any plugin's configuration: no reason for a warning.
+const FOREIGN_KEYS: [&str; 9] = [
+    "name",
+    "type",
+    "capabilities",
+    "args",
+    "ipam",
+    "dns",
+    "cni.dev/attachments",
+    "cni.dev/valid-attachments",
+    "disableCheck",
+];
+
+/// What to do with a pod whose annotations nobody knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUnknown {
+    /// Let it through unredirected, with a warning in the log.
+    #[default]
+    Allow,
+    /// Fail the ADD with code 11, so that the runtime tries again.
+    Deny,
+}
+
+/// A result of the plugins before us, as raw JSON with its top-level fields found.
+#[derive(Debug)]
+pub struct PrevResult<'a> {
+    /// The whole object, to the byte.
+    pub raw: &'a RawValue,
+    /// Its fields in their order.
+    pub fields: Vec<(String, &'a RawValue)>,
+}
+
+/// The configuration, with the contract's defaults in place of what was not given.
+#[derive(Debug)]
+pub struct NetConf<'a> {
+    /// The version that results are written in.
+    pub version: CniVersion,
+    /// The network's name; part of an attachment's key.
+    pub name: String,
+    /// The result of the plugins before us; `null` counts as none.
+    pub prev_result: Option<PrevResult<'a>>,
+    /// The pod's annotations, where the runtime passes them. `Some(None)`: passed as `null`.
+    pub annotations: Option<Option<&'a RawValue>>,
+    /// Node-wide defaults of the redirect, parsed by [`crate::pod`].
+    pub redirect: Option<&'a RawValue>,
+    /// Keys of `redirect` that a pod may not change.
+    pub locked: Vec<String>,
+    /// Namespaces whose pods go through untouched.
+    pub exclude_namespaces: Vec<String>,
+    /// What to do when a pod's annotations cannot be had.
+    pub on_unknown: OnUnknown,
+    /// Which lines the log holds.
+    pub log_level: log::Level,
+    /// The log file; empty switches it off.
+    pub log_file: PathBuf,
+    /// Where the attachments' records lie.
+    pub state_dir: PathBuf,
+    /// The node agent's socket.
+    pub agent_socket: PathBuf,
+    /// Things to say in the log: unknown keys.
+    pub warnings: Vec<String>,
+}
+
+impl<'a> NetConf<'a> {
+    /// Only the version in `stdin`, if it is one that we speak.
+    pub fn version_of(stdin: &[u8]) -> Option<CniVersion> {
+        let Fields(fields) = serde_json::from_slice(stdin).ok()?;
+        let raw = fields.iter().find(|(name, _)| name == "cniVersion")?.1;
+        CniVersion::parse(&serde_json::from_str::<String>(raw.get()).ok()?)
+    }
+
+    /// Parse what came on stdin. The error's code is 1, 6 or 7.
+    pub fn parse(stdin: &'a [u8]) -> Result<Self, Failure> {
+        if stdin.iter().all(u8::is_ascii_whitespace) {
+            return Err(Failure::new(
+                Code::Decode,
+                "stdin is empty: a container runtime sends the configuration there",
+            ));
+        }
+        let Fields(fields) = serde_json::from_slice(stdin)
+            .map_err(|error| Failure::new(Code::Decode, format!("stdin is no JSON object: {error}")))?;
+        let take = |key: &str| fields.iter().find(|(name, _)| name == key).map(|(_, value)| *value);
+
+        if let Some(key) = repeated(&fields) {
+            let message = format!("the configuration's key {key:?} stands twice: which value should count?");
+            return Err(Failure::new(Code::Decode, message));
+        }
+        let version = match value::<Cow<'_, str>>(take("cniVersion"), "cniVersion")? {
+            None => {
+                let spoken = spoken();
+                return Err(Failure::new(
+                    Code::IncompatibleVersion,
+                    format!("cniVersion is missing, which means 0.2.0: this plugin speaks {spoken}"),
+                ));
+            }
+            Some(text) => CniVersion::parse(&text).ok_or_else(|| {
+                let spoken = spoken();
+                let message = format!("cniVersion is {text:?}: this plugin speaks {spoken}");
+                Failure::new(Code::IncompatibleVersion, message)
+            })?,
+        };
+        let name: Cow<'_, str> = value(take("name"), "name")?.unwrap_or_default();
+        if name.is_empty() {
+            return Err(Failure::new(Code::Config, "the network has no name: \"name\" is missing or empty"));
+        }
+        let log_level: Cow<'_, str> = value(take("logLevel"), "logLevel")?.unwrap_or("info".into());
+        let log_level = log::Level::parse(&log_level).ok_or_else(|| {
+            let message = format!("logLevel is {log_level:?}: it must be one of error, warn, info, debug");
+            Failure::new(Code::Config, message)
+        })?;
+        let on_unknown = match value::<Cow<'_, str>>(take("onUnknown"), "onUnknown")?.as_deref() {
+            None | Some("allow") => OnUnknown::Allow,
+            Some("deny") => OnUnknown::Deny,
+            Some(other) => {
+                let message = format!("onUnknown is {other:?}: it must be \"allow\" or \"deny\"");
+                return Err(Failure::new(Code::Config, message));
+            }
+        };
+        let path = |key: &str, default: &str| -> Result<PathBuf, Failure> {
+            Ok(value(take(key), key)?.unwrap_or_else(|| PathBuf::from(default)))
+        };
+        Ok(Self {
+            version,
+            name: name.into_owned(),
+            prev_result: prev_result(take("prevResult"))?,
+            annotations: annotations(take("runtimeConfig"))?,
+            redirect: take("redirect").filter(|raw| raw.get() != "null"),
+            locked: value(take("locked"), "locked")?.unwrap_or_default(),
+            exclude_namespaces: value(take("excludeNamespaces"), "excludeNamespaces")?
+                .unwrap_or_else(|| vec![DEFAULT_EXCLUDED_NAMESPACE.to_owned()]),
+            on_unknown,
+            log_level,
+            log_file: path("logFile", DEFAULT_LOG_FILE)?,
+            state_dir: path("stateDir", DEFAULT_STATE_DIR)?,
+            agent_socket: path("agentSocket", DEFAULT_AGENT_SOCKET)?,
+            warnings: fields.iter().filter_map(|(key, _)| unknown_key(key)).collect(),
+        })
+    }
+}
+
+/// Every key that this plugin reads.
+const OWN_KEYS: [&str; 11] = [
+    "cniVersion",
+    "prevResult",
+    "runtimeConfig",
+    "redirect",
+    "locked",
+    "excludeNamespaces",
+    "onUnknown",
+    "logLevel",
+    "logFile",
+    "stateDir",
+    "agentSocket",
+];
+
+fn unknown_key(key: &str) -> Option<String> {
+    let known = OWN_KEYS.contains(&key) || FOREIGN_KEYS.contains(&key);
+    (!known).then(|| format!("the configuration's key {key:?} is unknown and ignored"))
+}
+
+fn spoken() -> String {
+    CniVersion::ALL.map(CniVersion::as_str).join(", ")
+}
+
+/// A key that stands more than once, if any does.
+pub fn repeated<'a>(fields: &'a [(String, &RawValue)]) -> Option<&'a str> {
+    let mut keys: Vec<&str> = fields.iter().map(|(key, _)| key.as_str()).collect();
+    keys.sort_unstable();
+    keys.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+}
+
+/// The value under `key` as `T`; an explicit `null` counts as absent.
+fn value<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, key: &str) -> Result<Option<T>, Failure> {
+    match raw {
+        None => Ok(None),
+        Some(raw) => serde_json::from_str::<Option<T>>(raw.get())
+            .map_err(|error| Failure::new(Code::Decode, format!("the configuration's key {key:?}: {error}"))),
+    }
+}
+
+fn prev_result(raw: Option<&RawValue>) -> Result<Option<PrevResult<'_>>, Failure> {
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(None) };
+    let Fields(fields) = serde_json::from_str(raw.get())
+        .map_err(|error| Failure::new(Code::Decode, format!("prevResult is no JSON object: {error}")))?;
+    Ok(Some(PrevResult { raw, fields }))
+}
+
+fn annotations(raw: Option<&RawValue>) -> Result<Option<Option<&RawValue>>, Failure> {
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(None) };
+    let Fields(fields) = serde_json::from_str(raw.get())
+        .map_err(|error| Failure::new(Code::Decode, format!("runtimeConfig is no JSON object: {error}")))?;
+    let found = fields.into_iter().find(|(key, _)| key == POD_ANNOTATIONS);
+    Ok(found.map(|(_, value)| (value.get() != "null").then_some(value)))
+}
+
+/// The fields of a JSON object in their order, values raw.
+pub struct Fields<'a>(pub Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Vec<(String, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields: Self::Value = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    fields.push(entry);
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(InOrder).map(Fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::result_reply;
+
+    fn code(stdin: &str) -> Code {
+        NetConf::parse(stdin.as_bytes()).map(|conf| format!("{conf:?}")).expect_err(stdin).code
+    }
+
+    #[test]
+    fn what_is_wrong_has_its_code() {
+        let rows = [
+            ("", Code::Decode),
+            ("  \n", Code::Decode),
+            ("{", Code::Decode),
+            ("[]", Code::Decode),
+            ("null", Code::Decode),
+            (r#"{"cniVersion":"1.0.0","name":"n"} trailing"#, Code::Decode),
+            (r#"{"cniVersion":5,"name":"n"}"#, Code::Decode),
+            (r#"{"cniVersion":"1.0.0","cniVersion":"1.0.0","name":"n"}"#, Code::Decode),
+            (r#"{"cniVersion":"1.0.0","name":"n","prevResult":5}"#, Code::Decode),
+            (r#"{"cniVersion":"1.0.0","name":"n","runtimeConfig":[]}"#, Code::Decode),
+            (r#"{"cniVersion":"1.0.0","name":"n","logFile":5}"#, Code::Decode),
+            (r#"{"name":"n"}"#, Code::IncompatibleVersion),
+            (r#"{"cniVersion":"0.2.0","name":"n"}"#, Code::IncompatibleVersion),
+            (r#"{"cniVersion":"2.0.0","name":"n"}"#, Code::IncompatibleVersion),
+            (r#"{"cniVersion":"1.0.0"}"#, Code::Config),
+            (r#"{"cniVersion":"1.0.0","name":"n","onUnknown":"maybe"}"#, Code::Config),
+            (r#"{"cniVersion":"1.0.0","name":"n","logLevel":"loud"}"#, Code::Config),
+        ];
+        for (stdin, expected) in rows {
+            assert_eq!(code(stdin), expected, "{stdin}");
+        }
+        assert_eq!(code(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))), Code::Decode);
+    }
+
+    #[test]
+    fn annotations_may_be_absent_null_or_there() {
+        let parse = |runtime: &str| {
+            let stdin = format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{runtime}}}"#);
+            let conf = NetConf::parse(stdin.as_bytes()).unwrap();
+            conf.annotations.map(|raw| raw.map(|raw| raw.get().to_owned()))
+        };
+        assert_eq!(parse("null"), None);
+        assert_eq!(parse("{}"), None);
+        assert_eq!(parse(r#"{"io.kubernetes.cri.pod-annotations":null}"#), Some(None));
+        assert_eq!(parse(r#"{"io.kubernetes.cri.pod-annotations":{}}"#), Some(Some("{}".to_owned())));
+    }
+
+    #[test]
+    fn unknown_keys_are_a_warning_but_those_of_runtimes_are_not() {
+        let stdin =
+            br#"{"cniVersion":"0.3.1","name":"n","type":"culvert-cni","capabilities":{},"args":{},"typo":1}"#;
+        let conf = NetConf::parse(stdin).unwrap();
+        assert_eq!(conf.warnings, ["the configuration's key \"typo\" is unknown and ignored"]);
+    }
+
+    #[test]
+    fn prev_result_is_handed_on_to_the_byte() {
+        let rows = [
+            (r#"{ "cniVersion" : "1.0.0", "x":[1,  2.50], "\u0061":"\ud83d\ude00" }"#, None),
+            (r#"{"ips":[]}"#, Some(r#"{"cniVersion":"1.0.0","ips":[]}"#)),
+            (r#"{"cniVersion":"0.3.1","x": 1.0}"#, Some(r#"{"cniVersion":"1.0.0","x":1.0}"#)),
+            (r#"{}"#, Some(r#"{"cniVersion":"1.0.0"}"#)),
+        ];
+        for (prev_result, expected) in rows {
+            let stdin = format!(r#"{{"cniVersion":"1.0.0","name":"n","prevResult":{prev_result}}}"#);
+            let conf = NetConf::parse(stdin.as_bytes()).unwrap();
+            let reply = result_reply(conf.version, conf.prev_result.as_ref().unwrap());
+            assert_eq!(String::from_utf8(reply).unwrap(), expected.unwrap_or(prev_result));
+        }
+        let none = NetConf::parse(br#"{"cniVersion":"1.0.0","name":"n","prevResult":null}"#).unwrap();
+        assert!(none.prev_result.is_none());
+    }
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a runtime says in the environment: the verb and the attachment it is about.
+
+use std::str::FromStr;
+
+use cni_plugin::Command;
+
+/// The largest configuration that we read from stdin, in bytes: libcni's own bound for a conflist is 2 MiB.
+pub const MAX_STDIN: usize = 4 << 20;
+
+/// The longest interface name, in bytes: `IFNAMSIZ` of linux/if.h less the final zero.
+const MAX_IFNAME: usize = 15;
+
+/// Where the environment is read from, so that tests never touch the process's own.
+pub trait Strings {
+    /// The value of `name`, if it is set and is UTF-8.
+    fn get(&self, name: &str) -> Option<String>;
+}
+
+impl<F: Fn(&str) -> Option<String>> Strings for F {
+    fn get(&self, name: &str) -> Option<String> {
+        self(name)
+    }
+}
+
+/// An environment that no verb can be carried out in: CNI code 4.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnvironmentError {
+    /// A variable that the verb needs is not set.
+    #[error("{0} is not set: a container runtime sets it, see the CNI specification")]
+    Missing(&'static str),
+    /// A variable that the verb needs is empty.
+    #[error("{0} is empty")]
+    Empty(&'static str),
+    /// A verb that the specification does not have.
+    #[error("CNI_COMMAND is {0:?}: it must be one of ADD, DEL, CHECK, GC, STATUS, VERSION")]
+    Verb(String),
+    /// A container id outside of the specification's alphabet.
+    #[error(
+        "CNI_CONTAINERID is {0:?}: it must begin with a letter or digit and hold only letters, digits and _.-"
+    )]
+    ContainerId(String),
+    /// An interface name that the kernel would not take.
+    #[error(
+        "CNI_IFNAME is {0:?}: it must be 1 to 15 bytes without '/', ':' or white space, and not '.' or '..'"
+    )]
+    Ifname(String),
+}
+
+/// What the runtime wants done.
+#[derive(Clone, Copy, Debug)]
+pub enum Verb {
+    /// A verb of the specification up to 1.0.0.
+    Classic(Command),
+    /// Forget attachments that the runtime no longer knows (1.1.0).
+    Gc,
+    /// Say whether ADD would work (1.1.0).
+    Status,
+}
+
+impl Verb {
+    /// The verb in `CNI_COMMAND`.
+    pub fn from_environment(env: &impl Strings) -> Result<Self, EnvironmentError> {
+        match required(env, "CNI_COMMAND")?.as_str() {
+            "GC" => Ok(Self::Gc),
+            "STATUS" => Ok(Self::Status),
+            other => Command::from_str(other)
+                .map(Self::Classic)
+                .map_err(|_| EnvironmentError::Verb(other.to_owned())),
+        }
+    }
+
+    /// The verb as the specification writes it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Classic(Command::Add) => "ADD",
+            Self::Classic(Command::Del) => "DEL",
+            Self::Classic(Command::Check) => "CHECK",
+            Self::Classic(Command::Version) => "VERSION",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+        }
+    }
+}
+
+/// The attachment that ADD, CHECK and DEL are about: one interface of one container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The sandbox's id.
+    pub container_id: String,
+    /// The interface in the sandbox.
+    pub ifname: String,
+    /// The path of the sandbox's network namespace; only DEL may come without.
+    pub netns: Option<String>,
+    /// What the runtime says of the pod.
+    pub args: CniArgs,
+}
+
+impl Attachment {
+    /// Read the attachment; `netns_required` for all verbs but DEL.
+    pub fn from_environment(env: &impl Strings, netns_required: bool) -> Result<Self, EnvironmentError> {
+        let container_id = required(env, "CNI_CONTAINERID")?;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        if !container_id.starts_with(|c: char| c.is_ascii_alphanumeric())
+            || !container_id.chars().all(allowed)
+        {
+            return Err(EnvironmentError::ContainerId(container_id));
+        }
+        let ifname = required(env, "CNI_IFNAME")?;
+        let refused = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+        if ifname.len() > MAX_IFNAME || ifname == "." || ifname == ".." || ifname.contains(refused) {
+            return Err(EnvironmentError::Ifname(ifname));
+        }
+        let netns = match required(env, "CNI_NETNS") {
+            Ok(path) => Some(path),
+            Err(error) if netns_required => return Err(error),
+            Err(_) => None,
+        };
+        let args = CniArgs::parse(&env.get("CNI_ARGS").unwrap_or_default());
+        Ok(Self { container_id, ifname, netns, args })
+    }
+}
+
+/// What kubelet's runtimes say of the pod in `CNI_ARGS`; all may be absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CniArgs {
+    /// `K8S_POD_NAMESPACE`.
+    pub pod_namespace: Option<String>,
+    /// `K8S_POD_NAME`.
+    pub pod_name: Option<String>,
+    /// `K8S_POD_UID`.
+    pub pod_uid: Option<String>,
+}
+
+impl CniArgs {
+    /// Read `K=V;K=V`. Lenient: what we don't know or can't read is no reason to keep a pod from starting.
+    fn parse(text: &str) -> Self {
+        let mut args = Self::default();
+        for (key, value) in text.split(';').filter_map(|pair| pair.split_once('=')) {
+            let value = (!value.is_empty()).then(|| value.to_owned());
+            match key.trim() {
+                "K8S_POD_NAMESPACE" => args.pod_namespace = value,
+                "K8S_POD_NAME" => args.pod_name = value,
+                "K8S_POD_UID" => args.pod_uid = value,
+                _ => {}
+            }
+        }
+        args
+    }
+}
+
+fn required(env: &impl Strings, name: &'static str) -> Result<String, EnvironmentError> {
+    match env.get(name) {
+        None => Err(EnvironmentError::Missing(name)),
+        Some(value) if value.is_empty() => Err(EnvironmentError::Empty(name)),
+        Some(value) => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An environment in which all is well but for `changed`.
+    fn environment(changed: (&str, Option<&str>)) -> impl Strings {
+        let (name, value) = (changed.0.to_owned(), changed.1.map(str::to_owned));
+        move |asked: &str| match asked {
+            asked if asked == name => value.clone(),
+            "CNI_COMMAND" => Some("ADD".to_owned()),
+            "CNI_CONTAINERID" => Some("A1.b_c-d".to_owned()),
+            "CNI_IFNAME" => Some("eth0".to_owned()),
+            "CNI_NETNS" => Some("/run/netns/x".to_owned()),
+            "CNI_ARGS" => Some("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p=q;;x".to_owned()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_good_environment_is_read() {
+        let attachment = Attachment::from_environment(&environment(("", None)), true).unwrap();
+        assert_eq!(attachment.container_id, "A1.b_c-d");
+        assert_eq!(attachment.args.pod_namespace.as_deref(), Some("ns"));
+        assert_eq!(attachment.args.pod_name.as_deref(), Some("p=q"));
+    }
+
+    #[test]
+    fn a_bad_environment_is_named() {
+        let rows = [
+            (("CNI_CONTAINERID", None), EnvironmentError::Missing("CNI_CONTAINERID")),
+            (("CNI_CONTAINERID", Some("")), EnvironmentError::Empty("CNI_CONTAINERID")),
+            (("CNI_CONTAINERID", Some("-a")), EnvironmentError::ContainerId("-a".to_owned())),
+            (("CNI_CONTAINERID", Some("a/b")), EnvironmentError::ContainerId("a/b".to_owned())),
+            (("CNI_IFNAME", None), EnvironmentError::Missing("CNI_IFNAME")),
+            (("CNI_IFNAME", Some("..")), EnvironmentError::Ifname("..".to_owned())),
+            (("CNI_IFNAME", Some("a b")), EnvironmentError::Ifname("a b".to_owned())),
+            (
+                ("CNI_IFNAME", Some("sixteen-bytes-16")),
+                EnvironmentError::Ifname("sixteen-bytes-16".to_owned()),
+            ),
+            (("CNI_NETNS", None), EnvironmentError::Missing("CNI_NETNS")),
+            (("CNI_NETNS", Some("")), EnvironmentError::Empty("CNI_NETNS")),
+        ];
+        for (changed, expected) in rows {
+            let found = Attachment::from_environment(&environment(changed), true).expect_err(changed.0);
+            assert_eq!(found, expected);
+        }
+        let without = Attachment::from_environment(&environment(("CNI_NETNS", Some(""))), false).unwrap();
+        assert_eq!(without.netns, None);
+    }
+
+    #[test]
+    fn every_verb_is_known_and_no_other() {
+        for verb in ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] {
+            let env = environment(("CNI_COMMAND", Some(verb)));
+            assert_eq!(Verb::from_environment(&env).unwrap().as_str(), verb);
+        }
+        for verb in ["", "add", "ADD ", "UPDATE"] {
+            assert!(Verb::from_environment(&environment(("CNI_COMMAND", Some(verb)))).is_err(), "{verb:?}");
+        }
+    }
+}

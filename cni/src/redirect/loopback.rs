@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `::6` on `lo`: the address that the sidecar's inbound hop comes from over IPv6. (`127.0.0.6` needs nothing: all of
+//! `127.0.0.0/8` is local.)
+
+use std::fs;
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+use serde::{Deserialize, Serialize};
+
+use super::policy::HOP_SOURCE_V6;
+use crate::netlink::{ACK, Batch, CREATE, EXCL, NetlinkError, Socket};
+
+const NEW_ADDRESS: u16 = 20; // RTM_NEWADDR
+const DELETE_ADDRESS: u16 = 21; // RTM_DELADDR
+const FAMILY_INET6: u8 = 10; // AF_INET6
+const IFA_F_NODAD: u8 = 0x02;
+const SCOPE_HOST: u8 = 254; // RT_SCOPE_HOST
+const LOOPBACK_INDEX: u32 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+
+/// What became of `::6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HopAddress {
+    /// We put it on `lo`.
+    Added,
+    /// It was there.
+    Present,
+    /// IPv6 is off on `lo` or in the kernel: left out.
+    Off,
+}
+
+/// Put `::6` on `lo`.
+pub fn add() -> Result<HopAddress, NetlinkError> {
+    if is_off() {
+        return Ok(HopAddress::Off);
+    }
+    match change(NEW_ADDRESS, CREATE | EXCL) {
+        Ok(()) => Ok(HopAddress::Added),
+        Err(error) => match error.errno() {
+            Some(Errno::EEXIST) => Ok(HopAddress::Present),
+            // Switched off between our look and our call.
+            Some(Errno::EACCES | Errno::EOPNOTSUPP) if is_off() => Ok(HopAddress::Off),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Take `::6` off `lo`; that it is gone already is fine.
+pub fn remove() -> Result<(), NetlinkError> {
+    match change(DELETE_ADDRESS, 0) {
+        Err(error) if error.errno() == Some(Errno::EADDRNOTAVAIL) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether IPv6 is off on `lo`, or not in the kernel at all.
+pub fn is_off() -> bool {
+    match fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6") {
+        Ok(disabled) => disabled.trim_end() != "0",
+        Err(_) => true,
+    }
+}
+
+fn change(kind: u16, flags: u16) -> Result<(), NetlinkError> {
+    let mut batch = Batch::default();
+    // struct ifaddrmsg: family, prefix length, flags, scope, interface
+    let mut fixed = [FAMILY_INET6, 128, IFA_F_NODAD, SCOPE_HOST, 0, 0, 0, 0];
+    fixed[4..].copy_from_slice(&LOOPBACK_INDEX.to_ne_bytes());
+    batch.message(kind, flags | ACK, &fixed, |a| {
+        a.bytes(IFA_LOCAL, &HOP_SOURCE_V6.octets());
+        a.bytes(IFA_ADDRESS, &HOP_SOURCE_V6.octets());
+    });
+    Socket::open(SockProtocol::NetlinkRoute)?.transact(&batch)
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The expressions of nf_tables that our rules are made of, to and from netlink.
+//!
+//! Only expressions that every kernel since 5.2 has. Numbers: linux/netfilter/nf_tables.h.
+
+use crate::netlink::{Attributes, attribute, attributes, be32, text};
+
+/// `NFT_REG_1`: the one register that our rules use.
+const REGISTER: u32 = 1;
+/// `NFT_REG_VERDICT`.
+const REGISTER_VERDICT: u32 = 0;
+
+/// `NFTA_LIST_ELEM`.
+pub const LIST_ELEMENT: u16 = 1;
+
+/// What `meta` loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Meta {
+    /// The index of the interface that the packet arrived on; host byte order.
+    InputInterface = 4,
+    /// The uid of the process that sends; host byte order.
+    SocketUid = 10,
+    /// The packet's family, one byte.
+    Family = 15,
+    /// The transport protocol, one byte.
+    Transport = 16,
+}
+
+/// How `cmp` compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Compare {
+    /// Equal.
+    Equal = 0,
+    /// Not equal.
+    NotEqual = 1,
+}
+
+/// Where a payload's offset counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Base {
+    /// The IP header.
+    Network = 1,
+    /// The TCP or UDP header.
+    Transport = 2,
+}
+
+/// What a rule ends in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// `NF_DROP`.
+    Drop,
+    /// `NFT_RETURN`.
+    Return,
+    /// `NFT_GOTO` to a chain.
+    Goto(String),
+}
+
+/// One expression; loads and comparisons go through the one register.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expression {
+    /// Load a property of the packet.
+    Meta(Meta),
+    /// Load bytes of a header.
+    Payload {
+        /// Which header.
+        base: Base,
+        /// From which byte on.
+        offset: u32,
+        /// How many bytes.
+        length: u32,
+    },
+    /// Keep the bits of the mask.
+    Mask(Vec<u8>),
+    /// Go on if the register compares so to the bytes.
+    Compare(Compare, Vec<u8>),
+    /// Go on if the register lies between the two, ends included; as bytes, so numbers in network order.
+    Range(Vec<u8>, Vec<u8>),
+    /// Load the type of the route to the destination (`RTN_…`), host byte order.
+    DestinationRouteType,
+    /// Load bytes.
+    Load(Vec<u8>),
+    /// Redirect to the port in the register.
+    Redirect,
+    /// End the rule.
+    Verdict(Verdict),
+    /// Anything that we don't write, by its name.
+    Foreign(String),
+}
+
+impl Expression {
+    /// Write it as an element of a rule's list of expressions.
+    pub fn encode(&self, list: &mut Attributes<'_>) {
+        list.nested(LIST_ELEMENT, |element| {
+            let mut expression = |name: &str, data: &dyn Fn(&mut Attributes<'_>)| {
+                element.text(1, name); // NFTA_EXPR_NAME
+                element.nested(2, |a| data(a)); // NFTA_EXPR_DATA
+            };
+            match self {
+                Self::Meta(key) => expression("meta", &|a| {
+                    a.be32(1, REGISTER); // NFTA_META_DREG
+                    a.be32(2, *key as u32); // NFTA_META_KEY
+                }),
+                Self::Payload { base, offset, length } => expression("payload", &|a| {
+                    a.be32(1, REGISTER); // NFTA_PAYLOAD_DREG
+                    a.be32(2, *base as u32); // NFTA_PAYLOAD_BASE
+                    a.be32(3, *offset); // NFTA_PAYLOAD_OFFSET
+                    a.be32(4, *length); // NFTA_PAYLOAD_LEN
+                }),
+                Self::Mask(mask) => expression("bitwise", &|a| {
+                    a.be32(1, REGISTER); // NFTA_BITWISE_SREG
+                    a.be32(2, REGISTER); // NFTA_BITWISE_DREG
+                    a.be32(3, u32::try_from(mask.len()).unwrap_or(u32::MAX)); // NFTA_BITWISE_LEN
+                    value(a, 4, mask); // NFTA_BITWISE_MASK
+                    value(a, 5, &vec![0; mask.len()]); // NFTA_BITWISE_XOR
+                }),
+                Self::Compare(how, bytes) => expression("cmp", &|a| {
+                    a.be32(1, REGISTER); // NFTA_CMP_SREG
+                    a.be32(2, *how as u32); // NFTA_CMP_OP
+                    value(a, 3, bytes); // NFTA_CMP_DATA
+                }),
+                Self::Range(first, last) => expression("range", &|a| {
+                    a.be32(1, REGISTER); // NFTA_RANGE_SREG
+                    a.be32(2, 0); // NFTA_RANGE_OP: NFT_RANGE_EQ
+                    value(a, 3, first); // NFTA_RANGE_FROM_DATA
+                    value(a, 4, last); // NFTA_RANGE_TO_DATA
+                }),
+                Self::DestinationRouteType => expression("fib", &|a| {
+                    a.be32(1, REGISTER); // NFTA_FIB_DREG
+                    a.be32(2, FIB_RESULT_ADDRTYPE); // NFTA_FIB_RESULT
+                    a.be32(3, FIB_FLAG_DADDR); // NFTA_FIB_FLAGS
+                }),
+                Self::Load(bytes) => expression("immediate", &|a| {
+                    a.be32(1, REGISTER); // NFTA_IMMEDIATE_DREG
+                    value(a, 2, bytes); // NFTA_IMMEDIATE_DATA
+                }),
+                Self::Redirect => expression("redir", &|a| a.be32(1, REGISTER)), // NFTA_REDIR_REG_PROTO_MIN
+                Self::Verdict(verdict) => expression("immediate", &|a| {
+                    a.be32(1, REGISTER_VERDICT); // NFTA_IMMEDIATE_DREG
+                    a.nested(2, |data| {
+                        // NFTA_IMMEDIATE_DATA → NFTA_DATA_VERDICT
+                        data.nested(2, |v| {
+                            let (code, chain) = match verdict {
+                                Verdict::Drop => (NF_DROP, None),
+                                Verdict::Return => (NFT_RETURN, None),
+                                Verdict::Goto(chain) => (NFT_GOTO, Some(chain)),
+                            };
+                            v.bytes(1, &code.to_be_bytes()); // NFTA_VERDICT_CODE
+                            if let Some(chain) = chain {
+                                v.text(2, chain); // NFTA_VERDICT_CHAIN
+                            }
+                        });
+                    });
+                }),
+                Self::Foreign(name) => expression(name, &|_| {}),
+            }
+        });
+    }
+
+    /// Read one element of a rule's list of expressions; whatever is not exactly one of ours is [`Self::Foreign`].
+    pub fn decode(element: &[u8]) -> Self {
+        let name = attribute(element, 1).and_then(text).unwrap_or("unreadable");
+        let data = attribute(element, 2).unwrap_or_default();
+        decode_known(name, data).unwrap_or_else(|| Self::Foreign(name.to_owned()))
+    }
+}
+
+/// `NFT_FIB_RESULT_ADDRTYPE`.
+const FIB_RESULT_ADDRTYPE: u32 = 3;
+/// `NFTA_FIB_F_DADDR`.
+const FIB_FLAG_DADDR: u32 = 2;
+const NF_DROP: i32 = 0;
+const NFT_GOTO: i32 = -4;
+const NFT_RETURN: i32 = -5;
+
+fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
+    let number = |kind: u16| attribute(data, kind).and_then(be32);
+    let bytes = |kind: u16| attribute(data, kind).and_then(|nested| attribute(nested, 1)).map(<[u8]>::to_vec);
+    let in_register = |kind: u16| (number(kind) == Some(REGISTER)).then_some(());
+    match name {
+        "meta" => {
+            in_register(1)?;
+            let known = [Meta::InputInterface, Meta::SocketUid, Meta::Family, Meta::Transport];
+            known.into_iter().find(|key| Some(*key as u32) == number(2)).map(Expression::Meta)
+        }
+        "payload" => {
+            in_register(1)?;
+            let base =
+                [Base::Network, Base::Transport].into_iter().find(|base| Some(*base as u32) == number(2))?;
+            Some(Expression::Payload { base, offset: number(3)?, length: number(4)? })
+        }
+        "bitwise" => {
+            in_register(1)?;
+            in_register(2)?;
+            let no_xor = bytes(5)?.iter().all(|byte| *byte == 0);
+            // NFTA_BITWISE_OP is there from kernel 5.6 on; 0 is mask and xor.
+            (no_xor && number(6).unwrap_or(0) == 0).then_some(())?;
+            bytes(4).map(Expression::Mask)
+        }
+        "cmp" => {
+            in_register(1)?;
+            let known = [Compare::Equal, Compare::NotEqual];
+            let how = known.into_iter().find(|how| Some(*how as u32) == number(2))?;
+            bytes(3).map(|bytes| Expression::Compare(how, bytes))
+        }
+        "range" => {
+            in_register(1)?;
+            (number(2)? == 0)
+                .then(|| bytes(3).zip(bytes(4)))?
+                .map(|(first, last)| Expression::Range(first, last))
+        }
+        "fib" => {
+            in_register(1)?;
+            let ours = number(2) == Some(FIB_RESULT_ADDRTYPE) && number(3) == Some(FIB_FLAG_DADDR);
+            ours.then_some(Expression::DestinationRouteType)
+        }
+        "redir" => {
+            in_register(1)?;
+            // The kernel repeats the register as the range's end, and sets NF_NAT_RANGE_PROTO_SPECIFIED.
+            let one_port = number(2).is_none_or(|register| register == REGISTER);
+            one_port.then_some(Expression::Redirect)
+        }
+        "immediate" if number(1) == Some(REGISTER) => bytes(2).map(Expression::Load),
+        "immediate" if number(1) == Some(REGISTER_VERDICT) => {
+            let verdict = attribute(data, 2).and_then(|nested| attribute(nested, 2))?;
+            let code = attribute(verdict, 1)?.try_into().ok().map(i32::from_be_bytes)?;
+            let chain = attribute(verdict, 2).and_then(text);
+            match (code, chain) {
+                (NF_DROP, None) => Some(Verdict::Drop),
+                (NFT_RETURN, None) => Some(Verdict::Return),
+                (NFT_GOTO, Some(chain)) => Some(Verdict::Goto(chain.to_owned())),
+                _ => None,
+            }
+            .map(Expression::Verdict)
+        }
+        _ => None,
+    }
+}
+
+/// The expressions in a rule's `NFTA_RULE_EXPRESSIONS`.
+pub fn decode_list(list: &[u8]) -> Vec<Expression> {
+    attributes(list).map(|(_, element)| Expression::decode(element)).collect()
+}
+
+fn value(attributes: &mut Attributes<'_>, kind: u16, bytes: &[u8]) {
+    attributes.nested(kind, |data| data.bytes(1, bytes)); // NFTA_DATA_VALUE
+}

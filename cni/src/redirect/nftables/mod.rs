@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The nftables engine: one netlink transaction for both families, no program executed, table `inet culvert`.
+//!
+//! ADD creates with `CREATE | EXCL`: a batch that deletes anything makes the end of the process wait some 15 ms for the
+//! kernel, so the table is only replaced where what is installed differs from the plan.
+
+mod compile;
+mod expression;
+mod text;
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use self::compile::compile;
+use self::expression::{Expression, Verdict, decode_list};
+pub use self::text::text as script;
+use super::owner::Owner;
+use super::ruleset::{ChainName, Hook, Ruleset};
+use crate::netlink::{
+    ACK, APPEND, Attributes, Batch, CREATE, DUMP, EXCL, NetlinkError, Socket, attribute, be32, text,
+};
+
+/// Our table's name; its family is `inet`, so each rule holds for IPv4 and IPv6.
+pub const TABLE: &str = "culvert";
+/// Our base chains' priority: before those of iptables-nft and of other tables, which are at −100 (`dstnat`).
+pub const PRIORITY: i32 = -110;
+
+/// `NFPROTO_INET`.
+const FAMILY_INET: u8 = 1;
+/// `NFNL_SUBSYS_NFTABLES`.
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+const NEW_TABLE: u16 = SUBSYSTEM << 8;
+const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
+const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
+const GET_CHAIN: u16 = SUBSYSTEM << 8 | 4;
+const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
+const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
+/// `NF_INET_PRE_ROUTING` and `NF_INET_LOCAL_OUT`.
+const HOOK_PREROUTING: u32 = 0;
+const HOOK_OUTPUT: u32 = 3;
+/// A comment in the format of nft's own userdata, so that `nft list` shows it: `NFTNL_UDATA_RULE_COMMENT`.
+const USERDATA_COMMENT: u8 = 0;
+
+/// A rule as the kernel holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct KernelRule {
+    expressions: Vec<Expression>,
+    userdata: Vec<u8>,
+    /// `NFTA_RULE_EXPRESSIONS` as it was dumped, so that the rule can be put back.
+    raw: Vec<u8>,
+}
+
+/// A chain as the kernel holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct KernelChain {
+    name: String,
+    hook: Option<(u32, i32)>,
+    rules: Vec<KernelRule>,
+}
+
+/// Our table as the kernel holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    chains: Vec<KernelChain>,
+}
+
+/// What [`apply`] did, and what it takes to undo it.
+#[derive(Debug)]
+pub enum Applied {
+    /// There was no table of ours.
+    Created,
+    /// The same rules were there already.
+    Unchanged,
+    /// Other rules were there.
+    Replaced(Snapshot),
+}
+
+/// Put `rules` into the kernel for `owner`.
+pub fn apply(rules: &Ruleset, owner: &Owner) -> Result<Applied, NetlinkError> {
+    match transact(&create(rules, owner, None)) {
+        Ok(()) => Ok(Applied::Created),
+        Err(error) if error.errno() == Some(Errno::EEXIST) => {
+            let found = read()?.ok_or(error)?;
+            // The interface does not count: the pod's second network (Multus) finds the rules of the first.
+            let same_pod = found.owner().is_some_and(|found| found.container == owner.container);
+            if same_pod && difference(rules, &found).is_empty() {
+                return Ok(Applied::Unchanged);
+            }
+            transact(&create(rules, owner, Some(Replace)))?;
+            Ok(Applied::Replaced(found))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Take back what [`apply`] did.
+pub fn undo(applied: &Applied) -> Result<(), NetlinkError> {
+    match applied {
+        Applied::Unchanged => Ok(()),
+        Applied::Created => delete(),
+        Applied::Replaced(snapshot) => transact(&restore(snapshot)),
+    }
+}
+
+/// Delete our table, whosever it is; no table is fine.
+pub fn delete() -> Result<(), NetlinkError> {
+    let mut batch = begin();
+    batch.message(DELETE_TABLE, ACK, &nfgenmsg(), |a| a.text(1, TABLE));
+    end(&mut batch);
+    match transact(&batch) {
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// In what the kernel's state differs from the plan, a line each; none if it does not.
+pub fn difference(rules: &Ruleset, found: &Snapshot) -> Vec<String> {
+    let mut lines = Vec::new();
+    for chain in &rules.chains {
+        let name = chain.name.nftables();
+        let Some(installed) = found.chains.iter().find(|installed| installed.name == name) else {
+            lines.push(format!("chain {name} is missing"));
+            continue;
+        };
+        if installed.hook != chain.hook.map(hook) {
+            lines.push(format!("chain {name} is hooked in elsewhere: {:?}", installed.hook));
+        }
+        for (index, rule) in chain.rules.iter().enumerate() {
+            match installed.rules.get(index) {
+                None => lines.push(format!("chain {name}, rule {}: missing: {rule}", index + 1)),
+                Some(kernel) if kernel.expressions != compile(rule) => {
+                    lines.push(format!("chain {name}, rule {}: is another than: {rule}", index + 1));
+                }
+                Some(_) => {}
+            }
+        }
+        for index in chain.rules.len()..installed.rules.len() {
+            lines.push(format!("chain {name}, rule {}: not ours", index + 1));
+        }
+    }
+    let planned = |name: &str| {
+        name == ChainName::About.nftables() || rules.chains.iter().any(|chain| chain.name.nftables() == name)
+    };
+    for stranger in found.chains.iter().filter(|chain| !planned(&chain.name)) {
+        lines.push(format!("chain {} is not ours", stranger.name));
+    }
+    lines
+}
+
+impl Snapshot {
+    /// Whose rules these are, by the note in them.
+    pub fn owner(&self) -> Option<Owner> {
+        let about = self.chains.iter().find(|chain| chain.name == ChainName::About.nftables())?;
+        about.rules.first().and_then(|rule| comment_of(&rule.userdata)).and_then(Owner::parse)
+    }
+}
+
+/// In a batch: delete the old table first.
+struct Replace;
+
+fn create(rules: &Ruleset, owner: &Owner, replace: Option<Replace>) -> Batch {
+    let mut batch = begin();
+    if let Some(Replace) = replace {
+        batch.message(DELETE_TABLE, 0, &nfgenmsg(), |a| a.text(1, TABLE));
+    }
+    batch.message(NEW_TABLE, CREATE | EXCL, &nfgenmsg(), |a| a.text(1, TABLE));
+    for chain in &rules.chains {
+        new_chain(&mut batch, chain.name.nftables(), chain.hook.map(hook));
+    }
+    new_chain(&mut batch, ChainName::About.nftables(), None);
+    for chain in &rules.chains {
+        for rule in &chain.rules {
+            new_rule(&mut batch, 0, chain.name.nftables(), &[], |a| {
+                a.nested(4, |list| compile(rule).iter().for_each(|expression| expression.encode(list)));
+            });
+        }
+    }
+    // The last rule asks for the answer: on BATCH_END kernels before 6.10 refuse that.
+    new_rule(&mut batch, ACK, ChainName::About.nftables(), &comment(&owner.to_string()), |a| {
+        a.nested(4, |list| Expression::Verdict(Verdict::Return).encode(list));
+    });
+    end(&mut batch);
+    batch
+}
+
+/// The batch that puts a snapshot back in place of whatever is there.
+fn restore(snapshot: &Snapshot) -> Batch {
+    let mut batch = begin();
+    // Creating before deleting makes the deletion work whether or not there is a table.
+    batch.message(NEW_TABLE, CREATE, &nfgenmsg(), |a| a.text(1, TABLE));
+    batch.message(DELETE_TABLE, 0, &nfgenmsg(), |a| a.text(1, TABLE));
+    batch.message(NEW_TABLE, CREATE | ACK, &nfgenmsg(), |a| a.text(1, TABLE));
+    for chain in &snapshot.chains {
+        new_chain(&mut batch, &chain.name, chain.hook);
+    }
+    for chain in &snapshot.chains {
+        for rule in &chain.rules {
+            new_rule(&mut batch, 0, &chain.name, &rule.userdata, |a| a.bytes(4 | NESTED, &rule.raw));
+        }
+    }
+    end(&mut batch);
+    batch
+}
+
+/// `NLA_F_NESTED`, for a list that is written as it was read.
+const NESTED: u16 = 1 << 15;
+
+fn new_chain(batch: &mut Batch, name: &str, hook: Option<(u32, i32)>) {
+    batch.message(NEW_CHAIN, CREATE, &nfgenmsg(), |a| {
+        a.text(1, TABLE); // NFTA_CHAIN_TABLE
+        a.text(3, name); // NFTA_CHAIN_NAME
+        if let Some((number, priority)) = hook {
+            // NFTA_CHAIN_HOOK: number and priority
+            a.nested(4, |hook| {
+                hook.be32(1, number);
+                hook.bytes(2, &priority.to_be_bytes());
+            });
+            a.text(7, "nat"); // NFTA_CHAIN_TYPE
+        }
+    });
+}
+
+fn new_rule(
+    batch: &mut Batch,
+    flags: u16,
+    chain: &str,
+    userdata: &[u8],
+    expressions: impl FnOnce(&mut Attributes<'_>),
+) {
+    batch.message(NEW_RULE, CREATE | APPEND | flags, &nfgenmsg(), |a| {
+        a.text(1, TABLE); // NFTA_RULE_TABLE
+        a.text(2, chain); // NFTA_RULE_CHAIN
+        expressions(a); // NFTA_RULE_EXPRESSIONS
+        if !userdata.is_empty() {
+            a.bytes(7, userdata); // NFTA_RULE_USERDATA
+        }
+    });
+}
+
+/// Each batch on a socket of its own: behind a refusal answers to the rest of the batch may still be queued.
+fn transact(batch: &Batch) -> Result<(), NetlinkError> {
+    Socket::open(SockProtocol::NetlinkNetFilter)?.transact(batch)
+}
+
+/// Read our table; `None` if there is none.
+pub fn read() -> Result<Option<Snapshot>, NetlinkError> {
+    let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+    let mut chains: Vec<KernelChain> = Vec::new();
+    let mut request = Batch::default();
+    request.message(GET_CHAIN, DUMP, &nfgenmsg(), |_| {});
+    socket.dump(&request, |kind, body| {
+        let attributes = body.get(4..).unwrap_or_default();
+        if kind == NEW_CHAIN && attribute(attributes, 1).and_then(text) == Some(TABLE) {
+            let hook = attribute(attributes, 4).and_then(|hook| {
+                let number = attribute(hook, 1).and_then(be32)?;
+                Some((number, attribute(hook, 2).and_then(be32)?.cast_signed()))
+            });
+            let name = attribute(attributes, 3).and_then(text).unwrap_or_default().to_owned();
+            chains.push(KernelChain { name, hook, rules: Vec::new() });
+        }
+    })?;
+    if chains.is_empty() {
+        return Ok(None);
+    }
+    let mut request = Batch::default();
+    request.message(GET_RULE, DUMP, &nfgenmsg(), |a| a.text(1, TABLE));
+    socket.dump(&request, |kind, body| {
+        let attributes = body.get(4..).unwrap_or_default();
+        if kind != NEW_RULE || attribute(attributes, 1).and_then(text) != Some(TABLE) {
+            return;
+        }
+        let chain = attribute(attributes, 2).and_then(text);
+        if let Some(chain) = chains.iter_mut().find(|known| Some(known.name.as_str()) == chain) {
+            let raw = attribute(attributes, 4).unwrap_or_default();
+            chain.rules.push(KernelRule {
+                expressions: decode_list(raw),
+                userdata: attribute(attributes, 7).unwrap_or_default().to_vec(),
+                raw: raw.to_vec(),
+            });
+        }
+    })?;
+    Ok(Some(Snapshot { chains }))
+}
+
+fn hook(hook: Hook) -> (u32, i32) {
+    match hook {
+        Hook::Prerouting => (HOOK_PREROUTING, PRIORITY),
+        Hook::Output => (HOOK_OUTPUT, PRIORITY),
+    }
+}
+
+fn begin() -> Batch {
+    let mut batch = Batch::default();
+    batch.message(BATCH_BEGIN, 0, &batch_nfgenmsg(), |_| {});
+    batch
+}
+
+fn end(batch: &mut Batch) {
+    batch.message(BATCH_END, 0, &batch_nfgenmsg(), |_| {});
+}
+
+/// `struct nfgenmsg`: family, version 0, resource 0.
+fn nfgenmsg() -> [u8; 4] {
+    [FAMILY_INET, 0, 0, 0]
+}
+
+/// The same around a batch: the subsystem as the resource.
+fn batch_nfgenmsg() -> [u8; 4] {
+    let [high, low] = SUBSYSTEM.to_be_bytes();
+    [0, 0, high, low]
+}
+
+/// `text` as a comment in nft's userdata format: type, length, zero-terminated text.
+fn comment(text: &str) -> Vec<u8> {
+    let mut bytes = vec![USERDATA_COMMENT, u8::try_from(text.len() + 1).unwrap_or(u8::MAX)];
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.push(0);
+    bytes
+}
+
+fn comment_of(userdata: &[u8]) -> Option<&str> {
+    let (&[kind, length], rest) = userdata.split_first_chunk()?;
+    (kind == USERDATA_COMMENT).then(|| rest.get(..usize::from(length)).and_then(text)).flatten()
+}

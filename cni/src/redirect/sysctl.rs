@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The sysctls of the pod's network namespace that redirected connections need (contract §4), each put back on failure.
+//!
+//! `/proc/sys/net` shows the namespace of the thread that opens it. conntrack's exist only once something uses conntrack,
+//! so they are set after the rules.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::Policy;
+
+/// Half-closed redirected connections: the kernel forgets them after 60 s, and the server's late answer would leave from
+/// the sidecar's port. 12 hours, as long as the longest idle timeout that users ask for.
+const CLOSE_WAIT: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "43200");
+/// Segments outside of conntrack's window would pass untranslated and be answered by a reset.
+const BE_LIBERAL: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_be_liberal", "1");
+/// Without it the hop from `::6` runs out of ports at some 470 connections a second.
+const TW_REUSE: (&str, &str) = ("net/ipv4/tcp_tw_reuse", "1");
+/// An outgoing connection must not sit on a port that the sidecar will listen on.
+const RESERVED_PORTS: &str = "net/ipv4/ip_local_reserved_ports";
+/// The most that a sysctl's value may hold, in bytes; a list of all odd ports is below it.
+const MAX_VALUE: u64 = 512 << 10;
+
+/// A sysctl that we changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Its path below `/proc/sys`.
+    pub name: String,
+    /// What it held.
+    pub before: String,
+    /// What we wrote.
+    pub after: String,
+}
+
+/// A sysctl could not be read or set.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} /proc/sys/{name}: {source}{hint}")]
+pub struct SysctlError {
+    verb: &'static str,
+    name: String,
+    hint: &'static str,
+    source: io::Error,
+}
+
+impl SysctlError {
+    fn new(verb: &'static str, name: &str, source: io::Error) -> Self {
+        let hint = match source.kind() {
+            io::ErrorKind::NotFound => ": does this kernel have conntrack (modprobe nf_conntrack)?",
+            io::ErrorKind::ReadOnlyFilesystem => ": the plugin must run on the host, not in a container",
+            _ => "",
+        };
+        Self { verb, name: name.to_owned(), hint, source }
+    }
+}
+
+/// Set what `policy` needs; what was changed goes to `changed` as it happens, so that a failure can be undone.
+pub fn set(policy: &Policy, changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
+    for (name, wanted) in [CLOSE_WAIT, BE_LIBERAL, TW_REUSE] {
+        let before = read(name)?;
+        if before != wanted {
+            changed.push(Changed { name: name.to_owned(), before, after: wanted.to_owned() });
+            write(name, wanted)?;
+        }
+    }
+    let before = read(RESERVED_PORTS)?;
+    let reserved = parse_ports(&before);
+    let missing: Vec<String> = policy
+        .sidecar_ports()
+        .into_iter()
+        .map(super::policy::Port::get)
+        .filter(|port| !reserved.iter().any(|(first, last)| (*first..=*last).contains(port)))
+        .map(|port| port.to_string())
+        .collect();
+    if !missing.is_empty() {
+        let separator = if before.is_empty() { "" } else { "," };
+        let wanted = format!("{before}{separator}{}", missing.join(","));
+        // The kernel writes its own shape of the list; that is what a later comparison will see.
+        changed.push(Changed { name: RESERVED_PORTS.to_owned(), before, after: wanted.clone() });
+        write(RESERVED_PORTS, &wanted)?;
+        if let Some(last) = changed.last_mut() {
+            last.after = read(RESERVED_PORTS)?;
+        }
+    }
+    Ok(())
+}
+
+/// In what the sysctls differ from what `policy` needs, a line each.
+pub fn difference(policy: &Policy) -> Result<Vec<String>, SysctlError> {
+    let mut lines = Vec::new();
+    for (name, wanted) in [CLOSE_WAIT, BE_LIBERAL, TW_REUSE] {
+        let found = read(name)?;
+        if found != wanted {
+            lines.push(format!("sysctl {name} is {found}, not {wanted}"));
+        }
+    }
+    let reserved = parse_ports(&read(RESERVED_PORTS)?);
+    for port in policy.sidecar_ports().into_iter().map(super::policy::Port::get).collect::<BTreeSet<_>>() {
+        if !reserved.iter().any(|(first, last)| (*first..=*last).contains(&port)) {
+            lines.push(format!("sysctl {RESERVED_PORTS} does not hold {port}"));
+        }
+    }
+    Ok(lines)
+}
+
+/// Put back what was changed, last first, where nobody changed it since. Goes on after a failure and says all.
+pub fn restore(changed: &[Changed]) -> Vec<SysctlError> {
+    let put_back = |sysctl: &Changed| {
+        if read(&sysctl.name)? == sysctl.after { write(&sysctl.name, &sysctl.before) } else { Ok(()) }
+    };
+    changed.iter().rev().filter_map(|sysctl| put_back(sysctl).err()).collect()
+}
+
+fn parse_ports(list: &str) -> Vec<(u16, u16)> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+    };
+    list.split(',').filter_map(range).collect()
+}
+
+fn read(name: &str) -> Result<String, SysctlError> {
+    let mut text = String::new();
+    OpenOptions::new()
+        .read(true)
+        .open(format!("/proc/sys/{name}"))
+        .and_then(|file| file.take(MAX_VALUE).read_to_string(&mut text))
+        .map_err(|source| SysctlError::new("read", name, source))?;
+    Ok(text.trim_end().to_owned())
+}
+
+fn write(name: &str, value: &str) -> Result<(), SysctlError> {
+    // A line of its own: an empty write would be no write at all, and a list could not be emptied.
+    OpenOptions::new()
+        .write(true)
+        .open(format!("/proc/sys/{name}"))
+        .and_then(|mut file| file.write_all(format!("{value}\n").as_bytes()))
+        .map_err(|source| SysctlError::new("set", name, source))
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line, as data.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Puts culvert on a node, keeps it there, and says what is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "culvert-install", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Says whether this node can carry culvert, what is wrong and what to do; exits 0 only when all is well
+    Doctor(DoctorArgs),
+    /// Known by name, answered with an error.
+    #[command(flatten)]
+    Planned(Planned),
+}
+
+/// Commands of the public contract that are not built yet: they answer with an error, never with silence.
+#[derive(Debug, Subcommand)]
+pub enum Planned {
+    /// (not built yet) Places the plugin on this node, keeps its conflist entry, verifies and repairs pods
+    Agent(Ignored),
+    /// (not built yet) Takes the entry and the plugin off this node
+    Uninstall(Ignored),
+    /// (not built yet) Lists each pod of this node: onboarded, engine, last verified, reason
+    Status(Ignored),
+    /// (not built yet) Says where each kind of connection of a pod lands, and because of which setting
+    Explain(Ignored),
+    /// (not built yet) Shows, applies, verifies or removes redirect rules without a runtime
+    Redirect(Ignored),
+}
+
+/// Whatever stands behind a command that is not built yet.
+#[derive(Debug, Args)]
+pub struct Ignored {
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<OsString>,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Where things are on the node.
+    #[command(flatten)]
+    pub paths: Paths,
+    /// For a person or for a program
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Where things are on the node. All but `--host-root` lie below it.
+#[derive(Debug, Args)]
+pub struct Paths {
+    /// Where the node's file system is mounted
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub host_root: PathBuf,
+    /// (not built yet) The folder of CNI configurations
+    #[arg(long, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// (not built yet) The folder of CNI plugins
+    #[arg(long, value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// (not built yet) The plugin's binary
+    #[arg(long, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
+    /// (not built yet) The folder of attachment records and sockets
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// (not built yet) The container runtime's CRI socket
+    #[arg(long, value_name = "SOCKET")]
+    pub runtime_socket: Option<PathBuf>,
+}
+
+/// Who reads the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A table for a person
+    Text,
+    /// One JSON document with stable keys
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help() {
+        let mut cli = Cli::command().term_width(100);
+        cli.build();
+        insta::assert_snapshot!("help", cli.render_long_help());
+        let doctor = cli.find_subcommand_mut("doctor").unwrap();
+        insta::assert_snapshot!("help_doctor", doctor.render_long_help());
+    }
+}

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The answer of commands that the contract has and this version does not.
+
+use crate::cli::Planned;
+
+/// Says which command is missing, and what there is.
+pub fn answer(command: &Planned) -> String {
+    let name = match command {
+        Planned::Agent(_) => "agent",
+        Planned::Uninstall(_) => "uninstall",
+        Planned::Status(_) => "status",
+        Planned::Explain(_) => "explain",
+        Planned::Redirect(_) => "redirect",
+    };
+    format!("`{name}` is not built yet: nothing was read and nothing was changed; `doctor` is what there is")
+}
