@@ -145,7 +145,11 @@ fn excluded_inbound_ports_are_reached_directly() -> Result<()> {
             for port in excluded {
                 rows.direct(&format!("{list}: peer"), lab.peer.as_root(), (family.pod(), *port))?;
                 // No list touches what goes out.
-                rows.outbound(&format!("{list}: application"), lab.pod.as_uid(APP), (family.outside(), *port))?;
+                rows.outbound(
+                    &format!("{list}: application"),
+                    lab.pod.as_uid(APP),
+                    (family.outside(), *port),
+                )?;
                 // No exclusion touches the sidecar's calls to its own pod.
                 rows.inbound(&format!("{list}: sidecar"), lab.pod.as_uid(SIDECAR), (family.pod(), *port))?;
             }
@@ -174,7 +178,11 @@ fn excluded_outbound_ports_are_reached_directly() -> Result<()> {
                 rows.inbound(&format!("{list}: sidecar"), lab.pod.as_uid(SIDECAR), (family.pod(), *port))?;
             }
             for port in others {
-                rows.outbound(&format!("{list}: application"), lab.pod.as_uid(APP), (family.outside(), *port))?;
+                rows.outbound(
+                    &format!("{list}: application"),
+                    lab.pod.as_uid(APP),
+                    (family.outside(), *port),
+                )?;
             }
         }
     }

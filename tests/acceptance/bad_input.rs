@@ -1,11 +1,14 @@
 //! What the plugin says to input that is wrong: one JSON error of contract §3, and no rule left behind.
 
 use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use culvert_tests::netns::read_only_sysctls;
 use culvert_tests::plugin::ANNOTATIONS;
-use culvert_tests::{Family, Invocation, Lab};
+use culvert_tests::{Family, Invocation, Lab, eventually};
 use serde_json::json;
 
 /// Runs a wrong call and checks that it is answered with one of these codes, by a message that holds all of `words`,
@@ -40,8 +43,16 @@ fn the_environment_is_checked() -> Result<()> {
         ("a verb in small letters", add()?.env("CNI_COMMAND", "add"), "add"),
         ("no container id", add()?.without_env("CNI_CONTAINERID"), "CNI_CONTAINERID"),
         ("an empty container id", add()?.env("CNI_CONTAINERID", ""), "CNI_CONTAINERID"),
-        ("a container id that is a path", add()?.env("CNI_CONTAINERID", "../../etc/passwd"), "CNI_CONTAINERID"),
-        ("a container id that starts with a dot", add()?.env("CNI_CONTAINERID", ".hidden"), "CNI_CONTAINERID"),
+        (
+            "a container id that is a path",
+            add()?.env("CNI_CONTAINERID", "../../etc/passwd"),
+            "CNI_CONTAINERID",
+        ),
+        (
+            "a container id that starts with a dot",
+            add()?.env("CNI_CONTAINERID", ".hidden"),
+            "CNI_CONTAINERID",
+        ),
         ("a container id with a space", add()?.env("CNI_CONTAINERID", "a b"), "CNI_CONTAINERID"),
         ("no interface", add()?.without_env("CNI_IFNAME"), "CNI_IFNAME"),
         ("an empty interface", add()?.env("CNI_IFNAME", ""), "CNI_IFNAME"),
@@ -112,7 +123,7 @@ fn the_namespace_is_checked() -> Result<()> {
 fn a_named_pipe_as_namespace_does_not_hang() -> Result<()> {
     let lab = Lab::new()?;
     let pipe = lab.folder().join("pipe");
-    let made = std::process::Command::new("mkfifo").arg(&pipe).status()?;
+    let made = Command::new("mkfifo").arg(&pipe).status()?;
     assert!(made.success());
     refused(&lab, "a named pipe", lab.invoke("ADD")?.redirect().env("CNI_NETNS", &pipe), &[8], &["pipe"])
 }
@@ -120,9 +131,8 @@ fn a_named_pipe_as_namespace_does_not_hang() -> Result<()> {
 #[test]
 fn standard_input_is_checked() -> Result<()> {
     let lab = Lab::new()?;
-    let deep = format!(r#"{{"cniVersion":"1.0.0","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     let whole = lab.invoke("ADD")?.redirect().netconf().to_string();
-    let inputs: [(&str, Vec<u8>); 12] = [
+    let inputs: [(&str, Vec<u8>); 11] = [
         ("nothing", vec![]),
         ("a blank", b" \n".to_vec()),
         ("no JSON", b"hello".to_vec()),
@@ -131,8 +141,10 @@ fn standard_input_is_checked() -> Result<()> {
         ("a list", b"[]".to_vec()),
         ("a number", b"1".to_vec()),
         ("null", b"null".to_vec()),
-        ("bytes that are no text", b"{\"cniVersion\":\"1.0.0\",\"name\":\"\xff\xfe\",\"type\":\"culvert-cni\"}".to_vec()),
-        ("brackets without end", deep.into_bytes()),
+        (
+            "bytes that are no text",
+            b"{\"cniVersion\":\"1.0.0\",\"name\":\"\xff\xfe\",\"type\":\"culvert-cni\"}".to_vec(),
+        ),
         ("a version that is a number", br#"{"cniVersion":1,"name":"lab","type":"culvert-cni"}"#.to_vec()),
         ("NUL bytes", vec![0; 4096]),
     ];
@@ -143,11 +155,30 @@ fn standard_input_is_checked() -> Result<()> {
 }
 
 #[test]
+fn brackets_without_end_do_not_crash_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let brackets = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for place in ["runtimeConfig", "redirect", "excludeNamespaces"] {
+        let stdin = format!(
+            r#"{{"cniVersion":"1.0.0","name":"lab","type":"culvert-cni","prevResult":{{}},"{place}":{brackets}}}"#
+        );
+        refused(&lab, place, lab.invoke("ADD")?.stdin(stdin), &[6, 7], &[])?;
+    }
+    Ok(())
+}
+
+#[test]
 fn versions_that_the_contract_does_not_name_are_refused() -> Result<()> {
     let lab = Lab::new()?;
     for version in ["0.1.0", "0.2.0", "0.9.9", "2.0.0", "1.0", "", "one"] {
         let call = lab.invoke("ADD")?.redirect().cni_version(version);
-        refused(&lab, version, call, &[1], if version.is_empty() { &[] } else { std::slice::from_ref(&version) })?;
+        refused(
+            &lab,
+            version,
+            call,
+            &[1],
+            if version.is_empty() { &[] } else { std::slice::from_ref(&version) },
+        )?;
     }
     Ok(())
 }
@@ -164,14 +195,32 @@ fn without_a_previous_result_there_is_nothing_to_chain() -> Result<()> {
 fn an_annotation_outside_the_grammar_is_named_with_its_value() -> Result<()> {
     let lab = Lab::new()?;
     let annotations = [
-        ("redirect", &["", "on", "true", "ENABLED", "enabled ; drop", "enabled\n"][..]),
-        ("proxy-uid", &["0", "-1", "root", "", "4294967295", "4294967296", "99999999999999999999", "5678;", "0x10", "1.5"]),
-        ("redirect-inbound", &["yes", "", "1", "Disabled"]),
-        ("redirect-outbound", &["no", "", "0"]),
-        ("inbound-port", &["0", "65536", "-1", "http", "", "15006,15007", "1 5006"]),
-        ("outbound-port", &["0", "65536", "abc", ""]),
-        ("status-port", &["0", "70000", "x", ""]),
-        ("exclude-inbound-ports", &["0", "65536", "22-", "-22", "30-20", "22,,23", "ssh", "22;23", "22-30-40", "{ 22 }", "22 accept"]),
+        ("redirect", &["", "on", "true", "ENABLED", "enabled ; drop"][..]),
+        (
+            "proxy-uid",
+            &["0", "-1", "root", "4294967295", "4294967296", "99999999999999999999", "5678;", "0x10", "1.5"],
+        ),
+        ("redirect-inbound", &["yes", "1", "Disabled"]),
+        ("redirect-outbound", &["no", "0"]),
+        ("inbound-port", &["0", "65536", "-1", "http", "15006,15007", "1 5006"]),
+        ("outbound-port", &["0", "65536", "abc"]),
+        ("status-port", &["0", "70000", "x"]),
+        (
+            "exclude-inbound-ports",
+            &[
+                "0",
+                "65536",
+                "22-",
+                "-22",
+                "30-20",
+                "22,,23",
+                "ssh",
+                "22;23",
+                "22-30-40",
+                "{ 22 }",
+                "22 accept",
+            ],
+        ),
         ("exclude-outbound-ports", &["0", "99999", "1-0", "a-b", "80,x", "80 443"]),
     ];
     for (name, values) in annotations {
@@ -181,7 +230,13 @@ fn an_annotation_outside_the_grammar_is_named_with_its_value() -> Result<()> {
                 call = call.redirect();
             }
             let shown = value.trim();
-            refused(&lab, &format!("{name}: {value:?}"), call, &[7], &[&format!("culvert.dev/{name}"), shown])?;
+            refused(
+                &lab,
+                &format!("{name}: {value:?}"),
+                call,
+                &[7],
+                &[&format!("culvert.dev/{name}"), shown],
+            )?;
         }
     }
     Ok(())
@@ -236,7 +291,7 @@ fn ports_that_collide_are_refused() -> Result<()> {
         [("status-port", "15006"), ("inbound-port", "15006")],
     ] {
         let call = lab.invoke("ADD")?.redirect().annotations(&annotations);
-        refused(&lab, &format!("{annotations:?}"), call, &[7], &["culvert.dev/"])?;
+        refused(&lab, &format!("{annotations:?}"), call, &[7], &["inbound-port", "differ"])?;
     }
     Ok(())
 }
@@ -244,7 +299,9 @@ fn ports_that_collide_are_refused() -> Result<()> {
 #[test]
 fn annotations_of_another_type_are_refused() -> Result<()> {
     let lab = Lab::new()?;
-    for annotations in [json!([]), json!("redirect=enabled"), json!(1), json!({ "culvert.dev/redirect": true })] {
+    for annotations in
+        [json!([]), json!("redirect=enabled"), json!(1), json!({ "culvert.dev/redirect": true })]
+    {
         let call = lab.invoke("ADD")?.config("runtimeConfig", json!({ ANNOTATIONS: annotations }));
         refused(&lab, &annotations.to_string(), call, &[6, 7], &[])?;
     }
@@ -266,7 +323,8 @@ fn a_failed_replacement_leaves_the_old_rules() -> Result<()> {
 fn an_error_is_written_in_the_version_of_the_call() -> Result<()> {
     let lab = Lab::new()?;
     for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
-        let outcome = lab.invoke("ADD")?.cni_version(version).annotations(&[("redirect", "perhaps")]).run()?;
+        let outcome =
+            lab.invoke("ADD")?.cni_version(version).annotations(&[("redirect", "perhaps")]).run()?;
         assert_eq!(outcome.expect_error(7).cni_version, version);
     }
     Ok(())
@@ -292,8 +350,48 @@ fn a_log_that_cannot_be_written_stops_no_pod() -> Result<()> {
 }
 
 #[test]
-fn a_state_folder_that_cannot_be_written_is_an_error_of_input_and_output() -> Result<()> {
+fn a_state_folder_that_cannot_be_written_stops_no_pod() -> Result<()> {
     let lab = Lab::new()?;
-    let call = lab.invoke("ADD")?.redirect().config("stateDir", "/proc/no/such/folder");
-    refused(&lab, "stateDir", call, &[5], &["/proc/no/such/folder"])
+    let call = |verb| anyhow::Ok(lab.invoke(verb)?.redirect().config("stateDir", "/proc/no/such/folder"));
+    call("ADD")?.run()?.expect_success();
+    assert!(!lab.pod.ruleset()?.is_empty());
+    assert!(lab.plugin_log().contains("/proc/no/such/folder"), "{}", lab.plugin_log());
+    call("DEL")?.run()?.expect_success();
+    assert!(lab.pod.ruleset()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn where_the_kernel_refuses_a_sysctl_nothing_is_left() -> Result<()> {
+    let lab = Lab::new()?;
+    let call = lab.invoke("ADD")?.redirect().beforehand(read_only_sysctls);
+    refused(&lab, "read-only sysctls", call, &[101], &["/proc/sys"])?;
+    // The next attempt may succeed.
+    lab.add(&[])?.expect_success();
+    Ok(())
+}
+
+#[test]
+fn where_the_kernel_refuses_the_rules_nothing_is_left() -> Result<()> {
+    let lab = Lab::new()?;
+    let names = ["net.ipv4.tcp_tw_reuse", "net.ipv4.ip_local_reserved_ports"];
+    let before = names.map(|name| lab.pod.sysctl(name).ok());
+    // A table that belongs to a living program can be changed by nobody else.
+    let mut command = Command::new("nft");
+    command.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut owner = lab.pod.namespace().run(|| command.spawn()).context("cannot start nft")?;
+    let mut orders = owner.stdin.take().context("no standard input")?;
+    writeln!(orders, "add table inet culvert {{ flags owner; }}")?;
+    eventually!(lab.pod.ruleset().is_ok_and(|rules| rules.tables == ["inet culvert"]));
+    let foreign = lab.pod.ruleset()?;
+
+    lab.add(&[])?.expect_error(101);
+    assert_eq!(lab.pod.ruleset()?, foreign);
+    assert_eq!(lab.pod.addresses("lo")?, Family::BOTH.map(Family::loopback));
+    assert_eq!(names.map(|name| lab.pod.sysctl(name).ok()), before);
+
+    drop(orders);
+    owner.wait()?;
+    lab.add(&[])?.expect_success();
+    Ok(())
 }

@@ -25,16 +25,22 @@ fn a_forged_packet_does_not_reach_what_listens_on_loopback() -> Result<()> {
         // The same forger is heard where it may be: it can tell silence from its own mistakes.
         for family in Family::BOTH {
             let syn = Segment::syn((family.peer(), 4000), (family.pod(), 8081));
-            assert_eq!(wire.knock(pod, syn)?, Knock::Accepted, "{family} to the pod's own address, {annotations:?}");
+            assert_eq!(
+                wire.knock(pod, syn)?,
+                Knock::Accepted,
+                "{family} to the pod's own address, {annotations:?}"
+            );
         }
 
-        for (number, address) in ["127.0.0.1", "127.0.0.6", "127.0.0.2", "::1", "::6"].into_iter().enumerate() {
-            for (at, port) in [SERVICE, 8081, 15_006, 15_001].into_iter().enumerate() {
-                let family = Family::of(address.parse()?);
-                let source = (family.peer(), u16::try_from(5000 + 10 * number + at)?);
-                let answer = wire.knock(pod, Segment::syn(source, (address, port)))?;
-                assert_eq!(answer, Knock::Silence, "to {address} port {port}, {annotations:?}");
+        let mut requests = Vec::new();
+        for address in ["127.0.0.1", "127.0.0.6", "127.0.0.2", "::1", "::6"] {
+            for port in [SERVICE, 8081, 15_006, 15_001] {
+                let source = (Family::of(address.parse()?).peer(), u16::try_from(5000 + requests.len())?);
+                requests.push(Segment::syn(source, (address, port)));
             }
+        }
+        for (request, answer) in requests.iter().zip(wire.knock_all(pod, &requests)?) {
+            assert_eq!(answer, Knock::Silence, "to {}, {annotations:?}", request.destination);
         }
         for service in &services {
             assert_eq!(service.accepted(), 0, "{} was reached", service.address());

@@ -53,7 +53,11 @@ fn what_the_sidecar_sends_outside_goes_there() -> Result<()> {
 fn what_stays_on_loopback_is_left_alone() -> Result<()> {
     let (lab, mut landing) = onboarded()?;
     let mut places: Vec<(_, u16)> = Family::BOTH.map(|family| (family.loopback(), 8080)).into();
-    places.extend([("127.0.0.1".parse()?, 80), ("127.0.0.2".parse()?, 8080), ("127.255.255.254".parse()?, 8080)]);
+    places.extend([
+        ("127.0.0.1".parse()?, 80),
+        ("127.0.0.2".parse()?, 8080),
+        ("127.255.255.254".parse()?, 8080),
+    ]);
     places.extend(Family::BOTH.map(|family| (family.hop(), 8080)));
     for place in &places {
         landing.target(&lab.pod, *place)?;
@@ -111,7 +115,11 @@ fn a_call_of_the_sidecar_to_its_own_pod_passes_the_inbound_rules() -> Result<()>
     }
     for family in Family::BOTH {
         rows.inbound("sidecar", lab.pod.as_uid(SIDECAR), (family.hop(), 8080))?;
-        rows.inbound("sidecar from the hop", lab.pod.as_uid(SIDECAR).from(family.hop()), (family.hop(), 8080))?;
+        rows.inbound(
+            "sidecar from the hop",
+            lab.pod.as_uid(SIDECAR).from(family.hop()),
+            (family.hop(), 8080),
+        )?;
     }
     rows.inbound("sidecar", lab.pod.as_uid(SIDECAR), "127.0.0.2:8080")?;
     Ok(())
@@ -174,7 +182,8 @@ fn what_the_pod_forwards_for_others_is_untouched() -> Result<()> {
     let mut lab = Lab::new()?;
     let second = lab.another_peer()?;
     for family in Family::BOTH {
-        lab.peer.add_route(if family == Family::V4 { "10.77.1.0/24" } else { "fd77:1::/64" }, family.pod())?;
+        lab.peer
+            .add_route(if family == Family::V4 { "10.77.1.0/24" } else { "fd77:1::/64" }, family.pod())?;
     }
     lab.pod.set_sysctl("net.ipv4.ip_forward", "1")?;
     lab.pod.set_sysctl("net.ipv6.conf.all.forwarding", "1")?;
@@ -212,7 +221,9 @@ fn until_the_sidecar_listens_connections_are_refused_at_once() -> Result<()> {
     for family in Family::BOTH {
         let _outside = lab.peer.serve((family.outside(), 80), who())?;
         let _inside = lab.pod.serve((family.pod(), 8080), who())?;
-        for (actor, to) in [(lab.pod.as_uid(APP), (family.outside(), 80)), (lab.peer.as_root(), (family.pod(), 8080))] {
+        for (actor, to) in
+            [(lab.pod.as_uid(APP), (family.outside(), 80)), (lab.peer.as_root(), (family.pod(), 8080))]
+        {
             let start = Instant::now();
             let error = actor.connect(to).expect_err("nobody is there");
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{family}");

@@ -56,7 +56,9 @@ fn add_understands_every_version_of_the_contract() -> Result<()> {
 fn version_answers_without_a_configuration() -> Result<()> {
     let lab = Lab::new()?;
     let with_config = lab.invoke("VERSION")?.run()?.expect_success();
-    for stdin in ["", "{}", r#"{"cniVersion":"1.0.0"}"#, r#"{"cniVersion":"1.1.0","name":"x","type":"culvert-cni"}"#] {
+    for stdin in
+        ["", "{}", r#"{"cniVersion":"1.0.0"}"#, r#"{"cniVersion":"1.1.0","name":"x","type":"culvert-cni"}"#]
+    {
         let version = lab
             .invoke("VERSION")?
             .stdin(stdin)
@@ -80,11 +82,16 @@ fn a_pod_that_is_not_onboarded_goes_through_untouched() -> Result<()> {
         ("no annotation", lab.invoke("ADD")?),
         ("redirect disabled", lab.invoke("ADD")?.annotation("culvert.dev/redirect", "disabled")),
         ("somebody else's annotations", lab.invoke("ADD")?.annotation("example.com/redirect", "enabled")),
-        ("the injector's annotations", lab.invoke("ADD")?.annotation("inject.culvert.dev/anything", "at all")),
+        (
+            "the injector's annotations",
+            lab.invoke("ADD")?.annotation("inject.culvert.dev/anything", "at all"),
+        ),
         ("annotations are null", lab.invoke("ADD")?.config("runtimeConfig", json!({ ANNOTATIONS: null }))),
         (
             "the namespace is excluded",
-            lab.invoke("ADD")?.redirect().env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=kube-system;K8S_POD_NAME=x"),
+            lab.invoke("ADD")?
+                .redirect()
+                .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=kube-system;K8S_POD_NAME=x"),
         ),
     ];
     for (what, call) in calls {
@@ -197,7 +204,8 @@ fn del_leaves_the_rules_of_another_container_alone() -> Result<()> {
 fn del_leaves_the_rules_of_others_alone() -> Result<()> {
     let lab = Lab::new()?;
     let neighbour = |arguments: &[&str]| -> Result<()> {
-        let status = lab.pod.namespace().run(|| std::process::Command::new("nft").args(arguments).status())?;
+        let status =
+            lab.pod.namespace().run(|| std::process::Command::new("nft").args(arguments).status())?;
         assert!(status.success(), "nft {arguments:?}");
         Ok(())
     };
@@ -257,7 +265,10 @@ fn add_sets_what_redirected_connections_need_of_the_kernel() -> Result<()> {
         assert!(holds_port(&reserved, port), "{port} is not in {reserved}");
     }
     for family in Family::BOTH {
-        assert!(family == Family::V4 || lab.pod.addresses("lo")?.contains(&family.hop()), "{family}: no hop address");
+        assert!(
+            family == Family::V4 || lab.pod.addresses("lo")?.contains(&family.hop()),
+            "{family}: no hop address"
+        );
     }
     Ok(())
 }
@@ -265,7 +276,11 @@ fn add_sets_what_redirected_connections_need_of_the_kernel() -> Result<()> {
 #[test]
 fn the_nodes_own_namespace_stays_as_it_was() -> Result<()> {
     let lab = Lab::new()?;
-    let names = ["net.netfilter.nf_conntrack_tcp_be_liberal", "net.ipv4.tcp_tw_reuse", "net.ipv4.ip_local_reserved_ports"];
+    let names = [
+        "net.netfilter.nf_conntrack_tcp_be_liberal",
+        "net.ipv4.tcp_tw_reuse",
+        "net.ipv4.ip_local_reserved_ports",
+    ];
     let before = names.map(|name| lab.node.sysctl(name).ok());
     lab.add(&[])?.expect_success();
     assert!(lab.node.ruleset()?.is_empty());

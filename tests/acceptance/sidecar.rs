@@ -51,7 +51,9 @@ fn a_wrong_option_is_named_and_ends_it_before_it_is_ready() -> Result<()> {
 #[test]
 fn a_wrong_variable_is_named_like_a_wrong_option() -> Result<()> {
     let lab = onboarded()?;
-    for (name, value) in [("CULVERT_INBOUND_PORT", "70000"), ("CULVERT_IDLE_TIMEOUT", "never"), ("CULVERT_LOG_LEVEL", "loud")] {
+    for (name, value) in
+        [("CULVERT_INBOUND_PORT", "70000"), ("CULVERT_IDLE_TIMEOUT", "never"), ("CULVERT_LOG_LEVEL", "loud")]
+    {
         let mut sidecar = lab.pod.sidecar().env(name, value).start_unready()?;
         let status = sidecar.wait(SOON).context(name)?;
         let said = sidecar.stderr().text();
@@ -76,7 +78,12 @@ fn every_wrong_option_is_named_at_once() -> Result<()> {
 #[test]
 fn a_port_in_use_is_named_and_ends_it_before_it_is_ready() -> Result<()> {
     let lab = onboarded()?;
-    for (at, port) in [("[::]:15001", "15001"), ("0.0.0.0:15006", "15006"), ("[::]:15020", "15020"), ("127.0.0.1:9901", "9901")] {
+    for (at, port) in [
+        ("[::]:15001", "15001"),
+        ("0.0.0.0:15006", "15006"),
+        ("[::]:15020", "15020"),
+        ("127.0.0.1:9901", "9901"),
+    ] {
         let _occupant = lab.pod.listen(at)?;
         let mut sidecar = lab.pod.sidecar().start_unready()?;
         let status = sidecar.wait(SOON).context(at)?;
@@ -106,8 +113,11 @@ fn an_option_may_come_from_the_environment() -> Result<()> {
 fn only_the_two_listeners_and_the_status_port_can_be_seen_from_outside() -> Result<()> {
     let lab = onboarded()?;
     let _sidecar = lab.pod.sidecar().start()?;
-    let mut outside: Vec<u16> =
-        listening(&lab.pod)?.into_iter().filter(|at| !at.ip().to_canonical().is_loopback()).map(|at| at.port()).collect();
+    let mut outside: Vec<u16> = listening(&lab.pod)?
+        .into_iter()
+        .filter(|at| !at.ip().to_canonical().is_loopback())
+        .map(|at| at.port())
+        .collect();
     outside.sort_unstable();
     outside.dedup();
     assert_eq!(outside, [15_001, 15_006, 15_020]);

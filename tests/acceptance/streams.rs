@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use culvert_tests::server::{
-    Behaviour, Server, answers_at_the_end, closes_first, echo, exchanges, reads_slowly, resets, resets_after_a_byte,
-    silent, speaks_first, who,
+    Behaviour, Server, answers_at_the_end, closes_first, echo, exchanges, reads_slowly, resets,
+    resets_after_a_byte, silent, speaks_first, who,
 };
 use culvert_tests::{Actor, Checksum, Family, Lab, Payload, Sidecar, eventually};
 use socket2::SockRef;
@@ -263,7 +263,11 @@ fn a_byte_goes_through_at_once() -> Result<()> {
             stream.read_exact(&mut [0])?;
         }
         // Delayed acknowledgements and Nagle's algorithm would cost 40 ms each.
-        assert!(start.elapsed() < Duration::from_secs(1), "{way:?}: 50 round trips took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(1),
+            "{way:?}: 50 round trips took {:?}",
+            start.elapsed()
+        );
         Ok(())
     })
 }
@@ -311,8 +315,15 @@ fn an_idle_connection_ends_after_the_idle_timeout_and_not_before() -> Result<()>
         }
         let start = Instant::now();
         let end = stream.read(&mut [0]);
-        assert!(matches!(&end, Ok(0)) || end.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionReset), "{end:?}");
-        assert!((700..3000).contains(&start.elapsed().as_millis()), "{way:?}: ended after {:?}", start.elapsed());
+        assert!(
+            matches!(&end, Ok(0)) || end.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionReset),
+            "{end:?}"
+        );
+        assert!(
+            (700..3000).contains(&start.elapsed().as_millis()),
+            "{way:?}: ended after {:?}",
+            start.elapsed()
+        );
         Ok(())
     })
 }
