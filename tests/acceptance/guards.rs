@@ -4,13 +4,13 @@ use anyhow::Result;
 use culvert_tests::server::{echo, who};
 use culvert_tests::{Actor, At, Family, Lab, Sidecar, eventually};
 
-use crate::support::{APP, SIDECAR, assert_refused, read_all};
+use crate::support::{APP, SIDECAR, assert_taken_and_reset, read_all};
 
 /// Connections that have to be refused, each with the number that the counter of refusals grows by.
 fn refused(sidecar: &Sidecar<'_>, what: &str, actor: Actor<'_>, to: impl At) -> Result<()> {
-    let before = sidecar.stats_ending("loop_rejected")?;
-    assert_refused(actor.connect(to), what);
-    eventually!(sidecar.stats_ending("loop_rejected").is_ok_and(|now| now == before + 1));
+    let before = sidecar.stat("loop_rejected")?;
+    assert_taken_and_reset(actor.connect(to), what);
+    eventually!(sidecar.stat("loop_rejected").is_ok_and(|now| now == before + 1));
     Ok(())
 }
 
@@ -78,8 +78,14 @@ fn what_was_refused_is_not_counted_as_forwarded() -> Result<()> {
     let lab = Lab::new()?;
     lab.add(&[])?.expect_success();
     let sidecar = lab.pod.sidecar().start()?;
-    let before = sidecar.stats_ending("passthrough_ipv4.upstream_cx_total")?;
+    let forwarded = || -> Result<Vec<u64>> {
+        ["inbound", "outbound"]
+            .iter()
+            .map(|direction| sidecar.stat(&format!("cluster.{direction}_passthrough_ipv4.upstream_cx_total")))
+            .collect()
+    };
+    let before = forwarded()?;
     refused(&sidecar, "application to 15001", lab.pod.as_uid(APP), "127.0.0.1:15001")?;
-    assert_eq!(sidecar.stats_ending("passthrough_ipv4.upstream_cx_total")?, before);
+    assert_eq!(forwarded()?, before);
     Ok(())
 }

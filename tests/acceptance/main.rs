@@ -2,6 +2,7 @@
 
 mod annotations;
 mod bad_input;
+mod defaults;
 mod forged;
 mod guards;
 mod lab;

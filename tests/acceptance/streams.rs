@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::panic::resume_unwind;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use culvert_tests::server::{
 use culvert_tests::{Actor, Checksum, Family, Lab, Payload, Sidecar, eventually};
 use socket2::SockRef;
 
-use crate::support::{APP, assert_reset, read_all, seen};
+use crate::support::{APP, assert_reset, assert_taken_and_reset, read_all, seen};
 
 /// A way through the sidecar.
 #[derive(Debug, Clone, Copy)]
@@ -54,20 +55,23 @@ impl Way {
         }
     }
 
-    fn connect(self, lab: &Lab) -> Result<TcpStream> {
-        self.client(lab).connect(self.target()).with_context(|| format!("{self:?}"))
+    fn connect(self, lab: &Lab) -> io::Result<TcpStream> {
+        self.client(lab).connect(self.target())
     }
 }
 
-/// Runs a test over every way through a sidecar with these options.
-fn every_way(options: &[&str], test: impl Fn(Way, &Lab, &Sidecar<'_>) -> Result<()>) -> Result<()> {
+/// Runs a test over every way through one sidecar with these options, all ways at once.
+fn every_way(options: &[&str], test: impl Fn(Way, &Lab, &Sidecar<'_>) -> Result<()> + Sync) -> Result<()> {
     let lab = Lab::new()?;
     lab.add(&[])?.expect_success();
     let sidecar = lab.pod.sidecar().options(options).start()?;
-    for way in Way::ALL {
-        test(way, &lab, &sidecar).with_context(|| format!("{way:?}"))?;
-    }
-    Ok(())
+    thread::scope(|scope| {
+        let test = |way: Way| test(way, &lab, &sidecar).with_context(|| format!("{way:?}"));
+        let running = Way::ALL.map(|way| scope.spawn(move || test(way)));
+        // All are waited for before the first failure is told.
+        let ended = running.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ended.into_iter().collect()
+    })
 }
 
 #[test]
@@ -145,7 +149,7 @@ fn a_server_may_close_its_half_and_still_hear_the_client() -> Result<()> {
 fn a_reset_by_the_server_reaches_the_client() -> Result<()> {
     every_way(&[], |way, lab, _| {
         let server = way.serve(lab, resets())?;
-        assert_reset(way.connect(lab)?, &format!("{way:?} at once"));
+        assert_taken_and_reset(way.connect(lab), &format!("{way:?} at once"));
         drop(server);
         let _server = way.serve(lab, resets_after_a_byte())?;
         let mut stream = way.connect(lab)?;
@@ -179,7 +183,7 @@ fn a_reset_by_the_client_reaches_the_server() -> Result<()> {
 #[test]
 fn where_nobody_listens_the_client_gets_a_reset() -> Result<()> {
     every_way(&[], |way, lab, _| {
-        assert_reset(way.connect(lab)?, &format!("{way:?}"));
+        assert_taken_and_reset(way.connect(lab), &format!("{way:?}"));
         Ok(())
     })
 }
@@ -191,7 +195,7 @@ fn where_nobody_answers_the_client_gets_a_reset_within_the_connect_timeout() -> 
         // Nobody has this address: the neighbour is asked for in vain, for longer than the timeout.
         let nobody = if family == Family::V4 { "10.77.0.200:80" } else { "[fd77::200]:80" };
         let start = Instant::now();
-        assert_reset(lab.pod.as_uid(APP).connect(nobody)?, nobody);
+        assert_taken_and_reset(lab.pod.as_uid(APP).connect(nobody), nobody);
         let waited = start.elapsed();
         assert!((900..2500).contains(&waited.as_millis()), "{way:?}: reset after {waited:?}");
         Ok(())
@@ -257,17 +261,16 @@ fn a_byte_goes_through_at_once() -> Result<()> {
         let _server = way.serve(lab, echo())?;
         let mut stream = way.connect(lab)?;
         stream.set_nodelay(true)?;
-        let start = Instant::now();
-        for _ in 0..50 {
+        let mut took = [Duration::ZERO; 51];
+        for round_trip in &mut took {
+            let start = Instant::now();
             stream.write_all(b"x")?;
             stream.read_exact(&mut [0])?;
+            *round_trip = start.elapsed();
         }
-        // Delayed acknowledgements and Nagle's algorithm would cost 40 ms each.
-        assert!(
-            start.elapsed() < Duration::from_secs(1),
-            "{way:?}: 50 round trips took {:?}",
-            start.elapsed()
-        );
+        took.sort_unstable();
+        // Delayed acknowledgements and Nagle's algorithm would cost 40 ms each; one or the other may meet a busy machine.
+        assert!(took[25] < Duration::from_millis(20), "{way:?}: round trips took {took:?}");
         Ok(())
     })
 }
@@ -276,7 +279,7 @@ fn a_byte_goes_through_at_once() -> Result<()> {
 fn two_hundred_connections_at_once_are_kept_apart() -> Result<()> {
     every_way(&[], |way, lab, _| {
         let _server = way.serve(lab, echo())?;
-        let mut streams = (0..200).map(|_| way.connect(lab)).collect::<Result<Vec<_>>>()?;
+        let mut streams = (0..200).map(|_| way.connect(lab)).collect::<io::Result<Vec<_>>>()?;
         for (number, stream) in streams.iter_mut().enumerate() {
             stream.write_all(format!("{number:04}").as_bytes())?;
         }

@@ -75,13 +75,23 @@ pub fn assert_reset(mut stream: TcpStream, what: &str) {
     }
 }
 
-/// Fails unless the connection is refused or reset before a byte arrives.
+/// Fails unless the connection is taken and reset at once. A reset that comes with the end of the handshake is an
+/// error of `connect` already.
+#[track_caller]
+pub fn assert_taken_and_reset(connected: io::Result<TcpStream>, what: &str) {
+    match connected {
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
+        Err(e) => panic!("{what}: expected a reset, got {e}"),
+        Ok(stream) => assert_reset(stream, what),
+    }
+}
+
+/// Fails unless the connection is refused by the kernel.
 #[track_caller]
 pub fn assert_refused(connected: io::Result<TcpStream>, what: &str) {
     match connected {
         Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
-        Err(e) => panic!("{what}: expected a refusal, got {e}"),
-        Ok(stream) => assert_reset(stream, what),
+        other => panic!("{what}: expected a refusal, got {other:?}"),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::link::{Cidr, Links, everything};
 use crate::netns::Namespace;
 use crate::nft::Ruleset;
 use crate::server::{Behaviour, Server};
+use crate::until::until_some;
 
 /// How long a read, a write or a connect of a test may take: no test hangs.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -52,7 +53,15 @@ impl Host {
             links.veth(interface, &other.namespace, other_interface)?;
             links.up(interface)
         })?;
-        other.namespace.run(|| Links::open()?.up(other_interface))
+        other.namespace.run(|| Links::open()?.up(other_interface))?;
+        for (host, interface) in [(self, interface), (other, other_interface)] {
+            host.namespace.run(|| {
+                let mut links = Links::open()?;
+                until_some(DEADLINE, || links.is_running(interface).unwrap_or_default().then_some(()))
+                    .with_context(|| format!("{interface} of {} does not come up", host.name()))
+            })?;
+        }
+        Ok(())
     }
 
     /// Gives an interface an address, as in `add_address("eth0", "10.77.0.9/24")`.

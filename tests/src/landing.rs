@@ -15,8 +15,9 @@ use crate::host::{Actor, Host};
 use crate::server::Server;
 use crate::sidecar::UID;
 
-/// How long a connection may take that nobody answers: it is a local network.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a connection may take that nobody answers: it is a local network, but a lost first packet is sent again
+/// after a second.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a connection landed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

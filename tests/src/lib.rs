@@ -9,6 +9,7 @@
 //! Everything is made by system calls: no `ip`, no `nft`, nothing to install. It needs root.
 
 pub mod binaries;
+pub mod demo;
 pub mod family;
 pub mod host;
 pub mod http;

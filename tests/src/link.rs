@@ -3,13 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Error, Result, anyhow};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -17,8 +18,14 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, route::RouteFlags};
 use nix::sys::socket::SockProtocol;
 
+use crate::host::DEADLINE;
 use crate::netlink::Netlink;
 use crate::netns::Namespace;
+use crate::until::until_some;
+
+/// The ends of a cable get different numbers: where they are equal, as the first ones in two namespaces would be, the
+/// kernel takes them for one interface without another end and is in no hurry (a second) to notice that it is up.
+static NEXT_INDEX: AtomicU32 = AtomicU32::new(100);
 
 /// An address with the length of its prefix, as in `10.77.0.2/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,9 +86,11 @@ impl Links {
     /// A pair of links like a cable: one end here, the other directly in `other`. Neither is ever anywhere else.
     pub(crate) fn veth(&mut self, name: &str, other: &Namespace, other_name: &str) -> Result<()> {
         let mut far = LinkMessage::default();
+        far.header.index = NEXT_INDEX.fetch_add(1, Ordering::Relaxed);
         far.attributes.push(LinkAttribute::IfName(other_name.into()));
         far.attributes.push(LinkAttribute::NetNsFd(other.as_fd().as_raw_fd()));
         let mut near = LinkMessage::default();
+        near.header.index = NEXT_INDEX.fetch_add(1, Ordering::Relaxed);
         near.attributes.push(LinkAttribute::IfName(name.into()));
         near.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
@@ -101,6 +110,18 @@ impl Links {
         self.0.request(RouteNetlinkMessage::SetLink(link), 0).with_context(|| format!("cannot set {name} up"))
     }
 
+    /// Whether packets can pass: the kernel drops them until it has noticed, in the background, that a link is up.
+    pub(crate) fn is_running(&mut self, name: &str) -> Result<bool> {
+        let links = self.0.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        Ok(links.iter().any(|message| match message {
+            RouteNetlinkMessage::NewLink(link) => {
+                link.attributes.contains(&LinkAttribute::IfName(name.into()))
+                    && link.attributes.contains(&LinkAttribute::OperState(State::Up))
+            }
+            _ => false,
+        }))
+    }
+
     /// `ip address add`; no duplicate address detection, which would take a second.
     pub(crate) fn add_address(&mut self, name: &str, Cidr { address, prefix }: Cidr) -> Result<()> {
         let mut message = AddressMessage::default();
@@ -115,7 +136,24 @@ impl Links {
         }
         self.0
             .request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
-            .with_context(|| format!("cannot add {address}/{prefix} to {name}"))
+            .with_context(|| format!("cannot add {address}/{prefix} to {name}"))?;
+        // The kernel adds the route to an IPv6 address in the background; before, packets for it leave the host.
+        until_some(DEADLINE, || self.is_local(address).unwrap_or_default().then_some(()))
+            .with_context(|| format!("{address} on {name} cannot be reached"))
+    }
+
+    /// Whether the kernel delivers packets for an address here.
+    fn is_local(&mut self, address: IpAddr) -> Result<bool> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family(address);
+        let routes = self.0.dump(RouteNetlinkMessage::GetRoute(question))?;
+        let destination = RouteAttribute::Destination(route_address(address));
+        Ok(routes.iter().any(|message| match message {
+            RouteNetlinkMessage::NewRoute(route) => {
+                route.header.kind == RouteType::Local && route.attributes.contains(&destination)
+            }
+            _ => false,
+        }))
     }
 
     /// `ip route add TO via GATEWAY`

@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket,
@@ -21,6 +21,9 @@ const BUFFER: usize = 64 * 1024;
 
 /// The kernel answers at once; this only keeps a broken exchange from hanging a test.
 const DEADLINE_SECONDS: i64 = 5;
+
+/// How often a listing may be interrupted by a change of what it lists.
+const DUMP_ATTEMPTS: usize = 20;
 
 /// A netlink socket of the namespace in which the calling thread is.
 pub(crate) struct Netlink {
@@ -44,15 +47,21 @@ impl Netlink {
         self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).map(drop)
     }
 
-    /// Asks for everything of a kind.
+    /// Asks for everything of a kind, again if it changed meanwhile.
     pub(crate) fn dump<M>(&mut self, message: M) -> Result<Vec<M>>
     where
-        M: NetlinkSerializable + NetlinkDeserializable + Debug,
+        M: NetlinkSerializable + NetlinkDeserializable + Debug + Clone,
     {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP)
+        for _ in 0..DUMP_ATTEMPTS {
+            if let Some(found) = self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)? {
+                return Ok(found);
+            }
+        }
+        bail!("what was to be listed does not stop to change")
     }
 
-    fn exchange<M>(&mut self, message: M, flags: u16) -> Result<Vec<M>>
+    /// `None`: the answer was interrupted by a change.
+    fn exchange<M>(&mut self, message: M, flags: u16) -> Result<Option<Vec<M>>>
     where
         M: NetlinkSerializable + NetlinkDeserializable + Debug,
     {
@@ -67,7 +76,7 @@ impl Netlink {
         sendto(self.socket.as_raw_fd(), &bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())
             .context("cannot send a netlink request")?;
 
-        let mut found = Vec::new();
+        let (mut found, mut interrupted) = (Vec::new(), false);
         let mut waiting: VecDeque<NetlinkMessage<M>> = VecDeque::new();
         loop {
             let Some(answer) = waiting.pop_front() else {
@@ -77,12 +86,13 @@ impl Netlink {
             if answer.header.sequence_number != self.sequence {
                 continue;
             }
+            interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
                 NetlinkPayload::Error(e) => match e.code {
-                    None => return Ok(found),
+                    None => return Ok(Some(found)),
                     Some(code) => bail!(io::Error::from_raw_os_error(code.get().abs())),
                 },
-                NetlinkPayload::Done(_) => return Ok(found),
+                NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(found)),
                 NetlinkPayload::InnerMessage(inner) => found.push(inner),
                 _ => {}
             }

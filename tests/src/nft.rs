@@ -131,7 +131,7 @@ fn text(bytes: Vec<u8>) -> String {
 }
 
 /// A netfilter message, its attributes unread.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Message {
     kind: u16,
     body: Vec<u8>,

@@ -247,17 +247,17 @@ pub fn exchanges(payload: Payload) -> impl Behaviour {
     }
 }
 
-/// HTTP/1.1 with keep-alive: answers every request with 200 and a body that starts with `words`, the method and the
-/// path.
+/// HTTP/1.1 with keep-alive: answers every request with 200, and with `words`, the request and the client's address.
 pub fn http(words: &str) -> impl Behaviour {
     let words = words.to_owned();
     move |stream| {
+        let client = unmapped(stream.peer_addr()?);
         let mut answers = stream.try_clone()?;
         let mut requests = BufReader::new(stream);
         loop {
             let Some(first) = read_head(&mut requests)? else { return Ok(()) };
             let what = first.trim_end().trim_end_matches(" HTTP/1.1");
-            let body = format!("{words}: {what}\n");
+            let body = format!("{words}: {what} from {client}\n");
             write!(
                 answers,
                 "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{body}",

@@ -155,21 +155,6 @@ impl Sidecar<'_> {
             .ok_or_else(|| anyhow!("no {name} in /stats:\n{all}"))
     }
 
-    /// The sum of all counters in `/stats` whose name ends so.
-    pub fn stats_ending(&self, suffix: &str) -> Result<u64> {
-        let all = self.admin("/stats")?.body;
-        let found: Vec<u64> = all
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .filter(|(name, _)| name.ends_with(suffix))
-            .filter_map(|(_, value)| value.trim().parse().ok())
-            .collect();
-        if found.is_empty() {
-            return Err(anyhow!("nothing that ends in {suffix} in /stats:\n{all}"));
-        }
-        Ok(found.iter().sum())
-    }
-
     /// All metrics as Prometheus reads them.
     pub fn metrics(&self) -> Result<String> {
         Ok(self.status("/metrics")?.body)
