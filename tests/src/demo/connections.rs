@@ -70,7 +70,7 @@ pub(super) fn show(paper: &mut Paper, lab: &Lab, sidecar: &Sidecar<'_>) -> Resul
     }
     let after = Metrics::read(sidecar)?;
 
-    let headings = ["", "from", "meant for", "way", "there", "back", "answer"];
+    let headings = ["", "from", "original destination", "way", "there", "back", "answer"];
     let rows: Vec<_> = made.iter().map(|m| (m.cells.clone(), m.judgement.clone())).collect();
     paper.judged(&headings, &rows)?;
 
@@ -116,16 +116,14 @@ fn call(
         }
         _ => None,
     };
+    let through = record.as_ref().map(|r| format!("sidecar, {}", r["direction"].as_str().unwrap_or("?")));
     Ok(Made {
         cells: vec![
             what.to_owned(),
             client.map_or_else(|| text("src.addr"), |client| client.to_string()),
-            to.to_string(),
-            if record.is_some() {
-                format!("sidecar, {}, for {}", text("direction"), text("orig_dst"))
-            } else {
-                "direct".into()
-            },
+            // What the sidecar was told, where it was asked; the judgement compares it with what was dialled.
+            record.as_ref().map_or_else(|| to.to_string(), |_| text("orig_dst")),
+            through.unwrap_or_else(|| "direct".into()),
             counted(sent),
             counted(received),
             heard,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use culvert_cni::pod::{Annotations, Decision, Settings, decide_policy};
+use culvert_cni::redirect::engine::Engine;
 use culvert_cni::redirect::{self, plan};
 
 pub use self::paper::Paper;
@@ -94,11 +95,14 @@ fn rules(paper: &mut Paper, lab: &Lab) -> Result<()> {
         .chain(&ANNOTATIONS)
         .map(|(name, value)| (format!("culvert.dev/{name}"), (*value).to_owned()))
         .collect();
-    let Decision::Redirect(policy) = decide_policy(&annotations, &Settings::default())? else {
+    let Decision::Redirect(policy) = decide_policy(&annotations, &Settings::default())?.decision else {
         bail!("the annotations do not onboard the pod");
     };
-    let differences =
-        lab.pod.namespace().run(|| redirect::verify(&policy)).context("cannot read the rules back")?;
+    let differences = lab
+        .pod
+        .namespace()
+        .run(|| redirect::verify(&policy, Engine::Nftables))
+        .context("cannot read the rules back")?;
     if !differences.is_empty() {
         bail!("the kernel holds something else: {}", differences.join("; "));
     }
