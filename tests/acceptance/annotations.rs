@@ -1,19 +1,24 @@
-//! What each annotation of the pod changes about where its connections land: contract §1 with §4, in both families.
+//! What each annotation of the pod changes about where its connections land: contract §1 with §4, in both families, by every engine.
 
 use anyhow::Result;
 use culvert_tests::{Family, Lab, Landed, Landing};
 
-use crate::support::{APP, Rows, SIDECAR};
+use crate::support::{APP, Rows, SIDECAR, by_every_engine};
 
 /// A pod with these annotations, somebody in the sidecar's place, and servers at the usual targets: port 80 outside,
 /// port 8080 in the pod.
-fn pod_with(annotations: &[(&str, &str)]) -> Result<(Lab, Landing)> {
-    pod_with_ports(annotations, 15_006, 15_001)
+fn pod_with(engine: &str, annotations: &[(&str, &str)]) -> Result<(Lab, Landing)> {
+    pod_with_ports(engine, annotations, 15_006, 15_001)
 }
 
-fn pod_with_ports(annotations: &[(&str, &str)], inbound: u16, outbound: u16) -> Result<(Lab, Landing)> {
+fn pod_with_ports(
+    engine: &str,
+    annotations: &[(&str, &str)],
+    inbound: u16,
+    outbound: u16,
+) -> Result<(Lab, Landing)> {
     let lab = Lab::new()?;
-    lab.add(annotations)?.expect_success();
+    lab.add(&[annotations, &[("engine", engine)]].concat())?.expect_success();
     let mut landing = Landing::in_place_of_sidecar(&lab.pod, inbound, outbound)?;
     for family in Family::BOTH {
         landing.target(&lab.peer, (family.outside(), 80))?;
@@ -22,10 +27,9 @@ fn pod_with_ports(annotations: &[(&str, &str)], inbound: u16, outbound: u16) -> 
     Ok((lab, landing))
 }
 
-#[test]
-fn proxy_uid_says_who_the_sidecar_is() -> Result<()> {
+fn proxy_uid_says_who_the_sidecar_is(engine: &str) -> Result<()> {
     for uid in [1, 1337, 65_535, 4_294_967_294] {
-        let (lab, landing) = pod_with(&[("proxy-uid", &uid.to_string())])?;
+        let (lab, landing) = pod_with(engine, &[("proxy-uid", &uid.to_string())])?;
         let mut rows = Rows::of(&landing);
         for family in Family::BOTH {
             rows.direct("the sidecar", lab.pod.as_uid(uid), (family.outside(), 80))?;
@@ -38,9 +42,8 @@ fn proxy_uid_says_who_the_sidecar_is() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn redirect_inbound_disabled_leaves_what_comes_in_alone() -> Result<()> {
-    let (lab, landing) = pod_with(&[("redirect-inbound", "disabled")])?;
+fn redirect_inbound_disabled_leaves_what_comes_in_alone(engine: &str) -> Result<()> {
+    let (lab, landing) = pod_with(engine, &[("redirect-inbound", "disabled")])?;
     let mut rows = Rows::of(&landing);
     for family in Family::BOTH {
         rows.direct("peer", lab.peer.as_root(), (family.pod(), 8080))?;
@@ -52,9 +55,8 @@ fn redirect_inbound_disabled_leaves_what_comes_in_alone() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn redirect_outbound_disabled_leaves_what_goes_out_alone() -> Result<()> {
-    let (lab, landing) = pod_with(&[("redirect-outbound", "disabled")])?;
+fn redirect_outbound_disabled_leaves_what_goes_out_alone(engine: &str) -> Result<()> {
+    let (lab, landing) = pod_with(engine, &[("redirect-outbound", "disabled")])?;
     let mut rows = Rows::of(&landing);
     for family in Family::BOTH {
         rows.direct("application", lab.pod.as_uid(APP), (family.outside(), 80))?;
@@ -66,9 +68,9 @@ fn redirect_outbound_disabled_leaves_what_goes_out_alone() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn both_directions_disabled_leave_everything_alone() -> Result<()> {
-    let (lab, landing) = pod_with(&[("redirect-inbound", "disabled"), ("redirect-outbound", "disabled")])?;
+fn both_directions_disabled_leave_everything_alone(engine: &str) -> Result<()> {
+    let (lab, landing) =
+        pod_with(engine, &[("redirect-inbound", "disabled"), ("redirect-outbound", "disabled")])?;
     let mut rows = Rows::of(&landing);
     for family in Family::BOTH {
         rows.direct("application", lab.pod.as_uid(APP), (family.outside(), 80))?;
@@ -78,9 +80,9 @@ fn both_directions_disabled_leave_everything_alone() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn redirect_enabled_in_so_many_words_is_the_default() -> Result<()> {
-    let (lab, landing) = pod_with(&[("redirect-inbound", "enabled"), ("redirect-outbound", "enabled")])?;
+fn redirect_enabled_in_so_many_words_is_the_default(engine: &str) -> Result<()> {
+    let (lab, landing) =
+        pod_with(engine, &[("redirect-inbound", "enabled"), ("redirect-outbound", "enabled")])?;
     let mut rows = Rows::of(&landing);
     for family in Family::BOTH {
         rows.outbound("application", lab.pod.as_uid(APP), (family.outside(), 80))?;
@@ -89,9 +91,9 @@ fn redirect_enabled_in_so_many_words_is_the_default() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn inbound_port_and_outbound_port_say_where_the_sidecar_listens() -> Result<()> {
-    let (lab, landing) = pod_with_ports(&[("inbound-port", "7006"), ("outbound-port", "7001")], 7006, 7001)?;
+fn inbound_port_and_outbound_port_say_where_the_sidecar_listens(engine: &str) -> Result<()> {
+    let (lab, landing) =
+        pod_with_ports(engine, &[("inbound-port", "7006"), ("outbound-port", "7001")], 7006, 7001)?;
     let mut rows = Rows::of(&landing);
     for family in Family::BOTH {
         rows.outbound("application", lab.pod.as_uid(APP), (family.outside(), 80))?;
@@ -107,9 +109,8 @@ fn inbound_port_and_outbound_port_say_where_the_sidecar_listens() -> Result<()> 
     Ok(())
 }
 
-#[test]
-fn status_port_is_the_one_port_that_is_not_redirected() -> Result<()> {
-    let (lab, mut landing) = pod_with(&[("status-port", "7020")])?;
+fn status_port_is_the_one_port_that_is_not_redirected(engine: &str) -> Result<()> {
+    let (lab, mut landing) = pod_with(engine, &[("status-port", "7020")])?;
     for family in Family::BOTH {
         landing.target(&lab.pod, (family.pod(), 7020))?;
         landing.target(&lab.pod, (family.pod(), 15_020))?;
@@ -131,10 +132,9 @@ const LISTS: [(&str, &[u16], &[u16]); 5] = [
     ("1-100,50-200,65535", &[1, 100, 150, 200, 65_535], &[201, 65_534]),
 ];
 
-#[test]
-fn excluded_inbound_ports_are_reached_directly() -> Result<()> {
+fn excluded_inbound_ports_are_reached_directly(engine: &str) -> Result<()> {
     for (list, excluded, others) in LISTS {
-        let (lab, mut landing) = pod_with(&[("exclude-inbound-ports", list)])?;
+        let (lab, mut landing) = pod_with(engine, &[("exclude-inbound-ports", list)])?;
         for family in Family::BOTH {
             for port in excluded {
                 landing.target(&lab.pod, (family.pod(), *port))?;
@@ -161,10 +161,9 @@ fn excluded_inbound_ports_are_reached_directly() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn excluded_outbound_ports_are_reached_directly() -> Result<()> {
+fn excluded_outbound_ports_are_reached_directly(engine: &str) -> Result<()> {
     for (list, excluded, others) in LISTS {
-        let (lab, mut landing) = pod_with(&[("exclude-outbound-ports", list)])?;
+        let (lab, mut landing) = pod_with(engine, &[("exclude-outbound-ports", list)])?;
         for family in Family::BOTH {
             for port in excluded {
                 landing.target(&lab.peer, (family.outside(), *port))?;
@@ -189,15 +188,28 @@ fn excluded_outbound_ports_are_reached_directly() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn an_excluded_port_that_is_closed_is_refused_by_the_kernel() -> Result<()> {
-    let (lab, landing) = pod_with(&[("exclude-inbound-ports", "22"), ("exclude-outbound-ports", "22")])?;
+fn an_excluded_port_that_is_closed_is_refused_by_the_kernel(engine: &str) -> Result<()> {
+    let (lab, landing) =
+        pod_with(engine, &[("exclude-inbound-ports", "22"), ("exclude-outbound-ports", "22")])?;
     let mut rows = Rows::of(&landing);
     for family in Family::BOTH {
         rows.row("peer", lab.peer.as_root(), (family.pod(), 22), Landed::Refused)?;
         rows.row("application", lab.pod.as_uid(APP), (family.outside(), 22), Landed::Refused)?;
     }
     Ok(())
+}
+
+by_every_engine! {
+    proxy_uid_says_who_the_sidecar_is,
+    redirect_inbound_disabled_leaves_what_comes_in_alone,
+    redirect_outbound_disabled_leaves_what_goes_out_alone,
+    both_directions_disabled_leave_everything_alone,
+    redirect_enabled_in_so_many_words_is_the_default,
+    inbound_port_and_outbound_port_say_where_the_sidecar_listens,
+    status_port_is_the_one_port_that_is_not_redirected,
+    excluded_inbound_ports_are_reached_directly,
+    excluded_outbound_ports_are_reached_directly,
+    an_excluded_port_that_is_closed_is_refused_by_the_kernel,
 }
 
 /// Whether a list as the kernel prints it (`7001,7006-7007`) holds a port.

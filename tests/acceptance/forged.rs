@@ -4,14 +4,15 @@ use anyhow::Result;
 use culvert_tests::server::echo;
 use culvert_tests::{Family, Knock, Lab, Landing, Segment};
 
+use crate::support::by_every_engine;
+
 /// Where a service that trusts its own pod listens.
 const SERVICE: u16 = 8080;
 
-#[test]
-fn a_forged_packet_does_not_reach_what_listens_on_loopback() -> Result<()> {
+fn a_forged_packet_does_not_reach_what_listens_on_loopback(engine: &str) -> Result<()> {
     for annotations in [&[][..], &[("redirect-outbound", "disabled")], &[("exclude-inbound-ports", "8080")]] {
         let lab = Lab::new()?;
-        lab.add(annotations)?.expect_success();
+        lab.add(&[annotations, &[("engine", engine)]].concat())?.expect_success();
         let landing = Landing::new(&lab.pod)?;
         let services = [
             lab.pod.serve(("127.0.0.1", SERVICE), echo())?,
@@ -50,10 +51,9 @@ fn a_forged_packet_does_not_reach_what_listens_on_loopback() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_forged_source_on_loopback_gets_no_answer() -> Result<()> {
+fn a_forged_source_on_loopback_gets_no_answer(engine: &str) -> Result<()> {
     let lab = Lab::new()?;
-    lab.add(&[])?.expect_success();
+    lab.add(&[("engine", engine)])?.expect_success();
     let landing = Landing::new(&lab.pod)?;
     let wire = lab.peer.wire_of("eth0")?;
     let pod = lab.pod.mac("eth0")?;
@@ -65,4 +65,9 @@ fn a_forged_source_on_loopback_gets_no_answer() -> Result<()> {
     }
     assert!(landing.accepted().values().all(|count| *count == 0), "{:?}", landing.accepted());
     Ok(())
+}
+
+by_every_engine! {
+    a_forged_packet_does_not_reach_what_listens_on_loopback,
+    a_forged_source_on_loopback_gets_no_answer,
 }

@@ -1,4 +1,4 @@
-//! Where each connection lands: contract §4, a pod with defaults, row by row, in both families.
+//! Where each connection lands: contract §4, a pod with defaults, row by row, in both families, by every engine.
 
 use std::time::{Duration, Instant};
 
@@ -6,19 +6,18 @@ use anyhow::Result;
 use culvert_tests::server::{UdpEcho, who};
 use culvert_tests::{Family, Host, Lab, Landed, Landing};
 
-use crate::support::{APP, Rows, SIDECAR, seen};
+use crate::support::{APP, Rows, SIDECAR, by_every_engine, seen};
 
 /// A pod with defaults, and somebody in the sidecar's place.
-fn onboarded() -> Result<(Lab, Landing)> {
+fn onboarded(engine: &str) -> Result<(Lab, Landing)> {
     let lab = Lab::new()?;
-    lab.add(&[])?.expect_success();
+    lab.add(&[("engine", engine)])?.expect_success();
     let landing = Landing::new(&lab.pod)?;
     Ok((lab, landing))
 }
 
-#[test]
-fn what_an_application_sends_outside_goes_to_the_sidecar() -> Result<()> {
-    let (lab, landing) = onboarded()?;
+fn what_an_application_sends_outside_goes_to_the_sidecar(engine: &str) -> Result<()> {
+    let (lab, landing) = onboarded(engine)?;
     let mut rows = Rows::of(&landing);
     for family in Family::BOTH {
         for uid in [0, 1, APP, SIDECAR - 1, SIDECAR + 1, 65_534, u32::MAX - 1] {
@@ -33,9 +32,8 @@ fn what_an_application_sends_outside_goes_to_the_sidecar() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_the_sidecar_sends_outside_goes_there() -> Result<()> {
-    let (lab, mut landing) = onboarded()?;
+fn what_the_sidecar_sends_outside_goes_there(engine: &str) -> Result<()> {
+    let (lab, mut landing) = onboarded(engine)?;
     for family in Family::BOTH {
         landing.target(&lab.peer, (family.outside(), 80))?;
         landing.target(&lab.peer, (family.peer(), 80))?;
@@ -49,9 +47,8 @@ fn what_the_sidecar_sends_outside_goes_there() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_stays_on_loopback_is_left_alone() -> Result<()> {
-    let (lab, mut landing) = onboarded()?;
+fn what_stays_on_loopback_is_left_alone(engine: &str) -> Result<()> {
+    let (lab, mut landing) = onboarded(engine)?;
     let mut places: Vec<(_, u16)> = Family::BOTH.map(|family| (family.loopback(), 8080)).into();
     places.extend([
         ("127.0.0.1".parse()?, 80),
@@ -74,9 +71,8 @@ fn what_stays_on_loopback_is_left_alone() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn an_application_reaches_its_own_pod_directly() -> Result<()> {
-    let (lab, mut landing) = onboarded()?;
+fn an_application_reaches_its_own_pod_directly(engine: &str) -> Result<()> {
+    let (lab, mut landing) = onboarded(engine)?;
     let own = own_addresses(&lab.pod)?;
     for address in &own {
         landing.target(&lab.pod, (*address, 8080))?;
@@ -90,9 +86,8 @@ fn an_application_reaches_its_own_pod_directly() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_sidecars_inbound_hop_reaches_the_application() -> Result<()> {
-    let (lab, mut landing) = onboarded()?;
+fn the_sidecars_inbound_hop_reaches_the_application(engine: &str) -> Result<()> {
+    let (lab, mut landing) = onboarded(engine)?;
     let own = own_addresses(&lab.pod)?;
     for address in &own {
         landing.target(&lab.pod, (*address, 8080))?;
@@ -106,9 +101,8 @@ fn the_sidecars_inbound_hop_reaches_the_application() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_call_of_the_sidecar_to_its_own_pod_passes_the_inbound_rules() -> Result<()> {
-    let (lab, landing) = onboarded()?;
+fn a_call_of_the_sidecar_to_its_own_pod_passes_the_inbound_rules(engine: &str) -> Result<()> {
+    let (lab, landing) = onboarded(engine)?;
     let mut rows = Rows::of(&landing);
     for address in own_addresses(&lab.pod)? {
         rows.inbound("sidecar", lab.pod.as_uid(SIDECAR), (address, 8080))?;
@@ -125,13 +119,12 @@ fn a_call_of_the_sidecar_to_its_own_pod_passes_the_inbound_rules() -> Result<()>
     Ok(())
 }
 
-#[test]
-fn what_a_peer_sends_to_the_pod_goes_to_the_sidecar() -> Result<()> {
+fn what_a_peer_sends_to_the_pod_goes_to_the_sidecar(engine: &str) -> Result<()> {
     let mut lab = Lab::new()?;
     let second = lab.another_peer()?;
     lab.pod.add_address("eth0", "10.77.0.9/24")?;
     lab.pod.add_address("eth0", "fd77::9/64")?;
-    lab.add(&[])?.expect_success();
+    lab.add(&[("engine", engine)])?.expect_success();
     let mut landing = Landing::new(&lab.pod)?;
     for family in Family::BOTH {
         // Whether somebody listens there makes no difference.
@@ -152,9 +145,8 @@ fn what_a_peer_sends_to_the_pod_goes_to_the_sidecar() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_status_port_is_reached_directly() -> Result<()> {
-    let (lab, mut landing) = onboarded()?;
+fn the_status_port_is_reached_directly(engine: &str) -> Result<()> {
+    let (lab, mut landing) = onboarded(engine)?;
     for family in Family::BOTH {
         landing.target(&lab.pod, (family.pod(), 15_020))?;
     }
@@ -165,9 +157,8 @@ fn the_status_port_is_reached_directly() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn link_local_neighbours_are_reached_directly() -> Result<()> {
-    let (lab, mut landing) = onboarded()?;
+fn link_local_neighbours_are_reached_directly(engine: &str) -> Result<()> {
+    let (lab, mut landing) = onboarded(engine)?;
     let (here, there) = (lab.pod.interface_index("eth0")?, lab.peer.interface_index("eth0")?);
     landing.target(&lab.peer, &*format!("[fe80::1%{there}]:80"))?;
     let mut rows = Rows::of(&landing);
@@ -177,8 +168,7 @@ fn link_local_neighbours_are_reached_directly() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_the_pod_forwards_for_others_is_untouched() -> Result<()> {
+fn what_the_pod_forwards_for_others_is_untouched(engine: &str) -> Result<()> {
     let mut lab = Lab::new()?;
     let second = lab.another_peer()?;
     for family in Family::BOTH {
@@ -187,7 +177,7 @@ fn what_the_pod_forwards_for_others_is_untouched() -> Result<()> {
     }
     lab.pod.set_sysctl("net.ipv4.ip_forward", "1")?;
     lab.pod.set_sysctl("net.ipv6.conf.all.forwarding", "1")?;
-    lab.add(&[])?.expect_success();
+    lab.add(&[("engine", engine)])?.expect_success();
     let _sidecar = Landing::new(&lab.pod)?;
     for (family, source) in [(Family::V4, "10.77.1.1"), (Family::V6, "fd77:1::1")] {
         let _server = lab.peer.serve((family.outside(), 80), who())?;
@@ -197,9 +187,8 @@ fn what_the_pod_forwards_for_others_is_untouched() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn datagrams_are_untouched() -> Result<()> {
-    let (lab, _landing) = onboarded()?;
+fn datagrams_are_untouched(engine: &str) -> Result<()> {
+    let (lab, _landing) = onboarded(engine)?;
     for family in Family::BOTH {
         for port in [53, 443, 8080] {
             let _outside = UdpEcho::start(lab.peer.udp((family.outside(), port))?)?;
@@ -214,10 +203,9 @@ fn datagrams_are_untouched() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn until_the_sidecar_listens_connections_are_refused_at_once() -> Result<()> {
+fn until_the_sidecar_listens_connections_are_refused_at_once(engine: &str) -> Result<()> {
     let lab = Lab::new()?;
-    lab.add(&[])?.expect_success();
+    lab.add(&[("engine", engine)])?.expect_success();
     for family in Family::BOTH {
         let _outside = lab.peer.serve((family.outside(), 80), who())?;
         let _inside = lab.pod.serve((family.pod(), 8080), who())?;
@@ -233,17 +221,32 @@ fn until_the_sidecar_listens_connections_are_refused_at_once() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_pod_without_ipv6_is_redirected_in_ipv4() -> Result<()> {
+fn a_pod_without_ipv6_is_redirected_in_ipv4(engine: &str) -> Result<()> {
     let lab = Lab::new()?;
     lab.pod.set_sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
-    lab.add(&[])?.expect_success();
+    lab.add(&[("engine", engine)])?.expect_success();
     let landing = Landing::new(&lab.pod)?;
     let mut rows = Rows::of(&landing);
     rows.outbound("application", lab.pod.as_uid(APP), "192.0.2.10:80")?;
     rows.inbound("peer", lab.peer.as_root(), "10.77.0.2:80")?;
     assert_eq!(lab.pod.addresses("lo")?, [Family::V4.loopback()]);
     Ok(())
+}
+
+by_every_engine! {
+    what_an_application_sends_outside_goes_to_the_sidecar,
+    what_the_sidecar_sends_outside_goes_there,
+    what_stays_on_loopback_is_left_alone,
+    an_application_reaches_its_own_pod_directly,
+    the_sidecars_inbound_hop_reaches_the_application,
+    a_call_of_the_sidecar_to_its_own_pod_passes_the_inbound_rules,
+    what_a_peer_sends_to_the_pod_goes_to_the_sidecar,
+    the_status_port_is_reached_directly,
+    link_local_neighbours_are_reached_directly,
+    what_the_pod_forwards_for_others_is_untouched,
+    datagrams_are_untouched,
+    until_the_sidecar_listens_connections_are_refused_at_once,
+    a_pod_without_ipv6_is_redirected_in_ipv4,
 }
 
 /// The addresses of `eth0` that need no scope.

@@ -12,6 +12,26 @@ pub const APP: u32 = 1000;
 /// The sidecar's uid in a pod with defaults.
 pub const SIDECAR: u32 = culvert_tests::sidecar::UID;
 
+/// Makes a test of each function for each engine: the same connections have to land in the same places.
+macro_rules! by_every_engine {
+    ($($test:ident),* $(,)?) => {
+        by_every_engine!(@ nftables "nftables" $($test)*);
+        by_every_engine!(@ iptables_nft "iptables-nft" $($test)*);
+        by_every_engine!(@ iptables_legacy "iptables-legacy" $($test)*);
+    };
+    (@ $module:ident $engine:literal $($test:ident)*) => {
+        mod $module {
+            $(
+                #[test]
+                fn $test() -> anyhow::Result<()> {
+                    super::$test($engine)
+                }
+            )*
+        }
+    };
+}
+pub(crate) use by_every_engine;
+
 /// Connections with the place where each has to land; all are tried before the test fails.
 pub struct Rows<'a> {
     landing: &'a Landing,
