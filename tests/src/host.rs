@@ -20,7 +20,7 @@ use crate::server::{Behaviour, Server};
 use crate::until::until_some;
 
 /// How long a read, a write or a connect of a test may take: no test hangs.
-pub const DEADLINE: Duration = Duration::from_secs(5);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A pod, or a peer of it.
 #[derive(Debug)]

@@ -23,9 +23,10 @@ pub fn get(stream: TcpStream, path: &str) -> Result<Response> {
 
 /// Sends a request without a body over a fresh connection, which the request also ends.
 pub fn request(mut stream: TcpStream, method: &str, path: &str) -> Result<Response> {
-    // In one piece, and without asking for the peer's address: a connection that was reset has none any more.
+    // A connection that was reset has no peer any more; the write says so.
+    let host = stream.peer_addr().map_or_else(|_| "gone".into(), |peer| peer.to_string());
     let head =
-        format!("{method} {path} HTTP/1.1\r\nhost: lab\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).with_context(|| format!("{method} {path}"))?;
     let mut answer = Vec::new();
     let mut buffer = [0; 16 * 1024];

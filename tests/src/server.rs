@@ -14,8 +14,10 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use socket2::SockRef;
 
 use crate::family::{At, unmapped};
-use crate::host::DEADLINE;
 use crate::payload::{Checksum, Payload};
+
+/// How long a server waits for its client: longer than any test does, so that the client's end is what fails.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a server does with a connection. When it returns, the connection is closed.
 pub trait Behaviour: Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static {}
@@ -127,8 +129,8 @@ fn accept_all(
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.set_write_timeout(Some(DEADLINE))
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))
 }
 
 /// Sends back what comes, and ends when the peer does.
