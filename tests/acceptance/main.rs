@@ -1,0 +1,14 @@
+//! The acceptance tests of culvert: each is one sentence of the contract, told on the lab. They need root.
+
+mod annotations;
+mod bad_input;
+mod defaults;
+mod forged;
+mod guards;
+mod lab;
+mod landing;
+mod plugin;
+mod release;
+mod sidecar;
+mod streams;
+mod support;
