@@ -3,6 +3,7 @@
 
 pub mod doctor;
 pub mod explain;
+pub mod redirect;
 pub mod settings;
 pub mod table;
 pub mod unbuilt;

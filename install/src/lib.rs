@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What culvert does on a node beside the plugin itself: `doctor` says whether a node can carry it, `explain` where the
-//! connections of a pod land.
+//! connections of a pod land, and `redirect` runs the plugin's engine without a runtime.
 //!
 //! ```text
 //!                               ┌─doctor──▶ node::probe ──Facts──▶ diagnosis ─┐
 //! arguments ──cli──▶ Command ───┤                                             ├──render──▶ stdout, stderr, exit code
-//!                               └─explain──▶ settings ──Policy──▶ culvert-cni
+//!                               └─explain, redirect──▶ settings ──Policy──▶ culvert-cni
 //! ```
 //!
 //! `node` asks the machine and decides nothing.
@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::command::{Answer, doctor, explain, unbuilt};
+use crate::command::{Answer, doctor, explain, redirect, unbuilt};
 
 /// How a run ended, as the exit codes of the public contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Ex
             doctor::run(&args, colour).unwrap_or_else(|refusal| Answer::refused(&refusal, Exit::Usage))
         }
         Ok(Cli { command: Command::Explain(args) }) => explain::run(&args),
+        Ok(Cli { command: Command::Redirect(args) }) => redirect::run(&args),
         Ok(Cli { command: Command::Planned(command) }) => {
             Answer::refused(&unbuilt::answer(&command), Exit::Usage)
         }
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_command_that_is_not_built_says_so() {
-        for command in ["agent", "uninstall", "status", "redirect"] {
+        for command in ["agent", "uninstall", "status"] {
             let (exit, out, err) = run_with(&[command, "--netns", "/proc/1/ns/net", "-x"]);
             assert_eq!(exit, Exit::Usage, "{command}");
             assert_eq!(out, "", "{command}");
