@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line, as data.
 
+pub mod annotations;
+pub mod explain;
+pub mod redirect;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use self::explain::ExplainArgs;
+use self::redirect::RedirectArgs;
 
 /// Puts culvert on a node, keeps it there, and says what is wrong.
 #[derive(Debug, Parser)]
@@ -20,6 +27,11 @@ pub struct Cli {
 pub enum Command {
     /// Says whether this node can carry culvert, what is wrong and what to do; exits 0 only when all is well
     Doctor(DoctorArgs),
+    /// Says where each kind of connection of a pod lands, and because of which setting
+    Explain(ExplainArgs),
+    /// Shows, applies, verifies or removes redirect rules without a runtime: for hosts without Kubernetes, for init
+    /// containers, and as a dry run
+    Redirect(RedirectArgs),
     /// Known by name, answered with an error.
     #[command(flatten)]
     Planned(Planned),
@@ -34,10 +46,6 @@ pub enum Planned {
     Uninstall(Ignored),
     /// (not built yet) Lists each pod of this node: onboarded, engine, last verified, reason
     Status(Ignored),
-    /// (not built yet) Says where each kind of connection of a pod lands, and because of which setting
-    Explain(Ignored),
-    /// (not built yet) Shows, applies, verifies or removes redirect rules without a runtime
-    Redirect(Ignored),
 }
 
 /// Whatever stands behind a command that is not built yet.
@@ -106,7 +114,14 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_long_help());
-        let doctor = cli.find_subcommand_mut("doctor").unwrap();
-        insta::assert_snapshot!("help_doctor", doctor.render_long_help());
+        for name in ["doctor", "explain", "redirect"] {
+            let command = cli.find_subcommand_mut(name).unwrap();
+            insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
+        }
+        let redirect = cli.find_subcommand_mut("redirect").unwrap();
+        for name in ["show", "apply", "verify", "remove"] {
+            let command = redirect.find_subcommand_mut(name).unwrap();
+            insta::assert_snapshot!(format!("help_redirect_{name}"), command.render_long_help());
+        }
     }
 }

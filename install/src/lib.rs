@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What culvert does on a node beside the plugin itself: today `doctor`, which says whether a node can carry it.
+//! What culvert does on a node beside the plugin itself: `doctor` says whether a node can carry it, `explain` where the
+//! connections of a pod land, and `redirect` runs the plugin's engine without a runtime.
 //!
 //! ```text
-//! arguments ──cli──▶ Command ──command──▶ node::probe ──Facts──▶ diagnosis ──Report──▶ render ──▶ stdout, exit code
+//!                               ┌─doctor──▶ node::probe ──Facts──▶ diagnosis ─┐
+//! arguments ──cli──▶ Command ───┤                                             ├──render──▶ stdout, stderr, exit code
+//!                               └─explain, redirect──▶ settings ──Policy──▶ culvert-cni
 //! ```
 //!
-//! `node` asks the machine and decides nothing. `command` decides and writes, and asks the machine nothing.
+//! `node` asks the machine and decides nothing.
 
 pub mod cli;
 pub mod command;
@@ -18,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::command::{doctor, unbuilt};
+use crate::command::{Answer, doctor, explain, redirect, unbuilt};
 
 /// How a run ended, as the exit codes of the public contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,18 +66,22 @@ pub struct Streams<'a> {
 /// Runs one command line, the program's name first.
 pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Exit {
     let Streams { out, err, colour } = streams;
-    let (exit, written) = match Cli::try_parse_from(args) {
-        Ok(Cli { command: Command::Doctor(args) }) => match doctor::run(&args, colour) {
-            Ok(answer) => (answer.exit, out.write_all(answer.text.as_bytes())),
-            Err(refusal) => (Exit::Usage, writeln!(err, "culvert-install: {refusal}")),
-        },
+    let Answer { out: answer, err: complaint, exit } = match Cli::try_parse_from(args) {
+        Ok(Cli { command: Command::Doctor(args) }) => {
+            doctor::run(&args, colour).unwrap_or_else(|refusal| Answer::refused(&refusal, Exit::Usage))
+        }
+        Ok(Cli { command: Command::Explain(args) }) => explain::run(&args),
+        Ok(Cli { command: Command::Redirect(args) }) => redirect::run(&args),
         Ok(Cli { command: Command::Planned(command) }) => {
-            (Exit::Usage, writeln!(err, "culvert-install: {}", unbuilt::answer(&command)))
+            Answer::refused(&unbuilt::answer(&command), Exit::Usage)
         }
         // clap hands over `--help` and `--version` as errors that belong on stdout.
-        Err(usage) if usage.use_stderr() => (Exit::Usage, write!(err, "{}", usage.render())),
-        Err(help) => (Exit::Well, write!(out, "{}", help.render())),
+        Err(usage) if usage.use_stderr() => {
+            Answer { out: String::new(), err: usage.render().to_string(), exit: Exit::Usage }
+        }
+        Err(help) => Answer::said(help.render().to_string(), Exit::Well),
     };
+    let written = err.write_all(complaint.as_bytes()).and(out.write_all(answer.as_bytes()));
     match written.and_then(|()| out.flush()) {
         Ok(()) => exit,
         // `culvert-install doctor | head -3`: the reader has what it wanted.
@@ -100,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_command_that_is_not_built_says_so() {
-        for command in ["agent", "uninstall", "status", "explain", "redirect"] {
+        for command in ["agent", "uninstall", "status"] {
             let (exit, out, err) = run_with(&[command, "--netns", "/proc/1/ns/net", "-x"]);
             assert_eq!(exit, Exit::Usage, "{command}");
             assert_eq!(out, "", "{command}");

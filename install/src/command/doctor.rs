@@ -7,6 +7,7 @@ pub mod render;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Answer;
 use crate::cli::{DoctorArgs, Output, Paths};
 use crate::node::probe;
 use crate::{Colour, Exit};
@@ -30,15 +31,6 @@ pub enum Refusal {
     },
 }
 
-/// What `doctor` has to say.
-#[derive(Debug)]
-pub struct Answer {
-    /// For stdout.
-    pub text: String,
-    /// Well only when nothing needs attention.
-    pub exit: Exit,
-}
-
 /// Looks at the node and says what it sees.
 pub fn run(args: &DoctorArgs, colour: Colour) -> Result<Answer, Refusal> {
     let DoctorArgs { paths, output } = args;
@@ -48,7 +40,7 @@ pub fn run(args: &DoctorArgs, colour: Colour) -> Result<Answer, Refusal> {
         Output::Text => render::text(&report, colour),
         Output::Json => render::json(&report),
     };
-    Ok(Answer { text, exit: if report.well { Exit::Well } else { Exit::Attention } })
+    Ok(Answer::said(text, if report.well { Exit::Well } else { Exit::Attention }))
 }
 
 fn checked(paths: &Paths) -> Result<&Path, Refusal> {

@@ -9,8 +9,6 @@ pub fn answer(command: &Planned) -> String {
         Planned::Agent(_) => "agent",
         Planned::Uninstall(_) => "uninstall",
         Planned::Status(_) => "status",
-        Planned::Explain(_) => "explain",
-        Planned::Redirect(_) => "redirect",
     };
-    format!("`{name}` is not built yet: nothing was read and nothing was changed; `doctor` is what there is")
+    format!("`{name}` is not built yet: nothing was read and nothing was changed; --help lists what there is")
 }

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every annotation but `redirect` as an option of the same name. Which ones there are is the plugin's word; what each
+//! means to a person stands here.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint};
+use culvert_cni::pod::names;
+
+/// What a person needs to know of one annotation.
+struct Help {
+    /// Its name behind `culvert.dev/`.
+    name: &'static str,
+    /// What stands for its value.
+    value: &'static str,
+    /// What it does, which values it takes, and its default.
+    text: &'static str,
+}
+
+const fn help(name: &'static str, value: &'static str, text: &'static str) -> Help {
+    Help { name, value, text }
+}
+
+/// Contract §1, in words.
+const HELP: [Help; 22] = [
+    help("proxy-uid", "UID", "The uid that the sidecar runs as, 1 to 4294967294 [default: 5678]"),
+    help("redirect-inbound", "TOGGLE", "Connections from peers: enabled, disabled [default: enabled]"),
+    help("redirect-outbound", "TOGGLE", "Connections to others: enabled, disabled [default: enabled]"),
+    help("inbound-port", "PORT", "Where connections from peers go [default: 15006]"),
+    help("outbound-port", "PORT", "Where connections to others go [default: 15001]"),
+    help("status-port", "PORT", "The sidecar's status port, never redirected inbound [default: 15020]"),
+    help(
+        "include-inbound-ports",
+        "PORTS",
+        "The only ports redirected inbound, as in 80,443,8000-8999 [default: all]",
+    ),
+    help(
+        "include-outbound-ports",
+        "PORTS",
+        "The only ports redirected outbound, as in 80,443,8000-8999 [default: all]",
+    ),
+    help(
+        "exclude-inbound-ports",
+        "PORTS",
+        "Ports that peers reach directly [default: none; 22 for redirect without --netns]",
+    ),
+    help("exclude-outbound-ports", "PORTS", "Ports of others that are reached directly [default: none]"),
+    help(
+        "exclude-inbound-cidrs",
+        "CIDRS",
+        "Peers that reach the pod directly, as in 10.0.0.1,fd00::/8 [default: none]",
+    ),
+    help(
+        "exclude-outbound-cidrs",
+        "CIDRS",
+        "Destinations reached directly, as in 10.0.0.1,fd00::/8 [default: none]",
+    ),
+    help(
+        "exclude-outbound-ports-for-uids",
+        "LIST",
+        "Who reaches what directly, as in tcp:80,443:1234;udp:53:1000-1010 ([protocols:][ports:]uids) [default: none]",
+    ),
+    help(
+        "virtual-interfaces",
+        "LIST",
+        "Interfaces whose machines count as the pod's own, as in docker0:172.17.0.0/16,br-+:fd00::/8 [default: none]",
+    ),
+    help(
+        "closed-ports",
+        "WHAT",
+        "A peer's connection where nobody listens: redirect, refuse (nftables only) [default: redirect]",
+    ),
+    help("outbound-udp", "WHAT", "The application's UDP but DNS: direct, reject [default: direct]"),
+    help(
+        "redirect-dns",
+        "WHICH",
+        "DNS queries: disabled, all, or nameservers' addresses [default: disabled]",
+    ),
+    help("dns-port", "PORT", "Where DNS queries go [default: 15053]"),
+    help("ip-family", "FAMILY", "What is redirected: dual, ipv4, ipv6 [default: dual]"),
+    help(
+        "drop-invalid",
+        "TOGGLE",
+        "Drop what conntrack cannot place: enabled, disabled, true, false [default: disabled]",
+    ),
+    help("trace", "TOGGLE", "Mark packets for `nft monitor trace`: enabled, disabled [default: disabled]"),
+    help(
+        "engine",
+        "ENGINE",
+        "Who writes the rules: auto, nftables, iptables, iptables-nft, iptables-legacy [default: auto]",
+    ),
+];
+
+/// What a person asks for: annotations from a file, options over them.
+#[derive(Debug, Default, Args)]
+pub struct Settings {
+    /// The annotations of a pod: a JSON object, or `key: value` lines as in its metadata; options go before them
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub annotations: Option<PathBuf>,
+    /// Each annotation as an option.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// The annotations that were given as options, by their names behind `culvert.dev/`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Options(pub Vec<(&'static str, String)>);
+
+impl Args for Options {
+    fn augment_args(command: Command) -> Command {
+        names().fold(command.next_help_heading("Annotations as options"), |command, (name, _)| {
+            let arg = Arg::new(name).long(name);
+            command.arg(match HELP.iter().find(|help| help.name == name) {
+                Some(Help { value, text, .. }) => arg.value_name(*value).help(*text),
+                None => arg.value_name("VALUE").help(format!("As the annotation culvert.dev/{name}")),
+            })
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Options {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut options = Self::default();
+        options.update_from_arg_matches(matches)?;
+        Ok(options)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let given = |(name, _)| Some((name, matches.get_one::<String>(name)?.clone()));
+        self.0 = names().filter_map(given).collect();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_annotation_has_its_help_and_no_other() {
+        let explained: Vec<_> = HELP.iter().map(|help| help.name).collect();
+        assert_eq!(names().map(|(name, _)| name).collect::<Vec<_>>(), explained);
+    }
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line of `explain`. `settings` comes last: its options bring a heading of their own, which clap would hand on
+//! to what follows.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
+use super::Output;
+use super::annotations::Settings;
+
+/// What stands below `explain --help`.
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  kubectl get pod web -o jsonpath='{.metadata.annotations}' | culvert-install explain --annotations /dev/stdin
+  culvert-install explain --annotations web.yaml --conflist /etc/cni/net.d/10-calico.conflist
+  culvert-install explain --redirect-dns all --exclude-outbound-ports 5432
+
+Exit codes: 0 explained; 1 a file cannot be read; 64 a setting that cannot be followed, every one named.";
+
+/// Options of `explain`.
+#[derive(Debug, Args)]
+#[command(after_help = EXPLAIN_EXAMPLES)]
+pub struct ExplainArgs {
+    /// The node's conflist, whose culvert-cni entry gives defaults (`redirect`) and what is `locked`
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub conflist: Option<PathBuf>,
+    /// For a person or for a program
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// What the pod asks for.
+    #[command(flatten)]
+    pub settings: Settings,
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `redirect apply`: rules, address and sysctls into a namespace that lives; what was changed is kept for `remove`.
+
+use std::fmt::Write;
+
+use culvert_cni::redirect::engine::Engine;
+use culvert_cni::redirect::living::{self, Established};
+use culvert_cni::redirect::loopback::HopAddress;
+use culvert_cni::redirect::policy::{DnsCapture, Policy, Port, Protocol};
+use culvert_cni::redirect::sysctl::Changed;
+use culvert_cni::redirect::{self, Footprint, Installed, Namespace, Outcome};
+
+use super::record::{Record, RecordFile};
+use super::{Refusal, SSH_KEPT_OUT, own, rules};
+use crate::Exit;
+use crate::cli::redirect::ApplyArgs;
+use crate::command::{Answer, settings};
+use crate::node::listeners::{Listener, listeners};
+use crate::node::place::Place;
+
+/// The most connections that are told one by one.
+const MAX_TOLD: usize = 5;
+
+/// Puts the rules in.
+pub fn run(args: &ApplyArgs) -> Result<Answer, Refusal> {
+    let ApplyArgs { settings, place: where_, force } = args;
+    let wanted = settings::wanted(settings, where_.netns.as_deref())?;
+    let place = Place::open(where_.netns.as_deref())?;
+    let file = RecordFile::new(&where_.state_dir, place.id());
+    let record = file.read()?;
+    let pending = file.prepare()?;
+
+    let work = Work {
+        policy: wanted.policy,
+        place: place.to_string(),
+        needs_listeners: place.is_current() && !force,
+        may_replace: *force,
+        record: record.clone(),
+    };
+    let Done { installed, established, mut warnings } = place.run(move || work.run())??;
+    warnings.splice(0..0, wanted.warnings);
+    let Installed { engine, outcome, footprint } = installed;
+    let footprint = match &record {
+        Some(Record { footprint: earlier, .. }) => together(footprint, earlier),
+        None => footprint,
+    };
+    let record = Record { engine: engine.name().to_owned(), footprint };
+    if let Err(error) = pending.commit(&record) {
+        return Err(match outcome {
+            // Without a record nobody could take it back later: so it is taken back now.
+            Outcome::Created => take_back(&place, engine, record.footprint).map(|()| error)?.into(),
+            Outcome::Unchanged | Outcome::Replaced => error.into(),
+        });
+    }
+
+    let mut out = format!("Redirect {outcome} by {} in {place}.\n", engine.name());
+    let mut line = |text: &str| {
+        // Writing to a String does not fail.
+        let _ = writeln!(out, "  {text}");
+    };
+    if wanted.keeps_ssh {
+        line(SSH_KEPT_OUT);
+    }
+    if let Some(text) = carried_on(outcome, &established) {
+        line(&text);
+    }
+    line(&format!("changed beside the rules, kept in {} for `redirect remove`:", file.path().display()));
+    beside(&record.footprint).iter().for_each(|text| line(&format!("  {text}")));
+    Ok(Answer::said(out, Exit::Well).with("warning", &warnings))
+}
+
+/// What it takes to undo both. An earlier `::6` is still there when this run had no use for it.
+fn together(footprint: Footprint, earlier: &Footprint) -> Footprint {
+    let mut both = footprint.after(earlier);
+    if earlier.hop_address == HopAddress::Added {
+        both.hop_address = HopAddress::Added;
+    }
+    both
+}
+
+fn take_back(place: &Place, engine: Engine, footprint: Footprint) -> Result<(), Refusal> {
+    let mut errors = place.run(move || redirect::remove(engine, Some(&footprint)))?;
+    errors.pop().map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// What is done inside the namespace.
+struct Work {
+    policy: Policy,
+    place: String,
+    needs_listeners: bool,
+    may_replace: bool,
+    record: Option<Record>,
+}
+
+struct Done {
+    installed: Installed,
+    established: Vec<Established>,
+    warnings: Vec<String>,
+}
+
+impl Work {
+    fn run(self) -> Result<Done, Refusal> {
+        let Self { policy, place, needs_listeners, may_replace, record } = self;
+        let found = rules::found(record.as_ref())?;
+        if let Some(owner) =
+            found.iter().find_map(|found| found.another(record.as_ref())).filter(|_| !may_replace)
+        {
+            return Err(Refusal::Anothers { owner, place });
+        }
+        let sockets = |source| Refusal::Sockets { place: place.clone(), source };
+        let listening = listeners().map_err(sockets)?;
+        let missing = unheard(&policy, &listening);
+        if needs_listeners && !missing.is_empty() {
+            return Err(Refusal::NobodyListens { ports: missing, place });
+        }
+        let warnings = by_others(&policy, &listening);
+        let established = living::established().map_err(sockets)?;
+        // nftables' rules are replaced, or go, in any case.
+        let earlier = found.iter().map(|found| found.engine).find(|engine| *engine != Engine::Nftables);
+        let installed = redirect::install(&policy, &own(), earlier, Namespace::Living)?;
+        Ok(Done { installed, established, warnings })
+    }
+}
+
+/// The ports that connections are redirected to, each with its setting and protocol.
+fn needed(policy: &Policy) -> Vec<(&'static str, Port, Protocol)> {
+    let Policy { inbound, outbound, dns, .. } = policy;
+    let mut ports = Vec::new();
+    if inbound.redirect.is_enabled() {
+        ports.push(("inbound-port", inbound.port, Protocol::Tcp));
+    }
+    if outbound.redirect.is_enabled() {
+        ports.push(("outbound-port", outbound.port, Protocol::Tcp));
+    }
+    if dns.capture != DnsCapture::Off {
+        ports.push(("dns-port", dns.port, Protocol::Udp));
+    }
+    ports
+}
+
+/// Ports on which nobody listens.
+fn unheard(policy: &Policy, listening: &[Listener]) -> Vec<String> {
+    needed(policy)
+        .into_iter()
+        .filter(|(_, port, protocol)| {
+            !listening.iter().any(|found| found.port == port.get() && found.protocol == *protocol)
+        })
+        .map(|(setting, port, protocol)| format!("{protocol} port {port} ({setting})"))
+        .collect()
+}
+
+/// Listeners that are not the proxy: what they dial would come back to them.
+fn by_others(policy: &Policy, listening: &[Listener]) -> Vec<String> {
+    let uid = policy.proxy_uid.get();
+    needed(policy)
+        .into_iter()
+        .filter_map(|(setting, port, protocol)| {
+            let here = |found: &&Listener| found.port == port.get() && found.protocol == protocol;
+            let mut there = listening.iter().filter(here);
+            let other = there.clone().next()?;
+            (!there.any(|found| found.uid == uid)).then(|| {
+                format!(
+                    "who listens on {protocol} port {port} ({setting}) runs as uid {}, not as proxy-uid {uid}: its own \
+                     connections would come back to it",
+                    other.uid
+                )
+            })
+        })
+        .collect()
+}
+
+fn beside(footprint: &Footprint) -> Vec<String> {
+    let Footprint { hop_address, sysctls } = footprint;
+    let address = match hop_address {
+        HopAddress::Added => "::6 is on lo",
+        HopAddress::Present => "::6 was on lo already",
+        HopAddress::Off => "no ::6, since IPv6 is off or not redirected",
+    };
+    let sysctl = |sysctl: &Changed| {
+        let before = if sysctl.before.is_empty() { "empty" } else { &sysctl.before };
+        format!("{} is {} (was {before})", sysctl.name.replace('/', "."), sysctl.after)
+    };
+    [address.to_owned()].into_iter().chain(sysctls.iter().map(sysctl)).collect()
+}
+
+/// What becomes of connections that were open before.
+fn carried_on(outcome: Outcome, established: &[Established]) -> Option<String> {
+    let how = match outcome {
+        Outcome::Created => "stay direct until they end",
+        Outcome::Replaced => "keep the way that they have until they end",
+        // They are none of this run's business.
+        Outcome::Unchanged => return None,
+    };
+    let told: Vec<_> = established
+        .iter()
+        .take(MAX_TOLD)
+        .map(|Established { local, remote }| format!("{local} – {remote}"))
+        .collect();
+    let more = established.len() - told.len();
+    let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+    Some(match established.len() {
+        0 => "no connection was open".to_owned(),
+        n => format!("open connections that {how}: {n} ({}{more})", told.join(", ")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(port: u16, uid: u32, protocol: Protocol) -> Listener {
+        Listener { protocol, port, uid }
+    }
+
+    #[test]
+    fn every_port_that_is_redirected_to_must_be_heard() {
+        let mut policy = Policy::default();
+        policy.dns.capture = DnsCapture::All;
+        let inbound = listener(15006, 5678, Protocol::Tcp);
+        let outbound = listener(15001, 5678, Protocol::Tcp);
+        assert_eq!(
+            unheard(&policy, &[inbound]),
+            ["TCP port 15001 (outbound-port)", "UDP port 15053 (dns-port)"]
+        );
+        assert_eq!(unheard(&policy, &[inbound, outbound, listener(15053, 5678, Protocol::Udp)]), [""; 0]);
+        policy.dns.capture = DnsCapture::Off;
+        policy.outbound.redirect = culvert_cni::redirect::policy::Toggle::Disabled;
+        assert_eq!(unheard(&policy, &[inbound]), [""; 0]);
+    }
+
+    #[test]
+    fn a_listener_that_is_not_the_proxy_is_told() {
+        let policy = Policy::default();
+        let proxy = listener(15006, 5678, Protocol::Tcp);
+        let other = listener(15001, 0, Protocol::Tcp);
+        let told = by_others(&policy, &[proxy, other]);
+        assert_eq!(told.len(), 1);
+        assert!(told[0].contains("15001") && told[0].contains("uid 0"), "{told:?}");
+        assert_eq!(by_others(&policy, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn the_first_open_connections_are_told() {
+        let open = |n: u16| Established {
+            local: ([10, 0, 0, 2], 40_000 + n).into(),
+            remote: ([192, 0, 2, 1], 80).into(),
+        };
+        let seven: Vec<_> = (0..7).map(open).collect();
+        let told = carried_on(Outcome::Created, &seven).unwrap();
+        assert!(
+            told.starts_with("open connections that stay direct until they end: 7 (10.0.0.2:40000 – "),
+            "{told}"
+        );
+        assert!(told.ends_with(", and 2 more)"), "{told}");
+        assert_eq!(carried_on(Outcome::Created, &[]).as_deref(), Some("no connection was open"));
+        assert_eq!(carried_on(Outcome::Unchanged, &seven), None);
+    }
+}

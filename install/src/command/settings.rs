@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a person asks for → what the plugin would decide: a file of annotations and options over them go through the
+//! plugin's own grammar, so that values and errors are those of a pod.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use culvert_cni::pod::{self, Annotations, Decided, Decision, Reason};
+use culvert_cni::protocol::{Fields, repeated};
+use culvert_cni::redirect::policy::Policy;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::Exit;
+use crate::cli::annotations::{Options, Settings};
+
+/// The prefix of our annotations.
+pub const OWN: &str = "culvert.dev/";
+/// The annotation that onboards a pod.
+const ONBOARD: &str = "culvert.dev/redirect";
+/// The port that must stay reachable on a machine that is administered over the network.
+const SSH: &str = "22";
+const SSH_SETTING: &str = "exclude-inbound-ports";
+/// The most that is read of a file, in bytes; all annotations of a pod are at most 256 KiB.
+const MAX_FILE: u64 = 4 << 20;
+/// The plugin's `type` in a conflist.
+const PLUGIN: &str = "culvert-cni";
+
+/// Why nothing could be decided.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file holds something else.
+    #[error("{}: {what}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what it should be.
+        what: String,
+    },
+    /// A setting cannot be followed.
+    #[error("{0}")]
+    Settings(String),
+    /// The annotations of the file leave the pod alone.
+    #[error(
+        "{}: no pod with these annotations is redirected ({}); `{ONBOARD}: enabled` is what is missing, and `explain` says \
+         more",
+        path.display(),
+        reason.as_str()
+    )]
+    NotOnboarded {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+impl Refusal {
+    /// The exit code: 1 where a file cannot be read, else 64.
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::Unreadable { .. } => Exit::Attention,
+            Self::Malformed { .. } | Self::Settings(_) | Self::NotOnboarded { .. } => Exit::Usage,
+        }
+    }
+}
+
+/// The node's defaults, or none.
+pub fn node_defaults(conflist: Option<&Path>) -> Result<pod::Settings, Refusal> {
+    let Some(path) = conflist else { return Ok(pod::Settings::default()) };
+    let malformed = |what: String| Refusal::Malformed { path: path.to_owned(), what };
+    let text = read(path)?;
+    let conflist: Conflist<'_> = serde_json::from_str(&text)
+        .map_err(|error| malformed(format!("no conflist with a culvert-cni entry: {error}")))?;
+    let mut entries = conflist.plugins.into_iter().filter(|plugin| plugin.kind == PLUGIN);
+    let (entry, second) = (entries.next(), entries.next());
+    match (entry, second) {
+        (Some(Entry { redirect, locked, .. }), None) => {
+            let redirect = redirect.filter(|raw| raw.get() != "null");
+            pod::Settings::of_node(redirect, &locked.unwrap_or_default())
+                .map_err(|error| malformed(error.to_string()))
+        }
+        (Some(_), Some(_)) => Err(malformed(format!("two plugins of type {PLUGIN}: which one counts?"))),
+        (None, _) => {
+            Err(malformed(format!("no plugin of type {PLUGIN}: is this the conflist that the runtime uses?")))
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Conflist<'a> {
+    #[serde(borrow)]
+    plugins: Vec<Entry<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(borrow)]
+    redirect: Option<&'a RawValue>,
+    locked: Option<Vec<String>>,
+}
+
+/// Decides as the plugin would for a pod with the file's annotations and `options` over them; without a file, for one
+/// that is onboarded.
+pub fn decide(settings: &Settings, defaults: &pod::Settings) -> Result<Decided, Refusal> {
+    let Settings { annotations: file, options } = settings;
+    decide_by(merged(file.as_deref(), options)?, options, defaults)
+}
+
+/// What `redirect` should do, and what to tell about it.
+#[derive(Debug)]
+pub struct Wanted {
+    /// What should happen to which traffic.
+    pub policy: Policy,
+    /// Settings that don't do what their author may believe.
+    pub warnings: Vec<String>,
+    /// Whether the SSH port is left out although nobody said so.
+    pub keeps_ssh: bool,
+}
+
+/// Decides for `redirect`. On a machine of its own, which has no `netns` named, the SSH port stays out unless a setting
+/// says which ports are redirected.
+pub fn wanted(settings: &Settings, netns: Option<&Path>) -> Result<Wanted, Refusal> {
+    let Settings { annotations: file, options } = settings;
+    let defaults = pod::Settings::default();
+    let mut annotations = merged(file.as_deref(), options)?;
+    let mut decided = decide_by(annotations.clone(), options, &defaults)?;
+    let ssh_name = format!("{OWN}{SSH_SETTING}");
+    let names_ports = decided.sources.contains_key(SSH_SETTING)
+        || decided.sources.contains_key("include-inbound-ports")
+        || annotations.contains_key(&ssh_name);
+    let redirects_inbound =
+        matches!(&decided.decision, Decision::Redirect(policy) if policy.inbound.redirect.is_enabled());
+    let keeps_ssh = netns.is_none() && redirects_inbound && !names_ports;
+    if keeps_ssh {
+        annotations.insert(ssh_name, SSH.to_owned());
+        decided = decide_by(annotations, options, &defaults)?;
+    }
+    match (decided.decision, file) {
+        (Decision::Redirect(policy), _) => {
+            Ok(Wanted { policy: *policy, warnings: decided.warnings, keeps_ssh })
+        }
+        (Decision::PassThrough(reason), Some(path)) => {
+            Err(Refusal::NotOnboarded { path: path.clone(), reason })
+        }
+        // Without a file the pod counts as onboarded.
+        (Decision::PassThrough(reason), None) => Err(Refusal::Settings(reason.as_str().to_owned())),
+    }
+}
+
+fn merged(file: Option<&Path>, Options(options): &Options) -> Result<Annotations, Refusal> {
+    let mut annotations = match file {
+        Some(path) => {
+            parse(&read(path)?).map_err(|what| Refusal::Malformed { path: path.to_owned(), what })?
+        }
+        None => Annotations::from([(ONBOARD.to_owned(), "enabled".to_owned())]),
+    };
+    annotations.extend(options.iter().map(|(name, value)| (format!("{OWN}{name}"), value.clone())));
+    Ok(annotations)
+}
+
+fn decide_by(
+    annotations: Annotations,
+    Options(options): &Options,
+    defaults: &pod::Settings,
+) -> Result<Decided, Refusal> {
+    let mut decided = pod::decide_policy(&annotations, defaults).map_err(|error| {
+        // Who typed an option looks for that.
+        let as_typed = |said: String, (name, _): &(&str, String)| {
+            said.replace(&format!("{OWN}{name} "), &format!("--{name} "))
+        };
+        Refusal::Settings(options.iter().fold(error.to_string(), as_typed))
+    })?;
+    for (name, _) in options {
+        if let Some(source) = decided.sources.get_mut(name) {
+            *source = format!("--{name}");
+        }
+    }
+    Ok(decided)
+}
+
+/// Annotations as `kubectl get -o jsonpath='{.metadata.annotations}'` prints them, or as they stand in a manifest.
+fn parse(text: &str) -> Result<Annotations, String> {
+    let entries = if text.trim_start().starts_with('{') { parse_json(text)? } else { parse_yaml(text)? };
+    entries
+        .into_iter()
+        .map(|(key, value)| match value {
+            Value::String(text) => Ok((key, text)),
+            Value::Object(_) | Value::Array(_) => Err(format!(
+                "{key:?} is no text: only the annotations belong here, as kubectl get pod NAME -o \
+                 jsonpath='{{.metadata.annotations}}' prints them"
+            )),
+            other => {
+                Err(format!("{key:?} is {other}, which is no text: put it in quotes, as in a pod's metadata"))
+            }
+        })
+        .collect()
+}
+
+fn parse_json(text: &str) -> Result<BTreeMap<String, Value>, String> {
+    let Fields(fields) =
+        serde_json::from_str(text).map_err(|error| format!("no JSON object of annotations: {error}"))?;
+    if let Some(key) = repeated(&fields) {
+        return Err(format!("{key:?} stands twice: which value should count?"));
+    }
+    let value = |(key, raw): (String, &RawValue)| {
+        serde_json::from_str(raw.get()).map(|value| (key, value)).map_err(|error| error.to_string())
+    };
+    fields.into_iter().map(value).collect()
+}
+
+fn parse_yaml(text: &str) -> Result<BTreeMap<String, Value>, String> {
+    serde_saphyr::from_str::<Option<BTreeMap<String, Value>>>(text)
+        .map(Option::unwrap_or_default)
+        .map_err(|error| format!("no `key: value` lines of annotations: {error}"))
+}
+
+fn read(path: &Path) -> Result<String, Refusal> {
+    let unreadable = |source| Refusal::Unreadable { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)).map_err(unreadable)?;
+    String::from_utf8(bytes)
+        .map_err(|_| Refusal::Malformed { path: path.to_owned(), what: "no UTF-8 text".to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn annotations(text: &str) -> Result<Vec<(String, String)>, String> {
+        parse(text).map(|annotations| annotations.into_iter().collect())
+    }
+
+    fn pair(key: &str, value: &str) -> (String, String) {
+        (key.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn annotations_are_json_or_lines_of_a_manifest() {
+        let on = vec![pair("a.b/c", "1"), pair("culvert.dev/redirect", "enabled")];
+        let config = vec![pair("k", "redirect:\n  dns: {}\n")];
+        let rows = [
+            (r#"{"culvert.dev/redirect":"enabled","a.b/c":"1"}"#, on.clone()),
+            ("culvert.dev/redirect: enabled\na.b/c: \"1\"\n", on.clone()),
+            (
+                "    # indented, as it stands in a manifest\n    a.b/c: '1'\n    culvert.dev/redirect: enabled\n",
+                on,
+            ),
+            ("k: |\n  redirect:\n    dns: {}\n", config),
+            (r#"{"k":"\ud83d\ude00 \u003c"}"#, vec![pair("k", "😀 <")]),
+            ("", vec![]),
+            ("# nothing\n", vec![]),
+            ("{}", vec![]),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(annotations(text), Ok(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_are_no_annotations_is_named() {
+        for (text, named) in [
+            ("culvert.dev/inbound-port: 15006", "\"culvert.dev/inbound-port\" is 15006, which is no text"),
+            ("a: true", "in quotes"),
+            ("a:", "in quotes"),
+            ("metadata:\n  annotations:\n    a: b\n", "only the annotations belong here"),
+            (r#"{"a":"1","a":"2"}"#, "twice"),
+            ("a: x\na: y\n", "no `key: value` lines"),
+            (r#"{"a":"1""#, "no JSON object"),
+            ("- a", "no `key: value` lines"),
+            ("just a text", "no `key: value` lines"),
+        ] {
+            let said = annotations(text).expect_err(text);
+            assert!(said.contains(named), "{text:?}: {said}");
+        }
+    }
+
+    fn asking(pairs: &[(&'static str, &str)]) -> Settings {
+        let options = pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Settings { annotations: None, options: Options(options) }
+    }
+
+    #[test]
+    fn an_option_is_refused_in_the_annotations_own_words() {
+        let error = wanted(&asking(&[("inbound-port", "x"), ("proxy-uid", "0")]), None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--proxy-uid is \"0\": it must be a uid from 1 to 4294967294; --inbound-port is \"x\": it must be a port from 1 \
+             to 65535"
+        );
+        assert_eq!(error.exit(), Exit::Usage);
+    }
+
+    #[test]
+    fn the_ssh_port_stays_out_unless_somebody_says_which_ports() {
+        let netns = Some(Path::new("/x"));
+        for (pairs, netns, expected) in [
+            (&[][..], None, "22"),
+            (&[], netns, ""),
+            (&[("exclude-inbound-ports", "80")], None, "80"),
+            (&[("exclude-inbound-ports", "")], None, ""),
+            (&[("include-inbound-ports", "22")], None, ""),
+            (&[("redirect-inbound", "disabled")], None, ""),
+        ] {
+            let wanted = wanted(&asking(pairs), netns).unwrap();
+            assert_eq!(wanted.policy.inbound.exclude_ports.to_string(), expected, "{pairs:?}");
+            assert_eq!(wanted.keeps_ssh, expected == "22", "{pairs:?}");
+            assert_eq!(wanted.warnings, [""; 0], "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_conflist_gives_defaults_and_locks() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |text: &str| {
+            let path = folder.path().join("10-x.conflist");
+            std::fs::write(&path, text).unwrap();
+            node_defaults(Some(&path)).map_err(|error| error.to_string())
+        };
+        let entry = r#"{"type":"culvert-cni","redirect":{"proxyUid":7},"locked":["proxyUid"]}"#;
+        let defaults = file(&format!(r#"{{"name":"n","plugins":[{{"type":"bridge"}},{entry}]}}"#)).unwrap();
+        let decided = decide(&asking(&[]), &defaults).unwrap();
+        assert_eq!(decided.sources["proxy-uid"], "redirect.proxyUid in the conflist");
+        let error = decide(&asking(&[("proxy-uid", "8")]), &defaults).unwrap_err().to_string();
+        assert_eq!(error, "proxy-uid is locked on this node: --proxy-uid may not set it to \"8\"");
+
+        for (text, named) in [
+            (r#"{"plugins":[{"type":"bridge"}]}"#.to_owned(), "no plugin of type culvert-cni"),
+            (format!(r#"{{"plugins":[{entry},{entry}]}}"#), "which one counts?"),
+            (r#"{"plugins":[{"type":"culvert-cni","redirect":{"x":1}}]}"#.to_owned(), "redirect.x"),
+            ("{}".to_owned(), "plugins"),
+        ] {
+            let error = file(&text).unwrap_err();
+            assert!(error.contains(named), "{error}");
+        }
+        assert_eq!(node_defaults(Some(Path::new("/does/not/exist"))).unwrap_err().exit(), Exit::Attention);
+    }
+}
