@@ -1,0 +1,90 @@
+//! As much HTTP/1.1 as a test needs.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use anyhow::{Context, Result, anyhow};
+
+/// An answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// `200`
+    pub status: u16,
+    /// Everything between the status line and the body.
+    pub headers: String,
+    /// The body as text.
+    pub body: String,
+}
+
+/// Asks for a path over a fresh connection, which the request also ends.
+pub fn get(stream: TcpStream, path: &str) -> Result<Response> {
+    request(stream, "GET", path)
+}
+
+/// Sends a request without a body over a fresh connection, which the request also ends.
+pub fn request(mut stream: TcpStream, method: &str, path: &str) -> Result<Response> {
+    let host = stream.peer_addr()?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        if let Some(response) = Response::parse(&answer)? {
+            return Ok(response);
+        }
+        match stream.read(&mut buffer).with_context(|| format!("{method} {path}: no whole answer"))? {
+            0 => return Response::at_end(&answer).with_context(|| format!("{method} {path}")),
+            n => answer.extend_from_slice(&buffer[..n]),
+        }
+    }
+}
+
+impl Response {
+    /// A whole answer, as far as its headers say how long it is.
+    fn parse(answer: &[u8]) -> Result<Option<Self>> {
+        let Some((head, body)) = split(answer) else { return Ok(None) };
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+        });
+        match length {
+            Some(length) if body.len() >= length => Ok(Some(Self::new(&head, &body[..length])?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// An answer that ended with its connection.
+    fn at_end(answer: &[u8]) -> Result<Self> {
+        let (head, body) =
+            split(answer).ok_or_else(|| anyhow!("the answer ended after {} bytes", answer.len()))?;
+        if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+            return Self::new(&head, body);
+        }
+        let mut whole = Vec::new();
+        let mut rest = body;
+        while let Some(end) = rest.windows(2).position(|w| w == b"\r\n") {
+            let size = usize::from_str_radix(std::str::from_utf8(&rest[..end])?.trim(), 16)?;
+            let Some(chunk) = rest.get(end + 2..end + 2 + size) else { break };
+            whole.extend_from_slice(chunk);
+            rest = rest.get(end + 2 + size + 2..).unwrap_or_default();
+        }
+        Self::new(&head, &whole)
+    }
+
+    fn new(head: &str, body: &[u8]) -> Result<Self> {
+        let (first, headers) = head.split_once("\r\n").unwrap_or((head, ""));
+        let status = first.split(' ').nth(1).and_then(|s| s.parse().ok());
+        Ok(Self {
+            status: status.ok_or_else(|| anyhow!("no HTTP status line: {first}"))?,
+            headers: headers.to_owned(),
+            body: String::from_utf8_lossy(body).into_owned(),
+        })
+    }
+}
+
+fn split(answer: &[u8]) -> Option<(String, &[u8])> {
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
+    Some((String::from_utf8_lossy(&answer[..end]).into_owned(), &answer[end + 4..]))
+}

@@ -1,0 +1,149 @@
+//! The helper that turns into a program under test: enters a namespace, gives every privilege away, and execs.
+//!
+//! It has one thread, so that what it does to itself holds for the whole process, and its parent's thread is the one
+//! that started it: when that thread ends, the program is killed. Tests find it beside their own binary; a program
+//! with a `main` of its own (the demo, a benchmark) plays it by calling [`play_if_asked`] first.
+
+use std::convert::Infallible;
+use std::env;
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Gid, Uid, fexecve, getppid, setgroups, setresgid, setresuid};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
+    set_capabilities, set_no_new_privs,
+};
+
+use crate::netns::Namespace;
+
+/// First argument by which a program is asked to play the helper.
+const NAME: &str = "lab-exec";
+
+/// Set when this very program can play the helper.
+static SELF: OnceLock<PathBuf> = OnceLock::new();
+
+/// Plays the helper if this process was started as one, and notes that this program can.
+///
+/// # Errors
+/// What kept the program from starting.
+pub fn play_if_asked() -> Result<(), ExitCode> {
+    let mut arguments = env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == NAME) {
+        return Err(play(arguments.collect()));
+    }
+    let _ = SELF.set("/proc/self/exe".into());
+    Ok(())
+}
+
+/// The helper's `main`: `NETNS UID FILES PARENT PROGRAM [ARGUMENT…]`, where FILES is the limit of open files or `-`.
+/// Returns only if something went wrong.
+pub fn play(arguments: Vec<OsString>) -> ExitCode {
+    let Err(error) = become_program(arguments);
+    eprintln!("lab-exec: {error:#}");
+    ExitCode::from(125)
+}
+
+/// A command that becomes `program` in `namespace` as `uid`, without any capability. Arguments and environment added
+/// to it are the program's.
+pub fn command(
+    namespace: &Namespace,
+    uid: u32,
+    files: Option<u64>,
+    program: &std::path::Path,
+) -> Result<Command> {
+    let mut command = match SELF.get() {
+        Some(itself) => {
+            let mut command = Command::new(itself);
+            command.arg(NAME);
+            command
+        }
+        None => Command::new(beside_current_program()?),
+    };
+    command
+        .arg(namespace.path())
+        .arg(uid.to_string())
+        .arg(files.map_or("-".to_owned(), |n| n.to_string()))
+        .arg(std::process::id().to_string())
+        .arg(program);
+    Ok(command)
+}
+
+/// Cargo puts test binaries into `deps/`, and the package's programs one above.
+fn beside_current_program() -> Result<PathBuf> {
+    let this = env::current_exe()?;
+    this.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(NAME))
+        .find(|path| path.is_file())
+        .ok_or_else(|| anyhow!("no {NAME} beside {}: call lab_exec::play_if_asked() in main", this.display()))
+}
+
+fn become_program(arguments: Vec<OsString>) -> Result<Infallible> {
+    let mut arguments = arguments.into_iter();
+    let mut next = |what: &str| arguments.next().ok_or_else(|| anyhow!("argument {what} is missing"));
+    let netns = next("NETNS")?;
+    let uid: u32 = number(&next("UID")?)?;
+    let files = next("FILES")?;
+    let parent: i32 = number(&next("PARENT")?)?;
+    let program = next("PROGRAM")?;
+
+    // While still root: opened here, a binary below a folder like /root can be run by any uid.
+    let binary = File::open(&program).with_context(|| format!("cannot open {}", program.display()))?;
+    let netns = File::open(&netns).with_context(|| format!("cannot open {}", netns.display()))?;
+    setns(netns, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
+    env::set_current_dir("/")?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    if files != "-" {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let wanted = number(&files)?;
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted.max(hard))?;
+    }
+
+    give_up_privileges(uid).with_context(|| format!("cannot become uid {uid} without capabilities"))?;
+
+    // The change of uid would have cleared it.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid().as_raw() != parent {
+        bail!("the test ended before {} began", program.display());
+    }
+
+    let text = |s: OsString| CString::new(s.into_vec()).context("an argument holds a NUL");
+    let argv = std::iter::once(program).chain(arguments).map(text).collect::<Result<Vec<_>>>()?;
+    let environment = env::vars_os()
+        .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect::<Result<Vec<_>, _>>()?;
+    fexecve(&binary, &argv, &environment).context("cannot execute the program")
+}
+
+fn give_up_privileges(uid: u32) -> Result<()> {
+    for capability in CapabilitySet::all().iter() {
+        match remove_capability_from_bounding_set(capability) {
+            // A capability that this kernel does not know cannot be held either.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(e) => bail!(e),
+        }
+    }
+    clear_ambient_capability_set()?;
+    setgroups(&[])?;
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    set_no_new_privs(true)?;
+    Ok(())
+}
+
+fn number<T: std::str::FromStr>(text: &OsString) -> Result<T> {
+    text.to_str().and_then(|t| t.parse().ok()).ok_or_else(|| anyhow!("{} is no number", text.display()))
+}

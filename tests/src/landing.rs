@@ -1,0 +1,160 @@
+//! Where a connection lands, seen without a sidecar: bare listeners in its place and at the real targets.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use socket2::SockRef;
+
+use crate::family::{At, unmapped};
+use crate::host::{Actor, Host};
+use crate::server::Server;
+use crate::sidecar::UID;
+
+/// How long a connection may take that nobody answers: it is a local network.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where a connection landed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Landed {
+    /// At the target itself.
+    Direct,
+    /// With the sidecar's outbound listener, which was told this original destination.
+    Outbound(SocketAddr),
+    /// With the sidecar's inbound listener, which was told this original destination.
+    Inbound(SocketAddr),
+    /// With one of the sidecar's listeners, but with no original destination that differs from it.
+    Lost,
+    /// Refused by the kernel.
+    Refused,
+    /// Nobody answered.
+    TimedOut,
+}
+
+impl fmt::Display for Landed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("direct"),
+            Self::Outbound(to) => write!(f, "outbound listener, for {to}"),
+            Self::Inbound(to) => write!(f, "inbound listener, for {to}"),
+            Self::Lost => f.write_str("a listener of the sidecar, not redirected"),
+            Self::Refused => f.write_str("refused"),
+            Self::TimedOut => f.write_str("no answer"),
+        }
+    }
+}
+
+/// Who accepted a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Target,
+    Outbound,
+    Inbound,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    place: Place,
+    client: SocketAddr,
+    listener: SocketAddr,
+    original: Option<SocketAddr>,
+}
+
+/// Listeners that note which connections reach them.
+#[derive(Debug)]
+pub struct Landing {
+    listeners: Vec<Server>,
+    arrivals: Receiver<Arrival>,
+    sender: Sender<Arrival>,
+}
+
+impl Landing {
+    /// Takes the sidecar's place in a pod: its ports (inbound, outbound), its uid.
+    pub fn in_place_of_sidecar(pod: &Host, inbound: u16, outbound: u16) -> Result<Self> {
+        let (sender, arrivals) = channel();
+        let mut landing = Self { listeners: Vec::new(), arrivals, sender };
+        let sidecar = pod.as_uid(UID);
+        for (port, place) in [(inbound, Place::Inbound), (outbound, Place::Outbound)] {
+            let listener =
+                sidecar.listen(("::", port)).with_context(|| format!("cannot listen on {port}"))?;
+            landing.note(listener, place)?;
+        }
+        Ok(landing)
+    }
+
+    /// In place of a sidecar with the default ports.
+    pub fn new(pod: &Host) -> Result<Self> {
+        Self::in_place_of_sidecar(pod, 15006, 15001)
+    }
+
+    /// Listens at a real target as well.
+    pub fn target(&mut self, host: &Host, at: impl At) -> Result<()> {
+        let at = at.at();
+        let listener = host.listen(at).with_context(|| format!("{} cannot listen at {at}", host.name()))?;
+        self.note(listener, Place::Target)
+    }
+
+    fn note(&mut self, listener: TcpListener, place: Place) -> Result<()> {
+        let (sender, address) = (self.sender.clone(), listener.local_addr()?);
+        let arrived = move |stream: TcpStream| {
+            let client = unmapped(stream.peer_addr()?);
+            let original = original_destination(&stream);
+            let _ = sender.send(Arrival { place, client, listener: address, original });
+            Ok(())
+        };
+        self.listeners.push(Server::start(listener, arrived)?);
+        Ok(())
+    }
+
+    /// Connects and says where that landed.
+    pub fn of(&self, actor: Actor<'_>, to: impl At) -> Result<Landed> {
+        let stream = match actor.patience(PATIENCE).connect(to) {
+            Ok(stream) => stream,
+            Err(e) if e.kind() == ErrorKind::ConnectionRefused => return Ok(Landed::Refused),
+            Err(e) if matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => {
+                return Ok(Landed::TimedOut);
+            }
+            Err(e) => return Err(e).context("cannot connect"),
+        };
+        let client = unmapped(stream.local_addr()?);
+        let arrival = self
+            .arrival_of(client)
+            .with_context(|| format!("{client} was accepted, but by no listener here"))?;
+        Ok(match (arrival.place, arrival.original) {
+            (Place::Target, _) => Landed::Direct,
+            (Place::Outbound, Some(to)) if to.port() != arrival.listener.port() => Landed::Outbound(to),
+            (Place::Inbound, Some(to)) if to.port() != arrival.listener.port() => Landed::Inbound(to),
+            _ => Landed::Lost,
+        })
+    }
+
+    fn arrival_of(&self, client: SocketAddr) -> Result<Arrival> {
+        let deadline = Instant::now() + crate::host::DEADLINE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let arrival = self.arrivals.recv_timeout(left)?;
+            if arrival.client == client {
+                return Ok(arrival);
+            }
+        }
+    }
+
+    /// How many connections each listener took, by its address.
+    pub fn accepted(&self) -> HashMap<SocketAddr, usize> {
+        self.listeners.iter().map(|l| (l.address(), l.accepted())).collect()
+    }
+}
+
+/// The destination before the redirect, as the sidecar asks for it. `None` where there was none.
+pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let asked: io::Result<_> = match unmapped(stream.local_addr().ok()?) {
+        SocketAddr::V4(_) => socket.original_dst_v4(),
+        SocketAddr::V6(_) => socket.original_dst_v6(),
+    };
+    asked.ok()?.as_socket()
+}

@@ -1,0 +1,180 @@
+//! Links, addresses and routes of a namespace.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd};
+use std::str::FromStr;
+
+use anyhow::{Context, Error, Result, anyhow};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, route::RouteFlags};
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink::Netlink;
+use crate::netns::Namespace;
+
+/// An address with the length of its prefix, as in `10.77.0.2/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    /// The address.
+    pub address: IpAddr,
+    /// How many bits of it name the network.
+    pub prefix: u8,
+}
+
+impl FromStr for Cidr {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (address, prefix) = text.split_once('/').ok_or_else(|| anyhow!("{text}: no prefix length"))?;
+        Ok(Self {
+            address: address.parse().with_context(|| format!("{text}: no IP address"))?,
+            prefix: prefix.parse().with_context(|| format!("{text}: no prefix length"))?,
+        })
+    }
+}
+
+/// The links of one namespace.
+pub(crate) struct Links(Netlink);
+
+impl Links {
+    /// Of the namespace in which the calling thread is.
+    pub(crate) fn open() -> Result<Self> {
+        Ok(Self(Netlink::open(SockProtocol::NetlinkRoute)?))
+    }
+
+    /// Names and numbers of all links.
+    pub(crate) fn list(&mut self) -> Result<Vec<(String, u32)>> {
+        let links = self.0.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        Ok(links
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewLink(link) => {
+                    let name = link.attributes.iter().find_map(|a| match a {
+                        LinkAttribute::IfName(name) => Some(name.clone()),
+                        _ => None,
+                    })?;
+                    Some((name, link.header.index))
+                }
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Number of a link.
+    pub(crate) fn index(&mut self, name: &str) -> Result<u32> {
+        self.list()?
+            .into_iter()
+            .find_map(|(found, index)| (found == name).then_some(index))
+            .ok_or_else(|| anyhow!("no interface {name}"))
+    }
+
+    /// A pair of links like a cable: one end here, the other directly in `other`. Neither is ever anywhere else.
+    pub(crate) fn veth(&mut self, name: &str, other: &Namespace, other_name: &str) -> Result<()> {
+        let mut far = LinkMessage::default();
+        far.attributes.push(LinkAttribute::IfName(other_name.into()));
+        far.attributes.push(LinkAttribute::NetNsFd(other.as_fd().as_raw_fd()));
+        let mut near = LinkMessage::default();
+        near.attributes.push(LinkAttribute::IfName(name.into()));
+        near.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(far))),
+        ]));
+        self.0
+            .request(RouteNetlinkMessage::NewLink(near), NLM_F_CREATE | NLM_F_EXCL)
+            .with_context(|| format!("cannot make the veth pair {name} – {other_name}"))
+    }
+
+    /// `ip link set NAME up`
+    pub(crate) fn up(&mut self, name: &str) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = self.index(name)?;
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        self.0.request(RouteNetlinkMessage::SetLink(link), 0).with_context(|| format!("cannot set {name} up"))
+    }
+
+    /// `ip address add`; no duplicate address detection, which would take a second.
+    pub(crate) fn add_address(&mut self, name: &str, Cidr { address, prefix }: Cidr) -> Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.index = self.index(name)?;
+        message.header.prefix_len = prefix;
+        message.header.family = family(address);
+        message.attributes.push(AddressAttribute::Address(address));
+        if address.is_ipv4() {
+            message.attributes.push(AddressAttribute::Local(address));
+        } else {
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        self.0
+            .request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+            .with_context(|| format!("cannot add {address}/{prefix} to {name}"))
+    }
+
+    /// `ip route add TO via GATEWAY`
+    pub(crate) fn add_route(&mut self, to: Cidr, gateway: IpAddr) -> Result<()> {
+        let mut route = RouteMessage::default();
+        route.header = RouteHeader {
+            address_family: family(to.address),
+            destination_prefix_length: to.prefix,
+            table: RouteHeader::RT_TABLE_MAIN,
+            protocol: RouteProtocol::Static,
+            scope: RouteScope::Universe,
+            kind: RouteType::Unicast,
+            flags: RouteFlags::empty(),
+            ..RouteHeader::default()
+        };
+        route.attributes.push(RouteAttribute::Destination(route_address(to.address)));
+        route.attributes.push(RouteAttribute::Gateway(route_address(gateway)));
+        self.0
+            .request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
+            .with_context(|| format!("cannot add a route to {}/{} via {gateway}", to.address, to.prefix))
+    }
+
+    /// All addresses of a link.
+    pub(crate) fn addresses(&mut self, name: &str) -> Result<Vec<IpAddr>> {
+        let index = self.index(name)?;
+        let found = self.0.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewAddress(a) if a.header.index == index => {
+                    a.attributes.iter().find_map(|attribute| match attribute {
+                        AddressAttribute::Address(address) => Some(*address),
+                        _ => None,
+                    })
+                }
+                _ => None,
+            })
+            .collect())
+    }
+}
+
+/// The default route's destination in the family of `gateway`.
+pub(crate) fn everything(gateway: IpAddr) -> Cidr {
+    match gateway {
+        IpAddr::V4(_) => Cidr { address: Ipv4Addr::UNSPECIFIED.into(), prefix: 0 },
+        IpAddr::V6(_) => Cidr { address: Ipv6Addr::UNSPECIFIED.into(), prefix: 0 },
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    }
+}

@@ -1,0 +1,43 @@
+//! Waiting for what comes true by itself, never longer than said.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Between two looks at a condition that nothing announces.
+const INTERVAL: Duration = Duration::from_millis(5);
+
+/// Looks until `look` finds something, at most for `within`.
+pub fn until_some<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        thread::park_timeout(INTERVAL);
+    }
+}
+
+/// Panics unless the condition comes true within the duration (2 s if none is given).
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use culvert_tests::eventually;
+/// let start = Instant::now();
+/// eventually!(start.elapsed() > Duration::from_millis(10));
+/// eventually!(start.elapsed() > Duration::from_millis(20), Duration::from_secs(1));
+/// ```
+#[macro_export]
+macro_rules! eventually {
+    ($condition:expr $(,)?) => {
+        $crate::eventually!($condition, ::std::time::Duration::from_secs(2))
+    };
+    ($condition:expr, $within:expr $(,)?) => {{
+        let within: ::std::time::Duration = $within;
+        if $crate::until::until_some(within, || ($condition).then_some(())).is_none() {
+            panic!("not true within {within:?}: {}", stringify!($condition));
+        }
+    }};
+}
