@@ -1,4 +1,14 @@
 //! The acceptance tests of culvert: each is one sentence of the contract, told on the lab. They need root.
 
+mod annotations;
+mod bad_input;
+mod forged;
+mod guards;
 mod lab;
+mod landing;
+mod plugin;
+mod release;
 mod runtime;
+mod sidecar;
+mod streams;
+mod support;

@@ -27,7 +27,7 @@ pub enum Landed {
     Outbound(SocketAddr),
     /// With the sidecar's inbound listener, which was told this original destination.
     Inbound(SocketAddr),
-    /// With one of the sidecar's listeners, but with no original destination that differs from it.
+    /// With one of the sidecar's listeners, but not redirected to it.
     Lost,
     /// Refused by the kernel.
     Refused,
@@ -60,7 +60,7 @@ enum Place {
 struct Arrival {
     place: Place,
     client: SocketAddr,
-    listener: SocketAddr,
+    /// The destination before the redirect, if there was one.
     original: Option<SocketAddr>,
 }
 
@@ -99,11 +99,12 @@ impl Landing {
     }
 
     fn note(&mut self, listener: TcpListener, place: Place) -> Result<()> {
-        let (sender, address) = (self.sender.clone(), listener.local_addr()?);
+        let sender = self.sender.clone();
         let arrived = move |stream: TcpStream| {
             let client = unmapped(stream.peer_addr()?);
-            let original = original_destination(&stream);
-            let _ = sender.send(Arrival { place, client, listener: address, original });
+            let here = unmapped(stream.local_addr()?);
+            let original = original_destination(&stream).filter(|original| *original != here);
+            let _ = sender.send(Arrival { place, client, original });
             Ok(())
         };
         self.listeners.push(Server::start(listener, arrived)?);
@@ -126,9 +127,9 @@ impl Landing {
             .with_context(|| format!("{client} was accepted, but by no listener here"))?;
         Ok(match (arrival.place, arrival.original) {
             (Place::Target, _) => Landed::Direct,
-            (Place::Outbound, Some(to)) if to.port() != arrival.listener.port() => Landed::Outbound(to),
-            (Place::Inbound, Some(to)) if to.port() != arrival.listener.port() => Landed::Inbound(to),
-            _ => Landed::Lost,
+            (Place::Outbound, Some(to)) => Landed::Outbound(to),
+            (Place::Inbound, Some(to)) => Landed::Inbound(to),
+            (Place::Outbound | Place::Inbound, None) => Landed::Lost,
         })
     }
 

@@ -13,6 +13,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// What a test that is not run as root says.
@@ -88,6 +89,17 @@ impl Namespace {
                 .unwrap_or_else(|panic| resume_unwind(panic))
         })
     }
+}
+
+/// Makes `/proc/sys` read-only for the calling thread and what it starts, as in a container without privileges.
+pub fn read_only_sysctls() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let nothing: Option<&str> = None;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+    mount(Some("/proc/sys"), "/proc/sys", nothing, MsFlags::MS_BIND, nothing)?;
+    let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(nothing, "/proc/sys", nothing, again, nothing)?;
+    Ok(())
 }
 
 impl AsFd for Namespace {

@@ -73,6 +73,7 @@ impl Lab {
                 "prevResult": previous_result(),
             }),
             stdin: None,
+            beforehand: None,
         })
     }
 
@@ -113,6 +114,7 @@ pub struct Invocation<'a> {
     environment: BTreeMap<OsString, OsString>,
     config: Value,
     stdin: Option<Vec<u8>>,
+    beforehand: Option<fn() -> Result<()>>,
 }
 
 impl Invocation<'_> {
@@ -171,6 +173,11 @@ impl Invocation<'_> {
         self
     }
 
+    /// Does something on the thread that starts the plugin: what it changes about itself, the plugin inherits.
+    pub fn beforehand(self, work: fn() -> Result<()>) -> Self {
+        Self { beforehand: Some(work), ..self }
+    }
+
     /// Runs another binary instead.
     pub fn program(mut self, program: &Path) -> Self {
         self.program = program.into();
@@ -192,8 +199,13 @@ impl Invocation<'_> {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let (started, child) = self.node.namespace().run(|| (Instant::now(), command.spawn()));
-        let mut child = child.with_context(|| format!("cannot start {}", self.program.display()))?;
+        let (started, mut child) = self.node.namespace().run(|| {
+            self.beforehand.map_or(Ok(()), |work| work())?;
+            let started = Instant::now();
+            let child =
+                command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+            anyhow::Ok((started, child))
+        })?;
 
         let mut input = child.stdin.take().context("no standard input")?;
         let writer = thread::spawn(move || {

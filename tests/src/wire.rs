@@ -21,6 +21,9 @@ const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 const TCP: u8 = 6;
 
+/// An answer over a cable takes microseconds: what has not come by then does not come.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
+
 /// Flags of a TCP segment.
 pub mod flags {
     /// The connection ends on this side.
@@ -131,15 +134,31 @@ impl Wire {
         }
     }
 
-    /// Sends a forged request for a connection and says how it was answered within half a second.
+    /// Sends a forged request for a connection and says how it was answered.
     pub fn knock(&self, to: Mac, request: Segment) -> Result<Knock> {
-        self.send(to, request)?;
-        let answer = self.see(Duration::from_millis(500), |s| s.accepts(&request) || s.refuses(&request))?;
-        Ok(match answer {
-            None => Knock::Silence,
-            Some(answer) if answer.accepts(&request) => Knock::Accepted,
-            Some(_) => Knock::Refused,
-        })
+        Ok(self.knock_all(to, &[request])?[0])
+    }
+
+    /// Sends forged requests for connections, each from a port of its own, and says how each was answered.
+    pub fn knock_all(&self, to: Mac, requests: &[Segment]) -> Result<Vec<Knock>> {
+        for request in requests {
+            self.send(to, *request)?;
+        }
+        let mut answers = vec![Knock::Silence; requests.len()];
+        let deadline = Instant::now() + ANSWERED_WITHIN;
+        while answers.contains(&Knock::Silence) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = self.see(left, |s| requests.iter().any(|r| s.accepts(r) || s.refuses(r)))?;
+            let Some(answer) = answer else { break };
+            for (request, slot) in requests.iter().zip(&mut answers) {
+                if answer.accepts(request) {
+                    *slot = Knock::Accepted;
+                } else if answer.refuses(request) {
+                    *slot = Knock::Refused;
+                }
+            }
+        }
+        Ok(answers)
     }
 }
 

@@ -1,0 +1,91 @@
+//! What several of the tests say.
+
+use std::fmt::Write;
+use std::io::{self, ErrorKind, Read};
+use std::net::{SocketAddr, TcpStream};
+
+use anyhow::Result;
+use culvert_tests::{Actor, At, Landed, Landing};
+
+/// An application's uid.
+pub const APP: u32 = 1000;
+/// The sidecar's uid in a pod with defaults.
+pub const SIDECAR: u32 = culvert_tests::sidecar::UID;
+
+/// Connections with the place where each has to land; all are tried before the test fails.
+pub struct Rows<'a> {
+    landing: &'a Landing,
+    wrong: String,
+}
+
+impl<'a> Rows<'a> {
+    pub fn of(landing: &'a Landing) -> Self {
+        Self { landing, wrong: String::new() }
+    }
+
+    /// One row: who connects to what, and where that has to land.
+    pub fn row(&mut self, what: &str, actor: Actor<'_>, to: impl At, expected: Landed) -> Result<()> {
+        let to = to.at();
+        let landed = self.landing.of(actor, to)?;
+        if landed != expected {
+            writeln!(self.wrong, "{what} → {to}: expected {expected}, got {landed}")?;
+        }
+        Ok(())
+    }
+
+    /// A row that goes to its target directly.
+    pub fn direct(&mut self, what: &str, actor: Actor<'_>, to: impl At) -> Result<()> {
+        self.row(what, actor, to, Landed::Direct)
+    }
+
+    /// A row that the outbound listener gets.
+    pub fn outbound(&mut self, what: &str, actor: Actor<'_>, to: impl At) -> Result<()> {
+        let to = to.at();
+        self.row(what, actor, to, Landed::Outbound(to))
+    }
+
+    /// A row that the inbound listener gets.
+    pub fn inbound(&mut self, what: &str, actor: Actor<'_>, to: impl At) -> Result<()> {
+        let to = to.at();
+        self.row(what, actor, to, Landed::Inbound(to))
+    }
+}
+
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert!(self.wrong.is_empty(), "connections landed elsewhere:\n{}", self.wrong);
+        }
+    }
+}
+
+/// Reads to the end of a stream.
+pub fn read_all(mut stream: impl Read) -> io::Result<String> {
+    let mut all = String::new();
+    stream.read_to_string(&mut all)?;
+    Ok(all)
+}
+
+/// Fails unless the connection is reset before a byte arrives.
+#[track_caller]
+pub fn assert_reset(mut stream: TcpStream, what: &str) {
+    match stream.read(&mut [0; 64]) {
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("{what}: expected a reset, got {other:?}"),
+    }
+}
+
+/// Fails unless the connection is refused or reset before a byte arrives.
+#[track_caller]
+pub fn assert_refused(connected: io::Result<TcpStream>, what: &str) {
+    match connected {
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
+        Err(e) => panic!("{what}: expected a refusal, got {e}"),
+        Ok(stream) => assert_reset(stream, what),
+    }
+}
+
+/// The address in a line that a `who` server said.
+pub fn seen(stream: TcpStream) -> Result<SocketAddr> {
+    Ok(read_all(stream)?.parse()?)
+}
