@@ -11,14 +11,14 @@ use crate::route::ClusterId;
 use serde::Serialize;
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::{format::Writer, time::FormatTime, time::SystemTime};
 
 /// Records that may wait for the writer: some 3 MB, and half a second of a busy pod.
 const QUEUE: usize = 8192;
+/// How often the end of the log is offered to a queue that is full.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// How one connection went.
 #[derive(Clone, Debug)]
@@ -117,14 +117,13 @@ pub struct AccessLogError {
 #[derive(Debug)]
 pub struct AccessLogger {
     queue: Option<SyncSender<Message>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
 enum Message {
     Record(Record),
-    /// Write out what is there and end.
-    End,
+    /// Write out what is there, say so, and end.
+    End(SyncSender<()>),
 }
 
 impl AccessLogger {
@@ -134,7 +133,7 @@ impl AccessLogger {
     /// When the file cannot be opened.
     pub fn start(target: &AccessLog) -> Result<Self, AccessLogError> {
         let out: Box<dyn Write + Send> = match target {
-            AccessLog::Off => return Ok(Self { queue: None, writer: Mutex::new(None) }),
+            AccessLog::Off => return Ok(Self { queue: None }),
             AccessLog::Stdout => Box::new(io::stdout()),
             AccessLog::File(path) => {
                 let file = OpenOptions::new().append(true).create(true).open(path).map_err(|source| {
@@ -144,7 +143,7 @@ impl AccessLogger {
             }
         };
         let (queue, records) = sync_channel(QUEUE);
-        let writer = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || write_all(&records, BufWriter::new(out)))
             .map_err(|source| AccessLogError {
@@ -152,7 +151,7 @@ impl AccessLogger {
                 uid: nix::unistd::geteuid(),
                 source,
             })?;
-        Ok(Self { queue: Some(queue), writer: Mutex::new(Some(writer)) })
+        Ok(Self { queue: Some(queue) })
     }
 
     /// Whether anybody reads the records.
@@ -168,21 +167,20 @@ impl AccessLogger {
 
     /// Writes out what was handed over so far; at most until `deadline` is over, as the reader of a pipe may be gone.
     pub fn finish(&self, deadline: Duration) {
-        let writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let (Some(queue), Some(writer)) = (&self.queue, writer) else { return };
+        let Some(queue) = &self.queue else { return };
+        let (written, heard) = sync_channel(1);
         let until = Instant::now() + deadline;
-        let mut end = Message::End;
-        // A full queue has no place for the message that ends it: wait for one, within the deadline.
-        while let Err(std::sync::mpsc::TrySendError::Full(back)) = queue.try_send(end) {
+        let mut end = Message::End(written);
+        // A full queue has no place for the message that ends it, and std has no send with a deadline.
+        while let Err(TrySendError::Full(back)) = queue.try_send(end) {
             end = back;
             if Instant::now() >= until {
                 return;
             }
-            std::thread::park_timeout(Duration::from_millis(5));
+            std::thread::park_timeout(RETRY);
         }
-        while !writer.is_finished() && Instant::now() < until {
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
+        // Also over when the writer is gone.
+        let _ = heard.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -190,7 +188,15 @@ impl AccessLogger {
 fn write_all(records: &Receiver<Message>, mut out: BufWriter<Box<dyn Write + Send>>) {
     let mut time = String::new();
     let mut next = records.recv().ok();
-    while let Some(Message::Record(record)) = next {
+    let mut done = None;
+    while let Some(message) = next {
+        let record = match message {
+            Message::Record(record) => record,
+            Message::End(written) => {
+                done = Some(written);
+                break;
+            }
+        };
         time.clear();
         // Formatting into a String does not fail.
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));
@@ -206,6 +212,9 @@ fn write_all(records: &Receiver<Message>, mut out: BufWriter<Box<dyn Write + Sen
         };
     }
     let _ = out.flush();
+    if let Some(written) = done {
+        let _ = written.send(());
+    }
 }
 
 #[cfg(test)]
@@ -256,7 +265,7 @@ mod tests {
     #[test]
     fn a_writer_that_is_stuck_drops_records_and_delays_nobody() {
         let (queue, _nobody_reads) = sync_channel(1);
-        let log = AccessLogger { queue: Some(queue), writer: Mutex::new(None) };
+        let log = AccessLogger { queue: Some(queue) };
         assert!(log.record(record(CloseReason::Ok, None)));
         assert!(!log.record(record(CloseReason::Ok, None)));
     }

@@ -174,3 +174,24 @@ fn reset_on_close(stream: &TcpStream) {
         tracing::debug!(%error, "a connection will end in FIN where a reset was due");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addrs::ClientAddr;
+    use crate::options::Options;
+    use clap::Parser;
+
+    /// What an open connection costs besides its sockets: the task is as large as its largest moment.
+    #[tokio::test]
+    async fn a_connections_task_is_small() {
+        let config = Options::try_parse_from(["culvert-sidecar"]).unwrap().check().unwrap();
+        let proxy = Arc::new(Proxy::for_tests(config));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let client = ClientAddr::new(stream.local_addr().unwrap());
+        let accepted = Accepted { stream, client, direction: Direction::Inbound, listen_port: 15006 };
+        let bytes = std::mem::size_of_val(&serve(proxy, accepted));
+        assert!(bytes <= 768, "{bytes} bytes");
+    }
+}

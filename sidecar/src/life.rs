@@ -212,7 +212,7 @@ impl Watch for Watched {
         self.entry.set_deaf(deaf);
     }
 
-    fn look_for_reset(&mut self) -> bool {
+    fn look(&mut self) -> bool {
         self.entry.take_look()
     }
 }

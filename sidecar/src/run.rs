@@ -71,8 +71,9 @@ impl Listeners {
         Ok(Self {
             inbound: proxy(config.inbound_port, "--inbound-port")?,
             outbound: proxy(config.outbound_port, "--outbound-port")?,
-            status: listener::bind(config.status, "--status-address")?,
             admin: listener::bind(config.admin, "--admin-address")?,
+            // Last: who reaches the status port may rely on the others being open.
+            status: listener::bind(config.status, "--status-address")?,
         })
     }
 }
@@ -83,6 +84,14 @@ impl Listeners {
 /// When it cannot start; nothing is left running then.
 pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
     tracing::debug!(?config, "options");
+    let resources = |what| move |source| StartError::Resources { what, source };
+    let main = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .map_err(resources("the main loop"))?;
+    // Before anything can be reached: until then SIGUSR2 would kill, and SIGTERM not be an orderly end.
+    let signals = main.block_on(async { Signals::new() }).map_err(resources("signal handling"))?;
     let open_files = raise_open_files();
     let listeners = Listeners::bind(&config)?;
     let proxy = Arc::new(Proxy {
@@ -96,14 +105,9 @@ pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
         no_source: Throttle::new(NO_SOURCE_LOG_EVERY),
         config,
     });
-    let resources = |what| move |source| StartError::Resources { what, source };
-    let main = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(1)
-        .enable_all()
-        .build()
-        .map_err(resources("the main loop"))?;
     let workers = Workers::start(proxy.config.workers).map_err(resources("the worker threads"))?;
-    let served = main.block_on(serve(&proxy, listeners, &workers, log)).map_err(resources("serving"));
+    let served =
+        main.block_on(serve(&proxy, listeners, &workers, signals, log)).map_err(resources("serving"));
     workers.stop();
     proxy.access_log.finish(LAST_WORDS);
     served
@@ -113,10 +117,10 @@ async fn serve(
     proxy: &Arc<Proxy>,
     listeners: Listeners,
     workers: &Workers,
+    mut signals: Signals,
     log: LogControl,
 ) -> io::Result<()> {
     let Listeners { inbound, outbound, status, admin } = listeners;
-    let mut signals = Signals::new()?;
     let readiness = Arc::new(Readiness::default());
     let (drain, asks) = mpsc::channel(ASKS);
     let app = App { proxy: Arc::clone(proxy), readiness: Arc::clone(&readiness), drain, log };

@@ -14,10 +14,15 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// The longest tick: how late a reset behind a full buffer may be noticed, and how exact an idle timeout is at least.
+/// The longest tick: how late a reset behind a full buffer, or bytes behind an urgent one, may be noticed, and how exact
+/// an idle timeout is at least.
 const LONGEST_TICK: Duration = Duration::from_secs(1);
 /// The shortest: for idle timeouts of less than a second.
 const SHORTEST_TICK: Duration = Duration::from_millis(20);
+
+/// Ticks since the last byte after which a connection looks around once: it was busy and has been quiet for a whole
+/// tick.
+const JUST_QUIET: u32 = 2;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -243,14 +248,14 @@ impl Table {
         }
     }
 
-    /// One tick: stops what was idle for `idle_ticks`, and makes the deaf look around.
+    /// One tick: stops what was idle for `idle_ticks`, and makes those look around who are deaf or just went quiet.
     fn sweep(&self, idle_ticks: Option<u32>) {
         let now = self.tick.fetch_add(1, Relaxed).wrapping_add(1);
         for entry in lock(&self.open).values() {
             let idle = now.wrapping_sub(entry.last_tick.load(Relaxed));
             if idle_ticks.is_some_and(|limit| idle >= limit) && entry.state() != State::Connecting {
                 entry.stop(CloseReason::IdleTimeout);
-            } else if entry.deaf.load(Relaxed) {
+            } else if entry.deaf.load(Relaxed) || idle == JUST_QUIET {
                 entry.look.store(true, Relaxed);
                 entry.wake();
             }

@@ -17,8 +17,11 @@ use serde::Serialize;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+
+/// Between the answer to `/quitquitquit` and the end.
+const GOODBYE: Duration = Duration::from_millis(100);
 
 /// What the pages show and steer.
 #[derive(Clone, Debug)]
@@ -148,6 +151,17 @@ impl App {
         reply::text(StatusCode::OK, format!("log level: {level:?}").to_lowercase())
     }
 
+    /// Ends the process, a moment later: whoever asked is to get the answer before the socket is gone.
+    fn quit(&self) -> Reply {
+        let drain = self.drain.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(GOODBYE).await;
+            // A full queue holds other asks to end; a closed one says that the end has come.
+            let _ = drain.send(Ask::Now).await;
+        });
+        reply::text(StatusCode::OK, "bye")
+    }
+
     fn ask(&self, ask: Ask, answer: &str) -> Reply {
         match self.drain.try_send(ask) {
             Ok(()) => reply::text(StatusCode::OK, answer),
@@ -230,7 +244,7 @@ impl Admin {
             "/logging" | "/drain" | "/quitquitquit" if method != Method::POST => reply::wrong_method("POST"),
             "/logging" => app.logging(query),
             "/drain" => app.ask(Ask::Inbound, "draining the inbound half"),
-            "/quitquitquit" => app.ask(Ask::Now, "bye"),
+            "/quitquitquit" => app.quit(),
             "/ready" | "/stats" | "/stats/prometheus" | "/connections" if !get => {
                 reply::wrong_method("GET, HEAD")
             }

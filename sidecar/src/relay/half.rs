@@ -4,10 +4,11 @@
 //! While nothing is kept, an idle half owns nothing. While something is, nothing is read, so that a slow reader slows
 //! its writer down and costs us at most one scratch buffer.
 
+use super::Endpoint;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncWrite, ReadBuf};
 
 /// Reads and writes per wake-up. A sixteenth of a mebibyte each: a bulk stream then gives way after one mebibyte, some
 /// 200 µs, and cannot starve the small ones on its thread.
@@ -59,16 +60,17 @@ impl Half {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut (impl AsyncRead + Unpin),
+        source: &mut impl Endpoint,
         sink: &mut (impl AsyncWrite + Unpin),
         scratch: &mut [u8],
+        mut look: bool,
         moved: &mut u64,
     ) -> Step {
         if self.is_over() {
             return Step::Finished;
         }
         for _ in 0..ROUNDS {
-            match self.round(cx, source, sink, scratch, moved) {
+            match self.round(cx, source, sink, scratch, &mut look, moved) {
                 Poll::Ready(Ok(())) if self.is_over() => return Step::JustFinished,
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(failure)) => {
@@ -111,9 +113,10 @@ impl Half {
     fn round(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut (impl AsyncRead + Unpin),
+        source: &mut impl Endpoint,
         sink: &mut (impl AsyncWrite + Unpin),
         scratch: &mut [u8],
+        look: &mut bool,
         moved: &mut u64,
     ) -> Poll<Result<(), Step>> {
         if matches!(self.state, State::ShuttingDown) {
@@ -130,9 +133,8 @@ impl Half {
             }
             return Poll::Ready(Ok(()));
         }
-        let mut buffer = ReadBuf::new(scratch);
-        ready!(Pin::new(source).poll_read(cx, &mut buffer)).map_err(Step::SourceFailed)?;
-        let bytes = buffer.filled();
+        let n = ready!(read(source, cx, scratch, look)).map_err(Step::SourceFailed)?;
+        let bytes = &scratch[..n];
         if bytes.is_empty() {
             self.state = match self.state {
                 State::LastWords => State::Over,
@@ -151,6 +153,24 @@ impl Half {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Reads; while it looks around, first what the runtime may not know of.
+fn read(
+    source: &mut impl Endpoint,
+    cx: &mut Context<'_>,
+    scratch: &mut [u8],
+    look: &mut bool,
+) -> Poll<io::Result<usize>> {
+    if *look {
+        match source.read_now(scratch) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => *look = false,
+            done => return Poll::Ready(done),
+        }
+    }
+    let mut buffer = ReadBuf::new(scratch);
+    ready!(Pin::new(source).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
 }
 
 fn write(

@@ -8,6 +8,7 @@
 mod half;
 
 use half::{Half, Step};
+use socket2::SockRef;
 use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll};
@@ -26,11 +27,20 @@ thread_local! {
 pub trait Endpoint: AsyncRead + AsyncWrite + Unpin {
     /// The error that the connection died of, if it did and nobody was told yet.
     fn pending_error(&self) -> Option<io::Error>;
+
+    /// Reads what the kernel has, past the runtime, which may believe that there is nothing: it takes a short read for
+    /// the last, but a read also stops in front of an urgent byte. An endpoint that is more than its socket says
+    /// `WouldBlock`.
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize>;
 }
 
 impl Endpoint for TcpStream {
     fn pending_error(&self) -> Option<io::Error> {
         self.take_error().ok().flatten()
+    }
+
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(&mut &*SockRef::from(self), buffer)
     }
 }
 
@@ -47,9 +57,10 @@ pub trait Watch {
     /// Whether one side is not being read, so that its reset would go unnoticed: see [`Relay::poll`]. Called when it
     /// changes.
     fn deaf(&mut self, deaf: bool);
-    /// Whether to look for such a reset now. While a side is deaf, whoever watches wakes the task now and then and says
-    /// yes.
-    fn look_for_reset(&mut self) -> bool;
+    /// Whether to look around now, for a reset or for bytes that the runtime does not know of. Asked once per wake-up.
+    /// Whoever watches wakes the task and says yes now and then while a side is deaf, and once after bytes moved and no
+    /// more came.
+    fn look(&mut self) -> bool;
 }
 
 /// Bytes that moved.
@@ -117,14 +128,15 @@ impl Relay {
         if let Poll::Ready(stop) = watch.poll_stop(cx) {
             return Poll::Ready(End::Stopped(stop));
         }
+        let look = watch.look();
         let mut moved = Moved::default();
         let step = SCRATCH.with_borrow_mut(|scratch| {
-            self.to_server.poll(cx, client, server, scratch, &mut moved.to_server)
+            self.to_server.poll(cx, client, server, scratch, look, &mut moved.to_server)
         });
         let first = self.judge(step, Side::Client, Side::Server, watch);
         // In between, a server that died became known as dead: the end of what it said is then no FIN.
         let step = SCRATCH.with_borrow_mut(|scratch| {
-            self.to_client.poll(cx, server, client, scratch, &mut moved.to_client)
+            self.to_client.poll(cx, server, client, scratch, look, &mut moved.to_client)
         });
         let second = self.judge(step, Side::Server, Side::Client, watch);
         if moved != Moved::default() {
@@ -140,7 +152,7 @@ impl Relay {
         let client_unread = !self.to_server.reads();
         let server_unread = !self.to_client.reads();
         let deaf = client_unread || server_unread || self.dead.is_some();
-        if deaf && watch.look_for_reset() {
+        if deaf && look {
             if let Some(dead) = &mut self.dead {
                 if !std::mem::take(&mut dead.progressed) {
                     // Nobody takes the last words. Waiting on would keep the reset from the side that is alive.

@@ -115,6 +115,10 @@ impl Endpoint for Weird {
     fn pending_error(&self) -> Option<io::Error> {
         None
     }
+
+    fn read_now(&self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
 }
 
 /// An owner that only takes notes.
@@ -147,7 +151,7 @@ impl Watch for Notes {
         self.deaf = deaf;
     }
 
-    fn look_for_reset(&mut self) -> bool {
+    fn look(&mut self) -> bool {
         self.look
     }
 }
@@ -225,6 +229,10 @@ impl Endpoint for Quiet {
     fn pending_error(&self) -> Option<io::Error> {
         None
     }
+
+    fn read_now(&self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
 }
 
 #[tokio::test]
@@ -299,6 +307,10 @@ impl Endpoint for Eager {
     fn pending_error(&self) -> Option<io::Error> {
         None
     }
+
+    fn read_now(&self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
 }
 
 #[tokio::test]
@@ -327,7 +339,7 @@ async fn real(mut notes: Notes) -> (TcpStream, TcpStream, tokio::task::JoinHandl
         let end = run(&mut inner_client, &mut inner_server, &mut notes).await;
         if !matches!(end, End::Closed) {
             for stream in [&inner_client, &inner_server] {
-                socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+                SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
             }
         }
         (end, notes)
@@ -358,7 +370,7 @@ async fn a_reset_becomes_a_reset_in_both_directions() {
     for dying in [Side::Client, Side::Server] {
         let (client, server, task) = real(Notes::default()).await;
         let (dies, mut lives) = if dying == Side::Client { (client, server) } else { (server, client) };
-        socket2::SockRef::from(&dies).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        SockRef::from(&dies).set_linger(Some(std::time::Duration::ZERO)).unwrap();
         drop(dies);
         let error = lives.read(&mut [0; 8]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{dying:?}");
@@ -418,7 +430,7 @@ async fn a_reset_behind_a_full_buffer_is_found_when_looked_for() {
         end = relaying => panic!("ended early: {end:?}"),
         () = full => {}
     }
-    socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(client);
     // What the sweep does: wake it now and then.
     let end = tokio::time::timeout(std::time::Duration::from_secs(10), async {
@@ -435,6 +447,24 @@ async fn a_reset_behind_a_full_buffer_is_found_when_looked_for() {
     assert!(matches!(end, End::Died(Side::Client, _)), "{end:?}");
     assert!(notes.deaf);
     drop(server);
+}
+
+#[tokio::test]
+async fn an_urgent_byte_stays_in_the_stream_and_what_follows_is_not_stuck() {
+    let (mut client, mut inner_client) = pair().await;
+    let (mut inner_server, mut server) = pair().await;
+    SockRef::from(&inner_client).set_out_of_band_inline(true).unwrap();
+    client.write_all(b"ab").await.unwrap();
+    assert_eq!(SockRef::from(&client).send_out_of_band(b"U").unwrap(), 1);
+    client.write_all(b"cd").await.unwrap();
+    let mut notes = Notes { look: true, ..Notes::default() };
+    let mut relay = Relay::default();
+    let mut received = [0; 5];
+    tokio::select! {
+        end = poll_fn(|cx| relay.poll(cx, &mut inner_client, &mut inner_server, &mut notes)) => panic!("{end:?}"),
+        read = server.read_exact(&mut received) => { read.unwrap(); }
+    }
+    assert_eq!(&received, b"abUcd");
 }
 
 #[test]
