@@ -1,1 +1,40 @@
-//! culvert-sidecar.
+// SPDX-License-Identifier: Apache-2.0
+//! culvert's sidecar: a transparent proxy.
+//!
+//! ```text
+//! accept ─▶ original destination ─▶ guards ─▶ route ─▶ permits ─▶ connect ─▶ relay ─▶ one closing record
+//! ```
+//!
+//! [`connection`] is that line as code. [`run::run`] puts the parts together and takes them apart again.
+
+pub mod access_log;
+pub mod addrs;
+pub mod admin;
+pub mod capture;
+pub mod close_reason;
+pub mod config;
+pub mod connection;
+pub mod dial;
+pub mod drain;
+pub mod guard;
+mod life;
+pub mod limits;
+pub mod listener;
+pub mod logging;
+pub mod metrics;
+pub mod options;
+pub mod original_dst;
+pub mod own_addresses;
+pub mod proxy;
+pub mod readiness;
+pub mod relay;
+pub mod route;
+pub mod run;
+pub mod stats;
+pub mod table;
+mod throttle;
+pub mod workers;
+
+/// Exit code for what whoever starts the sidecar has to change: an option, a port in use, a file that cannot be written.
+/// (`EX_USAGE` of sysexits.)
+pub const EXIT_USAGE: u8 = 64;

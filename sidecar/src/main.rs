@@ -1,2 +1,47 @@
-//! culvert-sidecar.
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0
+//! The program: options in, exit code out.
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use culvert_sidecar::options::{Command, Options};
+use culvert_sidecar::{EXIT_USAGE, logging, run};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => {
+            // Nothing to do about a closed stdout or stderr.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(EXIT_USAGE),
+            };
+        }
+    };
+    match &options.command {
+        None => {}
+        Some(Command::Validate { .. }) => {
+            return usage(["validate is not built yet: mesh documents come in a later version"]);
+        }
+        Some(Command::Wait { .. }) => {
+            return usage(["wait is not built yet: ask http://127.0.0.1:15020/ready until it answers 200"]);
+        }
+    }
+    let config = match options.check() {
+        Ok(config) => config,
+        Err(errors) => return usage(errors),
+    };
+    let log = logging::start(config.log_level, config.log_format);
+    match run::run(config, log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => usage([error]),
+    }
+}
+
+fn usage<E: std::fmt::Display>(errors: impl IntoIterator<Item = E>) -> ExitCode {
+    for error in errors {
+        eprintln!("culvert-sidecar: {error}");
+    }
+    ExitCode::from(EXIT_USAGE)
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The closing record of each connection, and the log that it goes to.
+//!
+//! Connections hand their record to a bounded queue and never wait; a thread of its own writes it, as a pipe or a disk
+//! may block. When the writer cannot keep up, records are dropped and counted.
+
+use crate::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
+use crate::close_reason::CloseReason;
+use crate::config::AccessLog;
+use crate::route::ClusterId;
+use serde::Serialize;
+use std::fs::OpenOptions;
+use std::io::{self, BufWriter, Write};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+use tracing_subscriber::fmt::{format::Writer, time::FormatTime, time::SystemTime};
+
+/// Records that may wait for the writer: some 3 MB, and half a second of a busy pod.
+const QUEUE: usize = 8192;
+/// How often the end of the log is offered to a queue that is full.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// How one connection went.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// See [`crate::table::Entry::id`].
+    pub id: u64,
+    /// Which listener it came to.
+    pub direction: Direction,
+    /// Who opened it.
+    pub client: ClientAddr,
+    /// Where it was meant to go, if it was redirected.
+    pub orig_dst: Option<OrigDst>,
+    /// Where it was dialled to, if it got so far.
+    pub dial: Option<DialAddr>,
+    /// Its cluster, if it got so far.
+    pub cluster: Option<ClusterId>,
+    /// From the client to the server.
+    pub bytes_sent: u64,
+    /// From the server to the client.
+    pub bytes_recv: u64,
+    /// How long it was open.
+    pub duration: Duration,
+    /// How it ended.
+    pub reason: CloseReason,
+    /// More about that, in words.
+    pub error: Option<String>,
+}
+
+/// A record as it is written. The names are part of the contract with whoever parses the log.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: &'a str,
+    id: u64,
+    direction: &'static str,
+    #[serde(rename = "src.addr")]
+    src: String,
+    orig_dst: Option<String>,
+    #[serde(rename = "dst.addr")]
+    dst: Option<String>,
+    cluster: Option<String>,
+    bytes_sent: u64,
+    bytes_recv: u64,
+    /// Seconds.
+    duration: f64,
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+impl Record {
+    fn write(&self, time: &str, out: &mut impl Write) -> io::Result<()> {
+        let Self {
+            id,
+            direction,
+            client,
+            orig_dst,
+            dial,
+            cluster,
+            bytes_sent,
+            bytes_recv,
+            duration,
+            reason,
+            error,
+        } = self;
+        let line = Line {
+            time,
+            id: *id,
+            direction: direction.name(),
+            src: client.to_string(),
+            orig_dst: orig_dst.map(|addr| addr.to_string()),
+            dst: dial.map(|addr| addr.to_string()),
+            cluster: cluster.map(|cluster| cluster.to_string()),
+            bytes_sent: *bytes_sent,
+            bytes_recv: *bytes_recv,
+            duration: duration.as_micros() as f64 / 1e6,
+            reason: reason.name(),
+            error: error.as_deref(),
+        };
+        serde_json::to_writer(&mut *out, &line)?;
+        out.write_all(b"\n")
+    }
+}
+
+/// A log that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot write the access log to {path} (--access-log): {source}; name a file that uid {uid} may write, or stdout"
+)]
+pub struct AccessLogError {
+    path: std::path::PathBuf,
+    uid: nix::unistd::Uid,
+    source: io::Error,
+}
+
+/// The sending end.
+#[derive(Debug)]
+pub struct AccessLogger {
+    queue: Option<SyncSender<Message>>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Record(Record),
+    /// Write out what is there, say so, and end.
+    End(SyncSender<()>),
+}
+
+impl AccessLogger {
+    /// Opens the log and starts its writer; no thread where it is off.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn start(target: &AccessLog) -> Result<Self, AccessLogError> {
+        let out: Box<dyn Write + Send> = match target {
+            AccessLog::Off => return Ok(Self { queue: None }),
+            AccessLog::Stdout => Box::new(io::stdout()),
+            AccessLog::File(path) => {
+                let file = OpenOptions::new().append(true).create(true).open(path).map_err(|source| {
+                    AccessLogError { path: path.clone(), uid: nix::unistd::geteuid(), source }
+                })?;
+                Box::new(file)
+            }
+        };
+        let (queue, records) = sync_channel(QUEUE);
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write_all(&records, BufWriter::new(out)))
+            .map_err(|source| AccessLogError {
+                path: "a thread of its own".into(),
+                uid: nix::unistd::geteuid(),
+                source,
+            })?;
+        Ok(Self { queue: Some(queue) })
+    }
+
+    /// Whether anybody reads the records.
+    pub fn is_on(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Hands a record over; `false` when it had to be dropped. Never waits.
+    #[must_use = "a dropped record is to be counted"]
+    pub fn record(&self, record: Record) -> bool {
+        self.queue.as_ref().is_none_or(|queue| queue.try_send(Message::Record(record)).is_ok())
+    }
+
+    /// Writes out what was handed over so far; at most until `deadline` is over, as the reader of a pipe may be gone.
+    pub fn finish(&self, deadline: Duration) {
+        let Some(queue) = &self.queue else { return };
+        let (written, heard) = sync_channel(1);
+        let until = Instant::now() + deadline;
+        let mut end = Message::End(written);
+        // A full queue has no place for the message that ends it, and std has no send with a deadline.
+        while let Err(TrySendError::Full(back)) = queue.try_send(end) {
+            end = back;
+            if Instant::now() >= until {
+                return;
+            }
+            std::thread::park_timeout(RETRY);
+        }
+        // Also over when the writer is gone.
+        let _ = heard.recv_timeout(until.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// The writer's life: takes what is there, writes it in one go, waits for more.
+fn write_all(records: &Receiver<Message>, mut out: BufWriter<Box<dyn Write + Send>>) {
+    let mut time = String::new();
+    let mut next = records.recv().ok();
+    let mut done = None;
+    while let Some(message) = next {
+        let record = match message {
+            Message::Record(record) => record,
+            Message::End(written) => {
+                done = Some(written);
+                break;
+            }
+        };
+        time.clear();
+        // Formatting into a String does not fail.
+        let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+        // A full disk or a closed pipe: nothing to do here but go on, so that the queue does not fill up.
+        let _ = record.write(&time, &mut out);
+        next = match records.try_recv() {
+            Ok(message) => Some(message),
+            Err(TryRecvError::Empty) => {
+                let _ = out.flush();
+                records.recv().ok()
+            }
+            Err(TryRecvError::Disconnected) => None,
+        };
+    }
+    let _ = out.flush();
+    if let Some(written) = done {
+        let _ = written.send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(reason: CloseReason, error: Option<&str>) -> Record {
+        Record {
+            id: 7,
+            direction: Direction::Outbound,
+            client: ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
+            orig_dst: Some(OrigDst::new("[2001:db8::1]:443".parse().unwrap())),
+            dial: Some(DialAddr::new("[2001:db8::1]:443".parse().unwrap())),
+            cluster: Some(ClusterId::ALL[3]),
+            bytes_sent: 5,
+            bytes_recv: 70_000,
+            duration: Duration::from_micros(1_234_567),
+            reason,
+            error: error.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn a_record_is_one_line_with_stable_names() {
+        let mut out = Vec::new();
+        record(CloseReason::Ok, None).write("2026-01-01T00:00:00Z", &mut out).unwrap();
+        record(CloseReason::ConnectRefused, Some("\"quoted\"\nand broken")).write("t", &mut out).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+
+    #[test]
+    fn what_was_handed_over_is_written_before_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let log = AccessLogger::start(&AccessLog::File(path.clone())).unwrap();
+        for _ in 0..100 {
+            assert!(log.record(record(CloseReason::Ok, None)));
+        }
+        log.finish(Duration::from_secs(10));
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().count(), 100);
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_writer_that_is_stuck_drops_records_and_delays_nobody() {
+        let (queue, _nobody_reads) = sync_channel(1);
+        let log = AccessLogger { queue: Some(queue) };
+        assert!(log.record(record(CloseReason::Ok, None)));
+        assert!(!log.record(record(CloseReason::Ok, None)));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_named() {
+        let target = AccessLog::File("/proc/no/such/file".into());
+        let error = AccessLogger::start(&target).unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot write the access log to /proc/no/such/file (--access-log)"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Addresses with their meaning in the type, so that no two of them can be swapped by mistake.
+//!
+//! Every address is kept in its own family: a peer that reaches a dual-stack socket as `::ffff:10.0.0.1` is
+//! `10.0.0.1` from here on.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+macro_rules! address {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+        pub struct $name(SocketAddr);
+
+        impl $name {
+            /// Takes the address, an IPv4-mapped IPv6 one as the IPv4 address that it is.
+            pub fn new(addr: SocketAddr) -> Self {
+                Self(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
+            }
+
+            /// The plain address.
+            pub fn get(self) -> SocketAddr {
+                self.0
+            }
+
+            /// The address family.
+            pub fn family(self) -> Family {
+                Family::of(self.0.ip())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+address! {
+    /// The peer that opened the connection, as the listener sees it.
+    ClientAddr
+}
+address! {
+    /// Where the client wanted to go, before the redirect.
+    OrigDst
+}
+address! {
+    /// The local end of an accepted connection.
+    ListenAddr
+}
+address! {
+    /// Where the sidecar dials.
+    DialAddr
+}
+
+/// Which way a connection crosses the pod's border.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// From a peer to the pod's application.
+    Inbound,
+    /// From the pod's application to the outside.
+    Outbound,
+}
+
+impl Direction {
+    /// Both, for tables.
+    pub const ALL: [Self; 2] = [Self::Inbound, Self::Outbound];
+
+    /// The name in logs, metrics and listener names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both, for tables.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address; an IPv4-mapped one is IPv4.
+    pub fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The name in logs, metrics and listener names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+
+    /// The name for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+}
+
+/// The source of the sidecar's inbound hop: the redirect rules let a connection from here to the pod's own address
+/// through to the application.
+pub const INBOUND_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+
+/// The same for IPv6. The plugin puts it on `lo`.
+pub const INBOUND_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+
+/// The source of the inbound hop in a family.
+pub fn inbound_source(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => INBOUND_SOURCE_V4.into(),
+        Family::V6 => INBOUND_SOURCE_V6.into(),
+    }
+}
+
+/// Whether the address never leaves the pod: 127.0.0.0/8, `::1`, and `::6`, which is the sidecar's own.
+pub fn is_loopback(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip == INBOUND_SOURCE_V6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address_that_it_is() {
+        let client = ClientAddr::new("[::ffff:10.1.2.3]:80".parse().unwrap());
+        assert_eq!(client.get(), "10.1.2.3:80".parse().unwrap());
+        assert_eq!(client.family(), Family::V4);
+    }
+
+    #[test]
+    fn loopback_is_every_address_that_never_leaves_the_pod() {
+        for (ip, expected) in [
+            ("127.0.0.1", true),
+            ("127.0.0.6", true),
+            ("127.255.255.254", true),
+            ("::1", true),
+            ("::6", true),
+            ("::ffff:127.0.0.1", true),
+            ("::5", false),
+            ("10.0.0.1", false),
+            ("fd00::1", false),
+        ] {
+            assert_eq!(is_loopback(ip.parse().unwrap()), expected, "{ip}");
+        }
+    }
+}

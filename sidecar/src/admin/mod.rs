@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The two small web servers: status for kubelet and Prometheus, admin for people on loopback.
+
+mod pages;
+mod reply;
+mod server;
+
+pub use pages::App;
+pub use server::{Pages, serve};

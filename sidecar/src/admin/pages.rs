@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the two servers say.
+
+use super::reply::{self, Reply};
+use super::server::Pages;
+use crate::config::LogLevel;
+use crate::drain::Ask;
+use crate::logging::LogControl;
+use crate::proxy::Proxy;
+use crate::readiness::Readiness;
+use crate::stats;
+use clap::ValueEnum;
+use hyper::body::Incoming;
+use hyper::header::{HOST, HeaderMap, ORIGIN};
+use hyper::{Method, Request, StatusCode, Uri};
+use serde::Serialize;
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Between the answer to `/quitquitquit` and the end.
+const GOODBYE: Duration = Duration::from_millis(100);
+
+/// What the pages show and steer.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// The data path.
+    pub proxy: Arc<Proxy>,
+    /// Whether it is ready.
+    pub readiness: Arc<Readiness>,
+    /// Where requests to drain go.
+    pub drain: mpsc::Sender<Ask>,
+    /// The log level.
+    pub log: LogControl,
+}
+
+impl App {
+    /// The status pages, for anybody who reaches the pod.
+    pub fn status(self) -> impl Pages {
+        Status(self)
+    }
+
+    /// The admin pages, for loopback.
+    pub fn admin(self) -> impl Pages {
+        Admin(self)
+    }
+
+    /// Whether the sidecar is ready, kept in the metric too.
+    ///
+    /// # Errors
+    /// The reasons why not.
+    pub fn check_ready(&self) -> Result<(), String> {
+        let config = &self.proxy.config;
+        let checked =
+            self.readiness.check(config.inbound_port != 0, config.verify_redirect, &self.proxy.capture);
+        self.proxy.metrics.ready.set(i64::from(checked.is_ok()));
+        checked
+    }
+
+    fn ready(&self) -> Reply {
+        match self.check_ready() {
+            Ok(()) => reply::text(StatusCode::OK, "ready"),
+            Err(reasons) => reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{reasons}")),
+        }
+    }
+
+    fn metrics(&self) -> Reply {
+        // The gauge is of this moment.
+        let _ = self.check_ready();
+        reply::of_type(StatusCode::OK, reply::OPENMETRICS, self.proxy.metrics.render())
+    }
+
+    fn stats(&self, query: &str) -> Reply {
+        let mut as_json = false;
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("format", "json")) => as_json = true,
+                Some(("format", "text")) => as_json = false,
+                Some(("format", "prometheus")) => return self.metrics(),
+                Some(("filter", _)) => return not_built("?filter=", "use grep until then"),
+                _ => {
+                    return reply::text(
+                        StatusCode::BAD_REQUEST,
+                        "only ?format=json, text or prometheus is known",
+                    );
+                }
+            }
+        }
+        let _ = self.check_ready();
+        let stats = stats::collect(&self.proxy.config, &self.proxy.metrics, &self.proxy.limits);
+        if as_json {
+            // Envoy's shape.
+            let stats: Vec<_> = stats
+                .into_iter()
+                .map(|(name, value)| serde_json::json!({"name": name, "value": value}))
+                .collect();
+            return reply::json(&serde_json::json!({ "stats": stats }));
+        }
+        let mut text = String::new();
+        for (name, value) in stats {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{name}: {value}");
+        }
+        reply::text(StatusCode::OK, text.trim_end())
+    }
+
+    fn connections(&self) -> Reply {
+        let now = Instant::now();
+        let connections = self
+            .proxy
+            .table
+            .snapshot()
+            .into_iter()
+            .map(|entry| {
+                let (bytes_sent, bytes_recv) = entry.bytes();
+                Connection {
+                    id: entry.id,
+                    direction: entry.direction.name(),
+                    src: entry.client.to_string(),
+                    orig_dst: entry.orig_dst.to_string(),
+                    dial: entry.dial.to_string(),
+                    cluster: entry.cluster.to_string(),
+                    age: now.saturating_duration_since(entry.opened).as_secs_f64(),
+                    bytes_sent,
+                    bytes_recv,
+                    state: entry.state(),
+                }
+            })
+            .collect();
+        reply::json(&Connections {
+            fields: Fields {
+                age: "seconds",
+                bytes_sent: "to_server: from the client to the server",
+                bytes_recv: "to_client: from the server to the client",
+            },
+            connections,
+        })
+    }
+
+    fn logging(&self, query: &str) -> Reply {
+        let Some(level) =
+            query.strip_prefix("level=").and_then(|level| LogLevel::from_str(level, false).ok())
+        else {
+            return reply::text(StatusCode::BAD_REQUEST, "say ?level= and error, warn, info, debug or trace");
+        };
+        if !self.log.set(level) {
+            return reply::text(StatusCode::INTERNAL_SERVER_ERROR, "logging was never started");
+        }
+        reply::text(StatusCode::OK, format!("log level: {level:?}").to_lowercase())
+    }
+
+    /// Ends the process, a moment later: whoever asked is to get the answer before the socket is gone.
+    fn quit(&self) -> Reply {
+        let drain = self.drain.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(GOODBYE).await;
+            // A full queue holds other asks to end; a closed one says that the end has come.
+            let _ = drain.send(Ask::Now).await;
+        });
+        reply::text(StatusCode::OK, "bye")
+    }
+
+    fn ask(&self, ask: Ask, answer: &str) -> Reply {
+        match self.drain.try_send(ask) {
+            Ok(()) => reply::text(StatusCode::OK, answer),
+            Err(_) => reply::text(StatusCode::SERVICE_UNAVAILABLE, "the sidecar is on its way out"),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Connections {
+    fields: Fields,
+    connections: Vec<Connection>,
+}
+
+/// Says what the fields mean, where a name leaves room for doubt.
+#[derive(Serialize)]
+struct Fields {
+    age: &'static str,
+    bytes_sent: &'static str,
+    bytes_recv: &'static str,
+}
+
+#[derive(Serialize)]
+struct Connection {
+    id: u64,
+    direction: &'static str,
+    src: String,
+    orig_dst: String,
+    dial: String,
+    cluster: String,
+    age: f64,
+    bytes_sent: u64,
+    bytes_recv: u64,
+    state: crate::table::State,
+}
+
+struct Status(App);
+
+impl Pages for Status {
+    fn answer(&self, request: &Request<Incoming>) -> Reply {
+        self.answer(request.method(), request.uri())
+    }
+}
+
+impl Status {
+    fn answer(&self, method: &Method, uri: &Uri) -> Reply {
+        if method != Method::GET && method != Method::HEAD {
+            return reply::wrong_method("GET, HEAD");
+        }
+        match uri.path() {
+            "/ready" => self.0.ready(),
+            // That this thread answers is what it says.
+            "/live" => reply::text(StatusCode::OK, "live"),
+            "/metrics" => self.0.metrics(),
+            _ => reply::not_found("/ready, /live and /metrics"),
+        }
+    }
+}
+
+struct Admin(App);
+
+impl Pages for Admin {
+    fn answer(&self, request: &Request<Incoming>) -> Reply {
+        self.answer(request.method(), request.uri(), request.headers())
+    }
+}
+
+impl Admin {
+    fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Reply {
+        if !is_local(headers) {
+            return reply::text(
+                StatusCode::FORBIDDEN,
+                "the Host and Origin of an admin request are localhost or a loopback address",
+            );
+        }
+        let app = &self.0;
+        let query = uri.query().unwrap_or_default();
+        let get = method == Method::GET || method == Method::HEAD;
+        match uri.path() {
+            "/logging" | "/drain" | "/quitquitquit" if method != Method::POST => reply::wrong_method("POST"),
+            "/logging" => app.logging(query),
+            "/drain" => app.ask(Ask::Inbound, "draining the inbound half"),
+            "/quitquitquit" => app.quit(),
+            "/ready" | "/stats" | "/stats/prometheus" | "/connections" if !get => {
+                reply::wrong_method("GET, HEAD")
+            }
+            "/ready" => app.ready(),
+            "/stats" => app.stats(query),
+            "/stats/prometheus" => app.metrics(),
+            "/connections" => app.connections(),
+            page @ ("/" | "/config_dump" | "/listeners" | "/clusters" | "/certs") => {
+                not_built(page, "/ready, /stats, /stats/prometheus and /connections are there")
+            }
+            _ => reply::not_found(
+                "/ready, /stats, /stats/prometheus and /connections, and by POST /logging, /drain and /quitquitquit",
+            ),
+        }
+    }
+}
+
+fn not_built(what: &str, instead: &str) -> Reply {
+    reply::text(StatusCode::NOT_IMPLEMENTED, format!("{what} is not built yet; {instead}"))
+}
+
+/// Whether a browser on this machine was led here by a foreign page: by a name that resolves to loopback (the Host
+/// tells), or by a form or script of that page (the Origin tells).
+fn is_local(headers: &HeaderMap) -> bool {
+    let local = |value: &hyper::header::HeaderValue| {
+        value
+            .to_str()
+            .is_ok_and(|value| is_local_authority(value.split_once("://").map_or(value, |(_, a)| a)))
+    };
+    // HTTP/1.0 needs no Host, and no browser speaks it.
+    headers.get(HOST).is_none_or(local) && headers.get(ORIGIN).is_none_or(local)
+}
+
+fn is_local_authority(authority: &str) -> bool {
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or(rest, |(host, _)| host),
+        None => authority.split_once(':').map_or(authority, |(host, _)| host),
+    };
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How a connection ended: one enum for the log line, the metric's label and the error types.
+
+use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
+use std::fmt::{self, Write};
+
+/// Why a connection was closed or refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum CloseReason {
+    /// Both sides said FIN.
+    Ok = 1,
+    /// The client reset the connection, or vanished.
+    ClientReset,
+    /// The server reset the connection, or vanished.
+    ServerReset,
+    /// The server refused the connection.
+    ConnectRefused,
+    /// The server did not answer within the connect timeout.
+    ConnectTimeout,
+    /// There is no way to the server, or the kernel would not let us dial.
+    ConnectUnreachable,
+    /// A guard refused the connection: forwarding it would loop or open loopback to peers.
+    Loop,
+    /// The connection was never redirected, so it has no destination.
+    NoOriginalDst,
+    /// A limit on connections or connects under way was reached.
+    Limit,
+    /// No byte moved for the idle timeout.
+    IdleTimeout,
+    /// The sidecar stopped before the connection ended.
+    DrainTimeout,
+    /// A defect of the sidecar.
+    Internal,
+}
+
+impl CloseReason {
+    /// All reasons, for tables and tests.
+    pub const ALL: [Self; 12] = [
+        Self::Ok,
+        Self::ClientReset,
+        Self::ServerReset,
+        Self::ConnectRefused,
+        Self::ConnectTimeout,
+        Self::ConnectUnreachable,
+        Self::Loop,
+        Self::NoOriginalDst,
+        Self::Limit,
+        Self::IdleTimeout,
+        Self::DrainTimeout,
+        Self::Internal,
+    ];
+
+    /// The label in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ClientReset => "client_reset",
+            Self::ServerReset => "server_reset",
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ConnectUnreachable => "connect_unreachable",
+            Self::Loop => "loop",
+            Self::NoOriginalDst => "no_original_dst",
+            Self::Limit => "limit",
+            Self::IdleTimeout => "idle_timeout",
+            Self::DrainTimeout => "drain_timeout",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The reason that [`Self::code`] stands for; `None` for 0 and for anything unknown.
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+
+    /// A number that fits an atomic; never 0.
+    pub(crate) fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl EncodeLabelValue for CloseReason {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_stands_for_its_reason_and_zero_for_none() {
+        for reason in CloseReason::ALL {
+            assert_eq!(CloseReason::from_code(reason.code()), Some(reason));
+        }
+        assert_eq!(CloseReason::from_code(0), None);
+        assert_eq!(CloseReason::from_code(255), None);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::BTreeSet<_> = CloseReason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), CloseReason::ALL.len());
+    }
+}

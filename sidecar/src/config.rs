@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the sidecar was told, checked: plain data. It holds no secret, and is logged once at start.
+
+use crate::addrs::{Direction, Family};
+use crate::guard::SidecarPorts;
+use crate::limits::Thresholds;
+use clap::ValueEnum;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The checked options.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Port of the inbound listener; 0 = off.
+    pub inbound_port: u16,
+    /// Port of the outbound listener; 0 = off.
+    pub outbound_port: u16,
+    /// Admin interface, on loopback.
+    pub admin: SocketAddr,
+    /// Status port.
+    pub status: SocketAddr,
+    /// How long both listeners serve on after SIGTERM.
+    pub drain_delay: Duration,
+    /// How long open connections may go on after that.
+    pub drain_time: Duration,
+    /// What `/ready` wants proved.
+    pub verify_redirect: VerifyRedirect,
+    /// Deadline of a connect; `None` leaves it to the kernel.
+    pub connect_timeout: Option<Duration>,
+    /// How long a connection may move no byte.
+    pub idle_timeout: Option<Duration>,
+    /// The circuit breaker of each cluster.
+    pub thresholds: Thresholds,
+    /// Where closing records go.
+    pub access_log: AccessLog,
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// How it is logged.
+    pub log_format: LogFormat,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+impl Config {
+    /// The port of a listener; 0 = off.
+    pub fn listen_port(&self, direction: Direction) -> u16 {
+        match direction {
+            Direction::Inbound => self.inbound_port,
+            Direction::Outbound => self.outbound_port,
+        }
+    }
+
+    /// The ports that no connection may be forwarded to.
+    pub fn sidecar_ports(&self) -> SidecarPorts {
+        SidecarPorts::new([self.inbound_port, self.outbound_port, self.admin.port(), self.status.port()])
+    }
+}
+
+/// What `/ready` wants proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VerifyRedirect {
+    /// Each family that the pod has.
+    On,
+    /// IPv4 only, for a pod whose IPv6 is left direct on purpose.
+    #[value(name = "ipv4")]
+    V4,
+    /// IPv6 only.
+    #[value(name = "ipv6")]
+    V6,
+    /// Nothing.
+    Off,
+}
+
+impl VerifyRedirect {
+    /// The families to prove, where the pod has them.
+    pub fn families(self) -> &'static [Family] {
+        match self {
+            Self::On => &Family::ALL,
+            Self::V4 => &[Family::V4],
+            Self::V6 => &[Family::V6],
+            Self::Off => &[],
+        }
+    }
+}
+
+/// Where closing records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+impl FromStr for AccessLog {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" => Err("name a file, or stdout, or off"),
+            "off" => Ok(Self::Off),
+            "stdout" => Ok(Self::Stdout),
+            path => Ok(Self::File(path.into())),
+        }
+    }
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What stops the sidecar or breaks a promise.
+    Error,
+    /// What an operator should act on.
+    Warn,
+    /// The life of the process.
+    Info,
+    /// The life of each connection.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl From<LogLevel> for tracing::level_filters::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// How it is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

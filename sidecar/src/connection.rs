@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The life of one connection, top to bottom:
+//!
+//! accepted → original destination → guards → route → permits → connect → relay → one closing record.
+
+use crate::addrs::Direction;
+use crate::close_reason::CloseReason;
+use crate::dial::{self, DialError};
+use crate::guard::{self, Refusal};
+use crate::life::{Life, Watched};
+use crate::listener::Accepted;
+use crate::original_dst::{self, Redirected};
+use crate::proxy::Proxy;
+use crate::relay::{End, Relay, Side};
+use crate::route;
+use crate::table::{Entry, State};
+use socket2::SockRef;
+use std::error::Error;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// Why a connection could not be forwarded.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// A guard said no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A limit is reached.
+    #[error("{0}")]
+    Full(&'static str),
+    /// The server was not reached.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The sidecar stopped it while it was being connected.
+    #[error("stopped while connecting")]
+    Stopped(CloseReason),
+}
+
+impl ForwardError {
+    /// How the closing record names it.
+    pub fn reason(&self) -> CloseReason {
+        match self {
+            Self::Refused(refusal) => refusal.reason(),
+            Self::Full(_) => CloseReason::Limit,
+            Self::Dial(error) => error.reason(),
+            Self::Stopped(reason) => *reason,
+        }
+    }
+}
+
+/// Serves an accepted connection to its end.
+pub async fn serve(proxy: Arc<Proxy>, accepted: Accepted) {
+    // Boxed, so that what only the beginning needs is freed before the long part.
+    let Some(established) = Box::pin(establish(proxy, accepted)).await else { return };
+    established.relay().await;
+}
+
+/// From accepted to connected; `None` when it ended on the way.
+async fn establish(proxy: Arc<Proxy>, accepted: Accepted) -> Option<Established> {
+    let redirected = original_dst::lookup(&accepted.stream, accepted.client, accepted.listen_port);
+    // Our own, to see whether it comes back. It has done its work and goes no further.
+    if accepted.direction == Direction::Inbound && proxy.capture.recognise(accepted.client, redirected) {
+        return None;
+    }
+    let mut life = Life::begin(proxy, &accepted, redirected);
+    match forward(&mut life, &accepted, redirected).await {
+        Ok((server, entry)) => Some(Established { client: accepted.stream, server, entry, life }),
+        Err(error) => {
+            reset_on_close(&accepted.stream);
+            drop(accepted);
+            life.end(error.reason(), Some(&error));
+            None
+        }
+    }
+}
+
+/// Everything that can say no, and the connect.
+async fn forward(
+    life: &mut Life,
+    accepted: &Accepted,
+    redirected: Redirected,
+) -> Result<(TcpStream, Arc<Entry>), ForwardError> {
+    let proxy = life.proxy();
+    let direction = accepted.direction;
+    let Some(permit) = proxy.limits.listener(direction).try_acquire() else {
+        proxy.metrics.direction(direction).listener_overflow.inc();
+        return Err(ForwardError::Full(
+            "the listener holds as many connections as the limit of open files allows",
+        ));
+    };
+    life.hold(permit);
+
+    let original = guard::check(direction, redirected, &proxy.ports, |ip| proxy.own.contains(ip))
+        .inspect_err(|refusal| {
+            proxy.metrics.direction(direction).loop_rejected(refusal.guard()).inc();
+        })?;
+    let route = route::route(direction, original);
+
+    let limits = proxy.limits.cluster(route.cluster);
+    let metrics = proxy.metrics.cluster(route.cluster);
+    let Some(permit) = limits.connections.try_acquire() else {
+        metrics.overflow.inc();
+        return Err(ForwardError::Full("the cluster has --circuit-breaker-max-connections connections"));
+    };
+    life.hold(permit);
+    let Some(pending) = limits.pending.try_acquire() else {
+        metrics.pending_overflow.inc();
+        return Err(ForwardError::Full(
+            "the cluster has --circuit-breaker-max-pending-requests connects under way",
+        ));
+    };
+
+    let entry = life.enter(original, route);
+    let started = Instant::now();
+    let mut registered = None;
+    let dialled = tokio::select! {
+        // A connection that is to stop is not to be established.
+        biased;
+        reason = poll_fn(|cx| entry.poll_stop(cx, &mut registered)) => {
+            return Err(ForwardError::Stopped(reason));
+        }
+        dialled = dial::dial(route.dial, route.source, proxy.config.connect_timeout) => dialled,
+    };
+    drop(pending);
+    let server = dialled.inspect_err(|error| {
+        metrics.connect_failed.inc();
+        match error {
+            DialError::TimedOut { .. } => _ = metrics.connect_timed_out.inc(),
+            DialError::NoSource { .. } if proxy.no_source.ready() => tracing::error!("{error}"),
+            _ => {}
+        }
+    })?;
+    metrics.connect_seconds.observe(started.elapsed().as_secs_f64());
+    proxy.table.touch(&entry);
+    entry.set_state(State::Relaying);
+    Ok((server, entry))
+}
+
+/// A connection with both its sides.
+struct Established {
+    client: TcpStream,
+    server: TcpStream,
+    entry: Arc<Entry>,
+    life: Life,
+}
+
+impl Established {
+    async fn relay(self) {
+        let Self { mut client, mut server, entry, life } = self;
+        let mut relay = Relay::default();
+        let mut watch = Watched::new(life.proxy(), entry);
+        let end = poll_fn(|cx| relay.poll(cx, &mut client, &mut server, &mut watch)).await;
+        let (reason, error) = match end {
+            End::Closed => (CloseReason::Ok, None),
+            End::Died(Side::Client, error) => (CloseReason::ClientReset, Some(error)),
+            End::Died(Side::Server, error) => (CloseReason::ServerReset, Some(error)),
+            End::Stopped(reason) => (reason, None),
+        };
+        if reason != CloseReason::Ok {
+            reset_on_close(&client);
+            reset_on_close(&server);
+        }
+        // Before the record: whoever sees it, or an empty table, may rely on both being closed.
+        drop((client, server));
+        life.end(reason, error.as_ref().map(|error| error as &dyn Error));
+    }
+}
+
+/// Makes the close a reset: the other side must not take it for an orderly end.
+fn reset_on_close(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "a connection will end in FIN where a reset was due");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addrs::ClientAddr;
+    use crate::options::Options;
+    use clap::Parser;
+
+    /// What an open connection costs besides its sockets: the task is as large as its largest moment.
+    #[tokio::test]
+    async fn a_connections_task_is_small() {
+        let config = Options::try_parse_from(["culvert-sidecar"]).unwrap().check().unwrap();
+        let proxy = Arc::new(Proxy::for_tests(config));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let client = ClientAddr::new(stream.local_addr().unwrap());
+        let accepted = Accepted { stream, client, direction: Direction::Inbound, listen_port: 15006 };
+        let bytes = std::mem::size_of_val(&serve(proxy, accepted));
+        assert!(bytes <= 768, "{bytes} bytes");
+    }
+}

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Counters of the data path. Each is looked up once at start: on the data path a count is one atomic addition.
+//!
+//! `/metrics` prints them in OpenMetrics with our names; [`crate::stats`] prints the same counters with Envoy's names.
+//! Every label is from an enum, so the number of series is fixed at compile time.
+
+use crate::addrs::{Direction, Family};
+use crate::close_reason::CloseReason;
+use crate::guard::Guard;
+use crate::listener::AcceptErrorKind;
+use crate::route::ClusterId;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family as Series;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::fmt::{self, Write};
+
+/// Upper bounds in seconds: from a loopback connect to the default timeout.
+const CONNECT_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
+
+/// Upper bounds in seconds: from a health probe to the default idle timeout.
+const DURATION_BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0];
+
+macro_rules! label_from_name {
+    ($($type:ty),*) => {$(
+        impl EncodeLabelValue for $type {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+                encoder.write_str(self.name())
+            }
+        }
+    )*};
+}
+label_from_name!(Direction, Family, Flow, AcceptErrorKind);
+
+/// Which way bytes flow through the sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Flow {
+    /// From the client to the server.
+    ToServer,
+    /// From the server to the client.
+    ToClient,
+}
+
+impl Flow {
+    /// The label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ToServer => "to_server",
+            Self::ToClient => "to_client",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClusterLabels {
+    direction: Direction,
+    family: Family,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FlowLabels {
+    direction: Direction,
+    family: Family,
+    flow: Flow,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CloseLabels {
+    direction: Direction,
+    reason: CloseReason,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GuardLabels {
+    direction: Direction,
+    guard: Guard,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AcceptLabels {
+    direction: Direction,
+    kind: AcceptErrorKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabels {
+    direction: Direction,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FamilyLabels {
+    family: Family,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+/// What is counted for one cluster, which is also one listener as long as there are only the four passthrough ones.
+#[derive(Debug)]
+pub struct ClusterMetrics {
+    /// Connections accepted.
+    pub opened: Counter,
+    /// Connections that are open.
+    pub active: Gauge,
+    /// Upstream connections, successful or not.
+    pub upstream_total: Counter,
+    /// Upstream connections that are open or being made.
+    pub upstream_active: Gauge,
+    /// Upstream connections that failed for whatever reason; those that timed out are counted in both.
+    pub connect_failed: Counter,
+    /// Upstream connections that were not answered in time.
+    pub connect_timed_out: Counter,
+    /// Connections refused by the cluster's limit on connections.
+    pub overflow: Counter,
+    /// Connections refused by the cluster's limit on connects under way.
+    pub pending_overflow: Counter,
+    /// Bytes from clients to servers.
+    pub to_server: Counter,
+    /// Bytes from servers to clients.
+    pub to_client: Counter,
+    /// Connections ended by the idle timeout.
+    pub idle_timeout: Counter,
+    /// How long successful connects took.
+    pub connect_seconds: Histogram,
+    /// How long connections lasted.
+    pub duration_seconds: Histogram,
+}
+
+/// What is counted for one direction.
+#[derive(Debug)]
+pub struct DirectionMetrics {
+    closed: Vec<Counter>,
+    loop_rejected: Vec<Counter>,
+    accept_errors: Vec<Counter>,
+    /// Connections refused because the listener's limit was reached.
+    pub listener_overflow: Counter,
+}
+
+impl DirectionMetrics {
+    /// Connections closed or refused for a reason.
+    pub fn closed(&self, reason: CloseReason) -> &Counter {
+        &self.closed[position(&CloseReason::ALL, reason)]
+    }
+
+    /// Connections refused by a guard.
+    pub fn loop_rejected(&self, guard: Guard) -> &Counter {
+        &self.loop_rejected[position(&Guard::ALL, guard)]
+    }
+
+    /// Failures of accept.
+    pub fn accept_errors(&self, kind: AcceptErrorKind) -> &Counter {
+        &self.accept_errors[position(&AcceptErrorKind::ALL, kind)]
+    }
+}
+
+fn position<T: PartialEq>(all: &[T], one: T) -> usize {
+    all.iter().position(|other| *other == one).expect("ALL lists every variant; a test holds that")
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    clusters: Vec<ClusterMetrics>,
+    directions: Vec<DirectionMetrics>,
+    capture_proved: Vec<Gauge>,
+    /// Whether `/ready` says yes.
+    pub ready: Gauge,
+    /// Closing records that were dropped because the log could not keep up.
+    pub access_log_dropped: Counter,
+    registry: Registry,
+}
+
+// === impl Metrics ===
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::register_all()
+    }
+}
+
+impl Metrics {
+    /// Registers every series with all its labels, so that each is there, as 0, from the start.
+    fn register_all() -> Self {
+        let mut registry = Registry::with_prefix("culvert");
+        let opened = Series::<ClusterLabels, Counter>::default();
+        let active = Series::<ClusterLabels, Gauge>::default();
+        let upstream_total = Series::<ClusterLabels, Counter>::default();
+        let upstream_active = Series::<ClusterLabels, Gauge>::default();
+        let connect_failed = Series::<ClusterLabels, Counter>::default();
+        let connect_timed_out = Series::<ClusterLabels, Counter>::default();
+        let overflow = Series::<ClusterLabels, Counter>::default();
+        let pending_overflow = Series::<ClusterLabels, Counter>::default();
+        let bytes = Series::<FlowLabels, Counter>::default();
+        let closed = Series::<CloseLabels, Counter>::default();
+        let loop_rejected = Series::<GuardLabels, Counter>::default();
+        let accept_errors = Series::<AcceptLabels, Counter>::default();
+        let listener_overflow = Series::<DirectionLabels, Counter>::default();
+        let capture_proved = Series::<FamilyLabels, Gauge>::default();
+        let connect_seconds =
+            Series::<ClusterLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
+                Histogram::new(CONNECT_BUCKETS)
+            });
+        let duration_seconds =
+            Series::<ClusterLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
+                Histogram::new(DURATION_BUCKETS)
+            });
+        let ready = Gauge::default();
+        let access_log_dropped = Counter::default();
+        let build = Series::<BuildLabels, Gauge>::default();
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+
+        registry.register("connections_opened", "Connections accepted", opened.clone());
+        registry.register("connections_active", "Connections that are open", active.clone());
+        registry.register("connections_closed", "Connections closed or refused, by reason", closed.clone());
+        registry.register(
+            "connection_duration_seconds",
+            "How long forwarded connections lasted",
+            duration_seconds.clone(),
+        );
+        registry.register("bytes", "Bytes forwarded", bytes.clone());
+        registry.register("upstream_connections", "Connections dialled", upstream_total.clone());
+        registry.register(
+            "upstream_connections_active",
+            "Connections to servers that are open or being made",
+            upstream_active.clone(),
+        );
+        registry.register("connect_failures", "Connects that failed or timed out", connect_failed.clone());
+        registry.register(
+            "connect_timeouts",
+            "Connects not answered within the connect timeout",
+            connect_timed_out.clone(),
+        );
+        registry.register(
+            "connect_duration_seconds",
+            "How long successful connects took",
+            connect_seconds.clone(),
+        );
+        registry.register(
+            "connection_overflow",
+            "Connections refused by --circuit-breaker-max-connections",
+            overflow.clone(),
+        );
+        registry.register(
+            "pending_overflow",
+            "Connections refused by --circuit-breaker-max-pending-requests",
+            pending_overflow.clone(),
+        );
+        registry.register(
+            "listener_overflow",
+            "Connections refused because of the limit of open files",
+            listener_overflow.clone(),
+        );
+        registry.register("loop_rejected", "Connections refused by a guard", loop_rejected.clone());
+        registry.register("accept_errors", "Failures of accept", accept_errors.clone());
+        registry.register("capture_proved", "Whether the redirect was proved", capture_proved.clone());
+        registry.register("ready", "Whether /ready says yes", ready.clone());
+        registry.register(
+            "access_log_dropped",
+            "Closing records dropped because the access log could not keep up",
+            access_log_dropped.clone(),
+        );
+        registry.register("build_info", "The running version", build);
+
+        let clusters = ClusterId::ALL
+            .into_iter()
+            .map(|ClusterId { direction, family }| {
+                let labels = ClusterLabels { direction, family };
+                let flow = |flow| bytes.get_or_create_owned(&FlowLabels { direction, family, flow });
+                ClusterMetrics {
+                    opened: opened.get_or_create_owned(&labels),
+                    active: active.get_or_create_owned(&labels),
+                    upstream_total: upstream_total.get_or_create_owned(&labels),
+                    upstream_active: upstream_active.get_or_create_owned(&labels),
+                    connect_failed: connect_failed.get_or_create_owned(&labels),
+                    connect_timed_out: connect_timed_out.get_or_create_owned(&labels),
+                    overflow: overflow.get_or_create_owned(&labels),
+                    pending_overflow: pending_overflow.get_or_create_owned(&labels),
+                    to_server: flow(Flow::ToServer),
+                    to_client: flow(Flow::ToClient),
+                    // Envoy's name only: /metrics has it as a close reason.
+                    idle_timeout: Counter::default(),
+                    connect_seconds: connect_seconds.get_or_create_owned(&labels),
+                    duration_seconds: duration_seconds.get_or_create_owned(&labels),
+                }
+            })
+            .collect();
+        let directions = Direction::ALL
+            .into_iter()
+            .map(|direction| DirectionMetrics {
+                closed: CloseReason::ALL
+                    .map(|reason| closed.get_or_create_owned(&CloseLabels { direction, reason }))
+                    .into(),
+                loop_rejected: Guard::ALL
+                    .map(|guard| loop_rejected.get_or_create_owned(&GuardLabels { direction, guard }))
+                    .into(),
+                accept_errors: AcceptErrorKind::ALL
+                    .map(|kind| accept_errors.get_or_create_owned(&AcceptLabels { direction, kind }))
+                    .into(),
+                listener_overflow: listener_overflow.get_or_create_owned(&DirectionLabels { direction }),
+            })
+            .collect();
+        let capture_proved =
+            Family::ALL.map(|family| capture_proved.get_or_create_owned(&FamilyLabels { family })).into();
+        Self { clusters, directions, capture_proved, ready, access_log_dropped, registry }
+    }
+
+    /// The counters of a cluster.
+    pub fn cluster(&self, id: ClusterId) -> &ClusterMetrics {
+        &self.clusters[id.index()]
+    }
+
+    /// The counters of a direction.
+    pub fn direction(&self, direction: Direction) -> &DirectionMetrics {
+        &self.directions[direction as usize]
+    }
+
+    /// Whether the redirect was proved in a family.
+    pub fn capture_proved(&self, family: Family) -> &Gauge {
+        &self.capture_proved[family as usize]
+    }
+
+    /// All series as OpenMetrics text.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            // Writing to a String does not fail; a half-written page would be worse than an empty one.
+            Err(fmt::Error) => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_is_there_from_the_start() {
+        let page = Metrics::default().render();
+        assert!(page.ends_with("# EOF\n"));
+        // Series come in no particular order.
+        let mut lines: Vec<_> = page.lines().collect();
+        lines.sort_unstable();
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn every_variant_has_its_own_counter() {
+        let metrics = Metrics::default();
+        for direction in Direction::ALL {
+            let of = metrics.direction(direction);
+            for reason in CloseReason::ALL {
+                assert_eq!(of.closed(reason).inc(), 0, "{reason}");
+            }
+            for guard in Guard::ALL {
+                assert_eq!(of.loop_rejected(guard).inc(), 0);
+            }
+            for kind in AcceptErrorKind::ALL {
+                assert_eq!(of.accept_errors(kind).inc(), 0);
+            }
+        }
+        for cluster in ClusterId::ALL {
+            assert_eq!(metrics.cluster(cluster).opened.inc(), 0, "{cluster}");
+        }
+    }
+}

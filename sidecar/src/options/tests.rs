@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+use super::*;
+use clap::CommandFactory;
+
+fn parse(arguments: &[&str]) -> Result<Options, clap::Error> {
+    Options::try_parse_from(std::iter::once(&"culvert-sidecar").chain(arguments))
+}
+
+fn check(arguments: &[&str]) -> Result<Config, Vec<String>> {
+    let options = parse(arguments).map_err(|error| vec![error.to_string()])?;
+    options.check().map_err(|errors| errors.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn the_defaults_are_the_contracts() {
+    let config = check(&["--concurrency", "2"]).unwrap();
+    insta::assert_debug_snapshot!(config);
+}
+
+#[test]
+fn help_is_stable() {
+    insta::assert_snapshot!(Options::command().term_width(110).render_long_help());
+}
+
+#[test]
+fn every_option_has_its_environment_twin() {
+    for argument in Options::command().get_arguments() {
+        let Some(long) = argument.get_long() else { continue };
+        if matches!(long, "help" | "version") {
+            continue;
+        }
+        let expected = format!("CULVERT_{}", long.replace('-', "_").to_uppercase());
+        assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(expected.as_str()), "--{long}");
+    }
+}
+
+#[test]
+fn zero_means_no_timeout_and_no_listener() {
+    let config = check(&["--connect-timeout", "0", "--idle-timeout", "0s", "--inbound-port", "0"]).unwrap();
+    assert_eq!(config.connect_timeout, None);
+    assert_eq!(config.idle_timeout, None);
+    assert_eq!(config.inbound_port, 0);
+}
+
+#[test]
+fn what_is_not_built_says_so() {
+    for arguments in [
+        ["--resources", "/etc/mesh"],
+        ["--mesh", "prod"],
+        ["--dataplane", "web"],
+        ["--identity", "/etc/tls"],
+        ["--dns-port", "15053"],
+        ["--api-server-bypass", "off"],
+    ] {
+        let errors = check(&arguments).unwrap_err();
+        let what = arguments.join(" ");
+        assert_eq!(errors.len(), 1, "{what}");
+        assert!(errors[0].starts_with(&format!("{what} is not built yet: ")), "{}", errors[0]);
+    }
+}
+
+#[test]
+fn everything_wrong_is_reported_at_once() {
+    let errors = check(&[
+        "--inbound-port",
+        "15001",
+        "--admin-address",
+        "0.0.0.0:15020",
+        "--concurrency",
+        "0",
+        "--identity",
+        "/x",
+    ])
+    .unwrap_err();
+    insta::assert_snapshot!(errors.join("\n"));
+}
+
+#[test]
+fn a_value_out_of_range_names_option_value_and_range() {
+    for (arguments, expected) in [
+        (["--inbound-port", "65536"], "invalid value '65536' for '--inbound-port <PORT>'"),
+        (["--inbound-port", "http"], "invalid value 'http' for '--inbound-port <PORT>'"),
+        (["--admin-address", "localhost"], "invalid value 'localhost' for '--admin-address <ADDR>'"),
+        (["--idle-timeout", "5"], "invalid value '5' for '--idle-timeout <TIME>': not a duration"),
+        (["--idle-timeout", "9000h"], "more than a year"),
+        (["--verify-redirect", "maybe"], "[possible values: on, ipv4, ipv6, off]"),
+        (["--api-server-bypass", "maybe"], "[possible values: on, off]"),
+        (["--log-level", "loud"], "[possible values: error, warn, info, debug, trace]"),
+        (["--circuit-breaker-max-connections", "4294967296"], "--circuit-breaker-max-connections"),
+        (["--access-log", ""], "--access-log"),
+        (["--redirekt", "on"], "unexpected argument '--redirekt'"),
+    ] {
+        let error = check(&arguments).unwrap_err().join("\n");
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What every connection shares.
+
+use crate::access_log::AccessLogger;
+use crate::capture::Capture;
+use crate::config::Config;
+use crate::guard::SidecarPorts;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::own_addresses::OwnAddresses;
+use crate::table::Table;
+use crate::throttle::Throttle;
+
+/// Shared by all connections and by the admin pages.
+#[derive(Debug)]
+pub struct Proxy {
+    /// What the sidecar was told.
+    pub config: Config,
+    /// Its own ports.
+    pub ports: SidecarPorts,
+    /// The pod's addresses.
+    pub own: OwnAddresses,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Limits.
+    pub limits: Limits,
+    /// Open connections.
+    pub table: Table,
+    /// The proof that connections are redirected.
+    pub capture: Capture,
+    /// Where closing records go.
+    pub access_log: AccessLogger,
+    /// Keeps the error about a missing source address from filling the log.
+    pub(crate) no_source: Throttle,
+}
+
+#[cfg(test)]
+impl Proxy {
+    /// One that nothing runs in.
+    pub(crate) fn for_tests(config: Config) -> Self {
+        Self {
+            ports: config.sidecar_ports(),
+            own: OwnAddresses::from_kernel().expect("netlink answers"),
+            metrics: Metrics::default(),
+            limits: Limits::new(&config.thresholds, 20_000),
+            table: Table::default(),
+            capture: Capture::default(),
+            access_log: AccessLogger::start(&crate::config::AccessLog::Off).expect("nothing to open"),
+            no_source: Throttle::new(std::time::Duration::ZERO),
+            config,
+        }
+    }
+}

@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The copy loop against mocks whose every read and write may be short, pending or the last, and against real sockets.
+
+use super::*;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Waker;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+
+/// A small generator (splitmix64): the same seed gives the same run on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).unwrap()
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// A stream with a script: what it says, how it ends, and a mood for each call.
+struct Weird {
+    says: VecDeque<u8>,
+    dies: bool,
+    heard: Vec<u8>,
+    heard_fin: bool,
+    /// After so many bytes every write fails.
+    takes: usize,
+    random: Random,
+}
+
+impl Weird {
+    fn new(says: &[u8], seed: u64) -> Self {
+        Self {
+            says: says.iter().copied().collect(),
+            dies: false,
+            heard: Vec::new(),
+            heard_fin: false,
+            takes: usize::MAX,
+            random: Random(seed),
+        }
+    }
+
+    /// Pending, with a wake-up on its way.
+    fn moody(&mut self, cx: &mut Context<'_>) -> bool {
+        let moody = self.random.one_in(3);
+        if moody {
+            cx.waker().wake_by_ref();
+        }
+        moody
+    }
+}
+
+impl AsyncRead for Weird {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.moody(cx) {
+            return Poll::Pending;
+        }
+        if self.says.is_empty() && self.dies {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let most = buffer.remaining().min(self.says.len());
+        let n = if most == 0 { 0 } else { 1 + self.random.below(most) };
+        let bytes: Vec<u8> = self.says.drain(..n).collect();
+        buffer.put_slice(&bytes);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Weird {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        assert!(!self.heard_fin, "written to after FIN");
+        assert!(!bytes.is_empty(), "a write of nothing");
+        if self.moody(cx) {
+            return Poll::Pending;
+        }
+        let most = bytes.len().min(self.takes - self.heard.len().min(self.takes));
+        if most == 0 {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let n = 1 + self.random.below(most);
+        self.heard.extend_from_slice(&bytes[..n]);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.moody(cx) {
+            return Poll::Pending;
+        }
+        self.heard_fin = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Endpoint for Weird {
+    fn pending_error(&self) -> Option<io::Error> {
+        None
+    }
+
+    fn read_now(&self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+/// An owner that only takes notes.
+#[derive(Default)]
+struct Notes {
+    moved: Moved,
+    stop: bool,
+    look: bool,
+    deaf: bool,
+    fins: Vec<Side>,
+}
+
+impl Watch for Notes {
+    type Stop = ();
+
+    fn poll_stop(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        if self.stop { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn moved(&mut self, bytes: Moved) {
+        self.moved.to_server += bytes.to_server;
+        self.moved.to_client += bytes.to_client;
+    }
+
+    fn half_closed(&mut self, by: Side) {
+        self.fins.push(by);
+    }
+
+    fn deaf(&mut self, deaf: bool) {
+        self.deaf = deaf;
+    }
+
+    fn look(&mut self) -> bool {
+        self.look
+    }
+}
+
+async fn run<C: Endpoint, S: Endpoint>(client: &mut C, server: &mut S, notes: &mut Notes) -> End<()> {
+    let mut relay = Relay::default();
+    poll_fn(|cx| relay.poll(cx, client, server, notes)).await
+}
+
+fn noise(length: usize, random: &mut Random) -> Vec<u8> {
+    (0..length).map(|_| random.next() as u8).collect()
+}
+
+#[tokio::test]
+async fn every_byte_arrives_in_order_whatever_the_mood() {
+    for seed in 0..200 {
+        let mut random = Random(seed);
+        let (up, down) = (random.below(200_000), random.below(200_000));
+        let (up, down) = (noise(up, &mut random), noise(down, &mut random));
+        let mut client = Weird::new(&up, seed ^ 0xc11e);
+        let mut server = Weird::new(&down, seed ^ 0x5e27);
+        let mut notes = Notes::default();
+        let end = run(&mut client, &mut server, &mut notes).await;
+        assert!(matches!(end, End::Closed), "seed {seed}: {end:?}");
+        assert!(server.heard == up && client.heard == down, "seed {seed}: bytes differ");
+        assert!(server.heard_fin && client.heard_fin, "seed {seed}: a FIN is missing");
+        let moved = Moved { to_server: up.len() as u64, to_client: down.len() as u64 };
+        assert_eq!(notes.moved, moved, "seed {seed}");
+        assert_eq!(notes.fins.len(), 2, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_side_said_before_it_died_is_passed_on_and_its_end_is_no_fin() {
+    for seed in 0..100 {
+        let mut random = Random(seed);
+        let up = noise(1 + random.below(100_000), &mut random);
+        let mut client = Weird::new(&up, seed);
+        client.dies = true;
+        let mut server = Weird::new(b"", seed ^ 1);
+        // It has nothing to say and does not hang up first.
+        server.dies = false;
+        let mut server = Quiet(server);
+        let end = run(&mut client, &mut server, &mut Notes::default()).await;
+        assert!(matches!(end, End::Died(Side::Client, _)), "seed {seed}: {end:?}");
+        assert!(server.0.heard == up, "seed {seed}: bytes differ");
+        assert!(!server.0.heard_fin, "seed {seed}: a reset became a FIN");
+    }
+}
+
+/// A stream that never says anything, not even FIN.
+struct Quiet(Weird);
+
+impl AsyncRead for Quiet {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Quiet {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl Endpoint for Quiet {
+    fn pending_error(&self) -> Option<io::Error> {
+        None
+    }
+
+    fn read_now(&self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_answers_and_hangs_up_mid_upload_is_heard_to_its_last_word() {
+    for seed in 0..100 {
+        let mut random = Random(seed);
+        let (up, down) = (noise(300_000, &mut random), noise(1 + random.below(100_000), &mut random));
+        let mut client = Weird::new(&up, seed);
+        let mut server = Weird::new(&down, seed ^ 1);
+        server.takes = random.below(100_000);
+        server.dies = random.one_in(2);
+        let end = run(&mut client, &mut server, &mut Notes::default()).await;
+        assert!(matches!(end, End::Died(Side::Server, _)), "seed {seed}: {end:?}");
+        assert!(up.starts_with(&server.heard), "seed {seed}: bytes differ");
+        assert!(client.heard == down, "seed {seed}: the answer is not whole");
+        // An end that the server announced before its death was heard may have been passed on; one that came after
+        // may not, and the end is a reset in both cases.
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_last_words_is_no_fin() {
+    let mut client = Weird::new(&[1; 10], 3);
+    let mut server = Weird::new(&[2; 200_000], 4);
+    server.takes = 0;
+    let end = run(&mut client, &mut server, &mut Notes::default()).await;
+    assert!(matches!(end, End::Died(Side::Server, _)), "{end:?}");
+    assert_eq!(client.heard.len(), 200_000);
+    assert!(!client.heard_fin, "a truncated answer would pass for a whole one");
+}
+
+#[test]
+fn one_wake_up_moves_a_bounded_amount() {
+    let (mut client, mut server) = (Eager, Eager);
+    let mut relay = Relay::default();
+    let mut notes = Notes::default();
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(relay.poll(&mut cx, &mut client, &mut server, &mut notes).is_pending());
+    assert_eq!(notes.moved.to_server, 1024 * 1024);
+    assert_eq!(notes.moved.to_client, 1024 * 1024);
+}
+
+/// Always has something to say and takes everything.
+struct Eager;
+
+impl AsyncRead for Eager {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        buffer.advance(buffer.remaining());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Eager {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Endpoint for Eager {
+    fn pending_error(&self) -> Option<io::Error> {
+        None
+    }
+
+    fn read_now(&self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+#[tokio::test]
+async fn a_stop_ends_it_at_once() {
+    let mut notes = Notes { stop: true, ..Notes::default() };
+    let end = run(&mut Eager, &mut Eager, &mut notes).await;
+    assert!(matches!(end, End::Stopped(())));
+    assert_eq!(notes.moved, Moved::default());
+}
+
+/// A connected pair of real sockets.
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let (dialled, accepted) =
+        tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    (dialled.unwrap(), accepted.unwrap().0)
+}
+
+/// A relay between two real connections, the outer ends of which are returned.
+async fn real(mut notes: Notes) -> (TcpStream, TcpStream, tokio::task::JoinHandle<(End<()>, Notes)>) {
+    let (client, mut inner_client) = pair().await;
+    let (mut inner_server, server) = pair().await;
+    let task = tokio::spawn(async move {
+        let end = run(&mut inner_client, &mut inner_server, &mut notes).await;
+        if !matches!(end, End::Closed) {
+            for stream in [&inner_client, &inner_server] {
+                SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            }
+        }
+        (end, notes)
+    });
+    (client, server, task)
+}
+
+#[tokio::test]
+async fn half_close_leaves_the_other_half_open() {
+    let (mut client, mut server, task) = real(Notes::default()).await;
+    client.write_all(b"question").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut question = Vec::new();
+    server.read_to_end(&mut question).await.unwrap();
+    assert_eq!(question, b"question");
+    server.write_all(b"answer").await.unwrap();
+    drop(server);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"answer");
+    let (end, notes) = task.await.unwrap();
+    assert!(matches!(end, End::Closed), "{end:?}");
+    assert_eq!(notes.fins, [Side::Client, Side::Server]);
+}
+
+#[tokio::test]
+async fn a_reset_becomes_a_reset_in_both_directions() {
+    for dying in [Side::Client, Side::Server] {
+        let (client, server, task) = real(Notes::default()).await;
+        let (dies, mut lives) = if dying == Side::Client { (client, server) } else { (server, client) };
+        SockRef::from(&dies).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(dies);
+        let error = lives.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{dying:?}");
+        let (end, _) = task.await.unwrap();
+        assert!(matches!(end, End::Died(side, _) if side == dying), "{dying:?}: {end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_costs_one_buffer_and_loses_nothing() {
+    const LENGTH: usize = 8 << 20;
+    let (mut client, mut server, task) = real(Notes::default()).await;
+    let sent = noise(LENGTH, &mut Random(7));
+    let expected = sent.clone();
+    let writing = tokio::spawn(async move {
+        client.write_all(&sent).await.unwrap();
+        client.shutdown().await.unwrap();
+        client
+    });
+    let mut received = Vec::with_capacity(LENGTH);
+    let mut chunk = vec![0; 3001];
+    loop {
+        let n = server.read(&mut chunk).await.unwrap();
+        if n == 0 {
+            break;
+        }
+        received.extend_from_slice(&chunk[..n]);
+        tokio::task::yield_now().await;
+    }
+    assert!(received == expected, "bytes differ");
+    drop((server, writing.await.unwrap()));
+    assert!(matches!(task.await.unwrap().0, End::Closed));
+}
+
+#[tokio::test]
+async fn a_reset_behind_a_full_buffer_is_found_when_looked_for() {
+    // Nobody reads the server's end, so the client is not read either once everything is full.
+    let notes = Notes { look: true, ..Notes::default() };
+    let (mut client, inner_client) = pair().await;
+    let (inner_server, server) = pair().await;
+    let (mut inner_client, mut inner_server) = (inner_client, inner_server);
+    let mut notes = notes;
+    let mut relay = Relay::default();
+    let chunk = vec![0; 1 << 20];
+    let full = async {
+        // Fill until neither the relay nor the writer gets on.
+        loop {
+            let written =
+                tokio::time::timeout(std::time::Duration::from_millis(100), client.write(&chunk)).await;
+            if written.is_err() {
+                return;
+            }
+        }
+    };
+    let relaying = poll_fn(|cx| relay.poll(cx, &mut inner_client, &mut inner_server, &mut notes));
+    tokio::select! {
+        end = relaying => panic!("ended early: {end:?}"),
+        () = full => {}
+    }
+    SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(client);
+    // What the sweep does: wake it now and then.
+    let end = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        loop {
+            let mut polled =
+                Box::pin(poll_fn(|cx| relay.poll(cx, &mut inner_client, &mut inner_server, &mut notes)));
+            if let Ok(end) = tokio::time::timeout(std::time::Duration::from_millis(20), &mut polled).await {
+                return end;
+            }
+        }
+    })
+    .await
+    .expect("the reset was never found");
+    assert!(matches!(end, End::Died(Side::Client, _)), "{end:?}");
+    assert!(notes.deaf);
+    drop(server);
+}
+
+#[tokio::test]
+async fn an_urgent_byte_stays_in_the_stream_and_what_follows_is_not_stuck() {
+    let (mut client, mut inner_client) = pair().await;
+    let (mut inner_server, mut server) = pair().await;
+    SockRef::from(&inner_client).set_out_of_band_inline(true).unwrap();
+    client.write_all(b"ab").await.unwrap();
+    assert_eq!(SockRef::from(&client).send_out_of_band(b"U").unwrap(), 1);
+    client.write_all(b"cd").await.unwrap();
+    let mut notes = Notes { look: true, ..Notes::default() };
+    let mut relay = Relay::default();
+    let mut received = [0; 5];
+    tokio::select! {
+        end = poll_fn(|cx| relay.poll(cx, &mut inner_client, &mut inner_server, &mut notes)) => panic!("{end:?}"),
+        read = server.read_exact(&mut received) => { read.unwrap(); }
+    }
+    assert_eq!(&received, b"abUcd");
+}
+
+#[test]
+fn an_idle_relay_is_a_few_words() {
+    let bytes = std::mem::size_of::<Relay>();
+    assert!(bytes <= 72, "{bytes} bytes");
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The life of the process: bind everything, start the workers, serve, drain, exit.
+
+use crate::access_log::{AccessLogError, AccessLogger};
+use crate::addrs::Direction;
+use crate::admin::{self, App};
+use crate::capture::{self, Capture};
+use crate::close_reason::CloseReason;
+use crate::config::Config;
+use crate::drain::{Act, Ask, Drain};
+use crate::limits::Limits;
+use crate::listener::{self, ListenError};
+use crate::logging::LogControl;
+use crate::metrics::Metrics;
+use crate::own_addresses::OwnAddresses;
+use crate::proxy::Proxy;
+use crate::readiness::Readiness;
+use crate::table::Table;
+use crate::throttle::Throttle;
+use crate::workers::Workers;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// How long connections may take to notice that they are stopped, and the access log to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Requests to drain that may wait; more than a few are one too many.
+const ASKS: usize = 8;
+/// How often the missing source address of the inbound hop is logged.
+const NO_SOURCE_LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// Why the sidecar did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The access log.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
+    /// The pod's addresses.
+    #[error("cannot read this pod's addresses (netlink): {0}")]
+    Addresses(#[source] io::Error),
+    /// Threads, signals, epoll.
+    #[error("cannot start {what}: {source}; is a limit on threads or files too low?")]
+    Resources {
+        /// What was not to be had.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Everything that listens.
+struct Listeners {
+    inbound: Option<StdListener>,
+    outbound: Option<StdListener>,
+    status: StdListener,
+    admin: StdListener,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> Result<Self, ListenError> {
+        let proxy = |port: u16, option| (port != 0).then(|| listener::bind_proxy(port, option)).transpose();
+        Ok(Self {
+            inbound: proxy(config.inbound_port, "--inbound-port")?,
+            outbound: proxy(config.outbound_port, "--outbound-port")?,
+            admin: listener::bind(config.admin, "--admin-address")?,
+            // Last: who reaches the status port may rely on the others being open.
+            status: listener::bind(config.status, "--status-address")?,
+        })
+    }
+}
+
+/// Runs the sidecar until it is told to stop.
+///
+/// # Errors
+/// When it cannot start; nothing is left running then.
+pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
+    tracing::debug!(?config, "options");
+    let resources = |what| move |source| StartError::Resources { what, source };
+    let main = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .map_err(resources("the main loop"))?;
+    // Before anything can be reached: until then SIGUSR2 would kill, and SIGTERM not be an orderly end.
+    let signals = main.block_on(async { Signals::new() }).map_err(resources("signal handling"))?;
+    let open_files = raise_open_files();
+    let listeners = Listeners::bind(&config)?;
+    let proxy = Arc::new(Proxy {
+        ports: config.sidecar_ports(),
+        own: OwnAddresses::from_kernel().map_err(StartError::Addresses)?,
+        metrics: Metrics::default(),
+        limits: Limits::new(&config.thresholds, open_files),
+        table: Table::default(),
+        capture: Capture::default(),
+        access_log: AccessLogger::start(&config.access_log)?,
+        no_source: Throttle::new(NO_SOURCE_LOG_EVERY),
+        config,
+    });
+    let workers = Workers::start(proxy.config.workers).map_err(resources("the worker threads"))?;
+    let served =
+        main.block_on(serve(&proxy, listeners, &workers, signals, log)).map_err(resources("serving"));
+    workers.stop();
+    proxy.access_log.finish(LAST_WORDS);
+    served
+}
+
+async fn serve(
+    proxy: &Arc<Proxy>,
+    listeners: Listeners,
+    workers: &Workers,
+    mut signals: Signals,
+    log: LogControl,
+) -> io::Result<()> {
+    let Listeners { inbound, outbound, status, admin } = listeners;
+    let readiness = Arc::new(Readiness::default());
+    let (drain, asks) = mpsc::channel(ASKS);
+    let app = App { proxy: Arc::clone(proxy), readiness: Arc::clone(&readiness), drain, log };
+
+    let inbound = Accepting::start(inbound, Direction::Inbound, proxy, workers)?;
+    let outbound = Accepting::start(outbound, Direction::Outbound, proxy, workers)?;
+    workers.handle().spawn({
+        let proxy = Arc::clone(proxy);
+        async move { proxy.table.keep_swept(proxy.config.idle_timeout).await }
+    });
+    readiness.serving();
+    tokio::spawn(admin::serve(TcpListener::from_std(status)?, app.clone().status()));
+    tokio::spawn(admin::serve(TcpListener::from_std(admin)?, app.clone().admin()));
+    if proxy.config.inbound_port != 0 {
+        tokio::spawn(capture::prove(Arc::clone(proxy), announce_ready(app)));
+    } else {
+        announce_ready(app)();
+    }
+
+    let mut drain = Drain::new(proxy.config.drain_delay, proxy.config.drain_time);
+    drain_when_asked(proxy, &readiness, &mut drain, &inbound, &mut signals, asks).await;
+
+    // Outbound first, so that no connection comes after the last was reset.
+    inbound.close_and_wait().await;
+    outbound.close_and_wait().await;
+    proxy.table.stop_all(CloseReason::DrainTimeout);
+    let _ = tokio::time::timeout(LAST_WORDS, proxy.table.empty()).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Says once in the log that the sidecar is ready.
+fn announce_ready(app: App) -> impl Fn() {
+    let said = std::cell::Cell::new(false);
+    move || {
+        if app.check_ready().is_ok() && !said.replace(true) {
+            let config = &app.proxy.config;
+            tracing::info!(
+                inbound_port = config.inbound_port,
+                outbound_port = config.outbound_port,
+                status = %config.status,
+                admin = %config.admin,
+                workers = config.workers,
+                "ready"
+            );
+        }
+    }
+}
+
+/// Serves until it is time to finish.
+async fn drain_when_asked(
+    proxy: &Proxy,
+    readiness: &Readiness,
+    drain: &mut Drain,
+    inbound: &Accepting,
+    signals: &mut Signals,
+    mut asks: mpsc::Receiver<Ask>,
+) {
+    loop {
+        let ask = tokio::select! {
+            // What somebody asks for comes before what time brings.
+            biased;
+            ask = signals.next() => Some(ask),
+            Some(ask) = asks.recv() => Some(ask),
+            () = proxy.table.empty(), if drain.waits_for_empty() => None,
+            () = at(drain.deadline()) => None,
+        };
+        let now = Instant::now();
+        let open = proxy.table.len();
+        let acts = match ask {
+            Some(ask) => drain.ask(ask, now, open),
+            None => drain.tick(now, open),
+        };
+        if ask.is_some() || !acts.is_empty() {
+            tracing::info!(open, state = drain.name(), "draining");
+        }
+        for act in acts {
+            match act {
+                Act::NotReady => readiness.draining(),
+                Act::CloseInbound => inbound.close(),
+                Act::Finish => return,
+            }
+        }
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An accept loop that runs on the workers.
+struct Accepting {
+    closing: watch::Sender<bool>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Accepting {
+    fn start(
+        listener: Option<StdListener>,
+        direction: Direction,
+        proxy: &Arc<Proxy>,
+        workers: &Workers,
+    ) -> io::Result<Self> {
+        let (closing, heard) = watch::channel(false);
+        let task = match listener {
+            None => None,
+            Some(listener) => {
+                // The workers' epoll, not the main thread's.
+                let _entered = workers.handle().enter();
+                let listener = TcpListener::from_std(listener)?;
+                let accepting = listener::accept_loop(listener, direction, Arc::clone(proxy), heard);
+                Some(workers.handle().spawn(accepting))
+            }
+        };
+        Ok(Self { closing, task })
+    }
+
+    fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    async fn close_and_wait(self) {
+        self.close();
+        if let Some(task) = self.task {
+            // A loop that panicked is closed too. It may also be in a back-off of a second.
+            let _ = tokio::time::timeout(LAST_WORDS, task).await;
+        }
+    }
+}
+
+/// The signals that mean something.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    drain: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            drain: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn next(&mut self) -> Ask {
+        tokio::select! {
+            _ = self.terminate.recv() => Ask::All,
+            _ = self.interrupt.recv() => Ask::All,
+            _ = self.drain.recv() => Ask::Inbound,
+        }
+    }
+}
+
+/// Lets this process open as many files as the hard limit allows, and says how many that is. A proxied connection is
+/// two.
+fn raise_open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
+}

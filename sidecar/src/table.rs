@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The open connections: what `/connections` shows, and the handle by which a connection is stopped from outside.
+//!
+//! A connection has no timer of its own. It notes the table's tick, a number, whenever bytes move; one sweep per tick
+//! over all connections finds those that were idle for too long.
+
+use crate::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
+use crate::close_reason::CloseReason;
+use crate::route::ClusterId;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// The longest tick: how late a reset behind a full buffer, or bytes behind an urgent one, may be noticed, and how exact
+/// an idle timeout is at least.
+const LONGEST_TICK: Duration = Duration::from_secs(1);
+/// The shortest: for idle timeouts of less than a second.
+const SHORTEST_TICK: Duration = Duration::from_millis(20);
+
+/// Ticks since the last byte after which a connection looks around once: it was busy and has been quiet for a whole
+/// tick.
+const JUST_QUIET: u32 = 2;
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum State {
+    /// The server is being dialled.
+    Connecting,
+    /// Bytes flow both ways.
+    Relaying,
+    /// The client said FIN; bytes flow to it.
+    HalfClosedByClient,
+    /// The server said FIN; bytes flow to it.
+    HalfClosedByServer,
+}
+
+impl State {
+    const ALL: [Self; 4] =
+        [Self::Connecting, Self::Relaying, Self::HalfClosedByClient, Self::HalfClosedByServer];
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub struct Entry {
+    /// Unique in this process, ascending.
+    pub id: u64,
+    /// Which listener it came to.
+    pub direction: Direction,
+    /// Who opened it.
+    pub client: ClientAddr,
+    /// Where it was meant to go.
+    pub orig_dst: OrigDst,
+    /// Where it goes.
+    pub dial: DialAddr,
+    /// Whose limits and statistics count.
+    pub cluster: ClusterId,
+    /// When it was accepted.
+    pub opened: Instant,
+    to_server: AtomicU64,
+    to_client: AtomicU64,
+    last_tick: AtomicU32,
+    state: AtomicU8,
+    stop: AtomicU8,
+    deaf: AtomicBool,
+    look: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// What distinguishes a connection when it is entered.
+#[derive(Clone, Copy, Debug)]
+pub struct NewEntry {
+    /// See [`Entry::id`].
+    pub id: u64,
+    /// See [`Entry::direction`].
+    pub direction: Direction,
+    /// See [`Entry::client`].
+    pub client: ClientAddr,
+    /// See [`Entry::orig_dst`].
+    pub orig_dst: OrigDst,
+    /// See [`Entry::dial`].
+    pub dial: DialAddr,
+    /// See [`Entry::cluster`].
+    pub cluster: ClusterId,
+    /// See [`Entry::opened`].
+    pub opened: Instant,
+}
+
+impl Entry {
+    /// Bytes so far: from the client to the server, and back.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.to_server.load(Relaxed), self.to_client.load(Relaxed))
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> State {
+        let code = self.state.load(Relaxed);
+        State::ALL.into_iter().find(|state| *state as u8 == code).unwrap_or(State::Connecting)
+    }
+
+    pub(crate) fn set_state(&self, state: State) {
+        self.state.store(state as u8, Relaxed);
+    }
+
+    /// Counts bytes. Only the connection's own task does, so no atomic addition is needed.
+    pub(crate) fn add_bytes(&self, to_server: u64, to_client: u64) {
+        self.to_server.store(self.to_server.load(Relaxed) + to_server, Relaxed);
+        self.to_client.store(self.to_client.load(Relaxed) + to_client, Relaxed);
+    }
+
+    /// Whether a side of it cannot be heard; the sweep then makes it look now and then.
+    pub(crate) fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Relaxed);
+    }
+
+    /// Whether the sweep asked to look, once.
+    pub(crate) fn take_look(&self) -> bool {
+        self.look.load(Relaxed) && self.look.swap(false, Relaxed)
+    }
+
+    /// Stops the connection, unless it was stopped before.
+    pub fn stop(&self, reason: CloseReason) {
+        if self.stop.compare_exchange(0, reason.code(), Relaxed, Relaxed).is_ok() {
+            self.wake();
+        }
+    }
+
+    /// Why it is to stop, once it is. `registered` is the task's own note of the waker that it left here, so that
+    /// the lock is taken when the task moves and not at each wake-up.
+    pub(crate) fn poll_stop(
+        &self,
+        cx: &mut Context<'_>,
+        registered: &mut Option<Waker>,
+    ) -> Poll<CloseReason> {
+        if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            let waker = cx.waker().clone();
+            *lock(&self.waker) = Some(waker.clone());
+            *registered = Some(waker);
+        }
+        match CloseReason::from_code(self.stop.load(Relaxed)) {
+            Some(reason) => Poll::Ready(reason),
+            None => Poll::Pending,
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*lock(&self.waker) {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// A panic elsewhere leaves these locks' contents whole: each holds one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All open connections. The limits of listeners and clusters bound its size.
+#[derive(Debug, Default)]
+pub struct Table {
+    next_id: AtomicU64,
+    tick: AtomicU32,
+    open: Mutex<BTreeMap<u64, Arc<Entry>>>,
+    emptied: Notify,
+}
+
+impl Table {
+    /// Enters a connection.
+    pub fn enter(&self, new: NewEntry) -> Arc<Entry> {
+        let NewEntry { id, direction, client, orig_dst, dial, cluster, opened } = new;
+        let entry = Arc::new(Entry {
+            id,
+            direction,
+            client,
+            orig_dst,
+            dial,
+            cluster,
+            opened,
+            to_server: AtomicU64::new(0),
+            to_client: AtomicU64::new(0),
+            last_tick: AtomicU32::new(self.tick.load(Relaxed)),
+            state: AtomicU8::new(State::Connecting as u8),
+            stop: AtomicU8::new(0),
+            deaf: AtomicBool::new(false),
+            look: AtomicBool::new(false),
+            waker: Mutex::new(None),
+        });
+        lock(&self.open).insert(entry.id, Arc::clone(&entry));
+        entry
+    }
+
+    /// The next id.
+    pub fn take_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Takes a connection out.
+    pub fn leave(&self, entry: &Entry) {
+        let mut open = lock(&self.open);
+        open.remove(&entry.id);
+        if open.is_empty() {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    /// Notes that bytes moved.
+    pub(crate) fn touch(&self, entry: &Entry) {
+        entry.last_tick.store(self.tick.load(Relaxed), Relaxed);
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        lock(&self.open).len()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits until none is open.
+    pub async fn empty(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            // Enabled before the question, so that an answer in between is not missed.
+            tokio::pin!(emptied);
+            emptied.as_mut().enable();
+            if self.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// All that are open, oldest first.
+    pub fn snapshot(&self) -> Vec<Arc<Entry>> {
+        lock(&self.open).values().cloned().collect()
+    }
+
+    /// Stops all.
+    pub fn stop_all(&self, reason: CloseReason) {
+        for entry in self.snapshot() {
+            entry.stop(reason);
+        }
+    }
+
+    /// One tick: stops what was idle for `idle_ticks`, and makes those look around who are deaf or just went quiet.
+    fn sweep(&self, idle_ticks: Option<u32>) {
+        let now = self.tick.fetch_add(1, Relaxed).wrapping_add(1);
+        for entry in lock(&self.open).values() {
+            let idle = now.wrapping_sub(entry.last_tick.load(Relaxed));
+            if idle_ticks.is_some_and(|limit| idle >= limit) && entry.state() != State::Connecting {
+                entry.stop(CloseReason::IdleTimeout);
+            } else if entry.deaf.load(Relaxed) || idle == JUST_QUIET {
+                entry.look.store(true, Relaxed);
+                entry.wake();
+            }
+        }
+    }
+
+    /// Sweeps for ever.
+    pub async fn keep_swept(&self, idle_timeout: Option<Duration>) {
+        let tick = tick_for(idle_timeout);
+        // One more than the timeout holds: the first tick may come right after the last byte.
+        let idle_ticks = idle_timeout.map(|timeout| {
+            u32::try_from(timeout.as_micros().div_ceil(tick.as_micros()) + 1).unwrap_or(u32::MAX)
+        });
+        let mut interval = tokio::time::interval(tick);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        interval.tick().await;
+        loop {
+            interval.tick().await;
+            self.sweep(idle_ticks);
+        }
+    }
+}
+
+/// An eighth of the timeout, within bounds.
+fn tick_for(idle_timeout: Option<Duration>) -> Duration {
+    idle_timeout.map_or(LONGEST_TICK, |timeout| (timeout / 8).clamp(SHORTEST_TICK, LONGEST_TICK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route;
+
+    fn entry(table: &Table) -> Arc<Entry> {
+        let orig_dst = OrigDst::new("192.0.2.1:80".parse().unwrap());
+        let route = route::route(Direction::Outbound, orig_dst);
+        let entry = table.enter(NewEntry {
+            id: table.take_id(),
+            direction: Direction::Outbound,
+            client: ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
+            orig_dst,
+            dial: route.dial,
+            cluster: route.cluster,
+            opened: Instant::now(),
+        });
+        entry.set_state(State::Relaying);
+        entry
+    }
+
+    fn stopped(entry: &Entry) -> Option<CloseReason> {
+        CloseReason::from_code(entry.stop.load(Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_stopped_and_a_busy_one_is_not() {
+        let table = Arc::new(Table::default());
+        let idle = entry(&table);
+        let busy = entry(&table);
+        let timeout = Duration::from_secs(4);
+        let sweeping = tokio::spawn({
+            let table = Arc::clone(&table);
+            async move { table.keep_swept(Some(timeout)).await }
+        });
+        for _ in 0..39 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            table.touch(&busy);
+            assert_eq!(stopped(&idle), None, "stopped before its time");
+        }
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            table.touch(&busy);
+        }
+        assert_eq!(stopped(&idle), Some(CloseReason::IdleTimeout));
+        assert_eq!(stopped(&busy), None);
+        sweeping.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_timeout_nothing_is_idle_for_too_long() {
+        let table = Arc::new(Table::default());
+        let idle = entry(&table);
+        let sweeping = tokio::spawn({
+            let table = Arc::clone(&table);
+            async move { table.keep_swept(None).await }
+        });
+        tokio::time::sleep(Duration::from_hours(100)).await;
+        assert_eq!(stopped(&idle), None);
+        sweeping.abort();
+    }
+
+    #[test]
+    fn ticks_fit_the_timeout() {
+        for (timeout, tick) in [(None, 1_000), (Some(3_600_000), 1_000), (Some(800), 100), (Some(10), 20)] {
+            let got = tick_for(timeout.map(Duration::from_millis));
+            assert_eq!(got, Duration::from_millis(tick), "{timeout:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_reason_to_stop_stands() {
+        let table = Table::default();
+        let entry = entry(&table);
+        entry.stop(CloseReason::IdleTimeout);
+        entry.stop(CloseReason::DrainTimeout);
+        assert_eq!(stopped(&entry), Some(CloseReason::IdleTimeout));
+    }
+
+    #[tokio::test]
+    async fn empty_is_heard() {
+        let table = Arc::new(Table::default());
+        table.empty().await;
+        let one = entry(&table);
+        let waiting = tokio::spawn({
+            let table = Arc::clone(&table);
+            async move { table.empty().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        table.leave(&one);
+        waiting.await.unwrap();
+    }
+}

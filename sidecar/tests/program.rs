@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The program as whoever starts it sees it: options, environment, exit codes, and a life without any redirect. What
+//! needs a redirected pod is tested in the lab of `culvert-tests`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test; helpers outside #[test] functions are not exempt by themselves"
+)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest that anything here may take; on a busy machine a start takes some ten milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_culvert-sidecar"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[test]
+fn help_and_version_are_answers_and_not_errors() {
+    for flag in ["--help", "--version"] {
+        let (code, stdout, stderr) = output(program().arg(flag));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{flag}");
+        assert!(stdout.contains("culvert-sidecar"), "{flag}: {stdout}");
+    }
+}
+
+#[test]
+fn bad_usage_is_64_with_the_reason_on_stderr() {
+    for (arguments, reason) in [
+        (vec!["--redirekt"], "unexpected argument '--redirekt'"),
+        (vec!["--outbound-port", "70000"], "invalid value '70000' for '--outbound-port <PORT>'"),
+        (vec!["--identity", "/etc/tls"], "--identity /etc/tls is not built yet"),
+        (vec!["--admin-address", "0.0.0.0:9901"], "--admin-address 0.0.0.0:9901 is not a loopback address"),
+        (vec!["validate", "mesh.yaml"], "validate is not built yet"),
+        (vec!["--access-log", "/no/such/folder/log"], "cannot write the access log to /no/such/folder/log"),
+    ] {
+        let ports = ["--inbound-port=0", "--outbound-port=0"];
+        let clashes = arguments.contains(&"--outbound-port");
+        let (code, stdout, stderr) =
+            output(program().args(if clashes { &ports[..1] } else { &ports[..] }).args(&arguments));
+        assert_eq!(code, Some(64), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(reason), "{arguments:?}: {stderr}");
+        assert_eq!(stdout, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_environment_is_read_and_arguments_win() {
+    let (code, _, stderr) = output(program().env("CULVERT_DNS_PORT", "53"));
+    assert_eq!(code, Some(64));
+    assert!(stderr.contains("--dns-port 53 is not built yet"), "{stderr}");
+
+    let (_, _, stderr) =
+        output(program().env("CULVERT_DNS_PORT", "53").args(["--dns-port", "0", "--mesh", "x"]));
+    assert!(!stderr.contains("--dns-port"), "{stderr}");
+
+    let (code, _, stderr) = output(program().env("CULVERT_INBOUND_PORT", "http"));
+    assert_eq!(code, Some(64));
+    assert!(stderr.contains("invalid value 'http' for '--inbound-port <PORT>'"), "{stderr}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("[::]:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, _, stderr) = output(program().args(["--inbound-port", &port]));
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains(&format!("cannot listen on [::]:{port} (--inbound-port)")), "{stderr}");
+    assert!(stderr.contains("stop the program that holds this port"), "{stderr}");
+}
+
+/// A running sidecar on ports of its own, which nothing is redirected to.
+struct Sidecar {
+    child: Child,
+    ports: [u16; 4],
+}
+
+impl Sidecar {
+    fn start(arguments: &[&str]) -> Self {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut sidecar = Self::spawn(arguments);
+            // Another program may take a port that was free a moment ago; then other ports are as good.
+            while sidecar.child.try_wait().unwrap().is_none() {
+                if TcpStream::connect(("127.0.0.1", sidecar.ports[STATUS])).is_ok() {
+                    return sidecar;
+                }
+                assert!(Instant::now() < until, "the status port never opened");
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn spawn(arguments: &[&str]) -> Self {
+        let ports = std::array::from_fn(|_| TcpListener::bind("[::]:0").unwrap())
+            .map(|listener| listener.local_addr().unwrap().port());
+        let [inbound, outbound, admin, status] = ports;
+        let child = program()
+            .arg(format!("--inbound-port={inbound}"))
+            .arg(format!("--outbound-port={outbound}"))
+            .arg(format!("--admin-address=127.0.0.1:{admin}"))
+            .arg(format!("--status-address=[::]:{status}"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, ports }
+    }
+
+    fn ask(&self, port: usize, request: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.ports[port])).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end; the exit code, and what was printed on stdout.
+    fn finish(mut self) -> (Option<i32>, String) {
+        let mut printed = String::new();
+        if let Some(stdout) = &mut self.child.stdout {
+            stdout.read_to_string(&mut printed).unwrap();
+        }
+        (self.child.wait().unwrap().code(), printed)
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const INBOUND: usize = 0;
+const OUTBOUND: usize = 1;
+const ADMIN: usize = 2;
+const STATUS: usize = 3;
+
+#[test]
+fn whoever_dials_the_listeners_themselves_is_reset_and_counted() {
+    let sidecar = Sidecar::start(&["--verify-redirect=off"]);
+    for port in [INBOUND, OUTBOUND] {
+        for ip in ["127.0.0.1", "::1"] {
+            let address: SocketAddr = (ip.parse::<std::net::IpAddr>().unwrap(), sidecar.ports[port]).into();
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let error = stream.read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{address}");
+        }
+    }
+    let stats = sidecar.ask(ADMIN, "GET /stats");
+    assert!(stats.contains("\nloop_rejected: 4\n"), "{stats}");
+    let metrics = sidecar.ask(STATUS, "GET /metrics");
+    assert!(
+        metrics
+            .contains("\nculvert_loop_rejected_total{direction=\"outbound\",guard=\"not_redirected\"} 2\n"),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn without_a_proof_of_capture_it_is_alive_and_not_ready() {
+    let sidecar = Sidecar::start(&[]);
+    assert!(sidecar.ask(STATUS, "GET /live").starts_with("HTTP/1.1 200 "));
+    let ready = sidecar.ask(STATUS, "GET /ready");
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    assert!(ready.contains("redirect"), "{ready}");
+    assert!(sidecar.ask(ADMIN, "GET /ready").starts_with("HTTP/1.1 503 "));
+}
+
+#[test]
+fn sigterm_without_connections_ends_it_after_the_delay_with_0() {
+    let sidecar = Sidecar::start(&["--verify-redirect=off", "--drain-delay=300ms", "--access-log=stdout"]);
+    assert!(sidecar.ask(STATUS, "GET /ready").starts_with("HTTP/1.1 200 "));
+    drop(TcpStream::connect(("127.0.0.1", sidecar.ports[OUTBOUND])).unwrap());
+    let start = Instant::now();
+    sidecar.signal("TERM");
+    let (code, log) = sidecar.finish();
+    assert_eq!(code, Some(0));
+    assert!(start.elapsed() >= Duration::from_millis(300), "{:?}", start.elapsed());
+    let record: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    assert_eq!(record["reason"], "no_original_dst");
+    assert_eq!(record["direction"], "outbound");
+}
+
+#[test]
+fn a_second_sigterm_and_quitquitquit_mean_now() {
+    for twice in [true, false] {
+        let sidecar = Sidecar::start(&["--verify-redirect=off", "--drain-delay=1h"]);
+        let start = Instant::now();
+        if twice {
+            sidecar.signal("TERM");
+            while !sidecar.ask(STATUS, "GET /ready").starts_with("HTTP/1.1 503 ") {
+                assert!(start.elapsed() < PATIENCE);
+            }
+            sidecar.signal("TERM");
+        } else {
+            assert!(sidecar.ask(ADMIN, "POST /quitquitquit").starts_with("HTTP/1.1 200 "));
+        }
+        assert_eq!(sidecar.finish().0, Some(0));
+        assert!(start.elapsed() < PATIENCE);
+    }
+}
+
+#[test]
+fn the_inbound_half_drains_alone() {
+    let sidecar = Sidecar::start(&["--verify-redirect=off", "--drain-delay=0"]);
+    sidecar.signal("USR2");
+    let until = Instant::now() + PATIENCE;
+    while TcpStream::connect(("127.0.0.1", sidecar.ports[INBOUND])).is_ok() {
+        assert!(Instant::now() < until, "the inbound listener never closed");
+    }
+    assert!(TcpStream::connect(("127.0.0.1", sidecar.ports[OUTBOUND])).is_ok());
+    assert!(sidecar.ask(STATUS, "GET /ready").starts_with("HTTP/1.1 503 "));
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.finish().0, Some(0));
+}
