@@ -3,18 +3,19 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use culvert_tests::landing::original_destination;
 use culvert_tests::plugin::ANNOTATIONS;
-use culvert_tests::runtime::{Call, Container, Containerd, PAGE, Pod, World};
+use culvert_tests::runtime::{Call, Container, Containerd, PAGE, Pod, SIDECAR, World};
 use culvert_tests::server::{Behaviour, Server};
 use culvert_tests::sidecar::UID;
-use culvert_tests::{Family, Landed, http, server};
+use culvert_tests::until::until_some;
+use culvert_tests::{Family, Landed, eventually, http, server};
 use serde_json::{Value, json};
 
-use super::leaving_nothing;
+use super::{leaving_nothing, leaving_nothing_after_a_panic};
 
 #[test]
 fn pods_run_as_annotated_at_cni_version_0_3_1() -> Result<()> {
@@ -30,6 +31,9 @@ fn pods_run_as_annotated_at_cni_version_0_4_0() -> Result<()> {
 fn pods_run_as_annotated_at_cni_version_1_0_0() -> Result<()> {
     pods_run_as_annotated("1.0.0")
 }
+
+/// From its start to ready, on a busy machine.
+const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// The node's default, which holds for onboarded pods only.
 fn entry() -> Value {
@@ -268,21 +272,76 @@ fn a_wrong_annotation_fails_the_sandbox_and_the_kubelet_is_told_why() -> Result<
 }
 
 #[test]
+fn a_sidecar_in_a_container_carries_the_traffic_of_its_pod() -> Result<()> {
+    leaving_nothing(
+        || Containerd::start("1.0.0", &json!({})),
+        |node| {
+            let world: &World = node.as_ref();
+            let _outside = world.outside.serve(("::", 80), server::http("outside"))?;
+            let pod = node.pod("meshed").annotation("culvert.dev/redirect", "enabled").host_port(18080, 8080);
+            let pod = pod.run()?;
+            let _sidecar = pod.container("sidecar", UID, &[SIDECAR])?;
+            let application = web_server(&pod, 8080)?;
+            // As a kubelet probes: from the node.
+            let ready = || -> Result<http::Response> {
+                http::get(world.node.connect((pod.address(Family::V4)?, 15020))?, "/ready")
+            };
+            eventually!(ready().is_ok_and(|response| response.status == 200), READY_WITHIN);
+
+            for (family, stat) in [(Family::V4, "ipv4"), (Family::V6, "ipv6")] {
+                let counted = |cluster: &str| -> Result<u64> {
+                    let stats =
+                        application.exec(&["wget", "-q", "-O", "-", "http://127.0.0.1:9901/stats"])?;
+                    let name = format!("cluster.{cluster}_passthrough_{stat}.upstream_cx_total: ");
+                    let line = stats.stdout.lines().find_map(|line| line.strip_prefix(&name));
+                    Ok(line.with_context(|| format!("no {name}in {stats:?}"))?.parse()?)
+                };
+                let before = (counted("outbound")?, counted("inbound")?);
+                assert_eq!(fetch(&application, (family.outside(), 80).into())?, "outside");
+                let stream = world.outside.connect((World::node_address(family), 18080))?;
+                assert_eq!(words(&http::get(stream, "/")?.body), PAGE);
+                assert_eq!(
+                    (counted("outbound")?, counted("inbound")?),
+                    (before.0 + 1, before.1 + 1),
+                    "{family}"
+                );
+            }
+            Ok(())
+        },
+    )
+}
+
+#[test]
+fn a_sidecar_in_a_pod_that_was_not_onboarded_is_never_ready_and_says_why() -> Result<()> {
+    leaving_nothing(
+        || Containerd::start("1.0.0", &json!({})),
+        |node| {
+            let world: &World = node.as_ref();
+            let pod = node.pod("missed").run()?;
+            let _sidecar = pod.container("sidecar", UID, &[SIDECAR])?;
+            let answer = || -> Result<http::Response> {
+                http::get(world.node.connect((pod.address(Family::V4)?, 15020))?, "/ready")
+            };
+            let first = until_some(READY_WITHIN, || answer().ok()).context("no answer")?;
+            // Long enough for several attempts to prove the redirect.
+            let ready = until_some(Duration::from_secs(3), || {
+                answer().ok().filter(|response| response.status == 200)
+            });
+            assert_eq!((first.status, ready), (503, None));
+            let said = answer()?.body;
+            assert!(said.contains("redirect"), "{said}");
+            Ok(())
+        },
+    )
+}
+
+#[test]
 fn nothing_is_left_behind_of_containerd_after_a_panic() -> Result<()> {
-    let panicked = catch_unwind(AssertUnwindSafe(|| {
-        leaving_nothing(
-            || Containerd::start("1.0.0", &entry()),
-            |node| {
-                let pod =
-                    node.pod("meshed").annotation("culvert.dev/redirect", "enabled").host_port(18080, 8080);
-                let pod = pod.run()?;
-                let _container = pod.container("app", 1000, &["/bin/sleep", "1000"])?;
-                panic!("on purpose");
-            },
-        )
-    }));
-    // Another panic would be that of something left.
-    let panic = panicked.expect_err("the test panics");
-    assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
-    Ok(())
+    leaving_nothing_after_a_panic(
+        || Containerd::start("1.0.0", &entry()),
+        |node| {
+            let pod = node.pod("meshed").annotation("culvert.dev/redirect", "enabled").host_port(18080, 8080);
+            pod.run()?.container("app", 1000, &["/bin/sleep", "1000"]).map(drop)
+        },
+    )
 }

@@ -6,7 +6,7 @@ use culvert_tests::runtime::{Call, Podman, World};
 use culvert_tests::{Family, server};
 use serde_json::{Value, json};
 
-use super::leaving_nothing;
+use super::{leaving_nothing, leaving_nothing_after_a_panic};
 
 /// podman writes its own networks in 0.4.0.
 const CNI_VERSIONS: [&str; 3] = ["0.3.1", "0.4.0", "1.0.0"];
@@ -86,4 +86,12 @@ fn on_unknown_deny_refuses_podmans_containers_and_says_why() -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+#[test]
+fn nothing_is_left_behind_of_podman_after_a_panic() -> Result<()> {
+    leaving_nothing_after_a_panic(
+        || Podman::new("0.4.0", &entry("allow")),
+        |podman| podman.run("box", &["/bin/sleep", "1000"])?.succeeded().map(drop),
+    )
 }

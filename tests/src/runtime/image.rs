@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The one image of all containers: a static busybox, as `docker save` writes it.
+//! The one image of all containers, as `docker save` writes it: a static busybox, and the sidecar.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,12 +10,16 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::world::program;
+use crate::binaries::Binaries;
 
 /// The image's name, also of the one that holds a sandbox.
 pub const NAME: &str = "localhost/pause:test";
 
 /// What the web server of a container answers.
 pub const PAGE: &str = "the application";
+
+/// The sidecar in the image.
+pub const SIDECAR: &str = "/bin/culvert-sidecar";
 
 /// Names under which a container calls its busybox.
 const APPLETS: [&str; 5] = ["httpd", "id", "sh", "sleep", "wget"];
@@ -35,6 +39,7 @@ pub(crate) fn build(folder: &Path) -> Result<PathBuf> {
         );
     }
     fs::copy(busybox, files.join("root/bin/busybox"))?;
+    fs::copy(&Binaries::built()?.sidecar, files.join("root").join(&SIDECAR[1..]))?;
     for applet in APPLETS {
         symlink("busybox", files.join("root/bin").join(applet))?;
     }

@@ -22,7 +22,7 @@ pub mod record;
 pub mod world;
 
 pub use containerd::{Container, Containerd, Exec, Pod};
-pub use image::PAGE;
+pub use image::{PAGE, SIDECAR};
 pub use leftovers::{Machine, Traces};
 pub use podman::Podman;
 pub use record::Call;

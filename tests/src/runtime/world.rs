@@ -77,10 +77,9 @@ impl World {
         for name in PLUGINS {
             let plugin = Path::new(REFERENCE_PLUGINS).join(name);
             if !plugin.is_file() {
-                bail!(
-                    "{} is missing: install Debian's package containernetworking-plugins, or run tests/run, which does",
-                    plugin.display()
-                );
+                let package =
+                    "install Debian's package containernetworking-plugins, or run tests/run, which does";
+                bail!("{} is missing: {package}", plugin.display());
             }
             plugins.push(plugin);
         }
