@@ -10,6 +10,9 @@ use super::world::World;
 /// The network's name.
 pub const NETWORK: &str = "lab";
 
+/// The bridge on the node; no one else's has this name.
+pub const BRIDGE: &str = "culvert-lab0";
+
 /// Every pod's two subnets; the bridge has `.1` and `::1`.
 const SUBNETS: [&str; 2] = ["10.88.0.0/24", "fd88::/64"];
 
@@ -31,7 +34,7 @@ pub fn chain(world: &World, cni_version: &str, entry: &Value) -> Value {
         "plugins": [
             {
                 "type": "bridge",
-                "bridge": "cni0",
+                "bridge": BRIDGE,
                 "isGateway": true,
                 "ipMasq": true,
                 "ipam": {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::conflist::BRIDGE;
 use crate::link::Links;
 use crate::nft::Ruleset;
 use crate::until::until_some;
@@ -15,44 +16,51 @@ use crate::until::until_some;
 /// The kernel ends what the last process leaves in the background.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
-/// What tests share with the machine and must leave as it was.
+/// What runtimes and plugins would leave on the machine, were they not in a world. Others may use the machine meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// What is mounted where.
-    pub mounts: BTreeSet<String>,
-    /// The links of the machine's own network namespace.
+    /// Mounted namespaces and containers.
+    pub mounts: BTreeSet<PathBuf>,
+    /// Bridges with our name in the machine's own network namespace.
     pub links: BTreeSet<String>,
-    /// The nftables of the machine's own network namespace, those of iptables among them.
-    pub rules: Ruleset,
-    /// Tables of the older iptables there.
-    pub legacy_tables: BTreeSet<String>,
-    /// What stands in folders that runtimes and plugins write to.
+    /// Chains there, those of iptables among them.
+    pub chains: BTreeSet<String>,
+    /// What stands in the folders that they write to.
     pub files: BTreeSet<PathBuf>,
 }
 
 /// Folders that runtimes and plugins write to unless something is put over them.
-const SHARED_FOLDERS: [&str; 8] = [
+const SHARED_FOLDERS: [&str; 7] = [
     "/run/containerd",
     "/run/containers",
     "/run/libpod",
-    "/run/netns",
     "/run/runc",
     "/var/lib/cni",
     "/var/lib/containerd",
     "/var/lib/containers",
 ];
+/// How the paths of containerd's and podman's network namespaces begin.
+const NAMESPACES: [&str; 2] = ["/run/netns/cni-", "/run/netns/netns-"];
 
 impl Machine {
     /// As it is now.
     pub fn now() -> Result<Self> {
+        let of_a_runtime = |path: &PathBuf| {
+            let text = path.to_string_lossy();
+            NAMESPACES.iter().chain(&SHARED_FOLDERS).any(|beginning| text.starts_with(beginning))
+        };
+        let chains =
+            Ruleset::dump()?.chains.into_iter().map(|chain| format!("{} {}", chain.table, chain.name));
         let files = SHARED_FOLDERS.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
-        let legacy = ["ip_tables_names", "ip6_tables_names"]
-            .map(|file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default());
         Ok(Self {
-            mounts: mounts()?.into_iter().map(|mount| mount.line).collect(),
-            links: Links::open()?.list()?.into_iter().map(|(name, _)| name).collect(),
-            rules: Ruleset::dump()?,
-            legacy_tables: legacy.iter().flat_map(|text| text.lines()).map(str::to_owned).collect(),
+            mounts: mounts()?.into_iter().map(|mount| mount.point).filter(of_a_runtime).collect(),
+            links: Links::open()?
+                .list()?
+                .into_iter()
+                .map(|(name, _)| name)
+                .filter(|name| name == BRIDGE)
+                .collect(),
+            chains: chains.filter(|name| name.contains("CNI-") || name.contains("culvert")).collect(),
             files: files.flatten().map(|entry| entry.path()).collect(),
         })
     }
@@ -106,7 +114,7 @@ impl Traces {
             hierarchies.filter(|path| path.exists()).map(|path| format!("cgroup {}", path.display())),
         );
         let mounts = mounts()?.into_iter().filter(|mount| mount.point.starts_with(folder));
-        left.extend(mounts.map(|mount| format!("mount {}", mount.line)));
+        left.extend(mounts.map(|mount| format!("mount {}", mount.point.display())));
         Ok(left)
     }
 }
@@ -114,14 +122,13 @@ impl Traces {
 struct Mount {
     point: PathBuf,
     kind: String,
-    line: String,
 }
 
 fn mounts() -> Result<Vec<Mount>> {
     let text = fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
     let mount = |line: &str| {
         let mut fields = line.split(' ').skip(1);
-        Some(Mount { point: fields.next()?.into(), kind: fields.next()?.to_owned(), line: line.to_owned() })
+        Some(Mount { point: fields.next()?.into(), kind: fields.next()?.to_owned() })
     };
     Ok(text.lines().filter_map(mount).collect())
 }
