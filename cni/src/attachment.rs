@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::Attachment;
+use crate::protocol::{Attachment, ValidAttachment};
 use crate::redirect::Footprint;
 
 /// The largest record that is read, in bytes; ours are below 2 KiB.
@@ -98,6 +98,36 @@ impl Records {
             .collect()
     }
 
+    /// Remove the records of `network` whose attachment is not in `valid`, and what a killed ADD left unfinished. Goes on
+    /// after a failure; says how many went, and every failure.
+    pub fn retain(&self, network: &str, valid: &[ValidAttachment]) -> (usize, Vec<io::Error>) {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (0, Vec::new()),
+            Err(error) => return (0, vec![error]),
+        };
+        let (mut removed, mut errors) = (0, Vec::new());
+        for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            let is_stale = match name.strip_prefix('.') {
+                Some(temporary) => !is_being_written(temporary),
+                None => self.read_file(&name).is_some_and(|record| {
+                    let known = |valid: &ValidAttachment| {
+                        valid.container_id == record.container_id && valid.ifname == record.ifname
+                    };
+                    record.network == network && !valid.iter().any(known)
+                }),
+            };
+            if is_stale {
+                match fs::remove_file(self.folder.join(&name)) {
+                    Ok(()) => removed += 1,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        (removed, errors)
+    }
+
     fn read_file(&self, name: &str) -> Option<Record> {
         let file = OpenOptions::new()
             .read(true)
@@ -108,6 +138,12 @@ impl Records {
         file.take(MAX_RECORD).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
+}
+
+/// Whether the process whose number ends a temporary file's name is alive.
+fn is_being_written(temporary: &str) -> bool {
+    let process = temporary.rsplit('.').next().unwrap_or_default();
+    Path::new("/proc").join(process).exists()
 }
 
 /// `container~network~ifname.json`; longer ones are cut, and a checksum tells them apart.

@@ -4,75 +4,94 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::CommandError;
+use super::{CommandError, WORK_WITHIN, pod_name};
 use crate::attachment::{Record, Records};
 use crate::log::{Level, Line, Log};
 use crate::netns::Netns;
-use crate::pod::{self, Decision};
+use crate::pod::{self, Decided, Decision};
 use crate::protocol::{Attachment, Code, Failure, NetConf, result_reply};
+use crate::redirect::engine::Engine;
+use crate::redirect::loopback::HopAddress;
 use crate::redirect::owner::Owner;
-use crate::redirect::policy::Policy;
-use crate::redirect::{self, Footprint, Outcome};
+use crate::redirect::policy::{IpFamilies, Policy};
+use crate::redirect::{self, Installed, Namespace};
 
-/// The contract's 5 s for an answer, less what reading stdin may take.
-const WORK_WITHIN: Duration = Duration::from_secs(3);
+/// What ADD says of itself in the log, one line.
+#[derive(Default)]
+struct Report {
+    decision: Option<&'static str>,
+    reason: Option<String>,
+    installed: Option<(Installed, IpFamilies)>,
+    warnings: Vec<String>,
+    phases: Vec<(&'static str, Duration)>,
+}
 
 /// Answer with prevResult once the pod's rules are in, or at once if there is nothing to do.
 pub fn add(attachment: &Attachment, conf: &NetConf<'_>) -> Result<Vec<u8>, Failure> {
-    let log = Log::new(conf.log_level, &conf.log_file);
-    for warning in &conf.warnings {
-        log.write(&Line::new(Level::Warn).field("verb", "ADD").field("warning", warning));
-    }
     let started = Instant::now();
-    let result = decide_and_install(attachment, conf, &log);
-    let elapsed = format!("{}us", started.elapsed().as_micros());
-    match &result {
-        Ok((line, _)) => {
-            log.write(&about(line.0, attachment, line.1).field("took", elapsed).field("result", "ok"))
-        }
-        Err(failure) => {
-            let line = about(Level::Error, attachment, "").field("took", elapsed);
-            log.write(&line.field("code", failure.code as i32).field("result", &failure.message));
-        }
-    }
-    result.map(|(_, document)| document)
+    let mut report = Report { warnings: conf.warnings.clone(), ..Report::default() };
+    let result = work(attachment, conf, &mut report);
+    Log::new(conf.log_level, &conf.log_file).write(&line(attachment, &report, &result, started.elapsed()));
+    result
 }
 
-type Told = (Level, &'static str);
-
-fn decide_and_install(
-    attachment: &Attachment,
-    conf: &NetConf<'_>,
-    log: &Log,
-) -> Result<(Told, Vec<u8>), Failure> {
+fn work(attachment: &Attachment, conf: &NetConf<'_>, report: &mut Report) -> Result<Vec<u8>, Failure> {
     let Some(prev_result) = &conf.prev_result else {
         let message = "prevResult is missing: culvert-cni is a chained plugin and must stand behind the one that makes \
                        the pod's interface";
         return Err(Failure::new(Code::Config, message));
     };
-    let told = match pod::decide(conf, &attachment.args).map_err(CommandError::from)? {
-        Decision::PassThrough(reason @ pod::Reason::Unknown) => (Level::Warn, reason.as_str()),
-        Decision::PassThrough(reason) => (Level::Info, reason.as_str()),
-        Decision::Redirect(policy) => {
-            let (outcome, footprint) = install(attachment, &policy)?;
-            remember(attachment, conf, footprint, log);
-            (Level::Info, told(outcome))
+    let decided =
+        report.phase("decide", || pod::decide(conf, &attachment.args)).map_err(CommandError::from)?;
+    let Decided { decision, warnings, sources } = decided;
+    report.warnings.extend(warnings);
+    match decision {
+        Decision::PassThrough(reason) => {
+            report.decision = Some("pass through");
+            report.reason = Some(reason.as_str().to_owned());
+            if reason == pod::Reason::Unknown {
+                report.warnings.push(
+                    "the runtime passed no annotations: nobody knows whether this pod is onboarded".into(),
+                );
+            }
         }
-    };
-    Ok((told, result_reply(conf.version, prev_result)))
+        Decision::Redirect(policy) => {
+            report.decision = Some("redirect");
+            report.reason = sources.get("redirect").cloned();
+            let records = Records::new(&conf.state_dir);
+            let earlier = records.read(&conf.name, attachment);
+            let installed = report.phase("program", || install(attachment, &policy, earlier.as_ref()))?;
+            report.installed = Some((installed.clone(), policy.families));
+            let remembered =
+                report.phase("record", || remember(attachment, conf, &records, earlier, installed));
+            report.warnings.extend(remembered.err());
+        }
+    }
+    Ok(result_reply(conf.version, prev_result))
 }
 
-fn install(attachment: &Attachment, policy: &Policy) -> Result<(Outcome, Footprint), CommandError> {
+fn install(
+    attachment: &Attachment,
+    policy: &Policy,
+    earlier: Option<&Record>,
+) -> Result<Installed, CommandError> {
     let netns = Netns::open(Path::new(attachment.netns.as_deref().unwrap_or_default()))?;
     let owner = Owner::new(&attachment.container_id, &attachment.ifname);
     let policy = policy.clone();
-    Ok(netns.enter(WORK_WITHIN, move || redirect::install(&policy, &owner))??)
+    let earlier = earlier.and_then(|record| Engine::by_name(&record.engine, IpFamilies::Dual));
+    Ok(netns.enter(WORK_WITHIN, move || redirect::install(&policy, &owner, earlier, Namespace::New))??)
 }
 
-/// Write the attachment's record. Without one, DEL goes by the note that is kept with the rules.
-fn remember(attachment: &Attachment, conf: &NetConf<'_>, footprint: Footprint, log: &Log) {
-    let records = Records::new(&conf.state_dir);
-    let footprint = match records.read(&conf.name, attachment) {
+/// Write the attachment's record. Without one, DEL goes by the note that is kept with the rules: so a failure is a warning.
+fn remember(
+    attachment: &Attachment,
+    conf: &NetConf<'_>,
+    records: &Records,
+    earlier: Option<Record>,
+    installed: Installed,
+) -> Result<(), String> {
+    let Installed { engine, outcome: _, footprint } = installed;
+    let footprint = match earlier {
         Some(earlier) => footprint.after(&earlier.footprint),
         None => footprint,
     };
@@ -82,34 +101,54 @@ fn remember(attachment: &Attachment, conf: &NetConf<'_>, footprint: Footprint, l
         ifname: attachment.ifname.clone(),
         netns: attachment.netns.clone().unwrap_or_default(),
         pod: pod_name(attachment),
-        engine: "nftables".to_owned(),
+        engine: engine.name().to_owned(),
         footprint,
     };
-    if let Err(error) = records.write(&record) {
-        let folder = conf.state_dir.display();
-        let warning = format!("the attachment's record cannot be written to {folder}: {error}");
-        log.write(&about(Level::Warn, attachment, "").field("warning", warning));
+    let folder = conf.state_dir.display();
+    records
+        .write(&record)
+        .map_err(|error| format!("the attachment's record cannot be written to {folder}: {error}"))
+}
+
+impl Report {
+    fn phase<T>(&mut self, name: &'static str, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let result = work();
+        self.phases.push((name, started.elapsed()));
+        result
     }
 }
 
-const fn told(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Created => "redirected",
-        Outcome::Unchanged => "redirected already",
-        Outcome::Replaced => "redirected anew",
-    }
-}
-
-fn about(level: Level, attachment: &Attachment, decision: &str) -> Line {
-    Line::new(level)
+fn line(attachment: &Attachment, report: &Report, result: &Result<Vec<u8>, Failure>, took: Duration) -> Line {
+    let Report { decision, reason, installed, warnings, phases } = report;
+    let level = match result {
+        Err(_) => Level::Error,
+        Ok(_) if !warnings.is_empty() => Level::Warn,
+        Ok(_) => Level::Info,
+    };
+    let mut line = Line::new(level)
         .field("verb", "ADD")
         .maybe("pod", pod_name(attachment))
         .field("container", &attachment.container_id)
         .field("ifname", &attachment.ifname)
-        .maybe("decision", (!decision.is_empty()).then_some(decision))
-}
-
-pub(super) fn pod_name(attachment: &Attachment) -> Option<String> {
-    let args = &attachment.args;
-    Some(format!("{}/{}", args.pod_namespace.as_deref()?, args.pod_name.as_deref()?))
+        .maybe("decision", *decision)
+        .maybe("reason", reason.as_ref());
+    if let Some((Installed { engine, outcome, footprint }, families)) = installed {
+        let ipv6 = match footprint.hop_address {
+            _ if !families.with_v6() => "direct",
+            HopAddress::Off => "off",
+            HopAddress::Added | HopAddress::Present => "redirected",
+        };
+        line = line.field("engine", engine.name()).field("rules", outcome).field("ipv6", ipv6);
+    }
+    for (name, duration) in phases {
+        line = line.field(&format!("{name}_us"), duration.as_micros());
+    }
+    line = line
+        .field("took_us", took.as_micros())
+        .maybe("warning", (!warnings.is_empty()).then(|| warnings.join("; ")));
+    match result {
+        Ok(_) => line.field("result", "ok"),
+        Err(Failure { code, message, .. }) => line.field("code", *code as i32).field("result", message),
+    }
 }

@@ -3,18 +3,16 @@
 //! go, whatever state its node is in.
 
 use std::path::Path;
-use std::time::Duration;
 
-use super::add::pod_name;
+use super::{WORK_WITHIN, pod_name};
 use crate::attachment::{Record, Records};
 use crate::log::{Level, Line, Log};
 use crate::netns::Netns;
 use crate::protocol::{Attachment, NetConf};
+use crate::redirect::engine::Engine;
 use crate::redirect::owner::Owner;
-use crate::redirect::{self, Footprint, RedirectError};
-
-/// The contract's 5 s for an answer, less what reading stdin may take.
-const WORK_WITHIN: Duration = Duration::from_secs(3);
+use crate::redirect::policy::IpFamilies;
+use crate::redirect::{self, RedirectError};
 
 /// Forget `attachment`.
 pub fn del(attachment: &Attachment, conf: &NetConf<'_>) {
@@ -30,7 +28,7 @@ pub fn del(attachment: &Attachment, conf: &NetConf<'_>) {
             errors.extend(hand_over(&records, record.as_ref(), other).err());
             "kept for the container's other attachment"
         }
-        (Some(netns), None) => match clean(netns, attachment, record.map(|record| record.footprint)) {
+        (Some(netns), None) => match clean(netns, attachment, record) {
             Ok((decision, failed)) => {
                 errors.extend(failed);
                 decision
@@ -65,11 +63,16 @@ fn hand_over(records: &Records, record: Option<&Record>, mut other: Record) -> R
 fn clean(
     netns: &str,
     attachment: &Attachment,
-    footprint: Option<Footprint>,
+    record: Option<Record>,
 ) -> Result<(&'static str, Vec<String>), crate::netns::NetnsError> {
     let owner = Owner::new(&attachment.container_id, &attachment.ifname);
+    let engine = record
+        .as_ref()
+        .and_then(|record| Engine::by_name(&record.engine, IpFamilies::Dual))
+        .unwrap_or(Engine::Nftables);
+    let footprint = record.map(|record| record.footprint);
     let work = move || -> Result<(&'static str, Vec<RedirectError>), RedirectError> {
-        let Some(found) = redirect::installed_owner()? else { return Ok(("no rules there", Vec::new())) };
+        let Some(found) = engine.owner()? else { return Ok(("no rules there", Vec::new())) };
         let Some(found) = found.filter(|found| found.container == owner.container) else {
             return Ok(("the rules there are another's", Vec::new()));
         };
@@ -77,7 +80,7 @@ fn clean(
         if footprint.is_none() && found.ifname != owner.ifname {
             return Ok(("the rules there are another interface's", Vec::new()));
         }
-        Ok(("removed", redirect::remove(footprint.as_ref())))
+        Ok(("removed", redirect::remove(engine, footprint.as_ref())))
     };
     Ok(match Netns::open(Path::new(netns))?.enter(WORK_WITHIN, work)? {
         Ok((decision, failed)) => (decision, failed.iter().map(ToString::to_string).collect()),

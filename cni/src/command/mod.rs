@@ -2,10 +2,14 @@
 //! The verbs, one file each, and the one place where errors become CNI codes.
 
 mod add;
+mod check;
 mod del;
+mod gc;
 mod input;
+mod status;
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use cni_plugin::Command;
 
@@ -17,6 +21,9 @@ use crate::protocol::{
 };
 use crate::redirect::RedirectError;
 
+/// How long the work in a namespace may take: the contract's 5 s for an answer, less what reading stdin may.
+const WORK_WITHIN: Duration = Duration::from_secs(3);
+
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
@@ -26,9 +33,6 @@ pub enum CommandError {
     /// stdin could not be read.
     #[error("cannot read the configuration from stdin: {0}")]
     Stdin(io::Error),
-    /// The configuration is wrong; it already has its code.
-    #[error("{}", .0.message)]
-    Configuration(Failure),
     /// No decision about the pod.
     #[error(transparent)]
     Decision(#[from] DecisionError),
@@ -38,15 +42,11 @@ pub enum CommandError {
     /// The rules could not be applied.
     #[error(transparent)]
     Redirect(#[from] RedirectError),
-    /// A verb of the contract that is still to come.
-    #[error("{0} is not built yet in this version of culvert-cni")]
-    NotBuilt(&'static str),
 }
 
 impl From<CommandError> for Failure {
     fn from(error: CommandError) -> Self {
         let code = match &error {
-            CommandError::Configuration(failure) => return failure.clone(),
             CommandError::Environment(_) => Code::Environment,
             CommandError::Stdin(_) => Code::Io,
             CommandError::Decision(DecisionError::Settings(_)) => Code::Config,
@@ -59,7 +59,6 @@ impl From<CommandError> for Failure {
                 | NetnsError::Enter { .. },
             ) => Code::Netns,
             CommandError::Redirect(_) => Code::Rules,
-            CommandError::NotBuilt(_) => Code::Environment,
         };
         Self::new(code, error.to_string())
     }
@@ -85,31 +84,35 @@ pub fn run(env: &impl Strings, stdin: io::Stdin) -> (Vec<u8>, u8) {
 
 fn dispatch(env: &impl Strings, stdin: io::Stdin, version: &mut CniVersion) -> Result<Vec<u8>, Failure> {
     let verb = Verb::from_environment(env).map_err(CommandError::from)?;
-    let Verb::Classic(command) = verb else { return Err(CommandError::NotBuilt(verb.as_str()).into()) };
-    match command {
-        Command::Version => Ok(version_reply(input::version(&stdin).unwrap_or(CniVersion::NEWEST))),
-        Command::Check => Err(CommandError::NotBuilt(verb.as_str()).into()),
-        Command::Add => {
-            let attachment = Attachment::from_environment(env, true).map_err(CommandError::from)?;
-            let bytes = input::all(&stdin).map_err(CommandError::Stdin)?;
-            let conf = parse(&bytes, version)?;
-            add::add(&attachment, &conf)
-        }
-        Command::Del => {
-            let attachment = Attachment::from_environment(env, false).map_err(CommandError::from)?;
-            let bytes = input::all(&stdin).map_err(CommandError::Stdin)?;
-            let conf = parse(&bytes, version)?;
-            del::del(&attachment, &conf);
-            Ok(Vec::new())
-        }
+    if let Verb::Classic(Command::Version) = verb {
+        return Ok(version_reply(input::version(&stdin).unwrap_or(CniVersion::NEWEST)));
     }
+    // DEL comes without a namespace where the sandbox is gone; GC and STATUS are about no attachment.
+    let attachment = match verb {
+        Verb::Classic(Command::Del) => Some(Attachment::from_environment(env, false)),
+        Verb::Classic(_) => Some(Attachment::from_environment(env, true)),
+        Verb::Gc | Verb::Status => None,
+    };
+    let attachment = attachment.transpose().map_err(CommandError::from)?;
+    let bytes = input::all(&stdin).map_err(CommandError::Stdin)?;
+    let conf = NetConf::parse(&bytes)?;
+    *version = conf.version;
+
+    match (verb, attachment) {
+        (Verb::Classic(Command::Add), Some(attachment)) => return add::add(&attachment, &conf),
+        (Verb::Classic(Command::Check), Some(attachment)) => check::check(&attachment, &conf)?,
+        (Verb::Classic(Command::Del), Some(attachment)) => del::del(&attachment, &conf),
+        (Verb::Gc, _) => gc::gc(&conf)?,
+        (Verb::Status, _) => status::status(&conf)?,
+        (Verb::Classic(_), _) => {}
+    }
+    Ok(Vec::new())
 }
 
-/// Parse the configuration and remember its version, so that an error is told in it.
-fn parse<'a>(bytes: &'a [u8], version: &mut CniVersion) -> Result<NetConf<'a>, Failure> {
-    let conf = NetConf::parse(bytes)?;
-    *version = conf.version;
-    Ok(conf)
+/// `namespace/name` of the pod, where the runtime said both.
+fn pod_name(attachment: &Attachment) -> Option<String> {
+    let args = &attachment.args;
+    Some(format!("{}/{}", args.pod_namespace.as_deref()?, args.pod_name.as_deref()?))
 }
 
 /// Write the document in one piece. stdout may be closed: then nobody is there to be told.

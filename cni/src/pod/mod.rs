@@ -2,9 +2,10 @@
 //! What should become of a pod: its annotations and the node's defaults → a [`Decision`]. Pure.
 
 mod grammar;
+mod kuma;
 mod settings;
 
-pub use settings::{Settings, SettingsError, decide_policy};
+pub use settings::{Decided, Settings, SettingsError, decide_policy, names};
 
 use std::collections::BTreeMap;
 
@@ -63,18 +64,22 @@ pub enum DecisionError {
 }
 
 /// Decide by `conf` and `args`, in the order of contract §3: the first that fits.
-pub fn decide(conf: &NetConf<'_>, args: &CniArgs) -> Result<Decision, DecisionError> {
+pub fn decide(conf: &NetConf<'_>, args: &CniArgs) -> Result<Decided, DecisionError> {
     let namespace = args.pod_namespace.as_deref();
     if namespace.is_some_and(|namespace| conf.exclude_namespaces.iter().any(|excluded| excluded == namespace))
     {
-        return Ok(Decision::PassThrough(Reason::NamespaceExcluded));
+        return Ok(passed(Reason::NamespaceExcluded));
     }
     let defaults = Settings::of_node(conf.redirect, &conf.locked)?;
     match &conf.annotations {
         Some(raw) => Ok(decide_policy(&settings::parse_annotations(*raw)?, &defaults)?),
         None => match conf.on_unknown {
-            OnUnknown::Allow => Ok(Decision::PassThrough(Reason::Unknown)),
+            OnUnknown::Allow => Ok(passed(Reason::Unknown)),
             OnUnknown::Deny => Err(DecisionError::Unknown),
         },
     }
+}
+
+const fn passed(reason: Reason) -> Decided {
+    Decided { decision: Decision::PassThrough(reason), warnings: Vec::new(), sources: BTreeMap::new() }
 }

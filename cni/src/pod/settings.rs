@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::{Annotations, Decision, Reason, grammar};
+use super::{Annotations, Decision, Reason, grammar, kuma};
 use crate::protocol::{Fields, repeated};
-use crate::redirect::policy::{Policy, Toggle};
+use crate::redirect::policy::{
+    ClosedPorts, DnsCapture, EngineChoice, IpFamilies, OutboundUdp, Policy, Ports, Toggle,
+};
 
 /// The prefix of our own annotations.
 const OWN: &str = "culvert.dev/";
@@ -25,86 +27,171 @@ struct Setting {
     name: &'static str,
     /// The key in the conflist's `redirect`.
     key: &'static str,
-    /// Kuma's annotations for the same.
-    kuma: &'static [&'static str],
-    /// What it does; `None`: in the contract, not yet built.
-    apply: Option<Apply>,
+    /// Kuma's annotation for the same.
+    kuma: Option<&'static str>,
+    /// What it does.
+    apply: Apply,
     /// What Kuma's annotation does, where its values are read another way.
-    kuma_apply: Option<Apply>,
+    kuma_apply: Apply,
 }
 
-const fn built(
+const fn own(name: &'static str, key: &'static str, apply: Apply) -> Setting {
+    Setting { name, key, kuma: None, apply, kuma_apply: apply }
+}
+
+const fn both(name: &'static str, key: &'static str, kuma: &'static str, apply: Apply) -> Setting {
+    Setting { name, key, kuma: Some(kuma), apply, kuma_apply: apply }
+}
+
+/// A toggle that Kuma spells in more ways.
+const fn toggle(
     name: &'static str,
     key: &'static str,
-    kuma: &'static [&'static str],
+    kuma: &'static str,
     apply: Apply,
+    kuma_apply: Apply,
 ) -> Setting {
-    Setting { name, key, kuma, apply: Some(apply), kuma_apply: Some(apply) }
-}
-
-const fn to_come(name: &'static str, key: &'static str, kuma: &'static [&'static str]) -> Setting {
-    Setting { name, key, kuma, apply: None, kuma_apply: None }
+    Setting { name, key, kuma: Some(kuma), apply, kuma_apply }
 }
 
 const SETTINGS: [Setting; 22] = [
-    built("proxy-uid", "proxyUid", &["kuma.io/sidecar-uid"], |policy, value| {
+    both("proxy-uid", "proxyUid", "kuma.io/sidecar-uid", |policy, value| {
         grammar::proxy_uid(value).map(|uid| policy.proxy_uid = uid)
     }),
-    Setting {
-        name: "redirect-inbound",
-        key: "redirectInbound",
+    toggle(
+        "redirect-inbound",
+        "redirectInbound",
         // A gateway of Kuma's takes its connections itself.
-        kuma: &["kuma.io/gateway"],
-        apply: Some(|policy, value| grammar::toggle(value).map(|toggle| policy.inbound.redirect = toggle)),
-        kuma_apply: Some(|policy, value| {
+        "kuma.io/gateway",
+        |policy, value| grammar::toggle(value).map(|toggle| policy.inbound.redirect = toggle),
+        |policy, value| {
             grammar::kuma_toggle(value).map(|gateway| policy.inbound.redirect = gateway.inverse())
-        }),
-    },
-    built("redirect-outbound", "redirectOutbound", &[], |policy, value| {
+        },
+    ),
+    own("redirect-outbound", "redirectOutbound", |policy, value| {
         grammar::toggle(value).map(|toggle| policy.outbound.redirect = toggle)
     }),
-    built("inbound-port", "inboundPort", &["kuma.io/transparent-proxying-inbound-port"], |policy, value| {
+    both("inbound-port", "inboundPort", "kuma.io/transparent-proxying-inbound-port", |policy, value| {
         grammar::port(value).map(|port| policy.inbound.port = port)
     }),
-    built(
-        "outbound-port",
-        "outboundPort",
-        &["kuma.io/transparent-proxying-outbound-port"],
-        |policy, value| grammar::port(value).map(|port| policy.outbound.port = port),
-    ),
-    built("status-port", "statusPort", &[], |policy, value| {
+    both("outbound-port", "outboundPort", "kuma.io/transparent-proxying-outbound-port", |policy, value| {
+        grammar::port(value).map(|port| policy.outbound.port = port)
+    }),
+    own("status-port", "statusPort", |policy, value| {
         grammar::port(value).map(|port| policy.inbound.status_port = port)
     }),
-    built(
+    own("include-inbound-ports", "includeInboundPorts", |policy, value| {
+        grammar::ports(value).map(|ports| policy.inbound.include_ports = ports)
+    }),
+    own("include-outbound-ports", "includeOutboundPorts", |policy, value| {
+        grammar::ports(value).map(|ports| policy.outbound.include_ports = ports)
+    }),
+    both(
         "exclude-inbound-ports",
         "excludeInboundPorts",
-        &["traffic.kuma.io/exclude-inbound-ports"],
+        "traffic.kuma.io/exclude-inbound-ports",
         |policy, value| grammar::ports(value).map(|ports| policy.inbound.exclude_ports = ports),
     ),
-    built(
+    both(
         "exclude-outbound-ports",
         "excludeOutboundPorts",
-        &["traffic.kuma.io/exclude-outbound-ports"],
+        "traffic.kuma.io/exclude-outbound-ports",
         |policy, value| grammar::ports(value).map(|ports| policy.outbound.exclude_ports = ports),
     ),
-    to_come("include-inbound-ports", "includeInboundPorts", &[]),
-    to_come("include-outbound-ports", "includeOutboundPorts", &[]),
-    to_come("exclude-inbound-cidrs", "excludeInboundCidrs", &["traffic.kuma.io/exclude-inbound-ips"]),
-    to_come("exclude-outbound-cidrs", "excludeOutboundCidrs", &["traffic.kuma.io/exclude-outbound-ips"]),
-    to_come(
+    both(
+        "exclude-inbound-cidrs",
+        "excludeInboundCidrs",
+        "traffic.kuma.io/exclude-inbound-ips",
+        |policy, value| grammar::cidrs(value).map(|nets| policy.inbound.exclude_sources = nets),
+    ),
+    both(
+        "exclude-outbound-cidrs",
+        "excludeOutboundCidrs",
+        "traffic.kuma.io/exclude-outbound-ips",
+        |policy, value| grammar::cidrs(value).map(|nets| policy.outbound.exclude_destinations = nets),
+    ),
+    both(
         "exclude-outbound-ports-for-uids",
         "excludeOutboundPortsForUids",
-        &["traffic.kuma.io/exclude-outbound-ports-for-uids"],
+        "traffic.kuma.io/exclude-outbound-ports-for-uids",
+        |policy, value| grammar::uid_exclusions(value).map(|list| policy.outbound.exclude_uids = list),
     ),
-    to_come("virtual-interfaces", "virtualInterfaces", &[]),
-    to_come("closed-ports", "closedPorts", &[]),
-    to_come("outbound-udp", "outboundUdp", &[]),
-    to_come("redirect-dns", "redirectDns", &["kuma.io/builtin-dns"]),
-    to_come("dns-port", "dnsPort", &["kuma.io/builtin-dns-port"]),
-    to_come("ip-family", "ipFamily", &["kuma.io/transparent-proxying-ip-family-mode"]),
-    to_come("drop-invalid", "dropInvalid", &["traffic.kuma.io/drop-invalid-packets"]),
-    to_come("trace", "trace", &["traffic.kuma.io/iptables-logs"]),
-    to_come("engine", "engine", &["traffic.kuma.io/transparent-proxy-config"]),
+    own("virtual-interfaces", "virtualInterfaces", |policy, value| {
+        grammar::virtual_interfaces(value).map(|list| policy.virtual_interfaces = list)
+    }),
+    own("closed-ports", "closedPorts", |policy, value| {
+        policy.inbound.closed_ports = match value {
+            "redirect" => ClosedPorts::Redirect,
+            "refuse" => ClosedPorts::Refuse,
+            _ => return Err("redirect or refuse".to_owned()),
+        };
+        Ok(())
+    }),
+    own("outbound-udp", "outboundUdp", |policy, value| {
+        policy.outbound.udp = match value {
+            "direct" => OutboundUdp::Direct,
+            "reject" => OutboundUdp::Reject,
+            _ => return Err("direct or reject".to_owned()),
+        };
+        Ok(())
+    }),
+    toggle(
+        "redirect-dns",
+        "redirectDns",
+        "kuma.io/builtin-dns",
+        |policy, value| {
+            policy.dns.capture = match value {
+                "disabled" => DnsCapture::Off,
+                "all" => DnsCapture::All,
+                servers => DnsCapture::Servers(grammar::addresses(servers)?),
+            };
+            Ok(())
+        },
+        |policy, value| {
+            policy.dns.capture = match grammar::kuma_toggle(value)? {
+                Toggle::Enabled => DnsCapture::All,
+                Toggle::Disabled => DnsCapture::Off,
+            };
+            Ok(())
+        },
+    ),
+    both("dns-port", "dnsPort", "kuma.io/builtin-dns-port", |policy, value| {
+        grammar::port(value).map(|port| policy.dns.port = port)
+    }),
+    both("ip-family", "ipFamily", "kuma.io/transparent-proxying-ip-family-mode", |policy, value| {
+        policy.families = match value {
+            "dual" | "dualstack" => IpFamilies::Dual,
+            "ipv4" => IpFamilies::V4,
+            "ipv6" => IpFamilies::V6,
+            _ => return Err("dual, ipv4 or ipv6".to_owned()),
+        };
+        Ok(())
+    }),
+    toggle(
+        "drop-invalid",
+        "dropInvalid",
+        "traffic.kuma.io/drop-invalid-packets",
+        |policy, value| grammar::toggle_or_bool(value).map(|toggle| policy.drop_invalid = toggle),
+        |policy, value| grammar::kuma_toggle(value).map(|toggle| policy.drop_invalid = toggle),
+    ),
+    toggle(
+        "trace",
+        "trace",
+        "traffic.kuma.io/iptables-logs",
+        |policy, value| grammar::toggle(value).map(|toggle| policy.trace = toggle),
+        |policy, value| grammar::kuma_toggle(value).map(|toggle| policy.trace = toggle),
+    ),
+    own("engine", "engine", |policy, value| {
+        policy.engine = match value {
+            "auto" => EngineChoice::Auto,
+            "nftables" => EngineChoice::Nftables,
+            "iptables" => EngineChoice::Iptables,
+            "iptables-nft" => EngineChoice::IptablesNft,
+            "iptables-legacy" => EngineChoice::IptablesLegacy,
+            _ => return Err("auto, nftables, iptables, iptables-nft or iptables-legacy".to_owned()),
+        };
+        Ok(())
+    }),
 ];
 
 /// A setting that cannot be followed: CNI code 7. Each line names the setting, its value and what is allowed.
@@ -182,52 +269,127 @@ pub fn parse_annotations(raw: Option<&RawValue>) -> Result<Annotations, Settings
     fields.into_iter().map(text).collect()
 }
 
+/// A decision, and what an operator should know about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// What to do with the pod.
+    pub decision: Decision,
+    /// Settings that don't do what their author may believe.
+    pub warnings: Vec<String>,
+    /// Where each setting that is not the product's default comes from, by its name behind `culvert.dev/`.
+    pub sources: BTreeMap<&'static str, String>,
+}
+
 /// Decide by the pod's annotations over the node's `defaults`.
 ///
-/// Precedence: our names, then Kuma's, then the node's; an empty value clears the node's. All errors are told at once, and
-/// our own annotations are checked on a pod that is not onboarded too: a `redirekt` must not pass in silence.
-pub fn decide_policy(annotations: &Annotations, defaults: &Settings) -> Result<Decision, SettingsError> {
+/// Precedence: our names, then Kuma's configuration, then Kuma's other names, then the node's; an empty value clears the
+/// node's. All errors are told at once, and our own annotations are checked on a pod that is not onboarded too: a
+/// `redirekt` must not pass in silence.
+pub fn decide_policy(annotations: &Annotations, defaults: &Settings) -> Result<Decided, SettingsError> {
     let mut errors = unknown(annotations);
     let onboarded = onboarded(annotations, &mut errors);
+    let mut warnings = Vec::new();
+    let kuma_config = match annotations.get(kuma::CONFIG).filter(|_| onboarded.is_ok()) {
+        None => None,
+        Some(yaml) => match kuma::parse(yaml) {
+            Ok(config) => {
+                warnings.extend(config.warnings);
+                Some(config.values)
+            }
+            Err(error) => {
+                errors.push(format!("{}: {error}", kuma::CONFIG));
+                None
+            }
+        },
+    };
     let mut policy = Policy::default();
+    let mut sources = BTreeMap::new();
+    let own_onboard = format!("{OWN}{ONBOARD}");
+    let onboarded_by =
+        if annotations.contains_key(&own_onboard) { own_onboard.as_str() } else { KUMA_ONBOARD };
+    sources.insert(ONBOARD, onboarded_by.to_owned());
     for setting in &SETTINGS {
-        let own = annotations.get(&format!("{OWN}{}", setting.name));
-        let mut apply = |apply: Option<Apply>, name: &str, value: &str| match apply {
-            None => errors.push(format!("{name} is not built yet in this version of culvert: leave it out")),
-            // Empty: the product's default, whatever the node's is.
-            Some(_) if value.is_empty() => {}
-            Some(apply) => {
-                if let Err(allowed) = apply(&mut policy, value.trim()) {
-                    errors.push(format!("{name} is {value:?}: it must be {allowed}"));
-                }
-            }
+        let own_name = format!("{OWN}{}", setting.name);
+        let node_name = format!("redirect.{} in the conflist", setting.key);
+        let config_value = kuma_config.as_ref().and_then(|values| values.get(setting.name));
+        let kuma_value =
+            setting.kuma.filter(|_| onboarded.is_ok()).and_then(|name| annotations.get_key_value(name));
+        let node_value = defaults.values.get(setting.key);
+        let (name, value, apply) = if let Some(value) = annotations.get(&own_name) {
+            (own_name.as_str(), value, setting.apply)
+        } else if let Some(value) = config_value {
+            (kuma::CONFIG, value, setting.apply)
+        } else if let Some((name, value)) = kuma_value {
+            (name.as_str(), value, setting.kuma_apply)
+        } else if let Some(value) = node_value {
+            (node_name.as_str(), value, setting.apply)
+        } else {
+            continue;
         };
-        let kuma = setting.kuma.iter().find_map(|name| annotations.get_key_value(*name));
-        let node = defaults.values.get(setting.key);
-        match (own, kuma, node) {
-            (Some(value), _, _) => apply(setting.apply, &format!("{OWN}{}", setting.name), value),
-            (None, Some((name, value)), _) if onboarded.is_ok() => apply(setting.kuma_apply, name, value),
-            (None, _, Some(value)) => {
-                apply(setting.apply, &format!("redirect.{} in the conflist", setting.key), value)
-            }
-            (None, _, None) => {}
+        let of_pod = name != node_name;
+        if of_pod && defaults.locked.contains(&setting.key) && Some(value) != node_value {
+            errors
+                .push(format!("{} is locked on this node: {name} may not set it to {value:?}", setting.name));
+            continue;
         }
-        let pods = own.or(kuma.map(|(_, value)| value));
-        if let Some(value) =
-            pods.filter(|value| defaults.locked.contains(&setting.key) && Some(*value) != node)
-        {
-            errors.push(format!(
-                "{} is locked on this node: the pod may not set it to {value:?}",
-                setting.name
-            ));
+        // Empty: the product's default, whatever the node's is.
+        if value.trim().is_empty() {
+            continue;
+        }
+        match apply(&mut policy, value.trim()) {
+            Ok(()) => drop(sources.insert(setting.name, name.to_owned())),
+            Err(allowed) => errors.push(format!("{name} is {value:?}: it must be {allowed}")),
+        }
+    }
+    if onboarded.is_ok() && onboarded_by == KUMA_ONBOARD && kuma_config.is_none() {
+        match kuma::own_ports(annotations) {
+            Ok(ports) => policy.inbound.kuma_ports = ports,
+            Err(error) => errors.push(error),
         }
     }
     errors.extend(clashes(&policy));
-    match onboarded {
-        _ if !errors.is_empty() => Err(SettingsError(errors)),
-        Ok(()) => Ok(Decision::Redirect(Box::new(policy))),
-        Err(reason) => Ok(Decision::PassThrough(reason)),
+    warnings.extend(surprises(&policy));
+    let decision = match onboarded {
+        _ if !errors.is_empty() => return Err(SettingsError(errors)),
+        Ok(()) => Decision::Redirect(Box::new(policy)),
+        Err(reason) => {
+            warnings.clear();
+            Decision::PassThrough(reason)
+        }
+    };
+    Ok(Decided { decision, warnings, sources })
+}
+
+/// The name, behind `culvert.dev/`, and the key in the conflist of every setting: for option parsers.
+pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    SETTINGS.iter().map(|setting| (setting.name, setting.key))
+}
+
+/// Settings that don't do what their author may believe.
+fn surprises(policy: &Policy) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let not_consulted = |include: &Ports, exclude: &Ports, direction: &str| {
+        (!include.is_empty() && !exclude.is_empty()).then(|| {
+            format!(
+                "include-{direction}-ports is set: exclude-{direction}-ports ({exclude}) is not consulted"
+            )
+        })
+    };
+    let Policy { inbound, outbound, .. } = policy;
+    warnings.extend(not_consulted(&inbound.include_ports, &inbound.exclude_ports, "inbound"));
+    warnings.extend(not_consulted(&outbound.include_ports, &outbound.exclude_ports, "outbound"));
+    if outbound.udp == OutboundUdp::Reject && policy.dns.capture == DnsCapture::Off {
+        warnings.push(
+            "outbound-udp is reject and redirect-dns is disabled: the application's DNS over UDP is rejected too".into(),
+        );
     }
+    if !policy.virtual_interfaces.is_empty() && !outbound.redirect.is_enabled() {
+        warnings.push(
+            "virtual-interfaces is set, but redirect-outbound is disabled: nothing of it is redirected"
+                .into(),
+        );
+    }
+    warnings
 }
 
 /// Annotations of ours that are not in the contract.
@@ -257,11 +419,23 @@ fn onboarded(annotations: &Annotations, errors: &mut Vec<String>) -> Result<(), 
     }
 }
 
-/// Ports of the sidecar that are the same: only one of its listeners could have it.
-fn clashes(policy: &Policy) -> Option<String> {
+/// Settings that contradict each other.
+fn clashes(policy: &Policy) -> Vec<String> {
+    let mut errors = Vec::new();
     let ports = policy.sidecar_ports();
-    let twice = ports.iter().enumerate().find(|(index, port)| ports[..*index].contains(port))?.1;
-    Some(format!("inbound-port, outbound-port and status-port must differ: two of them are {twice}"))
+    if let Some((_, port)) = ports.iter().enumerate().find(|(index, port)| ports[..*index].contains(port)) {
+        errors.push(format!(
+            "the sidecar's ports (inbound, outbound, status, DNS) must differ: two of them are {port}"
+        ));
+    }
+    let by_iptables = matches!(
+        policy.engine,
+        EngineChoice::Iptables | EngineChoice::IptablesNft | EngineChoice::IptablesLegacy
+    );
+    if by_iptables && policy.inbound.closed_ports == ClosedPorts::Refuse {
+        errors.push("closed-ports is refuse, which iptables cannot: engine must be auto or nftables".into());
+    }
+    errors
 }
 
 /// A string, number or boolean as the text that an annotation would hold.
@@ -292,7 +466,7 @@ mod tests {
 
     fn redirected(pairs: &[(&str, &str)], defaults: &Settings) -> Policy {
         match decide_policy(&annotations(pairs), defaults) {
-            Ok(Decision::Redirect(policy)) => *policy,
+            Ok(Decided { decision: Decision::Redirect(policy), .. }) => *policy,
             other => panic!("{pairs:?}: {other:?}"),
         }
     }
@@ -320,7 +494,8 @@ mod tests {
             (&[("kuma.io/gateway", "perhaps")], Some(Reason::NotOnboarded)),
         ];
         for (pairs, reason) in rows {
-            match (decide_policy(&annotations(pairs), &Settings::default()), reason) {
+            let decided = decide_policy(&annotations(pairs), &Settings::default());
+            match (decided.map(|decided| decided.decision), reason) {
                 (Ok(Decision::Redirect(_)), None) => {}
                 (Ok(Decision::PassThrough(found)), Some(reason)) => assert_eq!(found, reason, "{pairs:?}"),
                 (other, _) => panic!("{pairs:?}: {other:?}"),
@@ -350,7 +525,10 @@ mod tests {
         let cleared = [ON, ("culvert.dev/exclude-inbound-ports", "")];
         assert!(redirected(&cleared, &node(json, &[])).inbound.exclude_ports.is_empty());
         let told = refused(&cleared, &node(json, &["excludeInboundPorts"]));
-        assert_eq!(told, "exclude-inbound-ports is locked on this node: the pod may not set it to \"\"");
+        assert_eq!(
+            told,
+            "exclude-inbound-ports is locked on this node: culvert.dev/exclude-inbound-ports may not set it to \"\""
+        );
     }
 
     #[test]

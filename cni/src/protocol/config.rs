@@ -47,6 +47,16 @@ pub enum OnUnknown {
     Deny,
 }
 
+/// An attachment as GC names it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ValidAttachment {
+    /// The sandbox's id.
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    /// The interface in the sandbox.
+    pub ifname: String,
+}
+
 /// A result of the plugins before us, as raw JSON with its top-level fields found.
 #[derive(Debug)]
 pub struct PrevResult<'a> {
@@ -83,6 +93,8 @@ pub struct NetConf<'a> {
     pub state_dir: PathBuf,
     /// The node agent's socket.
     pub agent_socket: PathBuf,
+    /// For GC: the attachments that the runtime still knows, if it says.
+    pub valid_attachments: Option<Vec<ValidAttachment>>,
     /// Things to say in the log: unknown keys.
     pub warnings: Vec<String>,
 }
@@ -159,6 +171,7 @@ impl<'a> NetConf<'a> {
             log_file: path("logFile", DEFAULT_LOG_FILE)?,
             state_dir: path("stateDir", DEFAULT_STATE_DIR)?,
             agent_socket: path("agentSocket", DEFAULT_AGENT_SOCKET)?,
+            valid_attachments: value(take("cni.dev/valid-attachments"), "cni.dev/valid-attachments")?,
             warnings: fields.iter().filter_map(|(key, _)| unknown_key(key)).collect(),
         })
     }

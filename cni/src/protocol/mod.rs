@@ -10,7 +10,7 @@ mod reply;
 mod request;
 mod version;
 
-pub use config::{Fields, NetConf, OnUnknown, POD_ANNOTATIONS, PrevResult, repeated};
+pub use config::{Fields, NetConf, OnUnknown, POD_ANNOTATIONS, PrevResult, ValidAttachment, repeated};
 pub use error::{Code, Failure};
 pub use reply::{error_reply, result_reply, version_reply};
 pub use request::{Attachment, CniArgs, EnvironmentError, MAX_STDIN, Strings, Verb};

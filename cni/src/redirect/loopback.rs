@@ -64,6 +64,14 @@ pub fn is_off() -> bool {
     }
 }
 
+/// Whether `::6` is on an interface of this thread's network namespace.
+pub fn is_there() -> bool {
+    // Lines begin with the address as 32 hexadecimal digits. Not /proc/net: that shows the main thread's namespace.
+    let hex: String = HOP_SOURCE_V6.octets().iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::read_to_string("/proc/thread-self/net/if_inet6")
+        .is_ok_and(|addresses| addresses.lines().any(|line| line.starts_with(&hex)))
+}
+
 fn change(kind: u16, flags: u16) -> Result<(), NetlinkError> {
     let mut batch = Batch::default();
     // struct ifaddrmsg: family, prefix length, flags, scope, interface

@@ -3,58 +3,49 @@
 //!
 //! Everything here acts on the network namespace of the calling thread; [`crate::netns::Netns::enter`] provides one.
 
+pub mod engine;
+pub mod explain;
+pub mod iptables;
+pub mod living;
 pub mod loopback;
 pub mod nftables;
 pub mod owner;
 mod plan;
 pub mod policy;
+#[cfg(test)]
+mod promises;
 pub mod ruleset;
 pub mod sysctl;
 
 use std::fmt;
 
-use nix::errno::Errno;
 pub use plan::plan;
 use serde::{Deserialize, Serialize};
 
+use self::engine::{Applied, Engine, EngineError};
 use self::loopback::HopAddress;
 use self::owner::Owner;
-use self::policy::Policy;
+use self::policy::{IpFamilies, Policy};
 use crate::netlink::NetlinkError;
 
 /// Why the redirect could not be installed, read or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RedirectError {
     /// The engine could not write or read its rules.
-    #[error("nftables: {error}{}", hint(error))]
-    Engine {
-        /// What the kernel said.
-        error: NetlinkError,
-    },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// `::6` could not be put on `lo`.
     #[error("cannot put ::6 on lo: {0}")]
     HopAddress(NetlinkError),
+    /// The policy is about IPv6 alone, which the pod has not.
+    #[error("ip-family is ipv6, but IPv6 is off on the pod's lo or not in this kernel")]
+    NoIpv6,
     /// A sysctl could not be set.
     #[error(transparent)]
     Sysctl(#[from] sysctl::SysctlError),
     /// What the kernel holds after the write is not what was written.
     #[error("the kernel does not hold what was written: {}", .0.join("; "))]
     ReadBack(Vec<String>),
-}
-
-fn engine(error: NetlinkError) -> RedirectError {
-    RedirectError::Engine { error }
-}
-
-/// What to do about a refusal of the kernel's.
-fn hint(error: &NetlinkError) -> &'static str {
-    match error.errno() {
-        Some(Errno::EPERM) => ": the plugin needs CAP_NET_ADMIN in the pod's user namespace",
-        Some(Errno::EOPNOTSUPP | Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT) => {
-            ": does this kernel have nf_tables with inet NAT (5.2 or newer)? see culvert-install doctor"
-        }
-        _ => "",
-    }
 }
 
 /// How the rules came to be there.
@@ -104,46 +95,78 @@ impl Footprint {
     }
 }
 
-/// Make `policy` true in this thread's network namespace: rules, `::6`, sysctls, and read it all back.
+/// What the network namespace is like that rules are put into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// Nothing runs in it yet: ADD.
+    New,
+    /// It may carry connections, which must live on: see [`living`].
+    Living,
+}
+
+/// What [`install`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Who wrote the rules.
+    pub engine: Engine,
+    /// How they came to be there.
+    pub outcome: Outcome,
+    /// What it takes to remove the rest.
+    pub footprint: Footprint,
+}
+
+/// Make `policy` true in this thread's network namespace: rules, `::6`, sysctls, and read it all back. The rules of
+/// another engine, `earlier`, go.
 ///
 /// All or nothing: on any error, and on a panic, what was there before is there again.
-pub fn install(policy: &Policy, owner: &Owner) -> Result<(Outcome, Footprint), RedirectError> {
+pub fn install(
+    policy: &Policy,
+    owner: &Owner,
+    earlier: Option<Engine>,
+    namespace: Namespace,
+) -> Result<Installed, RedirectError> {
+    if policy.families == IpFamilies::V6 && loopback::is_off() {
+        return Err(RedirectError::NoIpv6);
+    }
     let rules = plan(policy);
-    let mut work = Undo {
-        applied: Some(nftables::apply(&rules, owner).map_err(engine)?),
-        hop_address: HopAddress::Off,
-        sysctls: Vec::new(),
-    };
-    work.hop_address = loopback::add().map_err(RedirectError::HopAddress)?;
+    let mut work =
+        Undo { applied: Applied::Unchanged, hop_address: HopAddress::Off, sysctls: Vec::new(), done: false };
+    if namespace == Namespace::Living {
+        sysctl::keep_established(&mut work.sysctls)?;
+    }
+    let (engine, applied) = engine::apply_by_choice(policy, &rules, owner)?;
+    work.applied = applied;
+    if policy.families.with_v6() {
+        work.hop_address = loopback::add().map_err(RedirectError::HopAddress)?;
+    }
     sysctl::set(policy, &mut work.sysctls)?;
 
-    let differences = verify(policy)?;
+    let differences = verify(policy, engine)?;
     if !differences.is_empty() {
         return Err(RedirectError::ReadBack(differences));
     }
-    Ok(work.commit())
+    // Two engines' rules would both decide, the first in order first.
+    let others = earlier.into_iter().chain((engine != Engine::Nftables).then_some(Engine::Nftables));
+    for other in others.filter(|other| other.name() != engine.name()) {
+        other.remove()?;
+    }
+    Ok(work.commit(engine))
 }
 
 /// In what this thread's network namespace differs from what [`install`] would leave, a line each. Changes nothing.
-pub fn verify(policy: &Policy) -> Result<Vec<String>, RedirectError> {
-    let mut lines = match nftables::read().map_err(engine)? {
-        None => vec![format!("table inet {} is missing", nftables::TABLE)],
-        Some(found) => nftables::difference(&plan(policy), &found),
-    };
+pub fn verify(policy: &Policy, engine: Engine) -> Result<Vec<String>, RedirectError> {
+    let mut lines = engine.difference(&plan(policy))?;
+    if policy.families.with_v6() && !loopback::is_off() && !loopback::is_there() {
+        lines.push("address ::6 is missing on lo".to_owned());
+    }
     lines.extend(sysctl::difference(policy)?);
     Ok(lines)
 }
 
-/// Whose rules are in this thread's network namespace; `None`: no rules of ours.
-pub fn installed_owner() -> Result<Option<Option<Owner>>, RedirectError> {
-    let found = nftables::read().map_err(engine)?;
-    Ok(found.map(|snapshot| snapshot.owner()))
-}
-
-/// Remove the rules, and what `footprint` says was changed beside them. Goes on after a failure and says all.
-pub fn remove(footprint: Option<&Footprint>) -> Vec<RedirectError> {
+/// Remove the rules of `engine`, and what `footprint` says was changed beside them. Goes on after a failure and says all.
+pub fn remove(engine: Engine, footprint: Option<&Footprint>) -> Vec<RedirectError> {
     let mut errors: Vec<RedirectError> = Vec::new();
-    errors.extend(nftables::delete().err().map(engine));
+    errors.extend(engine.remove().err().map(RedirectError::Engine));
     if let Some(Footprint { hop_address, sysctls }) = footprint {
         errors.extend(sysctl::restore(sysctls).into_iter().map(RedirectError::Sysctl));
         if *hop_address == HopAddress::Added {
@@ -155,32 +178,32 @@ pub fn remove(footprint: Option<&Footprint>) -> Vec<RedirectError> {
 
 /// Undoes an unfinished [`install`] when dropped; [`Undo::commit`] keeps it.
 struct Undo {
-    applied: Option<nftables::Applied>,
+    applied: Applied,
     hop_address: HopAddress,
     sysctls: Vec<sysctl::Changed>,
+    done: bool,
 }
 
 impl Undo {
-    fn commit(mut self) -> (Outcome, Footprint) {
-        let outcome = match self.applied.take() {
-            Some(nftables::Applied::Unchanged) | None => Outcome::Unchanged,
-            Some(nftables::Applied::Created) => Outcome::Created,
-            Some(nftables::Applied::Replaced(_)) => Outcome::Replaced,
-        };
+    fn commit(mut self, engine: Engine) -> Installed {
+        self.done = true;
         let sysctls = std::mem::take(&mut self.sysctls);
-        (outcome, Footprint { hop_address: self.hop_address, sysctls })
+        let footprint = Footprint { hop_address: self.hop_address, sysctls };
+        Installed { engine, outcome: self.applied.outcome(), footprint }
     }
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        let Some(applied) = self.applied.take() else { return };
+        if self.done {
+            return;
+        }
         // Each step on its own: one that fails must not keep the others from being undone. There is nobody left to tell
         // but the log of the error that led here; what stays behind is ours and found by CHECK.
         drop(sysctl::restore(&self.sysctls));
         if self.hop_address == HopAddress::Added {
             drop(loopback::remove());
         }
-        drop(nftables::undo(&applied));
+        drop(self.applied.undo());
     }
 }

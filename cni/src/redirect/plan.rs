@@ -5,44 +5,135 @@
 
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::policy::{HOP_SOURCE_V4, HOP_SOURCE_V6, Inbound, Outbound, Policy, Ports, host};
-use super::ruleset::{Action, Chain, ChainName, Hook, Match, Protocol, Rule, Ruleset};
+use super::policy::{
+    ClosedPorts, DNS_SERVER_PORT, Dns, DnsCapture, HOP_SOURCE_V4, HOP_SOURCE_V6, Inbound, IpFamilies,
+    Outbound, OutboundUdp, Policy, Ports, Protocol, Toggle, UidExclusion, VirtualInterface, host,
+};
+use super::ruleset::{Action, Chain, ChainName, Family, Hook, Match, Point, Rule, Ruleset, Stage};
 
+const TCP: Match = Match::Protocol(Protocol::Tcp);
+const UDP: Match = Match::Protocol(Protocol::Udp);
 const NOT_TCP: Match = Match::NotProtocol(Protocol::Tcp);
 
 /// The chains that make `policy` true.
 pub fn plan(policy: &Policy) -> Ruleset {
-    let mut chains = Vec::with_capacity(4);
-    let inbound_redirected = policy.inbound.redirect.is_enabled();
-    let outbound_redirected = policy.outbound.redirect.is_enabled();
+    let Policy { inbound: to_pod, outbound: to_others, dns, virtual_interfaces, .. } = policy;
+    let inbound_redirected = to_pod.redirect.is_enabled();
+    let outbound_redirected = to_others.redirect.is_enabled();
+    let captures_dns = dns.capture != DnsCapture::Off;
+    let mut chains = Vec::new();
+
+    chains.extend(raw_inbound(policy));
+    chains.extend(raw_outbound(policy));
+    if policy.drop_invalid.is_enabled() {
+        chains.push(invalid(policy));
+    }
     // Chains that others go to come first: an engine may need a chain before the rule that names it.
     if inbound_redirected {
         chains.push(redirect(
             ChainName::InboundRedirect,
-            policy.inbound.port.get(),
+            to_pod.port.get(),
+            &[Protocol::Tcp],
             "the sidecar's inbound listener",
         ));
     }
     if outbound_redirected {
-        let port = policy.outbound.port.get();
-        chains.push(redirect(ChainName::OutboundRedirect, port, "the sidecar's outbound listener"));
+        chains.push(redirect(
+            ChainName::OutboundRedirect,
+            to_others.port.get(),
+            &[Protocol::Tcp],
+            "the sidecar's outbound listener",
+        ));
     }
-    if inbound_redirected {
-        chains.push(inbound(&policy.inbound));
+    if captures_dns {
+        let both = [Protocol::Udp, Protocol::Tcp];
+        chains.push(redirect(ChainName::DnsRedirect, dns.port.get(), &both, "the sidecar's DNS server"));
+        chains.push(dns_chain(policy));
     }
-    if inbound_redirected || outbound_redirected {
+    let virtual_interfaces: &[VirtualInterface] = if outbound_redirected { virtual_interfaces } else { &[] };
+    if !virtual_interfaces.is_empty() {
+        chains.push(behind_interfaces(virtual_interfaces));
+    }
+    if inbound_redirected || !virtual_interfaces.is_empty() {
+        chains.push(inbound(policy, !virtual_interfaces.is_empty()));
+    }
+    if inbound_redirected || outbound_redirected || captures_dns {
         chains.push(outbound(policy));
+    }
+    if to_others.udp == OutboundUdp::Reject {
+        chains.push(outbound_udp(policy));
     }
     Ruleset { chains }
 }
 
-fn inbound(policy: &Inbound) -> Chain {
-    let Inbound { redirect: _, port: _, status_port, exclude_ports } = policy;
-    let mut rules = vec![
-        rule([Match::FromLoopbackInterface], Action::Direct, "decided when it was sent"),
+/// Before conntrack, from outside: answers to the sidecar's own DNS queries, see [`raw_outbound`].
+fn raw_inbound(policy: &Policy) -> Option<Chain> {
+    let mut rules = traced(policy.trace);
+    if policy.dns.capture != DnsCapture::Off {
+        rules.push(rule(
+            [Match::FromLoopbackInterface(false), UDP, Match::SourcePort(DNS_SERVER_PORT)],
+            Action::Untrack,
+            "answers to the sidecar's DNS queries",
+        ));
+    }
+    chain_if_any(ChainName::RawInbound, Point::Prerouting, Stage::Raw, rules)
+}
+
+/// Before conntrack, from the pod.
+///
+/// A captured query leaves an entry "from this port to that server: to the sidecar" for 30 s behind. A query of the
+/// sidecar's own that is later given the same port would follow it, back to the sidecar. So the sidecar's queries and the
+/// answers to them are not tracked.
+fn raw_outbound(policy: &Policy) -> Option<Chain> {
+    let Dns { capture, port } = &policy.dns;
+    let mut rules = traced(policy.trace);
+    if *capture != DnsCapture::Off {
+        let queries = [
+            uid(policy),
+            UDP,
+            to_port(DNS_SERVER_PORT),
+            // An application that asks from port 53 itself gets its answer from the sidecar's server.
+            Match::NotSourcePort(port.get()),
+        ];
+        rules.push(rule(queries, Action::Untrack, "the sidecar's DNS queries"));
+        let answers = [UDP, Match::SourcePort(DNS_SERVER_PORT), Match::NotDestinationPort(DNS_SERVER_PORT)];
+        rules.push(rule(answers, Action::Untrack, "answers of a DNS server in the pod"));
+    }
+    chain_if_any(ChainName::RawOutbound, Point::Output, Stage::Raw, rules)
+}
+
+fn traced(trace: Toggle) -> Vec<Rule> {
+    if trace.is_enabled() { vec![rule([], Action::Trace, "trace")] } else { Vec::new() }
+}
+
+fn invalid(policy: &Policy) -> Chain {
+    let mut rules = other_family(policy.families);
+    rules.push(rule(
+        [Match::FromLoopbackInterface(false), TCP, Match::Invalid],
+        Action::Drop,
+        "drop-invalid",
+    ));
+    hooked(ChainName::Invalid, Point::Prerouting, Stage::Mangle, rules)
+}
+
+fn inbound(policy: &Policy, has_virtual_interfaces: bool) -> Chain {
+    let Inbound {
+        redirect,
+        port: _,
+        status_port,
+        include_ports,
+        exclude_ports,
+        kuma_ports,
+        exclude_sources,
+        closed_ports,
+    } = &policy.inbound;
+    let mut rules = other_family(policy.families);
+    rules.extend([
+        rule([Match::FromLoopbackInterface(true)], Action::Direct, "decided when it was sent"),
         rule([NOT_TCP], Action::Direct, "only TCP is redirected"),
         // The kernel itself drops what arrives from outside for 127.0.0.0/8 and ::1, but only after this hook: a redirect
         // here would rewrite the destination and hand loopback-only services to the neighbours.
@@ -50,40 +141,105 @@ fn inbound(policy: &Inbound) -> Chain {
         rule([to(host(Ipv6Addr::LOCALHOST))], Action::Direct, "forged: the kernel drops it"),
         // ::6 is an ordinary address to the kernel, which would deliver it from any interface.
         rule([to(host(HOP_SOURCE_V6))], Action::Drop, "forged: the hop's own address"),
-        rule([Match::DestinationOwn(false)], Action::Direct, "forwarded traffic is not ours"),
-        rule([to_port(status_port.get())], Action::Direct, "status-port"),
-    ];
-    rules.extend(excluded(exclude_ports, "exclude-inbound-ports"));
-    rules.push(rule([], Action::Goto(ChainName::InboundRedirect), "peers reach the pod through the sidecar"));
-    Chain { name: ChainName::Inbound, hook: Some(Hook::Prerouting), rules }
+    ]);
+    if has_virtual_interfaces {
+        rules.push(rule([], Action::Jump(ChainName::VirtualInterfaces), "virtual-interfaces"));
+    }
+    if redirect.is_enabled() {
+        rules.push(rule([Match::DestinationOwn(false)], Action::Direct, "forwarded traffic is not ours"));
+        rules.push(rule([TCP, to_port(status_port.get())], Action::Direct, "status-port"));
+        rules.extend(to_ports(kuma_ports, Action::Direct, "ports of Kuma's proxy"));
+        rules.extend(
+            exclude_sources.iter().map(|net| rule([from(*net)], Action::Direct, "exclude-inbound-cidrs")),
+        );
+        if include_ports.is_empty() {
+            rules.extend(to_ports(exclude_ports, Action::Direct, "exclude-inbound-ports"));
+        }
+        let captured = Action::Goto(ChainName::InboundRedirect);
+        let listening = match closed_ports {
+            ClosedPorts::Redirect => None,
+            ClosedPorts::Refuse => Some(Match::Listening),
+        };
+        let because = match closed_ports {
+            ClosedPorts::Redirect => "peers reach the pod through the sidecar",
+            ClosedPorts::Refuse => "closed-ports: elsewhere the kernel refuses",
+        };
+        if include_ports.is_empty() {
+            rules.push(rule(listening, captured, because));
+        } else {
+            let conditions = |range: &RangeInclusive<u16>| {
+                [TCP, Match::DestinationPort(range.clone())].into_iter().chain(listening.clone())
+            };
+            rules.extend(
+                include_ports.iter().map(|range| rule(conditions(range), captured, "include-inbound-ports")),
+            );
+        }
+    }
+    hooked(ChainName::Inbound, Point::Prerouting, Stage::Nat, rules)
+}
+
+/// Connections from behind a virtual interface to somewhere else count as the pod's own.
+fn behind_interfaces(interfaces: &[VirtualInterface]) -> Chain {
+    let arriving = |interface: &VirtualInterface| Match::Interface {
+        name: interface.name.clone(),
+        is_prefix: interface.is_prefix,
+    };
+    let inside = interfaces
+        .iter()
+        .map(|interface| rule([arriving(interface), to(interface.net)], Action::Back, "virtual-interfaces"));
+    let outside = interfaces.iter().map(|interface| {
+        let conditions = [arriving(interface), Match::Family(Family::of(&interface.net))];
+        rule(conditions, Action::Goto(ChainName::OutboundRedirect), "virtual-interfaces")
+    });
+    let rules = inside.chain(outside).collect();
+    Chain { name: ChainName::VirtualInterfaces, hook: None, rules }
 }
 
 fn outbound(policy: &Policy) -> Chain {
-    let Outbound { redirect, port: _, exclude_ports } = &policy.outbound;
-    let mut rules = vec![
-        rule([NOT_TCP], Action::Direct, "only TCP is redirected"),
-        rule([to(link_local_v6())], Action::Direct, "link-local cannot be relayed"),
-    ];
+    let Outbound {
+        redirect,
+        port: _,
+        include_ports,
+        exclude_ports,
+        exclude_destinations,
+        exclude_uids,
+        udp: _,
+    } = &policy.outbound;
+    let mut rules = other_family(policy.families);
+    if policy.dns.capture != DnsCapture::Off {
+        rules.push(rule([UDP, to_port(DNS_SERVER_PORT)], Action::Jump(ChainName::Dns), "redirect-dns"));
+        rules.push(rule([TCP, to_port(DNS_SERVER_PORT)], Action::Jump(ChainName::Dns), "redirect-dns"));
+    }
+    rules.push(rule([NOT_TCP], Action::Direct, "only TCP is redirected"));
+    rules.push(rule([to(link_local_v6())], Action::Direct, "link-local cannot be relayed"));
     rules.extend(from_sidecar(policy));
     if redirect.is_enabled() {
         // Loopback by its number too: while lo is down the kernel does not count 127.0.0.0/8 as its own.
         rules.push(rule([to(loopback_v4())], Action::Direct, "loopback stays in the pod"));
         rules.push(rule([to(host(Ipv6Addr::LOCALHOST))], Action::Direct, "loopback stays in the pod"));
         rules.push(rule([Match::DestinationOwn(true)], Action::Direct, "a call to oneself stays in the pod"));
-        rules.extend(excluded(exclude_ports, "exclude-outbound-ports"));
-        rules.push(rule(
-            [],
-            Action::Goto(ChainName::OutboundRedirect),
-            "the pod reaches others through the sidecar",
-        ));
+        let to_excluded = |net: &IpNet| rule([to(*net)], Action::Direct, "exclude-outbound-cidrs");
+        rules.extend(exclude_destinations.iter().map(to_excluded));
+        rules.extend(
+            exclude_uids
+                .iter()
+                .flat_map(|exclusion| uid_exclusion(exclusion, Protocol::Tcp, None, Action::Direct)),
+        );
+        let captured = Action::Goto(ChainName::OutboundRedirect);
+        if include_ports.is_empty() {
+            rules.extend(to_ports(exclude_ports, Action::Direct, "exclude-outbound-ports"));
+            rules.push(rule([], captured, "the pod reaches others through the sidecar"));
+        } else {
+            rules.extend(to_ports(include_ports, captured, "include-outbound-ports"));
+        }
     }
-    Chain { name: ChainName::Outbound, hook: Some(Hook::Output), rules }
+    hooked(ChainName::Outbound, Point::Output, Stage::Nat, rules)
 }
 
 /// The sidecar's own connections. They come before every exclusion, so that none can switch off the inbound listener for
 /// calls to oneself.
 fn from_sidecar(policy: &Policy) -> Vec<Rule> {
-    let uid = || Match::Uid(policy.proxy_uid.get());
+    let uid = || uid(policy);
     if !policy.inbound.redirect.is_enabled() {
         return vec![rule([uid()], Action::Direct, "the sidecar's own")];
     }
@@ -104,17 +260,110 @@ fn from_sidecar(policy: &Policy) -> Vec<Rule> {
     ]
 }
 
-fn redirect(name: ChainName, port: u16, because: &'static str) -> Chain {
-    let rules = vec![rule([Match::Protocol(Protocol::Tcp)], Action::Redirect(port), because)];
-    Chain { name, hook: None, rules }
+/// DNS queries, UDP and TCP; entered with port 53. What is not captured goes on in [`outbound`].
+fn dns_chain(policy: &Policy) -> Chain {
+    let Outbound { exclude_destinations, exclude_uids, .. } = &policy.outbound;
+    let mut rules = vec![rule([uid(policy)], Action::Back, "the sidecar's own DNS goes out")];
+    rules.extend(
+        exclude_destinations.iter().map(|net| rule([to(*net)], Action::Back, "exclude-outbound-cidrs")),
+    );
+    let excluded = |protocol| {
+        let names_dns = move |exclusion: &&UidExclusion| {
+            exclusion.ports.is_empty() || exclusion.ports.contains(DNS_SERVER_PORT)
+        };
+        exclude_uids.iter().filter(names_dns).flat_map(move |exclusion| {
+            uid_exclusion(exclusion, protocol, Some(DNS_SERVER_PORT), Action::Back)
+        })
+    };
+    rules.extend(excluded(Protocol::Udp));
+    rules.extend(excluded(Protocol::Tcp));
+    let captured = Action::Goto(ChainName::DnsRedirect);
+    match &policy.dns.capture {
+        DnsCapture::Off => {}
+        DnsCapture::All => rules.push(rule([], captured, "redirect-dns: all")),
+        DnsCapture::Servers(servers) => {
+            rules.extend(servers.iter().map(|server| rule([to(host(*server))], captured, "redirect-dns")));
+        }
+    }
+    Chain { name: ChainName::Dns, hook: None, rules }
 }
 
-fn excluded<'a>(ports: &'a Ports, setting: &'static str) -> impl Iterator<Item = Rule> + 'a {
-    ports.iter().map(move |range| rule([Match::DestinationPort(range.clone())], Action::Direct, setting))
+/// UDP past the policy; captured DNS already has its loopback destination here.
+fn outbound_udp(policy: &Policy) -> Chain {
+    let Outbound { exclude_destinations, exclude_uids, .. } = &policy.outbound;
+    let mut rules = other_family(policy.families);
+    rules.extend([
+        rule([Match::NotProtocol(Protocol::Udp)], Action::Direct, "only UDP is rejected"),
+        rule([uid(policy)], Action::Direct, "the sidecar's own"),
+        rule([to(link_local_v6())], Action::Direct, "link-local is not ours"),
+        rule([to(loopback_v4())], Action::Direct, "loopback stays in the pod"),
+        rule([to(host(Ipv6Addr::LOCALHOST))], Action::Direct, "loopback stays in the pod"),
+        rule([Match::DestinationOwn(true)], Action::Direct, "a call to oneself stays in the pod"),
+    ]);
+    rules.extend(
+        exclude_destinations.iter().map(|net| rule([to(*net)], Action::Direct, "exclude-outbound-cidrs")),
+    );
+    rules.extend(
+        exclude_uids
+            .iter()
+            .flat_map(|exclusion| uid_exclusion(exclusion, Protocol::Udp, None, Action::Direct)),
+    );
+    rules.push(rule([], Action::Reject, "outbound-udp: reject"));
+    hooked(ChainName::OutboundUdp, Point::Output, Stage::Filter, rules)
+}
+
+/// One rule for each range of ports that `exclusion` names for `protocol`; for `only`'s port where that is set.
+fn uid_exclusion(exclusion: &UidExclusion, protocol: Protocol, only: Option<u16>, then: Action) -> Vec<Rule> {
+    let UidExclusion { protocols, ports, uids } = exclusion;
+    let because = "exclude-outbound-ports-for-uids";
+    if !protocols.contains(&protocol) {
+        return Vec::new();
+    }
+    let conditions = [Match::Protocol(protocol), Match::Uid(uids.clone())];
+    if ports.is_empty() || only.is_some() {
+        return vec![rule(conditions, then, because)];
+    }
+    let with_port = |range: &RangeInclusive<u16>| {
+        let conditions = conditions.clone().into_iter().chain([Match::DestinationPort(range.clone())]);
+        rule(conditions, then, because)
+    };
+    ports.iter().map(with_port).collect()
+}
+
+fn redirect(name: ChainName, port: u16, protocols: &[Protocol], because: &'static str) -> Chain {
+    let one = |protocol: &Protocol| rule([Match::Protocol(*protocol)], Action::Redirect(port), because);
+    Chain { name, hook: None, rules: protocols.iter().map(one).collect() }
+}
+
+/// The family that the policy is not about stays direct.
+fn other_family(families: IpFamilies) -> Vec<Rule> {
+    let other = match families {
+        IpFamilies::Dual => return Vec::new(),
+        IpFamilies::V4 => Family::V6,
+        IpFamilies::V6 => Family::V4,
+    };
+    vec![rule([Match::Family(other)], Action::Direct, "ip-family")]
+}
+
+fn to_ports<'a>(ports: &'a Ports, then: Action, setting: &'static str) -> impl Iterator<Item = Rule> + 'a {
+    ports.iter().map(move |range| rule([TCP, Match::DestinationPort(range.clone())], then, setting))
+}
+
+fn hooked(name: ChainName, at: Point, stage: Stage, rules: Vec<Rule>) -> Chain {
+    Chain { name, hook: Some(Hook { at, stage }), rules }
+}
+
+fn chain_if_any(name: ChainName, at: Point, stage: Stage, rules: Vec<Rule>) -> Option<Chain> {
+    (!rules.is_empty()).then(|| hooked(name, at, stage, rules))
 }
 
 fn rule(on: impl IntoIterator<Item = Match>, then: Action, because: impl Into<Cow<'static, str>>) -> Rule {
     Rule { on: on.into_iter().collect(), then, because: because.into() }
+}
+
+fn uid(policy: &Policy) -> Match {
+    let uid = policy.proxy_uid.get();
+    Match::Uid(uid..=uid)
 }
 
 fn to(net: IpNet) -> Match {

@@ -5,6 +5,7 @@
 //! and rules. Every field is already parsed: a value never reaches a rule as text.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
@@ -61,6 +62,11 @@ impl<T: Copy + Ord + Into<u64>> Ranges<T> {
     /// The ranges, in order.
     pub fn iter(&self) -> impl Iterator<Item = &RangeInclusive<T>> {
         self.0.iter()
+    }
+
+    /// Whether `number` lies in one of the ranges.
+    pub fn contains(&self, number: T) -> bool {
+        self.0.iter().any(|range| range.contains(&number))
     }
 
     /// How many ranges there are.
@@ -126,6 +132,59 @@ impl ProxyUid {
     }
 }
 
+/// What happens to a peer's connection to a port that nobody listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClosedPorts {
+    /// It reaches the sidecar too.
+    Redirect,
+    /// The kernel refuses it, as it would without a sidecar. nftables only.
+    Refuse,
+}
+
+/// What happens to the application's UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutboundUdp {
+    /// It goes out directly.
+    Direct,
+    /// It is refused, but for captured DNS, loopback and the sidecar's own.
+    Reject,
+}
+
+/// Which families of addresses the redirect is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpFamilies {
+    /// IPv4 and IPv6.
+    Dual,
+    /// IPv4; IPv6 stays direct.
+    V4,
+    /// IPv6; IPv4 stays direct.
+    V6,
+}
+
+/// Which engine writes the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// nftables, unless the kernel cannot; then iptables-nft, then -legacy.
+    Auto,
+    /// nftables by netlink.
+    Nftables,
+    /// Whichever variant of iptables is there, -nft before -legacy.
+    Iptables,
+    /// The iptables programs over nf_tables.
+    IptablesNft,
+    /// The iptables programs over x_tables.
+    IptablesLegacy,
+}
+
+/// A transport protocol that rules tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
 /// What happens to connections from peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
@@ -135,8 +194,27 @@ pub struct Inbound {
     pub port: Port,
     /// The sidecar's status port, which probes reach directly.
     pub status_port: Port,
-    /// Ports that go to the application directly.
+    /// The only TCP ports that are redirected; empty: all. If set, `exclude_ports` is not consulted.
+    pub include_ports: Ports,
+    /// TCP ports that go to the application directly.
     pub exclude_ports: Ports,
+    /// Ports of Kuma's data plane proxy that go to it directly, whatever is included.
+    pub kuma_ports: Ports,
+    /// Peers whose connections go to the application directly.
+    pub exclude_sources: Vec<IpNet>,
+    /// What happens on ports that nobody listens on.
+    pub closed_ports: ClosedPorts,
+}
+
+/// Processes whose connections go out directly, for some protocols and ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UidExclusion {
+    /// The protocols: one or both.
+    pub protocols: Vec<Protocol>,
+    /// The destination ports; empty: all.
+    pub ports: Ports,
+    /// The uids.
+    pub uids: RangeInclusive<u32>,
 }
 
 /// What happens to connections that the pod's processes open.
@@ -146,8 +224,47 @@ pub struct Outbound {
     pub redirect: Toggle,
     /// Where to: the sidecar's outbound listener.
     pub port: Port,
-    /// Ports that go out directly.
+    /// The only TCP ports that are redirected; empty: all. If set, `exclude_ports` is not consulted.
+    pub include_ports: Ports,
+    /// TCP ports that go out directly.
     pub exclude_ports: Ports,
+    /// Destinations that are reached directly, DNS servers too.
+    pub exclude_destinations: Vec<IpNet>,
+    /// Processes that reach others directly.
+    pub exclude_uids: Vec<UidExclusion>,
+    /// What happens to UDP.
+    pub udp: OutboundUdp,
+}
+
+/// Whose DNS queries are captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DnsCapture {
+    /// Nobody's.
+    Off,
+    /// Those to any server.
+    All,
+    /// Those to these servers.
+    Servers(Vec<IpAddr>),
+}
+
+/// What happens to the application's DNS queries over UDP and TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Which ones are captured.
+    pub capture: DnsCapture,
+    /// Where to: the sidecar's DNS server, on loopback.
+    pub port: Port,
+}
+
+/// An interface behind which other machines live (docker in the pod, KubeVirt), whose connections count as the pod's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualInterface {
+    /// The interface's name, or what it begins with.
+    pub name: String,
+    /// Whether `name` is only the beginning.
+    pub is_prefix: bool,
+    /// The network behind it, to which connections are not redirected.
+    pub net: IpNet,
 }
 
 /// What should happen to a pod's traffic.
@@ -159,6 +276,18 @@ pub struct Policy {
     pub inbound: Inbound,
     /// Connections to others.
     pub outbound: Outbound,
+    /// DNS queries.
+    pub dns: Dns,
+    /// Interfaces behind which other machines live.
+    pub virtual_interfaces: Vec<VirtualInterface>,
+    /// Which families this is about.
+    pub families: IpFamilies,
+    /// Whether segments that conntrack cannot place are dropped.
+    pub drop_invalid: Toggle,
+    /// Whether packets are marked for `nft monitor trace`.
+    pub trace: Toggle,
+    /// Which engine writes the rules.
+    pub engine: EngineChoice,
 }
 
 /// The uid that the sidecar runs as unless told otherwise. Kuma's; held equal to the sidecar's by a test.
@@ -170,6 +299,11 @@ pub const DEFAULT_OUTBOUND_PORT: Port = Port(15001);
 /// The port of the sidecar's `/ready`, `/live` and `/metrics`.
 pub const DEFAULT_STATUS_PORT: Port = Port(15020);
 
+/// Kuma's port for captured DNS.
+pub const DEFAULT_DNS_PORT: Port = Port(15053);
+/// Where DNS servers listen.
+pub const DNS_SERVER_PORT: u16 = 53;
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
@@ -178,21 +312,43 @@ impl Default for Policy {
                 redirect: Toggle::Enabled,
                 port: DEFAULT_INBOUND_PORT,
                 status_port: DEFAULT_STATUS_PORT,
+                include_ports: Ports::default(),
                 exclude_ports: Ports::default(),
+                kuma_ports: Ports::default(),
+                exclude_sources: Vec::new(),
+                closed_ports: ClosedPorts::Redirect,
             },
             outbound: Outbound {
                 redirect: Toggle::Enabled,
                 port: DEFAULT_OUTBOUND_PORT,
+                include_ports: Ports::default(),
                 exclude_ports: Ports::default(),
+                exclude_destinations: Vec::new(),
+                exclude_uids: Vec::new(),
+                udp: OutboundUdp::Direct,
             },
+            dns: Dns { capture: DnsCapture::Off, port: DEFAULT_DNS_PORT },
+            virtual_interfaces: Vec::new(),
+            families: IpFamilies::Dual,
+            drop_invalid: Toggle::Disabled,
+            trace: Toggle::Disabled,
+            engine: EngineChoice::Auto,
         }
     }
 }
 
 impl Policy {
     /// The ports that the sidecar listens on: the kernel must not hand them out to others.
-    pub fn sidecar_ports(&self) -> [Port; 3] {
-        [self.inbound.port, self.outbound.port, self.inbound.status_port]
+    pub fn sidecar_ports(&self) -> Vec<Port> {
+        let dns = (self.dns.capture != DnsCapture::Off).then_some(self.dns.port);
+        [self.inbound.port, self.outbound.port, self.inbound.status_port].into_iter().chain(dns).collect()
+    }
+}
+
+impl IpFamilies {
+    /// Whether IPv6 is redirected.
+    pub const fn with_v6(self) -> bool {
+        matches!(self, Self::Dual | Self::V6)
     }
 }
 

@@ -19,6 +19,8 @@ const CLOSE_WAIT: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_timeout_close_
 const BE_LIBERAL: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_be_liberal", "1");
 /// Without it the hop from `::6` runs out of ports at some 470 connections a second.
 const TW_REUSE: (&str, &str) = ("net/ipv4/tcp_tw_reuse", "1");
+/// Connections older than the rules stay direct, see [`super::living`].
+const LOOSE: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_loose", "0");
 /// An outgoing connection must not sit on a port that the sidecar will listen on.
 const RESERVED_PORTS: &str = "net/ipv4/ip_local_reserved_ports";
 /// The most that a sysctl's value may hold, in bytes; a list of all odd ports is below it.
@@ -53,6 +55,23 @@ impl SysctlError {
             _ => "",
         };
         Self { verb, name: name.to_owned(), hint, source }
+    }
+}
+
+/// Keep conntrack from taking the next segment of an untracked connection for a new connection.
+///
+/// Where conntrack is a module that nothing has loaded yet, there is nothing to set: the connections then get the kernel's
+/// default once the rules load it.
+pub fn keep_established(changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
+    let (name, wanted) = LOOSE;
+    match read(name) {
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(before) if before == wanted => Ok(()),
+        Ok(before) => {
+            changed.push(Changed { name: name.to_owned(), before, after: wanted.to_owned() });
+            write(name, wanted)
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 use ipnet::IpNet;
 
 use super::expression::{Base, Compare, Expression, Meta, Verdict};
-use crate::redirect::ruleset::{Action, Match, Protocol, Rule};
+use crate::redirect::policy::Protocol;
+use crate::redirect::ruleset::{Action, Family, Match, Rule};
 
 /// `LOOPBACK_IFINDEX` of the kernel's net/flow.h: `lo` is the first interface of every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
@@ -13,8 +14,13 @@ const ROUTE_LOCAL: u32 = 2;
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6` of linux/netfilter.h.
 const FAMILY_V4: u8 = 2;
 const FAMILY_V6: u8 = 10;
-/// `IPPROTO_TCP`.
+/// `IPPROTO_TCP` and `IPPROTO_UDP`.
 const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// `IFNAMSIZ` of linux/if.h.
+const INTERFACE_NAME: usize = 16;
+/// `NF_CT_STATE_INVALID_BIT`.
+const CT_INVALID: u32 = 1;
 
 /// The expressions of one rule.
 pub fn compile(rule: &Rule) -> Vec<Expression> {
@@ -22,12 +28,15 @@ pub fn compile(rule: &Rule) -> Vec<Expression> {
     for condition in &rule.on {
         condition_expressions(condition, &mut expressions);
     }
+    let verdict = |verdict| [Expression::Verdict(verdict)];
     match rule.then {
-        Action::Direct => expressions.push(Expression::Verdict(Verdict::Return)),
-        Action::Drop => expressions.push(Expression::Verdict(Verdict::Drop)),
-        Action::Goto(chain) => {
-            expressions.push(Expression::Verdict(Verdict::Goto(chain.nftables().to_owned())));
-        }
+        Action::Direct | Action::Back => expressions.extend(verdict(Verdict::Return)),
+        Action::Drop => expressions.extend(verdict(Verdict::Drop)),
+        Action::Reject => expressions.push(Expression::Reject),
+        Action::Untrack => expressions.push(Expression::Untrack),
+        Action::Trace => expressions.extend([Expression::Load(vec![1]), Expression::Trace]),
+        Action::Jump(chain) => expressions.extend(verdict(Verdict::Jump(chain.nftables().to_owned()))),
+        Action::Goto(chain) => expressions.extend(verdict(Verdict::Goto(chain.nftables().to_owned()))),
         Action::Redirect(port) => {
             expressions.extend([Expression::Load(port.to_be_bytes().to_vec()), Expression::Redirect]);
         }
@@ -37,38 +46,79 @@ pub fn compile(rule: &Rule) -> Vec<Expression> {
 
 fn condition_expressions(condition: &Match, out: &mut Vec<Expression>) {
     match condition {
+        Match::Family(Family::V4) => out.extend(family(FAMILY_V4)),
+        Match::Family(Family::V6) => out.extend(family(FAMILY_V6)),
         Match::Protocol(protocol) => out.extend(transport(Compare::Equal, *protocol)),
         Match::NotProtocol(protocol) => out.extend(transport(Compare::NotEqual, *protocol)),
-        Match::FromLoopbackInterface => out.extend([
+        Match::FromLoopbackInterface(from) => out.extend([
             Expression::Meta(Meta::InputInterface),
-            Expression::Compare(Compare::Equal, LOOPBACK_INDEX.to_ne_bytes().to_vec()),
+            Expression::Compare(equal_if(*from), LOOPBACK_INDEX.to_ne_bytes().to_vec()),
         ]),
+        Match::Interface { name, is_prefix } => {
+            let mut bytes = name.as_bytes().to_vec();
+            if !is_prefix {
+                bytes.resize(INTERFACE_NAME, 0);
+            }
+            out.extend([Expression::Meta(Meta::InputName), Expression::Compare(Compare::Equal, bytes)]);
+        }
         Match::DestinationOwn(own) => {
-            let how = if *own { Compare::Equal } else { Compare::NotEqual };
             let local = ROUTE_LOCAL.to_ne_bytes().to_vec();
-            out.extend([Expression::DestinationRouteType, Expression::Compare(how, local)]);
+            out.extend([Expression::DestinationRouteType, Expression::Compare(equal_if(*own), local)]);
         }
         Match::Destination(net) => address(net, AddressOffsets { v4: 16, v6: 24 }, out),
         Match::Source(net) => address(net, AddressOffsets { v4: 12, v6: 8 }, out),
         Match::DestinationPort(range) => {
-            out.push(Expression::Payload { base: Base::Transport, offset: 2, length: 2 });
-            let (first, last) = (range.start().to_be_bytes().to_vec(), range.end().to_be_bytes().to_vec());
-            out.push(if first == last {
-                Expression::Compare(Compare::Equal, first)
-            } else {
-                Expression::Range(first, last)
-            });
+            out.push(port(2));
+            out.push(between(range.start().to_be_bytes().to_vec(), range.end().to_be_bytes().to_vec()));
         }
-        Match::Uid(uid) => out.extend([
-            Expression::Meta(Meta::SocketUid),
-            Expression::Compare(Compare::Equal, uid.to_ne_bytes().to_vec()),
+        Match::NotDestinationPort(number) => {
+            out.extend([port(2), Expression::Compare(Compare::NotEqual, number.to_be_bytes().to_vec())]);
+        }
+        Match::SourcePort(number) => {
+            out.extend([port(0), Expression::Compare(Compare::Equal, number.to_be_bytes().to_vec())]);
+        }
+        Match::NotSourcePort(number) => {
+            out.extend([port(0), Expression::Compare(Compare::NotEqual, number.to_be_bytes().to_vec())]);
+        }
+        Match::Uid(range) => {
+            out.push(Expression::Meta(Meta::SocketUid));
+            if range.start() == range.end() {
+                out.push(Expression::Compare(Compare::Equal, range.start().to_ne_bytes().to_vec()));
+            } else {
+                out.push(Expression::ToNetworkOrder);
+                out.push(between(range.start().to_be_bytes().to_vec(), range.end().to_be_bytes().to_vec()));
+            }
+        }
+        Match::Listening => out.push(Expression::Socket),
+        Match::Invalid => out.extend([
+            Expression::ConntrackState,
+            Expression::Mask(CT_INVALID.to_ne_bytes().to_vec()),
+            Expression::Compare(Compare::NotEqual, vec![0; 4]),
         ]),
     }
+}
+
+const fn equal_if(equal: bool) -> Compare {
+    if equal { Compare::Equal } else { Compare::NotEqual }
+}
+
+fn family(number: u8) -> [Expression; 2] {
+    [Expression::Meta(Meta::Family), Expression::Compare(Compare::Equal, vec![number])]
+}
+
+/// Load a port: the source's is at offset 0 of TCP and UDP alike, the destination's at 2.
+const fn port(offset: u32) -> Expression {
+    Expression::Payload { base: Base::Transport, offset, length: 2 }
+}
+
+fn between(first: Vec<u8>, last: Vec<u8>) -> Expression {
+    if first == last { Expression::Compare(Compare::Equal, first) } else { Expression::Range(first, last) }
 }
 
 fn transport(how: Compare, protocol: Protocol) -> [Expression; 2] {
     let number = match protocol {
         Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
     };
     [Expression::Meta(Meta::Transport), Expression::Compare(how, vec![number])]
 }
@@ -80,7 +130,7 @@ struct AddressOffsets {
 }
 
 fn address(net: &IpNet, at: AddressOffsets, out: &mut Vec<Expression>) {
-    let (family, offset, network, mask) = match net {
+    let (number, offset, network, mask) = match net {
         IpNet::V4(net) => {
             (FAMILY_V4, at.v4, net.network().octets().to_vec(), net.netmask().octets().to_vec())
         }
@@ -88,12 +138,11 @@ fn address(net: &IpNet, at: AddressOffsets, out: &mut Vec<Expression>) {
             (FAMILY_V6, at.v6, net.network().octets().to_vec(), net.netmask().octets().to_vec())
         }
     };
-    out.push(Expression::Meta(Meta::Family));
-    out.push(Expression::Compare(Compare::Equal, vec![family]));
+    out.extend(family(number));
     if net.prefix_len() == 0 {
         return; // every address of the family
     }
-    let length = if family == FAMILY_V4 { 4 } else { 16 };
+    let length = if number == FAMILY_V4 { 4 } else { 16 };
     out.push(Expression::Payload { base: Base::Network, offset, length });
     if net.prefix_len() < net.max_prefix_len() {
         out.push(Expression::Mask(mask));

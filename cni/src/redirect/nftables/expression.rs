@@ -19,6 +19,8 @@ pub const LIST_ELEMENT: u16 = 1;
 pub enum Meta {
     /// The index of the interface that the packet arrived on; host byte order.
     InputInterface = 4,
+    /// That interface's name, 16 bytes with zeros at the end.
+    InputName = 6,
     /// The uid of the process that sends; host byte order.
     SocketUid = 10,
     /// The packet's family, one byte.
@@ -54,6 +56,8 @@ pub enum Verdict {
     Drop,
     /// `NFT_RETURN`.
     Return,
+    /// `NFT_JUMP` to a chain.
+    Jump(String),
     /// `NFT_GOTO` to a chain.
     Goto(String),
 }
@@ -80,8 +84,20 @@ pub enum Expression {
     Range(Vec<u8>, Vec<u8>),
     /// Load the type of the route to the destination (`RTN_…`), host byte order.
     DestinationRouteType,
+    /// Load whether the socket that the packet would reach is transparent; ends the rule where there is no socket.
+    Socket,
+    /// Load conntrack's state of the packet as bits, host byte order.
+    ConntrackState,
+    /// Turn the register's 32-bit number from host to network byte order: ranges compare bytes.
+    ToNetworkOrder,
     /// Load bytes.
     Load(Vec<u8>),
+    /// Mark the packet for `nft monitor trace` if the register says so.
+    Trace,
+    /// Pass conntrack untracked.
+    Untrack,
+    /// Answer by ICMP's "port unreachable" of the packet's family.
+    Reject,
     /// Redirect to the port in the register.
     Redirect,
     /// End the rule.
@@ -132,6 +148,30 @@ impl Expression {
                     a.be32(2, FIB_RESULT_ADDRTYPE); // NFTA_FIB_RESULT
                     a.be32(3, FIB_FLAG_DADDR); // NFTA_FIB_FLAGS
                 }),
+                Self::Socket => expression("socket", &|a| {
+                    a.be32(1, SOCKET_TRANSPARENT); // NFTA_SOCKET_KEY
+                    a.be32(2, REGISTER); // NFTA_SOCKET_DREG
+                }),
+                Self::ConntrackState => expression("ct", &|a| {
+                    a.be32(1, REGISTER); // NFTA_CT_DREG
+                    a.be32(2, CT_STATE); // NFTA_CT_KEY
+                }),
+                Self::ToNetworkOrder => expression("byteorder", &|a| {
+                    a.be32(1, REGISTER); // NFTA_BYTEORDER_SREG
+                    a.be32(2, REGISTER); // NFTA_BYTEORDER_DREG
+                    a.be32(3, BYTEORDER_HTON); // NFTA_BYTEORDER_OP
+                    a.be32(4, 4); // NFTA_BYTEORDER_LEN
+                    a.be32(5, 4); // NFTA_BYTEORDER_SIZE
+                }),
+                Self::Trace => expression("meta", &|a| {
+                    a.be32(2, META_NFTRACE); // NFTA_META_KEY
+                    a.be32(3, REGISTER); // NFTA_META_SREG
+                }),
+                Self::Untrack => expression("notrack", &|_| {}),
+                Self::Reject => expression("reject", &|a| {
+                    a.be32(1, REJECT_ICMPX); // NFTA_REJECT_TYPE
+                    a.bytes(2, &[REJECT_PORT_UNREACHABLE]); // NFTA_REJECT_ICMP_CODE
+                }),
                 Self::Load(bytes) => expression("immediate", &|a| {
                     a.be32(1, REGISTER); // NFTA_IMMEDIATE_DREG
                     value(a, 2, bytes); // NFTA_IMMEDIATE_DATA
@@ -145,6 +185,7 @@ impl Expression {
                             let (code, chain) = match verdict {
                                 Verdict::Drop => (NF_DROP, None),
                                 Verdict::Return => (NFT_RETURN, None),
+                                Verdict::Jump(chain) => (NFT_JUMP, Some(chain)),
                                 Verdict::Goto(chain) => (NFT_GOTO, Some(chain)),
                             };
                             v.bytes(1, &code.to_be_bytes()); // NFTA_VERDICT_CODE
@@ -171,7 +212,20 @@ impl Expression {
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 /// `NFTA_FIB_F_DADDR`.
 const FIB_FLAG_DADDR: u32 = 2;
+/// `NFT_SOCKET_TRANSPARENT`.
+const SOCKET_TRANSPARENT: u32 = 0;
+/// `NFT_CT_STATE`.
+const CT_STATE: u32 = 0;
+/// `NFT_BYTEORDER_HTON`.
+const BYTEORDER_HTON: u32 = 1;
+/// `NFT_META_NFTRACE`.
+const META_NFTRACE: u32 = 12;
+/// `NFT_REJECT_ICMPX_UNREACH`.
+const REJECT_ICMPX: u32 = 2;
+/// `NFT_REJECT_ICMPX_PORT_UNREACH`.
+const REJECT_PORT_UNREACHABLE: u8 = 1;
 const NF_DROP: i32 = 0;
+const NFT_JUMP: i32 = -3;
 const NFT_GOTO: i32 = -4;
 const NFT_RETURN: i32 = -5;
 
@@ -180,9 +234,14 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
     let bytes = |kind: u16| attribute(data, kind).and_then(|nested| attribute(nested, 1)).map(<[u8]>::to_vec);
     let in_register = |kind: u16| (number(kind) == Some(REGISTER)).then_some(());
     match name {
+        "meta" if number(2) == Some(META_NFTRACE) => {
+            in_register(3)?;
+            Some(Expression::Trace)
+        }
         "meta" => {
             in_register(1)?;
-            let known = [Meta::InputInterface, Meta::SocketUid, Meta::Family, Meta::Transport];
+            let known =
+                [Meta::InputInterface, Meta::InputName, Meta::SocketUid, Meta::Family, Meta::Transport];
             known.into_iter().find(|key| Some(*key as u32) == number(2)).map(Expression::Meta)
         }
         "payload" => {
@@ -216,6 +275,26 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
             let ours = number(2) == Some(FIB_RESULT_ADDRTYPE) && number(3) == Some(FIB_FLAG_DADDR);
             ours.then_some(Expression::DestinationRouteType)
         }
+        "socket" => {
+            in_register(2)?;
+            (number(1) == Some(SOCKET_TRANSPARENT)).then_some(Expression::Socket)
+        }
+        "ct" => {
+            in_register(1)?;
+            (number(2) == Some(CT_STATE)).then_some(Expression::ConntrackState)
+        }
+        "byteorder" => {
+            in_register(1)?;
+            in_register(2)?;
+            let ours = number(3) == Some(BYTEORDER_HTON) && number(4) == Some(4) && number(5) == Some(4);
+            ours.then_some(Expression::ToNetworkOrder)
+        }
+        "notrack" => Some(Expression::Untrack),
+        "reject" => {
+            let ours =
+                number(1) == Some(REJECT_ICMPX) && attribute(data, 2) == Some(&[REJECT_PORT_UNREACHABLE]);
+            ours.then_some(Expression::Reject)
+        }
         "redir" => {
             in_register(1)?;
             // The kernel repeats the register as the range's end, and sets NF_NAT_RANGE_PROTO_SPECIFIED.
@@ -230,6 +309,7 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
             match (code, chain) {
                 (NF_DROP, None) => Some(Verdict::Drop),
                 (NFT_RETURN, None) => Some(Verdict::Return),
+                (NFT_JUMP, Some(chain)) => Some(Verdict::Jump(chain.to_owned())),
                 (NFT_GOTO, Some(chain)) => Some(Verdict::Goto(chain.to_owned())),
                 _ => None,
             }

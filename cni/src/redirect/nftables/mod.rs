@@ -15,15 +15,15 @@ use self::compile::compile;
 use self::expression::{Expression, Verdict, decode_list};
 pub use self::text::text as script;
 use super::owner::Owner;
-use super::ruleset::{ChainName, Hook, Ruleset};
+use super::ruleset::{ChainName, Hook, Point, Ruleset, Stage};
 use crate::netlink::{
     ACK, APPEND, Attributes, Batch, CREATE, DUMP, EXCL, NetlinkError, Socket, attribute, be32, text,
 };
 
 /// Our table's name; its family is `inet`, so each rule holds for IPv4 and IPv6.
 pub const TABLE: &str = "culvert";
-/// Our base chains' priority: before those of iptables-nft and of other tables, which are at −100 (`dstnat`).
-pub const PRIORITY: i32 = -110;
+/// How far before the usual priority of their stage our chains stand: before those of iptables-nft and of others.
+const AHEAD: i32 = 10;
 
 /// `NFPROTO_INET`.
 const FAMILY_INET: u8 = 1;
@@ -32,6 +32,7 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
+const GET_TABLE: u16 = SUBSYSTEM << 8 | 1;
 const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
 const GET_CHAIN: u16 = SUBSYSTEM << 8 | 4;
@@ -52,11 +53,39 @@ struct KernelRule {
     raw: Vec<u8>,
 }
 
+/// How a base chain is hooked in, in the kernel's terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct KernelHook {
+    /// `NF_INET_…`.
+    number: u32,
+    /// Lower ones come first.
+    priority: i32,
+    /// The chain's type.
+    kind: String,
+}
+
+impl From<Hook> for KernelHook {
+    fn from(hook: Hook) -> Self {
+        let number = match hook.at {
+            Point::Prerouting => HOOK_PREROUTING,
+            Point::Output => HOOK_OUTPUT,
+        };
+        // The usual priorities: NF_IP_PRI_RAW, _MANGLE, _NAT_DST, _FILTER of linux/netfilter_ipv4.h.
+        let (kind, usual) = match hook.stage {
+            Stage::Raw => ("filter", -300),
+            Stage::Mangle => ("filter", -150),
+            Stage::Nat => ("nat", -100),
+            Stage::Filter => ("filter", 0),
+        };
+        Self { number, priority: usual - AHEAD, kind: kind.to_owned() }
+    }
+}
+
 /// A chain as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct KernelChain {
     name: String,
-    hook: Option<(u32, i32)>,
+    hook: Option<KernelHook>,
     rules: Vec<KernelRule>,
 }
 
@@ -104,6 +133,17 @@ pub fn undo(applied: &Applied) -> Result<(), NetlinkError> {
     }
 }
 
+/// Whether nf_tables answers in this kernel; asks for our table by name, so it is cheap on hosts with many others.
+pub fn probe() -> Result<(), NetlinkError> {
+    let mut batch = Batch::default();
+    batch.message(GET_TABLE, ACK, &nfgenmsg(), |a| a.text(1, TABLE));
+    match transact(&batch) {
+        // Without the subsystem the kernel answers EINVAL.
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
 /// Delete our table, whosever it is; no table is fine.
 pub fn delete() -> Result<(), NetlinkError> {
     let mut batch = begin();
@@ -124,7 +164,7 @@ pub fn difference(rules: &Ruleset, found: &Snapshot) -> Vec<String> {
             lines.push(format!("chain {name} is missing"));
             continue;
         };
-        if installed.hook != chain.hook.map(hook) {
+        if installed.hook != chain.hook.map(KernelHook::from) {
             lines.push(format!("chain {name} is hooked in elsewhere: {:?}", installed.hook));
         }
         for (index, rule) in chain.rules.iter().enumerate() {
@@ -167,7 +207,7 @@ fn create(rules: &Ruleset, owner: &Owner, replace: Option<Replace>) -> Batch {
     }
     batch.message(NEW_TABLE, CREATE | EXCL, &nfgenmsg(), |a| a.text(1, TABLE));
     for chain in &rules.chains {
-        new_chain(&mut batch, chain.name.nftables(), chain.hook.map(hook));
+        new_chain(&mut batch, chain.name.nftables(), chain.hook.map(KernelHook::from).as_ref());
     }
     new_chain(&mut batch, ChainName::About.nftables(), None);
     for chain in &rules.chains {
@@ -193,7 +233,7 @@ fn restore(snapshot: &Snapshot) -> Batch {
     batch.message(DELETE_TABLE, 0, &nfgenmsg(), |a| a.text(1, TABLE));
     batch.message(NEW_TABLE, CREATE | ACK, &nfgenmsg(), |a| a.text(1, TABLE));
     for chain in &snapshot.chains {
-        new_chain(&mut batch, &chain.name, chain.hook);
+        new_chain(&mut batch, &chain.name, chain.hook.as_ref());
     }
     for chain in &snapshot.chains {
         for rule in &chain.rules {
@@ -207,17 +247,17 @@ fn restore(snapshot: &Snapshot) -> Batch {
 /// `NLA_F_NESTED`, for a list that is written as it was read.
 const NESTED: u16 = 1 << 15;
 
-fn new_chain(batch: &mut Batch, name: &str, hook: Option<(u32, i32)>) {
+fn new_chain(batch: &mut Batch, name: &str, hook: Option<&KernelHook>) {
     batch.message(NEW_CHAIN, CREATE, &nfgenmsg(), |a| {
         a.text(1, TABLE); // NFTA_CHAIN_TABLE
         a.text(3, name); // NFTA_CHAIN_NAME
-        if let Some((number, priority)) = hook {
+        if let Some(KernelHook { number, priority, kind }) = hook {
             // NFTA_CHAIN_HOOK: number and priority
             a.nested(4, |hook| {
-                hook.be32(1, number);
+                hook.be32(1, *number);
                 hook.bytes(2, &priority.to_be_bytes());
             });
-            a.text(7, "nat"); // NFTA_CHAIN_TYPE
+            a.text(7, kind); // NFTA_CHAIN_TYPE
         }
     });
 }
@@ -254,8 +294,11 @@ pub fn read() -> Result<Option<Snapshot>, NetlinkError> {
         let attributes = body.get(4..).unwrap_or_default();
         if kind == NEW_CHAIN && attribute(attributes, 1).and_then(text) == Some(TABLE) {
             let hook = attribute(attributes, 4).and_then(|hook| {
-                let number = attribute(hook, 1).and_then(be32)?;
-                Some((number, attribute(hook, 2).and_then(be32)?.cast_signed()))
+                Some(KernelHook {
+                    number: attribute(hook, 1).and_then(be32)?,
+                    priority: attribute(hook, 2).and_then(be32)?.cast_signed(),
+                    kind: attribute(attributes, 7).and_then(text)?.to_owned(),
+                })
             });
             let name = attribute(attributes, 3).and_then(text).unwrap_or_default().to_owned();
             chains.push(KernelChain { name, hook, rules: Vec::new() });
@@ -282,13 +325,6 @@ pub fn read() -> Result<Option<Snapshot>, NetlinkError> {
         }
     })?;
     Ok(Some(Snapshot { chains }))
-}
-
-fn hook(hook: Hook) -> (u32, i32) {
-    match hook {
-        Hook::Prerouting => (HOOK_PREROUTING, PRIORITY),
-        Hook::Output => (HOOK_OUTPUT, PRIORITY),
-    }
 }
 
 fn begin() -> Batch {
@@ -323,4 +359,44 @@ fn comment(text: &str) -> Vec<u8> {
 fn comment_of(userdata: &[u8]) -> Option<&str> {
     let (&[kind, length], rest) = userdata.split_first_chunk()?;
     (kind == USERDATA_COMMENT).then(|| rest.get(..usize::from(length)).and_then(text)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::attributes;
+    use crate::redirect::plan;
+    use crate::redirect::policy::Policy;
+
+    #[test]
+    fn a_note_is_read_as_it_was_written() {
+        for id in ["a", &"f".repeat(64), &"x".repeat(300)] {
+            let owner = Owner::new(id, "eth0");
+            assert_eq!(comment_of(&comment(&owner.to_string())).and_then(Owner::parse), Some(owner), "{id}");
+        }
+        assert_eq!(comment_of(&[]), None);
+        assert_eq!(comment_of(&[0, 200, b'x']), None);
+    }
+
+    #[test]
+    fn every_expression_is_decoded_as_it_was_encoded() {
+        for rule in plan(&Policy::default()).chains.iter().flat_map(|chain| &chain.rules) {
+            let mut batch = Batch::default();
+            let wanted = compile(rule);
+            batch.message(NEW_RULE, 0, &nfgenmsg(), |a| {
+                a.nested(4, |list| wanted.iter().for_each(|expression| expression.encode(list)));
+            });
+            let (_, list) = attributes(&batch.bytes()[20..]).next().unwrap();
+            assert_eq!(decode_list(list), wanted, "{rule}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_foreign_and_no_panic() {
+        for bytes in [&[][..], &[1], &[4, 0, 1, 0], &[255; 64], &[8, 0, 1, 128, 4, 0, 1, 0]] {
+            for expression in decode_list(bytes) {
+                assert!(matches!(expression, Expression::Foreign(_)), "{bytes:?}");
+            }
+        }
+    }
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `Ruleset → nft`: the same rules in the language of the `nft` tool, for people and for golden files. Pure.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use super::{PRIORITY, TABLE};
-use crate::redirect::ruleset::{Action, Chain, Hook, Match, Protocol, Rule, Ruleset};
+use super::{KernelHook, TABLE};
+use crate::redirect::policy::Protocol;
+use crate::redirect::ruleset::{Action, Chain, Family, Match, Point, Rule, Ruleset};
 
 /// The rules as a file for `nft -f`.
 pub fn text(rules: &Ruleset) -> String {
@@ -22,11 +24,12 @@ pub fn text(rules: &Ruleset) -> String {
 fn chain_text(chain: &Chain) -> String {
     let mut out = format!("\tchain {} {{\n", chain.name.nftables());
     if let Some(hook) = chain.hook {
-        let hook = match hook {
-            Hook::Prerouting => "prerouting",
-            Hook::Output => "output",
+        let KernelHook { number: _, priority, kind } = hook.into();
+        let at = match hook.at {
+            Point::Prerouting => "prerouting",
+            Point::Output => "output",
         };
-        let _ = writeln!(out, "\t\ttype nat hook {hook} priority {PRIORITY}; policy accept;");
+        let _ = writeln!(out, "\t\ttype {kind} hook {at} priority {priority}; policy accept;");
     }
     for rule in &chain.rules {
         let _ = writeln!(out, "\t\t{}", rule_text(rule));
@@ -36,31 +39,55 @@ fn chain_text(chain: &Chain) -> String {
 }
 
 fn rule_text(rule: &Rule) -> String {
-    let conditions = rule.on.iter().map(condition_text);
     let action = match rule.then {
-        Action::Direct => "return".to_owned(),
+        Action::Direct | Action::Back => "return".to_owned(),
         Action::Drop => "drop".to_owned(),
+        Action::Reject => "reject with icmpx port-unreachable".to_owned(),
+        Action::Untrack => "notrack".to_owned(),
+        Action::Trace => "meta nftrace set 1".to_owned(),
+        Action::Jump(chain) => format!("jump {}", chain.nftables()),
         Action::Goto(chain) => format!("goto {}", chain.nftables()),
         Action::Redirect(port) => format!("redirect to :{port}"),
     };
-    conditions.chain([action]).collect::<Vec<_>>().join(" ")
+    rule.on.iter().map(condition_text).chain([action]).collect::<Vec<_>>().join(" ")
 }
 
 fn condition_text(condition: &Match) -> String {
     match condition {
-        Match::Protocol(Protocol::Tcp) => "meta l4proto tcp".to_owned(),
-        Match::NotProtocol(Protocol::Tcp) => "meta l4proto != tcp".to_owned(),
-        Match::FromLoopbackInterface => "iif lo".to_owned(),
+        Match::Family(Family::V4) => "meta nfproto ipv4".to_owned(),
+        Match::Family(Family::V6) => "meta nfproto ipv6".to_owned(),
+        Match::Protocol(protocol) => format!("meta l4proto {}", name(*protocol)),
+        Match::NotProtocol(protocol) => format!("meta l4proto != {}", name(*protocol)),
+        Match::FromLoopbackInterface(true) => "iif lo".to_owned(),
+        Match::FromLoopbackInterface(false) => "iif != lo".to_owned(),
+        Match::Interface { name, is_prefix } => {
+            format!("iifname \"{name}{}\"", if *is_prefix { "*" } else { "" })
+        }
         Match::DestinationOwn(true) => "fib daddr type local".to_owned(),
         Match::DestinationOwn(false) => "fib daddr type != local".to_owned(),
         Match::Destination(net) => address("daddr", net),
         Match::Source(net) => address("saddr", net),
-        Match::DestinationPort(range) if range.start() == range.end() => {
-            format!("th dport {}", range.start())
-        }
-        Match::DestinationPort(range) => format!("th dport {}-{}", range.start(), range.end()),
-        Match::Uid(uid) => format!("meta skuid {uid}"),
+        Match::DestinationPort(range) => format!("th dport {}", numbers(range)),
+        Match::NotDestinationPort(port) => format!("th dport != {port}"),
+        Match::SourcePort(port) => format!("th sport {port}"),
+        Match::NotSourcePort(port) => format!("th sport != {port}"),
+        Match::Uid(range) => format!("meta skuid {}", numbers(range)),
+        // Either value will do: without a socket the expression ends the rule.
+        Match::Listening => "socket transparent { 0, 1 }".to_owned(),
+        Match::Invalid => "ct state invalid".to_owned(),
     }
+}
+
+const fn name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
+fn numbers<T: Display + PartialEq>(range: &RangeInclusive<T>) -> String {
+    let (first, last) = (range.start(), range.end());
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 fn address(which: &str, net: &IpNet) -> String {

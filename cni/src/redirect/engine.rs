@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The engines behind one face, and the choice `auto`.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+
+use super::Outcome;
+use super::iptables::{self, RunError, Variant};
+use super::nftables;
+use super::owner::Owner;
+use super::policy::{ClosedPorts, EngineChoice, IpFamilies, Policy};
+use super::ruleset::Ruleset;
+use crate::netlink::NetlinkError;
+
+/// Who writes the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// nf_tables by netlink; both families in one table.
+    Nftables,
+    /// The host's iptables programs, for these families.
+    Iptables(Variant, IpFamilies),
+}
+
+/// Why an engine did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// nf_tables refused.
+    #[error("nftables: {error}{}", hint(error))]
+    Nftables {
+        /// What the kernel said.
+        error: NetlinkError,
+    },
+    /// A program of iptables failed.
+    #[error("iptables: {0}")]
+    Iptables(#[from] RunError),
+    /// The pod has a user namespace of its own, and iptables was asked for by name.
+    #[error(
+        "the pod has a user namespace of its own (hostUsers: false), where iptables cannot tell uids apart: the engine must \
+         be auto or nftables"
+    )]
+    UserNamespace,
+    /// No engine works here.
+    #[error("no engine works on this node, see culvert-install doctor: {}", .0.join("; "))]
+    None(Vec<String>),
+}
+
+impl From<NetlinkError> for EngineError {
+    fn from(error: NetlinkError) -> Self {
+        Self::Nftables { error }
+    }
+}
+
+impl EngineError {
+    /// Whether the engine as such is not to be had here, so that `auto` should try the next.
+    fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Nftables { error } => error.errno().is_some_and(is_unsupported),
+            Self::Iptables(RunError::Missing(_)) => true,
+            Self::Iptables(_) | Self::UserNamespace | Self::None(_) => false,
+        }
+    }
+}
+
+/// What an engine did, and what it takes to undo it.
+#[derive(Debug)]
+pub enum Applied {
+    /// The same rules were there already.
+    Unchanged,
+    /// By nftables.
+    Nftables(nftables::Applied),
+    /// By iptables: what was there before.
+    Iptables(Variant, iptables::Snapshot),
+}
+
+impl Applied {
+    /// How the rules came to be there.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unchanged | Self::Nftables(nftables::Applied::Unchanged) => Outcome::Unchanged,
+            Self::Nftables(nftables::Applied::Created) => Outcome::Created,
+            Self::Nftables(nftables::Applied::Replaced(_)) => Outcome::Replaced,
+            Self::Iptables(_, snapshot) if snapshot.is_empty() => Outcome::Created,
+            Self::Iptables(..) => Outcome::Replaced,
+        }
+    }
+
+    /// Make it as it was before.
+    pub fn undo(&self) -> Result<(), EngineError> {
+        match self {
+            Self::Unchanged => Ok(()),
+            Self::Nftables(applied) => Ok(nftables::undo(applied)?),
+            Self::Iptables(variant, snapshot) => Ok(iptables::undo(*variant, snapshot)?),
+        }
+    }
+}
+
+impl Engine {
+    /// The engine of this name, as an attachment's record holds it.
+    pub fn by_name(name: &str, families: IpFamilies) -> Option<Self> {
+        [Self::Nftables, Self::Iptables(Variant::Nft, families), Self::Iptables(Variant::Legacy, families)]
+            .into_iter()
+            .find(|engine| engine.name() == name)
+    }
+
+    /// Its name, as the annotation spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables(variant, _) => variant.engine(),
+        }
+    }
+
+    /// Put `rules` into the kernel.
+    pub fn apply(self, rules: &Ruleset, owner: &Owner) -> Result<Applied, EngineError> {
+        match self {
+            Self::Nftables => Ok(Applied::Nftables(nftables::apply(rules, owner)?)),
+            Self::Iptables(variant, families) => {
+                iptables::available(variant, families)?;
+                iptables::isolate();
+                let before = iptables::apply(variant, rules, owner, families)?;
+                Ok(before.map_or(Applied::Unchanged, |before| Applied::Iptables(variant, before)))
+            }
+        }
+    }
+
+    /// In what the kernel's state differs from `rules`, a line each.
+    pub fn difference(self, rules: &Ruleset) -> Result<Vec<String>, EngineError> {
+        match self {
+            Self::Nftables => Ok(match nftables::read()? {
+                None => vec![format!("table inet {} is missing", nftables::TABLE)],
+                Some(found) => nftables::difference(rules, &found),
+            }),
+            Self::Iptables(variant, families) => Ok(iptables::difference(variant, rules, families)?),
+        }
+    }
+
+    /// Whose rules this engine has there; `None`: no rules of ours.
+    pub fn owner(self) -> Result<Option<Option<Owner>>, EngineError> {
+        match self {
+            Self::Nftables => Ok(nftables::read()?.map(|found| found.owner())),
+            Self::Iptables(variant, _) => {
+                iptables::isolate();
+                Ok(iptables::owner(variant)?)
+            }
+        }
+    }
+
+    /// Remove the rules; none being there is fine.
+    pub fn remove(self) -> Result<(), EngineError> {
+        match self {
+            Self::Nftables => Ok(nftables::delete()?),
+            Self::Iptables(variant, _) => {
+                iptables::isolate();
+                Ok(iptables::remove(variant)?)
+            }
+        }
+    }
+}
+
+/// Put `rules` into the kernel by the first engine that `policy` allows and that works here.
+pub fn apply_by_choice(
+    policy: &Policy,
+    rules: &Ruleset,
+    owner: &Owner,
+) -> Result<(Engine, Applied), EngineError> {
+    let mut said = Vec::new();
+    for engine in candidates(policy)? {
+        match engine.apply(rules, owner) {
+            Ok(applied) => return Ok((engine, applied)),
+            Err(error) if error.is_unavailable() => said.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(EngineError::None(said))
+}
+
+/// The engines that `policy` allows in this thread's network namespace, in order.
+pub fn candidates(policy: &Policy) -> Result<Vec<Engine>, EngineError> {
+    let by_nft = Engine::Iptables(Variant::Nft, policy.families);
+    let by_legacy = Engine::Iptables(Variant::Legacy, policy.families);
+    let only_nftables = policy.inbound.closed_ports == ClosedPorts::Refuse || in_another_user_namespace();
+    Ok(match policy.engine {
+        EngineChoice::Nftables => vec![Engine::Nftables],
+        EngineChoice::Auto if only_nftables => vec![Engine::Nftables],
+        EngineChoice::Auto => vec![Engine::Nftables, by_nft, by_legacy],
+        EngineChoice::Iptables | EngineChoice::IptablesNft | EngineChoice::IptablesLegacy
+            if only_nftables =>
+        {
+            return Err(EngineError::UserNamespace);
+        }
+        EngineChoice::Iptables => vec![by_nft, by_legacy],
+        EngineChoice::IptablesNft => vec![by_nft],
+        EngineChoice::IptablesLegacy => vec![by_legacy],
+    })
+}
+
+/// Whether an engine would work on this node, for STATUS: cheap, and changes nothing.
+pub fn any_available() -> Result<Engine, EngineError> {
+    let families = IpFamilies::Dual;
+    let nftables = match nftables::probe() {
+        Ok(()) if kernel_has_inet_nat() => return Ok(Engine::Nftables),
+        Ok(()) => "nftables: this kernel is older than 5.2 and has no NAT in the inet family".to_owned(),
+        Err(error) => EngineError::from(error).to_string(),
+    };
+    let mut said = vec![nftables];
+    for variant in [Variant::Nft, Variant::Legacy] {
+        match iptables::available(variant, families) {
+            Ok(()) => return Ok(Engine::Iptables(variant, families)),
+            Err(error) => said.push(error.to_string()),
+        }
+    }
+    Err(EngineError::None(said))
+}
+
+/// Kernel 5.2 or newer; one that does not say counts as new.
+fn kernel_has_inet_nat() -> bool {
+    let Ok(release) = fs::read_to_string("/proc/sys/kernel/osrelease") else { return true };
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => (major, minor) >= (5, 2),
+        _ => true,
+    }
+}
+
+/// Whether this thread's network namespace belongs to another user namespace than ours: its sysctls then belong to that
+/// one's root (`net_ctl_set_ownership` in the kernel's net/sysctl_net.c).
+fn in_another_user_namespace() -> bool {
+    fs::metadata("/proc/sys/net/ipv4/ip_local_reserved_ports").is_ok_and(|stat| stat.uid() != 0)
+}
+
+/// What to do about a refusal of the kernel's.
+fn hint(error: &NetlinkError) -> &'static str {
+    match error.errno() {
+        Some(Errno::EPERM) => ": the plugin needs CAP_NET_ADMIN in the pod's user namespace",
+        Some(errno) if is_unsupported(errno) => {
+            ": does this kernel have nf_tables with inet NAT (5.2 or newer)? see culvert-install doctor"
+        }
+        _ => "",
+    }
+}
+
+/// What the kernel answers where it lacks nf_tables, its `inet` NAT or an expression.
+const fn is_unsupported(errno: Errno) -> bool {
+    matches!(errno, Errno::EOPNOTSUPP | Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT)
+}

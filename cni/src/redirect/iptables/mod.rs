@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The iptables engine, for kernels without nf_tables' NAT in `inet` (before 5.2): one `iptables-restore --noflush` per
+//! family, read back by `iptables-save`; on a failure in either family both are as they were.
+
+mod render;
+mod run;
+mod save;
+
+use self::render::{Rendered, render, restore_text};
+pub use self::run::isolate;
+pub use self::run::{RunError, Variant};
+use self::run::{Tool, find, run};
+use super::owner::Owner;
+use super::policy::IpFamilies;
+use super::ruleset::{Family, Ruleset};
+
+/// Seconds that the programs wait for a lock, where [`isolate`] could not give them one of their own.
+const LOCK_WAIT: &str = "1";
+
+/// What was there before, by family; the undo of [`apply`].
+#[derive(Debug, Default)]
+pub struct Snapshot(Vec<(Family, Rendered)>);
+
+impl Snapshot {
+    /// Whether there was nothing of ours.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|(_, found)| found.is_empty())
+    }
+}
+
+/// The families that the programs must be there for.
+fn families(families: IpFamilies) -> Vec<Family> {
+    match families {
+        IpFamilies::Dual => vec![Family::V4, Family::V6],
+        IpFamilies::V4 => vec![Family::V4],
+        IpFamilies::V6 => vec![Family::V6],
+    }
+}
+
+/// The text of `rules` for `iptables-restore` (or `ip6tables-restore`), for people and for golden files.
+pub fn script(rules: &Ruleset, family: Family) -> String {
+    restore_text(&Rendered::new(), &render(rules, None, family))
+}
+
+/// Put `rules` into the kernel for `owner`; `None`: the same were there already.
+pub fn apply(
+    variant: Variant,
+    rules: &Ruleset,
+    owner: &Owner,
+    which: IpFamilies,
+) -> Result<Option<Snapshot>, RunError> {
+    let mut before = Snapshot::default();
+    let mut unchanged = true;
+    for family in families(which) {
+        let found = read_family(variant, family)?;
+        let same_pod = save::owner(&found).is_some_and(|found| found.container == owner.container);
+        unchanged &= same_pod && save::difference(&render(rules, Some(owner), family), &found).is_empty();
+        before.0.push((family, found));
+    }
+    if unchanged {
+        return Ok(None);
+    }
+    for (index, (family, found)) in before.0.iter().enumerate() {
+        let wanted = render(rules, Some(owner), *family);
+        if let Err(error) = restore(variant, *family, &restore_text(found, &wanted)) {
+            // iptables-restore commits table by table, so this family too may be half done.
+            let touched = Snapshot(before.0.drain(..=index).collect());
+            undo(variant, &touched)?;
+            return Err(error);
+        }
+    }
+    Ok(Some(before))
+}
+
+/// Make the kernel hold again what `snapshot` says, in each of its families, whatever is there now.
+pub fn undo(variant: Variant, snapshot: &Snapshot) -> Result<(), RunError> {
+    let mut first_error = Ok(());
+    for (family, wanted) in &snapshot.0 {
+        let put_back = || -> Result<(), RunError> {
+            let found = read_family(variant, *family)?;
+            restore(variant, *family, &restore_text(&found, wanted))
+        };
+        first_error = first_error.and(put_back());
+    }
+    first_error
+}
+
+/// In what the kernel's state differs from the plan, a line each.
+pub fn difference(variant: Variant, rules: &Ruleset, which: IpFamilies) -> Result<Vec<String>, RunError> {
+    let mut lines = Vec::new();
+    for family in families(which) {
+        let found = read_family(variant, family)?;
+        lines.extend(save::difference(&render(rules, None, family), &without_about(found)));
+    }
+    Ok(lines)
+}
+
+/// Whose rules are there; `None`: no rules of ours.
+pub fn owner(variant: Variant) -> Result<Option<Option<Owner>>, RunError> {
+    let found = read_family(variant, Family::V4)?;
+    let found = if found.is_empty() { read_family(variant, Family::V6)? } else { found };
+    Ok((!found.is_empty()).then(|| save::owner(&found)))
+}
+
+/// Delete our chains in both families. Goes on after a failure and says the first.
+pub fn remove(variant: Variant) -> Result<(), RunError> {
+    let nothing = [Family::V4, Family::V6].map(|family| (family, Rendered::new()));
+    undo(variant, &Snapshot(nothing.into()))
+}
+
+/// Whether the programs of `variant` are there for all of `which`.
+pub fn available(variant: Variant, which: IpFamilies) -> Result<(), RunError> {
+    for family in families(which) {
+        find(Tool::Restore, variant, family)?;
+        find(Tool::Save, variant, family)?;
+    }
+    Ok(())
+}
+
+fn without_about(mut found: Rendered) -> Rendered {
+    for lines in found.values_mut() {
+        lines.chains.retain(|chain| chain != "CULVERT_ABOUT");
+    }
+    found
+}
+
+fn read_family(variant: Variant, family: Family) -> Result<Rendered, RunError> {
+    Ok(save::parse(&run(&find(Tool::Save, variant, family)?, &[], b"")?))
+}
+
+fn restore(variant: Variant, family: Family, text: &str) -> Result<(), RunError> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let arguments = ["--noflush", "-w", LOCK_WAIT];
+    run(&find(Tool::Restore, variant, family)?, &arguments, text.as_bytes()).map(drop)
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `iptables-save → Rendered`: our own lines out of what the tool prints, and in what two differ. Pure.
+
+use super::render::{Lines, PREFIX, Rendered, Table};
+use crate::redirect::owner::Owner;
+
+/// Our lines in what `iptables-save` printed. Strangers' lines are left out.
+pub fn parse(saved: &str) -> Rendered {
+    let mut tables = Rendered::new();
+    let mut current = None;
+    for line in saved.lines().map(str::trim_end) {
+        if let Some(name) = line.strip_prefix('*') {
+            current = Table::ALL.into_iter().find(|table| table.name() == name);
+            continue;
+        }
+        let Some(table) = current else { continue };
+        if let Some(declared) = line.strip_prefix(':') {
+            let name = declared.split(' ').next().unwrap_or_default();
+            if name.starts_with(PREFIX) {
+                tables.entry(table).or_default().chains.push(name.to_owned());
+            }
+        } else if let Some(appended) = line.strip_prefix("-A ") {
+            if appended.starts_with(PREFIX) {
+                tables.entry(table).or_default().rules.push(line.to_owned());
+            } else if target(appended).is_some_and(|target| target.starts_with(PREFIX)) {
+                tables.entry(table).or_default().hooks.push(line.to_owned());
+            }
+        }
+    }
+    tables
+}
+
+/// Whose rules these are, by the note in them.
+pub fn owner(tables: &Rendered) -> Option<Owner> {
+    let note = |line: &String| {
+        line.split_once("--comment \"")?.1.split_once('"').and_then(|(note, _)| Owner::parse(note))
+    };
+    tables.get(&Table::Nat)?.rules.iter().find_map(note)
+}
+
+/// In what `found` differs from `wanted`, a line each. The note is not compared.
+pub fn difference(wanted: &Rendered, found: &Rendered) -> Vec<String> {
+    let mut lines = Vec::new();
+    let none = Lines::default();
+    for table in Table::ALL {
+        let name = table.name();
+        let (wanted, found) = (wanted.get(&table).unwrap_or(&none), found.get(&table).unwrap_or(&none));
+        for chain in wanted.chains.iter().filter(|chain| !found.chains.contains(chain)) {
+            lines.push(format!("table {name}: chain {chain} is missing"));
+        }
+        for chain in found.chains.iter().filter(|chain| !wanted.chains.contains(chain)) {
+            lines.push(format!("table {name}: chain {chain} is not ours"));
+        }
+        for hook in &wanted.hooks {
+            match found.hooks.iter().filter(|line| parts(line) == parts(hook)).count() {
+                0 => lines.push(format!("table {name}: missing: {hook}")),
+                1 => {}
+                _ => lines.push(format!("table {name}: more than once: {hook}")),
+            }
+        }
+        for hook in
+            found.hooks.iter().filter(|line| !wanted.hooks.iter().any(|hook| parts(hook) == parts(line)))
+        {
+            lines.push(format!("table {name}: not ours: {hook}"));
+        }
+        let about = |line: &&String| !line.starts_with("-A CULVERT_ABOUT ");
+        let mut found_rules = found.rules.iter().filter(about);
+        // Within a chain the order decides; iptables-save keeps it.
+        let mut by_chain: Vec<&String> = wanted.rules.iter().filter(about).collect();
+        by_chain.sort_by_key(|line| chain_position(found, line));
+        for rule in by_chain {
+            match found_rules.next() {
+                Some(installed) if parts(installed) == parts(rule) => {}
+                Some(installed) => {
+                    lines.push(format!("table {name}: {rule}: found instead: {installed}"));
+                    break;
+                }
+                None => lines.push(format!("table {name}: missing: {rule}")),
+            }
+        }
+        lines.extend(found_rules.map(|rule| format!("table {name}: not ours: {rule}")));
+    }
+    lines
+}
+
+/// Where the chain of `line` stands in `found`: the tools print chains in an order of their own.
+fn chain_position(found: &Lines, line: &str) -> Option<usize> {
+    let chain = line.split(' ').nth(1)?;
+    found.rules.iter().position(|rule| rule.split(' ').nth(1) == Some(chain))
+}
+
+/// The parts of a line that mean something, in an order of their own: versions of the tools print matches in different
+/// orders. `-m NAME` only loads a match.
+fn parts(line: &str) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut words = line.split(' ').peekable();
+    let mut negated = "";
+    while let Some(word) = words.next() {
+        match word {
+            "!" => negated = "! ",
+            "-m" => {
+                words.next();
+            }
+            option if option.starts_with('-') => {
+                let mut part = format!("{negated}{option}");
+                while let Some(value) = words.next_if(|next| !next.starts_with('-') && *next != "!") {
+                    part.push(' ');
+                    part.push_str(value);
+                }
+                parts.push(part);
+                negated = "";
+            }
+            other => parts.push(other.to_owned()),
+        }
+    }
+    parts.sort();
+    parts
+}
+
+fn target(line: &str) -> Option<&str> {
+    let mut words = line.split(' ').skip_while(|word| *word != "-j" && *word != "-g");
+    words.nth(1)
+}
