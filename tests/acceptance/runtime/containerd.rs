@@ -271,6 +271,39 @@ fn a_wrong_annotation_fails_the_sandbox_and_the_kubelet_is_told_why() -> Result<
     )
 }
 
+/// An engine that runs programs finds them in the environment that the runtime has, in the namespaces that it has.
+#[test]
+fn each_engine_works_under_a_runtime() -> Result<()> {
+    leaving_nothing(
+        || Containerd::start("1.0.0", &json!({})),
+        |node| {
+            let world: &World = node.as_ref();
+            for engine in ["nftables", "iptables"] {
+                let pod = node.pod(engine).annotation("culvert.dev/redirect", "enabled");
+                let pod = pod.annotation("culvert.dev/engine", engine).run()?;
+                let application = pod.container("app", 1000, &["/bin/sleep", "1000"])?;
+                let outbound = pod.host().as_uid(UID).serve(("::", 15001), tells(Landed::Outbound))?;
+                for family in Family::BOTH {
+                    let to = SocketAddr::from((family.outside(), 80));
+                    assert_eq!(fetch(&application, to)?, Landed::Outbound(to).to_string(), "{engine}");
+                }
+                drop(outbound);
+                pod.stop()?;
+                let left = pod.host().ruleset()?;
+                let ours = |name: &str| name.to_lowercase().contains("culvert");
+                assert!(
+                    !left.chains.iter().any(|chain| ours(&chain.table) || ours(&chain.name)),
+                    "{engine}: {left:?}"
+                );
+                let engines = world.logged(&["verb=ADD", pod.id(), &format!("engine={engine}")]);
+                assert_eq!(engines.len(), 1, "{engine}:\n{}", world.plugin_log());
+                pod.remove()?;
+            }
+            Ok(())
+        },
+    )
+}
+
 #[test]
 fn a_sidecar_in_a_container_carries_the_traffic_of_its_pod() -> Result<()> {
     leaving_nothing(
