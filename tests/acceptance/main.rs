@@ -9,6 +9,7 @@ mod lab;
 mod landing;
 mod plugin;
 mod release;
+mod runtime;
 mod sidecar;
 mod streams;
 mod support;

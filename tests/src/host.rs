@@ -36,6 +36,11 @@ impl Host {
         Ok(Self { namespace })
     }
 
+    /// A host that somebody else made: a pod of a container runtime.
+    pub fn existing(namespace: Namespace) -> Self {
+        Self { namespace }
+    }
+
     /// The namespace of the host.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace

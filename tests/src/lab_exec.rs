@@ -66,7 +66,7 @@ pub fn command(
             command.arg(NAME);
             command
         }
-        None => Command::new(beside_current_program()?),
+        None => Command::new(beside_current_program(NAME)?),
     };
     command
         .arg(namespace.path())
@@ -78,14 +78,14 @@ pub fn command(
 }
 
 /// Cargo puts test binaries into `deps/`, and the package's programs one above.
-fn beside_current_program() -> Result<PathBuf> {
+pub(crate) fn beside_current_program(name: &str) -> Result<PathBuf> {
     let this = env::current_exe()?;
     this.ancestors()
         .skip(1)
         .take(2)
-        .map(|folder| folder.join(NAME))
+        .map(|folder| folder.join(name))
         .find(|path| path.is_file())
-        .ok_or_else(|| anyhow!("no {NAME} beside {}: call lab_exec::play_if_asked() in main", this.display()))
+        .ok_or_else(|| anyhow!("no {name} beside {}: call lab_exec::play_if_asked() in main", this.display()))
 }
 
 fn become_program(arguments: Vec<OsString>) -> Result<Infallible> {

@@ -23,6 +23,7 @@ pub mod nft;
 pub mod payload;
 pub mod plugin;
 pub mod process;
+pub mod runtime;
 pub mod server;
 pub mod sidecar;
 pub mod until;

@@ -51,6 +51,11 @@ impl Namespace {
         Ok(Self { name, handle })
     }
 
+    /// A namespace that somebody else made, by its open file.
+    pub fn existing(name: impl Into<String>, handle: File) -> Self {
+        Self { name: name.into(), handle }
+    }
+
     /// The name that was given to it; threads inside carry it too.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+//! containerd with its CRI plugin, as a kubelet uses it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+
+use super::conflist;
+use super::cri::{
+    ContainerConfig, ContainerId, ContainerMetadata, CreateContainerRequest, Cri, Empty, ExecSyncRequest,
+    ExecSyncResponse, ImageSpec, Int64Value, LinuxContainerConfig, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse,
+    PortMapping, RunPodSandboxRequest, StatusResponse,
+};
+use super::image;
+use super::world::{Running, World};
+use crate::family::Family;
+use crate::host::Host;
+use crate::netns::Namespace;
+use crate::until::until_some;
+
+/// From its start to a network that is ready; it takes a second when the machine does nothing else.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// The import of an image of 2 MB.
+const IMPORTED_WITHIN: Duration = Duration::from_secs(30);
+/// A program in a container, in seconds.
+const EXEC_SECONDS: i64 = 10;
+
+/// A containerd with the network bridge → portmap → culvert-cni. Dropped, it ends with all its pods.
+#[derive(Debug)]
+pub struct Containerd {
+    cri: Cri,
+    // Its processes end with the world, before the wait for this one.
+    world: World,
+    process: Running,
+}
+
+impl Containerd {
+    /// A containerd whose network is written in this cniVersion; `entry` holds further keys of our entry.
+    pub fn start(cni_version: &str, entry: &Value) -> Result<Self> {
+        let world = World::new()?;
+        let folder = world.folder();
+        let network = folder.join("net.d");
+        fs::create_dir(&network)?;
+        let chain = conflist::chain(&world, cni_version, entry);
+        fs::write(network.join("10-lab.conflist"), chain.to_string())?;
+        let socket = folder.join("containerd.sock");
+        let config = folder.join("containerd.toml");
+        fs::write(&config, configuration(folder, &socket, &network, &world.plugins()))?;
+        let image = image::build(folder)?;
+
+        let mut command = world.command("containerd")?;
+        command.arg("--config").arg(&config);
+        let process = world.start("containerd", command)?;
+        let mut node = Self { cri: Cri::new(&socket)?, world, process };
+        node.wait_ready()?;
+        let mut import = node.world.command("ctr")?;
+        import.arg("--address").arg(&socket).args(["--namespace", "k8s.io", "image", "import"]).arg(image);
+        node.world.run(import, IMPORTED_WITHIN)?.succeeded().context("the image was not imported")?;
+        Ok(node)
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let mut last = String::from("no answer");
+        let ready = until_some(READY_WITHIN, || {
+            match self.process.ended() {
+                Ok(None) => {}
+                Ok(Some(how)) => return Some(Err(anyhow!("containerd ended: {how}"))),
+                Err(e) => return Some(Err(e)),
+            }
+            match self.cri.call::<_, StatusResponse>("Status", Empty {}) {
+                Ok(answer) => {
+                    let conditions = answer.status.unwrap_or_default().conditions;
+                    last = format!("{conditions:?}");
+                    (!conditions.is_empty() && conditions.iter().all(|c| c.status)).then_some(Ok(()))
+                }
+                Err(e) => {
+                    last = e.to_string();
+                    None
+                }
+            }
+        });
+        ready.unwrap_or_else(|| {
+            let log = self.process.log();
+            bail!("containerd was not ready within {READY_WITHIN:?}; at last {last}\n{log}")
+        })
+    }
+
+    /// A pod in the Kubernetes namespace `default`, before it is run.
+    pub fn pod(&self, name: &str) -> PodSettings<'_> {
+        let config = PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: format!("uid-of-{name}"),
+                namespace: "default".to_owned(),
+                attempt: 0,
+            }),
+            hostname: name.to_owned(),
+            log_directory: self.world.folder().join("logs").join(name).to_string_lossy().into_owned(),
+            port_mappings: Vec::new(),
+            annotations: HashMap::new(),
+            linux: Some(LinuxPodSandboxConfig { cgroup_parent: self.world.cgroup() }),
+        };
+        PodSettings { node: self, config }
+    }
+}
+
+impl AsRef<World> for Containerd {
+    fn as_ref(&self) -> &World {
+        &self.world
+    }
+}
+
+/// 1.6 takes one folder of plugins. `restrict_oom_score_adj`: a machine may allow no lower one than that of the test.
+/// The snapshotter `native` copies files: overlays cannot be stacked, should the temporary folder be on one.
+fn configuration(folder: &Path, socket: &Path, network: &Path, plugins: &Path) -> String {
+    let [root, state] = ["root", "state"].map(|name| folder.join(name));
+    format!(
+        r#"
+version = 2
+root = "{root}"
+state = "{state}"
+[grpc]
+  address = "{socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{image}"
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "native"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{plugins}"
+    conf_dir = "{network}"
+"#,
+        root = root.display(),
+        state = state.display(),
+        socket = socket.display(),
+        image = image::NAME,
+        plugins = plugins.display(),
+        network = network.display(),
+    )
+}
+
+/// A pod before it is run.
+#[derive(Debug, Clone)]
+pub struct PodSettings<'a> {
+    node: &'a Containerd,
+    config: PodSandboxConfig,
+}
+
+impl<'a> PodSettings<'a> {
+    /// Adds an annotation by its whole name.
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.config.annotations.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Puts the pod into another namespace of Kubernetes.
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        self.config.metadata.get_or_insert_default().namespace = namespace.to_owned();
+        self
+    }
+
+    /// Makes a port of the pod reachable at a port of the node.
+    pub fn host_port(mut self, host_port: u16, container_port: u16) -> Self {
+        self.config
+            .port_mappings
+            .push(PortMapping { container_port: container_port.into(), host_port: host_port.into() });
+        self
+    }
+
+    /// Runs the sandbox.
+    pub fn run(self) -> Result<Pod<'a>> {
+        let Self { node, config } = self;
+        let request = RunPodSandboxRequest { config: Some(config.clone()) };
+        let PodSandboxId { pod_sandbox_id: id } = node.cri.call("RunPodSandbox", request)?;
+        let status: PodSandboxStatusResponse =
+            node.cri.call("PodSandboxStatus", PodSandboxId { pod_sandbox_id: id.clone() })?;
+        let network = status.status.and_then(|status| status.network).unwrap_or_default();
+        let addresses = std::iter::once(network.ip)
+            .chain(network.additional_ips.into_iter().map(|ip| ip.ip))
+            .map(|ip| ip.parse().with_context(|| format!("no address: {ip:?}")))
+            .collect::<Result<Vec<IpAddr>>>()?;
+        // Where its network is, plugins were told.
+        let added = node
+            .world
+            .own_calls()?
+            .into_iter()
+            .find(|call| call.verb() == "ADD" && call.variable("CNI_CONTAINERID") == id);
+        let added = added.with_context(|| format!("no ADD for {id}"))?;
+        let netns = node.world.open(added.variable("CNI_NETNS"))?;
+        let name = config.hostname.clone();
+        Ok(Pod { node, id, host: Host::existing(Namespace::existing(name, netns)), addresses, config })
+    }
+}
+
+/// A running sandbox.
+#[derive(Debug)]
+pub struct Pod<'a> {
+    node: &'a Containerd,
+    id: String,
+    host: Host,
+    addresses: Vec<IpAddr>,
+    config: PodSandboxConfig,
+}
+
+impl<'a> Pod<'a> {
+    /// The runtime's id for it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The annotations as the capability has them: `null` where there are none.
+    pub fn annotations(&self) -> Value {
+        if self.config.annotations.is_empty() { Value::Null } else { json!(self.config.annotations) }
+    }
+
+    /// Its network namespace.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Its address, as the runtime tells the kubelet.
+    pub fn address(&self, family: Family) -> Result<IpAddr> {
+        let found = self.addresses.iter().find(|address| Family::of(**address) == family);
+        found.copied().with_context(|| format!("no {family} address among {:?}", self.addresses))
+    }
+
+    /// Starts a container as a user.
+    pub fn container(&self, name: &str, uid: u32, command: &[&str]) -> Result<Container<'a>> {
+        let user = LinuxContainerSecurityContext { run_as_user: Some(Int64Value { value: uid.into() }) };
+        let config = ContainerConfig {
+            metadata: Some(ContainerMetadata { name: name.to_owned() }),
+            image: Some(ImageSpec { image: image::NAME.to_owned() }),
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            log_path: format!("{name}.log"),
+            linux: Some(LinuxContainerConfig { security_context: Some(user) }),
+        };
+        let request = CreateContainerRequest {
+            pod_sandbox_id: self.id.clone(),
+            config: Some(config),
+            sandbox_config: Some(self.config.clone()),
+        };
+        let ContainerId { container_id: id } = self.node.cri.call("CreateContainer", request)?;
+        let Empty {} = self.node.cri.call("StartContainer", ContainerId { container_id: id.clone() })?;
+        Ok(Container { node: self.node, id })
+    }
+
+    /// Ends its containers and its network.
+    pub fn stop(&self) -> Result<()> {
+        let Empty {} =
+            self.node.cri.call("StopPodSandbox", PodSandboxId { pod_sandbox_id: self.id.clone() })?;
+        Ok(())
+    }
+
+    /// Removes what is left of it.
+    pub fn remove(self) -> Result<()> {
+        let Empty {} = self.node.cri.call("RemovePodSandbox", PodSandboxId { pod_sandbox_id: self.id })?;
+        Ok(())
+    }
+}
+
+/// A container of a pod.
+#[derive(Debug)]
+pub struct Container<'a> {
+    node: &'a Containerd,
+    id: String,
+}
+
+/// What a program in a container did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exec {
+    /// Its exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Container<'_> {
+    /// Runs a program beside the container's own.
+    pub fn exec(&self, command: &[&str]) -> Result<Exec> {
+        let request = ExecSyncRequest {
+            container_id: self.id.clone(),
+            cmd: command.iter().map(|word| (*word).to_owned()).collect(),
+            timeout: EXEC_SECONDS,
+        };
+        let ExecSyncResponse { stdout, stderr, exit_code } = self.node.cri.call("ExecSync", request)?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Exec { code: exit_code, stdout: text(stdout), stderr: text(stderr) })
+    }
+}
