@@ -27,6 +27,10 @@ pub const APPEND: u16 = 0x800;
 /// `NLM_F_DUMP`: list all objects.
 pub const DUMP: u16 = 0x300;
 
+/// `NLM_F_DUMP_INTR`: something changed while the dump was made.
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// How often an interrupted dump is asked for: ours take 0.1 ms, and few write rules into a pod at all.
+const DUMP_TRIES: usize = 10;
 /// `NLMSG_ERROR`.
 const MESSAGE_ERROR: u16 = 2;
 /// `NLMSG_DONE`.
@@ -192,6 +196,9 @@ pub fn text(payload: &[u8]) -> Option<&str> {
     std::str::from_utf8(payload.split(|byte| *byte == 0).next()?).ok()
 }
 
+/// What a dump holds: the type and the body of each message.
+pub type Dumped = Vec<(u16, Vec<u8>)>;
+
 /// A netlink socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Socket {
@@ -214,7 +221,7 @@ impl Socket {
         loop {
             let received = self.receive(&mut buffer)?;
             for message in messages(&buffer[..received]) {
-                let (kind, sequence, body) = message?;
+                let Message { kind, flags: _, sequence, body } = message?;
                 if kind != MESSAGE_ERROR {
                     continue;
                 }
@@ -226,11 +233,24 @@ impl Socket {
         }
     }
 
-    /// Send a dump request and hand each message's body to `each` (type, body).
-    pub fn dump(&self, request: &Batch, mut each: impl FnMut(u16, &[u8])) -> Result<(), NetlinkError> {
-        self.send(request)?;
+    /// Send a dump request and collect each message (type, body). A dump that somebody's change interrupted is asked for
+    /// again, a few times.
+    pub fn dump(&self, request: &Batch) -> Result<Dumped, NetlinkError> {
+        for _ in 0..DUMP_TRIES {
+            self.send(request)?;
+            if let Some(messages) = self.receive_dump()? {
+                return Ok(messages);
+            }
+        }
+        Err(NetlinkError::Garbled("others change the rules faster than they can be read"))
+    }
+
+    /// One dump to its end; `None` if it was interrupted.
+    fn receive_dump(&self) -> Result<Option<Dumped>, NetlinkError> {
         let mut buffer = vec![0; RECEIVE_BUFFER];
+        let mut found = Vec::new();
         let mut total = 0;
+        let mut interrupted = false;
         loop {
             let received = self.receive(&mut buffer)?;
             total += received;
@@ -238,15 +258,17 @@ impl Socket {
                 return Err(NetlinkError::Garbled("the dump does not end"));
             }
             for message in messages(&buffer[..received]) {
-                match message? {
-                    (MESSAGE_DONE, _, _) => return Ok(()),
-                    (MESSAGE_ERROR, sequence, body) => {
+                let Message { kind, flags, sequence, body } = message?;
+                interrupted |= flags & DUMP_INTERRUPTED != 0;
+                match kind {
+                    MESSAGE_DONE => return Ok((!interrupted).then_some(found)),
+                    MESSAGE_ERROR => {
                         return match error_of(body)? {
-                            Errno::UnknownErrno => Ok(()),
+                            Errno::UnknownErrno => Ok(Some(found)),
                             errno => Err(NetlinkError::Refused { index: sequence as usize, errno }),
                         };
                     }
-                    (kind, _, body) => each(kind, body),
+                    kind => found.push((kind, body.to_vec())),
                 }
             }
         }
@@ -283,9 +305,15 @@ fn error_of(body: &[u8]) -> Result<Errno, NetlinkError> {
     number.map(|number| Errno::from_raw(-number)).ok_or(NetlinkError::Garbled("a short error message"))
 }
 
-type Message<'a> = (u16, u32, &'a [u8]);
+/// One message of a datagram.
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    body: &'a [u8],
+}
 
-/// The messages of one datagram: type, sequence number, body.
+/// The messages of one datagram.
 fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Result<Message<'_>, NetlinkError>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
@@ -304,6 +332,7 @@ fn parse_message(bytes: &[u8]) -> Option<(usize, Message<'_>)> {
     let header = bytes.get(..HEADER)?;
     let length = u32::from_ne_bytes(header[..4].try_into().ok()?) as usize;
     let kind = u16::from_ne_bytes(header[4..6].try_into().ok()?);
+    let flags = u16::from_ne_bytes(header[6..8].try_into().ok()?);
     let sequence = u32::from_ne_bytes(header[8..12].try_into().ok()?);
-    Some((length, (kind, sequence, bytes.get(HEADER..length)?)))
+    Some((length, Message { kind, flags, sequence, body: bytes.get(HEADER..length)? }))
 }

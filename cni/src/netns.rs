@@ -95,7 +95,7 @@ impl Netns {
         Ok(NetnsId { device: stat.dev(), inode: stat.ino() })
     }
 
-    /// Run `work` on a thread inside the namespace and wait for it no longer than `limit`.
+    /// Run `work` on a thread inside the namespace, one at a time on this node, and wait for it no longer than `limit`.
     ///
     /// A panic of `work` goes on in the caller. After a time-out the thread is left to itself.
     pub fn enter<T: Send + 'static>(
@@ -109,6 +109,10 @@ impl Netns {
             .name("netns".to_owned())
             .spawn(move || {
                 let Self { file, path } = self;
+                // One at a time in a namespace: what one reads back must not be what another is writing. The lock goes with
+                // the file, so with the process; the wait for it counts against the limit. Best effort: it may be refused
+                // where the file was opened by somebody else, and the kernel's own transactions still hold.
+                let _ = file.lock();
                 let result = match setns(&file, CloneFlags::CLONE_NEWNET) {
                     Ok(()) => Ok(work()),
                     Err(Errno::EINVAL) => Err(NetnsError::NotANamespace(path)),

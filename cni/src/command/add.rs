@@ -90,7 +90,7 @@ fn remember(
     earlier: Option<Record>,
     installed: Installed,
 ) -> Result<(), String> {
-    let Installed { engine, outcome: _, footprint } = installed;
+    let Installed { engine, outcome: _, footprint, left_out: _ } = installed;
     let footprint = match earlier {
         Some(earlier) => footprint.after(&earlier.footprint),
         None => footprint,
@@ -133,7 +133,7 @@ fn line(attachment: &Attachment, report: &Report, result: &Result<Vec<u8>, Failu
         .field("ifname", &attachment.ifname)
         .maybe("decision", *decision)
         .maybe("reason", reason.as_ref());
-    if let Some((Installed { engine, outcome, footprint }, families)) = installed {
+    if let Some((Installed { engine, outcome, footprint, left_out: _ }, families)) = installed {
         let ipv6 = match footprint.hop_address {
             _ if !families.with_v6() => "direct",
             HopAddress::Off => "off",

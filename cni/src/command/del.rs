@@ -3,6 +3,7 @@
 //! go, whatever state its node is in.
 
 use std::path::Path;
+use std::time::Instant;
 
 use super::{WORK_WITHIN, pod_name};
 use crate::attachment::{Record, Records};
@@ -16,6 +17,7 @@ use crate::redirect::{self, RedirectError};
 
 /// Forget `attachment`.
 pub fn del(attachment: &Attachment, conf: &NetConf<'_>) {
+    let started = Instant::now();
     let log = Log::new(conf.log_level, &conf.log_file);
     let records = Records::new(&conf.state_dir);
     let record = records.read(&conf.name, attachment);
@@ -47,6 +49,7 @@ pub fn del(attachment: &Attachment, conf: &NetConf<'_>) {
             .field("container", &attachment.container_id)
             .field("ifname", &attachment.ifname)
             .field("decision", decision)
+            .field("took_us", started.elapsed().as_micros())
             .maybe("warning", (!errors.is_empty()).then(|| errors.join("; ")))
             .field("result", "ok"),
     );

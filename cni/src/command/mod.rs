@@ -109,10 +109,13 @@ fn dispatch(env: &impl Strings, stdin: io::Stdin, version: &mut CniVersion) -> R
     Ok(Vec::new())
 }
 
-/// `namespace/name` of the pod, where the runtime said both.
+/// `namespace/name` of the pod; podman says only a name, and others say nothing.
 fn pod_name(attachment: &Attachment) -> Option<String> {
-    let args = &attachment.args;
-    Some(format!("{}/{}", args.pod_namespace.as_deref()?, args.pod_name.as_deref()?))
+    let name = attachment.args.pod_name.as_deref()?;
+    Some(match attachment.args.pod_namespace.as_deref() {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_owned(),
+    })
 }
 
 /// Write the document in one piece. stdout may be closed: then nobody is there to be told.

@@ -51,7 +51,7 @@ pub fn add() -> Result<HopAddress, NetlinkError> {
 /// Take `::6` off `lo`; that it is gone already is fine.
 pub fn remove() -> Result<(), NetlinkError> {
     match change(DELETE_ADDRESS, 0) {
-        Err(error) if error.errno() == Some(Errno::EADDRNOTAVAIL) => Ok(()),
+        Err(error) if error.errno() == Some(Errno::EADDRNOTAVAIL) || is_off() => Ok(()),
         other => other,
     }
 }

@@ -26,6 +26,7 @@ use self::engine::{Applied, Engine, EngineError};
 use self::loopback::HopAddress;
 use self::owner::Owner;
 use self::policy::{IpFamilies, Policy};
+use self::sysctl::SysctlError;
 use crate::netlink::NetlinkError;
 
 /// Why the redirect could not be installed, read or removed.
@@ -82,7 +83,8 @@ pub struct Footprint {
 impl Footprint {
     /// The footprint of this and an `earlier` installation together, so that removing undoes both.
     pub fn after(mut self, earlier: &Self) -> Self {
-        if earlier.hop_address == HopAddress::Added && self.hop_address == HopAddress::Present {
+        // Whatever became of it since: it is ours to take off.
+        if earlier.hop_address == HopAddress::Added {
             self.hop_address = HopAddress::Added;
         }
         for old in earlier.sysctls.iter().rev() {
@@ -102,6 +104,9 @@ pub enum Namespace {
     New,
     /// It may carry connections, which must live on: see [`living`].
     Living,
+    /// The same, and we run in a container, whose `/proc/sys` may be read-only: what cannot be set there is left out and
+    /// told.
+    Container,
 }
 
 /// What [`install`] did.
@@ -113,6 +118,8 @@ pub struct Installed {
     pub outcome: Outcome,
     /// What it takes to remove the rest.
     pub footprint: Footprint,
+    /// Sysctls that could not be set, a line each; only in [`Namespace::Container`].
+    pub left_out: Vec<String>,
 }
 
 /// Make `policy` true in this thread's network namespace: rules, `::6`, sysctls, and read it all back. The rules of
@@ -131,17 +138,28 @@ pub fn install(
     let rules = plan(policy);
     let mut work =
         Undo { applied: Applied::Unchanged, hop_address: HopAddress::Off, sysctls: Vec::new(), done: false };
-    if namespace == Namespace::Living {
-        sysctl::keep_established(&mut work.sysctls)?;
+    let mut left_out = Vec::new();
+    let mut tolerate = |result: Result<(), SysctlError>| match result {
+        Err(error) if namespace == Namespace::Container && error.is_read_only() => {
+            left_out.push(error.to_string());
+            Ok(())
+        }
+        other => other,
+    };
+    if namespace != Namespace::New {
+        tolerate(sysctl::keep_established(&mut work.sysctls))?;
     }
     let (engine, applied) = engine::apply_by_choice(policy, &rules, owner)?;
     work.applied = applied;
     if policy.families.with_v6() {
         work.hop_address = loopback::add().map_err(RedirectError::HopAddress)?;
     }
-    sysctl::set(policy, &mut work.sysctls)?;
+    tolerate(sysctl::set(policy, &mut work.sysctls))?;
 
-    let differences = verify(policy, engine)?;
+    let mut differences = verify_rules(policy, engine)?;
+    if left_out.is_empty() {
+        differences.extend(sysctl::difference(policy)?);
+    }
     if !differences.is_empty() {
         return Err(RedirectError::ReadBack(differences));
     }
@@ -150,16 +168,21 @@ pub fn install(
     for other in others.filter(|other| other.name() != engine.name()) {
         other.remove()?;
     }
-    Ok(work.commit(engine))
+    Ok(work.commit(engine, left_out))
 }
 
 /// In what this thread's network namespace differs from what [`install`] would leave, a line each. Changes nothing.
 pub fn verify(policy: &Policy, engine: Engine) -> Result<Vec<String>, RedirectError> {
+    let mut lines = verify_rules(policy, engine)?;
+    lines.extend(sysctl::difference(policy)?);
+    Ok(lines)
+}
+
+fn verify_rules(policy: &Policy, engine: Engine) -> Result<Vec<String>, RedirectError> {
     let mut lines = engine.difference(&plan(policy))?;
     if policy.families.with_v6() && !loopback::is_off() && !loopback::is_there() {
         lines.push("address ::6 is missing on lo".to_owned());
     }
-    lines.extend(sysctl::difference(policy)?);
     Ok(lines)
 }
 
@@ -185,11 +208,11 @@ struct Undo {
 }
 
 impl Undo {
-    fn commit(mut self, engine: Engine) -> Installed {
+    fn commit(mut self, engine: Engine, left_out: Vec<String>) -> Installed {
         self.done = true;
         let sysctls = std::mem::take(&mut self.sysctls);
         let footprint = Footprint { hop_address: self.hop_address, sysctls };
-        Installed { engine, outcome: self.applied.outcome(), footprint }
+        Installed { engine, outcome: self.applied.outcome(), footprint, left_out }
     }
 }
 

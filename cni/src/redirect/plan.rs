@@ -139,8 +139,13 @@ fn inbound(policy: &Policy, has_virtual_interfaces: bool) -> Chain {
         // here would rewrite the destination and hand loopback-only services to the neighbours.
         rule([to(loopback_v4())], Action::Direct, "forged: the kernel drops it"),
         rule([to(host(Ipv6Addr::LOCALHOST))], Action::Direct, "forged: the kernel drops it"),
-        // ::6 is an ordinary address to the kernel, which would deliver it from any interface.
-        rule([to(host(HOP_SOURCE_V6))], Action::Drop, "forged: the hop's own address"),
+        // ::6 is an ordinary address to the kernel, which would deliver it from any interface. The rule says all of its
+        // conditions itself: iptables has no DROP in nat, so its engine writes this one elsewhere.
+        rule(
+            [Match::FromLoopbackInterface(false), TCP, to(host(HOP_SOURCE_V6))],
+            Action::Drop,
+            "forged: the hop's own address",
+        ),
     ]);
     if has_virtual_interfaces {
         rules.push(rule([], Action::Jump(ChainName::VirtualInterfaces), "virtual-interfaces"));

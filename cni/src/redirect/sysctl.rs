@@ -48,10 +48,17 @@ pub struct SysctlError {
 }
 
 impl SysctlError {
+    /// Whether `/proc/sys` is read-only, as in most containers.
+    pub fn is_read_only(&self) -> bool {
+        self.source.kind() == io::ErrorKind::ReadOnlyFilesystem
+    }
+
     fn new(verb: &'static str, name: &str, source: io::Error) -> Self {
         let hint = match source.kind() {
             io::ErrorKind::NotFound => ": does this kernel have conntrack (modprobe nf_conntrack)?",
-            io::ErrorKind::ReadOnlyFilesystem => ": the plugin must run on the host, not in a container",
+            io::ErrorKind::ReadOnlyFilesystem => {
+                ": a container's /proc/sys is read-only unless it is privileged"
+            }
             _ => "",
         };
         Self { verb, name: name.to_owned(), hint, source }
@@ -69,8 +76,9 @@ pub fn keep_established(changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
         Err(error) => Err(error),
         Ok(before) if before == wanted => Ok(()),
         Ok(before) => {
+            write(name, wanted)?;
             changed.push(Changed { name: name.to_owned(), before, after: wanted.to_owned() });
-            write(name, wanted)
+            Ok(())
         }
     }
 }
@@ -80,8 +88,8 @@ pub fn set(policy: &Policy, changed: &mut Vec<Changed>) -> Result<(), SysctlErro
     for (name, wanted) in [CLOSE_WAIT, BE_LIBERAL, TW_REUSE] {
         let before = read(name)?;
         if before != wanted {
-            changed.push(Changed { name: name.to_owned(), before, after: wanted.to_owned() });
             write(name, wanted)?;
+            changed.push(Changed { name: name.to_owned(), before, after: wanted.to_owned() });
         }
     }
     let before = read(RESERVED_PORTS)?;
@@ -96,10 +104,10 @@ pub fn set(policy: &Policy, changed: &mut Vec<Changed>) -> Result<(), SysctlErro
     if !missing.is_empty() {
         let separator = if before.is_empty() { "" } else { "," };
         let wanted = format!("{before}{separator}{}", missing.join(","));
-        // The kernel writes its own shape of the list; that is what a later comparison will see.
-        changed.push(Changed { name: RESERVED_PORTS.to_owned(), before, after: wanted.clone() });
         write(RESERVED_PORTS, &wanted)?;
+        changed.push(Changed { name: RESERVED_PORTS.to_owned(), before, after: wanted });
         if let Some(last) = changed.last_mut() {
+            // The kernel writes its own shape of the list; that is what a later comparison will see.
             last.after = read(RESERVED_PORTS)?;
         }
     }

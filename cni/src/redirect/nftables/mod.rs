@@ -290,7 +290,7 @@ pub fn read() -> Result<Option<Snapshot>, NetlinkError> {
     let mut chains: Vec<KernelChain> = Vec::new();
     let mut request = Batch::default();
     request.message(GET_CHAIN, DUMP, &nfgenmsg(), |_| {});
-    socket.dump(&request, |kind, body| {
+    for (kind, body) in socket.dump(&request)? {
         let attributes = body.get(4..).unwrap_or_default();
         if kind == NEW_CHAIN && attribute(attributes, 1).and_then(text) == Some(TABLE) {
             let hook = attribute(attributes, 4).and_then(|hook| {
@@ -303,16 +303,16 @@ pub fn read() -> Result<Option<Snapshot>, NetlinkError> {
             let name = attribute(attributes, 3).and_then(text).unwrap_or_default().to_owned();
             chains.push(KernelChain { name, hook, rules: Vec::new() });
         }
-    })?;
+    }
     if chains.is_empty() {
         return Ok(None);
     }
     let mut request = Batch::default();
     request.message(GET_RULE, DUMP, &nfgenmsg(), |a| a.text(1, TABLE));
-    socket.dump(&request, |kind, body| {
+    for (kind, body) in socket.dump(&request)? {
         let attributes = body.get(4..).unwrap_or_default();
         if kind != NEW_RULE || attribute(attributes, 1).and_then(text) != Some(TABLE) {
-            return;
+            continue;
         }
         let chain = attribute(attributes, 2).and_then(text);
         if let Some(chain) = chains.iter_mut().find(|known| Some(known.name.as_str()) == chain) {
@@ -323,7 +323,7 @@ pub fn read() -> Result<Option<Snapshot>, NetlinkError> {
                 raw: raw.to_vec(),
             });
         }
-    })?;
+    }
     Ok(Some(Snapshot { chains }))
 }
 

@@ -34,12 +34,14 @@ pub fn run(args: &ApplyArgs) -> Result<Answer, Refusal> {
         policy: wanted.policy,
         place: place.to_string(),
         needs_listeners: place.is_current() && !force,
+        // The current namespace may be a container's of ours.
+        namespace: if place.is_current() { Namespace::Container } else { Namespace::Living },
         may_replace: *force,
         record: record.clone(),
     };
     let Done { installed, established, mut warnings } = place.run(move || work.run())??;
     warnings.splice(0..0, wanted.warnings);
-    let Installed { engine, outcome, footprint } = installed;
+    let Installed { engine, outcome, footprint, left_out: _ } = installed;
     let footprint = match &record {
         Some(Record { footprint: earlier, .. }) => together(footprint, earlier),
         None => footprint,
@@ -87,6 +89,7 @@ fn take_back(place: &Place, engine: Engine, footprint: Footprint) -> Result<(), 
 struct Work {
     policy: Policy,
     place: String,
+    namespace: Namespace,
     needs_listeners: bool,
     may_replace: bool,
     record: Option<Record>,
@@ -100,7 +103,7 @@ struct Done {
 
 impl Work {
     fn run(self) -> Result<Done, Refusal> {
-        let Self { policy, place, needs_listeners, may_replace, record } = self;
+        let Self { policy, place, needs_listeners, namespace, may_replace, record } = self;
         let found = rules::found(record.as_ref())?;
         if let Some(owner) =
             found.iter().find_map(|found| found.another(record.as_ref())).filter(|_| !may_replace)
@@ -113,11 +116,17 @@ impl Work {
         if needs_listeners && !missing.is_empty() {
             return Err(Refusal::NobodyListens { ports: missing, place });
         }
-        let warnings = by_others(&policy, &listening);
+        let mut warnings = by_others(&policy, &listening);
         let established = living::established().map_err(sockets)?;
         // nftables' rules are replaced, or go, in any case.
         let earlier = found.iter().map(|found| found.engine).find(|engine| *engine != Engine::Nftables);
-        let installed = redirect::install(&policy, &own(), earlier, Namespace::Living)?;
+        let installed = redirect::install(&policy, &own(), earlier, namespace)?;
+        let left_out = |reason: &String| {
+            format!(
+                "left out: {reason}; set these by the pod's securityContext.sysctls, or let culvert-cni do it from the host"
+            )
+        };
+        warnings.extend(installed.left_out.iter().map(left_out));
         Ok(Done { installed, established, warnings })
     }
 }
