@@ -114,6 +114,7 @@ impl Landing {
 
     /// Connects and says where that landed.
     pub fn of(&self, actor: Actor<'_>, to: impl At) -> Result<Landed> {
+        let to = to.at();
         let stream = match actor.patience(PATIENCE).connect(to) {
             Ok(stream) => stream,
             Err(e) if e.kind() == ErrorKind::ConnectionRefused => return Ok(Landed::Refused),
@@ -124,7 +125,7 @@ impl Landing {
         };
         let client = unmapped(stream.local_addr()?);
         let arrival = self
-            .arrival_of(client)
+            .arrival_of(client, to)
             .with_context(|| format!("{client} was accepted, but by no listener here"))?;
         Ok(match (arrival.place, arrival.original) {
             (Place::Target, _) => Landed::Direct,
@@ -134,12 +135,15 @@ impl Landing {
         })
     }
 
-    fn arrival_of(&self, client: SocketAddr) -> Result<Arrival> {
+    /// Usually the arrival from the client's own port. Where two connections from one port to two targets are both
+    /// redirected to one listener, the kernel gives the second another port.
+    fn arrival_of(&self, client: SocketAddr, to: SocketAddr) -> Result<Arrival> {
         let deadline = Instant::now() + crate::host::DEADLINE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let arrival = self.arrivals.recv_timeout(left)?;
-            if arrival.client == client {
+            let renamed = arrival.client.ip() == client.ip() && arrival.original == Some(to);
+            if arrival.client == client || renamed {
                 return Ok(arrival);
             }
         }
