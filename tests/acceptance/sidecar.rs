@@ -65,17 +65,6 @@ fn a_wrong_variable_is_named_like_a_wrong_option() -> Result<()> {
 }
 
 #[test]
-fn every_wrong_option_is_named_at_once() -> Result<()> {
-    let lab = onboarded()?;
-    let options = ["--inbound-port", "70000", "--idle-timeout", "never"];
-    let mut sidecar = lab.pod.sidecar().options(options).start_unready()?;
-    assert_eq!(sidecar.wait(SOON)?.code(), Some(64));
-    let said = sidecar.stderr().text();
-    assert!(said.contains("inbound-port") && said.contains("idle-timeout"), "{said}");
-    Ok(())
-}
-
-#[test]
 fn a_port_in_use_is_named_and_ends_it_before_it_is_ready() -> Result<()> {
     let lab = onboarded()?;
     for (at, port) in [

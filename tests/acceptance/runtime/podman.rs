@@ -43,7 +43,7 @@ fn podman_passes_no_annotations_and_on_unknown_allow_lets_its_containers_through
                     let _outside = world.outside.serve((family.outside(), 80), server::http("outside"))?;
                     let url = format!("http://{}/", std::net::SocketAddr::from((family.outside(), 80)));
                     let answer = podman.exec("box", &["wget", "-q", "-O", "-", &url])?.succeeded()?;
-                    assert_eq!(answer, "outside: GET /\n", "{version}, {family}");
+                    assert!(answer.starts_with("outside: GET / from "), "{version}, {family}: {answer}");
                 }
                 let id = call.variable("CNI_CONTAINERID");
                 let warned = world.logged(&["warn", "verb=ADD", id, "onUnknown is allow", "result=ok"]);
