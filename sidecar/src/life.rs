@@ -9,7 +9,8 @@ use crate::listener::Accepted;
 use crate::metrics::ClusterMetrics;
 use crate::original_dst::Redirected;
 use crate::proxy::Proxy;
-use crate::relay::{Moved, Side, Watch};
+use crate::relay::pipes::Pipes;
+use crate::relay::{Mode, Moved, Side, Watch};
 use crate::route::{ClusterId, Route};
 use crate::table::{Entry, NewEntry, State};
 use std::error::Error;
@@ -214,5 +215,13 @@ impl Watch for Watched {
 
     fn look(&mut self) -> bool {
         self.entry.take_look()
+    }
+
+    fn pipes(&self) -> &Arc<Pipes> {
+        &self.proxy.pipes
+    }
+
+    fn mode(&mut self, mode: Mode) {
+        self.entry.set_mode(mode);
     }
 }

@@ -8,8 +8,10 @@ use crate::guard::SidecarPorts;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::own_addresses::OwnAddresses;
+use crate::relay::pipes::Pipes;
 use crate::table::Table;
 use crate::throttle::Throttle;
+use std::sync::Arc;
 
 /// Shared by all connections and by the admin pages.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Proxy {
     pub limits: Limits,
     /// Open connections.
     pub table: Table,
+    /// What bulk streams are spliced through.
+    pub pipes: Arc<Pipes>,
     /// The proof that connections are redirected.
     pub capture: Capture,
     /// Where closing records go.
@@ -38,10 +42,12 @@ pub struct Proxy {
 impl Proxy {
     /// One that nothing runs in.
     pub(crate) fn for_tests(config: Config) -> Self {
+        let metrics = Metrics::default();
         Self {
             ports: config.sidecar_ports(),
             own: OwnAddresses::from_kernel().expect("netlink answers"),
-            metrics: Metrics::default(),
+            pipes: Pipes::new(crate::relay::pipes::MOST, metrics.pipes.clone()),
+            metrics,
             limits: Limits::new(&config.thresholds, 20_000),
             table: Table::default(),
             capture: Capture::default(),

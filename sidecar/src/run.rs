@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::own_addresses::OwnAddresses;
 use crate::proxy::Proxy;
 use crate::readiness::Readiness;
+use crate::relay::pipes::{self, Pipes};
 use crate::table::Table;
 use crate::throttle::Throttle;
 use crate::workers::Workers;
@@ -94,10 +95,12 @@ pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
     let signals = main.block_on(async { Signals::new() }).map_err(resources("signal handling"))?;
     let open_files = raise_open_files();
     let listeners = Listeners::bind(&config)?;
+    let metrics = Metrics::default();
     let proxy = Arc::new(Proxy {
         ports: config.sidecar_ports(),
         own: OwnAddresses::from_kernel().map_err(StartError::Addresses)?,
-        metrics: Metrics::default(),
+        pipes: Pipes::new(pipes::MOST, metrics.pipes.clone()),
+        metrics,
         limits: Limits::new(&config.thresholds, open_files),
         table: Table::default(),
         capture: Capture::default(),

@@ -126,6 +126,8 @@ impl App {
                     bytes_sent,
                     bytes_recv,
                     state: entry.state(),
+                    relay_to_server: relay_name(entry.mode().splices_to_server),
+                    relay_to_client: relay_name(entry.mode().splices_to_client),
                 }
             })
             .collect();
@@ -196,6 +198,12 @@ struct Connection {
     bytes_sent: u64,
     bytes_recv: u64,
     state: crate::table::State,
+    relay_to_server: &'static str,
+    relay_to_client: &'static str,
+}
+
+fn relay_name(splices: bool) -> &'static str {
+    if splices { "splice" } else { "copy" }
 }
 
 struct Status(App);

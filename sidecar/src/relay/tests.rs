@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The copy loop against mocks whose every read and write may be short, pending or the last, and against real sockets.
 
+mod splice;
+
+use super::pipes::PipeMetrics;
 use super::*;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -122,13 +125,28 @@ impl Endpoint for Weird {
 }
 
 /// An owner that only takes notes.
-#[derive(Default)]
 struct Notes {
     moved: Moved,
     stop: bool,
     look: bool,
     deaf: bool,
     fins: Vec<Side>,
+    pipes: Arc<Pipes>,
+    modes: Vec<Mode>,
+}
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self {
+            moved: Moved::default(),
+            stop: false,
+            look: false,
+            deaf: false,
+            fins: Vec::new(),
+            pipes: Pipes::new(0, PipeMetrics::default()),
+            modes: Vec::new(),
+        }
+    }
 }
 
 impl Watch for Notes {
@@ -153,6 +171,14 @@ impl Watch for Notes {
 
     fn look(&mut self) -> bool {
         self.look
+    }
+
+    fn pipes(&self) -> &Arc<Pipes> {
+        &self.pipes
+    }
+
+    fn mode(&mut self, mode: Mode) {
+        self.modes.push(mode);
     }
 }
 
