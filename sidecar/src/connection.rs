@@ -131,6 +131,7 @@ async fn forward(
     drop(pending);
     let server = dialled.inspect_err(|error| {
         metrics.connect_failed.inc();
+        proxy.destinations.failed(route.cluster, route.dial);
         match error {
             DialError::TimedOut { .. } => _ = metrics.connect_timed_out.inc(),
             DialError::NoSource { .. } if proxy.no_source.ready() => tracing::error!("{error}"),

@@ -77,6 +77,7 @@ impl Life {
         let metrics = self.proxy.metrics.cluster(cluster);
         metrics.upstream_total.inc();
         metrics.upstream_active.inc();
+        self.proxy.destinations.dialled(cluster, dial);
         let entry = self.proxy.table.enter(NewEntry {
             id: self.id,
             direction: self.direction,
@@ -115,7 +116,12 @@ impl Life {
             if reason == CloseReason::IdleTimeout {
                 cluster.idle_timeout.inc();
             }
+            self.proxy.destinations.closed(entry.cluster, entry.dial);
             (bytes_sent, bytes_recv) = entry.bytes();
+        }
+        if reason != CloseReason::Ok {
+            let words = || error.map(ToString::to_string);
+            self.proxy.mishaps.note(self.direction, self.client, self.orig_dst, reason, words);
         }
         let debug = tracing::enabled!(target: "access", tracing::Level::DEBUG);
         if debug || self.proxy.access_log.is_on() {

@@ -4,9 +4,12 @@
 use crate::access_log::AccessLogger;
 use crate::capture::Capture;
 use crate::config::Config;
+use crate::destinations::Destinations;
 use crate::guard::SidecarPorts;
+use crate::history::History;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::mishaps::Mishaps;
 use crate::own_addresses::OwnAddresses;
 use crate::relay::pipes::Pipes;
 use crate::table::Table;
@@ -30,6 +33,12 @@ pub struct Proxy {
     pub table: Table,
     /// What bulk streams are spliced through.
     pub pipes: Arc<Pipes>,
+    /// Where connections were dialled to.
+    pub destinations: Destinations,
+    /// The last minutes.
+    pub history: History,
+    /// What went wrong lately.
+    pub mishaps: Mishaps,
     /// The proof that connections are redirected.
     pub capture: Capture,
     /// Where closing records go.
@@ -50,6 +59,9 @@ impl Proxy {
             metrics,
             limits: Limits::new(&config.thresholds, 20_000),
             table: Table::default(),
+            destinations: Destinations::default(),
+            history: History::default(),
+            mishaps: Mishaps::default(),
             capture: Capture::default(),
             access_log: AccessLogger::start(&crate::config::AccessLog::Off).expect("nothing to open"),
             no_source: Throttle::new(std::time::Duration::ZERO),

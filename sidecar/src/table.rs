@@ -259,6 +259,11 @@ impl Table {
         lock(&self.open).values().cloned().collect()
     }
 
+    /// The newest, newest first.
+    pub fn newest(&self, most: usize) -> Vec<Arc<Entry>> {
+        lock(&self.open).values().rev().take(most).cloned().collect()
+    }
+
     /// Stops all.
     pub fn stop_all(&self, reason: CloseReason) {
         for entry in self.snapshot() {
