@@ -305,7 +305,7 @@ impl Pages for Admin {
 
 impl Admin {
     fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Reply {
-        if !is_local(headers) {
+        if !is_local(uri, headers) {
             return reply::text(
                 StatusCode::FORBIDDEN,
                 "the Host and Origin of an admin request are localhost or a loopback address",
@@ -343,14 +343,16 @@ impl Admin {
 
 /// Whether a browser on this machine was led here by a foreign page: by a name that resolves to loopback (the Host
 /// tells), or by a form or script of that page (the Origin tells).
-fn is_local(headers: &HeaderMap) -> bool {
-    let local = |value: &hyper::header::HeaderValue| {
+fn is_local(uri: &Uri, headers: &HeaderMap) -> bool {
+    let local = |value: &HeaderValue| {
         value
             .to_str()
             .is_ok_and(|value| is_local_authority(value.split_once("://").map_or(value, |(_, a)| a)))
     };
     // HTTP/1.0 needs no Host, and no browser speaks it.
-    headers.get(HOST).is_none_or(local) && headers.get(ORIGIN).is_none_or(local)
+    uri.authority().is_none_or(|authority| is_local_authority(authority.as_str()))
+        && headers.get_all(HOST).iter().all(local)
+        && headers.get_all(ORIGIN).iter().all(local)
 }
 
 fn is_local_authority(authority: &str) -> bool {

@@ -253,11 +253,11 @@ fn a_browser_led_here_by_a_foreign_page_is_refused() {
         assert_eq!(is_local_authority(host), local, "{host:?}");
     }
     let mut headers = host("localhost:9901");
-    assert!(is_local(&headers));
+    assert!(is_local(&Uri::from_static("/"), &headers));
     headers.insert(ORIGIN, "http://evil.example".parse().unwrap());
-    assert!(!is_local(&headers));
+    assert!(!is_local(&Uri::from_static("/"), &headers));
     headers.insert(ORIGIN, "null".parse().unwrap());
-    assert!(!is_local(&headers));
+    assert!(!is_local(&Uri::from_static("/"), &headers));
     headers.insert(ORIGIN, "http://localhost:9901".parse().unwrap());
-    assert!(is_local(&headers));
+    assert!(is_local(&Uri::from_static("/"), &headers));
 }

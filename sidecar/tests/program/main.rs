@@ -7,6 +7,8 @@
     reason = "a test; helpers outside #[test] functions are not exempt by themselves"
 )]
 
+mod security;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
@@ -315,4 +317,53 @@ fn the_inbound_half_drains_alone() {
     assert!(sidecar.ask(STATUS, "GET /ready").starts_with("HTTP/1.1 503 "));
     sidecar.signal("TERM");
     assert_eq!(sidecar.finish().0, Some(0));
+}
+
+/// The page in a browser, with nothing but the sidecar to talk to: its script parses the numbers and fills the tables.
+#[test]
+#[ignore = "needs Debian's chromium: cargo test -p culvert-sidecar --test program -- --ignored"]
+fn the_page_comes_alive_in_a_browser() {
+    let sidecar = Sidecar::start(&["--verify-redirect=off"]);
+    // Something to show: refused by a guard.
+    let mut stream = TcpStream::connect(("127.0.0.1", sidecar.ports[OUTBOUND])).unwrap();
+    assert!(stream.read(&mut [0]).is_err());
+    let profile = tempfile::tempdir().unwrap();
+    let mut browser = Command::new("chromium")
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--no-first-run",
+        ])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(["--virtual-time-budget=3000", "--dump-dom"])
+        .arg(format!("http://127.0.0.1:{}/", sidecar.ports[ADMIN]))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("apt-get install chromium");
+    let mut out = browser.stdout.take().unwrap();
+    let (said, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut dom = String::new();
+        let _ = out.read_to_string(&mut dom);
+        let _ = said.send(dom);
+    });
+    let dom = heard.recv_timeout(Duration::from_secs(60));
+    let _ = browser.kill();
+    let _ = browser.wait();
+    let dom = dom.expect("the browser took more than a minute");
+    for part in [
+        "<body data-state=\"live\">",
+        "<span id=\"ready\" class=\"badge good\">ready</span>",
+        "outbound:passthrough:ipv4, connections",
+        "0 of 1,024",
+        "[::]:",
+        "An outbound connection had no original destination",
+        "<path d=\"M",
+        "None is open.",
+    ] {
+        assert!(dom.contains(part), "{part} is not in the page:\n{dom}");
+    }
 }
