@@ -123,12 +123,12 @@ fn what_a_peer_sends_never_becomes_a_label() {
             .filter_map(|line| line.rsplit_once(' ').map(|(name, _)| name.to_owned()))
             .collect::<BTreeSet<_>>()
     };
-    let before = series(&sidecar.ask(STATUS, "GET /metrics").split_once("\r\n\r\n").unwrap().1);
+    let before = series(sidecar.ask(STATUS, "GET /metrics").split_once("\r\n\r\n").unwrap().1);
     for n in 0..20 {
         let _ = raw(&sidecar, OUTBOUND, format!("GET /{n} HTTP/1.1\r\nHost: h{n}\r\n\r\n").as_bytes());
         sidecar.ask(STATUS, &format!("GET /nothing{n}"));
     }
-    let after = series(&sidecar.ask(STATUS, "GET /metrics").split_once("\r\n\r\n").unwrap().1);
+    let after = series(sidecar.ask(STATUS, "GET /metrics").split_once("\r\n\r\n").unwrap().1);
     assert!(before.len() > 100);
     assert_eq!(before, after);
 }
