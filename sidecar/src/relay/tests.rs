@@ -493,6 +493,19 @@ async fn an_urgent_byte_stays_in_the_stream_and_what_follows_is_not_stuck() {
     assert_eq!(&received, b"abUcd");
 }
 
+#[tokio::test]
+async fn a_server_that_went_quiet_is_watched_by_the_kernel() {
+    let (_client, mut inner_client) = pair().await;
+    let (mut inner_server, _server) = pair().await;
+    let mut relay = Relay::default();
+    let mut cx = Context::from_waker(Waker::noop());
+    for quiet in [false, true] {
+        let mut notes = Notes { look: quiet, ..Notes::default() };
+        assert!(relay.poll(&mut cx, &mut inner_client, &mut inner_server, &mut notes).is_pending());
+        assert_eq!(SockRef::from(&inner_server).keepalive().unwrap(), quiet);
+    }
+}
+
 #[test]
 fn an_idle_relay_is_a_few_words() {
     let bytes = std::mem::size_of::<Relay>();
