@@ -4,6 +4,7 @@
 mod envoy;
 mod overview;
 mod pages;
+mod prometheus;
 mod query;
 mod reply;
 mod server;

@@ -4,7 +4,7 @@
 use super::overview::{self, Overview};
 use super::reply::{self, Reply};
 use super::server::Pages;
-use super::{envoy, query};
+use super::{envoy, prometheus, query};
 use crate::config::LogLevel;
 use crate::drain::Ask;
 use crate::logging::LogControl;
@@ -78,6 +78,16 @@ impl App {
         reply::of_type(StatusCode::OK, reply::OPENMETRICS, self.proxy.metrics.render())
     }
 
+    /// The metrics, and those that have a name in Envoy under that, too.
+    fn prometheus(&self) -> Reply {
+        let _ = self.check_ready();
+        let Proxy { config, metrics, limits, .. } = &*self.proxy;
+        let ours = metrics.render();
+        let ours = ours.strip_suffix("# EOF\n").unwrap_or(&ours);
+        let envoys = prometheus::series(&stats::collect(config, metrics, limits));
+        reply::of_type(StatusCode::OK, reply::OPENMETRICS, format!("{ours}{envoys}# EOF\n"))
+    }
+
     fn stats(&self, query: &str) -> Reply {
         let mut as_json = false;
         let mut filter = None;
@@ -85,7 +95,7 @@ impl App {
             match (key.as_str(), value.as_str()) {
                 ("format", "json") => as_json = true,
                 ("format", "text") => as_json = false,
-                ("format", "prometheus") => return self.metrics(),
+                ("format", "prometheus") => return self.prometheus(),
                 ("filter", pattern) => match regex_lite::Regex::new(pattern) {
                     Ok(regex) => filter = Some(regex),
                     Err(error) => {
@@ -324,7 +334,7 @@ impl Admin {
             "/overview" => reply::json(&Overview::of(app)),
             "/ready" => app.ready(),
             "/stats" => app.stats(query),
-            "/stats/prometheus" => app.metrics(),
+            "/stats/prometheus" => app.prometheus(),
             "/connections" => app.connections(),
             "/config_dump" => app.config_dump(),
             "/listeners" => app.listeners(query),

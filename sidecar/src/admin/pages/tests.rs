@@ -173,6 +173,20 @@ async fn clusters_show_where_they_dialled() {
 }
 
 #[tokio::test]
+async fn prometheus_has_our_names_and_envoys() {
+    let (app, _asked) = app(&[]);
+    let (_, text) = admin(&app, Method::GET, "/stats/prometheus").await;
+    for line in [
+        "\nculvert_connections_active{direction=\"outbound\",family=\"ipv4\"} 0\n",
+        "\nculvert_connect_duration_seconds_bucket{le=\"0.001\",direction=\"outbound\",family=\"ipv4\"} 0\n",
+        "\nenvoy_cluster_upstream_cx_total{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 0\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF").count() == 1);
+}
+
+#[tokio::test]
 async fn stats_are_filtered_by_a_regular_expression() {
     let (app, _asked) = app(&[]);
     let (_, text) =
