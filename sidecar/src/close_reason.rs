@@ -69,6 +69,24 @@ impl CloseReason {
         }
     }
 
+    /// What happened to the connection, for people: "an outbound connection …".
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Ok => "ended",
+            Self::ClientReset => "was reset by its client",
+            Self::ServerReset => "was reset by its server",
+            Self::ConnectRefused => "was refused by its server",
+            Self::ConnectTimeout => "got no answer from its server",
+            Self::ConnectUnreachable => "could not reach its server",
+            Self::Loop => "was refused by a guard",
+            Self::NoOriginalDst => "had no original destination",
+            Self::Limit => "was refused because a limit is reached",
+            Self::IdleTimeout => "was ended because it moved no byte for the idle timeout",
+            Self::DrainTimeout => "was ended because the sidecar stops",
+            Self::Internal => "was ended by a defect of the sidecar",
+        }
+    }
+
     /// The reason that [`Self::code`] stands for; `None` for 0 and for anything unknown.
     pub(crate) fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.code() == code)

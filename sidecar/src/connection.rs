@@ -64,6 +64,11 @@ async fn establish(proxy: Arc<Proxy>, accepted: Accepted) -> Option<Established>
     if accepted.direction == Direction::Inbound && proxy.capture.recognise(accepted.client, redirected) {
         return None;
     }
+    begin(proxy, accepted, redirected).await
+}
+
+/// From where its destination is known.
+async fn begin(proxy: Arc<Proxy>, accepted: Accepted, redirected: Redirected) -> Option<Established> {
     let mut life = Life::begin(proxy, &accepted, redirected);
     match forward(&mut life, &accepted, redirected).await {
         Ok((server, entry)) => Some(Established { client: accepted.stream, server, entry, life }),
@@ -126,6 +131,7 @@ async fn forward(
     drop(pending);
     let server = dialled.inspect_err(|error| {
         metrics.connect_failed.inc();
+        proxy.destinations.failed(route.cluster, route.dial);
         match error {
             DialError::TimedOut { .. } => _ = metrics.connect_timed_out.inc(),
             DialError::NoSource { .. } if proxy.no_source.ready() => tracing::error!("{error}"),
@@ -181,6 +187,94 @@ mod tests {
     use crate::addrs::ClientAddr;
     use crate::options::Options;
     use clap::Parser;
+
+    use crate::addrs::OrigDst;
+    use std::net::TcpListener;
+    use tokio::io::AsyncReadExt;
+
+    fn proxy(arguments: &[&str]) -> Arc<Proxy> {
+        let arguments = std::iter::once(&"culvert-sidecar").chain(arguments);
+        Arc::new(Proxy::for_tests(Options::try_parse_from(arguments).unwrap().check().unwrap()))
+    }
+
+    /// A client's end, and the connection as it came from the listener.
+    async fn accepted(direction: Direction) -> (TcpStream, Accepted) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap());
+        let (dialled, accepted) = tokio::join!(dialled, listener.accept());
+        let (stream, peer) = accepted.unwrap();
+        let client = ClientAddr::new(peer);
+        (dialled.unwrap(), Accepted { stream, client, direction, listen_port: 15001 })
+    }
+
+    /// A server of this host, by an address that no guard refuses.
+    fn server(proxy: &Proxy) -> (TcpListener, Redirected) {
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let ip = proxy.own.current().reachable(crate::addrs::Family::V4).next().expect("an address");
+        (listener, Redirected::From(OrigDst::new((ip, port).into())))
+    }
+
+    async fn is_reset(mut client: TcpStream) {
+        let read = tokio::time::timeout(Duration::from_secs(10), client.read(&mut [0])).await;
+        assert_eq!(read.unwrap().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn over_the_limit_of_connections_is_reset_and_counted_and_a_place_given_back_is_used() {
+        let proxy = proxy(&["--circuit-breaker-max-connections=2"]);
+        let (_server, to) = server(&proxy);
+        let (_client, one) = accepted(Direction::Outbound).await;
+        let first = begin(Arc::clone(&proxy), one, to).await.expect("there is a place");
+        let (_client, two) = accepted(Direction::Outbound).await;
+        let _second = begin(Arc::clone(&proxy), two, to).await.expect("there is a second");
+        let cluster = first.entry.cluster;
+        for refused in 1..=2 {
+            let (client, three) = accepted(Direction::Outbound).await;
+            assert!(begin(Arc::clone(&proxy), three, to).await.is_none());
+            is_reset(client).await;
+            assert_eq!(proxy.metrics.cluster(cluster).overflow.get(), refused);
+        }
+        let closed = proxy.metrics.direction(Direction::Outbound).closed(CloseReason::Limit).get();
+        assert_eq!((closed, proxy.limits.cluster(cluster).connections.used()), (2, 2));
+        drop(first);
+        let (_client, four) = accepted(Direction::Outbound).await;
+        assert!(begin(proxy, four, to).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn over_the_limit_of_connects_under_way_is_reset_and_counted() {
+        let proxy = proxy(&["--circuit-breaker-max-pending-requests=0"]);
+        let (_server, to) = server(&proxy);
+        let (client, one) = accepted(Direction::Outbound).await;
+        assert!(begin(Arc::clone(&proxy), one, to).await.is_none());
+        is_reset(client).await;
+        let counted: u64 = crate::route::ClusterId::ALL
+            .iter()
+            .map(|id| proxy.metrics.cluster(*id).pending_overflow.get())
+            .sum();
+        assert_eq!(counted, 1);
+    }
+
+    #[tokio::test]
+    async fn one_listeners_crowd_leaves_the_other_its_places() {
+        let mut proxy = proxy(&[]);
+        // Six files: one place each.
+        Arc::get_mut(&mut proxy).unwrap().limits = crate::limits::Limits::new(&Default::default(), 4);
+        let (_server, to) = server(&proxy);
+        let mut held = Vec::new();
+        for direction in Direction::ALL {
+            let limit = proxy.limits.listener(direction);
+            assert_eq!(limit.max(), 1, "{direction}");
+            held.push(limit.try_acquire().expect("its own place"));
+            let (client, one) = accepted(direction).await;
+            assert!(begin(Arc::clone(&proxy), one, to).await.is_none());
+            is_reset(client).await;
+            assert_eq!(proxy.metrics.direction(direction).listener_overflow.get(), 1);
+        }
+    }
 
     /// What an open connection costs besides its sockets: the task is as large as its largest moment.
     #[tokio::test]

@@ -3,7 +3,6 @@
 
 use crate::addrs::DialAddr;
 use crate::close_reason::CloseReason;
-use crate::listener::keepalive;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::SockRef;
 use std::io;
@@ -95,18 +94,14 @@ fn prepare(addr: DialAddr, from: Option<IpAddr>) -> Result<TcpSocket, DialError>
     socket.set_nodelay(true).map_err(failed)?;
     // An urgent byte stays where it stands in the stream; else it is lost on the way.
     SockRef::from(&socket).set_out_of_band_inline(true).map_err(failed)?;
-    match from {
-        Some(source_ip) => {
-            // The port is chosen at connect, by the whole 4-tuple. Chosen at bind, the ports of the one source
-            // address would be used up by some 28,000 connections, TIME_WAIT included.
-            setsockopt(&socket, IpBindAddressNoPort, &true).map_err(|errno| failed(errno.into()))?;
-            socket.bind(SocketAddr::new(source_ip, 0)).map_err(|error| match error.kind() {
-                io::ErrorKind::AddrNotAvailable => DialError::NoSource { addr, source_ip },
-                _ => failed(error),
-            })?;
-        }
-        // A server outside may vanish; the application in our own kernel cannot.
-        None => SockRef::from(&socket).set_tcp_keepalive(&keepalive()).map_err(failed)?,
+    if let Some(source_ip) = from {
+        // The port is chosen at connect, by the whole 4-tuple. Chosen at bind, the ports of the one source address
+        // would be used up by some 28,000 connections, TIME_WAIT included.
+        setsockopt(&socket, IpBindAddressNoPort, &true).map_err(|errno| failed(errno.into()))?;
+        socket.bind(SocketAddr::new(source_ip, 0)).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrNotAvailable => DialError::NoSource { addr, source_ip },
+            _ => failed(error),
+        })?;
     }
     Ok(socket)
 }

@@ -11,17 +11,21 @@ pub mod access_log;
 pub mod addrs;
 pub mod admin;
 pub mod capture;
+pub mod cgroup;
 pub mod close_reason;
 pub mod config;
 pub mod connection;
+pub mod destinations;
 pub mod dial;
 pub mod drain;
 pub mod guard;
+pub mod history;
 mod life;
 pub mod limits;
 pub mod listener;
 pub mod logging;
 pub mod metrics;
+pub mod mishaps;
 pub mod options;
 pub mod original_dst;
 pub mod own_addresses;
@@ -33,8 +37,12 @@ pub mod run;
 pub mod stats;
 pub mod table;
 mod throttle;
+pub mod wait;
 pub mod workers;
 
 /// Exit code for what whoever starts the sidecar has to change: an option, a port in use, a file that cannot be written.
 /// (`EX_USAGE` of sysexits.)
 pub const EXIT_USAGE: u8 = 64;
+
+/// Exit code of `wait` when what it waits for did not come about in time.
+pub const EXIT_NOT_IN_TIME: u8 = 1;

@@ -9,7 +9,8 @@ use crate::listener::Accepted;
 use crate::metrics::ClusterMetrics;
 use crate::original_dst::Redirected;
 use crate::proxy::Proxy;
-use crate::relay::{Moved, Side, Watch};
+use crate::relay::pipes::Pipes;
+use crate::relay::{Mode, Moved, Side, Watch};
 use crate::route::{ClusterId, Route};
 use crate::table::{Entry, NewEntry, State};
 use std::error::Error;
@@ -76,6 +77,7 @@ impl Life {
         let metrics = self.proxy.metrics.cluster(cluster);
         metrics.upstream_total.inc();
         metrics.upstream_active.inc();
+        self.proxy.destinations.dialled(cluster, dial);
         let entry = self.proxy.table.enter(NewEntry {
             id: self.id,
             direction: self.direction,
@@ -114,7 +116,12 @@ impl Life {
             if reason == CloseReason::IdleTimeout {
                 cluster.idle_timeout.inc();
             }
+            self.proxy.destinations.closed(entry.cluster, entry.dial);
             (bytes_sent, bytes_recv) = entry.bytes();
+        }
+        if reason != CloseReason::Ok {
+            let words = || error.map(ToString::to_string);
+            self.proxy.mishaps.note(self.direction, self.client, self.orig_dst, reason, words);
         }
         let debug = tracing::enabled!(target: "access", tracing::Level::DEBUG);
         if debug || self.proxy.access_log.is_on() {
@@ -214,5 +221,13 @@ impl Watch for Watched {
 
     fn look(&mut self) -> bool {
         self.entry.take_look()
+    }
+
+    fn pipes(&self) -> &Arc<Pipes> {
+        &self.proxy.pipes
+    }
+
+    fn mode(&mut self, mode: Mode) {
+        self.entry.set_mode(mode);
     }
 }

@@ -79,6 +79,10 @@ pub struct ClusterLimits {
     pub connections: Arc<Limit>,
     /// Connections being made.
     pub pending: Arc<Limit>,
+    /// Requests under way; see [`Thresholds`].
+    pub requests: Arc<Limit>,
+    /// Retries under way; see [`Thresholds`].
+    pub retries: Arc<Limit>,
 }
 
 /// All limits of this process.
@@ -96,6 +100,8 @@ impl Limits {
             clusters: ClusterId::ALL.map(|_| ClusterLimits {
                 connections: Limit::new(thresholds.max_connections),
                 pending: Limit::new(thresholds.max_pending_requests),
+                requests: Limit::new(thresholds.max_requests),
+                retries: Limit::new(thresholds.max_retries),
             }),
         }
     }

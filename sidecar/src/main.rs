@@ -4,7 +4,7 @@
 use clap::Parser;
 use clap::error::ErrorKind;
 use culvert_sidecar::options::{Command, Options};
-use culvert_sidecar::{EXIT_USAGE, logging, run};
+use culvert_sidecar::{EXIT_NOT_IN_TIME, EXIT_USAGE, logging, run, wait};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -24,8 +24,15 @@ fn main() -> ExitCode {
         Some(Command::Validate { .. }) => {
             return usage(["validate is not built yet: mesh documents come in a later version"]);
         }
-        Some(Command::Wait { .. }) => {
-            return usage(["wait is not built yet: ask http://127.0.0.1:15020/ready until it answers 200"]);
+        Some(Command::Wait { condition: _, timeout }) => {
+            let timeout = (!timeout.is_zero()).then_some(*timeout);
+            return match wait::wait_ready(options.status_address(), timeout) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("culvert-sidecar: {error}");
+                    ExitCode::from(EXIT_NOT_IN_TIME)
+                }
+            };
         }
     }
     let config = match options.check() {

@@ -8,6 +8,7 @@ use crate::addrs::{Direction, Family};
 use crate::close_reason::CloseReason;
 use crate::guard::Guard;
 use crate::listener::AcceptErrorKind;
+use crate::relay::pipes::{Fallback, PipeMetrics};
 use crate::route::ClusterId;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -32,7 +33,7 @@ macro_rules! label_from_name {
         }
     )*};
 }
-label_from_name!(Direction, Family, Flow, AcceptErrorKind);
+label_from_name!(Direction, Family, Flow, AcceptErrorKind, Fallback);
 
 /// Which way bytes flow through the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +93,11 @@ struct DirectionLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FamilyLabels {
     family: Family,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FallbackLabels {
+    reason: Fallback,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -171,6 +177,8 @@ pub struct Metrics {
     pub ready: Gauge,
     /// Closing records that were dropped because the log could not keep up.
     pub access_log_dropped: Counter,
+    /// Bulk streams.
+    pub pipes: PipeMetrics,
     registry: Registry,
 }
 
@@ -263,6 +271,15 @@ impl Metrics {
             "Closing records dropped because the access log could not keep up",
             access_log_dropped.clone(),
         );
+        let fallbacks = Series::<FallbackLabels, Counter>::default();
+        let pipes = PipeMetrics {
+            started: Counter::default(),
+            fallbacks: Fallback::ALL.map(|reason| fallbacks.get_or_create_owned(&FallbackLabels { reason })),
+            in_use: Gauge::default(),
+        };
+        registry.register("splice_started", "Streams that began to be spliced", pipes.started.clone());
+        registry.register("splice_fallbacks", "Bulk streams that went on being copied", fallbacks);
+        registry.register("splice_pipes", "Pipes in use for bulk streams", pipes.in_use.clone());
         registry.register("build_info", "The running version", build);
 
         let clusters = ClusterId::ALL
@@ -305,7 +322,7 @@ impl Metrics {
             .collect();
         let capture_proved =
             Family::ALL.map(|family| capture_proved.get_or_create_owned(&FamilyLabels { family })).into();
-        Self { clusters, directions, capture_proved, ready, access_log_dropped, registry }
+        Self { clusters, directions, capture_proved, ready, access_log_dropped, pipes, registry }
     }
 
     /// The counters of a cluster.

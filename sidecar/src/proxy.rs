@@ -4,12 +4,17 @@
 use crate::access_log::AccessLogger;
 use crate::capture::Capture;
 use crate::config::Config;
+use crate::destinations::Destinations;
 use crate::guard::SidecarPorts;
+use crate::history::History;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::mishaps::Mishaps;
 use crate::own_addresses::OwnAddresses;
+use crate::relay::pipes::Pipes;
 use crate::table::Table;
 use crate::throttle::Throttle;
+use std::sync::Arc;
 
 /// Shared by all connections and by the admin pages.
 #[derive(Debug)]
@@ -26,6 +31,14 @@ pub struct Proxy {
     pub limits: Limits,
     /// Open connections.
     pub table: Table,
+    /// What bulk streams are spliced through.
+    pub pipes: Arc<Pipes>,
+    /// Where connections were dialled to.
+    pub destinations: Destinations,
+    /// The last minutes.
+    pub history: History,
+    /// What went wrong lately.
+    pub mishaps: Mishaps,
     /// The proof that connections are redirected.
     pub capture: Capture,
     /// Where closing records go.
@@ -38,12 +51,17 @@ pub struct Proxy {
 impl Proxy {
     /// One that nothing runs in.
     pub(crate) fn for_tests(config: Config) -> Self {
+        let metrics = Metrics::default();
         Self {
             ports: config.sidecar_ports(),
             own: OwnAddresses::from_kernel().expect("netlink answers"),
-            metrics: Metrics::default(),
+            pipes: Pipes::new(crate::relay::pipes::MOST, metrics.pipes.clone()),
+            metrics,
             limits: Limits::new(&config.thresholds, 20_000),
             table: Table::default(),
+            destinations: Destinations::default(),
+            history: History::default(),
+            mishaps: Mishaps::default(),
             capture: Capture::default(),
             access_log: AccessLogger::start(&crate::config::AccessLog::Off).expect("nothing to open"),
             no_source: Throttle::new(std::time::Duration::ZERO),

@@ -7,14 +7,18 @@ use crate::admin::{self, App};
 use crate::capture::{self, Capture};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
+use crate::destinations::Destinations;
 use crate::drain::{Act, Ask, Drain};
+use crate::history::History;
 use crate::limits::Limits;
 use crate::listener::{self, ListenError};
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
+use crate::mishaps::Mishaps;
 use crate::own_addresses::OwnAddresses;
 use crate::proxy::Proxy;
 use crate::readiness::Readiness;
+use crate::relay::pipes::{self, Pipes};
 use crate::table::Table;
 use crate::throttle::Throttle;
 use crate::workers::Workers;
@@ -94,12 +98,17 @@ pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
     let signals = main.block_on(async { Signals::new() }).map_err(resources("signal handling"))?;
     let open_files = raise_open_files();
     let listeners = Listeners::bind(&config)?;
+    let metrics = Metrics::default();
     let proxy = Arc::new(Proxy {
         ports: config.sidecar_ports(),
         own: OwnAddresses::from_kernel().map_err(StartError::Addresses)?,
-        metrics: Metrics::default(),
+        pipes: Pipes::new(pipes::MOST, metrics.pipes.clone()),
+        metrics,
         limits: Limits::new(&config.thresholds, open_files),
         table: Table::default(),
+        destinations: Destinations::default(),
+        history: History::default(),
+        mishaps: Mishaps::default(),
         capture: Capture::default(),
         access_log: AccessLogger::start(&config.access_log)?,
         no_source: Throttle::new(NO_SOURCE_LOG_EVERY),
@@ -123,7 +132,17 @@ async fn serve(
     let Listeners { inbound, outbound, status, admin } = listeners;
     let readiness = Arc::new(Readiness::default());
     let (drain, asks) = mpsc::channel(ASKS);
-    let app = App { proxy: Arc::clone(proxy), readiness: Arc::clone(&readiness), drain, log };
+    let app = App {
+        proxy: Arc::clone(proxy),
+        readiness: Arc::clone(&readiness),
+        drain,
+        log,
+        started: Instant::now(),
+    };
+    tokio::spawn({
+        let proxy = Arc::clone(proxy);
+        async move { proxy.history.keep(&proxy.metrics).await }
+    });
 
     let inbound = Accepting::start(inbound, Direction::Inbound, proxy, workers)?;
     let outbound = Accepting::start(outbound, Direction::Outbound, proxy, workers)?;

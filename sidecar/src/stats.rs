@@ -57,9 +57,13 @@ fn cluster(stats: &mut Vec<Stat>, id: ClusterId, metrics: &Metrics, limits: &Lim
     let full = |limit: &Limit| i64::from(limit.used() >= limit.max());
     put("circuit_breakers.default.cx_open", full(&breaker.connections));
     put("circuit_breakers.default.rq_pending_open", full(&breaker.pending));
+    put("circuit_breakers.default.rq_open", full(&breaker.requests));
+    put("circuit_breakers.default.rq_retry_open", full(&breaker.retries));
     let left = |limit: &Limit| i64::from(limit.max().saturating_sub(limit.used()));
     put("circuit_breakers.default.remaining_cx", left(&breaker.connections));
     put("circuit_breakers.default.remaining_pending", left(&breaker.pending));
+    put("circuit_breakers.default.remaining_rq", left(&breaker.requests));
+    put("circuit_breakers.default.remaining_retries", left(&breaker.retries));
 }
 
 fn listener(stats: &mut Vec<Stat>, id: ClusterId, config: &Config, metrics: &Metrics) {

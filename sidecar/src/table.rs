@@ -6,6 +6,7 @@
 
 use crate::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
 use crate::close_reason::CloseReason;
+use crate::relay::Mode;
 use crate::route::ClusterId;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -66,6 +67,8 @@ pub struct Entry {
     last_tick: AtomicU32,
     state: AtomicU8,
     stop: AtomicU8,
+    splices_to_server: AtomicBool,
+    splices_to_client: AtomicBool,
     deaf: AtomicBool,
     look: AtomicBool,
     waker: Mutex<Option<Waker>>,
@@ -110,6 +113,19 @@ impl Entry {
     pub(crate) fn add_bytes(&self, to_server: u64, to_client: u64) {
         self.to_server.store(self.to_server.load(Relaxed) + to_server, Relaxed);
         self.to_client.store(self.to_client.load(Relaxed) + to_client, Relaxed);
+    }
+
+    /// How its bytes are moved.
+    pub fn mode(&self) -> Mode {
+        Mode {
+            splices_to_server: self.splices_to_server.load(Relaxed),
+            splices_to_client: self.splices_to_client.load(Relaxed),
+        }
+    }
+
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.splices_to_server.store(mode.splices_to_server, Relaxed);
+        self.splices_to_client.store(mode.splices_to_client, Relaxed);
     }
 
     /// Whether a side of it cannot be heard; the sweep then makes it look now and then.
@@ -185,6 +201,8 @@ impl Table {
             last_tick: AtomicU32::new(self.tick.load(Relaxed)),
             state: AtomicU8::new(State::Connecting as u8),
             stop: AtomicU8::new(0),
+            splices_to_server: AtomicBool::new(false),
+            splices_to_client: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
             look: AtomicBool::new(false),
             waker: Mutex::new(None),
@@ -239,6 +257,11 @@ impl Table {
     /// All that are open, oldest first.
     pub fn snapshot(&self) -> Vec<Arc<Entry>> {
         lock(&self.open).values().cloned().collect()
+    }
+
+    /// The newest, newest first.
+    pub fn newest(&self, most: usize) -> Vec<Arc<Entry>> {
+        lock(&self.open).values().rev().take(most).cloned().collect()
     }
 
     /// Stops all.

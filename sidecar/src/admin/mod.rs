@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two small web servers: status for kubelet and Prometheus, admin for people on loopback.
 
+mod envoy;
+mod overview;
 mod pages;
+mod prometheus;
+mod query;
 mod reply;
 mod server;
 

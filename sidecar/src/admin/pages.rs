@@ -1,23 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the two servers say.
 
+use super::overview::{self, Overview};
 use super::reply::{self, Reply};
 use super::server::Pages;
+use super::{envoy, prometheus, query};
 use crate::config::LogLevel;
 use crate::drain::Ask;
 use crate::logging::LogControl;
 use crate::proxy::Proxy;
 use crate::readiness::Readiness;
 use crate::stats;
+use crate::table::Entry;
 use clap::ValueEnum;
 use hyper::body::Incoming;
-use hyper::header::{HOST, HeaderMap, ORIGIN};
+use hyper::header::{CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue, ORIGIN};
 use hyper::{Method, Request, StatusCode, Uri};
 use serde::Serialize;
+use serde_json::{Value, json};
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 /// Between the answer to `/quitquitquit` and the end.
@@ -34,6 +38,8 @@ pub struct App {
     pub drain: mpsc::Sender<Ask>,
     /// The log level.
     pub log: LogControl,
+    /// When it was.
+    pub started: Instant,
 }
 
 impl App {
@@ -72,24 +78,41 @@ impl App {
         reply::of_type(StatusCode::OK, reply::OPENMETRICS, self.proxy.metrics.render())
     }
 
+    /// The metrics, and those that have a name in Envoy under that, too.
+    fn prometheus(&self) -> Reply {
+        let _ = self.check_ready();
+        let Proxy { config, metrics, limits, .. } = &*self.proxy;
+        let ours = metrics.render();
+        let ours = ours.strip_suffix("# EOF\n").unwrap_or(&ours);
+        let envoys = prometheus::series(&stats::collect(config, metrics, limits));
+        reply::of_type(StatusCode::OK, reply::OPENMETRICS, format!("{ours}{envoys}# EOF\n"))
+    }
+
     fn stats(&self, query: &str) -> Reply {
         let mut as_json = false;
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=') {
-                Some(("format", "json")) => as_json = true,
-                Some(("format", "text")) => as_json = false,
-                Some(("format", "prometheus")) => return self.metrics(),
-                Some(("filter", _)) => return not_built("?filter=", "use grep until then"),
+        let mut filter = None;
+        for (key, value) in query::pairs(query) {
+            match (key.as_str(), value.as_str()) {
+                ("format", "json") => as_json = true,
+                ("format", "text") => as_json = false,
+                ("format", "prometheus") => return self.prometheus(),
+                ("filter", pattern) => match regex_lite::Regex::new(pattern) {
+                    Ok(regex) => filter = Some(regex),
+                    Err(error) => {
+                        return reply::text(StatusCode::BAD_REQUEST, format!("?filter={pattern}: {error}"));
+                    }
+                },
                 _ => {
                     return reply::text(
                         StatusCode::BAD_REQUEST,
-                        "only ?format=json, text or prometheus is known",
+                        "only ?filter=REGEX and ?format=json, text or prometheus are known",
                     );
                 }
             }
         }
         let _ = self.check_ready();
-        let stats = stats::collect(&self.proxy.config, &self.proxy.metrics, &self.proxy.limits);
+        let mut stats = stats::collect(&self.proxy.config, &self.proxy.metrics, &self.proxy.limits);
+        stats.retain(|(name, _)| filter.as_ref().is_none_or(|regex| regex.is_match(name)));
         if as_json {
             // Envoy's shape.
             let stats: Vec<_> = stats
@@ -108,27 +131,8 @@ impl App {
 
     fn connections(&self) -> Reply {
         let now = Instant::now();
-        let connections = self
-            .proxy
-            .table
-            .snapshot()
-            .into_iter()
-            .map(|entry| {
-                let (bytes_sent, bytes_recv) = entry.bytes();
-                Connection {
-                    id: entry.id,
-                    direction: entry.direction.name(),
-                    src: entry.client.to_string(),
-                    orig_dst: entry.orig_dst.to_string(),
-                    dial: entry.dial.to_string(),
-                    cluster: entry.cluster.to_string(),
-                    age: now.saturating_duration_since(entry.opened).as_secs_f64(),
-                    bytes_sent,
-                    bytes_recv,
-                    state: entry.state(),
-                }
-            })
-            .collect();
+        let connections =
+            self.proxy.table.snapshot().iter().map(|entry| Connection::of(entry, now)).collect();
         reply::json(&Connections {
             fields: Fields {
                 age: "seconds",
@@ -137,6 +141,44 @@ impl App {
             },
             connections,
         })
+    }
+
+    /// Text, or JSON where it is asked for.
+    fn text_or_json(query: &str, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Reply {
+        match query::pairs(query).as_slice() {
+            [] => reply::text(StatusCode::OK, text().trim_end()),
+            [(key, value)] if key == "format" && value == "text" => {
+                reply::text(StatusCode::OK, text().trim_end())
+            }
+            [(key, value)] if key == "format" && value == "json" => reply::json(&json()),
+            _ => reply::text(StatusCode::BAD_REQUEST, "only ?format=text and ?format=json are known"),
+        }
+    }
+
+    fn listeners(&self, query: &str) -> Reply {
+        let config = &self.proxy.config;
+        Self::text_or_json(query, || envoy::listeners_text(config), || envoy::listeners_json(config))
+    }
+
+    fn clusters(&self, query: &str) -> Reply {
+        let Proxy { config, limits, metrics, destinations, .. } = &*self.proxy;
+        Self::text_or_json(
+            query,
+            || envoy::clusters_text(config, limits, metrics, destinations),
+            || envoy::clusters_json(config, limits, destinations),
+        )
+    }
+
+    fn config_dump(&self) -> Reply {
+        let started = SystemTime::now().checked_sub(self.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
+        reply::json(&envoy::config_dump(&self.proxy.config, started))
+    }
+
+    fn page() -> Reply {
+        let mut reply = reply::of_type(StatusCode::OK, "text/html; charset=utf-8", overview::PAGE);
+        let policy = HeaderValue::from_static(overview::PAGE_POLICY);
+        reply.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+        reply
     }
 
     fn logging(&self, query: &str) -> Reply {
@@ -184,8 +226,9 @@ struct Fields {
     bytes_recv: &'static str,
 }
 
+/// A connection as the admin interface shows it.
 #[derive(Serialize)]
-struct Connection {
+pub(super) struct Connection {
     id: u64,
     direction: &'static str,
     src: String,
@@ -196,6 +239,33 @@ struct Connection {
     bytes_sent: u64,
     bytes_recv: u64,
     state: crate::table::State,
+    relay_to_server: &'static str,
+    relay_to_client: &'static str,
+}
+
+impl Connection {
+    pub(super) fn of(entry: &Entry, now: Instant) -> Self {
+        let (bytes_sent, bytes_recv) = entry.bytes();
+        let mode = entry.mode();
+        Self {
+            id: entry.id,
+            direction: entry.direction.name(),
+            src: entry.client.to_string(),
+            orig_dst: entry.orig_dst.to_string(),
+            dial: entry.dial.to_string(),
+            cluster: entry.cluster.to_string(),
+            age: now.saturating_duration_since(entry.opened).as_secs_f64(),
+            bytes_sent,
+            bytes_recv,
+            state: entry.state(),
+            relay_to_server: relay_name(mode.splices_to_server),
+            relay_to_client: relay_name(mode.splices_to_client),
+        }
+    }
+}
+
+fn relay_name(splices: bool) -> &'static str {
+    if splices { "splice" } else { "copy" }
 }
 
 struct Status(App);
@@ -221,6 +291,20 @@ impl Status {
     }
 }
 
+/// What can be read.
+const PAGES: [&str; 10] = [
+    "/",
+    "/config_dump",
+    "/listeners",
+    "/clusters",
+    "/stats",
+    "/stats/prometheus",
+    "/connections",
+    "/certs",
+    "/ready",
+    "/overview",
+];
+
 struct Admin(App);
 
 impl Pages for Admin {
@@ -231,7 +315,7 @@ impl Pages for Admin {
 
 impl Admin {
     fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Reply {
-        if !is_local(headers) {
+        if !is_local(uri, headers) {
             return reply::text(
                 StatusCode::FORBIDDEN,
                 "the Host and Origin of an admin request are localhost or a loopback address",
@@ -245,37 +329,40 @@ impl Admin {
             "/logging" => app.logging(query),
             "/drain" => app.ask(Ask::Inbound, "draining the inbound half"),
             "/quitquitquit" => app.quit(),
-            "/ready" | "/stats" | "/stats/prometheus" | "/connections" if !get => {
-                reply::wrong_method("GET, HEAD")
-            }
+            page if PAGES.contains(&page) && !get => reply::wrong_method("GET, HEAD"),
+            "/" => App::page(),
+            "/overview" => reply::json(&Overview::of(app)),
             "/ready" => app.ready(),
             "/stats" => app.stats(query),
-            "/stats/prometheus" => app.metrics(),
+            "/stats/prometheus" => app.prometheus(),
             "/connections" => app.connections(),
-            page @ ("/" | "/config_dump" | "/listeners" | "/clusters" | "/certs") => {
-                not_built(page, "/ready, /stats, /stats/prometheus and /connections are there")
-            }
-            _ => reply::not_found(
-                "/ready, /stats, /stats/prometheus and /connections, and by POST /logging, /drain and /quitquitquit",
-            ),
+            "/config_dump" => app.config_dump(),
+            "/listeners" => app.listeners(query),
+            "/clusters" => app.clusters(query),
+            "/certs" => reply::json(&json!({
+                "certificates": [],
+                "note": "no identity is configured (--identity), so connections are forwarded as they come",
+            })),
+            _ => reply::not_found(&format!(
+                "{}, and by POST /logging?level=, /drain and /quitquitquit",
+                PAGES.join(", ")
+            )),
         }
     }
 }
 
-fn not_built(what: &str, instead: &str) -> Reply {
-    reply::text(StatusCode::NOT_IMPLEMENTED, format!("{what} is not built yet; {instead}"))
-}
-
 /// Whether a browser on this machine was led here by a foreign page: by a name that resolves to loopback (the Host
 /// tells), or by a form or script of that page (the Origin tells).
-fn is_local(headers: &HeaderMap) -> bool {
-    let local = |value: &hyper::header::HeaderValue| {
+fn is_local(uri: &Uri, headers: &HeaderMap) -> bool {
+    let local = |value: &HeaderValue| {
         value
             .to_str()
             .is_ok_and(|value| is_local_authority(value.split_once("://").map_or(value, |(_, a)| a)))
     };
     // HTTP/1.0 needs no Host, and no browser speaks it.
-    headers.get(HOST).is_none_or(local) && headers.get(ORIGIN).is_none_or(local)
+    uri.authority().is_none_or(|authority| is_local_authority(authority.as_str()))
+        && headers.get_all(HOST).iter().all(local)
+        && headers.get_all(ORIGIN).iter().all(local)
 }
 
 fn is_local_authority(authority: &str) -> bool {

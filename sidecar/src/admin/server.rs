@@ -74,3 +74,36 @@ pub async fn serve<P: Pages>(listener: TcpListener, pages: P) {
         open.push_back(task.abort_handle());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    struct Nothing;
+
+    impl Pages for Nothing {
+        fn answer(&self, _: &hyper::Request<Incoming>) -> Reply {
+            super::super::reply::text(hyper::StatusCode::OK, "nothing")
+        }
+    }
+
+    /// On a clock that runs ahead whenever nobody has anything to do.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_never_ends_is_given_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let at = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(TcpListener::from_std(listener).unwrap(), Nothing));
+        for head in ["", "GET / HTTP/1.1\r\nHost: local"] {
+            let start = tokio::time::Instant::now();
+            let mut stream = TcpStream::connect(at).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            assert!(start.elapsed() <= MAX_AGE, "{head:?}: {:?}", start.elapsed());
+        }
+        serving.abort();
+    }
+}

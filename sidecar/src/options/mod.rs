@@ -242,7 +242,7 @@ pub enum Command {
         /// What to wait for
         #[arg(long = "for", value_name = "ready", value_parser = ["ready"], hide_possible_values = true)]
         condition: String,
-        /// How long
+        /// How long; 0 = for ever
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse)]
         timeout: Duration,
     },
@@ -290,6 +290,11 @@ pub enum OptionError {
 // === impl Options ===
 
 impl Options {
+    /// Where the status pages are served.
+    pub fn status_address(&self) -> SocketAddr {
+        self.status_address
+    }
+
     /// Looks at all options together.
     ///
     /// # Errors
@@ -403,7 +408,7 @@ impl Options {
             access_log,
             log_level,
             log_format,
-            workers: concurrency.unwrap_or_else(crate::workers::cores),
+            workers: concurrency.unwrap_or_else(crate::cgroup::cores),
         })
     }
 }

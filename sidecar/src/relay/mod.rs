@@ -2,17 +2,22 @@
 //! Moves bytes between two streams like a wire would: half-close stays half-close, a reset becomes a reset.
 //!
 //! One [`Relay`] drives both halves from one task. It owns no buffer: bytes pass through a scratch buffer that each
-//! worker thread has once, and only what the other side would not take at once is kept (see [`half`]). It knows nothing of
+//! worker thread has once, and only what the other side would not take at once is kept (see [`half`]). A stream that
+//! proves to be bulk passes through a pipe instead, without being copied (see [`pipes`]). The relay knows nothing of
 //! policy: whoever owns the connection watches it through [`Watch`].
 
 mod half;
+pub mod pipes;
 
-use half::{Half, Step};
+use crate::listener::keepalive;
+use half::{Half, Step, Turn};
+use pipes::{Pipe, Pipes};
 use socket2::SockRef;
 use std::cell::RefCell;
 use std::io;
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
 /// Size of a worker's scratch buffer, so of the largest read. From 8 to 64 KiB the CPU time per byte halves; beyond,
@@ -32,6 +37,28 @@ pub trait Endpoint: AsyncRead + AsyncWrite + Unpin {
     /// the last, but a read also stops in front of an urgent byte. An endpoint that is more than its socket says
     /// `WouldBlock`.
     fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// It has become quiet: from here on the kernel is to ask now and then whether the peer is still there. Not before,
+    /// as three system calls are a tenth of what a short connection costs.
+    fn keep_alive(&self) {}
+
+    /// Whether it is nothing but a socket, so that its bytes may bypass us.
+    fn splices(&self) -> bool {
+        false
+    }
+
+    /// Moves what it says into an empty pipe. 0 and any error say nothing of the stream's end but that it is to be read
+    /// to find out: the kernel stops splicing in front of an urgent byte.
+    fn splice_into(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        let _ = pipe;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Moves what a pipe holds into it.
+    fn poll_splice_from(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        let _ = (cx, pipe);
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
 }
 
 impl Endpoint for TcpStream {
@@ -41,6 +68,31 @@ impl Endpoint for TcpStream {
 
     fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         io::Read::read(&mut &*SockRef::from(self), buffer)
+    }
+
+    fn keep_alive(&self) {
+        if let Err(error) = SockRef::from(self).set_tcp_keepalive(&keepalive()) {
+            tracing::debug!(%error, "a peer that vanishes will be noticed by the idle timeout only");
+        }
+    }
+
+    fn splices(&self) -> bool {
+        true
+    }
+
+    fn splice_into(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        self.try_io(Interest::READABLE, || pipe.fill(self))
+    }
+
+    fn poll_splice_from(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        loop {
+            match self.try_io(Interest::WRITABLE, || pipe.drain(self)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_write_ready(cx))?;
+                }
+                done => return Poll::Ready(done),
+            }
+        }
     }
 }
 
@@ -61,6 +113,19 @@ pub trait Watch {
     /// Whoever watches wakes the task and says yes now and then while a side is deaf, and once after bytes moved and no
     /// more came.
     fn look(&mut self) -> bool;
+    /// Where pipes for bulk streams come from.
+    fn pipes(&self) -> &Arc<Pipes>;
+    /// Which ways the bytes are spliced rather than copied. Called when it changes.
+    fn mode(&mut self, mode: Mode);
+}
+
+/// How bytes are moved each way: whether spliced, else copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mode {
+    /// From the client to the server.
+    pub splices_to_server: bool,
+    /// From the server to the client.
+    pub splices_to_client: bool,
 }
 
 /// Bytes that moved.
@@ -99,6 +164,7 @@ pub struct Relay {
     to_client: Half,
     dead: Option<Dead>,
     deaf: bool,
+    mode: Mode,
 }
 
 /// A side that takes nothing more. Its last words may still be waiting to be read (a server that answers "too large"
@@ -129,14 +195,20 @@ impl Relay {
             return Poll::Ready(End::Stopped(stop));
         }
         let look = watch.look();
+        if look {
+            // What was accepted has it from its listener.
+            server.keep_alive();
+        }
         let mut moved = Moved::default();
         let step = SCRATCH.with_borrow_mut(|scratch| {
-            self.to_server.poll(cx, client, server, scratch, look, &mut moved.to_server)
+            let turn = Turn { scratch, look, moved: &mut moved.to_server, pipes: watch.pipes() };
+            self.to_server.poll(cx, client, server, turn)
         });
         let first = self.judge(step, Side::Client, Side::Server, watch);
         // In between, a server that died became known as dead: the end of what it said is then no FIN.
         let step = SCRATCH.with_borrow_mut(|scratch| {
-            self.to_client.poll(cx, server, client, scratch, look, &mut moved.to_client)
+            let turn = Turn { scratch, look, moved: &mut moved.to_client, pipes: watch.pipes() };
+            self.to_client.poll(cx, server, client, turn)
         });
         let second = self.judge(step, Side::Server, Side::Client, watch);
         if moved != Moved::default() {
@@ -171,6 +243,12 @@ impl Relay {
         if self.deaf != deaf {
             self.deaf = deaf;
             watch.deaf(deaf);
+        }
+        let mode =
+            Mode { splices_to_server: self.to_server.splices(), splices_to_client: self.to_client.splices() };
+        if self.mode != mode {
+            self.mode = mode;
+            watch.mode(mode);
         }
         Poll::Pending
     }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The copy loop against mocks whose every read and write may be short, pending or the last, and against real sockets.
 
+mod splice;
+
+use super::pipes::PipeMetrics;
 use super::*;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -122,13 +125,28 @@ impl Endpoint for Weird {
 }
 
 /// An owner that only takes notes.
-#[derive(Default)]
 struct Notes {
     moved: Moved,
     stop: bool,
     look: bool,
     deaf: bool,
     fins: Vec<Side>,
+    pipes: Arc<Pipes>,
+    modes: Vec<Mode>,
+}
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self {
+            moved: Moved::default(),
+            stop: false,
+            look: false,
+            deaf: false,
+            fins: Vec::new(),
+            pipes: Pipes::new(0, PipeMetrics::default()),
+            modes: Vec::new(),
+        }
+    }
 }
 
 impl Watch for Notes {
@@ -153,6 +171,14 @@ impl Watch for Notes {
 
     fn look(&mut self) -> bool {
         self.look
+    }
+
+    fn pipes(&self) -> &Arc<Pipes> {
+        &self.pipes
+    }
+
+    fn mode(&mut self, mode: Mode) {
+        self.modes.push(mode);
     }
 }
 
@@ -465,6 +491,19 @@ async fn an_urgent_byte_stays_in_the_stream_and_what_follows_is_not_stuck() {
         read = server.read_exact(&mut received) => { read.unwrap(); }
     }
     assert_eq!(&received, b"abUcd");
+}
+
+#[tokio::test]
+async fn a_server_that_went_quiet_is_watched_by_the_kernel() {
+    let (_client, mut inner_client) = pair().await;
+    let (mut inner_server, _server) = pair().await;
+    let mut relay = Relay::default();
+    let mut cx = Context::from_waker(Waker::noop());
+    for quiet in [false, true] {
+        let mut notes = Notes { look: quiet, ..Notes::default() };
+        assert!(relay.poll(&mut cx, &mut inner_client, &mut inner_server, &mut notes).is_pending());
+        assert_eq!(SockRef::from(&inner_server).keepalive().unwrap(), quiet);
+    }
 }
 
 #[test]

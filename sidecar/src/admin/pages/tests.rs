@@ -10,8 +10,13 @@ fn app(arguments: &[&str]) -> (App, mpsc::Receiver<Ask>) {
     let (drain, asked) = mpsc::channel(4);
     let readiness = Arc::new(Readiness::default());
     readiness.serving();
-    let app =
-        App { proxy: Arc::new(Proxy::for_tests(config)), readiness, drain, log: LogControl::detached() };
+    let app = App {
+        proxy: Arc::new(Proxy::for_tests(config)),
+        readiness,
+        drain,
+        log: LogControl::detached(),
+        started: Instant::now(),
+    };
     (app, asked)
 }
 
@@ -32,6 +37,21 @@ async fn admin(app: &App, method: Method, path: &str) -> (StatusCode, String) {
 async fn status(app: &App, path: &str) -> (StatusCode, String) {
     let reply = Status(app.clone()).answer(&Method::GET, &path.parse().unwrap());
     (reply.status(), body(reply).await)
+}
+
+/// A connection under way.
+fn enter(app: &App) -> Arc<Entry> {
+    let orig_dst = crate::addrs::OrigDst::new("192.0.2.1:443".parse().unwrap());
+    let route = crate::route::route(crate::addrs::Direction::Outbound, orig_dst);
+    app.proxy.table.enter(crate::table::NewEntry {
+        id: app.proxy.table.take_id(),
+        direction: crate::addrs::Direction::Outbound,
+        client: crate::addrs::ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
+        orig_dst,
+        dial: route.dial,
+        cluster: route.cluster,
+        opened: Instant::now(),
+    })
 }
 
 #[tokio::test]
@@ -65,12 +85,124 @@ async fn status_has_no_admin_pages() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_says_so() {
+async fn every_page_answers_and_takes_no_post() {
+    let (app, mut asked) = app(&["--verify-redirect", "off"]);
+    for path in PAGES {
+        assert_eq!(admin(&app, Method::GET, path).await.0, StatusCode::OK, "{path}");
+        for method in [Method::POST, Method::PUT, Method::DELETE] {
+            assert_eq!(admin(&app, method, path).await.0, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        }
+    }
+    let (code, text) = admin(&app, Method::GET, "/nothing").await;
+    assert_eq!(code, StatusCode::NOT_FOUND);
+    assert!(text.contains("/config_dump") && text.contains("by POST"), "{text}");
+    assert!(asked.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn the_page_is_one_file_without_any_reference_to_another_place() {
     let (app, _asked) = app(&[]);
-    for path in ["/", "/config_dump", "/listeners", "/clusters", "/certs", "/stats?filter=cx"] {
-        let (code, text) = admin(&app, Method::GET, path).await;
-        assert_eq!(code, StatusCode::NOT_IMPLEMENTED, "{path}");
-        assert!(text.contains("is not built yet; "), "{path}: {text}");
+    let reply = Admin(app).answer(&Method::GET, &"/".parse().unwrap(), &host("localhost:9901"));
+    let policy = reply.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
+    for part in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"] {
+        assert!(policy.contains(part), "{policy}");
+    }
+    let page = body(reply).await;
+    // The one URL is SVG's name, which is not fetched.
+    let page = page.replace("http://www.w3.org/2000/svg", "");
+    for foreign in ["http:", "https:", "src=", "@import", "url(", "//cdn", "<iframe", "<object", "innerHTML"]
+    {
+        assert!(!page.contains(foreign), "the page has {foreign}");
+    }
+    assert_eq!(page.matches("<link ").count(), 1);
+    assert!(page.contains("prefers-color-scheme: dark"));
+}
+
+/// The names that the page's script reads, and an example of each thing that it draws.
+#[tokio::test]
+async fn the_overview_has_what_the_page_draws() {
+    let (app, _asked) = app(&[]);
+    let connection = enter(&app);
+    let client = crate::addrs::ClientAddr::new("10.0.0.2:4001".parse().unwrap());
+    app.proxy.mishaps.note(
+        crate::addrs::Direction::Outbound,
+        client,
+        Some(connection.orig_dst),
+        crate::close_reason::CloseReason::ConnectTimeout,
+        || Some("192.0.2.1:443 did not answer in time".into()),
+    );
+    app.proxy.destinations.dialled(connection.cluster, connection.dial);
+    let (_, text) = admin(&app, Method::GET, "/overview").await;
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["ready"], false);
+    assert!(value["reasons"][0].as_str().unwrap().contains("not proved"), "{text}");
+    assert_eq!(
+        (value["open"].as_u64(), value["connections"][0]["state"].as_str()),
+        (Some(1), Some("connecting"))
+    );
+    assert_eq!(value["clusters"][2]["destinations"][0]["address"], "192.0.2.1:443");
+    assert_eq!(value["clusters"][2]["limits"][0]["max"], 1024);
+    assert_eq!(value["listeners"][0]["address"], "0.0.0.0:15006");
+    assert_eq!(
+        value["errors"][0]["words"],
+        "An outbound connection got no answer from its server: 192.0.2.1:443 did not answer in time"
+    );
+}
+
+#[tokio::test]
+async fn clusters_show_where_they_dialled() {
+    let (app, _asked) = app(&[]);
+    let connection = enter(&app);
+    app.proxy.destinations.dialled(connection.cluster, connection.dial);
+    app.proxy.destinations.failed(connection.cluster, connection.dial);
+    let (_, text) = admin(&app, Method::GET, "/clusters").await;
+    for line in [
+        "outbound:passthrough:ipv4::default_priority::max_connections::1024\n",
+        "outbound:passthrough:ipv4::192.0.2.1:443::cx_active::1\n",
+        "outbound:passthrough:ipv4::192.0.2.1:443::cx_connect_fail::1\n",
+        "outbound:passthrough:ipv4::192.0.2.1:443::last_seen::20",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let (_, text) = admin(&app, Method::GET, "/clusters?format=json").await;
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let cluster = &value["cluster_statuses"][2];
+    assert_eq!(cluster["name"], "outbound:passthrough:ipv4");
+    assert_eq!(cluster["host_statuses"][0]["address"]["socket_address"]["port_value"], 443);
+    assert_eq!(admin(&app, Method::GET, "/clusters?format=xml").await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn prometheus_has_our_names_and_envoys() {
+    let (app, _asked) = app(&[]);
+    let (_, text) = admin(&app, Method::GET, "/stats/prometheus").await;
+    for line in [
+        "\nculvert_connections_active{direction=\"outbound\",family=\"ipv4\"} 0\n",
+        "\nculvert_connect_duration_seconds_bucket{le=\"0.001\",direction=\"outbound\",family=\"ipv4\"} 0\n",
+        "\nenvoy_cluster_upstream_cx_total{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 0\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF").count() == 1);
+}
+
+#[tokio::test]
+async fn stats_are_filtered_by_a_regular_expression() {
+    let (app, _asked) = app(&[]);
+    let (_, text) =
+        admin(&app, Method::GET, "/stats?filter=%5Ecluster.outbound_.%2Aipv4.upstream_cx_total$").await;
+    assert_eq!(text, "cluster.outbound_passthrough_ipv4.upstream_cx_total: 0\n");
+    let (_, text) = admin(&app, Method::GET, "/stats?filter=loop_rejected&format=json").await;
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["stats"].as_array().unwrap().len(), 3);
+    for bad in ["(", "a{1000}{1000}{1000}"] {
+        let (code, text) = admin(
+            &app,
+            Method::GET,
+            &format!("/stats?filter={}", bad.replace('{', "%7B").replace('}', "%7D")),
+        )
+        .await;
+        assert_eq!(code, StatusCode::BAD_REQUEST, "{bad}: {text}");
     }
 }
 
@@ -107,17 +239,7 @@ async fn connections_are_shown_with_their_bytes() {
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["connections"].as_array().unwrap().len(), 0);
 
-    let orig_dst = crate::addrs::OrigDst::new("192.0.2.1:443".parse().unwrap());
-    let route = crate::route::route(crate::addrs::Direction::Outbound, orig_dst);
-    let entry = app.proxy.table.enter(crate::table::NewEntry {
-        id: app.proxy.table.take_id(),
-        direction: crate::addrs::Direction::Outbound,
-        client: crate::addrs::ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
-        orig_dst,
-        dial: route.dial,
-        cluster: route.cluster,
-        opened: Instant::now(),
-    });
+    let entry = enter(&app);
     entry.add_bytes(3, 5);
     let (_, text) = admin(&app, Method::GET, "/connections").await;
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -145,11 +267,11 @@ fn a_browser_led_here_by_a_foreign_page_is_refused() {
         assert_eq!(is_local_authority(host), local, "{host:?}");
     }
     let mut headers = host("localhost:9901");
-    assert!(is_local(&headers));
+    assert!(is_local(&Uri::from_static("/"), &headers));
     headers.insert(ORIGIN, "http://evil.example".parse().unwrap());
-    assert!(!is_local(&headers));
+    assert!(!is_local(&Uri::from_static("/"), &headers));
     headers.insert(ORIGIN, "null".parse().unwrap());
-    assert!(!is_local(&headers));
+    assert!(!is_local(&Uri::from_static("/"), &headers));
     headers.insert(ORIGIN, "http://localhost:9901".parse().unwrap());
-    assert!(is_local(&headers));
+    assert!(is_local(&Uri::from_static("/"), &headers));
 }

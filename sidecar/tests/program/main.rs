@@ -7,6 +7,8 @@
     reason = "a test; helpers outside #[test] functions are not exempt by themselves"
 )]
 
+mod security;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
@@ -81,6 +83,71 @@ fn a_port_in_use_is_named() {
     assert!(stderr.contains("stop the program that holds this port"), "{stderr}");
 }
 
+#[test]
+fn wait_returns_when_it_is_ready_and_says_why_it_is_not() {
+    let ready = Sidecar::start(&["--verify-redirect=off"]);
+    let status = format!("--status-address=[::]:{}", ready.ports[STATUS]);
+    let (code, stdout, stderr) =
+        output(program().args([&status, "wait", "--for", "ready", "--timeout", "20s"]));
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), "", ""));
+
+    let never = Sidecar::start(&[]);
+    let status = format!("127.0.0.1:{}", never.ports[STATUS]);
+    let (code, _, stderr) = output(program().env("CULVERT_STATUS_ADDRESS", status).args([
+        "wait",
+        "--for",
+        "ready",
+        "--timeout",
+        "300ms",
+    ]));
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("not ready after 300ms") && stderr.contains("redirect"), "{stderr}");
+
+    let (code, _, stderr) = output(program().args(["wait", "--for", "christmas"]));
+    assert_eq!(code, Some(64), "{stderr}");
+}
+
+/// Opens connections until the process has no file left, and sees it come back.
+#[test]
+fn a_listener_without_files_waits_and_goes_on() {
+    let sidecar = Sidecar::start_with_files(32, &["--verify-redirect=off"]);
+    let mut hoard: Vec<_> =
+        (0..40).map(|_| TcpStream::connect(("127.0.0.1", sidecar.ports[STATUS])).unwrap()).collect();
+    // It takes a moment until the last file is gone: the connections of the start are closed only then.
+    let until = Instant::now() + PATIENCE;
+    let mut waiting = loop {
+        let mut stream = TcpStream::connect(("127.0.0.1", sidecar.ports[OUTBOUND])).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        // Served means refused by a guard.
+        if stream.read(&mut [0]).unwrap_err().kind() == std::io::ErrorKind::WouldBlock {
+            break stream;
+        }
+        assert!(Instant::now() < until, "it never ran out of files");
+    };
+    let busy = cpu_ticks(sidecar.child.id());
+    waiting.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let _ = waiting.read(&mut [0]);
+    let spent = cpu_ticks(sidecar.child.id()) - busy;
+    assert!(spent < 30, "the loop spins: {spent} ticks of 10 ms in a second");
+    hoard.clear();
+    waiting.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(waiting.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let metrics = sidecar.ask(STATUS, "GET /metrics");
+    let counted = metrics
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("culvert_accept_errors_total{direction=\"outbound\",kind=\"files\"} ")
+        })
+        .unwrap();
+    assert!(counted.parse::<u64>().unwrap() > 0, "{metrics}");
+}
+
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
 /// A running sidecar on ports of its own, which nothing is redirected to.
 struct Sidecar {
     child: Child,
@@ -89,9 +156,25 @@ struct Sidecar {
 
 impl Sidecar {
     fn start(arguments: &[&str]) -> Self {
+        Self::start_program(program, arguments)
+    }
+
+    /// One that may open so many files.
+    fn start_with_files(files: u32, arguments: &[&str]) -> Self {
+        let limited = || {
+            let mut shell = Command::new("/bin/sh");
+            let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+            shell.env_clear().stdin(Stdio::null()).args(["-c", &script]);
+            shell.arg(env!("CARGO_BIN_EXE_culvert-sidecar"));
+            shell
+        };
+        Self::start_program(limited, arguments)
+    }
+
+    fn start_program(program: impl Fn() -> Command, arguments: &[&str]) -> Self {
         let until = Instant::now() + PATIENCE;
         loop {
-            let mut sidecar = Self::spawn(arguments);
+            let mut sidecar = Self::spawn(program(), arguments);
             // Another program may take a port that was free a moment ago; then other ports are as good.
             while sidecar.child.try_wait().unwrap().is_none() {
                 if TcpStream::connect(("127.0.0.1", sidecar.ports[STATUS])).is_ok() {
@@ -103,11 +186,11 @@ impl Sidecar {
         }
     }
 
-    fn spawn(arguments: &[&str]) -> Self {
+    fn spawn(mut program: Command, arguments: &[&str]) -> Self {
         let ports = std::array::from_fn(|_| TcpListener::bind("[::]:0").unwrap())
             .map(|listener| listener.local_addr().unwrap().port());
         let [inbound, outbound, admin, status] = ports;
-        let child = program()
+        let child = program
             .arg(format!("--inbound-port={inbound}"))
             .arg(format!("--outbound-port={outbound}"))
             .arg(format!("--admin-address=127.0.0.1:{admin}"))
@@ -234,4 +317,53 @@ fn the_inbound_half_drains_alone() {
     assert!(sidecar.ask(STATUS, "GET /ready").starts_with("HTTP/1.1 503 "));
     sidecar.signal("TERM");
     assert_eq!(sidecar.finish().0, Some(0));
+}
+
+/// The page in a browser, with nothing but the sidecar to talk to: its script parses the numbers and fills the tables.
+#[test]
+#[ignore = "needs Debian's chromium: cargo test -p culvert-sidecar --test program -- --ignored"]
+fn the_page_comes_alive_in_a_browser() {
+    let sidecar = Sidecar::start(&["--verify-redirect=off"]);
+    // Something to show: refused by a guard.
+    let mut stream = TcpStream::connect(("127.0.0.1", sidecar.ports[OUTBOUND])).unwrap();
+    assert!(stream.read(&mut [0]).is_err());
+    let profile = tempfile::tempdir().unwrap();
+    let mut browser = Command::new("chromium")
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--no-first-run",
+        ])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(["--virtual-time-budget=3000", "--dump-dom"])
+        .arg(format!("http://127.0.0.1:{}/", sidecar.ports[ADMIN]))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("apt-get install chromium");
+    let mut out = browser.stdout.take().unwrap();
+    let (said, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut dom = String::new();
+        let _ = out.read_to_string(&mut dom);
+        let _ = said.send(dom);
+    });
+    let dom = heard.recv_timeout(Duration::from_secs(60));
+    let _ = browser.kill();
+    let _ = browser.wait();
+    let dom = dom.expect("the browser took more than a minute");
+    for part in [
+        "<body data-state=\"live\">",
+        "<span id=\"ready\" class=\"badge good\">ready</span>",
+        "outbound:passthrough:ipv4, connections",
+        "0 of 1,024",
+        "[::]:",
+        "An outbound connection had no original destination",
+        "<path d=\"M",
+        "None is open.",
+    ] {
+        assert!(dom.contains(part), "{part} is not in the page:\n{dom}");
+    }
 }

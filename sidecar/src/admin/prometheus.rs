@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The statistics with the names and labels that Envoy gives them on `/stats/prometheus`, so that a mesh's dashboards
+//! hold: `cluster.C.upstream_cx_total` is `envoy_cluster_upstream_cx_total{envoy_cluster_name="C"}`.
+
+use crate::stats::Stat;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// The first part of a statistic's name, and the label that the second becomes.
+const LABELS: [(&str, &str); 3] =
+    [("cluster", "envoy_cluster_name"), ("listener", "envoy_listener_address"), ("tcp", "envoy_tcp_prefix")];
+
+/// Endings of values that go down, too.
+const GAUGES: [&str; 3] = ["_active", "_open", "ready"];
+
+/// The series, without the line that ends the page. What has no name in Envoy is not among them: the page has it under
+/// ours.
+pub(super) fn series(stats: &[Stat]) -> String {
+    let mut families: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in stats {
+        let Some((kind, rest)) = name.split_once('.') else { continue };
+        let Some((_, label)) = LABELS.iter().find(|(first, _)| *first == kind) else { continue };
+        // The listener's address has dots of its own; what is measured has none, but for the breaker's.
+        let at = rest.find(".circuit_breakers.").or_else(|| rest.rfind('.'));
+        let Some((whose, what)) = at.map(|at| (&rest[..at], &rest[at + 1..])) else { continue };
+        let family = format!("envoy_{kind}_{}", what.replace('.', "_"));
+        families.entry(family).or_default().push(format!("{{{label}=\"{whose}\"}} {value}"));
+    }
+    let mut text = String::new();
+    for (family, lines) in families {
+        let gauge = GAUGES.iter().any(|end| family.ends_with(end)) || family.contains("_remaining_");
+        // OpenMetrics wants `_total` at a counter's end; Envoy has counters without it.
+        let (name, kind) = match family.strip_suffix("_total") {
+            Some(name) => (name, "counter"),
+            None => (family.as_str(), if gauge { "gauge" } else { "unknown" }),
+        };
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "# TYPE {name} {kind}");
+        for line in lines {
+            let _ = writeln!(text, "{family}{line}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_envoys() {
+        let stats = [
+            ("cluster.outbound_passthrough_ipv4.circuit_breakers.default.cx_open".to_owned(), 0),
+            ("cluster.outbound_passthrough_ipv4.upstream_cx_active".to_owned(), 3),
+            ("cluster.inbound_passthrough_ipv4.upstream_cx_active".to_owned(), 4),
+            ("listener.0.0.0.0_15001.downstream_cx_total".to_owned(), 5),
+            ("loop_rejected".to_owned(), 6),
+            ("server.ready".to_owned(), 1),
+        ];
+        assert_eq!(
+            series(&stats),
+            "# TYPE envoy_cluster_circuit_breakers_default_cx_open gauge\n\
+             envoy_cluster_circuit_breakers_default_cx_open{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 0\n\
+             # TYPE envoy_cluster_upstream_cx_active gauge\n\
+             envoy_cluster_upstream_cx_active{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 3\n\
+             envoy_cluster_upstream_cx_active{envoy_cluster_name=\"inbound_passthrough_ipv4\"} 4\n\
+             # TYPE envoy_listener_downstream_cx counter\n\
+             envoy_listener_downstream_cx_total{envoy_listener_address=\"0.0.0.0_15001\"} 5\n"
+        );
+    }
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The pipes that bulk streams are spliced through: few, shared by all connections, and never passed on with bytes in them.
+//!
+//! The kernel counts pipe memory per user over the whole node, so every sidecar with our uid shares one quota of 64 MiB
+//! (`fs.pipe-user-pages-soft`). So there are at most [`MOST`] per process, a stream that finds none goes on copying, and a
+//! connection that has nothing to move holds none.
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::unistd::{pipe2, read};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Most pipes at a time. Eight of 256 KiB are 2 MiB of the node-wide quota: some 32 busy pods fit on a node.
+pub const MOST: u32 = 8;
+
+/// The size that is asked for. The kernel's own 64 KiB are taken too.
+const WANTED_BYTES: i32 = 256 * 1024;
+
+/// A pipe of less is not worth two system calls a round: beyond its quota the kernel hands out 8 KiB.
+const LEAST_BYTES: i32 = 64 * 1024;
+
+/// Why a bulk stream went on being copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fallback {
+    /// Other streams hold all pipes.
+    AllInUse,
+    /// The kernel gave no pipe: no file left.
+    NoPipe,
+    /// The kernel gave a small one: this user's quota is used up on this node.
+    SmallPipe,
+    /// The kernel would not splice.
+    Refused,
+}
+
+impl Fallback {
+    /// All, for tables.
+    pub const ALL: [Self; 4] = [Self::AllInUse, Self::NoPipe, Self::SmallPipe, Self::Refused];
+
+    /// The label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AllInUse => "all_in_use",
+            Self::NoPipe => "no_pipe",
+            Self::SmallPipe => "small_pipe",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What is counted.
+#[derive(Clone, Debug, Default)]
+pub struct PipeMetrics {
+    /// How often a stream began to be spliced.
+    pub started: Counter,
+    /// How often one would have been and was not, in the order of [`Fallback::ALL`].
+    pub fallbacks: [Counter; 4],
+    /// Pipes in use now.
+    pub in_use: Gauge,
+}
+
+/// The pool.
+#[derive(Debug)]
+pub struct Pipes {
+    most: u32,
+    in_use: AtomicU32,
+    idle: Mutex<Vec<Ends>>,
+    metrics: PipeMetrics,
+}
+
+#[derive(Debug)]
+struct Ends {
+    read: OwnedFd,
+    write: OwnedFd,
+    capacity: usize,
+}
+
+/// A pipe of the pool, which it goes back to when it is dropped, if it is empty. With bytes in it, it is closed: one
+/// connection's bytes must never come out on another.
+#[derive(Debug)]
+pub struct Pipe {
+    /// Always there but while it is dropped.
+    ends: Option<Ends>,
+    held: usize,
+    pool: Arc<Pipes>,
+}
+
+// === impl Pipes ===
+
+impl Pipes {
+    /// A pool of at most `most` pipes; 0 splices nothing.
+    pub fn new(most: u32, metrics: PipeMetrics) -> Arc<Self> {
+        Arc::new(Self { most, in_use: AtomicU32::new(0), idle: Mutex::new(Vec::new()), metrics })
+    }
+
+    /// An empty pipe. That there is none is counted.
+    pub fn take(self: &Arc<Self>) -> Option<Pipe> {
+        let place = |used: u32| (used < self.most).then_some(used + 1);
+        if self.in_use.fetch_update(Relaxed, Relaxed, place).is_err() {
+            self.fell_back(Fallback::AllInUse);
+            return None;
+        }
+        let idle = self.idle().pop();
+        match idle.map_or_else(Ends::open, Ok) {
+            Ok(ends) => {
+                self.metrics.started.inc();
+                self.metrics.in_use.inc();
+                Some(Pipe { ends: Some(ends), held: 0, pool: Arc::clone(self) })
+            }
+            Err(why) => {
+                self.in_use.fetch_sub(1, Relaxed);
+                self.fell_back(why);
+                None
+            }
+        }
+    }
+
+    pub(super) fn fell_back(&self, why: Fallback) {
+        if let Some(at) = Fallback::ALL.iter().position(|other| *other == why) {
+            self.metrics.fallbacks[at].inc();
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Ends>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ends {
+    fn open() -> Result<Self, Fallback> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|_| Fallback::NoPipe)?;
+        // Refused beyond the quota; then what there is counts.
+        let given = fcntl(&write, FcntlArg::F_SETPIPE_SZ(WANTED_BYTES))
+            .or_else(|_| fcntl(&write, FcntlArg::F_GETPIPE_SZ))
+            .map_err(|_| Fallback::NoPipe)?;
+        match usize::try_from(given) {
+            Ok(capacity) if given >= LEAST_BYTES => Ok(Self { read, write, capacity }),
+            _ => Err(Fallback::SmallPipe),
+        }
+    }
+
+    /// The kernel's own word that nothing is in it.
+    fn is_empty(&self) -> bool {
+        read(&self.read, &mut [0]) == Err(Errno::EAGAIN)
+    }
+}
+
+// === impl Pipe ===
+
+impl Pipe {
+    /// Whether it holds no byte.
+    pub fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// Moves what a socket has into the pipe, which is empty: then "would block" can only be the socket's word.
+    ///
+    /// # Errors
+    /// What the kernel says of the socket.
+    pub fn fill(&mut self, source: &impl AsFd) -> io::Result<usize> {
+        debug_assert!(self.is_empty(), "never into a pipe that holds something");
+        let Some(ends) = self.ends.as_ref().filter(|_| self.held == 0) else { return Ok(0) };
+        let n = splice(source, None, &ends.write, None, ends.capacity, flags())?;
+        self.held = n;
+        Ok(n)
+    }
+
+    /// Moves what the pipe holds into a socket.
+    ///
+    /// # Errors
+    /// What the kernel says of the socket.
+    pub fn drain(&mut self, sink: &impl AsFd) -> io::Result<usize> {
+        let Some(ends) = self.ends.as_ref().filter(|_| self.held > 0) else { return Ok(0) };
+        let n = splice(&ends.read, None, sink, None, self.held, flags())?;
+        self.held -= n.min(self.held);
+        Ok(n)
+    }
+
+    /// Both ends, for a mock that has no socket.
+    #[cfg(test)]
+    pub(super) fn by_hand(&mut self, use_ends: impl FnOnce(&OwnedFd, &OwnedFd, &mut usize)) {
+        let Ends { read, write, .. } = self.ends.as_ref().expect("there until it is dropped");
+        use_ends(read, write, &mut self.held);
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        if let Some(ends) = self.ends.take()
+            && self.held == 0
+            && ends.is_empty()
+        {
+            self.pool.idle().push(ends);
+        }
+        self.pool.in_use.fetch_sub(1, Relaxed);
+        self.pool.metrics.in_use.dec();
+    }
+}
+
+fn flags() -> SpliceFFlags {
+    SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn pool(most: u32) -> Arc<Pipes> {
+        Pipes::new(most, PipeMetrics::default())
+    }
+
+    #[test]
+    fn an_empty_pipe_goes_back_and_is_used_again() {
+        let pool = pool(1);
+        let (mut a, b) = UnixStream::pair().unwrap();
+        let (c, mut d) = UnixStream::pair().unwrap();
+        for round in 1..=3 {
+            let mut pipe = pool.take().unwrap();
+            a.write_all(b"bulk").unwrap();
+            assert_eq!(pipe.fill(&b).unwrap(), 4);
+            assert_eq!(pipe.drain(&c).unwrap(), 4);
+            let mut got = [0; 4];
+            d.read_exact(&mut got).unwrap();
+            assert_eq!(&got, b"bulk");
+            drop(pipe);
+            assert_eq!(pool.idle().len(), 1);
+            assert_eq!(pool.metrics.started.get(), round);
+        }
+        assert_eq!(pool.in_use.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_pipe_that_holds_bytes_is_never_given_to_another_connection() {
+        let pool = pool(1);
+        let (mut a, b) = UnixStream::pair().unwrap();
+        let mut pipe = pool.take().unwrap();
+        a.write_all(b"another tenant's secret").unwrap();
+        assert_eq!(pipe.fill(&b).unwrap(), 23);
+        drop(pipe);
+        assert!(pool.idle().is_empty(), "the pipe was pooled with bytes in it");
+        // Its place is free all the same.
+        assert!(pool.take().unwrap().ends.as_ref().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_kernel_is_asked_even_when_our_books_say_empty() {
+        let pool = pool(1);
+        let mut pipe = pool.take().unwrap();
+        pipe.by_hand(|_, write, _| assert_eq!(nix::unistd::write(write, b"stray").unwrap(), 5));
+        drop(pipe);
+        assert!(pool.idle().is_empty());
+    }
+
+    #[test]
+    fn a_stream_that_finds_no_pipe_goes_on_copying_and_is_counted() {
+        let pool = pool(2);
+        let held = (pool.take().unwrap(), pool.take().unwrap());
+        assert!(pool.take().is_none());
+        assert_eq!(pool.metrics.fallbacks[0].get(), 1);
+        assert_eq!(pool.metrics.in_use.get(), 2);
+        drop(held);
+        assert!(pool.take().is_some());
+        assert_eq!(pool.metrics.in_use.get(), 0);
+    }
+
+    #[test]
+    fn would_block_is_the_sockets_word() {
+        let pool = pool(1);
+        let (_a, b) = UnixStream::pair().unwrap();
+        b.set_nonblocking(true).unwrap();
+        let mut pipe = pool.take().unwrap();
+        assert_eq!(pipe.fill(&b).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(pipe.is_empty());
+    }
+}
