@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The program: options in, exit code out.
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use culvert_sidecar::options::{Command, Options};
 use culvert_sidecar::{EXIT_NOT_IN_TIME, EXIT_USAGE, logging, run, wait};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let options = match Options::try_parse() {
+    let options = match Options::read() {
         Ok(options) => options,
         Err(error) => {
             // Nothing to do about a closed stdout or stderr.

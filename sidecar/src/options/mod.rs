@@ -8,7 +8,7 @@ mod duration;
 
 use crate::config::{AccessLog, Config, LogFormat, LogLevel, VerifyRedirect};
 use crate::limits::Thresholds;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -290,6 +290,18 @@ pub enum OptionError {
 // === impl Options ===
 
 impl Options {
+    /// Read the process's arguments and environment.
+    ///
+    /// What begins with a hyphen counts as a value where one is due: `--inbound-port -1` is then told as a wrong port
+    /// rather than as an unknown option `-1`.
+    pub fn read() -> Result<Self, clap::Error> {
+        let with_values = |argument: clap::Arg| {
+            let takes_values = argument.get_action().takes_values();
+            if takes_values { argument.allow_hyphen_values(true) } else { argument }
+        };
+        Self::from_arg_matches(&Self::command().mut_args(with_values).try_get_matches()?)
+    }
+
     /// Where the status pages are served.
     pub fn status_address(&self) -> SocketAddr {
         self.status_address
