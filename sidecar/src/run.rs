@@ -146,10 +146,10 @@ async fn serve(
 
     let inbound = Accepting::start(inbound, Direction::Inbound, proxy, workers)?;
     let outbound = Accepting::start(outbound, Direction::Outbound, proxy, workers)?;
-    workers.handle().spawn({
+    if let Some(worker) = workers.handles().next() {
         let proxy = Arc::clone(proxy);
-        async move { proxy.table.keep_swept(proxy.config.idle_timeout).await }
-    });
+        worker.spawn(async move { proxy.table.keep_swept(proxy.config.idle_timeout).await });
+    }
     readiness.serving();
     tokio::spawn(admin::serve(TcpListener::from_std(status)?, app.clone().status()));
     tokio::spawn(admin::serve(TcpListener::from_std(admin)?, app.clone().admin()));
@@ -233,10 +233,10 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-/// An accept loop that runs on the workers.
+/// The accept loops of one listener, one on each worker.
 struct Accepting {
     closing: watch::Sender<bool>,
-    task: Option<JoinHandle<()>>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Accepting {
@@ -247,17 +247,16 @@ impl Accepting {
         workers: &Workers,
     ) -> io::Result<Self> {
         let (closing, heard) = watch::channel(false);
-        let task = match listener {
-            None => None,
-            Some(listener) => {
-                // The workers' epoll, not the main thread's.
-                let _entered = workers.handle().enter();
-                let listener = TcpListener::from_std(listener)?;
-                let accepting = listener::accept_loop(listener, direction, Arc::clone(proxy), heard);
-                Some(workers.handle().spawn(accepting))
-            }
-        };
-        Ok(Self { closing, task })
+        let mut tasks = Vec::new();
+        for worker in workers.handles() {
+            let Some(listener) = &listener else { break };
+            // The worker's epoll, not the main thread's.
+            let _entered = worker.enter();
+            let listener = TcpListener::from_std(listener.try_clone()?)?;
+            let accepting = listener::accept_loop(listener, direction, Arc::clone(proxy), heard.clone());
+            tasks.push(worker.spawn(accepting));
+        }
+        Ok(Self { closing, tasks })
     }
 
     fn close(&self) {
@@ -266,10 +265,14 @@ impl Accepting {
 
     async fn close_and_wait(self) {
         self.close();
-        if let Some(task) = self.task {
-            // A loop that panicked is closed too. It may also be in a back-off of a second.
-            let _ = tokio::time::timeout(LAST_WORDS, task).await;
-        }
+        let all = async {
+            for task in self.tasks {
+                // A loop that panicked is closed too.
+                let _ = task.await;
+            }
+        };
+        // One may also be in a back-off of a second.
+        let _ = tokio::time::timeout(LAST_WORDS, all).await;
     }
 }
 

@@ -4,8 +4,9 @@
 //! While nothing is kept, an idle half owns nothing. While something is, nothing is read, so that a slow reader slows
 //! its writer down and costs us at most one scratch buffer.
 //!
-//! A stream that proved to be bulk goes through a pipe for as long as the source always has more. Small messages would
-//! lose by that (two system calls more, 15 to 20 %), so the proof is strict and the first pause ends it.
+//! A stream that proved to be bulk goes through a pipe. Small messages would lose by that (two system calls more, 15 to
+//! 20 %), so the proof is strict. At each pause the pipe goes back; the proof stands as long as there is much between two
+//! pauses.
 
 use super::pipes::{Fallback, Pipe, Pipes};
 use super::{Endpoint, SCRATCH_BYTES};
@@ -26,6 +27,9 @@ const TURN_BYTES: u64 = 1024 * 1024;
 /// saves.
 const BULK_BYTES: u32 = 1024 * 1024;
 const BULK_FULL_READS: u8 = 4;
+
+/// What is to come between two pauses, or the stream has to prove again that it is bulk.
+const BULK_BETWEEN_PAUSES: u32 = SCRATCH_BYTES as u32;
 
 /// What a wake-up came to.
 #[derive(Debug)]
@@ -79,8 +83,8 @@ pub(super) struct Half {
     state: State,
     /// Full reads in a row.
     full_reads: u8,
-    /// Bytes copied since the start, or since no pipe was to be had.
-    copied: u32,
+    /// Bytes copied since the start, or since no pipe was to be had; with a pipe, bytes since the last pause.
+    run: u32,
 }
 
 /// What a half gets for one wake-up.
@@ -183,6 +187,18 @@ impl Half {
             }
             Held::Pipe(_) => return self.splice(cx, source, sink, turn),
         }
+        // To look around means to read: the kernel does not splice an urgent byte.
+        if self.is_bulk() && !turn.look {
+            match turn.pipes.take() {
+                Some(pipe) => {
+                    self.held = Held::Pipe(Box::new(pipe));
+                    self.run = 0;
+                    return self.splice(cx, source, sink, turn);
+                }
+                // The pool is asked again after another mebibyte.
+                None => (self.run, self.full_reads) = (0, 0),
+            }
+        }
         let n = ready!(read(source, cx, turn)).map_err(Step::SourceFailed)?;
         let bytes = &turn.scratch[..n];
         if bytes.is_empty() {
@@ -201,32 +217,14 @@ impl Half {
         if taken < bytes.len() {
             self.held = Held::Tail(Box::new(Tail { bytes: bytes[taken..].into(), written: 0 }));
         }
-        if n < SCRATCH_BYTES {
-            self.full_reads = 0;
-            self.copied = self.copied.saturating_add(n as u32);
-        } else {
-            self.full_read(source, sink, turn);
-        }
+        self.run = self.run.saturating_add(n as u32);
+        let full = n == SCRATCH_BYTES && source.splices() && sink.splices();
+        self.full_reads = if full { self.full_reads.saturating_add(1) } else { 0 };
         Poll::Ready(Ok(()))
     }
 
-    /// Notes a full read, and takes a pipe when that proves the stream to be bulk.
-    fn full_read(&mut self, source: &impl Endpoint, sink: &impl Endpoint, turn: &Turn<'_>) {
-        self.full_reads = self.full_reads.saturating_add(1);
-        self.copied = self.copied.saturating_add(SCRATCH_BYTES as u32);
-        let bulk = self.copied >= BULK_BYTES
-            && self.full_reads >= BULK_FULL_READS
-            && matches!((&self.held, &self.state), (Held::Nothing, State::Copying))
-            && source.splices()
-            && sink.splices();
-        if !bulk {
-            return;
-        }
-        match turn.pipes.take() {
-            Some(pipe) => self.held = Held::Pipe(Box::new(pipe)),
-            // The pool is asked again after another mebibyte.
-            None => self.copied = 0,
-        }
+    fn is_bulk(&self) -> bool {
+        self.run >= BULK_BYTES && self.full_reads >= BULK_FULL_READS && matches!(self.state, State::Copying)
     }
 
     /// Fills the pipe when it is empty, and empties it into the sink.
@@ -238,30 +236,38 @@ impl Half {
         turn: &mut Turn<'_>,
     ) -> Poll<Result<(), Step>> {
         let Held::Pipe(pipe) = &mut self.held else { return Poll::Ready(Ok(())) };
-        if pipe.is_empty() {
-            let failed = match source.splice_into(pipe) {
-                Ok(0) => None,
-                Ok(_) => return self.empty_pipe(cx, sink, turn),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-                Err(error) => Some(error),
-            };
-            // Nothing there, or the end, or an urgent byte in front: only a read can tell. The socket itself is to be
-            // asked, as the runtime now takes it for empty.
-            self.held = Held::Nothing;
-            self.full_reads = 0;
-            turn.look = true;
-            match failed {
-                None => {}
-                Some(error) if is_refusal(&error) => {
-                    self.copied = 0;
-                    turn.pipes.fell_back(Fallback::Refused);
-                }
-                // Heard here, it would not be heard again.
-                Some(error) => return Poll::Ready(Err(Step::SourceFailed(error))),
-            }
-            return Poll::Ready(Ok(()));
+        if !pipe.is_empty() {
+            return self.empty_pipe(cx, sink, turn);
         }
-        self.empty_pipe(cx, sink, turn)
+        let filled = match source.splice_into(pipe) {
+            Ok(n @ 1..) => {
+                self.run = self.run.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
+                return self.empty_pipe(cx, sink, turn);
+            }
+            other => other,
+        };
+        // Whatever it was, no pipe is held while there is nothing to put into it.
+        self.held = Held::Nothing;
+        let enough = self.run >= BULK_BETWEEN_PAUSES;
+        self.run = BULK_BYTES;
+        match filled {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if enough {
+                    return source.poll_readable(cx).map_err(Step::SourceFailed);
+                }
+            }
+            // The end, or an urgent byte in front of it: only a read can tell. The socket itself is to be asked, as the
+            // runtime may take it for empty.
+            Ok(_) => turn.look = true,
+            Err(error) if is_refusal(&error) => {
+                self.run = 0;
+                turn.pipes.fell_back(Fallback::Refused);
+            }
+            // Heard here, it would not be heard again.
+            Err(error) => return Poll::Ready(Err(Step::SourceFailed(error))),
+        }
+        self.full_reads = 0;
+        Poll::Ready(Ok(()))
     }
 
     fn empty_pipe(

@@ -54,6 +54,12 @@ pub trait Endpoint: AsyncRead + AsyncWrite + Unpin {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Waits until there may be something to splice.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = cx;
+        Poll::Ready(Ok(()))
+    }
+
     /// Moves what a pipe holds into it.
     fn poll_splice_from(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
         let _ = (cx, pipe);
@@ -82,6 +88,10 @@ impl Endpoint for TcpStream {
 
     fn splice_into(&self, pipe: &mut Pipe) -> io::Result<usize> {
         self.try_io(Interest::READABLE, || pipe.fill(self))
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
     }
 
     fn poll_splice_from(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {

@@ -142,6 +142,14 @@ impl Endpoint for Shared {
         Ok(n)
     }
 
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.0.borrow_mut().weird.random.one_in(2) {
+            return Poll::Ready(Ok(()));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     fn poll_splice_from(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
         let mut bulky = self.0.borrow_mut();
         if bulky.weird.random.one_in(20) {
@@ -278,13 +286,23 @@ async fn a_conversation_of_small_messages_never_takes_a_pipe() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_urgent_byte_in_a_spliced_stream_is_neither_lost_nor_the_end() {
-    let (notes, metrics) = splicing(1);
-    let notes = Notes { look: true, ..notes };
+    let (mut notes, metrics) = splicing(1);
     let (mut client, mut inner_client) = pair().await;
     let (mut inner_server, mut server) = pair().await;
     SockRef::from(&inner_client).set_out_of_band_inline(true).unwrap();
-    let mut notes = notes;
-    let task = tokio::spawn(async move { run(&mut inner_client, &mut inner_server, &mut notes).await });
+    let task = tokio::spawn(async move {
+        // What the sweep does to a connection that went quiet.
+        let mut sweep = tokio::time::interval(Duration::from_millis(20));
+        let mut relay = Relay::default();
+        poll_fn(|cx| {
+            notes.look = sweep.poll_tick(cx).is_ready();
+            if notes.look {
+                cx.waker().wake_by_ref();
+            }
+            relay.poll(cx, &mut inner_client, &mut inner_server, &mut notes)
+        })
+        .await
+    });
     let chunk = vec![7; 8 << 20];
     let expected = 3 * chunk.len() + 2;
     let writing = tokio::spawn(async move {
@@ -306,6 +324,7 @@ async fn an_urgent_byte_in_a_spliced_stream_is_neither_lost_nor_the_end() {
     assert_eq!(received.iter().filter(|&&byte| byte == b'U').count(), 2);
     drop((server, writing.await.unwrap()));
     assert!(matches!(task.await.unwrap(), End::Closed));
+    assert!(metrics.started.get() > 0, "it was never spliced");
     assert_eq!(metrics.in_use.get(), 0);
 }
 
