@@ -3,6 +3,7 @@
 mod annotations;
 mod bad_input;
 mod defaults;
+mod dns;
 mod forged;
 mod guards;
 mod lab;
