@@ -8,6 +8,7 @@ mod forged;
 mod guards;
 mod lab;
 mod landing;
+mod networks;
 mod plugin;
 mod release;
 mod runtime;
