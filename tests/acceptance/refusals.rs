@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use culvert_tests::server::UdpEcho;
 use culvert_tests::wire::flags::{ACK, FIN, SYN};
 use culvert_tests::{Actor, At, Family, Knock, Lab, Landed, Landing, Segment};
@@ -216,6 +216,23 @@ fn rejected_udp_leaves_tcp_and_link_local_neighbours_alone(engine: &str) -> Resu
     Ok(())
 }
 
+fn a_service_of_the_pod_may_answer_where_outbound_udp_is_rejected(engine: &str) -> Result<()> {
+    for dns in ["disabled", "all"] {
+        let lab = pod_with(engine, &[("outbound-udp", "reject"), ("redirect-dns", dns)])?;
+        let _servers = udp_servers(&lab)?;
+        for family in Family::BOTH {
+            for port in [53, 443] {
+                let peer = lab.peer.as_root().patience(Duration::from_secs(2));
+                let (answer, _) = peer
+                    .ask_udp((family.pod(), port), b"?")
+                    .with_context(|| format!("redirect-dns {dns}, port {port}"))?;
+                assert_eq!(answer, b"?", "{family}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What belongs to no connection: the first has no room in conntrack's states, nor has the second.
 fn strays(family: Family, port: u16) -> [Segment; 2] {
     let stray =
@@ -275,6 +292,7 @@ by_every_engine! {
     udp_past_the_sidecar_is_rejected_at_once,
     captured_dns_and_excluded_networks_and_uids_are_not_rejected,
     rejected_udp_leaves_tcp_and_link_local_neighbours_alone,
+    a_service_of_the_pod_may_answer_where_outbound_udp_is_rejected,
     invalid_packets_are_dropped_where_that_is_asked_for,
     a_trace_changes_nothing_about_where_connections_land,
 }
