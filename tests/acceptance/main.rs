@@ -3,11 +3,15 @@
 mod annotations;
 mod bad_input;
 mod defaults;
+mod dns;
 mod forged;
 mod guards;
+mod kuma;
 mod lab;
 mod landing;
+mod networks;
 mod plugin;
+mod refusals;
 mod release;
 mod runtime;
 mod sidecar;

@@ -285,7 +285,7 @@ fn read_head(requests: &mut impl BufRead) -> io::Result<Option<String>> {
     }
 }
 
-/// Answers each datagram with itself until dropped.
+/// Answers each datagram, with itself if nothing else was said, until dropped.
 #[derive(Debug)]
 pub struct UdpEcho {
     stop: OwnedFd,
@@ -295,6 +295,14 @@ pub struct UdpEcho {
 impl UdpEcho {
     /// Serves a socket.
     pub fn start(socket: std::net::UdpSocket) -> Result<Self> {
+        Self::answering(socket, <[u8]>::to_vec)
+    }
+
+    /// Serves a socket with other answers.
+    pub fn answering(
+        socket: std::net::UdpSocket,
+        answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static,
+    ) -> Result<Self> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;
         let thread = thread::spawn(move || {
@@ -308,7 +316,7 @@ impl UdpEcho {
                     return;
                 }
                 if let Ok((length, sender)) = socket.recv_from(&mut buffer) {
-                    let _ = socket.send_to(&buffer[..length], sender);
+                    let _ = socket.send_to(&answer(&buffer[..length]), sender);
                 }
             }
         });
