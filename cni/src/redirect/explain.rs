@@ -175,8 +175,8 @@ fn holds(condition: &Match, connection: &Connection) -> bool {
         Match::NotSourcePort(port) => source_port != port,
         Match::Uid(range) => matches!(origin, Origin::Process(uid) if range.contains(uid)),
         Match::Listening => *is_listened,
-        // A connection's first packet is always one that conntrack can place.
-        Match::Invalid => false,
+        // A connection's first packet is always one that conntrack can place, and answers nothing.
+        Match::Invalid | Match::Reply => false,
     }
 }
 

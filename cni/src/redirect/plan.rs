@@ -75,7 +75,13 @@ fn raw_inbound(policy: &Policy) -> Option<Chain> {
     let mut rules = traced(policy.trace);
     if policy.dns.capture != DnsCapture::Off {
         rules.push(rule(
-            [Match::FromLoopbackInterface(false), UDP, Match::SourcePort(DNS_SERVER_PORT)],
+            [
+                Match::FromLoopbackInterface(false),
+                UDP,
+                Match::SourcePort(DNS_SERVER_PORT),
+                // A server that asks from port 53 itself may ask a DNS server of the pod's.
+                Match::NotDestinationPort(DNS_SERVER_PORT),
+            ],
             Action::Untrack,
             "answers to the sidecar's DNS queries",
         ));
@@ -100,7 +106,13 @@ fn raw_outbound(policy: &Policy) -> Option<Chain> {
             Match::NotSourcePort(port.get()),
         ];
         rules.push(rule(queries, Action::Untrack, "the sidecar's DNS queries"));
-        let answers = [UDP, Match::SourcePort(DNS_SERVER_PORT), Match::NotDestinationPort(DNS_SERVER_PORT)];
+        let answers = [
+            UDP,
+            Match::SourcePort(DNS_SERVER_PORT),
+            Match::NotDestinationPort(DNS_SERVER_PORT),
+            // Its answers to peers stay tracked: they are replies to what the peers asked.
+            Match::DestinationOwn(true),
+        ];
         rules.push(rule(answers, Action::Untrack, "answers of a DNS server in the pod"));
     }
     chain_if_any(ChainName::RawOutbound, Point::Output, Stage::Raw, rules)
@@ -299,6 +311,7 @@ fn outbound_udp(policy: &Policy) -> Chain {
     let mut rules = other_family(policy.families);
     rules.extend([
         rule([Match::NotProtocol(Protocol::Udp)], Action::Direct, "only UDP is rejected"),
+        rule([Match::Reply], Action::Direct, "a service of the pod may answer its peers"),
         rule([uid(policy)], Action::Direct, "the sidecar's own"),
         rule([to(link_local_v6())], Action::Direct, "link-local is not ours"),
         rule([to(loopback_v4())], Action::Direct, "loopback stays in the pod"),

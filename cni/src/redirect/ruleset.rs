@@ -146,6 +146,8 @@ pub enum Match {
     Listening,
     /// conntrack cannot place the packet.
     Invalid,
+    /// The packet answers what the other side sent first.
+    Reply,
 }
 
 /// What happens to a packet for which all conditions hold.
@@ -223,6 +225,7 @@ impl fmt::Display for Match {
             Self::Uid(range) => write!(f, "from {}", range_words("uid", range)),
             Self::Listening => f.write_str("where a process listens"),
             Self::Invalid => f.write_str("which conntrack cannot place"),
+            Self::Reply => f.write_str("in answer to a peer"),
         }
     }
 }

@@ -200,6 +200,7 @@ fn line(chain: &str, rule: &Rule, family: Family) -> String {
             // Refused by the settings for this engine; without it the port is redirected, the safe side.
             Match::Listening => Ok(()),
             Match::Invalid => write!(matches, " -m conntrack --ctstate INVALID"),
+            Match::Reply => write!(matches, " -m conntrack --ctdir REPLY"),
         };
     }
     if !ports.is_empty() {

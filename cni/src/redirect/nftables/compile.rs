@@ -19,6 +19,8 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// `IFNAMSIZ` of linux/if.h.
 const INTERFACE_NAME: usize = 16;
+/// `IP_CT_DIR_REPLY`.
+const CT_REPLY: u8 = 1;
 /// `NF_CT_STATE_INVALID_BIT`.
 const CT_INVALID: u32 = 1;
 
@@ -90,6 +92,9 @@ fn condition_expressions(condition: &Match, out: &mut Vec<Expression>) {
             }
         }
         Match::Listening => out.push(Expression::Socket),
+        Match::Reply => {
+            out.extend([Expression::ConntrackDirection, Expression::Compare(Compare::Equal, vec![CT_REPLY])])
+        }
         Match::Invalid => out.extend([
             Expression::ConntrackState,
             Expression::Mask(CT_INVALID.to_ne_bytes().to_vec()),

@@ -88,6 +88,8 @@ pub enum Expression {
     Socket,
     /// Load conntrack's state of the packet as bits, host byte order.
     ConntrackState,
+    /// Load conntrack's direction of the packet, one byte; ends the rule where the packet is not tracked.
+    ConntrackDirection,
     /// Turn the register's 32-bit number from host to network byte order: ranges compare bytes.
     ToNetworkOrder,
     /// Load bytes.
@@ -156,6 +158,10 @@ impl Expression {
                     a.be32(1, REGISTER); // NFTA_CT_DREG
                     a.be32(2, CT_STATE); // NFTA_CT_KEY
                 }),
+                Self::ConntrackDirection => expression("ct", &|a| {
+                    a.be32(1, REGISTER); // NFTA_CT_DREG
+                    a.be32(2, CT_DIRECTION); // NFTA_CT_KEY
+                }),
                 Self::ToNetworkOrder => expression("byteorder", &|a| {
                     a.be32(1, REGISTER); // NFTA_BYTEORDER_SREG
                     a.be32(2, REGISTER); // NFTA_BYTEORDER_DREG
@@ -216,6 +222,8 @@ const FIB_FLAG_DADDR: u32 = 2;
 const SOCKET_TRANSPARENT: u32 = 0;
 /// `NFT_CT_STATE`.
 const CT_STATE: u32 = 0;
+/// `NFT_CT_DIRECTION`.
+const CT_DIRECTION: u32 = 1;
 /// `NFT_BYTEORDER_HTON`.
 const BYTEORDER_HTON: u32 = 1;
 /// `NFT_META_NFTRACE`.
@@ -281,7 +289,11 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
         }
         "ct" => {
             in_register(1)?;
-            (number(2) == Some(CT_STATE)).then_some(Expression::ConntrackState)
+            match number(2) {
+                Some(CT_STATE) => Some(Expression::ConntrackState),
+                Some(CT_DIRECTION) => Some(Expression::ConntrackDirection),
+                _ => None,
+            }
         }
         "byteorder" => {
             in_register(1)?;

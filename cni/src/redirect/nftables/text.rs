@@ -75,6 +75,7 @@ fn condition_text(condition: &Match) -> String {
         // Either value will do: without a socket the expression ends the rule.
         Match::Listening => "socket transparent { 0, 1 }".to_owned(),
         Match::Invalid => "ct state invalid".to_owned(),
+        Match::Reply => "ct direction reply".to_owned(),
     }
 }
 
