@@ -17,3 +17,4 @@ mod runtime;
 mod sidecar;
 mod streams;
 mod support;
+mod verbs;
