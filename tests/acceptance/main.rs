@@ -9,6 +9,7 @@ mod guards;
 mod kuma;
 mod lab;
 mod landing;
+mod mishaps;
 mod networks;
 mod plugin;
 mod refusals;
