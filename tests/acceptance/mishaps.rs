@@ -16,6 +16,23 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::verbs::state;
 
+/// What the plugin calls between its start and its end that may fail.
+const CALLS: [&str; 13] = [
+    "openat",
+    "read",
+    "write",
+    "socket",
+    "bind",
+    "setsockopt",
+    "sendto",
+    "recvfrom",
+    "setns",
+    "clone",
+    "fstat,newfstatat,stat,statx,fstatfs",
+    "mkdir,rename,unlink",
+    "flock",
+];
+
 /// More calls of one kind than an ADD makes: a test that gets there has a bug.
 const TOO_MANY: usize = 200;
 
@@ -38,6 +55,58 @@ fn injected(lab: &Lab, calls: &str, fault: &str, n: usize) -> Result<Option<Outc
     ensure!(!outcome.stderr.contains("strace: "), "{}", outcome.stderr);
     let hit = traced.contains("(INJECTED)") || traced.contains("killed by SIGKILL");
     Ok(hit.then_some(outcome))
+}
+
+/// A pod that has what the kernel makes of itself once conntrack is used.
+fn used(lab: &Lab) -> Result<Vec<String>> {
+    lab.add(&[])?.expect_success();
+    lab.del()?.expect_success();
+    state(&lab.pod)
+}
+
+/// What a pod is like with nothing of ours and with all of it.
+fn nothing_and_all(lab: &Lab) -> Result<(Vec<String>, Vec<String>)> {
+    let nothing = used(lab)?;
+    lab.add(&[("engine", "nftables")])?.expect_success();
+    let all = state(&lab.pod)?;
+    lab.del()?.expect_success();
+    Ok((nothing, all))
+}
+
+#[test]
+fn a_system_call_that_fails_leaves_all_or_nothing() -> Result<()> {
+    let (mut wrong, mut tried) = (Vec::new(), 0);
+    let mut lab = Lab::new()?;
+    let (nothing, all) = nothing_and_all(&lab)?;
+    for calls in CALLS {
+        for n in 1..TOO_MANY {
+            let Some(outcome) = injected(&lab, calls, "error=EIO", n)? else {
+                lab.del()?.expect_success();
+                break;
+            };
+            tried += 1;
+            let succeeded = outcome.status.success();
+            if !succeeded {
+                assert!(outcome.document().is_some_and(|d| d["code"].is_u64()), "{calls} {n}: {outcome}");
+            }
+            let (name, expected) = if succeeded { ("all", &all) } else { ("nothing", &nothing) };
+            let left = state(&lab.pod)?;
+            if left != *expected {
+                let other: Vec<_> = left.iter().filter(|line| !expected.contains(line)).collect();
+                wrong.push(format!("{calls} {n}: {name} expected, found {other:#?} after {outcome}"));
+            }
+            // As new again, for the next fault; or another one.
+            lab.add(&[("engine", "nftables")])?.expect_success();
+            lab.del()?.expect_success();
+            if state(&lab.pod)? != nothing {
+                lab = Lab::new()?;
+                used(&lab)?;
+            }
+        }
+    }
+    assert!(tried > 50, "only {tried} system calls were made to fail");
+    assert!(wrong.is_empty(), "{} of {tried}:\n{}", wrong.len(), wrong.join("\n"));
+    Ok(())
 }
 
 #[test]
