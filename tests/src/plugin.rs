@@ -60,6 +60,7 @@ impl Lab {
         ];
         Ok(Invocation {
             program: binary.clone(),
+            under: Vec::new(),
             node: &self.node,
             environment: environment.into_iter().map(|(name, value)| (name.into(), value)).collect(),
             config: json!({
@@ -110,6 +111,7 @@ pub fn previous_result() -> Value {
 #[derive(Debug, Clone)]
 pub struct Invocation<'a> {
     program: PathBuf,
+    under: Vec<OsString>,
     node: &'a Host,
     environment: BTreeMap<OsString, OsString>,
     config: Value,
@@ -184,6 +186,12 @@ impl Invocation<'_> {
         self
     }
 
+    /// Has another program start the plugin, whose path is added to these words: `under(["strace", "-f"])`.
+    pub fn under(mut self, words: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.under = words.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// The configuration as it will be sent.
     pub fn netconf(&self) -> &Value {
         &self.config
@@ -192,8 +200,10 @@ impl Invocation<'_> {
     /// Runs the plugin in the node's namespace and waits for its end.
     pub fn run(self) -> Result<Outcome> {
         let stdin = self.stdin.unwrap_or_else(|| self.config.to_string().into_bytes());
-        let mut command = Command::new(&self.program);
+        let mut words = self.under.into_iter().chain([self.program.clone().into_os_string()]);
+        let mut command = Command::new(words.next().context("no program")?);
         command
+            .args(words)
             .env_clear()
             .envs(&self.environment)
             .stdin(Stdio::piped())
