@@ -476,24 +476,6 @@ async fn a_reset_behind_a_full_buffer_is_found_when_looked_for() {
 }
 
 #[tokio::test]
-async fn an_urgent_byte_stays_in_the_stream_and_what_follows_is_not_stuck() {
-    let (mut client, mut inner_client) = pair().await;
-    let (mut inner_server, mut server) = pair().await;
-    SockRef::from(&inner_client).set_out_of_band_inline(true).unwrap();
-    client.write_all(b"ab").await.unwrap();
-    assert_eq!(SockRef::from(&client).send_out_of_band(b"U").unwrap(), 1);
-    client.write_all(b"cd").await.unwrap();
-    let mut notes = Notes { look: true, ..Notes::default() };
-    let mut relay = Relay::default();
-    let mut received = [0; 5];
-    tokio::select! {
-        end = poll_fn(|cx| relay.poll(cx, &mut inner_client, &mut inner_server, &mut notes)) => panic!("{end:?}"),
-        read = server.read_exact(&mut received) => { read.unwrap(); }
-    }
-    assert_eq!(&received, b"abUcd");
-}
-
-#[tokio::test]
 async fn a_server_that_went_quiet_is_watched_by_the_kernel() {
     let (_client, mut inner_client) = pair().await;
     let (mut inner_server, _server) = pair().await;

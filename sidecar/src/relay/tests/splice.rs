@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Bulk streams through pipes: against a mock that splices by hand, and on real sockets.
+//! Bulk streams through pipes: against a mock that splices by hand, and on real sockets. And urgent bytes, which the
+//! kernel does not splice.
 
 use super::*;
 use std::time::Duration;
@@ -369,4 +370,22 @@ async fn a_stalled_reader_of_a_spliced_stream_is_stopped_and_its_pipe_is_not_poo
     });
     drop((inner_client, inner_server));
     writing.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_urgent_byte_stays_in_the_stream_and_what_follows_is_not_stuck() {
+    let (mut client, mut inner_client) = pair().await;
+    let (mut inner_server, mut server) = pair().await;
+    SockRef::from(&inner_client).set_out_of_band_inline(true).unwrap();
+    client.write_all(b"ab").await.unwrap();
+    assert_eq!(SockRef::from(&client).send_out_of_band(b"U").unwrap(), 1);
+    client.write_all(b"cd").await.unwrap();
+    let mut notes = Notes { look: true, ..Notes::default() };
+    let mut relay = Relay::default();
+    let mut received = [0; 5];
+    tokio::select! {
+        end = poll_fn(|cx| relay.poll(cx, &mut inner_client, &mut inner_server, &mut notes)) => panic!("{end:?}"),
+        read = server.read_exact(&mut received) => { read.unwrap(); }
+    }
+    assert_eq!(&received, b"abUcd");
 }
