@@ -43,6 +43,8 @@ pub fn add() -> Result<HopAddress, NetlinkError> {
             Some(Errno::EEXIST) => Ok(HopAddress::Present),
             // Switched off between our look and our call.
             Some(Errno::EACCES | Errno::EOPNOTSUPP) if is_off() => Ok(HopAddress::Off),
+            // The answer was lost: whether it was done shows. Taking off what was there before us is the lesser harm.
+            _ if !matches!(error, NetlinkError::Refused { .. }) && is_there() => Ok(HopAddress::Added),
             _ => Err(error),
         },
     }

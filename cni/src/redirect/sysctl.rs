@@ -135,9 +135,17 @@ pub fn difference(policy: &Policy) -> Result<Vec<String>, SysctlError> {
 /// Put back what was changed, last first, where nobody changed it since. Goes on after a failure and says all.
 pub fn restore(changed: &[Changed]) -> Vec<SysctlError> {
     let put_back = |sysctl: &Changed| {
-        if read(&sysctl.name)? == sysctl.after { write(&sysctl.name, &sysctl.before) } else { Ok(()) }
+        let found = read(&sysctl.name)?;
+        // The kernel writes its own shape of a list of ports, which ours is still in where it could not be read back.
+        let is_ours = found == sysctl.after
+            || sysctl.name == RESERVED_PORTS && port_set(&found) == port_set(&sysctl.after);
+        if is_ours { write(&sysctl.name, &sysctl.before) } else { Ok(()) }
     };
     changed.iter().rev().filter_map(|sysctl| put_back(sysctl).err()).collect()
+}
+
+fn port_set(list: &str) -> BTreeSet<u16> {
+    parse_ports(list).into_iter().flat_map(|(first, last)| first..=last).collect()
 }
 
 fn parse_ports(list: &str) -> Vec<(u16, u16)> {

@@ -120,7 +120,16 @@ pub fn apply(rules: &Ruleset, owner: &Owner) -> Result<Applied, NetlinkError> {
             transact(&create(rules, owner, Some(Replace)))?;
             Ok(Applied::Replaced(found))
         }
-        Err(error) => Err(error),
+        Err(error @ NetlinkError::Refused { .. }) => Err(error),
+        // The answer was lost, not the batch, perhaps: it is done where the table is ours and holds the rules.
+        Err(error) => match read() {
+            Ok(Some(found))
+                if found.owner().as_ref() == Some(owner) && difference(rules, &found).is_empty() =>
+            {
+                Ok(Applied::Created)
+            }
+            _ => Err(error),
+        },
     }
 }
 
