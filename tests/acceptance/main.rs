@@ -12,6 +12,7 @@ mod landing;
 mod mishaps;
 mod networks;
 mod plugin;
+mod promises;
 mod refusals;
 mod release;
 mod runtime;
