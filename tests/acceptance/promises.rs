@@ -73,6 +73,9 @@ fn whatever_annotations_say_the_kernel_holds_that_and_nothing_else() -> Result<(
     });
     ensure!(run.is_ok(), "{run:?}");
     let accepted = accepted.get();
-    ensure!(accepted >= 25, "only {accepted} of 150 sets of annotations were good: the test tests too little");
+    ensure!(
+        accepted >= 25,
+        "only {accepted} of 150 sets of annotations were good: the test tests too little"
+    );
     Ok(())
 }
