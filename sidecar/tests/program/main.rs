@@ -321,7 +321,6 @@ fn the_inbound_half_drains_alone() {
 
 /// The page in a browser, with nothing but the sidecar to talk to: its script parses the numbers and fills the tables.
 #[test]
-#[ignore = "needs Debian's chromium: cargo test -p culvert-sidecar --test program -- --ignored"]
 fn the_page_comes_alive_in_a_browser() {
     let sidecar = Sidecar::start(&["--verify-redirect=off"]);
     // Something to show: refused by a guard.
@@ -342,7 +341,7 @@ fn the_page_comes_alive_in_a_browser() {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .expect("apt-get install chromium");
+        .expect("this test needs Debian's chromium, which tests/run installs: apt-get install chromium");
     let mut out = browser.stdout.take().unwrap();
     let (said, heard) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
