@@ -13,6 +13,9 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
+/// How long another plugin's work in the same namespace is awaited: a hundred times what it takes.
+const TURN_WITHIN: Duration = Duration::from_secs(1);
+
 /// Why a namespace cannot be used: CNI code 8.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
@@ -109,10 +112,7 @@ impl Netns {
             .name("netns".to_owned())
             .spawn(move || {
                 let Self { file, path } = self;
-                // One at a time in a namespace: what one reads back must not be what another is writing. The lock goes with
-                // the file, so with the process; the wait for it counts against the limit. Best effort: it may be refused
-                // where the file was opened by somebody else, and the kernel's own transactions still hold.
-                let _ = file.lock();
+                let _lock = one_at_a_time(&file);
                 let result = match setns(&file, CloneFlags::CLONE_NEWNET) {
                     Ok(()) => Ok(work()),
                     Err(Errno::EINVAL) => Err(NetnsError::NotANamespace(path)),
@@ -131,6 +131,28 @@ impl Netns {
             },
         }
     }
+}
+
+/// One at a time in a namespace: what one reads back must not be what another is writing. The lock goes with the file, so
+/// with the process.
+///
+/// Best effort: any process of the pod can open its namespace's file and lock it for ever, which may cost us
+/// [`TURN_WITHIN`], but must not keep rules out. The kernel's own transactions hold without the lock.
+fn one_at_a_time(file: &File) -> Option<File> {
+    let lock = file.try_clone().ok()?;
+    if lock.try_lock().is_ok() {
+        return Some(lock);
+    }
+    let (sender, receiver) = mpsc::sync_channel(1);
+    std::thread::Builder::new()
+        .name("lock".to_owned())
+        .spawn(move || {
+            let locked = lock.lock().is_ok();
+            // Nobody listens any more when the turn came too late.
+            drop(sender.send(locked.then_some(lock)));
+        })
+        .ok()?;
+    receiver.recv_timeout(TURN_WITHIN).ok().flatten()
 }
 
 /// Our own namespace and, where it can be read, that of pid 1.

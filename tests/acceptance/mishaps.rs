@@ -282,3 +282,22 @@ fn iptables_by_name_is_a_clear_error_in_a_user_namespace_of_its_own() -> Result<
     }
     Ok(())
 }
+
+#[test]
+fn a_held_lock_of_the_hosts_iptables_stops_no_pod() -> Result<()> {
+    let held = "mount -t tmpfs own /run && exec 9>/run/xtables.lock && flock 9 && exec \"$0\"";
+    all_is_well("lock held", |call| call.under(["unshare", "--mount", "sh", "-c", held]))
+}
+
+#[test]
+fn a_pod_that_locks_its_own_namespace_keeps_no_rules_out() -> Result<()> {
+    let lab = Lab::new()?;
+    let by_the_pod = fs::File::open(lab.pod.namespace().path())?;
+    by_the_pod.lock()?;
+    lab.add(&[])?.expect_success();
+    assert!(lab.invoke("CHECK")?.redirect().run()?.status.success());
+    lab.del()?.expect_success();
+    let rules = lab.pod.ruleset()?;
+    assert!(rules.is_empty(), "{rules}");
+    Ok(())
+}

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::{WORK_WITHIN, pod_name};
 use crate::attachment::{Record, Records};
 use crate::log::{Level, Line, Log};
-use crate::netns::Netns;
+use crate::netns::{Netns, NetnsError};
 use crate::protocol::{Attachment, NetConf};
 use crate::redirect::engine::Engine;
 use crate::redirect::owner::Owner;
@@ -36,7 +36,11 @@ pub fn del(attachment: &Attachment, conf: &NetConf<'_>) {
                 decision
             }
             // Gone with the sandbox, as it mostly is.
-            Err(_) => "the namespace is gone",
+            Err(NetnsError::Open { .. } | NetnsError::NotANamespace(_)) => "the namespace is gone",
+            Err(error) => {
+                errors.push(error.to_string());
+                "not removed"
+            }
         },
     };
     errors.extend(records.remove(&conf.name, attachment).err().map(|error| error.to_string()));
@@ -67,7 +71,7 @@ fn clean(
     netns: &str,
     attachment: &Attachment,
     record: Option<Record>,
-) -> Result<(&'static str, Vec<String>), crate::netns::NetnsError> {
+) -> Result<(&'static str, Vec<String>), NetnsError> {
     let owner = Owner::new(&attachment.container_id, &attachment.ifname);
     let engine = record
         .as_ref()
