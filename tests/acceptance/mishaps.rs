@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use culvert_tests::netns::Namespace;
 use culvert_tests::plugin::previous_result;
-use culvert_tests::{Family, Host, Invocation, Lab, Outcome};
+use culvert_tests::{Family, Host, Invocation, Lab, Landed, Landing, Outcome};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -299,5 +300,38 @@ fn a_pod_that_locks_its_own_namespace_keeps_no_rules_out() -> Result<()> {
     lab.del()?.expect_success();
     let rules = lab.pod.ruleset()?;
     assert!(rules.is_empty(), "{rules}");
+    Ok(())
+}
+
+#[test]
+fn auto_goes_on_to_iptables_legacy_where_the_kernel_has_no_nf_tables() -> Result<()> {
+    let lab = Lab::new()?;
+    // Of each thread's sends the first and every third after it fail. The plugin's are: its rules for nf_tables, a look
+    // whether they are there, `::6`, the deletion of such rules. iptables-nft does not get past its first question;
+    // iptables-legacy sends nothing.
+    let words = [
+        "strace",
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=sendto",
+        "-e",
+        "inject=sendto:error=EOPNOTSUPP:when=1+3",
+    ];
+    lab.invoke("ADD")?.redirect().under(words).run()?.expect_success();
+    let state = state(&lab.pod)?.join("\n");
+    assert!(state.contains("-A CULVERT_OUTBOUND_REDIRECT -p tcp -j REDIRECT --to-ports 15001"), "{state}");
+    assert!(!state.contains("table inet culvert"), "{state}");
+    assert!(lab.invoke("CHECK")?.redirect().run()?.status.success());
+    let mut landing = Landing::new(&lab.pod)?;
+    for family in Family::BOTH {
+        landing.target(&lab.peer, (family.outside(), 80))?;
+        let outside = SocketAddr::from((family.outside(), 80));
+        assert_eq!(landing.of(lab.pod.as_uid(1000), outside)?, Landed::Outbound(outside), "{family}");
+    }
+    lab.del()?.expect_success();
+    let state = self::state(&lab.pod)?.join("\n");
+    assert!(!state.contains("CULVERT"), "{state}");
     Ok(())
 }

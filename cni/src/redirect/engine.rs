@@ -53,13 +53,19 @@ impl From<NetlinkError> for EngineError {
 }
 
 impl EngineError {
-    /// Whether the engine as such is not to be had here, so that `auto` should try the next.
-    fn is_unavailable(&self) -> bool {
+    /// Whether the engine as such is not to be had here, so that it has no rules here either.
+    pub(super) fn is_absent(&self) -> bool {
         match self {
             Self::Nftables { error } => error.errno().is_some_and(is_unsupported),
             Self::Iptables(RunError::Missing(_)) => true,
             Self::Iptables(_) | Self::UserNamespace | Self::None(_) => false,
         }
+    }
+
+    /// Whether the next engine should be tried. The programs of iptables-nft are also on nodes whose kernel lacks
+    /// nf_tables, and what they then say differs from version to version.
+    fn wants_another(&self) -> bool {
+        self.is_absent() || matches!(self, Self::Iptables(_))
     }
 }
 
@@ -165,15 +171,18 @@ pub fn apply_by_choice(
     rules: &Ruleset,
     owner: &Owner,
 ) -> Result<(Engine, Applied), EngineError> {
-    let mut said = Vec::new();
+    let mut errors = Vec::new();
     for engine in candidates(policy)? {
         match engine.apply(rules, owner) {
             Ok(applied) => return Ok((engine, applied)),
-            Err(error) if error.is_unavailable() => said.push(error.to_string()),
+            Err(error) if error.wants_another() => errors.push(error),
             Err(error) => return Err(error),
         }
     }
-    Err(EngineError::None(said))
+    Err(match errors.len() {
+        1 => errors.remove(0),
+        _ => EngineError::None(errors.iter().map(ToString::to_string).collect()),
+    })
 }
 
 /// The engines that `policy` allows in this thread's network namespace, in order.

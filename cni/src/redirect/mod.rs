@@ -166,7 +166,11 @@ pub fn install(
     // Two engines' rules would both decide, the first in order first.
     let others = earlier.into_iter().chain((engine != Engine::Nftables).then_some(Engine::Nftables));
     for other in others.filter(|other| other.name() != engine.name()) {
-        other.remove()?;
+        match other.remove() {
+            // What is not to be had here has no rules here.
+            Err(error) if error.is_absent() => {}
+            removed => removed?,
+        }
     }
     Ok(work.commit(engine, left_out))
 }

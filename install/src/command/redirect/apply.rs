@@ -43,7 +43,7 @@ pub fn run(args: &ApplyArgs) -> Result<Answer, Refusal> {
     warnings.splice(0..0, wanted.warnings);
     let Installed { engine, outcome, footprint, left_out: _ } = installed;
     let footprint = match &record {
-        Some(Record { footprint: earlier, .. }) => together(footprint, earlier),
+        Some(Record { footprint: earlier, .. }) => footprint.after(earlier),
         None => footprint,
     };
     let record = Record { engine: engine.name().to_owned(), footprint };
@@ -69,15 +69,6 @@ pub fn run(args: &ApplyArgs) -> Result<Answer, Refusal> {
     line(&format!("changed beside the rules, kept in {} for `redirect remove`:", file.path().display()));
     beside(&record.footprint).iter().for_each(|text| line(&format!("  {text}")));
     Ok(Answer::said(out, Exit::Well).with("warning", &warnings))
-}
-
-/// What it takes to undo both. An earlier `::6` is still there when this run had no use for it.
-fn together(footprint: Footprint, earlier: &Footprint) -> Footprint {
-    let mut both = footprint.after(earlier);
-    if earlier.hop_address == HopAddress::Added {
-        both.hop_address = HopAddress::Added;
-    }
-    both
 }
 
 fn take_back(place: &Place, engine: Engine, footprint: Footprint) -> Result<(), Refusal> {
