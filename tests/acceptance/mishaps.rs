@@ -170,6 +170,8 @@ fn all_is_well(what: &str, spoilt: impl Fn(Invocation<'_>) -> Invocation<'_>) ->
         let check = spoilt(lab.invoke("CHECK")?.redirect().annotations(&[("engine", engine)])).run()?;
         assert!(check.status.success(), "{what}, {engine}: {check}");
         spoilt(lab.invoke("DEL")?).run()?.expect_success();
+        let state = state(&lab.pod)?.join("\n");
+        assert!(!state.contains("CULVERT") && !state.contains("culvert"), "{what}, {engine}: {state}");
     }
     Ok(())
 }

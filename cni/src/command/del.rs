@@ -10,7 +10,7 @@ use crate::attachment::{Record, Records};
 use crate::log::{Level, Line, Log};
 use crate::netns::{Netns, NetnsError};
 use crate::protocol::{Attachment, NetConf};
-use crate::redirect::engine::Engine;
+use crate::redirect::engine::{self, Engine};
 use crate::redirect::owner::Owner;
 use crate::redirect::policy::IpFamilies;
 use crate::redirect::{self, RedirectError};
@@ -73,13 +73,14 @@ fn clean(
     record: Option<Record>,
 ) -> Result<(&'static str, Vec<String>), NetnsError> {
     let owner = Owner::new(&attachment.container_id, &attachment.ifname);
-    let engine = record
-        .as_ref()
-        .and_then(|record| Engine::by_name(&record.engine, IpFamilies::Dual))
-        .unwrap_or(Engine::Nftables);
+    let recorded = record.as_ref().and_then(|record| Engine::by_name(&record.engine, IpFamilies::Dual));
     let footprint = record.map(|record| record.footprint);
     let work = move || -> Result<(&'static str, Vec<RedirectError>), RedirectError> {
-        let Some(found) = engine.owner()? else { return Ok(("no rules there", Vec::new())) };
+        let nothing = ("no rules there", Vec::new());
+        let Some(engine) = recorded.map_or_else(engine::present, |engine| Ok(Some(engine)))? else {
+            return Ok(nothing);
+        };
+        let Some(found) = engine.owner()? else { return Ok(nothing) };
         let Some(found) = found.filter(|found| found.container == owner.container) else {
             return Ok(("the rules there are another's", Vec::new()));
         };

@@ -205,6 +205,25 @@ pub fn candidates(policy: &Policy) -> Result<Vec<Engine>, EngineError> {
     })
 }
 
+/// Whose rules may be in this thread's network namespace, for who has no record of it. Cheap: no program is run for it,
+/// since most pods that are asked about were never onboarded.
+pub fn present() -> Result<Option<Engine>, EngineError> {
+    let families = IpFamilies::Dual;
+    if nftables::read()?.is_some() {
+        return Ok(Some(Engine::Nftables));
+    }
+    if nftables::has_chain(iptables::PREFIX)? {
+        return Ok(Some(Engine::Iptables(Variant::Nft, families)));
+    }
+    // The tables of x_tables that this namespace has; a pod without its rules has none.
+    let has_tables = |name: &str| {
+        fs::read_to_string(format!("/proc/thread-self/net/{name}"))
+            .is_ok_and(|tables| !tables.trim().is_empty())
+    };
+    let by_legacy = has_tables("ip_tables_names") || has_tables("ip6_tables_names");
+    Ok(by_legacy.then_some(Engine::Iptables(Variant::Legacy, families)))
+}
+
 /// Whether an engine would work on this node, for STATUS: cheap, and changes nothing.
 pub fn any_available() -> Result<Engine, EngineError> {
     let families = IpFamilies::Dual;

@@ -6,6 +6,7 @@ mod render;
 mod run;
 mod save;
 
+pub use self::render::PREFIX;
 use self::render::{Rendered, render, restore_text};
 pub use self::run::isolate;
 pub use self::run::{RunError, Variant};

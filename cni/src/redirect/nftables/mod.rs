@@ -25,6 +25,8 @@ pub const TABLE: &str = "culvert";
 /// How far before the usual priority of their stage our chains stand: before those of iptables-nft and of others.
 const AHEAD: i32 = 10;
 
+/// `NFPROTO_UNSPEC`: a dump of every family.
+const FAMILY_ANY: u8 = 0;
 /// `NFPROTO_INET`.
 const FAMILY_INET: u8 = 1;
 /// `NFNL_SUBSYS_NFTABLES`.
@@ -151,6 +153,15 @@ pub fn probe() -> Result<(), NetlinkError> {
         Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
         other => other,
     }
+}
+
+/// Whether a chain of any family has a name that begins so: iptables-nft's rules are nf_tables' too.
+pub fn has_chain(prefix: &str) -> Result<bool, NetlinkError> {
+    let mut request = Batch::default();
+    request.message(GET_CHAIN, DUMP, &[FAMILY_ANY, 0, 0, 0], |_| {});
+    let chains = Socket::open(SockProtocol::NetlinkNetFilter)?.dump(&request)?;
+    let name = |body: &[u8]| attribute(body.get(4..)?, 3).and_then(text).map(|name| name.starts_with(prefix));
+    Ok(chains.iter().any(|(kind, body)| *kind == NEW_CHAIN && name(body) == Some(true)))
 }
 
 /// Delete our table, whosever it is; no table is fine.
