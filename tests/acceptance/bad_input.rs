@@ -159,8 +159,9 @@ fn brackets_without_end_do_not_crash_it() -> Result<()> {
     let lab = Lab::new()?;
     let brackets = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     for place in ["runtimeConfig", "redirect", "excludeNamespaces"] {
+        // Not the machine's own log.
         let stdin = format!(
-            r#"{{"cniVersion":"1.0.0","name":"lab","type":"culvert-cni","prevResult":{{}},"{place}":{brackets}}}"#
+            r#"{{"cniVersion":"1.0.0","name":"lab","type":"culvert-cni","logFile":"","prevResult":{{}},"{place}":{brackets}}}"#
         );
         refused(&lab, place, lab.invoke("ADD")?.stdin(stdin), &[6, 7], &[])?;
     }
