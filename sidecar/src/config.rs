@@ -31,6 +31,8 @@ pub struct Config {
     pub connect_timeout: Option<Duration>,
     /// How long a connection may move no byte.
     pub idle_timeout: Option<Duration>,
+    /// After how long a silence the kernel asks whether a peer is still there.
+    pub tcp_keepalive: Option<Duration>,
     /// The circuit breaker of each cluster.
     pub thresholds: Thresholds,
     /// Where closing records go.

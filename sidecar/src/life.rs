@@ -16,7 +16,7 @@ use crate::table::{Entry, NewEntry, State};
 use std::error::Error;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// An accepted connection until its closing record is written. Dropped without [`Life::end`], which only a panic does,
 /// it writes that record as [`CloseReason::Internal`].
@@ -221,6 +221,10 @@ impl Watch for Watched {
 
     fn look(&mut self) -> bool {
         self.entry.take_look()
+    }
+
+    fn keep_alive(&self) -> Option<Duration> {
+        self.proxy.config.tcp_keepalive
     }
 
     fn pipes(&self) -> &Arc<Pipes> {

@@ -71,7 +71,9 @@ struct Listeners {
 
 impl Listeners {
     fn bind(config: &Config) -> Result<Self, ListenError> {
-        let proxy = |port: u16, option| (port != 0).then(|| listener::bind_proxy(port, option)).transpose();
+        let proxy = |port: u16, option| {
+            (port != 0).then(|| listener::bind_proxy(port, option, config.tcp_keepalive)).transpose()
+        };
         Ok(Self {
             inbound: proxy(config.inbound_port, "--inbound-port")?,
             outbound: proxy(config.outbound_port, "--outbound-port")?,
@@ -142,6 +144,10 @@ async fn serve(
     tokio::spawn({
         let proxy = Arc::clone(proxy);
         async move { proxy.history.keep(&proxy.metrics).await }
+    });
+    tokio::spawn({
+        let pipes = Arc::clone(&proxy.pipes);
+        async move { pipes.keep_let_go().await }
     });
 
     let inbound = Accepting::start(inbound, Direction::Inbound, proxy, workers)?;

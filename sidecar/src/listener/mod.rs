@@ -7,7 +7,7 @@ mod backoff;
 pub use accept::{AcceptErrorKind, Accepted, accept_loop};
 pub(crate) use backoff::Backoff;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -16,11 +16,9 @@ use std::time::Duration;
 /// tokio ask for 128, which a burst of connections overflows within a millisecond.
 const BACKLOG: i32 = 4096;
 
-/// When a peer has been silent for so long, the kernel asks whether it is still there. Both numbers are ztunnel's: they
-/// stay below the 350 s after which the NAT gateways of the large clouds forget a connection.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(180);
-/// How often it asks again before it gives up (nine times by default).
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
+/// How often the kernel asks before it gives up (`net.ipv4.tcp_keepalive_probes`, 9 by default): spread over as long
+/// again.
+const KEEPALIVE_PROBES: u32 = 9;
 
 /// A port that could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -46,17 +44,31 @@ impl ListenError {
     }
 }
 
-/// The options that an accepted connection inherits from its listener, so that they cost nothing per connection.
-pub(crate) fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY)
+/// When the kernel is to ask after a silent peer, and how often then: whole seconds, at least one.
+pub(crate) fn keepalive(after: Duration) -> TcpKeepalive {
+    let least = Duration::from_secs(1);
+    TcpKeepalive::new().with_time(after.max(least)).with_interval((after / KEEPALIVE_PROBES).max(least))
 }
 
 /// Opens a listener for redirected connections of both families; of IPv4 alone where the kernel has no IPv6.
 ///
+/// What is accepted inherits its options, so that they cost nothing per connection; `keepalive` is one of them.
+///
 /// # Errors
 /// When the port cannot be had.
-pub fn bind_proxy(port: u16, option: &'static str) -> Result<std::net::TcpListener, ListenError> {
-    bind(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), option)
+pub fn bind_proxy(
+    port: u16,
+    option: &'static str,
+    keepalive: Option<Duration>,
+) -> Result<std::net::TcpListener, ListenError> {
+    let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    let listener = bind(address, option)?;
+    if let Some(after) = keepalive {
+        SockRef::from(&listener)
+            .set_tcp_keepalive(&self::keepalive(after))
+            .map_err(|source| ListenError::new(address, option, source))?;
+    }
+    Ok(listener)
 }
 
 /// Opens a listener. The IPv6 wildcard takes IPv4 too, and becomes the IPv4 wildcard where the kernel has no IPv6.
@@ -88,7 +100,6 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     // Or a restart would have to wait for the connections of the last run to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keepalive())?;
     // An urgent byte stays where it stands in the stream; else a reader that does not ask for it loses it.
     socket.set_out_of_band_inline(true)?;
     socket.bind(&address.into())?;
@@ -99,7 +110,6 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use socket2::SockRef;
 
     #[test]
     fn a_port_in_use_is_named_with_what_to_do() {
@@ -112,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_wildcard_takes_both_families() {
-        let listener = bind_proxy(0, "--inbound-port").unwrap();
+        let listener = bind_proxy(0, "--inbound-port", None).unwrap();
         let port = listener.local_addr().unwrap().port();
         for ip in ["127.0.0.1", "::1"] {
             std::net::TcpStream::connect((ip, port)).unwrap_or_else(|error| panic!("{ip}: {error}"));
@@ -121,14 +131,16 @@ mod tests {
 
     #[test]
     fn accepted_connections_inherit_their_options() {
-        let listener = bind("127.0.0.1:0".parse().unwrap(), "--inbound-port").unwrap();
-        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let listener = bind_proxy(0, "--inbound-port", Some(Duration::from_secs(180))).unwrap();
+        let at = ("127.0.0.1", listener.local_addr().unwrap().port());
+        let _client = std::net::TcpStream::connect(at).unwrap();
         listener.set_nonblocking(false).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         let socket = SockRef::from(&accepted);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
         assert!(socket.out_of_band_inline().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(180));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(20));
     }
 }

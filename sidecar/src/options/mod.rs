@@ -147,6 +147,19 @@ pub struct Options {
     )]
     idle_timeout: Duration,
 
+    /// How long a peer may be silent before the kernel asks whether it is still there, nine times within as long
+    /// again; 0 = never
+    // The default is ztunnel's: below the 350 s after which the NAT gateways of the large clouds forget a connection.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "3m",
+        value_parser = duration::parse,
+        env = "CULVERT_TCP_KEEPALIVE",
+        hide_env = true
+    )]
+    tcp_keepalive: Duration,
+
     /// Connections per cluster
     #[arg(
         long,
@@ -329,6 +342,7 @@ impl Options {
             api_server_bypass,
             connect_timeout,
             idle_timeout,
+            tcp_keepalive,
             circuit_breaker_max_connections,
             circuit_breaker_max_pending_requests,
             circuit_breaker_max_requests,
@@ -411,6 +425,7 @@ impl Options {
             verify_redirect,
             connect_timeout: some_if_set(connect_timeout),
             idle_timeout: some_if_set(idle_timeout),
+            tcp_keepalive: some_if_set(tcp_keepalive),
             thresholds: Thresholds {
                 max_connections: circuit_breaker_max_connections,
                 max_pending_requests: circuit_breaker_max_pending_requests,

@@ -40,8 +40,10 @@ pub(super) enum Step {
     JustFinished,
     /// Over since an earlier wake-up.
     Finished,
-    /// The source died.
+    /// The source died; all that it had said was passed on.
     SourceFailed(io::Error),
+    /// The source died; the sink has yet to take what it had said.
+    SourceDied(io::Error),
     /// The sink died.
     SinkFailed(io::Error),
 }
@@ -92,6 +94,8 @@ pub(super) struct Turn<'a> {
     pub(super) scratch: &'a mut [u8],
     /// Whether to ask the socket itself for bytes that the runtime does not know of.
     pub(super) look: bool,
+    /// Whether the other direction came to an orderly end, so that with this one's the connection is closed.
+    pub(super) last: bool,
     /// The number of bytes that the sink took is added here.
     pub(super) moved: &'a mut u64,
     pub(super) pipes: &'a Arc<Pipes>,
@@ -115,6 +119,11 @@ impl Half {
                 Poll::Ready(Ok(())) if self.is_over() => return Step::JustFinished,
                 Poll::Ready(Ok(())) if *turn.moved >= enough => break,
                 Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(died @ Step::SourceDied(_))) => {
+                    // The rest of its words is tried again once the whole knows of the death.
+                    cx.waker().wake_by_ref();
+                    return died;
+                }
                 Poll::Ready(Err(failure)) => {
                     self.abandon();
                     return failure;
@@ -169,15 +178,10 @@ impl Half {
         sink: &mut impl Endpoint,
         turn: &mut Turn<'_>,
     ) -> Poll<Result<(), Step>> {
-        if matches!(self.state, State::ShuttingDown) {
-            ready!(Pin::new(sink).poll_shutdown(cx)).map_err(Step::SinkFailed)?;
-            self.state = State::Over;
-            return Poll::Ready(Ok(()));
-        }
         match &mut self.held {
             Held::Nothing => {}
             Held::Tail(tail) => {
-                let n = ready!(write(sink, cx, &tail.bytes[tail.written..]))?;
+                let n = ready!(taken(Pin::new(sink).poll_write(cx, &tail.bytes[tail.written..])))?;
                 tail.written += n;
                 *turn.moved += n as u64;
                 if tail.written == tail.bytes.len() {
@@ -186,6 +190,14 @@ impl Half {
                 return Poll::Ready(Ok(()));
             }
             Held::Pipe(_) => return self.splice(cx, source, sink, turn),
+        }
+        if matches!(self.state, State::ShuttingDown) {
+            // Where both sides have said all, the close that follows at once is this FIN, and saves a system call.
+            if !(turn.last && sink.splices()) {
+                ready!(Pin::new(sink).poll_shutdown(cx)).map_err(Step::SinkFailed)?;
+            }
+            self.state = State::Over;
+            return Poll::Ready(Ok(()));
         }
         // To look around means to read: the kernel does not splice an urgent byte.
         if self.is_bulk() && !turn.look {
@@ -199,26 +211,39 @@ impl Half {
                 None => (self.run, self.full_reads) = (0, 0),
             }
         }
-        let n = ready!(read(source, cx, turn)).map_err(Step::SourceFailed)?;
-        let bytes = &turn.scratch[..n];
-        if bytes.is_empty() {
-            self.state = match self.state {
-                State::LastWords => State::Over,
-                _ => State::ShuttingDown,
-            };
+        let Heard { bytes, full, then } = ready!(hear(source, cx, turn)).map_err(Step::SourceFailed)?;
+        if matches!(then, Then::Fin) {
+            match self.state {
+                // Of what a dead source said, the end is no FIN; it is read again once all before it was taken.
+                State::LastWords if bytes > 0 => {}
+                State::LastWords => self.state = State::Over,
+                _ => self.state = State::ShuttingDown,
+            }
+        }
+        if bytes == 0 {
             return Poll::Ready(Ok(()));
         }
-        let taken = match write(sink, cx, bytes) {
+        let said = &turn.scratch[..bytes];
+        // A FIN that follows at once travels in the same packet.
+        let last = matches!(then, Then::Fin) && matches!(self.state, State::ShuttingDown);
+        let written =
+            if last { sink.poll_write_last(cx, said) } else { Pin::new(&mut *sink).poll_write(cx, said) };
+        let taken = match taken(written) {
             Poll::Ready(taken) => taken?,
             // The sink wakes us when it takes more; until then the bytes are ours.
             Poll::Pending => 0,
         };
         *turn.moved += taken as u64;
-        if taken < bytes.len() {
-            self.held = Held::Tail(Box::new(Tail { bytes: bytes[taken..].into(), written: 0 }));
+        if taken < bytes {
+            self.held = Held::Tail(Box::new(Tail { bytes: turn.scratch[taken..bytes].into(), written: 0 }));
         }
-        self.run = self.run.saturating_add(n as u32);
-        let full = n == SCRATCH_BYTES && source.splices() && sink.splices();
+        match then {
+            Then::Death(error) if taken == bytes => return Poll::Ready(Err(Step::SourceFailed(error))),
+            Then::Death(error) => return Poll::Ready(Err(Step::SourceDied(error))),
+            Then::Fin | Then::Unknown => {}
+        }
+        self.run = self.run.saturating_add(bytes as u32);
+        let full = full && source.splices() && sink.splices();
         self.full_reads = if full { self.full_reads.saturating_add(1) } else { 0 };
         Poll::Ready(Ok(()))
     }
@@ -277,11 +302,7 @@ impl Half {
         turn: &mut Turn<'_>,
     ) -> Poll<Result<(), Step>> {
         let Held::Pipe(pipe) = &mut self.held else { return Poll::Ready(Ok(())) };
-        let n = match ready!(sink.poll_splice_from(cx, pipe)) {
-            Ok(0) => return Poll::Ready(Err(Step::SinkFailed(io::ErrorKind::WriteZero.into()))),
-            Ok(n) => n,
-            Err(error) => return Poll::Ready(Err(Step::SinkFailed(error))),
-        };
+        let n = ready!(taken(sink.poll_splice_from(cx, pipe)))?;
         *turn.moved += n as u64;
         if !matches!(self.state, State::Copying) && pipe.is_empty() {
             self.held = Held::Nothing;
@@ -296,6 +317,44 @@ fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), InvalidInput | OutOfMemory | PermissionDenied | Unsupported)
 }
 
+/// What a source said, in the scratch buffer.
+struct Heard {
+    bytes: usize,
+    /// Whether it filled the buffer at once.
+    full: bool,
+    then: Then,
+}
+
+/// What a source said next.
+enum Then {
+    /// Nothing that is known of.
+    Unknown,
+    /// FIN.
+    Fin,
+    /// It died, and will not say so again.
+    Death(io::Error),
+}
+
+/// Reads, and reads on where the runtime knows that there is more: that the source is closed, as a rule, which came with
+/// the last bytes. Where it does not, this asks nobody and costs nothing.
+fn hear(source: &mut impl Endpoint, cx: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<io::Result<Heard>> {
+    let bytes = ready!(read(source, cx, turn))?;
+    let full = bytes == turn.scratch.len();
+    let heard = |bytes, then| Poll::Ready(Ok(Heard { bytes, full, then }));
+    if bytes == 0 {
+        return heard(0, Then::Fin);
+    }
+    if full || turn.look {
+        return heard(bytes, Then::Unknown);
+    }
+    match poll_read(source, cx, &mut turn.scratch[bytes..]) {
+        Poll::Pending => heard(bytes, Then::Unknown),
+        Poll::Ready(Ok(0)) => heard(bytes, Then::Fin),
+        Poll::Ready(Ok(more)) => heard(bytes + more, Then::Unknown),
+        Poll::Ready(Err(error)) => heard(bytes, Then::Death(error)),
+    }
+}
+
 /// Reads; while it looks around, first what the runtime may not know of.
 fn read(source: &mut impl Endpoint, cx: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<io::Result<usize>> {
     if turn.look {
@@ -304,13 +363,18 @@ fn read(source: &mut impl Endpoint, cx: &mut Context<'_>, turn: &mut Turn<'_>) -
             done => return Poll::Ready(done),
         }
     }
-    let mut buffer = ReadBuf::new(turn.scratch);
+    poll_read(source, cx, turn.scratch)
+}
+
+fn poll_read(source: &mut impl Endpoint, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(buffer);
     ready!(Pin::new(source).poll_read(cx, &mut buffer))?;
     Poll::Ready(Ok(buffer.filled().len()))
 }
 
-fn write(sink: &mut impl Endpoint, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, Step>> {
-    match ready!(Pin::new(sink).poll_write(cx, bytes)) {
+/// What a write came to.
+fn taken(written: Poll<io::Result<usize>>) -> Poll<Result<usize, Step>> {
+    match ready!(written) {
         Ok(0) => Poll::Ready(Err(Step::SinkFailed(io::ErrorKind::WriteZero.into()))),
         Ok(n) => Poll::Ready(Ok(n)),
         Err(error) => Poll::Ready(Err(Step::SinkFailed(error))),

@@ -11,12 +11,15 @@ pub mod pipes;
 
 use crate::listener::keepalive;
 use half::{Half, Step, Turn};
+use nix::libc::{MSG_MORE, MSG_NOSIGNAL};
 use pipes::{Pipe, Pipes};
 use socket2::SockRef;
 use std::cell::RefCell;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
@@ -38,9 +41,16 @@ pub trait Endpoint: AsyncRead + AsyncWrite + Unpin {
     /// `WouldBlock`.
     fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// It has become quiet: from here on the kernel is to ask now and then whether the peer is still there. Not before,
-    /// as three system calls are a tenth of what a short connection costs.
-    fn keep_alive(&self) {}
+    /// Writes what FIN follows at once, so that the kernel may wait for that and send both together.
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write(cx, bytes)
+    }
+
+    /// It has become quiet: from here on the kernel is to ask whether the peer is still there, after a silence of so
+    /// long. Not before, as three system calls are a tenth of what a short connection costs.
+    fn keep_alive(&self, after: Duration) {
+        let _ = after;
+    }
 
     /// Whether it is nothing but a socket, so that its bytes may bypass us.
     fn splices(&self) -> bool {
@@ -76,8 +86,12 @@ impl Endpoint for TcpStream {
         io::Read::read(&mut &*SockRef::from(self), buffer)
     }
 
-    fn keep_alive(&self) {
-        if let Err(error) = SockRef::from(self).set_tcp_keepalive(&keepalive()) {
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        poll_write_io(self, cx, || SockRef::from(&*self).send_with_flags(bytes, MSG_MORE | MSG_NOSIGNAL))
+    }
+
+    fn keep_alive(&self, after: Duration) {
+        if let Err(error) = SockRef::from(self).set_tcp_keepalive(&keepalive(after)) {
             tracing::debug!(%error, "a peer that vanishes will be noticed by the idle timeout only");
         }
     }
@@ -95,13 +109,20 @@ impl Endpoint for TcpStream {
     }
 
     fn poll_splice_from(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
-        loop {
-            match self.try_io(Interest::WRITABLE, || pipe.drain(self)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.poll_write_ready(cx))?;
-                }
-                done => return Poll::Ready(done),
-            }
+        poll_write_io(self, cx, || pipe.drain(self))
+    }
+}
+
+/// Does what writes to a socket as soon as it takes something.
+fn poll_write_io(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+    mut write: impl FnMut() -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        match stream.try_io(Interest::WRITABLE, &mut write) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(stream.poll_write_ready(cx))?,
+            done => return Poll::Ready(done),
         }
     }
 }
@@ -123,6 +144,8 @@ pub trait Watch {
     /// Whoever watches wakes the task and says yes now and then while a side is deaf, and once after bytes moved and no
     /// more came.
     fn look(&mut self) -> bool;
+    /// After how long a silence the kernel is to ask whether the server is still there, if at all.
+    fn keep_alive(&self) -> Option<Duration>;
     /// Where pipes for bulk streams come from.
     fn pipes(&self) -> &Arc<Pipes>;
     /// Which ways the bytes are spliced rather than copied. Called when it changes.
@@ -159,7 +182,8 @@ pub enum Side {
 /// How a relay ended.
 #[derive(Debug)]
 pub enum End<S> {
-    /// Both sides said FIN and both got the other's.
+    /// Both sides said FIN, and one got the other's; the other gets it where it is no more than a socket by the close
+    /// that is due now, else it got it too.
     Closed,
     /// A side died; the other is to be reset.
     Died(Side, io::Error),
@@ -205,19 +229,21 @@ impl Relay {
             return Poll::Ready(End::Stopped(stop));
         }
         let look = watch.look();
-        if look {
+        if look && let Some(after) = watch.keep_alive() {
             // What was accepted has it from its listener.
-            server.keep_alive();
+            server.keep_alive(after);
         }
         let mut moved = Moved::default();
         let step = SCRATCH.with_borrow_mut(|scratch| {
-            let turn = Turn { scratch, look, moved: &mut moved.to_server, pipes: watch.pipes() };
+            let last = self.to_client.is_over() && self.dead.is_none();
+            let turn = Turn { scratch, look, last, moved: &mut moved.to_server, pipes: watch.pipes() };
             self.to_server.poll(cx, client, server, turn)
         });
         let first = self.judge(step, Side::Client, Side::Server, watch);
         // In between, a server that died became known as dead: the end of what it said is then no FIN.
         let step = SCRATCH.with_borrow_mut(|scratch| {
-            let turn = Turn { scratch, look, moved: &mut moved.to_client, pipes: watch.pipes() };
+            let last = self.to_server.is_over() && self.dead.is_none();
+            let turn = Turn { scratch, look, last, moved: &mut moved.to_client, pipes: watch.pipes() };
             self.to_client.poll(cx, server, client, turn)
         });
         let second = self.judge(step, Side::Server, Side::Client, watch);
@@ -276,6 +302,7 @@ impl Relay {
             Step::JustFinished => watch.half_closed(source),
             // Everything that it had said was passed on before: reads report an error last.
             Step::SourceFailed(error) => return Some((source, error)),
+            Step::SourceDied(error) => self.bury(source, error),
             Step::SinkFailed(error) => self.bury(sink, error),
         }
         None

@@ -173,6 +173,10 @@ impl Watch for Notes {
         self.look
     }
 
+    fn keep_alive(&self) -> Option<Duration> {
+        Some(Duration::from_secs(60))
+    }
+
     fn pipes(&self) -> &Arc<Pipes> {
         &self.pipes
     }

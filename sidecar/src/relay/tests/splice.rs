@@ -187,7 +187,8 @@ async fn every_byte_arrives_in_order_whatever_the_mood_of_splice() {
         assert!(matches!(end, End::Closed), "seed {seed}: {end:?}");
         let (client, server) = (client.0.into_inner().weird, server.0.into_inner().weird);
         assert!(server.heard == up && client.heard == down, "seed {seed}: bytes differ");
-        assert!(server.heard_fin && client.heard_fin, "seed {seed}: a FIN is missing");
+        // The second FIN is left to whoever closes both.
+        assert!(server.heard_fin != client.heard_fin, "seed {seed}: one side hears FIN from the relay");
         let moved = Moved { to_server: up.len() as u64, to_client: down.len() as u64 };
         assert_eq!(notes.moved, moved, "seed {seed}");
         assert_eq!(metrics.in_use.get(), 0, "seed {seed}: a pipe was kept");
