@@ -1,8 +1,10 @@
 //! What the sidecar refuses to forward: contract §5, guards. Each refusal is counted as `loop_rejected`.
 
+use std::io::{self, ErrorKind};
+
 use anyhow::Result;
-use culvert_tests::server::{echo, who};
-use culvert_tests::{Actor, At, Family, Lab, Sidecar, eventually};
+use culvert_tests::server::{self, echo, who};
+use culvert_tests::{Actor, At, Family, Lab, Sidecar, eventually, http};
 
 use crate::support::{APP, SIDECAR, assert_taken_and_reset, read_all};
 
@@ -87,5 +89,116 @@ fn what_was_refused_is_not_counted_as_forwarded() -> Result<()> {
     let before = forwarded()?;
     refused(&sidecar, "application to 15001", lab.pod.as_uid(APP), "127.0.0.1:15001")?;
     assert_eq!(forwarded()?, before);
+    Ok(())
+}
+
+/// Who tries to get at what is not meant for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Peer,
+    Application,
+    PodsRoot,
+    SidecarsUid,
+}
+
+/// What they get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Got {
+    /// The kernel says that nobody listens.
+    Refused,
+    /// Somebody took the connection and reset it.
+    Reset,
+    /// The application's service.
+    Service,
+    /// The status pages.
+    Status,
+    /// The admin interface.
+    Admin,
+}
+
+/// A service on all addresses of the pod, and one on its loopback alone.
+const SERVICE: u16 = 8080;
+const PRIVATE: u16 = 8081;
+
+/// Contract §4 and §5, put together for the ports that somebody might want to reach through the sidecar.
+fn due(who: Who, family: Family, to: std::net::IpAddr, port: u16) -> Got {
+    let (pod, hop) = (to == family.pod(), to == family.hop());
+    match (who, port) {
+        (Who::Peer, SERVICE) => Got::Service,
+        (Who::Peer, 15_020) => Got::Status,
+        // Through the inbound listener: a port of the sidecar, or one where the pod's address has nobody.
+        (Who::Peer, _) => Got::Reset,
+        // Back through the inbound listener, whatever is excluded; the hop's own address is loopback to it.
+        (Who::SidecarsUid, SERVICE) if pod => Got::Service,
+        (Who::SidecarsUid, _) if pod || hop => Got::Reset,
+        // Directly.
+        (_, 15_001 | 15_006) => Got::Reset,
+        (_, 15_020) => Got::Status,
+        (_, SERVICE) => Got::Service,
+        (_, 9901) if to == Family::V4.loopback() => Got::Admin,
+        (_, PRIVATE) if to == family.loopback() => Got::Service,
+        _ => Got::Refused,
+    }
+}
+
+fn got(actor: Actor<'_>, to: std::net::SocketAddr) -> Result<Got> {
+    let stream = match actor.connect(to) {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(Got::Refused),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(Got::Reset),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(match http::get(stream, "/config_dump") {
+        Ok(answer) if answer.body.starts_with("service") => Got::Service,
+        Ok(answer) if answer.status == 200 => Got::Admin,
+        Ok(_) => Got::Status,
+        Err(error) if is_reset(&error) => Got::Reset,
+        Err(error) => return Err(error),
+    })
+}
+
+fn is_reset(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    // Written to after the reset had come.
+    matches!(kind, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
+}
+
+#[test]
+fn whoever_tries_gets_at_nothing_of_the_sidecar_by_way_of_the_sidecar() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.add(&[])?.expect_success();
+    let sidecar = lab.pod.sidecar().start()?;
+    let mut servers = vec![lab.pod.as_uid(APP).serve("[::]:8080", server::http("service"))?];
+    for family in Family::BOTH {
+        servers.push(lab.pod.as_uid(APP).serve((family.loopback(), PRIVATE), server::http("service"))?);
+    }
+    let mut wrong = Vec::new();
+    let mut tried = 0;
+    for family in Family::BOTH {
+        for who in [Who::Peer, Who::Application, Who::PodsRoot, Who::SidecarsUid] {
+            let actor = match who {
+                Who::Peer => lab.peer.as_root(),
+                Who::Application => lab.pod.as_uid(APP),
+                Who::PodsRoot => lab.pod.as_root(),
+                Who::SidecarsUid => lab.pod.as_uid(SIDECAR),
+            };
+            for to in [family.pod(), family.loopback(), family.hop()] {
+                // A peer's loopback is its own; forged packets have tests of their own.
+                if who == Who::Peer && to != family.pod() {
+                    continue;
+                }
+                for port in [15_001, 15_006, 15_020, 15_053, 9901, SERVICE, PRIVATE] {
+                    let (due, got) = (due(who, family, to, port), got(actor, (to, port).into()));
+                    tried += 1;
+                    if !matches!(got, Ok(got) if got == due) {
+                        wrong.push(format!("{who:?} to {to} port {port}: {due:?} is due, but {got:?}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "of {tried}:\n{}", wrong.join("\n"));
+    // Nothing goes round in circles either.
+    eventually!(sidecar.admin("/connections").is_ok_and(|all| !all.body.contains("orig_dst")));
     Ok(())
 }

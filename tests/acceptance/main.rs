@@ -2,6 +2,7 @@
 
 mod annotations;
 mod bad_input;
+mod crowds;
 mod defaults;
 mod dns;
 mod forged;

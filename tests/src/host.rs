@@ -69,6 +69,16 @@ impl Host {
         Ok(())
     }
 
+    /// Pulls the cable of an interface: neither end notices but by silence. IPv6 addresses go with it.
+    pub fn set_down(&self, interface: &str) -> Result<()> {
+        self.namespace.run(|| Links::open()?.down(interface))
+    }
+
+    /// Puts the cable back in.
+    pub fn set_up(&self, interface: &str) -> Result<()> {
+        self.namespace.run(|| Links::open()?.up(interface))
+    }
+
     /// Gives an interface an address, as in `add_address("eth0", "10.77.0.9/24")`.
     pub fn add_address(&self, interface: &str, cidr: &str) -> Result<()> {
         let cidr: Cidr = cidr.parse()?;

@@ -77,8 +77,8 @@ pub fn command(
     Ok(command)
 }
 
-/// Cargo puts test binaries into `deps/`, and the package's programs one above.
-pub(crate) fn beside_current_program(name: &str) -> Result<PathBuf> {
+/// A program of this package. Cargo puts test binaries into `deps/`, and the package's programs one above.
+pub fn beside_current_program(name: &str) -> Result<PathBuf> {
     let this = env::current_exe()?;
     this.ancestors()
         .skip(1)

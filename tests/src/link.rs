@@ -103,11 +103,20 @@ impl Links {
 
     /// `ip link set NAME up`
     pub(crate) fn up(&mut self, name: &str) -> Result<()> {
+        self.set(name, LinkFlags::Up).with_context(|| format!("cannot set {name} up"))
+    }
+
+    /// `ip link set NAME down`: as if the cable were pulled at this end.
+    pub(crate) fn down(&mut self, name: &str) -> Result<()> {
+        self.set(name, LinkFlags::empty()).with_context(|| format!("cannot set {name} down"))
+    }
+
+    fn set(&mut self, name: &str, flags: LinkFlags) -> Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = self.index(name)?;
-        link.header.flags = LinkFlags::Up;
+        link.header.flags = flags;
         link.header.change_mask = LinkFlags::Up;
-        self.0.request(RouteNetlinkMessage::SetLink(link), 0).with_context(|| format!("cannot set {name} up"))
+        self.0.request(RouteNetlinkMessage::SetLink(link), 0)
     }
 
     /// Whether packets can pass: the kernel drops them until it has noticed, in the background, that a link is up.
