@@ -167,7 +167,7 @@ fn an_outbound_takes_its_services_endpoints_in_turn_at_an_address_of_loopback_an
         lab.peer.serve("[2001:db8::10]:83", says("c"))?,
     ];
     for (outbound, address) in
-        [("port: 1000", "127.0.0.1:1000"), ("port: 80, address: 198.51.100.1", "198.51.100.1:80")]
+        [("port: 7100", "127.0.0.1:7100"), ("port: 80, address: 198.51.100.1", "198.51.100.1:80")]
     {
         fs::write(folder.join("web.yaml"), with_web(outbound, &endpoints))?;
         let sidecar = with_documents(&lab, &folder, &["--dataplane", "here"])?;
@@ -179,7 +179,7 @@ fn an_outbound_takes_its_services_endpoints_in_turn_at_an_address_of_loopback_an
         eventually!(sidecar.stat("cluster.web.upstream_cx_total").is_ok_and(|n| n == 6));
         assert!(sidecar.admin("/clusters")?.body.contains("web::192.0.2.10:82::cx_total::2\n"));
         // No port for peers.
-        assert!(lab.peer.connect("10.77.0.2:1000").and_then(|mut s| s.read(&mut [0])).is_err(), "{address}");
+        assert!(lab.peer.connect("10.77.0.2:7100").and_then(|mut s| s.read(&mut [0])).is_err(), "{address}");
     }
     Ok(())
 }
@@ -187,18 +187,18 @@ fn an_outbound_takes_its_services_endpoints_in_turn_at_an_address_of_loopback_an
 #[test]
 fn an_endpoint_that_refuses_is_stepped_over_up_to_the_breakers_limit_of_retries() -> Result<()> {
     let (lab, folder) = onboarded()?;
-    fs::write(folder.join("web.yaml"), with_web("port: 1000", &["192.0.2.10:81", "192.0.2.10:82"]))?;
+    fs::write(folder.join("web.yaml"), with_web("port: 7100", &["192.0.2.10:81", "192.0.2.10:82"]))?;
     let _living = lab.peer.serve("192.0.2.10:82", says("b"))?;
     let sidecar = with_documents(&lab, &folder, &["--dataplane", "here"])?;
     for _ in 0..8 {
-        assert_eq!(read_all(lab.pod.as_uid(APP).connect("127.0.0.1:1000")?)?, "b");
+        assert_eq!(read_all(lab.pod.as_uid(APP).connect("127.0.0.1:7100")?)?, "b");
     }
     // Once refused, it comes after the others for a while.
     eventually!(sidecar.stat("cluster.web.upstream_rq_retry").is_ok_and(|n| n == 1));
     drop(sidecar);
     let sidecar =
         with_documents(&lab, &folder, &["--dataplane", "here", "--circuit-breaker-max-retries", "0"])?;
-    assert_taken_and_reset(lab.pod.as_uid(APP).connect("127.0.0.1:1000"), "no retry is allowed");
+    assert_taken_and_reset(lab.pod.as_uid(APP).connect("127.0.0.1:7100"), "no retry is allowed");
     eventually!(sidecar.stat("cluster.web.upstream_rq_retry_overflow").is_ok_and(|n| n == 1));
     Ok(())
 }
@@ -207,16 +207,16 @@ fn an_endpoint_that_refuses_is_stepped_over_up_to_the_breakers_limit_of_retries(
 fn a_service_without_endpoints_resets_and_is_counted_and_gets_them_by_a_change() -> Result<()> {
     let (lab, folder) = onboarded()?;
     let file = folder.join("web.yaml");
-    fs::write(&file, with_web("port: 1000", &[]))?;
+    fs::write(&file, with_web("port: 7100", &[]))?;
     let sidecar = with_documents(&lab, &folder, &["--dataplane", "here"])?;
-    assert_taken_and_reset(lab.pod.as_uid(APP).connect("127.0.0.1:1000"), "nobody offers it");
+    assert_taken_and_reset(lab.pod.as_uid(APP).connect("127.0.0.1:7100"), "nobody offers it");
     eventually!(sidecar.stat("cluster.web.upstream_cx_none_healthy").is_ok_and(|n| n == 1));
     assert!(sidecar.access(SOON, |record| (record["reason"] == "no_endpoint").then_some(())).is_some());
     let _server = lab.peer.serve("192.0.2.10:81", says("a"))?;
-    replace(&file, &with_web("port: 1001", &["192.0.2.10:81"]))?;
+    replace(&file, &with_web("port: 7101", &["192.0.2.10:81"]))?;
     eventually!(sidecar.stat("config_reloaded").is_ok_and(|n| n == 1), SOON);
-    assert_eq!(read_all(lab.pod.as_uid(APP).connect("127.0.0.1:1001")?)?, "a");
-    eventually!(lab.pod.as_uid(APP).connect("127.0.0.1:1000").is_err(), SOON);
+    assert_eq!(read_all(lab.pod.as_uid(APP).connect("127.0.0.1:7101")?)?, "a");
+    eventually!(lab.pod.as_uid(APP).connect("127.0.0.1:7100").is_err(), SOON);
     Ok(())
 }
 
@@ -224,7 +224,7 @@ fn a_service_without_endpoints_resets_and_is_counted_and_gets_them_by_a_change()
 fn a_closed_mesh_lets_its_own_members_and_the_api_server_be_called() -> Result<()> {
     let (lab, folder) = onboarded()?;
     fs::write(folder.join("mesh.yaml"), excerpt("mesh-passthrough.universal.yaml")?)?;
-    fs::write(folder.join("web.yaml"), with_web("port: 1000", &["192.0.2.10:81"]))?;
+    fs::write(folder.join("web.yaml"), with_web("port: 7100", &["192.0.2.10:81"]))?;
     let _servers = [81, 82, 6443].map(|port| lab.peer.serve(([192, 0, 2, 10], port), who()));
     for (bypass, reached) in [("on", true), ("off", false)] {
         let path = folder.display().to_string();
@@ -242,7 +242,7 @@ fn a_closed_mesh_lets_its_own_members_and_the_api_server_be_called() -> Result<(
                 false => assert_taken_and_reset(connected, &format!("{bypass} {port}")),
             }
         }
-        assert!(!read_all(lab.pod.as_uid(APP).connect("127.0.0.1:1000")?)?.is_empty());
+        assert!(!read_all(lab.pod.as_uid(APP).connect("127.0.0.1:7100")?)?.is_empty());
         assert_eq!(sidecar.stat("cluster.direct_access.upstream_cx_total")?, 1);
         let there = sidecar.admin("/listeners")?.body.contains("kube_api_server_bypass::192.0.2.10:6443");
         assert_eq!(there, reached, "{bypass}");
