@@ -225,7 +225,7 @@ fn a_closed_mesh_lets_its_own_members_and_the_api_server_be_called() -> Result<(
     let (lab, folder) = onboarded()?;
     fs::write(folder.join("mesh.yaml"), excerpt("mesh-passthrough.universal.yaml")?)?;
     fs::write(folder.join("web.yaml"), with_web("port: 7100", &["192.0.2.10:81"]))?;
-    let _servers = [81, 82, 6443].map(|port| lab.peer.serve(([192, 0, 2, 10], port), who()));
+    let _servers = [81, 82, 6443].map(|port| lab.peer.serve((Family::V4.outside(), port), who()));
     for (bypass, reached) in [("on", true), ("off", false)] {
         let path = folder.display().to_string();
         let settings = lab
@@ -236,7 +236,7 @@ fn a_closed_mesh_lets_its_own_members_and_the_api_server_be_called() -> Result<(
         let options = ["--resources", &path, "--dataplane", "here", "--api-server-bypass", bypass];
         let sidecar = settings.options(options).start()?;
         for (port, reached) in [(81, true), (82, false), (6443, reached)] {
-            let connected = lab.pod.as_uid(APP).connect(([192, 0, 2, 10], port));
+            let connected = lab.pod.as_uid(APP).connect((Family::V4.outside(), port));
             match reached {
                 true => assert!(!read_all(connected?)?.is_empty(), "{bypass} {port}"),
                 false => assert_taken_and_reset(connected, &format!("{bypass} {port}")),

@@ -122,7 +122,7 @@ fn before_setting_it_to_false_double_check_that_no_traffic_is_flowing_through_th
     let sidecar = with_documents(&lab, &folder, &[])?;
     let _servers = [lab.peer.serve("192.0.2.10:80", echo())?, lab.peer.serve("192.0.2.10:81", echo())?];
     for port in [80, 81, 81] {
-        talks(lab.pod.as_uid(APP).connect(([192, 0, 2, 10], port))?)?;
+        talks(lab.pod.as_uid(APP).connect((Family::V4.outside(), port))?)?;
     }
     let lines = sidecar.admin("/clusters")?.body;
     let cluster = "outbound:passthrough:ipv4::192.0.2.10";
@@ -148,7 +148,7 @@ fn open(lab: &Lab, ports: &[u16], each: usize) -> Result<Vec<TcpStream>> {
     let mut streams = Vec::new();
     for port in ports {
         for _ in 0..each {
-            streams.push(lab.pod.as_uid(APP).connect(([192, 0, 2, 10], *port))?);
+            streams.push(lab.pod.as_uid(APP).connect((Family::V4.outside(), *port))?);
         }
     }
     Ok(streams)
