@@ -80,6 +80,8 @@ pub fn parse(text: &str) -> Result<Value, YamlError> {
     let options = options! {
         budget: budget! { max_depth: DEEPEST, max_nodes: MOST_NODES, max_events: 2 * MOST_NODES },
         duplicate_keys: DuplicateKeyPolicy::Error,
+        // YAML 1.2: `name: y` is a name.
+        strict_booleans: true,
         with_snippet: false,
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
@@ -119,6 +121,11 @@ mod tests {
         assert!(error.starts_with("line 4: "), "{error}");
         let error = pieces[2].parse().unwrap_err().to_string();
         assert!(error.starts_with("line 7: ") && error.contains("duplicate"), "{error}");
+    }
+
+    #[test]
+    fn only_true_and_false_are_true_and_false() {
+        assert_eq!(parse("{a: y, b: no, c: true}"), Ok(json!({"a": "y", "b": "no", "c": true})));
     }
 
     #[test]

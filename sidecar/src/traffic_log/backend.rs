@@ -110,6 +110,7 @@ impl Writer {
     fn write_all(&self, lines: &Receiver<Message>) {
         let mut out: Option<Box<dyn Write>> = None;
         let mut tried: Option<Instant> = None;
+        let mut told = false;
         let mut batch = String::new();
         let mut count = 0;
         let mut done = None;
@@ -139,10 +140,12 @@ impl Writer {
             if out.is_none() && tried.is_none_or(|at| at.elapsed() >= RETRY) {
                 tried = Some(Instant::now());
                 match open(&self.target) {
-                    Ok(opened) => out = Some(opened),
-                    Err(error) => {
-                        tracing::warn!(target = %self.target, %error, "cannot write the traffic log")
+                    Ok(opened) => (out, told) = (Some(opened), false),
+                    // Once, until it worked again: it may be away for long.
+                    Err(error) if !std::mem::replace(&mut told, true) => {
+                        tracing::warn!(target = %self.target, %error, "cannot write the traffic log; trying again");
                     }
+                    Err(_) => {}
                 }
             }
             let failed = match &mut out {
