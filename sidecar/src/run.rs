@@ -61,7 +61,7 @@ pub enum StartError {
     Addresses(#[source] io::Error),
     /// Mesh documents.
     #[error(transparent)]
-    Resources(#[from] ResourceError),
+    Resources(Box<ResourceError>),
     /// Threads, signals, epoll.
     #[error("cannot start {what}: {source}; is a limit on threads or files too low?")]
     System {
@@ -70,6 +70,12 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl From<ResourceError> for StartError {
+    fn from(error: ResourceError) -> Self {
+        Self::Resources(Box::new(error))
+    }
 }
 
 /// Everything that listens.
@@ -102,7 +108,7 @@ impl Listeners {
 pub fn run(config: Config, log: LogControl) -> Result<(), Vec<StartError>> {
     tracing::debug!(?config, "options");
     // Documents first: what is wrong with them is told even where a port is in use as well.
-    let (seen, plan) = reload::load(&config).map_err(|errors| into(errors))?;
+    let (seen, plan) = reload::load(&config).map_err(into)?;
     let mut errors = Vec::new();
     let bound = doors::bind(&plan, |_| false).unwrap_or_else(|failed| {
         errors.extend(failed.into_iter().map(StartError::from));

@@ -42,8 +42,8 @@ pub enum ResourceError {
 /// # Errors
 /// Everything that is wrong.
 pub fn plan(config: &Config, paths: &[PathBuf]) -> Result<Plan, Vec<ResourceError>> {
-    let documents = files::load(paths).map_err(|errors| into(errors))?;
-    compile::compile(config, &documents).map_err(|errors| into(errors))
+    let documents = files::load(paths).map_err(into)?;
+    compile::compile(config, &documents).map_err(into)
 }
 
 fn into<E: Into<ResourceError>>(errors: Vec<E>) -> Vec<ResourceError> {
