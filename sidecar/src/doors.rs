@@ -2,6 +2,7 @@
 //! What is open for connections: the two listeners that they are redirected to, and those that documents bind.
 
 use crate::addrs::Direction;
+use crate::config::Config;
 use crate::listener::{self, Bound, Entrance, ListenError};
 use crate::plan::Plan;
 use crate::proxy::Proxy;
@@ -44,11 +45,15 @@ pub(crate) struct Knocked {
 }
 
 /// Binds what the plan wants bound and `is_open` does not know.
-pub(crate) fn bind(plan: &Plan, is_open: impl Fn(&str) -> bool) -> Result<Vec<Knocked>, Vec<ListenError>> {
+pub(crate) fn bind(
+    config: &Config,
+    plan: &Plan,
+    is_open: impl Fn(&str) -> bool,
+) -> Result<Vec<Knocked>, Vec<ListenError>> {
     let (mut bound, mut errors) = (Vec::new(), Vec::new());
     for wanted in plan.listeners.iter().filter(|listener| listener.binds && !is_open(&listener.name)) {
         let what = format!("the Dataplane's listener {}", wanted.name);
-        match listener::bind(wanted.address, what) {
+        match listener::bind_for_relay(wanted.address, what, config.tcp_keepalive) {
             Ok(socket) => bound.push(Knocked {
                 direction: wanted.direction,
                 bound: Bound { name: Arc::clone(&wanted.name), address: wanted.address },

@@ -93,7 +93,7 @@ fn apply(proxy: &Proxy, doors: &Doors, plan: Plan) -> Result<(), Vec<String>> {
     let text = |errors: Vec<crate::listener::ListenError>| {
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let bound = doors::bind(&plan, |name| doors.is_open(name)).map_err(text)?;
+    let bound = doors::bind(&proxy.config, &plan, |name| doors.is_open(name)).map_err(text)?;
     let one = |error: std::io::Error| vec![error.to_string()];
     proxy.traffic_log.use_only(&plan.log_targets()).map_err(one)?;
     warn(&plan);

@@ -110,7 +110,7 @@ pub fn run(config: Config, log: LogControl) -> Result<(), Vec<StartError>> {
     // Documents first: what is wrong with them is told even where a port is in use as well.
     let (seen, plan) = reload::load(&config).map_err(into)?;
     let mut errors = Vec::new();
-    let bound = doors::bind(&plan, |_| false).unwrap_or_else(|failed| {
+    let bound = doors::bind(&config, &plan, |_| false).unwrap_or_else(|failed| {
         errors.extend(failed.into_iter().map(StartError::from));
         Vec::new()
     });

@@ -62,8 +62,20 @@ pub fn bind_proxy(
     option: &'static str,
     keepalive: Option<Duration>,
 ) -> Result<std::net::TcpListener, ListenError> {
-    let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-    let listener = bind(address, option)?;
+    bind_for_relay(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), option, keepalive)
+}
+
+/// Opens a listener whose connections are relayed; what is accepted inherits its options, too.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn bind_for_relay(
+    address: SocketAddr,
+    option: impl Into<Cow<'static, str>>,
+    keepalive: Option<Duration>,
+) -> Result<std::net::TcpListener, ListenError> {
+    let option = option.into();
+    let listener = bind(address, option.clone())?;
     if let Some(after) = keepalive {
         SockRef::from(&listener)
             .set_tcp_keepalive(&self::keepalive(after))
