@@ -7,10 +7,10 @@
 use crate::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
 use crate::close_reason::CloseReason;
 use crate::config::AccessLog;
-use crate::route::ClusterId;
 use serde::Serialize;
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::{format::Writer, time::FormatTime, time::SystemTime};
@@ -34,7 +34,7 @@ pub struct Record {
     /// Where it was dialled to, if it got so far.
     pub dial: Option<DialAddr>,
     /// Its cluster, if it got so far.
-    pub cluster: Option<ClusterId>,
+    pub cluster: Option<Arc<str>>,
     /// From the client to the server.
     pub bytes_sent: u64,
     /// From the server to the client.
@@ -58,7 +58,7 @@ struct Line<'a> {
     orig_dst: Option<String>,
     #[serde(rename = "dst.addr")]
     dst: Option<String>,
-    cluster: Option<String>,
+    cluster: Option<&'a str>,
     bytes_sent: u64,
     bytes_recv: u64,
     /// Seconds.
@@ -90,7 +90,7 @@ impl Record {
             src: client.to_string(),
             orig_dst: orig_dst.map(|addr| addr.to_string()),
             dst: dial.map(|addr| addr.to_string()),
-            cluster: cluster.map(|cluster| cluster.to_string()),
+            cluster: cluster.as_deref(),
             bytes_sent: *bytes_sent,
             bytes_recv: *bytes_recv,
             duration: duration.as_micros() as f64 / 1e6,
@@ -228,7 +228,7 @@ mod tests {
             client: ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
             orig_dst: Some(OrigDst::new("[2001:db8::1]:443".parse().unwrap())),
             dial: Some(DialAddr::new("[2001:db8::1]:443".parse().unwrap())),
-            cluster: Some(ClusterId::ALL[3]),
+            cluster: Some("outbound:passthrough:ipv6".into()),
             bytes_sent: 5,
             bytes_recv: 70_000,
             duration: Duration::from_micros(1_234_567),

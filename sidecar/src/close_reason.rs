@@ -20,6 +20,10 @@ pub enum CloseReason {
     ConnectTimeout,
     /// There is no way to the server, or the kernel would not let us dial.
     ConnectUnreachable,
+    /// No document names an endpoint of the service.
+    NoEndpoint,
+    /// The mesh closes what leaves for a destination that no document names.
+    Denied,
     /// A guard refused the connection: forwarding it would loop or open loopback to peers.
     Loop,
     /// The connection was never redirected, so it has no destination.
@@ -36,13 +40,15 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, for tables and tests.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Ok,
         Self::ClientReset,
         Self::ServerReset,
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::ConnectUnreachable,
+        Self::NoEndpoint,
+        Self::Denied,
         Self::Loop,
         Self::NoOriginalDst,
         Self::Limit,
@@ -60,6 +66,8 @@ impl CloseReason {
             Self::ConnectRefused => "connect_refused",
             Self::ConnectTimeout => "connect_timeout",
             Self::ConnectUnreachable => "connect_unreachable",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Denied => "denied",
             Self::Loop => "loop",
             Self::NoOriginalDst => "no_original_dst",
             Self::Limit => "limit",
@@ -78,6 +86,8 @@ impl CloseReason {
             Self::ConnectRefused => "was refused by its server",
             Self::ConnectTimeout => "got no answer from its server",
             Self::ConnectUnreachable => "could not reach its server",
+            Self::NoEndpoint => "had no endpoint to go to",
+            Self::Denied => "was denied by the mesh",
             Self::Loop => "was refused by a guard",
             Self::NoOriginalDst => "had no original destination",
             Self::Limit => "was refused because a limit is reached",

@@ -13,6 +13,16 @@ use std::time::Duration;
 /// The checked options.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Where mesh documents lie.
+    pub resources: Vec<PathBuf>,
+    /// The mesh that this pod belongs to.
+    pub mesh: String,
+    /// The Dataplane document that is about this pod.
+    pub dataplane: Option<String>,
+    /// Whether the API server stays reachable where the mesh closes the passthrough.
+    pub api_server_bypass: bool,
+    /// The API server, as Kubernetes tells each pod.
+    pub api_server: Option<SocketAddr>,
     /// Port of the inbound listener; 0 = off.
     pub inbound_port: u16,
     /// Port of the outbound listener; 0 = off.

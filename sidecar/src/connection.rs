@@ -3,9 +3,9 @@
 //!
 //! accepted → original destination → guards → route → permits → connect → relay → one closing record.
 
-use crate::addrs::Direction;
+use crate::addrs::{Direction, OrigDst};
 use crate::close_reason::CloseReason;
-use crate::dial::{self, DialError};
+use crate::dial::DialError;
 use crate::guard::{self, Refusal};
 use crate::life::{Life, Watched};
 use crate::listener::Accepted;
@@ -13,12 +13,13 @@ use crate::original_dst::{self, Redirected};
 use crate::proxy::Proxy;
 use crate::relay::{End, Relay, Side};
 use crate::route;
-use crate::table::{Entry, State};
+use crate::table::Entry;
+use crate::upstream;
 use socket2::SockRef;
 use std::error::Error;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// Why a connection could not be forwarded.
@@ -30,6 +31,17 @@ pub enum ForwardError {
     /// A limit is reached.
     #[error("{0}")]
     Full(&'static str),
+    /// The mesh denies it.
+    #[error(
+        "the mesh lets nothing leave for {0}, which no document names: write a Dataplane for it, or set networking.outbound.passthrough to true"
+    )]
+    Denied(OrigDst),
+    /// The service has no endpoint.
+    #[error("no Dataplane document offers {0}, or none that is ready")]
+    NoEndpoint(Arc<str>),
+    /// The listener is no longer in the documents.
+    #[error("the listener was taken away while the connection came in")]
+    NoListener,
     /// The server was not reached.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -44,6 +56,8 @@ impl ForwardError {
         match self {
             Self::Refused(refusal) => refusal.reason(),
             Self::Full(_) => CloseReason::Limit,
+            Self::Denied(_) => CloseReason::Denied,
+            Self::NoEndpoint(_) | Self::NoListener => CloseReason::NoEndpoint,
             Self::Dial(error) => error.reason(),
             Self::Stopped(reason) => *reason,
         }
@@ -59,7 +73,11 @@ pub async fn serve(proxy: Arc<Proxy>, accepted: Accepted) {
 
 /// From accepted to connected; `None` when it ended on the way.
 async fn establish(proxy: Arc<Proxy>, accepted: Accepted) -> Option<Established> {
-    let redirected = original_dst::lookup(&accepted.stream, accepted.client, accepted.listen_port);
+    let redirected = match &accepted.bound {
+        None => original_dst::lookup(&accepted.stream, accepted.client, accepted.listen_port),
+        // Nothing was redirected: it is meant for the listener that it came to.
+        Some(bound) => Redirected::From(OrigDst::new(bound.address)),
+    };
     // Our own, to see whether it comes back. It has done its work and goes no further.
     if accepted.direction == Direction::Inbound && proxy.capture.recognise(accepted.client, redirected) {
         return None;
@@ -97,51 +115,23 @@ async fn forward(
     };
     life.hold(permit);
 
-    let original = guard::check(direction, redirected, &proxy.ports, |ip| proxy.own.contains(ip))
-        .inspect_err(|refusal| {
-            proxy.metrics.direction(direction).loop_rejected(refusal.guard()).inc();
-        })?;
-    let route = route::route(direction, original);
-
-    let limits = proxy.limits.cluster(route.cluster);
-    let metrics = proxy.metrics.cluster(route.cluster);
-    let Some(permit) = limits.connections.try_acquire() else {
-        metrics.overflow.inc();
-        return Err(ForwardError::Full("the cluster has --circuit-breaker-max-connections connections"));
-    };
-    life.hold(permit);
-    let Some(pending) = limits.pending.try_acquire() else {
-        metrics.pending_overflow.inc();
-        return Err(ForwardError::Full(
-            "the cluster has --circuit-breaker-max-pending-requests connects under way",
-        ));
-    };
-
-    let entry = life.enter(original, route);
-    let started = Instant::now();
-    let mut registered = None;
-    let dialled = tokio::select! {
-        // A connection that is to stop is not to be established.
-        biased;
-        reason = poll_fn(|cx| entry.poll_stop(cx, &mut registered)) => {
-            return Err(ForwardError::Stopped(reason));
+    let running = proxy.running.load_full();
+    let (original, route) = match &accepted.bound {
+        None => {
+            let original = guard::check(direction, redirected, &proxy.ports, |ip| proxy.own.contains(ip))
+                .inspect_err(|refusal| {
+                    proxy.metrics.direction(direction).loop_rejected(refusal.guard()).inc();
+                })?;
+            (original, route::route(&running.plan, direction, original))
         }
-        dialled = dial::dial(route.dial, route.source, proxy.config.connect_timeout) => dialled,
-    };
-    drop(pending);
-    let server = dialled.inspect_err(|error| {
-        metrics.connect_failed.inc();
-        proxy.destinations.failed(route.cluster, route.dial);
-        match error {
-            DialError::TimedOut { .. } => _ = metrics.connect_timed_out.inc(),
-            DialError::NoSource { .. } if proxy.no_source.ready() => tracing::error!("{error}"),
-            _ => {}
+        // Where it goes is the document's word, whoever it is from: there is nothing to guard.
+        Some(bound) => {
+            let listener = running.plan.listener_named(&bound.name).ok_or(ForwardError::NoListener)?;
+            (OrigDst::new(bound.address), route::of_listener(&running.plan, listener))
         }
-    })?;
-    metrics.connect_seconds.observe(started.elapsed().as_secs_f64());
-    proxy.table.touch(&entry);
-    entry.set_state(State::Relaying);
-    Ok((server, entry))
+    };
+    life.came_to(&running, &route);
+    upstream::connect(life, &running, &route, original).await
 }
 
 /// A connection with both its sides.
@@ -188,7 +178,6 @@ mod tests {
     use crate::options::Options;
     use clap::Parser;
 
-    use crate::addrs::OrigDst;
     use std::net::TcpListener;
     use tokio::io::AsyncReadExt;
 
@@ -206,7 +195,7 @@ mod tests {
         let (dialled, accepted) = tokio::join!(dialled, listener.accept());
         let (stream, peer) = accepted.unwrap();
         let client = ClientAddr::new(peer);
-        (dialled.unwrap(), Accepted { stream, client, direction, listen_port: 15001 })
+        (dialled.unwrap(), Accepted { stream, client, direction, listen_port: 15001, bound: None })
     }
 
     /// A server of this host, by an address that no guard refuses.
@@ -230,15 +219,15 @@ mod tests {
         let first = begin(Arc::clone(&proxy), one, to).await.expect("there is a place");
         let (_client, two) = accepted(Direction::Outbound).await;
         let _second = begin(Arc::clone(&proxy), two, to).await.expect("there is a second");
-        let cluster = first.entry.cluster;
+        let cluster = Arc::clone(&first.entry.cluster);
         for refused in 1..=2 {
             let (client, three) = accepted(Direction::Outbound).await;
             assert!(begin(Arc::clone(&proxy), three, to).await.is_none());
             is_reset(client).await;
-            assert_eq!(proxy.metrics.cluster(cluster).overflow.get(), refused);
+            assert_eq!(cluster.metrics.overflow.get(), refused);
         }
         let closed = proxy.metrics.direction(Direction::Outbound).closed(CloseReason::Limit).get();
-        assert_eq!((closed, proxy.limits.cluster(cluster).connections.used()), (2, 2));
+        assert_eq!((closed, cluster.limits.connections.used()), (2, 2));
         drop(first);
         let (_client, four) = accepted(Direction::Outbound).await;
         assert!(begin(proxy, four, to).await.is_some());
@@ -251,10 +240,8 @@ mod tests {
         let (client, one) = accepted(Direction::Outbound).await;
         assert!(begin(Arc::clone(&proxy), one, to).await.is_none());
         is_reset(client).await;
-        let counted: u64 = crate::route::ClusterId::ALL
-            .iter()
-            .map(|id| proxy.metrics.cluster(*id).pending_overflow.get())
-            .sum();
+        let clusters = &proxy.running.load().clusters;
+        let counted: u64 = clusters.iter().map(|cluster| cluster.metrics.pending_overflow.get()).sum();
         assert_eq!(counted, 1);
     }
 
@@ -262,7 +249,7 @@ mod tests {
     async fn one_listeners_crowd_leaves_the_other_its_places() {
         let mut proxy = proxy(&[]);
         // Six files: one place each.
-        Arc::get_mut(&mut proxy).unwrap().limits = crate::limits::Limits::new(&Default::default(), 4);
+        Arc::get_mut(&mut proxy).unwrap().limits = crate::limits::Limits::new(4);
         let (_server, to) = server(&proxy);
         let mut held = Vec::new();
         for direction in Direction::ALL {
@@ -284,7 +271,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let client = ClientAddr::new(stream.local_addr().unwrap());
-        let accepted = Accepted { stream, client, direction: Direction::Inbound, listen_port: 15006 };
+        let accepted =
+            Accepted { stream, client, direction: Direction::Inbound, listen_port: 15006, bound: None };
         let bytes = std::mem::size_of_val(&serve(proxy, accepted));
         assert!(bytes <= 768, "{bytes} bytes");
     }

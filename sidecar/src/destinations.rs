@@ -4,7 +4,7 @@
 //! An application may dial any number of addresses, so the list is bounded: those that were quiet longest are forgotten.
 
 use crate::addrs::DialAddr;
-use crate::route::ClusterId;
+use crate::running::ClusterId;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -102,7 +102,7 @@ fn forget_quiet_ones(hosts: &mut Hosts) {
 mod tests {
     use super::*;
 
-    const CLUSTER: ClusterId = ClusterId::ALL[2];
+    const CLUSTER: ClusterId = ClusterId(2);
 
     fn addr(n: u16) -> DialAddr {
         DialAddr::new(([192, 0, 2, 1], n).into())
@@ -118,7 +118,7 @@ mod tests {
         let of = destinations.of(CLUSTER);
         assert_eq!(of.len(), 1);
         assert_eq!((of[0].1.total, of[0].1.active, of[0].1.connect_fail), (2, 1, 1));
-        assert!(destinations.of(ClusterId::ALL[0]).is_empty());
+        assert!(destinations.of(ClusterId(0)).is_empty());
     }
 
     #[test]

@@ -100,7 +100,8 @@ impl SidecarPorts {
         Self(ports.into_iter().filter(|&port| port != 0).collect())
     }
 
-    fn contains(&self, port: u16) -> bool {
+    /// Whether it is one of them.
+    pub fn contains(&self, port: u16) -> bool {
         self.0.contains(&port)
     }
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The last minutes, one sample a second, for the plots of the admin page.
 
-use crate::addrs::Direction;
+use crate::addrs::{Direction, Family};
 use crate::metrics::Metrics;
-use crate::route::ClusterId;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -65,14 +64,14 @@ impl History {
 
     fn take(&self, metrics: &Metrics) {
         let (mut now, mut sample) = (Totals::default(), Sample::default());
-        for id in ClusterId::ALL {
-            let cluster = metrics.cluster(id);
-            now.to_server += cluster.to_server.get();
-            now.to_client += cluster.to_client.get();
-            now.opened += cluster.opened.get();
-            match id.direction {
-                Direction::Inbound => sample.inbound += cluster.active.get(),
-                Direction::Outbound => sample.outbound += cluster.active.get(),
+        for (direction, family) in Direction::ALL.into_iter().flat_map(|d| Family::ALL.map(|f| (d, f))) {
+            let totals = metrics.totals(direction, family);
+            now.to_server += totals.upstream.to_server.get();
+            now.to_client += totals.upstream.to_client.get();
+            now.opened += totals.opened.get();
+            match direction {
+                Direction::Inbound => sample.inbound += totals.active.get(),
+                Direction::Outbound => sample.outbound += totals.active.get(),
             }
         }
         let mut ring = self.ring();
@@ -98,12 +97,12 @@ mod tests {
     #[test]
     fn a_sample_holds_what_happened_since_the_last_and_the_oldest_go() {
         let (history, metrics) = (History::default(), Metrics::default());
-        let cluster = metrics.cluster(ClusterId::ALL[2]);
-        cluster.to_server.inc_by(5);
-        cluster.active.inc();
+        let totals = metrics.totals(Direction::Outbound, Family::V4);
+        totals.upstream.to_server.inc_by(5);
+        totals.active.inc();
         history.take(&metrics);
-        cluster.to_server.inc_by(2);
-        cluster.opened.inc();
+        totals.upstream.to_server.inc_by(2);
+        totals.opened.inc();
         history.take(&metrics);
         let expected = [
             Sample { to_server: 5, outbound: 1, ..Sample::default() },

@@ -5,7 +5,8 @@
 //! accept ─▶ original destination ─▶ guards ─▶ route ─▶ permits ─▶ connect ─▶ relay ─▶ one closing record
 //! ```
 //!
-//! [`connection`] is that line as code. [`run::run`] puts the parts together and takes them apart again.
+//! [`connection`] is that line as code; what it asks, mesh documents ([`resources`]) decide. [`run::run`] puts the parts
+//! together and takes them apart again.
 
 pub mod access_log;
 pub mod addrs;
@@ -17,6 +18,8 @@ pub mod config;
 pub mod connection;
 pub mod destinations;
 pub mod dial;
+pub mod documents;
+mod doors;
 pub mod drain;
 pub mod guard;
 pub mod history;
@@ -29,14 +32,21 @@ pub mod mishaps;
 pub mod options;
 pub mod original_dst;
 pub mod own_addresses;
+pub mod plan;
 pub mod proxy;
 pub mod readiness;
 pub mod relay;
+pub mod reload;
+pub mod resources;
 pub mod route;
 pub mod run;
+pub mod running;
 pub mod stats;
 pub mod table;
 mod throttle;
+pub mod traffic_log;
+mod upstream;
+pub mod validate;
 pub mod wait;
 pub mod workers;
 

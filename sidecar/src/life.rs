@@ -2,21 +2,25 @@
 //! The books of one connection: what is counted when it begins, while it runs, and exactly once when it ends.
 
 use crate::access_log::Record;
-use crate::addrs::{ClientAddr, Direction, OrigDst};
+use crate::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
 use crate::close_reason::CloseReason;
 use crate::limits::Permit;
 use crate::listener::Accepted;
-use crate::metrics::ClusterMetrics;
+use crate::metrics::{Totals, UpstreamMetrics};
 use crate::original_dst::Redirected;
+use crate::plan::Plan;
 use crate::proxy::Proxy;
 use crate::relay::pipes::Pipes;
 use crate::relay::{Mode, Moved, Side, Watch};
-use crate::route::{ClusterId, Route};
+use crate::route::Route;
+use crate::running::{Cluster, Listener, Running};
 use crate::table::{Entry, NewEntry, State};
+use crate::traffic_log::{Sink, Traffic};
+use prometheus_client::metrics::counter::Counter;
 use std::error::Error;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// An accepted connection until its closing record is written. Dropped without [`Life::end`], which only a panic does,
 /// it writes that record as [`CloseReason::Internal`].
@@ -28,10 +32,23 @@ pub(crate) struct Life {
     client: ClientAddr,
     orig_dst: Option<OrigDst>,
     opened: Instant,
+    /// The one that it came to, once that is known.
+    listener: Option<Arc<Listener>>,
     entry: Option<Arc<Entry>>,
     /// Of the listener and of the cluster.
     permits: [Option<Permit>; 2],
+    /// Where documents want it logged.
+    log: Option<Box<Logged>>,
     ended: bool,
+}
+
+/// What a traffic log says of a connection besides its record.
+#[derive(Debug)]
+struct Logged {
+    sinks: Arc<[Sink]>,
+    mesh: Arc<str>,
+    source: Option<Arc<str>>,
+    destination: Option<Arc<str>>,
 }
 
 impl Life {
@@ -49,13 +66,36 @@ impl Life {
                 Redirected::Not => None,
             },
             opened: Instant::now(),
+            listener: None,
             entry: None,
             permits: [None, None],
+            log: None,
             ended: false,
         };
-        life.listener_metrics().opened.inc();
-        life.listener_metrics().active.inc();
+        life.totals().opened.inc();
+        life.totals().active.inc();
         life
+    }
+
+    /// The listener is known, and with it who logs the connection.
+    pub(crate) fn came_to(&mut self, running: &Running, route: &Route) {
+        let listener = &running.listeners[route.listener];
+        listener.metrics.opened.inc();
+        listener.metrics.active.inc();
+        self.listener = Some(Arc::clone(listener));
+        let plan = &running.plan;
+        if plan.logs[self.direction as usize].is_empty() {
+            return;
+        }
+        let planned = &plan.listeners[route.listener];
+        let destination = planned.service.clone().or_else(|| match self.direction {
+            Direction::Inbound => plan.service.clone(),
+            Direction::Outbound => route.member.as_ref().map(|member| member.service().into()),
+        });
+        let source = plan.service.clone().filter(|_| self.direction == Direction::Outbound);
+        self.log = plan.sinks(self.direction, destination.as_deref()).map(|sinks| {
+            Box::new(Logged { sinks: Arc::clone(sinks), mesh: Arc::clone(&plan.mesh), source, destination })
+        });
     }
 
     pub(crate) fn proxy(&self) -> Arc<Proxy> {
@@ -71,13 +111,24 @@ impl Life {
         }
     }
 
+    /// Counts in a cluster, and in the totals of its direction and family.
+    pub(crate) fn count(&self, cluster: &Cluster, counter: impl Fn(&UpstreamMetrics) -> &Counter) {
+        counter(&cluster.metrics).inc();
+        counter(&self.totals().upstream).inc();
+    }
+
     /// Shows the connection in the table, from here on also to whoever wants to stop it.
-    pub(crate) fn enter(&mut self, orig_dst: OrigDst, route: Route) -> Arc<Entry> {
-        let Route { cluster, dial, source: _ } = route;
-        let metrics = self.proxy.metrics.cluster(cluster);
-        metrics.upstream_total.inc();
-        metrics.upstream_active.inc();
-        self.proxy.destinations.dialled(cluster, dial);
+    pub(crate) fn enter(
+        &mut self,
+        orig_dst: OrigDst,
+        dial: DialAddr,
+        cluster: Arc<Cluster>,
+        idle_timeout: Option<Duration>,
+    ) -> Arc<Entry> {
+        self.count(&cluster, |upstream| &upstream.total);
+        cluster.metrics.active.inc();
+        self.totals().upstream.active.inc();
+        self.proxy.destinations.dialled(cluster.id, dial);
         let entry = self.proxy.table.enter(NewEntry {
             id: self.id,
             direction: self.direction,
@@ -86,9 +137,18 @@ impl Life {
             dial,
             cluster,
             opened: self.opened,
+            idle_timeout,
         });
         self.entry = Some(Arc::clone(&entry));
         entry
+    }
+
+    /// It is dialled again, elsewhere.
+    pub(crate) fn redial(&self, entry: &Entry, dial: DialAddr) {
+        self.count(&entry.cluster, |upstream| &upstream.total);
+        self.proxy.destinations.closed(entry.cluster.id, entry.dial());
+        self.proxy.destinations.dialled(entry.cluster.id, dial);
+        entry.set_dial(dial);
     }
 
     /// Counts the connection out and hands its record to the log.
@@ -96,8 +156,9 @@ impl Life {
         self.close(reason, error);
     }
 
-    fn listener_metrics(&self) -> &ClusterMetrics {
-        self.proxy.metrics.cluster(ClusterId { direction: self.direction, family: self.client.family() })
+    /// The counters of its direction and family.
+    pub(crate) fn totals(&self) -> &Totals {
+        self.proxy.metrics.totals(self.direction, self.client.family())
     }
 
     fn close(&mut self, reason: CloseReason, error: Option<&dyn Error>) {
@@ -105,18 +166,27 @@ impl Life {
         let duration = self.opened.elapsed();
         let metrics = &self.proxy.metrics;
         metrics.direction(self.direction).closed(reason).inc();
-        self.listener_metrics().active.dec();
+        self.totals().active.dec();
+        match &self.listener {
+            Some(listener) => _ = listener.metrics.active.dec(),
+            // Refused before that was known: it is the business of the listener that it was redirected to.
+            None => {
+                let running = self.proxy.running.load();
+                let at = Plan::passthrough_listener(self.direction, self.client.family());
+                running.listeners[at].metrics.opened.inc();
+            }
+        }
         // Given back before the connection leaves the table: who sees it gone may count on its place.
         self.permits = [None, None];
         let (mut bytes_sent, mut bytes_recv) = (0, 0);
         if let Some(entry) = &self.entry {
-            let cluster = metrics.cluster(entry.cluster);
-            cluster.upstream_active.dec();
-            cluster.duration_seconds.observe(duration.as_secs_f64());
+            entry.cluster.metrics.active.dec();
+            self.totals().upstream.active.dec();
+            self.totals().duration_seconds.observe(duration.as_secs_f64());
             if reason == CloseReason::IdleTimeout {
-                cluster.idle_timeout.inc();
+                self.count(&entry.cluster, |upstream| &upstream.idle_timeout);
             }
-            self.proxy.destinations.closed(entry.cluster, entry.dial);
+            self.proxy.destinations.closed(entry.cluster.id, entry.dial());
             (bytes_sent, bytes_recv) = entry.bytes();
         }
         if reason != CloseReason::Ok {
@@ -130,8 +200,8 @@ impl Life {
                 direction: self.direction,
                 client: self.client,
                 orig_dst: self.orig_dst,
-                dial: self.entry.as_ref().map(|entry| entry.dial),
-                cluster: self.entry.as_ref().map(|entry| entry.cluster),
+                dial: self.entry.as_ref().map(|entry| entry.dial()),
+                cluster: self.entry.as_ref().map(|entry| Arc::clone(&entry.cluster.name)),
                 bytes_sent,
                 bytes_recv,
                 duration,
@@ -145,8 +215,40 @@ impl Life {
                 metrics.access_log_dropped.inc();
             }
         }
+        if let Some(log) = self.log.take() {
+            self.write_traffic_log(&log, reason, duration, (bytes_sent, bytes_recv));
+        }
         if let Some(entry) = self.entry.take() {
             self.proxy.table.leave(&entry);
+        }
+    }
+
+    fn write_traffic_log(
+        &self,
+        log: &Logged,
+        reason: CloseReason,
+        duration: Duration,
+        (bytes_sent, bytes_recv): (u64, u64),
+    ) {
+        let now = SystemTime::now();
+        let traffic = Traffic {
+            id: self.id,
+            mesh: &log.mesh,
+            direction: self.direction,
+            client: self.client,
+            orig_dst: self.orig_dst,
+            dial: self.entry.as_ref().map(|entry| entry.dial()),
+            cluster: self.entry.as_ref().map(|entry| &*entry.cluster.name),
+            source_service: log.source.as_deref(),
+            destination_service: log.destination.as_deref(),
+            started: now.checked_sub(duration).unwrap_or(now),
+            duration,
+            bytes_sent,
+            bytes_recv,
+            reason,
+        };
+        for sink in &*log.sinks {
+            self.proxy.traffic_log.send(&sink.target, sink.format.line(&traffic));
         }
     }
 }
@@ -198,12 +300,14 @@ impl Watch for Watched {
     fn moved(&mut self, Moved { to_server, to_client }: Moved) {
         self.entry.add_bytes(to_server, to_client);
         self.proxy.table.touch(&self.entry);
-        let cluster = self.proxy.metrics.cluster(self.entry.cluster);
-        if to_server != 0 {
-            cluster.to_server.inc_by(to_server);
-        }
-        if to_client != 0 {
-            cluster.to_client.inc_by(to_client);
+        let totals = &self.proxy.metrics.totals(self.entry.direction, self.entry.client.family()).upstream;
+        for metrics in [&self.entry.cluster.metrics, totals] {
+            if to_server != 0 {
+                metrics.to_server.inc_by(to_server);
+            }
+            if to_client != 0 {
+                metrics.to_client.inc_by(to_client);
+            }
         }
     }
 

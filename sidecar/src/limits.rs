@@ -2,27 +2,27 @@
 //! Limits on what is open at a time. A permit gives its place back when it is dropped, however that comes about.
 
 use crate::addrs::Direction;
-use crate::route::ClusterId;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A number of places.
 #[derive(Debug)]
 pub struct Limit {
-    max: u32,
+    max: AtomicU32,
     used: AtomicU32,
 }
 
 impl Limit {
     /// A limit of `max` places; 0 lets nothing through.
     pub fn new(max: u32) -> Arc<Self> {
-        Arc::new(Self { max, used: AtomicU32::new(0) })
+        Arc::new(Self { max: AtomicU32::new(max), used: AtomicU32::new(0) })
     }
 
     /// Takes a place, or none when all are taken. Never waits: whoever comes too late is refused and sees it at once,
     /// rather than hanging in a queue.
     pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
-        let take = |used: u32| (used < self.max).then_some(used + 1);
+        let max = self.max();
+        let take = |used: u32| (used < max).then_some(used + 1);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
         Some(Permit(Arc::clone(self)))
     }
@@ -34,7 +34,12 @@ impl Limit {
 
     /// Places in all.
     pub fn max(&self) -> u32 {
-        self.max
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Changes the number of places. Whoever has one keeps it.
+    pub fn set_max(&self, max: u32) {
+        self.max.store(max, Ordering::Relaxed);
     }
 }
 
@@ -51,8 +56,7 @@ impl Drop for Permit {
 
 /// The circuit breaker of a cluster, with the names and defaults of Kuma's.
 ///
-/// Requests and retries are counted where the sidecar makes any; forwarding by original destination makes neither (in
-/// Envoy as here).
+/// Retries are made by the clusters of a Dataplane's outbounds, and counted there. Requests are HTTP's; nothing here makes any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     /// Connections to the upstream, those being made included.
@@ -85,35 +89,41 @@ pub struct ClusterLimits {
     pub retries: Arc<Limit>,
 }
 
-/// All limits of this process.
+impl ClusterLimits {
+    /// The limits that these thresholds say.
+    pub fn new(thresholds: &Thresholds) -> Self {
+        Self {
+            connections: Limit::new(thresholds.max_connections),
+            pending: Limit::new(thresholds.max_pending_requests),
+            requests: Limit::new(thresholds.max_requests),
+            retries: Limit::new(thresholds.max_retries),
+        }
+    }
+
+    /// Changes them, for a cluster that lives on.
+    pub fn set(&self, thresholds: &Thresholds) {
+        self.connections.set_max(thresholds.max_connections);
+        self.pending.set_max(thresholds.max_pending_requests);
+        self.requests.set_max(thresholds.max_requests);
+        self.retries.set_max(thresholds.max_retries);
+    }
+}
+
+/// The limits of both directions, whatever listener a connection comes to.
 #[derive(Debug)]
 pub struct Limits {
     listeners: [Arc<Limit>; 2],
-    clusters: [ClusterLimits; 4],
 }
 
 impl Limits {
     /// Limits for a process that may open so many files.
-    pub fn new(thresholds: &Thresholds, open_files: u64) -> Self {
-        Self {
-            listeners: Direction::ALL.map(|_| Limit::new(per_listener(open_files))),
-            clusters: ClusterId::ALL.map(|_| ClusterLimits {
-                connections: Limit::new(thresholds.max_connections),
-                pending: Limit::new(thresholds.max_pending_requests),
-                requests: Limit::new(thresholds.max_requests),
-                retries: Limit::new(thresholds.max_retries),
-            }),
-        }
+    pub fn new(open_files: u64) -> Self {
+        Self { listeners: Direction::ALL.map(|_| Limit::new(per_listener(open_files))) }
     }
 
-    /// The limit of a listener.
+    /// The limit of a direction.
     pub fn listener(&self, direction: Direction) -> &Arc<Limit> {
         &self.listeners[direction as usize]
-    }
-
-    /// The circuit breaker of a cluster.
-    pub fn cluster(&self, id: ClusterId) -> &ClusterLimits {
-        &self.clusters[id.index()]
     }
 }
 
@@ -147,6 +157,19 @@ mod tests {
         assert!(limit.try_acquire().is_none());
         drop((second, third));
         assert_eq!(limit.used(), 0);
+    }
+
+    #[test]
+    fn fewer_places_take_nothing_away_and_more_are_used_at_once() {
+        let limit = Limit::new(2);
+        let held = [limit.try_acquire().unwrap(), limit.try_acquire().unwrap()];
+        limit.set_max(1);
+        assert!(limit.try_acquire().is_none());
+        drop(held);
+        assert!(limit.try_acquire().is_some());
+        limit.set_max(3);
+        let held: Vec<_> = std::iter::from_fn(|| limit.try_acquire()).collect();
+        assert_eq!(held.len(), 3);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use clap::error::ErrorKind;
 use culvert_sidecar::options::{Command, Options};
-use culvert_sidecar::{EXIT_NOT_IN_TIME, EXIT_USAGE, logging, run, wait};
+use culvert_sidecar::{EXIT_NOT_IN_TIME, EXIT_USAGE, logging, run, validate, wait};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -20,8 +20,15 @@ fn main() -> ExitCode {
     };
     match &options.command {
         None => {}
-        Some(Command::Validate { .. }) => {
-            return usage(["validate is not built yet: mesh documents come in a later version"]);
+        Some(Command::Validate { paths }) => {
+            let paths = paths.clone();
+            return match validate::validate(options, &paths) {
+                Ok(words) => {
+                    println!("{words}");
+                    ExitCode::SUCCESS
+                }
+                Err(errors) => usage(errors),
+            };
         }
         Some(Command::Wait { condition: _, timeout }) => {
             let timeout = (!timeout.is_zero()).then_some(*timeout);
@@ -41,7 +48,7 @@ fn main() -> ExitCode {
     let log = logging::start(config.log_level, config.log_format);
     match run::run(config, log) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => usage([error]),
+        Err(errors) => usage(errors),
     }
 }
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Counters of the data path. Each is looked up once at start: on the data path a count is one atomic addition.
+//! Counters of the data path. Each is looked up once per connection at most: a count is one atomic addition.
 //!
-//! `/metrics` prints them in OpenMetrics with our names; [`crate::stats`] prints the same counters with Envoy's names.
-//! Every label is from an enum, so the number of series is fixed at compile time.
+//! `/metrics` prints the totals of directions and families in OpenMetrics with our names. Every label there is from an enum,
+//! so the number of series is fixed at compile time, however many listeners and clusters documents name; each of those has
+//! counters of its own too, which [`crate::stats`] prints with Envoy's names.
 
 use crate::addrs::{Direction, Family};
 use crate::close_reason::CloseReason;
 use crate::guard::Guard;
 use crate::listener::AcceptErrorKind;
 use crate::relay::pipes::{Fallback, PipeMetrics};
-use crate::route::ClusterId;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as Series;
@@ -105,17 +105,13 @@ struct BuildLabels {
     version: &'static str,
 }
 
-/// What is counted for one cluster, which is also one listener as long as there are only the four passthrough ones.
-#[derive(Debug)]
-pub struct ClusterMetrics {
-    /// Connections accepted.
-    pub opened: Counter,
-    /// Connections that are open.
-    pub active: Gauge,
+/// What is counted of connections to servers: for one cluster, and for all of a direction and family.
+#[derive(Debug, Default)]
+pub struct UpstreamMetrics {
     /// Upstream connections, successful or not.
-    pub upstream_total: Counter,
+    pub total: Counter,
     /// Upstream connections that are open or being made.
-    pub upstream_active: Gauge,
+    pub active: Gauge,
     /// Upstream connections that failed for whatever reason; those that timed out are counted in both.
     pub connect_failed: Counter,
     /// Upstream connections that were not answered in time.
@@ -124,12 +120,40 @@ pub struct ClusterMetrics {
     pub overflow: Counter,
     /// Connections refused by the cluster's limit on connects under way.
     pub pending_overflow: Counter,
+    /// Connects to a second or later endpoint.
+    pub retries: Counter,
+    /// Such connects that the cluster's limit did not allow.
+    pub retry_overflow: Counter,
+    /// Connections that found no endpoint.
+    pub no_endpoint: Counter,
     /// Bytes from clients to servers.
     pub to_server: Counter,
     /// Bytes from servers to clients.
     pub to_client: Counter,
     /// Connections ended by the idle timeout.
     pub idle_timeout: Counter,
+}
+
+/// What is counted for one listener.
+#[derive(Debug, Default)]
+pub struct ListenerMetrics {
+    /// Connections accepted.
+    pub opened: Counter,
+    /// Connections that are open.
+    pub active: Gauge,
+    /// Connections that have no cluster: the mesh denies them.
+    pub no_route: Counter,
+}
+
+/// What is counted for all connections of a direction and family, whatever their listener and cluster.
+#[derive(Debug)]
+pub struct Totals {
+    /// Connections accepted.
+    pub opened: Counter,
+    /// Connections that are open.
+    pub active: Gauge,
+    /// Connections to servers.
+    pub upstream: UpstreamMetrics,
     /// How long successful connects took.
     pub connect_seconds: Histogram,
     /// How long connections lasted.
@@ -170,13 +194,19 @@ fn position<T: PartialEq>(all: &[T], one: T) -> usize {
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
-    clusters: Vec<ClusterMetrics>,
+    totals: Vec<Totals>,
     directions: Vec<DirectionMetrics>,
     capture_proved: Vec<Gauge>,
     /// Whether `/ready` says yes.
     pub ready: Gauge,
     /// Closing records that were dropped because the log could not keep up.
     pub access_log_dropped: Counter,
+    /// Lines of traffic logs that were dropped because their target could not keep up.
+    pub traffic_log_dropped: Counter,
+    /// Configurations that were loaded after the start.
+    pub config_reloaded: Counter,
+    /// Changes of the documents that could not be used.
+    pub config_reload_failed: Counter,
     /// Bulk streams.
     pub pipes: PipeMetrics,
     registry: Registry,
@@ -202,6 +232,9 @@ impl Metrics {
         let connect_timed_out = Series::<ClusterLabels, Counter>::default();
         let overflow = Series::<ClusterLabels, Counter>::default();
         let pending_overflow = Series::<ClusterLabels, Counter>::default();
+        let retries = Series::<ClusterLabels, Counter>::default();
+        let retry_overflow = Series::<ClusterLabels, Counter>::default();
+        let no_endpoint = Series::<ClusterLabels, Counter>::default();
         let bytes = Series::<FlowLabels, Counter>::default();
         let closed = Series::<CloseLabels, Counter>::default();
         let loop_rejected = Series::<GuardLabels, Counter>::default();
@@ -257,6 +290,13 @@ impl Metrics {
             "Connections refused by --circuit-breaker-max-pending-requests",
             pending_overflow.clone(),
         );
+        registry.register("retries", "Connects to a second or later endpoint of a service", retries.clone());
+        registry.register(
+            "retry_overflow",
+            "Such connects that --circuit-breaker-max-retries did not allow",
+            retry_overflow.clone(),
+        );
+        registry.register("no_endpoint", "Connections to a service without endpoints", no_endpoint.clone());
         registry.register(
             "listener_overflow",
             "Connections refused because of the limit of open files",
@@ -271,6 +311,24 @@ impl Metrics {
             "Closing records dropped because the access log could not keep up",
             access_log_dropped.clone(),
         );
+        let traffic_log_dropped = Counter::default();
+        registry.register(
+            "traffic_log_dropped",
+            "Lines of traffic logs dropped because their target could not keep up",
+            traffic_log_dropped.clone(),
+        );
+        let config_reloaded = Counter::default();
+        registry.register(
+            "config_reloaded",
+            "Changed documents that were put to use",
+            config_reloaded.clone(),
+        );
+        let config_reload_failed = Counter::default();
+        registry.register(
+            "config_reload_failed",
+            "Changed documents that could not be used; the old configuration stays",
+            config_reload_failed.clone(),
+        );
         let fallbacks = Series::<FallbackLabels, Counter>::default();
         let pipes = PipeMetrics {
             started: Counter::default(),
@@ -282,24 +340,30 @@ impl Metrics {
         registry.register("splice_pipes", "Pipes in use for bulk streams", pipes.in_use.clone());
         registry.register("build_info", "The running version", build);
 
-        let clusters = ClusterId::ALL
+        let totals = Direction::ALL
             .into_iter()
-            .map(|ClusterId { direction, family }| {
+            .flat_map(|direction| Family::ALL.map(|family| (direction, family)))
+            .map(|(direction, family)| {
                 let labels = ClusterLabels { direction, family };
                 let flow = |flow| bytes.get_or_create_owned(&FlowLabels { direction, family, flow });
-                ClusterMetrics {
+                Totals {
                     opened: opened.get_or_create_owned(&labels),
                     active: active.get_or_create_owned(&labels),
-                    upstream_total: upstream_total.get_or_create_owned(&labels),
-                    upstream_active: upstream_active.get_or_create_owned(&labels),
-                    connect_failed: connect_failed.get_or_create_owned(&labels),
-                    connect_timed_out: connect_timed_out.get_or_create_owned(&labels),
-                    overflow: overflow.get_or_create_owned(&labels),
-                    pending_overflow: pending_overflow.get_or_create_owned(&labels),
-                    to_server: flow(Flow::ToServer),
-                    to_client: flow(Flow::ToClient),
-                    // Envoy's name only: /metrics has it as a close reason.
-                    idle_timeout: Counter::default(),
+                    upstream: UpstreamMetrics {
+                        total: upstream_total.get_or_create_owned(&labels),
+                        active: upstream_active.get_or_create_owned(&labels),
+                        connect_failed: connect_failed.get_or_create_owned(&labels),
+                        connect_timed_out: connect_timed_out.get_or_create_owned(&labels),
+                        overflow: overflow.get_or_create_owned(&labels),
+                        pending_overflow: pending_overflow.get_or_create_owned(&labels),
+                        retries: retries.get_or_create_owned(&labels),
+                        retry_overflow: retry_overflow.get_or_create_owned(&labels),
+                        no_endpoint: no_endpoint.get_or_create_owned(&labels),
+                        to_server: flow(Flow::ToServer),
+                        to_client: flow(Flow::ToClient),
+                        // Envoy's name only: /metrics has it as a close reason.
+                        idle_timeout: Counter::default(),
+                    },
                     connect_seconds: connect_seconds.get_or_create_owned(&labels),
                     duration_seconds: duration_seconds.get_or_create_owned(&labels),
                 }
@@ -322,12 +386,23 @@ impl Metrics {
             .collect();
         let capture_proved =
             Family::ALL.map(|family| capture_proved.get_or_create_owned(&FamilyLabels { family })).into();
-        Self { clusters, directions, capture_proved, ready, access_log_dropped, pipes, registry }
+        Self {
+            totals,
+            directions,
+            capture_proved,
+            ready,
+            access_log_dropped,
+            traffic_log_dropped,
+            config_reloaded,
+            config_reload_failed,
+            pipes,
+            registry,
+        }
     }
 
-    /// The counters of a cluster.
-    pub fn cluster(&self, id: ClusterId) -> &ClusterMetrics {
-        &self.clusters[id.index()]
+    /// The counters of a direction and family.
+    pub fn totals(&self, direction: Direction, family: Family) -> &Totals {
+        &self.totals[direction as usize * Family::ALL.len() + family as usize]
     }
 
     /// The counters of a direction.
@@ -380,8 +455,10 @@ mod tests {
                 assert_eq!(of.accept_errors(kind).inc(), 0);
             }
         }
-        for cluster in ClusterId::ALL {
-            assert_eq!(metrics.cluster(cluster).opened.inc(), 0, "{cluster}");
+        for direction in Direction::ALL {
+            for family in Family::ALL {
+                assert_eq!(metrics.totals(direction, family).opened.inc(), 0, "{direction} {family:?}");
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::access_log::AccessLogger;
 use crate::capture::Capture;
 use crate::config::Config;
 use crate::destinations::Destinations;
+use crate::documents::Documents;
 use crate::guard::SidecarPorts;
 use crate::history::History;
 use crate::limits::Limits;
@@ -12,8 +13,11 @@ use crate::metrics::Metrics;
 use crate::mishaps::Mishaps;
 use crate::own_addresses::OwnAddresses;
 use crate::relay::pipes::Pipes;
+use crate::running::{Books, Running};
 use crate::table::Table;
 use crate::throttle::Throttle;
+use crate::traffic_log;
+use arc_swap::ArcSwap;
 use std::sync::Arc;
 
 /// Shared by all connections and by the admin pages.
@@ -21,6 +25,14 @@ use std::sync::Arc;
 pub struct Proxy {
     /// What the sidecar was told.
     pub config: Config,
+    /// What documents say; exchanged by a reload.
+    pub running: ArcSwap<Running>,
+    /// The counters and limits of listeners and clusters.
+    pub books: Books,
+    /// What became of the documents.
+    pub documents: Documents,
+    /// Where documents want connections logged.
+    pub traffic_log: traffic_log::Backends,
     /// Its own ports.
     pub ports: SidecarPorts,
     /// The pod's addresses.
@@ -51,13 +63,24 @@ pub struct Proxy {
 impl Proxy {
     /// One that nothing runs in.
     pub(crate) fn for_tests(config: Config) -> Self {
+        let plan = crate::resources::compile::compile(&config, &[]).expect("no document, no error");
+        Self::with_plan(config, plan)
+    }
+
+    /// One with documents that nothing runs in.
+    pub(crate) fn with_plan(config: Config, plan: crate::plan::Plan) -> Self {
         let metrics = Metrics::default();
+        let books = Books::default();
         Self {
             ports: config.sidecar_ports(),
             own: OwnAddresses::from_kernel().expect("netlink answers"),
             pipes: Pipes::new(crate::relay::pipes::MOST, metrics.pipes.clone()),
             metrics,
-            limits: Limits::new(&config.thresholds, 20_000),
+            limits: Limits::new(20_000),
+            running: ArcSwap::new(books.open(plan)),
+            books,
+            documents: Documents::default(),
+            traffic_log: traffic_log::Backends::default(),
             table: Table::default(),
             destinations: Destinations::default(),
             history: History::default(),

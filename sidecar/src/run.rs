@@ -8,6 +8,8 @@ use crate::capture::{self, Capture};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::destinations::Destinations;
+use crate::documents::Documents;
+use crate::doors::{self, Doors, Knocked};
 use crate::drain::{Act, Ask, Drain};
 use crate::history::History;
 use crate::limits::Limits;
@@ -16,12 +18,19 @@ use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::mishaps::Mishaps;
 use crate::own_addresses::OwnAddresses;
+use crate::plan::Plan;
 use crate::proxy::Proxy;
 use crate::readiness::Readiness;
 use crate::relay::pipes::{self, Pipes};
+use crate::reload;
+use crate::resources::ResourceError;
+use crate::resources::files::Fingerprint;
+use crate::running::Books;
 use crate::table::Table;
 use crate::throttle::Throttle;
+use crate::traffic_log;
 use crate::workers::Workers;
+use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -29,8 +38,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 
 /// How long connections may take to notice that they are stopped, and the access log to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -51,14 +59,23 @@ pub enum StartError {
     /// The pod's addresses.
     #[error("cannot read this pod's addresses (netlink): {0}")]
     Addresses(#[source] io::Error),
+    /// Mesh documents.
+    #[error(transparent)]
+    Resources(Box<ResourceError>),
     /// Threads, signals, epoll.
     #[error("cannot start {what}: {source}; is a limit on threads or files too low?")]
-    Resources {
+    System {
         /// What was not to be had.
         what: &'static str,
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl From<ResourceError> for StartError {
+    fn from(error: ResourceError) -> Self {
+        Self::Resources(Box::new(error))
+    }
 }
 
 /// Everything that listens.
@@ -88,25 +105,59 @@ impl Listeners {
 ///
 /// # Errors
 /// When it cannot start; nothing is left running then.
-pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
+pub fn run(config: Config, log: LogControl) -> Result<(), Vec<StartError>> {
     tracing::debug!(?config, "options");
-    let resources = |what| move |source| StartError::Resources { what, source };
+    // Documents first: what is wrong with them is told even where a port is in use as well.
+    let (seen, plan) = reload::load(&config).map_err(into)?;
+    let mut errors = Vec::new();
+    let bound = doors::bind(&config, &plan, |_| false).unwrap_or_else(|failed| {
+        errors.extend(failed.into_iter().map(StartError::from));
+        Vec::new()
+    });
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    run_with(config, log, seen, plan, bound).map_err(|error| vec![error])
+}
+
+fn into<E: Into<StartError>>(errors: Vec<E>) -> Vec<StartError> {
+    errors.into_iter().map(Into::into).collect()
+}
+
+fn run_with(
+    config: Config,
+    log: LogControl,
+    seen: Fingerprint,
+    plan: Plan,
+    bound: Vec<Knocked>,
+) -> Result<(), StartError> {
+    let system = |what| move |source| StartError::System { what, source };
     let main = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(1)
         .enable_all()
         .build()
-        .map_err(resources("the main loop"))?;
+        .map_err(system("the main loop"))?;
     // Before anything can be reached: until then SIGUSR2 would kill, and SIGTERM not be an orderly end.
-    let signals = main.block_on(async { Signals::new() }).map_err(resources("signal handling"))?;
+    let signals = main.block_on(async { Signals::new() }).map_err(system("signal handling"))?;
     let open_files = raise_open_files();
     let listeners = Listeners::bind(&config)?;
     let metrics = Metrics::default();
+    let books = Books::default();
+    let documents = Documents::default();
+    documents.loaded(seen.files());
+    reload::warn(&plan);
+    let traffic_log = traffic_log::Backends::new(metrics.traffic_log_dropped.clone());
+    traffic_log.use_only(&plan.log_targets()).map_err(system("the traffic log"))?;
     let proxy = Arc::new(Proxy {
+        running: ArcSwap::new(books.open(plan)),
+        books,
+        documents,
+        traffic_log,
         ports: config.sidecar_ports(),
         own: OwnAddresses::from_kernel().map_err(StartError::Addresses)?,
         pipes: Pipes::new(pipes::MOST, metrics.pipes.clone()),
         metrics,
-        limits: Limits::new(&config.thresholds, open_files),
+        limits: Limits::new(open_files),
         table: Table::default(),
         destinations: Destinations::default(),
         history: History::default(),
@@ -116,20 +167,23 @@ pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
         no_source: Throttle::new(NO_SOURCE_LOG_EVERY),
         config,
     });
-    let workers = Workers::start(proxy.config.workers).map_err(resources("the worker threads"))?;
-    let served =
-        main.block_on(serve(&proxy, listeners, &workers, signals, log)).map_err(resources("serving"));
+    let workers = Workers::start(proxy.config.workers).map_err(system("the worker threads"))?;
+    let served = main
+        .block_on(serve(&proxy, (listeners, bound), &workers, signals, log, seen))
+        .map_err(system("serving"));
     workers.stop();
     proxy.access_log.finish(LAST_WORDS);
+    proxy.traffic_log.finish(LAST_WORDS);
     served
 }
 
 async fn serve(
     proxy: &Arc<Proxy>,
-    listeners: Listeners,
+    (listeners, bound): (Listeners, Vec<Knocked>),
     workers: &Workers,
     mut signals: Signals,
     log: LogControl,
+    seen: Fingerprint,
 ) -> io::Result<()> {
     let Listeners { inbound, outbound, status, admin } = listeners;
     let readiness = Arc::new(Readiness::default());
@@ -150,11 +204,21 @@ async fn serve(
         async move { pipes.keep_let_go().await }
     });
 
-    let inbound = Accepting::start(inbound, Direction::Inbound, proxy, workers)?;
-    let outbound = Accepting::start(outbound, Direction::Outbound, proxy, workers)?;
+    let doors = Arc::new(Doors::new(Arc::clone(proxy), workers.handles().cloned().collect()));
+    for (listener, direction) in [(inbound, Direction::Inbound), (outbound, Direction::Outbound)] {
+        if let Some(listener) = listener {
+            doors.open_redirected(listener, direction)?;
+        }
+    }
+    doors.follow(&proxy.running.load().plan, bound)?;
     if let Some(worker) = workers.handles().next() {
         let proxy = Arc::clone(proxy);
-        worker.spawn(async move { proxy.table.keep_swept(proxy.config.idle_timeout).await });
+        worker.spawn(async move {
+            proxy.table.keep_swept(|| proxy.running.load().plan.shortest_idle_timeout()).await;
+        });
+    }
+    if !proxy.config.resources.is_empty() {
+        tokio::spawn(reload::keep(Arc::clone(proxy), Arc::clone(&doors), seen));
     }
     readiness.serving();
     tokio::spawn(admin::serve(TcpListener::from_std(status)?, app.clone().status()));
@@ -166,11 +230,11 @@ async fn serve(
     }
 
     let mut drain = Drain::new(proxy.config.drain_delay, proxy.config.drain_time);
-    drain_when_asked(proxy, &readiness, &mut drain, &inbound, &mut signals, asks).await;
+    drain_when_asked(proxy, &readiness, &mut drain, &doors, &mut signals, asks).await;
 
     // Outbound first, so that no connection comes after the last was reset.
-    inbound.close_and_wait().await;
-    outbound.close_and_wait().await;
+    doors.close_and_wait(Direction::Inbound).await;
+    doors.close_and_wait(Direction::Outbound).await;
     proxy.table.stop_all(CloseReason::DrainTimeout);
     let _ = tokio::time::timeout(LAST_WORDS, proxy.table.empty()).await;
     tracing::info!("stopped");
@@ -200,7 +264,7 @@ async fn drain_when_asked(
     proxy: &Proxy,
     readiness: &Readiness,
     drain: &mut Drain,
-    inbound: &Accepting,
+    doors: &Doors,
     signals: &mut Signals,
     mut asks: mpsc::Receiver<Ask>,
 ) {
@@ -225,7 +289,7 @@ async fn drain_when_asked(
         for act in acts {
             match act {
                 Act::NotReady => readiness.draining(),
-                Act::CloseInbound => inbound.close(),
+                Act::CloseInbound => doors.close(Direction::Inbound),
                 Act::Finish => return,
             }
         }
@@ -236,49 +300,6 @@ async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The accept loops of one listener, one on each worker.
-struct Accepting {
-    closing: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Accepting {
-    fn start(
-        listener: Option<StdListener>,
-        direction: Direction,
-        proxy: &Arc<Proxy>,
-        workers: &Workers,
-    ) -> io::Result<Self> {
-        let (closing, heard) = watch::channel(false);
-        let mut tasks = Vec::new();
-        for worker in workers.handles() {
-            let Some(listener) = &listener else { break };
-            // The worker's epoll, not the main thread's.
-            let _entered = worker.enter();
-            let listener = TcpListener::from_std(listener.try_clone()?)?;
-            let accepting = listener::accept_loop(listener, direction, Arc::clone(proxy), heard.clone());
-            tasks.push(worker.spawn(accepting));
-        }
-        Ok(Self { closing, tasks })
-    }
-
-    fn close(&self) {
-        self.closing.send_replace(true);
-    }
-
-    async fn close_and_wait(self) {
-        self.close();
-        let all = async {
-            for task in self.tasks {
-                // A loop that panicked is closed too.
-                let _ = task.await;
-            }
-        };
-        // One may also be in a back-off of a second.
-        let _ = tokio::time::timeout(LAST_WORDS, all).await;
     }
 }
 

@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The counters under Envoy's names, where Envoy has one, so that the runbooks of Kong Mesh hold.
 
-use crate::addrs::{Direction, Family};
+use crate::addrs::Direction;
 use crate::close_reason::CloseReason;
-use crate::config::Config;
 use crate::guard::Guard;
-use crate::limits::{Limit, Limits};
+use crate::limits::Limit;
 use crate::metrics::Metrics;
-use crate::route::ClusterId;
+use crate::plan;
+use crate::running::{Cluster, Listener, Running, stat_name};
 
 /// A statistic: its name and value.
 pub type Stat = (String, i64);
 
 /// All statistics, sorted by name.
-pub fn collect(config: &Config, metrics: &Metrics, limits: &Limits) -> Vec<Stat> {
+pub fn collect(running: &Running, metrics: &Metrics) -> Vec<Stat> {
     let mut stats = Vec::new();
-    for id in ClusterId::ALL {
-        cluster(&mut stats, id, metrics, limits);
-        listener(&mut stats, id, config, metrics);
+    for of in &running.clusters {
+        cluster(&mut stats, of);
+    }
+    for (planned, of) in running.plan.listeners.iter().zip(&running.listeners) {
+        listener(&mut stats, running, planned, of);
     }
     let mut loop_rejected = 0;
     for direction in Direction::ALL {
@@ -34,26 +36,32 @@ pub fn collect(config: &Config, metrics: &Metrics, limits: &Limits) -> Vec<Stat>
     }
     stats.push(("loop_rejected".into(), signed(loop_rejected)));
     stats.push(("access_log.dropped".into(), signed(metrics.access_log_dropped.get())));
+    stats.push(("traffic_log.dropped".into(), signed(metrics.traffic_log_dropped.get())));
+    stats.push(("config_reloaded".into(), signed(metrics.config_reloaded.get())));
+    stats.push(("config_reload_failed".into(), signed(metrics.config_reload_failed.get())));
     stats.push(("server.ready".into(), metrics.ready.get()));
     stats.sort();
     stats
 }
 
-fn cluster(stats: &mut Vec<Stat>, id: ClusterId, metrics: &Metrics, limits: &Limits) {
-    let of = metrics.cluster(id);
-    let name = id.stat_name();
+fn cluster(stats: &mut Vec<Stat>, cluster: &Cluster) {
+    let of = &cluster.metrics;
+    let name = stat_name(&cluster.name);
     let mut put = |stat: &str, value: i64| stats.push((format!("cluster.{name}.{stat}"), value));
-    put("upstream_cx_total", signed(of.upstream_total.get()));
-    put("upstream_cx_active", of.upstream_active.get());
+    put("upstream_cx_total", signed(of.total.get()));
+    put("upstream_cx_active", of.active.get());
     put("upstream_cx_connect_fail", signed(of.connect_failed.get()));
     put("upstream_cx_connect_timeout", signed(of.connect_timed_out.get()));
+    put("upstream_cx_none_healthy", signed(of.no_endpoint.get()));
     put("upstream_cx_overflow", signed(of.overflow.get()));
     put("upstream_rq_pending_overflow", signed(of.pending_overflow.get()));
+    put("upstream_rq_retry", signed(of.retries.get()));
+    put("upstream_rq_retry_overflow", signed(of.retry_overflow.get()));
     // Envoy's point of view is its own: it receives from the server and transmits to it.
     put("upstream_cx_rx_bytes_total", signed(of.to_client.get()));
     put("upstream_cx_tx_bytes_total", signed(of.to_server.get()));
     put("upstream_cx_idle_timeout", signed(of.idle_timeout.get()));
-    let breaker = limits.cluster(id);
+    let breaker = &cluster.limits;
     let full = |limit: &Limit| i64::from(limit.used() >= limit.max());
     put("circuit_breakers.default.cx_open", full(&breaker.connections));
     put("circuit_breakers.default.rq_pending_open", full(&breaker.pending));
@@ -66,23 +74,25 @@ fn cluster(stats: &mut Vec<Stat>, id: ClusterId, metrics: &Metrics, limits: &Lim
     put("circuit_breakers.default.remaining_retries", left(&breaker.retries));
 }
 
-fn listener(stats: &mut Vec<Stat>, id: ClusterId, config: &Config, metrics: &Metrics) {
-    let port = config.listen_port(id.direction);
-    if port == 0 {
+fn listener(stats: &mut Vec<Stat>, running: &Running, planned: &plan::Listener, listener: &Listener) {
+    if planned.address.port() == 0 {
         return;
     }
-    let of = metrics.cluster(id);
-    let address = match id.family {
-        Family::V4 => "0.0.0.0",
-        Family::V6 => "[__]",
-    };
-    let tcp = id.stat_name();
-    stats.push((format!("listener.{address}_{port}.downstream_cx_total"), signed(of.opened.get())));
-    stats.push((format!("listener.{address}_{port}.downstream_cx_active"), of.active.get()));
+    let of = &listener.metrics;
+    // Envoy's spelling of an address: 0.0.0.0_15001, [__]_15001.
+    let address = planned.address.to_string();
+    let (ip, port) = address.rsplit_once(':').unwrap_or((&address, ""));
+    let address = format!("{}_{port}", ip.replace(':', "_"));
+    stats.push((format!("listener.{address}.downstream_cx_total"), signed(of.opened.get())));
+    stats.push((format!("listener.{address}.downstream_cx_active"), of.active.get()));
+    // Several listeners may have one cluster, whose name Envoy gives to their filters; so these are by listener.
+    let tcp = stat_name(&listener.name);
     stats.push((format!("tcp.{tcp}.downstream_cx_total"), signed(of.opened.get())));
-    stats.push((format!("tcp.{tcp}.downstream_cx_rx_bytes_total"), signed(of.to_server.get())));
-    stats.push((format!("tcp.{tcp}.downstream_cx_tx_bytes_total"), signed(of.to_client.get())));
-    stats.push((format!("tcp.{tcp}.idle_timeout"), signed(of.idle_timeout.get())));
+    stats.push((format!("tcp.{tcp}.downstream_cx_no_route"), signed(of.no_route.get())));
+    let Some(cluster) = planned.cluster.map(|at| &running.clusters[at].metrics) else { return };
+    stats.push((format!("tcp.{tcp}.downstream_cx_rx_bytes_total"), signed(cluster.to_server.get())));
+    stats.push((format!("tcp.{tcp}.downstream_cx_tx_bytes_total"), signed(cluster.to_client.get())));
+    stats.push((format!("tcp.{tcp}.idle_timeout"), signed(cluster.idle_timeout.get())));
 }
 
 fn signed(value: u64) -> i64 {
@@ -98,8 +108,8 @@ mod tests {
     #[test]
     fn names_are_envoys() {
         let config = Options::try_parse_from(["culvert-sidecar"]).unwrap().check().unwrap();
-        let limits = Limits::new(&config.thresholds, 20_000);
-        let names: Vec<_> = collect(&config, &Metrics::default(), &limits)
+        let proxy = crate::proxy::Proxy::for_tests(config);
+        let names: Vec<_> = collect(&proxy.running.load(), &proxy.metrics)
             .into_iter()
             .map(|(name, value)| format!("{name}: {value}"))
             .collect();

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The open connections: what `/connections` shows, and the handle by which a connection is stopped from outside.
 //!
-//! A connection has no timer of its own. It notes the table's tick, a number, whenever bytes move; one sweep per tick
-//! over all connections finds those that were idle for too long.
+//! A connection has no timer of its own. It notes the table's clock, a number, whenever bytes move; the clock goes on with
+//! each sweep, and a sweep looks at all connections to find those that were idle for too long.
 
 use crate::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
 use crate::close_reason::CloseReason;
 use crate::relay::Mode;
-use crate::route::ClusterId;
+use crate::running::Cluster;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -20,10 +20,6 @@ use tokio::sync::Notify;
 const LONGEST_TICK: Duration = Duration::from_secs(1);
 /// The shortest: for idle timeouts of less than a second.
 const SHORTEST_TICK: Duration = Duration::from_millis(20);
-
-/// Ticks since the last byte after which a connection looks around once: it was busy and has been quiet for a whole
-/// tick.
-const JUST_QUIET: u32 = 2;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -56,15 +52,16 @@ pub struct Entry {
     pub client: ClientAddr,
     /// Where it was meant to go.
     pub orig_dst: OrigDst,
-    /// Where it goes.
-    pub dial: DialAddr,
     /// Whose limits and statistics count.
-    pub cluster: ClusterId,
+    pub cluster: Arc<Cluster>,
     /// When it was accepted.
     pub opened: Instant,
+    /// How long it may move no byte, in milliseconds; 0 = for ever.
+    idle_timeout: u64,
+    dial: Mutex<DialAddr>,
     to_server: AtomicU64,
     to_client: AtomicU64,
-    last_tick: AtomicU32,
+    last_moved: AtomicU64,
     state: AtomicU8,
     stop: AtomicU8,
     splices_to_server: AtomicBool,
@@ -75,7 +72,7 @@ pub struct Entry {
 }
 
 /// What distinguishes a connection when it is entered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NewEntry {
     /// See [`Entry::id`].
     pub id: u64,
@@ -88,12 +85,24 @@ pub struct NewEntry {
     /// See [`Entry::dial`].
     pub dial: DialAddr,
     /// See [`Entry::cluster`].
-    pub cluster: ClusterId,
+    pub cluster: Arc<Cluster>,
     /// See [`Entry::opened`].
     pub opened: Instant,
+    /// How long it may move no byte.
+    pub idle_timeout: Option<Duration>,
 }
 
 impl Entry {
+    /// Where it goes.
+    pub fn dial(&self) -> DialAddr {
+        *lock(&self.dial)
+    }
+
+    /// It goes elsewhere: to the next endpoint.
+    pub(crate) fn set_dial(&self, dial: DialAddr) {
+        *lock(&self.dial) = dial;
+    }
+
     /// Bytes so far: from the client to the server, and back.
     pub fn bytes(&self) -> (u64, u64) {
         (self.to_server.load(Relaxed), self.to_client.load(Relaxed))
@@ -179,7 +188,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 pub struct Table {
     next_id: AtomicU64,
-    tick: AtomicU32,
+    /// Milliseconds, as of the last sweep; no two sweeps have the same.
+    clock: AtomicU64,
     open: Mutex<BTreeMap<u64, Arc<Entry>>>,
     emptied: Notify,
 }
@@ -187,18 +197,20 @@ pub struct Table {
 impl Table {
     /// Enters a connection.
     pub fn enter(&self, new: NewEntry) -> Arc<Entry> {
-        let NewEntry { id, direction, client, orig_dst, dial, cluster, opened } = new;
+        let NewEntry { id, direction, client, orig_dst, dial, cluster, opened, idle_timeout } = new;
         let entry = Arc::new(Entry {
             id,
             direction,
             client,
             orig_dst,
-            dial,
             cluster,
             opened,
+            // Less than a millisecond is not none.
+            idle_timeout: idle_timeout.map_or(0, |timeout| millis(timeout).max(1)),
+            dial: Mutex::new(dial),
             to_server: AtomicU64::new(0),
             to_client: AtomicU64::new(0),
-            last_tick: AtomicU32::new(self.tick.load(Relaxed)),
+            last_moved: AtomicU64::new(self.clock.load(Relaxed)),
             state: AtomicU8::new(State::Connecting as u8),
             stop: AtomicU8::new(0),
             splices_to_server: AtomicBool::new(false),
@@ -227,7 +239,7 @@ impl Table {
 
     /// Notes that bytes moved.
     pub(crate) fn touch(&self, entry: &Entry) {
-        entry.last_tick.store(self.tick.load(Relaxed), Relaxed);
+        entry.last_moved.store(self.clock.load(Relaxed), Relaxed);
     }
 
     /// How many are open.
@@ -271,35 +283,40 @@ impl Table {
         }
     }
 
-    /// One tick: stops what was idle for `idle_ticks`, and makes those look around who are deaf or just went quiet.
-    fn sweep(&self, idle_ticks: Option<u32>) {
-        let now = self.tick.fetch_add(1, Relaxed).wrapping_add(1);
+    /// Sets the clock to `now`; stops what was idle for too long, and makes those look around who are deaf, or who were
+    /// busy and have been quiet for a whole tick.
+    fn sweep(&self, now: u64, before_last: u64) {
+        let last = self.clock.swap(now, Relaxed);
         for entry in lock(&self.open).values() {
-            let idle = now.wrapping_sub(entry.last_tick.load(Relaxed));
-            if idle_ticks.is_some_and(|limit| idle >= limit) && entry.state() != State::Connecting {
+            let moved = entry.last_moved.load(Relaxed);
+            // As of the clock before: what moved since then has that time too.
+            let idle = last.saturating_sub(moved);
+            let limit = entry.idle_timeout;
+            if limit != 0 && idle >= limit && entry.state() != State::Connecting {
                 entry.stop(CloseReason::IdleTimeout);
-            } else if entry.deaf.load(Relaxed) || idle == JUST_QUIET {
+            } else if entry.deaf.load(Relaxed) || moved == before_last {
                 entry.look.store(true, Relaxed);
                 entry.wake();
             }
         }
     }
 
-    /// Sweeps for ever.
-    pub async fn keep_swept(&self, idle_timeout: Option<Duration>) {
-        let tick = tick_for(idle_timeout);
-        // One more than the timeout holds: the first tick may come right after the last byte.
-        let idle_ticks = idle_timeout.map(|timeout| {
-            u32::try_from(timeout.as_micros().div_ceil(tick.as_micros()) + 1).unwrap_or(u32::MAX)
-        });
-        let mut interval = tokio::time::interval(tick);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        interval.tick().await;
+    /// Sweeps for ever. `shortest` tells the shortest idle timeout that a new connection may get.
+    pub async fn keep_swept(&self, shortest: impl Fn() -> Option<Duration>) {
+        let (mut last, mut before_last) = (0, 0);
         loop {
-            interval.tick().await;
-            self.sweep(idle_ticks);
+            let tick = tick_for(shortest());
+            tokio::time::sleep(tick).await;
+            // The clock goes on by what was to be slept: a sweep that comes late ends nothing early.
+            let now = last + millis(tick);
+            self.sweep(now, before_last);
+            (before_last, last) = (last, now);
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// An eighth of the timeout, within bounds.
@@ -310,19 +327,28 @@ fn tick_for(idle_timeout: Option<Duration>) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route;
 
-    fn entry(table: &Table) -> Arc<Entry> {
+    fn entry(table: &Table, idle_timeout: Option<Duration>) -> Arc<Entry> {
         let orig_dst = OrigDst::new("192.0.2.1:80".parse().unwrap());
-        let route = route::route(Direction::Outbound, orig_dst);
+        let running = crate::running::Books::default().open(crate::plan::Plan {
+            clusters: vec![crate::plan::Cluster {
+                name: "test".into(),
+                origin: crate::plan::Origin::Transparent,
+                upstream: crate::plan::Upstream::OriginalDst { source: None },
+                thresholds: Default::default(),
+                connect_timeout: None,
+            }],
+            ..Default::default()
+        });
         let entry = table.enter(NewEntry {
             id: table.take_id(),
             direction: Direction::Outbound,
             client: ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
             orig_dst,
-            dial: route.dial,
-            cluster: route.cluster,
+            dial: DialAddr::new(orig_dst.get()),
+            cluster: Arc::clone(&running.clusters[0]),
             opened: Instant::now(),
+            idle_timeout,
         });
         entry.set_state(State::Relaying);
         entry
@@ -335,12 +361,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_stopped_and_a_busy_one_is_not() {
         let table = Arc::new(Table::default());
-        let idle = entry(&table);
-        let busy = entry(&table);
         let timeout = Duration::from_secs(4);
+        let idle = entry(&table, Some(timeout));
+        let busy = entry(&table, Some(timeout));
+        let patient = entry(&table, Some(2 * timeout));
         let sweeping = tokio::spawn({
             let table = Arc::clone(&table);
-            async move { table.keep_swept(Some(timeout)).await }
+            async move { table.keep_swept(|| Some(timeout)).await }
         });
         for _ in 0..39 {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -353,16 +380,17 @@ mod tests {
         }
         assert_eq!(stopped(&idle), Some(CloseReason::IdleTimeout));
         assert_eq!(stopped(&busy), None);
+        assert_eq!(stopped(&patient), None);
         sweeping.abort();
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_timeout_nothing_is_idle_for_too_long() {
         let table = Arc::new(Table::default());
-        let idle = entry(&table);
+        let idle = entry(&table, None);
         let sweeping = tokio::spawn({
             let table = Arc::clone(&table);
-            async move { table.keep_swept(None).await }
+            async move { table.keep_swept(|| None).await }
         });
         tokio::time::sleep(Duration::from_hours(100)).await;
         assert_eq!(stopped(&idle), None);
@@ -380,7 +408,7 @@ mod tests {
     #[test]
     fn the_first_reason_to_stop_stands() {
         let table = Table::default();
-        let entry = entry(&table);
+        let entry = entry(&table, None);
         entry.stop(CloseReason::IdleTimeout);
         entry.stop(CloseReason::DrainTimeout);
         assert_eq!(stopped(&entry), Some(CloseReason::IdleTimeout));
@@ -390,7 +418,7 @@ mod tests {
     async fn empty_is_heard() {
         let table = Arc::new(Table::default());
         table.empty().await;
-        let one = entry(&table);
+        let one = entry(&table, None);
         let waiting = tokio::spawn({
             let table = Arc::clone(&table);
             async move { table.empty().await }

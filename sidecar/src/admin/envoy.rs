@@ -1,58 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What runs here, in the shape and the words of Envoy's admin interface, so that the runbooks of Kong Mesh hold.
 
-use crate::addrs::{Direction, Family, inbound_source};
+use crate::addrs::DialAddr;
 use crate::config::Config;
-use crate::destinations::Destinations;
-use crate::limits::{ClusterLimits, Limits};
-use crate::metrics::Metrics;
-use crate::route::ClusterId;
+use crate::destinations::{Destination, Destinations};
+use crate::limits::ClusterLimits;
+use crate::plan::{self, Upstream};
+use crate::running::{self, ClusterId, Running, stat_name};
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Hosts of a cluster that are shown.
 const MOST_HOSTS: usize = 256;
 
-/// The listeners that are on, and the addresses of Envoy's that they stand for: one socket of ours takes both families.
-pub(super) fn listeners(config: &Config) -> impl Iterator<Item = (ClusterId, SocketAddr)> {
-    ClusterId::ALL.into_iter().filter_map(|id| {
-        let port = config.listen_port(id.direction);
-        (port != 0).then(|| (id, SocketAddr::new(wildcard(id.family), port)))
-    })
+/// The listeners that are on. A passthrough one has the address of Envoy's that it stands for: one socket of ours takes
+/// both families.
+pub(super) fn listeners(
+    running: &Running,
+) -> impl Iterator<Item = (&plan::Listener, &Arc<running::Listener>)> {
+    let all = running.plan.listeners.iter().zip(&running.listeners);
+    all.filter(|(planned, _)| planned.address.port() != 0)
 }
 
-fn wildcard(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        Family::V6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    }
+/// The clusters that connections can come to: of those, listeners that are off have none.
+pub(super) fn clusters(running: &Running) -> impl Iterator<Item = (&plan::Cluster, &Arc<running::Cluster>)> {
+    let all = running.plan.clusters.iter().zip(&running.clusters).enumerate();
+    let used = |at: usize| {
+        running.plan.direct_access == Some(at)
+            || listeners(running).any(|(listener, _)| listener.cluster == Some(at))
+    };
+    all.filter(move |(at, _)| used(*at)).map(|(_, cluster)| cluster)
 }
 
-fn clusters(config: &Config) -> impl Iterator<Item = ClusterId> {
-    listeners(config).map(|(id, _)| id)
-}
-
-/// `/config_dump`.
-pub(super) fn config_dump(config: &Config, started: SystemTime) -> Value {
-    let updated = rfc3339(started);
-    let clusters: Vec<_> = clusters(config)
-        .map(|id| {
+/// `/config_dump`. `loaded`: since when it is so.
+pub(super) fn config_dump(config: &Config, running: &Running, loaded: SystemTime) -> Value {
+    let updated = rfc3339(loaded);
+    let clusters: Vec<_> = clusters(running)
+        .map(|(planned, _)| {
             json!({
                 "version_info": env!("CARGO_PKG_VERSION"),
-                "cluster": cluster(config, id),
+                "cluster": cluster(planned),
                 "last_updated": updated,
             })
         })
         .collect();
-    let listeners: Vec<_> = listeners(config)
-        .map(|(id, address)| {
+    let listeners: Vec<_> = listeners(running)
+        .map(|(planned, _)| {
             json!({
-                "name": id.to_string(),
+                "name": &*planned.name,
                 "active_state": {
                     "version_info": env!("CARGO_PKG_VERSION"),
-                    "listener": listener(config, id, address),
+                    "listener": listener(running, planned),
                     "last_updated": updated,
                 },
             })
@@ -80,13 +81,11 @@ pub(super) fn config_dump(config: &Config, started: SystemTime) -> Value {
     ]})
 }
 
-fn cluster(config: &Config, id: ClusterId) -> Value {
-    let thresholds = &config.thresholds;
+fn cluster(planned: &plan::Cluster) -> Value {
+    let thresholds = &planned.thresholds;
     let mut cluster = json!({
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-        "name": id.to_string(),
-        "type": "ORIGINAL_DST",
-        "lb_policy": "CLUSTER_PROVIDED",
+        "name": &*planned.name,
         "circuit_breakers": {"thresholds": [{
             "max_connections": thresholds.max_connections,
             "max_pending_requests": thresholds.max_pending_requests,
@@ -94,34 +93,56 @@ fn cluster(config: &Config, id: ClusterId) -> Value {
             "max_retries": thresholds.max_retries,
         }]},
     });
-    if let Some(timeout) = config.connect_timeout {
+    let (kind, policy, source, endpoints) = match &planned.upstream {
+        Upstream::OriginalDst { source } => ("ORIGINAL_DST", "CLUSTER_PROVIDED", *source, Vec::new()),
+        Upstream::Application { address, source } => ("STATIC", "ROUND_ROBIN", *source, vec![*address]),
+        Upstream::Endpoints(endpoints) => {
+            ("STATIC", "ROUND_ROBIN", None, endpoints.iter().map(|endpoint| endpoint.address).collect())
+        }
+    };
+    cluster["type"] = kind.into();
+    cluster["lb_policy"] = policy.into();
+    if kind == "STATIC" {
+        let endpoints: Vec<_> =
+            endpoints.into_iter().map(|at| json!({"endpoint": {"address": socket_address(at)}})).collect();
+        cluster["load_assignment"] =
+            json!({"cluster_name": &*planned.name, "endpoints": [{"lb_endpoints": endpoints}]});
+    }
+    if let Some(timeout) = planned.connect_timeout {
         cluster["connect_timeout"] = duration(timeout).into();
     }
-    if id.direction == Direction::Inbound {
-        let source = SocketAddr::new(inbound_source(id.family), 0);
-        cluster["upstream_bind_config"] = json!({"source_address": inner_address(source)});
+    if let Some(source) = source {
+        cluster["upstream_bind_config"] =
+            json!({"source_address": inner_address(SocketAddr::new(source, 0))});
     }
     cluster
 }
 
-fn listener(config: &Config, id: ClusterId, address: SocketAddr) -> Value {
-    json!({
+fn listener(running: &Running, planned: &plan::Listener) -> Value {
+    // Without a cluster Envoy has a name that leads nowhere; the listener's own, as in Kong Mesh.
+    let cluster = planned.cluster.map_or(&planned.name, |at| &running.plan.clusters[at].name);
+    let mut listener = json!({
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-        "name": id.to_string(),
-        "address": socket_address(address),
+        "name": &*planned.name,
+        "address": socket_address(planned.address),
         "filter_chains": [{"filters": [{
             "name": "envoy.filters.network.tcp_proxy",
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                "stat_prefix": id.stat_name(),
-                "cluster": id.to_string(),
+                "stat_prefix": stat_name(&planned.name),
+                "cluster": &**cluster,
                 // Envoy's word for none is 0.
-                "idle_timeout": duration(config.idle_timeout.unwrap_or_default()),
+                "idle_timeout": duration(planned.idle_timeout.unwrap_or_default()),
             },
         }]}],
-        "use_original_dst": true,
-        "traffic_direction": id.direction.name().to_uppercase(),
-    })
+        "traffic_direction": planned.direction.name().to_uppercase(),
+    });
+    if planned.origin == plan::Origin::Transparent {
+        listener["use_original_dst"] = true.into();
+    } else if !planned.binds {
+        listener["bind_to_port"] = false.into();
+    }
+    listener
 }
 
 fn socket_address(address: SocketAddr) -> Value {
@@ -144,18 +165,18 @@ fn duration(duration: Duration) -> String {
 }
 
 /// `/listeners`.
-pub(super) fn listeners_text(config: &Config) -> String {
-    listeners(config).fold(String::new(), |mut text, (id, address)| {
+pub(super) fn listeners_text(running: &Running) -> String {
+    listeners(running).fold(String::new(), |mut text, (planned, _)| {
         // Writing to a String does not fail.
-        let _ = writeln!(text, "{id}::{address}");
+        let _ = writeln!(text, "{}::{}", planned.name, planned.address);
         text
     })
 }
 
 /// `/listeners?format=json`.
-pub(super) fn listeners_json(config: &Config) -> Value {
-    let statuses: Vec<_> = listeners(config)
-        .map(|(id, address)| json!({"name": id.to_string(), "local_address": socket_address(address)}))
+pub(super) fn listeners_json(running: &Running) -> Value {
+    let statuses: Vec<_> = listeners(running)
+        .map(|(planned, _)| json!({"name": &*planned.name, "local_address": socket_address(planned.address)}))
         .collect();
     json!({ "listener_statuses": statuses })
 }
@@ -170,45 +191,59 @@ fn limits(of: &ClusterLimits) -> [(&'static str, u32); 4] {
     ]
 }
 
-/// `/clusters`.
-pub(super) fn clusters_text(
-    config: &Config,
-    limits_of: &Limits,
-    metrics: &Metrics,
+/// Where a cluster dialled, and whether that goes on under `passthrough: false`: the document that names it, if any.
+fn hosts<'r>(
+    running: &'r Running,
+    of: &plan::Cluster,
+    id: ClusterId,
     destinations: &Destinations,
-) -> String {
+) -> Vec<(DialAddr, Destination, Option<Named<'r>>)> {
+    let asked = of.origin == plan::Origin::Transparent && of.name.starts_with("outbound");
+    let named =
+        |addr: DialAddr| Named(running.plan.members.get(&addr.get()).map(|member| &*member.dataplane));
+    let hosts = destinations.of(id).into_iter().take(MOST_HOSTS);
+    hosts.map(|(addr, host)| (addr, host, asked.then(|| named(addr)))).collect()
+}
+
+/// The Dataplane that names a destination.
+struct Named<'r>(Option<&'r str>);
+
+/// `/clusters`.
+pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> String {
     let mut text = String::new();
-    for id in clusters(config) {
-        let _ = writeln!(text, "{id}::observability_name::{}", id.stat_name());
-        for (name, value) in limits(limits_of.cluster(id)) {
-            let _ = writeln!(text, "{id}::default_priority::{name}::{value}");
+    for (planned, of) in clusters(running) {
+        let name = &planned.name;
+        let _ = writeln!(text, "{name}::observability_name::{}", stat_name(name));
+        for (limit, value) in limits(&of.limits) {
+            let _ = writeln!(text, "{name}::default_priority::{limit}::{value}");
         }
-        let _ = writeln!(text, "{id}::added_via_api::false");
-        let _ = writeln!(text, "{id}::cx_active::{}", metrics.cluster(id).upstream_active.get());
-        for (addr, host) in destinations.of(id).into_iter().take(MOST_HOSTS) {
-            let _ = writeln!(text, "{id}::{addr}::cx_active::{}", host.active);
-            let _ = writeln!(text, "{id}::{addr}::cx_connect_fail::{}", host.connect_fail);
-            let _ = writeln!(text, "{id}::{addr}::cx_total::{}", host.total);
-            let _ = writeln!(text, "{id}::{addr}::last_seen::{}", rfc3339(host.last_seen_at()));
+        let _ = writeln!(text, "{name}::added_via_api::false");
+        let _ = writeln!(text, "{name}::cx_active::{}", of.metrics.active.get());
+        for (addr, host, named) in hosts(running, planned, of.id, destinations) {
+            let _ = writeln!(text, "{name}::{addr}::cx_active::{}", host.active);
+            let _ = writeln!(text, "{name}::{addr}::cx_connect_fail::{}", host.connect_fail);
+            let _ = writeln!(text, "{name}::{addr}::cx_total::{}", host.total);
+            let _ = writeln!(text, "{name}::{addr}::last_seen::{}", rfc3339(host.last_seen_at()));
+            if let Some(Named(named)) = named {
+                let _ = writeln!(text, "{name}::{addr}::named_by::{}", named.unwrap_or("no document"));
+            }
         }
     }
     text
 }
 
 /// `/clusters?format=json`.
-pub(super) fn clusters_json(config: &Config, limits_of: &Limits, destinations: &Destinations) -> Value {
-    let statuses: Vec<_> = clusters(config)
-        .map(|id| {
-            let thresholds: serde_json::Map<_, _> = limits(limits_of.cluster(id))
+pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> Value {
+    let statuses: Vec<_> = clusters(running)
+        .map(|(planned, of)| {
+            let thresholds: serde_json::Map<_, _> = limits(&of.limits)
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), Value::from(value)))
                 .collect();
-            let hosts: Vec<_> = destinations
-                .of(id)
+            let hosts: Vec<_> = hosts(running, planned, of.id, destinations)
                 .into_iter()
-                .take(MOST_HOSTS)
-                .map(|(addr, host)| {
-                    json!({
+                .map(|(addr, host, named)| {
+                    let mut shown = json!({
                         "address": socket_address(addr.get()),
                         "stats": [
                             {"name": "cx_active", "type": "GAUGE", "value": host.active.to_string()},
@@ -216,12 +251,16 @@ pub(super) fn clusters_json(config: &Config, limits_of: &Limits, destinations: &
                             {"name": "cx_total", "value": host.total.to_string()},
                         ],
                         "last_seen": rfc3339(host.last_seen_at()),
-                    })
+                    });
+                    if let Some(Named(named)) = named {
+                        shown["named_by"] = named.into();
+                    }
+                    shown
                 })
                 .collect();
             json!({
-                "name": id.to_string(),
-                "observability_name": id.stat_name(),
+                "name": &*planned.name,
+                "observability_name": stat_name(&planned.name),
                 "circuit_breakers": {"thresholds": [thresholds]},
                 "host_statuses": hosts,
             })
@@ -231,7 +270,7 @@ pub(super) fn clusters_json(config: &Config, limits_of: &Limits, destinations: &
 }
 
 /// The date of Howard Hinnant's `civil_from_days`: no dependency for one line of text.
-pub(super) fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -249,16 +288,21 @@ pub(super) fn rfc3339(time: SystemTime) -> String {
 mod tests {
     use super::*;
     use crate::options::Options;
+    use crate::proxy::Proxy;
     use clap::Parser;
 
-    fn config(arguments: &[&str]) -> Config {
+    fn proxy(arguments: &[&str]) -> Proxy {
         let arguments = std::iter::once(&"culvert-sidecar").chain(arguments);
-        Options::try_parse_from(arguments).unwrap().check().unwrap()
+        Proxy::for_tests(Options::try_parse_from(arguments).unwrap().check().unwrap())
+    }
+
+    fn dump(proxy: &Proxy) -> Value {
+        config_dump(&proxy.config, &proxy.running.load(), SystemTime::UNIX_EPOCH)
     }
 
     #[test]
     fn the_dump_has_envoys_shape() {
-        let dump = config_dump(&config(&["--idle-timeout=1500ms"]), SystemTime::UNIX_EPOCH);
+        let dump = dump(&proxy(&["--idle-timeout=1500ms"]));
         let text = serde_json::to_string_pretty(&dump).unwrap();
         insta::assert_snapshot!(text.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
     }
@@ -266,7 +310,7 @@ mod tests {
     /// The excerpts of the product's seeds, as far as they are about what runs here.
     #[test]
     fn the_seeds_listeners_are_in_the_dump() {
-        let dump = config_dump(&config(&[]), SystemTime::now());
+        let dump = dump(&proxy(&[]));
         let listeners = dump["configs"][2]["dynamic_listeners"].as_array().unwrap();
         for (name, address, port, direction) in [
             ("inbound:passthrough:ipv4", "0.0.0.0", 15006, "INBOUND"),
@@ -287,12 +331,13 @@ mod tests {
 
     #[test]
     fn a_listener_that_is_off_is_not_shown() {
-        let config = config(&["--inbound-port=0"]);
+        let proxy = proxy(&["--inbound-port=0"]);
+        let running = proxy.running.load();
         assert_eq!(
-            listeners_text(&config),
+            listeners_text(&running),
             "outbound:passthrough:ipv4::0.0.0.0:15001\noutbound:passthrough:ipv6::[::]:15001\n"
         );
-        assert_eq!(listeners_json(&config)["listener_statuses"].as_array().unwrap().len(), 2);
+        assert_eq!(listeners_json(&running)["listener_statuses"].as_array().unwrap().len(), 2);
     }
 
     #[test]

@@ -9,5 +9,6 @@ mod query;
 mod reply;
 mod server;
 
+pub(crate) use envoy::rfc3339;
 pub use pages::App;
 pub use server::{Pages, serve};

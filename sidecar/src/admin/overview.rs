@@ -6,7 +6,8 @@ use super::pages::{App, Connection};
 use crate::addrs::Direction;
 use crate::history::Sample;
 use crate::limits::Limit;
-use crate::route::ClusterId;
+use crate::plan;
+use crate::running::{Cluster, Listener, Running};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -19,6 +20,8 @@ pub(super) const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inl
 
 /// Most connections on the page; `/connections` has them all.
 const MOST_CONNECTIONS: usize = 200;
+/// Most warnings; the log has them all.
+const MOST_WARNINGS: usize = 20;
 /// Most destinations per cluster; `/clusters` has more.
 const MOST_DESTINATIONS: usize = 20;
 
@@ -33,6 +36,7 @@ pub(super) struct Overview {
     /// Why not.
     reasons: Vec<String>,
     workers: usize,
+    documents: DocumentsView,
     /// One a second, oldest first.
     history: Vec<Sample>,
     listeners: Vec<ListenerView>,
@@ -43,12 +47,33 @@ pub(super) struct Overview {
     errors: Vec<ErrorView>,
 }
 
+/// What became of the mesh documents.
+#[derive(Serialize)]
+struct DocumentsView {
+    mesh: String,
+    dataplane: Option<String>,
+    count: usize,
+    files: usize,
+    passthrough: bool,
+    /// Since when they are in force.
+    loaded: Option<String>,
+    reload_failed: u64,
+    /// Why a later change could not be used.
+    errors: Vec<String>,
+    /// Seconds ago.
+    failed: Option<f64>,
+    warnings: Vec<String>,
+}
+
 #[derive(Serialize)]
 struct ListenerView {
     name: String,
+    direction: &'static str,
     address: String,
     total: u64,
     active: i64,
+    /// Refused because the mesh lets nothing leave for where they were meant to go.
+    denied: u64,
     /// Both families of a direction share one limit.
     used: u32,
     max: u32,
@@ -83,6 +108,8 @@ struct DestinationView {
     connect_fail: u64,
     /// Seconds ago.
     last_seen: f64,
+    /// The Dataplane that names it; without one, `passthrough: false` would close the way there.
+    named_by: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -103,6 +130,7 @@ impl Overview {
         let ready = app.check_ready();
         let now = Instant::now();
         let connections = proxy.table.newest(MOST_CONNECTIONS);
+        let running = proxy.running.load();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             now: envoy::rfc3339(std::time::SystemTime::now()),
@@ -110,9 +138,10 @@ impl Overview {
             ready: ready.is_ok(),
             reasons: ready.err().map_or_else(Vec::new, |text| text.lines().map(str::to_owned).collect()),
             workers: proxy.config.workers,
+            documents: documents(app, &running),
             history: proxy.history.samples(),
-            listeners: envoy::listeners(&proxy.config).map(|(id, at)| listener(app, id, at)).collect(),
-            clusters: envoy::listeners(&proxy.config).map(|(id, _)| cluster(app, id)).collect(),
+            listeners: envoy::listeners(&running).map(|(planned, of)| listener(app, planned, of)).collect(),
+            clusters: envoy::clusters(&running).map(|(_, of)| cluster(app, &running, of)).collect(),
             open: proxy.table.len(),
             connections: connections.iter().map(|entry| Connection::of(entry, now)).collect(),
             errors: errors(app),
@@ -120,27 +149,44 @@ impl Overview {
     }
 }
 
-fn listener(app: &App, id: ClusterId, address: std::net::SocketAddr) -> ListenerView {
-    let metrics = app.proxy.metrics.cluster(id);
-    let limit = app.proxy.limits.listener(id.direction);
+fn documents(app: &App, running: &Running) -> DocumentsView {
+    let status = app.proxy.documents.get();
+    DocumentsView {
+        mesh: running.plan.mesh.to_string(),
+        dataplane: app.proxy.config.dataplane.clone(),
+        count: running.plan.documents,
+        files: status.files,
+        passthrough: running.plan.passthrough,
+        loaded: status.loaded.map(envoy::rfc3339),
+        reload_failed: app.proxy.metrics.config_reload_failed.get(),
+        errors: status.errors,
+        failed: status.failed.map(|at| at.elapsed().as_secs_f64()),
+        warnings: running.plan.warnings.iter().take(MOST_WARNINGS).cloned().collect(),
+    }
+}
+
+fn listener(app: &App, planned: &plan::Listener, of: &Listener) -> ListenerView {
+    let limit = app.proxy.limits.listener(planned.direction);
     ListenerView {
-        name: id.to_string(),
-        address: address.to_string(),
-        total: metrics.opened.get(),
-        active: metrics.active.get(),
+        name: planned.name.to_string(),
+        direction: planned.direction.name(),
+        address: planned.address.to_string(),
+        total: of.metrics.opened.get(),
+        active: of.metrics.active.get(),
+        denied: of.metrics.no_route.get(),
         used: limit.used(),
         max: limit.max(),
     }
 }
 
-fn cluster(app: &App, id: ClusterId) -> ClusterView {
-    let metrics = app.proxy.metrics.cluster(id);
-    let breaker = app.proxy.limits.cluster(id);
+fn cluster(app: &App, running: &Running, of: &Cluster) -> ClusterView {
+    let metrics = &of.metrics;
+    let breaker = &of.limits;
     let limit = |name, limit: &Limit| LimitView { name, used: limit.used(), max: limit.max() };
     ClusterView {
-        name: id.to_string(),
-        total: metrics.upstream_total.get(),
-        active: metrics.upstream_active.get(),
+        name: of.name.to_string(),
+        total: metrics.total.get(),
+        active: metrics.active.get(),
         connect_fail: metrics.connect_failed.get(),
         connect_timeout: metrics.connect_timed_out.get(),
         overflow: metrics.overflow.get() + metrics.pending_overflow.get(),
@@ -153,7 +199,7 @@ fn cluster(app: &App, id: ClusterId) -> ClusterView {
         destinations: app
             .proxy
             .destinations
-            .of(id)
+            .of(of.id)
             .into_iter()
             .take(MOST_DESTINATIONS)
             .map(|(addr, host)| DestinationView {
@@ -162,6 +208,7 @@ fn cluster(app: &App, id: ClusterId) -> ClusterView {
                 active: host.active,
                 connect_fail: host.connect_fail,
                 last_seen: host.last_seen.elapsed().as_secs_f64(),
+                named_by: running.plan.members.get(&addr.get()).map(|member| member.dataplane.to_string()),
             })
             .collect(),
     }

@@ -81,10 +81,10 @@ impl App {
     /// The metrics, and those that have a name in Envoy under that, too.
     fn prometheus(&self) -> Reply {
         let _ = self.check_ready();
-        let Proxy { config, metrics, limits, .. } = &*self.proxy;
+        let Proxy { running, metrics, .. } = &*self.proxy;
         let ours = metrics.render();
         let ours = ours.strip_suffix("# EOF\n").unwrap_or(&ours);
-        let envoys = prometheus::series(&stats::collect(config, metrics, limits));
+        let envoys = prometheus::series(&stats::collect(&running.load(), metrics));
         reply::of_type(StatusCode::OK, reply::OPENMETRICS, format!("{ours}{envoys}# EOF\n"))
     }
 
@@ -111,7 +111,7 @@ impl App {
             }
         }
         let _ = self.check_ready();
-        let mut stats = stats::collect(&self.proxy.config, &self.proxy.metrics, &self.proxy.limits);
+        let mut stats = stats::collect(&self.proxy.running.load(), &self.proxy.metrics);
         stats.retain(|(name, _)| filter.as_ref().is_none_or(|regex| regex.is_match(name)));
         if as_json {
             // Envoy's shape.
@@ -156,22 +156,24 @@ impl App {
     }
 
     fn listeners(&self, query: &str) -> Reply {
-        let config = &self.proxy.config;
-        Self::text_or_json(query, || envoy::listeners_text(config), || envoy::listeners_json(config))
+        let running = self.proxy.running.load();
+        Self::text_or_json(query, || envoy::listeners_text(&running), || envoy::listeners_json(&running))
     }
 
     fn clusters(&self, query: &str) -> Reply {
-        let Proxy { config, limits, metrics, destinations, .. } = &*self.proxy;
+        let Proxy { running, destinations, .. } = &*self.proxy;
+        let running = running.load();
         Self::text_or_json(
             query,
-            || envoy::clusters_text(config, limits, metrics, destinations),
-            || envoy::clusters_json(config, limits, destinations),
+            || envoy::clusters_text(&running, destinations),
+            || envoy::clusters_json(&running, destinations),
         )
     }
 
     fn config_dump(&self) -> Reply {
         let started = SystemTime::now().checked_sub(self.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
-        reply::json(&envoy::config_dump(&self.proxy.config, started))
+        let loaded = self.proxy.documents.get().loaded.unwrap_or(started);
+        reply::json(&envoy::config_dump(&self.proxy.config, &self.proxy.running.load(), loaded))
     }
 
     fn page() -> Reply {
@@ -252,8 +254,8 @@ impl Connection {
             direction: entry.direction.name(),
             src: entry.client.to_string(),
             orig_dst: entry.orig_dst.to_string(),
-            dial: entry.dial.to_string(),
-            cluster: entry.cluster.to_string(),
+            dial: entry.dial().to_string(),
+            cluster: entry.cluster.name.to_string(),
             age: now.saturating_duration_since(entry.opened).as_secs_f64(),
             bytes_sent,
             bytes_recv,

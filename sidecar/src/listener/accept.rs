@@ -8,6 +8,7 @@ use crate::proxy::Proxy;
 use crate::throttle::Throttle;
 use nix::errno::Errno;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -32,6 +33,26 @@ pub struct Accepted {
     pub direction: Direction,
     /// That listener's port.
     pub listen_port: u16,
+    /// The listener, where it was not redirected but dialled a port that a document binds.
+    pub bound: Option<Bound>,
+}
+
+/// A listener that a document binds.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its address.
+    pub address: SocketAddr,
+}
+
+/// Where connections come in.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    /// Whose traffic it is.
+    pub direction: Direction,
+    /// Which listener, where it is not one of the two that connections are redirected to.
+    pub bound: Option<Bound>,
 }
 
 /// What went wrong with an accept.
@@ -89,14 +110,15 @@ impl AcceptErrorKind {
 /// the kernel's queue by then is still served; the port is closed when this returns.
 pub async fn accept_loop(
     listener: TcpListener,
-    direction: Direction,
+    entrance: Entrance,
     proxy: Arc<Proxy>,
     mut closing: watch::Receiver<bool>,
 ) {
+    let Entrance { direction, bound } = entrance;
     let listen_port = proxy.config.listen_port(direction);
-    let start = |(stream, peer): (TcpStream, std::net::SocketAddr)| {
+    let start = |(stream, peer): (TcpStream, SocketAddr)| {
         let client = ClientAddr::new(peer);
-        let accepted = Accepted { stream, client, direction, listen_port };
+        let accepted = Accepted { stream, client, direction, listen_port, bound: bound.clone() };
         tokio::spawn(connection::serve(Arc::clone(&proxy), accepted));
     };
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);

@@ -4,10 +4,11 @@
 mod accept;
 mod backoff;
 
-pub use accept::{AcceptErrorKind, Accepted, accept_loop};
+pub use accept::{AcceptErrorKind, Accepted, Bound, Entrance, accept_loop};
 pub(crate) use backoff::Backoff;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::borrow::Cow;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -25,13 +26,13 @@ const KEEPALIVE_PROBES: u32 = 9;
 #[error("cannot listen on {address} ({option}): {source}; {hint}")]
 pub struct ListenError {
     address: SocketAddr,
-    option: &'static str,
+    option: Cow<'static, str>,
     hint: &'static str,
     source: io::Error,
 }
 
 impl ListenError {
-    fn new(address: SocketAddr, option: &'static str, source: io::Error) -> Self {
+    fn new(address: SocketAddr, option: Cow<'static, str>, source: io::Error) -> Self {
         let hint = match source.kind() {
             io::ErrorKind::AddrInUse => "stop the program that holds this port, or choose another port",
             io::ErrorKind::PermissionDenied => {
@@ -61,8 +62,20 @@ pub fn bind_proxy(
     option: &'static str,
     keepalive: Option<Duration>,
 ) -> Result<std::net::TcpListener, ListenError> {
-    let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-    let listener = bind(address, option)?;
+    bind_for_relay(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), option, keepalive)
+}
+
+/// Opens a listener whose connections are relayed; what is accepted inherits its options, too.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn bind_for_relay(
+    address: SocketAddr,
+    option: impl Into<Cow<'static, str>>,
+    keepalive: Option<Duration>,
+) -> Result<std::net::TcpListener, ListenError> {
+    let option = option.into();
+    let listener = bind(address, option.clone())?;
     if let Some(after) = keepalive {
         SockRef::from(&listener)
             .set_tcp_keepalive(&self::keepalive(after))
@@ -75,7 +88,11 @@ pub fn bind_proxy(
 ///
 /// # Errors
 /// When the address cannot be had.
-pub fn bind(address: SocketAddr, option: &'static str) -> Result<std::net::TcpListener, ListenError> {
+pub fn bind(
+    address: SocketAddr,
+    option: impl Into<Cow<'static, str>>,
+) -> Result<std::net::TcpListener, ListenError> {
+    let option = option.into();
     match open(address) {
         Ok(listener) => Ok(listener),
         Err(error) if no_ipv6(&error) && address.ip() == Ipv6Addr::UNSPECIFIED => {

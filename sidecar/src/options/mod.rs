@@ -6,10 +6,12 @@
 
 mod duration;
 
+pub(crate) use duration::parse as parse_duration;
+
 use crate::config::{AccessLog, Config, LogFormat, LogLevel, VerifyRedirect};
 use crate::limits::Thresholds;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -113,7 +115,7 @@ pub struct Options {
     )]
     verify_redirect: VerifyRedirect,
 
-    /// Whether the API server stays reachable where a mesh closes the passthrough
+    /// Whether the API server (KUBERNETES_SERVICE_HOST and _PORT) stays reachable where a mesh closes the passthrough
     #[arg(
         long,
         value_name = "on|off",
@@ -180,7 +182,7 @@ pub struct Options {
     )]
     circuit_breaker_max_pending_requests: u32,
 
-    /// HTTP requests per cluster; forwarding by original destination makes none
+    /// HTTP requests per cluster; none are made so far
     #[arg(
         long,
         value_name = "N",
@@ -190,7 +192,7 @@ pub struct Options {
     )]
     circuit_breaker_max_requests: u32,
 
-    /// Retries per cluster; forwarding by original destination makes none
+    /// Connects to a further endpoint of a service under way, per cluster
     #[arg(
         long,
         value_name = "N",
@@ -236,6 +238,10 @@ pub struct Options {
     #[arg(long, value_name = "N", env = "CULVERT_CONCURRENCY", hide_env = true)]
     concurrency: Option<usize>,
 
+    /// Where Kubernetes' variables say that the API server is.
+    #[arg(skip)]
+    api_server: Option<(String, String)>,
+
     /// What to do instead of running the proxy
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -244,7 +250,7 @@ pub struct Options {
 /// Subcommands.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Check mesh documents
+    /// Check mesh documents, for --mesh and, if given, as the pod of --dataplane
     Validate {
         /// Files or folders
         #[arg(required = true)]
@@ -259,6 +265,16 @@ pub enum Command {
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse)]
         timeout: Duration,
     },
+}
+
+/// The API server's address, from Kubernetes' variables.
+fn api_server_address(host: &str, port: &str) -> Result<SocketAddr, String> {
+    match (host.parse::<IpAddr>(), port.parse::<u16>()) {
+        (Ok(ip), Ok(port)) => Ok(SocketAddr::new(ip.to_canonical(), port)),
+        _ => Err(format!(
+            "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT say {host} and {port}, no address and port"
+        )),
+    }
 }
 
 /// Something wrong with the options, in words for whoever set them.
@@ -295,6 +311,15 @@ pub enum OptionError {
         /// Its value.
         address: SocketAddr,
     },
+    /// An option that means nothing without another.
+    #[error("{what} needs mesh documents; say where they lie with --resources")]
+    NoResources {
+        /// The option and its value.
+        what: String,
+    },
+    /// The API server, which is to stay reachable.
+    #[error("{0}; correct it, or say --api-server-bypass off")]
+    ApiServer(String),
     /// A number outside its range.
     #[error("--concurrency {0} is out of range; 1 to {MAX_WORKERS} is allowed")]
     Concurrency(usize),
@@ -312,12 +337,20 @@ impl Options {
             let takes_values = argument.get_action().takes_values();
             if takes_values { argument.allow_hyphen_values(true) } else { argument }
         };
-        Self::from_arg_matches(&Self::command().mut_args(with_values).try_get_matches()?)
+        let mut options = Self::from_arg_matches(&Self::command().mut_args(with_values).try_get_matches()?)?;
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        options.api_server = variable("KUBERNETES_SERVICE_HOST").zip(variable("KUBERNETES_SERVICE_PORT"));
+        Ok(options)
     }
 
     /// Where the status pages are served.
     pub fn status_address(&self) -> SocketAddr {
         self.status_address
+    }
+
+    /// The same with documents elsewhere.
+    pub fn with_resources(self, paths: &[PathBuf]) -> Self {
+        Self { resources: paths.to_vec(), ..self }
     }
 
     /// Looks at all options together.
@@ -351,21 +384,12 @@ impl Options {
             log_level,
             log_format,
             concurrency,
+            api_server,
             command: _,
         } = self;
 
         let mut errors = Vec::new();
         let mut not_built = |what: String, instead| errors.push(OptionError::NotBuilt { what, instead });
-        const NO_DOCUMENTS: &str = "mesh documents come in a later version; leave the option out";
-        for path in resources {
-            not_built(format!("--resources {}", path.display()), NO_DOCUMENTS);
-        }
-        if mesh != "default" {
-            not_built(format!("--mesh {mesh}"), NO_DOCUMENTS);
-        }
-        if let Some(name) = dataplane {
-            not_built(format!("--dataplane {name}"), NO_DOCUMENTS);
-        }
         if let Some(folder) = identity {
             not_built(
                 format!("--identity {}", folder.display()),
@@ -378,12 +402,15 @@ impl Options {
                 "the DNS server comes in a later version; leave it at 0",
             );
         }
-        if api_server_bypass == "off" {
-            not_built(
-                "--api-server-bypass off".into(),
-                "it closes a way around `passthrough: false`, which comes with mesh documents; leave it on",
-            );
+        if resources.is_empty()
+            && let Some(name) = &dataplane
+        {
+            errors.push(OptionError::NoResources { what: format!("--dataplane {name}") });
         }
+        let api_server_bypass = api_server_bypass == "on";
+        let api_server = api_server.filter(|_| api_server_bypass).and_then(|(host, port)| {
+            api_server_address(&host, &port).map_err(|what| errors.push(OptionError::ApiServer(what))).ok()
+        });
 
         if !admin_address.ip().is_loopback() {
             errors.push(OptionError::AdminNotLoopback(admin_address));
@@ -416,6 +443,11 @@ impl Options {
         }
         let some_if_set = |duration: Duration| (!duration.is_zero()).then_some(duration);
         Ok(Config {
+            resources,
+            mesh,
+            dataplane,
+            api_server_bypass,
+            api_server,
             inbound_port,
             outbound_port,
             admin: admin_address,

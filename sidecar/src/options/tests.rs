@@ -44,19 +44,36 @@ fn zero_means_no_timeout_and_no_listener() {
 
 #[test]
 fn what_is_not_built_says_so() {
-    for arguments in [
-        ["--resources", "/etc/mesh"],
-        ["--mesh", "prod"],
-        ["--dataplane", "web"],
-        ["--identity", "/etc/tls"],
-        ["--dns-port", "15053"],
-        ["--api-server-bypass", "off"],
-    ] {
+    for arguments in [["--identity", "/etc/tls"], ["--dns-port", "15053"]] {
         let errors = check(&arguments).unwrap_err();
         let what = arguments.join(" ");
         assert_eq!(errors.len(), 1, "{what}");
         assert!(errors[0].starts_with(&format!("{what} is not built yet: ")), "{}", errors[0]);
     }
+}
+
+#[test]
+fn a_dataplane_without_documents_is_an_error() {
+    let errors = check(&["--dataplane", "web"]).unwrap_err();
+    assert_eq!(errors, ["--dataplane web needs mesh documents; say where they lie with --resources"]);
+    assert!(check(&["--dataplane", "web", "--resources", "/etc/mesh"]).is_ok());
+}
+
+#[test]
+fn the_api_server_is_an_address_or_an_error() {
+    let with = |host: &str, bypass: &str| {
+        let mut options = parse(&["--api-server-bypass", bypass]).unwrap();
+        options.api_server = Some((host.into(), "443".into()));
+        options.check()
+    };
+    assert_eq!(with("10.96.0.1", "on").unwrap().api_server, Some("10.96.0.1:443".parse().unwrap()));
+    assert_eq!(with("fd00::1", "on").unwrap().api_server, Some("[fd00::1]:443".parse().unwrap()));
+    assert_eq!(with("kubernetes.default", "off").unwrap().api_server, None);
+    let error = with("kubernetes.default", "on").unwrap_err()[0].to_string();
+    assert!(
+        error.contains("kubernetes.default and 443") && error.ends_with("--api-server-bypass off"),
+        "{error}"
+    );
 }
 
 #[test]

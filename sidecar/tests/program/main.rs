@@ -45,7 +45,9 @@ fn bad_usage_is_64_with_the_reason_on_stderr() {
         (vec!["--outbound-port", "70000"], "invalid value '70000' for '--outbound-port <PORT>'"),
         (vec!["--identity", "/etc/tls"], "--identity /etc/tls is not built yet"),
         (vec!["--admin-address", "0.0.0.0:9901"], "--admin-address 0.0.0.0:9901 is not a loopback address"),
-        (vec!["validate", "mesh.yaml"], "validate is not built yet"),
+        (vec!["validate", "/no/such/mesh.yaml"], "/no/such/mesh.yaml: No such file or directory"),
+        (vec!["--resources", "/no/such/folder"], "/no/such/folder: No such file or directory"),
+        (vec!["--dataplane", "web"], "--dataplane web needs mesh documents"),
         (vec!["--access-log", "/no/such/folder/log"], "cannot write the access log to /no/such/folder/log"),
     ] {
         let ports = ["--inbound-port=0", "--outbound-port=0"];
@@ -65,12 +67,46 @@ fn the_environment_is_read_and_arguments_win() {
     assert!(stderr.contains("--dns-port 53 is not built yet"), "{stderr}");
 
     let (_, _, stderr) =
-        output(program().env("CULVERT_DNS_PORT", "53").args(["--dns-port", "0", "--mesh", "x"]));
-    assert!(!stderr.contains("--dns-port"), "{stderr}");
+        output(program().env("CULVERT_DNS_PORT", "53").args(["--dns-port", "0", "--identity", "x"]));
+    assert!(stderr.contains("--identity") && !stderr.contains("--dns-port"), "{stderr}");
 
     let (code, _, stderr) = output(program().env("CULVERT_INBOUND_PORT", "http"));
     assert_eq!(code, Some(64));
     assert!(stderr.contains("invalid value 'http' for '--inbound-port <PORT>'"), "{stderr}");
+}
+
+#[test]
+fn validate_checks_documents_and_runs_nothing() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documents");
+    for (name, options, summary) in [
+        (
+            "mesh-passthrough.kubernetes.yaml",
+            &[][..],
+            "mesh \"default\": 4 listeners, 2 clusters, passthrough off",
+        ),
+        (
+            "proxy-template-timeouts.universal.yaml",
+            &[],
+            "mesh \"default\": 4 listeners, 4 clusters, passthrough on",
+        ),
+        (
+            "dataplane.universal.yaml",
+            &["--dataplane=demo-app"],
+            "Dataplane \"demo-app\": 5 listeners, 5 clusters",
+        ),
+    ] {
+        let path = format!("{folder}/{name}");
+        let (code, stdout, stderr) = output(program().args(options).args(["validate", &path]));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{name}");
+        assert!(
+            stdout.starts_with("1 documents are well-formed; ") && stdout.contains(summary),
+            "{name}: {stdout}"
+        );
+    }
+    // Both spellings of one thing in one folder are the same thing twice.
+    let (code, _, stderr) = output(program().args(["validate", folder]));
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains("found the same ProxyTemplate again, after "), "{stderr}");
 }
 
 #[test]

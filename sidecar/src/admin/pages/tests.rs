@@ -42,15 +42,16 @@ async fn status(app: &App, path: &str) -> (StatusCode, String) {
 /// A connection under way.
 fn enter(app: &App) -> Arc<Entry> {
     let orig_dst = crate::addrs::OrigDst::new("192.0.2.1:443".parse().unwrap());
-    let route = crate::route::route(crate::addrs::Direction::Outbound, orig_dst);
+    let running = app.proxy.running.load();
     app.proxy.table.enter(crate::table::NewEntry {
         id: app.proxy.table.take_id(),
         direction: crate::addrs::Direction::Outbound,
         client: crate::addrs::ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
         orig_dst,
-        dial: route.dial,
-        cluster: route.cluster,
+        dial: crate::addrs::DialAddr::new(orig_dst.get()),
+        cluster: Arc::clone(&running.clusters[2]),
         opened: Instant::now(),
+        idle_timeout: None,
     })
 }
 
@@ -131,7 +132,7 @@ async fn the_overview_has_what_the_page_draws() {
         crate::close_reason::CloseReason::ConnectTimeout,
         || Some("192.0.2.1:443 did not answer in time".into()),
     );
-    app.proxy.destinations.dialled(connection.cluster, connection.dial);
+    app.proxy.destinations.dialled(connection.cluster.id, connection.dial());
     let (_, text) = admin(&app, Method::GET, "/overview").await;
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["ready"], false);
@@ -153,8 +154,8 @@ async fn the_overview_has_what_the_page_draws() {
 async fn clusters_show_where_they_dialled() {
     let (app, _asked) = app(&[]);
     let connection = enter(&app);
-    app.proxy.destinations.dialled(connection.cluster, connection.dial);
-    app.proxy.destinations.failed(connection.cluster, connection.dial);
+    app.proxy.destinations.dialled(connection.cluster.id, connection.dial());
+    app.proxy.destinations.failed(connection.cluster.id, connection.dial());
     let (_, text) = admin(&app, Method::GET, "/clusters").await;
     for line in [
         "outbound:passthrough:ipv4::default_priority::max_connections::1024\n",

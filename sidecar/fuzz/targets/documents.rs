@@ -1,0 +1,54 @@
+//! Mesh documents: whatever a file says, it is read or refused with words, and what was read leads to a plan in which
+//! every connection has its place.
+
+#![no_main]
+
+use clap::Parser;
+use culvert_sidecar::addrs::{Direction, OrigDst};
+use culvert_sidecar::options::Options;
+use culvert_sidecar::plan::{Plan, Upstream};
+use culvert_sidecar::resources::compile::compile;
+use culvert_sidecar::resources::files;
+use culvert_sidecar::route::route;
+use libfuzzer_sys::fuzz_target;
+use std::path::Path;
+
+/// Where connections go in a plan, for every address that it knows and for one that it does not.
+fn walk(plan: &Plan) {
+    let known = plan.by_destination.keys().map(|(_, address)| *address).chain(plan.members.keys().copied());
+    for address in known.chain(["192.0.2.1:1".parse().expect("an address")]) {
+        for direction in Direction::ALL {
+            let route = route(plan, direction, OrigDst::new(address));
+            assert_eq!(plan.listeners[route.listener].direction, direction);
+            if let Some(cluster) = route.cluster {
+                if let Upstream::Application { address, .. } = &plan.clusters[cluster].upstream {
+                    assert!(![15001, 15006, 15020, 9901].contains(&address.port()), "{address} is the sidecar");
+                }
+            } else {
+                assert!(!plan.passthrough && direction == Direction::Outbound, "nothing else denies");
+            }
+        }
+    }
+    for listener in plan.listeners.iter().filter(|listener| listener.binds) {
+        assert!(!listener.address.ip().is_unspecified(), "{} is open to everybody", listener.name);
+        let outbound = listener.direction == Direction::Outbound;
+        assert!(!outbound || listener.address.ip().is_loopback(), "{} is open to peers", listener.name);
+    }
+}
+
+fuzz_target!(|text: &str| {
+    let (mut documents, mut errors) = (Vec::new(), Vec::new());
+    files::add(text, Path::new("fuzz.yaml"), &mut documents, &mut errors);
+    for error in errors {
+        let words = error.to_string();
+        assert!(words.starts_with("fuzz.yaml: document "), "{words}");
+    }
+    for pod in [&[][..], &["--dataplane=fuzz"]] {
+        let arguments = ["culvert-sidecar", "--resources=/mesh"].iter().chain(pod);
+        let config = Options::try_parse_from(arguments).expect("good options").check().expect("good options");
+        match compile(&config, &documents) {
+            Ok(plan) => walk(&plan),
+            Err(errors) => assert!(!errors.is_empty()),
+        }
+    }
+});

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! YAML text → trees of values, document by document.
+
+use serde_json::Value;
+use serde_saphyr::{DuplicateKeyPolicy, budget, options};
+
+/// The deepest nesting of a document; ours have eight.
+const DEEPEST: usize = 64;
+/// Nodes of one document: a list of everything in a mesh is one document.
+const MOST_NODES: usize = 2_000_000;
+
+/// Text that is no YAML.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{what}", line.map_or_else(String::new, |line| format!("line {line}: ")))]
+pub struct YamlError {
+    line: Option<u64>,
+    what: String,
+}
+
+/// One document.
+#[derive(Debug)]
+pub struct Piece<'t> {
+    /// From 1, empty ones not counted.
+    pub number: usize,
+    /// The line before its first.
+    before: u64,
+    text: &'t str,
+}
+
+/// Takes a file apart at its `---` lines, so that a document that is no YAML does not hide the errors of the others. A
+/// line that begins so is a mark wherever it stands: inside of a document text is indented.
+pub fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let (mut start, mut before) = (0, 0);
+    let mut at = 0;
+    let mut push = |text: &'_ str, range: std::ops::Range<usize>, before| {
+        let part = &text[range.clone()];
+        let says_something = |line: &str| {
+            let line = line.strip_prefix("---").unwrap_or(line).trim();
+            !line.is_empty() && !line.starts_with('#') && line != "..."
+        };
+        if part.lines().any(says_something) {
+            pieces.push((range, before));
+        }
+    };
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let rest = line.strip_prefix("---");
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']))
+            && at != start
+        {
+            push(text, start..at, before);
+            (start, before) = (at, number as u64);
+        }
+        at += line.len();
+    }
+    push(text, start..at, before);
+    pieces
+        .into_iter()
+        .enumerate()
+        .map(|(index, (range, before))| Piece { number: index + 1, before, text: &text[range] })
+        .collect()
+}
+
+impl Piece<'_> {
+    /// Its values.
+    ///
+    /// # Errors
+    /// When it is no YAML, with the line of the file.
+    pub fn parse(&self) -> Result<Value, YamlError> {
+        parse(self.text)
+            .map_err(|YamlError { line, what }| YamlError { line: line.map(|line| line + self.before), what })
+    }
+}
+
+/// The values of one document.
+///
+/// # Errors
+/// When it is no YAML.
+pub fn parse(text: &str) -> Result<Value, YamlError> {
+    let options = options! {
+        budget: budget! { max_depth: DEEPEST, max_nodes: MOST_NODES, max_events: 2 * MOST_NODES },
+        duplicate_keys: DuplicateKeyPolicy::Error,
+        // YAML 1.2: `name: y` is a name.
+        strict_booleans: true,
+        with_snippet: false,
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let what = error.without_snippet().to_string();
+        YamlError { line: error.location().map(|location| location.line()), what: one_line(&what) }
+    })
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_file_holds_many_documents() {
+        let text =
+            "# a comment\n---\na: 1\n--- # two\nb: |\n  ---\n  text\n---\n\n# nothing\n---\n---\nc: 3\n...\n";
+        let values: Vec<_> =
+            pieces(text).iter().map(|piece| (piece.number, piece.parse().unwrap())).collect();
+        assert_eq!(values, [(1, json!({"a": 1})), (2, json!({"b": "---\ntext\n"})), (3, json!({"c": 3}))]);
+        assert!(pieces("").is_empty());
+        assert_eq!(pieces("a: 1").len(), 1);
+        assert_eq!(pieces("---a: 1\n").len(), 1);
+    }
+
+    #[test]
+    fn an_error_has_the_files_line_and_hides_no_other_document() {
+        let text = "a: 1\n---\nb: [1\nc: 2\n---\nd: 1\nd: 2\n";
+        let pieces = pieces(text);
+        assert_eq!(pieces.len(), 3);
+        assert!(pieces[0].parse().is_ok());
+        let error = pieces[1].parse().unwrap_err().to_string();
+        assert!(error.starts_with("line 4: "), "{error}");
+        let error = pieces[2].parse().unwrap_err().to_string();
+        assert!(error.starts_with("line 7: ") && error.contains("duplicate"), "{error}");
+    }
+
+    #[test]
+    fn only_true_and_false_are_true_and_false() {
+        assert_eq!(parse("{a: y, b: no, c: true}"), Ok(json!({"a": "y", "b": "no", "c": true})));
+    }
+
+    #[test]
+    fn what_would_explode_is_an_error() {
+        let mut bomb = String::from("a: &a [x,x,x,x,x,x,x,x,x,x]\n");
+        for (from, to) in ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi"].iter().map(|pair| pair.split_at(1))
+        {
+            bomb.push_str(&format!(
+                "{to}: &{to} [*{from},*{from},*{from},*{from},*{from},*{from},*{from},*{from},*{from}]\n"
+            ));
+        }
+        assert!(parse(&bomb).is_err());
+        assert!(parse(&"[".repeat(10_000)).is_err());
+    }
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Writes lines to files and TCP servers. A connection hands its line to a bounded queue and never waits; each target has
+//! a thread of its own, as a disk or a server may block. What a queue has no place for is dropped and counted.
+
+use super::Target;
+use prometheus_client::metrics::counter::Counter;
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Lines that may wait: a second of a busy pod, some 2 MB.
+const QUEUE: usize = 8192;
+/// Most targets of one configuration: each is a thread.
+pub const MOST_TARGETS: usize = 16;
+/// How long a TCP server may take to answer, and to take what it is given.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries to reach it.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often the end of the log is offered to a queue that is full.
+const OFFER_AGAIN: Duration = Duration::from_millis(5);
+/// Bytes that are written at once.
+const BATCH: usize = 64 * 1024;
+
+/// All targets in use.
+#[derive(Debug, Default)]
+pub struct Backends {
+    queues: Mutex<BTreeMap<Target, SyncSender<Message>>>,
+    dropped: Counter,
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(String),
+    /// Write out what is there, say so, and end.
+    End(SyncSender<()>),
+}
+
+impl Backends {
+    /// Counts lines that are dropped in `dropped`.
+    pub fn new(dropped: Counter) -> Self {
+        Self { queues: Mutex::default(), dropped }
+    }
+
+    /// Starts what is new among `targets`; what is no longer among them ends when its queue is written.
+    ///
+    /// # Errors
+    /// When a thread cannot be had; what was running goes on.
+    pub fn use_only(&self, targets: &[Target]) -> io::Result<()> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        for target in targets {
+            if queues.contains_key(target) {
+                continue;
+            }
+            let (queue, lines) = sync_channel(QUEUE);
+            let writer = Writer { target: target.clone(), dropped: self.dropped.clone() };
+            std::thread::Builder::new().name("traffic-log".into()).spawn(move || writer.write_all(&lines))?;
+            queues.insert(target.clone(), queue);
+        }
+        // A sender that is dropped ends its thread, after what it was given.
+        queues.retain(|target, _| targets.contains(target));
+        Ok(())
+    }
+
+    /// Hands a line over. Never waits.
+    pub fn send(&self, target: &Target, line: String) {
+        let queue = self.queues.lock().unwrap_or_else(PoisonError::into_inner).get(target).cloned();
+        // A connection that outlived its configuration has no target any more.
+        let Some(queue) = queue else { return };
+        if queue.try_send(Message::Line(line)).is_err() {
+            self.dropped.inc();
+        }
+    }
+
+    /// Writes out what was handed over so far; at most until `deadline` is over.
+    pub fn finish(&self, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        let queues = std::mem::take(&mut *self.queues.lock().unwrap_or_else(PoisonError::into_inner));
+        let written: Vec<_> = queues
+            .into_values()
+            .filter_map(|queue| {
+                let (written, heard) = sync_channel(1);
+                let mut end = Message::End(written);
+                while let Err(TrySendError::Full(back)) = queue.try_send(end) {
+                    end = back;
+                    if Instant::now() >= until {
+                        return None;
+                    }
+                    std::thread::park_timeout(OFFER_AGAIN);
+                }
+                Some(heard)
+            })
+            .collect();
+        for heard in written {
+            // Also over when the writer is gone.
+            let _ = heard.recv_timeout(until.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+struct Writer {
+    target: Target,
+    dropped: Counter,
+}
+
+impl Writer {
+    fn write_all(&self, lines: &Receiver<Message>) {
+        let mut out: Option<Box<dyn Write>> = None;
+        let mut tried: Option<Instant> = None;
+        let mut told = false;
+        let mut batch = String::new();
+        let mut count = 0;
+        let mut done = None;
+        while done.is_none() {
+            match lines.recv() {
+                Ok(Message::Line(line)) => {
+                    batch.push_str(&line);
+                    count += 1;
+                }
+                Ok(Message::End(written)) => done = Some(written),
+                Err(_) => return,
+            }
+            while done.is_none() && batch.len() < BATCH {
+                match lines.try_recv() {
+                    Ok(Message::Line(line)) => {
+                        batch.push_str(&line);
+                        count += 1;
+                    }
+                    Ok(Message::End(written)) => done = Some(written),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                }
+            }
+            if batch.is_empty() {
+                continue;
+            }
+            // A server that is away is tried again now and then; meanwhile lines are dropped rather than piled up.
+            if out.is_none() && tried.is_none_or(|at| at.elapsed() >= RETRY) {
+                tried = Some(Instant::now());
+                match open(&self.target) {
+                    Ok(opened) => (out, told) = (Some(opened), false),
+                    // Once, until it worked again: it may be away for long.
+                    Err(error) if !std::mem::replace(&mut told, true) => {
+                        tracing::warn!(target = %self.target, %error, "cannot write the traffic log; trying again");
+                    }
+                    Err(_) => {}
+                }
+            }
+            let failed = match &mut out {
+                Some(open) => open.write_all(batch.as_bytes()).and_then(|()| open.flush()).is_err(),
+                None => true,
+            };
+            if failed {
+                out = None;
+                self.dropped.inc_by(count);
+            }
+            batch.clear();
+            count = 0;
+        }
+        if let Some(written) = done {
+            let _ = written.send(());
+        }
+    }
+}
+
+fn open(target: &Target) -> io::Result<Box<dyn Write>> {
+    Ok(match target {
+        Target::File(path) if path == "/dev/stdout" => Box::new(io::stdout()),
+        Target::File(path) if path == "/dev/stderr" => Box::new(io::stderr()),
+        Target::File(path) => Box::new(OpenOptions::new().append(true).create(true).open(path)?),
+        Target::Tcp(address) => {
+            let stream = TcpStream::connect_timeout(address, PATIENCE)?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            Box::new(stream)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_file_and_a_server_get_their_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log").display().to_string();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let targets = [Target::File(path.clone()), Target::Tcp(server.local_addr().unwrap())];
+        let backends = Backends::default();
+        backends.use_only(&targets).unwrap();
+        for target in &targets {
+            for line in ["one\n", "two\n"] {
+                backends.send(target, line.into());
+            }
+        }
+        let (stream, _) = server.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        assert_eq!([lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()], ["one", "two"]);
+        backends.finish(Duration::from_secs(10));
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "one\ntwo\n");
+        assert_eq!(backends.dropped.get(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted_and_delays_nobody() {
+        let backends = Backends::default();
+        let target = Target::File("/proc/no/such/file".into());
+        backends.use_only(std::slice::from_ref(&target)).unwrap();
+        let start = Instant::now();
+        for _ in 0..2 * QUEUE {
+            backends.send(&target, "line\n".into());
+        }
+        backends.finish(Duration::from_secs(10));
+        assert_eq!(backends.dropped.get(), 2 * QUEUE as u64);
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_target_that_is_no_longer_used_ends_after_its_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let target = Target::File(path.display().to_string());
+        let backends = Backends::default();
+        backends.use_only(std::slice::from_ref(&target)).unwrap();
+        backends.send(&target, "last\n".into());
+        backends.use_only(&[]).unwrap();
+        backends.send(&target, "too late\n".into());
+        let until = Instant::now() + Duration::from_secs(10);
+        while std::fs::read_to_string(&path).unwrap_or_default() != "last\n" {
+            assert!(Instant::now() < until);
+            std::thread::yield_now();
+        }
+    }
+}

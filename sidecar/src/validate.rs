@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `culvert-sidecar validate PATH…`: documents are checked as at a start, and nothing runs.
+
+use crate::options::Options;
+use crate::resources::{self, ResourceError};
+use std::fmt::Write;
+use std::path::PathBuf;
+
+/// Checks the documents below the paths; what they come to, in words.
+///
+/// # Errors
+/// Everything that is wrong, with the options or with the documents.
+pub fn validate(options: Options, paths: &[PathBuf]) -> Result<String, Vec<String>> {
+    let config = options.with_resources(paths).check().map_err(|errors| words(&errors))?;
+    let plan = resources::plan(&config, paths).map_err(|errors: Vec<ResourceError>| words(&errors))?;
+    let mut text = String::new();
+    for warning in &plan.warnings {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    let whose = config.dataplane.map_or(String::new(), |name| format!(", Dataplane {name:?}"));
+    let _ = write!(
+        text,
+        "{} documents are well-formed; mesh {:?}{whose}: {} listeners, {} clusters, passthrough {}",
+        plan.documents,
+        config.mesh,
+        plan.listeners.len(),
+        plan.clusters.len(),
+        if plan.passthrough { "on" } else { "off" }
+    );
+    Ok(text)
+}
+
+fn words<E: ToString>(errors: &[E]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
