@@ -1,13 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What this machine says about itself. Nothing here changes the node: what must be tried is tried in a network
-//! namespace that dies with its thread.
+//! The node: what this machine says about itself, and the agent that stays on it.
+//!
+//! What asks changes nothing: what must be tried is tried in a network namespace that dies with its thread. The agent's
+//! tasks begin in `agent.rs`.
 
+pub mod agent;
 pub mod capabilities;
 pub mod deadline;
+pub mod health;
 pub mod iptables;
 pub mod kernel;
+pub mod layout;
 pub mod listeners;
+pub mod metrics;
 pub mod namespace;
 pub mod nftables;
 pub mod place;
 pub mod probe;
+pub mod root;
+pub mod runtime_config;
+pub mod runtimes;
+pub mod stay;

@@ -6,8 +6,6 @@ use crate::cli::Planned;
 /// Says which command is missing, and what there is.
 pub fn answer(command: &Planned) -> String {
     let name = match command {
-        Planned::Agent(_) => "agent",
-        Planned::Uninstall(_) => "uninstall",
         Planned::Status(_) => "status",
     };
     format!("`{name}` is not built yet: nothing was read and nothing was changed; --help lists what there is")
