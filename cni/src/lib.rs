@@ -17,3 +17,4 @@ pub mod netns;
 pub mod pod;
 pub mod protocol;
 pub mod redirect;
+pub mod retired;

@@ -5,8 +5,11 @@
 //! tasks begin in `agent.rs`.
 
 pub mod agent;
+pub mod binary;
 pub mod capabilities;
 pub mod deadline;
+pub mod entry;
+pub mod files;
 pub mod health;
 pub mod iptables;
 pub mod kernel;
@@ -14,10 +17,13 @@ pub mod layout;
 pub mod listeners;
 pub mod metrics;
 pub mod namespace;
+pub mod neighbours;
 pub mod nftables;
+pub mod patience;
 pub mod place;
 pub mod probe;
 pub mod root;
 pub mod runtime_config;
 pub mod runtimes;
 pub mod stay;
+pub mod watch;

@@ -9,7 +9,7 @@ use crate::attachment::{Record, Records};
 use crate::log::{Level, Line, Log};
 use crate::netns::Netns;
 use crate::pod::{self, Decided, Decision};
-use crate::protocol::{Attachment, Code, Failure, NetConf, result_reply};
+use crate::protocol::{Attachment, Code, Failure, NetConf, PrevResult, result_reply};
 use crate::redirect::engine::Engine;
 use crate::redirect::loopback::HopAddress;
 use crate::redirect::owner::Owner;
@@ -35,12 +35,30 @@ pub fn add(attachment: &Attachment, conf: &NetConf<'_>) -> Result<Vec<u8>, Failu
     result
 }
 
-fn work(attachment: &Attachment, conf: &NetConf<'_>, report: &mut Report) -> Result<Vec<u8>, Failure> {
-    let Some(prev_result) = &conf.prev_result else {
+/// Answer with prevResult: culvert was taken off this node, and what is left of it redirects nobody.
+pub fn pass_through(attachment: &Attachment, conf: &NetConf<'_>) -> Result<Vec<u8>, Failure> {
+    let line = Line::new(Level::Info)
+        .field("verb", "ADD")
+        .maybe("pod", pod_name(attachment))
+        .field("container", &attachment.container_id)
+        .field("ifname", &attachment.ifname)
+        .field("decision", "pass through")
+        .field("reason", "culvert was uninstalled from this node")
+        .field("result", "ok");
+    Log::new(conf.log_level, &conf.log_file).write(&line);
+    prev_result(conf).map(|prev_result| result_reply(conf.version, prev_result))
+}
+
+fn prev_result<'a>(conf: &'a NetConf<'_>) -> Result<&'a PrevResult<'a>, Failure> {
+    conf.prev_result.as_ref().ok_or_else(|| {
         let message = "prevResult is missing: culvert-cni is a chained plugin and must stand behind the one that makes \
                        the pod's interface";
-        return Err(Failure::new(Code::Config, message));
-    };
+        Failure::new(Code::Config, message)
+    })
+}
+
+fn work(attachment: &Attachment, conf: &NetConf<'_>, report: &mut Report) -> Result<Vec<u8>, Failure> {
+    let prev_result = prev_result(conf)?;
     let decided =
         report.phase("decide", || pod::decide(conf, &attachment.args)).map_err(CommandError::from)?;
     let Decided { decision, warnings, sources } = decided;

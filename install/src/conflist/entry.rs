@@ -80,9 +80,7 @@ impl Entry {
 
     /// What the plugin itself says to it, as for an onboarded pod that asks for nothing.
     fn refused(&self) -> Vec<EntryError> {
-        let mut whole = self.0.clone();
-        whole.extend([("name".to_owned(), json!("any")), ("cniVersion".to_owned(), json!("1.0.0"))]);
-        let stdin = Self(whole).compact("");
+        let stdin = self.as_configuration();
         let conf = match NetConf::parse(stdin.as_bytes()) {
             Ok(conf) => conf,
             Err(failure) => return vec![EntryError::Refused(failure.message)],
@@ -93,6 +91,13 @@ impl Entry {
         let mut errors: Vec<_> = conf.warnings.iter().cloned().map(EntryError::Unknown).collect();
         errors.extend(decided.err().map(|error| EntryError::Refused(error.to_string())));
         errors
+    }
+
+    /// The entry as a runtime hands it to the plugin, for STATUS: without a prevResult.
+    pub fn as_configuration(&self) -> String {
+        let mut whole = self.0.clone();
+        whole.extend([("name".to_owned(), json!("culvert")), ("cniVersion".to_owned(), json!("1.1.0"))]);
+        Self(whole).compact("")
     }
 
     /// Whether `text` says the same, however it is written.
