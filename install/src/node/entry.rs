@@ -23,6 +23,8 @@ pub const DROP_IN: &str = "50-culvert.conf";
 const LEFT: &str = "uninstalled";
 /// In the state folder: held while files of the node are changed.
 const LOCK: &str = "lock";
+/// In the state folder: locked by every agent that runs.
+const ALIVE: &str = "agent";
 
 /// How the entry should be.
 #[derive(Debug, Clone)]
@@ -345,8 +347,26 @@ pub fn come_back(layout: &Layout) -> io::Result<()> {
 }
 
 /// The files of ours in the state folder that are only about changing files.
-pub(super) fn own_state(layout: &Layout) -> [PathBuf; 2] {
-    [LEFT, LOCK].map(|name| layout.at(&layout.state_dir.join(name)))
+pub(super) fn own_state(layout: &Layout) -> [PathBuf; 3] {
+    [LEFT, LOCK, ALIVE].map(|name| layout.at(&layout.state_dir.join(name)))
+}
+
+/// Held by an agent as long as it lives; several may.
+pub fn live(layout: &Layout) -> io::Result<File> {
+    state_folder(layout)?;
+    let path = layout.at(&layout.state_dir.join(ALIVE));
+    let file = File::options().write(true).create(true).truncate(false).open(path)?;
+    match file.try_lock_shared() {
+        // `uninstall` looks at it this very moment, and no longer.
+        Ok(()) | Err(TryLockError::WouldBlock) => Ok(file),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether an agent lives on this node.
+pub fn agent_runs(layout: &Layout) -> bool {
+    let file = File::open(layout.at(&layout.state_dir.join(ALIVE)));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 /// Held while files of the node are changed; goes with its holder, whatever becomes of it.

@@ -7,6 +7,7 @@
 //!            └──────────── put it in, after a wait that grows with each quick fight ◀──┘
 //! ```
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,8 @@ struct Stay {
     complaint: String,
     refused: Option<(Instant, String)>,
     looked_where: Instant,
+    /// Tells `uninstall` that somebody is there who would put the entry back.
+    alive: Option<File>,
 }
 
 /// What comes next.
@@ -72,6 +75,7 @@ pub async fn run(context: Context, told: Told) {
         complaint: String::new(),
         refused: None,
         looked_where: Instant::now(),
+        alive: None,
         context: context.clone(),
     };
     stay.begin();
@@ -104,6 +108,10 @@ impl Stay {
         );
         for complaint in &layout.complaints {
             tracing::warn!("a part of the runtime's configuration cannot be read: {complaint}");
+        }
+        match entry::live(&layout) {
+            Ok(alive) => self.alive = Some(alive),
+            Err(error) => tracing::error!("{}: {error}", layout.state_dir.display()),
         }
         if let Err(error) = entry::come_back(&layout) {
             tracing::error!("cannot take back the note of an uninstall: {error}");
