@@ -9,6 +9,7 @@
 //!                                                 └─ Redirect(Policy) ─plan─▶ Ruleset ─engine─▶ kernel ─▶ prevResult
 //! ```
 
+pub mod agent;
 pub mod attachment;
 pub mod command;
 pub mod log;

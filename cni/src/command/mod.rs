@@ -51,7 +51,7 @@ impl From<CommandError> for Failure {
             CommandError::Environment(_) => Code::Environment,
             CommandError::Stdin(_) => Code::Io,
             CommandError::Decision(DecisionError::Settings(_)) => Code::Config,
-            CommandError::Decision(DecisionError::Unknown) => Code::TryAgain,
+            CommandError::Decision(DecisionError::Unknown(_)) => Code::TryAgain,
             CommandError::Netns(NetnsError::TimedOut { .. } | NetnsError::Thread(_)) => Code::TryAgain,
             CommandError::Netns(
                 NetnsError::Open { .. }
