@@ -6,7 +6,6 @@ pub mod annotations;
 pub mod explain;
 pub mod redirect;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -39,23 +38,27 @@ pub enum Command {
     /// Shows, applies, verifies or removes redirect rules without a runtime: for hosts without Kubernetes, for init
     /// containers, and as a dry run
     Redirect(RedirectArgs),
-    /// Known by name, answered with an error.
-    #[command(flatten)]
-    Planned(Planned),
+    /// Lists each pod of this node: whether it is onboarded, by which engine, when that was verified last, and why
+    Status(StatusArgs),
 }
 
-/// Commands of the public contract that are not built yet: they answer with an error, never with silence.
-#[derive(Debug, Subcommand)]
-pub enum Planned {
-    /// (not built yet) Lists each pod of this node: onboarded, engine, last verified, reason
-    Status(Ignored),
-}
+/// What stands below `status --help`.
+const STATUS_AFTER: &str = "\
+The agent is asked by its socket in --state-dir. Where none answers, the pods are listed from the runtime's CRI socket (else from
+the attachments' records) and each is looked at once, which changes nothing.
 
-/// Whatever stands behind a command that is not built yet.
+Exit codes: 0 every onboarded pod is redirected, and what each pod is is known; 1 a pod needs attention; 64 bad usage.";
+
+/// Options of `status`.
 #[derive(Debug, Args)]
-pub struct Ignored {
-    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    rest: Vec<OsString>,
+#[command(after_help = STATUS_AFTER)]
+pub struct StatusArgs {
+    /// Where things are on the node.
+    #[command(flatten)]
+    pub paths: Paths,
+    /// For a person or for a program
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
 }
 
 /// Options of `doctor`.
@@ -117,7 +120,7 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_long_help());
-        for name in ["agent", "uninstall", "doctor", "explain", "redirect"] {
+        for name in ["agent", "uninstall", "doctor", "status", "explain", "redirect"] {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
         }

@@ -6,8 +6,8 @@ pub mod doctor;
 pub mod explain;
 pub mod redirect;
 pub mod settings;
+pub mod status;
 pub mod table;
-pub mod unbuilt;
 pub mod uninstall;
 
 use crate::Exit;

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::command::{Answer, agent, doctor, explain, redirect, unbuilt, uninstall};
+use crate::command::{Answer, agent, doctor, explain, redirect, status, uninstall};
 
 /// How a run ended, as the exit codes of the public contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +75,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Ex
         }
         Ok(Cli { command: Command::Explain(args) }) => explain::run(&args),
         Ok(Cli { command: Command::Redirect(args) }) => redirect::run(&args),
-        Ok(Cli { command: Command::Planned(command) }) => {
-            Answer::refused(&unbuilt::answer(&command), Exit::Usage)
-        }
+        Ok(Cli { command: Command::Status(args) }) => status::run(&args),
         // clap hands over `--help` and `--version` as errors that belong on stdout.
         Err(usage) if usage.use_stderr() => {
             Answer { out: String::new(), err: usage.render().to_string(), exit: Exit::Usage }
@@ -106,16 +104,6 @@ mod tests {
         let args = ["culvert-install"].iter().chain(args).map(OsString::from);
         let exit = run(args, Streams { out: &mut out, err: &mut err, colour: Colour::Plain });
         (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
-    }
-
-    #[test]
-    fn a_command_that_is_not_built_says_so() {
-        for command in ["status"] {
-            let (exit, out, err) = run_with(&[command, "--netns", "/proc/1/ns/net", "-x"]);
-            assert_eq!(exit, Exit::Usage, "{command}");
-            assert_eq!(out, "", "{command}");
-            assert!(err.contains(&format!("`{command}` is not built yet")), "{command}: {err}");
-        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::Paths;
+use crate::node::kube::http::SERVICE_ACCOUNT;
 
 /// What stands below `agent --help`.
 const AGENT_EXAMPLES: &str = "\
@@ -58,6 +59,9 @@ pub struct AgentArgs {
     #[arg(long, value_name = "TAINT", num_args = 0..=1, require_equals = true,
           default_missing_value = DEFAULT_TAINT, requires = "node_name")]
     pub hold_until_ready: Option<String>,
+    /// The folder with the token and the CA for the API server, which KUBERNETES_SERVICE_HOST and _PORT name
+    #[arg(long, value_name = "DIR", default_value = SERVICE_ACCOUNT, value_hint = ValueHint::DirPath)]
+    pub service_account: PathBuf,
     /// Where /metrics, /ready and /live are served
     #[arg(long, value_name = "ADDRESS", default_value = ":15090")]
     pub status_address: StatusAddress,

@@ -2,12 +2,14 @@
 //! `culvert-install agent`: stays on the node until SIGTERM.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::Answer;
 use crate::Exit;
 use crate::cli::agent::AgentArgs;
 use crate::conflist::{Entry, EntryError};
 use crate::node::agent::{self, AgentError, Options};
+use crate::node::kube::Client;
 use crate::node::layout::{self, LayoutError};
 use crate::node::runtimes::read_bounded;
 
@@ -46,8 +48,17 @@ pub fn run(args: &AgentArgs) -> Answer {
 }
 
 fn try_run(args: &AgentArgs) -> Result<(), Refusal> {
-    let AgentArgs { paths, mode, position, entry, repair, node_name, hold_until_ready, status_address } =
-        args;
+    let AgentArgs {
+        paths,
+        mode,
+        position,
+        entry,
+        repair,
+        node_name,
+        hold_until_ready,
+        status_address,
+        service_account,
+    } = args;
     let layout = layout::discover(paths)?;
     let settings = entry
         .as_ref()
@@ -63,6 +74,7 @@ fn try_run(args: &AgentArgs) -> Result<(), Refusal> {
         entry,
         repair: *repair,
         node_name: node_name.clone(),
+        api_server: Client::in_cluster(service_account, |name| std::env::var(name).ok()).map(Arc::new),
         hold_until_ready: hold_until_ready.clone(),
         status_address: *status_address,
     };

@@ -19,9 +19,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use super::health;
+use super::kube::Client;
 use super::layout::Layout;
 use super::metrics::Metrics;
-use super::stay;
+use super::{pods, stay};
 use crate::cli::Paths;
 use crate::cli::agent::{Mode, Position, Repair, StatusAddress};
 use crate::conflist::Entry;
@@ -46,6 +47,8 @@ pub struct Options {
     pub repair: Repair,
     /// This node's name in Kubernetes; without it no API server is asked.
     pub node_name: Option<String>,
+    /// The API server of the cluster that this process runs in; asked only with a node's name.
+    pub api_server: Option<Arc<Client>>,
     /// The key of the taint to take off this node once the entry is effective.
     pub hold_until_ready: Option<String>,
     /// Where `/metrics`, `/ready` and `/live` are served.
@@ -89,6 +92,13 @@ impl fmt::Display for Readiness {
             Self::Effective(file) => write!(f, "ready: the entry is effective in {file}"),
             Self::Not(reason) => write!(f, "not ready: {reason}"),
         }
+    }
+}
+
+impl Options {
+    /// The API server and this node's name there, where both are known.
+    pub fn cluster(&self) -> Option<(Arc<Client>, String)> {
+        Some((Arc::clone(self.api_server.as_ref()?), self.node_name.clone()?))
     }
 }
 
@@ -179,7 +189,7 @@ async fn work(options: Options, layout: Layout) -> Result<(), AgentError> {
     let told = Told { layout: tell_layout, readiness: tell_readiness };
     tasks.spawn(stay::run(context.clone(), told));
     let serving = tokio::spawn(health::serve(listener, context.clone()));
-    spawn_pods(&context, &mut tasks);
+    pods::spawn(&context, &mut tasks);
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -194,6 +204,3 @@ async fn work(options: Options, layout: Layout) -> Result<(), AgentError> {
     serving.abort();
     Ok(())
 }
-
-/// The tasks about pods. Each ends when [`Context::shutdown`] does.
-fn spawn_pods(_context: &Context, _tasks: &mut JoinSet<()>) {}
