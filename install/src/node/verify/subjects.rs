@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_no_pod_could_follow_is_told() {
-        assert!(Defaults::of_entry(r#"{"redirect":{"inboundPort":"x"}}"#).is_err());
+        assert!(Defaults::of_entry(r#"{"redirect":{"inboundPorts":1}}"#).is_err());
         assert!(Defaults::of_entry("[]").is_err());
     }
 }
