@@ -2,6 +2,7 @@
 //! Real container runtimes call the plugin. `cargo test … runtime:: -- --nocapture` shows what they call.
 
 mod containerd;
+mod node;
 mod podman;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

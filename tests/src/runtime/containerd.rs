@@ -28,6 +28,10 @@ use crate::until::until_some;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// The import of an image of 2 MB.
 const IMPORTED_WITHIN: Duration = Duration::from_secs(30);
+/// The folder of network configurations, in the world's.
+pub(super) const CONFIGURATIONS: &str = "net.d";
+/// The socket, in the world's folder.
+pub(super) const SOCKET: &str = "containerd.sock";
 /// A program in a container, in seconds.
 const EXEC_SECONDS: i64 = 10;
 
@@ -44,12 +48,17 @@ impl Containerd {
     /// A containerd whose network is written in this cniVersion; `entry` holds further keys of our entry.
     pub fn start(cni_version: &str, entry: &Value) -> Result<Self> {
         let world = World::new()?;
-        let folder = world.folder();
-        let network = folder.join("net.d");
-        fs::create_dir(&network)?;
         let chain = conflist::chain(&world, cni_version, entry);
-        fs::write(network.join("10-lab.conflist"), chain.to_string())?;
-        let socket = folder.join("containerd.sock");
+        Self::launch(world, "10-lab.conflist", &chain.to_string())
+    }
+
+    /// A containerd in this world, with one network configuration.
+    pub(super) fn launch(world: World, name: &str, chain: &str) -> Result<Self> {
+        let folder = world.folder();
+        let network = folder.join(CONFIGURATIONS);
+        fs::create_dir(&network)?;
+        fs::write(network.join(name), chain)?;
+        let socket = folder.join(SOCKET);
         let config = folder.join("containerd.toml");
         fs::write(&config, configuration(folder, &socket, &network, &world.plugins()))?;
         let image = image::build(folder)?;

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A node with a real containerd that culvert comes to and leaves again: `culvert-install` in a world, and sandboxes by
+//! the hundred.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::conflist;
+use super::containerd::{CONFIGURATIONS, Containerd, SOCKET};
+use super::cri::{
+    Cri, Empty, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxId, PodSandboxMetadata,
+    PodSandboxStatusRequest, PodSandboxStatusResponse, RunPodSandboxRequest,
+};
+use super::world::{Ran, World};
+use crate::binaries::Binaries;
+use crate::host::Host;
+use crate::http;
+use crate::netns::Namespace;
+use crate::process::Process;
+use crate::until::until_some;
+
+/// The primary's file.
+pub const PRIMARY: &str = "10-lab.conflist";
+/// Where the agent tells how it is; the world's network is its own.
+const STATUS: &str = "127.0.0.1:15090";
+/// From the agent's start to an entry in its place, on a busy machine.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+/// From SIGTERM to the agent's end.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// `uninstall` waits for quiet, up to a minute.
+const UNINSTALLED_WITHIN: Duration = Duration::from_secs(90);
+
+/// A containerd whose network is bridge → portmap, and nothing of culvert's.
+#[derive(Debug)]
+pub struct Node {
+    containerd: Containerd,
+    primary: String,
+    entry: PathBuf,
+}
+
+impl AsRef<World> for Node {
+    fn as_ref(&self) -> &World {
+        self.containerd.as_ref()
+    }
+}
+
+impl Node {
+    /// A node whose primary wrote its list in this cniVersion.
+    pub fn start(cni_version: &str) -> Result<Self> {
+        let world = World::bare()?;
+        let primary = format!("{:#}\n", conflist::primary(&world, cni_version));
+        // What the plugin writes stays in the world.
+        let entry = world.folder().join("entry.json");
+        fs::write(&entry, serde_json::json!({ "logFile": conflist::log_file(world.folder()) }).to_string())?;
+        let containerd = Containerd::launch(world, PRIMARY, &primary)?;
+        Ok(Self { containerd, primary, entry })
+    }
+
+    /// The world that it is in.
+    pub fn world(&self) -> &World {
+        self.containerd.as_ref()
+    }
+
+    /// What the primary wrote.
+    pub fn primary(&self) -> &str {
+        &self.primary
+    }
+
+    /// The folder of network configurations.
+    pub fn configurations(&self) -> PathBuf {
+        self.world().folder().join(CONFIGURATIONS)
+    }
+
+    /// The primary's file.
+    pub fn conflist(&self) -> PathBuf {
+        self.configurations().join(PRIMARY)
+    }
+
+    /// The plugin, where it is placed.
+    pub fn plugin(&self) -> PathBuf {
+        self.world().plugins().join("culvert-cni")
+    }
+
+    /// The agent's folder.
+    pub fn state(&self) -> PathBuf {
+        self.world().folder().join("culvert")
+    }
+
+    /// Whether the runtime's file names the plugin, as a whole list.
+    pub fn has_entry(&self) -> bool {
+        let text = fs::read(self.conflist()).unwrap_or_default();
+        serde_json::from_slice::<Value>(&text).is_ok_and(|list| {
+            list["plugins"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|plugin| plugin["type"] == "culvert-cni"))
+        })
+    }
+
+    fn paths(&self, command: &mut Command) {
+        command.arg("--cni-conf-dir").arg(self.configurations());
+        command.arg("--cni-bin-dir").arg(self.world().plugins());
+        command.arg("--state-dir").arg(self.state());
+        command.arg("--runtime-socket").arg(self.world().folder().join(SOCKET));
+    }
+
+    /// Starts the agent, with further options.
+    pub fn agent(&self, options: &[&str]) -> Result<Agent<'_>> {
+        let binaries = Binaries::built()?;
+        let mut command = self.world().command_at(&binaries.install)?;
+        command.arg("agent").arg("--plugin").arg(&binaries.cni);
+        self.paths(&mut command);
+        command.args(["--status-address", STATUS, "--entry"]).arg(&self.entry).args(options);
+        Ok(Agent { node: self, process: Process::start(command)? })
+    }
+
+    /// Runs a command of `culvert-install` that takes the paths of the node.
+    pub fn run(&self, name: &str, options: &[&str]) -> Result<Ran> {
+        let mut command = self.world().command_at(&Binaries::built()?.install)?;
+        command.arg(name);
+        self.paths(&mut command);
+        command.args(options);
+        self.world().run(command, UNINSTALLED_WITHIN)
+    }
+
+    /// A client of the runtime's; one for each thread.
+    pub fn client(&self) -> Result<Client<'_>> {
+        Ok(Client { node: self, cri: Cri::new(&self.world().folder().join(SOCKET))? })
+    }
+}
+
+/// A client of a node's runtime.
+#[derive(Debug)]
+pub struct Client<'a> {
+    node: &'a Node,
+    cri: Cri,
+}
+
+impl<'a> Client<'a> {
+    /// Runs a sandbox that is onboarded.
+    pub fn run(&self, name: &str) -> Result<Sandbox<'a, '_>> {
+        let world = self.node.world();
+        let metadata = PodSandboxMetadata {
+            name: name.to_owned(),
+            uid: format!("uid-of-{name}"),
+            namespace: "default".to_owned(),
+            attempt: 0,
+        };
+        let config = PodSandboxConfig {
+            metadata: Some(metadata),
+            hostname: name.to_owned(),
+            log_directory: world.folder().join("logs").join(name).to_string_lossy().into_owned(),
+            port_mappings: Vec::new(),
+            annotations: [("culvert.dev/redirect".to_owned(), "enabled".to_owned())].into(),
+            linux: Some(LinuxPodSandboxConfig { cgroup_parent: world.cgroup() }),
+        };
+        let request = RunPodSandboxRequest { config: Some(config) };
+        let PodSandboxId { pod_sandbox_id: id } =
+            self.cri.call("RunPodSandbox", request).with_context(|| format!("{name} could not be made"))?;
+        Ok(Sandbox { client: self, id })
+    }
+}
+
+/// A sandbox that runs.
+#[derive(Debug)]
+pub struct Sandbox<'a, 'b> {
+    client: &'b Client<'a>,
+    id: String,
+}
+
+impl Sandbox<'_, '_> {
+    /// The runtime's id for it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its network namespace.
+    pub fn host(&self) -> Result<Host> {
+        let request = PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: true };
+        let status: PodSandboxStatusResponse = self.client.cri.call("PodSandboxStatus", request)?;
+        let info: Value = serde_json::from_str(status.info.get("info").context("no info")?)?;
+        let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array().context("no namespaces")?;
+        let network = namespaces.iter().find(|namespace| namespace["type"] == "network");
+        let path = network.and_then(|network| network["path"].as_str()).context("no network namespace")?;
+        let file = self.client.node.world().open(path)?;
+        Ok(Host::existing(Namespace::existing(self.id.clone(), file)))
+    }
+
+    /// Whether our rules are in it.
+    pub fn is_covered(&self) -> Result<bool> {
+        Ok(self.host()?.ruleset()?.tables.iter().any(|table| table == "inet culvert"))
+    }
+
+    /// Ends it, and removes what is left of it.
+    pub fn end(self) -> Result<()> {
+        let id = || PodSandboxId { pod_sandbox_id: self.id.clone() };
+        let Empty {} = self.client.cri.call("StopPodSandbox", id()).context("it could not be stopped")?;
+        let Empty {} = self.client.cri.call("RemovePodSandbox", id()).context("it could not be removed")?;
+        Ok(())
+    }
+}
+
+/// An agent that runs in a node. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Agent<'a> {
+    node: &'a Node,
+    process: Process,
+}
+
+impl<'a> Agent<'a> {
+    /// The same agent once the entry is effective.
+    pub fn ready(mut self) -> Result<Self> {
+        let ready = until_some(READY_WITHIN, || match self.process.ended() {
+            Ok(Some(_)) => Some(false),
+            _ => self.get("/ready").is_ok_and(|answer| answer.status == 200).then_some(true),
+        });
+        if ready == Some(true) {
+            return Ok(self);
+        }
+        let said = self.get("/ready").map(|answer| answer.body).unwrap_or_default();
+        bail!("the agent did not become ready: {said}\n{}", self.process.stderr().text())
+    }
+
+    /// Asks its status port.
+    pub fn get(&self, path: &str) -> Result<http::Response> {
+        http::get(self.node.world().node.connect(STATUS)?, path)
+    }
+
+    /// The value of one of its metrics; 0 where it has not been counted yet.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.get("/metrics")?.body;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.map(str::parse).transpose()?.unwrap_or_default())
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.process.stderr().text()
+    }
+
+    /// The most memory that it had resident so far, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kibibytes << 10)
+    }
+
+    /// nsenter keeps waiting for the program that it became another process for.
+    fn pid(&self) -> Result<u32> {
+        let outer = self.process.pid();
+        let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children"))?;
+        Ok(children.split_whitespace().next().map(str::parse).transpose()?.unwrap_or(outer))
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid =
+            i32::try_from(self.pid()?).ok().and_then(rustix::process::Pid::from_raw).context("no pid")?;
+        Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
+    /// SIGTERM, and what it logged.
+    pub fn terminate(mut self) -> Result<String> {
+        self.signal(Signal::TERM)?;
+        let status = self.process.wait(ENDS_WITHIN)?;
+        let log = self.process.stderr().text();
+        if !status.success() {
+            bail!("the agent ended with {status}\n{log}");
+        }
+        Ok(log)
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) -> Result<()> {
+        self.signal(Signal::KILL)?;
+        self.process.wait(ENDS_WITHIN).map(drop)
+    }
+}
+
+/// The names in a folder, sorted.
+pub fn names(folder: &Path) -> Result<Vec<String>> {
+    let mut names: Vec<_> = fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_>>()?;
+    names.sort_unstable();
+    Ok(names)
+}
