@@ -6,6 +6,7 @@ mod defaults;
 mod dns;
 mod forged;
 mod guards;
+mod kubernetes;
 mod kuma;
 mod lab;
 mod landing;

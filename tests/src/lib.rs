@@ -8,6 +8,7 @@
 //! ```
 //! Everything is made by system calls: no `ip`, no `nft`, nothing to install. It needs root.
 
+pub mod api_server;
 pub mod binaries;
 pub mod demo;
 pub mod family;
