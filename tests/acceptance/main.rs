@@ -16,6 +16,7 @@ mod plugin;
 mod promises;
 mod refusals;
 mod release;
+mod repair;
 mod runtime;
 mod sidecar;
 mod streams;

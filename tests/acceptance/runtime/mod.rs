@@ -4,6 +4,7 @@
 mod containerd;
 mod node;
 mod podman;
+mod repair;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 

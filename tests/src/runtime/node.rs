@@ -18,6 +18,7 @@ use super::cri::{
     PodSandboxStatusRequest, PodSandboxStatusResponse, RunPodSandboxRequest,
 };
 use super::world::{Ran, World};
+use crate::api_server::ApiServer;
 use crate::binaries::Binaries;
 use crate::host::Host;
 use crate::http;
@@ -25,6 +26,8 @@ use crate::netns::Namespace;
 use crate::process::Process;
 use crate::until::until_some;
 
+/// The node's name in its cluster.
+pub const NODE: &str = "worker-1";
 /// The primary's file.
 pub const PRIMARY: &str = "10-lab.conflist";
 /// Where the agent tells how it is; the world's network is its own.
@@ -102,28 +105,58 @@ impl Node {
         })
     }
 
-    fn paths(&self, command: &mut Command) {
+    fn paths(&self, command: &mut Command, socket: &Path) {
         command.arg("--cni-conf-dir").arg(self.configurations());
         command.arg("--cni-bin-dir").arg(self.world().plugins());
         command.arg("--state-dir").arg(self.state());
-        command.arg("--runtime-socket").arg(self.world().folder().join(SOCKET));
+        command.arg("--runtime-socket").arg(socket);
+    }
+
+    /// The runtime's own socket.
+    pub fn socket(&self) -> PathBuf {
+        self.world().folder().join(SOCKET)
     }
 
     /// Starts the agent, with further options.
     pub fn agent(&self, options: &[&str]) -> Result<Agent<'_>> {
+        self.agent_of(&self.socket(), None, options)
+    }
+
+    /// Starts the agent as in a pod of a cluster with this API server.
+    pub fn agent_in(&self, cluster: &ApiServer, options: &[&str]) -> Result<Agent<'_>> {
+        self.agent_of(&self.socket(), Some(cluster), options)
+    }
+
+    /// Starts the agent with this socket of a runtime, whoever is there.
+    pub fn agent_of(
+        &self,
+        socket: &Path,
+        cluster: Option<&ApiServer>,
+        options: &[&str],
+    ) -> Result<Agent<'_>> {
         let binaries = Binaries::built()?;
         let mut command = self.world().command_at(&binaries.install)?;
         command.arg("agent").arg("--plugin").arg(&binaries.cni);
-        self.paths(&mut command);
+        self.paths(&mut command, socket);
+        if let Some(cluster) = cluster {
+            command.args(["--node-name", NODE, "--service-account"]).arg(cluster.service_account());
+            command.env("KUBERNETES_SERVICE_HOST", cluster.address().ip().to_string());
+            command.env("KUBERNETES_SERVICE_PORT", cluster.address().port().to_string());
+        }
         command.args(["--status-address", STATUS, "--entry"]).arg(&self.entry).args(options);
         Ok(Agent { node: self, process: Process::start(command)? })
+    }
+
+    /// An API server that only this node's processes reach.
+    pub fn cluster(&self) -> Result<ApiServer> {
+        ApiServer::start(self.world().node.listen(("127.0.0.1", 6443))?)
     }
 
     /// Runs a command of `culvert-install` that takes the paths of the node.
     pub fn run(&self, name: &str, options: &[&str]) -> Result<Ran> {
         let mut command = self.world().command_at(&Binaries::built()?.install)?;
         command.arg(name);
-        self.paths(&mut command);
+        self.paths(&mut command, &self.socket());
         command.args(options);
         self.world().run(command, UNINSTALLED_WITHIN)
     }
@@ -144,6 +177,11 @@ pub struct Client<'a> {
 impl<'a> Client<'a> {
     /// Runs a sandbox that is onboarded.
     pub fn run(&self, name: &str) -> Result<Sandbox<'a, '_>> {
+        self.run_with(name, &[("culvert.dev/redirect", "enabled")])
+    }
+
+    /// Runs a sandbox with these annotations.
+    pub fn run_with(&self, name: &str, annotations: &[(&str, &str)]) -> Result<Sandbox<'a, '_>> {
         let world = self.node.world();
         let metadata = PodSandboxMetadata {
             name: name.to_owned(),
@@ -156,7 +194,10 @@ impl<'a> Client<'a> {
             hostname: name.to_owned(),
             log_directory: world.folder().join("logs").join(name).to_string_lossy().into_owned(),
             port_mappings: Vec::new(),
-            annotations: [("culvert.dev/redirect".to_owned(), "enabled".to_owned())].into(),
+            annotations: annotations
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
             linux: Some(LinuxPodSandboxConfig { cgroup_parent: world.cgroup() }),
         };
         let request = RunPodSandboxRequest { config: Some(config) };
