@@ -44,10 +44,12 @@ pub enum Command {
 
 /// What stands below `status --help`.
 const STATUS_AFTER: &str = "\
-The agent is asked by its socket in --state-dir. Where none answers, the pods are listed from the runtime's CRI socket (else from
-the attachments' records) and each is looked at once, which changes nothing.
+The agent is asked by its socket in --state-dir. Where none answers, the pods are listed from the
+runtime's CRI socket (else from the attachments' records) and each is looked at once, which changes
+nothing.
 
-Exit codes: 0 every onboarded pod is redirected, and what each pod is is known; 1 a pod needs attention; 64 bad usage.";
+Exit codes: 0 every onboarded pod is redirected, and what each pod is is known; 1 a pod needs
+attention; 64 bad usage.";
 
 /// Options of `status`.
 #[derive(Debug, Args)]

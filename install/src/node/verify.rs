@@ -16,7 +16,7 @@
 mod look;
 mod subjects;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -47,6 +47,8 @@ const PULSE: Duration = Duration::from_secs(3);
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// Looks at a time: one that waits for a hostile pod's lock does not hold up the others.
 const AT_ONCE: usize = 3;
+/// From a plugin's DEL, which takes rules away, to a runtime and a record that say that the pod has ended.
+const SETTLES_WITHIN: Duration = Duration::from_millis(300);
 /// Differences that are told one by one.
 const MAX_TOLD: usize = 3;
 
@@ -181,6 +183,9 @@ impl Verifier {
             let id = subject.id.clone();
             let tracked = match before.remove(&id) {
                 Some(mut tracked) => {
+                    if tracked.network == Network::default() {
+                        tracked.network = self.network(&subject, cri.as_mut()).await.unwrap_or_default();
+                    }
                     if tracked.subject != subject {
                         tracked.row = row(&subject, &tracked.network, Some(&tracked.row));
                         tracked.subject = subject;
@@ -188,20 +193,7 @@ impl Verifier {
                     tracked
                 }
                 None => {
-                    let network = match (&subject.wanted, cri.as_mut()) {
-                        // Where the others' network is does not matter.
-                        (Wanted::Redirect(..), Some(cri)) => cri.network(&id).await,
-                        _ => Ok(Network::default()),
-                    };
-                    let network = match network {
-                        Ok(network) => network,
-                        Err(error) if error.is_gone() => continue,
-                        Err(error) => {
-                            tracing::debug!(%error, pod = subject.name(), "the runtime does not say where its network is");
-                            self.list_due = Instant::now() + PULSE;
-                            Network::default()
-                        }
-                    };
+                    let Some(network) = self.network(&subject, cri.as_mut()).await else { continue };
                     let now = Instant::now();
                     let row = row(&subject, &network, None);
                     Tracked {
@@ -220,60 +212,101 @@ impl Verifier {
         }
     }
 
-    /// Looks at every pod that should be redirected: whether any rule changed, or all of it where that is due.
+    /// Where a pod's network is, as far as the runtime says it; `None` where the pod is gone.
+    async fn network(&mut self, subject: &Subject, cri: Option<&mut Cri>) -> Option<Network> {
+        // Where the others' network is does not matter.
+        let (Wanted::Redirect(..), Some(cri)) = (&subject.wanted, cri) else {
+            return Some(Network::default());
+        };
+        match cri.network(&subject.id).await {
+            Ok(network) => Some(network),
+            Err(error) if error.is_gone() => None,
+            Err(error) => {
+                tracing::debug!(%error, pod = subject.name(), "the runtime does not say where its network is");
+                self.list_due = Instant::now() + PULSE;
+                Some(Network::default())
+            }
+        }
+    }
+
+    /// Looks at every pod that should be redirected: whether any rule changed, or all of it where that is due. Those that
+    /// differ are put right where that is wanted.
     async fn look(&mut self) {
         let now = Instant::now();
-        let layout = self.context.layout();
-        let mode = if self.context.options.repair == Repair::Repair { Mode::Repair } else { Mode::Report };
-        let mut network_name = None;
         let mut todo = Vec::new();
-        for (id, tracked) in &self.tracked {
+        for tracked in self.tracked.values() {
             let Wanted::Redirect(policy, _) = &tracked.subject.wanted else { continue };
             if tracked.network.of_node {
                 continue;
             }
-            let task = if tracked.due <= now {
-                let name = || self.network_name(&layout);
-                network_name.get_or_insert_with(name);
-                Task::Check(policy.clone(), mode)
+            if tracked.due <= now {
+                todo.push(self.look_at(tracked, Task::Check(policy.clone(), Mode::Report), None));
             } else if tracked.quiet_until <= now {
-                Task::Pulse
-            } else {
-                continue;
-            };
-            let look = Look {
-                root: layout.root.clone(),
-                records: layout.at(&layout.attachments()),
-                network_name: network_name.clone().flatten(),
-                subject: tracked.subject.clone(),
-                network: tracked.network.clone(),
-                seen: tracked.seen,
-                task,
-            };
-            todo.push((id.clone(), look));
+                todo.push(self.look_at(tracked, Task::Pulse, None));
+            }
         }
-        let mut todo = todo.into_iter();
+        let differ = self.have(todo).await;
+        if differ.is_empty() || self.context.options.repair != Repair::Repair {
+            return;
+        }
+        // A pod that ends loses its rules too, by the plugin's DEL: what a runtime still calls ready afterwards stays.
+        tokio::time::sleep(SETTLES_WITHIN).await;
+        let layout = self.context.layout();
+        let ready: Option<BTreeSet<String>> = match sandboxes(&layout).await {
+            Ok(Some((_, sandboxes))) => Some(sandboxes.into_iter().map(|sandbox| sandbox.id).collect()),
+            // Then its record says whether it had a DEL.
+            Ok(None) | Err(_) => None,
+        };
+        let network_name = self.network_name(&layout);
+        let mut todo = Vec::new();
+        for id in differ.iter().filter(|id| ready.as_ref().is_none_or(|ready| ready.contains(*id))) {
+            let Some(tracked) = self.tracked.get(id) else { continue };
+            let Wanted::Redirect(policy, _) = &tracked.subject.wanted else { continue };
+            let task = Task::Check(policy.clone(), Mode::Repair);
+            todo.push(self.look_at(tracked, task, network_name.clone()));
+        }
+        self.have(todo).await;
+    }
+
+    fn look_at(&self, tracked: &Tracked, task: Task, network_name: Option<String>) -> Look {
+        let layout = self.context.layout();
+        Look {
+            root: layout.root.clone(),
+            records: layout.at(&layout.attachments()),
+            network_name,
+            subject: tracked.subject.clone(),
+            network: tracked.network.clone(),
+            seen: tracked.seen,
+            task,
+        }
+    }
+
+    /// Has these looks, a few at a time, and takes note of each; returns the pods that differ.
+    async fn have(&mut self, looks: Vec<Look>) -> Vec<String> {
+        let mut todo = looks.into_iter();
+        let mut again = Vec::new();
+        let mut differ = Vec::new();
         let mut under_way = JoinSet::new();
         loop {
             while under_way.len() < AT_ONCE
-                && let Some((id, look)) = todo.next()
+                && let Some(look) = again.pop().or_else(|| todo.next())
             {
-                under_way.spawn_blocking(move || (id, look.clone(), look.run()));
+                under_way.spawn_blocking(move || (look.clone(), look.run()));
             }
             // A look that panicked is a bug of ours; the pod is looked at again.
-            let Some(ended) = under_way.join_next().await else { break };
-            let Ok((id, look, result)) = ended else { continue };
-            let changed = self.note(&id, result);
-            if changed
-                && let Some(tracked) = self.tracked.get(&id)
-                && let Wanted::Redirect(policy, _) = &tracked.subject.wanted
-            {
-                let look = Look {
-                    task: Task::Check(policy.clone(), mode),
-                    network_name: self.network_name(&layout),
-                    ..look
-                };
-                under_way.spawn_blocking(move || (id, look.clone(), look.run()));
+            let Some(ended) = under_way.join_next().await else { return differ };
+            let Ok((look, result)) = ended else { continue };
+            let id = look.subject.id.clone();
+            let is_pulse = matches!(look.task, Task::Pulse);
+            match self.note(&id, is_pulse, result) {
+                Next::Nothing => {}
+                Next::Check => {
+                    if let Wanted::Redirect(policy, _) = &look.subject.wanted {
+                        let task = Task::Check(policy.clone(), Mode::Report);
+                        again.push(Look { task, ..look });
+                    }
+                }
+                Next::Repair => differ.push(id),
             }
         }
     }
@@ -285,9 +318,9 @@ impl Verifier {
         Conflist::parse(&text).ok().map(|conflist| conflist.name)
     }
 
-    /// Takes note of a look; whether rules changed, so that a whole one is due.
-    fn note(&mut self, id: &str, result: Result<(NetnsId, Found), LookError>) -> bool {
-        let Some(tracked) = self.tracked.get_mut(id) else { return false };
+    /// Takes note of a look; says what it calls for.
+    fn note(&mut self, id: &str, is_pulse: bool, result: Result<(NetnsId, Found), LookError>) -> Next {
+        let Some(tracked) = self.tracked.get_mut(id) else { return Next::Nothing };
         let now = Instant::now();
         let metrics = &self.context.metrics;
         let count = |result: Verified| {
@@ -297,9 +330,18 @@ impl Verifier {
         let (seen, checked) = match result {
             Ok((seen, Found::Pulse(generation))) => {
                 tracked.seen = Some(seen);
-                return generation != tracked.generation;
+                return if generation == tracked.generation { Next::Nothing } else { Next::Check };
             }
             Ok((seen, Found::Checked(checked))) => (seen, checked),
+            // Mostly since it has ended: the next list will show.
+            Err(_) if is_pulse => {
+                (tracked.due, self.list_due) = (now, now);
+                return Next::Nothing;
+            }
+            Err(LookError::Ended) => {
+                self.list_due = now;
+                return Next::Nothing;
+            }
             Err(error) => {
                 tracked.due = now + CHECK_EVERY;
                 count(Verified::Unknown);
@@ -309,7 +351,7 @@ impl Verifier {
                 }
                 (tracked.row.state, tracked.row.reason) = (State::Unknown, reason);
                 self.shared.table.set(tracked.row.clone());
-                return false;
+                return Next::Nothing;
             }
         };
         let Checked { state, generation } = *checked;
@@ -317,7 +359,8 @@ impl Verifier {
         tracked.generation = generation;
         tracked.due = now + CHECK_EVERY;
         tracked.row.verified = Some(rfc3339(SystemTime::now()));
-        let Wanted::Redirect(_, setting) = &tracked.subject.wanted else { return false };
+        let Wanted::Redirect(_, setting) = &tracked.subject.wanted else { return Next::Nothing };
+        let mut next = Next::Nothing;
         match state {
             Redirect::Well(engine) => {
                 count(Verified::Well);
@@ -348,13 +391,11 @@ impl Verifier {
                 (tracked.row.state, tracked.row.reason) =
                     (State::Redirected, format!("{setting}; {message}"));
             }
+            Redirect::Differs(_) if self.context.options.repair == Repair::Repair => next = Next::Repair,
             Redirect::Differs(differences) => {
                 count(Verified::Damaged);
-                tracked.damaged(
-                    id,
-                    format!("--repair is report, so it stays as it is: {}", told(&differences)),
-                    self.events.as_ref(),
-                );
+                let reason = format!("--repair is report, so it stays as it is: {}", told(&differences));
+                tracked.damaged(id, reason, self.events.as_ref());
             }
             Redirect::Anothers(owner) => {
                 count(Verified::Damaged);
@@ -366,8 +407,17 @@ impl Verifier {
             }
         }
         self.shared.table.set(tracked.row.clone());
-        false
+        next
     }
+}
+
+/// What a look calls for.
+enum Next {
+    Nothing,
+    /// Rules changed: a whole look.
+    Check,
+    /// It differs, and is to be put right.
+    Repair,
 }
 
 impl Tracked {

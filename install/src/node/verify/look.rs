@@ -45,6 +45,9 @@ pub enum LookError {
     /// The namespace cannot be found.
     #[error("its network namespace cannot be found: {0}")]
     Nowhere(String),
+    /// The pod had its DEL meanwhile.
+    #[error("it ends: its record is gone")]
+    Ended,
     /// Another namespace than before.
     #[error("its network namespace is another than the one that it was made with: not touched")]
     Another,
@@ -113,6 +116,9 @@ impl Look {
             }
             Task::Check(policy, mode) => (policy, mode),
         };
+        if mode == Mode::Repair && has_ended(&records, &subject) {
+            return Err(LookError::Ended);
+        }
         let owner = Owner::new(&subject.id, &subject.ifname);
         let recorded = subject.engine.as_deref().and_then(|name| Engine::by_name(name, policy.families));
         let proc = root.path().join("proc");
@@ -199,6 +205,20 @@ fn uptime(root: &Path) -> Option<Duration> {
     Duration::try_from_secs_f64(text.split_whitespace().next()?.parse().ok()?).ok()
 }
 
+/// The record that a pod has now.
+fn record_of(records: &Records, subject: &Subject) -> Option<Record> {
+    let network = subject.network.as_deref()?;
+    let is_its = |record: &Record| {
+        record.container_id == subject.id && record.ifname == subject.ifname && record.network == network
+    };
+    records.all().unwrap_or_default().into_iter().find(is_its)
+}
+
+/// Whether a pod that had a record has none any more: its DEL took it away.
+fn has_ended(folder: &Path, subject: &Subject) -> bool {
+    subject.network.is_some() && record_of(&Records::new(folder), subject).is_none()
+}
+
 /// Keeps what a repair changed, so that DEL can take it back. Best effort, as in an ADD: DEL goes by the rules' own note.
 fn remember(
     folder: &Path,
@@ -209,14 +229,11 @@ fn remember(
     engine: Engine,
     footprint: Footprint,
 ) {
-    let had_record = subject.network.is_some();
     let Some(network) = subject.network.clone().or(network_name) else { return };
     let records = Records::new(folder);
-    let earlier = records.all().unwrap_or_default().into_iter().find(|record| {
-        record.container_id == subject.id && record.ifname == subject.ifname && record.network == network
-    });
+    let earlier = record_of(&records, &subject);
     // A DEL took it away while we were at work: then the pod is going, and its record must not come back.
-    if had_record && earlier.is_none() {
+    if subject.network.is_some() && earlier.is_none() {
         return;
     }
     let record = Record {
