@@ -15,6 +15,7 @@
 
 mod look;
 mod subjects;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,21 +24,23 @@ use std::time::{Duration, SystemTime};
 
 use culvert_cni::attachment::Records;
 use culvert_cni::netns::NetnsId;
-use culvert_cni::redirect::repair::{Checked, Mode, Repaired, State as Redirect};
+use culvert_cni::redirect::repair::{Checked, Mode, State as Redirect};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use self::look::{Found, Look, LookError, Task};
 pub use self::subjects::{Defaults, Subject, Wanted, subjects};
+pub use self::words::row;
+use self::words::{put_right, tell, told};
 use super::agent::{Context, Readiness};
 use super::clock::rfc3339;
 use super::cri::{Cri, CriError, Network, Sandbox};
-use super::kube::{Events, events::Event};
+use super::kube::Events;
 use super::layout::Layout;
 use super::metrics::{Verified, VerifiedLabels};
 use super::pods::Shared;
 use super::runtimes::read_bounded;
-use super::status::{Onboarded, Row, State};
+use super::status::{Row, State};
 use crate::cli::agent::Repair;
 use crate::conflist::{Conflist, MAX_BYTES};
 
@@ -49,8 +52,6 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 3;
 /// From a plugin's DEL, which takes rules away, to a runtime and a record that say that the pod has ended.
 const SETTLES_WITHIN: Duration = Duration::from_millis(300);
-/// Differences that are told one by one.
-const MAX_TOLD: usize = 3;
 
 /// What is kept of a pod between looks.
 #[derive(Debug)]
@@ -437,65 +438,4 @@ pub async fn sandboxes(layout: &Layout) -> Result<Option<(Cri, Vec<Sandbox>)>, C
     let mut cri = Cri::connect(&layout.at(socket)).await?;
     let sandboxes = cri.sandboxes().await?;
     Ok(Some((cri, sandboxes)))
-}
-
-/// The row of a pod that was not looked at since its subject became this.
-pub fn row(subject: &Subject, network: &Network, before: Option<&Row>) -> Row {
-    let (onboarded, state, reason) = match &subject.wanted {
-        Wanted::Redirect(..) if network.of_node => (
-            Onboarded::No,
-            State::Direct,
-            "it uses the node's own network, which is never redirected".to_owned(),
-        ),
-        Wanted::Redirect(_, setting) => {
-            (Onboarded::Yes, State::Unknown, format!("{setting}; not verified yet"))
-        }
-        Wanted::Direct(reason) => (Onboarded::No, State::Direct, reason.clone()),
-        Wanted::Unknown(reason) => (Onboarded::Unknown, State::Unknown, reason.clone()),
-    };
-    let row = Row {
-        pod: subject.name(),
-        sandbox: subject.id.clone(),
-        onboarded,
-        engine: subject.engine.clone(),
-        state,
-        verified: None,
-        repairs: 0,
-        reason,
-    };
-    match before {
-        // Only its record changed: what was seen of it holds.
-        Some(before) if before.onboarded == onboarded => Row {
-            state: before.state,
-            reason: before.reason.clone(),
-            verified: before.verified.clone(),
-            repairs: before.repairs,
-            ..row
-        },
-        _ => row,
-    }
-}
-
-/// The first few differences, on one line.
-fn told(differences: &[String]) -> String {
-    let more = differences.len().saturating_sub(MAX_TOLD);
-    let more = if more == 0 { String::new() } else { format!("; {more} more") };
-    format!("{}{more}", differences.iter().take(MAX_TOLD).cloned().collect::<Vec<_>>().join("; "))
-}
-
-fn put_right(repaired: &Repaired) -> String {
-    let Repaired { differences, installed, established } = repaired;
-    let open = match established.len() {
-        0 => "no connection was open".to_owned(),
-        n => format!("open connections go on as they are: {n}"),
-    };
-    format!("put right by {}: {}; {open}", installed.engine.name(), told(differences))
-}
-
-fn tell(events: Option<&Events>, subject: &Subject, reason: &'static str, message: String) {
-    let Subject { pod: (namespace, name), uid, .. } = subject;
-    if let (Some(events), Some(uid)) = (events, uid) {
-        let (namespace, name, uid) = (namespace.clone(), name.clone(), uid.clone());
-        events.hand_in(Event { namespace, name, uid, reason, message, at: SystemTime::now() });
-    }
 }
