@@ -63,6 +63,7 @@ fn prev_result<'a>(conf: &'a NetConf<'_>) -> Result<&'a PrevResult<'a>, Failure>
 
 fn work(attachment: &Attachment, conf: &NetConf<'_>, report: &mut Report) -> Result<Vec<u8>, Failure> {
     let prev_result = prev_result(conf)?;
+    let started = Instant::now();
     let ask = |pod: &agent::PodRef| client::annotations(&conf.agent_socket, pod);
     let considered =
         report.phase("decide", || pod::decide(conf, &attachment.args, ask)).map_err(CommandError::from)?;
@@ -86,8 +87,10 @@ fn work(attachment: &Attachment, conf: &NetConf<'_>, report: &mut Report) -> Res
             report.decision = Some("redirect");
             report.reason = sources.get("redirect").cloned();
             let earlier = records.read(&conf.name, attachment);
+            // Whoever waited for the node agent has less left for the rules.
+            let limit = WORK_WITHIN.saturating_sub(started.elapsed());
             let (installed, netns_id) =
-                report.phase("program", || install(attachment, &policy, earlier.as_ref()))?;
+                report.phase("program", || install(attachment, &policy, earlier.as_ref(), limit))?;
             report.installed = Some((installed.clone(), policy.families));
             let Installed { engine, outcome: _, footprint, left_out: _ } = installed;
             let footprint = match earlier {
@@ -110,6 +113,7 @@ fn install(
     attachment: &Attachment,
     policy: &Policy,
     earlier: Option<&Record>,
+    limit: Duration,
 ) -> Result<(Installed, Option<NetnsId>), CommandError> {
     let netns = Netns::open(Path::new(attachment.netns.as_deref().unwrap_or_default()))?;
     let id = netns.id().ok();
@@ -117,7 +121,7 @@ fn install(
     let policy = policy.clone();
     let earlier = earlier.and_then(|record| Engine::by_name(&record.engine, IpFamilies::Dual));
     let work = move || redirect::install(&policy, &owner, earlier, Namespace::New);
-    Ok((netns.enter(WORK_WITHIN, work)??, id))
+    Ok((netns.enter(limit, work)??, id))
 }
 
 fn record(attachment: &Attachment, conf: &NetConf<'_>, engine: &str, footprint: Footprint) -> Record {
