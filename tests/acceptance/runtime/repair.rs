@@ -239,7 +239,7 @@ fn attack(socket: &Path, agent: &Agent<'_>, pod: &PodRef) -> Result<()> {
     Ok(())
 }
 
-/// What an ADD says to the agent; `agent_memory_after_5000_adds` in the benchmarks makes the ADDs themselves.
+/// What an ADD and a DEL say to the agent: all that it sees of them.
 fn report(number: u32) -> Report {
     Report {
         verb: if number % 2 == 0 { "ADD" } else { "DEL" }.to_owned(),
