@@ -147,7 +147,23 @@ mod tests {
         let report: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(report["well"], exit == Exit::Well, "{out}");
         let names: Vec<_> = report["checks"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
-        assert_eq!(names, ["kernel", "nftables", "conntrack", "ipv6", "iptables"]);
+        assert_eq!(
+            names,
+            [
+                "kernel",
+                "nftables",
+                "conntrack",
+                "ipv6",
+                "iptables",
+                "runtime",
+                "network",
+                "plugin",
+                "entry",
+                "neighbour",
+                "agent",
+                "pods"
+            ]
+        );
     }
 
     struct Full;

@@ -13,6 +13,7 @@ pub mod deadline;
 pub mod entry;
 pub mod files;
 pub mod health;
+pub mod inventory;
 pub mod iptables;
 pub mod kernel;
 pub mod kube;

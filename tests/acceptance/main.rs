@@ -1,5 +1,6 @@
 //! The acceptance tests of culvert: each is one sentence of the contract, told on the lab. They need root.
 
+mod agent;
 mod annotations;
 mod bad_input;
 mod defaults;

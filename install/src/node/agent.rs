@@ -30,7 +30,7 @@ use crate::conflist::Entry;
 /// How long tasks may take to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// Threads for what waits for a disk or a program.
-const BLOCKING_THREADS: usize = 4;
+const BLOCKING_THREADS: usize = 8;
 
 /// What the agent was asked to do.
 #[derive(Debug, Clone)]
@@ -174,6 +174,9 @@ async fn work(options: Options, layout: Layout) -> Result<(), AgentError> {
     let address = options.status_address.0;
     let listener = health::bind(address).map_err(|source| AgentError::Listen { address, source })?;
 
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "serving /metrics, /ready and /live");
+    }
     let (tell_layout, layout) = watch::channel(Arc::new(layout));
     let (tell_readiness, readiness) = watch::channel(Readiness::Not("starting".to_owned()));
     let (end, shutdown) = watch::channel(false);

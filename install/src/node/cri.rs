@@ -171,6 +171,20 @@ impl Cri {
         Ok(network)
     }
 
+    /// The network configuration that the runtime has loaded, as JSON; only containerd says it.
+    pub async fn loaded(&mut self) -> Result<Option<String>, CriError> {
+        let request = messages::StatusRequest { verbose: true };
+        let messages::StatusResponse { mut info } = self.call("Status", &request).await?;
+        Ok(info.remove("cniconfig"))
+    }
+
+    /// The runtime's name and version.
+    pub async fn version(&mut self) -> Result<(String, String), CriError> {
+        let messages::VersionResponse { runtime_name, runtime_version } =
+            self.call("Version", &messages::VersionRequest {}).await?;
+        Ok((runtime_name, runtime_version))
+    }
+
     async fn call<A: Message + Default>(
         &mut self,
         method: &'static str,

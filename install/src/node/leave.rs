@@ -32,6 +32,8 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(5);
 /// So long at most is waited for quiet.
 const QUIET_WITHIN: Duration = Duration::from_secs(60);
+/// The plugin's log where its entry does not say.
+const DEFAULT_LOG: &str = "/var/log/culvert/cni.log";
 /// How often a file is tried that somebody else keeps writing.
 const EDITS: usize = 50;
 
@@ -150,7 +152,7 @@ async fn take_out(layout: &Layout, left: &mut Left) -> Result<Vec<PathBuf>, Stri
     // Before the first edit: an agent that runs on would put back what we take out.
     entry::note_left(layout).map_err(|error| format!("{}: {error}", layout.state_dir.display()))?;
     let folder = layout.at(&layout.conf_dir);
-    let mut logs = vec![PathBuf::from("/var/log/culvert/cni.log")];
+    let mut logs = noted_logs(layout);
     let names = match names_in(&folder) {
         Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(logs),
@@ -284,13 +286,26 @@ fn take_out_of(layout: &Layout, name: &str) -> io::Result<Option<&'static str>> 
     Err(io::Error::other("somebody keeps writing it: stop them, then run this again"))
 }
 
+/// The log files that an earlier run found, before it took out the entries that named them.
+fn noted_logs(layout: &Layout) -> Vec<PathBuf> {
+    let notes = layout.bin_dirs.iter().filter_map(|folder| {
+        let note = fs::read(retired::note_of(&layout.at(folder).join(TYPE))).ok()?;
+        serde_json::from_slice::<Note>(&note).ok()
+    });
+    notes
+        .flat_map(|note| note.leavings)
+        .filter(|path| path.extension().is_some_and(|end| end == "log"))
+        .collect()
+}
+
 /// Where the entry in a file sends the plugin's log.
 fn log_file(path: &Path) -> Option<PathBuf> {
     let text = read_bounded(path, MAX_BYTES).ok()?;
     let list = Conflist::parse(&text).ok()?;
     let ours = list.plugins.iter().position(|plugin| plugin.kind == TYPE)?;
     let entry: serde_json::Value = serde_json::from_str(list.plugin(ours)?).ok()?;
-    Some(PathBuf::from(entry.get("logFile")?.as_str()?)).filter(|path| path.is_absolute())
+    let log = entry.get("logFile").map_or(Some(DEFAULT_LOG), serde_json::Value::as_str)?;
+    Some(PathBuf::from(log)).filter(|path| path.is_absolute())
 }
 
 /// What the plugin is told that retires; all as the node calls it.

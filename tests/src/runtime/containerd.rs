@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -28,6 +29,8 @@ use crate::until::until_some;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// The import of an image of 2 MB.
 const IMPORTED_WITHIN: Duration = Duration::from_secs(30);
+/// containerd's own configuration, in the world's folder.
+const CONFIG: &str = "containerd.toml";
 /// The folder of network configurations, in the world's.
 pub(super) const CONFIGURATIONS: &str = "net.d";
 /// The socket, in the world's folder.
@@ -41,7 +44,7 @@ pub struct Containerd {
     cri: Cri,
     // Its processes end with the world, before the wait for this one.
     world: World,
-    process: Running,
+    process: Mutex<Running>,
 }
 
 impl Containerd {
@@ -59,14 +62,11 @@ impl Containerd {
         fs::create_dir(&network)?;
         fs::write(network.join(name), chain)?;
         let socket = folder.join(SOCKET);
-        let config = folder.join("containerd.toml");
-        fs::write(&config, configuration(folder, &socket, &network, &world.plugins()))?;
+        fs::write(folder.join(CONFIG), configuration(folder, &socket, &network, &world.plugins()))?;
         let image = image::build(folder)?;
 
-        let mut command = world.command("containerd")?;
-        command.arg("--config").arg(&config);
-        let process = world.start("containerd", command)?;
-        let mut node = Self { cri: Cri::new(&socket)?, world, process };
+        let process = Mutex::new(start(&world)?);
+        let node = Self { cri: Cri::new(&socket)?, world, process };
         node.wait_ready()?;
         let mut import = node.world.command("ctr")?;
         import.arg("--address").arg(&socket).args(["--namespace", "k8s.io", "image", "import"]).arg(image);
@@ -74,10 +74,32 @@ impl Containerd {
         Ok(node)
     }
 
-    fn wait_ready(&mut self) -> Result<()> {
+    /// As after a power cut: every process is gone, and so is what was in memory; what is on the disk stays.
+    pub(super) fn cut_power(&self) -> Result<()> {
+        // -1 is everybody in the world but its first process and the shell.
+        let script = format!(
+            "kill -KILL -1; umount --lazy /run/netns/* 2>/dev/null; rm -rf /run/* {}",
+            self.world.folder().join("state").display()
+        );
+        let mut command = self.world.command("sh")?;
+        command.args(["-c", &script]);
+        self.world.run(command, READY_WITHIN)?.succeeded().map(drop)
+    }
+
+    /// Starts containerd once more.
+    pub(super) fn start_again(&self) -> Result<()> {
+        *self.process() = start(&self.world)?;
+        self.wait_ready()
+    }
+
+    fn process(&self) -> MutexGuard<'_, Running> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_ready(&self) -> Result<()> {
         let mut last = String::from("no answer");
         let ready = until_some(READY_WITHIN, || {
-            match self.process.ended() {
+            match self.process().ended() {
                 Ok(None) => {}
                 Ok(Some(how)) => return Some(Err(anyhow!("containerd ended: {how}"))),
                 Err(e) => return Some(Err(e)),
@@ -95,7 +117,7 @@ impl Containerd {
             }
         });
         ready.unwrap_or_else(|| {
-            let log = self.process.log();
+            let log = self.process().log();
             bail!("containerd was not ready within {READY_WITHIN:?}; at last {last}\n{log}")
         })
     }
@@ -117,6 +139,12 @@ impl Containerd {
         };
         PodSettings { node: self, config }
     }
+}
+
+fn start(world: &World) -> Result<Running> {
+    let mut command = world.command("containerd")?;
+    command.arg("--config").arg(world.folder().join(CONFIG));
+    world.start("containerd", command)
 }
 
 impl AsRef<World> for Containerd {

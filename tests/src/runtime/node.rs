@@ -22,6 +22,7 @@ use crate::api_server::ApiServer;
 use crate::binaries::Binaries;
 use crate::host::Host;
 use crate::http;
+use crate::mounted::{has_entry, peak_memory};
 use crate::netns::Namespace;
 use crate::process::Process;
 use crate::until::until_some;
@@ -97,12 +98,7 @@ impl Node {
 
     /// Whether the runtime's file names the plugin, as a whole list.
     pub fn has_entry(&self) -> bool {
-        let text = fs::read(self.conflist()).unwrap_or_default();
-        serde_json::from_slice::<Value>(&text).is_ok_and(|list| {
-            list["plugins"]
-                .as_array()
-                .is_some_and(|all| all.iter().any(|plugin| plugin["type"] == "culvert-cni"))
-        })
+        has_entry(&self.conflist())
     }
 
     fn paths(&self, command: &mut Command, socket: &Path) {
@@ -115,6 +111,20 @@ impl Node {
     /// The runtime's own socket.
     pub fn socket(&self) -> PathBuf {
         self.world().folder().join(SOCKET)
+    }
+
+    /// As after a power cut, but for the disk; ours in memory goes too.
+    pub fn cut_power(&self) -> Result<()> {
+        self.containerd.cut_power()?;
+        if self.state().exists() {
+            fs::remove_dir_all(self.state())?;
+        }
+        Ok(())
+    }
+
+    /// Starts containerd after that.
+    pub fn start_again(&self) -> Result<()> {
+        self.containerd.start_again()
     }
 
     /// Starts the agent, with further options.
@@ -134,17 +144,29 @@ impl Node {
         cluster: Option<&ApiServer>,
         options: &[&str],
     ) -> Result<Agent<'_>> {
-        let binaries = Binaries::built()?;
-        let mut command = self.world().command_at(&binaries.install)?;
-        command.arg("agent").arg("--plugin").arg(&binaries.cni);
-        self.paths(&mut command, socket);
+        let mut command = self.agent_command(&Binaries::built()?.cni, socket)?;
         if let Some(cluster) = cluster {
             command.args(["--node-name", NODE, "--service-account"]).arg(cluster.service_account());
             command.env("KUBERNETES_SERVICE_HOST", cluster.address().ip().to_string());
             command.env("KUBERNETES_SERVICE_PORT", cluster.address().port().to_string());
         }
-        command.args(["--status-address", STATUS, "--entry"]).arg(&self.entry).args(options);
+        command.args(options);
         Ok(Agent { node: self, process: Process::start(command)? })
+    }
+
+    /// Starts an agent that places this plugin.
+    pub fn agent_with(&self, plugin: &Path, options: &[&str]) -> Result<Agent<'_>> {
+        let mut command = self.agent_command(plugin, &self.socket())?;
+        command.args(options);
+        Ok(Agent { node: self, process: Process::start(command)? })
+    }
+
+    fn agent_command(&self, plugin: &Path, socket: &Path) -> Result<Command> {
+        let mut command = self.world().command_at(&Binaries::built()?.install)?;
+        command.arg("agent").arg("--plugin").arg(plugin);
+        self.paths(&mut command, socket);
+        command.args(["--status-address", STATUS, "--entry"]).arg(&self.entry);
+        Ok(command)
     }
 
     /// An API server that only this node's processes reach.
@@ -154,11 +176,37 @@ impl Node {
 
     /// Runs a command of `culvert-install` that takes the paths of the node.
     pub fn run(&self, name: &str, options: &[&str]) -> Result<Ran> {
+        self.run_at(&self.socket(), name, options)
+    }
+
+    /// The same where the runtime cannot be asked.
+    pub fn run_without_runtime(&self, name: &str, options: &[&str]) -> Result<Ran> {
+        self.run_at(&self.world().folder().join("no.sock"), name, options)
+    }
+
+    fn run_at(&self, socket: &Path, name: &str, options: &[&str]) -> Result<Ran> {
         let mut command = self.world().command_at(&Binaries::built()?.install)?;
         command.arg(name);
-        self.paths(&mut command, &self.socket());
+        self.paths(&mut command, socket);
         command.args(options);
         self.world().run(command, UNINSTALLED_WITHIN)
+    }
+
+    /// A DEL of our plugin as CRI-O calls it, which ends a sandbox by the list that it was made with.
+    pub fn delete_by_plugin(&self, id: &str) -> Result<()> {
+        let configuration = self.world().folder().join("del.json");
+        let stdin = serde_json::json!({
+            "cniVersion": "1.0.0",
+            "name": conflist::NETWORK,
+            "type": "culvert-cni",
+            "logFile": conflist::log_file(self.world().folder()),
+            "stateDir": self.state().join("attachments"),
+        });
+        fs::write(&configuration, stdin.to_string())?;
+        let mut command = self.world().command("sh")?;
+        command.args(["-c", "exec \"$0\" < \"$1\""]).arg(self.plugin()).arg(configuration);
+        command.env("CNI_COMMAND", "DEL").env("CNI_CONTAINERID", id).env("CNI_IFNAME", "eth0");
+        self.world().run(command, ENDS_WITHIN)?.succeeded().map(drop)
     }
 
     /// A client of the runtime's; one for each thread.
@@ -207,6 +255,16 @@ impl<'a> Client<'a> {
     }
 }
 
+impl Client<'_> {
+    /// Ends a sandbox, and removes what is left of it.
+    pub fn end(&self, id: &str) -> Result<()> {
+        let request = || PodSandboxId { pod_sandbox_id: id.to_owned() };
+        let Empty {} = self.cri.call("StopPodSandbox", request()).context("it could not be stopped")?;
+        let Empty {} = self.cri.call("RemovePodSandbox", request()).context("it could not be removed")?;
+        Ok(())
+    }
+}
+
 /// A sandbox that runs.
 #[derive(Debug)]
 pub struct Sandbox<'a, 'b> {
@@ -218,6 +276,11 @@ impl Sandbox<'_, '_> {
     /// The runtime's id for it.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Its end by the client's word only: the sandbox of an earlier life of the node.
+    pub fn forget(self) -> String {
+        self.id
     }
 
     /// Its network namespace.
@@ -239,10 +302,7 @@ impl Sandbox<'_, '_> {
 
     /// Ends it, and removes what is left of it.
     pub fn end(self) -> Result<()> {
-        let id = || PodSandboxId { pod_sandbox_id: self.id.clone() };
-        let Empty {} = self.client.cri.call("StopPodSandbox", id()).context("it could not be stopped")?;
-        let Empty {} = self.client.cri.call("RemovePodSandbox", id()).context("it could not be removed")?;
-        Ok(())
+        self.client.end(&self.id)
     }
 }
 
@@ -286,10 +346,7 @@ impl<'a> Agent<'a> {
 
     /// The most memory that it had resident so far, in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-        let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-        Ok(kibibytes << 10)
+        peak_memory(self.pid()?)
     }
 
     /// nsenter keeps waiting for the program that it became another process for.
