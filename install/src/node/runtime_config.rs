@@ -105,3 +105,88 @@ fn strings(value: Option<&Value>) -> Vec<String> {
     let values = value.and_then(Value::as_array).into_iter().flatten();
     values.filter_map(|value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(text: &str) -> Settings {
+        Settings::default().overridden_by(containerd(text).unwrap().0)
+    }
+
+    fn paths(paths: &[&str]) -> Vec<PathBuf> {
+        paths.iter().map(PathBuf::from).collect()
+    }
+
+    #[test]
+    fn containerds_versions() {
+        for (name, text, conf_dir, bin_dirs) in [
+            (
+                "1",
+                "[plugins.cri.cni]\n  bin_dir = \"/home/kubernetes/bin\"\n  conf_dir = \"/etc/cni/net.d\"\n",
+                Some("/etc/cni/net.d"),
+                &["/home/kubernetes/bin"][..],
+            ),
+            (
+                "2",
+                "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/b\"\nconf_dir = \"/c\"\nmax_conf_num = 1\n",
+                Some("/c"),
+                &["/b"],
+            ),
+            (
+                "3",
+                "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dirs = [\"/opt/cni/bin\", \"/usr/libexec/cni\"]\n",
+                None,
+                &["/opt/cni/bin", "/usr/libexec/cni"],
+            ),
+            (
+                "both spellings",
+                "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dir = \"/old\"\nbin_dirs = [\"/new\"]\n",
+                None,
+                &["/new"],
+            ),
+            ("nothing about it", "version = 2\nroot = \"/x\"\n", None, &[]),
+            ("of another kind", "[plugins.cri.cni]\nbin_dir = 5\nconf_dir = \"relative\"\n", None, &[]),
+            ("empty", "", None, &[]),
+        ] {
+            let Settings { conf_dir: found, bin_dirs: folders, .. } = section(text);
+            assert_eq!((found, folders), (conf_dir.map(PathBuf::from), paths(bin_dirs)), "{name}");
+        }
+        assert!(containerd("plugins = [").is_err());
+    }
+
+    #[test]
+    fn an_import_stands_in_place_of_the_section_before() {
+        let first = section(
+            "[grpc]\naddress = \"/run/a.sock\"\n[plugins.cri.cni]\nbin_dir = \"/b\"\nconf_dir = \"/c\"\n",
+        );
+        let import = |text: &str| first.clone().overridden_by(containerd(text).unwrap().0);
+        assert_eq!(import("version = 2\n"), first);
+        let other = import("[plugins.cri.cni]\nconf_dir = \"/d\"\n");
+        assert_eq!((other.conf_dir, other.bin_dirs), (Some("/d".into()), vec![]));
+        assert_eq!(other.socket, Some("/run/a.sock".into()));
+        assert_eq!(
+            containerd("imports = [\"a.toml\", \"/b/*.toml\", 5]").unwrap().1,
+            ["a.toml", "/b/*.toml"]
+        );
+    }
+
+    #[test]
+    fn crios_keys_each_by_itself() {
+        let main = crio(
+            "[crio.api]\nlisten = \"unix:///run/x.sock\"\n[crio.network]\nnetwork_dir = \"/etc/kubernetes/cni/net.d/\"\nplugin_dirs = [\"/var/lib/cni/bin\", \"/usr/libexec/cni\"]\n",
+        );
+        let later = crio("[crio.network]\ncni_default_network = \"multus-cni-network\"\n").unwrap();
+        let both = main.unwrap().with(later);
+        assert_eq!(
+            both,
+            Settings {
+                conf_dir: Some("/etc/kubernetes/cni/net.d/".into()),
+                bin_dirs: paths(&["/var/lib/cni/bin", "/usr/libexec/cni"]),
+                socket: Some("/run/x.sock".into()),
+                network: Some("multus-cni-network".to_owned()),
+            }
+        );
+        assert_eq!(crio("[crio.network]\nplugin_dir = \"/old\"\n").unwrap().bin_dirs, paths(&["/old"]));
+    }
+}

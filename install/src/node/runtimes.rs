@@ -237,3 +237,144 @@ pub fn read_bounded(path: &Path, limit: u64) -> io::Result<String> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node with these files, and what is found on it.
+    fn found(files: &[(&str, &str)], socket: Option<&str>) -> Found {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        find(&HostRoot::new(folder.path()), socket.map(Path::new))
+    }
+
+    fn where_of(found: &Found) -> (String, Vec<String>) {
+        let text = |path: &PathBuf| path.display().to_string();
+        (text(&found.conf_dir), found.bin_dirs.iter().map(text).collect())
+    }
+
+    const K3S: &str = "/var/lib/rancher/k3s/agent/etc/cni/net.d";
+
+    #[test]
+    fn each_distribution_is_found_by_its_own_files() {
+        let cri = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\n";
+        let k3s = format!("{cri}bin_dir = \"/var/lib/rancher/k3s/data/0123/bin\"\nconf_dir = \"{K3S}\"\n");
+        let gke = format!("{cri}bin_dir = \"/home/kubernetes/bin\"\nconf_dir = \"/etc/cni/net.d\"\n");
+        let openshift = "[crio.network]\nnetwork_dir = \"/etc/kubernetes/cni/net.d/\"\nplugin_dirs = [\"/var/lib/cni/bin\"]\n";
+        for (name, files, conf_dir, bin_dir) in [
+            ("no runtime's", vec![], CONF_DIR, BIN_DIR),
+            ("containerd", vec![("etc/containerd/config.toml", "version = 2\n")], CONF_DIR, BIN_DIR),
+            ("containerd", vec![("run/containerd/containerd.sock", "")], CONF_DIR, BIN_DIR),
+            (
+                "containerd",
+                vec![("etc/containerd/config.toml", gke.as_str())],
+                "/etc/cni/net.d",
+                "/home/kubernetes/bin",
+            ),
+            (
+                "k3s",
+                vec![
+                    ("etc/containerd/config.toml", gke.as_str()),
+                    ("var/lib/rancher/k3s/agent/etc/containerd/config.toml", k3s.as_str()),
+                ],
+                K3S,
+                "/var/lib/rancher/k3s/data/0123/bin",
+            ),
+            (
+                "RKE2",
+                vec![("var/lib/rancher/rke2/agent/etc/containerd/config.toml", "version = 2\n")],
+                CONF_DIR,
+                BIN_DIR,
+            ),
+            (
+                "MicroK8s",
+                vec![("var/snap/microk8s/current/args/containerd.toml", "version = 2\n")],
+                "/var/snap/microk8s/current/args/cni-network",
+                "/var/snap/microk8s/current/opt/cni/bin",
+            ),
+            ("k0s", vec![("etc/k0s/containerd.toml", "version = 2\n")], CONF_DIR, BIN_DIR),
+            ("CRI-O", vec![("etc/crio/crio.conf", "")], CONF_DIR, BIN_DIR),
+            (
+                "CRI-O",
+                vec![
+                    ("etc/crio/crio.conf.d/10-default", "[crio.network]\nnetwork_dir = \"/x\"\n"),
+                    ("etc/crio/crio.conf.d/20-ocp", openshift),
+                ],
+                "/etc/kubernetes/cni/net.d/",
+                "/var/lib/cni/bin",
+            ),
+            // Both are installed, and one of them runs.
+            (
+                "CRI-O",
+                vec![
+                    ("etc/containerd/config.toml", gke.as_str()),
+                    ("etc/crio/crio.conf", openshift),
+                    ("run/crio/crio.sock", ""),
+                ],
+                "/etc/kubernetes/cni/net.d/",
+                "/var/lib/cni/bin",
+            ),
+            (
+                "containerd",
+                vec![
+                    ("etc/containerd/config.toml", gke.as_str()),
+                    ("run/containerd/containerd.sock", ""),
+                    ("etc/crio/crio.conf", openshift),
+                ],
+                "/etc/cni/net.d",
+                "/home/kubernetes/bin",
+            ),
+        ] {
+            let found = found(&files, None);
+            assert!(found.name.starts_with(name), "{name}: {}", found.name);
+            assert_eq!(where_of(&found), (conf_dir.to_owned(), vec![bin_dir.to_owned()]), "{name}");
+            assert_eq!(found.complaints, [""; 0], "{name}");
+        }
+    }
+
+    #[test]
+    fn imports_are_followed_in_order_and_no_further_than_they_may() {
+        let cni =
+            |folder: &str| format!("[plugins.'io.containerd.cri.v1.runtime'.cni]\nconf_dir = \"{folder}\"\n");
+        let files = [
+            (
+                "etc/containerd/config.toml",
+                format!("version = 3\nimports = [\"conf.d/*.toml\", \"/etc/last.toml\"]\n{}", cni("/main")),
+            ),
+            ("etc/containerd/conf.d/20-b.toml", cni("/b")),
+            ("etc/containerd/conf.d/10-a.toml", cni("/a")),
+            ("etc/containerd/conf.d/30-c.toml.bak", cni("/c")),
+            // In a circle.
+            ("etc/last.toml", "imports = [\"/etc/last.toml\"]\n".to_owned()),
+        ];
+        let files: Vec<_> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+        assert_eq!(where_of(&found(&files, None)).0, "/b");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_and_the_rest_holds() {
+        let found = found(
+            &[("etc/containerd/config.toml", "imports = [\"x.toml\"]\n"), ("etc/containerd/x.toml", "[[[")],
+            None,
+        );
+        assert_eq!(where_of(&found), (CONF_DIR.to_owned(), vec![BIN_DIR.to_owned()]));
+        assert_eq!(found.complaints.len(), 1);
+        assert!(found.complaints[0].starts_with("/etc/containerd/x.toml: "), "{:?}", found.complaints);
+    }
+
+    #[test]
+    fn the_operators_socket_says_which_runtime_is_meant() {
+        let files = [
+            ("etc/containerd/config.toml", ""),
+            ("run/containerd/containerd.sock", ""),
+            ("etc/crio/crio.conf", ""),
+        ];
+        assert!(found(&files, Some("/run/crio/crio.sock")).name.starts_with("CRI-O"));
+        assert!(found(&files, Some("/some/where.sock")).name.starts_with("containerd"));
+    }
+}
