@@ -17,7 +17,8 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::files::Unfinished;
+use super::entry;
+use super::files::{self, Unfinished};
 use super::layout::Layout;
 use crate::conflist::{Entry, TYPE};
 
@@ -77,6 +78,9 @@ pub enum BinaryError {
     /// Programs may not be run from there.
     #[error("{} is mounted noexec: no plugin can run from it; name another folder by --cni-bin-dir that the runtime takes plugins from", .0.display())]
     NoExec(PathBuf),
+    /// Another one of ours is at work on the node.
+    #[error("the plugin cannot be placed now: {0}")]
+    Turn(String),
     /// The new one does not work here.
     #[error("the plugin {} does not answer {verb} on this node, so it was not placed{}: {problem}", plugin.display(), if *kept { " and the one that was there stays" } else { "" })]
     Proof {
@@ -158,7 +162,6 @@ pub async fn ensure(layout: &Layout, entry: &Entry, memory: &mut Memory) -> Resu
         }
     }
     place(layout, entry, &folder, &here).await?;
-    let _ = super::files::remove_if_there(&retired::note_of(&here));
     if let Ok(metadata) = fs::metadata(&here) {
         memory.placed = Some((here, Stamp::of(&metadata), identity.clone()));
     }
@@ -183,9 +186,10 @@ fn folder(layout: &Layout) -> Result<PathBuf, BinaryError> {
     }
 }
 
-async fn place(layout: &Layout, entry: &Entry, folder: &Path, here: &Path) -> Result<(), BinaryError> {
-    let write_error = |source: io::Error| BinaryError::Write {
-        path: folder.to_owned(),
+async fn place(layout: &Layout, ours: &Entry, folder: &Path, here: &Path) -> Result<(), BinaryError> {
+    let folder = folder.to_owned();
+    let write_error = move |source: io::Error| BinaryError::Write {
+        path: folder.clone(),
         read_only: source.kind() == io::ErrorKind::ReadOnlyFilesystem,
         source,
     };
@@ -194,12 +198,21 @@ async fn place(layout: &Layout, entry: &Entry, folder: &Path, here: &Path) -> Re
         let bytes = fs::read(&source)?;
         Unfinished::write(&target, &bytes, None, 0o755)
     });
-    let staged = staged.await.map_err(io::Error::other).and_then(|written| written).map_err(write_error)?;
+    let staged = staged.await.map_err(io::Error::other).and_then(|written| written).map_err(&write_error)?;
     let kept = here.exists();
     let refused = |verb, problem| BinaryError::Proof { plugin: layout.plugin.clone(), verb, problem, kept };
-    prove(staged.temporary(), entry).await.map_err(|(verb, problem)| refused(verb, problem))?;
-    let committed = tokio::task::spawn_blocking(move || staged.replace());
-    committed.await.map_err(io::Error::other).and_then(|done| done).map_err(write_error)
+    prove(staged.temporary(), ours).await.map_err(|(verb, problem)| refused(verb, problem))?;
+    let (layout, here) = (layout.clone(), here.to_owned());
+    let committed = tokio::task::spawn_blocking(move || {
+        let _lock = entry::lock(&layout).map_err(|error| BinaryError::Turn(error.to_string()))?;
+        if entry::was_left(&layout) {
+            return Err(BinaryError::Turn("uninstall is at work".to_owned()));
+        }
+        staged.replace().map_err(&write_error)?;
+        // It redirects again.
+        files::remove_if_there(&retired::note_of(&here)).map(drop).map_err(write_error)
+    });
+    committed.await.unwrap_or_else(|error| Err(BinaryError::Turn(error.to_string())))
 }
 
 /// Asks the binary what a runtime would ask it, with our entry: a node that cannot carry it must not get it.

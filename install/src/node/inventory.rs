@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use culvert_cni::agent::{Answer, Request, client};
+use culvert_cni::attachment::{NO_ENGINE, Records};
 use culvert_cni::protocol::POD_ANNOTATIONS;
 use culvert_cni::retired;
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -260,12 +261,19 @@ fn cilium(layout: &Layout, writes_the_network: bool) -> Option<Cilium> {
     }
 }
 
+/// The agent's word, or that of the records, which are kept of such pods too.
 fn unknown(layout: &Layout) -> Option<Vec<String>> {
     let socket = layout.at(&layout.agent_socket());
-    let Ok(Answer::Status(status)) = client::ask(&socket, &Request::Status {}, ANSWERS_WITHIN) else {
-        return None;
-    };
-    let status: Status = serde_json::from_value(status).ok()?;
-    let unknown = status.pods.into_iter().filter(|row| row.onboarded == Onboarded::Unknown);
-    Some(unknown.map(|row| row.pod).collect())
+    if let Ok(Answer::Status(status)) = client::ask(&socket, &Request::Status {}, ANSWERS_WITHIN)
+        && let Ok(status) = serde_json::from_value::<Status>(status)
+    {
+        let unknown = status.pods.into_iter().filter(|row| row.onboarded == Onboarded::Unknown);
+        return Some(unknown.map(|row| row.pod).collect());
+    }
+    let records = Records::new(&layout.at(&layout.attachments())).all().ok()?;
+    let unknown: Vec<_> = records.into_iter().filter(|record| record.engine == NO_ENGINE).collect();
+    // No record says nothing: those of pods that are known may be gone with the last boot.
+    let pods =
+        unknown.into_iter().map(|record| record.pod.unwrap_or(record.container_id)).collect::<Vec<_>>();
+    (!pods.is_empty()).then_some(pods)
 }

@@ -99,6 +99,10 @@ pub async fn leave(layout: &Layout, stub: Stub) -> Left {
     let needing = match (stub, loaded) {
         // It tears down by what it has loaded, which no longer names us.
         (Stub::Goes, _) | (_, Loaded::WithoutUs) => Ok(Vec::new()),
+        // A node that is mounted in parts only may have pods that cannot be seen from here.
+        (Stub::Stays, Loaded::Unknown) if layout.root.path() != Path::new("/") && !here.results.is_dir() => {
+            Err(io::ErrorKind::NotFound.into())
+        }
         (Stub::Stays, Loaded::Unknown) => here.needing(),
     };
     let is_configured = stub == Stub::Stays && here.is_configured();
@@ -126,7 +130,8 @@ pub async fn leave(layout: &Layout, stub: Stub) -> Left {
             names(&binaries)
         )),
         Err(error) => left.problems.push(format!(
-            "{RESULTS} cannot be read, so nobody knows which pods need {}: {error}",
+            "{RESULTS} cannot be read, so nobody knows which pods need {}, which stays: {error}; mount it below \
+             --host-root, or say --now",
             names(&binaries)
         )),
     }
@@ -377,11 +382,24 @@ fn clear_state(layout: &Layout, logs: &[PathBuf], left: &mut Left) {
         paths.extend(entries.flatten().map(|entry| entry.path()));
     }
     paths.push(attachments);
+    left.problems.extend(remove_all(layout, paths));
+    sweep(layout);
+}
+
+/// Removes the state folder, unless an agent runs: its note there is what keeps that from coming back.
+pub(super) fn sweep(layout: &Layout) {
     if !entry::agent_runs(layout) {
-        paths.push(layout.at(&layout.agent_socket()));
+        let mut paths = vec![layout.at(&layout.agent_socket())];
         paths.extend(entry::own_state(layout));
         paths.push(layout.at(&layout.state_dir));
+        // It lies in memory: what cannot be removed ends with the next boot.
+        drop(remove_all(layout, paths));
     }
+}
+
+/// Removes files, and folders that are empty by then; what cannot be, with the reason.
+fn remove_all(layout: &Layout, paths: Vec<PathBuf>) -> Vec<String> {
+    let mut problems = Vec::new();
     for path in paths {
         let removed = match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_dir() => fs::remove_dir(&path),
@@ -392,9 +410,10 @@ fn clear_state(layout: &Layout, logs: &[PathBuf], left: &mut Left) {
             Err(error)
                 if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
             {
-                left.problems.push(format!("{}: {error}", layout.root.on_node(&path).display()));
+                problems.push(format!("{}: {error}", layout.root.on_node(&path).display()));
             }
             _ => {}
         }
     }
+    problems
 }

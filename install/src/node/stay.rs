@@ -19,6 +19,7 @@ use super::binary::{self, BinaryError, Memory};
 use super::entry::{self, ChangeError, InFile, Look, Wanted};
 use super::files::{self, Replaced};
 use super::layout::{self, Layout};
+use super::leave;
 use super::metrics::Install;
 use super::neighbours;
 use super::patience::{Patience, Seldom};
@@ -37,8 +38,10 @@ struct Stay {
     told: Told,
     wanted: Wanted,
     memory: Memory,
-    /// When and where our entry was last seen effective, and not since lost.
-    effective: Option<InFile>,
+    /// Whether our entry is effective.
+    is_effective: bool,
+    /// Where it stood since it was last put in, until it is seen to be gone.
+    stood: Option<InFile>,
     /// When we last wrote it.
     written: Option<Instant>,
     patience: Patience,
@@ -68,7 +71,8 @@ pub async fn run(context: Context, told: Told) {
         told,
         wanted,
         memory: Memory::default(),
-        effective: None,
+        is_effective: false,
+        stood: None,
         written: None,
         patience: Patience::default(),
         fights: Seldom::default(),
@@ -93,6 +97,12 @@ pub async fn run(context: Context, told: Told) {
     tokio::select! {
         () = context.shutdown() => {}
         () = keep => {}
+    }
+    // What lies in the state folder was kept for us: see `leave`.
+    let layout = context.layout();
+    drop(stay);
+    if entry::was_left(&layout) {
+        leave::sweep(&layout);
     }
 }
 
@@ -154,7 +164,7 @@ impl Stay {
     fn folders(&self) -> Vec<PathBuf> {
         let layout = self.context.layout();
         let mut folders = vec![nearest(&layout.at(&layout.conf_dir))];
-        if let Some(file) = &self.effective
+        if let Some(file) = &self.stood
             && let Some(folder) = file.path.parent()
             && folder != layout.conf_dir
         {
@@ -182,11 +192,12 @@ impl Stay {
         };
         match look {
             Ok(Look::Effective(file)) => {
-                self.is_effective(file);
+                self.effective(file);
                 Next::Wait
             }
             Ok(Look::Needs(file, change)) => {
-                if let Some(before) = self.effective.take() {
+                self.is_effective = false;
+                if let Some(before) = self.stood.take() {
                     self.lost(&before, &file).await;
                 }
                 self.put(layout, file, change).await
@@ -229,7 +240,7 @@ impl Stay {
                 count(Install::Refused);
                 let reason = error.to_string();
                 self.complain(&reason);
-                let is_waiting = matches!(error, BinaryError::NoFolder(_));
+                let is_waiting = matches!(error, BinaryError::NoFolder(_) | BinaryError::Turn(_));
                 self.refused = (!is_waiting).then(|| (Instant::now(), reason.clone()));
                 if !is_old_there() {
                     return Err(reason);
@@ -239,8 +250,8 @@ impl Stay {
         Ok(())
     }
 
-    fn is_effective(&mut self, file: InFile) {
-        if self.effective.is_none() {
+    fn effective(&mut self, file: InFile) {
+        if !self.is_effective {
             self.context.metrics.entry_present.set(1);
             if !self.complaint.is_empty() || self.written.is_none() {
                 tracing::info!(file = %file.path.display(), "the entry is effective");
@@ -249,7 +260,8 @@ impl Stay {
             let shown = file.path.display().to_string();
             self.told.readiness.send_replace(Readiness::Effective(shown));
         }
-        self.effective = Some(file);
+        self.is_effective = true;
+        self.stood = Some(file);
     }
 
     /// Somebody else took it out, or came before the file that it is in.
@@ -309,7 +321,7 @@ impl Stay {
     }
 
     fn not_ready(&mut self, reason: String) {
-        self.effective = None;
+        self.is_effective = false;
         self.context.metrics.entry_present.set(0);
         self.complain(&reason);
         self.told.readiness.send_if_modified(|readiness| {
