@@ -90,14 +90,15 @@ pub struct StatusRequest {
     #[prost(bool, tag = "1")]
     pub verbose: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StatusResponse {
     /// What the runtime says of itself: containerd holds the configuration that it has loaded under "cniconfig".
     #[prost(btree_map = "string, string", tag = "2")]
     pub info: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct VersionRequest {}
+pub struct VersionRequest {
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VersionResponse {
     /// `containerd`, `cri-o`.
