@@ -123,7 +123,7 @@ fn of_sandbox(sandbox: Sandbox, record: Option<Record>, defaults: &Defaults) -> 
     let Sandbox { id, namespace, name, uid, annotations, created_at } = sandbox;
     let considered = record.as_ref().and_then(|record| record.considered.clone());
     let decided_at_add = considered.as_ref().map(|considered| wanted(considered.decide()));
-    let excluded = defaults.exclude_namespaces.iter().any(|excluded| *excluded == namespace);
+    let excluded = defaults.exclude_namespaces.contains(&namespace);
     let now =
         Considered { annotations, redirect: defaults.redirect.clone(), locked: defaults.locked.clone() };
     let wanted = match decided_at_add {
