@@ -5,7 +5,7 @@
 //! .culvert-cni.PID.culvert-unfinished ──VERSION, STATUS──▶ culvert-cni      the old one works until the rename
 //! ```
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::entry;
-use super::files::{self, Unfinished};
+use super::files::{self, Stamp, Unfinished};
 use super::layout::Layout;
 use crate::conflist::{Entry, TYPE};
 
@@ -104,30 +104,6 @@ fn list(paths: &[PathBuf]) -> String {
 pub struct Memory {
     source: Option<(Stamp, Identity)>,
     placed: Option<(PathBuf, Stamp, Identity)>,
-}
-
-/// Changes whenever a file does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    mode: u32,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            mode: metadata.mode(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
 }
 
 /// Makes sure that the binary is in the node's folder, whole, executable, and not retired.

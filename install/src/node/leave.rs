@@ -65,12 +65,9 @@ pub async fn leave(layout: &Layout, stub: Stub) -> Left {
             return left;
         }
     };
-    let binaries: Vec<_> = layout
-        .bin_dirs
-        .iter()
-        .map(|folder| folder.join(TYPE))
-        .filter(|path| layout.at(path).exists())
-        .collect();
+    // A note alone is what an earlier run left that was killed behind the binary.
+    let is_there = |path: &PathBuf| layout.at(path).exists() || retired::note_of(&layout.at(path)).exists();
+    let binaries: Vec<_> = layout.bin_dirs.iter().map(|folder| folder.join(TYPE)).filter(is_there).collect();
     if binaries.is_empty() {
         clear_state(layout, &logs, &mut left);
         if left.done.is_empty() && left.problems.is_empty() {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::agent::{Context, Readiness, Told};
 use super::binary::{self, BinaryError, Memory};
 use super::entry::{self, ChangeError, InFile, Look, Wanted};
-use super::files::{self, Replaced};
+use super::files::{self, Replaced, Stamp};
 use super::layout::{self, Layout};
 use super::leave;
 use super::metrics::Install;
@@ -276,14 +276,20 @@ impl Stay {
                 if before.path == now.path { "was taken out of" } else { "is no longer effective but in" };
             tracing::warn!(%file, owner, times, "the entry {how} the file that the runtime uses; it is put back. {advice}");
         }
-        let wait = self.patience.before_answer(survived);
+        let wait = self.patience.before_answer(survived, Instant::now().into_std());
         if !wait.is_zero() {
             self.told.readiness.send_replace(Readiness::Not(format!(
                 "{} keeps taking the entry out of {}",
                 neighbours::name(&now.primary),
                 now.path.display()
             )));
+            let layout = self.context.layout();
+            let stamp = || std::fs::metadata(layout.at(&now.path)).ok().map(|file| Stamp::of(&file));
+            let before = stamp();
             tokio::time::sleep(wait).await;
+            if stamp() != before {
+                self.patience.written_meanwhile(Instant::now().into_std());
+            }
         }
     }
 

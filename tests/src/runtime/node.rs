@@ -380,6 +380,13 @@ impl<'a> Agent<'a> {
     }
 }
 
+/// nsenter would go, and what it started stay.
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        let _ = self.signal(Signal::KILL);
+    }
+}
+
 /// The names in a folder, sorted.
 pub fn names(folder: &Path) -> Result<Vec<String>> {
     let mut names: Vec<_> = fs::read_dir(folder)?
