@@ -76,10 +76,12 @@ impl Containerd {
 
     /// As after a power cut: every process is gone, and so is what was in memory; what is on the disk stays.
     pub(super) fn cut_power(&self) -> Result<()> {
-        // -1 is everybody in the world but its first process and the shell.
+        let state = self.world.folder().join("state");
+        // -1 is everybody in the world but its first process and the shell. Their mounts go from the innermost out.
         let script = format!(
-            "kill -KILL -1; umount --lazy /run/netns/* 2>/dev/null; rm -rf /run/* {}",
-            self.world.folder().join("state").display()
+            "kill -KILL -1; cut -d' ' -f2 /proc/mounts | grep -e '^/run/' -e '^{state}/' | sort -r | xargs -r -n1 umount -l; \
+             rm -rf /run/* {state}",
+            state = state.display()
         );
         let mut command = self.world.command("sh")?;
         command.args(["-c", &script]);
