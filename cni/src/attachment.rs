@@ -11,12 +11,21 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use crate::protocol::{Attachment, ValidAttachment};
+use crate::netns::NetnsId;
+use crate::pod::{self, Annotations, Decided, Settings, SettingsError};
+use crate::protocol::{Attachment, NetConf, ValidAttachment};
 use crate::redirect::Footprint;
 
-/// The largest record that is read, in bytes; ours are below 2 KiB.
-const MAX_RECORD: u64 = 64 << 10;
+/// The largest record that is read, in bytes; ours are mostly below 2 KiB.
+const MAX_RECORD: u64 = 256 << 10;
+/// The most that is kept of a pod's settings, in bytes: beyond, the runtime has to be asked.
+const MAX_SETTINGS: usize = 64 << 10;
+/// The most records that are read at once: some ten times the pods of the largest nodes.
+const MAX_RECORDS: usize = 4096;
+/// The engine of an attachment that was let through since nobody knew its annotations.
+pub const NO_ENGINE: &str = "none";
 /// The longest file name of Linux' file systems, less room for what a temporary file is called.
 const MAX_NAME: usize = 230;
 
@@ -38,6 +47,48 @@ pub struct Record {
     pub engine: String,
     /// What was changed beside the rules.
     pub footprint: Footprint,
+    /// Which namespace that path named: paths and inodes are used again, but not both together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<NetnsId>,
+    /// What was decided by, so that verify holds a pod to that, whatever became of the node's defaults since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub considered: Option<Considered>,
+}
+
+/// The words that a pod's policy was made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Considered {
+    /// The pod's annotations, those that [`pod::concerns_us`].
+    pub annotations: Annotations,
+    /// The conflist's `redirect`, as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<String>,
+    /// The conflist's `locked`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locked: Vec<String>,
+}
+
+impl Considered {
+    /// What `conf` and `annotations` say; `None` where that is too much to be kept.
+    pub fn new(conf: &NetConf<'_>, annotations: &Annotations) -> Option<Self> {
+        let ours = annotations.iter().filter(|(name, _)| pod::concerns_us(name));
+        let annotations: Annotations = ours.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let redirect = conf.redirect.map(|raw| raw.get().to_owned());
+        let held = annotations.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+            + redirect.as_ref().map_or(0, String::len);
+        (held <= MAX_SETTINGS).then(|| Self { annotations, redirect, locked: conf.locked.clone() })
+    }
+
+    /// Decide by them again.
+    pub fn decide(&self) -> Result<Decided, SettingsError> {
+        let Self { annotations, redirect, locked } = self;
+        // It was read as an object once: what is none any more comes from a record that somebody spoiled.
+        let redirect = redirect.as_deref().map(serde_json::from_str).transpose();
+        let redirect: Option<&RawValue> =
+            redirect.map_err(|error| format!("the record's redirect: {error}"))?;
+        pod::decide_policy(annotations, &Settings::of_node(redirect, locked)?)
+    }
 }
 
 /// The folder of records.
@@ -81,6 +132,20 @@ impl Records {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
+    }
+
+    /// All records, the first 4,096 of them; those that cannot be read are left out.
+    pub fn all(&self) -> io::Result<Vec<Record>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names
+            .filter(|name| !name.starts_with('.'))
+            .take(MAX_RECORDS)
+            .filter_map(|name| self.read_file(&name))
+            .collect())
     }
 
     /// All other attachments of the same container.

@@ -9,6 +9,7 @@
 //!                                                 └─ Redirect(Policy) ─plan─▶ Ruleset ─engine─▶ kernel ─▶ prevResult
 //! ```
 
+pub mod agent;
 pub mod attachment;
 pub mod command;
 pub mod log;
@@ -17,3 +18,4 @@ pub mod netns;
 pub mod pod;
 pub mod protocol;
 pub mod redirect;
+pub mod retired;

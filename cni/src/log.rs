@@ -147,7 +147,7 @@ fn now() -> String {
 }
 
 /// The date, `days` days after 1970-01-01 (Gregorian): years of 365.2425 days, counted from March.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468; // since 0000-03-01
     let era = days / 146_097;
     let day_of_era = days % 146_097;

@@ -55,12 +55,20 @@ pub enum NetnsError {
 }
 
 /// A namespace's identity on this node, for as long as something keeps the namespace alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct NetnsId {
     /// The device of the nsfs.
     pub device: u64,
     /// The inode.
     pub inode: u64,
+}
+
+impl NetnsId {
+    /// Which namespace `path` names, without opening it. Linked files of /proc are followed.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let stat = std::fs::metadata(path)?;
+        Ok(Self { device: stat.dev(), inode: stat.ino() })
+    }
 }
 
 /// An open network namespace.
@@ -73,6 +81,12 @@ pub struct Netns {
 impl Netns {
     /// Open the namespace at `path`, which must not be the host's.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
+        Self::open_apart_from(path, None)
+    }
+
+    /// The same, where the host's namespace is known to be `host`: in a container neither this process' own namespace nor
+    /// that of pid 1 is the host's.
+    pub fn open_apart_from(path: &Path, host: Option<NetnsId>) -> Result<Self, NetnsError> {
         let open_error = |source| NetnsError::Open { path: path.to_owned(), source };
         // O_NONBLOCK: a FIFO under that path must not make us wait for its other end.
         let file = OpenOptions::new()
@@ -86,7 +100,7 @@ impl Netns {
         }
         let netns = Self { file, path: path.to_owned() };
         let id = netns.id().map_err(open_error)?;
-        if host_namespaces().any(|host| host == id) {
+        if host_namespaces().chain(host).any(|host| host == id) {
             return Err(NetnsError::Host(path.to_owned()));
         }
         Ok(netns)
@@ -157,8 +171,7 @@ fn one_at_a_time(file: &File) -> Option<File> {
 
 /// Our own namespace and, where it can be read, that of pid 1.
 fn host_namespaces() -> impl Iterator<Item = NetnsId> {
-    ["/proc/thread-self/ns/net", "/proc/1/ns/net"].into_iter().filter_map(|path| {
-        let stat = std::fs::metadata(path).ok()?;
-        Some(NetnsId { device: stat.dev(), inode: stat.ino() })
-    })
+    ["/proc/thread-self/ns/net", "/proc/1/ns/net"]
+        .into_iter()
+        .filter_map(|path| NetnsId::of(Path::new(path)).ok())
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line, as data.
 
+pub mod agent;
 pub mod annotations;
 pub mod explain;
 pub mod redirect;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use self::agent::{AgentArgs, UninstallArgs};
 use self::explain::ExplainArgs;
 use self::redirect::RedirectArgs;
 
@@ -25,6 +26,11 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Places the plugin on this node, keeps its conflist entry, verifies and repairs pods; runs until SIGTERM, which
+    /// removes nothing
+    Agent(AgentArgs),
+    /// Takes the entry and the plugin off this node; safe to run again
+    Uninstall(UninstallArgs),
     /// Says whether this node can carry culvert, what is wrong and what to do; exits 0 only when all is well
     Doctor(DoctorArgs),
     /// Says where each kind of connection of a pod lands, and because of which setting
@@ -32,27 +38,29 @@ pub enum Command {
     /// Shows, applies, verifies or removes redirect rules without a runtime: for hosts without Kubernetes, for init
     /// containers, and as a dry run
     Redirect(RedirectArgs),
-    /// Known by name, answered with an error.
-    #[command(flatten)]
-    Planned(Planned),
+    /// Lists each pod of this node: whether it is onboarded, by which engine, when that was verified last, and why
+    Status(StatusArgs),
 }
 
-/// Commands of the public contract that are not built yet: they answer with an error, never with silence.
-#[derive(Debug, Subcommand)]
-pub enum Planned {
-    /// (not built yet) Places the plugin on this node, keeps its conflist entry, verifies and repairs pods
-    Agent(Ignored),
-    /// (not built yet) Takes the entry and the plugin off this node
-    Uninstall(Ignored),
-    /// (not built yet) Lists each pod of this node: onboarded, engine, last verified, reason
-    Status(Ignored),
-}
+/// What stands below `status --help`.
+const STATUS_AFTER: &str = "\
+The agent is asked by its socket in --state-dir. Where none answers, the pods are listed from the
+runtime's CRI socket (else from the attachments' records) and each is looked at once, which changes
+nothing.
 
-/// Whatever stands behind a command that is not built yet.
+Exit codes: 0 every onboarded pod is redirected, and what each pod is is known; 1 a pod needs
+attention; 64 bad usage.";
+
+/// Options of `status`.
 #[derive(Debug, Args)]
-pub struct Ignored {
-    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    rest: Vec<OsString>,
+#[command(after_help = STATUS_AFTER)]
+pub struct StatusArgs {
+    /// Where things are on the node.
+    #[command(flatten)]
+    pub paths: Paths,
+    /// For a person or for a program
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
 }
 
 /// Options of `doctor`.
@@ -66,26 +74,26 @@ pub struct DoctorArgs {
     pub output: Output,
 }
 
-/// Where things are on the node. All but `--host-root` lie below it.
-#[derive(Debug, Args)]
+/// Where things are on the node. All but `--host-root` and `--plugin` lie below it.
+#[derive(Debug, Clone, Args)]
 pub struct Paths {
     /// Where the node's file system is mounted
-    #[arg(long, value_name = "DIR", default_value = "/")]
+    #[arg(long, value_name = "DIR", default_value = "/", value_hint = ValueHint::DirPath)]
     pub host_root: PathBuf,
-    /// (not built yet) The folder of CNI configurations
-    #[arg(long, value_name = "DIR")]
+    /// The folder of CNI configurations [default: as the runtime's own configuration says, else /etc/cni/net.d]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub cni_conf_dir: Option<PathBuf>,
-    /// (not built yet) The folder of CNI plugins
-    #[arg(long, value_name = "DIR")]
+    /// The folder of CNI plugins [default: as the runtime's own configuration says, else /opt/cni/bin]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub cni_bin_dir: Option<PathBuf>,
-    /// (not built yet) The plugin's binary
-    #[arg(long, value_name = "FILE")]
+    /// The plugin's binary to place, not below --host-root [default: culvert-cni beside culvert-install]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub plugin: Option<PathBuf>,
-    /// (not built yet) The folder of attachment records and sockets
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-    /// (not built yet) The container runtime's CRI socket
-    #[arg(long, value_name = "SOCKET")]
+    /// The folder of attachment records and sockets
+    #[arg(long, value_name = "DIR", default_value = "/run/culvert", value_hint = ValueHint::DirPath)]
+    pub state_dir: PathBuf,
+    /// The container runtime's CRI socket [default: the first that is there of those that runtimes use]
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
     pub runtime_socket: Option<PathBuf>,
 }
 
@@ -114,7 +122,7 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_long_help());
-        for name in ["doctor", "explain", "redirect"] {
+        for name in ["agent", "uninstall", "doctor", "status", "explain", "redirect"] {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
         }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One module a command.
 
+pub mod agent;
 pub mod doctor;
 pub mod explain;
 pub mod redirect;
 pub mod settings;
+pub mod status;
 pub mod table;
-pub mod unbuilt;
+pub mod uninstall;
 
 use crate::Exit;
 

@@ -12,6 +12,7 @@
 
 pub mod cli;
 pub mod command;
+pub mod conflist;
 pub mod node;
 
 use std::ffi::OsString;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::command::{Answer, doctor, explain, redirect, unbuilt};
+use crate::command::{Answer, agent, doctor, explain, redirect, status, uninstall};
 
 /// How a run ended, as the exit codes of the public contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,14 +68,14 @@ pub struct Streams<'a> {
 pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Exit {
     let Streams { out, err, colour } = streams;
     let Answer { out: answer, err: complaint, exit } = match Cli::try_parse_from(args) {
+        Ok(Cli { command: Command::Agent(args) }) => agent::run(&args),
+        Ok(Cli { command: Command::Uninstall(args) }) => uninstall::run(&args),
         Ok(Cli { command: Command::Doctor(args) }) => {
             doctor::run(&args, colour).unwrap_or_else(|refusal| Answer::refused(&refusal, Exit::Usage))
         }
         Ok(Cli { command: Command::Explain(args) }) => explain::run(&args),
         Ok(Cli { command: Command::Redirect(args) }) => redirect::run(&args),
-        Ok(Cli { command: Command::Planned(command) }) => {
-            Answer::refused(&unbuilt::answer(&command), Exit::Usage)
-        }
+        Ok(Cli { command: Command::Status(args) }) => status::run(&args),
         // clap hands over `--help` and `--version` as errors that belong on stdout.
         Err(usage) if usage.use_stderr() => {
             Answer { out: String::new(), err: usage.render().to_string(), exit: Exit::Usage }
@@ -106,16 +107,6 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_is_not_built_says_so() {
-        for command in ["agent", "uninstall", "status"] {
-            let (exit, out, err) = run_with(&[command, "--netns", "/proc/1/ns/net", "-x"]);
-            assert_eq!(exit, Exit::Usage, "{command}");
-            assert_eq!(out, "", "{command}");
-            assert!(err.contains(&format!("`{command}` is not built yet")), "{command}: {err}");
-        }
-    }
-
-    #[test]
     fn bad_usage_is_named_on_stderr() {
         for (args, named) in [
             (&["doktor"][..], "doktor"),
@@ -124,8 +115,11 @@ mod tests {
             (&["doctor", "--host-root"], "--host-root"),
             (&["doctor", "--host-root", "/does/not/exist"], "/does/not/exist"),
             (&["doctor", "--host-root", "/dev/null"], "/dev/null"),
-            (&["doctor", "--plugin", "/x"], "--plugin"),
-            (&["doctor", "--cni-conf-dir", "/x", "--state-dir", "/y"], "--cni-conf-dir, --state-dir"),
+            (&["doctor", "--cni-conf-dir", "x"], "--cni-conf-dir x"),
+            (&["agent", "--position", "before:x"], "after:TYPE"),
+            (&["agent", "--hold-until-ready"], "--node-name"),
+            (&["agent", "--entry", "/does/not/exist"], "/does/not/exist"),
+            (&["uninstall", "--host-root", "/does/not/exist"], "/does/not/exist"),
             (&[], "Usage"),
         ] {
             let (exit, out, err) = run_with(args);
@@ -153,7 +147,23 @@ mod tests {
         let report: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(report["well"], exit == Exit::Well, "{out}");
         let names: Vec<_> = report["checks"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
-        assert_eq!(names, ["kernel", "nftables", "conntrack", "ipv6", "iptables"]);
+        assert_eq!(
+            names,
+            [
+                "kernel",
+                "nftables",
+                "conntrack",
+                "ipv6",
+                "iptables",
+                "runtime",
+                "network",
+                "plugin",
+                "entry",
+                "neighbour",
+                "agent",
+                "pods"
+            ]
+        );
     }
 
     struct Full;

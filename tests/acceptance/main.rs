@@ -1,5 +1,6 @@
 //! The acceptance tests of culvert: each is one sentence of the contract, told on the lab. They need root.
 
+mod agent;
 mod annotations;
 mod bad_input;
 mod crowds;
@@ -8,6 +9,7 @@ mod dns;
 mod documents;
 mod forged;
 mod guards;
+mod kubernetes;
 mod kuma;
 mod lab;
 mod landing;
@@ -17,6 +19,7 @@ mod plugin;
 mod promises;
 mod refusals;
 mod release;
+mod repair;
 mod runtime;
 mod seeds;
 mod sidecar;

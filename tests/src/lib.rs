@@ -8,6 +8,7 @@
 //! ```
 //! Everything is made by system calls: no `ip`, no `nft`, nothing to install. It needs root.
 
+pub mod api_server;
 pub mod binaries;
 pub mod demo;
 pub mod family;
@@ -17,6 +18,7 @@ pub mod lab;
 pub mod lab_exec;
 pub mod landing;
 mod link;
+pub mod mounted;
 mod netlink;
 pub mod netns;
 pub mod nft;
@@ -24,6 +26,7 @@ pub mod payload;
 pub mod plugin;
 pub mod process;
 pub mod runtime;
+pub mod scale;
 pub mod server;
 pub mod sidecar;
 pub mod until;

@@ -18,8 +18,9 @@ libfuzzer_sys::fuzz_target!(|stdin: &[u8]| {
     if let Some(prev_result) = &conf.prev_result {
         assert_json(&result_reply(conf.version, prev_result));
     }
-    if let Ok(decided) = pod::decide(&conf, &CniArgs::default())
-        && let Decision::Redirect(policy) = decided.decision
+    // Without a pod's name nobody is asked.
+    if let Ok(considered) = pod::decide(&conf, &CniArgs::default(), |_| unreachable!())
+        && let Decision::Redirect(policy) = considered.decided.decision
     {
         let _ = nftables::script(&plan(&policy));
     }

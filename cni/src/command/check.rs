@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::{CommandError, WORK_WITHIN, pod_name};
+use crate::agent;
 use crate::attachment::Records;
 use crate::log::{Level, Line, Log};
 use crate::netns::Netns;
@@ -38,8 +39,9 @@ pub fn check(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure>
 }
 
 fn drift(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure> {
-    let decided = pod::decide(conf, &attachment.args).map_err(CommandError::from)?;
-    let Decision::Redirect(policy) = decided.decision else { return Ok(()) };
+    let ask = |pod: &agent::PodRef| agent::client::annotations(&conf.agent_socket, pod);
+    let considered = pod::decide(conf, &attachment.args, ask).map_err(CommandError::from)?;
+    let Decision::Redirect(policy) = considered.decided.decision else { return Ok(()) };
     let recorded = Records::new(&conf.state_dir).read(&conf.name, attachment).map(|record| record.engine);
     let differences = compare(attachment, *policy, recorded)?;
     if differences.is_empty() {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::{WORK_WITHIN, pod_name};
+use crate::agent;
 use crate::attachment::{Record, Records};
 use crate::log::{Level, Line, Log};
 use crate::netns::{Netns, NetnsError};
@@ -56,6 +57,19 @@ pub fn del(attachment: &Attachment, conf: &NetConf<'_>) {
             .field("took_us", started.elapsed().as_micros())
             .maybe("warning", (!errors.is_empty()).then(|| errors.join("; ")))
             .field("result", "ok"),
+    );
+    agent::client::report(
+        &conf.agent_socket,
+        agent::Report {
+            verb: "DEL".to_owned(),
+            network: conf.name.clone(),
+            container_id: attachment.container_id.clone(),
+            ifname: attachment.ifname.clone(),
+            pod: pod_name(attachment),
+            decision: Some(decision.to_owned()),
+            took_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            ..agent::Report::default()
+        },
     );
 }
 

@@ -20,6 +20,7 @@ use crate::protocol::{
     version_reply,
 };
 use crate::redirect::RedirectError;
+use crate::retired;
 
 /// How long the work in a namespace may take: the contract's 5 s for an answer, less what reading stdin may.
 const WORK_WITHIN: Duration = Duration::from_secs(3);
@@ -50,7 +51,7 @@ impl From<CommandError> for Failure {
             CommandError::Environment(_) => Code::Environment,
             CommandError::Stdin(_) => Code::Io,
             CommandError::Decision(DecisionError::Settings(_)) => Code::Config,
-            CommandError::Decision(DecisionError::Unknown) => Code::TryAgain,
+            CommandError::Decision(DecisionError::Unknown(_)) => Code::TryAgain,
             CommandError::Netns(NetnsError::TimedOut { .. } | NetnsError::Thread(_)) => Code::TryAgain,
             CommandError::Netns(
                 NetnsError::Open { .. }
@@ -98,10 +99,20 @@ fn dispatch(env: &impl Strings, stdin: io::Stdin, version: &mut CniVersion) -> R
     let conf = NetConf::parse(&bytes)?;
     *version = conf.version;
 
+    let is_retired = retired::own_note().is_some();
     match (verb, attachment) {
+        (Verb::Classic(Command::Add), Some(attachment)) if is_retired => {
+            return add::pass_through(&attachment, &conf);
+        }
         (Verb::Classic(Command::Add), Some(attachment)) => return add::add(&attachment, &conf),
+        (Verb::Classic(Command::Check), Some(_)) | (Verb::Status, _) if is_retired => {}
         (Verb::Classic(Command::Check), Some(attachment)) => check::check(&attachment, &conf)?,
-        (Verb::Classic(Command::Del), Some(attachment)) => del::del(&attachment, &conf),
+        (Verb::Classic(Command::Del), Some(attachment)) => {
+            del::del(&attachment, &conf);
+            if is_retired {
+                retired::leave_after(&attachment.container_id);
+            }
+        }
         (Verb::Gc, _) => gc::gc(&conf)?,
         (Verb::Status, _) => status::status(&conf)?,
         (Verb::Classic(_), _) => {}

@@ -5,10 +5,12 @@ mod grammar;
 mod kuma;
 mod settings;
 
-pub use settings::{Decided, Settings, SettingsError, decide_policy, names};
+pub use settings::{Decided, Settings, SettingsError, concerns_us, decide_policy, names};
 
 use std::collections::BTreeMap;
 
+use crate::agent::PodRef;
+use crate::agent::client::AskError;
 use crate::protocol::{CniArgs, NetConf, OnUnknown};
 use crate::redirect::policy::Policy;
 
@@ -58,25 +60,54 @@ pub enum DecisionError {
     /// Nobody knows the pod's annotations, and `onUnknown` is `deny`: CNI code 11.
     #[error(
         "the pod's annotations are unknown and onUnknown is \"deny\": the runtime passes none (containerd from 1.5 and \
-         CRI-O from 1.28 do, if the conflist entry has the capability io.kubernetes.cri.pod-annotations)"
+         CRI-O from 1.28 do, if the conflist entry has the capability io.kubernetes.cri.pod-annotations); {0}"
     )]
-    Unknown,
+    Unknown(String),
 }
 
-/// Decide by `conf` and `args`, in the order of contract §3: the first that fits.
-pub fn decide(conf: &NetConf<'_>, args: &CniArgs) -> Result<Decided, DecisionError> {
+/// A decision, and the annotations that it was made by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Considered {
+    /// The decision.
+    pub decided: Decided,
+    /// The annotations; none where the decision did not need them, or nobody knows them.
+    pub annotations: Option<Annotations>,
+    /// Whether they came from the node agent.
+    pub from_agent: bool,
+}
+
+/// Decide by `conf` and `args`, in the order of contract §3: the first that fits. Where the runtime passes no annotations,
+/// `ask` is asked for those of the pod.
+pub fn decide(
+    conf: &NetConf<'_>,
+    args: &CniArgs,
+    ask: impl FnOnce(&PodRef) -> Result<Annotations, AskError>,
+) -> Result<Considered, DecisionError> {
     let namespace = args.pod_namespace.as_deref();
+    let without = |decided| Considered { decided, annotations: None, from_agent: false };
     if namespace.is_some_and(|namespace| conf.exclude_namespaces.iter().any(|excluded| excluded == namespace))
     {
-        return Ok(passed(Reason::NamespaceExcluded));
+        return Ok(without(passed(Reason::NamespaceExcluded)));
     }
     let defaults = Settings::of_node(conf.redirect, &conf.locked)?;
-    match &conf.annotations {
-        Some(raw) => Ok(decide_policy(&settings::parse_annotations(*raw)?, &defaults)?),
-        None => match conf.on_unknown {
-            OnUnknown::Allow => Ok(passed(Reason::Unknown)),
-            OnUnknown::Deny => Err(DecisionError::Unknown),
-        },
+    let (annotations, from_agent) = match (&conf.annotations, args.pod()) {
+        (Some(raw), _) => (Ok(settings::parse_annotations(*raw)?), false),
+        (None, Some(pod)) => (ask(&pod).map_err(|error| error.to_string()), true),
+        (None, None) => (Err("the runtime names no pod to ask the node agent for".to_owned()), false),
+    };
+    match (annotations, conf.on_unknown) {
+        (Ok(annotations), _) => {
+            let decided = decide_policy(&annotations, &defaults)?;
+            Ok(Considered { decided, annotations: Some(annotations), from_agent })
+        }
+        (Err(why), OnUnknown::Allow) => {
+            let mut decided = passed(Reason::Unknown);
+            decided.warnings.push(format!(
+                "the runtime passed no annotations: nobody knows whether this pod is onboarded; {why}"
+            ));
+            Ok(without(decided))
+        }
+        (Err(why), OnUnknown::Deny) => Err(DecisionError::Unknown(why)),
     }
 }
 

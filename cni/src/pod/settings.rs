@@ -365,6 +365,14 @@ pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
     SETTINGS.iter().map(|setting| (setting.name, setting.key))
 }
 
+/// The prefixes of annotations that a decision may hang on: ours, and Kuma's.
+const PREFIXES: [&str; 3] = [OWN, "kuma.io/", "traffic.kuma.io/"];
+
+/// Whether an annotation may matter to a decision; all others need not be kept anywhere.
+pub fn concerns_us(name: &str) -> bool {
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Settings that don't do what their author may believe.
 fn surprises(policy: &Policy) -> Vec<String> {
     let mut warnings = Vec::new();

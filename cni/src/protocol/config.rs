@@ -20,7 +20,6 @@ pub const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
 const DEFAULT_LOG_FILE: &str = "/var/log/culvert/cni.log";
 const DEFAULT_STATE_DIR: &str = "/run/culvert/attachments";
-const DEFAULT_AGENT_SOCKET: &str = "/run/culvert/agent.sock";
 const DEFAULT_EXCLUDED_NAMESPACE: &str = "kube-system";
 
 /// Keys that runtimes, libcni and Multus put into any plugin's configuration: no reason for a warning.
@@ -91,7 +90,7 @@ pub struct NetConf<'a> {
     pub log_file: PathBuf,
     /// Where the attachments' records lie.
     pub state_dir: PathBuf,
-    /// The node agent's socket.
+    /// The node agent's socket; empty: nobody is asked.
     pub agent_socket: PathBuf,
     /// For GC: the attachments that the runtime still knows, if it says.
     pub valid_attachments: Option<Vec<ValidAttachment>>,
@@ -170,7 +169,7 @@ impl<'a> NetConf<'a> {
             log_level,
             log_file: path("logFile", DEFAULT_LOG_FILE)?,
             state_dir: path("stateDir", DEFAULT_STATE_DIR)?,
-            agent_socket: path("agentSocket", DEFAULT_AGENT_SOCKET)?,
+            agent_socket: path("agentSocket", crate::agent::DEFAULT_SOCKET)?,
             valid_attachments: value(take("cni.dev/valid-attachments"), "cni.dev/valid-attachments")?,
             warnings: fields.iter().filter_map(|(key, _)| unknown_key(key)).collect(),
         })

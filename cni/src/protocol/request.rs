@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use cni_plugin::Command;
 
+use crate::agent::PodRef;
+
 /// The largest configuration that we read from stdin, in bytes: libcni's own bound for a conflist is 2 MiB.
 pub const MAX_STDIN: usize = 4 << 20;
 
@@ -133,6 +135,12 @@ pub struct CniArgs {
 }
 
 impl CniArgs {
+    /// The pod, if the runtime names it in full.
+    pub fn pod(&self) -> Option<PodRef> {
+        let Self { pod_namespace, pod_name, pod_uid } = self;
+        Some(PodRef { namespace: pod_namespace.clone()?, name: pod_name.clone()?, uid: pod_uid.clone() })
+    }
+
     /// Read `K=V;K=V`. Lenient: what we don't know or can't read is no reason to keep a pod from starting.
     fn parse(text: &str) -> Self {
         let mut args = Self::default();

@@ -14,6 +14,7 @@ mod plan;
 pub mod policy;
 #[cfg(test)]
 mod promises;
+pub mod repair;
 pub mod ruleset;
 pub mod sysctl;
 
@@ -81,6 +82,11 @@ pub struct Footprint {
 }
 
 impl Footprint {
+    /// Nothing was changed.
+    pub const fn nothing() -> Self {
+        Self { hop_address: HopAddress::Off, sysctls: Vec::new() }
+    }
+
     /// The footprint of this and an `earlier` installation together, so that removing undoes both.
     pub fn after(mut self, earlier: &Self) -> Self {
         // Whatever became of it since: it is ours to take off.

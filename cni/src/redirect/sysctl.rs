@@ -4,9 +4,11 @@
 //! `/proc/sys/net` shows the namespace of the thread that opens it. conntrack's exist only once something uses conntrack,
 //! so they are set after the rules.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -118,9 +120,14 @@ pub fn set(policy: &Policy, changed: &mut Vec<Changed>) -> Result<(), SysctlErro
 pub fn difference(policy: &Policy) -> Result<Vec<String>, SysctlError> {
     let mut lines = Vec::new();
     for (name, wanted) in [CLOSE_WAIT, BE_LIBERAL, TW_REUSE] {
-        let found = read(name)?;
-        if found != wanted {
-            lines.push(format!("sysctl {name} is {found}, not {wanted}"));
+        match read(name) {
+            Ok(found) if found != wanted => lines.push(format!("sysctl {name} is {found}, not {wanted}")),
+            Ok(_) => {}
+            // conntrack's are not there where nothing uses it: no rules.
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
+                lines.push(format!("sysctl {name} is not there"));
+            }
+            Err(error) => return Err(error),
         }
     }
     let reserved = parse_ports(&read(RESERVED_PORTS)?);
@@ -166,11 +173,22 @@ fn read(name: &str) -> Result<String, SysctlError> {
     Ok(text.trim_end().to_owned())
 }
 
+thread_local! {
+    /// Where /proc/sys can be written to; see [`write_below`].
+    static WRITABLE: RefCell<PathBuf> = RefCell::new(PathBuf::from("/proc/sys"));
+}
+
+/// Let this thread write sysctls through another mount of /proc: in a container /proc/sys is read-only, and the host's is
+/// mounted elsewhere. Which network namespace is meant is the thread's business in either.
+pub fn write_below(proc: &Path) {
+    WRITABLE.set(proc.join("sys"));
+}
+
 fn write(name: &str, value: &str) -> Result<(), SysctlError> {
     // A line of its own: an empty write would be no write at all, and a list could not be emptied.
     OpenOptions::new()
         .write(true)
-        .open(format!("/proc/sys/{name}"))
+        .open(WRITABLE.with_borrow(|sys| sys.join(name)))
         .and_then(|mut file| file.write_all(format!("{value}\n").as_bytes()))
         .map_err(|source| SysctlError::new("set", name, source))
 }

@@ -2,7 +2,9 @@
 //! Real container runtimes call the plugin. `cargo test … runtime:: -- --nocapture` shows what they call.
 
 mod containerd;
+mod node;
 mod podman;
+mod repair;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 

@@ -28,6 +28,15 @@ pub fn chain(world: &World, cni_version: &str, entry: &Value) -> Value {
     for (key, value) in entry.as_object().into_iter().flatten() {
         ours[key] = value.clone();
     }
+    let mut chain = primary(world, cni_version);
+    if let Some(plugins) = chain["plugins"].as_array_mut() {
+        plugins.push(ours);
+    }
+    chain
+}
+
+/// bridge → portmap: a network before culvert comes.
+pub fn primary(world: &World, cni_version: &str) -> Value {
     json!({
         "cniVersion": cni_version,
         "name": NETWORK,
@@ -45,7 +54,6 @@ pub fn chain(world: &World, cni_version: &str, entry: &Value) -> Value {
                 },
             },
             { "type": "portmap", "capabilities": { "portMappings": true } },
-            ours,
         ],
     })
 }

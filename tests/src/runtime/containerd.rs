@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -28,6 +29,12 @@ use crate::until::until_some;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// The import of an image of 2 MB.
 const IMPORTED_WITHIN: Duration = Duration::from_secs(30);
+/// containerd's own configuration, in the world's folder.
+const CONFIG: &str = "containerd.toml";
+/// The folder of network configurations, in the world's.
+pub(super) const CONFIGURATIONS: &str = "net.d";
+/// The socket, in the world's folder.
+pub(super) const SOCKET: &str = "containerd.sock";
 /// A program in a container, in seconds.
 const EXEC_SECONDS: i64 = 10;
 
@@ -37,27 +44,29 @@ pub struct Containerd {
     cri: Cri,
     // Its processes end with the world, before the wait for this one.
     world: World,
-    process: Running,
+    process: Mutex<Running>,
 }
 
 impl Containerd {
     /// A containerd whose network is written in this cniVersion; `entry` holds further keys of our entry.
     pub fn start(cni_version: &str, entry: &Value) -> Result<Self> {
         let world = World::new()?;
-        let folder = world.folder();
-        let network = folder.join("net.d");
-        fs::create_dir(&network)?;
         let chain = conflist::chain(&world, cni_version, entry);
-        fs::write(network.join("10-lab.conflist"), chain.to_string())?;
-        let socket = folder.join("containerd.sock");
-        let config = folder.join("containerd.toml");
-        fs::write(&config, configuration(folder, &socket, &network, &world.plugins()))?;
+        Self::launch(world, "10-lab.conflist", &chain.to_string())
+    }
+
+    /// A containerd in this world, with one network configuration.
+    pub(super) fn launch(world: World, name: &str, chain: &str) -> Result<Self> {
+        let folder = world.folder();
+        let network = folder.join(CONFIGURATIONS);
+        fs::create_dir(&network)?;
+        fs::write(network.join(name), chain)?;
+        let socket = folder.join(SOCKET);
+        fs::write(folder.join(CONFIG), configuration(folder, &socket, &network, &world.plugins()))?;
         let image = image::build(folder)?;
 
-        let mut command = world.command("containerd")?;
-        command.arg("--config").arg(&config);
-        let process = world.start("containerd", command)?;
-        let mut node = Self { cri: Cri::new(&socket)?, world, process };
+        let process = Mutex::new(start(&world)?);
+        let node = Self { cri: Cri::new(&socket)?, world, process };
         node.wait_ready()?;
         let mut import = node.world.command("ctr")?;
         import.arg("--address").arg(&socket).args(["--namespace", "k8s.io", "image", "import"]).arg(image);
@@ -65,10 +74,34 @@ impl Containerd {
         Ok(node)
     }
 
-    fn wait_ready(&mut self) -> Result<()> {
+    /// As after a power cut: every process is gone, and so is what was in memory; what is on the disk stays.
+    pub(super) fn cut_power(&self) -> Result<()> {
+        let state = self.world.folder().join("state");
+        // -1 is everybody in the world but its first process and the shell. Their mounts go from the innermost out.
+        let script = format!(
+            "kill -KILL -1; cut -d' ' -f2 /proc/mounts | grep -e '^/run/' -e '^{state}/' | sort -r | xargs -r -n1 umount -l; \
+             rm -rf /run/* {state}",
+            state = state.display()
+        );
+        let mut command = self.world.command("sh")?;
+        command.args(["-c", &script]);
+        self.world.run(command, READY_WITHIN)?.succeeded().map(drop)
+    }
+
+    /// Starts containerd once more.
+    pub(super) fn start_again(&self) -> Result<()> {
+        *self.process() = start(&self.world)?;
+        self.wait_ready()
+    }
+
+    fn process(&self) -> MutexGuard<'_, Running> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_ready(&self) -> Result<()> {
         let mut last = String::from("no answer");
         let ready = until_some(READY_WITHIN, || {
-            match self.process.ended() {
+            match self.process().ended() {
                 Ok(None) => {}
                 Ok(Some(how)) => return Some(Err(anyhow!("containerd ended: {how}"))),
                 Err(e) => return Some(Err(e)),
@@ -86,7 +119,7 @@ impl Containerd {
             }
         });
         ready.unwrap_or_else(|| {
-            let log = self.process.log();
+            let log = self.process().log();
             bail!("containerd was not ready within {READY_WITHIN:?}; at last {last}\n{log}")
         })
     }
@@ -108,6 +141,12 @@ impl Containerd {
         };
         PodSettings { node: self, config }
     }
+}
+
+fn start(world: &World) -> Result<Running> {
+    let mut command = world.command("containerd")?;
+    command.arg("--config").arg(world.folder().join(CONFIG));
+    world.start("containerd", command)
 }
 
 impl AsRef<World> for Containerd {

@@ -135,6 +135,15 @@ pub(super) struct LinuxPodSandboxConfig {
     pub(super) cgroup_parent: String,
 }
 
+/// The request of PodSandboxStatus for more than the specification knows.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PodSandboxStatusRequest {
+    #[prost(string, tag = "1")]
+    pub(super) pod_sandbox_id: String,
+    #[prost(bool, tag = "2")]
+    pub(super) verbose: bool,
+}
+
 /// The answer to RunPodSandbox; also the request of StopPodSandbox, RemovePodSandbox and PodSandboxStatus.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct PodSandboxId {
@@ -146,6 +155,8 @@ pub(super) struct PodSandboxId {
 pub(super) struct PodSandboxStatusResponse {
     #[prost(message, optional, tag = "1")]
     pub(super) status: Option<PodSandboxStatus>,
+    #[prost(map = "string, string", tag = "2")]
+    pub(super) info: HashMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Message)]

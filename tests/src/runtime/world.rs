@@ -55,6 +55,19 @@ pub struct World {
 impl World {
     /// A world with the reference plugins and ours, each behind a recorder.
     pub fn new() -> Result<Self> {
+        Self::with(|folder, reference| {
+            let mut plugins = vec![Binaries::built()?.cni.clone()];
+            plugins.extend_from_slice(reference);
+            Recorder::install(folder, &plugins)
+        })
+    }
+
+    /// A world with the reference plugins alone, as a node before culvert comes. Their calls are not recorded.
+    pub fn bare() -> Result<Self> {
+        Self::with(Recorder::none)
+    }
+
+    fn with(install: impl FnOnce(&Path, &[PathBuf]) -> Result<Recorder>) -> Result<Self> {
         let (node, outside) = (Host::new("node")?, Host::new("outside")?);
         node.wire("eth0", &outside, "eth0")?;
         for (host, interface, cidr) in [
@@ -73,7 +86,7 @@ impl World {
         let folder = tempfile::Builder::new().prefix("culvert-runtime-").tempdir()?;
         // A container's process, which is not root, passes through here.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
-        let mut plugins = vec![Binaries::built()?.cni.clone()];
+        let mut plugins = Vec::new();
         for name in PLUGINS {
             let plugin = Path::new(REFERENCE_PLUGINS).join(name);
             if !plugin.is_file() {
@@ -83,7 +96,7 @@ impl World {
             }
             plugins.push(plugin);
         }
-        let recorder = Recorder::install(folder.path(), &plugins)?;
+        let recorder = install(folder.path(), &plugins)?;
         let cgroup =
             Cgroup { name: folder.path().file_name().context("no folder")?.to_string_lossy().into_owned() };
         Ok(Self { init: Init::start(&node)?, node, outside, recorder, cgroup, folder })
@@ -157,10 +170,15 @@ impl World {
 
     /// A command that runs in the world, with Debian's usual PATH for its whole environment.
     pub(crate) fn command(&self, name: &str) -> Result<Command> {
+        self.command_at(&program(name)?)
+    }
+
+    /// The same for the program at `path`.
+    pub(crate) fn command_at(&self, path: &Path) -> Result<Command> {
         let mut command = Command::new(program("nsenter")?);
         command
             .args(["--target", &self.init.pid.to_string(), "--net", "--mount", "--pid", "--"])
-            .arg(program(name)?)
+            .arg(path)
             .env_clear()
             .env("PATH", PATH);
         Ok(command)

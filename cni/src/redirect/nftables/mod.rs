@@ -40,6 +40,8 @@ const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
 const GET_CHAIN: u16 = SUBSYSTEM << 8 | 4;
 const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
 const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
+const NEW_GENERATION: u16 = SUBSYSTEM << 8 | 15;
+const GET_GENERATION: u16 = SUBSYSTEM << 8 | 16;
 /// `NF_INET_PRE_ROUTING` and `NF_INET_LOCAL_OUT`.
 const HOOK_PREROUTING: u32 = 0;
 const HOOK_OUTPUT: u32 = 3;
@@ -153,6 +155,16 @@ pub fn probe() -> Result<(), NetlinkError> {
         Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
         other => other,
     }
+}
+
+/// A number that the kernel counts up with each change of any rule of nf_tables in this network namespace, also by
+/// iptables-nft: as long as it stays, so do the rules. 20 µs, where reading our table takes ten times that.
+pub fn generation() -> Result<Option<u32>, NetlinkError> {
+    let mut request = Batch::default();
+    request.message(GET_GENERATION, ACK, &[FAMILY_ANY, 0, 0, 0], |_| {});
+    let answer = Socket::open(SockProtocol::NetlinkNetFilter)?.dump(&request)?;
+    let number = |body: &[u8]| attribute(body.get(4..)?, 1).and_then(be32); // NFTA_GEN_ID
+    Ok(answer.iter().find(|(kind, _)| *kind == NEW_GENERATION).and_then(|(_, body)| number(body)))
 }
 
 /// Whether a chain of any family has a name that begins so: iptables-nft's rules are nf_tables' too.

@@ -30,7 +30,8 @@ pub enum Status {
 /// One thing that was looked at. Keys and names are stable in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// `kernel`, `nftables`, `conntrack`, `ipv6` or `iptables`.
+    /// `kernel`, `nftables`, `conntrack`, `ipv6`, `iptables`, `runtime`, `network`, `plugin`, `entry`, `neighbour`, `agent` or
+    /// `pods`.
     pub name: &'static str,
     /// How it is.
     pub status: Status,
@@ -243,13 +244,13 @@ fn judge_iptables(tools: &[Tool], nat: Nat) -> Check {
         (Nat::NotTried, false) => (Status::Absent, "needed only where nftables is missing", None),
         (Nat::Refused, true) => (
             Status::Ok,
-            "will carry the rules where nftables cannot; that engine is not built yet",
-            Some("put nftables right: today it is the only engine"),
+            "carries the rules where nftables cannot: slower, and each pod runs a few programs",
+            None,
         ),
         (Nat::Refused, false) => (
             Status::Missing,
             "nftables cannot do NAT here, and there is no iptables to fall back to",
-            Some("put nftables right: today it is the only engine"),
+            Some("put nftables right, or install iptables 1.8 or later on the node"),
         ),
     };
     Check {
@@ -318,6 +319,17 @@ fn way_to_try(error: NamespaceError) -> String {
         NamespaceError::Unanswered(_) => {
             "look in dmesg for a netfilter module that hangs while loading, then run doctor again".to_owned()
         }
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// The same with further checks behind its own.
+    pub fn with(mut self, checks: Vec<Check>) -> Self {
+        self.well &= !checks.iter().any(|check| check.status.needs_attention());
+        self.checks.extend(checks);
+        self
     }
 }
 

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command lines of `agent` and `uninstall`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::Paths;
+use crate::node::kube::http::SERVICE_ACCOUNT;
+
+/// What stands below `agent --help`.
+const AGENT_EXAMPLES: &str = "\
+Examples:
+  culvert-install agent --host-root /host --node-name \"$NODE_NAME\"
+  culvert-install agent --cni-bin-dir /home/kubernetes/bin --position after:portmap
+  culvert-install agent --entry /etc/culvert/entry.json --node-name \"$NODE_NAME\" --hold-until-ready
+
+The file of --entry holds a JSON object with keys of the plugin's conflist entry, such as
+  { \"excludeNamespaces\": [\"kube-system\"], \"onUnknown\": \"deny\", \"redirect\": { \"excludeInboundPorts\": \"22\" } }
+
+Exit codes: 0 ended by SIGTERM; 1 it cannot work on this node; 64 bad usage, or an entry that no pod could follow.";
+
+/// What stands below `uninstall --help`.
+const UNINSTALL_EXAMPLES: &str = "\
+Examples:
+  culvert-install uninstall
+  culvert-install uninstall --host-root /host --now
+
+Pods that were made with the plugin need it once more when they end. While there are any, a stub stays in its place: the plugin
+itself, which passes new pods through untouched and goes with the last of those. --now does not wait for them.
+
+Exit codes: 0 done, or nothing was there; 1 something could not be taken off, every such thing named; 64 bad usage.";
+
+/// Options of `agent`.
+#[derive(Debug, Args)]
+#[command(after_help = AGENT_EXAMPLES)]
+pub struct AgentArgs {
+    /// Where things are on the node.
+    #[command(flatten)]
+    pub paths: Paths,
+    /// How the plugin gets into the runtime's chain
+    #[arg(long, value_enum, default_value_t = Mode::Chained)]
+    pub mode: Mode,
+    /// Where in the chain: `last`, or `after:TYPE`, behind the plugin of that type
+    #[arg(long, default_value = "last", value_name = "last|after:TYPE")]
+    pub position: Position,
+    /// Keys of the plugin's entry, a JSON object: the node's defaults
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub entry: Option<PathBuf>,
+    /// What happens to a pod whose rules are missing or damaged
+    #[arg(long, value_enum, default_value_t = Repair::Repair)]
+    pub repair: Repair,
+    /// This node's name in Kubernetes: without it, no API server is asked
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// A taint's key that the node is born with (effect NoSchedule) and that is taken off once the entry is effective
+    #[arg(long, value_name = "TAINT", num_args = 0..=1, require_equals = true,
+          default_missing_value = DEFAULT_TAINT, requires = "node_name")]
+    pub hold_until_ready: Option<String>,
+    /// The folder with the token and the CA for the API server, which KUBERNETES_SERVICE_HOST and _PORT name
+    #[arg(long, value_name = "DIR", default_value = SERVICE_ACCOUNT, value_hint = ValueHint::DirPath)]
+    pub service_account: PathBuf,
+    /// Where /metrics, /ready and /live are served
+    #[arg(long, value_name = "ADDRESS", default_value = ":15090")]
+    pub status_address: StatusAddress,
+}
+
+/// The taint's key that `--hold-until-ready` means unless one is given.
+pub const DEFAULT_TAINT: &str = "culvert.dev/agent-not-ready";
+
+/// Options of `uninstall`.
+#[derive(Debug, Args)]
+#[command(after_help = UNINSTALL_EXAMPLES)]
+pub struct UninstallArgs {
+    /// Where things are on the node.
+    #[command(flatten)]
+    pub paths: Paths,
+    /// Leave no stub: pods that were made with the plugin may then be stuck in Terminating
+    #[arg(long)]
+    pub now: bool,
+}
+
+/// How the plugin gets into the runtime's chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// An entry in the primary's own conflist
+    Chained,
+    /// A file of ours in the folder named as the network, which libcni 1.3 and later reads (containerd 2.1, CRI-O 1.33)
+    DropIn,
+}
+
+/// What happens to a pod whose rules are missing or damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Repair {
+    /// They are put right in place
+    Repair,
+    /// It is told: an event, a metric, a log line
+    Report,
+    /// Nobody looks
+    Off,
+}
+
+/// Where in the chain our entry stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Position {
+    /// Behind every other plugin.
+    Last,
+    /// Behind the last plugin of this type; behind all where there is none.
+    After(String),
+}
+
+/// A position that is none.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it must be `last`, or `after:TYPE` with the type of a plugin, such as `after:portmap`")]
+pub struct NoPosition;
+
+impl FromStr for Position {
+    type Err = NoPosition;
+
+    fn from_str(text: &str) -> Result<Self, NoPosition> {
+        match text.strip_prefix("after:") {
+            None if text == "last" => Ok(Self::Last),
+            Some(plugin) if !plugin.is_empty() && !plugin.contains('/') => Ok(Self::After(plugin.to_owned())),
+            _ => Err(NoPosition),
+        }
+    }
+}
+
+/// An address to serve at; `:PORT` is every address of both families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusAddress(pub SocketAddr);
+
+/// An address that is none.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it must be ADDRESS:PORT or :PORT, such as :15090, 127.0.0.1:15090 or [::1]:15090")]
+pub struct NoAddress;
+
+impl FromStr for StatusAddress {
+    type Err = NoAddress;
+
+    fn from_str(text: &str) -> Result<Self, NoAddress> {
+        let whole = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
+        whole.parse().map(Self).map_err(|_| NoAddress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions() {
+        assert_eq!("last".parse(), Ok(Position::Last));
+        assert_eq!("after:portmap".parse(), Ok(Position::After("portmap".to_owned())));
+        for wrong in ["", "first", "after:", "after", "after:../x", "Last"] {
+            assert_eq!(wrong.parse::<Position>(), Err(NoPosition), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn status_addresses() {
+        for (text, address) in
+            [(":15090", "[::]:15090"), ("127.0.0.1:1", "127.0.0.1:1"), ("[::1]:2", "[::1]:2")]
+        {
+            assert_eq!(text.parse::<StatusAddress>().unwrap().0.to_string(), address);
+        }
+        for wrong in ["", "15090", ":", ":70000", "localhost:1"] {
+            assert_eq!(wrong.parse::<StatusAddress>(), Err(NoAddress), "{wrong}");
+        }
+    }
+}

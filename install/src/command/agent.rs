@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `culvert-install agent`: stays on the node until SIGTERM.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Answer;
+use crate::Exit;
+use crate::cli::agent::AgentArgs;
+use crate::conflist::{Entry, EntryError};
+use crate::node::agent::{self, AgentError, Options};
+use crate::node::kube::Client;
+use crate::node::layout::{self, LayoutError};
+use crate::node::runtimes::read_bounded;
+
+/// The largest file of `--entry`, in bytes.
+const MAX_ENTRY: u64 = 64 << 10;
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The node cannot be found.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The file of the entry's keys cannot be read.
+    #[error("--entry {}: {source}", path.display())]
+    EntryFile {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The entry would not do, for each of these reasons.
+    #[error("--entry: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n--entry: "))]
+    Entry(Vec<EntryError>),
+    /// It cannot begin.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+}
+
+/// Runs until SIGTERM.
+pub fn run(args: &AgentArgs) -> Answer {
+    match try_run(args) {
+        Ok(()) => Answer::said("", Exit::Well),
+        Err(refusal @ Refusal::Agent(_)) => Answer::refused(&refusal, Exit::Attention),
+        Err(refusal) => Answer::refused(&refusal, Exit::Usage),
+    }
+}
+
+fn try_run(args: &AgentArgs) -> Result<(), Refusal> {
+    let AgentArgs {
+        paths,
+        mode,
+        position,
+        entry,
+        repair,
+        node_name,
+        hold_until_ready,
+        status_address,
+        service_account,
+    } = args;
+    let layout = layout::discover(paths)?;
+    let settings = entry
+        .as_ref()
+        .map(|path| {
+            read_bounded(path, MAX_ENTRY).map_err(|source| Refusal::EntryFile { path: path.clone(), source })
+        })
+        .transpose()?;
+    let entry = Entry::new(&paths.state_dir, settings.as_deref()).map_err(Refusal::Entry)?;
+    let options = Options {
+        paths: paths.clone(),
+        mode: *mode,
+        position: position.clone(),
+        entry,
+        repair: *repair,
+        node_name: node_name.clone(),
+        api_server: Client::in_cluster(service_account, |name| std::env::var(name).ok()).map(Arc::new),
+        hold_until_ready: hold_until_ready.clone(),
+        status_address: *status_address,
+    };
+    start_logging();
+    Ok(agent::run(options, layout)?)
+}
+
+/// One line an event to stderr, from level info up.
+fn start_logging() {
+    use tracing_subscriber::fmt;
+    let lines = fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    // A second start in one process, as in a test, changes nothing.
+    let _ = lines.with_max_level(tracing::Level::INFO).try_init();
+}

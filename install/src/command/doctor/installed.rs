@@ -1,0 +1,588 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an inventory means: whether the next pod is covered, what might undo that, and what to do. Pure.
+
+use super::diagnosis::{Check, Status};
+use crate::conflist::TYPE;
+use crate::node::inventory::{Cilium, Folder, Inventory, Network, Plugin, Used};
+use crate::node::neighbours;
+
+/// Pods that are named one by one.
+const MAX_NAMED: usize = 5;
+/// The first releases that hand annotations to plugins: containerd 1.5, CRI-O 1.28.
+const ANNOTATIONS_SINCE: [(&str, u32, u32); 2] = [("containerd", 1, 5), ("cri-o", 1, 28)];
+/// The first releases with libcni 1.3, which reads drop-in folders.
+const DROP_INS_SINCE: [(&str, u32, u32); 2] = [("containerd", 2, 1), ("cri-o", 1, 33)];
+
+/// Judges all of it, in the order in which a pod meets it.
+pub fn judge(inventory: &Inventory) -> Vec<Check> {
+    vec![
+        runtime(inventory),
+        network(inventory),
+        plugin(inventory),
+        entry(inventory),
+        neighbour(inventory),
+        agent(inventory),
+        pods(inventory),
+    ]
+}
+
+fn check(
+    name: &'static str,
+    status: Status,
+    found: impl Into<String>,
+    meaning: impl Into<String>,
+    action: Option<&str>,
+) -> Check {
+    Check { name, status, found: found.into(), meaning: meaning.into(), action: action.map(str::to_owned) }
+}
+
+/// Whether a runtime of this version came before one of `since`; `None`: nobody knows.
+fn is_older(version: &Result<(String, String), String>, since: &[(&str, u32, u32)]) -> Option<bool> {
+    let (name, version) = version.as_ref().ok()?;
+    let (_, major, minor) = since.iter().find(|(runtime, ..)| name.eq_ignore_ascii_case(runtime))?;
+    let mut parts = version.trim_start_matches('v').split('.').map(|part| part.parse::<u32>().ok());
+    Some((parts.next()??, parts.next()??) < (*major, *minor))
+}
+
+fn runtime(inventory: &Inventory) -> Check {
+    let Inventory { runtime, complaints, version, .. } = inventory;
+    let found = match version {
+        Ok((name, version)) => format!("{name} {version}; {runtime}"),
+        Err(why) => format!("{runtime}; not asked: {why}"),
+    };
+    if !complaints.is_empty() {
+        let meaning = format!("a part of its configuration cannot be read: {}", complaints.join("; "));
+        let action = "make it readable, or name the folders by --cni-conf-dir and --cni-bin-dir";
+        return check("runtime", Status::Degraded, found, meaning, Some(action));
+    }
+    match is_older(version, &ANNOTATIONS_SINCE) {
+        Some(true) => check(
+            "runtime",
+            Status::Degraded,
+            found,
+            "too old to hand pods' annotations to a plugin: the agent's socket is asked for each pod instead",
+            Some(
+                "upgrade to containerd 1.5 or CRI-O 1.28; until then run the agent with --node-name, and onUnknown deny",
+            ),
+        ),
+        Some(false) => check("runtime", Status::Ok, found, "hands pods' annotations to the plugin", None),
+        None => check(
+            "runtime",
+            Status::Absent,
+            found,
+            "whether it hands pods' annotations to the plugin is not known",
+            None,
+        ),
+    }
+}
+
+fn network(inventory: &Inventory) -> Check {
+    let Inventory { conf_dir, network, .. } = inventory;
+    let folder = conf_dir.display();
+    let missing = |found: String, meaning: &str, action: &str| {
+        check("network", Status::Missing, found, meaning, Some(action))
+    };
+    match network {
+        Network::Used(Used { name, chain, version: Ok(version), .. }) => check(
+            "network",
+            Status::Ok,
+            format!("{folder}/{name}: {}", chain.join(" → ")),
+            format!("the file that the runtime uses, cniVersion {version}"),
+            None,
+        ),
+        Network::Used(Used { name, version: Err(problem), .. }) => missing(
+            format!("{folder}/{name}"),
+            &problem.to_string(),
+            "upgrade the network plugin, or have it write a cniVersion from 0.3.0 to 1.1.0",
+        ),
+        Network::Empty => missing(
+            format!("{folder} holds no configuration"),
+            "no pod can start: the network plugin has not come yet, or writes elsewhere",
+            "look at the network plugin's DaemonSet; if it writes elsewhere, name the folder by --cni-conf-dir",
+        ),
+        Network::Broken { name, problem } => missing(
+            format!("{folder}/{name}: {problem}"),
+            "the runtime cannot load it, and takes no other: it works by what it loaded before, and by nothing after a restart",
+            "put the file right, or move it out of the folder",
+        ),
+        Network::Unreadable(problem) => missing(
+            format!("{folder}: {problem}"),
+            "nobody knows what the runtime uses",
+            "run doctor as root; if the folder is another, name it by --cni-conf-dir",
+        ),
+    }
+}
+
+/// The plugin that the runtime finds, and in which folder.
+fn placed(inventory: &Inventory) -> Option<(&Folder, &Plugin)> {
+    inventory.folders.iter().find_map(|folder| Some((folder, folder.plugin.as_ref()?)))
+}
+
+fn used(inventory: &Inventory) -> Option<&Used> {
+    match &inventory.network {
+        Network::Used(used) => Some(used),
+        Network::Empty | Network::Broken { .. } | Network::Unreadable(_) => None,
+    }
+}
+
+fn has_entry(inventory: &Inventory) -> bool {
+    used(inventory).is_some_and(|used| used.asks.is_some())
+}
+
+fn plugin(inventory: &Inventory) -> Check {
+    let folders = || {
+        let paths: Vec<_> =
+            inventory.folders.iter().map(|folder| folder.path.display().to_string()).collect();
+        paths.join(", ")
+    };
+    let Some((folder, Plugin { identity, is_executable, is_retired })) = placed(inventory) else {
+        let found = format!("not in {}", folders());
+        if has_entry(inventory) {
+            let meaning = "the network names a plugin that is not there: no pod can start, and none can go";
+            let action = "start the agent, which places it, or run `culvert-install uninstall`, which takes the name out";
+            return check("plugin", Status::Missing, found, meaning, Some(action));
+        }
+        return match inventory.folders.iter().find(|folder| folder.is_there) {
+            None => check(
+                "plugin",
+                Status::Missing,
+                format!("{found}: no such folder"),
+                "there is no place for it",
+                Some("name the folder that the runtime takes plugins from by --cni-bin-dir"),
+            ),
+            Some(Folder { is_writable: false, .. }) => check(
+                "plugin",
+                Status::Missing,
+                format!("{found}: mounted read-only"),
+                "it cannot be placed there",
+                Some(
+                    "have the runtime take plugins from a folder that can be written, and name it by --cni-bin-dir",
+                ),
+            ),
+            Some(Folder { is_executable: false, .. }) => check(
+                "plugin",
+                Status::Missing,
+                format!("{found}: mounted noexec"),
+                "it could not run from there",
+                Some(
+                    "have the runtime take plugins from a folder that programs run from, and name it by --cni-bin-dir",
+                ),
+            ),
+            Some(_) => check("plugin", Status::Absent, found, "culvert is not on this node", None),
+        };
+    };
+    let path = folder.path.join(TYPE);
+    let hash = identity.as_ref().map_or("unreadable", |identity| &identity.sha256[..12]);
+    let found = format!("{}, sha256 {hash}…", path.display());
+    if !is_executable || !folder.is_executable {
+        let meaning = "it cannot be run: no pod can start, and none can go";
+        let action = "start the agent, which puts it right; where the folder is mounted noexec, name another by --cni-bin-dir";
+        return check("plugin", Status::Missing, found, meaning, Some(action));
+    }
+    if *is_retired {
+        let meaning =
+            "retired by an uninstall: it redirects nobody, and goes with the last pod that was made with it";
+        let action = "nothing; `culvert-install uninstall` once more looks whether it can go";
+        return check("plugin", Status::Degraded, found, meaning, Some(action));
+    }
+    match (&inventory.source, identity) {
+        (Some(source), Some(identity)) if source != identity => check(
+            "plugin",
+            Status::Degraded,
+            found,
+            format!("another than the one beside this program (sha256 {}…)", &source.sha256[..12]),
+            Some("start the agent of this version, or run the doctor of the version that is installed"),
+        ),
+        _ => check("plugin", Status::Ok, found, "there, and it can be run", None),
+    }
+}
+
+fn entry(inventory: &Inventory) -> Check {
+    let Inventory { others, version, .. } = inventory;
+    let elsewhere = if others.is_empty() {
+        String::new()
+    } else {
+        format!("; {} also name it, which the runtime does not use", others.join(", "))
+    };
+    let is_placed = placed(inventory).is_some_and(|(_, plugin)| !plugin.is_retired);
+    let Some(used) = used(inventory) else {
+        let (found, meaning) = ("no file that it could stand in", "see network");
+        let status = if is_placed { Status::Missing } else { Status::Absent };
+        return check("entry", status, found, meaning, is_placed.then_some("put the network right first"));
+    };
+    let Used { name, chain, asks, drop_in, .. } = used;
+    let places: Vec<_> = (0..chain.len()).filter(|index| chain[*index] == TYPE).collect();
+    let degraded = |found: String, meaning: &str, action: &str| {
+        check("entry", Status::Degraded, found + &elsewhere, meaning, Some(action))
+    };
+    match (places.as_slice(), drop_in) {
+        ([], false) if !is_placed => check(
+            "entry",
+            Status::Absent,
+            format!("not in {name}{elsewhere}"),
+            "culvert is not on this node",
+            None,
+        ),
+        ([], false) => check(
+            "entry",
+            Status::Missing,
+            format!("not in {name}{elsewhere}"),
+            "the runtime does not call the plugin: onboarded pods start without rules",
+            Some("start the agent, which puts it in; if it runs, its log says who takes it out"),
+        ),
+        ([], true) if is_older(version, &DROP_INS_SINCE) == Some(true) => check(
+            "entry",
+            Status::Missing,
+            format!("in a drop-in beside {name}{elsewhere}"),
+            "this runtime's libcni reads no drop-ins: onboarded pods start without rules",
+            Some("run the agent with --mode chained, or upgrade to containerd 2.1 or CRI-O 1.33"),
+        ),
+        ([_], true) | ([_, _, ..], _) => degraded(
+            format!("more than once in {name} and its drop-ins"),
+            "the plugin is called for each: harmless, but not as it should be",
+            "start the agent, which leaves one",
+        ),
+        ([0], false) => degraded(
+            format!("the first of {name}"),
+            "it has nothing to redirect: there is no pod's network yet, so no pod can start",
+            "start the agent, which puts it behind the others",
+        ),
+        ([_], false) | ([], true) if *asks == Some(false) => degraded(
+            format!("in {name}, without the capability for annotations"),
+            "the runtime hands no annotations over: the agent's socket is asked for each pod",
+            "start the agent, which puts it right",
+        ),
+        ([_], false) => {
+            check("entry", Status::Ok, format!("in {name}{elsewhere}"), "the next pod is covered", None)
+        }
+        ([], true) => check(
+            "entry",
+            Status::Ok,
+            format!("in a drop-in beside {name}{elsewhere}"),
+            "the next pod is covered",
+            None,
+        ),
+    }
+}
+
+fn neighbour(inventory: &Inventory) -> Check {
+    let kind = used(inventory).and_then(|used| used.chain.first()).map(String::as_str).unwrap_or_default();
+    let found = if kind.is_empty() {
+        "no network plugin".to_owned()
+    } else {
+        format!("{kind} ({})", neighbours::name(kind))
+    };
+    if let Some(Cilium::Says { socket_lb: true, host_namespace_only: false }) = inventory.cilium {
+        return check(
+            "neighbour",
+            Status::Degraded,
+            format!("{found}; Cilium's socket load balancer works in pods"),
+            "it turns a service's address into a pod's before any rule sees it: the sidecar does not learn the service",
+            Some(
+                "set socketLB.hostNamespaceOnly to true in Cilium's Helm values (bpf-lb-sock-hostns-only in cilium-config)",
+            ),
+        );
+    }
+    if !inventory.renamed_by_cilium.is_empty() {
+        return check(
+            "neighbour",
+            Status::Degraded,
+            format!("{found}; Cilium renamed {} away", inventory.renamed_by_cilium.join(", ")),
+            "Cilium runs in exclusive mode: what others write into the folder it renames, and its own file it writes anew",
+            Some(neighbours::advice("cilium-cni")),
+        );
+    }
+    if inventory.cilium == Some(Cilium::Silent) {
+        return check(
+            "neighbour",
+            Status::Unknown,
+            format!("{found}; what it runs with cannot be read"),
+            "whether its socket load balancer works in pods is not known",
+            Some(
+                "see that bpf-lb-sock-hostns-only is \"true\" in ConfigMap cilium-config, or run doctor as root on the node",
+            ),
+        );
+    }
+    check(
+        "neighbour",
+        if kind.is_empty() { Status::Absent } else { Status::Ok },
+        found,
+        "nothing known against it",
+        None,
+    )
+}
+
+fn agent(inventory: &Inventory) -> Check {
+    let Inventory { agent, left, .. } = inventory;
+    match (agent, left, has_entry(inventory)) {
+        (true, true, _) => check(
+            "agent",
+            Status::Degraded,
+            "runs, and leaves this node alone since an uninstall",
+            "pods are not covered",
+            Some("delete its DaemonSet, or restart it to bring culvert back"),
+        ),
+        (true, false, _) => check("agent", Status::Ok, "runs", "what is taken away is put back", None),
+        (false, _, true) => check(
+            "agent",
+            Status::Degraded,
+            "does not run",
+            "pods are covered, but nobody puts back what is taken away, and nobody repairs",
+            Some("start culvert-install agent: the chart's DaemonSet does"),
+        ),
+        (false, _, false) => {
+            check("agent", Status::Absent, "does not run", "culvert is not on this node", None)
+        }
+    }
+}
+
+fn pods(inventory: &Inventory) -> Check {
+    match inventory.unknown.as_deref() {
+        None => check(
+            "pods",
+            Status::Absent,
+            "no agent to ask",
+            "how this node's pods are is told by status",
+            None,
+        ),
+        Some([]) => check(
+            "pods",
+            Status::Ok,
+            "of each is known whether it is onboarded",
+            "how each one is: culvert-install status",
+            None,
+        ),
+        Some(pods) => {
+            let more = pods.len().saturating_sub(MAX_NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let named = pods.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
+            check(
+                "pods",
+                Status::Degraded,
+                format!("let through unknown: {named}{more}"),
+                "the runtime passed no annotations and nobody else knew them: by onUnknown allow they run without rules",
+                Some(
+                    "see status for each; to keep such pods from starting, set onUnknown to deny in --entry's file",
+                ),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conflist::Invalid;
+    use crate::node::binary::Identity;
+
+    fn identity(byte: &str) -> Identity {
+        Identity { sha256: byte.repeat(32), size: 1 }
+    }
+
+    fn well() -> Inventory {
+        let plugin = Plugin { identity: Some(identity("ab")), is_executable: true, is_retired: false };
+        Inventory {
+            runtime: "containerd, /etc/containerd/config.toml".to_owned(),
+            complaints: vec![],
+            version: Ok(("containerd".to_owned(), "1.7.2".to_owned())),
+            conf_dir: "/etc/cni/net.d".into(),
+            network: Network::Used(Used {
+                name: "10-calico.conflist".to_owned(),
+                chain: ["calico", "portmap", TYPE].map(str::to_owned).to_vec(),
+                version: Ok("0.3.1".to_owned()),
+                asks: Some(true),
+                drop_in: false,
+            }),
+            others: vec![],
+            renamed_by_cilium: vec![],
+            folders: vec![Folder {
+                path: "/opt/cni/bin".into(),
+                is_there: true,
+                is_executable: true,
+                is_writable: true,
+                plugin: Some(plugin),
+            }],
+            source: Some(identity("ab")),
+            cilium: None,
+            agent: true,
+            left: false,
+            unknown: Some(vec![]),
+        }
+    }
+
+    fn used(inventory: &mut Inventory) -> &mut Used {
+        match &mut inventory.network {
+            Network::Used(used) => used,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn without_culvert(inventory: &mut Inventory) {
+        inventory.folders[0].plugin = None;
+        inventory.agent = false;
+        inventory.unknown = None;
+        let used = used(inventory);
+        used.asks = None;
+        used.chain.pop();
+    }
+
+    fn plugin(inventory: &mut Inventory) -> &mut Plugin {
+        inventory.folders[0].plugin.as_mut().unwrap()
+    }
+
+    #[test]
+    fn a_node_that_is_well_and_one_without_culvert_need_nothing() {
+        let mut bare = well();
+        without_culvert(&mut bare);
+        for (name, inventory) in [("well", well()), ("bare", bare)] {
+            let checks = judge(&inventory);
+            insta::assert_snapshot!(
+                name,
+                checks
+                    .iter()
+                    .map(|c| format!("{:9} {:?}: {} ({})\n", c.name, c.status, c.found, c.meaning))
+                    .collect::<String>()
+            );
+            for check in checks {
+                assert!(!check.status.needs_attention(), "{name}: {check:?}");
+            }
+        }
+    }
+
+    /// What is changed, the check that tells it, how bad it is, and words that its reader needs.
+    type Row = (&'static str, fn(&mut Inventory), &'static str, Status, &'static str);
+
+    const ROWS: [Row; 26] = [
+        (
+            "old containerd",
+            |i| i.version = Ok(("containerd".into(), "1.4.13".into())),
+            "runtime",
+            Status::Degraded,
+            "1.5",
+        ),
+        (
+            "old CRI-O",
+            |i| i.version = Ok(("cri-o".into(), "1.27.1".into())),
+            "runtime",
+            Status::Degraded,
+            "1.28",
+        ),
+        ("new CRI-O", |i| i.version = Ok(("cri-o".into(), "1.31.0".into())), "runtime", Status::Ok, "hands"),
+        ("unreadable", |i| i.complaints = vec!["x.toml: no".into()], "runtime", Status::Degraded, "x.toml"),
+        ("empty", |i| i.network = Network::Empty, "network", Status::Missing, "not come yet"),
+        (
+            "broken",
+            |i| i.network = Network::Broken { name: "00-x.conf".into(), problem: "half".into() },
+            "network",
+            Status::Missing,
+            "00-x.conf",
+        ),
+        (
+            "unreadable folder",
+            |i| i.network = Network::Unreadable("no".into()),
+            "network",
+            Status::Missing,
+            "as root",
+        ),
+        (
+            "a version",
+            |i| used(i).version = Err(Invalid::Version("0.2.0".into())),
+            "network",
+            Status::Missing,
+            "0.2.0",
+        ),
+        (
+            "no plugin",
+            |i| i.folders[0].plugin = None,
+            "plugin",
+            Status::Missing,
+            "no pod can start, and none can go",
+        ),
+        ("not executable", |i| plugin(i).is_executable = false, "plugin", Status::Missing, "cannot be run"),
+        ("noexec", |i| i.folders[0].is_executable = false, "plugin", Status::Missing, "noexec"),
+        ("retired", |i| plugin(i).is_retired = true, "plugin", Status::Degraded, "goes with the last pod"),
+        ("another", |i| i.source = Some(identity("cd")), "plugin", Status::Degraded, "cdcdcdcdcdcd"),
+        (
+            "read-only",
+            |i| {
+                without_culvert(i);
+                i.folders[0].is_writable = false;
+            },
+            "plugin",
+            Status::Missing,
+            "read-only",
+        ),
+        (
+            "no entry",
+            |i| {
+                used(i).chain.pop();
+                used(i).asks = None;
+            },
+            "entry",
+            Status::Missing,
+            "start without rules",
+        ),
+        ("twice", |i| used(i).chain.push(TYPE.into()), "entry", Status::Degraded, "more than once"),
+        (
+            "first",
+            |i| used(i).chain = vec![TYPE.into(), "calico".into()],
+            "entry",
+            Status::Degraded,
+            "behind the others",
+        ),
+        ("no capability", |i| used(i).asks = Some(false), "entry", Status::Degraded, "capability"),
+        (
+            "a drop-in that nobody reads",
+            |i| {
+                used(i).chain.pop();
+                used(i).drop_in = true;
+            },
+            "entry",
+            Status::Missing,
+            "--mode chained",
+        ),
+        ("elsewhere too", |i| i.others = vec!["05-x.conflist".into()], "entry", Status::Ok, "05-x.conflist"),
+        (
+            "socket load balancer",
+            |i| i.cilium = Some(Cilium::Says { socket_lb: true, host_namespace_only: false }),
+            "neighbour",
+            Status::Degraded,
+            "hostNamespaceOnly",
+        ),
+        (
+            "socket load balancer, host only",
+            |i| i.cilium = Some(Cilium::Says { socket_lb: true, host_namespace_only: true }),
+            "neighbour",
+            Status::Ok,
+            "nothing known",
+        ),
+        (
+            "exclusive",
+            |i| i.renamed_by_cilium = vec!["10-x.conflist.cilium_bak".into()],
+            "neighbour",
+            Status::Degraded,
+            "cni.exclusive",
+        ),
+        ("left", |i| i.left = true, "agent", Status::Degraded, "restart it"),
+        ("no agent", |i| i.agent = false, "agent", Status::Degraded, "DaemonSet"),
+        ("unknown pods", |i| i.unknown = Some(vec!["a/b".into(); 7]), "pods", Status::Degraded, "and 2 more"),
+    ];
+
+    #[test]
+    fn what_is_wrong_is_told_by_the_check_that_is_about_it() {
+        for (name, change, of, status, words) in ROWS {
+            let mut inventory = well();
+            change(&mut inventory);
+            let check = judge(&inventory).into_iter().find(|check| check.name == of).unwrap();
+            assert_eq!(check.status, status, "{name}: {check:?}");
+            let said =
+                format!("{} {} {}", check.found, check.meaning, check.action.clone().unwrap_or_default());
+            assert!(said.contains(words), "{name}: {said}");
+            assert_eq!(
+                check.action.is_some(),
+                check.status.needs_attention(),
+                "{name}: what to do: {check:?}"
+            );
+        }
+    }
+}

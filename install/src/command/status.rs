@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `culvert-install status`: each pod of this node. The agent is asked; where none answers, this command looks for itself.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use culvert_cni::agent::{Answer as Answered, Request, client};
+use culvert_cni::attachment::Records;
+use culvert_cni::redirect::repair::{Mode, State as Redirect};
+
+use super::Answer;
+use super::table::table;
+use crate::Exit;
+use crate::cli::{Output, StatusArgs};
+use crate::conflist::{Choice, Conflist, MAX_BYTES, TYPE, effective, effective::is_loaded};
+use crate::node::clock::rfc3339;
+use crate::node::cri::Network;
+use crate::node::layout::{self, Layout};
+use crate::node::runtimes::read_bounded;
+use crate::node::status::{Row, State, Status, Table};
+use crate::node::verify::{self, Defaults, Found, Look, Subject, Task, Wanted};
+
+/// How long the agent has for its answer: it only has to write down what it knows.
+const AGENT_WITHIN: Duration = Duration::from_secs(2);
+/// Files of a folder of configurations that are read.
+const MAX_FILES: usize = 200;
+
+/// Asks, or looks.
+pub fn run(args: &StatusArgs) -> Answer {
+    let StatusArgs { paths, output } = args;
+    let layout = match layout::discover(paths) {
+        Ok(layout) => layout,
+        Err(refusal) => return Answer::refused(&refusal, Exit::Usage),
+    };
+    let status = match of_agent(&layout.at(&layout.agent_socket())) {
+        Ok(status) => status,
+        Err(why) => match look(&layout) {
+            Ok(status) => Status { problem: status.problem.or(Some(why)), ..status },
+            Err(error) => {
+                return Answer::refused(
+                    &format!("{why}; and this command cannot look: {error}"),
+                    Exit::Attention,
+                );
+            }
+        },
+    };
+    let well = status.pods.iter().all(|row| !row.needs_attention()) && status.left_out == 0;
+    let exit = if well { Exit::Well } else { Exit::Attention };
+    Answer::said(
+        match output {
+            Output::Text => text(&status),
+            Output::Json => json(&status),
+        },
+        exit,
+    )
+}
+
+fn of_agent(socket: &Path) -> Result<Status, String> {
+    match client::ask(socket, &Request::Status {}, AGENT_WITHIN) {
+        Ok(Answered::Status(status)) => serde_json::from_value(status)
+            .map_err(|error| format!("the agent's answer cannot be read: {error}")),
+        Ok(_) => Err("the agent does not say how pods are: it is of another version".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The same list as an agent's, with one look at each pod, which changes nothing.
+fn look(layout: &Layout) -> std::io::Result<Status> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (defaults, mut problem) = match defaults(layout) {
+        Ok(defaults) => (defaults, None),
+        Err(problem) => (Defaults::default(), Some(problem)),
+    };
+    let records = Records::new(&layout.at(&layout.attachments())).all()?;
+    let (listed_by, subjects) = runtime.block_on(async {
+        let (listed_by, sandboxes, mut cri) = match verify::sandboxes(layout).await {
+            Ok(Some((cri, sandboxes))) => ("the container runtime", Some(sandboxes), Some(cri)),
+            Ok(None) => ("the attachments' records", None, None),
+            Err(error) => {
+                problem = Some(error.to_string());
+                ("the attachments' records", None, None)
+            }
+        };
+        let mut found = Vec::new();
+        for subject in verify::subjects(sandboxes, records, &defaults) {
+            let network = match (&subject.wanted, cri.as_mut()) {
+                (Wanted::Redirect(..), Some(cri)) => match cri.network(&subject.id).await {
+                    Err(error) if error.is_gone() => continue,
+                    other => other.unwrap_or_default(),
+                },
+                _ => Network::default(),
+            };
+            found.push((subject, network));
+        }
+        (listed_by, found)
+    });
+    let table = Table::default();
+    table.listed(listed_by.to_owned(), problem, |_| true);
+    for (subject, network) in subjects {
+        table.set(looked_at(layout, subject, network));
+    }
+    Ok(Status { agent: false, ..table.status() })
+}
+
+fn looked_at(layout: &Layout, subject: Subject, network: Network) -> Row {
+    let row = verify::row(&subject, &network, None);
+    let Wanted::Redirect(policy, setting) = &subject.wanted else { return row };
+    if network.of_node {
+        return row;
+    }
+    let (task, setting) = (Task::Check(policy.clone(), Mode::Report), setting.clone());
+    let look = Look {
+        root: layout.root.clone(),
+        records: layout.at(&layout.attachments()),
+        network_name: None,
+        subject,
+        network,
+        seen: None,
+        task,
+    };
+    let verified = Some(rfc3339(SystemTime::now()));
+    match look.run() {
+        Ok((_, Found::Checked(checked))) => match checked.state {
+            Redirect::Well(engine) => Row {
+                state: State::Redirected,
+                engine: Some(engine.name().to_owned()),
+                verified,
+                reason: setting,
+                ..row
+            },
+            Redirect::Differs(lines) => {
+                Row { state: State::Damaged, verified, reason: lines.join("; "), ..row }
+            }
+            Redirect::Anothers(owner) => Row {
+                state: State::Damaged,
+                verified,
+                reason: format!("its rules were written for another: {owner}"),
+                ..row
+            },
+            // Not in a look that only reports.
+            Redirect::Repaired(_) => row,
+        },
+        Ok((_, Found::Pulse(_))) => row,
+        Err(error) => Row { reason: error.to_string(), ..row },
+    }
+}
+
+/// What the entry in the runtime's own file says.
+fn defaults(layout: &Layout) -> Result<Defaults, String> {
+    let folder = layout.at(&layout.conf_dir);
+    let failed = |error: std::io::Error| format!("{}: {error}", layout.conf_dir.display());
+    let names =
+        folder.read_dir().map_err(failed)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let files: Vec<(String, String)> = names
+        .filter(|name| is_loaded(name))
+        .take(MAX_FILES)
+        .filter_map(|name| Some((name.clone(), read_bounded(&folder.join(&name), MAX_BYTES).ok()?)))
+        .collect();
+    let none = || {
+        format!(
+            "no entry of culvert-cni is effective in {}: new pods are not redirected",
+            layout.conf_dir.display()
+        )
+    };
+    let Choice::File { name, .. } = effective(&files, &layout.loader) else { return Err(none()) };
+    let text =
+        files.iter().find(|(file, _)| *file == name).map(|(_, text)| text.as_str()).unwrap_or_default();
+    let conflist = Conflist::parse(text).map_err(|_| none())?;
+    let index = conflist.plugins.iter().position(|plugin| plugin.kind == TYPE).ok_or_else(none)?;
+    Defaults::of_entry(conflist.plugin(index).unwrap_or_default())
+}
+
+/// A table, and below it what the table cannot say.
+fn text(status: &Status) -> String {
+    let Status { node, agent, listed_by, problem, api_server, pods, left_out } = status;
+    let rows: Vec<[String; 6]> = pods
+        .iter()
+        .map(|row| {
+            let Row { pod, sandbox: _, onboarded, engine, state, verified, repairs: _, reason } = row;
+            let (engine, verified) = (engine.clone(), verified.clone());
+            [
+                pod.clone(),
+                onboarded.as_str().to_owned(),
+                state.as_str().to_owned(),
+                engine.unwrap_or_else(|| "-".to_owned()),
+                verified.unwrap_or_else(|| "never".to_owned()),
+                printable(reason),
+            ]
+        })
+        .collect();
+    let mut out = table(["POD", "ONBOARDED", "STATE", "ENGINE", "VERIFIED", "REASON"], &rows);
+    // Writing to a String does not fail.
+    let mut line = |text: String| {
+        let _ = writeln!(out, "{text}");
+    };
+    line(String::new());
+    let attention = pods.iter().filter(|row| row.needs_attention()).count();
+    let node = node.as_ref().map(|node| format!(" of {node}")).unwrap_or_default();
+    let by = listed_by.as_deref().unwrap_or("nobody yet");
+    line(format!("{} pods{node}, listed by {by}; {attention} need attention.", pods.len() + left_out));
+    if *left_out > 0 {
+        line(format!("{left_out} pods found no room in this list."));
+    }
+    if !agent {
+        line("No agent answers here: this command looked for itself, and changed nothing.".to_owned());
+    }
+    for (what, problem) in [("the list", problem), ("the API server", api_server)] {
+        if let Some(problem) = problem {
+            line(format!("{what}: {}", printable(problem)));
+        }
+    }
+    out
+}
+
+/// Nothing that moves a terminal's cursor; reasons hold what pods say of themselves.
+fn printable(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+/// One JSON document.
+fn json(status: &Status) -> String {
+    let mut out = serde_json::to_string_pretty(status).expect("strings and numbers only");
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::status::Onboarded;
+
+    fn row(pod: &str, onboarded: Onboarded, state: State, reason: &str) -> Row {
+        Row {
+            pod: pod.to_owned(),
+            sandbox: format!("id-of-{pod}"),
+            onboarded,
+            engine: (state == State::Redirected).then(|| "nftables".to_owned()),
+            state,
+            verified: (onboarded == Onboarded::Yes).then(|| "2026-11-21T21:59:59Z".to_owned()),
+            repairs: 0,
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn status() -> Status {
+        Status {
+            node: Some("worker-1".to_owned()),
+            agent: true,
+            listed_by: Some("the container runtime".to_owned()),
+            pods: vec![
+                row("shop/batch", Onboarded::No, State::Direct, "not onboarded"),
+                row("shop/old", Onboarded::Yes, State::Damaged, "chain inbound is missing\u{1b}[2J"),
+                row("shop/web-0", Onboarded::Yes, State::Redirected, "culvert.dev/redirect"),
+                row("tools/x", Onboarded::Unknown, State::Unknown, "annotations unknown, onUnknown is allow"),
+            ],
+            api_server: Some("cannot reach the API server at 10.0.0.1:443: timed out".to_owned()),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn a_node_with_pods_of_each_kind() {
+        insta::assert_snapshot!("text", text(&status()));
+        insta::assert_snapshot!("json", json(&status()));
+        let alone = Status { agent: false, problem: Some("no socket".to_owned()), pods: vec![], ..status() };
+        insta::assert_snapshot!("alone", text(&alone));
+    }
+
+    #[test]
+    fn a_pod_that_nobody_knows_needs_attention() {
+        let attention: Vec<_> = status().pods.iter().map(Row::needs_attention).collect();
+        assert_eq!(attention, [false, true, false, true]);
+    }
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A configuration as libcni reads it, and where in its text each plugin stands.
+
+use std::ops::Range;
+
+use culvert_cni::protocol::{CniVersion, Fields};
+use serde_json::value::RawValue;
+
+/// Why libcni would not load a file, or we could not edit it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// No JSON object; half a file among others.
+    #[error("it is no JSON object: {0}")]
+    Json(String),
+    /// A key that libcni needs.
+    #[error("its key {0:?} is missing or empty")]
+    Missing(&'static str),
+    /// A key with a value of another kind.
+    #[error("its key {key:?}: {problem}")]
+    Key {
+        /// Which.
+        key: &'static str,
+        /// The parser's word.
+        problem: String,
+    },
+    /// A plugin without a type.
+    #[error("plugin {0} of its list has no type")]
+    NoType(usize),
+    /// A version in which our plugin would refuse every pod.
+    #[error(
+        "its cniVersion is {0}: culvert-cni speaks 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0, and would refuse every pod"
+    )]
+    Version(String),
+}
+
+/// A list of plugins: a `.conflist`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflist<'a> {
+    /// The whole file.
+    pub text: &'a str,
+    /// The network's name.
+    pub name: String,
+    /// As the file says it, if it does.
+    pub cni_version: Option<String>,
+    /// Further versions that a runtime may choose from.
+    pub cni_versions: Vec<String>,
+    /// Whether libcni 1.3 and later reads no drop-in folder for this network.
+    pub inlined_only: bool,
+    /// The plugins, in their order; never empty.
+    pub plugins: Vec<Plugin>,
+}
+
+/// One plugin of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plugin {
+    /// Its type: the name of its binary.
+    pub kind: String,
+    /// Where its object stands in the text, in bytes.
+    pub span: Range<usize>,
+}
+
+/// One plugin alone: a `.conf`, or a `.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conf<'a> {
+    /// The object, without white space around it.
+    pub object: &'a str,
+    /// The network's name.
+    pub name: String,
+    /// As the file says it, if it does.
+    pub cni_version: Option<String>,
+    /// The plugin's type.
+    pub kind: String,
+}
+
+impl<'a> Conflist<'a> {
+    /// Reads a list as libcni does: a key that stands twice counts where it stands last.
+    pub fn parse(text: &'a str) -> Result<Self, Invalid> {
+        let fields = fields(text)?;
+        let raw = fields.last("plugins").ok_or(Invalid::Missing("plugins"))?;
+        let elements: Vec<&RawValue> = serde_json::from_str(raw.get())
+            .map_err(|error| Invalid::Key { key: "plugins", problem: error.to_string() })?;
+        let mut plugins = Vec::new();
+        for (index, element) in elements.into_iter().enumerate() {
+            let kind =
+                self::fields(element.get()).ok().and_then(|fields| fields.string("type").ok().flatten());
+            let kind = kind.filter(|kind| !kind.is_empty()).ok_or(Invalid::NoType(index))?;
+            let start = offset(text, element.get());
+            plugins.push(Plugin { kind, span: start..start + element.get().len() });
+        }
+        if plugins.is_empty() {
+            return Err(Invalid::Missing("plugins"));
+        }
+        // libcni takes a bool or its name as a string.
+        let inlined_only = fields
+            .last("loadOnlyInlinedPlugins")
+            .is_some_and(|raw| matches!(raw.get(), "true" | "\"true\"" | "\"True\"" | "\"TRUE\""));
+        let cni_versions = match fields.last("cniVersions") {
+            None => Vec::new(),
+            Some(raw) => serde_json::from_str(raw.get())
+                .map_err(|error| Invalid::Key { key: "cniVersions", problem: error.to_string() })?,
+        };
+        let (name, cni_version) = (fields.name()?, fields.string("cniVersion")?);
+        Ok(Self { text, name, cni_version, cni_versions, inlined_only, plugins })
+    }
+
+    /// Whether our plugin speaks the version that a runtime will choose: the newest of those that are named.
+    pub fn speakable(&self) -> Result<(), Invalid> {
+        let named = self.cni_version.iter().chain(&self.cni_versions);
+        speakable(named.max_by_key(|version| ordered(version)).map(String::as_str))
+    }
+
+    /// The types, in their order.
+    pub fn kinds(&self) -> Vec<&str> {
+        self.plugins.iter().map(|plugin| plugin.kind.as_str()).collect()
+    }
+
+    /// A plugin's own text.
+    pub fn plugin(&self, index: usize) -> Option<&'a str> {
+        self.text.get(self.plugins.get(index)?.span.clone())
+    }
+}
+
+impl<'a> Conf<'a> {
+    /// Reads a single plugin's configuration as libcni does.
+    pub fn parse(text: &'a str) -> Result<Self, Invalid> {
+        let fields = fields(text)?;
+        let kind = fields.string("type")?.filter(|kind| !kind.is_empty()).ok_or(Invalid::Missing("type"))?;
+        let object = text.trim_matches([' ', '\t', '\r', '\n']);
+        Ok(Self { object, name: fields.name()?, cni_version: fields.string("cniVersion")?, kind })
+    }
+}
+
+/// Fails where `version` is none of our plugin's; none is 0.2.0 or older, which has no chains.
+pub(super) fn speakable(version: Option<&str>) -> Result<(), Invalid> {
+    match version {
+        Some(version) if CniVersion::parse(version).is_some() => Ok(()),
+        other => Err(Invalid::Version(other.unwrap_or("missing").to_owned())),
+    }
+}
+
+/// `1.10.0` behind `1.9.0`; what is no version stands in front.
+fn ordered(version: &str) -> Vec<u32> {
+    version.split('.').map_while(|part| part.parse().ok()).collect()
+}
+
+/// Where `part` of `text` begins. The parser hands out parts of what it was given.
+fn offset(text: &str, part: &str) -> usize {
+    part.as_ptr() as usize - text.as_ptr() as usize
+}
+
+struct Object<'a>(Vec<(String, &'a RawValue)>);
+
+fn fields(text: &str) -> Result<Object<'_>, Invalid> {
+    match serde_json::from_str(text) {
+        Ok(Fields(fields)) => Ok(Object(fields)),
+        Err(error) => Err(Invalid::Json(error.to_string())),
+    }
+}
+
+impl<'a> Object<'a> {
+    fn last(&self, key: &str) -> Option<&'a RawValue> {
+        self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| *value)
+    }
+
+    fn string(&self, key: &'static str) -> Result<Option<String>, Invalid> {
+        let Some(raw) = self.last(key) else { return Ok(None) };
+        serde_json::from_str(raw.get()).map_err(|error| Invalid::Key { key, problem: error.to_string() })
+    }
+
+    fn name(&self) -> Result<String, Invalid> {
+        self.string("name")?.filter(|name| !name.is_empty()).ok_or(Invalid::Missing("name"))
+    }
+}

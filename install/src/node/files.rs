@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Files of others, replaced whole: a reader sees the old one or the new one, after a power cut too.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+/// What ends the name of every unfinished file of ours: no runtime loads it.
+const UNFINISHED: &str = ".culvert-unfinished";
+
+/// What became of a replacement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replaced {
+    /// The new file is there.
+    Done,
+    /// Somebody else was quicker: their file stays.
+    Overtaken,
+}
+
+/// Changes whenever a file does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    mode: u32,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// That of a file.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            mode: metadata.mode(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// A file beside `path` that becomes it. Dropped without that, it goes.
+#[derive(Debug)]
+pub struct Unfinished {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Unfinished {
+    /// Writes `bytes` to the disk. Mode and owner are those of `like`, else `mode` and our own.
+    pub fn write(path: &Path, bytes: &[u8], like: Option<&Metadata>, mode: u32) -> io::Result<Self> {
+        let unfinished = Self { temporary: beside(path)?, path: path.to_owned() };
+        // Left by a run of ours that was killed, with our own number after a restart in a container.
+        remove_if_there(&unfinished.temporary)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished.temporary)?;
+        file.write_all(bytes)?;
+        if let Some(like) = like {
+            let own = file.metadata()?;
+            if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
+                fchown(&file, Some(like.uid()), Some(like.gid()))?;
+            }
+        }
+        let mode = like.map_or(mode, |like| like.mode() & 0o7777);
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        Ok(unfinished)
+    }
+
+    /// Where it lies until then.
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Becomes the file, whatever is there.
+    pub fn replace(self) -> io::Result<()> {
+        fs::rename(&self.temporary, &self.path)?;
+        sync_folder_of(&self.path)
+    }
+
+    /// Becomes the file if that still holds `expected`. The two change places first, so that what somebody else wrote in
+    /// between is found, not lost, and put back.
+    pub fn replace_if(self, expected: &[u8]) -> io::Result<Replaced> {
+        if !holds(&self.path, expected) {
+            return Ok(Replaced::Overtaken);
+        }
+        match self.exchange() {
+            Ok(()) => {
+                if !holds(&self.temporary, expected) {
+                    self.exchange()?;
+                    return Ok(Replaced::Overtaken);
+                }
+                fs::remove_file(&self.temporary)?;
+            }
+            // A file system that cannot: what is left is the moment between the look above and this.
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+                fs::rename(&self.temporary, &self.path)?
+            }
+            Err(Errno::ENOENT) => return Ok(Replaced::Overtaken),
+            Err(errno) => return Err(errno.into()),
+        }
+        sync_folder_of(&self.path)?;
+        Ok(Replaced::Done)
+    }
+
+    fn exchange(&self) -> nix::Result<()> {
+        renameat2(AT_FDCWD, &self.temporary, AT_FDCWD, &self.path, RenameFlags::RENAME_EXCHANGE)
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // After a rename there is none; after an error another run of ours clears it away.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// `.NAME.PID.culvert-unfinished` in the same folder: a rename from another folder is not noticed by containerd.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}{UNFINISHED}", std::process::id()));
+    Ok(path.with_file_name(temporary))
+}
+
+fn holds(path: &Path, expected: &[u8]) -> bool {
+    fs::read(path).is_ok_and(|bytes| bytes == expected)
+}
+
+/// Removes what runs of ours that were killed left in `folder`. Only while no other one is at work there.
+pub fn clear_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(UNFINISHED)) {
+            remove_if_there(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a change of names in the folder of `path` outlive a power cut.
+pub fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?.sync_all()
+}
+
+/// Removes a file; `false`: it was not there.
+pub fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mode_and_owner_are_kept_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("10-a.conflist");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::chown(&path, Some(7), Some(8)).unwrap();
+        let like = fs::metadata(&path).unwrap();
+        let new = Unfinished::write(&path, b"new", Some(&like), 0o644).unwrap();
+        assert_eq!(new.replace_if(b"old").unwrap(), Replaced::Done);
+        let now = fs::metadata(&path).unwrap();
+        assert_eq!((now.mode() & 0o7777, now.uid(), now.gid()), (0o640, 7, 8));
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_in_between_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("10-a.conflist");
+        fs::write(&path, "old").unwrap();
+        let new = Unfinished::write(&path, b"new", None, 0o644).unwrap();
+        fs::write(&path, "theirs").unwrap();
+        assert_eq!(new.replace_if(b"old").unwrap(), Replaced::Overtaken);
+        assert_eq!(fs::read(&path).unwrap(), b"theirs");
+        let new = Unfinished::write(&path, b"new", None, 0o644).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(new.replace_if(b"theirs").unwrap(), Replaced::Overtaken);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_cleared_away_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [".10-a.conflist.77.culvert-unfinished", "10-a.conflist", ".hidden"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        clear_unfinished(folder.path()).unwrap();
+        let mut names: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort_unstable();
+        assert_eq!(names, [".hidden", "10-a.conflist"]);
+    }
+}

@@ -1,0 +1,618 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the node agent and `uninstall` do to a node's files (contract §7): they stay, they come back, and nothing else changes.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use culvert_tests::binaries::Binaries;
+use culvert_tests::eventually;
+use culvert_tests::mounted::{CONFIGURATIONS, Kept, Mounted, MountedAgent, PLUGINS, has_entry};
+use culvert_tests::until::until_some;
+
+/// What the contract leaves the agent to put things right.
+const HEALS_WITHIN: Duration = Duration::from_secs(1);
+/// A list as many primaries write it.
+const LIST: &str = "{\n  \"name\": \"net\",\n  \"cniVersion\": \"0.3.1\",\n  \"plugins\": [\n    { \"type\": \"bridge\" }\n  ]\n}\n";
+/// The same as one plugin.
+const SINGLE: &str = "{ \"name\": \"net\", \"cniVersion\": \"0.3.1\", \"type\": \"bridge\" }\n";
+/// The primary's list.
+const NAME: &str = "10-net.conflist";
+
+fn with_list() -> Result<Mounted> {
+    let node = Mounted::new()?;
+    fs::write(node.configuration(NAME), LIST)?;
+    Ok(node)
+}
+
+/// The samples, each a folder with one file.
+fn samples() -> Result<Vec<(String, String, Vec<u8>)>> {
+    let mut samples = Vec::new();
+    for folder in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("conflists"))? {
+        let folder = folder?;
+        if !folder.file_type()?.is_dir() {
+            continue;
+        }
+        let file = fs::read_dir(folder.path())?.next().context("an empty sample")??;
+        let name = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
+        samples.push((name(folder.file_name()), name(file.file_name()), fs::read(file.path())?));
+    }
+    ensure!(samples.len() >= 9, "only {} samples", samples.len());
+    Ok(samples)
+}
+
+#[test]
+fn every_primarys_folder_is_as_it_was_after_the_round_trip() -> Result<()> {
+    for (index, (whose, name, bytes)) in samples()?.into_iter().enumerate() {
+        let node = Mounted::new()?;
+        let path = node.configuration(&name);
+        fs::write(&path, &bytes)?;
+        fs::set_permissions(&path, Permissions::from_mode([0o600, 0o644, 0o640][index % 3]))?;
+        chown(&path, Some(7), Some(8))?;
+        // Neighbours in the folder that are none of our business.
+        fs::write(
+            node.configuration("99-loopback.conf"),
+            "{\"name\":\"lo\",\"type\":\"loopback\",\"cniVersion\":\"0.3.1\"}",
+        )?;
+        fs::write(node.configuration("calico-kubeconfig"), "a secret")?;
+        let before = node.kept(CONFIGURATIONS)?;
+
+        let agent = node.agent(&[])?.ready().with_context(|| whose.clone())?;
+        let stem = name.rsplit_once('.').map_or("", |(stem, _)| stem);
+        let list = node.configuration(&format!("{stem}.conflist"));
+        ensure!(has_entry(&list), "{whose}: no entry in {}", list.display());
+        let kept = node.kept(CONFIGURATIONS)?;
+        let now = kept.iter().find(|kept| kept.name == format!("{stem}.conflist")).context("no list")?;
+        let then = before.iter().find(|kept| kept.name == name).context("no file")?;
+        assert_eq!((now.mode, now.owner), (then.mode, then.owner), "{whose}");
+        agent.terminate()?;
+        assert_eq!(node.kept(CONFIGURATIONS)?, kept, "{whose}: SIGTERM removes nothing");
+
+        node.uninstall()?;
+        assert_eq!(node.kept(CONFIGURATIONS)?, before, "{whose}");
+        assert_eq!(node.kept(PLUGINS)?, [], "{whose}");
+        assert!(!node.at("run/culvert").exists(), "{whose}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_others_changed_meanwhile_stays_changed() -> Result<()> {
+    let node = with_list()?;
+    let agent = node.agent(&[])?.ready()?;
+    let theirs =
+        fs::read_to_string(node.configuration(NAME))?.replace("\"name\": \"net\"", "\"name\": \"other\"");
+    fs::write(node.configuration(NAME), &theirs)?;
+    agent.terminate()?;
+    // Cilium's exclusive mode keeps a file under this name until Cilium goes.
+    fs::rename(node.configuration(NAME), node.configuration("10-net.conflist.cilium_bak"))?;
+    fs::write(node.configuration("05-cilium.conflist"), LIST)?;
+    node.agent(&[])?.ready()?.terminate()?;
+    assert!(has_entry(&node.configuration("05-cilium.conflist")));
+
+    node.uninstall()?;
+    assert_eq!(fs::read_to_string(node.configuration("05-cilium.conflist"))?, LIST);
+    let expected = LIST.replace("\"net\"", "\"other\"");
+    assert_eq!(fs::read_to_string(node.configuration("10-net.conflist.cilium_bak"))?, expected);
+    assert!(node.uninstall()?.contains("nothing of culvert was on this node"));
+    Ok(())
+}
+
+#[test]
+fn a_conf_that_its_primary_writes_anew_is_followed_and_comes_back() -> Result<()> {
+    let node = Mounted::new()?;
+    fs::write(node.configuration("10-net.conf"), SINGLE)?;
+    let agent = node.agent(&[])?.ready()?;
+    let anew = SINGLE.replace("\"bridge\"", "\"bridge\", \"mtu\": 1400");
+    fs::write(node.configuration("10-net.conf"), &anew)?;
+    eventually!(!node.configuration("10-net.conf").exists(), HEALS_WITHIN);
+    let list = fs::read_to_string(node.configuration(NAME))?;
+    assert!(list.contains("1400") && has_entry(&node.configuration(NAME)), "{list}");
+    agent.terminate()?;
+    node.uninstall()?;
+    let kept = node.kept(CONFIGURATIONS)?;
+    assert_eq!(
+        kept.iter().map(|kept| (kept.name.as_str(), kept.bytes.as_slice())).collect::<Vec<_>>(),
+        [("10-net.conf", anew.as_bytes())]
+    );
+    Ok(())
+}
+
+/// An attack on a node that is well, and when it is well again.
+struct Attack {
+    name: &'static str,
+    on: fn(&Mounted) -> Result<()>,
+    healed: fn(&Mounted) -> bool,
+}
+
+fn is_whole(node: &Mounted) -> bool {
+    let executable =
+        fs::metadata(node.plugin()).is_ok_and(|metadata| metadata.permissions().mode() & 0o111 == 0o111);
+    executable && has_entry(&node.configuration(NAME))
+}
+
+fn has_plugin(node: &Mounted) -> bool {
+    let ours = Binaries::built().ok().and_then(|built| fs::read(&built.cni).ok());
+    is_whole(node) && ours.is_some_and(|ours| fs::read(node.plugin()).is_ok_and(|bytes| bytes == ours))
+}
+
+/// By rename, as careful neighbours write.
+fn renamed_in(node: &Mounted, name: &str, text: &str) -> Result<()> {
+    fs::write(node.configuration(".theirs"), text)?;
+    Ok(fs::rename(node.configuration(".theirs"), node.configuration(name))?)
+}
+
+const ATTACKS: [Attack; 10] = [
+    Attack {
+        name: "the file is written anew",
+        on: |node| Ok(fs::write(node.configuration(NAME), LIST)?),
+        healed: is_whole,
+    },
+    Attack {
+        name: "another file is renamed over it",
+        on: |node| renamed_in(node, NAME, LIST),
+        healed: is_whole,
+    },
+    Attack {
+        name: "it is written in halves",
+        on: |node| {
+            let (half, rest) = LIST.split_at(LIST.len() / 2);
+            fs::write(node.configuration(NAME), half)?;
+            std::thread::park_timeout(Duration::from_millis(50));
+            let mut file = fs::OpenOptions::new().append(true).open(node.configuration(NAME))?;
+            Ok(std::io::Write::write_all(&mut file, rest.as_bytes())?)
+        },
+        healed: is_whole,
+    },
+    Attack {
+        name: "it is renamed away, and another comes first",
+        on: |node| {
+            fs::rename(node.configuration(NAME), node.configuration("10-net.conflist.cilium_bak"))?;
+            Ok(fs::write(node.configuration("05-cilium.conflist"), LIST)?)
+        },
+        healed: |node| has_entry(&node.configuration("05-cilium.conflist")),
+    },
+    Attack {
+        name: "the other goes, and it comes back without us",
+        on: |node| {
+            fs::remove_file(node.configuration("05-cilium.conflist"))?;
+            fs::remove_file(node.configuration("10-net.conflist.cilium_bak"))?;
+            renamed_in(node, NAME, LIST)
+        },
+        healed: is_whole,
+    },
+    Attack {
+        name: "a .conf comes first",
+        on: |node| Ok(fs::write(node.configuration("09-first.conf"), SINGLE)?),
+        healed: |node| {
+            has_entry(&node.configuration("09-first.conflist"))
+                && !node.configuration("09-first.conf").exists()
+        },
+    },
+    Attack {
+        name: "the folder is deleted and made again",
+        on: |node| {
+            fs::remove_dir_all(node.at(CONFIGURATIONS))?;
+            fs::create_dir(node.at(CONFIGURATIONS))?;
+            Ok(fs::write(node.configuration(NAME), LIST)?)
+        },
+        healed: is_whole,
+    },
+    Attack {
+        name: "the plugin is deleted",
+        on: |node| Ok(fs::remove_file(node.plugin())?),
+        healed: has_plugin,
+    },
+    Attack {
+        name: "the plugin is another's",
+        on: |node| {
+            fs::remove_file(node.plugin())?;
+            Ok(fs::write(node.plugin(), "#!/bin/false\n")?)
+        },
+        healed: has_plugin,
+    },
+    Attack {
+        name: "the plugin may not be run",
+        on: |node| Ok(fs::set_permissions(node.plugin(), Permissions::from_mode(0o600))?),
+        healed: has_plugin,
+    },
+];
+
+fn heals(node: &Mounted, agent: &MountedAgent, how: &str) -> Result<()> {
+    let mut wrong = Vec::new();
+    for Attack { name, on, healed } in ATTACKS {
+        on(node).context(name)?;
+        let start = Instant::now();
+        let done = until_some(10 * HEALS_WITHIN, || healed(node).then(|| start.elapsed()));
+        match done {
+            Some(took) => {
+                println!("{how}: {name}: healed in {:.1} ms", took.as_secs_f64() * 1e3);
+                if took > HEALS_WITHIN {
+                    wrong.push(format!("{name}: {took:?}"));
+                }
+            }
+            None => bail!("{name}: not healed\n{}", agent.log()),
+        }
+        eventually!(agent.get("/ready").is_ok_and(|answer| answer.status == 200), HEALS_WITHIN);
+    }
+    ensure!(wrong.is_empty(), "{wrong:?}\n{}", agent.log());
+    Ok(())
+}
+
+#[test]
+fn each_attack_is_healed_within_a_second() -> Result<()> {
+    let node = with_list()?;
+    let agent = node.agent(&[])?.ready()?;
+    heals(&node, &agent, "told by inotify")?;
+    assert!(agent.metric("culvert_agent_fights_total")? >= 2.0);
+    assert!(agent.log().contains("is put back"), "{}", agent.log());
+    agent.terminate().map(drop)
+}
+
+#[test]
+fn each_attack_is_healed_within_a_second_without_inotify() -> Result<()> {
+    let node = with_list()?;
+    let nothing = node.at("strace");
+    let exhausted = [
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-o",
+        &nothing.to_string_lossy(),
+        "-e",
+        "inject=inotify_init1:error=EMFILE",
+        "-e",
+        "trace=inotify_init1",
+    ]
+    .map(str::to_owned);
+    let agent = node.agent_behind(&exhausted.each_ref().map(String::as_str), &[])?.ready()?;
+    assert!(agent.log().contains("no inotify watch can be had"), "{}", agent.log());
+    heals(&node, &agent, "without inotify")
+}
+
+/// A neighbour that answers each write of ours at once would go on for ever; ours become rarer instead.
+#[test]
+fn a_neighbour_that_answers_gets_no_war_and_the_entry_is_back_once_it_rests() -> Result<()> {
+    let node = with_list()?;
+    let agent = node.agent(&[])?.ready()?;
+    let (rests, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| -> Result<()> {
+        let neighbour = scope.spawn(|| -> Result<()> {
+            while !rests.load(Ordering::Relaxed) {
+                if has_entry(&node.configuration(NAME)) {
+                    renamed_in(&node, NAME, LIST)?;
+                    answers.fetch_add(1, Ordering::Relaxed);
+                }
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            Ok(())
+        });
+        std::thread::park_timeout(Duration::from_secs(4));
+        rests.store(true, Ordering::Relaxed);
+        neighbour.join().expect("the neighbour panicked")
+    })?;
+    let answers = answers.into_inner();
+    println!("the neighbour answered {answers} times in 4 s");
+    assert!((3..=16).contains(&answers), "{answers}\n{}", agent.log());
+    assert!(agent.metric("culvert_agent_fights_total")? >= 3.0);
+    let lines = agent.log().lines().filter(|line| line.contains("is put back")).count();
+    assert_eq!(lines, 1, "one line a minute\n{}", agent.log());
+    eventually!(has_entry(&node.configuration(NAME)), HEALS_WITHIN);
+    eventually!(agent.get("/ready").is_ok_and(|answer| answer.status == 200), HEALS_WITHIN);
+    Ok(())
+}
+
+#[test]
+fn a_neighbour_that_writes_by_its_clock_is_answered_at_once() -> Result<()> {
+    let node = with_list()?;
+    let agent = node.agent(&[])?.ready()?;
+    let mut away = Duration::ZERO;
+    for _ in 0..40 {
+        renamed_in(&node, NAME, LIST)?;
+        let start = Instant::now();
+        eventually!(has_entry(&node.configuration(NAME)), HEALS_WITHIN);
+        away += start.elapsed();
+        std::thread::park_timeout(Duration::from_millis(50).saturating_sub(start.elapsed()));
+    }
+    println!("each 50 ms, 40 times: away for {:.1} ms each time", away.as_secs_f64() * 1e3 / 40.0);
+    assert!(away < 40 * Duration::from_millis(50), "{away:?}\n{}", agent.log());
+    Ok(())
+}
+
+#[test]
+fn an_uninstall_beside_a_running_agent_is_not_undone_and_a_new_agent_comes_back() -> Result<()> {
+    let node = with_list()?;
+    let agent = node.agent(&[])?.ready()?;
+    node.uninstall()?;
+    assert_eq!(fs::read_to_string(node.configuration(NAME))?, LIST);
+    eventually!(
+        agent.get("/ready").is_ok_and(|answer| answer.status == 503 && answer.body.contains("uninstall")),
+        HEALS_WITHIN
+    );
+    // What would wake it.
+    renamed_in(&node, NAME, LIST)?;
+    eventually!(agent.get("/live").is_ok_and(|answer| answer.status == 200));
+    std::thread::park_timeout(HEALS_WITHIN);
+    assert_eq!(fs::read_to_string(node.configuration(NAME))?, LIST);
+    assert_eq!(node.kept(PLUGINS)?, []);
+    agent.terminate()?;
+    node.agent(&[])?.ready()?.terminate()?;
+    assert!(is_whole(&node));
+    Ok(())
+}
+
+/// The calls of the kernel at which a run is killed, each at its first, second, … time.
+const KILLED_AT: [&str; 4] = ["fsync", "renameat2", "rename", "unlink"];
+/// More than any of them is called in a run.
+const TIMES: usize = 24;
+
+/// Runs `run` under strace with a kill at every point, until it gets to its end. How often it was killed.
+fn killed_everywhere(
+    node: &dyn Fn() -> Result<Mounted>,
+    mut run: impl FnMut(&Mounted, &[&str]) -> Result<bool>,
+    mut check: impl FnMut(&Mounted, &str) -> Result<()>,
+) -> Result<usize> {
+    let mut kills = 0;
+    for call in KILLED_AT {
+        for time in 1..=TIMES {
+            let node = node()?;
+            let trace = node.at("strace").to_string_lossy().into_owned();
+            let (inject, only) = (format!("inject={call}:signal=KILL:when={time}"), format!("trace={call}"));
+            let finished =
+                run(&node, &["strace", "-f", "--seccomp-bpf", "-o", &trace, "-e", &inject, "-e", &only])?;
+            check(&node, &format!("killed at {call} number {time}"))?;
+            if finished {
+                break;
+            }
+            kills += 1;
+            ensure!(time < TIMES, "{call} is called more than {TIMES} times");
+        }
+    }
+    Ok(kills)
+}
+
+#[test]
+fn an_agent_that_is_killed_anywhere_is_finished_by_the_next() -> Result<()> {
+    let names = |kept: Vec<Kept>| kept.into_iter().map(|kept| kept.name).collect::<Vec<_>>();
+    for (name, text) in [(NAME, LIST), ("10-net.conf", SINGLE)] {
+        let node = || {
+            let node = Mounted::new()?;
+            fs::write(node.configuration(name), text)?;
+            Ok(node)
+        };
+        let kills = killed_everywhere(
+            &node,
+            |node, strace| node.agent_behind(strace, &[])?.becomes_ready(),
+            |node, when| {
+                // At no time does a configuration name a plugin that is not there, nor is there none.
+                ensure!(!has_entry(&node.configuration(NAME)) || node.plugin().exists(), "{when}");
+                ensure!(node.configuration(name).exists() || has_entry(&node.configuration(NAME)), "{when}");
+                node.agent(&[])?.ready().context(when.to_owned())?.terminate()?;
+                let expected =
+                    if name == NAME { vec![NAME] } else { vec!["10-net.conf.culvert-original", NAME] };
+                ensure!(
+                    names(node.kept(CONFIGURATIONS)?) == expected,
+                    "{when}: {:?}",
+                    node.kept(CONFIGURATIONS)?
+                );
+                ensure!(
+                    names(node.kept(PLUGINS)?) == ["culvert-cni"],
+                    "{when}: {:?}",
+                    names(node.kept(PLUGINS)?)
+                );
+                node.uninstall().context(when.to_owned())?;
+                ensure!(fs::read_to_string(node.configuration(name))? == text, "{when}");
+                Ok(())
+            },
+        )?;
+        println!("{name}: the agent was killed {kills} times");
+        assert!(kills >= 5, "{kills}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_uninstall_that_is_killed_anywhere_is_finished_by_the_next() -> Result<()> {
+    for (name, text) in [(NAME, LIST), ("10-net.conf", SINGLE)] {
+        let node = || {
+            let node = Mounted::new()?;
+            fs::write(node.configuration(name), text)?;
+            node.agent(&[])?.ready()?.terminate()?;
+            Ok(node)
+        };
+        let kills = killed_everywhere(
+            &node,
+            |node, strace| Ok(node.uninstall_behind(strace, &["--now"])?.0),
+            |node, when| {
+                ensure!(!has_entry(&node.configuration(NAME)) || node.plugin().exists(), "{when}");
+                ensure!(node.configuration(name).exists() || node.configuration(NAME).exists(), "{when}");
+                node.uninstall().context(when.to_owned())?;
+                let kept = node.kept(CONFIGURATIONS)?;
+                ensure!(
+                    kept.len() == 1 && kept[0].name == name && kept[0].bytes == text.as_bytes(),
+                    "{when}: {kept:?}"
+                );
+                ensure!(node.kept(PLUGINS)?.is_empty(), "{when}: {:?}", node.kept(PLUGINS)?);
+                ensure!(!node.at("run/culvert").exists(), "{when}");
+                Ok(())
+            },
+        )?;
+        println!("{name}: uninstall was killed {kills} times");
+        assert!(kills >= 5, "{kills}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_plugin_that_does_not_work_here_is_not_placed_and_the_old_one_stays() -> Result<()> {
+    let node = with_list()?;
+    let plugin = node.at("broken");
+    fs::write(&plugin, "#!/bin/sh\necho '{\"code\":50,\"msg\":\"no engine\"}'\nexit 1\n")?;
+    fs::set_permissions(&plugin, Permissions::from_mode(0o755))?;
+    let broken = ["--plugin", plugin.to_str().context("a path")?];
+
+    let agent = node.agent(&broken)?;
+    eventually!(
+        agent.get("/ready").is_ok_and(|answer| answer.body.contains("does not answer VERSION")),
+        5 * HEALS_WITHIN
+    );
+    assert!(!has_entry(&node.configuration(NAME)) && node.kept(PLUGINS)?.is_empty());
+    agent.terminate()?;
+
+    node.agent(&[])?.ready()?.terminate()?;
+    let before = fs::read(node.plugin())?;
+    let agent = node.agent(&broken)?.ready()?;
+    eventually!(agent.log().contains("the one that was there stays"));
+    assert_eq!(
+        agent.metric("culvert_agent_installs_total{result=\"Refused\"}")?,
+        1.0,
+        "{}",
+        agent.get("/metrics")?.body
+    );
+    agent.terminate()?;
+    assert_eq!(fs::read(node.plugin())?, before);
+    assert!(is_whole(&node));
+    Ok(())
+}
+
+#[test]
+fn a_folder_that_no_plugin_can_run_from_is_a_clear_refusal() -> Result<()> {
+    for (options, said) in [("noexec", "mounted noexec"), ("ro", "mounted read-only")] {
+        let node = with_list()?;
+        let folder = node.at(PLUGINS);
+        let mount = format!("mount -t tmpfs -o {options} none {} && exec \"$@\"", folder.display());
+        let agent = node.agent_behind(&["unshare", "--mount", "sh", "-c", &mount, "sh"], &[])?;
+        eventually!(agent.get("/ready").is_ok_and(|answer| answer.body.contains(said)), 5 * HEALS_WITHIN);
+        assert!(!has_entry(&node.configuration(NAME)), "{options}");
+        assert!(agent.log().contains("--cni-bin-dir"), "{}", agent.log());
+    }
+    Ok(())
+}
+
+#[test]
+fn an_entry_that_no_pod_could_follow_ends_the_agent_before_it_writes() -> Result<()> {
+    let node = with_list()?;
+    fs::write(
+        node.at("etc/culvert/entry.json"),
+        "{\"onUnknwon\":\"deny\",\"redirect\":{\"proxyUid\":\"root\"}}",
+    )?;
+    let mut agent = node.agent(&[])?;
+    assert!(!agent.becomes_ready()?);
+    for named in ["onUnknwon", "root"] {
+        assert!(agent.log().contains(named), "{named}: {}", agent.log());
+    }
+    assert_eq!(fs::read_to_string(node.configuration(NAME))?, LIST);
+    Ok(())
+}
+
+#[test]
+fn a_list_that_the_plugin_cannot_speak_to_gets_no_entry() -> Result<()> {
+    let node = Mounted::new()?;
+    let list = LIST.replace("0.3.1", "0.2.0");
+    fs::write(node.configuration(NAME), &list)?;
+    let agent = node.agent(&[])?;
+    eventually!(agent.get("/ready").is_ok_and(|answer| answer.body.contains("0.2.0")), 5 * HEALS_WITHIN);
+    assert_eq!(fs::read_to_string(node.configuration(NAME))?, list);
+    // The primary is upgraded.
+    fs::write(node.configuration(NAME), LIST)?;
+    agent.ready()?.terminate()?;
+    assert!(is_whole(&node));
+    Ok(())
+}
+
+#[test]
+fn a_drop_in_leaves_the_primarys_file_alone() -> Result<()> {
+    let node = with_list()?;
+    let drop_in = node.configuration("net/50-culvert.conf");
+    let agent = node.agent(&["--mode", "drop-in"])?.ready()?;
+    assert_eq!(fs::read_to_string(node.configuration(NAME))?, LIST);
+    assert!(fs::read_to_string(&drop_in)?.contains("culvert-cni"));
+    fs::remove_dir_all(node.configuration("net"))?;
+    eventually!(drop_in.exists(), HEALS_WITHIN);
+    agent.terminate()?;
+    // From one mode to the other, and back.
+    node.agent(&[])?.ready()?.terminate()?;
+    assert!(!drop_in.exists() && has_entry(&node.configuration(NAME)));
+    node.agent(&["--mode", "drop-in"])?.ready()?.terminate()?;
+    assert_eq!(fs::read_to_string(node.configuration(NAME))?, LIST);
+    node.uninstall()?;
+    assert_eq!(node.kept(CONFIGURATIONS)?.len(), 1);
+
+    fs::write(
+        node.configuration(NAME),
+        LIST.replace("\"name\"", "\"loadOnlyInlinedPlugins\": true, \"name\""),
+    )?;
+    let agent = node.agent(&["--mode", "drop-in"])?;
+    eventually!(
+        agent.get("/ready").is_ok_and(|answer| answer.body.contains("loadOnlyInlinedPlugins")),
+        5 * HEALS_WITHIN
+    );
+    Ok(())
+}
+
+#[test]
+fn the_runtimes_own_configuration_says_where() -> Result<()> {
+    let node = Mounted::new()?;
+    for folder in ["etc/containerd/conf.d", "home/kubernetes/bin", "etc/other/net.d"] {
+        fs::create_dir_all(node.at(folder))?;
+    }
+    fs::write(node.at("etc/containerd/config.toml"), "version = 3\nimports = [\"conf.d/*.toml\"]\n")?;
+    let import = "[plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dirs = [\"/not/there\", \"/home/kubernetes/bin\"]\nconf_dir = \"/etc/other/net.d\"\n";
+    fs::write(node.at("etc/containerd/conf.d/10.toml"), import)?;
+    fs::write(node.at("etc/other/net.d").join(NAME), LIST)?;
+    let agent = node.agent(&[])?.ready()?;
+    assert!(node.at("home/kubernetes/bin/culvert-cni").exists());
+    assert!(has_entry(&node.at("etc/other/net.d").join(NAME)));
+    agent.terminate()?;
+    node.uninstall()?;
+    assert!(!node.at("home/kubernetes/bin/culvert-cni").exists());
+    assert_eq!(fs::read_to_string(node.at("etc/other/net.d").join(NAME))?, LIST);
+    Ok(())
+}
+
+/// The status of each check about what is on the node, by its name.
+fn doctor(node: &Mounted) -> Result<Vec<(String, String)>> {
+    let mut command = node.command(&[], "doctor")?;
+    command.args(["--output", "json", "--plugin"]).arg(&Binaries::built()?.cni);
+    let output = command.output()?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let attention = |status: &str| !matches!(status, "ok" | "absent");
+    let checks = report["checks"].as_array().context("no checks")?.iter();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let all: Vec<_> = checks.map(|check| (text(&check["name"]), text(&check["status"]))).collect();
+    assert_eq!(output.status.success(), !all.iter().any(|(_, status)| attention(status)), "{all:?}");
+    Ok(all
+        .into_iter()
+        .filter(|(name, _)| ["network", "plugin", "entry", "agent"].contains(&name.as_str()))
+        .collect())
+}
+
+#[test]
+fn doctor_tells_a_node_with_culvert_from_one_without_and_from_one_that_is_damaged() -> Result<()> {
+    let node = with_list()?;
+    let are = |network: &str, plugin: &str, entry: &str, agent: &str| {
+        [("network", network), ("plugin", plugin), ("entry", entry), ("agent", agent)]
+            .map(|(name, status)| (name.to_owned(), status.to_owned()))
+            .to_vec()
+    };
+    assert_eq!(doctor(&node)?, are("ok", "absent", "absent", "absent"));
+    let agent = node.agent(&[])?.ready()?;
+    assert_eq!(doctor(&node)?, are("ok", "ok", "ok", "ok"));
+    agent.terminate()?;
+    assert_eq!(doctor(&node)?, are("ok", "ok", "ok", "degraded"));
+    let whole = fs::read(node.plugin())?;
+    fs::write(node.plugin(), "#!/bin/false\n")?;
+    assert_eq!(doctor(&node)?, are("ok", "degraded", "ok", "degraded"));
+    fs::remove_file(node.plugin())?;
+    assert_eq!(doctor(&node)?, are("ok", "missing", "ok", "degraded"));
+    fs::write(node.plugin(), whole)?;
+    fs::set_permissions(node.plugin(), Permissions::from_mode(0o755))?;
+    fs::write(node.configuration(NAME), LIST)?;
+    assert_eq!(doctor(&node)?, are("ok", "ok", "missing", "absent"));
+    fs::write(node.configuration(NAME), "half")?;
+    assert_eq!(doctor(&node)?, are("missing", "ok", "missing", "absent"));
+    Ok(())
+}

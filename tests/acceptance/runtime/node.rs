@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The node agent beside a real containerd: pods come and go while it is ended, killed and replaced, while a neighbour
+//! writes the same file, and while it leaves.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use culvert_tests::binaries::Binaries;
+use culvert_tests::eventually;
+use culvert_tests::runtime::Node;
+use culvert_tests::runtime::node::{Client, names};
+use culvert_tests::scale::scaled;
+use culvert_tests::until::until_some;
+
+use super::leaving_nothing;
+
+/// What the contract leaves the agent to repair a pod.
+const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
+/// At a time; each takes a tenth of a second.
+const WORKERS: usize = 3;
+/// No repair: what is covered then, the plugin has covered.
+const NO_REPAIR: [&str; 2] = ["--repair", "off"];
+
+/// Sandboxes that came and went.
+#[derive(Debug, Default)]
+struct Storm {
+    made: usize,
+    /// Not covered at first, and how long it took.
+    late: Vec<Duration>,
+    /// Not covered in time.
+    missed: Vec<String>,
+    errors: Vec<String>,
+}
+
+/// Makes and ends sandboxes, several at a time, until `during` is done.
+fn storm<T>(node: &Node, patience: Duration, during: impl FnOnce() -> Result<T>) -> Result<(T, Storm)> {
+    let (storm, ends) = (Mutex::new(Storm::default()), AtomicBool::new(false));
+    let result = std::thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            let (storm, ends) = (&storm, &ends);
+            scope.spawn(move || {
+                for number in 0.. {
+                    if ends.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let error = one(node, &format!("{worker}-{number}"), patience, storm).err();
+                    if let Some(error) = error {
+                        storm
+                            .lock()
+                            .expect("no worker panics")
+                            .errors
+                            .push(format!("{worker}-{number}: {error:#}"));
+                    }
+                }
+            });
+        }
+        let result = during();
+        ends.store(true, Ordering::Relaxed);
+        result
+    })?;
+    let storm = storm.into_inner()?;
+    println!(
+        "{} sandboxes, {} late, {} missed, {} errors",
+        storm.made,
+        storm.late.len(),
+        storm.missed.len(),
+        storm.errors.len()
+    );
+    ensure!(storm.errors.is_empty(), "{:#?}", storm.errors);
+    ensure!(storm.made > 0, "no sandbox was made");
+    Ok((result, storm))
+}
+
+fn one(node: &Node, name: &str, patience: Duration, storm: &Mutex<Storm>) -> Result<()> {
+    let client = node.client()?;
+    let sandbox = client.run(name)?;
+    let start = Instant::now();
+    let at_once = sandbox.is_covered()?;
+    let covered =
+        at_once || until_some(patience, || sandbox.is_covered().ok().filter(|covered| *covered)).is_some();
+    {
+        let mut storm = storm.lock().expect("no worker panics");
+        storm.made += 1;
+        match (at_once, covered) {
+            (true, _) => {}
+            (false, true) => storm.late.push(start.elapsed()),
+            (false, false) => storm.missed.push(name.to_owned()),
+        }
+    }
+    sandbox.end()
+}
+
+/// Nothing of a pod that went is left.
+fn is_clean(node: &Node) -> Result<()> {
+    let (addresses, records) = (node.world().addresses_in_use()?, node.state().join("attachments"));
+    ensure!(addresses.is_empty(), "host-local still has {addresses:?}");
+    let records = if records.exists() { names(&records)? } else { Vec::new() };
+    ensure!(records.is_empty(), "records are left: {records:?}");
+    Ok(())
+}
+
+#[test]
+fn pods_are_covered_while_the_agent_ends_is_killed_and_is_replaced() -> Result<()> {
+    leaving_nothing(
+        || Node::start("0.3.1"),
+        |node| {
+            // Two releases of the plugin that differ, though in nothing that it does.
+            let first = Binaries::built()?.cni.clone();
+            let second: PathBuf = node.world().folder().join("second");
+            let mut bytes = fs::read(&first)?;
+            bytes.push(0);
+            fs::write(&second, bytes)?;
+            fs::set_permissions(&second, fs::metadata(&first)?.permissions())?;
+
+            let mut agent = node.agent_with(&first, &NO_REPAIR)?.ready()?;
+            let upgrades = scaled(8);
+            let ((), Storm { late, missed, .. }) = storm(node, Duration::ZERO, || {
+                for upgrade in 0..upgrades {
+                    let plugin = if upgrade % 2 == 0 { &second } else { &first };
+                    if upgrade % 3 == 0 {
+                        agent.kill()?
+                    } else {
+                        agent.terminate().map(drop)?
+                    }
+                    agent = node.agent_with(plugin, &NO_REPAIR)?.ready()?;
+                    eventually!(fs::read(node.plugin()).ok() == fs::read(plugin).ok());
+                }
+                Ok(())
+            })?;
+            ensure!(late.is_empty() && missed.is_empty(), "{late:?} {missed:?}");
+            is_clean(node)
+        },
+    )
+}
+
+#[test]
+fn pods_are_covered_while_a_neighbour_writes_the_list_each_50_ms() -> Result<()> {
+    leaving_nothing(
+        || Node::start("0.4.0"),
+        |node| {
+            let agent = node.agent(&[])?.ready()?;
+            let writes = scaled(100);
+            let ((), Storm { made, late, missed, .. }) = storm(node, REPAIRED_WITHIN, || {
+                for _ in 0..writes {
+                    let start = Instant::now();
+                    let theirs = node.configurations().join(".theirs");
+                    fs::write(&theirs, node.primary())?;
+                    fs::rename(theirs, node.conflist())?;
+                    std::thread::park_timeout(Duration::from_millis(50).saturating_sub(start.elapsed()));
+                }
+                Ok(())
+            })?;
+            let worst = late.iter().max();
+            println!(
+                "{writes} writes: of {made} pods {} were late, by {worst:?} at most; fights {}",
+                late.len(),
+                agent.metric("culvert_agent_fights_total")?
+            );
+            ensure!(missed.is_empty(), "never covered: {missed:?}\n{}", agent.log());
+            eventually!(node.has_entry());
+            is_clean(node)
+        },
+    )
+}
+
+#[test]
+fn pods_come_and_go_while_culvert_leaves() -> Result<()> {
+    leaving_nothing(
+        || Node::start("1.0.0"),
+        |node| {
+            let agent = node.agent(&NO_REPAIR)?.ready()?;
+            let client = node.client()?;
+            // Made with the plugin, and ended when it is gone.
+            let survivor = client.run("survivor")?;
+            ensure!(survivor.is_covered()?);
+            let (said, _) = storm(node, Duration::ZERO, || {
+                let said = node.run("uninstall", &[])?.succeeded()?;
+                std::thread::park_timeout(Duration::from_secs(1));
+                Ok(said)
+            })?;
+            println!("{said}");
+            assert_eq!(fs::read_to_string(node.conflist())?, node.primary());
+            assert_eq!(names(&node.configurations())?, [culvert_tests::runtime::node::PRIMARY]);
+            assert_eq!(names(&node.world().plugins())?, ["bridge", "host-local", "loopback", "portmap"]);
+            survivor.end()?;
+            let last = client.run("last")?;
+            ensure!(!last.is_covered()?);
+            last.end()?;
+            agent.terminate()?;
+            is_clean(node)
+        },
+    )
+}
+
+/// The runtime does not say what it has loaded: then the binary stays for the pods that were made with it.
+#[test]
+fn a_stub_lets_pods_through_and_goes_with_the_last_that_needs_it() -> Result<()> {
+    leaving_nothing(
+        || Node::start("1.0.0"),
+        |node| {
+            node.agent(&NO_REPAIR)?.ready()?.terminate()?;
+            let client = node.client()?;
+            let (one, two) = (client.run("one")?, client.run("two")?);
+            let with = fs::read_to_string(node.conflist())?;
+            let said = node.run_without_runtime("uninstall", &[])?.succeeded()?;
+            ensure!(said.contains("stays for 2 pods"), "{said}");
+
+            // Somebody brings the list back that names us.
+            fs::write(node.conflist(), &with)?;
+            eventually!(passes_through(&client, node).unwrap_or_default(), REPAIRED_WITHIN);
+            one.end()?;
+            ensure!(node.plugin().exists(), "a pod needs it, and a list names it");
+            fs::write(node.conflist(), node.primary())?;
+
+            node.delete_by_plugin(two.id())?;
+            ensure!(
+                node.plugin().exists(),
+                "the rest of the chain may still fail, and then it is called again"
+            );
+            two.end()?;
+            let is_gone = || {
+                names(&node.world().plugins())
+                    .is_ok_and(|names| !names.iter().any(|name| name.contains("culvert")))
+            };
+            eventually!(is_gone(), REPAIRED_WITHIN);
+            ensure!(node.world().addresses_in_use()?.is_empty());
+            Ok(())
+        },
+    )
+}
+
+/// Whether a new pod went through the retired plugin untouched.
+fn passes_through(client: &Client<'_>, node: &Node) -> Result<bool> {
+    let sandbox = client.run("through")?;
+    let untouched = !sandbox.is_covered()?;
+    let logged = node.world().logged(&["verb=ADD", sandbox.id(), "uninstalled from this node", "result=ok"]);
+    sandbox.end()?;
+    ensure!(untouched, "a retired plugin redirects nobody");
+    Ok(logged.len() == 1)
+}
+
+#[test]
+fn the_first_pods_after_a_power_cut_are_covered_in_whatever_order_things_start() -> Result<()> {
+    leaving_nothing(
+        || Node::start("0.4.0"),
+        |node| {
+            node.agent(&NO_REPAIR)?.ready()?.terminate()?;
+            for agent_first in [false, true, false] {
+                let earlier = {
+                    let client = node.client()?;
+                    let sandbox = client.run("earlier")?;
+                    ensure!(sandbox.is_covered()?);
+                    sandbox.forget()
+                };
+                node.cut_power()?;
+                if agent_first {
+                    let agent = node.agent(&NO_REPAIR)?.ready()?;
+                    agent.terminate()?;
+                }
+                node.start_again()?;
+                let client = node.client()?;
+                let first = client.run("first")?;
+                ensure!(first.is_covered()?, "agent first: {agent_first}");
+                let agent = node.agent(&NO_REPAIR)?.ready()?;
+                first.end()?;
+                // What the kubelet does about a sandbox of the node's earlier life.
+                client.end(&earlier).context("the earlier pod")?;
+                agent.terminate()?;
+                is_clean(node)?;
+            }
+            Ok(())
+        },
+    )
+}
+
+#[test]
+fn many_pods_at_once_are_all_covered_and_all_go() -> Result<()> {
+    leaving_nothing(
+        || Node::start("1.0.0"),
+        |node| {
+            let agent = node.agent(&[])?.ready()?;
+            let pods = scaled(22);
+            let start = Instant::now();
+            let results: Vec<Result<bool>> = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..pods)
+                    .map(|number| {
+                        scope.spawn(move || -> Result<bool> {
+                            let client = node.client()?;
+                            let sandbox = client.run(&format!("pod-{number}"))?;
+                            let covered = sandbox.is_covered()?;
+                            sandbox.end()?;
+                            Ok(covered)
+                        })
+                    })
+                    .collect();
+                all.into_iter().map(|one| one.join().expect("no pod panics")).collect()
+            });
+            let took = start.elapsed();
+            let covered = results.into_iter().collect::<Result<Vec<_>>>()?;
+            ensure!(covered.iter().all(|covered| *covered), "{covered:?}");
+            println!(
+                "{pods} pods at once: made, covered and ended in {took:?}; the agent at most {} KiB",
+                agent.peak_memory()? >> 10
+            );
+            is_clean(node)
+        },
+    )
+}
