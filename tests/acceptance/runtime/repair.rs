@@ -242,7 +242,7 @@ fn attack(socket: &Path, agent: &Agent<'_>, pod: &PodRef) -> Result<()> {
 /// What an ADD and a DEL say to the agent: all that it sees of them.
 fn report(number: u32) -> Report {
     Report {
-        verb: if number % 2 == 0 { "ADD" } else { "DEL" }.to_owned(),
+        verb: if number.is_multiple_of(2) { "ADD" } else { "DEL" }.to_owned(),
         network: "lab".to_owned(),
         container_id: format!("{number:064x}"),
         ifname: "eth0".to_owned(),
