@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{PipeReader, Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ use culvert_tests::netns::Namespace;
 const RUNS: usize = 100;
 /// How many pods start at once.
 const AT_ONCE: usize = 50;
+
+/// Where no agent listens, as on a node without one.
+const NOBODY: &str = "/nonexistent/agent.sock";
 
 /// A pod with the rules of tests/rules.
 const ONBOARDED: &str = r#"{"culvert.dev/redirect":"enabled","culvert.dev/exclude-inbound-ports":"22","culvert.dev/exclude-outbound-ports":"5432,6379"}"#;
@@ -30,17 +34,25 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let bench = Bench::new()?;
-    let mut times: [Vec<Duration>; 5] = Default::default();
+    let agent = bench.agent()?;
+    let mut times: [Vec<Duration>; 7] = Default::default();
     for run in 0..RUNS {
         let ours = Namespace::new(format!("ours-{run}"))?;
         let theirs = Namespace::new(format!("theirs-{run}"))?;
         times[0].push(timed(|| bench.true_once())?);
-        times[1].push(timed(|| bench.plugin(&ours, "{}"))?);
-        times[2].push(timed(|| bench.plugin(&ours, ONBOARDED))?);
+        times[1].push(timed(|| bench.plugin(&ours, "{}", NOBODY))?);
+        // Three ways to tell, each first as often as the others.
+        let mut ways = [(2, NOBODY), (5, ""), (6, agent.as_str())];
+        ways.rotate_left(run % 3);
+        for (index, socket) in ways {
+            let pod = Namespace::new(format!("pod-{run}-{index}"))?;
+            bench.plugin(&pod, "{}", socket)?;
+            times[index].push(timed(|| bench.plugin(&pod, ONBOARDED, socket))?);
+        }
         times[3].push(timed(|| bench.restore(&theirs, 0))?);
         times[4].push(timed(|| bench.restore(&theirs, 1))?);
     }
-    let [bare, passed, added, v4, v6] = times.map(median);
+    let [bare, passed, added, v4, v6, untold, told] = times.map(median);
     let restored = v4 + v6;
     let slowest = bench.at_once()?;
     let peak = bench.peak_kib()?;
@@ -57,6 +69,16 @@ fn main() -> Result<()> {
         "  ADD, nftables                             {:>9}   {}",
         millis(added),
         held(added, bare, 3.0, "/bin/true")
+    );
+    println!(
+        "  the same, agentSocket off                 {:>9}   {}",
+        millis(untold),
+        held(untold, added, 1.1, "ADD")
+    );
+    println!(
+        "  the same, told to an agent                {:>9}   {}",
+        millis(told),
+        held(told, added, 1.1, "ADD")
     );
     println!("  iptables-nft-restore, the same rules      {:>9}", millis(v4));
     println!("  ip6tables-nft-restore                     {:>9}", millis(v6));
@@ -88,10 +110,22 @@ impl Bench {
         Ok(Self { folder: tempfile::tempdir().context("a folder for the plugin's log and records")? })
     }
 
-    fn start(&self, namespace: &Namespace, annotations: &str, stdout: Stdio) -> Result<Child> {
+    /// Somebody in the node agent's place, who reads what he is told, for as long as the process lives.
+    fn agent(&self) -> Result<String> {
+        let path = self.folder.path().join("agent.sock");
+        let listener = UnixListener::bind(&path)?;
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = stream.and_then(|mut stream| stream.read_to_end(&mut Vec::new()));
+            }
+        });
+        Ok(path.to_string_lossy().into_owned())
+    }
+
+    fn start(&self, namespace: &Namespace, annotations: &str, agent: &str, stdout: Stdio) -> Result<Child> {
         let folder = self.folder.path().display();
         let config = format!(
-            r#"{{"cniVersion":"1.0.0","name":"bench","type":"culvert-cni","logFile":"{folder}/log","stateDir":"{folder}/attachments",
+            r#"{{"cniVersion":"1.0.0","name":"bench","type":"culvert-cni","logFile":"{folder}/log","stateDir":"{folder}/attachments","agentSocket":"{agent}",
             "runtimeConfig":{{"io.kubernetes.cri.pod-annotations":{annotations}}},
             "prevResult":{{"cniVersion":"1.0.0","interfaces":[{{"name":"eth0","sandbox":"/x"}}],"ips":[{{"address":"10.0.0.2/24","interface":0}}],"dns":{{}}}}}}"#
         );
@@ -109,8 +143,8 @@ impl Bench {
         Ok(child)
     }
 
-    fn plugin(&self, namespace: &Namespace, annotations: &str) -> Result<()> {
-        let status = self.start(namespace, annotations, Stdio::null())?.wait()?;
+    fn plugin(&self, namespace: &Namespace, annotations: &str, agent: &str) -> Result<()> {
+        let status = self.start(namespace, annotations, agent, Stdio::null())?.wait()?;
         ensure!(status.success(), "ADD: {status}: {}", fs::read_to_string(self.folder.path().join("log"))?);
         Ok(())
     }
@@ -145,7 +179,7 @@ impl Bench {
                 .map(|namespace| {
                     scope.spawn(|| {
                         start.wait();
-                        timed(|| self.plugin(namespace, ONBOARDED))
+                        timed(|| self.plugin(namespace, ONBOARDED, NOBODY))
                     })
                 })
                 .collect();
@@ -164,7 +198,7 @@ impl Bench {
         let (mut reader, mut writer) = std::io::pipe()?;
         // As many bytes as a pipe holds: whatever comes next has to wait.
         writer.write_all(&vec![b' '; 65_536])?;
-        let mut child = self.start(&namespace, ONBOARDED, Stdio::from(writer))?;
+        let mut child = self.start(&namespace, ONBOARDED, NOBODY, Stdio::from(writer))?;
         let status = Path::new("/proc").join(child.id().to_string());
         let waits = || fs::read_to_string(status.join("wchan")).is_ok_and(|at| at.contains("pipe_w"));
         culvert_tests::eventually!(waits(), Duration::from_secs(5));

@@ -191,6 +191,58 @@ fn a_report_changes_nothing_and_records_do_where_there_is_no_runtime_to_ask() ->
     )
 }
 
+/// The agent as the chart runs it: what a container lacks it finds on the node that is mounted, and three capabilities do.
+#[test]
+fn an_agent_in_a_container_puts_pods_right_with_three_capabilities() -> Result<()> {
+    leaving_nothing(
+        || Node::start("1.0.0"),
+        |node| {
+            let client = node.client()?;
+            let old = client.run("old")?;
+            let host = old.host()?;
+            assert!(!is_covered(&host)?);
+            let agent = node.agent_in_a_container()?;
+            let covered = until_some(SOON, || is_covered(&host).unwrap_or_default().then_some(()));
+            assert!(covered.is_some(), "{}", agent.stderr().text());
+            assert_eq!(host.sysctl("net.netfilter.nf_conntrack_tcp_timeout_close_wait")?, "43200");
+            assert_eq!(host.sysctl("net.netfilter.nf_conntrack_tcp_loose")?, "0");
+            let log = agent.stderr().text();
+            eventually!(node.has_entry(), SOON);
+            assert!(!is_covered(&node.world().node)?, "{log}");
+            println!("in a container: put right after a flush in {:?}", flush(&host)?);
+            drop(agent);
+            old.end()
+        },
+    )
+}
+
+/// A pod that ends loses its rules a moment before the runtime forgets it.
+#[test]
+fn pods_that_end_are_not_put_right() -> Result<()> {
+    leaving_nothing(
+        || Node::start("1.0.0"),
+        |node| {
+            let client = node.client()?;
+            let agent = node.agent(&[])?.ready()?;
+            let began = Instant::now();
+            let mut ended = 0;
+            // Two pulses of three seconds at least.
+            while began.elapsed() < Duration::from_secs(8) {
+                let pod = client.run(&format!("short-{ended}"))?;
+                assert!(is_covered(&pod.host()?)?);
+                pod.end()?;
+                ended += 1;
+            }
+            println!("{ended} pods came and went");
+            assert_eq!(agent.metric("culvert_agent_pods_repaired_total")?, 0.0, "{}", agent.log());
+            let log = agent.terminate()?;
+            assert!(!log.contains("cannot be verified") && !log.contains("repaired"), "{log}");
+            assert_eq!(std::fs::read_dir(node.state().join("attachments"))?.count(), 0);
+            Ok(())
+        },
+    )
+}
+
 /// One line to the agent, and what it answers.
 fn say(socket: &Path, bytes: &[u8]) -> Result<String> {
     let mut stream = UnixStream::connect(socket)?;
@@ -242,7 +294,7 @@ fn attack(socket: &Path, agent: &Agent<'_>, pod: &PodRef) -> Result<()> {
 /// What an ADD and a DEL say to the agent: all that it sees of them.
 fn report(number: u32) -> Report {
     Report {
-        verb: if number % 2 == 0 { "ADD" } else { "DEL" }.to_owned(),
+        verb: if number.is_multiple_of(2) { "ADD" } else { "DEL" }.to_owned(),
         network: "lab".to_owned(),
         container_id: format!("{number:064x}"),
         ifname: "eth0".to_owned(),

@@ -29,6 +29,13 @@ use crate::until::until_some;
 
 /// The node's name in its cluster.
 pub const NODE: &str = "worker-1";
+/// Becomes the program that its arguments name, once `/proc/sys` cannot be written to and only these capabilities are left.
+const CONTAINER: &str = "\
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+if ( echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse ) 2> /dev/null; then echo '/proc/sys is not read-only' >&2; exit 1; fi
+exec setpriv --no-new-privs --bounding-set -all,+sys_admin,+net_admin,+sys_ptrace \"$@\"
+";
 /// The primary's file.
 pub const PRIMARY: &str = "10-lab.conflist";
 /// Where the agent tells how it is; the world's network is its own.
@@ -167,6 +174,18 @@ impl Node {
         self.paths(&mut command, socket);
         command.args(["--status-address", STATUS, "--entry"]).arg(&self.entry);
         Ok(command)
+    }
+
+    /// Starts the agent as in a container of the chart: network, mounts and processes of its own, `/proc/sys` read-only, the
+    /// node's files mounted elsewhere, and no capability but those that its page lists.
+    pub fn agent_in_a_container(&self) -> Result<Process> {
+        let binaries = Binaries::built()?;
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "--", "sh", "-euc", CONTAINER, "sh"]).arg(&binaries.install);
+        command.arg("agent").arg("--plugin").arg(&binaries.cni).arg("--host-root").arg(self.world().root());
+        self.paths(&mut command, &self.socket());
+        command.args(["--status-address", ":15090", "--entry"]).arg(&self.entry);
+        Process::start(command)
     }
 
     /// An API server that only this node's processes reach.

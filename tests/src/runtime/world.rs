@@ -107,6 +107,11 @@ impl World {
         family.pod()
     }
 
+    /// Where this world's files can be opened from outside, its mounts and its `/proc` among them.
+    pub fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.init.pid))
+    }
+
     /// A folder for this world's files; it goes with the world.
     pub fn folder(&self) -> &Path {
         self.folder.path()
