@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod annotations;
+pub mod await_uninstall;
 pub mod explain;
 pub mod redirect;
 
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use self::agent::{AgentArgs, UninstallArgs};
+use self::await_uninstall::AwaitUninstallArgs;
 use self::explain::ExplainArgs;
 use self::redirect::RedirectArgs;
 
@@ -31,6 +33,8 @@ pub enum Command {
     Agent(AgentArgs),
     /// Takes the entry and the plugin off this node; safe to run again
     Uninstall(UninstallArgs),
+    /// Waits until the pods that run `uninstall` are done on every node of the cluster: for the chart's pre-delete hook
+    AwaitUninstall(AwaitUninstallArgs),
     /// Says whether this node can carry culvert, what is wrong and what to do; exits 0 only when all is well
     Doctor(DoctorArgs),
     /// Says where each kind of connection of a pod lands, and because of which setting
@@ -122,7 +126,7 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_long_help());
-        for name in ["agent", "uninstall", "doctor", "status", "explain", "redirect"] {
+        for name in ["agent", "uninstall", "await-uninstall", "doctor", "status", "explain", "redirect"] {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
         }

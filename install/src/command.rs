@@ -2,6 +2,7 @@
 //! One module a command.
 
 pub mod agent;
+pub mod await_uninstall;
 pub mod doctor;
 pub mod explain;
 pub mod redirect;

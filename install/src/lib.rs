@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::command::{Answer, agent, doctor, explain, redirect, status, uninstall};
+use crate::command::{Answer, agent, await_uninstall, doctor, explain, redirect, status, uninstall};
 
 /// How a run ended, as the exit codes of the public contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Ex
     let Answer { out: answer, err: complaint, exit } = match Cli::try_parse_from(args) {
         Ok(Cli { command: Command::Agent(args) }) => agent::run(&args),
         Ok(Cli { command: Command::Uninstall(args) }) => uninstall::run(&args),
+        Ok(Cli { command: Command::AwaitUninstall(args) }) => await_uninstall::run(&args),
         Ok(Cli { command: Command::Doctor(args) }) => {
             doctor::run(&args, colour).unwrap_or_else(|refusal| Answer::refused(&refusal, Exit::Usage))
         }
@@ -120,6 +121,8 @@ mod tests {
             (&["agent", "--hold-until-ready"], "--node-name"),
             (&["agent", "--entry", "/does/not/exist"], "/does/not/exist"),
             (&["uninstall", "--host-root", "/does/not/exist"], "/does/not/exist"),
+            (&["await-uninstall", "--namespace", "x"], "--daemonset"),
+            (&["await-uninstall", "--namespace", "x", "--daemonset", "y"], "KUBERNETES_SERVICE_HOST"),
             (&[], "Usage"),
         ] {
             let (exit, out, err) = run_with(args);

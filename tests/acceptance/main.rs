@@ -3,6 +3,7 @@
 mod agent;
 mod annotations;
 mod bad_input;
+mod chart;
 mod crowds;
 mod defaults;
 mod dns;

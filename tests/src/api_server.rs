@@ -6,6 +6,7 @@
 //! GET   …&watch=1&resourceVersion=…                                      events from there on; 410 where that is forgotten
 //! POST  /api/v1/namespaces/NS/events                                     kept for the test
 //! GET, PATCH /api/v1/nodes/N                                             JSON patches with their tests
+//! GET   any other path                                                   what the test put there; a list by pages
 //! ```
 //! TLS with a CA of its own and a bearer token, both of which a test renews. It answers in Kubernetes' JSON.
 
@@ -90,6 +91,8 @@ pub(crate) struct State {
     tls: TlsAcceptor,
     pods: BTreeMap<(String, String), Value>,
     nodes: BTreeMap<String, Value>,
+    /// By their paths.
+    objects: BTreeMap<String, Value>,
     /// Each change, by its version.
     history: Vec<(u64, Value)>,
     watchers: Vec<mpsc::UnboundedSender<Value>>,
@@ -124,6 +127,7 @@ impl ApiServer {
             tls,
             pods: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            objects: BTreeMap::new(),
             history: Vec::new(),
             watchers: Vec::new(),
             events: Vec::new(),
@@ -201,6 +205,11 @@ impl ApiServer {
             "spec": { "podCIDR": "10.0.0.0/24", "taints": taints },
         });
         state.nodes.insert(name.to_owned(), object);
+    }
+
+    /// Puts an object, or a list with `items`, where a GET of `path` finds it; the query's selectors are the test's to look at.
+    pub fn object(&self, path: &str, object: Value) {
+        self.shared.state().objects.insert(path.to_owned(), object);
     }
 
     /// A node's taints.

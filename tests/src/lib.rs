@@ -10,6 +10,7 @@
 
 pub mod api_server;
 pub mod binaries;
+pub mod chart;
 pub mod demo;
 pub mod family;
 pub mod host;

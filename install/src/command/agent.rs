@@ -83,7 +83,7 @@ fn try_run(args: &AgentArgs) -> Result<(), Refusal> {
 }
 
 /// One line an event to stderr, from level info up.
-fn start_logging() {
+pub(super) fn start_logging() {
     use tracing_subscriber::fmt;
     let lines = fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
     // A second start in one process, as in a test, changes nothing.

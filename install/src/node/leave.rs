@@ -404,8 +404,12 @@ fn remove_all(layout: &Layout, paths: Vec<PathBuf>) -> Vec<String> {
             Err(error) => Err(error),
         };
         match removed {
+            // Busy: a folder that is mounted here, as the chart's pods have it. It is empty by now, and nobody's trouble.
             Err(error)
-                if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy
+                ) =>
             {
                 problems.push(format!("{}: {error}", layout.root.on_node(&path).display()));
             }

@@ -100,6 +100,20 @@ pub(super) async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> i
     }
 }
 
+/// An object, or a page of a list.
+fn object(object: &Value, query: &HashMap<&str, String>) -> Response<Reply> {
+    let number = |key: &str| query.get(key).and_then(|value| value.parse::<usize>().ok());
+    let (Some(items), Some(limit)) = (object["items"].as_array(), number("limit")) else {
+        return whole(200, object);
+    };
+    let first = number("continue").unwrap_or_default().min(items.len());
+    let next = (first + limit).min(items.len());
+    let mut page = object.clone();
+    page["items"] = items[first..next].into();
+    page["metadata"]["continue"] = if next < items.len() { next.to_string().into() } else { Value::Null };
+    whole(200, &page)
+}
+
 fn plain(
     method: &Method,
     path: &str,
@@ -116,6 +130,7 @@ fn plain(
         .collect();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     match (method.as_str(), parts.as_slice()) {
+        ("GET", _) if state.objects.contains_key(path) => object(&state.objects[path], &query),
         ("GET", ["api", "v1", "pods"]) => pods(&query, accept, state),
         ("POST", ["api", "v1", "namespaces", namespace, "events"]) => {
             match serde_json::from_slice::<Value>(body) {

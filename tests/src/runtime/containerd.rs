@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +14,14 @@ use serde_json::{Value, json};
 
 use super::conflist;
 use super::cri::{
-    ContainerConfig, ContainerId, ContainerMetadata, CreateContainerRequest, Cri, Empty, ExecSyncRequest,
-    ExecSyncResponse, ImageSpec, Int64Value, LinuxContainerConfig, LinuxContainerSecurityContext,
-    LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse,
-    PortMapping, RunPodSandboxRequest, StatusResponse,
+    ContainerConfig, ContainerId, ContainerMetadata, ContainerStatusRequest, ContainerStatusResponse,
+    CreateContainerRequest, Cri, Empty, ExecSyncRequest, ExecSyncResponse, ImageSpec, Int64Value,
+    LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig, PodSandboxConfig,
+    PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse, PortMapping, RunPodSandboxRequest,
+    StatusResponse, StopContainerRequest,
 };
 use super::image;
+use super::kubelet;
 use super::world::{Running, World};
 use crate::family::Family;
 use crate::host::Host;
@@ -27,14 +30,20 @@ use crate::until::until_some;
 
 /// From its start to a network that is ready; it takes a second when the machine does nothing else.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// The import of an image of 2 MB.
+/// The import of an image of a few MB.
 const IMPORTED_WITHIN: Duration = Duration::from_secs(30);
 /// containerd's own configuration, in the world's folder.
 const CONFIG: &str = "containerd.toml";
-/// The folder of network configurations, in the world's.
-pub(super) const CONFIGURATIONS: &str = "net.d";
-/// The socket, in the world's folder.
-pub(super) const SOCKET: &str = "containerd.sock";
+/// The folder of network configurations, in the world's. Its parent is its own, as on a node: a pod may mount that.
+pub(super) const CONFIGURATIONS: &str = "cni/net.d";
+/// The only one.
+const FILE: &str = "10-lab.conflist";
+/// The socket, in the world's folder, with a folder of its own for the same reason.
+pub(super) const SOCKET: &str = "run/containerd.sock";
+/// A container whose program ends by itself, or was told to.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
+/// A container's state in the CRI.
+const EXITED: i32 = 2;
 /// A program in a container, in seconds.
 const EXEC_SECONDS: i64 = 10;
 
@@ -52,26 +61,52 @@ impl Containerd {
     pub fn start(cni_version: &str, entry: &Value) -> Result<Self> {
         let world = World::new()?;
         let chain = conflist::chain(&world, cni_version, entry);
-        Self::launch(world, "10-lab.conflist", &chain.to_string())
+        Self::launch(world, FILE, &chain.to_string())
+    }
+
+    /// A containerd on a node that culvert did not come to yet: bridge → portmap, whose calls are recorded.
+    pub fn without_culvert(cni_version: &str) -> Result<Self> {
+        let world = World::new()?;
+        fs::remove_file(world.plugins().join("culvert-cni"))?;
+        let primary = format!("{:#}\n", conflist::primary(&world, cni_version));
+        Self::launch(world, FILE, &primary)
     }
 
     /// A containerd in this world, with one network configuration.
     pub(super) fn launch(world: World, name: &str, chain: &str) -> Result<Self> {
         let folder = world.folder();
         let network = folder.join(CONFIGURATIONS);
-        fs::create_dir(&network)?;
-        fs::write(network.join(name), chain)?;
         let socket = folder.join(SOCKET);
+        fs::create_dir_all(&network)?;
+        fs::create_dir_all(socket.parent().context("no folder")?)?;
+        fs::write(network.join(name), chain)?;
         fs::write(folder.join(CONFIG), configuration(folder, &socket, &network, &world.plugins()))?;
         let image = image::build(folder)?;
 
         let process = Mutex::new(start(&world)?);
         let node = Self { cri: Cri::new(&socket)?, world, process };
         node.wait_ready()?;
-        let mut import = node.world.command("ctr")?;
-        import.arg("--address").arg(&socket).args(["--namespace", "k8s.io", "image", "import"]).arg(image);
-        node.world.run(import, IMPORTED_WITHIN)?.succeeded().context("the image was not imported")?;
+        node.import(&image)?;
         Ok(node)
+    }
+
+    /// The conflist that its network is read from.
+    pub fn conflist(&self) -> PathBuf {
+        self.world.folder().join(CONFIGURATIONS).join(FILE)
+    }
+
+    /// Its CRI socket.
+    pub fn socket(&self) -> PathBuf {
+        self.world.folder().join(SOCKET)
+    }
+
+    /// Takes the images of an archive, as they are named in it.
+    pub fn import(&self, archive: &Path) -> Result<()> {
+        let mut import = self.world.command("ctr")?;
+        import.arg("--address").arg(self.socket());
+        import.args(["--namespace", "k8s.io", "image", "import"]).arg(archive);
+        self.world.run(import, IMPORTED_WITHIN)?.succeeded().context("the image was not imported")?;
+        Ok(())
     }
 
     /// As after a power cut: every process is gone, and so is what was in memory; what is on the disk stays.
@@ -230,7 +265,7 @@ impl<'a> PodSettings<'a> {
         // Where its network is, plugins were told.
         let added = node
             .world
-            .own_calls()?
+            .calls()?
             .into_iter()
             .find(|call| call.verb() == "ADD" && call.variable("CNI_CONTAINERID") == id);
         let added = added.with_context(|| format!("no ADD for {id}"))?;
@@ -274,14 +309,28 @@ impl<'a> Pod<'a> {
 
     /// Starts a container as a user.
     pub fn container(&self, name: &str, uid: u32, command: &[&str]) -> Result<Container<'a>> {
-        let user = LinuxContainerSecurityContext { run_as_user: Some(Int64Value { value: uid.into() }) };
+        let user = LinuxContainerSecurityContext {
+            run_as_user: Some(Int64Value { value: uid.into() }),
+            ..LinuxContainerSecurityContext::default()
+        };
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata { name: name.to_owned() }),
             image: Some(ImageSpec { image: image::NAME.to_owned() }),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             log_path: format!("{name}.log"),
             linux: Some(LinuxContainerConfig { security_context: Some(user) }),
+            ..ContainerConfig::default()
         };
+        self.create(config)
+    }
+
+    /// Starts a container of a manifest's pod as a kubelet does. `spec` is the pod's, `name` that of the container.
+    pub fn start(&self, spec: &Value, name: &str) -> Result<Container<'a>> {
+        self.create(kubelet::container(spec, name, self.node.world.folder())?)
+    }
+
+    fn create(&self, config: ContainerConfig) -> Result<Container<'a>> {
+        let log = Path::new(&self.config.log_directory).join(&config.log_path);
         let request = CreateContainerRequest {
             pod_sandbox_id: self.id.clone(),
             config: Some(config),
@@ -289,7 +338,7 @@ impl<'a> Pod<'a> {
         };
         let ContainerId { container_id: id } = self.node.cri.call("CreateContainer", request)?;
         let Empty {} = self.node.cri.call("StartContainer", ContainerId { container_id: id.clone() })?;
-        Ok(Container { node: self.node, id })
+        Ok(Container { node: self.node, id, log })
     }
 
     /// Ends its containers and its network.
@@ -311,6 +360,14 @@ impl<'a> Pod<'a> {
 pub struct Container<'a> {
     node: &'a Containerd,
     id: String,
+    log: PathBuf,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Its program's exit code; beyond 128 the signal that ended it.
+    Code(i32),
 }
 
 /// What a program in a container did.
@@ -335,5 +392,44 @@ impl Container<'_> {
         let ExecSyncResponse { stdout, stderr, exit_code } = self.node.cri.call("ExecSync", request)?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Exec { code: exit_code, stdout: text(stdout), stderr: text(stderr) })
+    }
+
+    /// What it printed.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())
+    }
+
+    /// Asks it to end, and kills it after so many seconds.
+    pub fn stop(&self, grace: i64) -> Result<()> {
+        let request = StopContainerRequest { container_id: self.id.clone(), timeout: grace };
+        let Empty {} = self.node.cri.call("StopContainer", request)?;
+        Ok(())
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&self) -> Result<Exit> {
+        let ended = until_some(ENDS_WITHIN, || match self.status() {
+            Ok(ContainerStatusResponse { status: Some(status), .. }) if status.state == EXITED => {
+                Some(Ok(Exit::Code(status.exit_code)))
+            }
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        });
+        ended.with_context(|| format!("it runs on: {:?}", self.log()))?
+    }
+
+    /// What `/proc/PID/status` says of its first process.
+    pub fn process_status(&self) -> Result<String> {
+        let info = self.status()?.info;
+        let info: Value = serde_json::from_str(info.get("info").context("no info")?)?;
+        let pid = info["pid"].as_u64().with_context(|| format!("no pid in {info}"))?;
+        let mut status = String::new();
+        self.node.world.open(&format!("/proc/{pid}/status"))?.read_to_string(&mut status)?;
+        Ok(status)
+    }
+
+    fn status(&self) -> Result<ContainerStatusResponse> {
+        let request = ContainerStatusRequest { container_id: self.id.clone(), verbose: true };
+        Ok(self.node.cri.call("ContainerStatus", request)?)
     }
 }

@@ -197,10 +197,37 @@ pub(super) struct ContainerConfig {
     pub(super) image: Option<ImageSpec>,
     #[prost(string, repeated, tag = "3")]
     pub(super) command: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    pub(super) args: Vec<String>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) envs: Vec<KeyValue>,
+    #[prost(message, repeated, tag = "7")]
+    pub(super) mounts: Vec<Mount>,
     #[prost(string, tag = "11")]
     pub(super) log_path: String,
     #[prost(message, optional, tag = "15")]
     pub(super) linux: Option<LinuxContainerConfig>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct KeyValue {
+    #[prost(string, tag = "1")]
+    pub(super) key: String,
+    #[prost(string, tag = "2")]
+    pub(super) value: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Mount {
+    #[prost(string, tag = "1")]
+    pub(super) container_path: String,
+    #[prost(string, tag = "2")]
+    pub(super) host_path: String,
+    #[prost(bool, tag = "3")]
+    pub(super) readonly: bool,
+    /// 0 private, 1 from the host to the container.
+    #[prost(int32, tag = "5")]
+    pub(super) propagation: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -223,8 +250,48 @@ pub(super) struct LinuxContainerConfig {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LinuxContainerSecurityContext {
+    #[prost(message, optional, tag = "1")]
+    pub(super) capabilities: Option<Capability>,
+    #[prost(bool, tag = "2")]
+    pub(super) privileged: bool,
+    #[prost(message, optional, tag = "3")]
+    pub(super) namespace_options: Option<NamespaceOption>,
     #[prost(message, optional, tag = "5")]
     pub(super) run_as_user: Option<Int64Value>,
+    #[prost(bool, tag = "7")]
+    pub(super) readonly_rootfs: bool,
+    #[prost(bool, tag = "11")]
+    pub(super) no_new_privs: bool,
+    #[prost(message, optional, tag = "12")]
+    pub(super) run_as_group: Option<Int64Value>,
+    #[prost(string, repeated, tag = "13")]
+    pub(super) masked_paths: Vec<String>,
+    #[prost(string, repeated, tag = "14")]
+    pub(super) readonly_paths: Vec<String>,
+    #[prost(message, optional, tag = "15")]
+    pub(super) seccomp: Option<SecurityProfile>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Capability {
+    #[prost(string, repeated, tag = "1")]
+    pub(super) add_capabilities: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub(super) drop_capabilities: Vec<String>,
+}
+
+/// Modes: 0 the pod's, 1 the container's own.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct NamespaceOption {
+    #[prost(int32, tag = "2")]
+    pub(super) pid: i32,
+}
+
+/// Kinds: 0 the runtime's default, 1 none.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SecurityProfile {
+    #[prost(int32, tag = "1")]
+    pub(super) kind: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -257,5 +324,40 @@ pub(super) struct ExecSyncResponse {
     #[prost(bytes = "vec", tag = "2")]
     pub(super) stderr: Vec<u8>,
     #[prost(int32, tag = "3")]
+    pub(super) exit_code: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StopContainerRequest {
+    #[prost(string, tag = "1")]
+    pub(super) container_id: String,
+    /// From SIGTERM to SIGKILL, in seconds.
+    #[prost(int64, tag = "2")]
+    pub(super) timeout: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ContainerStatusRequest {
+    #[prost(string, tag = "1")]
+    pub(super) container_id: String,
+    #[prost(bool, tag = "2")]
+    pub(super) verbose: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ContainerStatusResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) status: Option<ContainerStatus>,
+    /// The runtime's own words, JSON under `info`.
+    #[prost(map = "string, string", tag = "2")]
+    pub(super) info: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ContainerStatus {
+    /// 2 once it has ended.
+    #[prost(int32, tag = "3")]
+    pub(super) state: i32,
+    #[prost(int32, tag = "7")]
     pub(super) exit_code: i32,
 }

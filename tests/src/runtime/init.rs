@@ -61,6 +61,9 @@ fn hold(netns: &Path, parent: &OsString) -> Result<Infallible> {
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
         .context("cannot make mounts private")?;
+    // Shared again, with nobody outside: as systemd has it, and as mounts want that follow those of their node.
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SHARED, nothing)
+        .context("cannot make mounts shared")?;
     let mut init = Command::new(env::current_exe()?).arg(AS_INIT).spawn().context("cannot start again")?;
     println!("{}", init.id());
     let status = init.wait()?;

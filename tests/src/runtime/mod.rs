@@ -16,13 +16,14 @@ pub mod containerd;
 mod cri;
 mod image;
 pub mod init;
+mod kubelet;
 pub mod leftovers;
 pub mod node;
 pub mod podman;
 pub mod record;
 pub mod world;
 
-pub use containerd::{Container, Containerd, Exec, Pod};
+pub use containerd::{Container, Containerd, Exec, Exit, Pod};
 pub use image::{PAGE, SIDECAR};
 pub use leftovers::{Machine, Traces};
 pub use node::{Agent, Node, Sandbox};

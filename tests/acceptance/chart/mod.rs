@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The Helm chart, the container image, and the sidecar's manifests in the README.
+
+mod agent;
+mod cluster;
+mod image;
+mod node;
+mod options;
+mod sidecar;
+mod values;
+
+use anyhow::Result;
+use culvert_tests::chart::{Chart, KUBERNETES, Rendered};
+use serde_json::{Value, json};
+
+/// What users choose, each under a name.
+fn choices() -> Vec<(&'static str, Value)> {
+    vec![
+        ("defaults", json!({})),
+        ("k3s", json!({ "platform": "k3s" })),
+        ("microk8s", json!({ "platform": "microk8s" })),
+        ("gke", json!({ "platform": "gke" })),
+        ("openshift", json!({ "platform": "openshift" })),
+        ("hold", json!({ "hold": { "enabled": true, "taint": "example.com/born-so" } })),
+        (
+            "drop-in",
+            json!({ "agent": { "mode": "drop-in", "position": "after:portmap", "repair": "report",
+                               "appArmorProfile": "RuntimeDefault", "maxUnavailable": "10%" } }),
+        ),
+        (
+            "other paths",
+            json!({ "platform": "crio", "paths": {
+                "cniConfDir": "/srv/cni/net.d", "cniBinDir": "/srv/cni/bin",
+                "runtimeConfigDir": "/srv/runtime", "runtimeSocket": "/srv/sockets/runtime.sock" } }),
+        ),
+        (
+            "another image",
+            json!({ "image": { "repository": "registry.example.com:5000/net/culvert", "tag": "edge",
+                               "digest": format!("sha256:{}", "0".repeat(64)), "pullSecrets": ["registry"] } }),
+        ),
+        (
+            "an entry",
+            json!({ "entry": { "excludeNamespaces": [], "onUnknown": "deny", "locked": ["proxyUid"],
+                               "redirect": { "proxyUid": 4294967294u32, "excludeInboundPorts": "22,8000-8999",
+                                             "dropInvalid": true } } }),
+        ),
+        ("no uninstall", json!({ "uninstall": { "enabled": false } })),
+    ]
+}
+
+/// As the newest Kubernetes gets it.
+fn rendered(values: &Value) -> Result<Rendered> {
+    Chart::here()?.render(values, KUBERNETES[KUBERNETES.len() - 1])
+}

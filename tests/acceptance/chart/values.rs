@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What may be set, and that whatever is set makes objects that Kubernetes takes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use culvert_tests::chart::{Chart, KUBERNETES, NAMESPACE, yaml};
+use serde_json::{Value, json};
+
+use super::{choices, rendered};
+
+#[test]
+fn helm_finds_nothing_to_complain_about() -> Result<()> {
+    for (name, values) in choices() {
+        Chart::here()?.lint(&values).context(name)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn every_rendering_is_valid_in_every_kubernetes() -> Result<()> {
+    let chart = Chart::here()?;
+    let check = |kubernetes: &str| -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut files: Vec<PathBuf> = Vec::new();
+        for (name, values) in choices() {
+            let file = folder.path().join(format!("{name}.yaml"));
+            let rendered = chart.render(&values, kubernetes).context(name)?;
+            ensure!(rendered.documents.len() >= 5, "{name}: {}", rendered.text);
+            fs::write(&file, rendered.text)?;
+            files.push(file);
+        }
+        chart.validate(kubernetes, &files)
+    };
+    // Two at a time: each is a process that computes.
+    let (first, second) = KUBERNETES.split_at(KUBERNETES.len() / 2);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| second.iter().try_for_each(|kubernetes| check(kubernetes)));
+        first.iter().try_for_each(|kubernetes| check(kubernetes))?;
+        match other.join() {
+            Ok(result) => result,
+            Err(_) => bail!("a check panicked"),
+        }
+    })
+}
+
+#[test]
+fn the_schemas_refuse_a_field_that_kubernetes_does_not_know() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("wrong.yaml");
+    let text = rendered(&json!({}))?.text;
+    let wrong = text.replace("terminationGracePeriodSeconds", "terminationGraceSeconds");
+    ensure!(wrong != text, "nothing was replaced");
+    fs::write(&file, wrong)?;
+    let refused = Chart::here()?.validate("1.30", &[file]).expect_err("a wrong field passed");
+    assert!(format!("{refused:#}").contains("terminationGraceSeconds"), "{refused:#}");
+    Ok(())
+}
+
+#[test]
+fn wrong_values_are_refused_and_named() -> Result<()> {
+    for (values, words) in [
+        (json!({ "platfrom": "k3s" }), &["platfrom", "not allowed"][..]),
+        (json!({ "platform": "k3d" }), &["/platform", "microk8s"]),
+        (json!({ "platform": null }), &["platform"]),
+        (json!({ "image": { "repository": "UPPER/case" } }), &["/image/repository"]),
+        (json!({ "image": { "repository": "name:with a space" } }), &["/image/repository"]),
+        (json!({ "image": { "tag": 1.0 } }), &["/image/tag", "want string"]),
+        (json!({ "image": { "digest": "sha256:1234" } }), &["/image/digest"]),
+        (json!({ "image": { "pullPolicy": "Sometimes" } }), &["/image/pullPolicy", "IfNotPresent"]),
+        (json!({ "paths": { "cniConfDir": "etc/cni/net.d" } }), &["/paths/cniConfDir"]),
+        // Its parent would be the node's root.
+        (json!({ "paths": { "cniConfDir": "/net.d" } }), &["/paths/cniConfDir"]),
+        (json!({ "paths": { "runtimeSocket": "/run.sock" } }), &["/paths/runtimeSocket"]),
+        (json!({ "paths": { "cniBinDir": "/opt/../etc" } }), &["/paths/cniBinDir"]),
+        (json!({ "paths": { "cniBinDir": "/" } }), &["/paths/cniBinDir"]),
+        (json!({ "paths": { "cniBinDirs": "/opt" } }), &["cniBinDirs"]),
+        (json!({ "agent": { "mode": "standalone" } }), &["/agent/mode", "drop-in"]),
+        (json!({ "agent": { "position": "first" } }), &["/agent/position"]),
+        (json!({ "agent": { "position": "after:" } }), &["/agent/position"]),
+        (json!({ "agent": { "repair": true } }), &["/agent/repair", "report"]),
+        (json!({ "agent": { "maxUnavailable": 0 } }), &["/agent/maxUnavailable"]),
+        (json!({ "agent": { "maxUnavailable": "0%" } }), &["/agent/maxUnavailable"]),
+        (json!({ "agent": { "tolerations": [{ "operator": "Any" }] } }), &["/agent/tolerations/0/operator"]),
+        (json!({ "agent": { "hostNetwork": true } }), &["hostNetwork"]),
+        (json!({ "entry": { "onUnknown": "maybe" } }), &["/entry/onUnknown", "deny"]),
+        (json!({ "entry": { "excludeNamespaces": "kube-system" } }), &["/entry/excludeNamespaces", "array"]),
+        (json!({ "entry": { "redirect": { "proxyUidd": 1 } } }), &["proxyUidd"]),
+        (json!({ "entry": { "redirect": { "proxyUid": 0 } } }), &["/entry/redirect/proxyUid"]),
+        (json!({ "entry": { "redirect": { "outboundUdp": "drop" } } }), &["/entry/redirect/outboundUdp"]),
+        (json!({ "entry": { "redirect": { "excludeInboundPorts": "80-" } } }), &["excludeInboundPorts"]),
+        (json!({ "entry": { "locked": ["proxy-uid"] } }), &["/entry/locked/0"]),
+        (json!({ "entry": { "logLevel": "loud" } }), &["/entry/logLevel"]),
+        (json!({ "entry": { "logFile": "cni.log" } }), &["/entry/logFile"]),
+        (json!({ "entry": { "logFile": "/cni.log" } }), &["/entry/logFile"]),
+        (json!({ "hold": { "enabled": "yes" } }), &["/hold/enabled", "boolean"]),
+        (json!({ "hold": { "taint": "a b" } }), &["/hold/taint"]),
+        (json!({ "uninstall": { "unreachable": "ignore" } }), &["/uninstall/unreachable", "skip"]),
+        (json!({ "uninstall": { "timeoutSeconds": "4m" } }), &["/uninstall/timeoutSeconds"]),
+        (json!({ "resourceQuota": "yes" }), &["/resourceQuota"]),
+    ] {
+        let Err(refused) = rendered(&values) else { bail!("{values} was taken") };
+        let said = format!("{refused:#}");
+        for word in words {
+            assert!(said.contains(word), "{values}: no {word:?} in {said}");
+        }
+    }
+    Ok(())
+}
+
+/// Every leaf below an object, as `a.b.c`; what users fill in as they like (maps, lists) is one leaf.
+fn leaves(value: &Value, at: &str, into: &mut BTreeSet<String>) {
+    match value.as_object() {
+        Some(fields) if !fields.is_empty() && !at.ends_with("nodeSelector") && !at.ends_with("resources") => {
+            for (key, value) in fields {
+                let below = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                leaves(value, &below, into);
+            }
+        }
+        _ => drop(into.insert(at.to_owned())),
+    }
+}
+
+#[test]
+fn values_schema_and_page_name_the_same_settings() -> Result<()> {
+    let values = yaml(&Chart::file("values.yaml")?)?;
+    let schema: Value = serde_json::from_str(&Chart::file("values.schema.json")?)?;
+    let page = Chart::file("README.md")?;
+    let mut settings = BTreeSet::new();
+    leaves(&values, "", &mut settings);
+    ensure!(settings.len() > 30, "{settings:?}");
+    for setting in &settings {
+        let pointer = format!("/properties/{}", setting.replace('.', "/properties/"));
+        ensure!(schema.pointer(&pointer).is_some(), "{setting} is not in values.schema.json");
+        ensure!(page.contains(&format!("| `{setting}` |")), "{setting} is not in README.md");
+    }
+    for row in page.lines().filter_map(|line| line.strip_prefix("| `")) {
+        // The table of values has a default in its second column; others have none there.
+        let Some((name, _)) = row.split_once("` |") else { continue };
+        let known = |first: &str| values.get(first).is_some();
+        if name.split('.').next().is_some_and(known) {
+            ensure!(settings.contains(name), "README.md names {name}, which is not in values.yaml");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn whoever_installs_it_is_told_what_comes_next() -> Result<()> {
+    let chart = Chart::here()?;
+    let notes = chart.notes(&json!({}))?;
+    for words in ["rollout status daemonset/culvert-agent", "kube-system, culvert-system", "in no registry"] {
+        assert!(notes.contains(words), "no {words:?} in {notes}");
+    }
+    assert!(!notes.contains("taint"), "{notes}");
+    for (values, words) in [
+        (json!({ "hold": { "enabled": true } }), "culvert.dev/agent-not-ready"),
+        (json!({ "uninstall": { "enabled": false } }), "will leave plugin and entry"),
+    ] {
+        let notes = chart.notes(&values)?;
+        assert!(notes.contains(words), "no {words:?} in {notes}");
+    }
+    let elsewhere = chart.notes(&json!({ "image": { "repository": "registry.example.com/culvert" } }))?;
+    assert!(!elsewhere.contains("in no registry"), "{elsewhere}");
+    Ok(())
+}
+
+#[test]
+fn the_nodes_defaults_are_those_that_the_plugin_knows() -> Result<()> {
+    let schema: Value = serde_json::from_str(&Chart::file("values.schema.json")?)?;
+    let known: BTreeSet<&str> = culvert_cni::pod::names().map(|(_, key)| key).collect();
+    let redirect = &schema["properties"]["entry"]["properties"]["redirect"]["properties"];
+    let offered: BTreeSet<&str> =
+        redirect.as_object().context("no redirect")?.keys().map(String::as_str).collect();
+    assert_eq!(offered, known);
+    let lockable = &schema["properties"]["entry"]["properties"]["locked"]["items"]["enum"];
+    assert_eq!(culvert_tests::chart::strings(lockable).into_iter().collect::<BTreeSet<_>>(), known);
+    Ok(())
+}
+
+#[test]
+fn the_entry_reaches_the_agent_as_the_plugin_reads_it() -> Result<()> {
+    let entry = json!({ "excludeNamespaces": ["kube-system", "infra"], "onUnknown": "deny",
+        "locked": ["proxyUid"], "logLevel": "debug", "logFile": "/srv/cni.log",
+        "redirect": { "proxyUid": 4294967294u32, "excludeInboundPorts": "22", "dropInvalid": true } });
+    let found = rendered(&json!({ "entry": entry }))?;
+    let text = found.one("ConfigMap", "-entry")?["data"]["entry.json"].as_str().context("no entry")?;
+    let mut expected = entry;
+    // Its own pods start where no agent answers for them.
+    expected["excludeNamespaces"] = json!(["kube-system", "infra", NAMESPACE]);
+    assert_eq!(serde_json::from_str::<Value>(text)?, expected);
+    // A number stays one, whatever its size: helm's own are floating.
+    assert!(text.contains("4294967294"), "{text}");
+    Ok(())
+}
