@@ -302,6 +302,8 @@ impl Stay {
                     tracing::info!(file = %file.path.display(), "the entry was put in");
                 }
                 self.written = Some(Instant::now());
+                // Somebody who answers at once may have taken it out before it is seen there.
+                self.stood = Some(file);
                 // Pods may have started without it.
                 self.context.verify_now.notify_one();
                 Next::After(Duration::ZERO)

@@ -117,7 +117,7 @@ fn pods_are_covered_while_the_agent_ends_is_killed_and_is_replaced() -> Result<(
             fs::set_permissions(&second, fs::metadata(&first)?.permissions())?;
 
             let mut agent = node.agent_with(&first, &NO_REPAIR)?.ready()?;
-            let upgrades = scaled(8);
+            let upgrades = scaled(10);
             let ((), Storm { late, missed, .. }) = storm(node, Duration::ZERO, || {
                 for upgrade in 0..upgrades {
                     let plugin = if upgrade % 2 == 0 { &second } else { &first };
