@@ -251,7 +251,7 @@ fn each_attack_is_healed_within_a_second() -> Result<()> {
     let agent = node.agent(&[])?.ready()?;
     heals(&node, &agent, "told by inotify")?;
     assert!(agent.metric("culvert_agent_fights_total")? >= 2.0);
-    assert!(agent.log().contains("is put back"), "{}", agent.log());
+    eventually!(agent.log().contains("is put back"));
     agent.terminate().map(drop)
 }
 
@@ -271,7 +271,7 @@ fn each_attack_is_healed_within_a_second_without_inotify() -> Result<()> {
     ]
     .map(str::to_owned);
     let agent = node.agent_behind(&exhausted.each_ref().map(String::as_str), &[])?.ready()?;
-    assert!(agent.log().contains("no inotify watch can be had"), "{}", agent.log());
+    eventually!(agent.log().contains("no inotify watch can be had"));
     heals(&node, &agent, "without inotify")
 }
 
@@ -501,7 +501,7 @@ fn a_folder_that_no_plugin_can_run_from_is_a_clear_refusal() -> Result<()> {
         let agent = node.agent_behind(&["unshare", "--mount", "sh", "-c", &mount, "sh"], &[])?;
         eventually!(agent.get("/ready").is_ok_and(|answer| answer.body.contains(said)), 5 * HEALS_WITHIN);
         assert!(!has_entry(&node.configuration(NAME)), "{options}");
-        assert!(agent.log().contains("--cni-bin-dir"), "{}", agent.log());
+        eventually!(agent.log().contains("--cni-bin-dir"));
     }
     Ok(())
 }
@@ -516,7 +516,7 @@ fn an_entry_that_no_pod_could_follow_ends_the_agent_before_it_writes() -> Result
     let mut agent = node.agent(&[])?;
     assert!(!agent.becomes_ready()?);
     for named in ["onUnknwon", "root"] {
-        assert!(agent.log().contains(named), "{named}: {}", agent.log());
+        eventually!(agent.log().contains(named));
     }
     assert_eq!(fs::read_to_string(node.configuration(NAME))?, LIST);
     Ok(())

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::binaries::Binaries;
@@ -196,16 +196,16 @@ impl MountedAgent {
         }
         Ok(self.log())
     }
+}
 
-    /// SIGKILL.
-    pub fn kill(mut self) -> Result<()> {
-        self.process.signal(Signal::KILL)?;
-        self.process.wait(ENDS_WITHIN).map(drop)
-    }
-
-    /// The most memory that it had resident so far, in bytes.
-    pub fn peak_memory(&self) -> Result<u64> {
-        peak_memory(self.process.pid())
+/// strace would go, and what it started run on.
+impl Drop for MountedAgent {
+    fn drop(&mut self) {
+        let outer = self.process.pid();
+        let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            let _ = kill_process(child, Signal::KILL);
+        }
     }
 }
 
