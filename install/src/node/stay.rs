@@ -8,10 +8,12 @@
 //! ```
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_cni::attachment::{Record, Records};
+use culvert_cni::protocol::{Attachment, CniArgs};
 use tokio::time::Instant;
 
 use super::agent::{Context, Readiness, Told};
@@ -106,6 +108,21 @@ pub async fn run(context: Context, told: Told) {
     }
 }
 
+/// Removes the records of pods whose network is gone: the runtime did not call the plugin for their end, since the entry was
+/// away just then.
+fn forget_the_gone(layout: &Layout) {
+    let records = Records::new(&layout.at(&layout.attachments()));
+    for record in records.all().unwrap_or_default() {
+        let netns = layout.at(Path::new(&record.netns));
+        // Where the folder cannot be seen, nobody knows.
+        if netns.parent().is_some_and(Path::is_dir) && !netns.exists() {
+            let Record { network, container_id, ifname, .. } = record;
+            let attachment = Attachment { container_id, ifname, netns: None, args: CniArgs::default() };
+            let _ = records.remove(&network, &attachment);
+        }
+    }
+}
+
 impl Stay {
     /// The node is ours again, and what a killed run of ours left is cleared away.
     fn begin(&mut self) {
@@ -142,6 +159,9 @@ impl Stay {
         self.looked_where = Instant::now();
         let paths = self.context.options.paths.clone();
         let found = tokio::task::spawn_blocking(move || layout::discover(&paths)).await;
+        let layout = self.context.layout();
+        // Logged by nobody: a pod that ended while the entry was away left them, and nothing depends on them.
+        let _ = tokio::task::spawn_blocking(move || forget_the_gone(&layout)).await;
         let Ok(Ok(found)) = found else { return };
         self.told.layout.send_if_modified(|layout| {
             let is_new = **layout != found;

@@ -20,6 +20,8 @@ use super::leaving_nothing;
 
 /// What the contract leaves the agent to repair a pod.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
+/// The agent looks for records of pods that are gone each 10 s.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(20);
 /// At a time; each takes a tenth of a second.
 const WORKERS: usize = 3;
 /// No repair: what is covered then, the plugin has covered.
@@ -162,6 +164,8 @@ fn pods_are_covered_while_a_neighbour_writes_the_list_each_50_ms() -> Result<()>
             );
             ensure!(missed.is_empty(), "never covered: {missed:?}\n{}", agent.log());
             eventually!(node.has_entry());
+            // A pod that ended while the entry was away left its record, which the agent finds.
+            eventually!(is_clean(node).is_ok(), FORGOTTEN_WITHIN);
             is_clean(node)
         },
     )
