@@ -20,6 +20,8 @@ use super::leaving_nothing;
 
 /// What the contract leaves the agent to repair a pod.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
+/// A sandbox takes a tenth of a second; this is for a machine that does much else.
+const MADE_WITHIN: Duration = Duration::from_secs(20);
 /// The agent looks for records of pods that are gone each 10 s.
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(20);
 /// At a time; each takes a tenth of a second.
@@ -38,8 +40,12 @@ struct Storm {
     errors: Vec<String>,
 }
 
-/// Makes and ends sandboxes, several at a time, until `during` is done.
-fn storm<T>(node: &Node, patience: Duration, during: impl FnOnce() -> Result<T>) -> Result<(T, Storm)> {
+/// Makes and ends sandboxes, several at a time, until `during` is done, which can ask how many were made.
+fn storm<T>(
+    node: &Node,
+    patience: Duration,
+    during: impl FnOnce(&dyn Fn() -> usize) -> Result<T>,
+) -> Result<(T, Storm)> {
     let (storm, ends) = (Mutex::new(Storm::default()), AtomicBool::new(false));
     let result = std::thread::scope(|scope| {
         for worker in 0..WORKERS {
@@ -60,7 +66,7 @@ fn storm<T>(node: &Node, patience: Duration, during: impl FnOnce() -> Result<T>)
                 }
             });
         }
-        let result = during();
+        let result = during(&|| storm.lock().expect("no worker panics").made);
         ends.store(true, Ordering::Relaxed);
         result
     })?;
@@ -120,7 +126,7 @@ fn pods_are_covered_while_the_agent_ends_is_killed_and_is_replaced() -> Result<(
 
             let mut agent = node.agent_with(&first, &NO_REPAIR)?.ready()?;
             let upgrades = scaled(10);
-            let ((), Storm { late, missed, .. }) = storm(node, Duration::ZERO, || {
+            let ((), Storm { late, missed, .. }) = storm(node, Duration::ZERO, |made| {
                 for upgrade in 0..upgrades {
                     let plugin = if upgrade % 2 == 0 { &second } else { &first };
                     if upgrade % 3 == 0 {
@@ -130,6 +136,8 @@ fn pods_are_covered_while_the_agent_ends_is_killed_and_is_replaced() -> Result<(
                     }
                     agent = node.agent_with(plugin, &NO_REPAIR)?.ready()?;
                     eventually!(fs::read(node.plugin()).ok() == fs::read(plugin).ok());
+                    let before = made();
+                    eventually!(made() > before, MADE_WITHIN);
                 }
                 Ok(())
             })?;
@@ -146,7 +154,7 @@ fn pods_are_covered_while_a_neighbour_writes_the_list_each_50_ms() -> Result<()>
         |node| {
             let agent = node.agent(&[])?.ready()?;
             let writes = scaled(100);
-            let ((), Storm { made, late, missed, .. }) = storm(node, REPAIRED_WITHIN, || {
+            let ((), Storm { made, late, missed, .. }) = storm(node, REPAIRED_WITHIN, |_| {
                 for _ in 0..writes {
                     let start = Instant::now();
                     let theirs = node.configurations().join(".theirs");
@@ -181,7 +189,7 @@ fn pods_come_and_go_while_culvert_leaves() -> Result<()> {
             // Made with the plugin, and ended when it is gone.
             let survivor = client.run("survivor")?;
             ensure!(survivor.is_covered()?);
-            let (said, _) = storm(node, Duration::ZERO, || {
+            let (said, _) = storm(node, Duration::ZERO, |_| {
                 let said = node.run("uninstall", &[])?.succeeded()?;
                 std::thread::park_timeout(Duration::from_secs(1));
                 Ok(said)
