@@ -204,7 +204,9 @@ fn an_agent_in_a_container_puts_pods_right_with_three_capabilities() -> Result<(
             let agent = node.agent_in_a_container()?;
             let covered = until_some(SOON, || is_covered(&host).unwrap_or_default().then_some(()));
             assert!(covered.is_some(), "{}", agent.stderr().text());
-            assert_eq!(host.sysctl("net.netfilter.nf_conntrack_tcp_timeout_close_wait")?, "43200");
+            // Rules come first, then what conntrack has only with them.
+            let close_wait = || host.sysctl("net.netfilter.nf_conntrack_tcp_timeout_close_wait");
+            eventually!(close_wait().is_ok_and(|seconds| seconds == "43200"), SOON);
             assert_eq!(host.sysctl("net.netfilter.nf_conntrack_tcp_loose")?, "0");
             let log = agent.stderr().text();
             eventually!(node.has_entry(), SOON);
