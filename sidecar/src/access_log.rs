@@ -7,6 +7,8 @@
 use crate::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
 use crate::close_reason::CloseReason;
 use crate::config::AccessLog;
+use crate::table::Known;
+use crate::tls::spiffe::SpiffeId;
 use serde::Serialize;
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
@@ -41,6 +43,8 @@ pub struct Record {
     pub bytes_recv: u64,
     /// How long it was open.
     pub duration: Duration,
+    /// What it spoke, and with whom, where a mesh asks.
+    pub known: Option<Arc<Known>>,
     /// How it ended.
     pub reason: CloseReason,
     /// More about that, in words.
@@ -63,6 +67,10 @@ struct Line<'a> {
     bytes_recv: u64,
     /// Seconds.
     duration: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<&'a str>,
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
@@ -80,6 +88,7 @@ impl Record {
             bytes_sent,
             bytes_recv,
             duration,
+            known,
             reason,
             error,
         } = self;
@@ -94,6 +103,8 @@ impl Record {
             bytes_sent: *bytes_sent,
             bytes_recv: *bytes_recv,
             duration: duration.as_micros() as f64 / 1e6,
+            tls: known.as_ref().map(|known| known.spoken.name()),
+            peer: known.as_ref().and_then(|known| known.peer.as_ref()).map(SpiffeId::as_str),
             reason: reason.name(),
             error: error.as_deref(),
         };
@@ -232,6 +243,7 @@ mod tests {
             bytes_sent: 5,
             bytes_recv: 70_000,
             duration: Duration::from_micros(1_234_567),
+            known: None,
             reason,
             error: error.map(Into::into),
         }

@@ -30,6 +30,34 @@ pub enum CloseReason {
     NoOriginalDst,
     /// A limit on connections or connects under way was reached.
     Limit,
+    /// mTLS is STRICT, and no inbound of this pod's Dataplane names the port.
+    NotInbound,
+    /// A MeshTrafficPermission refuses the peer, or none allows it.
+    Forbidden,
+    /// mTLS is STRICT, and the client spoke plain bytes.
+    Plaintext,
+    /// mTLS is STRICT, and the client spoke TLS of its own.
+    ForeignTls,
+    /// The peer had no certificate.
+    TlsNoCertificate,
+    /// The peer's certificate is of no authority of this mesh, or does not hold for another reason.
+    TlsUntrusted,
+    /// The peer's certificate expired.
+    TlsExpired,
+    /// The peer's certificate is not valid yet: the clocks differ.
+    TlsNotYetValid,
+    /// The peer's certificate is of an authority of this mesh, and names somebody who should not be there.
+    TlsIdentity,
+    /// The peer refused the TLS handshake: its log says why.
+    TlsRefused,
+    /// This sidecar has no identity to speak TLS with.
+    TlsNoIdentity,
+    /// The client's hello, or the TLS handshake, took too long.
+    TlsTimeout,
+    /// TLS failed: not spoken as it should be, or cut off.
+    TlsFailure,
+    /// The peer's TLS stream ended without its close_notify.
+    TlsTruncated,
     /// No byte moved for the idle timeout.
     IdleTimeout,
     /// The sidecar stopped before the connection ended.
@@ -40,7 +68,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, for tables and tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 28] = [
         Self::Ok,
         Self::ClientReset,
         Self::ServerReset,
@@ -52,6 +80,20 @@ impl CloseReason {
         Self::Loop,
         Self::NoOriginalDst,
         Self::Limit,
+        Self::NotInbound,
+        Self::Forbidden,
+        Self::Plaintext,
+        Self::ForeignTls,
+        Self::TlsNoCertificate,
+        Self::TlsUntrusted,
+        Self::TlsExpired,
+        Self::TlsNotYetValid,
+        Self::TlsIdentity,
+        Self::TlsRefused,
+        Self::TlsNoIdentity,
+        Self::TlsTimeout,
+        Self::TlsFailure,
+        Self::TlsTruncated,
         Self::IdleTimeout,
         Self::DrainTimeout,
         Self::Internal,
@@ -71,6 +113,20 @@ impl CloseReason {
             Self::Loop => "loop",
             Self::NoOriginalDst => "no_original_dst",
             Self::Limit => "limit",
+            Self::NotInbound => "not_inbound",
+            Self::Forbidden => "forbidden",
+            Self::Plaintext => "plaintext",
+            Self::ForeignTls => "foreign_tls",
+            Self::TlsNoCertificate => "tls_no_certificate",
+            Self::TlsUntrusted => "tls_untrusted",
+            Self::TlsExpired => "tls_expired",
+            Self::TlsNotYetValid => "tls_not_yet_valid",
+            Self::TlsIdentity => "tls_identity",
+            Self::TlsRefused => "tls_refused",
+            Self::TlsNoIdentity => "tls_no_identity",
+            Self::TlsTimeout => "tls_timeout",
+            Self::TlsFailure => "tls_failure",
+            Self::TlsTruncated => "tls_truncated",
             Self::IdleTimeout => "idle_timeout",
             Self::DrainTimeout => "drain_timeout",
             Self::Internal => "internal",
@@ -91,6 +147,22 @@ impl CloseReason {
             Self::Loop => "was refused by a guard",
             Self::NoOriginalDst => "had no original destination",
             Self::Limit => "was refused because a limit is reached",
+            Self::NotInbound => "was refused because no inbound names its port, and mTLS is STRICT",
+            Self::Forbidden => "was refused by a MeshTrafficPermission",
+            Self::Plaintext => "was refused because it was plain, and mTLS is STRICT",
+            Self::ForeignTls => "was refused because its TLS was not the mesh's, and mTLS is STRICT",
+            Self::TlsNoCertificate => "was refused because its peer had no certificate",
+            Self::TlsUntrusted => {
+                "was refused because its peer's certificate is of no authority of this mesh"
+            }
+            Self::TlsExpired => "was refused because its peer's certificate expired",
+            Self::TlsNotYetValid => "was refused because its peer's certificate is not valid yet",
+            Self::TlsIdentity => "was refused because its peer is somebody else",
+            Self::TlsRefused => "was refused by its peer in the TLS handshake",
+            Self::TlsNoIdentity => "was refused because this sidecar has no identity",
+            Self::TlsTimeout => "was refused because its TLS handshake took too long",
+            Self::TlsFailure => "was ended because TLS failed",
+            Self::TlsTruncated => "was reset because its TLS stream was cut off",
             Self::IdleTimeout => "was ended because it moved no byte for the idle timeout",
             Self::DrainTimeout => "was ended because the sidecar stops",
             Self::Internal => "was ended by a defect of the sidecar",

@@ -4,6 +4,8 @@
 use crate::addrs::{Direction, Family};
 use crate::guard::SidecarPorts;
 use crate::limits::Thresholds;
+use crate::probes::AppProbes;
+use crate::tls::Source;
 use clap::ValueEnum;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +21,10 @@ pub struct Config {
     pub mesh: String,
     /// The Dataplane document that is about this pod.
     pub dataplane: Option<String>,
+    /// Who this workload is, where it has an identity.
+    pub identity: Option<Source>,
+    /// The probes that the status port passes on to the application.
+    pub app_probes: AppProbes,
     /// Whether the API server stays reachable where the mesh closes the passthrough.
     pub api_server_bypass: bool,
     /// The API server, as Kubernetes tells each pod.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The life of one connection, top to bottom:
 //!
-//! accepted → original destination → guards → route → permits → connect → relay → one closing record.
+//! accepted → original destination → guards → route → (TLS) → permits → connect → (TLS) → relay → one closing record.
 
 use crate::addrs::{Direction, OrigDst};
 use crate::close_reason::CloseReason;
@@ -13,7 +13,11 @@ use crate::original_dst::{self, Redirected};
 use crate::proxy::Proxy;
 use crate::relay::{End, Relay, Side};
 use crate::route;
+use crate::secure::{self, Ends};
+use crate::stream::Stream;
 use crate::table::Entry;
+use crate::tls::TlsError;
+use crate::tls::spiffe::SpiffeId;
 use crate::upstream;
 use socket2::SockRef;
 use std::error::Error;
@@ -42,6 +46,17 @@ pub enum ForwardError {
     /// The listener is no longer in the documents.
     #[error("the listener was taken away while the connection came in")]
     NoListener,
+    /// STRICT, and a port that no inbound names.
+    #[error(
+        "no inbound of this pod's Dataplane names {0}, and the mesh's mTLS is STRICT: add it to networking.inbound"
+    )]
+    NotInbound(OrigDst),
+    /// TLS, or what was to be TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A permission says no.
+    #[error("no MeshTrafficPermission lets {0} call this pod")]
+    Forbidden(SpiffeId),
     /// The server was not reached.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -58,6 +73,9 @@ impl ForwardError {
             Self::Full(_) => CloseReason::Limit,
             Self::Denied(_) => CloseReason::Denied,
             Self::NoEndpoint(_) | Self::NoListener => CloseReason::NoEndpoint,
+            Self::NotInbound(_) => CloseReason::NotInbound,
+            Self::Tls(error) => error.reason(),
+            Self::Forbidden(_) => CloseReason::Forbidden,
             Self::Dial(error) => error.reason(),
             Self::Stopped(reason) => *reason,
         }
@@ -86,10 +104,13 @@ async fn establish(proxy: Arc<Proxy>, accepted: Accepted) -> Option<Established>
 }
 
 /// From where its destination is known.
-async fn begin(proxy: Arc<Proxy>, accepted: Accepted, redirected: Redirected) -> Option<Established> {
+async fn begin(proxy: Arc<Proxy>, mut accepted: Accepted, redirected: Redirected) -> Option<Established> {
     let mut life = Life::begin(proxy, &accepted, redirected);
-    match forward(&mut life, &accepted, redirected).await {
-        Ok((server, entry)) => Some(Established { client: accepted.stream, server, entry, life }),
+    match forward(&mut life, &mut accepted, redirected).await {
+        Ok((ends, server, entry)) => {
+            let (client, server) = ends.over(accepted.stream, server);
+            Some(Established { client, server, entry, life })
+        }
         Err(error) => {
             reset_on_close(&accepted.stream);
             drop(accepted);
@@ -102,9 +123,9 @@ async fn begin(proxy: Arc<Proxy>, accepted: Accepted, redirected: Redirected) ->
 /// Everything that can say no, and the connect.
 async fn forward(
     life: &mut Life,
-    accepted: &Accepted,
+    accepted: &mut Accepted,
     redirected: Redirected,
-) -> Result<(TcpStream, Arc<Entry>), ForwardError> {
+) -> Result<(Ends, TcpStream, Arc<Entry>), ForwardError> {
     let proxy = life.proxy();
     let direction = accepted.direction;
     let Some(permit) = proxy.limits.listener(direction).try_acquire() else {
@@ -131,13 +152,16 @@ async fn forward(
         }
     };
     life.came_to(&running, &route);
-    upstream::connect(life, &running, &route, original).await
+    let ends = secure::admit(life, &running, &route, original, &mut accepted.stream).await?;
+    let (mut server, entry) = upstream::connect(life, &running, &route, original).await?;
+    let ends = secure::agree(life, &running, &entry, ends, (&mut accepted.stream, &mut server)).await?;
+    Ok((ends, server, entry))
 }
 
 /// A connection with both its sides.
 struct Established {
-    client: TcpStream,
-    server: TcpStream,
+    client: Stream,
+    server: Stream,
     entry: Arc<Entry>,
     life: Life,
 }
@@ -150,13 +174,18 @@ impl Established {
         let end = poll_fn(|cx| relay.poll(cx, &mut client, &mut server, &mut watch)).await;
         let (reason, error) = match end {
             End::Closed => (CloseReason::Ok, None),
-            End::Died(Side::Client, error) => (CloseReason::ClientReset, Some(error)),
-            End::Died(Side::Server, error) => (CloseReason::ServerReset, Some(error)),
+            End::Died(side, error) => {
+                let reset = match side {
+                    Side::Client => CloseReason::ClientReset,
+                    Side::Server => CloseReason::ServerReset,
+                };
+                (secure::reason_of(&error, reset), Some(error))
+            }
             End::Stopped(reason) => (reason, None),
         };
         if reason != CloseReason::Ok {
-            reset_on_close(&client);
-            reset_on_close(&server);
+            reset_on_close(client.tcp());
+            reset_on_close(server.tcp());
         }
         // Before the record: whoever sees it, or an empty table, may rely on both being closed.
         drop((client, server));

@@ -14,7 +14,9 @@ use crate::relay::pipes::Pipes;
 use crate::relay::{Mode, Moved, Side, Watch};
 use crate::route::Route;
 use crate::running::{Cluster, Listener, Running};
-use crate::table::{Entry, NewEntry, State};
+use crate::table::{Entry, Known, NewEntry, State};
+use crate::tls::Spoken;
+use crate::tls::spiffe::SpiffeId;
 use crate::traffic_log::{Sink, Traffic};
 use prometheus_client::metrics::counter::Counter;
 use std::error::Error;
@@ -37,6 +39,8 @@ pub(crate) struct Life {
     entry: Option<Arc<Entry>>,
     /// Of the listener and of the cluster.
     permits: [Option<Permit>; 2],
+    /// What it speaks, and with whom, once that is known.
+    known: Option<Arc<Known>>,
     /// Where documents want it logged.
     log: Option<Box<Logged>>,
     ended: bool,
@@ -69,6 +73,7 @@ impl Life {
             listener: None,
             entry: None,
             permits: [None, None],
+            known: None,
             log: None,
             ended: false,
         };
@@ -139,8 +144,30 @@ impl Life {
             opened: self.opened,
             idle_timeout,
         });
+        if let Some(known) = &self.known {
+            entry.set_known(Arc::clone(known));
+        }
         self.entry = Some(Arc::clone(&entry));
         entry
+    }
+
+    /// It is known what it speaks, and with whom: an inbound one with its client, an outbound one with its server.
+    pub(crate) fn speaks(&mut self, spoken: Spoken, peer: Option<SpiffeId>) {
+        let known = Arc::new(Known { spoken, peer });
+        if let Some(entry) = &self.entry {
+            entry.set_known(Arc::clone(&known));
+        }
+        self.known = Some(known);
+        if self.direction == Direction::Inbound {
+            let metrics = self.proxy.metrics.tls.spoken(spoken);
+            metrics.total.inc();
+            metrics.active.inc();
+        }
+    }
+
+    /// When it was accepted.
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
     }
 
     /// It is dialled again, elsewhere.
@@ -176,6 +203,9 @@ impl Life {
                 running.listeners[at].metrics.opened.inc();
             }
         }
+        if let Some(known) = self.known.as_ref().filter(|_| self.direction == Direction::Inbound) {
+            metrics.tls.spoken(known.spoken).active.dec();
+        }
         // Given back before the connection leaves the table: who sees it gone may count on its place.
         self.permits = [None, None];
         let (mut bytes_sent, mut bytes_recv) = (0, 0);
@@ -205,6 +235,7 @@ impl Life {
                 bytes_sent,
                 bytes_recv,
                 duration,
+                known: self.known.clone(),
                 reason,
                 error: error.map(ToString::to_string),
             };
@@ -272,6 +303,8 @@ fn trace(record: &Record) {
         bytes_sent = record.bytes_sent,
         bytes_recv = record.bytes_recv,
         duration = ?record.duration,
+        tls = record.known.as_ref().map(|known| known.spoken.name()),
+        peer = record.known.as_ref().and_then(|known| known.peer.as_ref()).map(tracing::field::display),
         reason = %record.reason,
         error = record.error.as_deref(),
     );

@@ -10,6 +10,7 @@ use crate::close_reason::CloseReason;
 use crate::guard::Guard;
 use crate::listener::AcceptErrorKind;
 use crate::relay::pipes::{Fallback, PipeMetrics};
+use crate::tls::TlsMetrics;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as Series;
@@ -209,6 +210,8 @@ pub struct Metrics {
     pub config_reload_failed: Counter,
     /// Bulk streams.
     pub pipes: PipeMetrics,
+    /// TLS between mesh members.
+    pub tls: TlsMetrics,
     registry: Registry,
 }
 
@@ -338,6 +341,7 @@ impl Metrics {
         registry.register("splice_started", "Streams that began to be spliced", pipes.started.clone());
         registry.register("splice_fallbacks", "Bulk streams that went on being copied", fallbacks);
         registry.register("splice_pipes", "Pipes in use for bulk streams", pipes.in_use.clone());
+        let tls = TlsMetrics::register(&mut registry);
         registry.register("build_info", "The running version", build);
 
         let totals = Direction::ALL
@@ -396,6 +400,7 @@ impl Metrics {
             config_reloaded,
             config_reload_failed,
             pipes,
+            tls,
             registry,
         }
     }

@@ -6,6 +6,8 @@
 use crate::addrs::{Direction, Family, inbound_source};
 use crate::limits::Thresholds;
 use crate::resources::read::Tags;
+use crate::tls::TlsSettings;
+use crate::tls::permissions::Permissions;
 use crate::traffic_log::Sink;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -112,6 +114,38 @@ pub struct LogRule {
     pub sinks: Arc<[Sink]>,
 }
 
+/// Whom a mesh with mTLS lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Its members.
+    Strict,
+    /// Everybody.
+    Permissive,
+}
+
+impl TlsMode {
+    /// The name in documents and on pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "STRICT",
+            Self::Permissive => "PERMISSIVE",
+        }
+    }
+}
+
+/// TLS between the mesh's members, as this pod speaks it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mtls {
+    /// Whom it lets in.
+    pub mode: TlsMode,
+    /// Whether STRICT closes the ports that no inbound names, too: where a Dataplane says what there is.
+    pub named_only: bool,
+    /// Versions and suites.
+    pub settings: TlsSettings,
+    /// Which members may call.
+    pub permissions: Permissions,
+}
+
 /// Everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -131,6 +165,8 @@ pub struct Plan {
     pub members: HashMap<SocketAddr, Arc<Member>>,
     /// The cluster of connections to members by address, where passthrough is off.
     pub direct_access: Option<usize>,
+    /// TLS between members; `None` = there is none.
+    pub mtls: Option<Mtls>,
     /// Where inbound and outbound connections are logged.
     pub logs: [Vec<LogRule>; 2],
     /// How many documents it was made from.

@@ -16,6 +16,7 @@ use crate::relay::pipes::Pipes;
 use crate::running::{Books, Running};
 use crate::table::Table;
 use crate::throttle::Throttle;
+use crate::tls::Tls;
 use crate::traffic_log;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Proxy {
     pub books: Books,
     /// What became of the documents.
     pub documents: Documents,
+    /// Who this workload is, and what handshakes use.
+    pub tls: Tls,
     /// Where documents want connections logged.
     pub traffic_log: traffic_log::Backends,
     /// Its own ports.
@@ -75,6 +78,7 @@ impl Proxy {
             ports: config.sidecar_ports(),
             own: OwnAddresses::from_kernel().expect("netlink answers"),
             pipes: Pipes::new(crate::relay::pipes::MOST, metrics.pipes.clone()),
+            tls: Tls::new(config.identity.clone(), &metrics.tls),
             metrics,
             limits: Limits::new(20_000),
             running: ArcSwap::new(books.open(plan)),

@@ -28,7 +28,13 @@ impl Readiness {
     ///
     /// # Errors
     /// The reasons.
-    pub fn check(&self, inbound_on: bool, verify: VerifyRedirect, capture: &Capture) -> Result<(), String> {
+    pub fn check(
+        &self,
+        inbound_on: bool,
+        verify: VerifyRedirect,
+        capture: &Capture,
+        identity_missing: Option<String>,
+    ) -> Result<(), String> {
         let mut reasons = Vec::new();
         if self.draining.load(Ordering::Acquire) {
             reasons.push("draining: the sidecar was told to stop".to_owned());
@@ -36,6 +42,7 @@ impl Readiness {
         if !self.serving.load(Ordering::Acquire) {
             reasons.push("starting: the listeners do not accept yet".to_owned());
         }
+        reasons.extend(identity_missing);
         // Without an inbound listener there is nothing that the connection could come back on.
         if inbound_on {
             reasons.extend(unproved(verify, |family| capture.proof(family)));
@@ -99,7 +106,7 @@ mod tests {
     fn starting_and_draining_are_reasons() {
         let readiness = Readiness::default();
         let capture = Capture::default();
-        let check = || readiness.check(true, VerifyRedirect::Off, &capture);
+        let check = || readiness.check(true, VerifyRedirect::Off, &capture, None);
         assert!(check().unwrap_err().starts_with("starting"));
         readiness.serving();
         assert_eq!(check(), Ok(()));
@@ -111,7 +118,7 @@ mod tests {
     fn without_an_inbound_listener_there_is_nothing_to_prove() {
         let readiness = Readiness::default();
         readiness.serving();
-        assert_eq!(readiness.check(false, VerifyRedirect::On, &Capture::default()), Ok(()));
-        assert!(readiness.check(true, VerifyRedirect::On, &Capture::default()).is_err());
+        assert_eq!(readiness.check(false, VerifyRedirect::On, &Capture::default(), None), Ok(()));
+        assert!(readiness.check(true, VerifyRedirect::On, &Capture::default(), None).is_err());
     }
 }

@@ -96,6 +96,9 @@ fn apply(proxy: &Proxy, doors: &Doors, plan: Plan) -> Result<(), Vec<String>> {
     let bound = doors::bind(&proxy.config, &plan, |name| doors.is_open(name)).map_err(text)?;
     let one = |error: std::io::Error| vec![error.to_string()];
     proxy.traffic_log.use_only(&plan.log_targets()).map_err(one)?;
+    if let Some(mtls) = &plan.mtls {
+        proxy.tls.set(mtls.settings.clone()).map_err(|error| vec![format!("MeshTLS: {error}")])?;
+    }
     warn(&plan);
     let running = proxy.books.open(plan);
     proxy.running.store(Arc::clone(&running));

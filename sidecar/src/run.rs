@@ -28,6 +28,7 @@ use crate::resources::files::Fingerprint;
 use crate::running::Books;
 use crate::table::Table;
 use crate::throttle::Throttle;
+use crate::tls::Tls;
 use crate::traffic_log;
 use crate::workers::Workers;
 use arc_swap::ArcSwap;
@@ -56,6 +57,9 @@ pub enum StartError {
     /// The access log.
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
+    /// What documents say of TLS.
+    #[error("MeshTLS: {0}")]
+    Tls(#[source] rustls::Error),
     /// The pod's addresses.
     #[error("cannot read this pod's addresses (netlink): {0}")]
     Addresses(#[source] io::Error),
@@ -148,6 +152,10 @@ fn run_with(
     reload::warn(&plan);
     let traffic_log = traffic_log::Backends::new(metrics.traffic_log_dropped.clone());
     traffic_log.use_only(&plan.log_targets()).map_err(system("the traffic log"))?;
+    let tls = Tls::new(config.identity.clone(), &metrics.tls);
+    if let Some(mtls) = &plan.mtls {
+        tls.set(mtls.settings.clone()).map_err(StartError::Tls)?;
+    }
     let proxy = Arc::new(Proxy {
         running: ArcSwap::new(books.open(plan)),
         books,
@@ -156,6 +164,7 @@ fn run_with(
         ports: config.sidecar_ports(),
         own: OwnAddresses::from_kernel().map_err(StartError::Addresses)?,
         pipes: Pipes::new(pipes::MOST, metrics.pipes.clone()),
+        tls,
         metrics,
         limits: Limits::new(open_files),
         table: Table::default(),
@@ -202,6 +211,10 @@ async fn serve(
     tokio::spawn({
         let pipes = Arc::clone(&proxy.pipes);
         async move { pipes.keep_let_go().await }
+    });
+    tokio::spawn({
+        let proxy = Arc::clone(proxy);
+        async move { proxy.tls.keep(&proxy.metrics.tls).await }
     });
 
     let doors = Arc::new(Doors::new(Arc::clone(proxy), workers.handles().cloned().collect()));

@@ -8,6 +8,7 @@ use crate::limits::Limit;
 use crate::metrics::Metrics;
 use crate::plan;
 use crate::running::{Cluster, Listener, Running, stat_name};
+use crate::tls::{Handshake, Spoken};
 
 /// A statistic: its name and value.
 pub type Stat = (String, i64);
@@ -35,6 +36,7 @@ pub fn collect(running: &Running, metrics: &Metrics) -> Vec<Stat> {
         }
     }
     stats.push(("loop_rejected".into(), signed(loop_rejected)));
+    tls(&mut stats, metrics);
     stats.push(("access_log.dropped".into(), signed(metrics.access_log_dropped.get())));
     stats.push(("traffic_log.dropped".into(), signed(metrics.traffic_log_dropped.get())));
     stats.push(("config_reloaded".into(), signed(metrics.config_reloaded.get())));
@@ -93,6 +95,28 @@ fn listener(stats: &mut Vec<Stat>, running: &Running, planned: &plan::Listener, 
     stats.push((format!("tcp.{tcp}.downstream_cx_rx_bytes_total"), signed(cluster.to_server.get())));
     stats.push((format!("tcp.{tcp}.downstream_cx_tx_bytes_total"), signed(cluster.to_client.get())));
     stats.push((format!("tcp.{tcp}.idle_timeout"), signed(cluster.idle_timeout.get())));
+}
+
+/// Envoy's names are of a listener or a cluster each; ours of a direction, as all speak the same.
+fn tls(stats: &mut Vec<Stat>, metrics: &Metrics) {
+    let of = &metrics.tls;
+    for direction in Direction::ALL {
+        let count = |result| signed(of.handshakes(direction, result).get());
+        let (full, resumed) = (count(Handshake::Full), count(Handshake::Resumed));
+        stats.push((format!("listener_manager.{direction}.ssl.handshake"), full + resumed));
+        stats.push((format!("listener_manager.{direction}.ssl.session_reused"), resumed));
+        stats.push((format!("listener_manager.{direction}.ssl.connection_error"), count(Handshake::Failed)));
+    }
+    for spoken in Spoken::ALL {
+        let (name, of) = (spoken.name(), of.spoken(spoken));
+        stats.push((
+            format!("listener_manager.inbound.spoken.{name}.downstream_cx_total"),
+            signed(of.total.get()),
+        ));
+        stats.push((format!("listener_manager.inbound.spoken.{name}.downstream_cx_active"), of.active.get()));
+    }
+    stats.push(("rbac.denied".into(), signed(of.denied.get())));
+    stats.push(("rbac.shadow_denied".into(), signed(of.shadow_denied.get())));
 }
 
 fn signed(value: u64) -> i64 {

@@ -8,9 +8,11 @@ use crate::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
 use crate::close_reason::CloseReason;
 use crate::relay::Mode;
 use crate::running::Cluster;
+use crate::tls::Spoken;
+use crate::tls::spiffe::SpiffeId;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -41,6 +43,15 @@ impl State {
         [Self::Connecting, Self::Relaying, Self::HalfClosedByClient, Self::HalfClosedByServer];
 }
 
+/// What a connection speaks, and with whom.
+#[derive(Debug)]
+pub struct Known {
+    /// What it speaks.
+    pub spoken: Spoken,
+    /// Who the mesh member at the other end is.
+    pub peer: Option<SpiffeId>,
+}
+
 /// One open connection.
 #[derive(Debug)]
 pub struct Entry {
@@ -68,6 +79,7 @@ pub struct Entry {
     splices_to_client: AtomicBool,
     deaf: AtomicBool,
     look: AtomicBool,
+    known: OnceLock<Arc<Known>>,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -101,6 +113,17 @@ impl Entry {
     /// It goes elsewhere: to the next endpoint.
     pub(crate) fn set_dial(&self, dial: DialAddr) {
         *lock(&self.dial) = dial;
+    }
+
+    /// What it speaks, and with whom; not known where no document asks.
+    pub fn known(&self) -> Option<&Known> {
+        self.known.get().map(|known| &**known)
+    }
+
+    /// It is known.
+    pub(crate) fn set_known(&self, known: Arc<Known>) {
+        // Nothing changes what it is.
+        let _ = self.known.set(known);
     }
 
     /// Bytes so far: from the client to the server, and back.
@@ -217,6 +240,7 @@ impl Table {
             splices_to_client: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
             look: AtomicBool::new(false),
+            known: OnceLock::new(),
             waker: Mutex::new(None),
         });
         lock(&self.open).insert(entry.id, Arc::clone(&entry));

@@ -30,7 +30,7 @@ fn what_is_wrong_at_the_start_is_told_all_at_once_and_ends_it_with_64() -> Resul
     let (lab, folder) = onboarded()?;
     fs::write(
         folder.join("a.yaml"),
-        "type: Mesh\nname: default\nmtls: {enabledBackend: ca}\n---\ntype: Mash\nname: x\n",
+        "type: Mesh\nname: default\nmtls: {enabledBackend: ca, backends: [{name: cb}]}\n---\ntype: Mash\nname: x\n",
     )?;
     fs::write(folder.join("b.yaml"), "type: Dataplane\nname: y\nnetworking: {address: here}\n")?;
     let path = folder.display().to_string();
@@ -43,7 +43,7 @@ fn what_is_wrong_at_the_start_is_told_all_at_once_and_ends_it_with_64() -> Resul
         assert_eq!(sidecar.wait(SOON)?.code(), Some(64));
         let said = sidecar.stderr().text();
         for line in [
-            "a.yaml: document 1 (Mesh default): mtls: found a mapping; allowed: nothing: TLS between pods is not built yet",
+            "a.yaml: document 1 (Mesh default): mtls.enabledBackend: found \"ca\"; allowed: a backend of the list: cb",
             "a.yaml: document 2 (Mash x): type: found \"Mash\"; allowed: Mesh, Dataplane",
             "b.yaml: document 1 (Dataplane y): networking.address: found \"here\"; allowed: an IPv4 or IPv6 address",
         ] {

@@ -26,4 +26,5 @@ mod seeds;
 mod sidecar;
 mod streams;
 mod support;
+mod tls;
 mod verbs;

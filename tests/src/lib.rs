@@ -9,6 +9,7 @@
 //! Everything is made by system calls: no `ip`, no `nft`, nothing to install. It needs root.
 
 pub mod api_server;
+pub mod authority;
 pub mod binaries;
 pub mod chart;
 pub mod demo;
@@ -30,9 +31,11 @@ pub mod runtime;
 pub mod scale;
 pub mod server;
 pub mod sidecar;
+pub mod tls;
 pub mod until;
 pub mod wire;
 
+pub use authority::{Authority, Wish};
 pub use family::{At, Family};
 pub use host::{Actor, Host};
 pub use lab::Lab;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What runs here, in the shape and the words of Envoy's admin interface, so that the runbooks of Kong Mesh hold.
 
-use crate::addrs::DialAddr;
+use super::transport;
+use crate::addrs::{DialAddr, Direction};
 use crate::config::Config;
 use crate::destinations::{Destination, Destinations};
 use crate::limits::ClusterLimits;
-use crate::plan::{self, Upstream};
+use crate::plan::{self, Mtls, Upstream};
 use crate::running::{self, ClusterId, Running, stat_name};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -42,7 +43,7 @@ pub(super) fn config_dump(config: &Config, running: &Running, loaded: SystemTime
         .map(|(planned, _)| {
             json!({
                 "version_info": env!("CARGO_PKG_VERSION"),
-                "cluster": cluster(planned),
+                "cluster": cluster(planned, running.plan.mtls.as_ref()),
                 "last_updated": updated,
             })
         })
@@ -81,7 +82,7 @@ pub(super) fn config_dump(config: &Config, running: &Running, loaded: SystemTime
     ]})
 }
 
-fn cluster(planned: &plan::Cluster) -> Value {
+fn cluster(planned: &plan::Cluster, mtls: Option<&Mtls>) -> Value {
     let thresholds = &planned.thresholds;
     let mut cluster = json!({
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
@@ -107,6 +108,9 @@ fn cluster(planned: &plan::Cluster) -> Value {
             endpoints.into_iter().map(|at| json!({"endpoint": {"address": socket_address(at)}})).collect();
         cluster["load_assignment"] =
             json!({"cluster_name": &*planned.name, "endpoints": [{"lb_endpoints": endpoints}]});
+    }
+    if let (Upstream::Endpoints(_), Some(mtls)) = (&planned.upstream, mtls) {
+        cluster["transport_socket"] = transport::upstream(mtls);
     }
     if let Some(timeout) = planned.connect_timeout {
         cluster["connect_timeout"] = duration(timeout).into();
@@ -141,6 +145,9 @@ fn listener(running: &Running, planned: &plan::Listener) -> Value {
         listener["use_original_dst"] = true.into();
     } else if !planned.binds {
         listener["bind_to_port"] = false.into();
+    }
+    if let Some(mtls) = running.plan.mtls.as_ref().filter(|_| planned.direction == Direction::Inbound) {
+        transport::secure_listener(&mut listener, mtls);
     }
     listener
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two small web servers: status for kubelet and Prometheus, admin for people on loopback.
 
+mod certs;
 mod envoy;
 mod overview;
 mod pages;
@@ -8,6 +9,7 @@ mod prometheus;
 mod query;
 mod reply;
 mod server;
+mod transport;
 
 pub(crate) use envoy::rfc3339;
 pub use pages::App;

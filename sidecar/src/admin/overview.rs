@@ -8,6 +8,7 @@ use crate::history::Sample;
 use crate::limits::Limit;
 use crate::plan;
 use crate::running::{Cluster, Listener, Running};
+use crate::tls::Spoken;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -37,6 +38,7 @@ pub(super) struct Overview {
     reasons: Vec<String>,
     workers: usize,
     documents: DocumentsView,
+    tls: Option<TlsView>,
     /// One a second, oldest first.
     history: Vec<Sample>,
     listeners: Vec<ListenerView>,
@@ -63,6 +65,21 @@ struct DocumentsView {
     /// Seconds ago.
     failed: Option<f64>,
     warnings: Vec<String>,
+}
+
+/// TLS between the mesh's members.
+#[derive(Serialize)]
+struct TlsView {
+    /// `STRICT`, `PERMISSIVE`, or nothing where the mesh has none.
+    mode: Option<&'static str>,
+    /// Who this workload is.
+    identity: Option<String>,
+    /// When that ends.
+    expires: Option<String>,
+    /// What an operator should look after.
+    complaint: Option<String>,
+    /// Inbound connections so far, by what they speak.
+    spoken: Vec<(&'static str, u64)>,
 }
 
 #[derive(Serialize)]
@@ -139,6 +156,7 @@ impl Overview {
             reasons: ready.err().map_or_else(Vec::new, |text| text.lines().map(str::to_owned).collect()),
             workers: proxy.config.workers,
             documents: documents(app, &running),
+            tls: tls(app, &running),
             history: proxy.history.samples(),
             listeners: envoy::listeners(&running).map(|(planned, of)| listener(app, planned, of)).collect(),
             clusters: envoy::clusters(&running).map(|(_, of)| cluster(app, &running, of)).collect(),
@@ -163,6 +181,24 @@ fn documents(app: &App, running: &Running) -> DocumentsView {
         failed: status.failed.map(|at| at.elapsed().as_secs_f64()),
         warnings: running.plan.warnings.iter().take(MOST_WARNINGS).cloned().collect(),
     }
+}
+
+/// Nothing where neither options nor documents speak of it.
+fn tls(app: &App, running: &Running) -> Option<TlsView> {
+    let (tls, mtls) = (&app.proxy.tls, running.plan.mtls.as_ref());
+    if tls.source().is_none() && mtls.is_none() {
+        return None;
+    }
+    let identity = tls.identity();
+    let of = &app.proxy.metrics.tls;
+    Some(TlsView {
+        mode: mtls.map(|mtls| mtls.mode.name()),
+        identity: identity.as_ref().map(|identity| identity.ids[0].to_string()),
+        expires: identity
+            .map(|identity| envoy::rfc3339(std::time::SystemTime::UNIX_EPOCH + identity.expires())),
+        complaint: tls.complaint(mtls.is_some()),
+        spoken: Spoken::ALL.map(|spoken| (spoken.name(), of.spoken(spoken).total.get())).into(),
+    })
 }
 
 fn listener(app: &App, planned: &plan::Listener, of: &Listener) -> ListenerView {

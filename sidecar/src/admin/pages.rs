@@ -4,10 +4,12 @@
 use super::overview::{self, Overview};
 use super::reply::{self, Reply};
 use super::server::Pages;
-use super::{envoy, prometheus, query};
+use super::{certs, envoy, prometheus, query};
+use crate::addrs::Family;
 use crate::config::LogLevel;
 use crate::drain::Ask;
 use crate::logging::LogControl;
+use crate::probes::{self, Probe};
 use crate::proxy::Proxy;
 use crate::readiness::Readiness;
 use crate::stats;
@@ -17,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue, ORIGIN};
 use hyper::{Method, Request, StatusCode, Uri};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -59,8 +61,14 @@ impl App {
     /// The reasons why not.
     pub fn check_ready(&self) -> Result<(), String> {
         let config = &self.proxy.config;
-        let checked =
-            self.readiness.check(config.inbound_port != 0, config.verify_redirect, &self.proxy.capture);
+        let mtls = self.proxy.running.load().plan.mtls.is_some();
+        let identity = self.proxy.tls.missing(mtls);
+        let checked = self.readiness.check(
+            config.inbound_port != 0,
+            config.verify_redirect,
+            &self.proxy.capture,
+            identity,
+        );
         self.proxy.metrics.ready.set(i64::from(checked.is_ok()));
         checked
     }
@@ -243,6 +251,10 @@ pub(super) struct Connection {
     state: crate::table::State,
     relay_to_server: &'static str,
     relay_to_client: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
 }
 
 impl Connection {
@@ -262,6 +274,8 @@ impl Connection {
             state: entry.state(),
             relay_to_server: relay_name(mode.splices_to_server),
             relay_to_client: relay_name(mode.splices_to_client),
+            tls: entry.known().map(|known| known.spoken.name()),
+            peer: entry.known().and_then(|known| known.peer.as_ref()).map(ToString::to_string),
         }
     }
 }
@@ -273,12 +287,40 @@ fn relay_name(splices: bool) -> &'static str {
 struct Status(App);
 
 impl Pages for Status {
-    fn answer(&self, request: &Request<Incoming>) -> Reply {
-        self.answer(request.method(), request.uri())
+    fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
+        let (method, uri) = (request.method(), request.uri());
+        let probe = (method == Method::GET || method == Method::HEAD).then(|| self.probe(uri)).flatten();
+        // Answered at once, but for what the application is asked.
+        let reply = probe.is_none().then(|| self.answer(method, uri));
+        async move {
+            match (probe, reply) {
+                (Some(probe), _) => probed(probe).await,
+                (None, Some(reply)) => reply,
+                (None, None) => reply::not_found("nothing"),
+            }
+        }
     }
 }
 
+/// Passes a probe on to the application.
+async fn probed((probe, pod): (Probe, Option<IpAddr>)) -> Reply {
+    let Some(pod) = pod else {
+        return reply::text(StatusCode::SERVICE_UNAVAILABLE, "the pod has no address yet");
+    };
+    let probes::Answer { status, words } = probes::ask(&probe, pod).await;
+    reply::text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), words)
+}
+
 impl Status {
+    /// The probe that a path stands for, and where the application is asked.
+    fn probe(&self, uri: &Uri) -> Option<(Probe, Option<IpAddr>)> {
+        let proxy = &self.0.proxy;
+        let probe = proxy.config.app_probes.get(uri.path())?.clone();
+        let own = proxy.own.current();
+        let pod = Family::ALL.into_iter().find_map(|family| own.reachable(family).next());
+        Some((probe, pod))
+    }
+
     fn answer(&self, method: &Method, uri: &Uri) -> Reply {
         if method != Method::GET && method != Method::HEAD {
             return reply::wrong_method("GET, HEAD");
@@ -288,7 +330,7 @@ impl Status {
             // That this thread answers is what it says.
             "/live" => reply::text(StatusCode::OK, "live"),
             "/metrics" => self.0.metrics(),
-            _ => reply::not_found("/ready, /live and /metrics"),
+            _ => reply::not_found("/ready, /live, /metrics, and what --app-probes names"),
         }
     }
 }
@@ -310,8 +352,8 @@ const PAGES: [&str; 10] = [
 struct Admin(App);
 
 impl Pages for Admin {
-    fn answer(&self, request: &Request<Incoming>) -> Reply {
-        self.answer(request.method(), request.uri(), request.headers())
+    fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
+        std::future::ready(self.answer(request.method(), request.uri(), request.headers()))
     }
 }
 
@@ -341,10 +383,7 @@ impl Admin {
             "/config_dump" => app.config_dump(),
             "/listeners" => app.listeners(query),
             "/clusters" => app.clusters(query),
-            "/certs" => reply::json(&json!({
-                "certificates": [],
-                "note": "no identity is configured (--identity), so connections are forwarded as they come",
-            })),
+            "/certs" => reply::json(&certs::page(&app.proxy.tls, SystemTime::now())),
             _ => reply::not_found(&format!(
                 "{}, and by POST /logging?level=, /drain and /quitquitquit",
                 PAGES.join(", ")

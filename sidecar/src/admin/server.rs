@@ -33,7 +33,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Pages to serve.
 pub trait Pages: Send + Sync + 'static {
     /// Answers a request, of which only the head is read.
-    fn answer(&self, request: &hyper::Request<Incoming>) -> Reply;
+    fn answer(&self, request: &hyper::Request<Incoming>) -> impl Future<Output = Reply> + Send + use<Self>;
 }
 
 /// Serves pages for ever.
@@ -60,7 +60,7 @@ pub async fn serve<P: Pages>(listener: TcpListener, pages: P) {
         let pages = Arc::clone(&pages);
         let service = service_fn(move |request| {
             let reply = pages.answer(&request);
-            async move { Ok::<_, Infallible>(reply) }
+            async move { Ok::<_, Infallible>(reply.await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -84,8 +84,8 @@ mod tests {
     struct Nothing;
 
     impl Pages for Nothing {
-        fn answer(&self, _: &hyper::Request<Incoming>) -> Reply {
-            super::super::reply::text(hyper::StatusCode::OK, "nothing")
+        fn answer(&self, _: &hyper::Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
+            std::future::ready(super::super::reply::text(hyper::StatusCode::OK, "nothing"))
         }
     }
 

@@ -5,18 +5,23 @@
 //! wrong, not only the first. What the contract promises and this version does not have is an error that says so.
 
 mod duration;
+mod error;
 
 pub(crate) use duration::parse as parse_duration;
+pub use error::OptionError;
 
 use crate::config::{AccessLog, Config, LogFormat, LogLevel, VerifyRedirect};
 use crate::limits::Thresholds;
+use crate::probes::AppProbes;
+use crate::tls::Source;
+use crate::tls::spiffe::TrustDomain;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Most worker threads that make sense; more is a typing error.
-const MAX_WORKERS: usize = 1024;
+pub(super) const MAX_WORKERS: usize = 1024;
 
 /// Transparent sidecar proxy: takes redirected connections, asks the kernel for their original destination, and
 /// forwards them there.
@@ -73,9 +78,18 @@ pub struct Options {
     )]
     status_address: SocketAddr,
 
-    /// Folder with tls.crt, tls.key and ca.crt
+    /// Folder with tls.crt, tls.key and ca.crt; looked at each second
     #[arg(long, value_name = "DIR", env = "CULVERT_IDENTITY", hide_env = true)]
     identity: Option<PathBuf>,
+
+    /// Whose SPIFFE identities are the mesh's [default: the mesh's name, and then spiffe://MESH/SERVICE is the service]
+    #[arg(long, value_name = "NAME", env = "CULVERT_TRUST_DOMAIN", hide_env = true)]
+    trust_domain: Option<String>,
+
+    /// The probes of the pod's containers that the status port passes on, as JSON:
+    /// {"/app-health/web/readyz": {"httpGet": {"port": 8080, "path": "/ready"}}}
+    #[arg(long, value_name = "JSON", default_value = "{}", env = "CULVERT_APP_PROBES", hide_env = true)]
+    app_probes: String,
 
     /// Port of the DNS server on 127.0.0.1 and ::1; 0 = off
     #[arg(long, value_name = "PORT", default_value_t = 0, env = "CULVERT_DNS_PORT", hide_env = true)]
@@ -277,54 +291,6 @@ fn api_server_address(host: &str, port: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// Something wrong with the options, in words for whoever set them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OptionError {
-    /// The contract promises it; this version cannot do it.
-    #[error("{what} is not built yet: {instead}")]
-    NotBuilt {
-        /// The option and its value.
-        what: String,
-        /// What to do instead.
-        instead: &'static str,
-    },
-    /// Two things want one port.
-    #[error("{first} and {second} both use port {port}; give one of them another port")]
-    SamePort {
-        /// The option named first.
-        first: &'static str,
-        /// The option named second.
-        second: &'static str,
-        /// The port.
-        port: u16,
-    },
-    /// The admin interface may not be reachable by peers.
-    #[error(
-        "--admin-address {0} is not a loopback address; peers could reach it, so choose 127.0.0.1 or [::1]"
-    )]
-    AdminNotLoopback(SocketAddr),
-    /// A port that has to be a real one.
-    #[error("{option} {address} has port 0; name a port")]
-    NoPort {
-        /// The option.
-        option: &'static str,
-        /// Its value.
-        address: SocketAddr,
-    },
-    /// An option that means nothing without another.
-    #[error("{what} needs mesh documents; say where they lie with --resources")]
-    NoResources {
-        /// The option and its value.
-        what: String,
-    },
-    /// The API server, which is to stay reachable.
-    #[error("{0}; correct it, or say --api-server-bypass off")]
-    ApiServer(String),
-    /// A number outside its range.
-    #[error("--concurrency {0} is out of range; 1 to {MAX_WORKERS} is allowed")]
-    Concurrency(usize),
-}
-
 // === impl Options ===
 
 impl Options {
@@ -368,6 +334,8 @@ impl Options {
             admin_address,
             status_address,
             identity,
+            trust_domain,
+            app_probes,
             dns_port,
             drain_delay,
             drain_time,
@@ -390,18 +358,26 @@ impl Options {
 
         let mut errors = Vec::new();
         let mut not_built = |what: String, instead| errors.push(OptionError::NotBuilt { what, instead });
-        if let Some(folder) = identity {
-            not_built(
-                format!("--identity {}", folder.display()),
-                "TLS comes in a later version; leave the option out",
-            );
-        }
         if dns_port != 0 {
             not_built(
                 format!("--dns-port {dns_port}"),
                 "the DNS server comes in a later version; leave it at 0",
             );
         }
+        let named = trust_domain.is_some();
+        let identity = identity.and_then(|folder| {
+            let trust_domain: TrustDomain = trust_domain
+                .as_ref()
+                .unwrap_or(&mesh)
+                .parse()
+                .map_err(|error| errors.push(OptionError::TrustDomain(error)))
+                .ok()?;
+            Some(Source { folder, trust_domain, names_services: !named })
+        });
+        let app_probes = app_probes
+            .parse::<AppProbes>()
+            .map_err(|error| errors.push(OptionError::AppProbes(error)))
+            .unwrap_or_default();
         if resources.is_empty()
             && let Some(name) = &dataplane
         {
@@ -446,6 +422,8 @@ impl Options {
             resources,
             mesh,
             dataplane,
+            identity,
+            app_probes,
             api_server_bypass,
             api_server,
             inbound_port,

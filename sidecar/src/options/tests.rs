@@ -44,12 +44,25 @@ fn zero_means_no_timeout_and_no_listener() {
 
 #[test]
 fn what_is_not_built_says_so() {
-    for arguments in [["--identity", "/etc/tls"], ["--dns-port", "15053"]] {
-        let errors = check(&arguments).unwrap_err();
-        let what = arguments.join(" ");
-        assert_eq!(errors.len(), 1, "{what}");
-        assert!(errors[0].starts_with(&format!("{what} is not built yet: ")), "{}", errors[0]);
-    }
+    let errors = check(&["--dns-port", "15053"]).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].starts_with("--dns-port 15053 is not built yet: "), "{}", errors[0]);
+}
+
+#[test]
+fn an_identitys_trust_domain_is_the_mesh_unless_it_is_named() {
+    let source = |arguments: &[&str]| check(arguments).unwrap().identity.unwrap();
+    let ours = source(&["--identity", "/tls", "--mesh", "shop"]);
+    assert_eq!((ours.trust_domain.as_str(), ours.names_services), ("shop", true));
+    let named = source(&["--identity", "/tls", "--trust-domain", "cluster.local"]);
+    assert_eq!((named.trust_domain.as_str(), named.names_services), ("cluster.local", false));
+    let wrong =
+        check(&["--identity", "/tls", "--trust-domain", "spiffe://x", "--app-probes", "[]"]).unwrap_err();
+    assert_eq!(wrong.len(), 2, "{wrong:?}");
+    assert!(
+        wrong[0].contains("\"spiffe://x\" is no trust domain") && wrong[1].starts_with("--app-probes: "),
+        "{wrong:?}"
+    );
 }
 
 #[test]

@@ -74,6 +74,8 @@ enum Held {
     Nothing,
     /// Bytes that the sink would not take.
     Tail(Box<Tail>),
+    /// Nothing, but the sink does: it took the bytes (encrypted them) and has not got rid of them yet.
+    WithinSink,
     /// The pipe that the stream is spliced through.
     Pipe(Box<Pipe>),
 }
@@ -155,7 +157,7 @@ impl Half {
     pub(super) fn reads(&self) -> bool {
         let keeps = match &self.held {
             Held::Nothing => false,
-            Held::Tail(_) => true,
+            Held::Tail(_) | Held::WithinSink => true,
             Held::Pipe(pipe) => !pipe.is_empty(),
         };
         matches!(self.state, State::Copying | State::LastWords) && !keeps
@@ -185,9 +187,13 @@ impl Half {
                 tail.written += n;
                 *turn.moved += n as u64;
                 if tail.written == tail.bytes.len() {
-                    self.held = Held::Nothing;
+                    self.held = Held::WithinSink;
                 }
                 return Poll::Ready(Ok(()));
+            }
+            Held::WithinSink => {
+                ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Step::SinkFailed)?;
+                self.held = Held::Nothing;
             }
             Held::Pipe(_) => return self.splice(cx, source, sink, turn),
         }
@@ -236,9 +242,14 @@ impl Half {
         *turn.moved += taken as u64;
         if taken < bytes {
             self.held = Held::Tail(Box::new(Tail { bytes: turn.scratch[taken..bytes].into(), written: 0 }));
+        } else if !sink.splices() {
+            // A socket holds nothing back; what is more than a socket is asked.
+            self.held = Held::WithinSink;
         }
         match then {
-            Then::Death(error) if taken == bytes => return Poll::Ready(Err(Step::SourceFailed(error))),
+            Then::Death(error) if taken == bytes && sink.splices() => {
+                return Poll::Ready(Err(Step::SourceFailed(error)));
+            }
             Then::Death(error) => return Poll::Ready(Err(Step::SourceDied(error))),
             Then::Fin | Then::Unknown => {}
         }
@@ -344,7 +355,8 @@ fn hear(source: &mut impl Endpoint, cx: &mut Context<'_>, turn: &mut Turn<'_>) -
     if bytes == 0 {
         return heard(0, Then::Fin);
     }
-    if full || turn.look {
+    // What is more than a socket may have more than fits behind what is left of the buffer.
+    if full || turn.look || !source.splices() {
         return heard(bytes, Then::Unknown);
     }
     match poll_read(source, cx, &mut turn.scratch[bytes..]) {

@@ -31,6 +31,11 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
 }
 
+/// Lends this worker's scratch buffer.
+pub(crate) fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| work(scratch))
+}
+
 /// One end of a relayed connection.
 pub trait Endpoint: AsyncRead + AsyncWrite + Unpin {
     /// The error that the connection died of, if it did and nobody was told yet.

@@ -5,6 +5,7 @@ use super::dataplane::{Dataplane, Inbound, Outbound};
 use super::document::{Document, DocumentError, Kind, Spec};
 use super::logs;
 use super::patch;
+use super::security;
 use crate::addrs::{Direction, Family, inbound_source, is_loopback};
 use crate::config::Config;
 use crate::plan::{Cluster, Endpoint, Listener, Member, Origin, Plan, Upstream, hop_source, wildcard};
@@ -78,6 +79,12 @@ pub fn compile(config: &Config, documents: &[Document]) -> Result<Plan, Vec<Comp
     let pod =
         logs::Pod { document: this.map(|(document, _)| document), tags: tags.as_deref().unwrap_or_default() };
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
+    plan.mtls = security::mtls(mesh, this.map(|(_, this)| this), &ours, &pod);
+    if plan.mtls.is_some() && config.identity.is_none() {
+        plan.warnings.push(
+            "the mesh's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
+        );
+    }
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
 }
 

@@ -9,6 +9,8 @@
 use super::dataplane::Dataplane;
 use super::mesh::Mesh;
 use super::mesh_access_log::MeshAccessLog;
+use super::mesh_tls::MeshTls;
+use super::mesh_traffic_permission::MeshTrafficPermission;
 use super::proxy_template::ProxyTemplate;
 use super::read::{At, Fields, Ignored, Problem, Read, describe};
 use serde_json::{Map, Value, json};
@@ -77,6 +79,10 @@ pub enum Spec {
     ProxyTemplate(ProxyTemplate),
     /// See [`MeshAccessLog`].
     MeshAccessLog(MeshAccessLog),
+    /// See [`MeshTls`].
+    MeshTls(MeshTls),
+    /// See [`MeshTrafficPermission`].
+    MeshTrafficPermission(MeshTrafficPermission),
 }
 
 /// The kinds of documents.
@@ -90,11 +96,22 @@ pub enum Kind {
     ProxyTemplate,
     /// See [`MeshAccessLog`].
     MeshAccessLog,
+    /// See [`MeshTls`].
+    MeshTls,
+    /// See [`MeshTrafficPermission`].
+    MeshTrafficPermission,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Mesh, Self::Dataplane, Self::ProxyTemplate, Self::MeshAccessLog];
+    pub const ALL: [Self; 6] = [
+        Self::Mesh,
+        Self::Dataplane,
+        Self::ProxyTemplate,
+        Self::MeshAccessLog,
+        Self::MeshTls,
+        Self::MeshTrafficPermission,
+    ];
 
     /// The name.
     pub fn name(self) -> &'static str {
@@ -103,12 +120,14 @@ impl Kind {
             Self::Dataplane => "Dataplane",
             Self::ProxyTemplate => "ProxyTemplate",
             Self::MeshAccessLog => "MeshAccessLog",
+            Self::MeshTls => "MeshTLS",
+            Self::MeshTrafficPermission => "MeshTrafficPermission",
         }
     }
 
     /// Whether the universal spelling has a `spec` too: Kuma's newer policies do.
     fn has_spec(self) -> bool {
-        self == Self::MeshAccessLog
+        matches!(self, Self::MeshAccessLog | Self::MeshTls | Self::MeshTrafficPermission)
     }
 
     fn read(self, value: &Value, at: &mut At<'_>) -> Option<Spec> {
@@ -121,6 +140,10 @@ impl Kind {
             Self::MeshAccessLog => {
                 MeshAccessLog::read(value, at).inspect(|spec| spec.check(at)).map(Spec::MeshAccessLog)
             }
+            Self::MeshTls => MeshTls::read(value, at).inspect(|spec| spec.check(at)).map(Spec::MeshTls),
+            Self::MeshTrafficPermission => MeshTrafficPermission::read(value, at)
+                .inspect(|spec| spec.check(at))
+                .map(Spec::MeshTrafficPermission),
         }
     }
 
@@ -130,6 +153,8 @@ impl Kind {
             Self::Dataplane => Dataplane::schema(),
             Self::ProxyTemplate => ProxyTemplate::schema(),
             Self::MeshAccessLog => MeshAccessLog::schema(),
+            Self::MeshTls => MeshTls::schema(),
+            Self::MeshTrafficPermission => MeshTrafficPermission::schema(),
         }
     }
 
@@ -183,6 +208,8 @@ impl Document {
             Spec::Dataplane(_) => Kind::Dataplane,
             Spec::ProxyTemplate(_) => Kind::ProxyTemplate,
             Spec::MeshAccessLog(_) => Kind::MeshAccessLog,
+            Spec::MeshTls(_) => Kind::MeshTls,
+            Spec::MeshTrafficPermission(_) => Kind::MeshTrafficPermission,
         }
     }
 

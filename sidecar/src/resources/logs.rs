@@ -34,7 +34,7 @@ pub(super) fn add(
     let mut policies: Vec<_> = ours
         .iter()
         .filter_map(|document| match &document.spec {
-            Spec::MeshAccessLog(policy) => Some((rank(policy, pod)?, *document, policy)),
+            Spec::MeshAccessLog(policy) => Some((rank(policy.target_ref.as_ref(), pod)?, *document, policy)),
             _ => None,
         })
         .collect();
@@ -59,9 +59,9 @@ pub(super) fn add(
     }
 }
 
-/// How specific the policy is; `None`: not about this pod.
-fn rank(policy: &MeshAccessLog, pod: &Pod<'_>) -> Option<u8> {
-    match policy.target_ref.as_ref() {
+/// How specific a policy of these pods is; `None`: not about this pod.
+pub(super) fn rank(target: Option<&TargetRef>, pod: &Pod<'_>) -> Option<u8> {
+    match target {
         None | Some(TargetRef::Mesh) => Some(0),
         Some(TargetRef::Tags(wanted)) => pod.tags.iter().any(|tags| wanted.select(tags)).then_some(1),
         Some(TargetRef::Dataplane(None)) => Some(2),

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `Mesh`: what holds for all pods of a mesh.
 
-use super::read::{At, Read, fields, words};
+use super::read::{At, Ignored, fields, words};
 use crate::traffic_log::{SocketTarget, Template};
-use serde_json::{Value, json};
 
 fields! {
     /// What holds for all pods of a mesh.
@@ -77,20 +76,71 @@ fields! {
     }
 }
 
-/// TLS between pods. Not built yet, and says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mtls;
+fields! {
+    /// TLS between the mesh's pods.
+    pub struct Mtls {
+        /// The backend that is on; none: no TLS.
+        enabled_backend: optional String = "enabledBackend",
+        /// What can be on.
+        backends: default Vec<MtlsBackend> = "backends",
+        /// Kuma's own, about a change of it.
+        skip_validation: optional Ignored = "skipValidation",
+    }
+}
 
-impl Read for Mtls {
-    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        at.wrong(
-            value,
-            "nothing: TLS between pods is not built yet and comes in a later version; leave mtls out",
-        )
+fields! {
+    /// A way to give pods identities. Which way is not culvert's: identities come from --identity.
+    pub struct MtlsBackend {
+        /// Its name.
+        name: required String = "name",
+        /// Its kind, as builtin or provided; not looked at.
+        kind: optional String = "type",
+        /// Whom the mesh's pods let in. Default: STRICT.
+        mode: optional MtlsMode = "mode",
+        /// How certificates are issued; not looked at.
+        dp_cert: optional Ignored = "dpCert",
+        /// Where the authority is; not looked at.
+        conf: optional Ignored = "conf",
+        /// Kuma's own, about the authority; not looked at.
+        root_chain: optional Ignored = "rootChain",
+    }
+}
+
+words! {
+    /// Whom the mesh's pods let in.
+    pub enum MtlsMode {
+        /// Its members.
+        Strict = "STRICT",
+        /// Everybody.
+        Permissive = "PERMISSIVE",
+    }
+}
+
+impl Mtls {
+    /// What is on.
+    pub fn enabled(&self) -> Option<&MtlsBackend> {
+        let name = self.enabled_backend.as_ref().filter(|name| !name.is_empty())?;
+        self.backends.iter().find(|backend| backend.name == *name)
     }
 
-    fn schema() -> Value {
-        json!({"not": {}, "description": "TLS between pods is not built yet."})
+    fn check(&self, at: &mut At<'_>) {
+        let names: Vec<_> = self.backends.iter().map(|backend| backend.name.as_str()).collect();
+        if let Some(name) = self.enabled_backend.as_ref().filter(|name| !name.is_empty())
+            && !names.contains(&name.as_str())
+        {
+            at.field("enabledBackend", |at| {
+                at.problem(format!("{name:?}"), format!("a backend of the list: {}", names.join(", ")));
+            });
+        }
+        at.field("backends", |at| {
+            for (index, name) in
+                names.iter().enumerate().filter(|(index, name)| names[..*index].contains(name))
+            {
+                at.item(index, |at| {
+                    at.field("name", |at| at.problem(format!("{name:?} again"), "each name once"));
+                });
+            }
+        });
     }
 }
 
@@ -103,6 +153,9 @@ impl Mesh {
 
     /// What the fields say together.
     pub fn check(&self, at: &mut At<'_>) {
+        if let Some(mtls) = &self.mtls {
+            at.field("mtls", |at| mtls.check(at));
+        }
         let Some(logging) = &self.logging else { return };
         at.field("logging", |at| {
             let names: Vec<_> = logging.backends.iter().map(|backend| backend.name.as_str()).collect();

@@ -43,7 +43,7 @@ words! {
     enum TargetKind {
         Mesh = "Mesh",
         MeshSubset = "MeshSubset",
-        MeshService = "MeshService",
+        MeshService = "MeshService" | "MeshServiceSubset",
         Dataplane = "Dataplane",
     }
 }

@@ -13,9 +13,12 @@ pub mod files;
 mod logs;
 pub mod mesh;
 pub mod mesh_access_log;
+pub mod mesh_tls;
+pub mod mesh_traffic_permission;
 mod patch;
 pub mod proxy_template;
 pub mod read;
+mod security;
 pub mod yaml;
 
 pub(crate) use read::fields;

@@ -167,6 +167,19 @@ fn flags(reason: CloseReason) -> &'static str {
         CloseReason::Ok | CloseReason::ServerReset => "",
         CloseReason::ClientReset => "DC",
         CloseReason::ConnectRefused | CloseReason::ConnectTimeout | CloseReason::ConnectUnreachable => "UF",
+        CloseReason::NotInbound | CloseReason::Forbidden => "UAEX",
+        CloseReason::Plaintext
+        | CloseReason::ForeignTls
+        | CloseReason::TlsNoCertificate
+        | CloseReason::TlsUntrusted
+        | CloseReason::TlsExpired
+        | CloseReason::TlsNotYetValid
+        | CloseReason::TlsIdentity
+        | CloseReason::TlsRefused
+        | CloseReason::TlsNoIdentity
+        | CloseReason::TlsTimeout
+        | CloseReason::TlsFailure
+        | CloseReason::TlsTruncated => "DPE",
         CloseReason::NoEndpoint => "UH",
         CloseReason::Limit => "UO",
         CloseReason::IdleTimeout => "SI",

@@ -43,7 +43,8 @@ fn bad_usage_is_64_with_the_reason_on_stderr() {
     for (arguments, reason) in [
         (vec!["--redirekt"], "unexpected argument '--redirekt'"),
         (vec!["--outbound-port", "70000"], "invalid value '70000' for '--outbound-port <PORT>'"),
-        (vec!["--identity", "/etc/tls"], "--identity /etc/tls is not built yet"),
+        (vec!["--identity", "/etc/tls", "--trust-domain", "A B"], "\"A B\" is no trust domain"),
+        (vec!["--app-probes", "[]"], "--app-probes: no JSON object"),
         (vec!["--admin-address", "0.0.0.0:9901"], "--admin-address 0.0.0.0:9901 is not a loopback address"),
         (vec!["validate", "/no/such/mesh.yaml"], "/no/such/mesh.yaml: No such file or directory"),
         (vec!["--resources", "/no/such/folder"], "/no/such/folder: No such file or directory"),
@@ -67,8 +68,8 @@ fn the_environment_is_read_and_arguments_win() {
     assert!(stderr.contains("--dns-port 53 is not built yet"), "{stderr}");
 
     let (_, _, stderr) =
-        output(program().env("CULVERT_DNS_PORT", "53").args(["--dns-port", "0", "--identity", "x"]));
-    assert!(stderr.contains("--identity") && !stderr.contains("--dns-port"), "{stderr}");
+        output(program().env("CULVERT_DNS_PORT", "53").args(["--dns-port", "0", "--app-probes", "x"]));
+    assert!(stderr.contains("--app-probes") && !stderr.contains("--dns-port"), "{stderr}");
 
     let (code, _, stderr) = output(program().env("CULVERT_INBOUND_PORT", "http"));
     assert_eq!(code, Some(64));

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TLS of listeners and clusters, as Envoy's configuration would have it, in the chains of Kong Mesh's sidecars.
+
+use crate::plan::{Mtls, TlsMode};
+use crate::tls::TlsVersion;
+use crate::tls::sniff::ALPN;
+use serde_json::{Value, json};
+
+const EXTENSION: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
+
+/// Makes the one chain of an inbound listener those that it has with TLS.
+pub(super) fn secure_listener(listener: &mut Value, mtls: &Mtls) {
+    let plain = listener["filter_chains"][0].take();
+    let chain = |matching: Value, tls: bool| {
+        let mut chain = plain.clone();
+        if !matching.is_null() {
+            chain["filter_chain_match"] = matching;
+        }
+        if tls {
+            chain["transport_socket"] = socket("DownstreamTlsContext", mtls);
+            chain["transport_socket"]["typed_config"]["require_client_certificate"] = true.into();
+        }
+        chain
+    };
+    listener["filter_chains"] = match mtls.mode {
+        TlsMode::Strict => json!([chain(Value::Null, true)]),
+        TlsMode::Permissive => {
+            listener["listener_filters"] = json!([{"name": "envoy.filters.listener.tls_inspector"}]);
+            json!([
+                chain(json!({"transport_protocol": "raw_buffer"}), false),
+                chain(json!({"transport_protocol": "tls"}), false),
+                chain(json!({"transport_protocol": "tls", "application_protocols": [alpn()]}), true),
+            ])
+        }
+    };
+}
+
+/// The socket of a cluster whose endpoints are members.
+pub(super) fn upstream(mtls: &Mtls) -> Value {
+    socket("UpstreamTlsContext", mtls)
+}
+
+fn socket(context: &str, mtls: &Mtls) -> Value {
+    let version = |version| match version {
+        TlsVersion::V12 => "TLSv1_2",
+        TlsVersion::V13 => "TLSv1_3",
+    };
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": format!("{EXTENSION}.{context}"),
+            "common_tls_context": {
+                "alpn_protocols": [alpn()],
+                "tls_params": {
+                    "tls_minimum_protocol_version": version(mtls.settings.min),
+                    "tls_maximum_protocol_version": version(mtls.settings.max),
+                },
+            },
+        },
+    })
+}
+
+fn alpn() -> String {
+    String::from_utf8_lossy(ALPN).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::TlsSettings;
+
+    #[test]
+    fn chains_are_those_of_kong_mesh() {
+        for (mode, chains) in [(TlsMode::Strict, 1), (TlsMode::Permissive, 3)] {
+            let settings = TlsSettings::default();
+            let mtls = Mtls { mode, named_only: true, settings, permissions: Default::default() };
+            let mut listener =
+                json!({"filter_chains": [{"filters": [{"name": "envoy.filters.network.tcp_proxy"}]}]});
+            secure_listener(&mut listener, &mtls);
+            let all = listener["filter_chains"].as_array().unwrap();
+            assert_eq!(all.len(), chains);
+            assert!(all.iter().all(|chain| chain["filters"][0]["name"] == "envoy.filters.network.tcp_proxy"));
+            let tls = &all[chains - 1]["transport_socket"]["typed_config"];
+            assert_eq!(tls["require_client_certificate"], true);
+            assert_eq!(tls["common_tls_context"]["alpn_protocols"][0], "kuma");
+            assert_eq!(tls["common_tls_context"]["tls_params"]["tls_minimum_protocol_version"], "TLSv1_3");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One HTTP/1.1 GET, of whose answer only the status counts. Redirects are the kubelet's to judge: 3xx is well.
+
+use super::Answer;
+use super::spec::HttpGet;
+use crate::tls::unverified;
+use std::fmt::Write;
+use std::io;
+use std::net::IpAddr;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A status line is shorter.
+const LONGEST_LINE: usize = 1024;
+
+pub(super) async fn ask(mut tcp: TcpStream, pod: IpAddr, get: &HttpGet) -> Answer {
+    let request = request(pod, get);
+    let status = if get.tls {
+        unverified::exchange(tcp, &request, LONGEST_LINE, |came| status_line(came).is_some()).await
+    } else {
+        exchange(&mut tcp, &request).await
+    };
+    match status {
+        Ok(came) => match status_line(&came).and_then(code) {
+            Some(status) => Answer::new(status, format!("the application answers {status}")),
+            None => Answer::unavailable("the application does not speak HTTP"),
+        },
+        Err(error) => Answer::unavailable(format!("asking the application failed: {error}")),
+    }
+}
+
+fn request(pod: IpAddr, get: &HttpGet) -> Vec<u8> {
+    let named = |wanted: &str| get.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
+    let mut text = format!("GET {} HTTP/1.1\r\n", get.path);
+    // Writing to a String does not fail.
+    if !named("host") {
+        let _ = write!(text, "Host: {}\r\n", std::net::SocketAddr::new(pod, get.port));
+    }
+    if !named("user-agent") {
+        text.push_str("User-Agent: kube-probe/culvert\r\n");
+    }
+    if !named("accept") {
+        text.push_str("Accept: */*\r\n");
+    }
+    for (name, value) in get.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("connection")) {
+        let _ = write!(text, "{name}: {value}\r\n");
+    }
+    text.push_str("Connection: close\r\n\r\n");
+    text.into_bytes()
+}
+
+/// Says the request and hears as much of the answer as has the status.
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &[u8]) -> io::Result<Vec<u8>> {
+    stream.write_all(request).await?;
+    let mut came = Vec::with_capacity(LONGEST_LINE);
+    while status_line(&came).is_none() && came.len() < LONGEST_LINE {
+        if stream.read_buf(&mut came).await? == 0 {
+            break;
+        }
+    }
+    Ok(came)
+}
+
+fn status_line(came: &[u8]) -> Option<&[u8]> {
+    came.iter().position(|byte| *byte == b'\n').map(|end| &came[..end])
+}
+
+/// `HTTP/1.1 204 No Content`
+fn code(line: &[u8]) -> Option<u16> {
+    let line = std::str::from_utf8(line).ok()?;
+    let (version, rest) = line.split_once(' ')?;
+    let status: u16 = rest.get(..3)?.parse().ok()?;
+    (version.starts_with("HTTP/1.") && (100..=599).contains(&status)).then_some(status)
+}

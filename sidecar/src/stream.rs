@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One end of a connection: a socket, or TLS over one.
+
+use crate::relay::Endpoint;
+use crate::relay::pipes::Pipe;
+use crate::tls::TlsStream;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// One end. As large as a socket: what TLS needs is apart from it.
+pub enum Stream {
+    /// Bytes as they come.
+    Plain(TcpStream),
+    /// TLS with a mesh member.
+    Tls(Box<TlsStream>),
+}
+
+impl Stream {
+    /// The socket.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.tcp(),
+        }
+    }
+}
+
+macro_rules! either {
+    ($self:expr, $one:ident => $call:expr) => {
+        match $self {
+            Stream::Plain($one) => $call,
+            Stream::Tls($one) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        either!(&mut *self, one => Pin::new(one).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(&mut *self, one => Pin::new(one).poll_write(cx, buf))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(&mut *self, one => Pin::new(one).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(&mut *self, one => Pin::new(one).poll_shutdown(cx))
+    }
+}
+
+impl Endpoint for Stream {
+    fn pending_error(&self) -> Option<io::Error> {
+        either!(self, one => one.pending_error())
+    }
+
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        either!(self, one => one.read_now(buffer))
+    }
+
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, one => one.poll_write_last(cx, bytes))
+    }
+
+    fn keep_alive(&self, after: Duration) {
+        either!(self, one => one.keep_alive(after));
+    }
+
+    fn splices(&self) -> bool {
+        either!(self, one => one.splices())
+    }
+
+    fn splice_into(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        either!(self, one => one.splice_into(pipe))
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, one => one.poll_readable(cx))
+    }
+
+    fn poll_splice_from(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        either!(self, one => one.poll_splice_from(cx, pipe))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// TLS costs a plain connection nothing.
+    #[test]
+    fn it_is_as_large_as_a_socket() {
+        assert_eq!(size_of::<Stream>(), size_of::<TcpStream>());
+    }
+}

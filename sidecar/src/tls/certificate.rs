@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the sidecar reads from a certificate besides what verifies it: serial number, time, names. Pure.
+
+use super::spiffe::{SpiffeError, SpiffeId};
+use rustls::pki_types::CertificateDer;
+use std::time::Duration;
+use webpki::EndEntityCert;
+
+/// Names of a certificate that are looked at; a certificate with more is refused.
+const MOST_NAMES: usize = 64;
+
+/// A certificate that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateFault {
+    /// Not X.509.
+    #[error("it is no X.509 certificate (version 3)")]
+    Malformed,
+    /// Without a name that says whose it is.
+    #[error("it has no spiffe:// name (URI)")]
+    NoIdentity,
+    /// With a great many.
+    #[error("it has more than {MOST_NAMES} names")]
+    TooManyNames,
+    /// With one that is none.
+    #[error(transparent)]
+    Spiffe(#[from] SpiffeError),
+}
+
+/// From when to when a certificate holds, in time since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// Not before.
+    pub from: Duration,
+    /// Not after.
+    pub until: Duration,
+}
+
+/// A certificate's serial number and time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// In hexadecimal, as Envoy and openssl write it.
+    pub serial: String,
+    /// From when to when.
+    pub validity: Validity,
+}
+
+/// Reads serial number and time.
+///
+/// # Errors
+/// When it is no certificate.
+pub fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, CertificateFault> {
+    read_facts(certificate).ok_or(CertificateFault::Malformed)
+}
+
+/// All URIs that a certificate is made out to.
+///
+/// # Errors
+/// When it is no certificate, or has too many names.
+pub fn uris<'a>(certificate: &'a CertificateDer<'_>) -> Result<Vec<&'a str>, CertificateFault> {
+    let parsed = EndEntityCert::try_from(certificate).map_err(|_| CertificateFault::Malformed)?;
+    let uris: Vec<_> = parsed.valid_uri_names().take(MOST_NAMES + 1).collect();
+    if uris.len() > MOST_NAMES { Err(CertificateFault::TooManyNames) } else { Ok(uris) }
+}
+
+/// The identities that a certificate is made out to, at least one. Kong Mesh's have one for each service of the workload,
+/// and names of other kinds beside them.
+///
+/// # Errors
+/// When it has none, or one that is malformed.
+pub fn identities(certificate: &CertificateDer<'_>) -> Result<Vec<SpiffeId>, CertificateFault> {
+    let ids: Vec<SpiffeId> = uris(certificate)?
+        .into_iter()
+        .filter(|uri| SpiffeId::is_claimed_by(uri))
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    if ids.is_empty() { Err(CertificateFault::NoIdentity) } else { Ok(ids) }
+}
+
+const INTEGER: u8 = 0x02;
+const SEQUENCE: u8 = 0x30;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+const EXPLICIT_VERSION: u8 = 0xa0;
+
+/// RFC 5280, 4.1: Certificate { TBSCertificate { [version], serial, algorithm, issuer, validity { from, until } … } … }.
+fn read_facts(der: &[u8]) -> Option<Facts> {
+    let mut certificate = Der(Der(der).take(SEQUENCE)?);
+    let mut body = Der(certificate.take(SEQUENCE)?);
+    if body.0.first() == Some(&EXPLICIT_VERSION) {
+        body.take(EXPLICIT_VERSION)?;
+    }
+    let serial = body.take(INTEGER)?;
+    let _algorithm = body.take(SEQUENCE)?;
+    let _issuer = body.take(SEQUENCE)?;
+    let mut validity = Der(body.take(SEQUENCE)?);
+    let from = validity.take_time()?;
+    let until = validity.take_time()?;
+    // The first zero byte says that the number is positive.
+    let serial = serial.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(serial);
+    let serial = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(Facts { serial, validity: Validity { from, until } })
+}
+
+/// Takes values off its front.
+struct Der<'a>(&'a [u8]);
+
+impl<'a> Der<'a> {
+    fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
+        let (&found, rest) = self.0.split_first()?;
+        let (&first, rest) = rest.split_first()?;
+        let (length, rest) = match first {
+            0..=0x7f => (usize::from(first), rest),
+            // X.509 has no value of more than 2^24 bytes that matters here.
+            0x81..=0x83 => {
+                let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+                (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
+            }
+            _ => return None,
+        };
+        let (value, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        (found == tag).then_some(value)
+    }
+
+    fn take_time(&mut self) -> Option<Duration> {
+        match self.0.first() {
+            Some(&UTC_TIME) => time(self.take(UTC_TIME)?, 2),
+            Some(&GENERALIZED_TIME) => time(self.take(GENERALIZED_TIME)?, 4),
+            _ => None,
+        }
+    }
+}
+
+/// `YYMMDDHHMMSSZ`, or with a year of four digits.
+fn time(text: &[u8], year_digits: usize) -> Option<Duration> {
+    let (digits, end) = text.split_at_checked(year_digits + 10)?;
+    if end != b"Z" || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number =
+        |digits: &[u8]| digits.iter().fold(0i64, |number, digit| number * 10 + i64::from(digit - b'0'));
+    let (year, rest) = digits.split_at(year_digits);
+    let year = match (year_digits, number(year)) {
+        // RFC 5280, 4.1.2.5.1.
+        (2, year) if year < 50 => 2000 + year,
+        (2, year) => 1900 + year,
+        (_, year) => year,
+    };
+    let parts: Vec<_> = rest.chunks(2).map(number).collect();
+    let &[month, day, hour, minute, second] = parts.as_slice() else { return None };
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let seconds = days_since_1970(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
+    // What began before 1970 has begun.
+    Some(Duration::from_secs(seconds.try_into().unwrap_or(0)))
+}
+
+/// Of the Gregorian calendar, by years that begin in March: the day of the leap year is then the last.
+fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days_of_months = (153 * month + 2) / 5;
+    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + days_of_months + day
+        - 719_469
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn times_of_both_kinds_are_read() {
+        for (text, year_digits, expected) in [
+            (&b"700101000000Z"[..], 2, Some(0)),
+            (b"000229000000Z", 2, Some(951_782_400)),
+            (b"20240229235959Z", 4, Some(1_709_251_199)),
+            (b"491231235959Z", 2, Some(2_524_607_999)),
+            (b"500101000000Z", 2, Some(0)),
+            (b"99991231235959Z", 4, Some(253_402_300_799)),
+            (b"20240229235959", 4, None),
+            (b"20241301000000Z", 4, None),
+            (b"2024022923595xZ", 4, None),
+            (b"20240229235959+0100", 4, None),
+            (b"", 2, None),
+        ] {
+            let got = time(text, year_digits).map(|time| time.as_secs());
+            assert_eq!(got, expected, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_no_certificate_is_refused_without_a_panic(bytes: Vec<u8>) {
+            let der = CertificateDer::from(bytes);
+            prop_assert_eq!(facts(&der), Err(CertificateFault::Malformed));
+            prop_assert!(identities(&der).is_err());
+        }
+    }
+}

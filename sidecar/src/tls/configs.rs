@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An identity and what documents say of TLS, made into what rustls needs for each side.
+
+use super::identity::Identity;
+use super::sniff::ALPN;
+use super::spiffe::TrustDomain;
+use super::verify::Verifier;
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::SingleCertAndKey;
+use rustls::{
+    CipherSuite, ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version,
+};
+use std::sync::Arc;
+
+/// Servers whose sessions are remembered, up to eight each: some 10 KiB a server. One more forgets one.
+const SESSIONS: usize = 256;
+
+/// Tickets for each client that did a handshake. It gets a new one each time that it uses one; one in hand is enough to
+/// resume always, and a second would be 1 KiB that most never use.
+const TICKETS: usize = 1;
+
+/// What documents may say of TLS (`MeshTLS`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The oldest version that is spoken.
+    pub min: TlsVersion,
+    /// The newest.
+    pub max: TlsVersion,
+    /// What is offered and taken, the best first.
+    pub suites: Vec<CipherSuite>,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// 1.2.
+    V12,
+    /// 1.3.
+    V13,
+}
+
+impl Default for TlsSettings {
+    /// TLS 1.3 only: who is in the mesh speaks it. AES-128-GCM first: it takes a fifth less than AES-256 of the CPU, and
+    /// is out of reach all the same.
+    fn default() -> Self {
+        Self {
+            min: TlsVersion::V13,
+            max: TlsVersion::V13,
+            suites: vec![
+                CipherSuite::TLS13_AES_128_GCM_SHA256,
+                CipherSuite::TLS13_AES_256_GCM_SHA384,
+                CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+                CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+                CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+                CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+                CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+                CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+                CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+            ],
+        }
+    }
+}
+
+impl TlsSettings {
+    /// In our order.
+    fn supported_suites(&self) -> Vec<SupportedCipherSuite> {
+        let ours = ring::ALL_CIPHER_SUITES;
+        self.suites
+            .iter()
+            .filter_map(|wanted| ours.iter().find(|one| one.suite() == *wanted))
+            .copied()
+            .collect()
+    }
+
+    fn versions(&self) -> Vec<&'static SupportedProtocolVersion> {
+        [(TlsVersion::V12, &version::TLS12), (TlsVersion::V13, &version::TLS13)]
+            .into_iter()
+            .filter(|(version, _)| (self.min..=self.max).contains(version))
+            .map(|(_, version)| version)
+            .collect()
+    }
+}
+
+/// The one provider of cryptography.
+pub(super) fn provider() -> CryptoProvider {
+    ring::default_provider()
+}
+
+/// Both sides' settings of one identity. Sessions live as long as it: who resumes one was verified by it.
+#[derive(Debug)]
+pub struct Configs {
+    /// For what peers dial.
+    pub(super) server: Arc<ServerConfig>,
+    /// For what we dial.
+    pub(super) client: Arc<ClientConfig>,
+    /// Whose identities these are.
+    pub(super) trust_domain: TrustDomain,
+}
+
+impl Configs {
+    /// Puts both together.
+    ///
+    /// # Errors
+    /// What rustls says where versions and suites do not fit each other.
+    pub(super) fn new(
+        identity: &Identity,
+        trust_domain: &TrustDomain,
+        settings: &TlsSettings,
+    ) -> Result<Self, rustls::Error> {
+        let general = |error: &dyn std::fmt::Display| rustls::Error::General(error.to_string());
+        let provider = Arc::new(CryptoProvider { cipher_suites: settings.supported_suites(), ..provider() });
+        let versions = settings.versions();
+        let verifier = Verifier::new(Arc::clone(&identity.authorities), Arc::clone(&provider))
+            .map_err(|error| general(&error))?;
+        let verifier = Arc::new(verifier);
+        let certificate = Arc::new(SingleCertAndKey::from(Arc::clone(&identity.certified)));
+
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&versions)?
+            .with_client_cert_verifier(Arc::clone(&verifier) as _)
+            .with_cert_resolver(Arc::clone(&certificate) as _);
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        // Our order, as the fastest comes first.
+        server.ignore_client_order = true;
+        // Sessions travel in tickets, so that crowds of clients take no memory here.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.ticketer = ring::Ticketer::new()?;
+        server.send_tls13_tickets = TICKETS;
+
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(certificate);
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        // Who is dialled is known by its identity; a name in clear would tell onlookers.
+        client.enable_sni = false;
+        client.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Ok(Self { server: Arc::new(server), client: Arc::new(client), trust_domain: trust_domain.clone() })
+    }
+}

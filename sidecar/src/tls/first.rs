@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Waits for a client's first bytes and tells what they are, without taking them: they are peeked at, and stay in the
+//! socket for whoever comes next. So a plain stream is relayed (and spliced) as if nobody had looked.
+//!
+//! To peek costs a system call more per connection, some 1 µs. To read and replay would cost a copy, a buffer in each
+//! relay, and the way past us that bulk streams have.
+
+use super::error::TlsError;
+use super::handshake::DEADLINE;
+use super::sniff::{First, MOST, sniff};
+use crate::relay::with_scratch;
+use nix::sys::socket::{MsgFlags, recv};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// How long a server's first bytes are held at most, while it is not clear whether the client will say hello. A mesh
+/// member says it at once, so it comes with the last packet of its connect.
+pub const SERVER_FIRST_DELAY: Duration = Duration::from_millis(100);
+
+/// Waits for a ClientHello, and for nothing else, as a mesh whose mTLS is STRICT does.
+///
+/// # Errors
+/// Whatever else came, or nothing within [`DEADLINE`].
+pub async fn strict(client: &TcpStream) -> Result<(), TlsError> {
+    match find(client, Some(Instant::now() + DEADLINE), &AtomicBool::default()).await? {
+        Some(First::MeshTls) => Ok(()),
+        Some(First::OwnTls) => Err(TlsError::OwnTls),
+        Some(First::Plain | First::NeedMore) => Err(TlsError::Plaintext),
+        None => Err(TlsError::Gone),
+    }
+}
+
+/// Waits until it is clear what the client of a connection speaks, as a mesh whose mTLS is PERMISSIVE does: by what it
+/// says first, or by the server's speaking first while the client has nothing to say.
+///
+/// # Errors
+/// When the client began a ClientHello and did not end it within [`DEADLINE`], or is gone.
+pub async fn permissive(
+    client: &TcpStream,
+    server: &TcpStream,
+    accepted: Instant,
+) -> Result<First, TlsError> {
+    let spoke = AtomicBool::default();
+    let server_first = async {
+        tokio::time::sleep_until(accepted + SERVER_FIRST_DELAY).await;
+        // Its FIN and its reset are things to say, too.
+        if server.readable().await.is_err() || spoke.load(Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        found = find(client, None, &spoke) => Ok(found?.unwrap_or(First::Plain)),
+        () = server_first => Ok(First::Plain),
+    }
+}
+
+/// What the client's first bytes are, once they tell; `None` when FIN comes before. Notes when it `spoke`; from then on
+/// there is a deadline in any case.
+async fn find(
+    client: &TcpStream,
+    mut deadline: Option<Instant>,
+    spoke: &AtomicBool,
+) -> Result<Option<First>, TlsError> {
+    loop {
+        let ready = client.ready(Interest::READABLE);
+        let ready = match deadline {
+            Some(deadline) => {
+                tokio::time::timeout_at(deadline, ready).await.map_err(|_| TlsError::Silent(DEADLINE))?
+            }
+            None => ready.await,
+        };
+        let ended = ready.map_err(TlsError::Lost)?.is_read_closed();
+        // "Would block" makes the runtime wait for more than there is now.
+        let found = client.try_io(Interest::READABLE, || match peek(client)? {
+            (0, _) => Ok(None),
+            (_, First::NeedMore) if ended => Ok(None),
+            (_, First::NeedMore) => {
+                spoke.store(true, Relaxed);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            (_, first) => Ok(Some(first)),
+        });
+        match found {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if spoke.load(Relaxed) {
+                    deadline.get_or_insert_with(|| Instant::now() + DEADLINE);
+                }
+            }
+            found => return found.map_err(TlsError::Lost),
+        }
+    }
+}
+
+fn peek(client: &TcpStream) -> io::Result<(usize, First)> {
+    with_scratch(|scratch| {
+        let there = recv(client.as_raw_fd(), &mut scratch[..MOST], MsgFlags::MSG_PEEK)?;
+        Ok((there, sniff(&scratch[..there])))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Both ends of a connection.
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let near = near.unwrap();
+        near.set_nodelay(true).unwrap();
+        (near, far.unwrap().0)
+    }
+
+    /// A record that begins a ClientHello of 200 bytes.
+    const BEGUN: [u8; 9] = [22, 3, 1, 0, 204, 1, 0, 0, 200];
+
+    #[tokio::test]
+    async fn what_was_looked_at_is_still_there() {
+        let (mut client, mut accepted) = pair().await;
+        client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        assert!(matches!(strict(&accepted).await, Err(TlsError::Plaintext)));
+        let mut read = [0; 64];
+        let n = accepted.read(&mut read).await.unwrap();
+        assert_eq!(&read[..n], b"GET / HTTP/1.1\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_hello_may_come_in_pieces() {
+        let (mut client, accepted) = pair().await;
+        let hello = [&BEGUN[..], &[3; 200]].concat();
+        let saying = async {
+            for byte in &hello {
+                client.write_all(std::slice::from_ref(byte)).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let (first, ()) = tokio::join!(strict(&accepted), saying);
+        assert!(matches!(first, Err(TlsError::OwnTls)), "{first:?}");
+    }
+
+    #[tokio::test]
+    async fn who_closes_before_it_says_hello_is_gone() {
+        for said in [&b""[..], &BEGUN] {
+            let (mut client, accepted) = pair().await;
+            client.write_all(said).await.unwrap();
+            client.shutdown().await.unwrap();
+            assert!(matches!(strict(&accepted).await, Err(TlsError::Gone)));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_resets_before_it_says_hello_is_a_reset() {
+        let (client, accepted) = pair().await;
+        let (_server, dialled) = pair().await;
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        let first = permissive(&accepted, &dialled, Instant::now()).await;
+        assert_eq!(first.unwrap_err().reason(), crate::close_reason::CloseReason::ClientReset);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_ends_its_hello_is_not_waited_for() {
+        let (mut client, accepted) = pair().await;
+        let (_server, dialled) = pair().await;
+        assert!(matches!(strict(&accepted).await, Err(TlsError::Silent(_))));
+        client.write_all(&BEGUN).await.unwrap();
+        accepted.readable().await.unwrap();
+        let first = permissive(&accepted, &dialled, Instant::now()).await;
+        assert!(matches!(first, Err(TlsError::Silent(_))), "{first:?}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_speaks_first_is_held_for_a_moment_only() {
+        let (_client, accepted) = pair().await;
+        let (mut server, dialled) = pair().await;
+        let start = Instant::now();
+        server.write_all(b"220 hello").await.unwrap();
+        assert_eq!(permissive(&accepted, &dialled, start).await.unwrap(), First::Plain);
+        assert!(start.elapsed() >= SERVER_FIRST_DELAY);
+        // Whoever waited for long already waits no more.
+        let begun = Instant::now();
+        let long_ago = begun - Duration::from_secs(5);
+        assert_eq!(permissive(&accepted, &dialled, long_ago).await.unwrap(), First::Plain);
+        assert!(begun.elapsed() < SERVER_FIRST_DELAY);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_began_is_heard_to_the_end_although_the_server_spoke() {
+        let (mut client, accepted) = pair().await;
+        let (mut server, dialled) = pair().await;
+        server.write_all(b"220 hello").await.unwrap();
+        client.write_all(&BEGUN).await.unwrap();
+        let long_ago = Instant::now() - Duration::from_secs(5);
+        let saying = async {
+            tokio::time::sleep(SERVER_FIRST_DELAY).await;
+            client.write_all(&[3; 200]).await.unwrap();
+        };
+        let (first, ()) = tokio::join!(permissive(&accepted, &dialled, long_ago), saying);
+        assert_eq!(first.unwrap(), First::OwnTls);
+    }
+}

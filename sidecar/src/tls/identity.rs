@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+//! This workload's identity: `tls.crt` (its chain), `tls.key` and `ca.crt` (the authorities of the mesh), as cert-manager's
+//! csi-driver-spiffe and SPIRE's agent write them. Pure but for the reading of the files.
+
+use super::certificate::{self, CertificateFault, Facts};
+use super::peer;
+use super::spiffe::{SpiffeId, TrustDomain};
+use super::verify::{CLOCK_SKEW, Verifier};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, RootCertStore};
+use std::fmt;
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest file that is read. A bundle of a thousand authorities has some 700 KiB.
+const LONGEST_FILE: u64 = 1024 * 1024;
+/// The most certificates of a chain: the workload's, and the intermediates that sign each other.
+const LONGEST_CHAIN: usize = 8;
+/// The most authorities.
+const MOST_AUTHORITIES: usize = 1024;
+
+/// The three files, in the order of [`File`].
+pub const FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
+
+/// Something wrong with an identity, for whoever has to put it right. Never says anything of the key's content.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityFault {
+    /// A file that cannot be read.
+    #[error(
+        "cannot read {path}: {source}; does the volume hold tls.crt, tls.key and ca.crt, and may this uid read them?"
+    )]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A file of more than a mebibyte.
+    #[error("{0} is longer than {LONGEST_FILE} bytes")]
+    TooLong(PathBuf),
+    /// No PEM.
+    #[error("{file} holds no {what} in PEM")]
+    NotPem {
+        /// Which.
+        file: &'static str,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// More certificates than anybody would verify.
+    #[error("{file} holds {found} certificates; at most {most} are allowed")]
+    TooMany {
+        /// Which.
+        file: &'static str,
+        /// How many.
+        found: usize,
+        /// How many may be.
+        most: usize,
+    },
+    /// A certificate that cannot be used.
+    #[error("certificate {number} of {file} cannot be used: {fault}")]
+    Certificate {
+        /// Which file.
+        file: &'static str,
+        /// Which in it, from 1.
+        number: usize,
+        /// Why.
+        fault: CertificateFault,
+    },
+    /// An authority that cannot be one.
+    #[error("certificate {number} of ca.crt cannot be an authority: {source}")]
+    Authority {
+        /// Which, from 1.
+        number: usize,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// A key that does not work.
+    #[error("tls.key cannot be used: {0}; P-256, P-384, Ed25519 and RSA keys can")]
+    Key(rustls::Error),
+    /// A key of another certificate. Seen for a moment, too, where a rotation writes one file after the other.
+    #[error("tls.key is not the key of tls.crt")]
+    OtherKey,
+    /// Too old.
+    #[error("tls.crt expired {0} s ago: what renews it (cert-manager, SPIRE) did not")]
+    Expired(u64),
+    /// Too young.
+    #[error("tls.crt is not valid for another {0} s: is this node's clock right?")]
+    NotYetValid(u64),
+    /// Nobody would believe it.
+    #[error("tls.crt is of no authority in ca.crt, so every peer would refuse it: {0}")]
+    Untrusted(rustls::Error),
+    /// Somebody else's.
+    #[error("{0}: peers would refuse it. --trust-domain or --mesh says whose identities are this mesh's")]
+    NotOurs(super::error::PeerFault),
+}
+
+/// A certificate as `/certs` shows it.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// Serial number and time.
+    pub facts: Facts,
+    /// The URIs it is made out to; an authority may have none.
+    pub uris: Vec<String>,
+}
+
+/// A whole identity, checked.
+pub struct Identity {
+    /// Chain and key.
+    pub(super) certified: Arc<CertifiedKey>,
+    /// Whom to believe.
+    pub(super) authorities: Arc<RootCertStore>,
+    /// Who this workload is; at least one.
+    pub ids: Vec<SpiffeId>,
+    /// The chain, the workload's own certificate first.
+    pub chain: Vec<Described>,
+    /// The authorities.
+    pub bundle: Vec<Described>,
+}
+
+/// Without the key.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("ids", &self.ids).field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
+/// What the three files hold.
+pub(super) struct Pem {
+    pub(super) chain: Vec<u8>,
+    pub(super) key: Vec<u8>,
+    pub(super) authorities: Vec<u8>,
+}
+
+impl Pem {
+    /// Reads them.
+    pub(super) fn read(folder: &Path) -> Result<Self, Vec<IdentityFault>> {
+        let [chain, key, authorities] = FILES.map(|name| read(&folder.join(name)));
+        match (chain, key, authorities) {
+            (Ok(chain), Ok(key), Ok(authorities)) => Ok(Self { chain, key, authorities }),
+            (chain, key, authorities) => {
+                Err([chain.err(), key.err(), authorities.err()].into_iter().flatten().collect())
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, IdentityFault> {
+    let mut bytes = Vec::new();
+    let unreadable = |source| IdentityFault::Unreadable { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(LONGEST_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(IdentityFault::TooLong(path.to_owned()));
+    }
+    Ok(bytes)
+}
+
+impl Identity {
+    /// Checks an identity as a peer would.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(super) fn check(
+        pem: &Pem,
+        trust_domain: &TrustDomain,
+        provider: &Arc<CryptoProvider>,
+        now: Duration,
+    ) -> Result<Self, Vec<IdentityFault>> {
+        let chain = certificates(&pem.chain, FILES[0], LONGEST_CHAIN);
+        let key = PrivateKeyDer::from_pem_slice(&pem.key)
+            .map_err(|_| {
+                vec![IdentityFault::NotPem { file: FILES[1], what: "private key (an encrypted one is none)" }]
+            })
+            .and_then(|key| {
+                provider.key_provider.load_private_key(key).map_err(|error| vec![IdentityFault::Key(error)])
+            });
+        let bundle = certificates(&pem.authorities, FILES[2], MOST_AUTHORITIES);
+        let (chain, key, bundle) = match (chain, key, bundle) {
+            (Ok(chain), Ok(key), Ok(bundle)) => (chain, key, bundle),
+            (chain, key, bundle) => {
+                let faults = [chain.err(), key.err(), bundle.err()];
+                return Err(faults.into_iter().flatten().flatten().collect());
+            }
+        };
+        let authorities = Arc::new(roots(&bundle)?);
+        let one = |fault| vec![fault];
+        let described = describe(&chain, FILES[0])?;
+        let until = described[0].facts.validity.until;
+        let from = described[0].facts.validity.from;
+        if until < now {
+            return Err(one(IdentityFault::Expired((now - until).as_secs())));
+        }
+        if from > now + CLOCK_SKEW {
+            return Err(one(IdentityFault::NotYetValid((from - now).as_secs())));
+        }
+        let peer = peer::identify(Some(&chain), trust_domain, None, now)
+            .map_err(|fault| one(IdentityFault::NotOurs(fault)))?;
+        let certified = CertifiedKey::new(chain, key);
+        if certified.keys_match().is_err() {
+            return Err(one(IdentityFault::OtherKey));
+        }
+        verify_ourselves(&certified.cert, &authorities, provider, now).map_err(one)?;
+        Ok(Self {
+            certified: Arc::new(certified),
+            authorities,
+            ids: peer.ids.to_vec(),
+            chain: described,
+            bundle: describe(&bundle, FILES[2])?,
+        })
+    }
+
+    /// When the workload's own certificate ends, in time since 1970.
+    pub fn expires(&self) -> Duration {
+        self.chain[0].facts.validity.until
+    }
+
+    /// When the first of the authorities ends.
+    pub fn authorities_expire(&self) -> Duration {
+        self.bundle.iter().map(|one| one.facts.validity.until).min().unwrap_or_default()
+    }
+}
+
+/// As a client would that dialled us.
+fn verify_ourselves(
+    chain: &[CertificateDer<'static>],
+    authorities: &Arc<RootCertStore>,
+    provider: &Arc<CryptoProvider>,
+    now: Duration,
+) -> Result<(), IdentityFault> {
+    let untrusted = IdentityFault::Untrusted;
+    let verifier = Verifier::new(Arc::clone(authorities), Arc::clone(provider))
+        .map_err(|error| untrusted(rustls::Error::General(error.to_string())))?;
+    let [leaf, intermediates @ ..] = chain else {
+        return Err(untrusted(CertificateError::BadEncoding.into()));
+    };
+    let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
+    verifier
+        .verify_server_cert(leaf, intermediates, &name, &[], UnixTime::since_unix_epoch(now))
+        .map_err(untrusted)?;
+    Ok(())
+}
+
+fn certificates(
+    pem: &[u8],
+    file: &'static str,
+    most: usize,
+) -> Result<Vec<CertificateDer<'static>>, Vec<IdentityFault>> {
+    let not_pem = |what| vec![IdentityFault::NotPem { file, what }];
+    let all: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .take(most + 1)
+        .collect::<Result<_, _>>()
+        .map_err(|_| not_pem("whole certificate"))?;
+    match all.len() {
+        0 => Err(not_pem("certificate")),
+        found if found > most => Err(vec![IdentityFault::TooMany { file, found, most }]),
+        _ => Ok(all),
+    }
+}
+
+fn roots(bundle: &[CertificateDer<'static>]) -> Result<RootCertStore, Vec<IdentityFault>> {
+    let mut roots = RootCertStore::empty();
+    let faults: Vec<_> = bundle
+        .iter()
+        .zip(1..)
+        .filter_map(|(one, number)| {
+            let added = roots.add(one.clone());
+            added.err().map(|source| IdentityFault::Authority { number, source })
+        })
+        .collect();
+    if faults.is_empty() { Ok(roots) } else { Err(faults) }
+}
+
+fn describe(all: &[CertificateDer<'_>], file: &'static str) -> Result<Vec<Described>, Vec<IdentityFault>> {
+    let described = all.iter().zip(1..).map(|(one, number)| {
+        let fault = |fault| vec![IdentityFault::Certificate { file, number, fault }];
+        // An authority of X.509's first version has no names, and none are needed.
+        let uris = certificate::uris(one).unwrap_or_default().into_iter().map(str::to_owned).collect();
+        Ok(Described { facts: certificate::facts(one).map_err(fault)?, uris })
+    });
+    described.collect()
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TLS between mesh members.
+//!
+//! ```text
+//! first bytes ─▶ handshake ─▶ who is it? ─▶ TLS as one end of the relay
+//! ```
+//!
+//! [`first`] tells what a client speaks ([`sniff`]), [`handshake`] makes a [`session`], [`peer`] reads from its
+//! certificate who is at the other end, and [`stream`] is what the relay reads and writes then. [`keeper`] holds the
+//! workload's [`identity`] and what rustls makes of it ([`configs`], [`verify`]).
+
+pub mod certificate;
+mod configs;
+mod error;
+pub mod first;
+pub mod handshake;
+mod identity;
+mod keeper;
+mod metrics;
+mod peer;
+pub mod permissions;
+mod session;
+pub mod sniff;
+pub mod spiffe;
+mod stream;
+mod turns;
+pub(crate) mod unverified;
+mod verify;
+
+pub use configs::{Configs, TlsSettings, TlsVersion};
+pub use error::{PeerFault, TlsError};
+pub use identity::{Described, FILES, Identity, IdentityFault};
+pub use keeper::{Source, Tls};
+pub use metrics::{Handshake, Spoken, SpokenMetrics, TlsMetrics};
+pub use peer::Peer;
+pub use stream::TlsStream;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who the other side is. Asked after each handshake, a resumed one too, whose certificate nobody verified again. Pure.
+
+use super::certificate::{self, CertificateFault};
+use super::error::PeerFault;
+use super::spiffe::{SpiffeId, TrustDomain};
+use rustls::pki_types::CertificateDer;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A mesh member at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// All it is, at least one; of this mesh.
+    pub ids: Arc<[SpiffeId]>,
+    /// The tags that its certificate says it has, as Kong Mesh's do: `kuma://KEY/VALUE`.
+    pub tags: Arc<[(String, String)]>,
+}
+
+impl Peer {
+    /// The one to name it by.
+    pub fn id(&self) -> &SpiffeId {
+        // `identify` makes none without.
+        &self.ids[0]
+    }
+}
+
+/// Reads from its certificate who the peer is.
+///
+/// # Errors
+/// When it is nobody, of another trust domain, not who it should be, or its time is over.
+pub fn identify(
+    chain: Option<&[CertificateDer<'_>]>,
+    trust_domain: &TrustDomain,
+    expected: Option<&SpiffeId>,
+    now: Duration,
+) -> Result<Peer, PeerFault> {
+    let leaf = chain.and_then(<[_]>::first).ok_or(PeerFault::NoCertificate)?;
+    let unusable = |fault: CertificateFault| PeerFault::Unusable(fault);
+    if certificate::facts(leaf).map_err(unusable)?.validity.until < now {
+        return Err(PeerFault::Expired);
+    }
+    let ids = certificate::identities(leaf).map_err(unusable)?;
+    if let Some(foreign) = ids.iter().find(|id| id.trust_domain() != trust_domain.as_str()) {
+        return Err(PeerFault::OtherTrustDomain { id: foreign.clone(), trust_domain: trust_domain.clone() });
+    }
+    if let Some(expected) = expected.filter(|expected| !ids.contains(expected)) {
+        return Err(PeerFault::OtherService { id: ids[0].clone(), expected: expected.clone() });
+    }
+    let uris = certificate::uris(leaf).map_err(unusable)?;
+    Ok(Peer { ids: ids.into(), tags: uris.into_iter().filter_map(tag).collect() })
+}
+
+/// `kuma://kuma.io/zone/east`: the value is behind the last slash.
+fn tag(uri: &str) -> Option<(String, String)> {
+    let (key, value) = uri.strip_prefix("kuma://")?.rsplit_once('/')?;
+    Some((key.to_owned(), value.to_owned()))
+}

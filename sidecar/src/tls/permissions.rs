@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which members may call this pod, as `MeshTrafficPermission` documents say. Pure.
+//!
+//! Where no document is about this pod, every member may. Where one is, whoever no document allows may not.
+
+use super::peer::Peer;
+use crate::resources::read::{SERVICE, Tags};
+
+/// What a document says of somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// It may not.
+    Deny,
+    /// It may, and it is counted as if it might not: to see beforehand whom `Deny` would hit.
+    AllowWithShadowDeny,
+    /// It may.
+    Allow,
+}
+
+/// Whom a document means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Everybody in the mesh.
+    Everyone,
+    /// Those with these tags; `kuma.io/service` is what the identity says.
+    Tags(Tags),
+    /// Who has this identity.
+    Exactly(String),
+    /// Whose identity begins so.
+    Prefix(String),
+}
+
+/// One sentence of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permission {
+    /// Whom it means.
+    pub who: Who,
+    /// What it says.
+    pub action: Action,
+}
+
+/// All that documents say of who may call this pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Whether any document is about this pod.
+    pub restricted: bool,
+    /// Of `from`: the first that means the peer decides, so the most specific comes first.
+    pub ordered: Vec<Permission>,
+    /// Of `rules`: one that denies decides, whatever others allow.
+    pub unordered: Vec<Permission>,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    Allowed,
+    /// It may, and would not if it were meant.
+    ShadowDenied,
+    /// It may not.
+    Denied,
+}
+
+impl Who {
+    /// Whether the peer is meant. `names_services` says whether the path of an identity is a service's name.
+    fn means(&self, peer: &Peer, names_services: bool) -> bool {
+        let has = |key: &str, wanted: &str| {
+            let service = names_services && key == SERVICE && peer.ids.iter().any(|id| id.path() == wanted);
+            service || peer.tags.iter().any(|(has, value)| has == key && (wanted == "*" || value == wanted))
+        };
+        match self {
+            Self::Everyone => true,
+            Self::Tags(tags) => tags.0.iter().all(|(key, wanted)| has(key, wanted)),
+            Self::Exactly(id) => peer.ids.iter().any(|has| has.as_str() == id),
+            Self::Prefix(prefix) => peer.ids.iter().any(|has| has.as_str().starts_with(prefix.as_str())),
+        }
+    }
+}
+
+impl Permissions {
+    /// Whether a peer may call.
+    pub fn decide(&self, peer: &Peer, names_services: bool) -> Verdict {
+        if !self.restricted {
+            return Verdict::Allowed;
+        }
+        let means = |one: &&Permission| one.who.means(peer, names_services);
+        let ordered = self.ordered.iter().find(means).map(|one| one.action);
+        let unordered = self.unordered.iter().filter(means).map(|one| one.action);
+        match unordered.chain(ordered).min() {
+            None | Some(Action::Deny) => Verdict::Denied,
+            Some(Action::AllowWithShadowDeny) => Verdict::ShadowDenied,
+            Some(Action::Allow) => Verdict::Allowed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(ids: &[&str]) -> Peer {
+        let tags = [("version".to_owned(), "2".to_owned())];
+        Peer { ids: ids.iter().map(|id| id.parse().unwrap()).collect(), tags: tags.into() }
+    }
+
+    fn tags(tags: &[(&str, &str)]) -> Who {
+        Who::Tags(Tags(tags.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()))
+    }
+
+    #[test]
+    fn somebody_is_meant_by_identity_or_tags() {
+        let web = peer(&["spiffe://default/web", "spiffe://default/admin"]);
+        for (who, means) in [
+            (Who::Everyone, true),
+            (tags(&[]), true),
+            (tags(&[(SERVICE, "web")]), true),
+            (tags(&[(SERVICE, "admin"), ("version", "2")]), true),
+            (tags(&[(SERVICE, "web"), ("version", "1")]), false),
+            (tags(&[("version", "*")]), true),
+            (tags(&[("zone", "*")]), false),
+            (tags(&[(SERVICE, "we")]), false),
+            (Who::Exactly("spiffe://default/admin".into()), true),
+            (Who::Exactly("spiffe://default/adm".into()), false),
+            (Who::Prefix("spiffe://default/".into()), true),
+            (Who::Prefix("spiffe://default/x".into()), false),
+        ] {
+            assert_eq!(who.means(&web, true), means, "{who:?}");
+        }
+        assert!(
+            !tags(&[(SERVICE, "web")]).means(&web, false),
+            "the path of a foreign authority is no service"
+        );
+    }
+
+    #[test]
+    fn the_most_specific_decides_and_a_denying_rule_in_any_case() {
+        use Action::{Allow, AllowWithShadowDeny, Deny};
+        let one = |who, action| Permission { who, action };
+        let web = || tags(&[(SERVICE, "web")]);
+        let id = || Who::Exactly("spiffe://default/web".into());
+        for (restricted, ordered, unordered, verdict) in [
+            (false, vec![], vec![], Verdict::Allowed),
+            (true, vec![], vec![], Verdict::Denied),
+            (true, vec![one(web(), Deny), one(Who::Everyone, Allow)], vec![], Verdict::Denied),
+            (true, vec![one(web(), Allow), one(Who::Everyone, Deny)], vec![], Verdict::Allowed),
+            (true, vec![one(web(), AllowWithShadowDeny)], vec![], Verdict::ShadowDenied),
+            (true, vec![], vec![one(id(), Allow)], Verdict::Allowed),
+            (true, vec![], vec![one(id(), Allow), one(Who::Everyone, Deny)], Verdict::Denied),
+            (true, vec![one(Who::Everyone, Allow)], vec![one(id(), Deny)], Verdict::Denied),
+            (
+                true,
+                vec![one(Who::Everyone, Allow)],
+                vec![one(id(), AllowWithShadowDeny)],
+                Verdict::ShadowDenied,
+            ),
+        ] {
+            let permissions = Permissions { restricted, ordered, unordered };
+            assert_eq!(
+                permissions.decide(&peer(&["spiffe://default/web"]), true),
+                verdict,
+                "{permissions:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a client speaks, told by its first bytes. Pure; `sidecar/fuzz` throws everything at it.
+//!
+//! A mesh member says so in its ClientHello, by the application protocol `kuma` (which is what Kong Mesh's own sidecars
+//! say, so both understand each other). Any other TLS is the application's own.
+
+use std::borrow::Cow;
+
+/// The application protocol (ALPN) of TLS between mesh members.
+pub const ALPN: &[u8] = b"kuma";
+
+/// A mesh member's ClientHello is below 2 KiB, post-quantum key shares included. A longer one is the application's.
+const LONGEST_HELLO: usize = 16 * 1024;
+
+/// So many bytes decide in any case: the longest hello, and the heads of the records that it may come in.
+pub const MOST: usize = LONGEST_HELLO + 1024;
+
+const RECORD_HEAD: usize = 5;
+const HANDSHAKE_HEAD: usize = 4;
+/// RFC 8446, 5.1: a record holds at most so many bytes of plaintext.
+const LONGEST_RECORD: usize = 16 * 1024;
+const CONTENT_HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+const EXTENSION_ALPN: u16 = 16;
+
+/// What the first bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// TLS of a mesh member: a ClientHello that offers [`ALPN`].
+    MeshTls,
+    /// TLS between the application and its client: any other ClientHello.
+    OwnTls,
+    /// Anything else.
+    Plain,
+    /// Too few to tell. Not after [`MOST`].
+    NeedMore,
+}
+
+/// Tells what a client speaks by the bytes that it sent first, however they were cut on the way.
+pub fn sniff(bytes: &[u8]) -> First {
+    let first = judge(&bytes[..bytes.len().min(MOST)]);
+    // Cut into absurdly short records. No mesh member does that.
+    if first == First::NeedMore && bytes.len() >= MOST { First::OwnTls } else { first }
+}
+
+fn judge(bytes: &[u8]) -> First {
+    let mut rest = bytes;
+    // In one piece nearly always; joined only where it is not.
+    let mut hello: Cow<'_, [u8]> = Cow::Borrowed(&[]);
+    loop {
+        let fragment = match Fragment::take(&mut rest) {
+            Some(fragment) => fragment,
+            None if hello.is_empty() => return First::Plain,
+            // It began as TLS. What the application makes of it is its business.
+            None => return First::OwnTls,
+        };
+        if hello.is_empty() {
+            hello = Cow::Borrowed(fragment.bytes);
+        } else {
+            hello.to_mut().extend_from_slice(fragment.bytes);
+        }
+        if hello.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+            return First::Plain;
+        }
+        if let Some(&[a, b, c]) = hello.get(1..HANDSHAKE_HEAD) {
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            if length > LONGEST_HELLO {
+                return First::OwnTls;
+            }
+            if let Some(body) = hello.get(HANDSHAKE_HEAD..HANDSHAKE_HEAD + length) {
+                return if offers_mesh(body) { First::MeshTls } else { First::OwnTls };
+            }
+        }
+        if fragment.cut {
+            return First::NeedMore;
+        }
+    }
+}
+
+/// A piece of a handshake message: what a record holds, as far as it has arrived.
+struct Fragment<'a> {
+    bytes: &'a [u8],
+    /// Whether more of the record is to come.
+    cut: bool,
+}
+
+impl<'a> Fragment<'a> {
+    /// The next one; `None` where no handshake record begins.
+    fn take(rest: &mut &'a [u8]) -> Option<Self> {
+        let head = &rest[..rest.len().min(RECORD_HEAD)];
+        let fits = |at: usize, fits: fn(u8) -> bool| head.get(at).is_none_or(|byte| fits(*byte));
+        if !fits(0, |kind| kind == CONTENT_HANDSHAKE)
+            || !fits(1, |major| major == 3)
+            || !fits(2, |minor| minor <= 4)
+        {
+            return None;
+        }
+        let &[_, _, _, high, low] = head else {
+            return Some(Self { bytes: &[], cut: true });
+        };
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        // RFC 8446, 5.1: no empty handshake records.
+        if !(1..=LONGEST_RECORD).contains(&length) {
+            return None;
+        }
+        let body = &rest[RECORD_HEAD..];
+        let bytes = &body[..body.len().min(length)];
+        *rest = &body[bytes.len()..];
+        Some(Self { bytes, cut: bytes.len() < length })
+    }
+}
+
+/// Whether a ClientHello offers [`ALPN`]; a malformed one offers nothing.
+fn offers_mesh(hello: &[u8]) -> bool {
+    alpn(hello).is_some_and(|mut names| {
+        std::iter::from_fn(move || names.take_short_block()).any(|name| name == ALPN)
+    })
+}
+
+/// The application protocols that a ClientHello names.
+fn alpn(hello: &[u8]) -> Option<Reader<'_>> {
+    const VERSION_AND_RANDOM: usize = 2 + 32;
+    let mut hello = Reader(hello.get(VERSION_AND_RANDOM..)?);
+    let _session_id = hello.take_short_block()?;
+    let _cipher_suites = hello.take_block()?;
+    let _compressions = hello.take_short_block()?;
+    let mut extensions = Reader(hello.take_block()?);
+    loop {
+        let kind = extensions.take_u16()?;
+        let body = extensions.take_block()?;
+        if kind == EXTENSION_ALPN {
+            return Some(Reader(Reader(body).take_block()?));
+        }
+    }
+}
+
+/// Takes length-prefixed blocks off its front.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn take_u16(&mut self) -> Option<u16> {
+        self.take(2)?.try_into().ok().map(u16::from_be_bytes)
+    }
+
+    /// A block with a length of two bytes.
+    fn take_block(&mut self) -> Option<&'a [u8]> {
+        let length = self.take_u16()?;
+        self.take(length.into())
+    }
+
+    /// A block with a length of one byte.
+    fn take_short_block(&mut self) -> Option<&'a [u8]> {
+        let &[length] = self.take(1)? else { return None };
+        self.take(length.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A ClientHello with these application protocols.
+    fn hello(protocols: &[&[u8]]) -> Vec<u8> {
+        let block = |body: &[u8]| [&(body.len() as u16).to_be_bytes()[..], body].concat();
+        let names: Vec<u8> =
+            protocols.iter().flat_map(|name| [&[name.len() as u8][..], name].concat()).collect();
+        let mut extensions = [&[0, 43][..], &block(&[2, 3, 4])].concat();
+        if !protocols.is_empty() {
+            extensions.extend([&[0, 16][..], &block(&block(&names))].concat());
+        }
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend([0, 0, 2, 0x13, 1, 1, 0]);
+        body.extend(block(&extensions));
+        [&[CLIENT_HELLO, 0][..], &block(&body)].concat()
+    }
+
+    /// A handshake message, cut into records of so many bytes.
+    fn records(message: &[u8], of: usize) -> Vec<u8> {
+        let record = |piece: &[u8]| {
+            [&[CONTENT_HANDSHAKE, 3, 1][..], &(piece.len() as u16).to_be_bytes(), piece].concat()
+        };
+        message.chunks(of).flat_map(record).collect()
+    }
+
+    #[test]
+    fn a_hello_is_known_by_the_protocol_that_it_offers() {
+        for (name, protocols, expected) in [
+            ("mesh", &[&b"kuma"[..]][..], First::MeshTls),
+            ("mesh among others", &[b"h2", b"kuma", b"http/1.1"], First::MeshTls),
+            ("another one", &[b"h2"], First::OwnTls),
+            ("a longer one", &[b"kuma2"], First::OwnTls),
+            ("a shorter one", &[b"kum"], First::OwnTls),
+            ("none", &[], First::OwnTls),
+        ] {
+            let message = hello(protocols);
+            for of in [1, 2, 3, 4, 5, 50, message.len()] {
+                assert_eq!(sniff(&records(&message, of)), expected, "{name} in records of {of} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_hello_is_plain_as_soon_as_that_shows() {
+        for (name, bytes) in [
+            ("HTTP", &b"G"[..]),
+            ("a newline", b"\n"),
+            ("an alert", &[21, 3, 3, 0, 2, 1, 0]),
+            ("SSL 2", &[0x80, 0x2e, 1, 3, 1]),
+            ("a handshake record of another version", &[22, 2]),
+            ("a version of the future", &[22, 3, 5]),
+            ("an empty handshake record", &[22, 3, 1, 0, 0]),
+            ("a record that is too long", &[22, 3, 1, 0x40, 1]),
+            ("another handshake message", &[22, 3, 1, 0, 5, 2]),
+        ] {
+            assert_eq!(sniff(bytes), First::Plain, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_began_as_tls_and_went_on_otherwise_is_the_applications() {
+        let mut cut = records(&hello(&[b"kuma"])[..20], 20);
+        cut.extend(b"GET / HTTP/1.1\r\n");
+        assert_eq!(sniff(&cut), First::OwnTls);
+    }
+
+    #[test]
+    fn a_hello_that_is_too_long_or_never_ends_is_the_applications() {
+        assert_eq!(sniff(&[22, 3, 1, 0, 50, CLIENT_HELLO, 0, 0x40, 1]), First::OwnTls);
+        let endless = records(&[&[CLIENT_HELLO, 0, 0x40, 0][..], &[0; 16 * 1024]].concat(), 1);
+        let undecided = (0..=endless.len()).take_while(|&n| sniff(&endless[..n]) == First::NeedMore).count();
+        assert_eq!(undecided, MOST);
+    }
+
+    proptest! {
+        /// Cut anywhere, the beginning of a hello says nothing yet, and the whole says what it is.
+        #[test]
+        fn the_answer_does_not_depend_on_how_the_bytes_arrive(of in 1usize..80, mesh: bool, at: prop::sample::Index) {
+            let message = hello(if mesh { &[b"kuma"] } else { &[b"h2"] });
+            let bytes = records(&message, of);
+            let expected = if mesh { First::MeshTls } else { First::OwnTls };
+            prop_assert_eq!(sniff(&bytes), expected);
+            prop_assert_eq!(sniff(&bytes[..at.index(bytes.len())]), First::NeedMore);
+        }
+
+        /// More bytes never change an answer once it was given.
+        #[test]
+        fn an_answer_stands(mut bytes: Vec<u8>, tls: bool) {
+            if tls {
+                bytes.splice(0..0, [22, 3, 1, 0, 200, 1, 0, 0]);
+            }
+            let answers: Vec<_> = (0..=bytes.len()).map(|n| sniff(&bytes[..n])).collect();
+            let first = answers.iter().position(|answer| *answer != First::NeedMore).unwrap_or(answers.len());
+            prop_assert!(answers[first..].windows(2).all(|two| two[0] == two[1]), "{:?}", answers);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TLS as one end of a relayed connection.
+//!
+//! Idle, it holds the session's keys and state and no buffer: ciphertext passes through a scratch buffer of the worker,
+//! as plaintext passes through the relay's. What remains are the beginning of a record whose rest is awaited, and
+//! ciphertext that the peer does not take at once.
+//!
+//! A close_notify is the peer's FIN and the other way round. A FIN without it is a truncation: somebody on the way may have
+//! cut the stream, so the other side gets a reset, never an orderly end.
+
+use super::session::{MOST_KEPT, Session};
+use crate::relay::{Endpoint, SCRATCH_BYTES};
+use rustls::Error;
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Room for what a full scratch buffer becomes when it is encrypted: 4 records, each with a head and a tag, and a key
+/// update in front of them.
+const ENCRYPTED_BYTES: usize = SCRATCH_BYTES + 1024;
+
+thread_local! {
+    static CIPHERTEXT: RefCell<Box<[u8]>> =
+        RefCell::new(vec![0; ENCRYPTED_BYTES.max(MOST_KEPT + 1024)].into_boxed_slice());
+}
+
+/// A TLS session over its socket, its handshake done.
+pub struct TlsStream {
+    tcp: TcpStream,
+    session: Session,
+    /// What reading ended by; told once everything that was said before is read.
+    failed: Option<Error>,
+}
+
+impl TlsStream {
+    /// Puts both together.
+    pub(super) fn new(tcp: TcpStream, session: Session) -> Self {
+        Self { tcp, session, failed: None }
+    }
+
+    /// The socket.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffered(&self) -> usize {
+        self.session.buffered()
+    }
+
+    /// Sends what is to be sent.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.session.unsent().is_empty() {
+            match ready!(Pin::new(&mut self.tcp).poll_write(cx, self.session.unsent()))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.session.was_sent(n),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once from the socket, and decrypts what is whole.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { tcp, session, failed } = self;
+        CIPHERTEXT.with_borrow_mut(|scratch| {
+            let kept = session.kept().len();
+            scratch[..kept].copy_from_slice(session.kept());
+            // A whole scratch buffer at most, so that what it says fits into the relay's.
+            let most = SCRATCH_BYTES.max(kept + 1024);
+            let mut into = ReadBuf::new(&mut scratch[kept..most]);
+            ready!(Pin::new(tcp).poll_read(cx, &mut into))?;
+            let came = into.filled().len();
+            if came == 0 {
+                return Poll::Ready(Err(truncated()));
+            }
+            let mut too_much = Vec::new();
+            let processed = session.process(&mut scratch[..kept + came], |said| {
+                let (fits, rest) = said.split_at(said.len().min(buf.remaining()));
+                buf.put_slice(fits);
+                too_much.extend_from_slice(rest);
+            });
+            session.put_back(&too_much);
+            *failed = processed.err();
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+fn truncated() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the peer's stream ended without a close_notify: it may have been cut on the way",
+    )
+}
+
+fn failure(error: Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        loop {
+            buf.put_slice(&this.session.take_early(buf.remaining()));
+            if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(error) = this.failed.take() {
+                return Poll::Ready(Err(failure(error)));
+            }
+            if this.session.peer_closed() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(this.poll_receive(cx, buf))?;
+            // What the protocol wants answered. Whoever cannot take it is not being read for nothing: it wakes this task
+            // when it can.
+            if let Poll::Ready(Err(error)) = this.poll_send(cx) {
+                return Poll::Ready(Err(error));
+            }
+        }
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    /// Takes at most a scratch buffer at a time, and nothing while ciphertext waits to be sent. What was taken is on its
+    /// way when [`AsyncWrite::poll_flush`] says so.
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.failed.is_some() {
+            // Whoever reads hears of what.
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        ready!(this.poll_send(cx))?;
+        let plaintext = &buf[..buf.len().min(SCRATCH_BYTES)];
+        if plaintext.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let Self { tcp, session, .. } = this;
+        CIPHERTEXT.with_borrow_mut(|scratch| {
+            let n = session.encrypt(plaintext, scratch).map_err(failure)?;
+            let mut ciphertext = &scratch[..n];
+            // Something that goes before it is rare, and then both wait for each other.
+            while session.unsent().is_empty() && !ciphertext.is_empty() {
+                match Pin::new(&mut *tcp).poll_write(cx, ciphertext)? {
+                    Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(sent) => ciphertext = &ciphertext[sent..],
+                    Poll::Pending => break,
+                }
+            }
+            session.send_later(ciphertext);
+            Poll::Ready(Ok(plaintext.len()))
+        })
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send(cx)
+    }
+
+    /// Says close_notify, then FIN.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.session.close().map_err(failure)?;
+        ready!(self.poll_send(cx))?;
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+impl Endpoint for TlsStream {
+    fn pending_error(&self) -> Option<io::Error> {
+        self.tcp.pending_error()
+    }
+
+    fn read_now(&self, _buffer: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn keep_alive(&self, after: Duration) {
+        self.tcp.keep_alive(after);
+    }
+}

@@ -1,0 +1,155 @@
+//! TLS as anybody speaks it: clients and servers of rustls' usual, blocking kind, which verify nobody.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, ServerConnection,
+    SignatureScheme, StreamOwned,
+};
+
+use crate::authority::{Authority, Credentials};
+use crate::server::{Behaviour, speaks_first};
+
+/// The application protocol of mesh members.
+pub const MESH: &[u8] = b"kuma";
+
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// How a client speaks TLS.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<ClientConfig>);
+
+fn parse(credentials: &Credentials) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let chain = CertificateDer::pem_slice_iter(credentials.certificate.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| anyhow!("{error:?}"))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(credentials.key.as_bytes()).map_err(|error| anyhow!("{error:?}"))?;
+    Ok((chain, key))
+}
+
+impl Client {
+    /// A client with these application protocols, which shows these credentials if it has any.
+    pub fn new(protocols: &[&[u8]], credentials: Option<&Credentials>) -> Result<Self> {
+        // AES-128-GCM alone in TLS 1.3, so that whoever is compared does the same work.
+        let mut provider = ring::default_provider();
+        provider.cipher_suites.retain(|one| {
+            one.tls13().is_none() || one.suite() == rustls::CipherSuite::TLS13_AES_128_GCM_SHA256
+        });
+        let provider = Arc::new(provider);
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody(provider)));
+        let mut config = match credentials {
+            None => builder.with_no_client_auth(),
+            Some(credentials) => {
+                let (chain, key) = parse(credentials)?;
+                builder.with_client_auth_cert(chain, key)?
+            }
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// The same, but every handshake is a full one.
+    pub fn without_sessions(&self) -> Self {
+        let mut config = (*self.0).clone();
+        config.resumption = Resumption::disabled();
+        Self(Arc::new(config))
+    }
+
+    /// Speaks it over a connection; the handshake is done with the first read or write.
+    pub fn over(&self, tcp: TcpStream) -> Result<StreamOwned<ClientConnection, TcpStream>> {
+        let name = ServerName::try_from("server.test")?;
+        Ok(StreamOwned::new(ClientConnection::new(Arc::clone(&self.0), name)?, tcp))
+    }
+
+    /// The bytes that it would say first.
+    pub fn hello(&self) -> Result<Vec<u8>> {
+        let name = ServerName::try_from("server.test")?;
+        let mut connection = ClientConnection::new(Arc::clone(&self.0), name)?;
+        let mut hello = Vec::new();
+        while connection.wants_write() {
+            connection.write_tls(&mut hello)?;
+        }
+        Ok(hello)
+    }
+}
+
+/// A server with TLS of its own, which says a greeting and then echoes.
+pub fn own_tls(greeting: &str) -> Result<impl Behaviour + use<>> {
+    let credentials = Authority::new("the application's own")?.service("own")?;
+    let (chain, key) = parse(&credentials)?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    let config = Arc::new(config);
+    let greeting = greeting.to_owned();
+    Ok(move |tcp: TcpStream| {
+        let connection = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
+        let mut tls = StreamOwned::new(connection, tcp);
+        tls.write_all(greeting.as_bytes())?;
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match tls.read(&mut buffer)? {
+                0 => return Ok(()),
+                n => tls.write_all(&buffer[..n])?,
+            }
+        }
+    })
+}
+
+/// A server that waits for its client, then does as one that speaks first: to tell both apart by what they say.
+pub fn waits(greeting: &str) -> impl Behaviour {
+    let speaks = speaks_first(greeting);
+    move |tcp: TcpStream| {
+        tcp.peek(&mut [0])?;
+        speaks(tcp)
+    }
+}
