@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     } else {
         Colour::Plain
     };
-    let streams = Streams { out: &mut io::stdout().lock(), err: &mut io::stderr().lock(), colour };
+    // Not locked: a thread of the agent that logs would wait for the lock until the agent ends.
+    let streams = Streams { out: &mut io::stdout(), err: &mut io::stderr(), colour };
     run(std::env::args_os(), streams).into()
 }
