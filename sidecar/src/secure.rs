@@ -117,7 +117,7 @@ async fn accept(life: &mut Life, client: &mut TcpStream, mtls: &Mtls) -> Result<
     let tls = &life.proxy().tls;
     let configs = tls.configs().ok_or(TlsError::NoIdentity)?;
     let started = Instant::now();
-    let shaken = handshake::accept(client, &configs, &tls.under_way).await;
+    let shaken = handshake::accept(client, &configs, tls.under_way(Direction::Inbound)).await;
     let shaken = count(life, Direction::Inbound, started, shaken)?;
     life.speaks(Spoken::MeshTls, Some(shaken.peer.id().clone()));
     let metrics = &life.proxy().metrics.tls;
@@ -149,7 +149,10 @@ async fn connect(
     let expected = source.map(|source| SpiffeId::of_service(&source.trust_domain, service));
     let started = Instant::now();
     let to = entry.dial().get().ip();
-    let shaken = handshake::connect(server, &configs, to, expected.as_ref(), &tls.under_way).await;
+    let shaken = {
+        let under_way = tls.under_way(Direction::Outbound);
+        handshake::connect(server, &configs, to, expected.as_ref(), under_way).await
+    };
     let shaken = count(life, Direction::Outbound, started, shaken)?;
     life.speaks(Spoken::MeshTls, Some(shaken.peer.id().clone()));
     Ok(shaken)

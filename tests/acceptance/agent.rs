@@ -103,6 +103,26 @@ fn what_others_changed_meanwhile_stays_changed() -> Result<()> {
     Ok(())
 }
 
+/// A link's absolute path is the node's, not that of whoever has mounted the node.
+#[test]
+fn a_list_that_is_a_link_is_followed_as_the_node_does_and_stays_a_link() -> Result<()> {
+    let node = with_list()?;
+    let theirs = node.at("var/lib/primary/05-net.conflist");
+    fs::create_dir_all(theirs.parent().expect("below the root"))?;
+    fs::write(&theirs, LIST)?;
+    let link = node.configuration("05-net.conflist");
+    std::os::unix::fs::symlink("/var/lib/primary/05-net.conflist", &link)?;
+    let agent = node.agent(&[])?.ready()?;
+    assert!(has_entry(&theirs), "{}", agent.log());
+    agent.terminate()?;
+    assert_eq!(fs::read_to_string(node.configuration(NAME))?, LIST, "the runtime does not use this one");
+    assert!(link.is_symlink());
+    node.uninstall()?;
+    assert!(link.is_symlink());
+    assert_eq!(fs::read_to_string(&theirs)?, LIST);
+    Ok(())
+}
+
 #[test]
 fn a_conf_that_its_primary_writes_anew_is_followed_and_comes_back() -> Result<()> {
     let node = Mounted::new()?;

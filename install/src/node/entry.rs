@@ -91,15 +91,20 @@ pub enum Change {
     },
 }
 
-/// The files of a folder that a runtime would load: names and texts. One that is no text counts as empty, so invalid.
-pub fn loaded_files(folder: &Path) -> io::Result<Vec<(String, String)>> {
-    let names = fs::read_dir(folder)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+/// The files of the folder that a runtime would load: names and texts. One that is no text counts as empty, so invalid. A
+/// link is followed as the node does, not as whoever has mounted the node.
+pub fn loaded_files(layout: &Layout) -> io::Result<Vec<(String, String)>> {
+    let folder = layout.at(&layout.conf_dir);
+    let names = fs::read_dir(&folder)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let mut files = Vec::new();
     for name in names.filter(|name| effective::is_loaded(name)) {
-        match read_bounded(&folder.join(&name), MAX_BYTES) {
+        match read_bounded(&layout.at(&layout.conf_dir.join(&name)), MAX_BYTES) {
             Ok(text) => files.push((name, text)),
             // Renamed or removed since: there will be an event.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && folder.join(&name).symlink_metadata().is_err() => {}
+            // A link that leads nowhere is there: the runtime stumbles over it.
             Err(_) => files.push((name, String::new())),
         }
     }
@@ -113,7 +118,7 @@ pub fn look(layout: &Layout, wanted: &Wanted) -> Look {
     }
     let folder = layout.at(&layout.conf_dir);
     let shown = layout.conf_dir.display();
-    let files = match loaded_files(&folder) {
+    let files = match loaded_files(layout) {
         Ok(files) => files,
         Err(error) => return Look::Cannot(format!("{shown}: {error}")),
     };

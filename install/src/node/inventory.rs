@@ -174,7 +174,7 @@ fn names_us(path: &Path) -> bool {
 }
 
 fn network(layout: &Layout, folder: &Path) -> Network {
-    let files = match entry::loaded_files(folder) {
+    let files = match entry::loaded_files(layout) {
         Ok(files) => files,
         Err(error) => return Network::Unreadable(error.to_string()),
     };

@@ -175,7 +175,7 @@ async fn take_out(layout: &Layout, left: &mut Left) -> Result<Vec<PathBuf>, Stri
     };
     let (set_aside, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.ends_with(SET_ASIDE));
     for name in &others {
-        logs.extend(log_file(&folder.join(name)));
+        logs.extend(log_file(&layout.at(&layout.conf_dir.join(name))));
     }
     for name in set_aside {
         say(name, bring_back(&folder, name).map(Some));

@@ -9,13 +9,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
-/// Connections at a time. One more closes the oldest: a peer that hoards connections then cannot keep the kubelet from
-/// asking, as it could if the newest were turned away.
+/// Connections at a time. One more closes the oldest of whoever has most: a peer that hoards connections then neither keeps
+/// the kubelet from asking, as it could if the newest were turned away, nor cuts off a probe that is being answered.
 const MAX_CONNECTIONS: usize = 64;
 
 /// How long a request's head may take to arrive, and a kept connection to ask again.
@@ -39,11 +40,11 @@ pub trait Pages: Send + Sync + 'static {
 /// Serves pages for ever.
 pub async fn serve<P: Pages>(listener: TcpListener, pages: P) {
     let pages = Arc::new(pages);
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    let mut open: VecDeque<(IpAddr, AbortHandle)> = VecDeque::new();
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
             Err(error) => {
                 tracing::debug!(%error, "cannot accept a status or admin connection");
                 tokio::time::sleep(backoff.next()).await;
@@ -51,9 +52,9 @@ pub async fn serve<P: Pages>(listener: TcpListener, pages: P) {
             }
         };
         backoff.reset();
-        open.retain(|connection| !connection.is_finished());
+        open.retain(|(_, connection)| !connection.is_finished());
         if open.len() >= MAX_CONNECTIONS
-            && let Some(oldest) = open.pop_front()
+            && let Some((_, oldest)) = oldest_of_most(&open).and_then(|at| open.remove(at))
         {
             oldest.abort();
         }
@@ -71,8 +72,23 @@ pub async fn serve<P: Pages>(listener: TcpListener, pages: P) {
             // Errors are the peer's: it went away, or does not speak HTTP.
             let _ = tokio::time::timeout(MAX_AGE, connection).await;
         });
-        open.push_back(task.abort_handle());
+        open.push_back((peer, task.abort_handle()));
     }
+}
+
+/// The place of the oldest connection of the address that has most; of several such, the one whose oldest is oldest.
+fn oldest_of_most<T>(open: &VecDeque<(IpAddr, T)>) -> Option<usize> {
+    let mut most = None;
+    for (at, (ip, _)) in open.iter().enumerate() {
+        if open.iter().take(at).any(|(earlier, _)| earlier == ip) {
+            continue;
+        }
+        let count = open.iter().filter(|(other, _)| other == ip).count();
+        if most.is_none_or(|(_, before)| count > before) {
+            most = Some((at, count));
+        }
+    }
+    most.map(|(at, _)| at)
 }
 
 #[cfg(test)]
@@ -86,6 +102,18 @@ mod tests {
     impl Pages for Nothing {
         fn answer(&self, _: &hyper::Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
             std::future::ready(super::super::reply::text(hyper::StatusCode::OK, "nothing"))
+        }
+    }
+
+    #[test]
+    fn whoever_has_most_gives_way() {
+        let open = |last: &[u8]| -> VecDeque<(IpAddr, ())> {
+            last.iter().map(|&last| ([10, 0, 0, last].into(), ())).collect()
+        };
+        for (who, gives_way) in
+            [(&[][..], None), (&[1, 2, 2, 2], Some(1)), (&[1, 2, 3], Some(0)), (&[3, 1, 2, 1], Some(1))]
+        {
+            assert_eq!(oldest_of_most(&open(who)), gives_way, "{who:?}");
         }
     }
 

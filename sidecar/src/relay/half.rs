@@ -147,8 +147,10 @@ impl Half {
     pub(super) fn hear_last_words(&mut self) {
         match self.state {
             State::Copying => self.state = State::LastWords,
-            // It had said FIN, so nothing more will come.
-            State::ShuttingDown => self.state = State::Over,
+            // It had said FIN, so nothing more will come, but the sink may have to take the rest of what it said. The end
+            // of that is no FIN any more: the source is read again, and is at its end.
+            State::ShuttingDown if matches!(self.held, Held::Nothing) => self.state = State::Over,
+            State::ShuttingDown => self.state = State::LastWords,
             State::LastWords | State::Over => {}
         }
     }

@@ -4,6 +4,7 @@
 use super::dataplane::{Dataplane, Inbound, Outbound};
 use super::document::{Document, DocumentError, Kind, Spec};
 use super::logs;
+use super::mesh_access_log::TargetRef;
 use super::patch;
 use super::security;
 use crate::addrs::{Direction, Family, inbound_source, is_loopback};
@@ -83,6 +84,18 @@ pub fn compile(config: &Config, documents: &[Document]) -> Result<Plan, Vec<Comp
     if plan.mtls.is_some() && config.identity.is_none() {
         plan.warnings.push(
             "the mesh's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
+        );
+    }
+    let chooses = |document: &&Document| match &document.spec {
+        Spec::MeshTrafficPermission(policy) => {
+            matches!(policy.target_ref, Some(TargetRef::Tags(_) | TargetRef::Dataplane(Some(_))))
+        }
+        _ => false,
+    };
+    if plan.mtls.is_some() && this.is_none() && ours.iter().any(chooses) {
+        plan.warnings.push(
+            "a MeshTrafficPermission chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here"
+                .into(),
         );
     }
     if errors.is_empty() { Ok(plan) } else { Err(errors) }

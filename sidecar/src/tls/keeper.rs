@@ -8,6 +8,7 @@ use super::configs::{Configs, TlsSettings, provider};
 use super::identity::{FILES, Identity, IdentityFault, Pem};
 use super::metrics::TlsMetrics;
 use super::spiffe::TrustDomain;
+use crate::addrs::Direction;
 use crate::limits::Limit;
 use crate::throttle::Throttle;
 use arc_swap::ArcSwapOption;
@@ -40,8 +41,8 @@ pub struct Tls {
     source: Option<Source>,
     identity: ArcSwapOption<Identity>,
     configs: ArcSwapOption<Configs>,
-    /// Handshakes under way.
-    pub under_way: Arc<Limit>,
+    /// Handshakes under way, by direction: strangers who begin many and end none must not take the pod's way out.
+    under_way: [Arc<Limit>; 2],
     state: Mutex<State>,
     complaining: Throttle,
 }
@@ -80,7 +81,7 @@ impl Tls {
             source,
             identity: ArcSwapOption::empty(),
             configs: ArcSwapOption::empty(),
-            under_way: Limit::new(super::handshake::MOST),
+            under_way: Direction::ALL.map(|_| Limit::new(super::handshake::MOST)),
             state: Mutex::default(),
             complaining: Throttle::new(COMPLAIN_EVERY),
         };
@@ -93,6 +94,11 @@ impl Tls {
     /// What handshakes use now; `None` without an identity.
     pub fn configs(&self) -> Option<Arc<Configs>> {
         self.configs.load_full()
+    }
+
+    /// Handshakes under way in a direction.
+    pub fn under_way(&self, direction: Direction) -> &Arc<Limit> {
+        &self.under_way[direction as usize]
     }
 
     /// Who this workload is.

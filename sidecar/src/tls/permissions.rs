@@ -62,18 +62,30 @@ pub enum Verdict {
 }
 
 impl Who {
-    /// Whether the peer is meant. `names_services` says whether the path of an identity is a service's name.
-    fn means(&self, peer: &Peer, names_services: bool) -> bool {
-        let has = |key: &str, wanted: &str| {
-            let service = names_services && key == SERVICE && peer.ids.iter().any(|id| id.path() == wanted);
-            service || peer.tags.iter().any(|(has, value)| has == key && (wanted == "*" || value == wanted))
+    /// Whether the peer is meant; `None` where its certificate does not tell. `names_services` says whether the path of an
+    /// identity is a service's name.
+    fn means(&self, peer: &Peer, names_services: bool) -> Option<bool> {
+        let has = |(key, wanted): (&String, &String)| {
+            let fits = |value: &str| wanted == "*" || value == wanted;
+            let tagged = peer.tags.iter().any(|(has, value)| has == key && fits(value));
+            if names_services && key == SERVICE {
+                return Some(tagged || peer.ids.iter().any(|id| fits(id.path())));
+            }
+            // Other authorities than the mesh's own write no tags.
+            (tagged || !peer.tags.is_empty()).then_some(tagged)
         };
-        match self {
+        Some(match self {
             Self::Everyone => true,
-            Self::Tags(tags) => tags.0.iter().all(|(key, wanted)| has(key, wanted)),
+            Self::Tags(tags) => {
+                let all: Vec<_> = tags.0.iter().map(has).collect();
+                if !all.contains(&Some(false)) && all.contains(&None) {
+                    return None;
+                }
+                !all.contains(&Some(false))
+            }
             Self::Exactly(id) => peer.ids.iter().any(|has| has.as_str() == id),
             Self::Prefix(prefix) => peer.ids.iter().any(|has| has.as_str().starts_with(prefix.as_str())),
-        }
+        })
     }
 }
 
@@ -83,7 +95,9 @@ impl Permissions {
         if !self.restricted {
             return Verdict::Allowed;
         }
-        let means = |one: &&Permission| one.who.means(peer, names_services);
+        // Of whom nobody can tell, what denies holds and what allows does not.
+        let means =
+            |one: &&Permission| one.who.means(peer, names_services).unwrap_or(one.action == Action::Deny);
         let ordered = self.ordered.iter().find(means).map(|one| one.action);
         let unordered = self.unordered.iter().filter(means).map(|one| one.action);
         match unordered.chain(ordered).min() {
@@ -119,17 +133,37 @@ mod tests {
             (tags(&[("version", "*")]), true),
             (tags(&[("zone", "*")]), false),
             (tags(&[(SERVICE, "we")]), false),
+            (tags(&[(SERVICE, "*")]), true),
             (Who::Exactly("spiffe://default/admin".into()), true),
             (Who::Exactly("spiffe://default/adm".into()), false),
             (Who::Prefix("spiffe://default/".into()), true),
             (Who::Prefix("spiffe://default/x".into()), false),
         ] {
-            assert_eq!(who.means(&web, true), means, "{who:?}");
+            assert_eq!(who.means(&web, true), Some(means), "{who:?}");
         }
-        assert!(
-            !tags(&[(SERVICE, "web")]).means(&web, false),
-            "the path of a foreign authority is no service"
-        );
+        let service = tags(&[(SERVICE, "web")]);
+        assert_eq!(service.means(&web, false), Some(false), "the path of a foreign authority is no service");
+    }
+
+    #[test]
+    fn whom_a_certificate_does_not_describe_is_denied_by_a_denial_and_allowed_by_nothing() {
+        let bare =
+            Peer { ids: ["spiffe://cluster.local/ns/x/sa/web".parse().unwrap()].into(), tags: [].into() };
+        let web = || tags(&[(SERVICE, "web")]);
+        assert_eq!(web().means(&bare, false), None);
+        assert_eq!(tags(&[(SERVICE, "api"), ("version", "2")]).means(&bare, true), Some(false));
+        assert_eq!(tags(&[(SERVICE, "ns/x/sa/web"), ("version", "2")]).means(&bare, true), None);
+        let everyone = || Permission { who: Who::Everyone, action: Action::Allow };
+        for (action, ordered, verdict) in [
+            (Action::Deny, Some(everyone()), Verdict::Denied),
+            (Action::Allow, None, Verdict::Denied),
+            (Action::Allow, Some(everyone()), Verdict::Allowed),
+        ] {
+            let first = Permission { who: web(), action };
+            let ordered = std::iter::once(first).chain(ordered).collect();
+            let permissions = Permissions { restricted: true, ordered, unordered: vec![] };
+            assert_eq!(permissions.decide(&bare, false), verdict, "{permissions:?}");
+        }
     }
 
     #[test]
