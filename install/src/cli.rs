@@ -52,6 +52,10 @@ The agent is asked by its socket in --state-dir. Where none answers, the pods ar
 runtime's CRI socket (else from the attachments' records) and each is looked at once, which changes
 nothing.
 
+Examples:
+  culvert-install status
+  culvert-install status --host-root /host --output json
+
 Exit codes: 0 every onboarded pod is redirected, and what each pod is is known; 1 a pod needs
 attention; 64 bad usage.";
 
@@ -67,8 +71,17 @@ pub struct StatusArgs {
     pub output: Output,
 }
 
+/// What stands below `doctor --help`.
+const DOCTOR_AFTER: &str = "\
+Examples:
+  culvert-install doctor
+  culvert-install doctor --host-root /host --output json
+
+Exit codes: 0 all is well; 1 something needs attention; 64 bad usage.";
+
 /// Options of `doctor`.
 #[derive(Debug, Args)]
+#[command(after_help = DOCTOR_AFTER)]
 pub struct DoctorArgs {
     /// Where things are on the node.
     #[command(flatten)]

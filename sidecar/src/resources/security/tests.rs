@@ -132,6 +132,29 @@ fn permissions_are_in_the_order_in_which_they_decide() {
 }
 
 #[test]
+fn a_permission_that_chooses_pods_is_told_where_nobody_knows_which_pod_this_is() {
+    let policy = |target: &str| {
+        format!(
+            "{STRICT}{{type: MeshTrafficPermission, name: p, spec: {{targetRef: {target}, from: [\
+                {{targetRef: {{kind: Mesh}}, default: {{action: Deny}}}}]}}}}\n---\n"
+        )
+    };
+    let config = Options::try_parse_from(["culvert-sidecar", "--resources=/test"]).unwrap().check().unwrap();
+    for (target, told) in [
+        ("{kind: MeshSubset, tags: {version: '1'}}", true),
+        ("{kind: MeshService, name: web}", true),
+        ("{kind: Mesh}", false),
+    ] {
+        let warnings = compile(&config, &read(&policy(target)).unwrap()).unwrap().warnings;
+        assert_eq!(
+            warnings.iter().any(|one| one.contains("MeshTrafficPermission")),
+            told,
+            "{target}: {warnings:?}"
+        );
+    }
+}
+
+#[test]
 fn a_gateway_is_there_for_strangers() {
     let arguments = ["culvert-sidecar", "--resources=/test", "--dataplane=edge"];
     let config = Options::try_parse_from(arguments).unwrap().check().unwrap();

@@ -2,6 +2,7 @@
 //! What is an identity and what is not, and how one follows the other.
 
 use super::authority::{Authority, Wish, mesh, now, write};
+use crate::addrs::Direction;
 use crate::metrics::Metrics;
 use crate::tls::configs::provider;
 use crate::tls::identity::{Identity, Pem};
@@ -200,4 +201,13 @@ fn an_identity_that_ends_soon_is_complained_of() {
     assert!(complaint.contains("was not renewed"), "{complaint}");
     let expires = kept.metrics.tls.identity_expires.get();
     assert!((expires - i64::try_from((now() + Duration::from_secs(60)).as_secs()).unwrap()).abs() <= 2);
+}
+
+#[test]
+fn strangers_handshakes_leave_the_pods_own_their_places() {
+    let tls = Tls::new(None, &Metrics::default().tls);
+    let inbound = tls.under_way(Direction::Inbound);
+    let held: Vec<_> = std::iter::from_fn(|| inbound.try_acquire()).collect();
+    assert_eq!(held.len(), inbound.max() as usize);
+    assert!(tls.under_way(Direction::Outbound).try_acquire().is_some());
 }
