@@ -50,6 +50,11 @@ struct Kind {
     volatile: &'static [u16],
 }
 
+/// `NFTA_RULE_EXPRESSIONS`: what a rule does, one nested attribute a step.
+const EXPRESSIONS: u16 = 4;
+/// `NFTA_EXPR_NAME`, in a step.
+const EXPRESSION_NAME: u16 = 1;
+
 const CHAINS: Kind = Kind { get: 4, table: 1, name: 3, handle: 2, volatile: &[2, 6, 8] };
 const RULES: Kind = Kind { get: 7, table: 1, name: 2, handle: 3, volatile: &[3, 6] };
 const SETS: Kind = Kind { get: 10, table: 1, name: 2, handle: 16, volatile: &[10, 16] };
@@ -96,8 +101,13 @@ impl Object {
     fn read(message: &Message, kind: &Kind) -> Self {
         let mut body = Vec::new();
         for (number, value) in message.attributes() {
-            if !kind.volatile.contains(&number) {
-                body.extend_from_slice(&number.to_be_bytes());
+            if kind.volatile.contains(&number) {
+                continue;
+            }
+            body.extend_from_slice(&number.to_be_bytes());
+            if kind.get == RULES.get && number == EXPRESSIONS {
+                body.extend(without_counts(&value));
+            } else {
                 body.extend(value);
             }
         }
@@ -112,6 +122,20 @@ impl Object {
             body,
         }
     }
+}
+
+/// A rule's expressions, of its counters the name only: iptables-nft gives each rule one, and a pod's own first packets
+/// (IPv6 looks for its neighbours) are counted whenever they happen to be sent.
+fn without_counts(expressions: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::new();
+    for expression in NlasIterator::new(expressions).map_while(Result::ok) {
+        let step = expression.value();
+        let mut parts = NlasIterator::new(step).map_while(Result::ok);
+        let name = parts.find(|part| part.kind() == EXPRESSION_NAME);
+        let counter = name.is_some_and(|name| name.value() == b"counter\0");
+        kept.extend_from_slice(if counter { b"counter\0" } else { step });
+    }
+    kept
 }
 
 fn table_name(message: &Message, attribute: u16) -> String {
