@@ -23,6 +23,7 @@ use socket2::SockRef;
 use std::error::Error;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -83,10 +84,15 @@ impl ForwardError {
 }
 
 /// Serves an accepted connection to its end.
-pub async fn serve(proxy: Arc<Proxy>, accepted: Accepted) {
-    // Boxed, so that what only the beginning needs is freed before the long part.
-    let Some(established) = Box::pin(establish(proxy, accepted)).await else { return };
-    established.relay().await;
+pub fn serve(proxy: Arc<Proxy>, accepted: Accepted) -> impl Future<Output = ()> {
+    // Boxed, arguments and all, so that what only the beginning needs is freed before the long part. What the long part
+    // needs is a local of this one block: an async function would hold its arguments a second time.
+    let beginning = Box::pin(establish(proxy, accepted));
+    async move {
+        let Some(mut established) = beginning.await else { return };
+        let end = poll_fn(|cx| established.poll_relay(cx)).await;
+        established.end(end);
+    }
 }
 
 /// From accepted to connected; `None` when it ended on the way.
@@ -109,7 +115,8 @@ async fn begin(proxy: Arc<Proxy>, mut accepted: Accepted, redirected: Redirected
     match forward(&mut life, &mut accepted, redirected).await {
         Ok((ends, server, entry)) => {
             let (client, server) = ends.over(accepted.stream, server);
-            Some(Established { client, server, entry, life })
+            let watched = Watched::new(life.proxy(), entry);
+            Some(Established { client, server, life, relay: Relay::default(), watched })
         }
         Err(error) => {
             reset_on_close(&accepted.stream);
@@ -162,16 +169,18 @@ async fn forward(
 struct Established {
     client: Stream,
     server: Stream,
-    entry: Arc<Entry>,
     life: Life,
+    relay: Relay,
+    watched: Watched,
 }
 
 impl Established {
-    async fn relay(self) {
-        let Self { mut client, mut server, entry, life } = self;
-        let mut relay = Relay::default();
-        let mut watch = Watched::new(life.proxy(), entry);
-        let end = poll_fn(|cx| relay.poll(cx, &mut client, &mut server, &mut watch)).await;
+    fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End<CloseReason>> {
+        self.relay.poll(cx, &mut self.client, &mut self.server, &mut self.watched)
+    }
+
+    fn end(self, end: End<CloseReason>) {
+        let Self { client, server, life, .. } = self;
         let (reason, error) = match end {
             End::Closed => (CloseReason::Ok, None),
             End::Died(side, error) => {
@@ -248,7 +257,7 @@ mod tests {
         let first = begin(Arc::clone(&proxy), one, to).await.expect("there is a place");
         let (_client, two) = accepted(Direction::Outbound).await;
         let _second = begin(Arc::clone(&proxy), two, to).await.expect("there is a second");
-        let cluster = Arc::clone(&first.entry.cluster);
+        let cluster = Arc::clone(&first.watched.entry().cluster);
         for refused in 1..=2 {
             let (client, three) = accepted(Direction::Outbound).await;
             assert!(begin(Arc::clone(&proxy), three, to).await.is_none());
@@ -303,6 +312,6 @@ mod tests {
         let accepted =
             Accepted { stream, client, direction: Direction::Inbound, listen_port: 15006, bound: None };
         let bytes = std::mem::size_of_val(&serve(proxy, accepted));
-        assert!(bytes <= 768, "{bytes} bytes");
+        assert!(bytes <= 384, "{bytes} bytes");
     }
 }

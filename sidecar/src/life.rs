@@ -321,6 +321,11 @@ impl Watched {
     pub(crate) fn new(proxy: Arc<Proxy>, entry: Arc<Entry>) -> Self {
         Self { proxy, entry, registered: None }
     }
+
+    #[cfg(test)]
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.entry
+    }
 }
 
 impl Watch for Watched {
