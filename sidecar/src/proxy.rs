@@ -66,7 +66,8 @@ pub struct Proxy {
 impl Proxy {
     /// One that nothing runs in.
     pub(crate) fn for_tests(config: Config) -> Self {
-        let plan = crate::resources::compile::compile(&config, &[]).expect("no document, no error");
+        let plan = crate::resources::compile::compile(&config, &crate::resources::document::Found::default())
+            .expect("no document, no error");
         Self::with_plan(config, plan)
     }
 

@@ -57,7 +57,7 @@ mod tests {
     use crate::addrs::Direction::{Inbound, Outbound};
     use crate::options::Options;
     use crate::resources::compile::compile;
-    use crate::resources::document::Document;
+    use crate::resources::files::Loaded;
     use clap::Parser;
     use std::path::Path;
 
@@ -65,10 +65,10 @@ mod tests {
         let arguments = ["culvert-sidecar", "--resources=/mesh"].iter().chain(arguments);
         let mut config = Options::try_parse_from(arguments).unwrap().check().unwrap();
         config.api_server = Some("10.96.0.1:443".parse().unwrap());
-        let (mut read, mut errors) = (Vec::<Document>::new(), Vec::new());
-        crate::resources::files::add(documents, Path::new("test.yaml"), &mut read, &mut errors);
-        assert_eq!(errors, []);
-        compile(&config, &read).unwrap()
+        let mut loaded = Loaded::default();
+        loaded.add(&config, documents, Path::new("test.yaml"));
+        assert_eq!(loaded.errors, []);
+        compile(&config, &loaded.found).unwrap()
     }
 
     /// `LISTENER → CLUSTER (MEMBER)`

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::seeds::{excerpt, onboarded, talks, with_documents};
 use crate::support::{APP, assert_taken_and_reset, read_all};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(10);
 const TRANSPARENT: &str = "transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001}";
 
 /// Exchanged in one step, as whoever is careful does.
@@ -30,25 +30,35 @@ fn what_is_wrong_at_the_start_is_told_all_at_once_and_ends_it_with_64() -> Resul
     let (lab, folder) = onboarded()?;
     fs::write(
         folder.join("a.yaml"),
-        "type: Mesh\nname: default\nmtls: {enabledBackend: ca, backends: [{name: cb}]}\n---\ntype: Mash\nname: x\n",
+        "type: Mesh\nname: default\nmtls: {enabledBackend: ca, backends: [{name: cb, mode: Loose}]}\n---\ntype: Mash\nname: x\n",
     )?;
-    fs::write(folder.join("b.yaml"), "type: Dataplane\nname: y\nnetworking: {address: here}\n")?;
+    fs::write(
+        folder.join("b.yaml"),
+        "type: Dataplane\nname: y\nnetworking: {address: here, inbound: [{port: 15006, tags: {}}]}\n---\n{type: Mesh, name: default}\n",
+    )?;
+    fs::write(folder.join("c.yaml"), "type: Dataplane\nname: z\nnetworking: [\n")?;
     let path = folder.display().to_string();
     for validates in [false, true] {
         let settings = lab.pod.sidecar();
         let mut sidecar = match validates {
-            false => settings.options(["--resources", &path]).start_unready()?,
-            true => settings.options(["validate", &path]).start_unready()?,
+            false => settings.options(["--dataplane", "y", "--resources", &path]).start_unready()?,
+            true => settings.options(["--dataplane", "y", "validate", &path]).start_unready()?,
         };
         assert_eq!(sidecar.wait(SOON)?.code(), Some(64));
         let said = sidecar.stderr().text();
         for line in [
             "a.yaml: document 1 (Mesh default): mtls.enabledBackend: found \"ca\"; allowed: a backend of the list: cb",
             "a.yaml: document 2 (Mash x): type: found \"Mash\"; allowed: Mesh, Dataplane",
+            "a.yaml: document 1 (Mesh default): mtls.backends[0].mode: found \"Loose\"; allowed: STRICT, PERMISSIVE",
             "b.yaml: document 1 (Dataplane y): networking.address: found \"here\"; allowed: an IPv4 or IPv6 address",
+            "b.yaml: document 1 (Dataplane y): networking.inbound[0].port: found 15006; allowed: a port that is not one of",
+            "b.yaml: document 1 (Dataplane y): networking.inbound[0].tags.\"kuma.io/service\": found nothing; allowed: this field",
+            "b.yaml: document 2 (Mesh default): name: found the same Mesh again, after ",
+            "c.yaml: document 1: found no YAML: line ",
         ] {
             assert!(said.contains(line), "{line}: {said}");
         }
+        assert_eq!(said.lines().filter(|line| line.contains("allowed: ")).count(), 8, "no other: {said}");
     }
     Ok(())
 }
@@ -112,6 +122,32 @@ fn a_change_that_cannot_be_used_is_counted_and_shown_and_what_was_before_stays()
     eventually!(sidecar.stat("config_reloaded").is_ok_and(|n| n == 1), SOON);
     assert_eq!(errors()?.as_array().map(Vec::len), Some(0));
     talks(lab.pod.as_uid(APP).connect("192.0.2.10:80")?)
+}
+
+#[test]
+fn files_out_of_bounds_are_an_error_at_the_start_and_at_a_reload_and_are_not_read() -> Result<()> {
+    let (lab, folder) = onboarded()?;
+    let bounds = "allowed: 20000 files and 67108864 bytes in all";
+    // A hole of 64 MiB, which takes no place. (Too many files are told in the same way: sidecar, `resources/files/tests.rs`.)
+    let too_big =
+        || -> Result<()> { Ok(fs::File::create(folder.join("big.yaml"))?.set_len((64 << 20) + 1)?) };
+    let path = folder.display().to_string();
+    too_big()?;
+    let mut sidecar = lab.pod.sidecar().options(["--resources", &path]).start_unready()?;
+    assert_eq!(sidecar.wait(SOON)?.code(), Some(64));
+    let said = sidecar.stderr().text();
+    let expected = format!("{path}: found 1 files with 67108865 bytes; {bounds}");
+    assert!(said.contains(&expected), "{said}");
+    fs::remove_file(folder.join("big.yaml"))?;
+    fs::write(folder.join("mesh.yaml"), excerpt("mesh-passthrough.universal.yaml")?)?;
+    let sidecar = with_documents(&lab, &folder, &[])?;
+    too_big()?;
+    eventually!(sidecar.stat("config_reload_failed").is_ok_and(|n| n == 1), SOON);
+    assert!(sidecar.admin("/overview")?.body.contains(bounds));
+    let _server = lab.peer.serve("192.0.2.10:80", echo())?;
+    assert_taken_and_reset(lab.pod.as_uid(APP).connect("192.0.2.10:80"), "closed as before");
+    assert_eq!(sidecar.status("/ready")?.status, 200);
+    Ok(())
 }
 
 #[test]
@@ -271,6 +307,97 @@ fn a_mesh_access_log_gets_its_lines_by_tcp() -> Result<()> {
     assert_taken_and_reset(lab.pod.as_uid(APP).connect("192.0.2.10:80"), "nobody listens");
     assert_eq!(lines.next().context("no line")??, r#"{"flags":"UF","sent":0,"to":"192.0.2.10:80"}"#);
     assert_eq!(sidecar.stat("traffic_log.dropped")?, 0);
+    Ok(())
+}
+
+/// A folder that the sidecar's uid may write to.
+fn logs(lab: &Lab) -> Result<std::path::PathBuf> {
+    let folder = lab.folder().join("logs");
+    fs::create_dir(&folder)?;
+    std::os::unix::fs::chown(&folder, Some(culvert_tests::sidecar::UID), None)?;
+    Ok(folder)
+}
+
+#[test]
+fn a_mesh_access_log_tells_inbound_outbound_and_passthrough_connections_apart_by_from_rules_and_to()
+-> Result<()> {
+    let (lab, folder) = onboarded()?;
+    let logs = logs(&lab)?;
+    let collector = lab.peer.listen("192.0.2.10:5000")?;
+    fs::write(
+        folder.join("pods.yaml"),
+        format!(
+            "{{type: Dataplane, name: here, networking: {{address: 10.77.0.2, {TRANSPARENT}, \
+             inbound: [{{port: 8080, tags: {{kuma.io/service: app}}}}], outbound: [{{port: 7100, tags: {{kuma.io/service: web}}}}]}}}}\n---\n\
+             {{type: Dataplane, name: web, networking: {{address: 192.0.2.10, inbound: [{{port: 81, tags: {{kuma.io/service: web}}}}]}}}}\n"
+        ),
+    )?;
+    let log = |inbound: &str| {
+        let logs = logs.display();
+        format!(
+            "apiVersion: kuma.io/v1alpha1
+kind: MeshAccessLog
+metadata: {{name: logs, namespace: kong-mesh-system, labels: {{kuma.io/mesh: default}}}}
+spec:
+  targetRef: {{kind: MeshService, name: app}}
+  {inbound}
+    default:
+      backends:
+      - type: File
+        file:
+          path: {logs}/in
+          format:
+            type: Plain
+            plain: '%KUMA_TRAFFIC_DIRECTION% %KUMA_SOURCE_ADDRESS_WITHOUT_PORT%(%KUMA_SOURCE_SERVICE%)->%UPSTREAM_HOST%(%KUMA_DESTINATION_SERVICE%) %REQ(:path)%'
+  to:
+  - targetRef: {{kind: MeshService, name: web}}
+    default:
+      backends:
+      - type: Tcp
+        tcp:
+          address: 192.0.2.10:5000
+          format: {{type: Json, omitEmptyValues: true, json: [
+            {{key: from, value: '%KUMA_SOURCE_SERVICE%'}}, {{key: to, value: '%KUMA_DESTINATION_SERVICE% %UPSTREAM_CLUSTER%'}},
+            {{key: received, value: '%BYTES_RECEIVED%'}}, {{key: flags, value: '%RESPONSE_FLAGS%'}}]}}
+  - targetRef: {{kind: Mesh}}
+    default: {{backends: [{{type: File, file: {{path: {logs}/out}}}}]}}
+"
+        )
+    };
+    let _servers = [lab.peer.serve("192.0.2.10:81", echo())?, lab.peer.serve("192.0.2.10:82", echo())?];
+    let _app = lab.pod.as_uid(APP).serve("10.77.0.2:8080", echo())?;
+    let sidecar = {
+        fs::write(folder.join("log.yaml"), log("from:\n  - targetRef: {kind: Mesh}"))?;
+        with_documents(&lab, &folder, &["--dataplane", "here"])?
+    };
+    let inbound = "INBOUND 10.77.0.1(unknown)->10.77.0.2:8080(app) -\n";
+    let said = |file: &str| fs::read_to_string(logs.join(file)).unwrap_or_default();
+    talks(lab.peer.connect("10.77.0.2:8080")?)?;
+    eventually!(!said("in").is_empty(), SOON);
+    assert_eq!(said("in"), inbound);
+    talks(lab.pod.as_uid(APP).connect("127.0.0.1:7100")?)?;
+    let (stream, _) = collector.accept()?;
+    stream.set_read_timeout(Some(SOON))?;
+    let line = BufReader::new(stream).lines().next().context("no line")??;
+    assert_eq!(line, r#"{"from":"app","received":1,"to":"web web"}"#);
+    talks(lab.pod.as_uid(APP).connect("192.0.2.10:82")?)?;
+    let kumas = "10.77.0.2(app)->192.0.2.10:82(external) took ";
+    eventually!(
+        said("out").contains(kumas) && said("out").ends_with("ms, sent 1 bytes, received: 1 bytes\n"),
+        SOON
+    );
+    assert_eq!((said("out").lines().count(), said("in").as_str()), (1, inbound), "each in its own");
+    // The newer spelling of `from`, and inbound alone.
+    fs::remove_file(logs.join("in"))?;
+    replace(
+        &folder.join("log.yaml"),
+        &log("rules:\n  -").replace("- \n    default", "- default").replace("/in", "/rules"),
+    )?;
+    eventually!(sidecar.stat("config_reloaded").is_ok_and(|n| n == 1), SOON);
+    talks(lab.peer.connect("10.77.0.2:8080")?)?;
+    eventually!(!said("rules").is_empty(), SOON);
+    assert_eq!(said("rules"), inbound);
+    assert_eq!((said("in"), sidecar.stat("traffic_log.dropped")?), (String::new(), 0));
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use culvert_sidecar::addrs::{Direction, OrigDst};
 use culvert_sidecar::options::Options;
 use culvert_sidecar::plan::{Plan, Upstream};
 use culvert_sidecar::resources::compile::compile;
-use culvert_sidecar::resources::files;
+use culvert_sidecar::resources::files::Loaded;
 use culvert_sidecar::route::route;
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
@@ -37,17 +37,19 @@ fn walk(plan: &Plan) {
 }
 
 fuzz_target!(|text: &str| {
-    let (mut documents, mut errors) = (Vec::new(), Vec::new());
-    files::add(text, Path::new("fuzz.yaml"), &mut documents, &mut errors);
-    for error in errors {
-        let words = error.to_string();
-        assert!(words.starts_with("fuzz.yaml: document "), "{words}");
-    }
     for pod in [&[][..], &["--dataplane=fuzz"]] {
         let arguments = ["culvert-sidecar", "--resources=/mesh"].iter().chain(pod);
         let config = Options::try_parse_from(arguments).expect("good options").check().expect("good options");
-        match compile(&config, &documents) {
-            Ok(plan) => walk(&plan),
+        let mut loaded = Loaded::default();
+        loaded.add(&config, text, Path::new("fuzz.yaml"));
+        for error in &loaded.errors {
+            let words = error.to_string();
+            assert!(words.starts_with("fuzz.yaml: document "), "{words}");
+        }
+        match compile(&config, &loaded.found) {
+            // What is wrong with one of them is no reason to fall over the rest, but nothing that runs.
+            Ok(plan) if loaded.errors.is_empty() => walk(&plan),
+            Ok(_) => {}
             Err(errors) => assert!(!errors.is_empty()),
         }
     }

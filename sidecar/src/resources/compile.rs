@@ -2,7 +2,7 @@
 //! Options and documents → [`Plan`]. Pure: what is wrong is told all at once, and then there is no plan.
 
 use super::dataplane::{Dataplane, Inbound, Outbound};
-use super::document::{Document, DocumentError, Kind, Spec};
+use super::document::{Document, DocumentError, Found, Kind, Spec};
 use super::logs;
 use super::mesh_access_log::TargetRef;
 use super::patch;
@@ -36,20 +36,31 @@ pub enum CompileError {
         /// Some that are there.
         there: Vec<String>,
     },
+    /// More than one document may be meant.
+    #[error("--dataplane {name}: found several Dataplanes of this name in mesh {mesh:?}; allowed: one of {}", there.join(", "))]
+    Ambiguous {
+        /// The name that was looked for.
+        name: String,
+        /// The mesh that it was looked for in.
+        mesh: String,
+        /// How they are told apart.
+        there: Vec<String>,
+    },
 }
 
 /// Makes the plan.
 ///
 /// # Errors
 /// Everything that is wrong.
-pub fn compile(config: &Config, documents: &[Document]) -> Result<Plan, Vec<CompileError>> {
+pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>> {
+    let documents = &found.documents;
     let mut errors = duplicates(documents);
     let ours: Vec<&Document> = documents.iter().filter(|document| document.mesh == config.mesh).collect();
     let mesh = ours.iter().find_map(|document| match &document.spec {
         Spec::Mesh(mesh) => Some(mesh),
         _ => None,
     });
-    let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, &mut errors));
+    let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
     let mut plan = Plan {
         mesh: config.mesh.as_str().into(),
         passthrough: mesh.is_none_or(|mesh| mesh.passthrough()),
@@ -60,19 +71,16 @@ pub fn compile(config: &Config, documents: &[Document]) -> Result<Plan, Vec<Comp
     };
     passthrough(&mut plan, config);
     if let Some((document, this)) = this {
-        let redirects = check_redirect(document, this, config, &mut errors);
-        for (index, inbound) in this.networking.inbound.iter().enumerate() {
-            let field = format!("networking.inbound[{index}]");
-            let mut wrong =
-                |found: String, allowed: &str| errors.push(document.error(&field, found, allowed).into());
-            add_inbound(&mut plan, config, (this, inbound), redirects[0], &mut wrong);
+        let [redirects_in, redirects_out] = this.redirected(config);
+        for inbound in &this.networking.inbound {
+            add_inbound(&mut plan, config, (this, inbound), redirects_in);
         }
         let services = services(&ours, document);
-        for (index, outbound) in this.networking.outbound.iter().enumerate() {
-            let field = format!("networking.outbound[{index}]");
-            let mut wrong =
-                |found: String, allowed: &str| errors.push(document.error(&field, found, allowed).into());
-            add_outbound(&mut plan, config, (outbound, &services), redirects[1], &mut wrong);
+        debug_assert!(
+            redirects_out || this.networking.outbound.iter().all(|one| is_loopback(one.listener().ip()))
+        );
+        for outbound in &this.networking.outbound {
+            add_outbound(&mut plan, config, (outbound, &services));
         }
     }
     let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
@@ -117,18 +125,38 @@ fn duplicates(documents: &[Document]) -> Vec<CompileError> {
     errors
 }
 
+/// This pod's document, where there is a right one; an error, where there is none at all.
 fn this_pod<'d>(
     name: &str,
     config: &Config,
     ours: &[&'d Document],
+    found: &Found,
     errors: &mut Vec<CompileError>,
 ) -> Option<(&'d Document, &'d Dataplane)> {
-    let found = dataplanes(ours).find(|(document, _)| document.is_named(name));
-    if found.is_none() {
-        let there = dataplanes(ours).take(NAMED).map(|(document, _)| document.name.clone()).collect();
-        errors.push(CompileError::NoDataplane { name: name.into(), mesh: config.mesh.clone(), there });
+    let all = || ours.iter().filter(|document| document.kind() == Kind::Dataplane);
+    let mut meant: Vec<_> = all().filter(|document| document.is_named(name)).collect();
+    // A name may look like another's with its namespace.
+    if meant.iter().any(|document| document.name == name) {
+        meant.retain(|document| document.name == name);
     }
-    found
+    let spelt = |document: &&&Document| match &document.namespace {
+        Some(namespace) => format!("{}.{namespace}", document.name),
+        None => document.name.clone(),
+    };
+    let mut told_apart: Vec<_> = meant.iter().map(spelt).collect();
+    told_apart.dedup();
+    let mesh = config.mesh.clone();
+    if told_apart.len() > 1 {
+        told_apart.truncate(NAMED);
+        errors.push(CompileError::Ambiguous { name: name.into(), mesh, there: told_apart });
+        return None;
+    }
+    if meant.is_empty() && !found.lost.iter().any(|lost| lost.may_be(Kind::Dataplane, &mesh, name)) {
+        let there = all().take(NAMED).map(|document| document.name.clone()).collect();
+        errors.push(CompileError::NoDataplane { name: name.into(), mesh, there });
+    }
+    let document = meant.first()?;
+    dataplanes(ours).find(|(one, _)| one.place == document.place)
 }
 
 fn dataplanes<'d>(documents: &[&'d Document]) -> impl Iterator<Item = (&'d Document, &'d Dataplane)> {
@@ -255,62 +283,11 @@ fn push_listener(plan: &mut Plan, listener: Listener) {
     plan.listeners.push(listener);
 }
 
-/// Whether connections are redirected to us: inbound, outbound. Without `transparentProxying`, as in Kuma, they are not.
-fn check_redirect(
-    document: &Document,
-    this: &Dataplane,
-    config: &Config,
-    errors: &mut Vec<CompileError>,
-) -> [bool; 2] {
-    let Some(transparent) = &this.networking.transparent_proxying else { return [false, false] };
-    let options = [
-        ("--inbound-port", config.inbound_port),
-        ("--inbound-port", config.inbound_port),
-        ("--outbound-port", config.outbound_port),
-    ];
-    for ((field, port), (option, listens)) in transparent.ports().into_iter().zip(options) {
-        if port != 0 && listens != 0 && port != listens {
-            let path = format!("networking.transparentProxying.{field}");
-            errors.push(
-                document.error(&path, port.to_string(), format!("{listens}, which is {option}; or 0")).into(),
-            );
-        }
-    }
-    [
-        transparent.redirect_port_inbound.0 != 0 && config.inbound_port != 0,
-        transparent.redirect_port_outbound.0 != 0 && config.outbound_port != 0,
-    ]
-}
-
-fn add_inbound(
-    plan: &mut Plan,
-    config: &Config,
-    (this, inbound): (&Dataplane, &Inbound),
-    redirected: bool,
-    wrong: &mut dyn FnMut(String, &str),
-) {
+fn add_inbound(plan: &mut Plan, config: &Config, (this, inbound): (&Dataplane, &Inbound), redirected: bool) {
     let listener = this.listener(inbound);
     let default = if redirected { listener.ip() } else { std::net::Ipv4Addr::LOCALHOST.into() };
     let ip = inbound.service_address.unwrap_or(default);
     let application = SocketAddr::new(ip, inbound.service_port.unwrap_or(inbound.port).0);
-    if config.sidecar_ports().contains(application.port()) {
-        wrong(format!("{application} as the application"), "a port that is not one of the sidecar's own");
-    }
-    if !redirected && config.sidecar_ports().contains(listener.port()) {
-        wrong(format!("{listener} as a listener"), "a port that is not one of the sidecar's own");
-    }
-    if !redirected && listener == application {
-        wrong(
-            format!("{listener} as both listener and application"),
-            "two addresses or ports; without transparentProxying the sidecar binds the listener's",
-        );
-    }
-    if redirected && is_loopback(listener.ip()) {
-        wrong(
-            format!("{listener} as a listener"),
-            "an address outside of loopback, as connections are redirected",
-        );
-    }
     let upstream =
         Upstream::Application { address: application, source: hop_source(application.ip(), redirected) };
     let cluster =
@@ -334,21 +311,10 @@ fn add_outbound(
     plan: &mut Plan,
     config: &Config,
     (outbound, services): (&Outbound, &BTreeMap<String, Vec<Endpoint>>),
-    redirected: bool,
-    wrong: &mut dyn FnMut(String, &str),
 ) {
     let listener = outbound.listener();
     // What goes to loopback is never redirected, so the application can only reach a port that is bound.
     let binds = is_loopback(listener.ip());
-    if binds && config.sidecar_ports().contains(listener.port()) {
-        wrong(format!("{listener} as a listener"), "a port that is not one of the sidecar's own");
-    }
-    if !binds && !redirected {
-        wrong(
-            format!("{listener} as a listener"),
-            "an address of loopback, as nothing is redirected: peers could reach any other",
-        );
-    }
     let service = outbound.tags.service().unwrap_or_default();
     let all = services.get(service).map_or(&[][..], Vec::as_slice);
     let endpoints: Vec<_> =

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `Dataplane`: a workload, and what it serves and calls.
 
+use super::part::Part;
 use super::read::{At, Ignored, Port, RedirectPort, Tags, fields, words};
+use crate::config::Config;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Most inbounds or outbounds of one document: each is a listener and a cluster with statistics.
@@ -158,66 +160,18 @@ impl Dataplane {
         SocketAddr::new(inbound.address.unwrap_or(self.networking.address), inbound.port.0)
     }
 
-    /// What the fields say together.
-    pub fn check(&self, at: &mut At<'_>) {
-        at.field("networking", |at| {
-            let Networking { address, advertised_address, inbound, outbound, .. } = &self.networking;
-            real_address(at, "address", Some(*address));
-            real_address(at, "advertisedAddress", *advertised_address);
-            for (name, count) in [("inbound", inbound.len()), ("outbound", outbound.len())] {
-                if count > MOST_LISTENERS {
-                    at.field(name, |at| {
-                        at.problem(format!("a list of {count}"), format!("at most {MOST_LISTENERS} of them"));
-                    });
-                }
-            }
-            let mut listeners = std::collections::BTreeSet::new();
-            for (index, one) in inbound.iter().enumerate() {
-                at.field("inbound", |at| {
-                    at.item(index, |at| {
-                        one.check(at, self);
-                        once(at, listeners.insert((true, self.listener(one))), self.listener(one));
-                    });
-                });
-            }
-            for (index, one) in outbound.iter().enumerate() {
-                at.field("outbound", |at| {
-                    at.item(index, |at| {
-                        real_address(at, "address", one.address);
-                        needs_service(at, &one.tags, "*");
-                        once(at, listeners.insert((false, one.listener())), one.listener());
-                    });
-                });
-            }
-        });
+    /// Whether connections are redirected to us: inbound, outbound. Without `transparentProxying`, as in Kuma, they are not.
+    pub fn redirected(&self, config: &Config) -> [bool; 2] {
+        let ports = self.networking.transparent_proxying.as_ref();
+        let ports = ports.map(|ports| [ports.redirect_port_inbound.0, ports.redirect_port_outbound.0]);
+        let [inbound, outbound] = ports.unwrap_or_default();
+        [inbound != 0 && config.inbound_port != 0, outbound != 0 && config.outbound_port != 0]
     }
-}
 
-fn once(at: &mut At<'_>, new: bool, listener: SocketAddr) {
-    if !new {
-        at.field("port", |at| {
-            at.problem(format!("{listener} again"), "one listener for an address and port")
-        });
+    /// What the fields say together; of this pod's document also with the options.
+    pub fn check(part: &Part<'_>, pod: Option<&Config>, at: &mut At<'_>) {
+        check::check(&part.field("networking"), pod, at);
     }
-}
-
-fn real_address(at: &mut At<'_>, field: &str, address: Option<IpAddr>) {
-    if let Some(address) = address.filter(|address| address.is_unspecified() || address.is_multicast()) {
-        at.field(field, |at| at.problem(format!("{address}"), "the address of one host"));
-    }
-}
-
-fn needs_service(at: &mut At<'_>, tags: &Tags, wildcard: &str) {
-    at.field("tags", |at| {
-        for (key, value) in &tags.0 {
-            if value == wildcard {
-                at.field(key, |at| at.problem("\"*\"", "one value; \"*\" is for selectors"));
-            }
-        }
-        if tags.service().is_none() {
-            at.field(super::read::SERVICE, |at| at.problem("nothing", "this field is required"));
-        }
-    });
 }
 
 impl Inbound {
@@ -225,24 +179,6 @@ impl Inbound {
     pub fn is_ready(&self) -> bool {
         self.health.as_ref().is_none_or(|health| health.ready)
             && !matches!(self.state, Some(State::NotReady | State::Ignored))
-    }
-
-    fn check(&self, at: &mut At<'_>, of: &Dataplane) {
-        real_address(at, "address", self.address);
-        needs_service(at, &self.tags, "*");
-        if let Some(service) = self.service_address {
-            let own = service == of.networking.address || Some(service) == self.address;
-            // Of loopback these two alone are let through to the application by the redirect rules.
-            let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), std::net::Ipv6Addr::LOCALHOST.into()];
-            if !own && !loopback.contains(&service) {
-                at.field("serviceAddress", |at| {
-                    at.problem(
-                        format!("\"{service}\""),
-                        "127.0.0.1, ::1, or this workload's own address: a sidecar is no way to another host",
-                    );
-                });
-            }
-        }
     }
 }
 
@@ -253,13 +189,4 @@ impl Outbound {
     }
 }
 
-impl TransparentProxying {
-    /// The ports with their fields' names; those of IPv6 say the same or nothing.
-    pub fn ports(&self) -> [(&'static str, u16); 3] {
-        [
-            ("redirectPortInbound", self.redirect_port_inbound.0),
-            ("redirectPortInboundV6", self.redirect_port_inbound_v6.0),
-            ("redirectPortOutbound", self.redirect_port_outbound.0),
-        ]
-    }
-}
+mod check;

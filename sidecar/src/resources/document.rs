@@ -11,8 +11,10 @@ use super::mesh::Mesh;
 use super::mesh_access_log::MeshAccessLog;
 use super::mesh_tls::MeshTls;
 use super::mesh_traffic_permission::MeshTrafficPermission;
+use super::part::Part;
 use super::proxy_template::ProxyTemplate;
-use super::read::{At, Fields, Ignored, Problem, Read, describe};
+use super::read::{At, Fields, Ignored, Problem, Problems, Read, describe};
+use crate::config::Config;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::sync::Arc;
@@ -83,6 +85,29 @@ pub enum Spec {
     MeshTls(MeshTls),
     /// See [`MeshTrafficPermission`].
     MeshTrafficPermission(MeshTrafficPermission),
+    /// Something that is wrong, and has been told; the document is still there for what others say of it.
+    Wrong(Kind),
+}
+
+/// A document of which not even kind, mesh and name are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Its kind, if known.
+    pub kind: Option<Kind>,
+    /// Its mesh, if known.
+    pub mesh: Option<String>,
+    /// Its name, if known.
+    pub name: Option<String>,
+}
+
+impl Lost {
+    /// Whether it may be this one, as far as is known.
+    pub fn may_be(&self, kind: Kind, mesh: &str, name: &str) -> bool {
+        self.kind.is_none_or(|known| known == kind)
+            && self.mesh.as_ref().is_none_or(|known| known == mesh)
+            // With a namespace, which is not known here.
+            && self.name.as_ref().is_none_or(|known| name.starts_with(known.as_str()))
+    }
 }
 
 /// The kinds of documents.
@@ -130,21 +155,29 @@ impl Kind {
         matches!(self, Self::MeshAccessLog | Self::MeshTls | Self::MeshTrafficPermission)
     }
 
-    fn read(self, value: &Value, at: &mut At<'_>) -> Option<Spec> {
+    fn read(self, value: &Value, pod: Option<&Config>, at: &mut At<'_>) -> Option<Spec> {
+        let spec = match self {
+            Self::Mesh => Mesh::read(value, at).map(Spec::Mesh),
+            Self::Dataplane => Dataplane::read(value, at).map(Spec::Dataplane),
+            Self::ProxyTemplate => ProxyTemplate::read(value, at).map(Spec::ProxyTemplate),
+            Self::MeshAccessLog => MeshAccessLog::read(value, at).map(Spec::MeshAccessLog),
+            Self::MeshTls => MeshTls::read(value, at).map(Spec::MeshTls),
+            Self::MeshTrafficPermission => {
+                MeshTrafficPermission::read(value, at).map(Spec::MeshTrafficPermission)
+            }
+        };
+        let strange = at.take_strange();
+        let part = Part::new(value, at.path(), &strange);
         match self {
-            Self::Mesh => Mesh::read(value, at).inspect(|spec| spec.check(at)).map(Spec::Mesh),
-            Self::Dataplane => Dataplane::read(value, at).inspect(|spec| spec.check(at)).map(Spec::Dataplane),
-            Self::ProxyTemplate => {
-                ProxyTemplate::read(value, at).inspect(|spec| spec.check(at)).map(Spec::ProxyTemplate)
-            }
-            Self::MeshAccessLog => {
-                MeshAccessLog::read(value, at).inspect(|spec| spec.check(at)).map(Spec::MeshAccessLog)
-            }
-            Self::MeshTls => MeshTls::read(value, at).inspect(|spec| spec.check(at)).map(Spec::MeshTls),
-            Self::MeshTrafficPermission => MeshTrafficPermission::read(value, at)
-                .inspect(|spec| spec.check(at))
-                .map(Spec::MeshTrafficPermission),
+            Self::Mesh => Mesh::check(&part, at),
+            Self::Dataplane => Dataplane::check(&part, pod, at),
+            Self::MeshAccessLog => MeshAccessLog::check(&part, at),
+            Self::MeshTls => MeshTls::check(&part, at),
+            Self::MeshTrafficPermission => MeshTrafficPermission::check(&part, at),
+            // Its fields say nothing together.
+            Self::ProxyTemplate => {}
         }
+        spec
     }
 
     fn spec_schema(self) -> Value {
@@ -210,16 +243,13 @@ impl Document {
             Spec::MeshAccessLog(_) => Kind::MeshAccessLog,
             Spec::MeshTls(_) => Kind::MeshTls,
             Spec::MeshTrafficPermission(_) => Kind::MeshTrafficPermission,
+            Spec::Wrong(kind) => kind,
         }
     }
 
     /// Whether `name` names it: its name, in Kubernetes also `name.namespace`.
     pub fn is_named(&self, name: &str) -> bool {
-        let with_namespace = || {
-            let namespace = self.namespace.as_deref()?;
-            name.strip_prefix(&self.name)?.strip_prefix('.').map(|rest| rest == namespace)
-        };
-        self.name == name || with_namespace() == Some(true)
+        is_named(&self.name, self.namespace.as_deref(), name)
     }
 
     /// An error about it.
@@ -235,118 +265,156 @@ impl Document {
 /// What Kuma writes into a document beside its meaning.
 const UNIVERSAL_BOOKKEEPING: [&str; 5] = ["creationTime", "modificationTime", "labels", "kri", "status"];
 
-/// Reads what a document of a file says; a `kind: List`, as `kubectl get -o yaml` prints it, holds several.
-pub fn read_all(value: &Value, place: &Place) -> (Vec<Document>, Vec<DocumentError>) {
-    let (mut documents, mut errors) = (Vec::new(), Vec::new());
-    let mut one = |value: &Value, place: Place| match read_one(value, &place) {
-        Ok(document) => documents.push(document),
-        Err((whose, problems)) => errors.extend(problems.into_iter().map(|problem| DocumentError {
+fn is_named(name: &str, namespace: Option<&str>, wanted: &str) -> bool {
+    let rest = wanted.strip_prefix(name);
+    rest.is_some_and(|rest| {
+        rest.is_empty() || rest.strip_prefix('.').is_some_and(|rest| Some(rest) == namespace)
+    })
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Documents; those that are wrong are there as such.
+    pub documents: Vec<Document>,
+    /// Documents that are wrong from the beginning.
+    pub lost: Vec<Lost>,
+}
+
+/// Reads what a document of a file says; a list, as `kubectl get -o yaml` and `kumactl get -o yaml` print it, holds several.
+pub fn read_all(config: &Config, value: &Value, place: &Place, found: &mut Found) -> Vec<DocumentError> {
+    let mut errors = Vec::new();
+    let mut one = |value: &Value, place: Place| {
+        let mut problems = Problems::default();
+        let whose = read_one(config, value, &place, found, &mut At::root(&mut problems));
+        errors.extend(problems.into_all().into_iter().map(|problem| DocumentError {
             place: place.clone(),
             whose: whose.clone(),
             problem,
-        })),
+        }));
     };
-    match (value.get("kind").and_then(Value::as_str), value.get("items").and_then(Value::as_array)) {
-        (Some(kind), Some(items)) if kind.ends_with("List") => {
+    // kubectl's lists have a kind, kumactl's have none.
+    let list = value.get("kind").and_then(Value::as_str).unwrap_or("List").ends_with("List");
+    match value.get("items").and_then(Value::as_array).filter(|_| list && value.get("type").is_none()) {
+        Some(items) => {
             for (index, item) in items.iter().enumerate() {
                 one(item, Place { item: Some(index + 1), ..place.clone() });
             }
         }
-        _ => one(value, place.clone()),
+        None => one(value, place.clone()),
     }
-    (documents, errors)
+    errors
 }
 
-fn read_one(value: &Value, place: &Place) -> Result<Document, (String, Vec<Problem>)> {
-    let mut problems = Vec::new();
-    let mut at = At::root(&mut problems);
-    let text = |key: &str| value.get(key).and_then(Value::as_str);
+/// Reads one, and says whose it is.
+fn read_one(config: &Config, value: &Value, place: &Place, found: &mut Found, at: &mut At<'_>) -> String {
+    let text = |path: &str| value.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
     let kubernetes = value.get("kind").is_some() || value.get("apiVersion").is_some();
-    let kind_name = text(if kubernetes { "kind" } else { "type" });
-    let name =
-        if kubernetes { value.pointer("/metadata/name").and_then(Value::as_str) } else { text("name") };
+    let key = if kubernetes { "kind" } else { "type" };
+    let kind_name = value.get(key).and_then(Value::as_str);
+    let name = text(if kubernetes { "/metadata/name" } else { "/name" });
     let whose = [kind_name, name].into_iter().flatten().collect::<Vec<_>>().join(" ");
-    let Some(kind) = kind_name.and_then(|name| Kind::ALL.into_iter().find(|kind| kind.name() == name)) else {
-        let kinds = Kind::ALL.map(Kind::name).join(", ");
+    let kind = kind_name.and_then(|name| Kind::ALL.into_iter().find(|kind| kind.name() == name));
+    // The label is the newer policies' way; `mesh` the older documents'.
+    let label = kubernetes.then(|| text("/metadata/labels/kuma.io~1mesh")).flatten();
+    let mesh = match value.get("mesh").filter(|mesh| !mesh.is_null() && *mesh != "") {
+        _ if kind == Some(Kind::Mesh) => name,
+        Some(mesh) => mesh.as_str(),
+        None => Some(label.unwrap_or(DEFAULT_MESH)),
+    };
+    let Some(kind) = kind else {
         match value.as_object() {
             None => at.problem(describe(value), "a mapping with type or kind"),
-            Some(_) => at.field(if kubernetes { "kind" } else { "type" }, |at| {
-                at.problem(kind_name.map_or("nothing".into(), |kind| format!("{kind:?}")), kinds);
+            Some(_) => at.field(key, |at| {
+                let found = kind_name.map_or("nothing".into(), |kind| format!("{kind:?}"));
+                at.problem(found, unknown_kind(kind_name));
             }),
         }
-        return Err((whose, problems));
+        found.lost.push(Lost { kind: None, mesh: mesh.map(Into::into), name: name.map(Into::into) });
+        return whose;
     };
-    let document =
-        if kubernetes { read_kubernetes(kind, value, &mut at) } else { read_universal(kind, value, &mut at) };
-    match document {
-        Some(document) if problems.is_empty() => Ok(Document { place: place.clone(), ..document }),
-        _ => Err((whose, problems)),
+    let namespace = if kubernetes { text("/metadata/namespace") } else { None };
+    let pod = (kind == Kind::Dataplane && mesh == Some(&config.mesh))
+        .then(|| config.dataplane.as_deref().zip(name))
+        .flatten()
+        .filter(|(wanted, name)| is_named(name, namespace, wanted));
+    let pod = pod.map(|_| config);
+    let spec =
+        if kubernetes { read_kubernetes(kind, value, pod, at) } else { read_universal(kind, value, pod, at) };
+    let (Some(mesh), Some(name)) = (mesh, name) else {
+        let (mesh, name) = (mesh.map(Into::into), name.map(Into::into));
+        found.lost.push(Lost { kind: Some(kind), mesh, name });
+        return whose;
+    };
+    let right = at.count() == 0;
+    found.documents.push(Document {
+        place: place.clone(),
+        mesh: mesh.into(),
+        name: name.into(),
+        namespace: namespace.map(Into::into),
+        spec: spec.filter(|_| right).unwrap_or(Spec::Wrong(kind)),
+    });
+    whose
+}
+
+fn unknown_kind(name: Option<&str>) -> String {
+    let kinds = Kind::ALL.map(Kind::name).join(", ");
+    match name {
+        Some("TrafficLog") => format!(
+            "{kinds}; connections are logged by a Mesh's logging.defaultBackend, or by a MeshAccessLog for some pods or services"
+        ),
+        _ => kinds,
     }
 }
 
-fn read_kubernetes(kind: Kind, value: &Value, at: &mut At<'_>) -> Option<Document> {
+fn read_kubernetes(kind: Kind, value: &Value, pod: Option<&Config>, at: &mut At<'_>) -> Option<Spec> {
     let mut fields = Fields::of(value, at)?;
     let version = fields.require::<String>(&["apiVersion"], at);
     if version.is_some_and(|version| version != API_VERSION) {
         at.field("apiVersion", |at| at.wrong::<()>(&value["apiVersion"], API_VERSION));
     }
-    fields.take::<String>(&["kind"], at);
-    let mesh = fields.take::<String>(&["mesh"], at);
-    fields.take::<Ignored>(&["status"], at);
-    let metadata = &value["metadata"];
-    fields.take::<Ignored>(&["metadata"], at);
-    let name = metadata.get("name").and_then(Value::as_str).filter(|name| !name.is_empty());
-    if name.is_none() {
-        at.field("metadata", |at| at.field("name", |at| at.problem("nothing", "this field is required")));
+    for key in ["kind", "metadata", "spec", "status"] {
+        fields.take::<Ignored>(&[key], at);
     }
-    let label = metadata.pointer("/labels/kuma.io~1mesh").and_then(Value::as_str);
-    fields.take::<Ignored>(&["spec"], at);
+    fields.take::<String>(&["mesh"], at);
+    at.field("metadata", |at| name_of(&value["metadata"], at));
+    fields.finish(at);
     let nothing = Value::Object(Map::new());
     let spec = value.get("spec").filter(|spec| !spec.is_null()).unwrap_or(&nothing);
-    let spec = at.field("spec", |at| kind.read(spec, at));
-    fields.finish(at);
-    let namespace = metadata.get("namespace").and_then(Value::as_str).map(str::to_owned);
-    // The label is the newer policies' way; `mesh` the older documents'.
-    finish(kind, name, mesh.or_else(|| label.map(str::to_owned)), namespace, spec)
+    at.field("spec", |at| kind.read(spec, pod, at))
 }
 
-fn read_universal(kind: Kind, value: &Value, at: &mut At<'_>) -> Option<Document> {
+fn read_universal(kind: Kind, value: &Value, pod: Option<&Config>, at: &mut At<'_>) -> Option<Spec> {
     let Some(map) = value.as_object() else { return at.wrong(value, "a mapping") };
-    let name = map.get("name").and_then(Value::as_str).filter(|name| !name.is_empty());
-    if name.is_none() {
-        at.field("name", |at| at.problem("nothing", "this field is required, and is text"));
+    name_of(value, at);
+    if let Some(mesh) = map.get("mesh").filter(|mesh| !mesh.is_null()) {
+        at.field("mesh", |at| String::read(mesh, at));
     }
-    let mesh = map.get("mesh").and_then(|mesh| at.field("mesh", |at| String::read(mesh, at)));
-    let spec = if kind.has_spec() {
+    if kind.has_spec() {
         let mut fields = Fields::of(value, at)?;
         for key in ["type", "name", "mesh", "spec"].into_iter().chain(UNIVERSAL_BOOKKEEPING) {
             fields.take::<Ignored>(&[key], at);
         }
         fields.finish(at);
         let nothing = Value::Object(Map::new());
-        at.field("spec", |at| kind.read(map.get("spec").unwrap_or(&nothing), at))
+        let spec = map.get("spec").filter(|spec| !spec.is_null()).unwrap_or(&nothing);
+        at.field("spec", |at| kind.read(spec, pod, at))
     } else {
         let mut spec = map.clone();
         for key in ["type", "name", "mesh"].into_iter().chain(UNIVERSAL_BOOKKEEPING) {
             spec.remove(key);
         }
-        kind.read(&Value::Object(spec), at)
-    };
-    finish(kind, name, mesh, None, spec)
+        kind.read(&Value::Object(spec), pod, at)
+    }
 }
 
-fn finish(
-    kind: Kind,
-    name: Option<&str>,
-    mesh: Option<String>,
-    namespace: Option<String>,
-    spec: Option<Spec>,
-) -> Option<Document> {
-    let name = name?.to_owned();
-    let mesh = match kind {
-        Kind::Mesh => name.clone(),
-        _ => mesh.unwrap_or_else(|| DEFAULT_MESH.into()),
-    };
-    let place = Place { file: "".into(), number: 0, item: None };
-    Some(Document { place, mesh, name, namespace, spec: spec? })
+fn name_of(value: &Value, at: &mut At<'_>) {
+    at.field("name", |at| match &value["name"] {
+        Value::String(name) if !name.is_empty() => {}
+        Value::Null => at.problem("nothing", "this field is required, and is text"),
+        Value::String(_) => at.problem("an empty text", "a name"),
+        other => {
+            String::read(other, at);
+        }
+    });
 }

@@ -5,23 +5,28 @@
 //! files as links into `..data`, itself a link that is exchanged in one step; by following the files' links all of that is
 //! seen and nothing is seen twice.
 
-use super::document::{Document, DocumentError, Place, read_all};
+use super::document::{DocumentError, Found, Lost, Place, read_all};
 use super::read::Problem;
 use super::yaml;
+use crate::config::Config;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Most files of all folders together.
-const MOST_FILES: usize = 20_000;
-/// Most bytes of all files together; a ConfigMap holds one MiB.
-const MOST_BYTES: u64 = 64 << 20;
-/// Most documents.
-const MOST_DOCUMENTS: usize = 50_000;
-/// Most errors that are told.
-const MOST_ERRORS: usize = 200;
+/// How much is read; what is above is an error before it costs memory.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Files of all folders together.
+    files: usize,
+    /// Bytes of all files together; a ConfigMap holds one MiB.
+    bytes: u64,
+    /// Documents.
+    documents: usize,
+}
+
+const BOUNDS: Bounds = Bounds { files: 20_000, bytes: 64 << 20, documents: 50_000 };
 
 /// Documents that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,9 +42,6 @@ pub enum LoadError {
     /// A document.
     #[error(transparent)]
     Document(#[from] DocumentError),
-    /// There are more errors than are told.
-    #[error("and {0} more errors")]
-    More(usize),
 }
 
 /// How the files were when they were looked at; another one means that they changed.
@@ -111,86 +113,100 @@ fn list(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
     Ok(files)
 }
 
-/// Reads all documents.
-///
-/// # Errors
-/// Everything that is wrong with any of them.
-pub fn load(paths: &[PathBuf]) -> Result<Vec<Document>, Vec<LoadError>> {
-    let (mut documents, mut errors) = (Vec::new(), Vec::new());
+/// What files hold.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The documents.
+    pub found: Found,
+    /// What is wrong with any of them.
+    pub errors: Vec<LoadError>,
+}
+
+/// Reads all documents. What is wrong is told for all of them, and what they say together can still be looked at.
+pub fn load(config: &Config, paths: &[PathBuf]) -> Loaded {
+    load_within(BOUNDS, config, paths)
+}
+
+fn load_within(bounds: Bounds, config: &Config, paths: &[PathBuf]) -> Loaded {
+    let mut loaded = Loaded::default();
     let mut bytes = 0;
     let mut count = 0;
     for path in paths {
-        let wrong = |what: String| LoadError::File { path: path.clone(), what };
         let files = match list(path) {
             Ok(files) => files,
             Err(error) => {
-                errors.push(wrong(error.to_string()));
+                loaded.cannot_read(path, error);
                 continue;
             }
         };
         count += files.len();
         bytes += files.iter().map(|(_, metadata)| metadata.len()).sum::<u64>();
-        if count > MOST_FILES || bytes > MOST_BYTES {
-            errors.push(wrong(format!(
-                "found {count} files with {bytes} bytes; allowed: {MOST_FILES} files and {MOST_BYTES} bytes in all"
-            )));
+        let Bounds { files: most, bytes: most_bytes, .. } = bounds;
+        if count > most || bytes > most_bytes {
+            loaded.cannot_read(
+                path,
+                format!("found {count} files with {bytes} bytes; allowed: {most} files and {most_bytes} bytes in all"),
+            );
             break;
         }
         for (file, metadata) in files {
             if !metadata.is_file() {
-                errors.push(LoadError::File { path: file, what: "neither a file nor a folder".into() });
+                loaded.cannot_read(&file, "neither a file nor a folder");
                 continue;
             }
-            match read(&file) {
-                Ok(text) => add(&text, &file, &mut documents, &mut errors),
-                Err(error) => errors.push(LoadError::File { path: file, what: error.to_string() }),
+            match read(&file, bounds.bytes) {
+                Ok(text) => loaded.add(config, &text, &file),
+                Err(error) => loaded.cannot_read(&file, error),
             }
         }
     }
-    if documents.len() > MOST_DOCUMENTS {
-        errors.push(LoadError::File {
-            path: paths.first().cloned().unwrap_or_default(),
-            what: format!("found {} documents; allowed: {MOST_DOCUMENTS}", documents.len()),
-        });
+    let documents = loaded.found.documents.len();
+    if documents > bounds.documents {
+        let what = format!("found {documents} documents; allowed: {}", bounds.documents);
+        loaded.cannot_read(paths.first().map_or(Path::new(""), PathBuf::as_path), what);
     }
-    if errors.is_empty() {
-        return Ok(documents);
-    }
-    if errors.len() > MOST_ERRORS {
-        let more = errors.len() - MOST_ERRORS;
-        errors.truncate(MOST_ERRORS);
-        errors.push(LoadError::More(more));
-    }
-    Err(errors)
+    loaded
 }
 
-fn read(file: &Path) -> io::Result<String> {
+fn read(file: &Path, most: u64) -> io::Result<String> {
     use std::io::Read as _;
     let mut text = String::new();
     // It may have grown since it was looked at.
-    fs::File::open(file)?.take(MOST_BYTES).read_to_string(&mut text)?;
+    fs::File::open(file)?.take(most).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// Reads the documents of a text.
-pub fn add(text: &str, file: &Path, documents: &mut Vec<Document>, errors: &mut Vec<LoadError>) {
-    let name: std::sync::Arc<str> = file.display().to_string().into();
-    for piece in yaml::pieces(text) {
-        let place = Place { file: name.clone(), number: piece.number, item: None };
-        match piece.parse() {
-            Ok(value) => {
-                let (good, bad) = read_all(&value, &place);
-                documents.extend(good);
-                errors.extend(bad.into_iter().map(LoadError::from));
-            }
-            Err(error) => {
+impl Loaded {
+    fn cannot_read(&mut self, path: &Path, what: impl ToString) {
+        self.errors.push(LoadError::File { path: path.into(), what: what.to_string() });
+        self.found.lost.push(Lost::default());
+    }
+
+    /// Reads the documents of a text.
+    pub fn add(&mut self, config: &Config, text: &str, file: &Path) {
+        let name: std::sync::Arc<str> = file.display().to_string().into();
+        for piece in yaml::pieces(text) {
+            let place = Place { file: name.clone(), number: piece.number, item: None };
+            let (value, error) = piece.parse();
+            if let Some(error) = error {
                 let problem = Problem {
                     path: String::new(),
                     found: format!("no YAML: {error}"),
                     allowed: "a YAML document; documents are separated by --- lines".into(),
                 };
-                errors.push(DocumentError { place, whose: String::new(), problem }.into());
+                let place = place.clone();
+                self.errors.push(DocumentError { place, whose: String::new(), problem }.into());
+            }
+            if let Some(value) = &value {
+                let errors = read_all(config, value, &place, &mut self.found);
+                self.errors.extend(errors.into_iter().map(LoadError::from));
+            } else if config.dataplane.as_ref().is_some_and(|pod| piece.holds(pod)) {
+                // It may be this pod's.
+                self.found.lost.push(Lost::default());
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

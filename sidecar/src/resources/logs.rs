@@ -5,7 +5,7 @@
 //! is none, the Mesh's default backend.
 
 use super::compile::CompileError;
-use super::document::{Document, Spec};
+use super::document::{Document, Kind, Spec};
 use super::mesh::{self, Mesh};
 use super::mesh_access_log::{
     self as policy, Backends, DestinationKind, FormatKind, MeshAccessLog, TargetRef,
@@ -48,8 +48,11 @@ pub(super) fn add(
             plan.logs[direction as usize] = rules;
         }
     }
+    // Counted once all documents that decide it are right.
+    let decides = [Kind::Mesh, Kind::Dataplane, Kind::MeshAccessLog];
+    let wrong = |document: &&Document| matches!(document.spec, Spec::Wrong(kind) if decides.contains(&kind));
     let targets = plan.log_targets().len();
-    if targets > MOST_TARGETS {
+    if targets > MOST_TARGETS && !ours.iter().any(wrong) {
         let last =
             policies.first().map(|(_, document, _)| *document).or(pod.document).or(ours.first().copied());
         if let Some(document) = last {

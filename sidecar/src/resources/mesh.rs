@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `Mesh`: what holds for all pods of a mesh.
 
+use super::part::{Part, Told};
 use super::read::{At, Ignored, fields, words};
 use crate::traffic_log::{SocketTarget, Template};
+use std::collections::BTreeSet;
 
 fields! {
     /// What holds for all pods of a mesh.
@@ -122,26 +124,6 @@ impl Mtls {
         let name = self.enabled_backend.as_ref().filter(|name| !name.is_empty())?;
         self.backends.iter().find(|backend| backend.name == *name)
     }
-
-    fn check(&self, at: &mut At<'_>) {
-        let names: Vec<_> = self.backends.iter().map(|backend| backend.name.as_str()).collect();
-        if let Some(name) = self.enabled_backend.as_ref().filter(|name| !name.is_empty())
-            && !names.contains(&name.as_str())
-        {
-            at.field("enabledBackend", |at| {
-                at.problem(format!("{name:?}"), format!("a backend of the list: {}", names.join(", ")));
-            });
-        }
-        at.field("backends", |at| {
-            for (index, name) in
-                names.iter().enumerate().filter(|(index, name)| names[..*index].contains(name))
-            {
-                at.item(index, |at| {
-                    at.field("name", |at| at.problem(format!("{name:?} again"), "each name once"));
-                });
-            }
-        });
-    }
 }
 
 impl Mesh {
@@ -152,49 +134,45 @@ impl Mesh {
     }
 
     /// What the fields say together.
-    pub fn check(&self, at: &mut At<'_>) {
-        if let Some(mtls) = &self.mtls {
-            at.field("mtls", |at| mtls.check(at));
-        }
-        let Some(logging) = &self.logging else { return };
-        at.field("logging", |at| {
-            let names: Vec<_> = logging.backends.iter().map(|backend| backend.name.as_str()).collect();
-            if let Some(default) = &logging.default_backend
-                && !names.contains(&default.as_str())
-            {
-                at.field("defaultBackend", |at| {
-                    at.problem(
-                        format!("{default:?}"),
-                        format!("a backend of the list: {}", names.join(", ")),
-                    );
-                });
-            }
-            at.field("backends", |at| {
-                for (index, backend) in logging.backends.iter().enumerate() {
-                    at.item(index, |at| {
-                        if names[..index].contains(&names[index]) {
-                            at.field("name", |at| {
-                                at.problem(format!("{:?} again", names[index]), "each name once")
-                            });
-                        }
-                        backend.check(at);
-                    });
+    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+        for (section, chosen) in [("mtls", "enabledBackend"), ("logging", "defaultBackend")] {
+            let section = part.field(section);
+            let _ = is_of_the_list(&section, chosen, at);
+            let backends = section.items("backends").unwrap_or_default();
+            let mut names = BTreeSet::new();
+            for backend in &backends {
+                if let Ok(name) = backend.need::<String>("name")
+                    && !names.insert(name.clone())
+                {
+                    backend.problem(at, "name", format!("{name:?} again"), "each name once");
                 }
-            });
-        });
+                if chosen == "defaultBackend" {
+                    let _ = has_its_place(backend, at);
+                }
+            }
+        }
     }
 }
 
-impl Backend {
-    fn check(&self, at: &mut At<'_>) {
-        let (needs, has) = match self.kind {
-            BackendKind::File => ("path", self.conf.path.as_ref().is_some_and(|path| !path.is_empty())),
-            BackendKind::Tcp => ("address", self.conf.address.is_some()),
-        };
-        if !has {
-            at.field("conf", |at| {
-                at.field(needs, |at| at.problem("nothing", "this field is required by the backend's type"));
-            });
-        }
+fn is_of_the_list(section: &Part<'_>, chosen: &str, at: &mut At<'_>) -> Result<(), Told> {
+    let Some(name) = section.get::<String>(chosen)?.filter(|name| !name.is_empty()) else { return Ok(()) };
+    let names = section.items("backends")?.into_iter().map(|backend| backend.need::<String>("name"));
+    let names = names.collect::<Result<Vec<_>, Told>>()?;
+    if !names.contains(&name) {
+        let list = if names.is_empty() { "which is empty".into() } else { names.join(", ") };
+        section.problem(at, chosen, format!("{name:?}"), format!("a backend of the list: {list}"));
     }
+    Ok(())
+}
+
+fn has_its_place(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Told> {
+    let field = match backend.need::<BackendKind>("type")? {
+        BackendKind::File => "path",
+        BackendKind::Tcp => "address",
+    };
+    let conf = backend.field("conf");
+    if !conf.has(field)? || conf.get::<String>(field)?.is_some_and(|text| text.is_empty()) {
+        conf.problem(at, field, "nothing", "this field is required by the backend's type");
+    }
+    Ok(())
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshAccessLog`: where the connections of some pods are logged.
 
+use super::part::{Part, Told};
 use super::read::{At, Read, Tags, fields, words};
 use crate::traffic_log::{SocketTarget, Template};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fields! {
     /// Where the connections of some pods are logged.
@@ -40,10 +41,15 @@ fields! {
 }
 
 words! {
-    enum TargetKind {
+    /// The kinds of pods that can be named.
+    pub enum TargetKind {
+        /// All of the mesh.
         Mesh = "Mesh",
+        /// By tags.
         MeshSubset = "MeshSubset",
+        /// By service.
         MeshService = "MeshService" | "MeshServiceSubset",
+        /// By name.
         Dataplane = "Dataplane",
     }
 }
@@ -57,7 +63,13 @@ words! {
 
 impl Read for TargetRef {
     fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        let raw = RawTarget::read(value, at)?;
+        let raw = RawTarget::read(value, at);
+        // Told whatever else is wrong, but where the name may be there, misspelt.
+        let service = ["MeshService", "MeshServiceSubset"].map(Value::from).contains(&value["kind"]);
+        if service && value["name"].is_null() && !at.is_strange() {
+            at.field("name", |at| at.problem("nothing", "the service's name"));
+        }
+        let raw = raw?;
         match (raw.kind, raw.name) {
             (TargetKind::Mesh, _) => Some(Self::Mesh),
             (TargetKind::MeshSubset, _) => Some(Self::Tags(raw.tags)),
@@ -67,10 +79,7 @@ impl Read for TargetRef {
                 tags.0.insert(super::read::SERVICE.into(), name);
                 Some(Self::Tags(tags))
             }
-            (TargetKind::MeshService, None) => {
-                at.field("name", |at| at.problem("nothing", "the service's name"));
-                None
-            }
+            (TargetKind::MeshService, None) => None,
         }
     }
 
@@ -160,16 +169,50 @@ fields! {
         file: optional File = "file",
         /// The TCP server.
         tcp: optional Tcp = "tcp",
+        /// Not built: the type tells.
+        open_telemetry: optional NotBuilt = "openTelemetry",
     }
 }
 
-words! {
-    /// The kinds of places for logs.
-    pub enum BackendKind {
-        /// A file.
-        File = "File",
-        /// A TCP server.
-        Tcp = "Tcp",
+/// The kinds of places for logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// A file.
+    File,
+    /// A TCP server.
+    Tcp,
+}
+
+impl Read for BackendKind {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        match value.as_str() {
+            Some("File") => Some(Self::File),
+            Some("Tcp") => Some(Self::Tcp),
+            Some("OpenTelemetry") => at.wrong(
+                value,
+                "File or Tcp: culvert does not speak OpenTelemetry; its collector takes lines by TCP (tcplog receiver)",
+            ),
+            _ => at.wrong(value, "File, Tcp"),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({"type": "string", "enum": ["File", "Tcp"]})
+    }
+}
+
+/// What belongs to a type that culvert does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotBuilt;
+
+impl Read for NotBuilt {
+    fn read(_: &Value, _: &mut At<'_>) -> Option<Self> {
+        // The error about the type is enough.
+        Some(Self)
+    }
+
+    fn schema() -> Value {
+        json!(false)
     }
 }
 
@@ -229,66 +272,45 @@ fields! {
 
 impl MeshAccessLog {
     /// What the fields say together.
-    pub fn check(&self, at: &mut At<'_>) {
-        at.field("from", |at| {
-            for (index, from) in self.from.iter().enumerate() {
-                at.item(index, |at| from.default.check(at));
+    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+        for list in ["from", "to", "rules"] {
+            for item in part.items(list).unwrap_or_default() {
+                if list == "to" {
+                    let _ = names_its_service(&item.field("targetRef"), at);
+                }
+                for backend in item.field("default").items("backends").unwrap_or_default() {
+                    let _ = backend_has_its_fields(&backend, at);
+                }
             }
-        });
-        at.field("to", |at| {
-            for (index, to) in self.to.iter().enumerate() {
-                at.item(index, |at| {
-                    if to.target_ref.kind == DestinationKind::MeshService && to.target_ref.name.is_none() {
-                        at.field("targetRef", |at| at.problem("no name", "name: the service's name"));
-                    }
-                    to.default.check(at);
-                });
-            }
-        });
-        at.field("rules", |at| {
-            for (index, rule) in self.rules.iter().enumerate() {
-                at.item(index, |at| rule.default.check(at));
-            }
-        });
+        }
     }
 }
 
-impl Backends {
-    fn check(&self, at: &mut At<'_>) {
-        at.field("default", |at| {
-            at.field("backends", |at| {
-                for (index, backend) in self.backends.iter().enumerate() {
-                    at.item(index, |at| backend.check(at));
-                }
-            });
-        });
+fn names_its_service(target: &Part<'_>, at: &mut At<'_>) -> Result<(), Told> {
+    if target.need::<DestinationKind>("kind")? == DestinationKind::MeshService && !target.has("name")? {
+        target.problem(at, "name", "nothing", "the service's name");
     }
+    Ok(())
 }
 
-impl Backend {
-    fn check(&self, at: &mut At<'_>) {
-        let (field, there, format) = match self.kind {
-            BackendKind::File => {
-                ("file", self.file.is_some(), self.file.as_ref().and_then(|file| file.format.as_ref()))
-            }
-            BackendKind::Tcp => {
-                ("tcp", self.tcp.is_some(), self.tcp.as_ref().and_then(|tcp| tcp.format.as_ref()))
-            }
-        };
-        at.field(field, |at| {
-            if !there {
-                at.problem("nothing", "this field is required by the backend's type");
-            }
-            let Some(format) = format else { return };
-            at.field("format", |at| match format.kind {
-                FormatKind::Plain if format.plain.is_none() => {
-                    at.field("plain", |at| at.problem("nothing", "the line's text"));
-                }
-                FormatKind::Json if format.json.is_empty() => {
-                    at.field("json", |at| at.problem("nothing", "at least one key with its value"));
-                }
-                _ => {}
-            });
-        });
+fn backend_has_its_fields(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Told> {
+    let field = match backend.need::<BackendKind>("type")? {
+        BackendKind::File => "file",
+        BackendKind::Tcp => "tcp",
+    };
+    if !backend.has(field)? {
+        backend.problem(at, field, "nothing", "this field is required by the backend's type");
+        return Ok(());
     }
+    let format = backend.field(field).field("format");
+    match format.need::<FormatKind>("type")? {
+        FormatKind::Plain if !format.has("plain")? => {
+            format.problem(at, "plain", "nothing", "the line's text")
+        }
+        FormatKind::Json if format.items("json")?.is_empty() => {
+            format.problem(at, "json", "nothing", "at least one key with its value");
+        }
+        FormatKind::Plain | FormatKind::Json => {}
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //! `MeshTLS`: how the mesh's TLS is spoken, where its `Mesh` document turns it on.
 
 use super::mesh_access_log::{TargetRef, WholeMesh};
+use super::part::Part;
 use super::read::{At, fields, words};
 
 fields! {
@@ -103,28 +104,13 @@ impl MeshTls {
     }
 
     /// What the fields say together.
-    pub fn check(&self, at: &mut At<'_>) {
-        at.field("from", |at| {
-            for (index, from) in self.from.iter().enumerate() {
-                at.item(index, |at| from.default.check(at));
+    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+        for item in ["from", "rules"].into_iter().flat_map(|list| part.items(list).unwrap_or_default()) {
+            let conf = item.field("default");
+            let range = conf.field("tlsVersion");
+            if range.get("min") == Ok(Some(Version::V13)) && range.get("max") == Ok(Some(Version::V12)) {
+                conf.problem(at, "tlsVersion", "min TLS13 and max TLS12", "a min that is not above max");
             }
-        });
-        at.field("rules", |at| {
-            for (index, rule) in self.rules.iter().enumerate() {
-                at.item(index, |at| rule.default.check(at));
-            }
-        });
-    }
-}
-
-impl Conf {
-    fn check(&self, at: &mut At<'_>) {
-        if let Some(Range { min: Some(Version::V13), max: Some(Version::V12) }) = self.version {
-            at.field("default", |at| {
-                at.field("tlsVersion", |at| {
-                    at.problem("min TLS13 and max TLS12", "a min that is not above max")
-                });
-            });
         }
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshTrafficPermission`: which members of the mesh may call some pods.
 
-use super::mesh_access_log::TargetRef;
+use super::mesh_access_log::{TargetKind, TargetRef};
+use super::part::Part;
 use super::read::{At, fields, words};
 
 fields! {
@@ -96,46 +97,26 @@ words! {
 
 impl MeshTrafficPermission {
     /// What the fields say together.
-    pub fn check(&self, at: &mut At<'_>) {
-        at.field("from", |at| {
-            for (index, from) in self.from.iter().enumerate() {
-                if matches!(from.target_ref, TargetRef::Dataplane(_)) {
-                    at.item(index, |at| {
-                        at.field("targetRef", |at| {
-                            let allowed = "Mesh, MeshSubset, MeshService or MeshServiceSubset: a caller is known by its identity";
-                            at.problem("kind Dataplane", allowed);
-                        });
-                    });
+    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+        for from in part.items("from").unwrap_or_default() {
+            if from.field("targetRef").need("kind") == Ok(TargetKind::Dataplane) {
+                let allowed =
+                    "Mesh, MeshSubset, MeshService or MeshServiceSubset: a caller is known by its identity";
+                from.problem(at, "targetRef", "kind Dataplane", allowed);
+            }
+        }
+        for rule in part.items("rules").unwrap_or_default() {
+            let lists = rule.field("default");
+            let all = ["allow", "deny", "allowWithShadowDeny"].into_iter();
+            for one in all.flat_map(|list| lists.items(list).unwrap_or_default()) {
+                let id = one.field("spiffeID");
+                // A beginning that is shorter than this would mean everybody, or nobody by a typing error.
+                if let Ok(value) = id.need::<String>("value")
+                    && !value.starts_with("spiffe://")
+                {
+                    id.problem(at, "value", format!("{value:?}"), "spiffe:// and so on");
                 }
             }
-        });
-        at.field("rules", |at| {
-            for (index, rule) in self.rules.iter().enumerate() {
-                at.item(index, |at| at.field("default", |at| rule.default.check(at)));
-            }
-        });
-    }
-}
-
-impl Lists {
-    fn check(&self, at: &mut At<'_>) {
-        for (field, list) in
-            [("allow", &self.allow), ("deny", &self.deny), ("allowWithShadowDeny", &self.shadow)]
-        {
-            at.field(field, |at| {
-                for (index, one) in list.iter().enumerate() {
-                    // A beginning that is shorter than this would mean everybody, or nobody by a typing error.
-                    if !one.spiffe_id.value.starts_with("spiffe://") {
-                        at.item(index, |at| {
-                            at.field("spiffeID", |at| {
-                                at.field("value", |at| {
-                                    at.problem(format!("{:?}", one.spiffe_id.value), "spiffe:// and so on");
-                                });
-                            });
-                        });
-                    }
-                }
-            });
         }
     }
 }

@@ -69,7 +69,7 @@ fn change_clusters(plan: &mut Plan, patch: &ClusterPatch) -> usize {
             cluster.connect_timeout = timeout.get();
         }
         let breakers = patch.value.0.circuit_breakers.as_ref();
-        for thresholds in breakers.into_iter().flat_map(|breakers| &breakers.thresholds) {
+        if let Some(thresholds) = breakers.and_then(|breakers| breakers.thresholds.0.as_ref()) {
             let of = &mut cluster.thresholds;
             for (limit, new) in [
                 (&mut of.max_connections, thresholds.max_connections),

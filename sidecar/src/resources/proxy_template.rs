@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ProxyTemplate`: patches of the generated clusters and listeners, as far as they mean something here.
 
-use super::read::{At, Read, Span, Tags, fields, words};
+use super::read::{At, AtMostOne, Read, Span, Tags, fields, words};
 use super::yaml;
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ fields! {
     /// What is changed.
     pub struct Conf {
         /// What the changes start from.
-        imports: required Vec<Import> = "imports",
+        imports: required Imports = "imports",
         /// The changes, in their order.
         modifications: default Vec<Modification> = "modifications",
     }
@@ -41,6 +41,24 @@ words! {
     pub enum Import {
         /// What there is without a template.
         DefaultProxy = "default-proxy",
+    }
+}
+
+/// The imports; at least one, as without them nothing is there to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imports(pub Vec<Import>);
+
+impl Read for Imports {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let imports = Vec::read(value, at)?;
+        if imports.is_empty() {
+            return at.wrong(value, "default-proxy");
+        }
+        Some(Self(imports))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "array", "minItems": 1, "items": Import::schema()})
     }
 }
 
@@ -58,21 +76,24 @@ impl Read for Modification {
         const ALLOWED: &str = "cluster or networkFilter, one of them";
         let Some(map) = value.as_object() else { return at.wrong(value, ALLOWED) };
         if map.len() != 1 {
-            return at.wrong(value, ALLOWED);
+            at.problem(format!("{} of them", map.len()), ALLOWED);
         }
-        let (key, value) = map.iter().next()?;
-        match key.as_str() {
-            "cluster" => at.field(key, |at| ClusterPatch::read(value, at)).map(Self::Cluster),
-            "networkFilter" => at.field(key, |at| FilterPatch::read(value, at)).map(Self::NetworkFilter),
-            "listener" | "httpFilter" | "virtualHost" => {
-                at.problem(
-                    format!("a change of a {key}"),
-                    format!("{ALLOWED}: culvert changes nothing else of what Envoy has"),
-                );
-                None
-            }
-            _ => at.wrong(&Value::String(key.clone()), ALLOWED),
+        let mut read = None;
+        for (key, value) in map {
+            read = match key.as_str() {
+                "cluster" => at.field(key, |at| ClusterPatch::read(value, at)).map(Self::Cluster),
+                "networkFilter" => at.field(key, |at| FilterPatch::read(value, at)).map(Self::NetworkFilter),
+                "listener" | "httpFilter" | "virtualHost" => {
+                    at.problem(
+                        format!("a change of a {key}"),
+                        format!("{ALLOWED}: culvert changes nothing else of what Envoy has"),
+                    );
+                    None
+                }
+                _ => at.wrong(&Value::String(key.clone()), ALLOWED),
+            };
         }
+        read.filter(|_| map.len() == 1)
     }
 
     fn schema() -> Value {
@@ -193,8 +214,8 @@ fields! {
 fields! {
     /// The limits of a cluster.
     pub struct CircuitBreakers {
-        /// By priority, of which there is one here.
-        thresholds: required Vec<Thresholds> = "thresholds",
+        /// By priority, of which there is one here: at most one entry.
+        thresholds: required AtMostOne<Thresholds> = "thresholds",
     }
 }
 
@@ -290,36 +311,5 @@ impl Read for FilterValue {
 
     fn schema() -> Value {
         RawFilter::schema()
-    }
-}
-
-// === impl ProxyTemplate ===
-
-impl ProxyTemplate {
-    /// What the fields say together.
-    pub fn check(&self, at: &mut At<'_>) {
-        if self.conf.imports.is_empty() {
-            at.field("conf", |at| {
-                at.field("imports", |at| at.problem("an empty list", "default-proxy"));
-            });
-        }
-        for (index, modification) in self.conf.modifications.iter().enumerate() {
-            let Modification::Cluster(patch) = modification else { continue };
-            let breakers = patch.value.0.circuit_breakers.as_ref();
-            if breakers.is_none_or(|breakers| breakers.thresholds.len() <= 1) {
-                continue;
-            }
-            let too_many = |at: &mut At<'_>| {
-                at.problem(
-                    "more than one entry in circuit_breakers.thresholds",
-                    "one, of the default priority",
-                );
-            };
-            at.field("conf", |at| {
-                at.field("modifications", |at| {
-                    at.item(index, |at| at.field("cluster", |at| at.field("value", too_many)));
-                });
-            });
-        }
     }
 }

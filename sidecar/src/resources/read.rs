@@ -4,103 +4,11 @@
 //! [`fields!`](crate::resources::fields) makes three things of one list of fields: the struct, its reader, and its JSON
 //! Schema. So what the schema says, what the reader takes and what the error lists as allowed cannot differ.
 
+pub use super::problems::{At, Problem, Problems, describe};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
-
-/// Problems that are kept of one document; a broken generator makes thousands of the same.
-const MOST_PROBLEMS: usize = 100;
-/// Characters of a value that an error repeats.
-const SHOWN: usize = 60;
-
-/// What is wrong at one place of a document.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}found {found}; allowed: {allowed}", if path.is_empty() { String::new() } else { format!("{path}: ") })]
-pub struct Problem {
-    /// The field: `networking.inbound[0].port`.
-    pub path: String,
-    /// What stands there.
-    pub found: String,
-    /// What may stand there.
-    pub allowed: String,
-}
-
-/// A place in a document, and the problems found so far.
-#[derive(Debug)]
-pub struct At<'a> {
-    path: String,
-    problems: &'a mut Vec<Problem>,
-}
-
-impl<'a> At<'a> {
-    /// The document's root.
-    pub fn root(problems: &'a mut Vec<Problem>) -> Self {
-        Self { path: String::new(), problems }
-    }
-
-    /// Goes into a field, and comes back.
-    pub fn field<T>(&mut self, key: &str, work: impl FnOnce(&mut Self) -> T) -> T {
-        let before = self.path.len();
-        if before != 0 {
-            self.path.push('.');
-        }
-        // A key with a dot of its own, as `kuma.io/service`, would read like two.
-        if key.contains('.') {
-            self.path.push_str(&format!("{key:?}"));
-        } else {
-            self.path.push_str(key);
-        }
-        let result = work(self);
-        self.path.truncate(before);
-        result
-    }
-
-    /// Goes into an item of a list, and comes back.
-    pub fn item<T>(&mut self, index: usize, work: impl FnOnce(&mut Self) -> T) -> T {
-        let before = self.path.len();
-        self.path.push_str(&format!("[{index}]"));
-        let result = work(self);
-        self.path.truncate(before);
-        result
-    }
-
-    /// Notes a problem here.
-    pub fn problem(&mut self, found: impl Into<String>, allowed: impl Into<String>) {
-        if self.problems.len() < MOST_PROBLEMS {
-            self.problems.push(Problem {
-                path: self.path.clone(),
-                found: found.into(),
-                allowed: allowed.into(),
-            });
-        }
-    }
-
-    /// Notes that a value here is not what is allowed.
-    pub fn wrong<T>(&mut self, value: &Value, allowed: impl Into<String>) -> Option<T> {
-        self.problem(describe(value), allowed);
-        None
-    }
-
-    /// How many problems there are.
-    pub fn count(&self) -> usize {
-        self.problems.len()
-    }
-}
-
-/// A value in the words of whoever wrote it.
-pub fn describe(value: &Value) -> String {
-    match value {
-        Value::Null => "nothing".into(),
-        Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::String(text) if text.chars().count() > SHOWN => {
-            format!("{:?}", text.chars().take(SHOWN).chain(['…']).collect::<String>())
-        }
-        Value::String(text) => format!("{text:?}"),
-        Value::Array(items) => format!("a list of {}", items.len()),
-        Value::Object(_) => "a mapping".into(),
-    }
-}
 
 /// What can be read from a document.
 pub trait Read: Sized {
@@ -167,6 +75,25 @@ impl<T: Read> Read for Vec<T> {
 
     fn schema() -> Value {
         json!({"type": "array", "items": T::schema()})
+    }
+}
+
+/// A list of at most one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AtMostOne<T>(pub Option<T>);
+
+impl<T: Read> Read for AtMostOne<T> {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let many = value.as_array().is_some_and(|items| items.len() > 1);
+        if many {
+            at.problem(describe(value), "one entry");
+        }
+        let items = Vec::<T>::read(value, at)?;
+        (!many).then(|| Self(items.into_iter().next()))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "array", "maxItems": 1, "items": T::schema()})
     }
 }
 
@@ -351,6 +278,7 @@ impl<'v> Fields<'v> {
         for (key, value) in self.map {
             if !self.known.contains(&key.as_str()) && !value.is_null() {
                 let found = format!("a field that culvert does not have, {}", describe(value));
+                at.strange();
                 at.field(key, |at| at.problem(found, self.known.join(", ")));
             }
         }

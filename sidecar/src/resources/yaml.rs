@@ -30,14 +30,17 @@ pub struct Piece<'t> {
 /// Takes a file apart at its `---` lines, so that a document that is no YAML does not hide the errors of the others. A
 /// line that begins so is a mark wherever it stands: inside of a document text is indented.
 pub fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut pieces = Vec::new();
     let (mut start, mut before) = (0, 0);
     let mut at = 0;
     let mut push = |text: &'_ str, range: std::ops::Range<usize>, before| {
         let part = &text[range.clone()];
         let says_something = |line: &str| {
+            // A directive, as `%YAML 1.2`, stands before the mark of its document.
+            let directive = line.starts_with('%');
             let line = line.strip_prefix("---").unwrap_or(line).trim();
-            !line.is_empty() && !line.starts_with('#') && line != "..."
+            !directive && !["", "...", "null", "~"].contains(&line) && !line.starts_with('#')
         };
         if part.lines().any(says_something) {
             pieces.push((range, before));
@@ -62,13 +65,21 @@ pub fn pieces(text: &str) -> Vec<Piece<'_>> {
 }
 
 impl Piece<'_> {
-    /// Its values.
-    ///
-    /// # Errors
-    /// When it is no YAML, with the line of the file.
-    pub fn parse(&self) -> Result<Value, YamlError> {
-        parse(self.text)
-            .map_err(|YamlError { line, what }| YamlError { line: line.map(|line| line + self.before), what })
+    /// Its values, and why it is no YAML, with the line of the file. Where a key stands twice there are both: the first of
+    /// the two counts, so that other errors can be told as well.
+    pub fn parse(&self) -> (Option<Value>, Option<YamlError>) {
+        match parse(self.text) {
+            Ok(value) => (Some(value), None),
+            Err(YamlError { line, what }) => {
+                let error = YamlError { line: line.map(|line| line + self.before), what };
+                (with_policy(self.text, DuplicateKeyPolicy::FirstWins).ok(), Some(error))
+            }
+        }
+    }
+
+    /// Whether the text says this anywhere.
+    pub fn holds(&self, text: &str) -> bool {
+        self.text.contains(text)
     }
 }
 
@@ -77,16 +88,30 @@ impl Piece<'_> {
 /// # Errors
 /// When it is no YAML.
 pub fn parse(text: &str) -> Result<Value, YamlError> {
+    with_policy(text, DuplicateKeyPolicy::Error)
+}
+
+fn with_policy(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Value, YamlError> {
     let options = options! {
         budget: budget! { max_depth: DEEPEST, max_nodes: MOST_NODES, max_events: 2 * MOST_NODES },
-        duplicate_keys: DuplicateKeyPolicy::Error,
+        duplicate_keys: duplicate_keys,
         // YAML 1.2: `name: y` is a name.
         strict_booleans: true,
         with_snippet: false,
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let what = error.without_snippet().to_string();
-        YamlError { line: error.location().map(|location| location.line()), what: one_line(&what) }
+        let (line, place) = match error.location() {
+            Some(at) => (Some(at.line()), format!(" at line {}, column {}", at.line(), at.column())),
+            None => (None, String::new()),
+        };
+        let what = match error.without_snippet() {
+            serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
+                format!("the key {key:?} a second time")
+            }
+            // The place as it counts in the file comes before.
+            other => one_line(other.to_string().trim_end_matches(&place)),
+        };
+        YamlError { line, what }
     })
 }
 
@@ -104,7 +129,7 @@ mod tests {
         let text =
             "# a comment\n---\na: 1\n--- # two\nb: |\n  ---\n  text\n---\n\n# nothing\n---\n---\nc: 3\n...\n";
         let values: Vec<_> =
-            pieces(text).iter().map(|piece| (piece.number, piece.parse().unwrap())).collect();
+            pieces(text).iter().map(|piece| (piece.number, piece.parse().0.unwrap())).collect();
         assert_eq!(values, [(1, json!({"a": 1})), (2, json!({"b": "---\ntext\n"})), (3, json!({"c": 3}))]);
         assert!(pieces("").is_empty());
         assert_eq!(pieces("a: 1").len(), 1);
@@ -112,15 +137,30 @@ mod tests {
     }
 
     #[test]
+    fn what_says_nothing_is_no_document() {
+        for nothing in
+            ["", "\u{feff}", "\u{feff}# a\r\n---\r\n...\r\n---\nnull\n---\n~ \n", "%YAML 1.2\n---\n"]
+        {
+            assert!(pieces(nothing).is_empty(), "{nothing:?}");
+        }
+        for one in ["\u{feff}a: 1\r\n", "%YAML 1.2\n---\na: 1\n...\n", "# %\n--- {a: 1}\n---\nnull\n"] {
+            let values: Vec<_> = pieces(one).iter().map(|piece| piece.parse().0).collect();
+            assert_eq!(values, [Some(json!({"a": 1}))], "{one:?}");
+        }
+    }
+
+    #[test]
     fn an_error_has_the_files_line_and_hides_no_other_document() {
         let text = "a: 1\n---\nb: [1\nc: 2\n---\nd: 1\nd: 2\n";
         let pieces = pieces(text);
         assert_eq!(pieces.len(), 3);
-        assert!(pieces[0].parse().is_ok());
-        let error = pieces[1].parse().unwrap_err().to_string();
+        assert!(pieces[0].parse().1.is_none());
+        let error = pieces[1].parse().1.unwrap().to_string();
         assert!(error.starts_with("line 4: "), "{error}");
-        let error = pieces[2].parse().unwrap_err().to_string();
-        assert!(error.starts_with("line 7: ") && error.contains("duplicate"), "{error}");
+        let (value, error) = pieces[2].parse();
+        assert_eq!(value, Some(json!({"d": 1})), "the other errors can be told");
+        let error = error.unwrap().to_string();
+        assert!(error == "line 7: the key \"d\" a second time", "{error}");
     }
 
     #[test]

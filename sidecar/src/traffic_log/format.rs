@@ -213,6 +213,24 @@ enum Part {
     Field(Field),
 }
 
+/// Takes `NAME%` or `NAME(argument):length%` off a text; an argument may hold any character but `)`.
+fn placeholder(text: &str) -> Option<(&str, &str)> {
+    let argument = text.find('(').filter(|at| text[..*at].bytes().all(is_of_name));
+    let from = argument.map_or(Some(0), |at| text[at..].find(')').map(|end| at + end))?;
+    let end = from + text[from..].find('%')?;
+    Some((&text[..end], &text[end + 1..]))
+}
+
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_uppercase() || byte == b'_'
+}
+
+/// Whether it is a placeholder that only HTTP has: of a TCP connection Envoy writes `-` for it.
+fn is_of_http(name: &str) -> bool {
+    ["REQ(", "RESP(", "TRAILER("].iter().any(|of| name.starts_with(of))
+        || ["RESPONSE_CODE", "RESPONSE_CODE_DETAILS", "ROUTE_NAME"].contains(&name)
+}
+
 impl Template {
     /// Takes a text apart.
     ///
@@ -232,21 +250,22 @@ impl Template {
                 rest = after;
                 continue;
             }
-            let Some((name, after)) = after.split_once('%') else {
+            let Some((name, after)) = placeholder(after) else {
                 return Err((
                     format!("\"%{after}\""),
                     "a placeholder between two %, or %% for the character".into(),
                 ));
             };
-            let known = FIELDS.iter().find(|(known, _)| *known == name);
-            let Some((_, field)) = known else {
+            let known = FIELDS.iter().find(|(known, _)| *known == name).map(|(_, field)| *field);
+            let Some(field) = known.or_else(|| is_of_http(name).then_some(Field::Nothing)) else {
                 let names: Vec<_> = FIELDS.iter().map(|(name, _)| format!("%{name}%")).collect();
-                return Err((format!("\"%{name}%\""), names.join(" ")));
+                let allowed = format!("{} (and those of HTTP, which have no value here)", names.join(" "));
+                return Err((format!("\"%{name}%\""), allowed));
             };
             if !plain.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut plain)));
             }
-            parts.push(Part::Field(*field));
+            parts.push(Part::Field(field));
             rest = after;
         }
         plain.push_str(rest);
@@ -394,6 +413,15 @@ mod tests {
     }
 
     #[test]
+    fn what_only_http_has_is_nothing() {
+        // The default of Kong Mesh for HTTP, in part.
+        let text = "%KUMA_MESH% \"%REQ(:method)% %REQ(x-envoy-original-path?:path):9%\" %RESPONSE_CODE% (%BYTES_SENT%) %RESP(%)%";
+        let format = |omit_empty| LineFormat::Plain { template: Template::parse(text).unwrap(), omit_empty };
+        assert_eq!(format(false).line(&traffic()), "default \"- -\" - (70) -\n");
+        assert_eq!(format(true).line(&traffic()), "default \" \"  (70) \n");
+    }
+
+    #[test]
     fn json_has_numbers_and_can_leave_out_what_is_empty() {
         let member = |key: &str, text: &str| (key.to_owned(), Template::parse(text).unwrap());
         let members = vec![
@@ -414,7 +442,9 @@ mod tests {
     fn what_is_no_format_says_what_is() {
         for (text, found) in [
             ("%START_TIME", "\"%START_TIME\""),
-            ("%REQ(:path)%", "\"%REQ(:path)%\""),
+            ("%START_TIME(%s)%", "\"%START_TIME(%s)%\""),
+            ("a (%NO%)", "\"%NO%\""),
+            ("%REQ(:path", "\"%REQ(:path\""),
             ("%start_time%", "\"%start_time%\""),
         ] {
             let (what, allowed) = Template::parse(text).unwrap_err();

@@ -2,33 +2,36 @@
 use super::*;
 use crate::limits::Thresholds;
 use crate::options::Options;
-use crate::resources::files;
+use crate::resources::files::Loaded;
 use clap::Parser;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-fn read(documents: &str) -> Result<Vec<Document>, Vec<String>> {
-    let (mut read, mut errors) = (Vec::new(), Vec::new());
-    files::add(documents, Path::new("mesh.yaml"), &mut read, &mut errors);
-    if errors.is_empty() { Ok(read) } else { Err(errors.iter().map(ToString::to_string).collect()) }
-}
 
 fn config(arguments: &[&str]) -> Config {
     let arguments = ["culvert-sidecar", "--resources=/mesh"].iter().chain(arguments);
     Options::try_parse_from(arguments).unwrap().check().unwrap()
 }
 
+fn read(arguments: &[&str], documents: &str) -> (Config, Loaded) {
+    let (config, mut loaded) = (config(arguments), Loaded::default());
+    loaded.add(&config, documents, Path::new("mesh.yaml"));
+    (config, loaded)
+}
+
 fn plan(arguments: &[&str], documents: &str) -> Plan {
-    compile(&config(arguments), &read(documents).unwrap()).unwrap()
+    let (config, loaded) = read(arguments, documents);
+    assert_eq!(loaded.errors, []);
+    compile(&config, &loaded.found).unwrap()
 }
 
 fn errors(arguments: &[&str], documents: &str) -> Vec<String> {
-    let documents = match read(documents) {
-        Ok(documents) => documents,
-        Err(errors) => return errors,
-    };
-    let errors = compile(&config(arguments), &documents).unwrap_err();
-    errors.iter().map(ToString::to_string).collect()
+    let (config, loaded) = read(arguments, documents);
+    let mut errors: Vec<_> = loaded.errors.iter().map(ToString::to_string).collect();
+    if let Err(more) = compile(&config, &loaded.found) {
+        errors.extend(more.iter().map(ToString::to_string));
+    }
+    assert!(!errors.is_empty(), "{documents}");
+    errors
 }
 
 fn cluster<'p>(plan: &'p Plan, name: &str) -> &'p Cluster {
@@ -193,6 +196,8 @@ items:
     transparentProxying: {ipFamilyMode: DualStack, redirectPortInbound: 15006, redirectPortOutbound: 15001, directAccessServices: ['*']}}}
 metadata: {resourceVersion: ''}
 ";
+    let kumactl = "total: 1\nnext: null\nitems:\n- {type: Mesh, name: default, networking: {outbound: {passthrough: false}}, creationTime: '2026-01-01T00:00:00Z'}\n";
+    assert!(!plan(&[], kumactl).passthrough);
     for name in ["app", "app.demo"] {
         assert!(!plan(&[&format!("--dataplane={name}")], text).passthrough);
     }
@@ -252,12 +257,13 @@ fn what_fields_say_together_is_checked() {
         ("no mesh", &["--dataplane=x", "--mesh=prod"], same.clone(), "in mesh \"prod\" (--mesh); there is none in that mesh"),
         ("a way to others", &["--dataplane=app"], inbound("serviceAddress: 10.0.0.3"), "networking.inbound[0].serviceAddress: found \"10.0.0.3\"; allowed: 127.0.0.1, ::1, or"),
         ("loopback of another kind", &["--dataplane=app"], inbound("serviceAddress: 127.0.0.2"), "serviceAddress: found \"127.0.0.2\""),
-        ("the sidecar as application", &["--dataplane=app"], inbound("servicePort: 15006"), "networking.inbound[0]: found 127.0.0.1:15006 as the application"),
+        ("the sidecar as application", &["--dataplane=app"], inbound("servicePort: 15006"), "networking.inbound[0].servicePort: found 15006; allowed: a port that is not one of"),
         ("itself", &["--dataplane=app"], inbound("serviceAddress: 10.0.0.2"), "found 10.0.0.2:80 as both listener and application"),
-        ("the wildcard", &["--dataplane=app"], inbound("address: '::'"), "networking.inbound[0].address: found ::; allowed: the address of one host"),
+        ("the wildcard", &["--dataplane=app"], inbound("address: '::'"), "networking.inbound[0].address: found \"::\"; allowed: the address of one host"),
         ("other ports", &["--dataplane=app", "--inbound-port=7006"], dataplane("app", &format!("address: 10.0.0.2, {TRANSPARENT}")), "networking.transparentProxying.redirectPortInbound: found 15006; allowed: 7006, which is --inbound-port"),
-        ("for peers", &["--dataplane=app"], dataplane("app", "address: 10.0.0.2, outbound: [{port: 1, address: 10.0.0.2, tags: {kuma.io/service: a}}]"), "networking.outbound[0]: found 10.0.0.2:1 as a listener; allowed: an address of loopback"),
+        ("for peers", &["--dataplane=app"], dataplane("app", "address: 10.0.0.2, outbound: [{port: 1, address: 10.0.0.2, tags: {kuma.io/service: a}}]"), "networking.outbound[0].address: found \"10.0.0.2\"; allowed: an address of loopback"),
         ("one port twice", &[], dataplane("app", "address: 10.0.0.2, outbound: [{port: 1, tags: {kuma.io/service: a}}, {port: 1, tags: {kuma.io/service: b}}]"), "networking.outbound[1].port: found 127.0.0.1:1 again"),
+        ("two of a name", &["--dataplane=x"], "{kind: List, items: [{apiVersion: kuma.io/v1alpha1, kind: Dataplane, metadata: {name: x, namespace: a}, spec: {networking: {address: 10.0.0.1}}}, {apiVersion: kuma.io/v1alpha1, kind: Dataplane, metadata: {name: x, namespace: b}, spec: {networking: {address: 10.0.0.1}}}]}".into(), "--dataplane x: found several Dataplanes of this name in mesh \"default\"; allowed: one of x.a, x.b"),
         ("no backend", &[], "{type: Mesh, name: default, logging: {defaultBackend: f, backends: [{name: g, type: file, conf: {}}]}}".into(), "logging.defaultBackend: found \"f\"; allowed: a backend of the list: g"),
     ] {
         let errors = errors(arguments, &text);

@@ -1,23 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
+use crate::config::Config;
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::resources::compile::compile;
+use crate::resources::document::Found;
+use crate::resources::files::Loaded;
 use crate::resources::read::Tags;
 use clap::Parser;
 use std::path::Path;
 
-fn read(documents: &str) -> Result<Vec<Document>, Vec<String>> {
-    let (mut read, mut errors) = (Vec::<Document>::new(), Vec::new());
-    crate::resources::files::add(documents, Path::new("test.yaml"), &mut read, &mut errors);
-    if errors.is_empty() { Ok(read) } else { Err(errors.iter().map(ToString::to_string).collect()) }
+fn config() -> Config {
+    let arguments = ["culvert-sidecar", "--resources=/test", "--dataplane=here"];
+    Options::try_parse_from(arguments).unwrap().check().unwrap()
+}
+
+fn read(documents: &str) -> Result<Found, Vec<String>> {
+    let mut loaded = Loaded::default();
+    loaded.add(&config(), documents, Path::new("test.yaml"));
+    let errors: Vec<_> = loaded.errors.iter().map(ToString::to_string).collect();
+    if errors.is_empty() { Ok(loaded.found) } else { Err(errors) }
 }
 
 fn plan(documents: &str) -> Plan {
-    let arguments = ["culvert-sidecar", "--resources=/test", "--dataplane=here"];
-    let config = Options::try_parse_from(arguments).unwrap().check().unwrap();
     let here = "---\n{type: Dataplane, name: here, networking: {address: 10.0.0.2, inbound: [{port: 80, servicePort: 8080, tags: {kuma.io/service: here, version: '1'}}]}}\n";
-    compile(&config, &read(&format!("{documents}\n{here}")).unwrap()).unwrap()
+    compile(&config(), &read(&format!("{documents}\n{here}")).unwrap()).unwrap()
 }
 
 const STRICT: &str = "
