@@ -12,7 +12,7 @@ use super::mesh_access_log::MeshAccessLog;
 use super::mesh_tls::MeshTls;
 use super::mesh_traffic_permission::MeshTrafficPermission;
 use super::proxy_template::ProxyTemplate;
-use super::read::{At, Fields, Ignored, Problem, Read, describe};
+use super::read::{At, Fields, Ignored, Labels, Problem, Read, describe};
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::sync::Arc;
@@ -64,6 +64,10 @@ pub struct Document {
     pub name: String,
     /// Its namespace, in Kubernetes' spelling.
     pub namespace: Option<String>,
+    /// Its labels; those that Kuma gives each document by itself are among them.
+    pub labels: Labels,
+    /// Whether it says itself which labels it has, if only that there is none.
+    pub labelled: bool,
     /// What it says.
     pub spec: Spec,
 }
@@ -172,6 +176,7 @@ impl Kind {
         for key in UNIVERSAL_BOOKKEEPING {
             universal["properties"][key] = json!(true);
         }
+        universal["properties"]["labels"] = Labels::schema();
         if self != Self::Mesh {
             universal["properties"]["mesh"] = json!({"type": "string", "default": DEFAULT_MESH});
         }
@@ -186,7 +191,11 @@ impl Kind {
                 "apiVersion": {"const": API_VERSION},
                 "kind": {"const": self.name()},
                 "mesh": {"type": "string", "default": DEFAULT_MESH},
-                "metadata": {"type": "object", "required": ["name"], "properties": {"name": name}},
+                "metadata": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {"name": name, "labels": Labels::schema()},
+                },
                 "spec": {"$ref": "#/$defs/spec"},
                 "status": true,
             },
@@ -233,7 +242,7 @@ impl Document {
 }
 
 /// What Kuma writes into a document beside its meaning.
-const UNIVERSAL_BOOKKEEPING: [&str; 5] = ["creationTime", "modificationTime", "labels", "kri", "status"];
+const UNIVERSAL_BOOKKEEPING: [&str; 4] = ["creationTime", "modificationTime", "kri", "status"];
 
 /// Reads what a document of a file says; a `kind: List`, as `kubectl get -o yaml` prints it, holds several.
 pub fn read_all(value: &Value, place: &Place) -> (Vec<Document>, Vec<DocumentError>) {
@@ -299,7 +308,7 @@ fn read_kubernetes(kind: Kind, value: &Value, at: &mut At<'_>) -> Option<Documen
     if name.is_none() {
         at.field("metadata", |at| at.field("name", |at| at.problem("nothing", "this field is required")));
     }
-    let label = metadata.pointer("/labels/kuma.io~1mesh").and_then(Value::as_str);
+    let labels = at.field("metadata", |at| labels(metadata.get("labels"), at));
     fields.take::<Ignored>(&["spec"], at);
     let nothing = Value::Object(Map::new());
     let spec = value.get("spec").filter(|spec| !spec.is_null()).unwrap_or(&nothing);
@@ -307,7 +316,15 @@ fn read_kubernetes(kind: Kind, value: &Value, at: &mut At<'_>) -> Option<Documen
     fields.finish(at);
     let namespace = metadata.get("namespace").and_then(Value::as_str).map(str::to_owned);
     // The label is the newer policies' way; `mesh` the older documents'.
-    finish(kind, name, mesh.or_else(|| label.map(str::to_owned)), namespace, spec)
+    let mesh = mesh.or_else(|| labels.as_ref()?.get(MESH_LABEL).map(str::to_owned));
+    finish(kind, name, mesh, namespace, labels, spec)
+}
+
+const MESH_LABEL: &str = "kuma.io/mesh";
+
+fn labels(value: Option<&Value>, at: &mut At<'_>) -> Option<Labels> {
+    let value = value.filter(|value| !value.is_null())?;
+    at.field("labels", |at| Labels::read(value, at))
 }
 
 fn read_universal(kind: Kind, value: &Value, at: &mut At<'_>) -> Option<Document> {
@@ -317,9 +334,10 @@ fn read_universal(kind: Kind, value: &Value, at: &mut At<'_>) -> Option<Document
         at.field("name", |at| at.problem("nothing", "this field is required, and is text"));
     }
     let mesh = map.get("mesh").and_then(|mesh| at.field("mesh", |at| String::read(mesh, at)));
+    let labels = labels(map.get("labels"), at);
     let spec = if kind.has_spec() {
         let mut fields = Fields::of(value, at)?;
-        for key in ["type", "name", "mesh", "spec"].into_iter().chain(UNIVERSAL_BOOKKEEPING) {
+        for key in ["type", "name", "mesh", "labels", "spec"].into_iter().chain(UNIVERSAL_BOOKKEEPING) {
             fields.take::<Ignored>(&[key], at);
         }
         fields.finish(at);
@@ -327,12 +345,12 @@ fn read_universal(kind: Kind, value: &Value, at: &mut At<'_>) -> Option<Document
         at.field("spec", |at| kind.read(map.get("spec").unwrap_or(&nothing), at))
     } else {
         let mut spec = map.clone();
-        for key in ["type", "name", "mesh"].into_iter().chain(UNIVERSAL_BOOKKEEPING) {
+        for key in ["type", "name", "mesh", "labels"].into_iter().chain(UNIVERSAL_BOOKKEEPING) {
             spec.remove(key);
         }
         kind.read(&Value::Object(spec), at)
     };
-    finish(kind, name, mesh, None, spec)
+    finish(kind, name, mesh, None, labels, spec)
 }
 
 fn finish(
@@ -340,6 +358,7 @@ fn finish(
     name: Option<&str>,
     mesh: Option<String>,
     namespace: Option<String>,
+    labels: Option<Labels>,
     spec: Option<Spec>,
 ) -> Option<Document> {
     let name = name?.to_owned();
@@ -347,6 +366,17 @@ fn finish(
         Kind::Mesh => name.clone(),
         _ => mesh.unwrap_or_else(|| DEFAULT_MESH.into()),
     };
+    let (labelled, mut labels) = (labels.is_some(), labels.unwrap_or_default());
+    // What Kuma's control plane writes onto each document, for those that it has not seen.
+    for (key, value) in [
+        (MESH_LABEL, Some(&mesh)),
+        ("kuma.io/display-name", Some(&name)),
+        ("k8s.kuma.io/namespace", namespace.as_ref()),
+    ] {
+        if let Some(value) = value {
+            labels.0.entry(key.into()).or_insert_with(|| value.clone());
+        }
+    }
     let place = Place { file: "".into(), number: 0, item: None };
-    Some(Document { place, mesh, name, namespace, spec: spec? })
+    Some(Document { place, mesh, name, namespace, labels, labelled, spec: spec? })
 }

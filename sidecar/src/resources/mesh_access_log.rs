@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshAccessLog`: where the connections of some pods are logged.
 
-use super::read::{At, Read, Tags, fields, words};
+use super::read::{At, fields, words};
+use super::target::TargetRef;
 use crate::traffic_log::{SocketTarget, Template};
-use serde_json::Value;
 
 fields! {
     /// Where the connections of some pods are logged.
@@ -16,66 +16,6 @@ fields! {
         to: default Vec<To> = "to",
         /// Connections to these pods, in the newer spelling.
         rules: default Vec<Rule> = "rules",
-    }
-}
-
-/// Some pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TargetRef {
-    /// All of the mesh.
-    Mesh,
-    /// Those with these tags.
-    Tags(Tags),
-    /// One Dataplane, by name; none: all.
-    Dataplane(Option<String>),
-}
-
-fields! {
-    struct RawTarget {
-        kind: required TargetKind = "kind",
-        name: optional String = "name",
-        tags: default Tags = "tags",
-        proxy_types: default Vec<ProxyType> = "proxyTypes",
-    }
-}
-
-words! {
-    enum TargetKind {
-        Mesh = "Mesh",
-        MeshSubset = "MeshSubset",
-        MeshService = "MeshService" | "MeshServiceSubset",
-        Dataplane = "Dataplane",
-    }
-}
-
-words! {
-    enum ProxyType {
-        Sidecar = "Sidecar",
-        Gateway = "Gateway",
-    }
-}
-
-impl Read for TargetRef {
-    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        let raw = RawTarget::read(value, at)?;
-        match (raw.kind, raw.name) {
-            (TargetKind::Mesh, _) => Some(Self::Mesh),
-            (TargetKind::MeshSubset, _) => Some(Self::Tags(raw.tags)),
-            (TargetKind::Dataplane, name) => Some(Self::Dataplane(name)),
-            (TargetKind::MeshService, Some(name)) => {
-                let mut tags = raw.tags;
-                tags.0.insert(super::read::SERVICE.into(), name);
-                Some(Self::Tags(tags))
-            }
-            (TargetKind::MeshService, None) => {
-                at.field("name", |at| at.problem("nothing", "the service's name"));
-                None
-            }
-        }
-    }
-
-    fn schema() -> Value {
-        RawTarget::schema()
     }
 }
 
@@ -230,6 +170,11 @@ fields! {
 impl MeshAccessLog {
     /// What the fields say together.
     pub fn check(&self, at: &mut At<'_>) {
+        if self.target_ref.as_ref().is_some_and(|target| target.section.is_some()) {
+            at.field("targetRef", |at| {
+                at.field("sectionName", |at| at.problem("an inbound", "whole pods: a log is a pod's"));
+            });
+        }
         at.field("from", |at| {
             for (index, from) in self.from.iter().enumerate() {
                 at.item(index, |at| from.default.check(at));

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshTLS`: how the mesh's TLS is spoken, where its `Mesh` document turns it on.
 
-use super::mesh_access_log::{TargetRef, WholeMesh};
+use super::mesh_access_log::WholeMesh;
 use super::read::{At, fields, words};
+use super::target::{Pods, TargetRef};
 
 fields! {
     /// How some pods speak the mesh's TLS.
@@ -104,21 +105,35 @@ impl MeshTls {
 
     /// What the fields say together.
     pub fn check(&self, at: &mut At<'_>) {
+        // One handshake's settings are a whole pod's: which port it is for, it does not say.
+        let whole = self
+            .target_ref
+            .as_ref()
+            .is_none_or(|target| target.section.is_none() && !matches!(target.pods, Pods::Tags(_)));
         at.field("from", |at| {
             for (index, from) in self.from.iter().enumerate() {
-                at.item(index, |at| from.default.check(at));
+                at.item(index, |at| from.default.check(whole, at));
             }
         });
         at.field("rules", |at| {
             for (index, rule) in self.rules.iter().enumerate() {
-                at.item(index, |at| rule.default.check(at));
+                at.item(index, |at| rule.default.check(whole, at));
             }
         });
     }
 }
 
 impl Conf {
-    fn check(&self, at: &mut At<'_>) {
+    fn check(&self, whole: bool, at: &mut At<'_>) {
+        let mut of_whole = |field: &str, there: bool| {
+            if there && !whole {
+                const ALLOWED: &str =
+                    "it in a MeshTLS of Mesh or of whole Dataplanes; one of inbounds says only mode";
+                at.field("default", |at| at.field(field, |at| at.problem("it for some inbounds", ALLOWED)));
+            }
+        };
+        of_whole("tlsVersion", self.version.is_some());
+        of_whole("tlsCiphers", !self.ciphers.is_empty());
         if let Some(Range { min: Some(Version::V13), max: Some(Version::V12) }) = self.version {
             at.field("default", |at| {
                 at.field("tlsVersion", |at| {

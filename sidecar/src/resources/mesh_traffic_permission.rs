@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshTrafficPermission`: which members of the mesh may call some pods.
 
-use super::mesh_access_log::TargetRef;
 use super::read::{At, fields, words};
+use super::target::{Pods, TargetRef};
 
 fields! {
     /// Which members may call some pods. Where none is about a pod, all may; where one is, whoever none allows may not.
@@ -99,14 +99,19 @@ impl MeshTrafficPermission {
     pub fn check(&self, at: &mut At<'_>) {
         at.field("from", |at| {
             for (index, from) in self.from.iter().enumerate() {
-                if matches!(from.target_ref, TargetRef::Dataplane(_)) {
-                    at.item(index, |at| {
-                        at.field("targetRef", |at| {
-                            let allowed = "Mesh, MeshSubset, MeshService or MeshServiceSubset: a caller is known by its identity";
-                            at.problem("kind Dataplane", allowed);
-                        });
+                let TargetRef { pods, proxy_types, section: _ } = &from.target_ref;
+                // A caller is known by its identity, and by nothing else.
+                let found = match pods {
+                    Pods::Mesh | Pods::Tags(_) if proxy_types.is_empty() => continue,
+                    Pods::Mesh | Pods::Tags(_) => "proxyTypes",
+                    Pods::Dataplanes | Pods::Labels(_) | Pods::Dataplane { .. } => "kind Dataplane",
+                };
+                at.item(index, |at| {
+                    at.field("targetRef", |at| {
+                        let allowed = "Mesh, MeshSubset, MeshService or MeshServiceSubset: a caller is known by its identity";
+                        at.problem(found, allowed);
                     });
-                }
+                });
             }
         });
         at.field("rules", |at| {

@@ -19,6 +19,7 @@ mod patch;
 pub mod proxy_template;
 pub mod read;
 mod security;
+pub mod target;
 pub mod yaml;
 
 pub(crate) use read::fields;
