@@ -161,7 +161,8 @@ async fn forward(
     life.came_to(&running, &route);
     let ends = secure::admit(life, &running, &route, original, &mut accepted.stream).await?;
     let (mut server, entry) = upstream::connect(life, &running, &route, original).await?;
-    let ends = secure::agree(life, &running, &entry, ends, (&mut accepted.stream, &mut server)).await?;
+    let ends =
+        secure::agree(life, &running, (&route, &entry), ends, (&mut accepted.stream, &mut server)).await?;
     Ok((ends, server, entry))
 }
 

@@ -136,14 +136,37 @@ impl TlsMode {
 /// TLS between the mesh's members, as this pod speaks it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mtls {
-    /// Whom it lets in.
-    pub mode: TlsMode,
-    /// Whether STRICT closes the ports that no inbound names, too: where a Dataplane says what there is.
+    /// Who comes to the ports that no inbound names.
+    pub others: Gate,
+    /// Who comes to each inbound, by the address of its listener.
+    pub inbounds: HashMap<SocketAddr, Gate>,
+    /// Whether STRICT closes the ports that no inbound names: where a Dataplane says what there is.
     pub named_only: bool,
     /// Versions and suites.
     pub settings: TlsSettings,
-    /// Which members may call.
+}
+
+/// Whom a port lets in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Members only, or everybody.
+    pub mode: TlsMode,
+    /// Which members.
     pub permissions: Permissions,
+}
+
+impl Mtls {
+    /// Who comes to a listener.
+    pub fn gate(&self, listener: &Listener) -> &Gate {
+        let own = self.inbounds.get(&listener.address).filter(|_| listener.origin == Origin::Inbound);
+        own.unwrap_or(&self.others)
+    }
+
+    /// What the pod is said to be: PERMISSIVE as long as any port lets in everybody.
+    pub fn mode(&self) -> TlsMode {
+        let mut gates = self.inbounds.values().chain([&self.others]);
+        if gates.any(|gate| gate.mode == TlsMode::Permissive) { TlsMode::Permissive } else { TlsMode::Strict }
+    }
 }
 
 /// Everything.

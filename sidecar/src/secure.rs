@@ -12,7 +12,7 @@ use crate::addrs::{Direction, OrigDst};
 use crate::close_reason::CloseReason;
 use crate::connection::ForwardError;
 use crate::life::Life;
-use crate::plan::{Mtls, Origin, TlsMode};
+use crate::plan::{Gate, Origin, TlsMode};
 use crate::route::Route;
 use crate::running::Running;
 use crate::stream::Stream;
@@ -54,21 +54,22 @@ pub(crate) async fn admit(
 ) -> Result<Ends, ForwardError> {
     let listener = &running.plan.listeners[route.listener];
     let Some(mtls) = &running.plan.mtls else { return Ok(Ends::default()) };
-    if listener.direction == Direction::Outbound || mtls.mode == TlsMode::Permissive {
+    let gate = mtls.gate(listener);
+    if listener.direction == Direction::Outbound || gate.mode == TlsMode::Permissive {
         return Ok(Ends::default());
     }
     if mtls.named_only && listener.origin != Origin::Inbound {
         return Err(ForwardError::NotInbound(original));
     }
     first::strict(client).await?;
-    Ok(Ends { client: Some(accept(life, client, mtls).await?), server: None })
+    Ok(Ends { client: Some(accept(life, client, gate).await?), server: None })
 }
 
 /// After it was.
 pub(crate) async fn agree(
     life: &mut Life,
     running: &Running,
-    entry: &Entry,
+    (route, entry): (&Route, &Entry),
     mut ends: Ends,
     (client, server): (&mut TcpStream, &mut TcpStream),
 ) -> Result<Ends, ForwardError> {
@@ -76,7 +77,8 @@ pub(crate) async fn agree(
     let agreeing = async {
         match entry.direction {
             Direction::Inbound if ends.client.is_none() => {
-                ends.client = sort_out(life, client, server, mtls).await?
+                let gate = mtls.gate(&running.plan.listeners[route.listener]);
+                ends.client = sort_out(life, client, server, gate).await?
             }
             Direction::Inbound => {}
             Direction::Outbound => {
@@ -101,10 +103,10 @@ async fn sort_out(
     life: &mut Life,
     client: &mut TcpStream,
     server: &TcpStream,
-    mtls: &Mtls,
+    gate: &Gate,
 ) -> Result<Option<Shaken>, ForwardError> {
     let spoken = match first::permissive(client, server, life.opened().into()).await? {
-        First::MeshTls => return accept(life, client, mtls).await.map(Some),
+        First::MeshTls => return accept(life, client, gate).await.map(Some),
         First::OwnTls => Spoken::OwnTls,
         First::Plain | First::NeedMore => Spoken::Plain,
     };
@@ -113,7 +115,7 @@ async fn sort_out(
 }
 
 /// Lets a member in, if it may.
-async fn accept(life: &mut Life, client: &mut TcpStream, mtls: &Mtls) -> Result<Shaken, ForwardError> {
+async fn accept(life: &mut Life, client: &mut TcpStream, gate: &Gate) -> Result<Shaken, ForwardError> {
     let tls = &life.proxy().tls;
     let configs = tls.configs().ok_or(TlsError::NoIdentity)?;
     let started = Instant::now();
@@ -121,7 +123,7 @@ async fn accept(life: &mut Life, client: &mut TcpStream, mtls: &Mtls) -> Result<
     let shaken = count(life, Direction::Inbound, started, shaken)?;
     life.speaks(Spoken::MeshTls, Some(shaken.peer.id().clone()));
     let metrics = &life.proxy().metrics.tls;
-    match mtls.permissions.decide(&shaken.peer, tls.names_services()) {
+    match gate.permissions.decide(&shaken.peer, tls.names_services()) {
         Verdict::Allowed => {}
         Verdict::ShadowDenied => {
             metrics.shadow_denied.inc();

@@ -10,9 +10,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, ServerConnection,
-    SignatureScheme, StreamOwned,
+    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    ServerConnection, SignatureScheme, StreamOwned,
 };
 
 use crate::authority::{Authority, Credentials};
@@ -118,6 +120,72 @@ impl Client {
             connection.write_tls(&mut hello)?;
         }
         Ok(hello)
+    }
+}
+
+/// How a server speaks TLS: as a mesh member's sidecar, which asks for certificates and takes any.
+#[derive(Debug, Clone)]
+pub struct Server(Arc<ServerConfig>);
+
+#[derive(Debug)]
+struct AnyClient(Anybody);
+
+impl ClientCertVerifier for AnyClient {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ServerCertVerifier::verify_tls12_signature(&self.0, message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ServerCertVerifier::verify_tls13_signature(&self.0, message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ServerCertVerifier::supported_verify_schemes(&self.0)
+    }
+}
+
+impl Server {
+    /// A server that shows these credentials and gives each client so many tickets; its sessions are resumed by nothing else.
+    pub fn new(credentials: &Credentials, tickets: usize) -> Result<Self> {
+        let (chain, key) = parse(credentials)?;
+        let provider = Arc::new(ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(Arc::new(AnyClient(Anybody(provider))))
+            .with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![MESH.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = ring::Ticketer::new()?;
+        config.send_tls13_tickets = tickets;
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// Speaks it over a connection; the handshake is done with the first read or write.
+    pub fn over(&self, tcp: TcpStream) -> Result<StreamOwned<ServerConnection, TcpStream>> {
+        Ok(StreamOwned::new(ServerConnection::new(Arc::clone(&self.0))?, tcp))
     }
 }
 

@@ -147,7 +147,7 @@ fn listener(running: &Running, planned: &plan::Listener) -> Value {
         listener["bind_to_port"] = false.into();
     }
     if let Some(mtls) = running.plan.mtls.as_ref().filter(|_| planned.direction == Direction::Inbound) {
-        transport::secure_listener(&mut listener, mtls);
+        transport::secure_listener(&mut listener, mtls.gate(planned).mode, mtls);
     }
     listener
 }

@@ -192,7 +192,7 @@ fn tls(app: &App, running: &Running) -> Option<TlsView> {
     let identity = tls.identity();
     let of = &app.proxy.metrics.tls;
     Some(TlsView {
-        mode: mtls.map(|mtls| mtls.mode.name()),
+        mode: mtls.map(|mtls| mtls.mode().name()),
         identity: identity.as_ref().map(|identity| identity.ids[0].to_string()),
         expires: identity
             .map(|identity| envoy::rfc3339(std::time::SystemTime::UNIX_EPOCH + identity.expires())),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const EXTENSION: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
 
 /// Makes the one chain of an inbound listener those that it has with TLS.
-pub(super) fn secure_listener(listener: &mut Value, mtls: &Mtls) {
+pub(super) fn secure_listener(listener: &mut Value, mode: TlsMode, mtls: &Mtls) {
     let plain = listener["filter_chains"][0].take();
     let chain = |matching: Value, tls: bool| {
         let mut chain = plain.clone();
@@ -22,7 +22,7 @@ pub(super) fn secure_listener(listener: &mut Value, mtls: &Mtls) {
         }
         chain
     };
-    listener["filter_chains"] = match mtls.mode {
+    listener["filter_chains"] = match mode {
         TlsMode::Strict => json!([chain(Value::Null, true)]),
         TlsMode::Permissive => {
             listener["listener_filters"] = json!([{"name": "envoy.filters.listener.tls_inspector"}]);
@@ -67,16 +67,18 @@ fn alpn() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Gate;
     use crate::tls::TlsSettings;
 
     #[test]
     fn chains_are_those_of_kong_mesh() {
         for (mode, chains) in [(TlsMode::Strict, 1), (TlsMode::Permissive, 3)] {
             let settings = TlsSettings::default();
-            let mtls = Mtls { mode, named_only: true, settings, permissions: Default::default() };
+            let others = Gate { mode, permissions: Default::default() };
+            let mtls = Mtls { others, inbounds: Default::default(), named_only: true, settings };
             let mut listener =
                 json!({"filter_chains": [{"filters": [{"name": "envoy.filters.network.tcp_proxy"}]}]});
-            secure_listener(&mut listener, &mtls);
+            secure_listener(&mut listener, mode, &mtls);
             let all = listener["filter_chains"].as_array().unwrap();
             assert_eq!(all.len(), chains);
             assert!(all.iter().all(|chain| chain["filters"][0]["name"] == "envoy.filters.network.tcp_proxy"));

@@ -4,9 +4,9 @@
 use super::dataplane::{Dataplane, Inbound, Outbound};
 use super::document::{Document, DocumentError, Found, Kind, Spec};
 use super::logs;
-use super::mesh_access_log::TargetRef;
 use super::patch;
 use super::security;
+use super::target::Subject;
 use crate::addrs::{Direction, Family, inbound_source, is_loopback};
 use crate::config::Config;
 use crate::plan::{Cluster, Endpoint, Listener, Member, Origin, Plan, Upstream, hop_source, wildcard};
@@ -85,25 +85,15 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     }
     let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
     patch::apply(&mut plan, &ours, tags.as_deref());
-    let pod =
-        logs::Pod { document: this.map(|(document, _)| document), tags: tags.as_deref().unwrap_or_default() };
+    let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
-    plan.mtls = security::mtls(mesh, this.map(|(_, this)| this), &ours, &pod);
+    // Which policies are about a pod whose document is wrong or missing, which has been told, nobody can say.
+    if this.is_some() || config.dataplane.is_none() {
+        plan.mtls = security::mtls(mesh, &ours, &pod, &mut errors, &mut plan.warnings);
+    }
     if plan.mtls.is_some() && config.identity.is_none() {
         plan.warnings.push(
             "the mesh's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
-        );
-    }
-    let chooses = |document: &&Document| match &document.spec {
-        Spec::MeshTrafficPermission(policy) => {
-            matches!(policy.target_ref, Some(TargetRef::Tags(_) | TargetRef::Dataplane(Some(_))))
-        }
-        _ => false,
-    };
-    if plan.mtls.is_some() && this.is_none() && ours.iter().any(chooses) {
-        plan.warnings.push(
-            "a MeshTrafficPermission chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here"
-                .into(),
         );
     }
     if errors.is_empty() { Ok(plan) } else { Err(errors) }

@@ -13,7 +13,7 @@ use super::mesh_tls::MeshTls;
 use super::mesh_traffic_permission::MeshTrafficPermission;
 use super::part::Part;
 use super::proxy_template::ProxyTemplate;
-use super::read::{At, Fields, Ignored, Problem, Problems, Read, describe};
+use super::read::{At, Fields, Ignored, Labels, Problem, Problems, Read, describe};
 use crate::config::Config;
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -24,6 +24,9 @@ pub const DEFAULT_MESH: &str = "default";
 
 /// The group and version of Kuma's documents in Kubernetes' spelling.
 const API_VERSION: &str = "kuma.io/v1alpha1";
+
+/// The label of a document that names its mesh.
+const MESH_LABEL: &str = "kuma.io/mesh";
 
 /// Where a document stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +69,10 @@ pub struct Document {
     pub name: String,
     /// Its namespace, in Kubernetes' spelling.
     pub namespace: Option<String>,
+    /// Its labels; those that Kuma gives each document by itself are among them.
+    pub labels: Labels,
+    /// Whether it says itself which labels it has, if only that there is none.
+    pub labelled: bool,
     /// What it says.
     pub spec: Spec,
 }
@@ -205,6 +212,7 @@ impl Kind {
         for key in UNIVERSAL_BOOKKEEPING {
             universal["properties"][key] = json!(true);
         }
+        universal["properties"]["labels"] = Labels::schema();
         if self != Self::Mesh {
             universal["properties"]["mesh"] = json!({"type": "string", "default": DEFAULT_MESH});
         }
@@ -219,7 +227,11 @@ impl Kind {
                 "apiVersion": {"const": API_VERSION},
                 "kind": {"const": self.name()},
                 "mesh": {"type": "string", "default": DEFAULT_MESH},
-                "metadata": {"type": "object", "required": ["name"], "properties": {"name": name}},
+                "metadata": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {"name": name, "labels": Labels::schema()},
+                },
                 "spec": {"$ref": "#/$defs/spec"},
                 "status": true,
             },
@@ -263,7 +275,7 @@ impl Document {
 }
 
 /// What Kuma writes into a document beside its meaning.
-const UNIVERSAL_BOOKKEEPING: [&str; 5] = ["creationTime", "modificationTime", "labels", "kri", "status"];
+const UNIVERSAL_BOOKKEEPING: [&str; 4] = ["creationTime", "modificationTime", "kri", "status"];
 
 fn is_named(name: &str, namespace: Option<&str>, wanted: &str) -> bool {
     let rest = wanted.strip_prefix(name);
@@ -347,11 +359,25 @@ fn read_one(config: &Config, value: &Value, place: &Place, found: &mut Found, at
         return whose;
     };
     let right = at.count() == 0;
+    let own =
+        labels(if kubernetes { &value["metadata"] } else { value }, &mut At::root(&mut Problems::default()));
+    let labelled = own.is_some();
+    let mut labels = own.unwrap_or_default();
+    // What Kuma's control plane writes onto each document, for those that it has not seen.
+    for (key, value) in
+        [(MESH_LABEL, Some(mesh)), ("kuma.io/display-name", Some(name)), ("k8s.kuma.io/namespace", namespace)]
+    {
+        if let Some(value) = value {
+            labels.0.entry(key.into()).or_insert_with(|| value.into());
+        }
+    }
     found.documents.push(Document {
         place: place.clone(),
         mesh: mesh.into(),
         name: name.into(),
         namespace: namespace.map(Into::into),
+        labels,
+        labelled,
         spec: spec.filter(|_| right).unwrap_or(Spec::Wrong(kind)),
     });
     whose
@@ -377,7 +403,10 @@ fn read_kubernetes(kind: Kind, value: &Value, pod: Option<&Config>, at: &mut At<
         fields.take::<Ignored>(&[key], at);
     }
     fields.take::<String>(&["mesh"], at);
-    at.field("metadata", |at| name_of(&value["metadata"], at));
+    at.field("metadata", |at| {
+        name_of(&value["metadata"], at);
+        labels(&value["metadata"], at);
+    });
     fields.finish(at);
     let nothing = Value::Object(Map::new());
     let spec = value.get("spec").filter(|spec| !spec.is_null()).unwrap_or(&nothing);
@@ -390,9 +419,10 @@ fn read_universal(kind: Kind, value: &Value, pod: Option<&Config>, at: &mut At<'
     if let Some(mesh) = map.get("mesh").filter(|mesh| !mesh.is_null()) {
         at.field("mesh", |at| String::read(mesh, at));
     }
+    labels(value, at);
     if kind.has_spec() {
         let mut fields = Fields::of(value, at)?;
-        for key in ["type", "name", "mesh", "spec"].into_iter().chain(UNIVERSAL_BOOKKEEPING) {
+        for key in ["type", "name", "mesh", "labels", "spec"].into_iter().chain(UNIVERSAL_BOOKKEEPING) {
             fields.take::<Ignored>(&[key], at);
         }
         fields.finish(at);
@@ -401,7 +431,7 @@ fn read_universal(kind: Kind, value: &Value, pod: Option<&Config>, at: &mut At<'
         at.field("spec", |at| kind.read(spec, pod, at))
     } else {
         let mut spec = map.clone();
-        for key in ["type", "name", "mesh"].into_iter().chain(UNIVERSAL_BOOKKEEPING) {
+        for key in ["type", "name", "mesh", "labels"].into_iter().chain(UNIVERSAL_BOOKKEEPING) {
             spec.remove(key);
         }
         kind.read(&Value::Object(spec), pod, at)
@@ -417,4 +447,10 @@ fn name_of(value: &Value, at: &mut At<'_>) {
             String::read(other, at);
         }
     });
+}
+
+/// The labels of a document that says which it has, if only that there is none.
+fn labels(value: &Value, at: &mut At<'_>) -> Option<Labels> {
+    let labels = value.get("labels").filter(|labels| !labels.is_null())?;
+    at.field("labels", |at| Labels::read(labels, at))
 }

@@ -7,34 +7,26 @@
 use super::compile::CompileError;
 use super::document::{Document, Kind, Spec};
 use super::mesh::{self, Mesh};
-use super::mesh_access_log::{
-    self as policy, Backends, DestinationKind, FormatKind, MeshAccessLog, TargetRef,
-};
-use super::read::Tags;
+use super::mesh_access_log::{self as policy, Backends, DestinationKind, FormatKind, MeshAccessLog};
+use super::target::{self, Subject};
 use crate::addrs::Direction;
 use crate::plan::{LogRule, Plan};
 use crate::traffic_log::{LineFormat, MOST_TARGETS, Sink, Target, Template};
 use std::sync::Arc;
 
-/// This pod, as a policy sees it.
-pub(super) struct Pod<'a> {
-    /// Its document.
-    pub document: Option<&'a Document>,
-    /// The tags of its inbounds.
-    pub tags: &'a [&'a Tags],
-}
-
 pub(super) fn add(
     plan: &mut Plan,
     mesh: Option<&Mesh>,
     ours: &[&Document],
-    pod: &Pod<'_>,
+    pod: &Subject<'_>,
     errors: &mut Vec<CompileError>,
 ) {
     let mut policies: Vec<_> = ours
         .iter()
         .filter_map(|document| match &document.spec {
-            Spec::MeshAccessLog(policy) => Some((rank(policy.target_ref.as_ref(), pod)?, *document, policy)),
+            Spec::MeshAccessLog(policy) => {
+                Some((target::rank(policy.target_ref.as_ref(), document, pod)?, *document, policy))
+            }
             _ => None,
         })
         .collect();
@@ -53,23 +45,14 @@ pub(super) fn add(
     let wrong = |document: &&Document| matches!(document.spec, Spec::Wrong(kind) if decides.contains(&kind));
     let targets = plan.log_targets().len();
     if targets > MOST_TARGETS && !ours.iter().any(wrong) {
-        let last =
-            policies.first().map(|(_, document, _)| *document).or(pod.document).or(ours.first().copied());
+        let last = policies
+            .first()
+            .map(|(_, document, _)| *document)
+            .or(pod.pod.map(|(document, _)| document))
+            .or(ours.first().copied());
         if let Some(document) = last {
             let found = format!("{targets} files and servers for logs");
             errors.push(document.error("", found, format!("at most {MOST_TARGETS}")).into());
-        }
-    }
-}
-
-/// How specific a policy of these pods is; `None`: not about this pod.
-pub(super) fn rank(target: Option<&TargetRef>, pod: &Pod<'_>) -> Option<u8> {
-    match target {
-        None | Some(TargetRef::Mesh) => Some(0),
-        Some(TargetRef::Tags(wanted)) => pod.tags.iter().any(|tags| wanted.select(tags)).then_some(1),
-        Some(TargetRef::Dataplane(None)) => Some(2),
-        Some(TargetRef::Dataplane(Some(name))) => {
-            pod.document.is_some_and(|document| document.is_named(name)).then_some(3)
         }
     }
 }

@@ -2,7 +2,8 @@
 //! `MeshAccessLog`: where the connections of some pods are logged.
 
 use super::part::{Part, Told};
-use super::read::{At, Read, Tags, fields, words};
+use super::read::{At, Read, fields, words};
+use super::target::TargetRef;
 use crate::traffic_log::{SocketTarget, Template};
 use serde_json::{Value, json};
 
@@ -17,74 +18,6 @@ fields! {
         to: default Vec<To> = "to",
         /// Connections to these pods, in the newer spelling.
         rules: default Vec<Rule> = "rules",
-    }
-}
-
-/// Some pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TargetRef {
-    /// All of the mesh.
-    Mesh,
-    /// Those with these tags.
-    Tags(Tags),
-    /// One Dataplane, by name; none: all.
-    Dataplane(Option<String>),
-}
-
-fields! {
-    struct RawTarget {
-        kind: required TargetKind = "kind",
-        name: optional String = "name",
-        tags: default Tags = "tags",
-        proxy_types: default Vec<ProxyType> = "proxyTypes",
-    }
-}
-
-words! {
-    /// The kinds of pods that can be named.
-    pub enum TargetKind {
-        /// All of the mesh.
-        Mesh = "Mesh",
-        /// By tags.
-        MeshSubset = "MeshSubset",
-        /// By service.
-        MeshService = "MeshService" | "MeshServiceSubset",
-        /// By name.
-        Dataplane = "Dataplane",
-    }
-}
-
-words! {
-    enum ProxyType {
-        Sidecar = "Sidecar",
-        Gateway = "Gateway",
-    }
-}
-
-impl Read for TargetRef {
-    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        let raw = RawTarget::read(value, at);
-        // Told whatever else is wrong, but where the name may be there, misspelt.
-        let service = ["MeshService", "MeshServiceSubset"].map(Value::from).contains(&value["kind"]);
-        if service && value["name"].is_null() && !at.is_strange() {
-            at.field("name", |at| at.problem("nothing", "the service's name"));
-        }
-        let raw = raw?;
-        match (raw.kind, raw.name) {
-            (TargetKind::Mesh, _) => Some(Self::Mesh),
-            (TargetKind::MeshSubset, _) => Some(Self::Tags(raw.tags)),
-            (TargetKind::Dataplane, name) => Some(Self::Dataplane(name)),
-            (TargetKind::MeshService, Some(name)) => {
-                let mut tags = raw.tags;
-                tags.0.insert(super::read::SERVICE.into(), name);
-                Some(Self::Tags(tags))
-            }
-            (TargetKind::MeshService, None) => None,
-        }
-    }
-
-    fn schema() -> Value {
-        RawTarget::schema()
     }
 }
 
@@ -273,6 +206,11 @@ fields! {
 impl MeshAccessLog {
     /// What the fields say together.
     pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+        let target = part.field("targetRef");
+        TargetRef::check(&target, at);
+        if target.has("sectionName") == Ok(true) {
+            target.problem(at, "sectionName", "an inbound", "whole pods: a log is a pod's");
+        }
         for list in ["from", "to", "rules"] {
             for item in part.items(list).unwrap_or_default() {
                 if list == "to" {

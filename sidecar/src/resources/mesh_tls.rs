@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshTLS`: how the mesh's TLS is spoken, where its `Mesh` document turns it on.
 
-use super::mesh_access_log::{TargetRef, WholeMesh};
+use super::mesh_access_log::WholeMesh;
 use super::part::Part;
 use super::read::{At, fields, words};
+use super::target::TargetRef;
 
 fields! {
     /// How some pods speak the mesh's TLS.
@@ -105,8 +106,19 @@ impl MeshTls {
 
     /// What the fields say together.
     pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+        let target = part.field("targetRef");
+        TargetRef::check(&target, at);
+        // One handshake's settings are a whole pod's: which port it is for, it does not say.
+        let of_inbounds = target.has("sectionName") == Ok(true) || TargetRef::goes_by_tags(&target);
         for item in ["from", "rules"].into_iter().flat_map(|list| part.items(list).unwrap_or_default()) {
             let conf = item.field("default");
+            for field in ["tlsVersion", "tlsCiphers"] {
+                if of_inbounds && conf.has(field) == Ok(true) {
+                    const ALLOWED: &str =
+                        "it in a MeshTLS of Mesh or of whole Dataplanes; one of inbounds says only mode";
+                    conf.problem(at, field, "it for some inbounds", ALLOWED);
+                }
+            }
             let range = conf.field("tlsVersion");
             if range.get("min") == Ok(Some(Version::V13)) && range.get("max") == Ok(Some(Version::V12)) {
                 conf.problem(at, "tlsVersion", "min TLS13 and max TLS12", "a min that is not above max");

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshTrafficPermission`: which members of the mesh may call some pods.
 
-use super::mesh_access_log::{TargetKind, TargetRef};
 use super::part::Part;
 use super::read::{At, fields, words};
+use super::target::{TargetKind, TargetRef};
 
 fields! {
     /// Which members may call some pods. Where none is about a pod, all may; where one is, whoever none allows may not.
@@ -98,12 +98,19 @@ words! {
 impl MeshTrafficPermission {
     /// What the fields say together.
     pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+        TargetRef::check(&part.field("targetRef"), at);
         for from in part.items("from").unwrap_or_default() {
-            if from.field("targetRef").need("kind") == Ok(TargetKind::Dataplane) {
-                let allowed =
-                    "Mesh, MeshSubset, MeshService or MeshServiceSubset: a caller is known by its identity";
-                from.problem(at, "targetRef", "kind Dataplane", allowed);
-            }
+            let target = from.field("targetRef");
+            TargetRef::check(&target, at);
+            // A caller is known by its identity, and by nothing else.
+            let found = match target.get::<TargetKind>("kind") {
+                Ok(Some(TargetKind::Dataplane)) => "kind Dataplane",
+                Ok(Some(_)) if target.has("proxyTypes") == Ok(true) => "proxyTypes",
+                _ => continue,
+            };
+            let allowed =
+                "Mesh, MeshSubset, MeshService or MeshServiceSubset: a caller is known by its identity";
+            from.problem(at, "targetRef", found, allowed);
         }
         for rule in part.items("rules").unwrap_or_default() {
             let lists = rule.field("default");

@@ -21,6 +21,7 @@ pub mod problems;
 pub mod proxy_template;
 pub mod read;
 mod security;
+pub mod target;
 pub mod yaml;
 
 pub(crate) use read::fields;

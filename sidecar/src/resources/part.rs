@@ -56,6 +56,15 @@ impl<'v> Part<'v> {
         self.get(key)?.ok_or(Told)
     }
 
+    /// Whether a mapping or list has nothing in it; `None`: it is neither.
+    pub fn is_empty(&self) -> Option<bool> {
+        match self.value {
+            Value::Object(map) => Some(map.is_empty()),
+            Value::Array(list) => Some(list.is_empty()),
+            _ => None,
+        }
+    }
+
     /// A field's items; none where it is absent.
     pub fn items(&self, key: &str) -> Result<Vec<Self>, Told> {
         if !self.has(key)? {

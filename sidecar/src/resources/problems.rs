@@ -106,11 +106,6 @@ impl<'a> At<'a> {
         }
     }
 
-    /// Whether the mapping here has one.
-    pub(super) fn is_strange(&self) -> bool {
-        self.problems.strange.contains(&self.path)
-    }
-
     /// Where this is.
     pub(super) fn path(&self) -> &str {
         &self.path

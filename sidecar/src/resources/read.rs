@@ -179,6 +179,38 @@ impl Read for Tags {
     }
 }
 
+/// Labels of a document, or those that a selector asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(pub BTreeMap<String, String>);
+
+impl Labels {
+    /// What a label says.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// Whether each of `wanted` is among them.
+    pub fn has_all(&self, wanted: &Self) -> bool {
+        wanted.0.iter().all(|(key, value)| self.0.get(key) == Some(value))
+    }
+}
+
+impl Read for Labels {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let Some(map) = value.as_object() else { return at.wrong(value, "a mapping of labels to text") };
+        let before = at.count();
+        let read = |(key, value): (&String, &Value)| {
+            at.field(key, |at| String::read(value, at)).map(|text| (key.clone(), text))
+        };
+        let labels = map.iter().filter_map(read).collect();
+        (at.count() == before).then_some(Self(labels))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "object", "additionalProperties": {"type": "string"}})
+    }
+}
+
 /// A duration: Go's spelling (`10s`, `1m30s`, `500ms`, `3h`) or protobuf's (`1.5s`). 0 = none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);

@@ -14,7 +14,7 @@ use culvert_tests::tls::{Client, MESH, own_tls};
 use culvert_tests::{Authority, Sidecar, Wish, eventually};
 use serde_json::Value;
 
-use super::{OWN_TLS, SERVER, SOON, WAITS, World, is_closed, reasons, talks};
+use super::{OWN_TLS, SERVER, SOON, SPEAKS, WAITS, World, is_closed, reasons, talks};
 use crate::support::APP;
 
 #[test]
@@ -233,6 +233,38 @@ fn permissions_let_in_whom_they_name() -> Result<()> {
         }
     }
     assert_eq!((sidecar.stat("rbac.denied")?, sidecar.stat("rbac.shadow_denied")?), (3, 1));
+    Ok(())
+}
+
+#[test]
+fn policies_choose_pods_by_labels_and_their_ports_by_name() -> Result<()> {
+    let world = World::new("STRICT", "")?;
+    let (sidecar, _client, _servers) =
+        (world.server_sidecar(&[])?, world.client_sidecar()?, world.servers()?);
+    let more = format!(
+        "---
+{{type: MeshTrafficPermission, name: closed, spec: {{
+  targetRef: {{kind: Dataplane, labels: {{app: server}}, sectionName: '{WAITS}'}},
+  from: [{{targetRef: {{kind: Mesh}}, default: {{action: Deny}}}}]}}}}
+---
+{{type: MeshTrafficPermission, name: others, spec: {{
+  targetRef: {{kind: Dataplane, labels: {{app: another}}}},
+  from: [{{targetRef: {{kind: Mesh}}, default: {{action: Deny}}}}]}}}}
+---
+{{type: MeshTLS, name: open, spec: {{
+  targetRef: {{kind: Dataplane, name: server, sectionName: '{SPEAKS}'}}, rules: [{{default: {{mode: Permissive}}}}]}}}}
+"
+    );
+    world.write("STRICT", &more)?;
+    eventually!(sidecar.stat("config_reloaded").is_ok_and(|n| n == 1), SOON);
+    // One port lets no member in, the others do; one lets strangers in, the others do not.
+    is_closed(world.member(WAITS))?;
+    eventually!(reasons(&sidecar, WAITS) == ["forbidden"], SOON);
+    talks(world.member(SPEAKS)?)?;
+    talks(world.stranger(SPEAKS)?)?;
+    is_closed(world.stranger(WAITS))?;
+    is_closed(world.stranger(OWN_TLS))?;
+    eventually!(reasons(&sidecar, WAITS) == ["forbidden", "plaintext"], SOON);
     Ok(())
 }
 

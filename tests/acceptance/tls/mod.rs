@@ -68,7 +68,7 @@ impl World {
         let text = format!(
             "{{type: Mesh, name: default, mtls: {{enabledBackend: ca, backends: [{{name: ca, type: provided, mode: {mode}}}]}}}}
 ---
-{{type: Dataplane, name: server, networking: {{address: {SERVER}, {transparent}, inbound: [{}]}}}}
+{{type: Dataplane, name: server, labels: {{app: server}}, networking: {{address: {SERVER}, {transparent}, inbound: [{}]}}}}
 ---
 {{type: Dataplane, name: client, networking: {{address: 10.77.1.1, {transparent},
   inbound: [{{port: 9000, tags: {{kuma.io/service: client}}}}],

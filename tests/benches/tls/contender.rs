@@ -37,7 +37,10 @@ impl Contender {
             format!("--resources={}", mesh.display()),
         ];
         let ours = Binaries::built()?.sidecar.clone();
-        let mut all = vec![Self { name: "culvert", program: ours, arguments: options.into() }];
+        let mut all = vec![Self { name: "culvert", program: ours, arguments: options.clone().into() }];
+        if let Some(program) = env::var_os("CULVERT_BENCH_BEFORE") {
+            all.push(Self { name: "before", program: program.into(), arguments: options.into() });
+        }
         if let Some(program) = find_envoy() {
             let config = lab.folder().join("envoy.yaml");
             fs::write(&config, ENVOY.replace("IDENTITY", &identity))?;
@@ -127,6 +130,16 @@ mtls:
   enabledBackend: ca
   backends:
     - {name: ca, type: provided, mode: STRICT}
+---
+type: Dataplane
+name: member
+networking:
+  address: 10.77.0.1
+  inbound:
+    - {port: 8080, tags: {kuma.io/service: member}}
+    - {port: 8081, tags: {kuma.io/service: member}}
+    - {port: 8082, tags: {kuma.io/service: member}}
+    - {port: 8083, tags: {kuma.io/service: member}}
 ";
 
 const ENVOY: &str = r#"
@@ -159,7 +172,39 @@ static_resources:
               match_typed_subject_alt_names:
               - san_type: URI
                 matcher: {prefix: "spiffe://default/"}
+  - name: outbound:passthrough:ipv4
+    address: {socket_address: {address: 0.0.0.0, port_value: 15001}}
+    use_original_dst: true
+    traffic_direction: OUTBOUND
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.tcp_proxy
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: outbound_passthrough_ipv4
+          cluster: outbound:passthrough:ipv4
   clusters:
+  - name: outbound:passthrough:ipv4
+    type: ORIGINAL_DST
+    lb_policy: CLUSTER_PROVIDED
+    connect_timeout: 10s
+    circuit_breakers: {thresholds: [{max_connections: 100000, max_pending_requests: 100000}]}
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        max_session_keys: 8
+        common_tls_context:
+          alpn_protocols: [kuma]
+          tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3, ecdh_curves: [X25519]}
+          tls_certificates:
+          - certificate_chain: {filename: "IDENTITY/tls.crt"}
+            private_key: {filename: "IDENTITY/tls.key"}
+          validation_context:
+            trusted_ca: {filename: "IDENTITY/ca.crt"}
+            match_typed_subject_alt_names:
+            - san_type: URI
+              matcher: {exact: "spiffe://default/member"}
   - name: inbound:passthrough:ipv4
     type: ORIGINAL_DST
     lb_policy: CLUSTER_PROVIDED

@@ -1,18 +1,23 @@
 //! TLS between workloads against Envoy's, on the lab: `cargo bench -p culvert-tests --bench tls`.
 //!
-//! A client outside the pod that speaks TLS as a mesh member does, a server in the pod that speaks none; between them the
-//! built sidecar with a STRICT mesh, then Envoy with the same settings (TLS 1.3, AES-128-GCM, client certificates
-//! required, one ticket), each under the sidecar's uid with two threads, through the rules of the built plugin. Envoy is
-//! found in PATH or named by `CULVERT_BENCH_ENVOY`; without it the sidecar is measured alone. `CULVERT_BENCH_ROUNDS` (3) and
-//! `CULVERT_BENCH_SECONDS` (2, per load) change how long it takes.
+//! ```text
+//! terminating:  a member outside ──TLS─▶ proxy ─▶ application in the pod
+//! originating:  application in the pod ─▶ proxy ──TLS─▶ a member outside
+//! ```
+//! The proxy is the built sidecar with a STRICT mesh, then Envoy with the same settings (TLS 1.3, AES-128-GCM, certificates
+//! of both sides required, one ticket), each under the sidecar's uid with two threads, through the rules of the built plugin.
+//! Envoy is found in PATH or named by `CULVERT_BENCH_ENVOY`; without it the sidecar is measured alone.
+//! `CULVERT_BENCH_BEFORE` names another build of the sidecar to be measured in the same run, `CULVERT_BENCH_ROUNDS` (3) and
+//! `CULVERT_BENCH_SECONDS` (2, per load) change how long it takes, `CULVERT_BENCH_ONLY` names a part: `bulk`, `handshakes`,
+//! `crowd` or `idle`.
 //!
 //! Client, proxy and server share the machine, so what a proxy costs is told by its CPU time, and connections per second
 //! are those of all three together. The figures of one run hold against each other only.
 
 mod contender;
 mod load;
+mod servers;
 
-use std::collections::BTreeMap;
 use std::env;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,24 +25,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use culvert_tests::{Authority, Lab, lab_exec};
 
-use contender::Contender;
-use load::{Load, Servers};
+use contender::{Contender, Running};
+use load::{Load, Side};
+use servers::Port;
 
 /// Idle connections that are opened to see what one costs.
 const IDLE: usize = 1000;
-
-/// What is measured, with its unit; whether less is better, it says itself.
-const MEASURES: [&str; 9] = [
-    "to the application: CPU ms per Gbit",
-    "to the application: Gbit/s",
-    "to the client: CPU ms per Gbit",
-    "to the client: Gbit/s",
-    "full handshakes: CPU us each",
-    "full handshakes: per second",
-    "resumed handshakes: CPU us each",
-    "resumed handshakes: per second",
-    "idle connection: KiB",
-];
 
 fn main() -> ExitCode {
     // This program becomes each contender, in the pod and under its uid.
@@ -60,7 +53,8 @@ fn setting(name: &str, default: u64) -> Result<u64> {
     }
 }
 
-type Results = BTreeMap<&'static str, [Vec<f64>; MEASURES.len()]>;
+/// What was measured in a round, in the order of the report.
+type Measured = Vec<(String, f64)>;
 
 fn run() -> Result<()> {
     let rounds = setting("CULVERT_BENCH_ROUNDS", 3)?.max(1);
@@ -73,18 +67,19 @@ fn run() -> Result<()> {
     let authority = Authority::new("mesh default")?;
     authority.service("server")?.write(&lab.folder().join("identity"))?;
     let load = Load::new(&authority.service("client")?)?;
-    let _servers = Servers::start(&lab.pod)?;
+    servers::start(&lab.pod, &lab.peer, &authority.service("member")?)?;
     let contenders = Contender::all(&lab)?;
     let names: Vec<_> = contenders.iter().map(Contender::name).collect();
     println!("{rounds} rounds of {secs:?} a load: {}", names.join(", "));
-    let mut results = Results::new();
+
+    let mut results: Vec<Vec<Measured>> = vec![Vec::new(); contenders.len()];
     for round in 1..=rounds {
-        for contender in &contenders {
-            let of = results.entry(contender.name()).or_default();
-            let measured = measure(&lab, &load, contender, secs).with_context(|| contender.name())?;
-            for (all, one) in of.iter_mut().zip(measured) {
-                all.push(one);
-            }
+        for (contender, of) in contenders.iter().zip(&mut results) {
+            let bench = Bench { lab: &lab, load: &load, running: contender.start(&lab)?, secs };
+            let measured = bench.measure().with_context(|| contender.name().to_owned())?;
+            drop(bench);
+            contender.clear(&lab)?;
+            of.push(measured);
             println!("round {round}: {}", contender.name());
         }
     }
@@ -92,47 +87,99 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-fn measure(lab: &Lab, load: &Load, contender: &Contender, secs: Duration) -> Result<[f64; MEASURES.len()]> {
-    let running = contender.start(lab)?;
-    let client = lab.peer.as_root();
-    let mut measured = [f64::NAN; MEASURES.len()];
-    for (at, work) in [(0, load::UP), (2, load::DOWN)] {
-        let before = running.cpu_seconds()?;
-        let gigabits = client.run(|| load.bulk(work, secs))?;
-        measured[at] = (running.cpu_seconds()? - before) * 1e3 / gigabits;
-        measured[at + 1] = gigabits / secs.as_secs_f64();
-    }
-    for (at, resumed) in [(4, false), (6, true)] {
-        let before = running.cpu_seconds()?;
-        let done = client.run(|| load.handshakes(resumed, secs))? as f64;
-        measured[at] = (running.cpu_seconds()? - before) * 1e6 / done;
-        measured[at + 1] = done / secs.as_secs_f64();
-    }
-    let before = running.pss_bytes()?;
-    let held = client.run(|| load.idle(IDLE))?;
-    measured[8] = (running.pss_bytes()? - before) / 1024.0 / IDLE as f64;
-    drop((held, running));
-    contender.clear(lab)?;
-    Ok(measured)
+/// One contender, running.
+struct Bench<'a> {
+    lab: &'a Lab,
+    load: &'a Load,
+    running: Running,
+    secs: Duration,
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
+impl Bench<'_> {
+    fn measure(&self) -> Result<Measured> {
+        let (load, secs) = (self.load, self.secs);
+        let only = env::var("CULVERT_BENCH_ONLY").ok();
+        let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+        let mut all = Measured::new();
+        for (side, name) in [(Side::Terminates, "terminating"), (Side::Originates, "originating")] {
+            if wanted("bulk") {
+                for (port, to) in [(Port::Up, "to the server"), (Port::Down, "to the client")] {
+                    for (streams, many) in [(2, "two streams"), (1, "one stream")] {
+                        self.bulk(side, port, streams, &format!("{name}, {many} {to}"), &mut all)?;
+                    }
+                }
+            }
+            if wanted("handshakes") {
+                for (port, kind) in [(Port::Small, "full"), (Port::Again, "resumed")] {
+                    self.handshakes(side, port, &format!("{name}, {kind} handshakes"), &mut all)?;
+                }
+            }
+            if wanted("crowd") {
+                let waits = self.on(side, || load.beside_a_crowd(side, secs))?;
+                let mut add =
+                    |what: &str, value| all.push((format!("{name}, beside a crowd: {what}"), value));
+                add("median wait, ms", waits.median.as_secs_f64() * 1e3);
+                add("p99 wait, ms", waits.p99.as_secs_f64() * 1e3);
+                add("longest wait, ms", waits.longest.as_secs_f64() * 1e3);
+                add("handshakes per second", waits.handshakes as f64 / self.secs.as_secs_f64());
+            }
+        }
+        if wanted("idle") {
+            let before = self.running.pss_bytes()?;
+            let held = self.lab.peer.as_root().run(|| load.idle(IDLE))?;
+            let each = (self.running.pss_bytes()? - before) / 1024.0 / IDLE as f64;
+            all.push(("terminating, idle connection: KiB".into(), each));
+            drop(held);
+        }
+        Ok(all)
+    }
+
+    /// Where the clients of a side are.
+    fn on<R: Send>(&self, side: Side, work: impl FnOnce() -> R + Send) -> R {
+        match side {
+            Side::Terminates => self.lab.peer.as_root().run(work),
+            Side::Originates => self.lab.pod.as_uid(1000).run(work),
+        }
+    }
+
+    fn bulk(&self, side: Side, port: Port, streams: usize, name: &str, all: &mut Measured) -> Result<()> {
+        let before = self.running.cpu_seconds()?;
+        let (load, secs) = (self.load, self.secs);
+        let gigabits = self.on(side, || load.bulk(side, port, streams, secs))?;
+        let cpu = (self.running.cpu_seconds()? - before) * 1e3 / gigabits;
+        all.push((format!("{name}: CPU ms per Gbit"), cpu));
+        all.push((format!("{name}: Gbit/s"), gigabits / self.secs.as_secs_f64()));
+        Ok(())
+    }
+
+    fn handshakes(&self, side: Side, port: Port, name: &str, all: &mut Measured) -> Result<()> {
+        let before = self.running.cpu_seconds()?;
+        let (load, secs) = (self.load, self.secs);
+        let done = self.on(side, || load.handshakes(side, port, secs))? as f64;
+        all.push((format!("{name}: CPU us each"), (self.running.cpu_seconds()? - before) * 1e6 / done));
+        all.push((format!("{name}: per second"), done / self.secs.as_secs_f64()));
+        Ok(())
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn report(names: &[&'static str], results: &Results) {
-    print!("\n{:<42}", "medians");
-    names.iter().for_each(|name| print!("{name:>12}"));
-    println!("{:>12}", if names.len() > 1 { "ratio" } else { "" });
-    for (at, measure) in MEASURES.into_iter().enumerate() {
-        print!("{measure:<42}");
-        let medians: Vec<f64> = names.iter().map(|name| median(&results[name][at])).collect();
-        medians.iter().for_each(|median| print!("{median:>12.1}"));
-        if let [culvert, peer] = medians[..] {
-            print!("{:>12.2}", culvert / peer);
-        }
+/// Medians, and those of the first contender as shares of each other's.
+fn report(names: &[&'static str], results: &[Vec<Measured>]) {
+    print!("\n{:<52}", "medians");
+    names.iter().for_each(|name| print!("{name:>10}"));
+    names.iter().skip(1).for_each(|name| print!("{:>10}", format!("/{name}")));
+    println!();
+    let measures = results.first().and_then(|rounds| rounds.first()).map_or(0, Vec::len);
+    for at in 0..measures {
+        print!("{:<52}", results[0][0][at].0);
+        let of = |rounds: &Vec<Measured>| median(rounds.iter().map(|round| round[at].1).collect());
+        let medians: Vec<f64> = results.iter().map(of).collect();
+        medians.iter().for_each(|median| print!("{median:>10.2}"));
+        medians.iter().skip(1).for_each(|other| print!("{:>10.2}", medians[0] / other));
         println!();
     }
 }
