@@ -25,6 +25,11 @@ impl LogControl {
         self.0.reload(LevelFilter::from(level)).is_ok()
     }
 
+    /// The level; `None` when logging was never started.
+    pub fn level(&self) -> Option<LevelFilter> {
+        self.0.clone_current()
+    }
+
     /// A control that nothing listens to, for tests.
     #[cfg(test)]
     pub(crate) fn detached() -> Self {

@@ -142,6 +142,8 @@ pub struct ListenerMetrics {
     pub opened: Counter,
     /// Connections that are open.
     pub active: Gauge,
+    /// Connections refused because the limit of its direction was reached.
+    pub overflow: Counter,
     /// Connections that have no cluster: the mesh denies them.
     pub no_route: Counter,
 }
