@@ -5,8 +5,10 @@
 //! may block. When the writer cannot keep up, or cannot write, records are dropped and counted.
 
 use crate::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
+use crate::admin::rfc3339;
 use crate::close_reason::CloseReason;
 use crate::config::AccessLog;
+use crate::last_words;
 use crate::table::Known;
 use crate::throttle::Throttle;
 use crate::tls::spiffe::SpiffeId;
@@ -17,14 +19,11 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
-use tracing_subscriber::fmt::{format::Writer, time::FormatTime, time::SystemTime};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::{Duration, SystemTime};
 
 /// Records that may wait for the writer: some 3 MB, and half a second of a busy pod.
 const QUEUE: usize = 8192;
-/// How often the end of the log is offered to a queue that is full.
-const RETRY: Duration = Duration::from_millis(5);
 /// Bytes that are written in one go.
 const BATCH: usize = 64 * 1024;
 /// How often the log says that records cannot be written.
@@ -49,6 +48,8 @@ pub struct Record {
     pub bytes_sent: u64,
     /// From the server to the client.
     pub bytes_recv: u64,
+    /// When it ended.
+    pub ended: SystemTime,
     /// How long it was open.
     pub duration: Duration,
     /// What it spoke, and with whom, where a mesh asks.
@@ -62,7 +63,7 @@ pub struct Record {
 /// A record as it is written. The names are part of the contract with whoever parses the log.
 #[derive(Serialize)]
 struct Line<'a> {
-    time: &'a str,
+    time: String,
     id: u64,
     direction: &'static str,
     #[serde(rename = "src.addr")]
@@ -85,7 +86,7 @@ struct Line<'a> {
 }
 
 impl Record {
-    fn write(&self, time: &str, out: &mut impl Write) -> io::Result<()> {
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let Self {
             id,
             direction,
@@ -95,13 +96,15 @@ impl Record {
             cluster,
             bytes_sent,
             bytes_recv,
+            ended,
             duration,
             known,
             reason,
             error,
         } = self;
+        let micros = ended.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_micros();
         let line = Line {
-            time,
+            time: format!("{}.{micros:06}Z", rfc3339(*ended).trim_end_matches('Z')),
             id: *id,
             direction: direction.name(),
             src: client.to_string(),
@@ -190,26 +193,15 @@ impl AccessLogger {
 
     /// Writes out what was handed over so far; at most until `deadline` is over, as the reader of a pipe may be gone.
     pub fn finish(&self, deadline: Duration) {
-        let Some(queue) = &self.queue else { return };
-        let (written, heard) = sync_channel(1);
-        let until = Instant::now() + deadline;
-        let mut end = Message::End(written);
-        // A full queue has no place for the message that ends it, and std has no send with a deadline.
-        while let Err(TrySendError::Full(back)) = queue.try_send(end) {
-            end = back;
-            if Instant::now() >= until {
-                return;
-            }
-            std::thread::park_timeout(RETRY);
+        if let Some(queue) = &self.queue {
+            last_words::write_out(queue, Message::End, deadline);
         }
-        // Also over when the writer is gone.
-        let _ = heard.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
 /// The writer's life: takes what is there, writes it in one go, waits for more.
 fn write_all(records: &Receiver<Message>, log: &mut Log<impl Write>) {
-    let (mut time, mut batch) = (String::new(), Vec::new());
+    let mut batch = Vec::new();
     let mut next = records.recv().ok();
     let mut done = None;
     while let Some(message) = next {
@@ -220,10 +212,8 @@ fn write_all(records: &Receiver<Message>, log: &mut Log<impl Write>) {
                 break;
             }
         };
-        time.clear();
-        // Formatting into a String or a Vec does not fail.
-        let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-        let _ = record.write(&time, &mut batch);
+        // Writing to a Vec does not fail.
+        let _ = record.write(&mut batch);
         if batch.len() >= BATCH {
             log.put(&mut batch);
         }
@@ -298,6 +288,7 @@ mod tests {
             cluster: Some("outbound:passthrough:ipv6".into()),
             bytes_sent: 5,
             bytes_recv: 70_000,
+            ended: SystemTime::UNIX_EPOCH + Duration::from_micros(1_767_225_600_000_042),
             duration: Duration::from_micros(1_234_567),
             known: None,
             reason,
@@ -308,8 +299,8 @@ mod tests {
     #[test]
     fn a_record_is_one_line_with_stable_names() {
         let mut out = Vec::new();
-        record(CloseReason::Ok, None).write("2026-01-01T00:00:00Z", &mut out).unwrap();
-        record(CloseReason::ConnectRefused, Some("\"quoted\"\nand broken")).write("t", &mut out).unwrap();
+        record(CloseReason::Ok, None).write(&mut out).unwrap();
+        record(CloseReason::ConnectRefused, Some("\"quoted\"\nand broken")).write(&mut out).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap());
     }
 
