@@ -2,25 +2,32 @@
 //! The closing record of each connection, and the log that it goes to.
 //!
 //! Connections hand their record to a bounded queue and never wait; a thread of its own writes it, as a pipe or a disk
-//! may block. When the writer cannot keep up, records are dropped and counted.
+//! may block. When the writer cannot keep up, or cannot write, records are dropped and counted.
 
 use crate::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
+use crate::admin::rfc3339;
 use crate::close_reason::CloseReason;
 use crate::config::AccessLog;
+use crate::last_words;
 use crate::table::Known;
+use crate::throttle::Throttle;
 use crate::tls::spiffe::SpiffeId;
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
-use std::fs::OpenOptions;
-use std::io::{self, BufWriter, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
-use tracing_subscriber::fmt::{format::Writer, time::FormatTime, time::SystemTime};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::{Duration, SystemTime};
 
 /// Records that may wait for the writer: some 3 MB, and half a second of a busy pod.
 const QUEUE: usize = 8192;
-/// How often the end of the log is offered to a queue that is full.
-const RETRY: Duration = Duration::from_millis(5);
+/// Bytes that are written in one go.
+const BATCH: usize = 64 * 1024;
+/// How often the log says that records cannot be written.
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// How one connection went.
 #[derive(Clone, Debug)]
@@ -41,6 +48,8 @@ pub struct Record {
     pub bytes_sent: u64,
     /// From the server to the client.
     pub bytes_recv: u64,
+    /// When it ended.
+    pub ended: SystemTime,
     /// How long it was open.
     pub duration: Duration,
     /// What it spoke, and with whom, where a mesh asks.
@@ -54,7 +63,7 @@ pub struct Record {
 /// A record as it is written. The names are part of the contract with whoever parses the log.
 #[derive(Serialize)]
 struct Line<'a> {
-    time: &'a str,
+    time: String,
     id: u64,
     direction: &'static str,
     #[serde(rename = "src.addr")]
@@ -77,7 +86,7 @@ struct Line<'a> {
 }
 
 impl Record {
-    fn write(&self, time: &str, out: &mut impl Write) -> io::Result<()> {
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let Self {
             id,
             direction,
@@ -87,13 +96,15 @@ impl Record {
             cluster,
             bytes_sent,
             bytes_recv,
+            ended,
             duration,
             known,
             reason,
             error,
         } = self;
+        let micros = ended.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_micros();
         let line = Line {
-            time,
+            time: format!("{}.{micros:06}Z", rfc3339(*ended).trim_end_matches('Z')),
             id: *id,
             direction: direction.name(),
             src: client.to_string(),
@@ -138,30 +149,34 @@ enum Message {
 }
 
 impl AccessLogger {
-    /// Opens the log and starts its writer; no thread where it is off.
+    /// Opens the log and starts its writer; no thread where it is off. Records that cannot be written are added to
+    /// `dropped`.
     ///
     /// # Errors
     /// When the file cannot be opened.
-    pub fn start(target: &AccessLog) -> Result<Self, AccessLogError> {
-        let out: Box<dyn Write + Send> = match target {
+    pub fn start(target: &AccessLog, dropped: Counter) -> Result<Self, AccessLogError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| AccessLogError { path, uid: nix::unistd::geteuid(), source }
+        };
+        let out = match target {
             AccessLog::Off => return Ok(Self { queue: None }),
-            AccessLog::Stdout => Box::new(io::stdout()),
+            // Past the buffer of std, which would not tell how much of it was written.
+            AccessLog::Stdout => io::stdout()
+                .as_fd()
+                .try_clone_to_owned()
+                .map(File::from)
+                .map_err(failed("stdout".as_ref()))?,
             AccessLog::File(path) => {
-                let file = OpenOptions::new().append(true).create(true).open(path).map_err(|source| {
-                    AccessLogError { path: path.clone(), uid: nix::unistd::geteuid(), source }
-                })?;
-                Box::new(file)
+                OpenOptions::new().append(true).create(true).open(path).map_err(failed(path))?
             }
         };
         let (queue, records) = sync_channel(QUEUE);
+        let mut log = Log { out, dropped, cut: false, told: Throttle::new(LOG_EVERY) };
         std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write_all(&records, BufWriter::new(out)))
-            .map_err(|source| AccessLogError {
-                path: "a thread of its own".into(),
-                uid: nix::unistd::geteuid(),
-                source,
-            })?;
+            .spawn(move || write_all(&records, &mut log))
+            .map_err(failed("a thread of its own".as_ref()))?;
         Ok(Self { queue: Some(queue) })
     }
 
@@ -178,26 +193,15 @@ impl AccessLogger {
 
     /// Writes out what was handed over so far; at most until `deadline` is over, as the reader of a pipe may be gone.
     pub fn finish(&self, deadline: Duration) {
-        let Some(queue) = &self.queue else { return };
-        let (written, heard) = sync_channel(1);
-        let until = Instant::now() + deadline;
-        let mut end = Message::End(written);
-        // A full queue has no place for the message that ends it, and std has no send with a deadline.
-        while let Err(TrySendError::Full(back)) = queue.try_send(end) {
-            end = back;
-            if Instant::now() >= until {
-                return;
-            }
-            std::thread::park_timeout(RETRY);
+        if let Some(queue) = &self.queue {
+            last_words::write_out(queue, Message::End, deadline);
         }
-        // Also over when the writer is gone.
-        let _ = heard.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
 /// The writer's life: takes what is there, writes it in one go, waits for more.
-fn write_all(records: &Receiver<Message>, mut out: BufWriter<Box<dyn Write + Send>>) {
-    let mut time = String::new();
+fn write_all(records: &Receiver<Message>, log: &mut Log<impl Write>) {
+    let mut batch = Vec::new();
     let mut next = records.recv().ok();
     let mut done = None;
     while let Some(message) = next {
@@ -208,23 +212,65 @@ fn write_all(records: &Receiver<Message>, mut out: BufWriter<Box<dyn Write + Sen
                 break;
             }
         };
-        time.clear();
-        // Formatting into a String does not fail.
-        let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-        // A full disk or a closed pipe: nothing to do here but go on, so that the queue does not fill up.
-        let _ = record.write(&time, &mut out);
+        // Writing to a Vec does not fail.
+        let _ = record.write(&mut batch);
+        if batch.len() >= BATCH {
+            log.put(&mut batch);
+        }
         next = match records.try_recv() {
             Ok(message) => Some(message),
             Err(TryRecvError::Empty) => {
-                let _ = out.flush();
+                log.put(&mut batch);
                 records.recv().ok()
             }
             Err(TryRecvError::Disconnected) => None,
         };
     }
-    let _ = out.flush();
+    log.put(&mut batch);
     if let Some(written) = done {
         let _ = written.send(());
+    }
+}
+
+/// Where lines go.
+struct Log<W> {
+    out: W,
+    /// Lines that could not be written.
+    dropped: Counter,
+    /// Whether the last that was written is not a whole line.
+    cut: bool,
+    told: Throttle,
+}
+
+impl<W: Write> Log<W> {
+    /// Writes lines. What a full disk or a closed pipe does not take is dropped, so that the queue does not fill up.
+    fn put(&mut self, lines: &mut Vec<u8>) {
+        if self.cut {
+            // What comes next begins a line of its own.
+            lines.insert(0, b'\n');
+        }
+        let mut rest = lines.as_slice();
+        while !rest.is_empty() {
+            let error = match self.out.write(rest) {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(written) => {
+                    self.cut = rest[written - 1] != b'\n';
+                    rest = &rest[written..];
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            let ends = rest.iter().filter(|byte| **byte == b'\n').count();
+            // The end of a line that was cut earlier is not one more.
+            let told_before = usize::from(rest.len() == lines.len() && lines[0] == b'\n');
+            self.dropped.inc_by((ends - told_before) as u64);
+            if self.told.ready() {
+                tracing::warn!(%error, "cannot write the access log; what is lost is counted as access_log_dropped");
+            }
+            break;
+        }
+        lines.clear();
     }
 }
 
@@ -242,6 +288,7 @@ mod tests {
             cluster: Some("outbound:passthrough:ipv6".into()),
             bytes_sent: 5,
             bytes_recv: 70_000,
+            ended: SystemTime::UNIX_EPOCH + Duration::from_micros(1_767_225_600_000_042),
             duration: Duration::from_micros(1_234_567),
             known: None,
             reason,
@@ -252,8 +299,8 @@ mod tests {
     #[test]
     fn a_record_is_one_line_with_stable_names() {
         let mut out = Vec::new();
-        record(CloseReason::Ok, None).write("2026-01-01T00:00:00Z", &mut out).unwrap();
-        record(CloseReason::ConnectRefused, Some("\"quoted\"\nand broken")).write("t", &mut out).unwrap();
+        record(CloseReason::Ok, None).write(&mut out).unwrap();
+        record(CloseReason::ConnectRefused, Some("\"quoted\"\nand broken")).write(&mut out).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap());
     }
 
@@ -261,7 +308,7 @@ mod tests {
     fn what_was_handed_over_is_written_before_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let log = AccessLogger::start(&AccessLog::File(path.clone())).unwrap();
+        let log = AccessLogger::start(&AccessLog::File(path.clone()), Counter::default()).unwrap();
         for _ in 0..100 {
             assert!(log.record(record(CloseReason::Ok, None)));
         }
@@ -282,10 +329,60 @@ mod tests {
         assert!(!log.record(record(CloseReason::Ok, None)));
     }
 
+    /// Takes so many bytes, and then no more until it is given room.
+    struct Disk {
+        holds: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            if taken == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= taken;
+            self.holds.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_is_counted_and_later_lines_are_whole() {
+        let disk = Disk { holds: Vec::new(), room: 7 };
+        let mut log =
+            Log { out: disk, dropped: Counter::default(), cut: false, told: Throttle::new(LOG_EVERY) };
+        let put = |log: &mut Log<Disk>, lines: &str| {
+            log.put(&mut lines.as_bytes().to_vec());
+            log.dropped.get()
+        };
+        assert_eq!(put(&mut log, "one\ntwo2\nthree\n"), 2, "the second was cut");
+        assert_eq!(put(&mut log, "four\nfive\n"), 4);
+        log.out.room = 100;
+        assert_eq!(put(&mut log, "six\n"), 4);
+        assert_eq!(put(&mut log, "seven\n"), 4);
+        assert_eq!(String::from_utf8(log.out.holds).unwrap(), "one\ntwo\nsix\nseven\n");
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_is_counted() {
+        let dropped = Counter::default();
+        let log = AccessLogger::start(&AccessLog::File("/dev/full".into()), dropped.clone()).unwrap();
+        for _ in 0..3 {
+            assert!(log.record(record(CloseReason::Ok, None)));
+        }
+        log.finish(Duration::from_secs(10));
+        assert_eq!(dropped.get(), 3);
+    }
+
     #[test]
     fn a_log_that_cannot_be_opened_is_named() {
         let target = AccessLog::File("/proc/no/such/file".into());
-        let error = AccessLogger::start(&target).unwrap_err().to_string();
+        let error = AccessLogger::start(&target, Counter::default()).unwrap_err().to_string();
         assert!(
             error.starts_with("cannot write the access log to /proc/no/such/file (--access-log)"),
             "{error}"

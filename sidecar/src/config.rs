@@ -131,8 +131,10 @@ impl FromStr for AccessLog {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
     /// What stops the sidecar or breaks a promise.
+    #[value(alias = "critical")]
     Error,
-    /// What an operator should act on.
+    /// What an operator should act on. Envoy's word is taken, too.
+    #[value(alias = "warning")]
     Warn,
     /// The life of the process.
     Info,

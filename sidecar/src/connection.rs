@@ -10,6 +10,7 @@ use crate::guard::{self, Refusal};
 use crate::life::{Life, Watched};
 use crate::listener::Accepted;
 use crate::original_dst::{self, Redirected};
+use crate::plan::Plan;
 use crate::proxy::Proxy;
 use crate::relay::{End, Relay, Side};
 use crate::route;
@@ -33,9 +34,17 @@ pub enum ForwardError {
     /// A guard said no.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// A limit is reached.
-    #[error("{0}")]
-    Full(&'static str),
+    /// The limit of a listener is reached.
+    #[error("the listener holds as many connections as the limit of open files allows")]
+    ListenerFull,
+    /// A limit of a cluster is reached.
+    #[error("the cluster {cluster} has as many {what} as its circuit breaker allows")]
+    ClusterFull {
+        /// Its name.
+        cluster: Arc<str>,
+        /// Of what.
+        what: &'static str,
+    },
     /// The mesh denies it.
     #[error(
         "the mesh lets nothing leave for {0}, which no document names: write a Dataplane for it, or set networking.outbound.passthrough to true"
@@ -71,7 +80,7 @@ impl ForwardError {
     pub fn reason(&self) -> CloseReason {
         match self {
             Self::Refused(refusal) => refusal.reason(),
-            Self::Full(_) => CloseReason::Limit,
+            Self::ListenerFull | Self::ClusterFull { .. } => CloseReason::Limit,
             Self::Denied(_) => CloseReason::Denied,
             Self::NoEndpoint(_) | Self::NoListener => CloseReason::NoEndpoint,
             Self::NotInbound(_) => CloseReason::NotInbound,
@@ -135,15 +144,15 @@ async fn forward(
 ) -> Result<(Ends, TcpStream, Arc<Entry>), ForwardError> {
     let proxy = life.proxy();
     let direction = accepted.direction;
+    let running = proxy.running.load_full();
     let Some(permit) = proxy.limits.listener(direction).try_acquire() else {
         proxy.metrics.direction(direction).listener_overflow.inc();
-        return Err(ForwardError::Full(
-            "the listener holds as many connections as the limit of open files allows",
-        ));
+        let at = Plan::passthrough_listener(direction, accepted.client.family());
+        running.listeners[at].metrics.overflow.inc();
+        return Err(ForwardError::ListenerFull);
     };
     life.hold(permit);
 
-    let running = proxy.running.load_full();
     let (original, route) = match &accepted.bound {
         None => {
             let original = guard::check(direction, redirected, &proxy.ports, |ip| proxy.own.contains(ip))
@@ -299,6 +308,8 @@ mod tests {
             assert!(begin(Arc::clone(&proxy), one, to).await.is_none());
             is_reset(client).await;
             assert_eq!(proxy.metrics.direction(direction).listener_overflow.get(), 1);
+            let at = Plan::passthrough_listener(direction, crate::addrs::Family::V4);
+            assert_eq!(proxy.running.load().listeners[at].metrics.overflow.get(), 1);
         }
     }
 

@@ -23,6 +23,7 @@ mod doors;
 pub mod drain;
 pub mod guard;
 pub mod history;
+mod last_words;
 mod life;
 pub mod limits;
 pub mod listener;

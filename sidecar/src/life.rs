@@ -234,6 +234,7 @@ impl Life {
                 cluster: self.entry.as_ref().map(|entry| Arc::clone(&entry.cluster.name)),
                 bytes_sent,
                 bytes_recv,
+                ended: SystemTime::now(),
                 duration,
                 known: self.known.clone(),
                 reason,

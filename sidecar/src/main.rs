@@ -5,6 +5,10 @@ use clap::error::ErrorKind;
 use culvert_sidecar::options::{Command, Options};
 use culvert_sidecar::{EXIT_NOT_IN_TIME, EXIT_USAGE, logging, run, validate, wait};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the log may take to be written at the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let options = match Options::read() {
@@ -46,7 +50,9 @@ fn main() -> ExitCode {
         Err(errors) => return usage(errors),
     };
     let log = logging::start(config.log_level, config.log_format);
-    match run::run(config, log) {
+    let ended = run::run(config, log.clone());
+    log.finish(LAST_WORDS);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(errors) => usage(errors),
     }

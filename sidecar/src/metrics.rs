@@ -142,6 +142,8 @@ pub struct ListenerMetrics {
     pub opened: Counter,
     /// Connections that are open.
     pub active: Gauge,
+    /// Connections refused because the limit of its direction was reached.
+    pub overflow: Counter,
     /// Connections that have no cluster: the mesh denies them.
     pub no_route: Counter,
 }
@@ -200,7 +202,7 @@ pub struct Metrics {
     capture_proved: Vec<Gauge>,
     /// Whether `/ready` says yes.
     pub ready: Gauge,
-    /// Closing records that were dropped because the log could not keep up.
+    /// Closing records that were dropped because the log could not keep up or could not be written.
     pub access_log_dropped: Counter,
     /// Lines of traffic logs that were dropped because their target could not keep up.
     pub traffic_log_dropped: Counter,
@@ -311,7 +313,7 @@ impl Metrics {
         registry.register("ready", "Whether /ready says yes", ready.clone());
         registry.register(
             "access_log_dropped",
-            "Closing records dropped because the access log could not keep up",
+            "Closing records that the access log could not keep up with or could not write",
             access_log_dropped.clone(),
         );
         let traffic_log_dropped = Counter::default();

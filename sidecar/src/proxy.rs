@@ -91,7 +91,8 @@ impl Proxy {
             history: History::default(),
             mishaps: Mishaps::default(),
             capture: Capture::default(),
-            access_log: AccessLogger::start(&crate::config::AccessLog::Off).expect("nothing to open"),
+            access_log: AccessLogger::start(&crate::config::AccessLog::Off, Default::default())
+                .expect("nothing to open"),
             no_source: Throttle::new(std::time::Duration::ZERO),
             config,
         }

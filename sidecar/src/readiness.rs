@@ -6,6 +6,28 @@ use crate::capture::{Capture, Proof};
 use crate::config::VerifyRedirect;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// What Envoy says of a process, with its number in `server.state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Ready.
+    Live = 0,
+    /// On its way out.
+    Draining = 1,
+    /// Not ready yet.
+    Initializing = 3,
+}
+
+impl State {
+    /// Envoy's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Live => "LIVE",
+            Self::Draining => "DRAINING",
+            Self::Initializing => "INITIALIZING",
+        }
+    }
+}
+
 /// What readiness depends on besides the proof of capture.
 #[derive(Debug, Default)]
 pub struct Readiness {
@@ -24,6 +46,11 @@ impl Readiness {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Whether the pod is leaving.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     /// Ready, or everything that stands in the way, one reason a line.
     ///
     /// # Errors
@@ -36,7 +63,7 @@ impl Readiness {
         identity_missing: Option<String>,
     ) -> Result<(), String> {
         let mut reasons = Vec::new();
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             reasons.push("draining: the sidecar was told to stop".to_owned());
         }
         if !self.serving.load(Ordering::Acquire) {

@@ -152,6 +152,7 @@ fn run_with(
     reload::warn(&plan);
     let traffic_log = traffic_log::Backends::new(metrics.traffic_log_dropped.clone());
     traffic_log.use_only(&plan.log_targets()).map_err(system("the traffic log"))?;
+    let access_log = AccessLogger::start(&config.access_log, metrics.access_log_dropped.clone())?;
     let tls = Tls::new(config.identity.clone(), &metrics.tls);
     if let Some(mtls) = &plan.mtls {
         tls.set(mtls.settings.clone()).map_err(StartError::Tls)?;
@@ -172,7 +173,7 @@ fn run_with(
         history: History::default(),
         mishaps: Mishaps::default(),
         capture: Capture::default(),
-        access_log: AccessLogger::start(&config.access_log)?,
+        access_log,
         no_source: Throttle::new(NO_SOURCE_LOG_EVERY),
         config,
     });

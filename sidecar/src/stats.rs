@@ -7,15 +7,29 @@ use crate::guard::Guard;
 use crate::limits::Limit;
 use crate::metrics::Metrics;
 use crate::plan;
+use crate::readiness::State;
 use crate::running::{Cluster, Listener, Running, stat_name};
 use crate::tls::{Handshake, Spoken};
+use std::time::Duration;
 
 /// A statistic: its name and value.
 pub type Stat = (String, i64);
 
+/// What is told of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Process {
+    /// Whether it serves.
+    pub state: State,
+    /// Since its start.
+    pub uptime: Duration,
+    /// Worker threads.
+    pub workers: usize,
+}
+
 /// All statistics, sorted by name.
-pub fn collect(running: &Running, metrics: &Metrics) -> Vec<Stat> {
+pub fn collect(running: &Running, metrics: &Metrics, process: Process) -> Vec<Stat> {
     let mut stats = Vec::new();
+    server(&mut stats, running, process);
     for of in &running.clusters {
         cluster(&mut stats, of);
     }
@@ -44,6 +58,23 @@ pub fn collect(running: &Running, metrics: &Metrics) -> Vec<Stat> {
     stats.push(("server.ready".into(), metrics.ready.get()));
     stats.sort();
     stats
+}
+
+fn server(stats: &mut Vec<Stat>, running: &Running, Process { state, uptime, workers }: Process) {
+    let open = running.listeners.iter().map(|listener| listener.metrics.active.get()).sum();
+    let on = running.plan.listeners.iter().filter(|listener| listener.address.port() != 0).count();
+    let count = |number: usize| signed(number as u64);
+    for (name, value) in [
+        ("server.live", i64::from(state != State::Draining)),
+        ("server.state", state as i64),
+        ("server.uptime", signed(uptime.as_secs())),
+        ("server.concurrency", count(workers)),
+        ("server.total_connections", open),
+        ("cluster_manager.active_clusters", count(running.clusters.len())),
+        ("listener_manager.total_listeners_active", count(on)),
+    ] {
+        stats.push((name.into(), value));
+    }
 }
 
 fn cluster(stats: &mut Vec<Stat>, cluster: &Cluster) {
@@ -87,6 +118,7 @@ fn listener(stats: &mut Vec<Stat>, running: &Running, planned: &plan::Listener, 
     let address = format!("{}_{port}", ip.replace(':', "_"));
     stats.push((format!("listener.{address}.downstream_cx_total"), signed(of.opened.get())));
     stats.push((format!("listener.{address}.downstream_cx_active"), of.active.get()));
+    stats.push((format!("listener.{address}.downstream_cx_overflow"), signed(of.overflow.get())));
     // Several listeners may have one cluster, whose name Envoy gives to their filters; so these are by listener.
     let tcp = stat_name(&listener.name);
     stats.push((format!("tcp.{tcp}.downstream_cx_total"), signed(of.opened.get())));
@@ -133,7 +165,8 @@ mod tests {
     fn names_are_envoys() {
         let config = Options::try_parse_from(["culvert-sidecar"]).unwrap().check().unwrap();
         let proxy = crate::proxy::Proxy::for_tests(config);
-        let names: Vec<_> = collect(&proxy.running.load(), &proxy.metrics)
+        let process = Process { state: State::Live, uptime: Duration::from_secs(90), workers: 2 };
+        let names: Vec<_> = collect(&proxy.running.load(), &proxy.metrics, process)
             .into_iter()
             .map(|(name, value)| format!("{name}: {value}"))
             .collect();

@@ -55,16 +55,15 @@ pub(crate) async fn connect(
         return Err(ForwardError::Denied(original));
     };
     let (cluster, planned) = (Arc::clone(&running.clusters[at]), &running.plan.clusters[at]);
+    let full = |what| ForwardError::ClusterFull { cluster: Arc::clone(&cluster.name), what };
     let Some(permit) = cluster.limits.connections.try_acquire() else {
         life.count(&cluster, |upstream| &upstream.overflow);
-        return Err(ForwardError::Full("the cluster has as many connections as its circuit breaker allows"));
+        return Err(full("connections"));
     };
     life.hold(permit);
     let Some(pending) = cluster.limits.pending.try_acquire() else {
         life.count(&cluster, |upstream| &upstream.pending_overflow);
-        return Err(ForwardError::Full(
-            "the cluster has as many connects under way as its circuit breaker allows",
-        ));
+        return Err(full("connects under way"));
     };
 
     let mut attempts = attempts(running, at, original);

@@ -8,6 +8,7 @@ use crate::destinations::{Destination, Destinations};
 use crate::limits::ClusterLimits;
 use crate::plan::{self, Mtls, Upstream};
 use crate::running::{self, ClusterId, Running, stat_name};
+use crate::stats::Process;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -214,6 +215,24 @@ fn hosts<'r>(
 
 /// The Dataplane that names a destination.
 struct Named<'r>(Option<&'r str>);
+
+/// `/server_info`, as far as there is something to tell.
+pub(super) fn server_info(config: &Config, process: Process) -> Value {
+    let uptime = format!("{}s", process.uptime.as_secs());
+    json!({
+        "version": concat!("culvert/", env!("CARGO_PKG_VERSION")),
+        "state": process.state.name(),
+        "uptime_current_epoch": uptime,
+        "uptime_all_epochs": uptime,
+        "hot_restart_version": "disabled",
+        "command_line_options": {"concurrency": process.workers, "drain_time": duration(config.drain_time)},
+        "node": {
+            "id": config.dataplane.as_deref().unwrap_or_default(),
+            "user_agent_name": "culvert-sidecar",
+            "user_agent_version": env!("CARGO_PKG_VERSION"),
+        },
+    })
+}
 
 /// `/clusters`.
 pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> String {

@@ -11,8 +11,8 @@ use crate::drain::Ask;
 use crate::logging::LogControl;
 use crate::probes::{self, Probe};
 use crate::proxy::Proxy;
-use crate::readiness::Readiness;
-use crate::stats;
+use crate::readiness::{Readiness, State};
+use crate::stats::{self, Process, Stat};
 use crate::table::Entry;
 use clap::ValueEnum;
 use hyper::body::Incoming;
@@ -86,24 +86,41 @@ impl App {
         reply::of_type(StatusCode::OK, reply::OPENMETRICS, self.proxy.metrics.render())
     }
 
+    /// What is told of the process.
+    pub(super) fn process(&self) -> Process {
+        let state = match self.check_ready() {
+            Ok(()) => State::Live,
+            Err(_) if self.readiness.is_draining() => State::Draining,
+            Err(_) => State::Initializing,
+        };
+        Process { state, uptime: self.started.elapsed(), workers: self.proxy.config.workers }
+    }
+
+    /// All statistics.
+    fn collect(&self) -> Vec<Stat> {
+        // Before the rest: it also sets the gauge.
+        let process = self.process();
+        stats::collect(&self.proxy.running.load(), &self.proxy.metrics, process)
+    }
+
     /// The metrics, and those that have a name in Envoy under that, too.
     fn prometheus(&self) -> Reply {
-        let _ = self.check_ready();
-        let Proxy { running, metrics, .. } = &*self.proxy;
-        let ours = metrics.render();
+        let envoys = prometheus::series(&self.collect());
+        let ours = self.proxy.metrics.render();
         let ours = ours.strip_suffix("# EOF\n").unwrap_or(&ours);
-        let envoys = prometheus::series(&stats::collect(&running.load(), metrics));
         reply::of_type(StatusCode::OK, reply::OPENMETRICS, format!("{ours}{envoys}# EOF\n"))
     }
 
     fn stats(&self, query: &str) -> Reply {
-        let mut as_json = false;
+        let (mut as_json, mut used_only) = (false, false);
         let mut filter = None;
         for (key, value) in query::pairs(query) {
             match (key.as_str(), value.as_str()) {
                 ("format", "json") => as_json = true,
                 ("format", "text") => as_json = false,
                 ("format", "prometheus") => return self.prometheus(),
+                // What was counted since the start; Envoy looks at the key alone, too.
+                ("usedonly", _) => used_only = true,
                 ("filter", pattern) => match regex_lite::Regex::new(pattern) {
                     Ok(regex) => filter = Some(regex),
                     Err(error) => {
@@ -113,14 +130,15 @@ impl App {
                 _ => {
                     return reply::text(
                         StatusCode::BAD_REQUEST,
-                        "only ?filter=REGEX and ?format=json, text or prometheus are known",
+                        "only ?filter=REGEX, ?usedonly and ?format=json, text or prometheus are known",
                     );
                 }
             }
         }
-        let _ = self.check_ready();
-        let mut stats = stats::collect(&self.proxy.running.load(), &self.proxy.metrics);
-        stats.retain(|(name, _)| filter.as_ref().is_none_or(|regex| regex.is_match(name)));
+        let mut stats = self.collect();
+        stats.retain(|(name, value)| {
+            filter.as_ref().is_none_or(|regex| regex.is_match(name)) && (!used_only || *value != 0)
+        });
         if as_json {
             // Envoy's shape.
             let stats: Vec<_> = stats
@@ -192,15 +210,23 @@ impl App {
     }
 
     fn logging(&self, query: &str) -> Reply {
-        let Some(level) =
-            query.strip_prefix("level=").and_then(|level| LogLevel::from_str(level, false).ok())
-        else {
-            return reply::text(StatusCode::BAD_REQUEST, "say ?level= and error, warn, info, debug or trace");
+        let level = match query::pairs(query).as_slice() {
+            [] => None,
+            [(key, level)] if key == "level" && LogLevel::from_str(level, false).is_ok() => {
+                LogLevel::from_str(level, false).ok()
+            }
+            _ => {
+                return reply::text(
+                    StatusCode::BAD_REQUEST,
+                    "there is one logger: say ?level= and error, warning, info, debug or trace, or nothing to see the level",
+                );
+            }
         };
-        if !self.log.set(level) {
+        if level.is_some_and(|level| !self.log.set(level)) {
             return reply::text(StatusCode::INTERNAL_SERVER_ERROR, "logging was never started");
         }
-        reply::text(StatusCode::OK, format!("log level: {level:?}").to_lowercase())
+        let level = self.log.level().map_or_else(|| "off".to_owned(), |level| level.to_string());
+        reply::text(StatusCode::OK, format!("log level: {level}"))
     }
 
     /// Ends the process, a moment later: whoever asked is to get the answer before the socket is gone.
@@ -335,19 +361,44 @@ impl Status {
     }
 }
 
-/// What can be read.
-const PAGES: [&str; 10] = [
-    "/",
-    "/config_dump",
-    "/listeners",
-    "/clusters",
-    "/stats",
-    "/stats/prometheus",
-    "/connections",
-    "/certs",
-    "/ready",
-    "/overview",
+/// What can be read, and what it is.
+const PAGES: [(&str, &str); 13] = [
+    ("/", "a page for people"),
+    ("/certs", "the identity, without secrets"),
+    ("/clusters", "clusters, their limits and where they dialled (?format=text or json)"),
+    ("/config_dump", "listeners and clusters as they are"),
+    ("/connections", "what is open now"),
+    ("/help", "this list"),
+    ("/listeners", "listeners and their addresses (?format=text or json)"),
+    ("/metrics", "metrics as OpenMetrics, as on the status port"),
+    ("/overview", "the numbers of the page for people"),
+    ("/ready", "200, or 503 and why not"),
+    ("/server_info", "version, state, time since the start"),
+    ("/stats", "statistics under Envoy's names (?filter=REGEX, ?usedonly, ?format=text, json or prometheus)"),
+    ("/stats/prometheus", "metrics, and the statistics under Envoy's names"),
 ];
+
+/// What changes something.
+const POSTS: [(&str, &str); 3] = [
+    ("/drain", "drain the inbound half"),
+    ("/logging", "tell the log level, or change it (?level=)"),
+    ("/quitquitquit", "end now"),
+];
+
+/// `/help`.
+fn help() -> String {
+    let page = |(path, what): &(&str, &str)| format!("\n  {path}: {what}");
+    let post = |(path, what): &(&str, &str)| format!("\n  {path} (POST): {what}");
+    let lines: String = PAGES.iter().map(page).chain(POSTS.iter().map(post)).collect();
+    format!("admin commands are:{lines}")
+}
+
+/// All pages in a line.
+fn there_is() -> String {
+    let names =
+        |pages: &[(&'static str, &str)]| pages.iter().map(|(path, _)| *path).collect::<Vec<_>>().join(", ");
+    format!("{}, and by POST {}", names(&PAGES), names(&POSTS))
+}
 
 struct Admin(App);
 
@@ -369,25 +420,27 @@ impl Admin {
         let query = uri.query().unwrap_or_default();
         let get = method == Method::GET || method == Method::HEAD;
         match uri.path() {
-            "/logging" | "/drain" | "/quitquitquit" if method != Method::POST => reply::wrong_method("POST"),
+            post if method != Method::POST && POSTS.iter().any(|(path, _)| *path == post) => {
+                reply::wrong_method("POST")
+            }
             "/logging" => app.logging(query),
             "/drain" => app.ask(Ask::Inbound, "draining the inbound half"),
             "/quitquitquit" => app.quit(),
-            page if PAGES.contains(&page) && !get => reply::wrong_method("GET, HEAD"),
+            page if !get && PAGES.iter().any(|(path, _)| *path == page) => reply::wrong_method("GET, HEAD"),
             "/" => App::page(),
             "/overview" => reply::json(&Overview::of(app)),
             "/ready" => app.ready(),
             "/stats" => app.stats(query),
             "/stats/prometheus" => app.prometheus(),
+            "/metrics" => app.metrics(),
+            "/help" => reply::text(StatusCode::OK, help()),
+            "/server_info" => reply::json(&envoy::server_info(&app.proxy.config, app.process())),
             "/connections" => app.connections(),
             "/config_dump" => app.config_dump(),
             "/listeners" => app.listeners(query),
             "/clusters" => app.clusters(query),
             "/certs" => reply::json(&certs::page(&app.proxy.tls, SystemTime::now())),
-            _ => reply::not_found(&format!(
-                "{}, and by POST /logging?level=, /drain and /quitquitquit",
-                PAGES.join(", ")
-            )),
+            _ => reply::not_found(&there_is()),
         }
     }
 }

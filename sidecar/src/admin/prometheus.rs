@@ -11,7 +11,18 @@ const LABELS: [(&str, &str); 3] =
     [("cluster", "envoy_cluster_name"), ("listener", "envoy_listener_address"), ("tcp", "envoy_tcp_prefix")];
 
 /// Endings of values that go down, too.
-const GAUGES: [&str; 3] = ["_active", "_open", "ready"];
+const GAUGES: [&str; 2] = ["_active", "_open"];
+
+/// What is of the process, so has no label.
+const UNLABELLED: [&str; 7] = [
+    "cluster_manager.active_clusters",
+    "listener_manager.total_listeners_active",
+    "server.concurrency",
+    "server.live",
+    "server.state",
+    "server.total_connections",
+    "server.uptime",
+];
 
 /// The series, without the line that ends the page. What has no name in Envoy is not among them: the page has it under
 /// ours.
@@ -27,6 +38,11 @@ pub(super) fn series(stats: &[Stat]) -> String {
         families.entry(family).or_default().push(format!("{{{label}=\"{whose}\"}} {value}"));
     }
     let mut text = String::new();
+    for (name, value) in stats.iter().filter(|(name, _)| UNLABELLED.contains(&name.as_str())) {
+        let name = name.replace('.', "_");
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "# TYPE envoy_{name} gauge\nenvoy_{name} {value}");
+    }
     for (family, lines) in families {
         let gauge = GAUGES.iter().any(|end| family.ends_with(end)) || family.contains("_remaining_");
         // OpenMetrics wants `_total` at a counter's end; Envoy has counters without it.
@@ -34,7 +50,6 @@ pub(super) fn series(stats: &[Stat]) -> String {
             Some(name) => (name, "counter"),
             None => (family.as_str(), if gauge { "gauge" } else { "unknown" }),
         };
-        // Writing to a String does not fail.
         let _ = writeln!(text, "# TYPE {name} {kind}");
         for line in lines {
             let _ = writeln!(text, "{family}{line}");
@@ -56,10 +71,13 @@ mod tests {
             ("listener.0.0.0.0_15001.downstream_cx_total".to_owned(), 5),
             ("loop_rejected".to_owned(), 6),
             ("server.ready".to_owned(), 1),
+            ("server.uptime".to_owned(), 7),
         ];
         assert_eq!(
             series(&stats),
-            "# TYPE envoy_cluster_circuit_breakers_default_cx_open gauge\n\
+            "# TYPE envoy_server_uptime gauge\n\
+             envoy_server_uptime 7\n\
+             # TYPE envoy_cluster_circuit_breakers_default_cx_open gauge\n\
              envoy_cluster_circuit_breakers_default_cx_open{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 0\n\
              # TYPE envoy_cluster_upstream_cx_active gauge\n\
              envoy_cluster_upstream_cx_active{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 3\n\

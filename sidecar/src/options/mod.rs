@@ -15,6 +15,7 @@ use crate::limits::Thresholds;
 use crate::probes::AppProbes;
 use crate::tls::Source;
 use crate::tls::spiffe::TrustDomain;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -32,16 +33,32 @@ pub(super) const MAX_WORKERS: usize = 1024;
     Durations: 500ms, 5s, 1m30s, 1h; 0 = none."
 )]
 pub struct Options {
-    /// Mesh documents: a file or a folder (repeatable)
-    #[arg(long, value_name = "PATH", env = "CULVERT_RESOURCES", hide_env = true)]
+    /// Mesh documents: a file or a folder (repeatable, or several with commas between them)
+    // The comma is for the variable, which cannot be repeated.
+    #[arg(long, value_name = "PATH", value_delimiter = ',', env = "CULVERT_RESOURCES", hide_env = true)]
     resources: Vec<PathBuf>,
 
     /// The mesh that this pod belongs to
-    #[arg(long, value_name = "NAME", default_value = "default", env = "CULVERT_MESH", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "default",
+        value_parser = NonEmptyStringValueParser::new(),
+        global = true,
+        env = "CULVERT_MESH",
+        hide_env = true
+    )]
     mesh: String,
 
     /// The Dataplane document that is about this pod
-    #[arg(long, value_name = "NAME", env = "CULVERT_DATAPLANE", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = NonEmptyStringValueParser::new(),
+        global = true,
+        env = "CULVERT_DATAPLANE",
+        hide_env = true
+    )]
     dataplane: Option<String>,
 
     /// Port for redirected inbound connections; 0 = off
@@ -73,6 +90,7 @@ pub struct Options {
         long,
         value_name = "ADDR",
         default_value = "[::]:15020",
+        global = true,
         env = "CULVERT_STATUS_ADDRESS",
         hide_env = true
     )]
@@ -83,7 +101,13 @@ pub struct Options {
     identity: Option<PathBuf>,
 
     /// Whose SPIFFE identities are the mesh's [default: the mesh's name, and then spiffe://MESH/SERVICE is the service]
-    #[arg(long, value_name = "NAME", env = "CULVERT_TRUST_DOMAIN", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = NonEmptyStringValueParser::new(),
+        env = "CULVERT_TRUST_DOMAIN",
+        hide_env = true
+    )]
     trust_domain: Option<String>,
 
     /// The probes of the pod's containers that the status port passes on, as JSON:

@@ -35,6 +35,32 @@ fn every_option_has_its_environment_twin() {
 }
 
 #[test]
+fn several_resources_may_be_one_variable() {
+    let paths = check(&["--resources", "/etc/mesh,/etc/more", "--resources", "/run/a"]).unwrap().resources;
+    assert_eq!(paths, ["/etc/mesh", "/etc/more", "/run/a"].map(std::path::PathBuf::from));
+}
+
+#[test]
+fn a_name_is_not_empty() {
+    for option in ["--mesh", "--dataplane", "--trust-domain"] {
+        let error = check(&[option, ""]).unwrap_err().join("\n");
+        assert!(error.contains(option), "{error}");
+    }
+}
+
+#[test]
+fn what_a_subcommand_asks_about_may_follow_it() {
+    for arguments in [
+        ["wait", "--for", "ready", "--status-address", "127.0.0.1:8080"],
+        ["--status-address", "127.0.0.1:8080", "wait", "--for", "ready"],
+    ] {
+        assert_eq!(parse(&arguments).unwrap().status_address().port(), 8080, "{arguments:?}");
+    }
+    let options = parse(&["validate", "/etc/mesh", "--mesh", "shop", "--dataplane", "web"]).unwrap();
+    assert_eq!((options.mesh.as_str(), options.dataplane.as_deref()), ("shop", Some("web")));
+}
+
+#[test]
 fn zero_means_no_timeout_and_no_listener() {
     let config = check(&["--connect-timeout", "0", "--idle-timeout", "0s", "--inbound-port", "0"]).unwrap();
     assert_eq!(config.connect_timeout, None);

@@ -193,7 +193,7 @@ struct Sidecar {
 
 impl Sidecar {
     fn start(arguments: &[&str]) -> Self {
-        Self::start_program(program, arguments)
+        Self::start_program(program, Stdio::null, arguments)
     }
 
     /// One that may open so many files.
@@ -205,13 +205,13 @@ impl Sidecar {
             shell.arg(env!("CARGO_BIN_EXE_culvert-sidecar"));
             shell
         };
-        Self::start_program(limited, arguments)
+        Self::start_program(limited, Stdio::null, arguments)
     }
 
-    fn start_program(program: impl Fn() -> Command, arguments: &[&str]) -> Self {
+    fn start_program(program: impl Fn() -> Command, stderr: impl Fn() -> Stdio, arguments: &[&str]) -> Self {
         let until = Instant::now() + PATIENCE;
         loop {
-            let mut sidecar = Self::spawn(program(), arguments);
+            let mut sidecar = Self::spawn(program(), stderr(), arguments);
             // Another program may take a port that was free a moment ago; then other ports are as good.
             while sidecar.child.try_wait().unwrap().is_none() {
                 if TcpStream::connect(("127.0.0.1", sidecar.ports[STATUS])).is_ok() {
@@ -223,7 +223,7 @@ impl Sidecar {
         }
     }
 
-    fn spawn(mut program: Command, arguments: &[&str]) -> Self {
+    fn spawn(mut program: Command, stderr: Stdio, arguments: &[&str]) -> Self {
         let ports = std::array::from_fn(|_| TcpListener::bind("[::]:0").unwrap())
             .map(|listener| listener.local_addr().unwrap().port());
         let [inbound, outbound, admin, status] = ports;
@@ -234,7 +234,7 @@ impl Sidecar {
             .arg(format!("--status-address=[::]:{status}"))
             .args(arguments)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         Self { child, ports }
@@ -296,6 +296,32 @@ fn whoever_dials_the_listeners_themselves_is_reset_and_counted() {
             .contains("\nculvert_loop_rejected_total{direction=\"outbound\",guard=\"not_redirected\"} 2\n"),
         "{metrics}"
     );
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_no_connection_up() {
+    // A pipe: with 64 KiB it is full after a few hundred connections.
+    let mut sidecar = Sidecar::start_program(
+        program,
+        Stdio::piped,
+        &["--verify-redirect=off", "--log-level=debug", "--drain-delay=0"],
+    );
+    for _ in 0..1000 {
+        let mut stream = TcpStream::connect(("127.0.0.1", sidecar.ports[OUTBOUND])).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let error = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    let mut log = sidecar.child.stderr.take().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        text
+    });
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.finish().0, Some(0));
+    let log = reading.join().unwrap();
+    assert!(log.contains(" INFO ready "), "{log}");
 }
 
 #[test]

@@ -88,7 +88,7 @@ async fn status_has_no_admin_pages() {
 #[tokio::test]
 async fn every_page_answers_and_takes_no_post() {
     let (app, mut asked) = app(&["--verify-redirect", "off"]);
-    for path in PAGES {
+    for (path, _) in PAGES {
         assert_eq!(admin(&app, Method::GET, path).await.0, StatusCode::OK, "{path}");
         for method in [Method::POST, Method::PUT, Method::DELETE] {
             assert_eq!(admin(&app, method, path).await.0, StatusCode::METHOD_NOT_ALLOWED, "{path}");
@@ -96,7 +96,9 @@ async fn every_page_answers_and_takes_no_post() {
     }
     let (code, text) = admin(&app, Method::GET, "/nothing").await;
     assert_eq!(code, StatusCode::NOT_FOUND);
-    assert!(text.contains("/config_dump") && text.contains("by POST"), "{text}");
+    assert!(text.contains("/config_dump") && text.contains("by POST /drain"), "{text}");
+    let (_, text) = admin(&app, Method::GET, "/help").await;
+    assert!(text.contains("\n  /server_info: ") && text.contains("\n  /drain (POST): "), "{text}");
     assert!(asked.try_recv().is_err());
 }
 
@@ -231,6 +233,31 @@ async fn stats_as_text_and_json() {
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(value["stats"].as_array().unwrap().len() > 50);
     assert_eq!(admin(&app, Method::GET, "/stats?colour=red").await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn used_only_leaves_out_what_was_never_counted() {
+    let (app, _asked) = app(&["--verify-redirect", "off", "--concurrency", "3"]);
+    let (_, text) = admin(&app, Method::GET, "/stats?usedonly&filter=%5Eserver").await;
+    assert_eq!(text, "server.concurrency: 3\nserver.live: 1\nserver.ready: 1\n");
+}
+
+/// What Envoy calls live, draining and initializing.
+#[tokio::test]
+async fn the_servers_state_is_told_in_envoys_words() {
+    let (app, _asked) = app(&["--verify-redirect", "off"]);
+    let unproved = super::tests::app(&[]).0;
+    let state = async |app: &App| {
+        let (_, text) = admin(app, Method::GET, "/server_info").await;
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["uptime_current_epoch"], "0s", "{text}");
+        let (_, stats) = admin(app, Method::GET, "/stats?filter=server.(live|state)").await;
+        (value["state"].as_str().unwrap().to_owned(), stats)
+    };
+    assert_eq!(state(&unproved).await, ("INITIALIZING".into(), "server.live: 1\nserver.state: 3\n".into()));
+    assert_eq!(state(&app).await, ("LIVE".into(), "server.live: 1\nserver.state: 0\n".into()));
+    app.readiness.draining();
+    assert_eq!(state(&app).await, ("DRAINING".into(), "server.live: 0\nserver.state: 1\n".into()));
 }
 
 #[tokio::test]
