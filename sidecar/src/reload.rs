@@ -14,6 +14,11 @@ use std::time::Duration;
 /// How often the files are looked at. A watch would use up inotify instances, of which a uid has 128 on the whole node.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// Between two looks that have to be the same before files are read: who truncates and writes is done by then.
+const SETTLED: Duration = Duration::from_millis(200);
+/// How many looks are waited for that; then what is there counts, or a storm of changes would never be seen.
+const LOOKS: usize = 5;
+
 /// Loads the documents, with the fingerprint of what was loaded.
 ///
 /// # Errors
@@ -34,10 +39,11 @@ pub fn warn(plan: &Plan) {
 pub(crate) async fn keep(proxy: Arc<Proxy>, doors: Arc<Doors>, mut in_force: Fingerprint) {
     // What was last loaded, whether it could be used or not: the same again says nothing new.
     let mut last = in_force.clone();
+    let look = || blocking(&proxy, |proxy| Fingerprint::of(&proxy.config.resources));
     loop {
         tokio::time::sleep(EVERY).await;
-        let looked = blocking(&proxy, |proxy| Fingerprint::of(&proxy.config.resources)).await;
-        let Some(seen) = looked.filter(|seen| *seen != last) else { continue };
+        let Some(seen) = look().await.filter(|seen| *seen != last) else { continue };
+        let Some((seen, settled)) = settle(seen, look).await else { continue };
         if seen == in_force {
             proxy.documents.as_before();
             last = seen;
@@ -52,7 +58,7 @@ pub(crate) async fn keep(proxy: Arc<Proxy>, doors: Arc<Doors>, mut in_force: Fin
             continue;
         };
         // Somebody is writing this moment: half a file is no news.
-        if loaded.1 != seen {
+        if settled && loaded.1 != seen {
             continue;
         }
         last = seen;
@@ -77,6 +83,21 @@ pub(crate) async fn keep(proxy: Arc<Proxy>, doors: Arc<Doors>, mut in_force: Fin
             }
         }
     }
+}
+
+/// Looks again until nothing changes any more, and whether that was so.
+async fn settle<L: Future<Output = Option<Fingerprint>>>(
+    mut seen: Fingerprint,
+    mut look: impl FnMut() -> L,
+) -> Option<(Fingerprint, bool)> {
+    for _ in 0..LOOKS {
+        tokio::time::sleep(SETTLED).await;
+        let before = std::mem::replace(&mut seen, look().await?);
+        if before == seen {
+            return Some((seen, true));
+        }
+    }
+    Some((seen, false))
 }
 
 /// Not on the main thread, which answers kubelet's probes.
@@ -110,4 +131,36 @@ fn apply(proxy: &Proxy, doors: &Doors, plan: Plan) -> Result<(), Vec<String>> {
         "changed documents are in force"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::fs;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_counts_once_nobody_writes_any_more_or_it_goes_on_for_too_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.yaml");
+        let write = |bytes: usize| {
+            fs::write(&file, "#".repeat(bytes)).unwrap();
+            Fingerprint::of(std::slice::from_ref(&file))
+        };
+        for (changes, expected_looks) in [(0, 1), (2, 3), (100, LOOKS)] {
+            let looks = Cell::new(0);
+            let seen = settle(write(0), || {
+                looks.set(looks.get() + 1);
+                let seen = if looks.get() <= changes {
+                    write(looks.get())
+                } else {
+                    Fingerprint::of(std::slice::from_ref(&file))
+                };
+                std::future::ready(Some(seen))
+            });
+            assert_eq!(seen.await, Some((Fingerprint::of(std::slice::from_ref(&file)), changes != 100)));
+            assert_eq!(looks.get(), expected_looks, "{changes}");
+        }
+        assert_eq!(settle(write(0), || std::future::ready(None)).await, None);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -147,6 +147,52 @@ fn files_out_of_bounds_are_an_error_at_the_start_and_at_a_reload_and_are_not_rea
     let _server = lab.peer.serve("192.0.2.10:80", echo())?;
     assert_taken_and_reset(lab.pod.as_uid(APP).connect("192.0.2.10:80"), "closed as before");
     assert_eq!(sidecar.status("/ready")?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_and_is_taken_once_it_can() -> Result<()> {
+    let (lab, folder) = onboarded()?;
+    let file = folder.join("mesh.yaml");
+    fs::write(&file, excerpt("mesh-passthrough.universal.yaml")?)?;
+    let sidecar = with_documents(&lab, &folder, &[])?;
+    // The sidecar is not root.
+    let new = folder.join("new");
+    fs::write(&new, "type: Mesh\nname: default\n")?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o000))?;
+    fs::rename(&new, &file)?;
+    eventually!(sidecar.stat("config_reload_failed").is_ok_and(|n| n == 1), SOON);
+    let told = sidecar.admin("/overview")?.body;
+    assert!(told.contains("mesh.yaml: Permission denied"), "{told}");
+    let _server = lab.peer.serve("192.0.2.10:80", echo())?;
+    assert_taken_and_reset(lab.pod.as_uid(APP).connect("192.0.2.10:80"), "still closed");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+    eventually!(sidecar.stat("config_reloaded").is_ok_and(|n| n == 1), SOON);
+    talks(lab.pod.as_uid(APP).connect("192.0.2.10:80")?)?;
+    fs::remove_dir_all(&folder)?;
+    eventually!(sidecar.stat("config_reload_failed").is_ok_and(|n| n == 2), SOON);
+    talks(lab.pod.as_uid(APP).connect("192.0.2.10:80")?)
+}
+
+#[test]
+fn in_a_storm_of_changes_they_are_put_in_force_and_no_half_of_one_is_ever_seen() -> Result<()> {
+    let (lab, folder) = onboarded()?;
+    let file = folder.join("mesh.yaml");
+    fs::write(&file, "type: Mesh\nname: default\n")?;
+    let sidecar = with_documents(&lab, &folder, &[])?;
+    let closed = excerpt("mesh-passthrough.universal.yaml")?;
+    let until = std::time::Instant::now() + SOON;
+    // Until a change came through while they went on.
+    while sidecar.stat("config_reloaded")? == 0 {
+        assert!(std::time::Instant::now() < until, "no change was put in force");
+        for mesh in ["default", "other"] {
+            replace(&file, &format!("{closed}---\n{{type: Mesh, name: {mesh}-2}}\n"))?;
+        }
+    }
+    replace(&file, &closed)?;
+    eventually!(sidecar.admin("/overview").is_ok_and(|page| page.body.contains("\"count\": 1,")), SOON);
+    assert_eq!(sidecar.stat("config_reload_failed")?, 0);
+    assert_taken_and_reset(lab.pod.as_uid(APP).connect("192.0.2.10:80"), "closed");
     Ok(())
 }
 

@@ -219,6 +219,11 @@ fn timeouts_default_values_and_proxy_template_to_change_the_defaults() -> Result
         Ok((cluster["connect_timeout"].clone(), filter["typed_config"]["idle_timeout"].clone()))
     };
     assert_eq!(values("outbound:passthrough:ipv4")?, (json!("10s"), json!("3600s")));
+    let versions = || -> Result<[Value; 2]> {
+        let dump = dump(&sidecar)?;
+        Ok([1, 2].map(|at| dump["configs"][at]["version_info"].clone()))
+    };
+    let before = versions()?;
     for spelling in ["kubernetes", "universal"] {
         fs::write(folder.join("t.yaml"), excerpt(&format!("proxy-template-timeouts.{spelling}.yaml"))?)?;
         eventually!(
@@ -226,11 +231,14 @@ fn timeouts_default_values_and_proxy_template_to_change_the_defaults() -> Result
             SOON
         );
         assert_eq!(values("outbound:passthrough:ipv6")?, (json!("10s"), json!("3600s")));
+        let changed = versions()?;
+        assert!(before[0] != changed[0] && before[1] != changed[1], "{before:?} {changed:?}");
         fs::remove_file(folder.join("t.yaml"))?;
         eventually!(
             values("outbound:passthrough:ipv4").is_ok_and(|all| all == (json!("10s"), json!("3600s"))),
             SOON
         );
+        assert_eq!(versions()?, before);
     }
     Ok(())
 }
@@ -312,6 +320,27 @@ fn the_listener_of_an_inbound_has_the_pods_ip_address_and_the_actual_application
             assert_eq!(seen(lab.peer.connect((family.pod(), port))?)?.ip(), family.hop(), "{family} {port}");
         }
         let name = format!("inbound:{}", std::net::SocketAddr::from((family.pod(), 5000)));
+        // As the page shows it, letter by letter.
+        let text = sidecar.admin("/config_dump")?.body;
+        let version = dump(&sidecar)?["configs"][2]["version_info"].clone();
+        assert!(version.as_str().is_some_and(|version| version.len() == 36), "a UUID: {version}");
+        let excerpt = format!(
+            r#"     "name": "{name}",
+     "active_state": {{
+      "version_info": {version},
+      "listener": {{
+       "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+       "name": "{name}",
+       "address": {{
+        "socket_address": {{
+         "address": "{}",
+         "port_value": 5000
+        }}
+       }},
+"#,
+            family.pod()
+        );
+        assert!(text.contains(&excerpt), "{excerpt}{text}");
         let listener = of_dump(&dump(&sidecar)?, &name).context(name)?;
         assert_eq!(listener["@type"], "type.googleapis.com/envoy.config.listener.v3.Listener");
         let address = json!({"address": family.pod().to_string(), "port_value": 5000});

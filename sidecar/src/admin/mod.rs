@@ -2,6 +2,7 @@
 //! The two small web servers: status for kubelet and Prometheus, admin for people on loopback.
 
 mod certs;
+mod dump;
 mod envoy;
 mod overview;
 mod pages;

@@ -4,7 +4,7 @@
 use super::overview::{self, Overview};
 use super::reply::{self, Reply};
 use super::server::Pages;
-use super::{certs, envoy, prometheus, query};
+use super::{certs, dump, envoy, prometheus, query};
 use crate::addrs::Family;
 use crate::config::LogLevel;
 use crate::drain::Ask;
@@ -199,7 +199,8 @@ impl App {
     fn config_dump(&self) -> Reply {
         let started = SystemTime::now().checked_sub(self.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
         let loaded = self.proxy.documents.get().loaded.unwrap_or(started);
-        reply::json(&envoy::config_dump(&self.proxy.config, &self.proxy.running.load(), loaded))
+        let dump = envoy::config_dump(&self.proxy.config, &self.proxy.running.load(), loaded);
+        reply::of_type(StatusCode::OK, "application/json", dump::text(&dump))
     }
 
     fn page() -> Reply {

@@ -383,14 +383,22 @@ fn read_one(config: &Config, value: &Value, place: &Place, found: &mut Found, at
     whose
 }
 
+/// The kinds that there are, and which of them does what somebody asks another one for.
 fn unknown_kind(name: Option<&str>) -> String {
     let kinds = Kind::ALL.map(Kind::name).join(", ");
-    match name {
-        Some("TrafficLog") => format!(
-            "{kinds}; connections are logged by a Mesh's logging.defaultBackend, or by a MeshAccessLog for some pods or services"
-        ),
-        _ => kinds,
-    }
+    let hint = match name.unwrap_or_default() {
+        "TrafficLog" => {
+            "connections are logged by a Mesh's logging.defaultBackend, or by a MeshAccessLog for some pods or services"
+        }
+        "TrafficPermission" => "who may call is what a MeshTrafficPermission says",
+        "MeshProxyPatch" => "patches are a ProxyTemplate's conf.modifications",
+        "Timeout" | "MeshTimeout" | "CircuitBreaker" | "MeshCircuitBreaker" => {
+            "timeouts and limits are a ProxyTemplate's patches, or options as --idle-timeout"
+        }
+        "ConfigMap" => "a ConfigMap is mounted, and --resources names the folder",
+        _ => return kinds,
+    };
+    format!("{kinds}; {hint}")
 }
 
 fn read_kubernetes(kind: Kind, value: &Value, pod: Option<&Config>, at: &mut At<'_>) -> Option<Spec> {

@@ -51,6 +51,8 @@ pub struct Fingerprint(Vec<(PathBuf, Option<Seen>)>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     modified: Option<SystemTime>,
+    /// A file that could not be read can be by another mode, which changes nothing else.
+    changed: (i64, i64),
     size: u64,
     device: u64,
     inode: u64,
@@ -62,7 +64,9 @@ impl Fingerprint {
         let mut seen = Vec::new();
         for path in paths {
             match list(path) {
-                Ok(files) => seen.extend(files.into_iter().map(|(file, of)| (file, Some(Seen::of(&of))))),
+                Ok(files) => {
+                    seen.extend(files.into_iter().map(|(file, of)| (file, of.ok().as_ref().map(Seen::of))));
+                }
                 Err(_) => seen.push((path.clone(), None)),
             }
         }
@@ -79,6 +83,7 @@ impl Seen {
     fn of(metadata: &Metadata) -> Self {
         Self {
             modified: metadata.modified().ok(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
             size: metadata.len(),
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -86,11 +91,11 @@ impl Seen {
     }
 }
 
-/// The files of a path, sorted.
-fn list(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
+/// The files of a path, sorted; of some it may be unknown what they are.
+fn list(path: &Path) -> io::Result<Vec<(PathBuf, io::Result<Metadata>)>> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_dir() {
-        return Ok(vec![(path.into(), metadata)]);
+        return Ok(vec![(path.into(), Ok(metadata))]);
     }
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {
@@ -102,11 +107,11 @@ fn list(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
             continue;
         }
         match fs::metadata(&file) {
-            Ok(metadata) if metadata.is_file() => files.push((file, metadata)),
-            // A folder, or one that was taken away this moment.
-            Ok(_) => {}
+            // A folder.
+            Ok(metadata) if !metadata.is_file() => {}
+            // Taken away this moment, or a link whose file was: kubelet takes the file first.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            metadata => files.push((file, metadata)),
         }
     }
     files.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -140,7 +145,7 @@ fn load_within(bounds: Bounds, config: &Config, paths: &[PathBuf]) -> Loaded {
             }
         };
         count += files.len();
-        bytes += files.iter().map(|(_, metadata)| metadata.len()).sum::<u64>();
+        bytes += files.iter().filter_map(|(_, metadata)| Some(metadata.as_ref().ok()?.len())).sum::<u64>();
         let Bounds { files: most, bytes: most_bytes, .. } = bounds;
         if count > most || bytes > most_bytes {
             loaded.cannot_read(
@@ -150,11 +155,7 @@ fn load_within(bounds: Bounds, config: &Config, paths: &[PathBuf]) -> Loaded {
             break;
         }
         for (file, metadata) in files {
-            if !metadata.is_file() {
-                loaded.cannot_read(&file, "neither a file nor a folder");
-                continue;
-            }
-            match read(&file, bounds.bytes) {
+            match metadata.and_then(|metadata| read(&file, &metadata, bounds.bytes)) {
                 Ok(text) => loaded.add(config, &text, &file),
                 Err(error) => loaded.cannot_read(&file, error),
             }
@@ -168,12 +169,19 @@ fn load_within(bounds: Bounds, config: &Config, paths: &[PathBuf]) -> Loaded {
     loaded
 }
 
-fn read(file: &Path, most: u64) -> io::Result<String> {
+fn read(file: &Path, metadata: &Metadata, most: u64) -> io::Result<String> {
     use std::io::Read as _;
-    let mut text = String::new();
+    if !metadata.is_file() {
+        return Err(io::Error::other("neither a file nor a folder"));
+    }
+    let mut bytes = Vec::new();
     // It may have grown since it was looked at.
-    fs::File::open(file)?.take(most).read_to_string(&mut text)?;
-    Ok(text)
+    fs::File::open(file)?.take(most).read_to_end(&mut bytes)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line =
+            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        io::Error::other(format!("line {line}: found bytes that are no UTF-8; allowed: text in UTF-8"))
+    })
 }
 
 impl Loaded {

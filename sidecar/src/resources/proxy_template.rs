@@ -80,6 +80,9 @@ impl Read for Modification {
         }
         let mut read = None;
         for (key, value) in map {
+            if at.field(key, |at| is_another_operation(key, value, at)) {
+                continue;
+            }
             read = match key.as_str() {
                 "cluster" => at.field(key, |at| ClusterPatch::read(value, at)).map(Self::Cluster),
                 "networkFilter" => at.field(key, |at| FilterPatch::read(value, at)).map(Self::NetworkFilter),
@@ -104,6 +107,23 @@ impl Read for Modification {
              "properties": {"networkFilter": FilterPatch::schema()}},
         ]})
     }
+}
+
+/// Whether this does something else than to patch, which is told; its value is no patch then, and is not held to be one.
+fn is_another_operation(key: &str, value: &Value, at: &mut At<'_>) -> bool {
+    let operation = &value["operation"];
+    if !operation.is_string() || operation == "patch" {
+        return false;
+    }
+    let which = &value["match"];
+    match key {
+        "cluster" if which.is_null() => {}
+        "cluster" => drop(at.field("match", |at| ClusterMatch::read(which, at))),
+        "networkFilter" if which.is_null() => {}
+        "networkFilter" => drop(at.field("match", |at| FilterMatch::read(which, at))),
+        _ => return false,
+    }
+    at.field("operation", |at| Operation::read(operation, at)).is_none()
 }
 
 words! {

@@ -193,7 +193,7 @@ items:
   mesh: default
   metadata: {name: app, namespace: demo}
   spec: {networking: {address: 10.0.0.2, inbound: [{port: 80, health: {ready: true}, tags: {kuma.io/service: app}}],
-    transparentProxying: {ipFamilyMode: DualStack, redirectPortInbound: 15006, redirectPortOutbound: 15001, directAccessServices: ['*']}}}
+    transparentProxying: {ipFamilyMode: DualStack, redirectPortInbound: 15006, redirectPortInboundV6: 15010, redirectPortOutbound: 15001, directAccessServices: ['*']}}}
 metadata: {resourceVersion: ''}
 ";
     let kumactl = "total: 1\nnext: null\nitems:\n- {type: Mesh, name: default, networking: {outbound: {passthrough: false}}, creationTime: '2026-01-01T00:00:00Z'}\n";
@@ -231,7 +231,8 @@ conf:
   imports: [gateway-proxy]
   modifications:
   - listener: {operation: add}
-  - cluster: {operation: add, match: {name: x, labels: {}}, value: 'lb_policy: RANDOM'}
+  - cluster: {operation: add, match: {name: x, labels: {}}, value: 'name: x'}
+  - cluster: {operation: patch, value: 'lb_policy: RANDOM'}
   - networkFilter: {operation: patch, match: {name: envoy.filters.network.rbac}, value: '{name: x, typedConfig: {idleTimeout: soon}}'}
 ---
 type: MeshAccessLog
@@ -240,6 +241,21 @@ spec:
   to: [{targetRef: {kind: MeshService}, default: {backends: [{type: Tcp, tcp: {address: log.example:5000}}, {type: File}, {type: OpenTelemetry}]}}]
 ";
     insta::assert_snapshot!(errors(&[], text).join("\n"));
+}
+
+#[test]
+fn a_kind_that_culvert_has_not_is_told_with_the_one_that_does_it() {
+    for (kind, hint) in [
+        ("TrafficLog", "logging.defaultBackend, or by a MeshAccessLog"),
+        ("TrafficPermission", "a MeshTrafficPermission says"),
+        ("MeshTimeout", "a ProxyTemplate's patches"),
+        ("ExternalService", "MeshTrafficPermission"),
+    ] {
+        let errors = errors(&[], &format!("{{type: {kind}, mesh: default, name: x, conf: {{}}}}"));
+        let start =
+            format!("mesh.yaml: document 1 ({kind} x): type: found \"{kind}\"; allowed: Mesh, Dataplane, ");
+        assert!(errors.len() == 1 && errors[0].starts_with(&start) && errors[0].contains(hint), "{errors:?}");
+    }
 }
 
 #[test]

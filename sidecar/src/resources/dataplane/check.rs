@@ -9,6 +9,8 @@ use crate::resources::read::{At, Port, RedirectPort, SERVICE};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+/// Where Kuma up to 2.4 redirects IPv6 to; here both families come to one port.
+const OLD_V6: u16 = 15010;
 /// What is allowed where one of the sidecar's ports would be in the way.
 const NOT_OURS: &str = "a port that is not one of the sidecar's own";
 
@@ -109,7 +111,6 @@ fn redirected(networking: &Part<'_>, config: &Config, at: &mut At<'_>) -> [Resul
     let transparent = networking.field("transparentProxying");
     let ports = [
         ("redirectPortInbound", "--inbound-port", config.inbound_port),
-        // Of IPv6 it says the same or nothing.
         ("redirectPortInboundV6", "--inbound-port", config.inbound_port),
         ("redirectPortOutbound", "--outbound-port", config.outbound_port),
     ];
@@ -118,7 +119,8 @@ fn redirected(networking: &Part<'_>, config: &Config, at: &mut At<'_>) -> [Resul
             return Ok(false);
         }
         let port = transparent.get::<RedirectPort>(field)?.unwrap_or_default().0;
-        if port != 0 && listens != 0 && port != listens {
+        let old = field == "redirectPortInboundV6" && port == OLD_V6;
+        if port != 0 && listens != 0 && port != listens && !old {
             let allowed = format!("{listens}, which is {option}; or 0");
             transparent.problem(at, field, port.to_string(), allowed);
         }

@@ -87,3 +87,48 @@ fn no_dataplane_is_missed_that_may_be_in_what_cannot_be_read() {
         assert!(missed(is_not), "{is_not}");
     }
 }
+
+#[test]
+fn what_cannot_be_read_is_told_by_its_file_and_hides_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::os::unix::fs::symlink("loop.yaml", at("loop.yaml")).unwrap();
+    std::os::unix::fs::symlink("nowhere", at("gone.yaml")).unwrap();
+    fs::create_dir(at("folder.yaml")).unwrap();
+    fs::write(at("latin.yaml"), b"# a\nname: \xe4\n").unwrap();
+    fs::write(at("wrong.yml"), "type: x").unwrap();
+    fs::write(at("README.md"), "# no document").unwrap();
+    fs::write(at(".hidden.yaml"), "type: x").unwrap();
+    let missing = at("missing");
+    let loaded = load(&config(&[]), &[folder.path().into(), missing, "/dev/null".into()]);
+    let path = format!("{}/", folder.path().display());
+    let errors: Vec<_> = loaded.errors.iter().map(|error| error.to_string().replace(&path, "")).collect();
+    let expected = [
+        "latin.yaml: line 2: found bytes that are no UTF-8; allowed: text in UTF-8",
+        "loop.yaml: Too many levels of symbolic links (os error 40)",
+        "wrong.yml: document 1 (x): type: found \"x\"; allowed: Mesh, ",
+        "missing: No such file or directory (os error 2)",
+        "/dev/null: neither a file nor a folder",
+    ];
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+    for (error, expected) in errors.iter().zip(expected) {
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_can_be_read_by_another_mode_is_another_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    fs::write(&file, "").unwrap();
+    let paths = [folder.path().to_owned()];
+    let before = Fingerprint::of(&paths);
+    assert_eq!(before, Fingerprint::of(&paths));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    // The kernel's clock for files ticks some hundred times a second.
+    while Fingerprint::of(&paths) == before {
+        assert!(std::time::Instant::now() < until);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+}

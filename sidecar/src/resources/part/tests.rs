@@ -58,8 +58,8 @@ networking:
   rules: [{default: {deny: [{spiffeID: {type: Exactly, value: web}}]}}]}}
 ---
 {type: ProxyTemplate, name: x, selectors: [{match: {kuma.io/service: '*'}}], conf: {imports: [], modifications: [
-  {cluster: {operation: add, value: 'circuit_breakers: {thresholds: [{max_connections: -1}, {priority: HIGH}]}'}},
-  {cluster: {operation: add, value: 'connect_timeout: soon'}, networkFilter: {operation: patch, value: 'name: x'}}]}}
+  {cluster: {operation: patch, value: 'circuit_breakers: {thresholds: [{max_connections: -1}, {priority: HIGH}]}'}},
+  {cluster: {operation: patch, value: 'connect_timeout: soon'}, networkFilter: {operation: patch, value: 'name: x'}}]}}
 ---
 type: MeshAccessLog
 name: twice
