@@ -126,7 +126,8 @@ async fn call(tcp: &mut TcpStream, service: &str) -> io::Result<Option<u64>> {
                 }
             }
             RST_STREAM if ours => return Ok(None),
-            GOAWAY => return Ok(None),
+            // RFC 9113, 6.8: a stream up to the last one that it names is still served. Ours is the first.
+            GOAWAY if last_stream(&payload) == 0 => return Ok(None),
             _ => {}
         }
         if ours && matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
@@ -139,6 +140,10 @@ async fn call(tcp: &mut TcpStream, service: &str) -> io::Result<Option<u64>> {
 /// A server that has answered and is gone needs none.
 async fn acknowledge(tcp: &mut TcpStream, frame: &[u8]) {
     let _ = tcp.write_all(frame).await;
+}
+
+fn last_stream(goaway: &[u8]) -> u32 {
+    goaway.first_chunk().map_or(0, |last| u32::from_be_bytes(*last) & 0x7fff_ffff)
 }
 
 fn unpadded(payload: &[u8]) -> Option<&[u8]> {

@@ -28,6 +28,9 @@ const TURN_BYTES: u64 = 1024 * 1024;
 const BULK_BYTES: u32 = 1024 * 1024;
 const BULK_FULL_READS: u8 = 4;
 
+/// The same of a stream that TLS goes over: what counts for a full read.
+const LONG_READ: usize = SCRATCH_BYTES / 4 * 3;
+
 /// What is to come between two pauses, or the stream has to prove again that it is bulk.
 const BULK_BETWEEN_PAUSES: u32 = SCRATCH_BYTES as u32;
 
@@ -207,8 +210,9 @@ impl Half {
             self.state = State::Over;
             return Poll::Ready(Ok(()));
         }
+        let splices = source.splices() && sink.splices();
         // To look around means to read: the kernel does not splice an urgent byte.
-        if self.is_bulk() && !turn.look {
+        if splices && self.is_bulk() && !turn.look {
             match turn.pipes.take() {
                 Some(pipe) => {
                     self.held = Held::Pipe(Box::new(pipe));
@@ -219,7 +223,9 @@ impl Half {
                 None => (self.run, self.full_reads) = (0, 0),
             }
         }
-        let Heard { bytes, full, then } = ready!(hear(source, cx, turn)).map_err(Step::SourceFailed)?;
+        let room = if !splices && self.is_bulk() { turn.scratch.len() } else { SCRATCH_BYTES };
+        let heard = ready!(hear(source, cx, turn, room)).map_err(Step::SourceFailed)?;
+        let Heard { bytes, full, then } = heard;
         if matches!(then, Then::Fin) {
             match self.state {
                 // Of what a dead source said, the end is no FIN; it is read again once all before it was taken.
@@ -256,7 +262,9 @@ impl Half {
             Then::Fin | Then::Unknown => {}
         }
         self.run = self.run.saturating_add(bytes as u32);
-        let full = full && source.splices() && sink.splices();
+        // What passes through TLS comes in records, which fill no buffer to the last byte; and a sink that takes less is no
+        // reason to keep more for it.
+        let full = if splices { full } else { bytes >= LONG_READ && taken == bytes };
         self.full_reads = if full { self.full_reads.saturating_add(1) } else { 0 };
         Poll::Ready(Ok(()))
     }
@@ -350,9 +358,14 @@ enum Then {
 
 /// Reads, and reads on where the runtime knows that there is more: that the source is closed, as a rule, which came with
 /// the last bytes. Where it does not, this asks nobody and costs nothing.
-fn hear(source: &mut impl Endpoint, cx: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<io::Result<Heard>> {
-    let bytes = ready!(read(source, cx, turn))?;
-    let full = bytes == turn.scratch.len();
+fn hear(
+    source: &mut impl Endpoint,
+    cx: &mut Context<'_>,
+    turn: &mut Turn<'_>,
+    room: usize,
+) -> Poll<io::Result<Heard>> {
+    let bytes = ready!(read(source, cx, turn, room))?;
+    let full = bytes == room;
     let heard = |bytes, then| Poll::Ready(Ok(Heard { bytes, full, then }));
     if bytes == 0 {
         return heard(0, Then::Fin);
@@ -361,7 +374,7 @@ fn hear(source: &mut impl Endpoint, cx: &mut Context<'_>, turn: &mut Turn<'_>) -
     if full || turn.look || !source.splices() {
         return heard(bytes, Then::Unknown);
     }
-    match poll_read(source, cx, &mut turn.scratch[bytes..]) {
+    match poll_read(source, cx, &mut turn.scratch[bytes..room]) {
         Poll::Pending => heard(bytes, Then::Unknown),
         Poll::Ready(Ok(0)) => heard(bytes, Then::Fin),
         Poll::Ready(Ok(more)) => heard(bytes + more, Then::Unknown),
@@ -370,14 +383,20 @@ fn hear(source: &mut impl Endpoint, cx: &mut Context<'_>, turn: &mut Turn<'_>) -
 }
 
 /// Reads; while it looks around, first what the runtime may not know of.
-fn read(source: &mut impl Endpoint, cx: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<io::Result<usize>> {
+fn read(
+    source: &mut impl Endpoint,
+    cx: &mut Context<'_>,
+    turn: &mut Turn<'_>,
+    room: usize,
+) -> Poll<io::Result<usize>> {
+    let scratch = &mut turn.scratch[..room];
     if turn.look {
-        match source.read_now(turn.scratch) {
+        match source.read_now(scratch) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => turn.look = false,
             done => return Poll::Ready(done),
         }
     }
-    poll_read(source, cx, turn.scratch)
+    poll_read(source, cx, scratch)
 }
 
 fn poll_read(source: &mut impl Endpoint, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {

@@ -27,13 +27,19 @@ use tokio::net::TcpStream;
 /// the buffer falls out of the second-level cache and nothing is gained.
 pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
 
+/// The same for a stream that TLS goes over, once it proved to be bulk. Each write wakes whoever reads it, which costs as
+/// much as AES over some 30 KiB: twice as long, a stream takes 0.9 of the CPU time and moves 1.1 as much. Beyond, nothing
+/// is gained.
+pub(crate) const LONG_SCRATCH_BYTES: usize = 2 * SCRATCH_BYTES;
+
 thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
+    /// The kernel gives memory to the part that is used.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; LONG_SCRATCH_BYTES].into_boxed_slice());
 }
 
 /// Lends this worker's scratch buffer.
 pub(crate) fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
-    SCRATCH.with_borrow_mut(|scratch| work(scratch))
+    SCRATCH.with_borrow_mut(|scratch| work(&mut scratch[..SCRATCH_BYTES]))
 }
 
 /// One end of a relayed connection.

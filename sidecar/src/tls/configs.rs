@@ -5,13 +5,15 @@ use super::identity::Identity;
 use super::sniff::ALPN;
 use super::spiffe::TrustDomain;
 use super::verify::Verifier;
-use rustls::client::Resumption;
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::ServerName;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::{
     CipherSuite, ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version,
 };
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Servers whose sessions are remembered, up to eight each: some 10 KiB a server. One more forgets one.
@@ -95,6 +97,8 @@ pub struct Configs {
     pub(super) server: Arc<ServerConfig>,
     /// For what we dial.
     pub(super) client: Arc<ClientConfig>,
+    /// Sessions with servers.
+    sessions: Arc<dyn ClientSessionStore>,
     /// Whose identities these are.
     pub(super) trust_domain: TrustDomain,
 }
@@ -137,7 +141,16 @@ impl Configs {
         client.alpn_protocols = vec![ALPN.to_vec()];
         // Who is dialled is known by its identity; a name in clear would tell onlookers.
         client.enable_sni = false;
-        client.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Ok(Self { server: Arc::new(server), client: Arc::new(client), trust_domain: trust_domain.clone() })
+        let sessions: Arc<dyn ClientSessionStore> = Arc::new(ClientSessionMemoryCache::new(SESSIONS));
+        client.resumption = Resumption::store(Arc::clone(&sessions));
+        let trust_domain = trust_domain.clone();
+        Ok(Self { server: Arc::new(server), client: Arc::new(client), sessions, trust_domain })
+    }
+
+    /// Forgets the sessions with a server, so that the next handshake is a full one.
+    pub(super) fn forget(&self, server: IpAddr) {
+        let name = ServerName::IpAddress(server.into());
+        self.sessions.remove_tls12_session(&name);
+        while self.sessions.take_tls13_ticket(&name).is_some() {}
     }
 }

@@ -68,7 +68,13 @@ pub async fn connect(
     under_way: &Arc<Limit>,
 ) -> Result<Shaken, TlsError> {
     let _permit = under_way.try_acquire().ok_or(TlsError::TooMany(under_way.max()))?;
-    within_deadline(shake(tcp, configs, expected, || Session::client(configs, to))).await
+    let shaken = within_deadline(shake(tcp, configs, expected, || Session::client(configs, to))).await;
+    // A resumed session is judged by the certificate of the handshake that it goes back to. The server may have another by
+    // now, which only a full handshake shows.
+    if let Err(TlsError::Peer(_)) = shaken {
+        configs.forget(to);
+    }
+    shaken
 }
 
 async fn within_deadline(

@@ -9,7 +9,7 @@
 //! cut the stream, so the other side gets a reset, never an orderly end.
 
 use super::session::{MOST_KEPT, Session};
-use crate::relay::{Endpoint, SCRATCH_BYTES};
+use crate::relay::{Endpoint, LONG_SCRATCH_BYTES, SCRATCH_BYTES};
 use rustls::Error;
 use std::cell::RefCell;
 use std::io;
@@ -19,9 +19,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Room for what a full scratch buffer becomes when it is encrypted: 4 records, each with a head and a tag, and a key
+/// Room for what a full scratch buffer becomes when it is encrypted: 8 records, each with a head and a tag, and a key
 /// update in front of them.
-const ENCRYPTED_BYTES: usize = SCRATCH_BYTES + 1024;
+const ENCRYPTED_BYTES: usize = LONG_SCRATCH_BYTES + 1024;
+
+/// As much as is read at once: so many full records as fill the relay's scratch buffer with what they say, each with a head
+/// of 5 bytes, the type and a tag of 16. One byte less, and of a bulk stream the last record of each read would be kept
+/// apart and copied back, nearly whole, a quarter of all that comes.
+const READ_BYTES: usize = SCRATCH_BYTES + SCRATCH_BYTES / RECORD_BYTES * 22;
+const RECORD_BYTES: usize = 16 * 1024;
 
 thread_local! {
     static CIPHERTEXT: RefCell<Box<[u8]>> =
@@ -33,7 +39,7 @@ pub struct TlsStream {
     tcp: TcpStream,
     session: Session,
     /// What reading ended by; told once everything that was said before is read.
-    failed: Option<Error>,
+    failed: Option<io::Error>,
 }
 
 impl TlsStream {
@@ -63,17 +69,17 @@ impl TlsStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once from the socket, and decrypts what is whole.
-    fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// Reads once from the socket, and decrypts what is whole. Whether there was as much as was asked for.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
         let Self { tcp, session, failed } = self;
         CIPHERTEXT.with_borrow_mut(|scratch| {
             let kept = session.kept().len();
             scratch[..kept].copy_from_slice(session.kept());
-            // A whole scratch buffer at most, so that what it says fits into the relay's.
-            let most = SCRATCH_BYTES.max(kept + 1024);
+            // What it says fits into the relay's buffer, as a rule.
+            let most = READ_BYTES.max(kept + 1024);
             let mut into = ReadBuf::new(&mut scratch[kept..most]);
             ready!(Pin::new(tcp).poll_read(cx, &mut into))?;
-            let came = into.filled().len();
+            let (came, full) = (into.filled().len(), into.remaining() == 0);
             if came == 0 {
                 return Poll::Ready(Err(truncated()));
             }
@@ -84,8 +90,8 @@ impl TlsStream {
                 too_much.extend_from_slice(rest);
             });
             session.put_back(&too_much);
-            *failed = processed.err();
-            Poll::Ready(Ok(()))
+            *failed = processed.err().map(failure);
+            Poll::Ready(Ok(full))
         })
     }
 }
@@ -115,12 +121,23 @@ impl AsyncRead for TlsStream {
                 return Poll::Ready(Ok(()));
             }
             if let Some(error) = this.failed.take() {
-                return Poll::Ready(Err(failure(error)));
+                return Poll::Ready(Err(error));
             }
             if this.session.peer_closed() {
                 return Poll::Ready(Ok(()));
             }
-            ready!(this.poll_receive(cx, buf))?;
+            let mut more = ready!(this.poll_receive(cx, buf))?;
+            // Several reads go on in one write, where there is room for another.
+            while more && buf.remaining() >= SCRATCH_BYTES && this.failed.is_none() {
+                more = match this.poll_receive(cx, buf) {
+                    Poll::Ready(Ok(more)) => more,
+                    Poll::Ready(Err(error)) => {
+                        this.failed = Some(error);
+                        false
+                    }
+                    Poll::Pending => false,
+                };
+            }
             // What the protocol wants answered. Whoever cannot take it is not being read for nothing: it wakes this task
             // when it can.
             if let Poll::Ready(Err(error)) = this.poll_send(cx) {
@@ -140,7 +157,7 @@ impl AsyncWrite for TlsStream {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         ready!(this.poll_send(cx))?;
-        let plaintext = &buf[..buf.len().min(SCRATCH_BYTES)];
+        let plaintext = &buf[..buf.len().min(LONG_SCRATCH_BYTES)];
         if plaintext.is_empty() {
             return Poll::Ready(Ok(0));
         }

@@ -1,6 +1,7 @@
 //! TLS between workloads: whom STRICT keeps out and PERMISSIVE lets in, by which reason, and what a member notices of it.
 
 mod members;
+mod probes;
 mod who;
 
 use std::fs;

@@ -15,7 +15,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// The sidecar, or Envoy.
 #[derive(Debug)]
 pub struct Contender {
-    name: &'static str,
+    name: String,
     program: PathBuf,
     arguments: Vec<String>,
 }
@@ -30,16 +30,19 @@ impl Contender {
         let identity = lab.folder().join("identity").display().to_string();
         let mesh = lab.folder().join("mesh.yaml");
         fs::write(&mesh, MESH)?;
-        let options = [
+        let options = vec![
             "--concurrency=2".to_owned(),
+            "--access-log=/tmp/tlsw/access.log".to_owned(),
             "--circuit-breaker-max-connections=100000".to_owned(),
             format!("--identity={identity}"),
             format!("--resources={}", mesh.display()),
         ];
         let ours = Binaries::built()?.sidecar.clone();
-        let mut all = vec![Self { name: "culvert", program: ours, arguments: options.clone().into() }];
-        if let Some(program) = env::var_os("CULVERT_BENCH_BEFORE") {
-            all.push(Self { name: "before", program: program.into(), arguments: options.into() });
+        let mut all = vec![Self { name: "culvert".into(), program: ours, arguments: options.clone() }];
+        let others = env::var_os("CULVERT_BENCH_OTHERS").unwrap_or_default();
+        for program in env::split_paths(&others).filter(|path| path.is_file()) {
+            let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            all.push(Self { name, program, arguments: options.clone() });
         }
         if let Some(program) = find_envoy() {
             let config = lab.folder().join("envoy.yaml");
@@ -47,13 +50,13 @@ impl Contender {
             let config = config.display().to_string();
             let arguments = ["-c", &config, "--concurrency", "2", "-l", "warn", "--disable-hot-restart"];
             let arguments = arguments.map(str::to_owned).into();
-            all.push(Self { name: "envoy", program, arguments });
+            all.push(Self { name: "envoy".into(), program, arguments });
         }
         Ok(all)
     }
 
-    pub fn name(&self) -> &'static str {
-        self.name
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Puts the redirect in place and starts it.

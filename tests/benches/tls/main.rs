@@ -7,9 +7,9 @@
 //! The proxy is the built sidecar with a STRICT mesh, then Envoy with the same settings (TLS 1.3, AES-128-GCM, certificates
 //! of both sides required, one ticket), each under the sidecar's uid with two threads, through the rules of the built plugin.
 //! Envoy is found in PATH or named by `CULVERT_BENCH_ENVOY`; without it the sidecar is measured alone.
-//! `CULVERT_BENCH_BEFORE` names another build of the sidecar to be measured in the same run, `CULVERT_BENCH_ROUNDS` (3) and
-//! `CULVERT_BENCH_SECONDS` (2, per load) change how long it takes, `CULVERT_BENCH_ONLY` names a part: `bulk`, `handshakes`,
-//! `crowd` or `idle`.
+//! `CULVERT_BENCH_OTHERS` (as PATH) names other builds of the sidecar to be measured in the same run, `CULVERT_BENCH_ROUNDS` (3) and
+//! `CULVERT_BENCH_SECONDS` (2, per load) change how long it takes; with `CULVERT_BENCH_ONLY` only loads are run whose name
+//! contains it (`handshakes`, `one stream to the server`).
 //!
 //! Client, proxy and server share the machine, so what a proxy costs is told by its CPU time, and connections per second
 //! are those of all three together. The figures of one run hold against each other only.
@@ -79,8 +79,9 @@ fn run() -> Result<()> {
             let measured = bench.measure().with_context(|| contender.name().to_owned())?;
             drop(bench);
             contender.clear(&lab)?;
+            let values: Vec<_> = measured.iter().map(|(_, value)| format!("{value:.1}")).collect();
+            println!("round {round}: {:<8} {}", contender.name(), values.join(" "));
             of.push(measured);
-            println!("round {round}: {}", contender.name());
         }
     }
     report(&names, &results);
@@ -99,32 +100,34 @@ impl Bench<'_> {
     fn measure(&self) -> Result<Measured> {
         let (load, secs) = (self.load, self.secs);
         let only = env::var("CULVERT_BENCH_ONLY").ok();
-        let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+        let wanted = |name: &str| only.as_deref().is_none_or(|only| name.contains(only));
         let mut all = Measured::new();
         for (side, name) in [(Side::Terminates, "terminating"), (Side::Originates, "originating")] {
-            if wanted("bulk") {
-                for (port, to) in [(Port::Up, "to the server"), (Port::Down, "to the client")] {
-                    for (streams, many) in [(2, "two streams"), (1, "one stream")] {
-                        self.bulk(side, port, streams, &format!("{name}, {many} {to}"), &mut all)?;
+            for (port, to) in [(Port::Up, "to the server"), (Port::Down, "to the client")] {
+                for (streams, many) in [(2, "two streams"), (1, "one stream")] {
+                    let name = format!("{name}, {many} {to}");
+                    if wanted(&name) {
+                        self.bulk(side, port, streams, &name, &mut all)?;
                     }
                 }
             }
-            if wanted("handshakes") {
-                for (port, kind) in [(Port::Small, "full"), (Port::Again, "resumed")] {
-                    self.handshakes(side, port, &format!("{name}, {kind} handshakes"), &mut all)?;
+            for (port, kind) in [(Port::Small, "full"), (Port::Again, "resumed")] {
+                let name = format!("{name}, {kind} handshakes");
+                if wanted(&name) {
+                    self.handshakes(side, port, &name, &mut all)?;
                 }
             }
-            if wanted("crowd") {
+            let name = format!("{name}, beside a crowd");
+            if wanted(&name) {
                 let waits = self.on(side, || load.beside_a_crowd(side, secs))?;
-                let mut add =
-                    |what: &str, value| all.push((format!("{name}, beside a crowd: {what}"), value));
+                let mut add = |what: &str, value| all.push((format!("{name}: {what}"), value));
                 add("median wait, ms", waits.median.as_secs_f64() * 1e3);
                 add("p99 wait, ms", waits.p99.as_secs_f64() * 1e3);
                 add("longest wait, ms", waits.longest.as_secs_f64() * 1e3);
-                add("handshakes per second", waits.handshakes as f64 / self.secs.as_secs_f64());
+                add("handshakes per second", waits.handshakes as f64 / secs.as_secs_f64());
             }
         }
-        if wanted("idle") {
+        if wanted("terminating, idle connection") {
             let before = self.running.pss_bytes()?;
             let held = self.lab.peer.as_root().run(|| load.idle(IDLE))?;
             let each = (self.running.pss_bytes()? - before) / 1024.0 / IDLE as f64;
@@ -168,7 +171,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Medians, and those of the first contender as shares of each other's.
-fn report(names: &[&'static str], results: &[Vec<Measured>]) {
+fn report(names: &[&str], results: &[Vec<Measured>]) {
     print!("\n{:<52}", "medians");
     names.iter().for_each(|name| print!("{name:>10}"));
     names.iter().skip(1).for_each(|name| print!("{:>10}", format!("/{name}")));

@@ -100,6 +100,29 @@ async fn a_session_is_resumed_and_the_peer_still_known() {
 }
 
 #[tokio::test]
+async fn a_resumed_session_that_is_refused_is_followed_by_a_full_handshake() {
+    let authority = Authority::new();
+    let (web, db) = (authority.configs("web"), authority.configs("db"));
+    // Some tickets in hand, of which each would be refused for itself.
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(both(&web, &db, None).await);
+    }
+    for (client, server) in open {
+        let ((near, client), (far, server)) = (client.unwrap(), server.unwrap());
+        let (mut near, mut far) = (client.over(near), server.over(far));
+        far.write_all(b"!").await.unwrap();
+        far.flush().await.unwrap();
+        assert_eq!(near.read_u8().await.unwrap(), b'!');
+    }
+    let (refused, server) = both(&web, &db, Some("spiffe://default/cache")).await;
+    assert!(server.unwrap().1.resumed);
+    assert_eq!(refused.err().unwrap().reason(), CloseReason::TlsIdentity);
+    let (client, _) = both(&web, &db, Some("spiffe://default/db")).await;
+    assert!(!client.unwrap().1.resumed);
+}
+
+#[tokio::test]
 async fn who_is_no_member_is_refused_by_its_reason() {
     let (ours, foreign) = (Authority::new(), Authority::new());
     let server = ours.configs("db");
