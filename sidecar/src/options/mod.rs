@@ -37,11 +37,18 @@ pub struct Options {
     resources: Vec<PathBuf>,
 
     /// The mesh that this pod belongs to
-    #[arg(long, value_name = "NAME", default_value = "default", env = "CULVERT_MESH", hide_env = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        default_value = "default",
+        env = "CULVERT_MESH",
+        hide_env = true
+    )]
     mesh: String,
 
     /// The Dataplane document that is about this pod
-    #[arg(long, value_name = "NAME", env = "CULVERT_DATAPLANE", hide_env = true)]
+    #[arg(long, global = true, value_name = "NAME", env = "CULVERT_DATAPLANE", hide_env = true)]
     dataplane: Option<String>,
 
     /// Port for redirected inbound connections; 0 = off

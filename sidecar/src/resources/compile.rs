@@ -94,19 +94,34 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
             "the mesh's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
         );
     }
-    let chooses = |document: &&Document| match &document.spec {
-        Spec::MeshTrafficPermission(policy) => {
-            matches!(policy.target_ref, Some(TargetRef::Tags(_) | TargetRef::Dataplane(Some(_))))
-        }
-        _ => false,
-    };
-    if plan.mtls.is_some() && this.is_none() && ours.iter().any(chooses) {
-        plan.warnings.push(
-            "a MeshTrafficPermission chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here"
-                .into(),
-        );
+    if config.dataplane.is_none() {
+        plan.warnings.extend(ours.iter().filter(|document| chooses_pods(document)).map(|document| {
+            format!(
+                "{} {} chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here",
+                document.kind().name(),
+                document.name
+            )
+        }));
+    }
+    if let (true, Some(other)) = (ours.is_empty(), documents.first()) {
+        plan.warnings.push(format!(
+            "no document is of mesh {:?} (--mesh), so none holds here; the first is of mesh {:?}",
+            config.mesh, other.mesh
+        ));
     }
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
+}
+
+/// Whether it is about some pods, by their tags or names.
+fn chooses_pods(document: &Document) -> bool {
+    let target = match &document.spec {
+        Spec::ProxyTemplate(template) => return !patch::is_for_all(template),
+        Spec::MeshAccessLog(policy) => &policy.target_ref,
+        Spec::MeshTls(policy) => &policy.target_ref,
+        Spec::MeshTrafficPermission(policy) => &policy.target_ref,
+        Spec::Mesh(_) | Spec::Dataplane(_) | Spec::Wrong(_) => return false,
+    };
+    matches!(target, Some(TargetRef::Tags(_) | TargetRef::Dataplane(Some(_))))
 }
 
 /// Two documents of a kind and name: which one holds would be chance.

@@ -331,6 +331,36 @@ fn a_patch_that_fits_nothing_is_a_warning() {
 }
 
 #[test]
+fn what_does_not_hold_because_nobody_knows_this_pod_or_its_mesh_is_a_warning() {
+    let template = |selector: &str| {
+        format!(
+            "{{type: ProxyTemplate, name: p, selectors: [{{match: {{kuma.io/service: {selector}}}}}], conf: {{imports: [default-proxy]}}}}\n---\n"
+        )
+    };
+    let log =
+        |target: &str| format!("{{type: MeshAccessLog, name: l, spec: {{targetRef: {{{target}}}}}}}\n---\n");
+    let app = "{type: Dataplane, name: app, networking: {address: 10.0.0.2}}\n";
+    for (arguments, documents, expected) in [
+        (&[][..], template("app"), Some("ProxyTemplate p chooses pods, and without --dataplane")),
+        (&[], template("'*'"), None),
+        (&[], log("kind: MeshService, name: app"), Some("MeshAccessLog l chooses pods")),
+        (&[], log("kind: Mesh"), None),
+        (&["--dataplane=app"], log("kind: MeshService, name: web") + &template("web"), None),
+        (
+            &["--mesh=prod"],
+            log("kind: Mesh"),
+            Some(
+                "no document is of mesh \"prod\" (--mesh), so none holds here; the first is of mesh \"default\"",
+            ),
+        ),
+    ] {
+        let warnings = plan(arguments, &format!("{documents}{app}")).warnings;
+        assert_eq!(warnings.len(), usize::from(expected.is_some()), "{warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.starts_with(expected.unwrap_or("-"))), "{warnings:?}");
+    }
+}
+
+#[test]
 fn logs_are_the_meshs_or_the_most_specific_policys() {
     let mesh = "---\n{type: Mesh, name: default, logging: {defaultBackend: f, backends: [{name: f, type: file, conf: {path: /mesh}}, {name: t, type: tcp, conf: {address: '127.0.0.1:5'}}]}}\n";
     let policy = |name: &str, target: &str, rest: &str| {
