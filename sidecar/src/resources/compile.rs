@@ -132,7 +132,9 @@ fn duplicates(documents: &[Document]) -> Vec<CompileError> {
         let key = (document.kind(), &*document.mesh, &*document.name, document.namespace.as_deref());
         if let Some(first) = seen.get(&key) {
             let found = format!("the same {} again, after {}", document.kind().name(), first.place);
-            errors.push(document.error("name", found, "one document of a kind, mesh and name").into());
+            errors.push(
+                document.error(document.name_field, found, "one document of a kind, mesh and name").into(),
+            );
         } else {
             seen.insert(key, document);
         }

@@ -64,6 +64,8 @@ pub struct Document {
     pub mesh: String,
     /// Its name.
     pub name: String,
+    /// Where that stands.
+    pub name_field: &'static str,
     /// Its namespace, in Kubernetes' spelling.
     pub namespace: Option<String>,
     /// What it says.
@@ -351,6 +353,7 @@ fn read_one(config: &Config, value: &Value, place: &Place, found: &mut Found, at
         place: place.clone(),
         mesh: mesh.into(),
         name: name.into(),
+        name_field: if kubernetes { "metadata.name" } else { "name" },
         namespace: namespace.map(Into::into),
         spec: spec.filter(|_| right).unwrap_or(Spec::Wrong(kind)),
     });
