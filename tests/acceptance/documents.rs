@@ -42,7 +42,7 @@ fn what_is_wrong_at_the_start_is_told_all_at_once_and_ends_it_with_64() -> Resul
         let settings = lab.pod.sidecar();
         let mut sidecar = match validates {
             false => settings.options(["--dataplane", "y", "--resources", &path]).start_unready()?,
-            true => settings.options(["--dataplane", "y", "validate", &path]).start_unready()?,
+            true => settings.options(["validate", "--dataplane", "y", &path]).start_unready()?,
         };
         assert_eq!(sidecar.wait(SOON)?.code(), Some(64));
         let said = sidecar.stderr().text();

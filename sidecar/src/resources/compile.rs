@@ -6,7 +6,7 @@ use super::document::{Document, DocumentError, Found, Kind, Spec};
 use super::logs;
 use super::patch;
 use super::security;
-use super::target::Subject;
+use super::target::{self, Subject};
 use crate::addrs::{Direction, Family, inbound_source, is_loopback};
 use crate::config::Config;
 use crate::plan::{Cluster, Endpoint, Listener, Member, Origin, Plan, Upstream, hop_source, wildcard};
@@ -96,7 +96,34 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
             "the mesh's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
         );
     }
+    if config.dataplane.is_none() {
+        plan.warnings.extend(ours.iter().filter(|document| chooses_pods(document)).map(|document| {
+            format!(
+                "{} {} chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here",
+                document.kind().name(),
+                document.name
+            )
+        }));
+    }
+    if let (true, Some(other)) = (ours.is_empty(), documents.first()) {
+        plan.warnings.push(format!(
+            "no document is of mesh {:?} (--mesh), so none holds here; the first is of mesh {:?}",
+            config.mesh, other.mesh
+        ));
+    }
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
+}
+
+/// Whether it is about some pods only.
+fn chooses_pods(document: &Document) -> bool {
+    let target = match &document.spec {
+        Spec::ProxyTemplate(template) => return !patch::is_for_all(template),
+        Spec::MeshAccessLog(policy) => &policy.target_ref,
+        Spec::MeshTls(policy) => &policy.target_ref,
+        Spec::MeshTrafficPermission(policy) => &policy.target_ref,
+        Spec::Mesh(_) | Spec::Dataplane(_) | Spec::Wrong(_) => return false,
+    };
+    target::chooses(target.as_ref(), document)
 }
 
 /// Two documents of a kind and name: which one holds would be chance.
@@ -107,7 +134,9 @@ fn duplicates(documents: &[Document]) -> Vec<CompileError> {
         let key = (document.kind(), &*document.mesh, &*document.name, document.namespace.as_deref());
         if let Some(first) = seen.get(&key) {
             let found = format!("the same {} again, after {}", document.kind().name(), first.place);
-            errors.push(document.error("name", found, "one document of a kind, mesh and name").into());
+            errors.push(
+                document.error(document.name_field, found, "one document of a kind, mesh and name").into(),
+            );
         } else {
             seen.insert(key, document);
         }

@@ -67,6 +67,8 @@ pub struct Document {
     pub mesh: String,
     /// Its name.
     pub name: String,
+    /// Where that stands.
+    pub name_field: &'static str,
     /// Its namespace, in Kubernetes' spelling.
     pub namespace: Option<String>,
     /// Its labels; those that Kuma gives each document by itself are among them.
@@ -375,6 +377,7 @@ fn read_one(config: &Config, value: &Value, place: &Place, found: &mut Found, at
         place: place.clone(),
         mesh: mesh.into(),
         name: name.into(),
+        name_field: if kubernetes { "metadata.name" } else { "name" },
         namespace: namespace.map(Into::into),
         labels,
         labelled,

@@ -34,7 +34,7 @@ pub(super) fn apply(plan: &mut Plan, ours: &[&Document], tags: Option<&[&Tags]>)
 fn rank(template: &ProxyTemplate, tags: Option<&[&Tags]>) -> Option<(usize, usize)> {
     let fits = |wanted: &Tags| match tags {
         Some(tags) => tags.iter().any(|tags| wanted.select(tags)),
-        None => wanted.0.values().all(|value| value == "*"),
+        None => takes_any(wanted),
     };
     let fitting = template.selectors.iter().map(|selector| &selector.tags).filter(|tags| fits(tags));
     fitting
@@ -43,6 +43,15 @@ fn rank(template: &ProxyTemplate, tags: Option<&[&Tags]>) -> Option<(usize, usiz
             (tags.0.len() - any, any)
         })
         .max()
+}
+
+fn takes_any(wanted: &Tags) -> bool {
+    wanted.0.values().all(|value| value == "*")
+}
+
+/// Whether one of its selectors takes any value, so that the pod's tags need not be known.
+pub(super) fn is_for_all(template: &ProxyTemplate) -> bool {
+    template.selectors.iter().any(|selector| takes_any(&selector.tags))
 }
 
 fn comes_from(wanted: Option<template::Origin>, origin: Origin) -> bool {

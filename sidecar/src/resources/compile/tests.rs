@@ -279,6 +279,7 @@ fn what_fields_say_together_is_checked() {
         ("other ports", &["--dataplane=app", "--inbound-port=7006"], dataplane("app", &format!("address: 10.0.0.2, {TRANSPARENT}")), "networking.transparentProxying.redirectPortInbound: found 15006; allowed: 7006, which is --inbound-port"),
         ("for peers", &["--dataplane=app"], dataplane("app", "address: 10.0.0.2, outbound: [{port: 1, address: 10.0.0.2, tags: {kuma.io/service: a}}]"), "networking.outbound[0].address: found \"10.0.0.2\"; allowed: an address of loopback"),
         ("one port twice", &[], dataplane("app", "address: 10.0.0.2, outbound: [{port: 1, tags: {kuma.io/service: a}}, {port: 1, tags: {kuma.io/service: b}}]"), "networking.outbound[1].port: found 127.0.0.1:1 again"),
+        ("twice, by kubectl", &[], "apiVersion: kuma.io/v1alpha1\nkind: Mesh\nmetadata: {name: a}\n---\n".repeat(2), "document 2 (Mesh a): metadata.name: found the same Mesh again, after mesh.yaml: document 1"),
         ("two of a name", &["--dataplane=x"], "{kind: List, items: [{apiVersion: kuma.io/v1alpha1, kind: Dataplane, metadata: {name: x, namespace: a}, spec: {networking: {address: 10.0.0.1}}}, {apiVersion: kuma.io/v1alpha1, kind: Dataplane, metadata: {name: x, namespace: b}, spec: {networking: {address: 10.0.0.1}}}]}".into(), "--dataplane x: found several Dataplanes of this name in mesh \"default\"; allowed: one of x.a, x.b"),
         ("no backend", &[], "{type: Mesh, name: default, logging: {defaultBackend: f, backends: [{name: g, type: file, conf: {}}]}}".into(), "logging.defaultBackend: found \"f\"; allowed: a backend of the list: g"),
     ] {
@@ -328,6 +329,36 @@ fn a_patch_that_fits_nothing_is_a_warning() {
         modifications: [{cluster: {operation: patch, match: {name: outbound:passthrough:ipv5}, value: 'connect_timeout: 1s'}}]}}";
     let warnings = plan(&[], text).warnings;
     assert!(warnings[0].contains("conf.modifications[0] changes nothing"), "{warnings:?}");
+}
+
+#[test]
+fn what_does_not_hold_because_nobody_knows_this_pod_or_its_mesh_is_a_warning() {
+    let template = |selector: &str| {
+        format!(
+            "{{type: ProxyTemplate, name: p, selectors: [{{match: {{kuma.io/service: {selector}}}}}], conf: {{imports: [default-proxy]}}}}\n---\n"
+        )
+    };
+    let log =
+        |target: &str| format!("{{type: MeshAccessLog, name: l, spec: {{targetRef: {{{target}}}}}}}\n---\n");
+    let app = "{type: Dataplane, name: app, networking: {address: 10.0.0.2}}\n";
+    for (arguments, documents, expected) in [
+        (&[][..], template("app"), Some("ProxyTemplate p chooses pods, and without --dataplane")),
+        (&[], template("'*'"), None),
+        (&[], log("kind: MeshService, name: app"), Some("MeshAccessLog l chooses pods")),
+        (&[], log("kind: Mesh"), None),
+        (&["--dataplane=app"], log("kind: MeshService, name: web") + &template("web"), None),
+        (
+            &["--mesh=prod"],
+            log("kind: Mesh"),
+            Some(
+                "no document is of mesh \"prod\" (--mesh), so none holds here; the first is of mesh \"default\"",
+            ),
+        ),
+    ] {
+        let warnings = plan(arguments, &format!("{documents}{app}")).warnings;
+        assert_eq!(warnings.len(), usize::from(expected.is_some()), "{warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.starts_with(expected.unwrap_or("-"))), "{warnings:?}");
+    }
 }
 
 #[test]
