@@ -18,6 +18,10 @@ pub enum CertificateFault {
     /// Without a name that says whose it is.
     #[error("it has no spiffe:// name (URI)")]
     NoIdentity,
+    /// With one that names no workload: <https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>, 3.1, leaves
+    /// those to authorities.
+    #[error("its name {0} has no path: that is a trust domain and no workload")]
+    NoWorkload(SpiffeId),
     /// With a great many.
     #[error("it has more than {MOST_NAMES} names")]
     TooManyNames,
@@ -66,14 +70,18 @@ pub fn uris<'a>(certificate: &'a CertificateDer<'_>) -> Result<Vec<&'a str>, Cer
 /// and names of other kinds beside them.
 ///
 /// # Errors
-/// When it has none, or one that is malformed.
+/// When it has none, one that is malformed, or one that is no workload's.
 pub fn identities(certificate: &CertificateDer<'_>) -> Result<Vec<SpiffeId>, CertificateFault> {
     let ids: Vec<SpiffeId> = uris(certificate)?
         .into_iter()
         .filter(|uri| SpiffeId::is_claimed_by(uri))
         .map(str::parse)
         .collect::<Result<_, _>>()?;
-    if ids.is_empty() { Err(CertificateFault::NoIdentity) } else { Ok(ids) }
+    match ids.iter().find(|id| id.path().is_empty()) {
+        Some(bare) => Err(CertificateFault::NoWorkload(bare.clone())),
+        None if ids.is_empty() => Err(CertificateFault::NoIdentity),
+        None => Ok(ids),
+    }
 }
 
 const INTEGER: u8 = 0x02;

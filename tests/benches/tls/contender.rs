@@ -32,7 +32,6 @@ impl Contender {
         fs::write(&mesh, MESH)?;
         let options = vec![
             "--concurrency=2".to_owned(),
-            "--access-log=/tmp/tlsw/access.log".to_owned(),
             "--circuit-breaker-max-connections=100000".to_owned(),
             format!("--identity={identity}"),
             format!("--resources={}", mesh.display()),

@@ -50,6 +50,7 @@ fn what_peers_would_refuse_is_told_by_its_reason() {
             "which is not of the trust domain",
         ),
         (wish(&["https://default/web"], (-1, 3600)), "has no spiffe:// name"),
+        (wish(&["spiffe://default"], (-1, 3600)), "that is a trust domain and no workload"),
         (wish(&["spiffe://default/../web"], (-1, 3600)), "has a path that no SPIFFE identity has"),
         (Pem { key: good().key, ..good() }, "tls.key is not the key of tls.crt"),
         (Pem { authorities: Authority::new().pem.into(), ..good() }, "tls.crt is of no authority in ca.crt"),
