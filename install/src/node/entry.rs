@@ -91,6 +91,16 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether somebody changed the file since it was looked at.
+    pub fn is_overtaken(&self) -> bool {
+        match self {
+            Self::Edit { path, from, .. } => fs::read(path).is_ok_and(|bytes| bytes != from.as_bytes()),
+            Self::Convert { .. } | Self::DropIn { .. } => false,
+        }
+    }
+}
+
 /// The files of the folder that a runtime would load: names and texts. One that is no text counts as empty, so invalid. A
 /// link is followed as the node does, not as whoever has mounted the node.
 pub fn loaded_files(layout: &Layout) -> io::Result<Vec<(String, String)>> {

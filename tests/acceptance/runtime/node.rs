@@ -26,6 +26,8 @@ const MADE_WITHIN: Duration = Duration::from_secs(20);
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(20);
 /// At a time; each takes a tenth of a second.
 const WORKERS: usize = 3;
+/// Between two looks at the list: what is measured are milliseconds.
+const LOOKS_EACH: Duration = Duration::from_micros(100);
 /// No repair: what is covered then, the plugin has covered.
 const NO_REPAIR: [&str; 2] = ["--repair", "off"];
 
@@ -147,6 +149,45 @@ fn pods_are_covered_while_the_agent_ends_is_killed_and_is_replaced() -> Result<(
     )
 }
 
+/// How long the entry was away while its file was written again and again.
+#[derive(Debug, Default)]
+struct Absent {
+    longest: Duration,
+    sum: Duration,
+    of: Duration,
+}
+
+impl Absent {
+    fn share(&self) -> f64 {
+        self.sum.as_secs_f64() / self.of.as_secs_f64()
+    }
+}
+
+/// A neighbour that puts its own list in place of the file, again and again. After each write it looks until the entry is back,
+/// as often as it can.
+fn rewritten(node: &Node, writes: usize, each: Duration) -> Result<Absent> {
+    let (start, mut absent) = (Instant::now(), Absent::default());
+    for _ in 0..writes {
+        let theirs = node.configurations().join(".theirs");
+        fs::write(&theirs, node.primary())?;
+        fs::rename(theirs, node.conflist())?;
+        let written = Instant::now();
+        let mut away = None;
+        while written.elapsed() < each {
+            if away.is_none() && node.has_entry() {
+                away = Some(written.elapsed());
+            }
+            let rest = each.saturating_sub(written.elapsed());
+            std::thread::park_timeout(if away.is_none() { LOOKS_EACH.min(rest) } else { rest });
+        }
+        let away = away.unwrap_or(each);
+        absent.sum += away;
+        absent.longest = absent.longest.max(away);
+    }
+    absent.of = start.elapsed();
+    Ok(absent)
+}
+
 #[test]
 fn pods_are_covered_while_a_neighbour_writes_the_list_each_50_ms() -> Result<()> {
     leaving_nothing(
@@ -154,19 +195,13 @@ fn pods_are_covered_while_a_neighbour_writes_the_list_each_50_ms() -> Result<()>
         |node| {
             let agent = node.agent(&[])?.ready()?;
             let writes = scaled(100);
-            let ((), Storm { made, late, missed, .. }) = storm(node, REPAIRED_WITHIN, |_| {
-                for _ in 0..writes {
-                    let start = Instant::now();
-                    let theirs = node.configurations().join(".theirs");
-                    fs::write(&theirs, node.primary())?;
-                    fs::rename(theirs, node.conflist())?;
-                    std::thread::park_timeout(Duration::from_millis(50).saturating_sub(start.elapsed()));
-                }
-                Ok(())
-            })?;
-            let worst = late.iter().max();
+            let (absent, Storm { made, late, missed, .. }) =
+                storm(node, REPAIRED_WITHIN, |_| rewritten(node, writes, Duration::from_millis(50)))?;
+            let (worst, share) = (late.iter().max(), absent.share());
             println!(
-                "{writes} writes: of {made} pods {} were late, by {worst:?} at most; fights {}",
+                "{writes} writes: the entry was away {:.2} % of the time, {:?} at most; of {made} pods {} were late, by {worst:?} at most; fights {}",
+                share * 100.0,
+                absent.longest,
                 late.len(),
                 agent.metric("culvert_agent_fights_total")?
             );
