@@ -205,29 +205,46 @@ impl Answers {
         lacking.filter(|(_, lacking)| *lacking > 0).collect()
     }
 
-    /// Puts the entry back at once where somebody wrote what they wrote before, unless that would be a war.
-    pub fn answer(&mut self) {
-        let survived = self.survived();
-        let Self { context, layout, ready, lost, written, patience, told } = self;
-        let now = Instant::now();
-        for (Edit { from, to, .. }, spares) in ready.iter() {
-            for spare in spares {
-                if !spare.would_replace(from.as_bytes()) {
-                    break;
-                }
-                let Ok(_lock) = entry::lock(layout) else { return };
-                if entry::was_left(layout) || !patience.is_none(survived, now) {
-                    return;
-                }
-                if let Ok(Replaced::Done) = spare.put_copy_if(to.as_bytes(), from.as_bytes()) {
-                    (*lost, *written, *told) = (Some(now), Some(Instant::now()), *told + 1);
-                    context.metrics.fights.inc();
-                    context.metrics.entry_writes.inc();
-                    context.verify_now.notify_one();
-                    return;
-                }
-            }
+    /// Puts the entry back at once where somebody wrote what they wrote before, unless that would be a war. Whether it did.
+    pub fn answer(&mut self) -> bool {
+        let Some(spare) = self.fit() else { return false };
+        let (survived, now) = (self.survived(), Instant::now());
+        if !self.patience.is_none(survived, now) || self.put(spare) != Some(Replaced::Done) {
+            return false;
         }
+        (self.lost, self.told) = (Some(now), self.told + 1);
+        self.context.metrics.fights.inc();
+        true
+    }
+
+    /// Puts the entry back if what that takes lies ready, war or not. Whether it did.
+    pub fn put_back(&mut self) -> bool {
+        self.fit().is_some_and(|spare| self.put(spare) == Some(Replaced::Done))
+    }
+
+    /// What lies ready for the file as it is now.
+    fn fit(&self) -> Option<(usize, usize)> {
+        let mut ready = self.ready.iter().enumerate();
+        ready.find_map(|(list, (Edit { from, to, .. }, spares))| {
+            let is_fit = |spare: &Unfinished| spare.still_holds(to.as_bytes());
+            let spare = spares.iter().position(is_fit)?;
+            spares[spare].would_replace(from.as_bytes()).then_some((list, spare))
+        })
+    }
+
+    fn put(&mut self, (list, spare): (usize, usize)) -> Option<Replaced> {
+        let _lock = entry::lock(&self.layout).ok()?;
+        if entry::was_left(&self.layout) {
+            return None;
+        }
+        let (Edit { from, to, .. }, spares) = self.ready.get(list)?;
+        let replaced = spares.get(spare)?.put_copy_if(to.as_bytes(), from.as_bytes()).ok()?;
+        if replaced == Replaced::Done {
+            self.written = Some(Instant::now());
+            self.context.metrics.entry_writes.inc();
+            self.context.verify_now.notify_one();
+        }
+        Some(replaced)
     }
 }
 

@@ -249,6 +249,7 @@ mod tests {
         assert!(!ours.still_holds(b"ours"));
         assert_eq!(put(b"theirs"), Replaced::Overtaken);
         // Neither is a mode that somebody changed.
+        drop(ours);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "theirs").unwrap();
         let ours = Unfinished::write(&path, b"ours", Some(&like), 0o600).unwrap();

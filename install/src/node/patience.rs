@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// An entry that is gone again this soon after it was written may have been taken out because it was written.
 const AN_ANSWER: Duration = Duration::from_millis(100);
 /// This soon it most probably was: who is told of a change needs some milliseconds to make another.
-const A_REFLEX: Duration = Duration::from_millis(25);
+const A_REFLEX: Duration = Duration::from_millis(15);
 /// So many times in a row one that may be an answer, and is no reflex, is answered at once all the same: while the entry is
 /// away pods start without rules, and twenty writes a second for a while are no war.
 const FOR_FREE: u32 = 100;
@@ -36,7 +36,9 @@ impl Patience {
         if by_clock || survived >= AN_ANSWER {
             (self.wait, self.free) = (Duration::ZERO, 0);
         } else if survived >= A_REFLEX && self.free < FOR_FREE {
-            (self.wait, self.free) = (Duration::ZERO, self.free + 1);
+            // One answer of ours that came late makes a clock look like a reflex.
+            let wait = if self.wait > FIRST { self.wait / 2 } else { Duration::ZERO };
+            (self.wait, self.free) = (wait, self.free + 1);
         } else {
             // Long enough to see a clock that beats this often.
             let first = if survived >= A_REFLEX { survived * 2 } else { FIRST };
@@ -113,9 +115,13 @@ mod tests {
         assert!(!patience.is_none(survived, start));
         let waits: Vec<_> = (0..3).map(|_| patience.before_answer(survived, start).as_millis()).collect();
         assert_eq!(waits, [98, 196, 392]);
-        // A reflex gets nothing for free.
+        // A reflex gets nothing for free, and one that comes late once gets little.
         let mut patience = Patience::default();
-        assert!(!patience.is_none(Duration::from_millis(4), start));
+        let waits = [4, 4, 4, 40, 4, 40, 40, 40].map(|survived| {
+            let wait = patience.before_answer(Duration::from_millis(survived), start);
+            wait.as_millis()
+        });
+        assert_eq!(waits, [10, 20, 40, 20, 40, 20, 10, 0]);
     }
 
     #[test]

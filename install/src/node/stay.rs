@@ -89,7 +89,6 @@ pub async fn run(context: Context, told: Told) {
     let keep = async {
         let mut watch = Watch::new();
         loop {
-            stay.front.answers().answer();
             stay.look_where().await;
             watch.over(&stay.folders());
             match stay.step(&mut watch).await {
@@ -226,12 +225,17 @@ impl Stay {
                 self.front.prepare().await;
                 Next::Wait
             }
-            // Answered meanwhile.
-            Ok(Look::Needs(_, change)) if change.is_overtaken() => Next::After(Duration::ZERO),
+            Ok(Look::Needs(_, change)) if self.front.answers().answer() || change.is_overtaken() => {
+                Next::After(Duration::ZERO)
+            }
             Ok(Look::Needs(file, change)) => {
                 self.is_effective = false;
                 if let Some(before) = self.stood.take() {
                     self.lost(&before, &file, &change, watch).await;
+                    if change.is_overtaken() {
+                        self.stood = Some(file);
+                        return Next::After(Duration::ZERO);
+                    }
                 }
                 self.put(layout, file, change).await
             }
@@ -323,9 +327,11 @@ impl Stay {
         tokio::time::sleep(wait.min(STEPS_WITHIN)).await;
         let before = stamp();
         while tokio::time::timeout_at(end, watch.changed()).await.is_ok() && stamp() == before {}
+        let mut answers = self.front.answers();
         if stamp() != before {
-            self.front.answers().patience.written_meanwhile(Instant::now().into_std());
+            answers.patience.written_meanwhile(Instant::now().into_std());
         }
+        answers.put_back();
     }
 
     /// Says who takes the entry out, and what to do about it, once a minute.

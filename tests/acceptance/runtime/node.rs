@@ -3,7 +3,8 @@
 //! writes the same file, and while it leaves.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,8 +27,6 @@ const MADE_WITHIN: Duration = Duration::from_secs(20);
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(20);
 /// At a time; each takes a tenth of a second.
 const WORKERS: usize = 3;
-/// Between two looks at the list: what is measured are milliseconds.
-const LOOKS_EACH: Duration = Duration::from_micros(100);
 /// No repair: what is covered then, the plugin has covered.
 const NO_REPAIR: [&str; 2] = ["--repair", "off"];
 
@@ -163,24 +162,26 @@ impl Absent {
     }
 }
 
-/// A neighbour that puts its own list in place of the file, again and again. After each write it looks until the entry is back,
-/// as often as it can.
+/// A neighbour that puts its own list in place of the file, again and again. How long the entry was away after each is what the
+/// kernel noted of the two renames, to the millisecond or so: looking costs more time than that beside so much work.
 fn rewritten(node: &Node, writes: usize, each: Duration) -> Result<Absent> {
+    let noted = |path: &Path| -> Result<Duration> {
+        let file = fs::metadata(path)?;
+        Ok(Duration::new(file.ctime().try_into()?, file.ctime_nsec().try_into()?))
+    };
     let (start, mut absent) = (Instant::now(), Absent::default());
     for _ in 0..writes {
         let theirs = node.configurations().join(".theirs");
         fs::write(&theirs, node.primary())?;
+        // A kernel with fine clocks uses them for what somebody asked for.
+        noted(&theirs)?;
         fs::rename(theirs, node.conflist())?;
-        let written = Instant::now();
-        let mut away = None;
-        while written.elapsed() < each {
-            if away.is_none() && node.has_entry() {
-                away = Some(written.elapsed());
-            }
-            let rest = each.saturating_sub(written.elapsed());
-            std::thread::park_timeout(if away.is_none() { LOOKS_EACH.min(rest) } else { rest });
+        let (written, now) = (noted(&node.conflist())?, Instant::now());
+        // A park may end for no reason.
+        while now.elapsed() < each {
+            std::thread::park_timeout(each.saturating_sub(now.elapsed()));
         }
-        let away = away.unwrap_or(each);
+        let away = if node.has_entry() { noted(&node.conflist())?.saturating_sub(written) } else { each };
         absent.sum += away;
         absent.longest = absent.longest.max(away);
     }
@@ -206,6 +207,8 @@ fn pods_are_covered_while_a_neighbour_writes_the_list_each_50_ms() -> Result<()>
                 agent.metric("culvert_agent_fights_total")?
             );
             ensure!(missed.is_empty(), "never covered: {missed:?}\n{}", agent.log());
+            // Some 1.5 % beside so many sandboxes on two cores; an answer that waits for the disk makes it 10 % and more.
+            ensure!(share < 0.25, "the entry was away {share:.2} of the time\n{}", agent.log());
             eventually!(node.has_entry());
             // A pod that ended while the entry was away left its record, which the agent finds.
             eventually!(is_clean(node).is_ok(), FORGOTTEN_WITHIN);
