@@ -382,6 +382,11 @@ impl Verifier {
                 let reason = error.to_string();
                 if tracked.row.state != State::Unknown || tracked.row.reason != reason {
                     tracing::warn!(pod, sandbox = id, reason, "a pod cannot be verified");
+                    // Such as rules of iptables, and none of its programs here.
+                    if matches!(error, LookError::Redirect(_)) {
+                        let message = format!("nobody can tell whether it is redirected: {reason}");
+                        tell(self.events.as_ref(), &tracked.subject, "RedirectUnknown", message);
+                    }
                 }
                 (tracked.row.state, tracked.row.reason) = (State::Unknown, reason);
                 self.shared.table.set(tracked.row.clone());

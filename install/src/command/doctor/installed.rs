@@ -337,6 +337,19 @@ fn agent(inventory: &Inventory) -> Check {
 }
 
 fn pods(inventory: &Inventory) -> Check {
+    let (first, named) = (inventory.ill.first(), inventory.ill.len());
+    if let Some(first) = first {
+        let more = if named > 1 { format!(" and {} more", named - 1) } else { String::new() };
+        return check(
+            "pods",
+            Status::Degraded,
+            format!("onboarded and not known to be redirected: {first}{more}"),
+            "their connections may pass the sidecar by",
+            Some(
+                "see status and the agent's log for each; a pod that the agent cannot put right has to be made anew",
+            ),
+        );
+    }
     match inventory.unknown.as_deref() {
         None => check(
             "pods",

@@ -37,6 +37,7 @@ fn well() -> Inventory {
         agent: true,
         left: false,
         unknown: Some(vec![]),
+        ill: vec![],
     }
 }
 
@@ -82,7 +83,7 @@ fn a_node_that_is_well_and_one_without_culvert_need_nothing() {
 /// What is changed, the check that tells it, how bad it is, and words that its reader needs.
 type Row = (&'static str, fn(&mut Inventory), &'static str, Status, &'static str);
 
-const ROWS: [Row; 26] = [
+const ROWS: [Row; 27] = [
     (
         "old containerd",
         |i| i.version = Ok(("containerd".into(), "1.4.13".into())),
@@ -189,6 +190,13 @@ const ROWS: [Row; 26] = [
     ),
     ("left", |i| i.left = true, "agent", Status::Degraded, "restart it"),
     ("no agent", |i| i.agent = false, "agent", Status::Degraded, "DaemonSet"),
+    (
+        "ill pods",
+        |i| i.ill = vec!["a/b: no iptables-nft-restore".into(); 3],
+        "pods",
+        Status::Degraded,
+        "no iptables-nft-restore and 2 more",
+    ),
     ("unknown pods", |i| i.unknown = Some(vec!["a/b".into(); 7]), "pods", Status::Degraded, "and 2 more"),
 ];
 
