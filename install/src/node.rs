@@ -5,6 +5,7 @@
 //! tasks begin in `agent.rs`.
 
 pub mod agent;
+pub mod answer;
 pub mod binary;
 pub mod capabilities;
 pub mod clock;

@@ -182,6 +182,11 @@ impl MountedAgent {
         Ok(line.map(str::parse).transpose()?.unwrap_or_default())
     }
 
+    /// The most memory that it had resident so far, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        peak_memory(self.process.pid())
+    }
+
     /// What it logged so far.
     pub fn log(&self) -> String {
         self.process.stderr().text()

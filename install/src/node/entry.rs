@@ -91,6 +91,16 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether somebody changed the file since it was looked at.
+    pub fn is_overtaken(&self) -> bool {
+        match self {
+            Self::Edit { path, from, .. } => fs::read(path).is_ok_and(|bytes| bytes != from.as_bytes()),
+            Self::Convert { .. } | Self::DropIn { .. } => false,
+        }
+    }
+}
+
 /// The files of the folder that a runtime would load: names and texts. One that is no text counts as empty, so invalid. A
 /// link is followed as the node does, not as whoever has mounted the node.
 pub fn loaded_files(layout: &Layout) -> io::Result<Vec<(String, String)>> {
@@ -270,17 +280,23 @@ pub enum ChangeError {
 
 /// Makes the change, unless `uninstall` was here or somebody else changed the file since.
 pub fn make(layout: &Layout, change: &Change) -> Result<Replaced, ChangeError> {
-    let _lock = lock(layout)?;
-    if was_left(layout) {
-        return Ok(Replaced::Overtaken);
-    }
     let failed = |path: &Path| {
         let path = layout.root.on_node(path);
         move |source| ChangeError::File { path, source }
     };
+    // The disk may take its time, and others their turn meanwhile.
+    let new = match change {
+        Change::Edit { path, to, .. } => beside(path, to).map_err(failed(path))?,
+        Change::Convert { .. } | Change::DropIn { .. } => None,
+    };
+    let _lock = lock(layout)?;
+    if was_left(layout) {
+        return Ok(Replaced::Overtaken);
+    }
     match change {
-        Change::Edit { path, from, to } => {
-            let replaced = edit(path, from, to).map_err(failed(path))?;
+        Change::Edit { path, from, .. } => {
+            let Some(new) = new else { return Ok(Replaced::Overtaken) };
+            let replaced = new.replace_if(from.as_bytes()).map_err(failed(path))?;
             // containerd watches the folder, not where a link of it leads.
             if replaced == Replaced::Done && path.parent() != Some(&layout.at(&layout.conf_dir)) {
                 stir(&layout.at(&layout.conf_dir)).map_err(failed(path))?;
@@ -302,11 +318,15 @@ pub fn make(layout: &Layout, change: &Change) -> Result<Replaced, ChangeError> {
 
 /// Puts `to` in place of `from`.
 pub(super) fn edit(path: &Path, from: &str, to: &str) -> io::Result<Replaced> {
-    let like = match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Replaced::Overtaken),
-        other => other?,
-    };
-    Unfinished::write(path, to.as_bytes(), Some(&like), 0o600)?.replace_if(from.as_bytes())
+    beside(path, to)?.map_or(Ok(Replaced::Overtaken), |new| new.replace_if(from.as_bytes()))
+}
+
+/// What is to take the place of a file, written beside it with its mode and owner; none where there is no file any more.
+fn beside(path: &Path, to: &str) -> io::Result<Option<Unfinished>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        like => Unfinished::write(path, to.as_bytes(), Some(&like?), 0o600).map(Some),
+    }
 }
 
 /// The list first, which stands behind the single configuration in order; then that one goes out of the way. So at no time

@@ -6,6 +6,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -89,16 +90,24 @@ impl Unfinished {
     /// Becomes the file if that still holds `expected`. The two change places first, so that what somebody else wrote in
     /// between is found, not lost, and put back.
     pub fn replace_if(self, expected: &[u8]) -> io::Result<Replaced> {
+        let path = self.path.clone();
+        let replaced = self.put_if(expected)?;
+        if replaced == Replaced::Done {
+            sync_folder_of(&path)?;
+        }
+        Ok(replaced)
+    }
+
+    /// The same for whoever has no time to wait for the disk: a power cut may bring the other file back.
+    fn put_if(self, expected: &[u8]) -> io::Result<Replaced> {
         if !holds(&self.path, expected) {
             return Ok(Replaced::Overtaken);
         }
         match self.exchange() {
+            Ok(()) if holds(&self.temporary, expected) => fs::remove_file(&self.temporary)?,
             Ok(()) => {
-                if !holds(&self.temporary, expected) {
-                    self.exchange()?;
-                    return Ok(Replaced::Overtaken);
-                }
-                fs::remove_file(&self.temporary)?;
+                self.exchange()?;
+                return Ok(Replaced::Overtaken);
             }
             // A file system that cannot: what is left is the moment between the look above and this.
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
@@ -107,8 +116,31 @@ impl Unfinished {
             Err(Errno::ENOENT) => return Ok(Replaced::Overtaken),
             Err(errno) => return Err(errno.into()),
         }
-        sync_folder_of(&self.path)?;
         Ok(Replaced::Done)
+    }
+
+    /// A copy of this file becomes the file if that holds `expected`, with this one's mode and owner, and this one still holds
+    /// `own`. It is another name of the same file, so the disk has it already.
+    pub fn put_copy_if(&self, own: &[u8], expected: &[u8]) -> io::Result<Replaced> {
+        let (ours, theirs) = (fs::metadata(&self.temporary)?, fs::metadata(&self.path)?);
+        let kept = |file: &Metadata| (file.mode(), file.uid(), file.gid());
+        let is_ours = (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino());
+        if is_ours || kept(&ours) != kept(&theirs) || !holds(&self.temporary, own) {
+            return Ok(Replaced::Overtaken);
+        }
+        let copy = Self { temporary: beside(&self.path)?, path: self.path.clone() };
+        fs::hard_link(&self.temporary, &copy.temporary)?;
+        copy.put_if(expected)
+    }
+
+    /// Whether the file that it would become holds `expected`.
+    pub fn would_replace(&self, expected: &[u8]) -> bool {
+        holds(&self.path, expected)
+    }
+
+    /// Whether this file still holds `own`: whoever writes into the file that has another name of it writes here.
+    pub fn still_holds(&self, own: &[u8]) -> bool {
+        holds(&self.temporary, own)
     }
 
     fn exchange(&self) -> nix::Result<()> {
@@ -123,12 +155,14 @@ impl Drop for Unfinished {
     }
 }
 
-/// `.NAME.PID.culvert-unfinished` in the same folder: a rename from another folder is not noticed by containerd.
+/// `.NAME.PID.NUMBER.culvert-unfinished` in the same folder: a rename from another folder is not noticed by containerd.
 fn beside(path: &Path) -> io::Result<PathBuf> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let mut temporary = OsString::from(".");
     temporary.push(name);
-    temporary.push(format!(".{}{UNFINISHED}", std::process::id()));
+    temporary.push(format!(".{}.{number}{UNFINISHED}", std::process::id()));
     Ok(path.with_file_name(temporary))
 }
 
@@ -194,6 +228,35 @@ mod tests {
         fs::remove_file(&path).unwrap();
         assert_eq!(new.replace_if(b"theirs").unwrap(), Replaced::Overtaken);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_copy_takes_the_place_of_what_was_expected_and_of_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("10-a.conflist");
+        fs::write(&path, "theirs").unwrap();
+        let like = fs::metadata(&path).unwrap();
+        let ours = Unfinished::write(&path, b"ours", Some(&like), 0o600).unwrap();
+        let put = |expected: &[u8]| ours.put_copy_if(b"ours", expected).unwrap();
+        assert_eq!(put(b"others"), Replaced::Overtaken);
+        assert_eq!(put(b"theirs"), Replaced::Done);
+        assert_eq!(fs::read(&path).unwrap(), b"ours");
+        // Again and again, as long as its own file is not written to.
+        fs::write(folder.path().join("new"), "theirs").unwrap();
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        assert_eq!(put(b"theirs"), Replaced::Done);
+        fs::write(&path, "theirs").unwrap();
+        assert!(!ours.still_holds(b"ours"));
+        assert_eq!(put(b"theirs"), Replaced::Overtaken);
+        // Neither is a mode that somebody changed.
+        drop(ours);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "theirs").unwrap();
+        let ours = Unfinished::write(&path, b"ours", Some(&like), 0o600).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(ours.put_copy_if(b"ours", b"theirs").unwrap(), Replaced::Overtaken);
+        drop(ours);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Inventory {
     pub left: bool,
     /// Pods that went through since nobody knew whether they are onboarded; none where no agent says.
     pub unknown: Option<Vec<String>>,
+    /// Onboarded pods that are not redirected as they should be, or cannot be looked at, and why, as the agent says.
+    pub ill: Vec<String>,
 }
 
 /// What the runtime makes of its folder.
@@ -144,6 +146,7 @@ pub fn take(layout: &Layout) -> Inventory {
         used.is_some_and(|used| used.chain.first().is_some_and(|kind| kind.starts_with("cilium")));
     let others =
         names.iter().filter(|name| used.is_none_or(|used| used.name != **name) && !name.ends_with(SET_ASIDE));
+    let (unknown, ill) = pods(layout);
     Inventory {
         runtime: layout.runtime.clone(),
         complaints: layout.complaints.clone(),
@@ -156,7 +159,8 @@ pub fn take(layout: &Layout) -> Inventory {
         cilium: cilium(layout, by_cilium),
         agent: entry::agent_runs(layout),
         left: entry::was_left(layout),
-        unknown: unknown(layout),
+        unknown,
+        ill,
         network,
     }
 }
@@ -261,19 +265,23 @@ fn cilium(layout: &Layout, writes_the_network: bool) -> Option<Cilium> {
     }
 }
 
-/// The agent's word, or that of the records, which are kept of such pods too.
-fn unknown(layout: &Layout) -> Option<Vec<String>> {
+/// Pods that nobody knew, and those that are ill: the agent's word, or that of the records, which are kept of the former too.
+fn pods(layout: &Layout) -> (Option<Vec<String>>, Vec<String>) {
     let socket = layout.at(&layout.agent_socket());
     if let Ok(Answer::Status(status)) = client::ask(&socket, &Request::Status {}, ANSWERS_WITHIN)
         && let Ok(status) = serde_json::from_value::<Status>(status)
     {
+        let ill = status.pods.iter().filter(|row| row.is_ill());
+        let ill = ill.map(|row| format!("{}: {}", row.pod, row.reason)).collect();
         let unknown = status.pods.into_iter().filter(|row| row.onboarded == Onboarded::Unknown);
-        return Some(unknown.map(|row| row.pod).collect());
+        return (Some(unknown.map(|row| row.pod).collect()), ill);
     }
-    let records = Records::new(&layout.at(&layout.attachments())).all().ok()?;
+    let Ok(records) = Records::new(&layout.at(&layout.attachments())).all() else {
+        return (None, Vec::new());
+    };
     let unknown: Vec<_> = records.into_iter().filter(|record| record.engine == NO_ENGINE).collect();
     // No record says nothing: those of pods that are known may be gone with the last boot.
     let pods =
         unknown.into_iter().map(|record| record.pod.unwrap_or(record.container_id)).collect::<Vec<_>>();
-    (!pods.is_empty()).then_some(pods)
+    ((!pods.is_empty()).then_some(pods), Vec::new())
 }

@@ -9,8 +9,9 @@
 //!                          runtime's CRI, attachments' records
 //! ```
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_cni::agent::PodRef;
 use culvert_cni::pod::Annotations;
@@ -30,9 +31,28 @@ pub struct Shared {
     pub table: Table,
     /// The plugin reported something since the pods were listed.
     pub news: AtomicBool,
+    /// The last sandboxes that the plugin told the end of, newest last.
+    ended: Mutex<VecDeque<String>>,
 }
 
+/// Ends that are remembered: a runtime forgets a sandbox within a second of it.
+const ENDS: usize = 256;
+
 impl Shared {
+    /// The plugin told the end of this sandbox.
+    pub fn end(&self, id: &str) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.push_back(id.to_owned());
+        if ended.len() > ENDS {
+            ended.pop_front();
+        }
+    }
+
+    /// Whether it did so lately.
+    pub fn has_ended(&self, id: &str) -> bool {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|ended| ended == id)
+    }
+
     /// The annotations of a pod, or why they are not known; takes less than a second.
     pub async fn annotations(&self, pod: &PodRef) -> Result<Annotations, String> {
         match &self.kube {

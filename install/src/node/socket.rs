@@ -197,7 +197,10 @@ async fn say(stream: &mut UnixStream, answer: &Answer) {
 
 /// Counts what the plugin did; what it did to a pod is looked at soon.
 fn take(report: &Report, context: &Context, shared: &Shared) {
-    let Report { verb, decision, reason, code, took_us, .. } = report;
+    let Report { verb, container_id, decision, reason, code, took_us, .. } = report;
+    if verb == "DEL" {
+        shared.end(container_id);
+    }
     if verb == "ADD" {
         let result = match (code, decision.as_deref(), reason.as_deref()) {
             (0, Some("redirect"), _) => Add::Redirected,

@@ -102,6 +102,9 @@ impl State {
     }
 }
 
+/// What ends the reason of a pod that nobody looked at so far.
+pub const NOT_YET: &str = "not verified yet";
+
 impl Row {
     /// Whether somebody should look.
     pub const fn needs_attention(&self) -> bool {
@@ -110,6 +113,11 @@ impl Row {
             Onboarded::No => false,
             Onboarded::Unknown => true,
         }
+    }
+
+    /// Whether it was looked at, and is not as it should be, or could not be told.
+    pub fn is_ill(&self) -> bool {
+        self.onboarded == Onboarded::Yes && self.needs_attention() && !self.reason.ends_with(NOT_YET)
     }
 }
 

@@ -6,6 +6,7 @@
 //!            ▲                                                                        │
 //!            └──────────── put it in, after a wait that grows with each quick fight ◀──┘
 //! ```
+//! Somebody who writes the same again and again is answered before that: see [`super::answer`].
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,20 +18,23 @@ use culvert_cni::protocol::{Attachment, CniArgs};
 use tokio::time::Instant;
 
 use super::agent::{Context, Readiness, Told};
+use super::answer::{Edit, Front};
 use super::binary::{self, BinaryError, Memory};
-use super::entry::{self, ChangeError, InFile, Look, Wanted};
+use super::entry::{self, Change, ChangeError, InFile, Look, Wanted};
 use super::files::{self, Replaced, Stamp};
 use super::layout::{self, Layout};
 use super::leave;
 use super::metrics::Install;
 use super::neighbours;
-use super::patience::{Patience, Seldom};
+use super::patience::Seldom;
 use super::watch::{Watch, nearest};
 
 /// How often the runtime's own configuration is read again: k3s moves its folders with each release.
 const WHERE_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How soon is looked again after a change that could not be made, or somebody was quicker.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// Whoever writes a file in several steps is done so soon; a change after that is another one.
+const STEPS_WITHIN: Duration = Duration::from_millis(5);
 /// How soon the plugin is placed again after it was refused: proving it costs some milliseconds.
 const PLACE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -44,9 +48,7 @@ struct Stay {
     is_effective: bool,
     /// Where it stood since it was last put in, until it is seen to be gone.
     stood: Option<InFile>,
-    /// When we last wrote it.
-    written: Option<Instant>,
-    patience: Patience,
+    front: Front,
     fights: Seldom,
     /// What was last complained about: once is enough.
     complaint: String,
@@ -75,8 +77,7 @@ pub async fn run(context: Context, told: Told) {
         memory: Memory::default(),
         is_effective: false,
         stood: None,
-        written: None,
-        patience: Patience::default(),
+        front: Front::new(&context),
         fights: Seldom::default(),
         complaint: String::new(),
         refused: None,
@@ -90,7 +91,7 @@ pub async fn run(context: Context, told: Told) {
         loop {
             stay.look_where().await;
             watch.over(&stay.folders());
-            match stay.step().await {
+            match stay.step(&mut watch).await {
                 Next::Wait => watch.changed().await,
                 Next::After(wait) => tokio::time::sleep(wait).await,
             }
@@ -100,6 +101,7 @@ pub async fn run(context: Context, told: Told) {
         () = context.shutdown() => {}
         () = keep => {}
     }
+    stay.front.forget();
     // What lies in the state folder was kept for us: see `leave`.
     let layout = context.layout();
     drop(stay);
@@ -196,7 +198,7 @@ impl Stay {
         folders
     }
 
-    async fn step(&mut self) -> Next {
+    async fn step(&mut self, watch: &mut Watch) -> Next {
         let layout = self.context.layout();
         if entry::was_left(&layout) {
             return self.left();
@@ -212,13 +214,28 @@ impl Stay {
         };
         match look {
             Ok(Look::Effective(file)) => {
+                let answered = self.front.answers().take_told();
+                if answered > 0 {
+                    self.tell_fight("was taken out of", &file, answered);
+                    // The answers did not wait for the disk.
+                    let folder = layout.at(&file.path);
+                    let _ = tokio::task::spawn_blocking(move || files::sync_folder_of(&folder)).await;
+                }
                 self.effective(file);
+                self.front.prepare().await;
                 Next::Wait
+            }
+            Ok(Look::Needs(_, change)) if self.front.answers().answer() || change.is_overtaken() => {
+                Next::After(Duration::ZERO)
             }
             Ok(Look::Needs(file, change)) => {
                 self.is_effective = false;
                 if let Some(before) = self.stood.take() {
-                    self.lost(&before, &file).await;
+                    self.lost(&before, &file, &change, watch).await;
+                    if change.is_overtaken() {
+                        self.stood = Some(file);
+                        return Next::After(Duration::ZERO);
+                    }
                 }
                 self.put(layout, file, change).await
             }
@@ -273,7 +290,7 @@ impl Stay {
     fn effective(&mut self, file: InFile) {
         if !self.is_effective {
             self.context.metrics.entry_present.set(1);
-            if !self.complaint.is_empty() || self.written.is_none() {
+            if !self.complaint.is_empty() || !self.front.answers().has_written() {
                 tracing::info!(file = %file.path.display(), "the entry is effective");
             }
             self.complaint.clear();
@@ -285,43 +302,58 @@ impl Stay {
     }
 
     /// Somebody else took it out, or came before the file that it is in.
-    async fn lost(&mut self, before: &InFile, now: &InFile) {
+    async fn lost(&mut self, before: &InFile, now: &InFile, change: &Change, watch: &mut Watch) {
         self.context.metrics.fights.inc();
         self.context.metrics.entry_present.set(0);
-        let survived = self.written.map_or(Duration::MAX, |written| written.elapsed());
-        if let Some(times) = self.fights.now(Instant::now().into_std()) {
+        let how = if before.path == now.path { "was taken out of" } else { "is no longer effective but in" };
+        self.tell_fight(how, now, 1);
+        let layout = self.context.layout();
+        let wait = {
+            let mut answers = self.front.answers();
+            let survived = answers.survived();
+            answers.lost(&layout, Edit::of(change));
+            answers.patience.before_answer(survived, Instant::now().into_std())
+        };
+        if wait.is_zero() {
+            return;
+        }
+        self.told.readiness.send_replace(Readiness::Not(format!(
+            "{} keeps taking the entry out of {}",
+            neighbours::name(&now.primary),
+            now.path.display()
+        )));
+        let end = Instant::now() + wait;
+        let stamp = || std::fs::metadata(layout.at(&now.path)).ok().map(|file| Stamp::of(&file));
+        tokio::time::sleep(wait.min(STEPS_WITHIN)).await;
+        let before = stamp();
+        while tokio::time::timeout_at(end, watch.changed()).await.is_ok() && stamp() == before {}
+        let mut answers = self.front.answers();
+        if stamp() != before {
+            answers.patience.written_meanwhile(Instant::now().into_std());
+        }
+        answers.put_back();
+    }
+
+    /// Says who takes the entry out, and what to do about it, once a minute.
+    fn tell_fight(&mut self, how: &str, now: &InFile, times: u64) {
+        if let Some(times) = self.fights.now(times, Instant::now().into_std()) {
             let (file, owner) = (now.path.display(), neighbours::name(&now.primary));
             let advice = neighbours::advice(&now.primary);
-            let how =
-                if before.path == now.path { "was taken out of" } else { "is no longer effective but in" };
             tracing::warn!(%file, owner, times, "the entry {how} the file that the runtime uses; it is put back. {advice}");
-        }
-        let wait = self.patience.before_answer(survived, Instant::now().into_std());
-        if !wait.is_zero() {
-            self.told.readiness.send_replace(Readiness::Not(format!(
-                "{} keeps taking the entry out of {}",
-                neighbours::name(&now.primary),
-                now.path.display()
-            )));
-            let layout = self.context.layout();
-            let stamp = || std::fs::metadata(layout.at(&now.path)).ok().map(|file| Stamp::of(&file));
-            let before = stamp();
-            tokio::time::sleep(wait).await;
-            if stamp() != before {
-                self.patience.written_meanwhile(Instant::now().into_std());
-            }
         }
     }
 
-    async fn put(&mut self, layout: Arc<Layout>, file: InFile, change: entry::Change) -> Next {
+    async fn put(&mut self, layout: Arc<Layout>, file: InFile, change: Change) -> Next {
         let made = tokio::task::spawn_blocking(move || entry::make(&layout, &change)).await;
         match made {
             Ok(Ok(Replaced::Done)) => {
                 self.context.metrics.entry_writes.inc();
-                if self.written.is_none() {
+                let mut answers = self.front.answers();
+                if !answers.has_written() {
                     tracing::info!(file = %file.path.display(), "the entry was put in");
                 }
-                self.written = Some(Instant::now());
+                answers.wrote();
+                drop(answers);
                 // Somebody who answers at once may have taken it out before it is seen there.
                 self.stood = Some(file);
                 // Pods may have started without it.
@@ -342,6 +374,7 @@ impl Stay {
     }
 
     fn left(&mut self) -> Next {
+        self.front.forget();
         let reason =
             "culvert-install uninstall was run on this node; restart the agent to bring culvert back";
         self.not_ready(reason.to_owned());

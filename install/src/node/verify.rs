@@ -8,6 +8,8 @@
 //! at start    ├─ as it should be
 //! on news     ├─ damaged, or older than the plugin ──▶ put right in place ──▶ event, metric, log line
 //!             └─ cannot be looked at ──▶ metric, log line, `culvert-install status`
+//! the entry   list the sandboxes each 150 ms for a while: those whose making began while it was away had no ADD of ours
+//! is back
 //! ```
 //! So rules that somebody flushes are back within some 3 s, without a socket in each pod's namespace, which would keep the
 //! namespace of a pod that ends. (Rules of iptables-legacy have no such number: they are checked each 30 s.) A pod whose rules
@@ -26,7 +28,7 @@ use culvert_cni::attachment::Records;
 use culvert_cni::netns::NetnsId;
 use culvert_cni::redirect::repair::{Checked, Mode, State as Redirect};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 pub use self::look::{Found, Look, LookError, Task};
 pub use self::subjects::{Defaults, Subject, Wanted, subjects};
@@ -48,10 +50,16 @@ use crate::conflist::{Conflist, MAX_BYTES};
 const PULSE: Duration = Duration::from_secs(3);
 /// How often each pod is verified (the issue's word: 30 s).
 const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// How often pods are listed after the entry was away: those that started early are to be put right within half a second.
+const LIST_EACH: Duration = Duration::from_millis(150);
+/// For how long: a chain that the runtime began without us ends with a pod only some seconds later.
+const LISTS_FOR: Duration = Duration::from_secs(10);
 /// Looks at a time: one that waits for a hostile pod's lock does not hold up the others.
 const AT_ONCE: usize = 3;
 /// From a plugin's DEL, which takes rules away, to a runtime and a record that say that the pod has ended.
 const SETTLES_WITHIN: Duration = Duration::from_millis(300);
+/// The same for a pod without a record, which either never had an ADD, or whose DEL the plugin has told us of by then.
+const TOLD_WITHIN: Duration = Duration::from_millis(50);
 
 /// What is kept of a pod between looks.
 #[derive(Debug)]
@@ -86,6 +94,8 @@ struct Verifier {
     defaults: Defaults,
     tracked: BTreeMap<String, Tracked>,
     list_due: Instant,
+    /// Until then pods may come up that began to be made while the entry was away.
+    alert_until: Instant,
     /// What was wrong with the last list, so that it is told once.
     problem: Option<String>,
 }
@@ -108,6 +118,7 @@ impl Verifier {
             defaults,
             tracked: BTreeMap::new(),
             list_due: Instant::now(),
+            alert_until: Instant::now(),
             problem: None,
         }
     }
@@ -117,18 +128,27 @@ impl Verifier {
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let verify_now = Arc::clone(&self.context.verify_now);
         loop {
-            tokio::select! {
-                _ = pulse.tick() => {}
+            let is_alert = self.alert_until > Instant::now();
+            let is_pulse = tokio::select! {
+                _ = pulse.tick() => true,
+                () = sleep_until(self.list_due), if is_alert => false,
                 () = verify_now.notified() => {
-                    self.list_due = Instant::now();
+                    if !is_alert {
+                        self.list_due = Instant::now();
+                    }
+                    self.alert_until = Instant::now() + LISTS_FOR;
+                    false
                 }
-            }
-            let news = self.shared.news.swap(false, Ordering::Relaxed);
+            };
+            let news = is_pulse && self.shared.news.swap(false, Ordering::Relaxed);
             if news || self.list_due <= Instant::now() {
                 self.list().await;
+                if self.alert_until > Instant::now() {
+                    self.list_due = self.list_due.min(Instant::now() + LIST_EACH);
+                }
             }
             if self.context.options.repair != Repair::Off {
-                self.look().await;
+                self.look(is_pulse).await;
             }
         }
     }
@@ -230,9 +250,9 @@ impl Verifier {
         }
     }
 
-    /// Looks at every pod that should be redirected: whether any rule changed, or all of it where that is due. Those that
-    /// differ are put right where that is wanted.
-    async fn look(&mut self) {
+    /// Looks at every pod that should be redirected: with `is_pulse` whether any rule changed, and all of it where that is due.
+    /// Those that differ are put right where that is wanted.
+    async fn look(&mut self, is_pulse: bool) {
         let now = Instant::now();
         let mut todo = Vec::new();
         for tracked in self.tracked.values() {
@@ -242,7 +262,7 @@ impl Verifier {
             }
             if tracked.due <= now {
                 todo.push(self.look_at(tracked, Task::Check(policy.clone(), Mode::Report), None));
-            } else if tracked.quiet_until <= now {
+            } else if is_pulse && tracked.quiet_until <= now {
                 todo.push(self.look_at(tracked, Task::Pulse, None));
             }
         }
@@ -250,8 +270,19 @@ impl Verifier {
         if differ.is_empty() || self.context.options.repair != Repair::Repair {
             return;
         }
-        // A pod that ends loses its rules too, by the plugin's DEL: what a runtime still calls ready afterwards stays.
-        tokio::time::sleep(SETTLES_WITHIN).await;
+        let has_record = |id: &String| self.tracked.get(id).is_some_and(|it| it.subject.network.is_some());
+        let (had, never_had): (Vec<_>, Vec<_>) = differ.into_iter().partition(has_record);
+        self.put_right(never_had, TOLD_WITHIN).await;
+        self.put_right(had, SETTLES_WITHIN).await;
+    }
+
+    /// Puts right those that are still there after a while: a pod that ends loses its rules too, by the plugin's DEL, and what a
+    /// runtime calls ready afterwards stays.
+    async fn put_right(&mut self, ids: Vec<String>, settles_within: Duration) {
+        if ids.is_empty() {
+            return;
+        }
+        tokio::time::sleep(settles_within).await;
         let layout = self.context.layout();
         let ready: Option<BTreeSet<String>> = match sandboxes(&layout).await {
             Ok(Some((_, sandboxes))) => Some(sandboxes.into_iter().map(|sandbox| sandbox.id).collect()),
@@ -260,8 +291,10 @@ impl Verifier {
         };
         let network_name = self.network_name(&layout);
         let mut todo = Vec::new();
-        for id in differ.iter().filter(|id| ready.as_ref().is_none_or(|ready| ready.contains(*id))) {
-            let Some(tracked) = self.tracked.get(id) else { continue };
+        for id in ids {
+            let is_there =
+                ready.as_ref().is_none_or(|ready| ready.contains(&id)) && !self.shared.has_ended(&id);
+            let Some(tracked) = self.tracked.get(&id).filter(|_| is_there) else { continue };
             let Wanted::Redirect(policy, _) = &tracked.subject.wanted else { continue };
             let task = Task::Check(policy.clone(), Mode::Repair);
             todo.push(self.look_at(tracked, task, network_name.clone()));
@@ -349,6 +382,11 @@ impl Verifier {
                 let reason = error.to_string();
                 if tracked.row.state != State::Unknown || tracked.row.reason != reason {
                     tracing::warn!(pod, sandbox = id, reason, "a pod cannot be verified");
+                    // Such as rules of iptables, and none of its programs here.
+                    if matches!(error, LookError::Redirect(_)) {
+                        let message = format!("nobody can tell whether it is redirected: {reason}");
+                        tell(self.events.as_ref(), &tracked.subject, "RedirectUnknown", message);
+                    }
                 }
                 (tracked.row.state, tracked.row.reason) = (State::Unknown, reason);
                 self.shared.table.set(tracked.row.clone());

@@ -3,7 +3,8 @@
 //! writes the same file, and while it leaves.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -147,6 +148,47 @@ fn pods_are_covered_while_the_agent_ends_is_killed_and_is_replaced() -> Result<(
     )
 }
 
+/// How long the entry was away while its file was written again and again.
+#[derive(Debug, Default)]
+struct Absent {
+    longest: Duration,
+    sum: Duration,
+    of: Duration,
+}
+
+impl Absent {
+    fn share(&self) -> f64 {
+        self.sum.as_secs_f64() / self.of.as_secs_f64()
+    }
+}
+
+/// A neighbour that puts its own list in place of the file, again and again. How long the entry was away after each is what the
+/// kernel noted of the two renames, to the millisecond or so: looking costs more time than that beside so much work.
+fn rewritten(node: &Node, writes: usize, each: Duration) -> Result<Absent> {
+    let noted = |path: &Path| -> Result<Duration> {
+        let file = fs::metadata(path)?;
+        Ok(Duration::new(file.ctime().try_into()?, file.ctime_nsec().try_into()?))
+    };
+    let (start, mut absent) = (Instant::now(), Absent::default());
+    for _ in 0..writes {
+        let theirs = node.configurations().join(".theirs");
+        fs::write(&theirs, node.primary())?;
+        // A kernel with fine clocks uses them for what somebody asked for.
+        noted(&theirs)?;
+        fs::rename(theirs, node.conflist())?;
+        let (written, now) = (noted(&node.conflist())?, Instant::now());
+        // A park may end for no reason.
+        while now.elapsed() < each {
+            std::thread::park_timeout(each.saturating_sub(now.elapsed()));
+        }
+        let away = if node.has_entry() { noted(&node.conflist())?.saturating_sub(written) } else { each };
+        absent.sum += away;
+        absent.longest = absent.longest.max(away);
+    }
+    absent.of = start.elapsed();
+    Ok(absent)
+}
+
 #[test]
 fn pods_are_covered_while_a_neighbour_writes_the_list_each_50_ms() -> Result<()> {
     leaving_nothing(
@@ -154,23 +196,19 @@ fn pods_are_covered_while_a_neighbour_writes_the_list_each_50_ms() -> Result<()>
         |node| {
             let agent = node.agent(&[])?.ready()?;
             let writes = scaled(100);
-            let ((), Storm { made, late, missed, .. }) = storm(node, REPAIRED_WITHIN, |_| {
-                for _ in 0..writes {
-                    let start = Instant::now();
-                    let theirs = node.configurations().join(".theirs");
-                    fs::write(&theirs, node.primary())?;
-                    fs::rename(theirs, node.conflist())?;
-                    std::thread::park_timeout(Duration::from_millis(50).saturating_sub(start.elapsed()));
-                }
-                Ok(())
-            })?;
-            let worst = late.iter().max();
+            let (absent, Storm { made, late, missed, .. }) =
+                storm(node, REPAIRED_WITHIN, |_| rewritten(node, writes, Duration::from_millis(50)))?;
+            let (worst, share) = (late.iter().max(), absent.share());
             println!(
-                "{writes} writes: of {made} pods {} were late, by {worst:?} at most; fights {}",
+                "{writes} writes: the entry was away {:.2} % of the time, {:?} at most; of {made} pods {} were late, by {worst:?} at most; fights {}",
+                share * 100.0,
+                absent.longest,
                 late.len(),
                 agent.metric("culvert_agent_fights_total")?
             );
             ensure!(missed.is_empty(), "never covered: {missed:?}\n{}", agent.log());
+            // Some 1.5 % beside so many sandboxes on two cores; an answer that waits for the disk makes it 10 % and more.
+            ensure!(share < 0.25, "the entry was away {share:.2} of the time\n{}", agent.log());
             eventually!(node.has_entry());
             // A pod that ended while the entry was away left its record, which the agent finds.
             eventually!(is_clean(node).is_ok(), FORGOTTEN_WITHIN);

@@ -384,3 +384,34 @@ fn the_agent_answers_for_a_runtime_that_passes_no_annotations() -> Result<()> {
         },
     )
 }
+
+/// The chart's image holds no program but ours: what it cannot look at, it says everywhere.
+#[test]
+fn a_pod_of_iptables_is_told_where_its_programs_are_missing() -> Result<()> {
+    leaving_nothing(
+        || Node::start("1.0.0"),
+        |node| {
+            node.agent(&[])?.ready()?.terminate()?;
+            let client = node.client()?;
+            let pod = client.run_with("old-school", &[ON, ("culvert.dev/engine", "iptables-nft")])?;
+            let agent = node.agent_without_iptables()?.ready()?;
+            let told = || -> Result<bool> {
+                let (code, row) = status(node, "default/old-school")?;
+                let reason = row["reason"].as_str().unwrap_or_default();
+                Ok(code == Some(1) && row["state"] == "unknown" && reason.contains("no iptables"))
+            };
+            eventually!(told().unwrap_or_default(), SOON);
+            ensure!(agent.metric("culvert_agent_pods_verified_total{result=\"Unknown\"}")? >= 1.0);
+            let doctor: Value = serde_json::from_str(&node.run("doctor", &["--output", "json"])?.stdout)?;
+            let check =
+                doctor["checks"].as_array().and_then(|all| all.iter().find(|one| one["name"] == "pods"));
+            let check = check.context("no check of pods")?;
+            ensure!(
+                check["status"] == "degraded" && check.to_string().contains("default/old-school"),
+                "{check}"
+            );
+            pod.end()?;
+            agent.terminate().map(drop)
+        },
+    )
+}

@@ -168,12 +168,25 @@ impl Node {
         Ok(Agent { node: self, process: Process::start(command)? })
     }
 
+    /// Starts the agent as where no program of iptables is, such as in the chart's image.
+    pub fn agent_without_iptables(&self) -> Result<Agent<'_>> {
+        let mut command = self.world().command("unshare")?;
+        command.args(["--mount", "sh", "-euc", "mount -t tmpfs none /usr/sbin; exec \"$@\"", "sh"]);
+        command.arg(&Binaries::built()?.install);
+        self.agent_arguments(&mut command, &Binaries::built()?.cni, &self.socket());
+        Ok(Agent { node: self, process: Process::start(command)? })
+    }
+
     fn agent_command(&self, plugin: &Path, socket: &Path) -> Result<Command> {
         let mut command = self.world().command_at(&Binaries::built()?.install)?;
-        command.arg("agent").arg("--plugin").arg(plugin);
-        self.paths(&mut command, socket);
-        command.args(["--status-address", STATUS, "--entry"]).arg(&self.entry);
+        self.agent_arguments(&mut command, plugin, socket);
         Ok(command)
+    }
+
+    fn agent_arguments(&self, command: &mut Command, plugin: &Path, socket: &Path) {
+        command.arg("agent").arg("--plugin").arg(plugin);
+        self.paths(command, socket);
+        command.args(["--status-address", STATUS, "--entry"]).arg(&self.entry);
     }
 
     /// Starts the agent as in a container of the chart: network, mounts and processes of its own, `/proc/sys` read-only, the

@@ -8,7 +8,7 @@ use culvert_cni::redirect::repair::Repaired;
 use super::subjects::{Subject, Wanted};
 use crate::node::cri::Network;
 use crate::node::kube::{Events, events::Event};
-use crate::node::status::{Onboarded, Row, State};
+use crate::node::status::{NOT_YET, Onboarded, Row, State};
 
 /// Differences that are told one by one.
 const MAX_TOLD: usize = 3;
@@ -21,9 +21,7 @@ pub fn row(subject: &Subject, network: &Network, before: Option<&Row>) -> Row {
             State::Direct,
             "it uses the node's own network, which is never redirected".to_owned(),
         ),
-        Wanted::Redirect(_, setting) => {
-            (Onboarded::Yes, State::Unknown, format!("{setting}; not verified yet"))
-        }
+        Wanted::Redirect(_, setting) => (Onboarded::Yes, State::Unknown, format!("{setting}; {NOT_YET}")),
         Wanted::Direct(reason) => (Onboarded::No, State::Direct, reason.clone()),
         Wanted::Unknown(reason) => (Onboarded::Unknown, State::Unknown, reason.clone()),
     };
