@@ -26,6 +26,11 @@ pub enum Invalid {
     /// A plugin without a type.
     #[error("plugin {0} of its list has no type")]
     NoType(usize),
+    /// A list that makes no network.
+    #[error(
+        "its list names no plugin but culvert-cni, which makes no network by itself: the network plugin has to write it anew"
+    )]
+    Alone,
     /// A version in which our plugin would refuse every pod.
     #[error(
         "its cniVersion is {0}: culvert-cni speaks 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0, and would refuse every pod"

@@ -24,6 +24,9 @@ const BEFORE_OURS: [&str; 1] = ["portmap"];
 pub fn ensure(text: &str, entry: &Entry, position: &Position) -> Result<Ensured, Invalid> {
     let conflist = Conflist::parse(text)?;
     conflist.speakable()?;
+    if conflist.plugins.iter().all(|plugin| plugin.kind == TYPE) {
+        return Err(Invalid::Alone);
+    }
     let ours: Vec<usize> =
         (0..conflist.plugins.len()).filter(|index| conflist.plugins[*index].kind == TYPE).collect();
     if let [index] = ours.as_slice()

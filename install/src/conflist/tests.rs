@@ -343,3 +343,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_list_of_ours_alone_gets_no_further_entry() {
+    let entry = entry();
+    for times in 1..=3 {
+        let ours = vec![r#"{"type":"culvert-cni"}"#; times].join(",");
+        let list = format!(r#"{{"name":"net","cniVersion":"1.0.0","plugins":[{ours}]}}"#);
+        assert_eq!(ensure(&list, &entry, &Position::Last), Err(Invalid::Alone));
+    }
+}
