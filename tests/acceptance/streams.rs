@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use culvert_tests::server::{
-    Behaviour, Server, answers_at_the_end, closes_first, echo, exchanges, reads_slowly, resets,
-    resets_after_a_byte, silent, speaks_first, who,
+    Behaviour, Server, answers_at_the_end, answers_in_two_writes, closes_first, echo, exchanges,
+    reads_slowly, resets, resets_after_a_byte, silent, speaks_first, who,
 };
 use culvert_tests::{Actor, Checksum, Family, Lab, Payload, Sidecar, eventually};
 use socket2::SockRef;
@@ -271,6 +271,27 @@ fn a_byte_goes_through_at_once() -> Result<()> {
         took.sort_unstable();
         // Delayed acknowledgements and Nagle's algorithm would cost 40 ms each; one or the other may meet a busy machine.
         assert!(took[25] < Duration::from_millis(20), "{way:?}: round trips took {took:?}");
+        Ok(())
+    })
+}
+
+/// A sidecar that is slow to acknowledge would cost each new connection to such a server 40 ms, which the application did
+/// not have without it: as soon as the connection is told to put its acknowledgements off (`TCP_QUICKACK`).
+#[test]
+fn a_first_answer_in_two_writes_is_not_kept_back() -> Result<()> {
+    every_way(&[], |way, lab, _| {
+        let _server = way.serve(lab, answers_in_two_writes())?;
+        let mut took = Vec::new();
+        for _ in 0..15 {
+            let mut stream = way.connect(lab)?;
+            let start = Instant::now();
+            stream.write_all(b"x")?;
+            stream.read_exact(&mut [0; 2])?;
+            took.push(start.elapsed());
+        }
+        // The quickest: a busy machine is slow now and then, the timer of a put off acknowledgement each time.
+        let quickest = took.iter().min();
+        assert!(quickest < Some(&Duration::from_millis(30)), "{way:?}: answers took {took:?}");
         Ok(())
     })
 }

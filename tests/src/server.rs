@@ -155,6 +155,19 @@ pub fn speaks_first(greeting: &str) -> impl Behaviour {
     }
 }
 
+/// Answers each byte with the same one twice, a write each, as many servers send head and body of an answer: the kernel keeps
+/// the second back until the first is acknowledged (Nagle).
+pub fn answers_in_two_writes() -> impl Behaviour {
+    |mut stream| {
+        let mut byte = [0];
+        while stream.read(&mut byte)? == 1 {
+            stream.write_all(&byte)?;
+            stream.write_all(&byte)?;
+        }
+        Ok(())
+    }
+}
+
 /// Says which peer it sees, and closes.
 pub fn who() -> impl Behaviour {
     |mut stream| {
