@@ -21,6 +21,8 @@ pub struct Config {
     pub mesh: String,
     /// The Dataplane document that is about this pod.
     pub dataplane: Option<String>,
+    /// Documents are checked for any pod of the mesh, and nothing runs by them.
+    pub any_pod: bool,
     /// Who this workload is, where it has an identity.
     pub identity: Option<Source>,
     /// The probes that the status port passes on to the application.

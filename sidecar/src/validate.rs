@@ -11,7 +11,8 @@ use std::path::PathBuf;
 /// # Errors
 /// Everything that is wrong, with the options or with the documents.
 pub fn validate(options: Options, paths: &[PathBuf]) -> Result<String, Vec<String>> {
-    let config = options.with_resources(paths).check().map_err(|errors| words(&errors))?;
+    let mut config = options.with_resources(paths).check().map_err(|errors| words(&errors))?;
+    config.any_pod = config.dataplane.is_none();
     let plan = resources::plan(&config, paths).map_err(|errors: Vec<ResourceError>| words(&errors))?;
     let mut text = String::new();
     for warning in &plan.warnings {

@@ -446,6 +446,7 @@ impl Options {
             resources,
             mesh,
             dataplane,
+            any_pod: false,
             identity,
             app_probes,
             api_server_bypass,

@@ -89,7 +89,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
     // Which policies are about a pod whose document is wrong or missing, which has been told, nobody can say.
     if this.is_some() || config.dataplane.is_none() {
-        plan.mtls = security::mtls(mesh, &ours, &pod, &mut errors, &mut plan.warnings);
+        plan.mtls = security::mtls(mesh, &ours, (&pod, config.any_pod), &mut errors, &mut plan.warnings);
     }
     if plan.mtls.is_some() && config.identity.is_none() {
         plan.warnings.push(

@@ -19,13 +19,15 @@ use std::collections::HashMap;
 pub(super) fn mtls(
     mesh: Option<&Mesh>,
     ours: &[&Document],
-    pod: &Subject<'_>,
+    (pod, any_pod): (&Subject<'_>, bool),
     errors: &mut Vec<CompileError>,
     warnings: &mut Vec<String>,
 ) -> Option<Mtls> {
     let backend = mesh?.mtls.as_ref()?.enabled()?;
     let policies: Vec<Policy<'_>> = ours.iter().filter_map(|document| Policy::of(document)).collect();
-    errors.extend(policies.iter().filter_map(|policy| undecided(policy, pod)).map(Into::into));
+    if !any_pod {
+        errors.extend(policies.iter().filter_map(|policy| undecided(policy, pod)).map(Into::into));
+    }
     warnings.extend(policies.iter().filter_map(|policy| unlabelled(policy, pod)));
     let default = match backend.mode {
         None | Some(MtlsMode::Strict) => TlsMode::Strict,

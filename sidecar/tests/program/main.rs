@@ -76,6 +76,19 @@ fn the_environment_is_read_and_arguments_win() {
     assert!(stderr.contains("invalid value 'http' for '--inbound-port <PORT>'"), "{stderr}");
 }
 
+/// Which pod it is for is no business of a check of documents; it is where a sidecar runs by them.
+#[test]
+fn validate_takes_a_choice_of_pods_without_knowing_the_pod_and_a_start_does_not() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/permission-of-some-pods.yaml");
+    let (code, said, complaint) = output(program().args(["validate", file]));
+    assert_eq!(code, Some(0), "{complaint}");
+    let warning = "warning: MeshTrafficPermission web chooses pods";
+    assert!(said.contains(warning) || complaint.contains(warning), "{said}{complaint}");
+    let (code, _, complaint) = output(program().args(["--resources", file]));
+    assert_eq!(code, Some(64), "{complaint}");
+    assert!(complaint.contains("spec.targetRef: found a choice of pods"), "{complaint}");
+}
+
 #[test]
 fn validate_checks_documents_and_runs_nothing() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documents");
