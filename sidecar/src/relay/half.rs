@@ -197,7 +197,12 @@ impl Half {
                 return Poll::Ready(Ok(()));
             }
             Held::WithinSink => {
-                ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Step::SinkFailed)?;
+                let flushed = Pin::new(&mut *sink).poll_flush(cx);
+                if flushed.is_pending() {
+                    // It takes all that it is given, and keeps it. A slow one is given less.
+                    self.full_reads = 0;
+                }
+                ready!(flushed).map_err(Step::SinkFailed)?;
                 self.held = Held::Nothing;
             }
             Held::Pipe(_) => return self.splice(cx, source, sink, turn),

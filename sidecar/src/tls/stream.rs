@@ -40,12 +40,14 @@ pub struct TlsStream {
     session: Session,
     /// What reading ended by; told once everything that was said before is read.
     failed: Option<io::Error>,
+    /// What sending ended by, where reading found out: told to whoever sends next, or when there is no more to be read.
+    unsendable: Option<io::Error>,
 }
 
 impl TlsStream {
     /// Puts both together.
     pub(super) fn new(tcp: TcpStream, session: Session) -> Self {
-        Self { tcp, session, failed: None }
+        Self { tcp, session, failed: None, unsendable: None }
     }
 
     /// The socket.
@@ -60,6 +62,9 @@ impl TlsStream {
 
     /// Sends what is to be sent.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = self.unsendable.take() {
+            return Poll::Ready(Err(error));
+        }
         while !self.session.unsent().is_empty() {
             match ready!(Pin::new(&mut self.tcp).poll_write(cx, self.session.unsent()))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -71,7 +76,7 @@ impl TlsStream {
 
     /// Reads once from the socket, and decrypts what is whole. Whether there was as much as was asked for.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
-        let Self { tcp, session, failed } = self;
+        let Self { tcp, session, failed, unsendable } = self;
         CIPHERTEXT.with_borrow_mut(|scratch| {
             let kept = session.kept().len();
             scratch[..kept].copy_from_slice(session.kept());
@@ -81,7 +86,7 @@ impl TlsStream {
             ready!(Pin::new(tcp).poll_read(cx, &mut into))?;
             let (came, full) = (into.filled().len(), into.remaining() == 0);
             if came == 0 {
-                return Poll::Ready(Err(truncated()));
+                return Poll::Ready(Err(unsendable.take().unwrap_or_else(truncated)));
             }
             let mut too_much = Vec::new();
             let processed = session.process(&mut scratch[..kept + came], |said| {
@@ -126,22 +131,21 @@ impl AsyncRead for TlsStream {
             if this.session.peer_closed() {
                 return Poll::Ready(Ok(()));
             }
-            let mut more = ready!(this.poll_receive(cx, buf))?;
-            // Several reads go on in one write, where there is room for another.
-            while more && buf.remaining() >= SCRATCH_BYTES && this.failed.is_none() {
-                more = match this.poll_receive(cx, buf) {
-                    Poll::Ready(Ok(more)) => more,
-                    Poll::Ready(Err(error)) => {
-                        this.failed = Some(error);
-                        false
-                    }
-                    Poll::Pending => false,
-                };
+            let full = ready!(this.poll_receive(cx, buf))?;
+            // A second read goes on in the same write, where there is room for it. Behind a close_notify only FIN follows,
+            // which would pass for a cut.
+            if full
+                && buf.remaining() >= SCRATCH_BYTES
+                && this.failed.is_none()
+                && !this.session.peer_closed()
+                && let Poll::Ready(Err(error)) = this.poll_receive(cx, buf)
+            {
+                this.failed = Some(error);
             }
             // What the protocol wants answered. Whoever cannot take it is not being read for nothing: it wakes this task
-            // when it can.
+            // when it can. Whoever died may have said more before, which is read first.
             if let Poll::Ready(Err(error)) = this.poll_send(cx) {
-                return Poll::Ready(Err(error));
+                this.unsendable = Some(error);
             }
         }
     }

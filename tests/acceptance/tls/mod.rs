@@ -1,5 +1,6 @@
 //! TLS between workloads: whom STRICT keeps out and PERMISSIVE lets in, by which reason, and what a member notices of it.
 
+mod bulk;
 mod keys;
 mod members;
 mod probes;

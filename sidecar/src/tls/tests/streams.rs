@@ -4,7 +4,7 @@
 use super::authority::Authority;
 use super::handshakes::{pair, streams};
 use crate::relay::pipes::Pipes;
-use crate::relay::{End, Mode, Moved, Relay, Side, Watch};
+use crate::relay::{End, LONG_SCRATCH_BYTES, Mode, Moved, Relay, SCRATCH_BYTES, Side, Watch};
 use crate::stream::Stream;
 use crate::tls::TlsStream;
 use socket2::SockRef;
@@ -99,6 +99,51 @@ async fn a_fin_without_a_close_notify_is_no_end() {
 }
 
 #[tokio::test]
+async fn two_reads_go_on_at_once_where_there_is_room() {
+    let (mut near, mut far) = members().await;
+    let sent = payload(4_000_000);
+    let writing = async {
+        near.write_all(&sent).await.unwrap();
+        near.shutdown().await.unwrap();
+    };
+    let reading = async {
+        let (mut got, mut longest) = (Vec::new(), 0);
+        let mut room = vec![0; LONG_SCRATCH_BYTES];
+        loop {
+            let n = far.read(&mut room).await.unwrap();
+            longest = longest.max(n);
+            match n {
+                0 => return (got, longest),
+                n => got.extend_from_slice(&room[..n]),
+            }
+        }
+    };
+    let ((), (got, longest)) = tokio::join!(writing, reading);
+    assert!(got == sent);
+    assert!(longest > SCRATCH_BYTES, "{longest} bytes at most were read at once");
+}
+
+#[tokio::test]
+async fn an_end_that_fills_a_read_to_the_last_byte_is_an_end() {
+    let (mut near, mut far) = members().await;
+    SockRef::from(far.tcp()).set_recv_buffer_size(1 << 20).unwrap();
+    // Four records with 22 bytes around each; the fifth is the close_notify, of 24.
+    let sent = payload(SCRATCH_BYTES - 24);
+    near.write_all(&sent).await.unwrap();
+    near.shutdown().await.unwrap();
+    let all = SCRATCH_BYTES + 4 * 22;
+    let mut peeked = vec![0; all + 1];
+    while far.tcp().peek(&mut peeked).await.unwrap() < all {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(far.tcp().peek(&mut peeked).await.unwrap(), all);
+    let mut room = vec![0; LONG_SCRATCH_BYTES];
+    assert_eq!(far.read(&mut room).await.unwrap(), sent.len());
+    assert!(room[..sent.len()] == sent);
+    assert_eq!(far.read(&mut room).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn bytes_that_were_changed_on_the_way_are_an_error_after_those_before() {
     let (mut near, mut far) = members().await;
     near.write_all(b"good").await.unwrap();
@@ -139,30 +184,32 @@ impl Watch for Nobody {
     }
 }
 
+type Relayed = tokio::task::JoinHandle<Result<(), (Side, std::io::ErrorKind)>>;
+
+fn relay(mut client: Stream, mut server: Stream) -> Relayed {
+    tokio::spawn(async move {
+        let mut relay = Relay::default();
+        let metrics = crate::metrics::Metrics::default();
+        let mut nobody = Nobody(Pipes::new(8, metrics.pipes.clone()));
+        let end = poll_fn(|cx| relay.poll(cx, &mut client, &mut server, &mut nobody)).await;
+        match end {
+            End::Closed => Ok(()),
+            End::Died(side, error) => {
+                for end in [&client, &server] {
+                    let _ = SockRef::from(end.tcp()).set_linger(Some(Duration::ZERO));
+                }
+                Err((side, error.kind()))
+            }
+            End::Stopped(never) => match never {},
+        }
+    })
+}
+
 /// Plain at both ends, TLS in between: two relays, as two sidecars are.
-async fn two_relays()
--> (TcpStream, TcpStream, [tokio::task::JoinHandle<Result<(), (Side, std::io::ErrorKind)>>; 2]) {
+async fn two_relays() -> (TcpStream, TcpStream, [Relayed; 2]) {
     let (near, far) = members().await;
     let (application, accepted) = pair().await;
     let (dialled, server) = pair().await;
-    let relay = |mut client: Stream, mut server: Stream| {
-        tokio::spawn(async move {
-            let mut relay = Relay::default();
-            let metrics = crate::metrics::Metrics::default();
-            let mut nobody = Nobody(Pipes::new(8, metrics.pipes.clone()));
-            let end = poll_fn(|cx| relay.poll(cx, &mut client, &mut server, &mut nobody)).await;
-            match end {
-                End::Closed => Ok(()),
-                End::Died(side, error) => {
-                    for end in [&client, &server] {
-                        let _ = SockRef::from(end.tcp()).set_linger(Some(Duration::ZERO));
-                    }
-                    Err((side, error.kind()))
-                }
-                End::Stopped(never) => match never {},
-            }
-        })
-    };
     let outbound = relay(Stream::Plain(accepted), Stream::Tls(near.into()));
     let inbound = relay(Stream::Tls(far.into()), Stream::Plain(dialled));
     (application, server, [outbound, inbound])
@@ -223,6 +270,25 @@ async fn a_reset_comes_through_as_a_reset() {
     for relay in relays {
         assert!(relay.await.unwrap().is_err());
     }
+}
+
+#[tokio::test]
+async fn who_answers_and_resets_mid_upload_is_heard_to_the_last_word() {
+    let (near, mut far) = members().await;
+    let (mut application, accepted) = pair().await;
+    let relay = relay(Stream::Plain(accepted), Stream::Tls(near.into()));
+    // Nobody reads it, so at last the session keeps what the socket does not take.
+    let chunk = vec![1; 1 << 20];
+    while tokio::time::timeout(Duration::from_millis(200), application.write_all(&chunk)).await.is_ok() {}
+    far.write_all(b"too much").await.unwrap();
+    far.flush().await.unwrap();
+    SockRef::from(far.tcp()).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(far);
+    let mut answer = Vec::new();
+    let error = application.read_to_end(&mut answer).await.unwrap_err();
+    assert_eq!(String::from_utf8_lossy(&answer), "too much");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(matches!(relay.await.unwrap(), Err((Side::Server, _))));
 }
 
 /// What an idle TLS connection keeps besides its socket, without what the allocator adds.
