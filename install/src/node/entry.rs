@@ -101,24 +101,36 @@ impl Change {
     }
 }
 
-/// The files of the folder that a runtime would load: names and texts. One that is no text counts as empty, so invalid. A
-/// link is followed as the node does, not as whoever has mounted the node.
-pub fn loaded_files(layout: &Layout) -> io::Result<Vec<(String, String)>> {
+/// The files of the folder that a runtime would load. A link is followed as the node does, not as whoever has mounted the
+/// node; a folder is none, whatever its name: libcni passes over it.
+pub fn loaded_files(layout: &Layout) -> io::Result<Vec<conflist::Loaded>> {
     let folder = layout.at(&layout.conf_dir);
-    let names = fs::read_dir(&folder)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut files = Vec::new();
+    let entries = fs::read_dir(&folder)?.flatten();
+    let files = entries.filter(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let names = files.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut loaded = Vec::new();
     for name in names.filter(|name| effective::is_loaded(name)) {
-        match read_bounded(&layout.at(&layout.conf_dir.join(&name)), MAX_BYTES) {
-            Ok(text) => files.push((name, text)),
+        let text = match read_bounded(&layout.at(&layout.conf_dir.join(&name)), MAX_BYTES) {
+            Ok(text) => Ok(text),
             // Renamed or removed since: there will be an event.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
-                    && folder.join(&name).symlink_metadata().is_err() => {}
+                    && folder.join(&name).symlink_metadata().is_err() =>
+            {
+                continue;
+            }
             // A link that leads nowhere is there: the runtime stumbles over it.
-            Err(_) => files.push((name, String::new())),
-        }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Invalid::Unreadable("it is a link that leads nowhere".to_owned()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(Invalid::Unreadable("it is not UTF-8".to_owned()))
+            }
+            Err(error) => Err(Invalid::Unreadable(error.to_string())),
+        };
+        loaded.push((name, text));
     }
-    Ok(files)
+    Ok(loaded)
 }
 
 /// Looks at the folder.
@@ -145,7 +157,7 @@ pub fn look(layout: &Layout, wanted: &Wanted) -> Look {
             ));
         }
     };
-    let text = files.into_iter().find(|(there, _)| *there == name).map(|(_, text)| text).unwrap_or_default();
+    let text = conflist::text_of(&files, &name).to_owned();
     let file = Used { layout, folder: &folder, name: &name, text };
     let looked = match (kind, wanted.mode) {
         (Kind::List, Mode::Chained) => file.in_list(wanted),

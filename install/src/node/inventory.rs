@@ -187,9 +187,9 @@ fn network(layout: &Layout, folder: &Path) -> Network {
         Choice::Empty => return Network::Empty,
         Choice::Broken { name, problem } => return Network::Broken { name, problem: problem.to_string() },
     };
-    let text = files.into_iter().find(|(there, _)| *there == name).map(|(_, text)| text).unwrap_or_default();
-    let Ok(list) = Conflist::parse(&text) else {
-        let (chain, version) = match Conf::parse(&text) {
+    let text = conflist::text_of(&files, &name);
+    let Ok(list) = Conflist::parse(text) else {
+        let (chain, version) = match Conf::parse(text) {
             Ok(conf) => (vec![conf.kind], conf.cni_version.unwrap_or_default()),
             Err(_) => (Vec::new(), String::new()),
         };

@@ -3,6 +3,7 @@
 
 mod doctor;
 mod killed;
+mod looks;
 mod memory;
 mod stays;
 
