@@ -77,3 +77,30 @@ fn status_that_cannot_look_says_so_in_json() -> Result<()> {
     ensure!(problem.contains("cannot look"), "{problem}");
     Ok(())
 }
+
+#[test]
+fn doctor_reads_what_cilium_writes_of_itself() -> Result<()> {
+    let node = Mounted::new()?;
+    fs::write(node.configuration("05-cilium.conflist"), LIST.replace("bridge", "cilium-cni"))?;
+    fs::create_dir_all(node.at("var/run/cilium/state"))?;
+    let says = |config: &str| fs::write(node.at("var/run/cilium/state/agent-runtime-config.json"), config);
+    let (in_pods, unknown, renamed) = ("works in pods", "cannot be read", "99-x.conf.cilium_bak");
+    for (config, finding) in [
+        ("{\"EnableSocketLB\":true,\"BPFSocketLBHostnsOnly\":false}", Some(in_pods)),
+        ("{\"EnableSocketLB\":true,\"BPFSocketLBHostnsOnly\":true}", None),
+        ("{\"EnableSocketLB\":false}", None),
+        // A release that keeps them elsewhere.
+        ("{\"EnableIPv4\":true}", Some(unknown)),
+    ] {
+        says(config)?;
+        let found = found(&node, "neighbour")?;
+        let there = [in_pods, unknown].into_iter().find(|text| found.contains(text));
+        assert_eq!(there, finding, "{config}: {found}");
+    }
+    // Both at once are told both.
+    says("{\"EnableSocketLB\":true}")?;
+    fs::write(node.configuration(renamed), "{}")?;
+    let found = found(&node, "neighbour")?;
+    ensure!(found.contains(in_pods) && found.contains(renamed), "{found}");
+    Ok(())
+}
