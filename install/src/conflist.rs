@@ -20,7 +20,7 @@ mod tests;
 
 pub use document::{Conf, Conflist, Invalid};
 pub use edit::{Ensured, ensure, remove, unwrap, wrap};
-pub use effective::{Choice, Loader, effective};
+pub use effective::{Choice, Loaded, Loader, effective, text_of};
 pub use entry::{Entry, EntryError};
 
 /// The plugin's type in a conflist, which is also its binary's name.

@@ -119,6 +119,19 @@ mod tests {
             (&["doctor", "--cni-conf-dir", "x"], "--cni-conf-dir x"),
             (&["agent", "--position", "before:x"], "after:TYPE"),
             (&["agent", "--hold-until-ready"], "--node-name"),
+            (
+                &[
+                    "agent",
+                    "--host-root",
+                    "/does/not/exist",
+                    "--node-name",
+                    "x",
+                    "--hold-until-ready=a=b:NoSchedule",
+                ],
+                "a=b:NoSchedule",
+            ),
+            // No node is there either: an agent that takes the empty name must not run on this machine.
+            (&["agent", "--host-root", "/does/not/exist", "--node-name", ""], "--node-name"),
             (&["agent", "--entry", "/does/not/exist"], "/does/not/exist"),
             (&["uninstall", "--host-root", "/does/not/exist"], "/does/not/exist"),
             (&["await-uninstall", "--namespace", "x"], "--daemonset"),

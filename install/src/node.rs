@@ -13,6 +13,7 @@ pub mod cri;
 pub mod deadline;
 pub mod entry;
 pub mod files;
+mod glob;
 pub mod health;
 pub mod inventory;
 pub mod iptables;

@@ -214,6 +214,13 @@ impl Drop for MountedAgent {
     }
 }
 
+/// Runs a command with `--output json`: its exit code, and the one document that it printed.
+pub fn json_of(mut command: Command) -> Result<(Option<i32>, serde_json::Value)> {
+    let output = command.args(["--output", "json"]).output()?;
+    let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok((output.status.code(), serde_json::from_slice(&output.stdout).with_context(said)?))
+}
+
 /// The most memory that a process had resident so far, in bytes.
 pub fn peak_memory(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::Paths;
@@ -43,7 +44,7 @@ pub struct AgentArgs {
     /// How the plugin gets into the runtime's chain
     #[arg(long, value_enum, default_value_t = Mode::Chained)]
     pub mode: Mode,
-    /// Where in the chain: `last`, or `after:TYPE`, behind the plugin of that type
+    /// Where in the chain: `last`, or `after:TYPE`, behind the plugin of that type; last where there is none
     #[arg(long, default_value = "last", value_name = "last|after:TYPE")]
     pub position: Position,
     /// Keys of the plugin's entry, a JSON object: the node's defaults
@@ -53,11 +54,11 @@ pub struct AgentArgs {
     #[arg(long, value_enum, default_value_t = Repair::Repair)]
     pub repair: Repair,
     /// This node's name in Kubernetes: without it, no API server is asked
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = NonEmptyStringValueParser::new())]
     pub node_name: Option<String>,
     /// A taint's key that the node is born with (effect NoSchedule) and that is taken off once the entry is effective
     #[arg(long, value_name = "TAINT", num_args = 0..=1, require_equals = true,
-          default_missing_value = DEFAULT_TAINT, requires = "node_name")]
+          default_missing_value = DEFAULT_TAINT, requires = "node_name", value_parser = taint_key)]
     pub hold_until_ready: Option<String>,
     /// The folder with the token and the CA for the API server, which KUBERNETES_SERVICE_HOST and _PORT name
     #[arg(long, value_name = "DIR", default_value = SERVICE_ACCOUNT, value_hint = ValueHint::DirPath)]
@@ -69,6 +70,24 @@ pub struct AgentArgs {
 
 /// The taint's key that `--hold-until-ready` means unless one is given.
 pub const DEFAULT_TAINT: &str = "culvert.dev/agent-not-ready";
+
+/// A taint's key that is none.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it must be a taint's key without value and effect, such as {DEFAULT_TAINT}")]
+pub struct NoTaint;
+
+/// Kubernetes' grammar of keys, as far as it takes to notice a `key=value:effect`.
+fn taint_key(text: &str) -> Result<String, NoTaint> {
+    let is_part = |part: &str| {
+        part.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    match text.split_once('/') {
+        Some((domain, name)) if is_part(domain) && is_part(name) => Ok(text.to_owned()),
+        None if is_part(text) => Ok(text.to_owned()),
+        _ => Err(NoTaint),
+    }
+}
 
 /// Options of `uninstall`.
 #[derive(Debug, Args)]
@@ -156,6 +175,16 @@ mod tests {
         assert_eq!("after:portmap".parse(), Ok(Position::After("portmap".to_owned())));
         for wrong in ["", "first", "after:", "after", "after:../x", "Last"] {
             assert_eq!(wrong.parse::<Position>(), Err(NoPosition), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn taint_keys() {
+        for key in [DEFAULT_TAINT, "not-ready", "a.b/C_d"] {
+            assert_eq!(taint_key(key), Ok(key.to_owned()));
+        }
+        for wrong in ["", "a/", "/b", "a/b/c", "a=b:NoSchedule", "a b"] {
+            assert_eq!(taint_key(wrong), Err(NoTaint), "{wrong}");
         }
     }
 

@@ -13,9 +13,10 @@ use super::Answer;
 use super::table::table;
 use crate::Exit;
 use crate::cli::{Output, StatusArgs};
-use crate::conflist::{Choice, Conflist, MAX_BYTES, TYPE, effective, effective::is_loaded};
+use crate::conflist::{Choice, Conflist, MAX_BYTES, TYPE, effective, text_of};
 use crate::node::clock::rfc3339;
 use crate::node::cri::Network;
+use crate::node::entry::{self, DROP_IN};
 use crate::node::layout::{self, Layout};
 use crate::node::runtimes::read_bounded;
 use crate::node::status::{Row, State, Status, Table};
@@ -23,8 +24,6 @@ use crate::node::verify::{self, Defaults, Found, Look, Subject, Task, Wanted};
 
 /// How long the agent has for its answer: it only has to write down what it knows.
 const AGENT_WITHIN: Duration = Duration::from_secs(2);
-/// Files of a folder of configurations that are read.
-const MAX_FILES: usize = 200;
 
 /// Asks, or looks.
 pub fn run(args: &StatusArgs) -> Answer {
@@ -38,22 +37,21 @@ pub fn run(args: &StatusArgs) -> Answer {
         Err(why) => match look(&layout) {
             Ok(status) => Status { problem: status.problem.or(Some(why)), ..status },
             Err(error) => {
-                return Answer::refused(
-                    &format!("{why}; and this command cannot look: {error}"),
-                    Exit::Attention,
-                );
+                let problem = Some(format!("{why}; and this command cannot look: {error}"));
+                return said(&Status { problem, ..Status::default() }, *output, Exit::Attention);
             }
         },
     };
     let well = status.pods.iter().all(|row| !row.needs_attention()) && status.left_out == 0;
-    let exit = if well { Exit::Well } else { Exit::Attention };
-    Answer::said(
-        match output {
-            Output::Text => text(&status),
-            Output::Json => json(&status),
-        },
-        exit,
-    )
+    said(&status, *output, if well { Exit::Well } else { Exit::Attention })
+}
+
+fn said(status: &Status, output: Output, exit: Exit) -> Answer {
+    let text = match output {
+        Output::Text => text(status),
+        Output::Json => json(status),
+    };
+    Answer::said(text, exit)
 }
 
 fn of_agent(socket: &Path) -> Result<Status, String> {
@@ -146,29 +144,21 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> Row {
     }
 }
 
-/// What the entry in the runtime's own file says.
+/// What the entry in the runtime's own file says, or the drop-in beside it.
 fn defaults(layout: &Layout) -> Result<Defaults, String> {
-    let folder = layout.at(&layout.conf_dir);
-    let failed = |error: std::io::Error| format!("{}: {error}", layout.conf_dir.display());
-    let names =
-        folder.read_dir().map_err(failed)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let files: Vec<(String, String)> = names
-        .filter(|name| is_loaded(name))
-        .take(MAX_FILES)
-        .filter_map(|name| Some((name.clone(), read_bounded(&folder.join(&name), MAX_BYTES).ok()?)))
-        .collect();
-    let none = || {
-        format!(
-            "no entry of culvert-cni is effective in {}: new pods are not redirected",
-            layout.conf_dir.display()
-        )
-    };
+    let shown = layout.conf_dir.display();
+    let none = || format!("no entry of culvert-cni is effective in {shown}: new pods are not redirected");
+    let files = entry::loaded_files(layout).map_err(|error| format!("{shown}: {error}"))?;
     let Choice::File { name, .. } = effective(&files, &layout.loader) else { return Err(none()) };
-    let text =
-        files.iter().find(|(file, _)| *file == name).map(|(_, text)| text.as_str()).unwrap_or_default();
-    let conflist = Conflist::parse(text).map_err(|_| none())?;
-    let index = conflist.plugins.iter().position(|plugin| plugin.kind == TYPE).ok_or_else(none)?;
-    Defaults::of_entry(conflist.plugin(index).unwrap_or_default())
+    let conflist = Conflist::parse(text_of(&files, &name)).map_err(|_| none())?;
+    if let Some(index) = conflist.plugins.iter().position(|plugin| plugin.kind == TYPE) {
+        return Defaults::of_entry(conflist.plugin(index).unwrap_or_default());
+    }
+    let drop_in = layout.at(&layout.conf_dir.join(&conflist.name).join(DROP_IN));
+    match read_bounded(&drop_in, MAX_BYTES) {
+        Ok(entry) if !conflist.inlined_only => Defaults::of_entry(&entry),
+        _ => Err(none()),
+    }
 }
 
 /// A table, and below it what the table cannot say.

@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 /// Why libcni would not load a file, or we could not edit it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
+    /// A file without a text: larger than libcni's bound, not UTF-8, a link that leads nowhere.
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
     /// No JSON object; half a file among others.
     #[error("it is no JSON object: {0}")]
     Json(String),
@@ -158,6 +161,7 @@ struct Object<'a>(Vec<(String, &'a RawValue)>);
 fn fields(text: &str) -> Result<Object<'_>, Invalid> {
     match serde_json::from_str(text) {
         Ok(Fields(fields)) => Ok(Object(fields)),
+        Err(_) if text.trim().is_empty() => Err(Invalid::Json("it is empty".to_owned())),
         Err(error) => Err(Invalid::Json(error.to_string())),
     }
 }

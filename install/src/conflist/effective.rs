@@ -63,18 +63,27 @@ pub fn kind(name: &str) -> Option<Kind> {
     }
 }
 
-/// The choice among `files`, names and texts, in any order.
-pub fn effective(files: &[(String, String)], loader: &Loader) -> Choice {
+/// A file of the folder: its name, and its text or why there is none.
+pub type Loaded = (String, Result<String, Invalid>);
+
+/// The text of the file `name` among `files`.
+pub fn text_of<'a>(files: &'a [Loaded], name: &str) -> &'a str {
+    let text = files.iter().find(|(there, _)| there == name).map(|(_, text)| text.as_deref());
+    text.and_then(Result::ok).unwrap_or_default()
+}
+
+/// The choice among `files`, in any order.
+pub fn effective(files: &[Loaded], loader: &Loader) -> Choice {
     let mut sorted: Vec<_> =
         files.iter().filter_map(|(name, text)| Some((name, text, kind(name)?))).collect();
     // Go's order of strings is that of their bytes, as Rust's is.
     sorted.sort_unstable_by_key(|(name, ..)| *name);
     let mut broken = None;
     for (name, text, kind) in sorted {
-        let network = match kind {
+        let network = text.as_ref().map_err(Clone::clone).and_then(|text| match kind {
             Kind::List => Conflist::parse(text).map(|list| list.name),
             Kind::Single => Conf::parse(text).map(|conf| conf.name),
-        };
+        });
         let problem = match (network, loader) {
             (Ok(_), Loader::FirstOrNone | Loader::FirstValid { network: None }) => None,
             (Ok(found), Loader::FirstValid { network: Some(wanted) }) if found == *wanted => None,

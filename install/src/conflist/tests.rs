@@ -218,7 +218,7 @@ fn the_file_that_the_runtime_uses() {
         ("by a name that is not there", vec![("10-a.conflist", good("a"))], crio(Some("b")), None),
         ("empty", vec![], Loader::FirstOrNone, None),
     ] {
-        let files: Vec<_> = files.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
+        let files: Vec<_> = files.into_iter().map(|(name, text)| (name.to_owned(), Ok(text))).collect();
         let found = match effective(&files, &loader) {
             Choice::File { name, .. } => Some(name),
             Choice::Empty | Choice::Broken { .. } => None,
@@ -339,7 +339,7 @@ proptest! {
             let _ = remove(&text);
             let _ = wrap(&text, &entry());
             let _ = unwrap(&text, &list);
-            let _ = effective(&[("10-x.conflist".to_owned(), text)], &Loader::FirstOrNone);
+            let _ = effective(&[("10-x.conflist".to_owned(), Ok(text))], &Loader::FirstOrNone);
         }
     }
 }

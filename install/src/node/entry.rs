@@ -101,24 +101,36 @@ impl Change {
     }
 }
 
-/// The files of the folder that a runtime would load: names and texts. One that is no text counts as empty, so invalid. A
-/// link is followed as the node does, not as whoever has mounted the node.
-pub fn loaded_files(layout: &Layout) -> io::Result<Vec<(String, String)>> {
+/// The files of the folder that a runtime would load. A link is followed as the node does, not as whoever has mounted the
+/// node; a folder is none, whatever its name: libcni passes over it.
+pub fn loaded_files(layout: &Layout) -> io::Result<Vec<conflist::Loaded>> {
     let folder = layout.at(&layout.conf_dir);
-    let names = fs::read_dir(&folder)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut files = Vec::new();
+    let entries = fs::read_dir(&folder)?.flatten();
+    let files = entries.filter(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let names = files.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut loaded = Vec::new();
     for name in names.filter(|name| effective::is_loaded(name)) {
-        match read_bounded(&layout.at(&layout.conf_dir.join(&name)), MAX_BYTES) {
-            Ok(text) => files.push((name, text)),
+        let text = match read_bounded(&layout.at(&layout.conf_dir.join(&name)), MAX_BYTES) {
+            Ok(text) => Ok(text),
             // Renamed or removed since: there will be an event.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
-                    && folder.join(&name).symlink_metadata().is_err() => {}
+                    && folder.join(&name).symlink_metadata().is_err() =>
+            {
+                continue;
+            }
             // A link that leads nowhere is there: the runtime stumbles over it.
-            Err(_) => files.push((name, String::new())),
-        }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Invalid::Unreadable("it is a link that leads nowhere".to_owned()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(Invalid::Unreadable("it is not UTF-8".to_owned()))
+            }
+            Err(error) => Err(Invalid::Unreadable(error.to_string())),
+        };
+        loaded.push((name, text));
     }
-    Ok(files)
+    Ok(loaded)
 }
 
 /// Looks at the folder.
@@ -145,7 +157,7 @@ pub fn look(layout: &Layout, wanted: &Wanted) -> Look {
             ));
         }
     };
-    let text = files.into_iter().find(|(there, _)| *there == name).map(|(_, text)| text).unwrap_or_default();
+    let text = conflist::text_of(&files, &name).to_owned();
     let file = Used { layout, folder: &folder, name: &name, text };
     let looked = match (kind, wanted.mode) {
         (Kind::List, Mode::Chained) => file.in_list(wanted),
@@ -258,7 +270,7 @@ impl Used<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     /// The file system refuses.
-    #[error("{}: {source}; the agent must be root on the node and the folder writable", path.display())]
+    #[error("{}: {source}{}", path.display(), advice(source))]
     File {
         /// What was to be written.
         path: PathBuf,
@@ -269,13 +281,24 @@ pub enum ChangeError {
     #[error("another culvert-install is changing this node's files")]
     Busy,
     /// The lock cannot be had.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), advice(source))]
     Lock {
         /// The lock's file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
+}
+
+/// What the operator can do about it.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; culvert-install must be root on the node and the folder writable"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there",
+        _ => "",
+    }
 }
 
 /// Makes the change, unless `uninstall` was here or somebody else changed the file since.
@@ -396,10 +419,10 @@ pub fn agent_runs(layout: &Layout) -> bool {
 
 /// Held while files of the node are changed; goes with its holder, whatever becomes of it.
 pub fn lock(layout: &Layout) -> Result<File, ChangeError> {
-    let path = layout.at(&layout.state_dir.join(LOCK));
+    let path = layout.state_dir.join(LOCK);
     let open = || {
         state_folder(layout)?;
-        File::options().write(true).create(true).truncate(false).open(&path)
+        File::options().write(true).create(true).truncate(false).open(layout.at(&path))
     };
     let file = open().map_err(|source| ChangeError::Lock { path: path.clone(), source })?;
     match file.try_lock() {
@@ -412,4 +435,42 @@ pub fn lock(layout: &Layout) -> Result<File, ChangeError> {
 /// Makes the state folder, as the plugin would.
 pub fn state_folder(layout: &Layout) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(layout.at(&layout.state_dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_told_with_what_helps() {
+        for (errno, helps) in [
+            (nix::errno::Errno::EACCES, "must be root"),
+            (nix::errno::Errno::EROFS, "must be root"),
+            (nix::errno::Errno::ENOSPC, "make room"),
+            (nix::errno::Errno::EDQUOT, "make room"),
+        ] {
+            let (path, source) = (PathBuf::from("/etc/cni/net.d/x"), io::Error::from(errno));
+            let said = ChangeError::File { path, source }.to_string();
+            assert!(said.starts_with("/etc/cni/net.d/x: ") && said.contains(helps), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_had_is_named_as_the_node_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("run"), "no folder").unwrap();
+        let layout = crate::node::layout::Layout {
+            root: crate::node::root::HostRoot::new(folder.path()),
+            runtime: String::new(),
+            conf_dir: "/etc/cni/net.d".into(),
+            loader: conflist::Loader::FirstOrNone,
+            bin_dirs: Vec::new(),
+            state_dir: "/run/culvert".into(),
+            runtime_socket: None,
+            plugin: PathBuf::new(),
+            complaints: Vec::new(),
+        };
+        let said = lock(&layout).expect_err("a lock in a file").to_string();
+        assert!(said.starts_with("/run/culvert/lock: "), "{said}");
+    }
 }

@@ -129,7 +129,7 @@ pub enum Cilium {
         /// Whether it leaves pods' own `connect` alone.
         host_namespace_only: bool,
     },
-    /// It writes the network's configuration, and its file cannot be read.
+    /// It writes the network's configuration, and its file cannot be read, or does not say.
     Silent,
 }
 
@@ -187,9 +187,9 @@ fn network(layout: &Layout, folder: &Path) -> Network {
         Choice::Empty => return Network::Empty,
         Choice::Broken { name, problem } => return Network::Broken { name, problem: problem.to_string() },
     };
-    let text = files.into_iter().find(|(there, _)| *there == name).map(|(_, text)| text).unwrap_or_default();
-    let Ok(list) = Conflist::parse(&text) else {
-        let (chain, version) = match Conf::parse(&text) {
+    let text = conflist::text_of(&files, &name);
+    let Ok(list) = Conflist::parse(text) else {
+        let (chain, version) = match Conf::parse(text) {
             Ok(conf) => (vec![conf.kind], conf.cni_version.unwrap_or_default()),
             Err(_) => (Vec::new(), String::new()),
         };
@@ -247,21 +247,27 @@ fn version(layout: &Layout) -> Result<(String, String), String> {
 }
 
 fn cilium(layout: &Layout, writes_the_network: bool) -> Option<Cilium> {
-    /// The few of its hundreds of keys that are about us.
+    /// The few of its hundreds of keys that are about us, by the names of Cilium's own fields. A release may keep either
+    /// elsewhere: what is not there is not known.
     #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
     struct Config {
-        #[serde(default)]
-        enable_socket_lb: bool,
-        #[serde(default, alias = "BPFSocketLBHostnsOnly")]
-        bpf_socket_lb_hostns_only: bool,
+        #[serde(rename = "EnableSocketLB")]
+        socket_lb: Option<bool>,
+        #[serde(rename = "BPFSocketLBHostnsOnly", default)]
+        host_namespace_only: bool,
     }
-    let text = read_bounded(&layout.at(Path::new(CILIUM)), MAX_CILIUM);
-    match text.ok().and_then(|text| serde_json::from_str::<Config>(&text).ok()) {
-        Some(Config { enable_socket_lb, bpf_socket_lb_hostns_only }) => {
-            Some(Cilium::Says { socket_lb: enable_socket_lb, host_namespace_only: bpf_socket_lb_hostns_only })
+    let text = read_bounded(&layout.at(Path::new(CILIUM)), MAX_CILIUM).ok();
+    let config = text.as_deref().map(serde_json::from_str::<Config>);
+    match config {
+        Some(Ok(Config { socket_lb: Some(socket_lb), host_namespace_only })) => {
+            Some(Cilium::Says { socket_lb, host_namespace_only })
         }
-        None => writes_the_network.then_some(Cilium::Silent),
+        Some(Ok(Config { socket_lb: None, host_namespace_only: true })) => {
+            Some(Cilium::Says { socket_lb: true, host_namespace_only: true })
+        }
+        Some(Ok(Config { socket_lb: None, host_namespace_only: false }) | Err(_)) | None => {
+            writes_the_network.then_some(Cilium::Silent)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a runtime's configuration says of CNI. Pure.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
@@ -30,7 +30,7 @@ pub fn containerd(text: &str) -> Result<(Option<Section>, Vec<String>), toml::de
     let cri = plugins.and_then(|plugins| CRI_SECTIONS.iter().find_map(|name| plugins.get(*name)?.as_table()));
     let cni = cri.map(|cri| {
         let at = |key: &str| cri.get("cni").and_then(|cni| cni.get(key));
-        let mut bin_dirs: Vec<PathBuf> = strings(at("bin_dirs")).into_iter().map(PathBuf::from).collect();
+        let mut bin_dirs: Vec<PathBuf> = paths(at("bin_dirs"));
         if bin_dirs.is_empty() {
             bin_dirs.extend(path(at("bin_dir")));
         }
@@ -52,7 +52,7 @@ pub struct Section {
 pub fn crio(text: &str) -> Result<Settings, toml::de::Error> {
     let table: Table = text.parse()?;
     let network = |key| lookup(&table, &["crio", "network", key]);
-    let mut bin_dirs: Vec<PathBuf> = strings(network("plugin_dirs")).into_iter().map(PathBuf::from).collect();
+    let mut bin_dirs: Vec<PathBuf> = paths(network("plugin_dirs"));
     if bin_dirs.is_empty() {
         // Of releases before 1.14.
         bin_dirs.extend(path(network("plugin_dir")));
@@ -92,13 +92,18 @@ fn lookup<'a>(table: &'a Table, keys: &[&str]) -> Option<&'a Value> {
     rest.iter().try_fold(table.get(*first)?, |value, key| value.get(key))
 }
 
-/// An absolute path; others would depend on where the runtime was started.
+/// An absolute path, without the slash that CRI-O's own file ends folders with; others would depend on where the runtime was
+/// started.
 fn path(value: Option<&Value>) -> Option<PathBuf> {
     value?
         .as_str()
         .map(|text| text.strip_prefix("unix://").unwrap_or(text))
-        .map(PathBuf::from)
+        .map(|text| Path::new(text).components().collect::<PathBuf>())
         .filter(|path| path.is_absolute())
+}
+
+fn paths(value: Option<&Value>) -> Vec<PathBuf> {
+    strings(value).iter().map(|text| Path::new(text).components().collect()).collect()
 }
 
 fn strings(value: Option<&Value>) -> Vec<String> {

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which runtime a node has, and where its own configuration says that networks and plugins are.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::glob;
 use super::root::HostRoot;
 use super::runtime_config::{self, Settings};
 use crate::conflist::Loader;
@@ -153,19 +156,22 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The file, then what it imports, in order, each over what came before: a plugin's section as a whole.
+    /// The file, then what it imports, then what those import, each once and over what came before: a plugin's section as a
+    /// whole.
     fn containerd(&mut self, config: &Path) -> Settings {
         let mut settings = Settings::default();
-        let mut todo = vec![config.to_owned()];
-        while let Some(path) = todo.pop() {
+        let (mut todo, mut read) = (VecDeque::from([config.to_owned()]), BTreeSet::new());
+        while let Some(path) = todo.pop_front() {
+            if !read.insert(path.clone()) {
+                continue;
+            }
             let Some(text) = self.read(&path) else { continue };
             match runtime_config::containerd(&text) {
                 Ok((found, imports)) => {
                     settings = settings.overridden_by(found);
                     let folder = path.parent().unwrap_or(Path::new("/"));
-                    let imported: Vec<_> =
-                        imports.iter().flat_map(|pattern| self.glob(&folder.join(pattern))).collect();
-                    todo.extend(imported.into_iter().rev());
+                    let patterns = imports.iter().map(|pattern| folder.join(pattern));
+                    todo.extend(patterns.flat_map(|pattern| glob::expand(self.root, &pattern, MAX_FILES)));
                 }
                 Err(error) => self.complaints.push(format!("{}: {error}", path.display())),
             }
@@ -177,7 +183,10 @@ impl Reader<'_> {
     fn crio(&mut self, config: &Path) -> Settings {
         let mut settings = Settings::default();
         let mut files = vec![config.to_owned()];
-        files.extend(self.glob(Path::new("/etc/crio/crio.conf.d/*")));
+        let drop_ins = glob::expand(self.root, Path::new("/etc/crio/crio.conf.d/*"), MAX_FILES);
+        let is_hidden =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"."));
+        files.extend(drop_ins.into_iter().filter(|path| !is_hidden(path)));
         for path in files {
             let Some(text) = self.read(&path) else { continue };
             match runtime_config::crio(&text) {
@@ -201,27 +210,6 @@ impl Reader<'_> {
                 None
             }
         }
-    }
-
-    /// The files that a pattern with `*` in its last part names, sorted; a path without one is itself.
-    fn glob(&self, pattern: &Path) -> Vec<PathBuf> {
-        let (Some(folder), Some(last)) =
-            (pattern.parent(), pattern.file_name().and_then(|name| name.to_str()))
-        else {
-            return Vec::new();
-        };
-        let Some((before, after)) = last.split_once('*') else { return vec![pattern.to_owned()] };
-        let Ok(entries) = fs::read_dir(self.root.at(folder)) else { return Vec::new() };
-        let mut names: Vec<String> = entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| {
-                name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
-            })
-            .filter(|name| !name.starts_with('.'))
-            .collect();
-        names.sort_unstable();
-        names.into_iter().map(|name| folder.join(name)).collect()
     }
 }
 
@@ -305,7 +293,7 @@ mod tests {
                     ("etc/crio/crio.conf.d/10-default", "[crio.network]\nnetwork_dir = \"/x\"\n"),
                     ("etc/crio/crio.conf.d/20-ocp", openshift),
                 ],
-                "/etc/kubernetes/cni/net.d/",
+                "/etc/kubernetes/cni/net.d",
                 "/var/lib/cni/bin",
             ),
             // Both are installed, and one of them runs.
@@ -316,7 +304,7 @@ mod tests {
                     ("etc/crio/crio.conf", openshift),
                     ("run/crio/crio.sock", ""),
                 ],
-                "/etc/kubernetes/cni/net.d/",
+                "/etc/kubernetes/cni/net.d",
                 "/var/lib/cni/bin",
             ),
             (
@@ -354,6 +342,21 @@ mod tests {
         ];
         let files: Vec<_> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
         assert_eq!(where_of(&found(&files, None)).0, "/b");
+    }
+
+    #[test]
+    fn what_an_import_imports_comes_after_its_neighbours_and_only_once() {
+        let cni = "[plugins.'io.containerd.cri.v1.runtime'.cni]\nconf_dir = ";
+        let importing = format!("imports = [\"../conf.d/../deep/[0-9]*.toml\"]\n{cni}\"/a\"\n");
+        let (b, last) =
+            (format!("{cni}\"/b\"\n"), format!("imports = [\"/etc/conf.d/*\"]\n{cni}\"/last\"\n"));
+        let files = [
+            ("etc/containerd/config.toml", "imports = [\"/etc/c*.d/*.toml\"]\n"),
+            ("etc/conf.d/10-a.toml", importing.as_str()),
+            ("etc/conf.d/20-b.toml", b.as_str()),
+            ("etc/deep/1.toml", last.as_str()),
+        ];
+        assert_eq!(where_of(&found(&files, None)).0, "/last");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod doctor;
 mod killed;
+mod looks;
 mod memory;
 mod stays;
 
@@ -306,5 +307,22 @@ fn the_runtimes_own_configuration_says_where() -> Result<()> {
     node.uninstall()?;
     assert!(!node.at("home/kubernetes/bin/culvert-cni").exists());
     assert_eq!(fs::read_to_string(node.at("etc/other/net.d").join(NAME))?, LIST);
+    Ok(())
+}
+
+#[test]
+fn an_entry_that_stood_there_before_the_agent_goes_with_the_binary_that_it_names() -> Result<()> {
+    let node = with_list()?;
+    let ours = "{\"type\":\"culvert-cni\"}";
+    let twice = LIST.replacen("\"plugins\": [", &format!("\"plugins\": [\n    {ours},\n    {ours},"), 1);
+    ensure!(twice != LIST, "the list is set otherwise");
+    fs::write(node.configuration(NAME), &twice)?;
+    let alone = format!("{{\"cniVersion\":\"1.0.0\",\"name\":\"x\",\"plugins\":[{ours}]}}");
+    fs::write(node.configuration("99-alone.conflist"), alone)?;
+    node.agent(&[])?.ready()?.terminate()?;
+    let said = node.uninstall()?;
+    assert_eq!(fs::read_to_string(node.configuration(NAME))?, LIST);
+    assert!(!node.configuration("99-alone.conflist").exists(), "{said}");
+    ensure!(said.contains("99-alone.conflist: removed"), "{said}");
     Ok(())
 }

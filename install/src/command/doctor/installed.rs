@@ -265,6 +265,13 @@ fn entry(inventory: &Inventory) -> Check {
     }
 }
 
+/// What there is against a neighbour; it may be several things at once.
+struct Finding {
+    found: String,
+    meaning: &'static str,
+    action: &'static str,
+}
+
 fn neighbour(inventory: &Inventory) -> Check {
     let kind = used(inventory).and_then(|used| used.chain.first()).map(String::as_str).unwrap_or_default();
     let found = if kind.is_empty() {
@@ -272,35 +279,33 @@ fn neighbour(inventory: &Inventory) -> Check {
     } else {
         format!("{kind} ({})", neighbours::name(kind))
     };
-    if let Some(Cilium::Says { socket_lb: true, host_namespace_only: false }) = inventory.cilium {
+    let socket_lb =
+        matches!(inventory.cilium, Some(Cilium::Says { socket_lb: true, host_namespace_only: false }));
+    let in_pods = socket_lb.then(|| Finding {
+        found: "Cilium's socket load balancer works in pods".to_owned(),
+        meaning: "it turns a service's address into a pod's before any rule sees it: the sidecar does not learn the service",
+        action: "set socketLB.hostNamespaceOnly to true in Cilium's Helm values (bpf-lb-sock-hostns-only in cilium-config)",
+    });
+    let exclusive = (!inventory.renamed_by_cilium.is_empty()).then(|| Finding {
+        found: format!("Cilium renamed {} away", inventory.renamed_by_cilium.join(", ")),
+        meaning: "Cilium runs in exclusive mode: what others write into the folder it renames, and its own file it writes anew",
+        action: neighbours::advice("cilium-cni"),
+    });
+    let silent = (inventory.cilium == Some(Cilium::Silent)).then(|| Finding {
+        found: "what it runs with cannot be read".to_owned(),
+        meaning: "whether its socket load balancer works in pods is not known",
+        action: "see that bpf-lb-sock-hostns-only is \"true\" in ConfigMap cilium-config, or run doctor as root on the node",
+    });
+    let is_known = in_pods.is_some() || exclusive.is_some();
+    let findings: Vec<_> = [in_pods, exclusive, silent].into_iter().flatten().collect();
+    if !findings.is_empty() {
+        let all = |part: fn(&Finding) -> &str| findings.iter().map(part).collect::<Vec<_>>().join("; ");
         return check(
             "neighbour",
-            Status::Degraded,
-            format!("{found}; Cilium's socket load balancer works in pods"),
-            "it turns a service's address into a pod's before any rule sees it: the sidecar does not learn the service",
-            Some(
-                "set socketLB.hostNamespaceOnly to true in Cilium's Helm values (bpf-lb-sock-hostns-only in cilium-config)",
-            ),
-        );
-    }
-    if !inventory.renamed_by_cilium.is_empty() {
-        return check(
-            "neighbour",
-            Status::Degraded,
-            format!("{found}; Cilium renamed {} away", inventory.renamed_by_cilium.join(", ")),
-            "Cilium runs in exclusive mode: what others write into the folder it renames, and its own file it writes anew",
-            Some(neighbours::advice("cilium-cni")),
-        );
-    }
-    if inventory.cilium == Some(Cilium::Silent) {
-        return check(
-            "neighbour",
-            Status::Unknown,
-            format!("{found}; what it runs with cannot be read"),
-            "whether its socket load balancer works in pods is not known",
-            Some(
-                "see that bpf-lb-sock-hostns-only is \"true\" in ConfigMap cilium-config, or run doctor as root on the node",
-            ),
+            if is_known { Status::Degraded } else { Status::Unknown },
+            format!("{found}; {}", all(|finding| &finding.found)),
+            all(|finding| finding.meaning),
+            Some(&all(|finding| finding.action)),
         );
     }
     check(
