@@ -115,7 +115,9 @@ impl Front {
         let Some(folder) = lacking.first().and_then(|(edit, _)| edit.path.parent()) else { return };
         if self.sentry.as_ref().is_none_or(Sentry::has_ended) {
             let answers = Arc::clone(&self.answers);
-            let answer = move || drop(lock(&answers).answer());
+            let answer = move || {
+                lock(&answers).answer();
+            };
             self.sentry = Sentry::start(folder, answer)
                 .inspect_err(|error| tracing::debug!(%error, "no thread can wait for the next change"))
                 .ok();
