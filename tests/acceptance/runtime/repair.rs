@@ -273,10 +273,10 @@ fn attack(socket: &Path, agent: &Agent<'_>, pod: &PodRef) -> Result<()> {
         stream.read_to_string(&mut answer)?;
         assert!(answer.is_empty() || answer.contains("error"), "{answer}");
     }
-    // Too long: told so, or cut off before all is written.
-    let oversize = vec![b'x'; 1 << 20];
-    if let Ok(answer) = say(socket, &oversize) {
-        assert!(answer.contains("at most 16384 bytes"), "{answer}");
+    // Too long, or never whole: told so, and never reset.
+    for (bytes, told) in [(&vec![b'x'; 1 << 20][..], "at most 16384 bytes"), (b"{\"ann", "within 1s")] {
+        let answer = say(socket, bytes)?;
+        assert!(answer.contains(told), "{answer}");
     }
     // Many who say nothing, or a byte now and then, and never read.
     let began = Instant::now();
