@@ -4,6 +4,7 @@
 mod doctor;
 mod killed;
 mod memory;
+mod pages;
 mod stays;
 
 use std::fs::{self, Permissions};
