@@ -325,7 +325,7 @@ mod tests {
             let folder = parent.path().join("net.d");
             fs::create_dir(&folder).unwrap();
             let (tell, told) = mpsc::channel();
-            let sentry = Sentry::start(&folder, move || drop(tell.send(()))).unwrap();
+            let sentry = Sentry::start(&folder, move || tell.send(()).unwrap_or_default()).unwrap();
             fs::write(folder.join("10-a.conflist"), "theirs").unwrap();
             told.recv_timeout(Duration::from_secs(20)).unwrap();
             away(&folder).unwrap();
