@@ -154,3 +154,17 @@ fn what_nobody_knows_is_the_configurations_choice() -> Result<()> {
     assert!(lab.pod.ruleset()?.is_empty());
     Ok(())
 }
+
+/// The specification: an error carries the version of the configuration, as far as that says one.
+#[test]
+fn what_is_wrong_with_the_configuration_is_told_in_its_own_version() -> Result<()> {
+    let lab = Lab::new()?;
+    for (key, value, code) in
+        [("onUnknown", json!("maybe"), 7), ("runtimeConfig", json!([]), 6), ("name", json!(null), 7)]
+    {
+        let wrong = lab.invoke("ADD")?.cni_version("0.3.1").config(key, value);
+        let error = wrong.run()?.expect_error(code);
+        assert_eq!(error.cni_version, "0.3.1", "{key}: {error:?}");
+    }
+    Ok(())
+}

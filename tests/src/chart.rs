@@ -63,9 +63,20 @@ impl Chart {
 
     /// What helm would send to a cluster of this version.
     pub fn render(&self, values: &Value, kubernetes: &str) -> Result<Rendered> {
+        self.render_as("culvert", NAMESPACE, values, kubernetes)
+    }
+
+    /// The same for a release of this name in this namespace.
+    pub fn render_as(
+        &self,
+        release: &str,
+        namespace: &str,
+        values: &Value,
+        kubernetes: &str,
+    ) -> Result<Rendered> {
         let (_folder, values) = file_of(values)?;
         let mut helm = self.helm();
-        helm.args(["template", "culvert", "--namespace", NAMESPACE])
+        helm.args(["template", release, "--namespace", namespace])
             .args(["--kube-version", &format!("{kubernetes}.0"), "--values"])
             .arg(values)
             .arg(Self::folder());

@@ -170,9 +170,19 @@ impl MountedAgent {
 
     /// Asks its status port.
     pub fn get(&self, path: &str) -> Result<http::Response> {
+        self.request("GET", path)
+    }
+
+    /// The same by another method.
+    pub fn request(&self, method: &str, path: &str) -> Result<http::Response> {
+        http::request(std::net::TcpStream::connect(self.status_address()?)?, method, path)
+    }
+
+    /// Where it serves its status.
+    pub fn status_address(&self) -> Result<String> {
         let log = self.log();
         let address = log.split_whitespace().find_map(|word| word.strip_prefix("address="));
-        http::get(std::net::TcpStream::connect(address.context("it does not serve yet")?)?, path)
+        Ok(address.context("it does not serve yet")?.to_owned())
     }
 
     /// The value of one of its metrics; 0 where it has not been counted yet.

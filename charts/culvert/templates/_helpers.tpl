@@ -6,7 +6,7 @@
 
 {{- define "culvert.selector" -}}
 app.kubernetes.io/name: culvert
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "culvert.labels" -}}
@@ -152,7 +152,7 @@ openshift:
 {{- define "culvert.seLinux" -}}
 {{- with .Values.agent.seLinuxType | default (ternary "spc_t" "" (eq .Values.platform "openshift")) }}
 seLinuxOptions:
-  type: {{ . }}
+  type: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -215,7 +215,7 @@ capabilities:
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end -}}

@@ -96,8 +96,9 @@ fn dispatch(env: &impl Strings, stdin: io::Stdin, version: &mut CniVersion) -> R
     };
     let attachment = attachment.transpose().map_err(CommandError::from)?;
     let bytes = input::all(&stdin).map_err(CommandError::Stdin)?;
+    // What is wrong with the rest is told in the runtime's version, too.
+    *version = NetConf::version_of(&bytes).unwrap_or(*version);
     let conf = NetConf::parse(&bytes)?;
-    *version = conf.version;
 
     let is_retired = retired::own_note().is_some();
     match (verb, attachment) {

@@ -114,7 +114,11 @@ impl Front {
         }
         let Some(folder) = lacking.first().and_then(|(edit, _)| edit.path.parent()) else { return };
         if self.sentry.as_ref().is_none_or(Sentry::has_ended) {
-            self.sentry = Sentry::start(folder, Arc::clone(&self.answers))
+            let answers = Arc::clone(&self.answers);
+            let answer = move || {
+                lock(&answers).answer();
+            };
+            self.sentry = Sentry::start(folder, answer)
                 .inspect_err(|error| tracing::debug!(%error, "no thread can wait for the next change"))
                 .ok();
         }
@@ -263,10 +267,14 @@ impl fmt::Debug for Sentry {
 }
 
 impl Sentry {
-    fn start(folder: &Path, answers: Arc<Mutex<Answers>>) -> io::Result<Self> {
+    fn start(folder: &Path, mut answer: impl FnMut() + Send + 'static) -> io::Result<Self> {
         let inotify = Arc::new(Inotify::init(InitFlags::IN_CLOEXEC)?);
-        // A whole file: renamed there, or closed.
-        let changes = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_ONLYDIR;
+        // A whole file, renamed there or closed; or the folder itself went elsewhere.
+        let gone = AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_MOVE_SELF;
+        let changes = AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_ONLYDIR;
         let watch = inotify.add_watch(folder, changes)?;
         let ends = Arc::new(AtomicBool::new(false));
         let (told, told_to_end) = (Arc::clone(&inotify), Arc::clone(&ends));
@@ -274,15 +282,14 @@ impl Sentry {
             loop {
                 match told.read_events() {
                     Err(Errno::EINTR) => continue,
-                    Ok(events)
-                        if !events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)) => {}
+                    Ok(events) if !events.iter().any(|event| event.mask.intersects(gone)) => {}
                     // The folder is gone, or we are to end.
                     _ => return,
                 }
                 if told_to_end.load(Ordering::Relaxed) {
                     return;
                 }
-                lock(&answers).answer();
+                answer();
             }
         })?;
         Ok(Self { inotify, watch, ends, thread })
@@ -298,5 +305,39 @@ impl Drop for Sentry {
         self.ends.store(true, Ordering::Relaxed);
         // It is told of the end of its watch; a folder that is gone told it already.
         let _ = self.inotify.rm_watch(self.watch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A watch stays with what it watched: under another name that is nobody's folder any more.
+    #[test]
+    fn a_folder_that_was_moved_away_or_removed_ends_the_thread() {
+        type Away = fn(&Path) -> io::Result<()>;
+        let moved: Away = |folder| fs::rename(folder, folder.with_extension("away"));
+        let removed: Away = |folder| fs::remove_dir_all(folder);
+        for away in [moved, removed] {
+            let parent = tempfile::tempdir().unwrap();
+            let folder = parent.path().join("net.d");
+            fs::create_dir(&folder).unwrap();
+            let (tell, told) = mpsc::channel();
+            let sentry = Sentry::start(&folder, move || tell.send(()).unwrap_or_default()).unwrap();
+            fs::write(folder.join("10-a.conflist"), "theirs").unwrap();
+            told.recv_timeout(Duration::from_secs(20)).unwrap();
+            away(&folder).unwrap();
+            // Its end of the channel goes with it.
+            let end = loop {
+                match told.recv_timeout(Duration::from_secs(20)) {
+                    Ok(()) => {}
+                    Err(end) => break end,
+                }
+            };
+            assert_eq!(end, mpsc::RecvTimeoutError::Disconnected);
+            drop(sentry);
+        }
     }
 }

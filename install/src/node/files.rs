@@ -3,9 +3,11 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
@@ -58,11 +60,10 @@ pub struct Unfinished {
 impl Unfinished {
     /// Writes `bytes` to the disk. Mode and owner are those of `like`, else `mode` and our own.
     pub fn write(path: &Path, bytes: &[u8], like: Option<&Metadata>, mode: u32) -> io::Result<Self> {
-        let unfinished = Self { temporary: beside(path)?, path: path.to_owned() };
-        // Left by a run of ours that was killed, with our own number after a restart in a container.
-        remove_if_there(&unfinished.temporary)?;
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished.temporary)?;
+        let temporary = beside(path)?;
+        // Never somebody else's: there is none of this name.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let unfinished = Self { temporary, path: path.to_owned() };
         file.write_all(bytes)?;
         if let Some(like) = like {
             let own = file.metadata()?;
@@ -103,12 +104,10 @@ impl Unfinished {
         if !holds(&self.path, expected) {
             return Ok(Replaced::Overtaken);
         }
+        let ours = inode(&self.temporary)?;
         match self.exchange() {
             Ok(()) if holds(&self.temporary, expected) => fs::remove_file(&self.temporary)?,
-            Ok(()) => {
-                self.exchange()?;
-                return Ok(Replaced::Overtaken);
-            }
+            Ok(()) => return self.give_back(ours),
             // A file system that cannot: what is left is the moment between the look above and this.
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
                 fs::rename(&self.temporary, &self.path)?
@@ -119,10 +118,26 @@ impl Unfinished {
         Ok(Replaced::Done)
     }
 
+    /// Puts back what took the place of `put`, the file that we had put there. Where another is found there by then, that one
+    /// is newer, and is put back in its turn.
+    fn give_back(&self, mut put: u64) -> io::Result<Replaced> {
+        loop {
+            let theirs = inode(&self.temporary)?;
+            match self.exchange() {
+                Ok(()) if inode(&self.temporary)? == put => return Ok(Replaced::Overtaken),
+                Ok(()) => put = theirs,
+                // Removed by now, so what we took out would have been too.
+                Err(Errno::ENOENT) => return Ok(Replaced::Overtaken),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
     /// A copy of this file becomes the file if that holds `expected`, with this one's mode and owner, and this one still holds
     /// `own`. It is another name of the same file, so the disk has it already.
     pub fn put_copy_if(&self, own: &[u8], expected: &[u8]) -> io::Result<Replaced> {
-        let (ours, theirs) = (fs::metadata(&self.temporary)?, fs::metadata(&self.path)?);
+        // Not where a link leads: it would be replaced by a file.
+        let (ours, theirs) = (fs::symlink_metadata(&self.temporary)?, fs::symlink_metadata(&self.path)?);
         let kept = |file: &Metadata| (file.mode(), file.uid(), file.gid());
         let is_ours = (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino());
         if is_ours || kept(&ours) != kept(&theirs) || !holds(&self.temporary, own) {
@@ -155,19 +170,28 @@ impl Drop for Unfinished {
     }
 }
 
-/// `.NAME.PID.NUMBER.culvert-unfinished` in the same folder: a rename from another folder is not noticed by containerd.
+/// `.NAME.PROCESS.NUMBER.culvert-unfinished` in the same folder: a rename from another folder is not noticed by containerd.
+/// Not the process' id: agent and `uninstall` are both number 1, each of its own container.
 fn beside(path: &Path) -> io::Result<PathBuf> {
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let mut temporary = OsString::from(".");
     temporary.push(name);
-    temporary.push(format!(".{}.{number}{UNFINISHED}", std::process::id()));
+    temporary.push(format!(".{:x}.{number}{UNFINISHED}", *PROCESS));
     Ok(path.with_file_name(temporary))
 }
 
+/// Whether a file, and no link or pipe, holds `expected`. What is of another length is not read.
 fn holds(path: &Path, expected: &[u8]) -> bool {
-    fs::read(path).is_ok_and(|bytes| bytes == expected)
+    let length = expected.len() as u64;
+    fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.len() == length)
+        && fs::read(path).is_ok_and(|bytes| bytes == expected)
+}
+
+fn inode(path: &Path) -> io::Result<u64> {
+    fs::symlink_metadata(path).map(|file| file.ino())
 }
 
 /// Removes what runs of ours that were killed left in `folder`. Only while no other one is at work there.
@@ -257,6 +281,59 @@ mod tests {
         assert_eq!(ours.put_copy_if(b"ours", b"theirs").unwrap(), Replaced::Overtaken);
         drop(ours);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_or_a_pipe_with_the_files_name_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, elsewhere] = ["10-a.conflist", "elsewhere"].map(|name| folder.path().join(name));
+        fs::write(&path, "theirs").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let like = fs::metadata(&path).unwrap();
+        let ours = Unfinished::write(&path, b"ours", Some(&like), 0o600).unwrap();
+        let new = Unfinished::write(&path, b"ours", Some(&like), 0o600).unwrap();
+        fs::rename(&path, &elsewhere).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        assert!(!ours.would_replace(b"theirs"));
+        assert_eq!(ours.put_copy_if(b"ours", b"theirs").unwrap(), Replaced::Overtaken);
+        assert_eq!(new.replace_if(b"theirs").unwrap(), Replaced::Overtaken);
+        assert_eq!(fs::read_link(&path).unwrap(), Path::new("elsewhere"));
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"theirs");
+        fs::remove_file(&path).unwrap();
+        // Whoever opens it waits for somebody who writes.
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(!ours.would_replace(b""));
+        assert_eq!(ours.put_copy_if(b"ours", b"").unwrap(), Replaced::Overtaken);
+    }
+
+    #[test]
+    fn what_came_while_theirs_was_put_back_is_newer_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("10-a.conflist");
+        // As it is after an exchange that took out another file than expected, and one more that was put there since.
+        let ours = Unfinished::write(&path, b"ours", None, 0o644).unwrap();
+        let put = inode(ours.temporary()).unwrap();
+        fs::rename(ours.temporary(), folder.path().join("gone")).unwrap();
+        fs::write(ours.temporary(), "theirs").unwrap();
+        fs::write(&path, "theirs, newer").unwrap();
+        assert_eq!(ours.give_back(put).unwrap(), Replaced::Overtaken);
+        drop(ours);
+        assert_eq!(fs::read(&path).unwrap(), b"theirs, newer");
+    }
+
+    /// In containers agent and `uninstall` have the same process id, and each counts from nought.
+    #[test]
+    fn a_file_of_another_run_with_our_number_is_not_taken_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |number| format!(".10-a.conflist.{}.{number}.culvert-unfinished", std::process::id());
+        for number in 0..1000 {
+            fs::write(folder.path().join(name(number)), "theirs").unwrap();
+        }
+        let new = Unfinished::write(&folder.path().join("10-a.conflist"), b"new", None, 0o644).unwrap();
+        for number in 0..1000 {
+            assert_eq!(fs::read(folder.path().join(name(number))).unwrap(), b"theirs");
+        }
+        new.replace().unwrap();
     }
 
     #[test]

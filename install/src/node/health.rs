@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -95,7 +95,9 @@ pub async fn serve(listener: TcpListener, context: Context) {
 
 fn answer(method: &Method, path: &str, context: &Context) -> Response<Full<Bytes>> {
     if !matches!(*method, Method::GET | Method::HEAD) {
-        return page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET\n");
+        let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET\n");
+        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refusal;
     }
     match path {
         "/live" => page(StatusCode::OK, TEXT, "live\n"),

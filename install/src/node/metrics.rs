@@ -18,7 +18,7 @@ const ADD_SECONDS: [f64; 11] = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064,
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// `culvert_agent_installs_total`: the plugin's binary, looked at.
+    /// `culvert_agent_installs_total`: placings of the plugin's binary.
     pub installs: Family<InstallLabels, Counter>,
     /// `culvert_agent_entry_present`: 1 while our entry is effective in the file that the runtime uses.
     pub entry_present: Gauge,
@@ -41,8 +41,6 @@ pub struct Metrics {
 pub enum Install {
     /// Put there, or in place of another.
     Placed,
-    /// It was there.
-    Unchanged,
     /// It could not be put there, or would not work there.
     Refused,
 }
@@ -101,7 +99,7 @@ impl Default for Metrics {
         let add_seconds = Histogram::new(ADD_SECONDS);
         registry.register(
             "culvert_agent_installs",
-            "Looks at the plugin's binary in the node's folder",
+            "Placings of the plugin's binary in the node's folder",
             installs.clone(),
         );
         registry.register(

@@ -145,8 +145,13 @@ async fn answer(mut stream: UnixStream, context: &Context, shared: &Shared) {
     let request = match timeout(ASKED_WITHIN, request(&mut stream)).await {
         Ok(Ok(Some(request))) => request,
         // Nobody is left to be told.
-        Ok(Ok(None)) | Err(_) => return,
-        Ok(Err(problem)) => return say(&mut stream, &Answer::Error(problem)).await,
+        Ok(Ok(None)) => return,
+        Ok(Err(problem)) => return refuse(&mut stream, problem).await,
+        Err(_) => {
+            let problem =
+                format!("no request: none was there, and closed by a line feed, within {ASKED_WITHIN:?}");
+            return refuse(&mut stream, problem).await;
+        }
     };
     let answer = match request {
         Request::Report(report) => return take(&report, context, shared),
@@ -193,6 +198,16 @@ async fn say(stream: &mut UnixStream, answer: &Answer) {
     line.push(b'\n');
     // Errors are the other side's: it went away.
     let _ = timeout(TAKEN_WITHIN, stream.write_all(&line)).await;
+}
+
+/// Says why there is no answer. Who finds its words unread is reset, perhaps before it has read ours: so the rest is read, and
+/// forgotten.
+async fn refuse(stream: &mut UnixStream, problem: String) {
+    say(stream, &Answer::Error(problem)).await;
+    let _ = stream.shutdown().await;
+    let mut chunk = [0; 2048];
+    let rest = async { while matches!(stream.read(&mut chunk).await, Ok(1..)) {} };
+    let _ = timeout(TAKEN_WITHIN, rest).await;
 }
 
 /// Counts what the plugin did; what it did to a pod is looked at soon.

@@ -5,6 +5,7 @@ mod doctor;
 mod killed;
 mod looks;
 mod memory;
+mod pages;
 mod stays;
 
 use std::fs::{self, Permissions};

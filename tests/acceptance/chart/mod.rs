@@ -25,7 +25,9 @@ fn choices() -> Vec<(&'static str, Value)> {
         (
             "drop-in",
             json!({ "agent": { "mode": "drop-in", "position": "after:portmap", "repair": "report",
-                               "appArmorProfile": "RuntimeDefault", "maxUnavailable": "10%" } }),
+                               "appArmorProfile": "RuntimeDefault", "maxUnavailable": "10%",
+                               "podLabels": { "team": "net", "example.com/tier": "1" },
+                               "podAnnotations": { "example.com/note": "a: b\n- c" } } }),
         ),
         (
             "other paths",

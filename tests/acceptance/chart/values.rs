@@ -47,6 +47,22 @@ fn every_rendering_is_valid_in_every_kubernetes() -> Result<()> {
     })
 }
 
+/// Names that YAML reads as numbers and truth values, and Kubernetes takes.
+#[test]
+fn a_name_is_a_name_whatever_it_looks_like() -> Result<()> {
+    let chart = Chart::here()?;
+    let folder = tempfile::tempdir()?;
+    let values = json!({ "platform": "openshift", "resourceQuota": true, "image": { "pullSecrets": ["1", "true"] },
+                         "agent": { "priorityClassName": "1e3", "seLinuxType": "1" } });
+    let mut files = Vec::new();
+    for (release, namespace) in [("123", "456"), ("true", "null"), ("1e3", "0x1")] {
+        let file = folder.path().join(format!("{release}.yaml"));
+        fs::write(&file, chart.render_as(release, namespace, &values, "1.37")?.text)?;
+        files.push(file);
+    }
+    chart.validate("1.37", &files)
+}
+
 #[test]
 fn the_schemas_refuse_a_field_that_kubernetes_does_not_know() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -86,6 +102,18 @@ fn wrong_values_are_refused_and_named() -> Result<()> {
         (json!({ "agent": { "maxUnavailable": "0%" } }), &["/agent/maxUnavailable"]),
         (json!({ "agent": { "tolerations": [{ "operator": "Any" }] } }), &["/agent/tolerations/0/operator"]),
         (json!({ "agent": { "hostNetwork": true } }), &["hostNetwork"]),
+        // The DaemonSet would not know its pods by these.
+        (
+            json!({ "agent": { "podLabels": { "app.kubernetes.io/component": "x" } } }),
+            &["/agent/podLabels", "component"],
+        ),
+        (json!({ "agent": { "podLabels": { "a b": "x" } } }), &["/agent/podLabels"]),
+        (json!({ "agent": { "podLabels": { "team": "a b" } } }), &["/agent/podLabels/team"]),
+        // The agent behind its own redirect.
+        (
+            json!({ "agent": { "podAnnotations": { "culvert.dev/redirect": "enabled" } } }),
+            &["/agent/podAnnotations", "redirect"],
+        ),
         (json!({ "entry": { "onUnknown": "maybe" } }), &["/entry/onUnknown", "deny"]),
         (json!({ "entry": { "excludeNamespaces": "kube-system" } }), &["/entry/excludeNamespaces", "array"]),
         (json!({ "entry": { "redirect": { "proxyUidd": 1 } } }), &["proxyUidd"]),

@@ -273,10 +273,10 @@ fn attack(socket: &Path, agent: &Agent<'_>, pod: &PodRef) -> Result<()> {
         stream.read_to_string(&mut answer)?;
         assert!(answer.is_empty() || answer.contains("error"), "{answer}");
     }
-    // Too long: told so, or cut off before all is written.
-    let oversize = vec![b'x'; 1 << 20];
-    if let Ok(answer) = say(socket, &oversize) {
-        assert!(answer.contains("at most 16384 bytes"), "{answer}");
+    // Too long, or never whole: told so, and never reset.
+    for (bytes, told) in [(&vec![b'x'; 1 << 20][..], "at most 16384 bytes"), (b"{\"ann", "within 1s")] {
+        let answer = say(socket, bytes)?;
+        assert!(answer.contains(told), "{answer}");
     }
     // Many who say nothing, or a byte now and then, and never read.
     let began = Instant::now();
@@ -394,7 +394,8 @@ fn a_pod_of_iptables_is_told_where_its_programs_are_missing() -> Result<()> {
             node.agent(&[])?.ready()?.terminate()?;
             let client = node.client()?;
             let pod = client.run_with("old-school", &[ON, ("culvert.dev/engine", "iptables-nft")])?;
-            let agent = node.agent_without_iptables()?.ready()?;
+            let cluster = node.cluster()?;
+            let agent = node.agent_without_iptables(&cluster)?.ready()?;
             let told = || -> Result<bool> {
                 let (code, row) = status(node, "default/old-school")?;
                 let reason = row["reason"].as_str().unwrap_or_default();
@@ -402,6 +403,14 @@ fn a_pod_of_iptables_is_told_where_its_programs_are_missing() -> Result<()> {
             };
             eventually!(told().unwrap_or_default(), SOON);
             ensure!(agent.metric("culvert_agent_pods_verified_total{result=\"Unknown\"}")? >= 1.0);
+            // Once, and not at each look.
+            eventually!(!cluster.events().is_empty(), SOON);
+            let events = cluster.events();
+            ensure!(events.len() == 1, "{events:?}");
+            let event = &events[0];
+            ensure!(event["reason"] == "RedirectUnknown", "{event}");
+            ensure!(event["involvedObject"]["name"] == "old-school", "{event}");
+            ensure!(event["message"].as_str().is_some_and(|told| told.contains("no iptables")), "{event}");
             let doctor: Value = serde_json::from_str(&node.run("doctor", &["--output", "json"])?.stdout)?;
             let check =
                 doctor["checks"].as_array().and_then(|all| all.iter().find(|one| one["name"] == "pods"));

@@ -47,6 +47,13 @@ const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// `uninstall` waits for quiet, up to a minute.
 const UNINSTALLED_WITHIN: Duration = Duration::from_secs(90);
 
+/// As in a pod of this cluster.
+fn in_cluster(command: &mut Command, cluster: &ApiServer) {
+    command.args(["--node-name", NODE, "--service-account"]).arg(cluster.service_account());
+    command.env("KUBERNETES_SERVICE_HOST", cluster.address().ip().to_string());
+    command.env("KUBERNETES_SERVICE_PORT", cluster.address().port().to_string());
+}
+
 /// A containerd whose network is bridge → portmap, and nothing of culvert's.
 #[derive(Debug)]
 pub struct Node {
@@ -153,9 +160,7 @@ impl Node {
     ) -> Result<Agent<'_>> {
         let mut command = self.agent_command(&Binaries::built()?.cni, socket)?;
         if let Some(cluster) = cluster {
-            command.args(["--node-name", NODE, "--service-account"]).arg(cluster.service_account());
-            command.env("KUBERNETES_SERVICE_HOST", cluster.address().ip().to_string());
-            command.env("KUBERNETES_SERVICE_PORT", cluster.address().port().to_string());
+            in_cluster(&mut command, cluster);
         }
         command.args(options);
         Ok(Agent { node: self, process: Process::start(command)? })
@@ -168,12 +173,13 @@ impl Node {
         Ok(Agent { node: self, process: Process::start(command)? })
     }
 
-    /// Starts the agent as where no program of iptables is, such as in the chart's image.
-    pub fn agent_without_iptables(&self) -> Result<Agent<'_>> {
+    /// Starts the agent as where no program of iptables is, such as in the chart's image, in a pod of this cluster.
+    pub fn agent_without_iptables(&self, cluster: &ApiServer) -> Result<Agent<'_>> {
         let mut command = self.world().command("unshare")?;
         command.args(["--mount", "sh", "-euc", "mount -t tmpfs none /usr/sbin; exec \"$@\"", "sh"]);
         command.arg(&Binaries::built()?.install);
         self.agent_arguments(&mut command, &Binaries::built()?.cni, &self.socket());
+        in_cluster(&mut command, cluster);
         Ok(Agent { node: self, process: Process::start(command)? })
     }
 
