@@ -65,7 +65,9 @@ const ATTACKS: [Attack; 10] = [
     Attack {
         name: "the folder is deleted and made again",
         on: |node| {
-            fs::remove_dir_all(node.at(CONFIGURATIONS))?;
+            // As often as the agent writes into it meanwhile.
+            let gone = || fs::remove_dir_all(node.at(CONFIGURATIONS)).ok();
+            until_some(HEALS_WITHIN, gone).context("the folder does not go")?;
             fs::create_dir(node.at(CONFIGURATIONS))?;
             Ok(fs::write(node.configuration(NAME), LIST)?)
         },
@@ -79,8 +81,10 @@ const ATTACKS: [Attack; 10] = [
     Attack {
         name: "the plugin is another's",
         on: |node| {
-            fs::remove_file(node.plugin())?;
-            Ok(fs::write(node.plugin(), "#!/bin/false\n")?)
+            // By renaming: where the agent's own is back already, and is being run, it cannot be written to.
+            let another = node.at("another-plugin");
+            fs::write(&another, "#!/bin/false\n")?;
+            Ok(fs::rename(another, node.plugin())?)
         },
         healed: has_plugin,
     },
