@@ -53,6 +53,11 @@ fn samples() -> Result<Vec<(String, String, Vec<u8>)>> {
     Ok(samples)
 }
 
+/// Removes a folder as often as the agent writes into it meanwhile.
+fn remove_folder(path: &Path) -> Result<()> {
+    until_some(HEALS_WITHIN, || fs::remove_dir_all(path).ok()).context("the folder does not go")
+}
+
 #[test]
 fn every_primarys_folder_is_as_it_was_after_the_round_trip() -> Result<()> {
     for (index, (whose, name, bytes)) in samples()?.into_iter().enumerate() {
@@ -268,7 +273,7 @@ fn a_drop_in_leaves_the_primarys_file_alone() -> Result<()> {
     let agent = node.agent(&["--mode", "drop-in"])?.ready()?;
     assert_eq!(fs::read_to_string(node.configuration(NAME))?, LIST);
     assert!(fs::read_to_string(&drop_in)?.contains("culvert-cni"));
-    fs::remove_dir_all(node.configuration("net"))?;
+    remove_folder(&node.configuration("net"))?;
     eventually!(drop_in.exists(), HEALS_WITHIN);
     agent.terminate()?;
     // From one mode to the other, and back.

@@ -65,9 +65,7 @@ const ATTACKS: [Attack; 10] = [
     Attack {
         name: "the folder is deleted and made again",
         on: |node| {
-            // As often as the agent writes into it meanwhile.
-            let gone = || fs::remove_dir_all(node.at(CONFIGURATIONS)).ok();
-            until_some(HEALS_WITHIN, gone).context("the folder does not go")?;
+            remove_folder(&node.at(CONFIGURATIONS))?;
             fs::create_dir(node.at(CONFIGURATIONS))?;
             Ok(fs::write(node.configuration(NAME), LIST)?)
         },
