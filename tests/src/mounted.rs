@@ -211,16 +211,31 @@ impl MountedAgent {
         }
         Ok(self.log())
     }
+
+    /// Waits until the entry is effective, and then lets the agent that strace started do what is left and end. Whether it
+    /// came to its end; `false`: it was killed on the way.
+    pub fn comes_to_its_end(mut self) -> Result<bool> {
+        if !self.becomes_ready()? {
+            return Ok(false);
+        }
+        self.signal_started(Signal::TERM);
+        Ok(self.process.wait(ENDS_WITHIN)?.success())
+    }
+
+    /// Signals what strace started.
+    fn signal_started(&self, signal: Signal) {
+        let outer = self.process.pid();
+        let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            let _ = kill_process(child, signal);
+        }
+    }
 }
 
 /// strace would go, and what it started run on.
 impl Drop for MountedAgent {
     fn drop(&mut self) {
-        let outer = self.process.pid();
-        let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap_or_default();
-        for child in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
-            let _ = kill_process(child, Signal::KILL);
-        }
+        self.signal_started(Signal::KILL);
     }
 }
 
