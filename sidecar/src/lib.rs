@@ -2,58 +2,41 @@
 //! culvert's sidecar: a transparent proxy.
 //!
 //! ```text
-//! accept ─▶ original destination ─▶ guards ─▶ route ─▶ permits ─▶ connect ─▶ relay ─▶ one closing record
+//! accept ─▶ original destination ─▶ guards ─▶ limits ─▶ route ─▶ (TLS) ─▶ connect ─▶ relay ─▶ one closing record
 //! ```
 //!
-//! [`connection`] is that line as code; what it asks, mesh documents ([`resources`]) decide. [`run::run`] puts the parts
+//! [`connection`] is that line as code; mesh documents ([`resources`]) decide what it asks. [`process::run`] puts the parts
 //! together and takes them apart again.
+//!
+//! Rooms, from top to bottom. A room imports only rooms with a lower number.
+//!
+//! | level | room | holds |
+//! |---|---|---|
+//! | 11 | `process` | run, workers, listeners, drain, the prober of capture, reload; `validate` and `wait` |
+//! | 10 | `admin` | the status port and the admin, the page, statistics under Envoy's names |
+//! | 9 | `probes` | application probes |
+//! | 8 | `connection` | one accepted connection: guards, admission, route, TLS, relay; the table of open ones |
+//! | 7 | `cluster` | clusters by name, their endpoints, limits and counters |
+//! | 6 | `tls` | sessions, identities, the first bytes of a stream |
+//! | 6 | `resources` | mesh documents, and the plan that they compile to |
+//! | 5 | `relay` | bytes from one stream to another; no policy |
+//! | 4 | `plan` | the compiled configuration as plain data |
+//! | 3 | `observe` | close reasons, logs, history, readiness, recent failures |
+//! | 2 | `options` | command line and environment → configuration |
+//! | 1 | `net` | sockets without policy |
 
-pub mod access_log;
-pub mod addrs;
 pub mod admin;
-pub mod capture;
-pub mod cgroup;
-pub mod close_reason;
-pub mod config;
+pub mod cluster;
 pub mod connection;
-pub mod destinations;
-pub mod dial;
-pub mod documents;
-mod doors;
-pub mod drain;
-pub mod guard;
-pub mod history;
-mod last_words;
-mod life;
-pub mod limits;
-pub mod listener;
-pub mod logging;
-pub mod metrics;
-pub mod mishaps;
+pub mod net;
+pub mod observe;
 pub mod options;
-pub mod original_dst;
-pub mod own_addresses;
 pub mod plan;
 pub mod probes;
-pub mod proxy;
-pub mod readiness;
+pub mod process;
 pub mod relay;
-pub mod reload;
 pub mod resources;
-pub mod route;
-pub mod run;
-pub mod running;
-mod secure;
-pub mod stats;
-pub mod stream;
-pub mod table;
-mod throttle;
 pub mod tls;
-pub mod traffic_log;
-mod upstream;
-pub mod validate;
-pub mod wait;
-pub mod workers;
 
 /// Exit code for what whoever starts the sidecar has to change: an option, a port in use, a file that cannot be written.
 /// (`EX_USAGE` of sysexits.)

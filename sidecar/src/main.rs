@@ -2,8 +2,10 @@
 //! The program: options in, exit code out.
 
 use clap::error::ErrorKind;
+use culvert_sidecar::observe::logging;
 use culvert_sidecar::options::{Command, Options};
-use culvert_sidecar::{EXIT_NOT_IN_TIME, EXIT_USAGE, logging, run, validate, wait};
+use culvert_sidecar::process::{run, validate, wait};
+use culvert_sidecar::{EXIT_NOT_IN_TIME, EXIT_USAGE};
 use std::process::ExitCode;
 use std::time::Duration;
 

@@ -4,12 +4,12 @@
 #![no_main]
 
 use clap::Parser;
-use culvert_sidecar::addrs::{Direction, OrigDst};
+use culvert_sidecar::net::addrs::{Direction, OrigDst};
 use culvert_sidecar::options::Options;
 use culvert_sidecar::plan::{Plan, Upstream};
 use culvert_sidecar::resources::compile::compile;
 use culvert_sidecar::resources::files::Loaded;
-use culvert_sidecar::route::route;
+use culvert_sidecar::connection::route::route;
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/certs`: the identity in Envoy's shape, without secrets.
 
-use super::envoy::rfc3339;
+use crate::net::clock::rfc3339;
 use crate::tls::{Described, FILES, Tls};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};

@@ -2,13 +2,14 @@
 //! What runs here, in the shape and the words of Envoy's admin interface, so that the runbooks of Kong Mesh hold.
 
 use super::{dump, transport};
-use crate::addrs::{DialAddr, Direction};
-use crate::config::Config;
-use crate::destinations::{Destination, Destinations};
-use crate::limits::ClusterLimits;
+use crate::admin::stats::Process;
+use crate::cluster::destinations::{Destination, Destinations};
+use crate::cluster::limits::ClusterLimits;
+use crate::cluster::registry::{self, ClusterId, Running, stat_name};
+use crate::net::addrs::{DialAddr, Direction};
+use crate::net::clock::rfc3339;
+use crate::options::config::Config;
 use crate::plan::{self, Mtls, Upstream};
-use crate::running::{self, ClusterId, Running, stat_name};
-use crate::stats::Process;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -22,13 +23,13 @@ const MOST_HOSTS: usize = 256;
 /// both families.
 pub(super) fn listeners(
     running: &Running,
-) -> impl Iterator<Item = (&plan::Listener, &Arc<running::Listener>)> {
+) -> impl Iterator<Item = (&plan::Listener, &Arc<registry::Listener>)> {
     let all = running.plan.listeners.iter().zip(&running.listeners);
     all.filter(|(planned, _)| planned.address.port() != 0)
 }
 
 /// The clusters that connections can come to: of those, listeners that are off have none.
-pub(super) fn clusters(running: &Running) -> impl Iterator<Item = (&plan::Cluster, &Arc<running::Cluster>)> {
+pub(super) fn clusters(running: &Running) -> impl Iterator<Item = (&plan::Cluster, &Arc<registry::Cluster>)> {
     let all = running.plan.clusters.iter().zip(&running.clusters).enumerate();
     let used = |at: usize| {
         running.plan.direct_access == Some(at)
@@ -295,26 +296,11 @@ pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> V
     json!({ "cluster_statuses": statuses })
 }
 
-/// The date of Howard Hinnant's `civil_from_days`: no dependency for one line of text.
-pub(crate) fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::proxy::Proxy;
     use crate::options::Options;
-    use crate::proxy::Proxy;
     use clap::Parser;
 
     fn proxy(arguments: &[&str]) -> Proxy {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two small web servers: status for kubelet and Prometheus, admin for people on loopback.
 
+mod ask;
 mod certs;
 mod dump;
 mod envoy;
@@ -10,8 +11,9 @@ mod prometheus;
 mod query;
 mod reply;
 mod server;
+pub mod stats;
 mod transport;
 
-pub(crate) use envoy::rfc3339;
+pub use ask::Ask;
 pub use pages::App;
 pub use server::{Pages, serve};

@@ -3,12 +3,13 @@
 
 use super::envoy;
 use super::pages::{App, Connection};
-use crate::addrs::Direction;
-use crate::history::Sample;
-use crate::limits::Limit;
+use crate::cluster::registry::{Cluster, Listener, Running};
+use crate::net::addrs::Direction;
+use crate::net::clock::rfc3339;
+use crate::net::limit::Limit;
+use crate::observe::history::Sample;
+use crate::observe::spoken::Spoken;
 use crate::plan;
-use crate::running::{Cluster, Listener, Running};
-use crate::tls::Spoken;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -150,7 +151,7 @@ impl Overview {
         let running = proxy.running.load();
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            now: envoy::rfc3339(std::time::SystemTime::now()),
+            now: rfc3339(std::time::SystemTime::now()),
             uptime: app.started.elapsed().as_secs_f64(),
             ready: ready.is_ok(),
             reasons: ready.err().map_or_else(Vec::new, |text| text.lines().map(str::to_owned).collect()),
@@ -175,7 +176,7 @@ fn documents(app: &App, running: &Running) -> DocumentsView {
         count: running.plan.documents,
         files: status.files,
         passthrough: running.plan.passthrough,
-        loaded: status.loaded.map(envoy::rfc3339),
+        loaded: status.loaded.map(rfc3339),
         reload_failed: app.proxy.metrics.config_reload_failed.get(),
         errors: status.errors,
         failed: status.failed.map(|at| at.elapsed().as_secs_f64()),
@@ -194,8 +195,7 @@ fn tls(app: &App, running: &Running) -> Option<TlsView> {
     Some(TlsView {
         mode: mtls.map(|mtls| mtls.mode().name()),
         identity: identity.as_ref().map(|identity| identity.ids[0].to_string()),
-        expires: identity
-            .map(|identity| envoy::rfc3339(std::time::SystemTime::UNIX_EPOCH + identity.expires())),
+        expires: identity.map(|identity| rfc3339(std::time::SystemTime::UNIX_EPOCH + identity.expires())),
         complaint: tls.complaint(mtls.is_some()),
         spoken: Spoken::ALL.map(|spoken| (spoken.name(), of.spoken(spoken).total.get())).into(),
     })
@@ -251,7 +251,7 @@ fn cluster(app: &App, running: &Running, of: &Cluster) -> ClusterView {
 }
 
 fn errors(app: &App) -> Vec<ErrorView> {
-    let view = |one: crate::mishaps::Mishap| ErrorView {
+    let view = |one: crate::observe::failures::Mishap| ErrorView {
         direction: one.direction.name(),
         reason: one.reason.name(),
         words: sentence(one.direction, one.reason.in_words(), one.words.as_deref()),

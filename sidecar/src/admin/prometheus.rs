@@ -2,7 +2,7 @@
 //! The statistics with the names and labels that Envoy gives them on `/stats/prometheus`, so that a mesh's dashboards
 //! hold: `cluster.C.upstream_cx_total` is `envoy_cluster_upstream_cx_total{envoy_cluster_name="C"}`.
 
-use crate::stats::Stat;
+use crate::admin::stats::Stat;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 

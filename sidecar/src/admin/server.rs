@@ -2,7 +2,7 @@
 //! HTTP/1.1 for a few short pages, with every size, time and number bounded: the status port can be reached by any peer.
 
 use super::reply::Reply;
-use crate::listener::Backoff;
+use crate::net::backoff::Backoff;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS of listeners and clusters, as Envoy's configuration would have it, in the chains of Kong Mesh's sidecars.
 
+use crate::plan::tls::TlsVersion;
 use crate::plan::{Mtls, TlsMode};
-use crate::tls::TlsVersion;
 use crate::tls::sniff::ALPN;
 use serde_json::{Value, json};
 
@@ -68,7 +68,7 @@ fn alpn() -> String {
 mod tests {
     use super::*;
     use crate::plan::Gate;
-    use crate::tls::TlsSettings;
+    use crate::plan::tls::TlsSettings;
 
     #[test]
     fn chains_are_those_of_kong_mesh() {

@@ -4,17 +4,20 @@
 //! Clap reads one argument at a time; [`Options::check`] then looks at them together and reports everything that is
 //! wrong, not only the first. What the contract promises and this version does not have is an error that says so.
 
+pub mod app_probes;
+pub mod cgroup;
+pub mod config;
 mod duration;
 mod error;
 
 pub(crate) use duration::parse as parse_duration;
 pub use error::OptionError;
 
-use crate::config::{AccessLog, Config, LogFormat, LogLevel, VerifyRedirect};
-use crate::limits::Thresholds;
-use crate::probes::AppProbes;
-use crate::tls::Source;
-use crate::tls::spiffe::TrustDomain;
+use crate::net::spiffe::TrustDomain;
+use crate::options::app_probes::AppProbes;
+use crate::options::config::IdentitySource;
+use crate::options::config::Thresholds;
+use crate::options::config::{AccessLog, Config, LogFormat, LogLevel, VerifyRedirect};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
@@ -396,7 +399,7 @@ impl Options {
                 .parse()
                 .map_err(|error| errors.push(OptionError::TrustDomain(error)))
                 .ok()?;
-            Some(Source { folder, trust_domain, names_services: !named })
+            Some(IdentitySource { folder, trust_domain, names_services: !named })
         });
         let app_probes = app_probes
             .parse::<AppProbes>()
@@ -470,7 +473,7 @@ impl Options {
             access_log,
             log_level,
             log_format,
-            workers: concurrency.unwrap_or_else(crate::cgroup::cores),
+            workers: concurrency.unwrap_or_else(crate::options::cgroup::cores),
         })
     }
 }

@@ -2,7 +2,7 @@
 //! One HTTP/1.1 GET, of whose answer only the status counts. Redirects are the kubelet's to judge: 3xx is well.
 
 use super::Answer;
-use super::spec::HttpGet;
+use crate::options::app_probes::HttpGet;
 use crate::tls::unverified;
 use std::fmt::Write;
 use std::io;

@@ -7,14 +7,13 @@
 
 mod grpc;
 mod http;
-mod spec;
 
-pub use spec::{AppProbes, MOST_PROBES, PREFIX, Probe, ProbesError, What};
+use crate::options::app_probes::What;
+pub use crate::options::app_probes::{PREFIX, Probe};
 
-use crate::addrs::{DialAddr, Family, inbound_source};
-use crate::dial;
+use crate::net::addrs::{DialAddr, Family, inbound_source};
+use crate::net::dial;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// What a probe came to.
@@ -65,9 +64,6 @@ async fn connect(to: SocketAddr) -> Result<TcpStream, dial::DialError> {
         dialled => dialled,
     }
 }
-
-/// What the kubelet waits for, where a probe says nothing else.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

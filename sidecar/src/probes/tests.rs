@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
+use crate::options::app_probes::{AppProbes, DEFAULT_TIMEOUT, HttpGet, MOST_PROBES};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -18,7 +20,7 @@ fn probes_are_written_as_in_a_pods_specification() {
     assert_eq!(web.timeout, Duration::from_secs(3));
     assert_eq!(
         web.what,
-        What::Http(spec::HttpGet {
+        What::Http(HttpGet {
             port: 8080,
             path: "/ready?deep=1".into(),
             tls: true,
@@ -85,7 +87,7 @@ async fn answer(what: What) -> Answer {
 
 fn http(port: u16, headers: &[(&str, &str)]) -> What {
     let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    What::Http(spec::HttpGet { port, path: "/ready".into(), tls: false, headers })
+    What::Http(HttpGet { port, path: "/ready".into(), tls: false, headers })
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@
 mod half;
 pub mod pipes;
 
-use crate::listener::keepalive;
+use crate::net::bind::keepalive;
 use half::{Half, Step, Turn};
 use nix::libc::{MSG_MORE, MSG_NOSIGNAL};
 use pipes::{Pipe, Pipes};

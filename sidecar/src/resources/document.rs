@@ -14,7 +14,7 @@ use super::mesh_traffic_permission::MeshTrafficPermission;
 use super::part::Part;
 use super::proxy_template::ProxyTemplate;
 use super::read::{At, Fields, Ignored, Labels, Problem, Problems, Read, describe};
-use crate::config::Config;
+use crate::options::config::Config;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::sync::Arc;

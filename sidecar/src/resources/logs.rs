@@ -9,9 +9,9 @@ use super::document::{Document, Kind, Spec};
 use super::mesh::{self, Mesh};
 use super::mesh_access_log::{self as policy, Backends, DestinationKind, FormatKind, MeshAccessLog};
 use super::target::{self, Subject};
-use crate::addrs::Direction;
+use crate::net::addrs::Direction;
+use crate::observe::traffic_log::{LineFormat, MOST_TARGETS, Sink, Target, Template};
 use crate::plan::{LogRule, Plan};
-use crate::traffic_log::{LineFormat, MOST_TARGETS, Sink, Target, Template};
 use std::sync::Arc;
 
 pub(super) fn add(

@@ -3,7 +3,7 @@
 
 use super::part::{Part, Told};
 use super::read::{At, Ignored, fields, words};
-use crate::traffic_log::{SocketTarget, Template};
+use crate::observe::traffic_log::{SocketTarget, Template};
 use std::collections::BTreeSet;
 
 fields! {

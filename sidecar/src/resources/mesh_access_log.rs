@@ -4,7 +4,7 @@
 use super::part::{Part, Told};
 use super::read::{At, Read, fields, words};
 use super::target::TargetRef;
-use crate::traffic_log::{SocketTarget, Template};
+use crate::observe::traffic_log::{SocketTarget, Template};
 use serde_json::{Value, json};
 
 fields! {

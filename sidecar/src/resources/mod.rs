@@ -10,6 +10,7 @@ pub mod compile;
 pub mod dataplane;
 pub mod document;
 pub mod files;
+mod log_fields;
 mod logs;
 pub mod mesh;
 pub mod mesh_access_log;
@@ -26,7 +27,7 @@ pub mod yaml;
 
 pub(crate) use read::fields;
 
-use crate::config::Config;
+use crate::options::config::Config;
 use crate::plan::Plan;
 use compile::CompileError;
 use files::{LoadError, Loaded};

@@ -3,7 +3,7 @@
 
 use super::document::{Document, Spec};
 use super::proxy_template::{self as template, ClusterPatch, FilterPatch, Modification, ProxyTemplate};
-use super::read::Tags;
+use crate::plan::tags::Tags;
 use crate::plan::{Origin, Plan};
 
 /// Applies the one template that fits this pod best. Without a Dataplane document the pod's tags are not known: then only

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ProxyTemplate`: patches of the generated clusters and listeners, as far as they mean something here.
 
-use super::read::{At, AtMostOne, Read, Span, Tags, fields, words};
+use super::read::{At, AtMostOne, Read, Span, fields, words};
 use super::yaml;
+use crate::plan::tags::Tags;
 use serde_json::{Value, json};
 
 /// The one type of a tcp_proxy.

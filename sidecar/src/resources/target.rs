@@ -4,7 +4,8 @@
 use super::dataplane::{Dataplane, Inbound};
 use super::document::Document;
 use super::part::Part;
-use super::read::{At, Labels, Read, SERVICE, Tags, fields, words};
+use super::read::{At, Labels, Read, fields, words};
+use crate::plan::tags::{SERVICE, Tags};
 use serde_json::Value;
 
 /// Kuma's own labels: what a policy of an application's namespace may be about, and which namespace something is of.

@@ -3,16 +3,15 @@
 
 use super::identity::Identity;
 use super::sniff::ALPN;
-use super::spiffe::TrustDomain;
 use super::verify::Verifier;
+use crate::net::spiffe::TrustDomain;
+use crate::plan::tls::{TlsSettings, TlsVersion};
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
-use rustls::{
-    CipherSuite, ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version,
-};
+use rustls::{ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -23,66 +22,23 @@ const SESSIONS: usize = 256;
 /// resume always, and a second would be 1 KiB that most never use.
 const TICKETS: usize = 1;
 
-/// What documents may say of TLS (`MeshTLS`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsSettings {
-    /// The oldest version that is spoken.
-    pub min: TlsVersion,
-    /// The newest.
-    pub max: TlsVersion,
-    /// What is offered and taken, the best first.
-    pub suites: Vec<CipherSuite>,
+/// In our order.
+fn supported_suites(settings: &TlsSettings) -> Vec<SupportedCipherSuite> {
+    let ours = ring::ALL_CIPHER_SUITES;
+    settings
+        .suites
+        .iter()
+        .filter_map(|wanted| ours.iter().find(|one| one.suite() == *wanted))
+        .copied()
+        .collect()
 }
 
-/// A version of TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TlsVersion {
-    /// 1.2.
-    V12,
-    /// 1.3.
-    V13,
-}
-
-impl Default for TlsSettings {
-    /// TLS 1.3 only: who is in the mesh speaks it. AES-128-GCM first: it takes a fifth less than AES-256 of the CPU, and
-    /// is out of reach all the same.
-    fn default() -> Self {
-        Self {
-            min: TlsVersion::V13,
-            max: TlsVersion::V13,
-            suites: vec![
-                CipherSuite::TLS13_AES_128_GCM_SHA256,
-                CipherSuite::TLS13_AES_256_GCM_SHA384,
-                CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
-                CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-                CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-                CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-                CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-                CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-                CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-            ],
-        }
-    }
-}
-
-impl TlsSettings {
-    /// In our order.
-    fn supported_suites(&self) -> Vec<SupportedCipherSuite> {
-        let ours = ring::ALL_CIPHER_SUITES;
-        self.suites
-            .iter()
-            .filter_map(|wanted| ours.iter().find(|one| one.suite() == *wanted))
-            .copied()
-            .collect()
-    }
-
-    fn versions(&self) -> Vec<&'static SupportedProtocolVersion> {
-        [(TlsVersion::V12, &version::TLS12), (TlsVersion::V13, &version::TLS13)]
-            .into_iter()
-            .filter(|(version, _)| (self.min..=self.max).contains(version))
-            .map(|(_, version)| version)
-            .collect()
-    }
+fn versions(settings: &TlsSettings) -> Vec<&'static SupportedProtocolVersion> {
+    [(TlsVersion::V12, &version::TLS12), (TlsVersion::V13, &version::TLS13)]
+        .into_iter()
+        .filter(|(version, _)| (settings.min..=settings.max).contains(version))
+        .map(|(_, version)| version)
+        .collect()
 }
 
 /// The one provider of cryptography.
@@ -114,8 +70,8 @@ impl Configs {
         settings: &TlsSettings,
     ) -> Result<Self, rustls::Error> {
         let general = |error: &dyn std::fmt::Display| rustls::Error::General(error.to_string());
-        let provider = Arc::new(CryptoProvider { cipher_suites: settings.supported_suites(), ..provider() });
-        let versions = settings.versions();
+        let provider = Arc::new(CryptoProvider { cipher_suites: supported_suites(settings), ..provider() });
+        let versions = versions(settings);
         let verifier = Verifier::new(Arc::clone(&identity.authorities), Arc::clone(&provider))
             .map_err(|error| general(&error))?;
         let verifier = Arc::new(verifier);

@@ -2,8 +2,8 @@
 //! Why a connection did not become TLS between mesh members.
 
 use super::certificate::CertificateFault;
-use super::spiffe::{SpiffeId, TrustDomain};
-use crate::close_reason::CloseReason;
+use crate::net::spiffe::{SpiffeId, TrustDomain};
+use crate::observe::close_reason::CloseReason;
 use rustls::{CertificateError, Error};
 use std::io;
 use std::time::Duration;

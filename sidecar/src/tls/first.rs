@@ -166,7 +166,7 @@ mod tests {
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         let first = permissive(&accepted, &dialled, Instant::now()).await;
-        assert_eq!(first.unwrap_err().reason(), crate::close_reason::CloseReason::ClientReset);
+        assert_eq!(first.unwrap_err().reason(), crate::observe::close_reason::CloseReason::ClientReset);
     }
 
     #[tokio::test(start_paused = true)]

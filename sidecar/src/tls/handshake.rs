@@ -3,12 +3,13 @@
 
 use super::configs::Configs;
 use super::error::TlsError;
-use super::peer::{self, Peer};
+use super::peer;
 use super::session::{MOST_KEPT, Session};
-use super::spiffe::SpiffeId;
 use super::stream::TlsStream;
 use super::turns::in_turn;
-use crate::limits::Limit;
+use crate::net::limit::Limit;
+use crate::net::spiffe::SpiffeId;
+use crate::plan::permissions::Peer;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;

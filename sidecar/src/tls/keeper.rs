@@ -4,16 +4,17 @@
 //! The files are looked at once a second (size, inode, time; through the `..data` links of Kubernetes' volumes). A new
 //! identity is for new connections; what is open goes on. One that is bad is told and not used: the old one stays.
 
-use super::configs::{Configs, TlsSettings, provider};
+use super::configs::{Configs, provider};
 use super::identity::{FILES, Identity, IdentityFault, Pem};
 use super::metrics::TlsMetrics;
-use super::spiffe::TrustDomain;
-use crate::addrs::Direction;
-use crate::limits::Limit;
-use crate::throttle::Throttle;
+use crate::net::addrs::Direction;
+use crate::net::limit::Limit;
+use crate::net::throttle::Throttle;
+use crate::options::config::IdentitySource;
+use crate::plan::tls::TlsSettings;
 use arc_swap::ArcSwapOption;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -24,21 +25,10 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// An identity that ends so soon is complained of: what renews it does so after two thirds of its life at the latest.
 const ENDS_SOON: f64 = 0.1;
 
-/// Where the identity is, and whose it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The folder with [`FILES`].
-    pub folder: PathBuf,
-    /// Whose identities are this mesh's.
-    pub trust_domain: TrustDomain,
-    /// Whether the path is the service: not where another authority than the mesh's own gives the identities.
-    pub names_services: bool,
-}
-
 /// All that TLS needs, for every connection.
 #[derive(Debug)]
 pub struct Tls {
-    source: Option<Source>,
+    source: Option<IdentitySource>,
     identity: ArcSwapOption<Identity>,
     configs: ArcSwapOption<Configs>,
     /// Handshakes under way, by direction: strangers who begin many and end none must not take the pod's way out.
@@ -76,7 +66,7 @@ impl Stamps {
 
 impl Tls {
     /// Reads the identity, if there is to be one. What is wrong with it, `/ready` and the log say.
-    pub fn new(source: Option<Source>, metrics: &TlsMetrics) -> Self {
+    pub fn new(source: Option<IdentitySource>, metrics: &TlsMetrics) -> Self {
         let tls = Self {
             source,
             identity: ArcSwapOption::empty(),
@@ -107,7 +97,7 @@ impl Tls {
     }
 
     /// Where it is from.
-    pub fn source(&self) -> Option<&Source> {
+    pub fn source(&self) -> Option<&IdentitySource> {
         self.source.as_ref()
     }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is counted of TLS.
 
-use crate::addrs::Direction;
+use crate::net::addrs::Direction;
+use crate::observe::spoken::Spoken;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as Series;
@@ -12,31 +13,6 @@ use std::fmt::{self, Write};
 
 /// Upper bounds in seconds: from a resumed handshake in the pod to the deadline.
 const HANDSHAKE_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
-
-/// What an inbound connection turned out to speak, where a mesh's mTLS asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Spoken {
-    /// TLS of the mesh: the peer is known.
-    MeshTls,
-    /// TLS between the application and its client.
-    OwnTls,
-    /// Neither.
-    Plain,
-}
-
-impl Spoken {
-    /// All, for tables.
-    pub const ALL: [Self; 3] = [Self::MeshTls, Self::OwnTls, Self::Plain];
-
-    /// The name in logs, metrics and statistics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::MeshTls => "mesh_tls",
-            Self::OwnTls => "own_tls",
-            Self::Plain => "plain",
-        }
-    }
-}
 
 /// How a handshake ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

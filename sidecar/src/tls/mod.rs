@@ -18,21 +18,18 @@ mod identity;
 mod keeper;
 mod metrics;
 mod peer;
-pub mod permissions;
 mod session;
 pub mod sniff;
-pub mod spiffe;
 mod stream;
 mod turns;
 pub(crate) mod unverified;
 mod verify;
 
-pub use configs::{Configs, TlsSettings, TlsVersion};
+pub use configs::Configs;
 pub use error::{PeerFault, TlsError};
 pub use identity::{Described, FILES, Identity, IdentityFault};
-pub use keeper::{Source, Tls};
-pub use metrics::{Handshake, Spoken, SpokenMetrics, TlsMetrics};
-pub use peer::Peer;
+pub use keeper::Tls;
+pub use metrics::{Handshake, SpokenMetrics, TlsMetrics};
 pub use stream::TlsStream;
 
 #[cfg(test)]

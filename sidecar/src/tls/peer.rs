@@ -3,27 +3,10 @@
 
 use super::certificate::{self, CertificateFault};
 use super::error::PeerFault;
-use super::spiffe::{SpiffeId, TrustDomain};
+use crate::net::spiffe::{SpiffeId, TrustDomain};
+use crate::plan::permissions::Peer;
 use rustls::pki_types::CertificateDer;
-use std::sync::Arc;
 use std::time::Duration;
-
-/// A mesh member at the other end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// All it is, at least one; of this mesh.
-    pub ids: Arc<[SpiffeId]>,
-    /// The tags that its certificate says it has, as Kong Mesh's do: `kuma://KEY/VALUE`.
-    pub tags: Arc<[(String, String)]>,
-}
-
-impl Peer {
-    /// The one to name it by.
-    pub fn id(&self) -> &SpiffeId {
-        // `identify` makes none without.
-        &self.ids[0]
-    }
-}
 
 /// Reads from its certificate who the peer is.
 ///

@@ -41,14 +41,14 @@ async fn status(app: &App, path: &str) -> (StatusCode, String) {
 
 /// A connection under way.
 fn enter(app: &App) -> Arc<Entry> {
-    let orig_dst = crate::addrs::OrigDst::new("192.0.2.1:443".parse().unwrap());
+    let orig_dst = crate::net::addrs::OrigDst::new("192.0.2.1:443".parse().unwrap());
     let running = app.proxy.running.load();
-    app.proxy.table.enter(crate::table::NewEntry {
+    app.proxy.table.enter(crate::connection::table::NewEntry {
         id: app.proxy.table.take_id(),
-        direction: crate::addrs::Direction::Outbound,
-        client: crate::addrs::ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
+        direction: crate::net::addrs::Direction::Outbound,
+        client: crate::net::addrs::ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
         orig_dst,
-        dial: crate::addrs::DialAddr::new(orig_dst.get()),
+        dial: crate::net::addrs::DialAddr::new(orig_dst.get()),
         cluster: Arc::clone(&running.clusters[2]),
         opened: Instant::now(),
         idle_timeout: None,
@@ -126,12 +126,12 @@ async fn the_page_is_one_file_without_any_reference_to_another_place() {
 async fn the_overview_has_what_the_page_draws() {
     let (app, _asked) = app(&[]);
     let connection = enter(&app);
-    let client = crate::addrs::ClientAddr::new("10.0.0.2:4001".parse().unwrap());
+    let client = crate::net::addrs::ClientAddr::new("10.0.0.2:4001".parse().unwrap());
     app.proxy.mishaps.note(
-        crate::addrs::Direction::Outbound,
+        crate::net::addrs::Direction::Outbound,
         client,
         Some(connection.orig_dst),
-        crate::close_reason::CloseReason::ConnectTimeout,
+        crate::observe::close_reason::CloseReason::ConnectTimeout,
         || Some("192.0.2.1:443 did not answer in time".into()),
     );
     app.proxy.destinations.dialled(connection.cluster.id, connection.dial());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
-use crate::limits::Thresholds;
 use crate::options::Options;
+use crate::options::config::Thresholds;
 use crate::resources::files::Loaded;
 use clap::Parser;
 use std::path::Path;

@@ -2,10 +2,11 @@
 //! What the fields of a Dataplane say together, and, where it is this pod's, with the options.
 
 use super::MOST_LISTENERS;
-use crate::addrs::is_loopback;
-use crate::config::Config;
+use crate::net::addrs::is_loopback;
+use crate::options::config::Config;
+use crate::plan::tags::SERVICE;
 use crate::resources::part::{Part, Told};
-use crate::resources::read::{At, Port, RedirectPort, SERVICE};
+use crate::resources::read::{At, Port, RedirectPort};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
-use crate::config::Config;
 use crate::options::Options;
+use crate::options::config::Config;
 use crate::plan::Plan;
+use crate::plan::tags::Tags;
 use crate::resources::compile::compile;
 use crate::resources::document::Found;
 use crate::resources::files::Loaded;
-use crate::resources::read::Tags;
 use clap::Parser;
 use std::path::Path;
 

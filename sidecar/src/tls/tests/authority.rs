@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An authority that makes identities as a test wants them.
 
-use crate::tls::configs::{Configs, TlsSettings, provider};
+use crate::net::spiffe::TrustDomain;
+use crate::plan::tls::TlsSettings;
+use crate::tls::configs::{Configs, provider};
 use crate::tls::identity::{Identity, Pem};
-use crate::tls::spiffe::TrustDomain;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,

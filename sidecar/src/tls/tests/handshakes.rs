@@ -2,12 +2,13 @@
 //! Who gets through a handshake, and by which reason who does not.
 
 use super::authority::{Authority, Wish, configs, mesh};
-use crate::close_reason::CloseReason;
-use crate::limits::Limit;
-use crate::tls::configs::{Configs, TlsSettings, TlsVersion, provider};
+use crate::net::limit::Limit;
+use crate::net::spiffe::SpiffeId;
+use crate::observe::close_reason::CloseReason;
+use crate::plan::tls::{TlsSettings, TlsVersion};
+use crate::tls::configs::{Configs, provider};
 use crate::tls::handshake::{self, DEADLINE, Shaken};
 use crate::tls::identity::{Identity, Pem};
-use crate::tls::spiffe::SpiffeId;
 use crate::tls::{TlsError, TlsStream};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -2,11 +2,12 @@
 //! What is an identity and what is not, and how one follows the other.
 
 use super::authority::{Authority, Wish, mesh, now, write};
-use crate::addrs::Direction;
-use crate::metrics::Metrics;
+use crate::connection::metrics::Metrics;
+use crate::net::addrs::Direction;
+use crate::options::config::IdentitySource;
 use crate::tls::configs::provider;
 use crate::tls::identity::{Identity, Pem};
-use crate::tls::keeper::{Source, Tls};
+use crate::tls::keeper::Tls;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,7 +87,8 @@ impl Kept {
             write(pem, folder.path());
         }
         let metrics = Metrics::default();
-        let source = Source { folder: folder.path().to_owned(), trust_domain: mesh(), names_services: true };
+        let source =
+            IdentitySource { folder: folder.path().to_owned(), trust_domain: mesh(), names_services: true };
         let tls = Tls::new(Some(source), &metrics.tls);
         Self { folder, metrics, tls }
     }
@@ -183,7 +185,8 @@ fn a_volume_of_kubernetes_is_followed_through_its_links() {
         std::os::unix::fs::symlink(format!("..data/{name}"), folder.path().join(name)).unwrap();
     }
     let metrics = Metrics::default();
-    let source = Source { folder: folder.path().to_owned(), trust_domain: mesh(), names_services: true };
+    let source =
+        IdentitySource { folder: folder.path().to_owned(), trust_domain: mesh(), names_services: true };
     let tls = Tls::new(Some(source), &metrics.tls);
     let serial = || tls.identity().unwrap().chain[0].facts.serial.clone();
     let first = serial();

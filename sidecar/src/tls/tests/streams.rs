@@ -3,9 +3,9 @@
 
 use super::authority::Authority;
 use super::handshakes::{pair, streams};
+use crate::connection::stream::Stream;
 use crate::relay::pipes::Pipes;
 use crate::relay::{End, LONG_SCRATCH_BYTES, Mode, Moved, Relay, SCRATCH_BYTES, Side, Watch};
-use crate::stream::Stream;
 use crate::tls::TlsStream;
 use socket2::SockRef;
 use std::future::poll_fn;
@@ -189,7 +189,7 @@ type Relayed = tokio::task::JoinHandle<Result<(), (Side, std::io::ErrorKind)>>;
 fn relay(mut client: Stream, mut server: Stream) -> Relayed {
     tokio::spawn(async move {
         let mut relay = Relay::default();
-        let metrics = crate::metrics::Metrics::default();
+        let metrics = crate::connection::metrics::Metrics::default();
         let mut nobody = Nobody(Pipes::new(8, metrics.pipes.clone()));
         let end = poll_fn(|cx| relay.poll(cx, &mut client, &mut server, &mut nobody)).await;
         match end {

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Limits on what is open at a time. A permit gives its place back when it is dropped, however that comes about.
+
+use crate::net::addrs::Direction;
+use crate::net::limit::Limit;
+use crate::options::config::Thresholds;
+use std::sync::Arc;
+
+/// The circuit breaker of one cluster.
+#[derive(Debug)]
+pub struct ClusterLimits {
+    /// Connections, those being made included.
+    pub connections: Arc<Limit>,
+    /// Connections being made.
+    pub pending: Arc<Limit>,
+    /// Requests under way; see [`Thresholds`].
+    pub requests: Arc<Limit>,
+    /// Retries under way; see [`Thresholds`].
+    pub retries: Arc<Limit>,
+}
+
+impl ClusterLimits {
+    /// The limits that these thresholds say.
+    pub fn new(thresholds: &Thresholds) -> Self {
+        Self {
+            connections: Limit::new(thresholds.max_connections),
+            pending: Limit::new(thresholds.max_pending_requests),
+            requests: Limit::new(thresholds.max_requests),
+            retries: Limit::new(thresholds.max_retries),
+        }
+    }
+
+    /// Changes them, for a cluster that lives on.
+    pub fn set(&self, thresholds: &Thresholds) {
+        self.connections.set_max(thresholds.max_connections);
+        self.pending.set_max(thresholds.max_pending_requests);
+        self.requests.set_max(thresholds.max_requests);
+        self.retries.set_max(thresholds.max_retries);
+    }
+}
+
+/// The limits of both directions, whatever listener a connection comes to.
+#[derive(Debug)]
+pub struct Limits {
+    listeners: [Arc<Limit>; 2],
+}
+
+impl Limits {
+    /// Limits for a process that may open so many files.
+    pub fn new(open_files: u64) -> Self {
+        Self { listeners: Direction::ALL.map(|_| Limit::new(per_listener(open_files))) }
+    }
+
+    /// The limit of a direction.
+    pub fn listener(&self, direction: Direction) -> &Arc<Limit> {
+        &self.listeners[direction as usize]
+    }
+}
+
+/// How many connections each listener may hold, given the number of files this process may open.
+///
+/// A proxied connection is two files. Each listener leaves the other some places: a pod that calls itself holds one of
+/// each, and a crowd of peers must not take the application's way out.
+pub fn per_listener(open_files: u64) -> u32 {
+    /// Files for listeners, status and admin connections, epoll, logs.
+    const RESERVED_FILES: u64 = 256;
+    /// Places that the other direction keeps.
+    const FLOOR: u64 = 256;
+    let pairs = open_files.saturating_sub(RESERVED_FILES.min(open_files / 4)) / 2;
+    let limit = pairs - FLOOR.min(pairs / 4);
+    u32::try_from(limit).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_share_the_files_and_leave_each_other_some() {
+        for (files, expected) in [(20_000, 9_616), (1_048_576, 523_904), (1024, 288), (64, 18), (0, 0)] {
+            assert_eq!(per_listener(files), expected, "{files} files");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Original destination + [`Plan`] → listener and cluster. Pure.
+//!
+//! | a redirected connection to | comes to the listener | and goes to |
+//! |---|---|---|
+//! | the address and port of a listener of that direction | of that name | its cluster |
+//! | anything else, inbound | `inbound:passthrough:*` | where it was meant to go |
+//! | anything else, outbound | `outbound:passthrough:*` | where it was meant to go |
+//! | the same with `passthrough: false`, an address of the mesh | `outbound:passthrough:*` | where it was meant to go, by `direct_access` |
+//! | the same, any other | `outbound:passthrough:*` | nowhere: it is denied |
+
+use crate::net::addrs::{Direction, Family, OrigDst};
+use crate::plan::{Member, Plan, Upstream};
+use std::sync::Arc;
+
+/// Where a connection goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The listener's place in the plan.
+    pub listener: usize,
+    /// The cluster's place in the plan; `None`: the mesh denies it.
+    pub cluster: Option<usize>,
+    /// Who lives at the original destination, where that is dialled and a document names it.
+    pub member: Option<Arc<Member>>,
+}
+
+/// Finds the route of a redirected connection that passed the guards.
+pub fn route(plan: &Plan, direction: Direction, original: OrigDst) -> Route {
+    let address = original.get();
+    let listener = plan
+        .by_destination
+        .get(&(direction, address))
+        .copied()
+        .unwrap_or_else(|| Plan::passthrough_listener(direction, Family::of(address.ip())));
+    let mut route = of_listener(plan, listener);
+    if direction == Direction::Outbound && dials_original(plan, route.cluster) {
+        route.member = plan.members.get(&address).cloned();
+        if route.cluster.is_none() && route.member.is_some() {
+            route.cluster = plan.direct_access;
+        }
+    }
+    route
+}
+
+/// The route of a connection to a listener that binds its own port.
+pub fn of_listener(plan: &Plan, listener: usize) -> Route {
+    Route { listener, cluster: plan.listeners[listener].cluster, member: None }
+}
+
+fn dials_original(plan: &Plan, cluster: Option<usize>) -> bool {
+    cluster.is_none_or(|cluster| matches!(plan.clusters[cluster].upstream, Upstream::OriginalDst { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::addrs::Direction::{Inbound, Outbound};
+    use crate::options::Options;
+    use crate::resources::compile::compile;
+    use crate::resources::files::Loaded;
+    use clap::Parser;
+    use std::path::Path;
+
+    fn plan(arguments: &[&str], documents: &str) -> Plan {
+        let arguments = ["culvert-sidecar", "--resources=/mesh"].iter().chain(arguments);
+        let mut config = Options::try_parse_from(arguments).unwrap().check().unwrap();
+        config.api_server = Some("10.96.0.1:443".parse().unwrap());
+        let mut loaded = Loaded::default();
+        loaded.add(&config, documents, Path::new("test.yaml"));
+        assert_eq!(loaded.errors, []);
+        compile(&config, &loaded.found).unwrap()
+    }
+
+    /// `LISTENER → CLUSTER (MEMBER)`
+    fn way(plan: &Plan, direction: Direction, original: &str) -> String {
+        let route = route(plan, direction, OrigDst::new(original.parse().unwrap()));
+        let cluster = route.cluster.map_or("denied", |cluster| &plan.clusters[cluster].name);
+        let member = route.member.map_or(String::new(), |member| format!(" ({})", member.dataplane));
+        format!("{} → {cluster}{member}", plan.listeners[route.listener].name)
+    }
+
+    #[test]
+    fn without_documents_every_connection_goes_where_it_was_meant_to_go() {
+        let plan = plan(&[], "");
+        for (direction, original, name) in [
+            (Inbound, "10.0.0.2:80", "inbound:passthrough:ipv4"),
+            (Inbound, "[fd00::2]:80", "inbound:passthrough:ipv6"),
+            (Inbound, "[::ffff:10.0.0.2]:80", "inbound:passthrough:ipv4"),
+            (Outbound, "192.0.2.1:443", "outbound:passthrough:ipv4"),
+            (Outbound, "[2001:db8::1]:443", "outbound:passthrough:ipv6"),
+        ] {
+            assert_eq!(way(&plan, direction, original), format!("{name} → {name}"), "{original}");
+        }
+    }
+
+    const CLOSED: &str = "type: Mesh\nname: default\nnetworking: {outbound: {passthrough: false}}\n";
+    const WORLD: &str = "---
+{type: Dataplane, name: here, networking: {address: 10.0.0.2, transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001},
+  inbound: [{port: 80, servicePort: 8080, tags: {kuma.io/service: here}}],
+  outbound: [{port: 80, address: 240.0.0.1, tags: {kuma.io/service: web}}]}}
+---
+{type: Dataplane, name: web-1, networking: {address: 10.0.0.9, inbound: [{port: 8000, tags: {kuma.io/service: web}}]}}
+";
+
+    #[test]
+    fn what_a_document_names_has_its_own_way() {
+        let plan = plan(&["--dataplane=here"], WORLD);
+        for (direction, original, expected) in [
+            (Inbound, "10.0.0.2:80", "inbound:10.0.0.2:80 → localhost:8080"),
+            (Inbound, "10.0.0.2:81", "inbound:passthrough:ipv4 → inbound:passthrough:ipv4"),
+            // The other direction has other listeners.
+            (Outbound, "10.0.0.2:80", "outbound:passthrough:ipv4 → outbound:passthrough:ipv4 (here)"),
+            (Outbound, "240.0.0.1:80", "outbound:240.0.0.1:80 → web"),
+            (Outbound, "10.0.0.9:8000", "outbound:passthrough:ipv4 → outbound:passthrough:ipv4 (web-1)"),
+            (Outbound, "10.0.0.9:8001", "outbound:passthrough:ipv4 → outbound:passthrough:ipv4"),
+        ] {
+            assert_eq!(way(&plan, direction, original), expected);
+        }
+    }
+
+    #[test]
+    fn a_closed_mesh_denies_what_no_document_names_and_nothing_else() {
+        let plan = plan(&["--dataplane=here"], &format!("{CLOSED}{WORLD}"));
+        for (direction, original, expected) in [
+            (Inbound, "10.0.0.2:80", "inbound:10.0.0.2:80 → localhost:8080"),
+            (Inbound, "10.0.0.2:81", "inbound:passthrough:ipv4 → inbound:passthrough:ipv4"),
+            (Outbound, "240.0.0.1:80", "outbound:240.0.0.1:80 → web"),
+            (Outbound, "10.0.0.9:8000", "outbound:passthrough:ipv4 → direct_access (web-1)"),
+            (Outbound, "10.0.0.9:8001", "outbound:passthrough:ipv4 → denied"),
+            (Outbound, "[2001:db8::1]:443", "outbound:passthrough:ipv6 → denied"),
+            (Outbound, "10.96.0.1:443", "kube_api_server_bypass → kube_api_server_bypass"),
+            (Outbound, "10.96.0.1:80", "outbound:passthrough:ipv4 → denied"),
+        ] {
+            assert_eq!(way(&plan, direction, original), expected);
+        }
+    }
+
+    #[test]
+    fn the_way_to_the_api_server_can_be_closed_too() {
+        let plan = plan(&["--api-server-bypass=off"], CLOSED);
+        assert_eq!(way(&plan, Outbound, "10.96.0.1:443"), "outbound:passthrough:ipv4 → denied");
+    }
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Listening sockets.
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::borrow::Cow;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// Connections that the kernel may finish while we are busy; it takes less where `net.core.somaxconn` is lower. std and
+/// tokio ask for 128, which a burst of connections overflows within a millisecond.
+const BACKLOG: i32 = 4096;
+
+/// How often the kernel asks before it gives up (`net.ipv4.tcp_keepalive_probes`, 9 by default): spread over as long
+/// again.
+const KEEPALIVE_PROBES: u32 = 9;
+
+/// A port that could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({option}): {source}; {hint}")]
+pub struct ListenError {
+    address: SocketAddr,
+    option: Cow<'static, str>,
+    hint: &'static str,
+    source: io::Error,
+}
+
+impl ListenError {
+    fn new(address: SocketAddr, option: Cow<'static, str>, source: io::Error) -> Self {
+        let hint = match source.kind() {
+            io::ErrorKind::AddrInUse => "stop the program that holds this port, or choose another port",
+            io::ErrorKind::PermissionDenied => {
+                "the sidecar has no privileges; choose a port from 1024 on (or above net.ipv4.ip_unprivileged_port_start)"
+            }
+            io::ErrorKind::AddrNotAvailable => "this pod has no such address; choose one that it has",
+            _ => "choose another address",
+        };
+        Self { address, option, hint, source }
+    }
+}
+
+/// When the kernel is to ask after a silent peer, and how often then: whole seconds, at least one.
+pub(crate) fn keepalive(after: Duration) -> TcpKeepalive {
+    let least = Duration::from_secs(1);
+    TcpKeepalive::new().with_time(after.max(least)).with_interval((after / KEEPALIVE_PROBES).max(least))
+}
+
+/// Opens a listener for redirected connections of both families; of IPv4 alone where the kernel has no IPv6.
+///
+/// What is accepted inherits its options, so that they cost nothing per connection; `keepalive` is one of them.
+///
+/// # Errors
+/// When the port cannot be had.
+pub fn bind_proxy(
+    port: u16,
+    option: &'static str,
+    keepalive: Option<Duration>,
+) -> Result<std::net::TcpListener, ListenError> {
+    bind_for_relay(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), option, keepalive)
+}
+
+/// Opens a listener whose connections are relayed; what is accepted inherits its options, too.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn bind_for_relay(
+    address: SocketAddr,
+    option: impl Into<Cow<'static, str>>,
+    keepalive: Option<Duration>,
+) -> Result<std::net::TcpListener, ListenError> {
+    let option = option.into();
+    let listener = bind(address, option.clone())?;
+    if let Some(after) = keepalive {
+        SockRef::from(&listener)
+            .set_tcp_keepalive(&self::keepalive(after))
+            .map_err(|source| ListenError::new(address, option, source))?;
+    }
+    Ok(listener)
+}
+
+/// Opens a listener. The IPv6 wildcard takes IPv4 too, and becomes the IPv4 wildcard where the kernel has no IPv6.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn bind(
+    address: SocketAddr,
+    option: impl Into<Cow<'static, str>>,
+) -> Result<std::net::TcpListener, ListenError> {
+    let option = option.into();
+    match open(address) {
+        Ok(listener) => Ok(listener),
+        Err(error) if no_ipv6(&error) && address.ip() == Ipv6Addr::UNSPECIFIED => {
+            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            open(address).map_err(|source| ListenError::new(address, option, source))
+        }
+        Err(source) => Err(ListenError::new(address, option, source)),
+    }
+}
+
+/// A kernel that was started without IPv6 knows no such sockets. (With `disable_ipv6` it does, and the dual-stack
+/// wildcard still takes IPv4.)
+fn no_ipv6(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+}
+
+fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Or a restart would have to wait for the connections of the last run to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    // An urgent byte stays where it stands in the stream; else a reader that does not ask for it loses it.
+    socket.set_out_of_band_inline(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_named_with_what_to_do() {
+        let first = bind("127.0.0.1:0".parse().unwrap(), "--admin-address").unwrap();
+        let address = first.local_addr().unwrap();
+        let error = bind(address, "--admin-address").unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot listen on {address} (--admin-address): ")), "{error}");
+        assert!(error.ends_with("stop the program that holds this port, or choose another port"), "{error}");
+    }
+
+    #[test]
+    fn the_wildcard_takes_both_families() {
+        let listener = bind_proxy(0, "--inbound-port", None).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for ip in ["127.0.0.1", "::1"] {
+            std::net::TcpStream::connect((ip, port)).unwrap_or_else(|error| panic!("{ip}: {error}"));
+        }
+    }
+
+    #[test]
+    fn accepted_connections_inherit_their_options() {
+        let listener = bind_proxy(0, "--inbound-port", Some(Duration::from_secs(180))).unwrap();
+        let at = ("127.0.0.1", listener.local_addr().unwrap().port());
+        let _client = std::net::TcpStream::connect(at).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert!(socket.out_of_band_inline().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(180));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(20));
+    }
+}

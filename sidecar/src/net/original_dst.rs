@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Asks the kernel where a redirected connection was meant to go.
+//!
+//! "Not redirected" is an answer of its own. The call fails for a connection that conntrack never rewrote, or, once
+//! conntrack tracks it, answers with the listener's own address: both mean that somebody dialled the listener. There is
+//! no falling back to the local address, as that would forward the connection to ourselves.
+
+use crate::net::addrs::{ClientAddr, Family, ListenAddr, OrigDst};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+/// The kernel's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redirected {
+    /// The connection was redirected; this is where it was meant to go.
+    From(OrigDst),
+    /// Somebody dialled the listener itself.
+    Not,
+}
+
+/// Looks the original destination up for a connection that was accepted on `listen_port`.
+///
+/// The family is the client's: a dual-stack socket takes IPv4 peers as `::ffff:…`, and conntrack knows those under the
+/// IPv4 call only.
+pub fn lookup(stream: &TcpStream, client: ClientAddr, listen_port: u16) -> Redirected {
+    let socket = SockRef::from(stream);
+    let answer = match client.family() {
+        Family::V4 => socket.original_dst_v4(),
+        Family::V6 => socket.original_dst_v6(),
+    };
+    let original = answer.ok().and_then(|addr| addr.as_socket()).map(OrigDst::new);
+    judge(original, listen_port, || stream.local_addr().ok().map(ListenAddr::new))
+}
+
+/// Tells a redirected connection from one to the listener itself.
+///
+/// The local address costs a system call, so it is asked only where the ports agree, which they rarely do.
+fn judge(
+    original: Option<OrigDst>,
+    listen_port: u16,
+    local: impl FnOnce() -> Option<ListenAddr>,
+) -> Redirected {
+    let Some(original) = original else { return Redirected::Not };
+    if original.get().port() != listen_port {
+        return Redirected::From(original);
+    }
+    match local() {
+        Some(local) if local.get().ip() != original.get().ip() => Redirected::From(original),
+        // The same address, or a socket so broken that it has none: nothing that may be forwarded.
+        _ => Redirected::Not,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_direct_dial_is_not_a_redirect() {
+        for (name, original, local, expected) in [
+            ("kernel knows no other destination", None, Some("10.0.0.2:15006"), false),
+            ("conntrack answers the listener itself", Some("10.0.0.2:15006"), Some("10.0.0.2:15006"), false),
+            ("same, mapped", Some("10.0.0.2:15006"), Some("[::ffff:10.0.0.2]:15006"), false),
+            ("same, IPv6", Some("[fd00::2]:15006"), Some("[fd00::2]:15006"), false),
+            ("no local address", Some("10.0.0.2:15006"), None, false),
+            ("another port", Some("10.0.0.2:80"), Some("10.0.0.2:15006"), true),
+            ("our port on another host", Some("192.0.2.1:15006"), Some("127.0.0.1:15006"), true),
+            ("IPv6", Some("[fd00::2]:80"), Some("[::1]:15006"), true),
+        ] {
+            let original = original.map(|text| OrigDst::new(addr(text)));
+            let got = judge(original, 15006, || local.map(|text| ListenAddr::new(addr(text))));
+            let expected = match original {
+                Some(original) if expected => Redirected::From(original),
+                _ => Redirected::Not,
+            };
+            assert_eq!(got, expected, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_an_untouched_host_was_not_redirected() {
+        for ip in ["127.0.0.1", "::1"] {
+            let listener = std::net::TcpListener::bind((ip, 0)).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let at = listener.local_addr().unwrap();
+            let (_client, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());
+            let (stream, peer) = accepted.unwrap();
+            assert_eq!(lookup(&stream, ClientAddr::new(peer), at.port()), Redirected::Not, "{ip}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The addresses of this pod, as the guards and the proof of capture need them.
+//!
+//! They are read from the kernel at start, and again when a connection arrives for an address that is not known yet: a
+//! pod may get one at run time. One that the pod lost may stay in the set; nothing is redirected for it any more.
+
+use crate::net::addrs::{Family, is_loopback};
+use arc_swap::ArcSwap;
+use nix::net::if_::InterfaceFlags;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How often an unknown address may make us ask the kernel. One reading takes some 50 µs, so this keeps even a flood of
+/// such connections below a thousandth of a core, and a second new address waits no longer than a TCP retransmission.
+const MIN_REREAD: Duration = Duration::from_millis(100);
+
+/// A set of addresses, canonical.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressSet(BTreeSet<IpAddr>);
+
+impl AddressSet {
+    /// Whether the address is one of them.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.0.contains(&ip.to_canonical())
+    }
+
+    /// Those that a peer could reach in this family: neither loopback nor link-local.
+    pub fn reachable(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        self.0.iter().copied().filter(move |&ip| Family::of(ip) == family && is_reachable(ip))
+    }
+}
+
+impl FromIterator<IpAddr> for AddressSet {
+    fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
+        Self(addresses.into_iter().map(|ip| ip.to_canonical()).collect())
+    }
+}
+
+fn is_reachable(ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip == Ipv4Addr::UNSPECIFIED,
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip == Ipv6Addr::UNSPECIFIED,
+    };
+    !is_loopback(ip) && !link_local
+}
+
+/// The current set, shared by all workers.
+#[derive(Debug)]
+pub struct OwnAddresses {
+    current: ArcSwap<AddressSet>,
+    /// When the kernel was last asked because of an unknown address.
+    asked: Mutex<Option<Instant>>,
+    read: fn() -> std::io::Result<AddressSet>,
+}
+
+impl OwnAddresses {
+    /// Reads the addresses of this network namespace.
+    pub fn from_kernel() -> std::io::Result<Self> {
+        Self::with_reader(read_kernel)
+    }
+
+    fn with_reader(read: fn() -> std::io::Result<AddressSet>) -> std::io::Result<Self> {
+        Ok(Self { current: ArcSwap::from_pointee(read()?), asked: Mutex::new(None), read })
+    }
+
+    /// The set as last read.
+    pub fn current(&self) -> Arc<AddressSet> {
+        self.current.load_full()
+    }
+
+    /// Whether the address is this pod's; asks the kernel again when it seems not to be.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        if self.current.load().contains(ip) {
+            return true;
+        }
+        if !self.may_ask() {
+            return false;
+        }
+        self.refresh();
+        self.current.load().contains(ip)
+    }
+
+    /// Reads the addresses again. On failure the old ones stay: refusing everything would be worse than being late.
+    pub fn refresh(&self) {
+        match (self.read)() {
+            Ok(new) if new == **self.current.load() => {}
+            Ok(new) => {
+                tracing::debug!(addresses = ?new.0, "the pod's addresses changed");
+                self.current.store(Arc::new(new));
+            }
+            Err(error) => tracing::debug!(%error, "cannot read the pod's addresses; the old ones stay"),
+        }
+    }
+
+    fn may_ask(&self) -> bool {
+        let now = Instant::now();
+        // Somebody else is asking this moment: their answer is as good as ours would be.
+        let Ok(mut asked) = self.asked.try_lock() else { return false };
+        if asked.is_some_and(|at| now.duration_since(at) < MIN_REREAD) {
+            return false;
+        }
+        *asked = Some(now);
+        true
+    }
+}
+
+fn read_kernel() -> std::io::Result<AddressSet> {
+    let addresses = nix::ifaddrs::getifaddrs()?
+        .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
+        .filter_map(|interface| {
+            let address = interface.address?;
+            match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+                (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+                (_, Some(v6)) => Some(IpAddr::V6(v6.ip())),
+                _ => None,
+            }
+        });
+    Ok(addresses.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn set(addresses: &[&str]) -> AddressSet {
+        addresses.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect()
+    }
+
+    #[test]
+    fn reachable_leaves_out_what_no_peer_can_dial() {
+        let set = set(&["127.0.0.1", "::1", "::6", "10.0.0.2", "169.254.1.1", "fe80::1", "fd00::2"]);
+        let v4: Vec<_> = set.reachable(Family::V4).collect();
+        let v6: Vec<_> = set.reachable(Family::V6).collect();
+        assert_eq!(v4, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+        assert_eq!(v6, ["fd00::2".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn this_machine_has_its_loopback_address() {
+        let own = OwnAddresses::from_kernel().unwrap();
+        assert!(own.contains("127.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_unknown_address_is_looked_up_but_not_at_the_peers_pace() {
+        static READS: AtomicU32 = AtomicU32::new(0);
+        let own = OwnAddresses::with_reader(|| {
+            let nth = READS.fetch_add(1, Ordering::Relaxed);
+            Ok(if nth == 0 { set(&["10.0.0.2"]) } else { set(&["10.0.0.2", "10.0.0.3"]) })
+        })
+        .unwrap();
+        assert!(own.contains("10.0.0.3".parse().unwrap()), "added after the start");
+        for _ in 0..100 {
+            assert!(!own.contains("10.0.0.4".parse().unwrap()));
+        }
+        assert_eq!(READS.load(Ordering::Relaxed), 2);
+    }
+}

@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The closing record of each connection, and the log that it goes to.
+//!
+//! Connections hand their record to a bounded queue and never wait; a thread of its own writes it, as a pipe or a disk
+//! may block. When the writer cannot keep up, or cannot write, records are dropped and counted.
+
+use crate::net::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
+use crate::net::clock::rfc3339;
+use crate::net::spiffe::SpiffeId;
+use crate::net::throttle::Throttle;
+use crate::observe::close_reason::CloseReason;
+use crate::observe::flush;
+use crate::observe::spoken::Known;
+use crate::options::config::AccessLog;
+use prometheus_client::metrics::counter::Counter;
+use serde::Serialize;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::{Duration, SystemTime};
+
+/// Records that may wait for the writer: some 3 MB, and half a second of a busy pod.
+const QUEUE: usize = 8192;
+/// Bytes that are written in one go.
+const BATCH: usize = 64 * 1024;
+/// How often the log says that records cannot be written.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// How one connection went.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Unique in this process, ascending.
+    pub id: u64,
+    /// Which listener it came to.
+    pub direction: Direction,
+    /// Who opened it.
+    pub client: ClientAddr,
+    /// Where it was meant to go, if it was redirected.
+    pub orig_dst: Option<OrigDst>,
+    /// Where it was dialled to, if it got so far.
+    pub dial: Option<DialAddr>,
+    /// Its cluster, if it got so far.
+    pub cluster: Option<Arc<str>>,
+    /// From the client to the server.
+    pub bytes_sent: u64,
+    /// From the server to the client.
+    pub bytes_recv: u64,
+    /// When it ended.
+    pub ended: SystemTime,
+    /// How long it was open.
+    pub duration: Duration,
+    /// What it spoke, and with whom, where a mesh asks.
+    pub known: Option<Arc<Known>>,
+    /// How it ended.
+    pub reason: CloseReason,
+    /// More about that, in words.
+    pub error: Option<String>,
+}
+
+/// A record as it is written. The names are part of the contract with whoever parses the log.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    id: u64,
+    direction: &'static str,
+    #[serde(rename = "src.addr")]
+    src: String,
+    orig_dst: Option<String>,
+    #[serde(rename = "dst.addr")]
+    dst: Option<String>,
+    cluster: Option<&'a str>,
+    bytes_sent: u64,
+    bytes_recv: u64,
+    /// Seconds.
+    duration: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<&'a str>,
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+impl Record {
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let Self {
+            id,
+            direction,
+            client,
+            orig_dst,
+            dial,
+            cluster,
+            bytes_sent,
+            bytes_recv,
+            ended,
+            duration,
+            known,
+            reason,
+            error,
+        } = self;
+        let micros = ended.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_micros();
+        let line = Line {
+            time: format!("{}.{micros:06}Z", rfc3339(*ended).trim_end_matches('Z')),
+            id: *id,
+            direction: direction.name(),
+            src: client.to_string(),
+            orig_dst: orig_dst.map(|addr| addr.to_string()),
+            dst: dial.map(|addr| addr.to_string()),
+            cluster: cluster.as_deref(),
+            bytes_sent: *bytes_sent,
+            bytes_recv: *bytes_recv,
+            duration: duration.as_micros() as f64 / 1e6,
+            tls: known.as_ref().map(|known| known.spoken.name()),
+            peer: known.as_ref().and_then(|known| known.peer.as_ref()).map(SpiffeId::as_str),
+            reason: reason.name(),
+            error: error.as_deref(),
+        };
+        serde_json::to_writer(&mut *out, &line)?;
+        out.write_all(b"\n")
+    }
+}
+
+/// A log that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot write the access log to {path} (--access-log): {source}; name a file that uid {uid} may write, or stdout"
+)]
+pub struct AccessLogError {
+    path: std::path::PathBuf,
+    uid: nix::unistd::Uid,
+    source: io::Error,
+}
+
+/// The sending end.
+#[derive(Debug)]
+pub struct AccessLogger {
+    queue: Option<SyncSender<Message>>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Record(Record),
+    /// Write out what is there, say so, and end.
+    End(SyncSender<()>),
+}
+
+impl AccessLogger {
+    /// Opens the log and starts its writer; no thread where it is off. Records that cannot be written are added to
+    /// `dropped`.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn start(target: &AccessLog, dropped: Counter) -> Result<Self, AccessLogError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| AccessLogError { path, uid: nix::unistd::geteuid(), source }
+        };
+        let out = match target {
+            AccessLog::Off => return Ok(Self { queue: None }),
+            // Past the buffer of std, which would not tell how much of it was written.
+            AccessLog::Stdout => io::stdout()
+                .as_fd()
+                .try_clone_to_owned()
+                .map(File::from)
+                .map_err(failed("stdout".as_ref()))?,
+            AccessLog::File(path) => {
+                OpenOptions::new().append(true).create(true).open(path).map_err(failed(path))?
+            }
+        };
+        let (queue, records) = sync_channel(QUEUE);
+        let mut log = Log { out, dropped, cut: false, told: Throttle::new(LOG_EVERY) };
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write_all(&records, &mut log))
+            .map_err(failed("a thread of its own".as_ref()))?;
+        Ok(Self { queue: Some(queue) })
+    }
+
+    /// Whether anybody reads the records.
+    pub fn is_on(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Hands a record over; `false` when it had to be dropped. Never waits.
+    #[must_use = "a dropped record is to be counted"]
+    pub fn record(&self, record: Record) -> bool {
+        self.queue.as_ref().is_none_or(|queue| queue.try_send(Message::Record(record)).is_ok())
+    }
+
+    /// Writes out what was handed over so far; at most until `deadline` is over, as the reader of a pipe may be gone.
+    pub fn finish(&self, deadline: Duration) {
+        if let Some(queue) = &self.queue {
+            flush::write_out(queue, Message::End, deadline);
+        }
+    }
+}
+
+/// The writer's life: takes what is there, writes it in one go, waits for more.
+fn write_all(records: &Receiver<Message>, log: &mut Log<impl Write>) {
+    let mut batch = Vec::new();
+    let mut next = records.recv().ok();
+    let mut done = None;
+    while let Some(message) = next {
+        let record = match message {
+            Message::Record(record) => record,
+            Message::End(written) => {
+                done = Some(written);
+                break;
+            }
+        };
+        // Writing to a Vec does not fail.
+        let _ = record.write(&mut batch);
+        if batch.len() >= BATCH {
+            log.put(&mut batch);
+        }
+        next = match records.try_recv() {
+            Ok(message) => Some(message),
+            Err(TryRecvError::Empty) => {
+                log.put(&mut batch);
+                records.recv().ok()
+            }
+            Err(TryRecvError::Disconnected) => None,
+        };
+    }
+    log.put(&mut batch);
+    if let Some(written) = done {
+        let _ = written.send(());
+    }
+}
+
+/// Where lines go.
+struct Log<W> {
+    out: W,
+    /// Lines that could not be written.
+    dropped: Counter,
+    /// Whether the last that was written is not a whole line.
+    cut: bool,
+    told: Throttle,
+}
+
+impl<W: Write> Log<W> {
+    /// Writes lines. What a full disk or a closed pipe does not take is dropped, so that the queue does not fill up.
+    fn put(&mut self, lines: &mut Vec<u8>) {
+        if self.cut {
+            // What comes next begins a line of its own.
+            lines.insert(0, b'\n');
+        }
+        let mut rest = lines.as_slice();
+        while !rest.is_empty() {
+            let error = match self.out.write(rest) {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(written) => {
+                    self.cut = rest[written - 1] != b'\n';
+                    rest = &rest[written..];
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            let ends = rest.iter().filter(|byte| **byte == b'\n').count();
+            // The end of a line that was cut earlier is not one more.
+            let told_before = usize::from(rest.len() == lines.len() && lines[0] == b'\n');
+            self.dropped.inc_by((ends - told_before) as u64);
+            if self.told.ready() {
+                tracing::warn!(%error, "cannot write the access log; what is lost is counted as access_log_dropped");
+            }
+            break;
+        }
+        lines.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(reason: CloseReason, error: Option<&str>) -> Record {
+        Record {
+            id: 7,
+            direction: Direction::Outbound,
+            client: ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
+            orig_dst: Some(OrigDst::new("[2001:db8::1]:443".parse().unwrap())),
+            dial: Some(DialAddr::new("[2001:db8::1]:443".parse().unwrap())),
+            cluster: Some("outbound:passthrough:ipv6".into()),
+            bytes_sent: 5,
+            bytes_recv: 70_000,
+            ended: SystemTime::UNIX_EPOCH + Duration::from_micros(1_767_225_600_000_042),
+            duration: Duration::from_micros(1_234_567),
+            known: None,
+            reason,
+            error: error.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn a_record_is_one_line_with_stable_names() {
+        let mut out = Vec::new();
+        record(CloseReason::Ok, None).write(&mut out).unwrap();
+        record(CloseReason::ConnectRefused, Some("\"quoted\"\nand broken")).write(&mut out).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+
+    #[test]
+    fn what_was_handed_over_is_written_before_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let log = AccessLogger::start(&AccessLog::File(path.clone()), Counter::default()).unwrap();
+        for _ in 0..100 {
+            assert!(log.record(record(CloseReason::Ok, None)));
+        }
+        log.finish(Duration::from_secs(10));
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().count(), 100);
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_writer_that_is_stuck_drops_records_and_delays_nobody() {
+        let (queue, _nobody_reads) = sync_channel(1);
+        let log = AccessLogger { queue: Some(queue) };
+        assert!(log.record(record(CloseReason::Ok, None)));
+        assert!(!log.record(record(CloseReason::Ok, None)));
+    }
+
+    /// Takes so many bytes, and then no more until it is given room.
+    struct Disk {
+        holds: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            if taken == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= taken;
+            self.holds.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_is_counted_and_later_lines_are_whole() {
+        let disk = Disk { holds: Vec::new(), room: 7 };
+        let mut log =
+            Log { out: disk, dropped: Counter::default(), cut: false, told: Throttle::new(LOG_EVERY) };
+        let put = |log: &mut Log<Disk>, lines: &str| {
+            log.put(&mut lines.as_bytes().to_vec());
+            log.dropped.get()
+        };
+        assert_eq!(put(&mut log, "one\ntwo2\nthree\n"), 2, "the second was cut");
+        assert_eq!(put(&mut log, "four\nfive\n"), 4);
+        log.out.room = 100;
+        assert_eq!(put(&mut log, "six\n"), 4);
+        assert_eq!(put(&mut log, "seven\n"), 4);
+        assert_eq!(String::from_utf8(log.out.holds).unwrap(), "one\ntwo\nsix\nseven\n");
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_is_counted() {
+        let dropped = Counter::default();
+        let log = AccessLogger::start(&AccessLog::File("/dev/full".into()), dropped.clone()).unwrap();
+        for _ in 0..3 {
+            assert!(log.record(record(CloseReason::Ok, None)));
+        }
+        log.finish(Duration::from_secs(10));
+        assert_eq!(dropped.get(), 3);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_named() {
+        let target = AccessLog::File("/proc/no/such/file".into());
+        let error = AccessLogger::start(&target, Counter::default()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot write the access log to /proc/no/such/file (--access-log)"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//! State of the proof of capture: what is known of each family, and the attempts in flight.
+
+use crate::net::addrs::{ClientAddr, Family, OrigDst};
+use crate::net::original_dst::Redirected;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
+
+/// What is known of a family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Not tried yet.
+    Pending,
+    /// The pod has no address of this family that a peer could dial, so there is nothing to prove.
+    Absent,
+    /// The rules are in place.
+    Proved,
+    /// They seem not to be; why.
+    Missing(String),
+}
+
+/// A try under way.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) source: ClientAddr,
+    pub(crate) target: OrigDst,
+    pub(crate) arrived: oneshot::Sender<()>,
+}
+
+/// What is known, and the tries under way.
+#[derive(Debug)]
+pub struct Capture {
+    /// By family; only those that `--verify-redirect` asks for are ever looked at.
+    proofs: Mutex<[Proof; 2]>,
+    /// At most one per family.
+    attempts: Mutex<Vec<Attempt>>,
+    /// Whether there is any, so that an accepted connection need not take the lock.
+    probing: AtomicBool,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self {
+            proofs: Mutex::new([Proof::Pending, Proof::Pending]),
+            attempts: Mutex::new(Vec::new()),
+            probing: AtomicBool::new(false),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Capture ===
+
+impl Capture {
+    /// Whether an inbound connection is one of our own tries. It is when it comes from where we dialled and was meant for
+    /// what we dialled, after a redirect.
+    pub fn recognise(&self, client: ClientAddr, redirected: Redirected) -> bool {
+        if !self.probing.load(Ordering::Acquire) {
+            return false;
+        }
+        let Redirected::From(target) = redirected else { return false };
+        let mut attempts = lock(&self.attempts);
+        let Some(at) =
+            attempts.iter().position(|attempt| attempt.source == client && attempt.target == target)
+        else {
+            return false;
+        };
+        // The one who waits may have given up this moment; the connection is ours all the same.
+        let _ = attempts.swap_remove(at).arrived.send(());
+        true
+    }
+
+    /// What is known of a family.
+    pub fn proof(&self, family: Family) -> Proof {
+        lock(&self.proofs)[family as usize].clone()
+    }
+
+    pub(crate) fn set(&self, family: Family, proof: Proof) {
+        lock(&self.proofs)[family as usize] = proof;
+    }
+
+    /// Returns true when no attempt is in flight.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        lock(&self.attempts).is_empty()
+    }
+
+    pub(crate) fn register(&self, attempt: Attempt) -> Registered<'_> {
+        let source = attempt.source;
+        lock(&self.attempts).push(attempt);
+        self.probing.store(true, Ordering::Release);
+        Registered { capture: self, source }
+    }
+}
+
+/// A try that is under way; when it is over, nothing is recognised as it any more.
+pub(crate) struct Registered<'a> {
+    capture: &'a Capture,
+    source: ClientAddr,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        let mut attempts = lock(&self.capture.attempts);
+        attempts.retain(|attempt| attempt.source != self.source);
+        self.capture.probing.store(!attempts.is_empty(), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn from(text: &str) -> Redirected {
+        Redirected::From(OrigDst::new(addr(text)))
+    }
+
+    #[test]
+    fn only_the_connection_that_was_dialled_is_recognised_and_only_once() {
+        let capture = Capture::default();
+        let source = ClientAddr::new(addr("10.0.0.2:4000"));
+        let (arrived, mut arrival) = oneshot::channel();
+        let registered =
+            capture.register(Attempt { source, target: OrigDst::new(addr("10.0.0.2:1")), arrived });
+        for (name, client, redirected) in [
+            ("not redirected", source, Redirected::Not),
+            ("another destination", source, from("10.0.0.2:80")),
+            ("another source port", ClientAddr::new(addr("10.0.0.2:4001")), from("10.0.0.2:1")),
+            ("a peer", ClientAddr::new(addr("10.0.0.9:4000")), from("10.0.0.2:1")),
+        ] {
+            assert!(!capture.recognise(client, redirected), "{name}");
+        }
+        assert!(arrival.try_recv().is_err());
+        assert!(capture.recognise(source, from("10.0.0.2:1")));
+        assert!(arrival.try_recv().is_ok());
+        assert!(!capture.recognise(source, from("10.0.0.2:1")));
+        drop(registered);
+        assert!(!capture.probing.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn a_try_that_was_given_up_is_forgotten() {
+        let capture = Capture::default();
+        let source = ClientAddr::new(addr("10.0.0.2:4000"));
+        let (arrived, _arrival) = oneshot::channel();
+        drop(capture.register(Attempt { source, target: OrigDst::new(addr("10.0.0.2:1")), arrived }));
+        assert!(!capture.recognise(source, from("10.0.0.2:1")));
+        assert!(lock(&capture.attempts).is_empty());
+    }
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The last minutes, one sample a second, for the plots of the admin page.
+
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often a sample is taken.
+const EVERY: Duration = Duration::from_secs(1);
+/// How many are kept: five minutes.
+const KEPT: usize = 300;
+
+/// What happened within one second, and what was open at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sample {
+    /// Bytes from clients to servers.
+    pub to_server: u64,
+    /// Bytes from servers to clients.
+    pub to_client: u64,
+    /// Connections accepted.
+    pub opened: u64,
+    /// Open inbound connections.
+    pub inbound: i64,
+    /// Open outbound connections.
+    pub outbound: i64,
+}
+
+/// Counters and gauges at one moment, since the start of the process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reading {
+    /// Bytes from clients to servers.
+    pub(crate) to_server: u64,
+    /// Bytes from servers to clients.
+    pub(crate) to_client: u64,
+    /// Connections accepted.
+    pub(crate) opened: u64,
+    /// Open inbound connections.
+    pub(crate) inbound: i64,
+    /// Open outbound connections.
+    pub(crate) outbound: i64,
+}
+
+/// The samples.
+#[derive(Debug, Default)]
+pub struct History(Mutex<Ring>);
+
+#[derive(Debug, Default)]
+struct Ring {
+    last: Reading,
+    samples: VecDeque<Sample>,
+}
+
+impl History {
+    /// The samples, oldest first.
+    pub fn samples(&self) -> Vec<Sample> {
+        self.ring().samples.iter().copied().collect()
+    }
+
+    /// Takes a sample of what `read` returns each second, without end.
+    pub(crate) async fn keep(&self, read: impl Fn() -> Reading) {
+        let mut interval = tokio::time::interval(EVERY);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.take(read());
+        }
+    }
+
+    fn take(&self, now: Reading) {
+        let mut ring = self.ring();
+        let sample = Sample {
+            to_server: now.to_server.saturating_sub(ring.last.to_server),
+            to_client: now.to_client.saturating_sub(ring.last.to_client),
+            opened: now.opened.saturating_sub(ring.last.opened),
+            inbound: now.inbound,
+            outbound: now.outbound,
+        };
+        ring.last = now;
+        if ring.samples.len() == KEPT {
+            ring.samples.pop_front();
+        }
+        ring.samples.push_back(sample);
+    }
+
+    fn ring(&self) -> std::sync::MutexGuard<'_, Ring> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_holds_what_happened_since_the_last_and_the_oldest_go() {
+        let history = History::default();
+        let first = Reading { to_server: 5, outbound: 1, ..Reading::default() };
+        history.take(first);
+        let second = Reading { to_server: 7, opened: 1, ..first };
+        history.take(second);
+        let expected = [
+            Sample { to_server: 5, outbound: 1, ..Sample::default() },
+            Sample { to_server: 2, opened: 1, outbound: 1, ..Sample::default() },
+        ];
+        assert_eq!(history.samples(), expected);
+        for _ in 0..KEPT {
+            history.take(second);
+        }
+        assert_eq!(history.samples().len(), KEPT);
+    }
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Logs go to stderr; stdout is for the access log. The level can be changed while the sidecar runs.
+//!
+//! A thread of its own writes them: a reader that is stuck (the container runtime's, on a full disk) must not stop
+//! connections, whatever the level. When it cannot keep up, lines are left out and the log says how many.
+
+use crate::observe::flush;
+use crate::options::config::{LogFormat, LogLevel};
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry};
+
+/// Lines that may wait to be written: some 1 MB, and a burst of connections at level debug.
+const QUEUE: usize = 4096;
+
+/// Changes the level, and ends the log.
+#[derive(Clone)]
+pub struct LogControl {
+    level: reload::Handle<LevelFilter, Registry>,
+    lines: Option<Lines>,
+}
+
+/// Where lines are handed over.
+#[derive(Clone)]
+struct Lines {
+    queue: SyncSender<Message>,
+    /// Since the last that was written.
+    left_out: Arc<AtomicU64>,
+}
+
+enum Message {
+    /// With its end.
+    Line(Vec<u8>),
+    /// Say so once all is written.
+    End(SyncSender<()>),
+}
+
+// === impl Lines ===
+
+impl Lines {
+    /// Starts the thread that writes.
+    fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+        let (queue, lines) = sync_channel(QUEUE);
+        let left_out = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&left_out);
+        std::thread::Builder::new().name("log".into()).spawn(move || write_all(&lines, &counted, out))?;
+        Ok(Self { queue, left_out })
+    }
+}
+
+/// The formatter hands over one line at a time.
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.queue.try_send(Message::Line(line.to_vec())).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_all(lines: &Receiver<Message>, left_out: &AtomicU64, mut out: impl Write) {
+    for message in lines {
+        match message {
+            // Nobody reads what cannot be written; there is no other place to tell.
+            Message::Line(line) => _ = out.write_all(&line),
+            Message::End(written) => _ = written.send(()),
+        }
+        let lines = left_out.swap(0, Ordering::Relaxed);
+        if lines > 0 {
+            tracing::warn!(lines, "the log could not keep up, so lines were left out");
+        }
+    }
+}
+
+// === impl LogControl ===
+
+impl fmt::Debug for LogControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogControl")
+    }
+}
+
+impl LogControl {
+    /// Changes the level; `false` when logging was never started.
+    pub fn set(&self, level: LogLevel) -> bool {
+        self.level.reload(LevelFilter::from(level)).is_ok()
+    }
+
+    /// The level; `None` when logging was never started.
+    pub fn level(&self) -> Option<LevelFilter> {
+        self.level.clone_current()
+    }
+
+    /// Writes out what was logged so far; at most until `deadline` is over.
+    pub fn finish(&self, deadline: Duration) {
+        if let Some(lines) = &self.lines {
+            flush::write_out(&lines.queue, Message::End, deadline);
+        }
+    }
+
+    /// A control that nothing listens to, for tests.
+    #[cfg(test)]
+    pub(crate) fn detached() -> Self {
+        Self { level: reload::Layer::new(LevelFilter::INFO).1, lines: None }
+    }
+}
+
+/// Starts logging. A second call in one process, as in a test, changes nothing.
+pub fn start(level: LogLevel, format: LogFormat) -> LogControl {
+    let (filter, level) = reload::Layer::new(LevelFilter::from(level));
+    let lines = Lines::start(io::stderr()).ok();
+    let writer = match lines.clone() {
+        Some(lines) => BoxMakeWriter::new(move || lines.clone()),
+        // No thread to be had: what comes next will say so, and is to be read.
+        None => BoxMakeWriter::new(io::stderr),
+    };
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
+    let layer = match format {
+        LogFormat::Text => layer.with_target(false).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    };
+    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    LogControl { level, lines }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_find_no_place_are_left_out_and_hold_nobody_up() {
+        let (queue, _nobody_reads) = sync_channel(1);
+        let mut lines = Lines { queue, left_out: Arc::default() };
+        for _ in 0..3 {
+            lines.write_all(b"line\n").unwrap();
+        }
+        assert_eq!(lines.left_out.load(Ordering::Relaxed), 2);
+    }
+}

@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A line's format: Envoy's placeholders and Kuma's, as far as a TCP connection has them.
+
+use crate::net::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
+use crate::observe::close_reason::CloseReason;
+use serde_json::{Map, Value};
+use std::fmt::Write;
+use std::time::{Duration, SystemTime};
+use tracing_subscriber::fmt::{format::Writer, time::FormatTime};
+
+/// The longest format: it is run through for each connection.
+pub const LONGEST_FORMAT: usize = 4096;
+
+/// Kuma's format for TCP connections.
+const DEFAULT: &str = "[%START_TIME%] %RESPONSE_FLAGS% %KUMA_MESH% \
+    %KUMA_SOURCE_ADDRESS_WITHOUT_PORT%(%KUMA_SOURCE_SERVICE%)->%UPSTREAM_HOST%(%KUMA_DESTINATION_SERVICE%) \
+    took %DURATION%ms, sent %BYTES_SENT% bytes, received: %BYTES_RECEIVED% bytes";
+
+/// A connection that ended, in the words of a traffic log.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic<'a> {
+    /// Unique in this process.
+    pub id: u64,
+    /// The mesh's name.
+    pub mesh: &'a str,
+    /// Which way it went.
+    pub direction: Direction,
+    /// Who opened it.
+    pub client: ClientAddr,
+    /// Where it was meant to go.
+    pub orig_dst: Option<OrigDst>,
+    /// Where it was dialled.
+    pub dial: Option<DialAddr>,
+    /// The cluster's name.
+    pub cluster: Option<&'a str>,
+    /// The client's service, if known.
+    pub source_service: Option<&'a str>,
+    /// The server's service, if known.
+    pub destination_service: Option<&'a str>,
+    /// When it was accepted.
+    pub started: SystemTime,
+    /// How long it was open.
+    pub duration: Duration,
+    /// From the client to the server.
+    pub bytes_sent: u64,
+    /// From the server to the client.
+    pub bytes_recv: u64,
+    /// How it ended.
+    pub reason: CloseReason,
+}
+
+/// A placeholder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    StartTime,
+    ResponseFlags,
+    Mesh,
+    Direction,
+    SourceAddress,
+    SourceIp,
+    SourceService,
+    DestinationService,
+    UpstreamHost,
+    UpstreamCluster,
+    DownstreamRemote,
+    DownstreamRemoteIp,
+    DownstreamLocal,
+    DownstreamLocalIp,
+    DownstreamLocalPort,
+    ConnectionId,
+    Duration,
+    BytesSent,
+    BytesReceived,
+    Details,
+    Nothing,
+}
+
+const FIELDS: [(&str, Field); 22] = [
+    ("START_TIME", Field::StartTime),
+    ("RESPONSE_FLAGS", Field::ResponseFlags),
+    ("DURATION", Field::Duration),
+    ("BYTES_SENT", Field::BytesSent),
+    ("BYTES_RECEIVED", Field::BytesReceived),
+    ("UPSTREAM_HOST", Field::UpstreamHost),
+    ("UPSTREAM_CLUSTER", Field::UpstreamCluster),
+    ("DOWNSTREAM_REMOTE_ADDRESS", Field::DownstreamRemote),
+    ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", Field::DownstreamRemoteIp),
+    ("DOWNSTREAM_LOCAL_ADDRESS", Field::DownstreamLocal),
+    ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", Field::DownstreamLocalIp),
+    ("DOWNSTREAM_LOCAL_PORT", Field::DownstreamLocalPort),
+    ("CONNECTION_ID", Field::ConnectionId),
+    ("CONNECTION_TERMINATION_DETAILS", Field::Details),
+    ("PROTOCOL", Field::Nothing),
+    ("REQUESTED_SERVER_NAME", Field::Nothing),
+    ("KUMA_MESH", Field::Mesh),
+    ("KUMA_SOURCE_ADDRESS", Field::SourceAddress),
+    ("KUMA_SOURCE_ADDRESS_WITHOUT_PORT", Field::SourceIp),
+    ("KUMA_SOURCE_SERVICE", Field::SourceService),
+    ("KUMA_DESTINATION_SERVICE", Field::DestinationService),
+    ("KUMA_TRAFFIC_DIRECTION", Field::Direction),
+];
+
+impl Field {
+    /// Whether its value is a number, in JSON too.
+    fn is_number(self) -> bool {
+        matches!(
+            self,
+            Self::Duration
+                | Self::BytesSent
+                | Self::BytesReceived
+                | Self::ConnectionId
+                | Self::DownstreamLocalPort
+        )
+    }
+
+    /// Its value; nothing where the connection has none.
+    fn write(self, of: &Traffic<'_>, out: &mut String) {
+        let put = |out: &mut String, value: Option<&dyn std::fmt::Display>| {
+            if let Some(value) = value {
+                // Writing to a String does not fail.
+                let _ = write!(out, "{value}");
+            }
+        };
+        let client_ip = of.client.get().ip();
+        let local = of.orig_dst.map(OrigDst::get);
+        match self {
+            Self::StartTime => {
+                let seconds = of.started;
+                let mut time = String::new();
+                let _ = write_time(seconds, &mut time);
+                out.push_str(&time);
+            }
+            Self::ResponseFlags => out.push_str(flags(of.reason)),
+            Self::Mesh => out.push_str(of.mesh),
+            Self::Direction => out.push_str(match of.direction {
+                Direction::Inbound => "INBOUND",
+                Direction::Outbound => "OUTBOUND",
+            }),
+            Self::SourceAddress | Self::DownstreamRemote => put(out, Some(&of.client)),
+            Self::SourceIp | Self::DownstreamRemoteIp => put(out, Some(&client_ip)),
+            Self::SourceService => out.push_str(of.source_service.unwrap_or("unknown")),
+            Self::DestinationService => out.push_str(of.destination_service.unwrap_or("external")),
+            Self::UpstreamHost => put(out, of.dial.as_ref().map(|dial| dial as _)),
+            Self::UpstreamCluster => out.push_str(of.cluster.unwrap_or_default()),
+            Self::DownstreamLocal => put(out, local.as_ref().map(|at| at as _)),
+            Self::DownstreamLocalIp => put(out, local.map(|at| at.ip()).as_ref().map(|ip| ip as _)),
+            Self::DownstreamLocalPort => put(out, local.map(|at| at.port()).as_ref().map(|port| port as _)),
+            Self::ConnectionId => put(out, Some(&of.id)),
+            Self::Duration => put(out, Some(&of.duration.as_millis())),
+            // Envoy's point of view: it sends to the client.
+            Self::BytesSent => put(out, Some(&of.bytes_recv)),
+            Self::BytesReceived => put(out, Some(&of.bytes_sent)),
+            Self::Details => {
+                if of.reason != CloseReason::Ok {
+                    out.push_str(of.reason.name());
+                }
+            }
+            Self::Nothing => {}
+        }
+    }
+}
+
+/// Envoy's flags for how a connection ended.
+fn flags(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Ok | CloseReason::ServerReset => "",
+        CloseReason::ClientReset => "DC",
+        CloseReason::ConnectRefused | CloseReason::ConnectTimeout | CloseReason::ConnectUnreachable => "UF",
+        CloseReason::NotInbound | CloseReason::Forbidden => "UAEX",
+        CloseReason::Plaintext
+        | CloseReason::ForeignTls
+        | CloseReason::TlsNoCertificate
+        | CloseReason::TlsUntrusted
+        | CloseReason::TlsExpired
+        | CloseReason::TlsNotYetValid
+        | CloseReason::TlsIdentity
+        | CloseReason::TlsRefused
+        | CloseReason::TlsNoIdentity
+        | CloseReason::TlsTimeout
+        | CloseReason::TlsFailure
+        | CloseReason::TlsTruncated => "DPE",
+        CloseReason::NoEndpoint => "UH",
+        CloseReason::Limit => "UO",
+        CloseReason::IdleTimeout => "SI",
+        CloseReason::Denied => "NC",
+        CloseReason::Loop | CloseReason::NoOriginalDst => "NR",
+        CloseReason::DrainTimeout | CloseReason::Internal => "LR",
+    }
+}
+
+/// Milliseconds, as Envoy writes them.
+fn write_time(time: SystemTime, out: &mut String) -> std::fmt::Result {
+    struct Of(SystemTime);
+    impl FormatTime for Of {
+        fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
+            let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let seconds =
+                crate::net::clock::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs()));
+            write!(w, "{}.{:03}Z", seconds.trim_end_matches('Z'), since.subsec_millis())
+        }
+    }
+    Of(time).format_time(&mut Writer::new(out))
+}
+
+/// A text with placeholders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Field(Field),
+}
+
+/// Takes `NAME%` or `NAME(argument):length%` off a text; an argument may hold any character but `)`.
+fn placeholder(text: &str) -> Option<(&str, &str)> {
+    let argument = text.find('(').filter(|at| text[..*at].bytes().all(is_of_name));
+    let from = argument.map_or(Some(0), |at| text[at..].find(')').map(|end| at + end))?;
+    let end = from + text[from..].find('%')?;
+    Some((&text[..end], &text[end + 1..]))
+}
+
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_uppercase() || byte == b'_'
+}
+
+/// Whether it is a placeholder that only HTTP has: of a TCP connection Envoy writes `-` for it.
+fn is_of_http(name: &str) -> bool {
+    ["REQ(", "RESP(", "TRAILER("].iter().any(|of| name.starts_with(of))
+        || ["RESPONSE_CODE", "RESPONSE_CODE_DETAILS", "ROUTE_NAME"].contains(&name)
+}
+
+impl Template {
+    /// Takes a text apart.
+    ///
+    /// # Errors
+    /// What was found, and what is allowed.
+    pub fn parse(text: &str) -> Result<Self, (String, String)> {
+        if text.len() > LONGEST_FORMAT {
+            return Err((
+                format!("{} bytes", text.len()),
+                format!("a format of at most {LONGEST_FORMAT} bytes"),
+            ));
+        }
+        let mut parts = Vec::new();
+        let mut plain = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('%') {
+            plain.push_str(before);
+            if let Some(after) = after.strip_prefix('%') {
+                plain.push('%');
+                rest = after;
+                continue;
+            }
+            let Some((name, after)) = placeholder(after) else {
+                return Err((
+                    format!("\"%{after}\""),
+                    "a placeholder between two %, or %% for the character".into(),
+                ));
+            };
+            let known = FIELDS.iter().find(|(known, _)| *known == name).map(|(_, field)| *field);
+            let Some(field) = known.or_else(|| is_of_http(name).then_some(Field::Nothing)) else {
+                let names: Vec<_> = FIELDS.iter().map(|(name, _)| format!("%{name}%")).collect();
+                let allowed = format!("{} (and those of HTTP, which have no value here)", names.join(" "));
+                return Err((format!("\"%{name}%\""), allowed));
+            };
+            if !plain.is_empty() {
+                parts.push(Part::Text(std::mem::take(&mut plain)));
+            }
+            parts.push(Part::Field(field));
+            rest = after;
+        }
+        plain.push_str(rest);
+        // One line is one record.
+        let plain = plain.trim_end_matches('\n').to_owned();
+        if !plain.is_empty() {
+            parts.push(Part::Text(plain));
+        }
+        Ok(Self(parts))
+    }
+
+    /// The text for a connection. Whether any placeholder had a value, or there is none.
+    fn render(&self, of: &Traffic<'_>, omit_empty: bool, out: &mut String) -> bool {
+        let mut said = self.0.iter().all(|part| matches!(part, Part::Text(_)));
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => out.push_str(text),
+                Part::Field(field) => {
+                    let before = out.len();
+                    field.write(of, out);
+                    if out.len() != before {
+                        said = true;
+                    } else if !omit_empty {
+                        out.push('-');
+                    }
+                }
+            }
+        }
+        said
+    }
+}
+
+/// How a line looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LineFormat {
+    /// Text.
+    Plain {
+        /// The text.
+        template: Template,
+        /// Whether a placeholder without a value is nothing rather than `-`.
+        omit_empty: bool,
+    },
+    /// A JSON object.
+    Json {
+        /// Its members.
+        members: Vec<(String, Template)>,
+        /// Whether a member without a value is left out.
+        omit_empty: bool,
+    },
+}
+
+impl Default for LineFormat {
+    fn default() -> Self {
+        let template = Template::parse(DEFAULT).unwrap_or_else(|_| Template(Vec::new()));
+        Self::Plain { template, omit_empty: false }
+    }
+}
+
+impl LineFormat {
+    /// The line for a connection, with its end.
+    pub fn line(&self, of: &Traffic<'_>) -> String {
+        let mut line = String::with_capacity(256);
+        match self {
+            Self::Plain { template, omit_empty } => {
+                template.render(of, *omit_empty, &mut line);
+            }
+            Self::Json { members, omit_empty } => {
+                let mut object = Map::new();
+                for (key, template) in members {
+                    let mut text = String::new();
+                    let said = template.render(of, *omit_empty, &mut text);
+                    let value = match template.0.as_slice() {
+                        [Part::Field(field)] if field.is_number() => {
+                            text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
+                        }
+                        _ => Value::from(text),
+                    };
+                    if said || !omit_empty {
+                        object.insert(key.clone(), value);
+                    }
+                }
+                line = Value::Object(object).to_string();
+            }
+        }
+        line.push('\n');
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn traffic() -> Traffic<'static> {
+        Traffic {
+            id: 7,
+            mesh: "default",
+            direction: Direction::Outbound,
+            client: ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
+            orig_dst: Some(OrigDst::new("192.0.2.1:443".parse().unwrap())),
+            dial: Some(DialAddr::new("192.0.2.9:8443".parse().unwrap())),
+            cluster: Some("web"),
+            source_service: Some("demo"),
+            destination_service: None,
+            started: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
+            duration: Duration::from_millis(1_234),
+            bytes_sent: 5,
+            bytes_recv: 70,
+            reason: CloseReason::Ok,
+        }
+    }
+
+    #[test]
+    fn the_default_is_kumas() {
+        assert_eq!(
+            LineFormat::default().line(&traffic()),
+            "[1970-01-01T00:00:01.500Z] - default 10.0.0.2(demo)->192.0.2.9:8443(external) took 1234ms, \
+             sent 70 bytes, received: 5 bytes\n"
+        );
+    }
+
+    #[test]
+    fn every_placeholder_has_its_value() {
+        let all = FIELDS.map(|(name, _)| format!("{name}=%{name}%")).join("\n");
+        let template = Template::parse(&all).unwrap();
+        let line = LineFormat::Plain { template, omit_empty: false }.line(&traffic());
+        insta::assert_snapshot!(line);
+    }
+
+    #[test]
+    fn what_only_http_has_is_nothing() {
+        // The default of Kong Mesh for HTTP, in part.
+        let text = "%KUMA_MESH% \"%REQ(:method)% %REQ(x-envoy-original-path?:path):9%\" %RESPONSE_CODE% (%BYTES_SENT%) %RESP(%)%";
+        let format = |omit_empty| LineFormat::Plain { template: Template::parse(text).unwrap(), omit_empty };
+        assert_eq!(format(false).line(&traffic()), "default \"- -\" - (70) -\n");
+        assert_eq!(format(true).line(&traffic()), "default \" \"  (70) \n");
+    }
+
+    #[test]
+    fn json_has_numbers_and_can_leave_out_what_is_empty() {
+        let member = |key: &str, text: &str| (key.to_owned(), Template::parse(text).unwrap());
+        let members = vec![
+            member("bytes", "%BYTES_SENT%"),
+            member("text", "%BYTES_SENT% bytes, 100%%"),
+            member("flags", "%RESPONSE_FLAGS%"),
+            member("fixed", "x\n"),
+        ];
+        let mut format = LineFormat::Json { members, omit_empty: true };
+        assert_eq!(format.line(&traffic()), "{\"bytes\":70,\"fixed\":\"x\",\"text\":\"70 bytes, 100%\"}\n");
+        if let LineFormat::Json { omit_empty, .. } = &mut format {
+            *omit_empty = false;
+        }
+        assert!(format.line(&traffic()).contains("\"flags\":\"-\""));
+    }
+
+    #[test]
+    fn what_is_no_format_says_what_is() {
+        for (text, found) in [
+            ("%START_TIME", "\"%START_TIME\""),
+            ("%START_TIME(%s)%", "\"%START_TIME(%s)%\""),
+            ("a (%NO%)", "\"%NO%\""),
+            ("%REQ(:path", "\"%REQ(:path\""),
+            ("%start_time%", "\"%start_time%\""),
+        ] {
+            let (what, allowed) = Template::parse(text).unwrap_err();
+            assert_eq!(what, found);
+            assert!(allowed.contains('%'), "{allowed}");
+        }
+        assert!(Template::parse(&"x".repeat(5000)).is_err());
+    }
+
+    #[test]
+    fn every_end_has_envoys_flag() {
+        for (reason, flag) in [
+            (CloseReason::Ok, ""),
+            (CloseReason::ConnectRefused, "UF"),
+            (CloseReason::NoEndpoint, "UH"),
+            (CloseReason::Limit, "UO"),
+            (CloseReason::Denied, "NC"),
+        ] {
+            assert_eq!(flags(reason), flag, "{reason}");
+        }
+    }
+}

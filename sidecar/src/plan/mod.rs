@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What options and documents together say, as plain data: which listeners and clusters there are, and what each does.
+//!
+//! Immutable. A reload makes another one; connections keep what they began with.
+
+pub mod permissions;
+pub mod tags;
+pub mod tls;
+
+use crate::net::addrs::{Direction, Family, inbound_source};
+use crate::observe::traffic_log::Sink;
+use crate::options::config::Thresholds;
+use crate::plan::permissions::Permissions;
+use crate::plan::tags::Tags;
+use crate::plan::tls::TlsSettings;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A workload of the mesh, as whoever dials it knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its Dataplane's name.
+    pub dataplane: Arc<str>,
+    /// The tags of the inbound; `kuma.io/service` is among them.
+    pub tags: Arc<Tags>,
+}
+
+impl Member {
+    /// Its service.
+    pub fn service(&self) -> &str {
+        self.tags.service().unwrap_or_default()
+    }
+}
+
+/// One of a service's addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Who it is.
+    pub member: Arc<Member>,
+}
+
+/// How a cluster finds its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// Where the connection was meant to go. The source is the kernel's choice where there is none.
+    OriginalDst {
+        /// What to dial from.
+        source: Option<IpAddr>,
+    },
+    /// One address: the application's.
+    Application {
+        /// What to dial.
+        address: SocketAddr,
+        /// What to dial from.
+        source: Option<IpAddr>,
+    },
+    /// One of several, in turn.
+    Endpoints(Vec<Endpoint>),
+}
+
+/// Where a cluster or listener comes from, as a ProxyTemplate names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From a Dataplane's inbound.
+    Inbound,
+    /// From a Dataplane's outbound.
+    Outbound,
+    /// From the redirect.
+    Transparent,
+}
+
+/// A cluster: where connections go, and how many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// How it finds its server.
+    pub upstream: Upstream,
+    /// Its limits.
+    pub thresholds: Thresholds,
+    /// Deadline of a connect; `None` leaves it to the kernel.
+    pub connect_timeout: Option<Duration>,
+}
+
+/// A listener: where connections come in, and where they go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whose traffic it is.
+    pub direction: Direction,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The address that it has, or stands for.
+    pub address: SocketAddr,
+    /// Whether it binds that address itself; else redirected connections come to it.
+    pub binds: bool,
+    /// Its cluster's place in [`Plan::clusters`]; `None` = every connection is denied.
+    pub cluster: Option<usize>,
+    /// How long a connection may move no byte.
+    pub idle_timeout: Option<Duration>,
+    /// What the server is called in logs.
+    pub service: Option<Arc<str>>,
+}
+
+/// Where the connections of one direction are logged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogRule {
+    /// For connections to this service only.
+    pub service: Option<String>,
+    /// Where they are logged.
+    pub sinks: Arc<[Sink]>,
+}
+
+/// Whom a mesh with mTLS lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Its members.
+    Strict,
+    /// Everybody.
+    Permissive,
+}
+
+impl TlsMode {
+    /// The name in documents and on pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "STRICT",
+            Self::Permissive => "PERMISSIVE",
+        }
+    }
+}
+
+/// TLS between the mesh's members, as this pod speaks it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mtls {
+    /// Who comes to the ports that no inbound names.
+    pub others: Gate,
+    /// Who comes to each inbound, by the address of its listener.
+    pub inbounds: HashMap<SocketAddr, Gate>,
+    /// Whether STRICT closes the ports that no inbound names: where a Dataplane says what there is.
+    pub named_only: bool,
+    /// Versions and suites.
+    pub settings: TlsSettings,
+}
+
+/// Whom a port lets in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Members only, or everybody.
+    pub mode: TlsMode,
+    /// Which members.
+    pub permissions: Permissions,
+}
+
+impl Mtls {
+    /// Who comes to a listener.
+    pub fn gate(&self, listener: &Listener) -> &Gate {
+        let own = self.inbounds.get(&listener.address).filter(|_| listener.origin == Origin::Inbound);
+        own.unwrap_or(&self.others)
+    }
+
+    /// What the pod is said to be: PERMISSIVE as long as any port lets in everybody.
+    pub fn mode(&self) -> TlsMode {
+        let mut gates = self.inbounds.values().chain([&self.others]);
+        if gates.any(|gate| gate.mode == TlsMode::Permissive) { TlsMode::Permissive } else { TlsMode::Strict }
+    }
+}
+
+/// Everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The mesh's name.
+    pub mesh: Arc<str>,
+    /// Whether connections may leave for destinations that no document names.
+    pub passthrough: bool,
+    /// This pod's service, for logs.
+    pub service: Option<Arc<str>>,
+    /// The first four are the passthrough ones: see [`Self::passthrough_listener`].
+    pub listeners: Vec<Listener>,
+    /// The passthrough ones first, where they are on.
+    pub clusters: Vec<Cluster>,
+    /// The listener of a redirected connection, by its original destination.
+    pub by_destination: HashMap<(Direction, SocketAddr), usize>,
+    /// Who lives at an address of the mesh.
+    pub members: HashMap<SocketAddr, Arc<Member>>,
+    /// The cluster of connections to members by address, where passthrough is off.
+    pub direct_access: Option<usize>,
+    /// TLS between members; `None` = there is none.
+    pub mtls: Option<Mtls>,
+    /// Where inbound and outbound connections are logged.
+    pub logs: [Vec<LogRule>; 2],
+    /// How many documents it was made from.
+    pub documents: usize,
+    /// What an operator may want to know, but is no error.
+    pub warnings: Vec<String>,
+}
+
+/// The family's wildcard.
+pub fn wildcard(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+impl Plan {
+    /// The place of a passthrough listener.
+    pub fn passthrough_listener(direction: Direction, family: Family) -> usize {
+        direction as usize * Family::ALL.len() + family as usize
+    }
+
+    /// The place of a listener with this name.
+    pub fn listener_named(&self, name: &str) -> Option<usize> {
+        self.listeners.iter().position(|listener| &*listener.name == name)
+    }
+
+    /// The place of a cluster with this name.
+    pub fn cluster_named(&self, name: &str) -> Option<usize> {
+        self.clusters.iter().position(|cluster| &*cluster.name == name)
+    }
+
+    /// Where a connection to a service is logged: the first rule that fits.
+    pub fn sinks(&self, direction: Direction, service: Option<&str>) -> Option<&Arc<[Sink]>> {
+        let fits = |rule: &&LogRule| rule.service.as_deref().is_none_or(|wanted| service == Some(wanted));
+        let rule = self.logs[direction as usize].iter().find(fits)?;
+        (!rule.sinks.is_empty()).then_some(&rule.sinks)
+    }
+
+    /// Every target that lines go to.
+    pub fn log_targets(&self) -> Vec<crate::observe::traffic_log::Target> {
+        let sinks = self.logs.iter().flatten().flat_map(|rule| rule.sinks.iter());
+        let mut targets: Vec<_> = sinks.map(|sink| sink.target.clone()).collect();
+        targets.sort();
+        targets.dedup();
+        targets
+    }
+
+    /// The shortest time after which anything is idle for too long.
+    pub fn shortest_idle_timeout(&self) -> Option<Duration> {
+        self.listeners.iter().filter_map(|listener| listener.idle_timeout).min()
+    }
+}
+
+/// The source of the inbound hop to an address of the pod, where connections are redirected: the rules let it through by
+/// that. Loopback is let through as it is.
+pub fn hop_source(address: IpAddr, redirected: bool) -> Option<IpAddr> {
+    (redirected && !address.is_loopback()).then(|| inbound_source(Family::of(address)))
+}
