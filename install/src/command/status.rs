@@ -9,26 +9,27 @@ use culvert_cni::agent::{Answer as Answered, Request, client};
 use culvert_cni::attachment::Records;
 use culvert_cni::redirect::repair::{Mode, State as Redirect};
 
-use super::Answer;
+use super::answer::Answer;
 use super::table::table;
-use crate::Exit;
-use crate::cli::{Output, StatusArgs};
+use crate::agent::status::{Row, State, Status, Table};
+use crate::agent::verify::{self, Defaults, Found, Look, Subject, Task, Wanted};
+use crate::cli::shared::Output;
+use crate::cli::status::StatusArgs;
+use crate::command::answer::Exit;
 use crate::conflist::{Choice, Conflist, MAX_BYTES, TYPE, effective, text_of};
-use crate::node::clock::rfc3339;
-use crate::node::cri::Network;
-use crate::node::entry::{self, DROP_IN};
-use crate::node::layout::{self, Layout};
-use crate::node::runtimes::read_bounded;
-use crate::node::status::{Row, State, Status, Table};
-use crate::node::verify::{self, Defaults, Found, Look, Subject, Task, Wanted};
+use crate::cri::Network;
+use crate::host::entry::{self, DROP_IN};
+use crate::host::layout::{self, Layout};
+use crate::system::clock::rfc3339;
+use crate::system::read::read_bounded;
 
 /// How long the agent has for its answer: it only has to write down what it knows.
 const AGENT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Asks, or looks.
-pub fn run(args: &StatusArgs) -> Answer {
+pub(crate) fn run(args: &StatusArgs) -> Answer {
     let StatusArgs { paths, output } = args;
-    let layout = match layout::discover(paths) {
+    let layout = match layout::discover(&paths.clone().into()) {
         Ok(layout) => layout,
         Err(refusal) => return Answer::refused(&refusal, Exit::Usage),
     };
@@ -218,7 +219,7 @@ fn json(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::status::Onboarded;
+    use crate::agent::status::Onboarded;
 
     fn row(pod: &str, onboarded: Onboarded, state: State, reason: &str) -> Row {
         Row {
