@@ -9,7 +9,7 @@ use culvert_cni::agent::PodRef;
 use culvert_cni::pod::Annotations;
 
 use super::context::Context;
-use super::status::{Status, Table};
+use super::status::{NodeStatus, PodTable};
 use crate::kube::Pods;
 
 /// What the tasks about pods share.
@@ -18,7 +18,7 @@ pub(crate) struct Shared {
     /// What Kubernetes knows of this node's pods; `None` where no API server is asked.
     pub kube: Option<Pods>,
     /// How each pod is.
-    pub table: Table,
+    pub table: PodTable,
     /// The plugin reported something since the pods were listed.
     pub news: AtomicBool,
     /// The last sandboxes that the plugin told the end of, newest last.
@@ -60,7 +60,7 @@ impl Shared {
     }
 
     /// How each pod is, for `culvert-install status`.
-    pub(crate) fn status(&self, context: &Context) -> Status {
+    pub(crate) fn status(&self, context: &Context) -> NodeStatus {
         let mut status = self.table.status();
         status.node = context.options.node_name.clone();
         status.api_server = self.kube.as_ref().and_then(Pods::stale);

@@ -14,7 +14,7 @@ const MAX_REASON: usize = 300;
 /// Every pod of a node, in the order of their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct Status {
+pub(crate) struct NodeStatus {
     /// The node's name in Kubernetes, where the agent was told it.
     pub node: Option<String>,
     /// Whether an agent runs here; else this is what `status` saw for itself.
@@ -26,7 +26,7 @@ pub(crate) struct Status {
     /// Why the API server's word is old or missing.
     pub api_server: Option<String>,
     /// The pods.
-    pub pods: Vec<Row>,
+    pub pods: Vec<PodRow>,
     /// Pods that found no room here.
     pub left_out: usize,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Status {
 /// One pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Row {
+pub(crate) struct PodRow {
     /// `namespace/name`.
     pub pod: String,
     /// The runtime's id of its sandbox.
@@ -44,7 +44,7 @@ pub(crate) struct Row {
     /// Who wrote its rules.
     pub engine: Option<String>,
     /// How its redirect is.
-    pub state: State,
+    pub state: RedirectState,
     /// When that was looked at last.
     pub verified: Option<String>,
     /// How often its redirect was put right since the agent began.
@@ -68,7 +68,7 @@ pub(crate) enum Onboarded {
 /// How a pod's redirect is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum State {
+pub(crate) enum RedirectState {
     /// As it should be.
     Redirected,
     /// Not there or not as it should be, or somebody else's.
@@ -90,7 +90,7 @@ impl Onboarded {
     }
 }
 
-impl State {
+impl RedirectState {
     /// The word for a table.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -105,11 +105,11 @@ impl State {
 /// What ends the reason of a pod that nobody looked at so far.
 pub(crate) const NOT_YET: &str = "not verified yet";
 
-impl Row {
+impl PodRow {
     /// Whether somebody should look.
     pub(crate) const fn needs_attention(&self) -> bool {
         match self.onboarded {
-            Onboarded::Yes => !matches!(self.state, State::Redirected),
+            Onboarded::Yes => !matches!(self.state, RedirectState::Redirected),
             Onboarded::No => false,
             Onboarded::Unknown => true,
         }
@@ -123,16 +123,16 @@ impl Row {
 
 /// What the agent keeps of each pod.
 #[derive(Debug, Default)]
-pub(crate) struct Table(Mutex<Kept>);
+pub(crate) struct PodTable(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    rows: BTreeMap<String, Row>,
+    rows: BTreeMap<String, PodRow>,
     listed_by: Option<String>,
     problem: Option<String>,
 }
 
-impl Table {
+impl PodTable {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,7 +145,7 @@ impl Table {
     }
 
     /// Sets the row of a sandbox.
-    pub(crate) fn set(&self, mut row: Row) {
+    pub(crate) fn set(&self, mut row: PodRow) {
         if let Some((end, _)) = row.reason.char_indices().nth(MAX_REASON) {
             row.reason.truncate(end);
             row.reason.push('…');
@@ -154,9 +154,9 @@ impl Table {
     }
 
     /// All of it.
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> NodeStatus {
         let kept = self.kept();
-        let mut pods: Vec<Row> = kept.rows.values().cloned().collect();
+        let mut pods: Vec<PodRow> = kept.rows.values().cloned().collect();
         // Those that need attention come first into what there is room for.
         pods.sort_by(|a, b| (!a.needs_attention(), &a.pod).cmp(&(!b.needs_attention(), &b.pod)));
         let left_out = pods.len().saturating_sub(MAX_ROWS);
@@ -164,6 +164,6 @@ impl Table {
         pods.sort_by(|a, b| a.pod.cmp(&b.pod));
         let Kept { listed_by, problem, .. } = &*kept;
         let (listed_by, problem) = (listed_by.clone(), problem.clone());
-        Status { agent: true, listed_by, problem, pods, left_out, ..Status::default() }
+        NodeStatus { agent: true, listed_by, problem, pods, left_out, ..NodeStatus::default() }
     }
 }

@@ -12,7 +12,7 @@ use culvert_cni::retired;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::Deserialize;
 
-use crate::agent::status::{Onboarded, Status};
+use crate::agent::status::{NodeStatus, Onboarded};
 use crate::conflist::{self, Choice, Conf, Conflist, Invalid, MAX_BYTES, TYPE};
 use crate::cri::Cri;
 use crate::host::binary::{self, Identity};
@@ -275,7 +275,7 @@ fn cilium(layout: &Layout, writes_the_network: bool) -> Option<Cilium> {
 fn pods(layout: &Layout) -> (Option<Vec<String>>, Vec<String>) {
     let socket = layout.at(&layout.agent_socket());
     if let Ok(Answer::Status(status)) = client::ask(&socket, &Request::Status {}, ANSWERS_WITHIN)
-        && let Ok(status) = serde_json::from_value::<Status>(status)
+        && let Ok(status) = serde_json::from_value::<NodeStatus>(status)
     {
         let ill = status.pods.iter().filter(|row| row.is_ill());
         let ill = ill.map(|row| format!("{}: {}", row.pod, row.reason)).collect();

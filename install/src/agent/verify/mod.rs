@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Verify and repair: every onboarded pod of this node is as it should be, or is made so.
+//! Verifies and repairs the redirect of every onboarded pod on this node.
 //!
 //! ```text
-//! each 3 s    pulse: has any rule changed in the pod's namespace? (one number of the kernel's, 20 µs)
-//!             ├─ it has ──▶ check now
-//! each 30 s,  list the sandboxes (CRI, else the attachments' records), check each pod
-//! at start    ├─ as it should be
-//! on news     ├─ damaged, or older than the plugin ──▶ put right in place ──▶ event, metric, log line
-//!             └─ cannot be looked at ──▶ metric, log line, `culvert-install status`
-//! the entry   list the sandboxes each 150 ms for a while: those whose making began while it was away had no ADD of ours
+//! each 3 s    pulse: did any rule change in the pod's namespace? (one number of the kernel's, 20 µs)
+//!             └─ yes ──▶ check now
+//! each 30 s,  list the sandboxes (CRI, else the attachments' records), check each pod ──▶ judge ──▶ verdict
+//! at start    ├─ intact
+//! on news     ├─ damaged, or older than the plugin ──▶ repair in place ──▶ event, metric, log line
+//!             └─ unreadable ──▶ metric, log line, `culvert-install status`
+//! the entry   list the sandboxes each 150 ms for a while: those whose creation began while it was missing had no ADD of ours
 //! is back
 //! ```
-//! So rules that somebody flushes are back within some 3 s, without a socket in each pod's namespace, which would keep the
-//! namespace of a pod that ends. (Rules of iptables-legacy have no such number: they are checked each 30 s.) A pod whose rules
-//! are taken away again and again is put right ever more seldom, each 30 s at last.
+//! Flushed rules are back within some 3 s, without a socket in each pod's namespace, which would keep the namespace of a pod
+//! that ends. (Rules of iptables-legacy have no such number: they are checked each 30 s.) A pod whose rules are removed again
+//! and again is repaired ever more seldom, down to once in 30 s.
 
-mod look;
+mod check;
+mod judge;
+mod report;
 mod subjects;
-mod words;
+mod tracked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,86 +27,83 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use culvert_cni::attachment::Records;
-use culvert_cni::netns::NetnsId;
-use culvert_cni::redirect::repair::{Checked, Mode, State as Redirect};
+use culvert_cni::redirect::policy::Policy;
+use culvert_cni::redirect::repair::Mode;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-pub(crate) use self::look::{Found, Look, LookError, Task};
-pub(crate) use self::subjects::{Defaults, Subject, Wanted, subjects};
-pub(crate) use self::words::row;
-use self::words::{put_right, tell, told};
+pub(crate) use self::check::PodCheck;
+use self::judge::{CheckResult, FollowUp, Report, Verdict, judge};
+use self::report::post_event;
+pub(crate) use self::report::row;
+pub(crate) use self::subjects::{Defaults, Desired, Subject, subjects};
+use self::tracked::{CHECK_EVERY, PULSE, Tracked};
 use crate::agent::context::{Context, Readiness};
-use crate::agent::metrics::{Verified, VerifiedLabels};
+use crate::agent::metrics::VerifiedLabels;
 use crate::agent::options::OnDamage;
 use crate::agent::shared::Shared;
-use crate::agent::status::{Row, State};
 use crate::conflist::{Conflist, MAX_BYTES};
 use crate::cri::{Cri, CriError, Network, Sandbox};
 use crate::host::layout::Layout;
 use crate::kube::Events;
-use crate::system::clock::rfc3339;
 use crate::system::read::read_bounded;
 
-/// How often is looked whether rules changed.
-const PULSE: Duration = Duration::from_secs(3);
-/// How often each pod is verified (the issue's word: 30 s).
-const CHECK_EVERY: Duration = Duration::from_secs(30);
-/// How often pods are listed after the entry was away: those that started early are to be put right within half a second.
+/// Interval of lists after the entry was missing: pods that started meanwhile are to be repaired within half a second.
 const LIST_EACH: Duration = Duration::from_millis(150);
-/// For how long: a chain that the runtime began without us ends with a pod only some seconds later.
+/// Duration of those lists: a chain that the runtime began without the entry ends with a pod only some seconds later.
 const LISTS_FOR: Duration = Duration::from_secs(10);
-/// Looks at a time: one that waits for a hostile pod's lock does not hold up the others.
+/// Checks at a time, so that one that waits for a hostile pod's lock does not hold up the others.
 const AT_ONCE: usize = 3;
-/// From a plugin's DEL, which takes rules away, to a runtime and a record that say that the pod has ended.
+/// Time from a plugin's DEL, which removes the rules, to a runtime and a record that agree that the pod has ended.
 const SETTLES_WITHIN: Duration = Duration::from_millis(300);
-/// The same for a pod without a record, which either never had an ADD, or whose DEL the plugin has told us of by then.
-const TOLD_WITHIN: Duration = Duration::from_millis(50);
-
-/// What is kept of a pod between looks.
-#[derive(Debug)]
-struct Tracked {
-    subject: Subject,
-    network: Network,
-    seen: Option<NetnsId>,
-    generation: Option<u32>,
-    /// When it is verified next.
-    due: Instant,
-    /// Until then a change of rules is no reason to look: it was put right often of late.
-    quiet_until: Instant,
-    /// Repairs since it was found well.
-    strikes: u32,
-    row: Row,
-}
+/// The same for a pod without a record: it never had an ADD, or the plugin has reported its DEL by then.
+const REPORTED_WITHIN: Duration = Duration::from_millis(50);
 
 /// Runs until the agent ends.
 pub(crate) async fn run(context: Context, shared: Arc<Shared>, events: Option<Events>) {
-    let mut verifier = Verifier { context: context.clone(), shared, events, ..Verifier::new(&context) };
+    let mut verifier = Verifier::new(&context, shared, events);
     tokio::select! {
         () = context.shutdown() => {}
         () = verifier.work() => {}
     }
 }
 
-/// Everything that is known between two looks.
+/// The state of the verifying task, which alone reads and writes it.
 struct Verifier {
     context: Context,
     shared: Arc<Shared>,
     events: Option<Events>,
     defaults: Defaults,
+    /// The pods of the last list, by the id of their sandbox.
     tracked: BTreeMap<String, Tracked>,
     list_due: Instant,
-    /// Until then pods may come up that began to be made while the entry was away.
+    /// Until then a pod may come up whose creation began while the entry was missing.
     alert_until: Instant,
-    /// What was wrong with the last list, so that it is told once.
+    /// The trouble with the last list, so that it is logged once.
     problem: Option<String>,
 }
 
+/// The two kinds of checks.
+#[derive(Debug, Clone)]
+enum Task {
+    Pulse,
+    Verify(Box<Policy>, Mode),
+}
+
+impl Task {
+    fn run(self, check: &PodCheck) -> CheckResult {
+        match self {
+            Self::Pulse => CheckResult::Pulse(check.generation()),
+            Self::Verify(policy, mode) => CheckResult::Rules(check.verify(policy, mode)),
+        }
+    }
+}
+
 impl Verifier {
-    fn new(context: &Context) -> Self {
+    fn new(context: &Context, shared: Arc<Shared>, events: Option<Events>) -> Self {
         let entry = context.options.entry.compact("");
         let defaults = Defaults::of_entry(&entry).unwrap_or_else(|problem| {
-            // The agent does not start with such an entry; so this is for a bug of ours.
+            // The agent does not start with such an entry, so only a bug leads here.
             tracing::error!(
                 problem,
                 "the node's defaults cannot be read: pods older than the plugin get the product's"
@@ -113,8 +112,8 @@ impl Verifier {
         });
         Self {
             context: context.clone(),
-            shared: Arc::default(),
-            events: None,
+            shared,
+            events,
             defaults,
             tracked: BTreeMap::new(),
             list_due: Instant::now(),
@@ -148,12 +147,12 @@ impl Verifier {
                 }
             }
             if self.context.options.repair != OnDamage::Off {
-                self.look(is_pulse).await;
+                self.check_due(is_pulse).await;
             }
         }
     }
 
-    /// Lists the pods anew and decides what each should be.
+    /// Lists the pods anew, with the desired state of each.
     async fn list(&mut self) {
         self.list_due = Instant::now() + CHECK_EVERY;
         let layout = self.context.layout();
@@ -170,24 +169,24 @@ impl Verifier {
                 ("the attachments' records", None, None, Some(error.to_string()))
             }
             Err(error) => {
-                // A runtime that restarts: its pods are still there.
-                self.complain(Some(error.to_string()));
+                // The runtime restarts, and its pods are still there: keep the last list.
+                self.report_problem(Some(error.to_string()));
                 self.list_due = Instant::now() + PULSE;
                 return;
             }
         };
         let subjects = subjects(sandboxes, records, &self.defaults);
         self.follow(subjects, cri).await;
-        self.complain(unreached.or(unread));
+        self.report_problem(unreached.or(unread));
         let problem = self.problem.clone();
         self.shared.table.listed(listed_by.to_owned(), problem, |id| self.tracked.contains_key(id));
         for tracked in self.tracked.values() {
-            self.shared.table.set(tracked.row.clone());
+            self.shared.table.set(tracked.checks.row.clone());
         }
     }
 
-    /// Tells what is wrong with the list, once.
-    fn complain(&mut self, problem: Option<String>) {
+    /// Logs the trouble with the list, once.
+    fn report_problem(&mut self, problem: Option<String>) {
         if problem != self.problem {
             match &problem {
                 Some(problem) => tracing::warn!(problem, "this node's pods cannot all be listed"),
@@ -197,7 +196,7 @@ impl Verifier {
         }
     }
 
-    /// Begins to track new pods, and forgets those that are gone.
+    /// Adds new pods and drops those that are gone.
     async fn follow(&mut self, subjects: Vec<Subject>, mut cri: Option<Cri>) {
         let mut before = std::mem::take(&mut self.tracked);
         for subject in subjects {
@@ -208,35 +207,25 @@ impl Verifier {
                         tracked.network = self.network(&subject, cri.as_mut()).await.unwrap_or_default();
                     }
                     if tracked.subject != subject {
-                        tracked.row = row(&subject, &tracked.network, Some(&tracked.row));
+                        tracked.checks.row = row(&subject, &tracked.network, Some(&tracked.checks.row));
                         tracked.subject = subject;
                     }
                     tracked
                 }
                 None => {
                     let Some(network) = self.network(&subject, cri.as_mut()).await else { continue };
-                    let now = Instant::now();
                     let row = row(&subject, &network, None);
-                    Tracked {
-                        subject,
-                        network,
-                        seen: None,
-                        generation: None,
-                        due: now,
-                        quiet_until: now,
-                        strikes: 0,
-                        row,
-                    }
+                    Tracked::new(subject, network, row)
                 }
             };
             self.tracked.insert(id, tracked);
         }
     }
 
-    /// Where a pod's network is, as far as the runtime says it; `None` where the pod is gone.
+    /// Asks the runtime for a pod's network; `None` where the pod is gone.
     async fn network(&mut self, subject: &Subject, cri: Option<&mut Cri>) -> Option<Network> {
-        // Where the others' network is does not matter.
-        let (Wanted::Redirect(..), Some(cri)) = (&subject.wanted, cri) else {
+        // Only a pod that is to be redirected is ever checked.
+        let (Desired::Redirect(..), Some(cri)) = (&subject.desired, cri) else {
             return Some(Network::default());
         };
         match cri.network(&subject.id).await {
@@ -250,35 +239,33 @@ impl Verifier {
         }
     }
 
-    /// Looks at every pod that should be redirected: with `is_pulse` whether any rule changed, and all of it where that is due.
-    /// Those that differ are put right where that is wanted.
-    async fn look(&mut self, is_pulse: bool) {
+    /// Checks every pod that is to be redirected: all of its rules where that is due, and else, with `is_pulse`, whether any
+    /// rule changed. Repairs those that differ, where that is wanted.
+    async fn check_due(&mut self, is_pulse: bool) {
         let now = Instant::now();
-        let mut todo = Vec::new();
+        let mut checks = Vec::new();
         for tracked in self.tracked.values() {
-            let Wanted::Redirect(policy, _) = &tracked.subject.wanted else { continue };
-            if tracked.network.of_node {
-                continue;
-            }
-            if tracked.due <= now {
-                todo.push(self.look_at(tracked, Task::Check(policy.clone(), Mode::Report), None));
-            } else if is_pulse && tracked.quiet_until <= now {
-                todo.push(self.look_at(tracked, Task::Pulse, None));
+            let Some(policy) = tracked.policy() else { continue };
+            if tracked.checks.due <= now {
+                let task = Task::Verify(Box::new(policy.clone()), Mode::Report);
+                checks.push((self.check_of(tracked, None), task));
+            } else if is_pulse && tracked.checks.quiet_until <= now {
+                checks.push((self.check_of(tracked, None), Task::Pulse));
             }
         }
-        let differ = self.have(todo).await;
+        let differ = self.run_checks(checks).await;
         if differ.is_empty() || self.context.options.repair != OnDamage::Repair {
             return;
         }
         let has_record = |id: &String| self.tracked.get(id).is_some_and(|it| it.subject.network.is_some());
         let (had, never_had): (Vec<_>, Vec<_>) = differ.into_iter().partition(has_record);
-        self.put_right(never_had, TOLD_WITHIN).await;
-        self.put_right(had, SETTLES_WITHIN).await;
+        self.repair(never_had, REPORTED_WITHIN).await;
+        self.repair(had, SETTLES_WITHIN).await;
     }
 
-    /// Puts right those that are still there after a while: a pod that ends loses its rules too, by the plugin's DEL, and what a
-    /// runtime calls ready afterwards stays.
-    async fn put_right(&mut self, ids: Vec<String>, settles_within: Duration) {
+    /// Repairs those pods that are still there after a while: the plugin's DEL removes the rules of a pod that ends, and only
+    /// a pod that the runtime lists as ready after that has been damaged.
+    async fn repair(&mut self, ids: Vec<String>, settles_within: Duration) {
         if ids.is_empty() {
             return;
         }
@@ -286,191 +273,113 @@ impl Verifier {
         let layout = self.context.layout();
         let ready: Option<BTreeSet<String>> = match sandboxes(&layout).await {
             Ok(Some((_, sandboxes))) => Some(sandboxes.into_iter().map(|sandbox| sandbox.id).collect()),
-            // Then its record says whether it had a DEL.
+            // Without a runtime to ask, the pod's record shows whether it had a DEL.
             Ok(None) | Err(_) => None,
         };
         let network_name = self.network_name(&layout);
-        let mut todo = Vec::new();
+        let mut checks = Vec::new();
         for id in ids {
             let is_there =
                 ready.as_ref().is_none_or(|ready| ready.contains(&id)) && !self.shared.has_ended(&id);
             let Some(tracked) = self.tracked.get(&id).filter(|_| is_there) else { continue };
-            let Wanted::Redirect(policy, _) = &tracked.subject.wanted else { continue };
-            let task = Task::Check(policy.clone(), Mode::Repair);
-            todo.push(self.look_at(tracked, task, network_name.clone()));
+            let Some(policy) = tracked.policy() else { continue };
+            let task = Task::Verify(Box::new(policy.clone()), Mode::Repair);
+            checks.push((self.check_of(tracked, network_name.clone()), task));
         }
-        self.have(todo).await;
+        self.run_checks(checks).await;
     }
 
-    fn look_at(&self, tracked: &Tracked, task: Task, network_name: Option<String>) -> Look {
+    fn check_of(&self, tracked: &Tracked, network_name: Option<String>) -> PodCheck {
         let layout = self.context.layout();
-        Look {
+        PodCheck {
             root: layout.root.clone(),
             records: layout.at(&layout.attachments()),
             network_name,
             subject: tracked.subject.clone(),
             network: tracked.network.clone(),
-            seen: tracked.seen,
-            task,
+            netns: tracked.checks.netns,
         }
     }
 
-    /// Has these looks, a few at a time, and takes note of each; returns the pods that differ.
-    async fn have(&mut self, looks: Vec<Look>) -> Vec<String> {
-        let mut todo = looks.into_iter();
+    /// Runs the checks, a few at a time, and acts on each result; returns the pods that are to be repaired.
+    async fn run_checks(&mut self, checks: Vec<(PodCheck, Task)>) -> Vec<String> {
+        let mut todo = checks.into_iter();
         let mut again = Vec::new();
         let mut differ = Vec::new();
-        let mut under_way = JoinSet::new();
+        let mut in_flight = JoinSet::new();
         loop {
-            while under_way.len() < AT_ONCE
-                && let Some(look) = again.pop().or_else(|| todo.next())
+            while in_flight.len() < AT_ONCE
+                && let Some((check, task)) = again.pop().or_else(|| todo.next())
             {
-                under_way.spawn_blocking(move || (look.clone(), look.run()));
+                in_flight.spawn_blocking(move || {
+                    let result = task.run(&check);
+                    (check, result)
+                });
             }
-            // A look that panicked is a bug of ours; the pod is looked at again.
-            let Some(ended) = under_way.join_next().await else { return differ };
-            let Ok((look, result)) = ended else { continue };
-            let id = look.subject.id.clone();
-            let is_pulse = matches!(look.task, Task::Pulse);
-            match self.note(&id, is_pulse, result) {
-                Next::Nothing => {}
-                Next::Check => {
-                    if let Wanted::Redirect(policy, _) = &look.subject.wanted {
-                        let task = Task::Check(policy.clone(), Mode::Report);
-                        again.push(Look { task, ..look });
+            let Some(ended) = in_flight.join_next().await else { return differ };
+            // A check that panicked is a bug; the pod's next check comes all the same.
+            let Ok((check, result)) = ended else { continue };
+            match self.act(&check.subject.id, result) {
+                FollowUp::Wait => {}
+                FollowUp::List => self.list_due = Instant::now(),
+                FollowUp::Verify => {
+                    if let Desired::Redirect(policy, _) = &check.subject.desired {
+                        let task = Task::Verify(policy.clone(), Mode::Report);
+                        again.push((check, task));
                     }
                 }
-                Next::Repair => differ.push(id),
+                FollowUp::Repair => differ.push(check.subject.id),
             }
         }
     }
 
-    /// The name of the network whose chain we are in.
+    /// Reads the name of the network whose chain holds the entry.
     fn network_name(&self, layout: &Layout) -> Option<String> {
         let Readiness::Effective(file) = self.context.readiness() else { return None };
         let text = read_bounded(&layout.at(file.as_ref()), MAX_BYTES).ok()?;
         Conflist::parse(&text).ok().map(|conflist| conflist.name)
     }
 
-    /// Takes note of a look; says what it calls for.
-    fn note(&mut self, id: &str, is_pulse: bool, result: Result<(NetnsId, Found), LookError>) -> Next {
-        let Some(tracked) = self.tracked.get_mut(id) else { return Next::Nothing };
-        let now = Instant::now();
+    /// Judges a check and carries the verdict out, but for the follow-up, which it returns.
+    fn act(&mut self, id: &str, result: CheckResult) -> FollowUp {
+        let Some(tracked) = self.tracked.get_mut(id) else { return FollowUp::Wait };
+        let on_damage = self.context.options.repair;
+        let Verdict { checks, count, report, follow_up } =
+            judge(tracked, result, on_damage, Instant::now(), SystemTime::now());
         let metrics = &self.context.metrics;
-        let count = |result: Verified| {
+        if let Some(result) = count {
             metrics.verified.get_or_create(&VerifiedLabels::from(result)).inc();
-        };
-        let pod = tracked.subject.name();
-        let (seen, checked) = match result {
-            Ok((seen, Found::Pulse(generation))) => {
-                tracked.seen = Some(seen);
-                return if generation == tracked.generation { Next::Nothing } else { Next::Check };
-            }
-            Ok((seen, Found::Checked(checked))) => (seen, checked),
-            // Mostly since it has ended: the next list will show.
-            Err(_) if is_pulse => {
-                (tracked.due, self.list_due) = (now, now);
-                return Next::Nothing;
-            }
-            Err(LookError::Ended) => {
-                self.list_due = now;
-                return Next::Nothing;
-            }
-            Err(error) => {
-                tracked.due = now + CHECK_EVERY;
-                count(Verified::Unknown);
-                let reason = error.to_string();
-                if tracked.row.state != State::Unknown || tracked.row.reason != reason {
-                    tracing::warn!(pod, sandbox = id, reason, "a pod cannot be verified");
-                    // Such as rules of iptables, and none of its programs here.
-                    if matches!(error, LookError::Redirect(_)) {
-                        let message = format!("nobody can tell whether it is redirected: {reason}");
-                        tell(self.events.as_ref(), &tracked.subject, "RedirectUnknown", message);
-                    }
+        }
+        if tracked.checks.row != checks.row {
+            self.shared.table.set(checks.row.clone());
+        }
+        tracked.checks = checks;
+        let (subject, events) = (&tracked.subject, self.events.as_ref());
+        let pod = subject.name();
+        match report {
+            None => {}
+            Some(Report::Unknown { reason, has_event }) => {
+                tracing::warn!(pod, sandbox = id, reason, "a pod cannot be verified");
+                if has_event {
+                    let message = format!("its redirect cannot be verified: {reason}");
+                    post_event(events, subject, "RedirectUnknown", message);
                 }
-                (tracked.row.state, tracked.row.reason) = (State::Unknown, reason);
-                self.shared.table.set(tracked.row.clone());
-                return Next::Nothing;
             }
-        };
-        let Checked { state, generation } = *checked;
-        tracked.seen = Some(seen);
-        tracked.generation = generation;
-        tracked.due = now + CHECK_EVERY;
-        tracked.row.verified = Some(rfc3339(SystemTime::now()));
-        let Wanted::Redirect(_, setting) = &tracked.subject.wanted else { return Next::Nothing };
-        let mut next = Next::Nothing;
-        match state {
-            Redirect::Well(engine) => {
-                count(Verified::Well);
-                tracked.strikes = 0;
-                tracked.row.engine = Some(engine.name().to_owned());
-                (tracked.row.state, tracked.row.reason) = (State::Redirected, setting.clone());
+            Some(Report::Damaged { reason }) => {
+                tracing::warn!(pod, sandbox = id, reason, "redirect damaged");
+                post_event(events, subject, "RedirectDamaged", reason);
             }
-            Redirect::Repaired(repaired) => {
-                count(Verified::Damaged);
+            Some(Report::Repaired { engine, differences, message }) => {
                 metrics.repaired.inc();
-                tracked.strikes += 1;
-                let pause = PULSE.saturating_mul(1 << (tracked.strikes - 1).min(4));
-                // The first is followed at once, each further one later.
-                tracked.quiet_until = if tracked.strikes == 1 { now } else { now + pause.min(CHECK_EVERY) };
-                let message = put_right(&repaired);
-                let engine = repaired.installed.engine.name();
-                tracing::warn!(
-                    pod,
-                    sandbox = id,
-                    engine,
-                    differences = repaired.differences.len(),
-                    what = message,
-                    "redirect repaired"
-                );
-                tell(self.events.as_ref(), &tracked.subject, "RedirectRepaired", message.clone());
-                tracked.row.repairs += 1;
-                tracked.row.engine = Some(engine.to_owned());
-                (tracked.row.state, tracked.row.reason) =
-                    (State::Redirected, format!("{setting}; {message}"));
-            }
-            Redirect::Differs(_) if self.context.options.repair == OnDamage::Repair => next = Next::Repair,
-            Redirect::Differs(differences) => {
-                count(Verified::Damaged);
-                let reason = format!("--repair is report, so it stays as it is: {}", told(&differences));
-                tracked.damaged(id, reason, self.events.as_ref());
-            }
-            Redirect::Anothers(owner) => {
-                count(Verified::Damaged);
-                tracked.damaged(
-                    id,
-                    format!("its rules were written for another, and are left alone: {owner}"),
-                    self.events.as_ref(),
-                );
+                tracing::warn!(pod, sandbox = id, engine, differences, what = message, "redirect repaired");
+                post_event(events, subject, "RedirectRepaired", message);
             }
         }
-        self.shared.table.set(tracked.row.clone());
-        next
+        follow_up
     }
 }
 
-/// What a look calls for.
-enum Next {
-    Nothing,
-    /// Rules changed: a whole look.
-    Check,
-    /// It differs, and is to be put right.
-    Repair,
-}
-
-impl Tracked {
-    /// It is damaged and stays so: told when that is news.
-    fn damaged(&mut self, id: &str, reason: String, events: Option<&Events>) {
-        if self.row.state != State::Damaged || self.row.reason != reason {
-            tracing::warn!(pod = self.subject.name(), sandbox = id, reason, "redirect damaged");
-            tell(events, &self.subject, "RedirectDamaged", reason.clone());
-        }
-        (self.row.state, self.row.reason) = (State::Damaged, reason);
-    }
-}
-
-/// Every sandbox that runs, and a connection to ask for more; `None` without a runtime's socket.
+/// Lists every sandbox that runs, with the connection for further questions; `None` without a runtime's socket.
 pub(crate) async fn sandboxes(layout: &Layout) -> Result<Option<(Cri, Vec<Sandbox>)>, CriError> {
     let Some(socket) = &layout.runtime_socket else { return Ok(None) };
     let mut cri = Cri::connect(&layout.at(socket)).await?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which pods there are, and what each should be: the runtime's sandboxes, the attachments' records, the node's defaults.
-//! Pure.
+//! The pods of this node with the desired state of each, from the runtime's sandboxes, the attachments' records and the node's
+//! defaults. Pure.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use serde_json::{Map, Value, json};
 
 use crate::cri::Sandbox;
 
-/// The interface of a pod's main network: what every runtime of Kubernetes calls it.
+/// The interface of a pod's main network, as every runtime of Kubernetes names it.
 const MAIN_INTERFACE: &str = "eth0";
 
-/// What the node's entry says of pods that have no record: those that are older than the plugin.
+/// The node's settings, for pods without a record: those that are older than the plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Defaults {
     settings: Settings,
@@ -27,10 +27,10 @@ pub(crate) struct Defaults {
 }
 
 impl Defaults {
-    /// What `entry`, the plugin's entry as JSON, says. The error is the plugin's own word on it.
+    /// Reads the plugin's entry, a JSON object. The error is the plugin's own message.
     pub(crate) fn of_entry(entry: &str) -> Result<Self, String> {
         let mut whole: Map<String, Value> = serde_json::from_str(entry).map_err(|error| error.to_string())?;
-        // What a runtime adds.
+        // A runtime adds these two before it hands the entry to the plugin.
         whole.insert("name".to_owned(), json!("any"));
         whole.insert("cniVersion".to_owned(), json!("1.0.0"));
         let stdin = Value::Object(whole).to_string();
@@ -44,46 +44,44 @@ impl Defaults {
     }
 }
 
-/// What a pod should be.
+/// The desired state of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// Redirected, because of this setting.
+pub(crate) enum Desired {
+    /// To be redirected, because of this setting.
     Redirect(Box<Policy>, String),
-    /// Left alone, for this reason.
+    /// Not to be redirected, for this reason.
     Direct(String),
-    /// Nobody knows, for this reason.
+    /// Not known, for this reason.
     Unknown(String),
 }
 
-/// A pod to be looked at.
+/// A pod with its desired state and what is on record of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subject {
     /// The runtime's id of its sandbox, which is the plugin's container id.
     pub id: String,
-    /// Its namespace and name.
+    /// Namespace and name.
     pub pod: (String, String),
-    /// Its uid, where it is known.
     pub uid: Option<String>,
-    /// The interface that its rules are written for.
+    /// The interface that the rules are written for.
     pub ifname: String,
-    /// What it should be.
-    pub wanted: Wanted,
-    /// When its sandbox was made, in nanoseconds since 1970, where the runtime says it.
+    pub desired: Desired,
+    /// Time of the sandbox's creation in nanoseconds since 1970, where the runtime says it.
     pub created_at: Option<i64>,
-    /// The engine that wrote its rules.
+    /// The engine that wrote the rules.
     pub engine: Option<String>,
-    /// Where its namespace was at its ADD.
+    /// The path of the namespace at the pod's ADD.
     pub netns: Option<PathBuf>,
-    /// Which namespace that was.
+    /// The identity of the namespace at the pod's ADD.
     pub netns_id: Option<NetnsId>,
-    /// The network of its record, where it has one.
+    /// The network that the record names; `None` without a record.
     pub network: Option<String>,
-    /// What it was decided by.
+    /// The input of the decision at the pod's ADD; without a record, the input of today's decision.
     pub considered: Option<Considered>,
 }
 
 impl Subject {
-    /// `namespace/name`, or the sandbox's id where nobody said a name.
+    /// Returns `namespace/name`, or the sandbox's id where no name is known.
     pub(crate) fn name(&self) -> String {
         match (self.pod.0.as_str(), self.pod.1.as_str()) {
             ("", "") => self.id.clone(),
@@ -93,7 +91,7 @@ impl Subject {
     }
 }
 
-/// Every pod that the runtime lists, with what its record says; without a list, every pod that has a record.
+/// Joins each sandbox of the runtime with its record; without a list of sandboxes, returns every pod that has a record.
 pub(crate) fn subjects(
     sandboxes: Option<Vec<Sandbox>>,
     records: Vec<Record>,
@@ -118,7 +116,7 @@ pub(crate) fn subjects(
     }
 }
 
-/// With several attachments of a pod, the one that says most.
+/// Orders several records of one pod: the one that says most is used.
 fn rank(record: &Record) -> (bool, bool, bool) {
     (record.considered.is_some(), record.engine != NO_ENGINE, record.ifname == MAIN_INTERFACE)
 }
@@ -126,31 +124,31 @@ fn rank(record: &Record) -> (bool, bool, bool) {
 fn of_sandbox(sandbox: Sandbox, record: Option<Record>, defaults: &Defaults) -> Subject {
     let Sandbox { id, namespace, name, uid, annotations, created_at } = sandbox;
     let considered = record.as_ref().and_then(|record| record.considered.clone());
-    let decided_at_add = considered.as_ref().map(|considered| wanted(considered.decide()));
+    let decided_at_add = considered.as_ref().map(|considered| desired(considered.decide()));
     let excluded = defaults.exclude_namespaces.contains(&namespace);
     let now =
         Considered { annotations, redirect: defaults.redirect.clone(), locked: defaults.locked.clone() };
-    let wanted = match decided_at_add {
-        Some(wanted) => wanted,
-        None if excluded => Wanted::Direct(Reason::NamespaceExcluded.as_str().to_owned()),
-        None => wanted(decide_policy(&now.annotations, &defaults.settings)),
+    let desired = match decided_at_add {
+        Some(desired) => desired,
+        None if excluded => Desired::Direct(Reason::NamespaceExcluded.as_str().to_owned()),
+        None => desired(decide_policy(&now.annotations, &defaults.settings)),
     };
     Subject {
         pod: (namespace, name),
         uid: Some(uid).filter(|uid| !uid.is_empty()),
-        wanted,
+        desired,
         created_at: Some(created_at).filter(|at| *at > 0),
         considered: considered.or(Some(now)),
         ..attached(id, record)
     }
 }
 
-/// What only a record tells of.
+/// A pod that is known only by its record.
 fn of_record(record: Record) -> Subject {
-    let wanted = match &record.considered {
-        Some(considered) => wanted(considered.decide()),
-        None if record.engine == NO_ENGINE => Wanted::Unknown(Reason::Unknown.as_str().to_owned()),
-        None => Wanted::Unknown(
+    let desired = match &record.considered {
+        Some(considered) => desired(considered.decide()),
+        None if record.engine == NO_ENGINE => Desired::Unknown(Reason::Unknown.as_str().to_owned()),
+        None => Desired::Unknown(
             "the record does not say what was decided by, and there is no runtime to ask".to_owned(),
         ),
     };
@@ -161,7 +159,7 @@ fn of_record(record: Record) -> Subject {
     let considered = record.considered.clone();
     Subject {
         pod: (namespace, name),
-        wanted,
+        desired,
         considered,
         ..attached(record.container_id.clone(), Some(record))
     }
@@ -173,7 +171,7 @@ fn attached(id: String, record: Option<Record>) -> Subject {
         pod: (String::new(), String::new()),
         uid: None,
         ifname: MAIN_INTERFACE.to_owned(),
-        wanted: Wanted::Unknown(String::new()),
+        desired: Desired::Unknown(String::new()),
         created_at: None,
         engine: None,
         netns: None,
@@ -192,15 +190,15 @@ fn attached(id: String, record: Option<Record>) -> Subject {
     }
 }
 
-fn wanted(decided: Result<Decided, SettingsError>) -> Wanted {
+fn desired(decided: Result<Decided, SettingsError>) -> Desired {
     match decided {
         Ok(Decided { decision: Decision::Redirect(policy), sources, .. }) => {
-            Wanted::Redirect(policy, sources.get("redirect").cloned().unwrap_or_default())
+            Desired::Redirect(policy, sources.get("redirect").cloned().unwrap_or_default())
         }
         Ok(Decided { decision: Decision::PassThrough(reason), .. }) => {
-            Wanted::Direct(reason.as_str().to_owned())
+            Desired::Direct(reason.as_str().to_owned())
         }
-        Err(error) => Wanted::Unknown(error.to_string()),
+        Err(error) => Desired::Unknown(error.to_string()),
     }
 }
 
@@ -246,11 +244,11 @@ mod tests {
 
     const ON: (&str, &str) = ("culvert.dev/redirect", "enabled");
 
-    fn kind(wanted: &Wanted) -> String {
-        match wanted {
-            Wanted::Redirect(policy, _) => format!("redirect, inbound to {}", policy.inbound.port),
-            Wanted::Direct(reason) => format!("direct: {reason}"),
-            Wanted::Unknown(reason) => format!("unknown: {reason}"),
+    fn kind(desired: &Desired) -> String {
+        match desired {
+            Desired::Redirect(policy, _) => format!("redirect, inbound to {}", policy.inbound.port),
+            Desired::Direct(reason) => format!("direct: {reason}"),
+            Desired::Unknown(reason) => format!("unknown: {reason}"),
         }
     }
 
@@ -284,12 +282,12 @@ mod tests {
         ] {
             let found = subjects(sandboxes.map(|one| vec![one]), records.into_iter().collect(), &defaults);
             let [subject] = found.as_slice() else { panic!("{name}: {found:?}") };
-            assert_eq!(kind(&subject.wanted), expected, "{name}");
+            assert_eq!(kind(&subject.desired), expected, "{name}");
             assert_eq!(subject.pod.1, "web", "{name}");
         }
         let wrong =
             subjects(Some(vec![sandbox("shop", &[("culvert.dev/redirekt", "on")])]), vec![], &defaults);
-        assert!(kind(&wrong[0].wanted).starts_with("unknown: culvert.dev/redirekt"), "{wrong:?}");
+        assert!(kind(&wrong[0].desired).starts_with("unknown: culvert.dev/redirekt"), "{wrong:?}");
         assert_eq!(subjects(Some(vec![]), vec![record("nftables", None)], &defaults), vec![]);
     }
 
