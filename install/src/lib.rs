@@ -3,56 +3,45 @@
 //! connections of a pod land, and `redirect` runs the plugin's engine without a runtime.
 //!
 //! ```text
-//!                               ┌─doctor──▶ node::probe ──Facts──▶ diagnosis ─┐
+//!                               ┌─doctor──▶ probe::facts ──Facts─▶ diagnosis ─┐
 //! arguments ──cli──▶ Command ───┤                                             ├──render──▶ stdout, stderr, exit code
 //!                               └─explain, redirect──▶ settings ──Policy──▶ culvert-cni
 //! ```
 //!
-//! `node` asks the machine and decides nothing.
+//! Rooms, from top to bottom. A room imports only rooms with a lower number.
+//!
+//! | level | room | holds |
+//! |---|---|---|
+//! | 9 | `command` | one module a command |
+//! | 8 | `cli` | the command line by clap, turned into the domain's types |
+//! | 8 | `probe` | what `doctor` and `redirect` ask of a node |
+//! | 7 | `agent` | the tasks of the node agent |
+//! | 6 | `host` | the node's files: paths, runtimes, layout, binary, entry, uninstall |
+//! | 5 | `conflist` | text edits of a list, pure |
+//! | 5 | `cri` | client of the container runtime |
+//! | 5 | `kube` | client of Kubernetes' API |
+//! | 4 | `system` | bounded reads of files, and times as text |
 
-pub mod cli;
-pub mod command;
-pub mod conflist;
-pub mod node;
+pub(crate) mod agent;
+pub(crate) mod cli;
+pub(crate) mod command;
+pub(crate) mod conflist;
+pub(crate) mod cri;
+pub(crate) mod host;
+pub mod kube;
+pub(crate) mod probe;
+pub(crate) mod system;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::process::ExitCode;
+
+pub use crate::command::answer::{Colour, Exit};
 
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::command::{Answer, agent, await_uninstall, doctor, explain, redirect, status, uninstall};
-
-/// How a run ended, as the exit codes of the public contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// All is well: 0.
-    Well,
-    /// The command ran, and something on the node needs attention: 1.
-    Attention,
-    /// The command line cannot be acted on: 64, `EX_USAGE` of sysexits.
-    Usage,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        match exit {
-            Exit::Well => Self::SUCCESS,
-            Exit::Attention => Self::from(1),
-            Exit::Usage => Self::from(64),
-        }
-    }
-}
-
-/// Whether the text output may carry colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Colour {
-    /// A person looks at it.
-    Terminal,
-    /// A file, a pipe, or `NO_COLOR`.
-    Plain,
-}
+use crate::command::answer::Answer;
+use crate::command::{agent as agent_command, await_uninstall, doctor, explain, redirect, status, uninstall};
 
 /// Where a run writes.
 pub struct Streams<'a> {
@@ -68,7 +57,7 @@ pub struct Streams<'a> {
 pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Exit {
     let Streams { out, err, colour } = streams;
     let Answer { out: answer, err: complaint, exit } = match Cli::try_parse_from(args) {
-        Ok(Cli { command: Command::Agent(args) }) => agent::run(&args),
+        Ok(Cli { command: Command::Agent(args) }) => agent_command::run(&args),
         Ok(Cli { command: Command::Uninstall(args) }) => uninstall::run(&args),
         Ok(Cli { command: Command::AwaitUninstall(args) }) => await_uninstall::run(&args),
         Ok(Cli { command: Command::Doctor(args) }) => {

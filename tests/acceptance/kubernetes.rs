@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
 use culvert_cni::agent::PodRef;
-use culvert_install::node::kube::events::{Event, post};
-use culvert_install::node::kube::{ApiError, Client, Events, Pods, hold, http};
+use culvert_install::kube::events::{Event, post};
+use culvert_install::kube::{ApiError, Client, Events, Pods, hold, http};
 use culvert_tests::api_server::{ApiServer, Fault};
 use serde_json::json;
 

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command lines of `agent` and `uninstall`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValue};
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::Paths;
-use crate::node::kube::http::SERVICE_ACCOUNT;
+use super::shared::PathArgs;
+use crate::agent::options::{OnDamage, StatusAddress};
+use crate::conflist::Position;
+use crate::host::entry::Mode;
+use crate::kube::http::SERVICE_ACCOUNT;
 
 /// What stands below `agent --help`.
 const AGENT_EXAMPLES: &str = "\
@@ -37,10 +38,10 @@ Exit codes: 0 done, or nothing was there; 1 something could not be taken off, ev
 /// Options of `agent`.
 #[derive(Debug, Args)]
 #[command(after_help = AGENT_EXAMPLES)]
-pub struct AgentArgs {
+pub(crate) struct AgentArgs {
     /// Where things are on the node.
     #[command(flatten)]
-    pub paths: Paths,
+    pub paths: PathArgs,
     /// How the plugin gets into the runtime's chain
     #[arg(long, value_enum, default_value_t = Mode::Chained)]
     pub mode: Mode,
@@ -51,8 +52,8 @@ pub struct AgentArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub entry: Option<PathBuf>,
     /// What happens to a pod whose rules are missing or damaged
-    #[arg(long, value_enum, default_value_t = Repair::Repair)]
-    pub repair: Repair,
+    #[arg(long, value_enum, default_value_t = OnDamage::Repair)]
+    pub repair: OnDamage,
     /// This node's name in Kubernetes: without it, no API server is asked
     #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = NonEmptyStringValueParser::new())]
     pub node_name: Option<String>,
@@ -69,12 +70,12 @@ pub struct AgentArgs {
 }
 
 /// The taint's key that `--hold-until-ready` means unless one is given.
-pub const DEFAULT_TAINT: &str = "culvert.dev/agent-not-ready";
+pub(crate) const DEFAULT_TAINT: &str = "culvert.dev/agent-not-ready";
 
 /// A taint's key that is none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it must be a taint's key without value and effect, such as {DEFAULT_TAINT}")]
-pub struct NoTaint;
+pub(crate) struct NoTaint;
 
 /// Kubernetes' grammar of keys, as far as it takes to notice a `key=value:effect`.
 fn taint_key(text: &str) -> Result<String, NoTaint> {
@@ -92,76 +93,41 @@ fn taint_key(text: &str) -> Result<String, NoTaint> {
 /// Options of `uninstall`.
 #[derive(Debug, Args)]
 #[command(after_help = UNINSTALL_EXAMPLES)]
-pub struct UninstallArgs {
+pub(crate) struct UninstallArgs {
     /// Where things are on the node.
     #[command(flatten)]
-    pub paths: Paths,
+    pub paths: PathArgs,
     /// Leave no stub: pods that were made with the plugin may then be stuck in Terminating
     #[arg(long)]
     pub now: bool,
 }
 
-/// How the plugin gets into the runtime's chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// An entry in the primary's own conflist
-    Chained,
-    /// A file of ours in the folder named as the network, which libcni 1.3 and later reads (containerd 2.1, CRI-O 1.33)
-    DropIn,
-}
+impl ValueEnum for Mode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Chained, Self::DropIn]
+    }
 
-/// What happens to a pod whose rules are missing or damaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Repair {
-    /// They are put right in place
-    Repair,
-    /// It is told: an event, a metric, a log line
-    Report,
-    /// Nobody looks
-    Off,
-}
-
-/// Where in the chain our entry stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Position {
-    /// Behind every other plugin.
-    Last,
-    /// Behind the last plugin of this type; behind all where there is none.
-    After(String),
-}
-
-/// A position that is none.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it must be `last`, or `after:TYPE` with the type of a plugin, such as `after:portmap`")]
-pub struct NoPosition;
-
-impl FromStr for Position {
-    type Err = NoPosition;
-
-    fn from_str(text: &str) -> Result<Self, NoPosition> {
-        match text.strip_prefix("after:") {
-            None if text == "last" => Ok(Self::Last),
-            Some(plugin) if !plugin.is_empty() && !plugin.contains('/') => Ok(Self::After(plugin.to_owned())),
-            _ => Err(NoPosition),
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Chained => PossibleValue::new("chained").help("An entry in the primary's own conflist"),
+            Self::DropIn => PossibleValue::new("drop-in").help(
+                "A file of ours in the folder named as the network, which libcni 1.3 and later reads (containerd 2.1, CRI-O 1.33)",
+            ),
+        })
     }
 }
 
-/// An address to serve at; `:PORT` is every address of both families.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StatusAddress(pub SocketAddr);
+impl ValueEnum for OnDamage {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Repair, Self::Report, Self::Off]
+    }
 
-/// An address that is none.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it must be ADDRESS:PORT or :PORT, such as :15090, 127.0.0.1:15090 or [::1]:15090")]
-pub struct NoAddress;
-
-impl FromStr for StatusAddress {
-    type Err = NoAddress;
-
-    fn from_str(text: &str) -> Result<Self, NoAddress> {
-        let whole = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
-        whole.parse().map(Self).map_err(|_| NoAddress)
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Repair => PossibleValue::new("repair").help("They are put right in place"),
+            Self::Report => PossibleValue::new("report").help("It is told: an event, a metric, a log line"),
+            Self::Off => PossibleValue::new("off").help("Nobody looks"),
+        })
     }
 }
 
@@ -170,33 +136,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions() {
-        assert_eq!("last".parse(), Ok(Position::Last));
-        assert_eq!("after:portmap".parse(), Ok(Position::After("portmap".to_owned())));
-        for wrong in ["", "first", "after:", "after", "after:../x", "Last"] {
-            assert_eq!(wrong.parse::<Position>(), Err(NoPosition), "{wrong}");
-        }
-    }
-
-    #[test]
     fn taint_keys() {
         for key in [DEFAULT_TAINT, "not-ready", "a.b/C_d"] {
             assert_eq!(taint_key(key), Ok(key.to_owned()));
         }
         for wrong in ["", "a/", "/b", "a/b/c", "a=b:NoSchedule", "a b"] {
             assert_eq!(taint_key(wrong), Err(NoTaint), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn status_addresses() {
-        for (text, address) in
-            [(":15090", "[::]:15090"), ("127.0.0.1:1", "127.0.0.1:1"), ("[::1]:2", "[::1]:2")]
-        {
-            assert_eq!(text.parse::<StatusAddress>().unwrap().0.to_string(), address);
-        }
-        for wrong in ["", "15090", ":", ":70000", "localhost:1"] {
-            assert_eq!(wrong.parse::<StatusAddress>(), Err(NoAddress), "{wrong}");
         }
     }
 }

@@ -93,7 +93,7 @@ const HELP: [Help; 22] = [
 
 /// What a person asks for: annotations from a file, options over them.
 #[derive(Debug, Default, Args)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The annotations of a pod: a JSON object, or `key: value` lines as in its metadata; options go before them
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub annotations: Option<PathBuf>,
@@ -104,7 +104,7 @@ pub struct Settings {
 
 /// The annotations that were given as options, by their names behind `culvert.dev/`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Options(pub Vec<(&'static str, String)>);
+pub(crate) struct Options(pub Vec<(&'static str, String)>);
 
 impl Args for Options {
     fn augment_args(command: Command) -> Command {

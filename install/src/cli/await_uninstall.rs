@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use crate::node::kube::http::SERVICE_ACCOUNT;
+use crate::kube::http::SERVICE_ACCOUNT;
 
 /// What stands below `await-uninstall --help`.
 const EXAMPLES: &str = "\
@@ -22,7 +22,7 @@ Exit codes: 0 every node is done, but for those that may be skipped; 1 some are 
 /// Options of `await-uninstall`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct AwaitUninstallArgs {
+pub(crate) struct AwaitUninstallArgs {
     /// The namespace of the DaemonSet
     #[arg(long, value_name = "NAME")]
     pub namespace: String,
@@ -45,7 +45,7 @@ pub struct AwaitUninstallArgs {
 
 /// What to do with nodes that do not take up the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Unreachable {
+pub(crate) enum Unreachable {
     /// They are named, and the exit code is 0
     Skip,
     /// They are named, and the exit code is 1

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::Output;
 use super::annotations::Settings;
+use super::shared::Output;
 
 /// What stands below `explain --help`.
 const EXPLAIN_EXAMPLES: &str = "\
@@ -21,7 +21,7 @@ Exit codes: 0 explained; 1 a file cannot be read; 64 a setting that cannot be fo
 /// Options of `explain`.
 #[derive(Debug, Args)]
 #[command(after_help = EXPLAIN_EXAMPLES)]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     /// The node's conflist, whose culvert-cni entry gives defaults (`redirect`) and what is `locked`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub conflist: Option<PathBuf>,

@@ -26,7 +26,7 @@ Exit codes: 0 done, or as it should be; 1 a difference, or it failed; 64 bad usa
 /// Options of `redirect`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct RedirectArgs {
+pub(crate) struct RedirectArgs {
     /// What to do.
     #[command(subcommand)]
     pub command: RedirectCommand,
@@ -34,7 +34,7 @@ pub struct RedirectArgs {
 
 /// What `redirect` can do.
 #[derive(Debug, Subcommand)]
-pub enum RedirectCommand {
+pub(crate) enum RedirectCommand {
     /// Prints the rules that `apply` would write: a dry run, which needs no root and touches nothing
     #[command(after_help = EXAMPLES)]
     Show(ShowArgs),
@@ -51,7 +51,7 @@ pub enum RedirectCommand {
 
 /// Options of `redirect show`.
 #[derive(Debug, Args)]
-pub struct ShowArgs {
+pub(crate) struct ShowArgs {
     /// The namespace that `apply` would get. It is not looked at: without it port 22 is kept out, as `apply` does
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub netns: Option<PathBuf>,
@@ -65,7 +65,7 @@ pub struct ShowArgs {
 
 /// Options of `redirect apply`.
 #[derive(Debug, Args)]
-pub struct ApplyArgs {
+pub(crate) struct ApplyArgs {
     /// Where.
     #[command(flatten)]
     pub place: Place,
@@ -79,7 +79,7 @@ pub struct ApplyArgs {
 
 /// Options of `redirect verify`.
 #[derive(Debug, Args)]
-pub struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// Where.
     #[command(flatten)]
     pub place: Place,
@@ -90,7 +90,7 @@ pub struct VerifyArgs {
 
 /// Options of `redirect remove`.
 #[derive(Debug, Args)]
-pub struct RemoveArgs {
+pub(crate) struct RemoveArgs {
     /// Where.
     #[command(flatten)]
     pub place: Place,
@@ -101,7 +101,7 @@ pub struct RemoveArgs {
 
 /// A network namespace, and where is kept what was changed in it.
 #[derive(Debug, Args)]
-pub struct Place {
+pub(crate) struct Place {
     /// The network namespace [default: the current one, as of a virtual machine or an init container]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub netns: Option<PathBuf>,
@@ -117,7 +117,7 @@ pub struct Place {
 
 /// How rules are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// A table for a person
     Words,
     /// A file for `nft -f`

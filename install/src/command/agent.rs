@@ -4,21 +4,24 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Answer;
-use crate::Exit;
+use super::answer::Answer;
+use super::logging::start_logging;
+use crate::agent::options::Options;
+use crate::agent::{self, AgentError};
 use crate::cli::agent::AgentArgs;
+use crate::command::answer::Exit;
 use crate::conflist::{Entry, EntryError};
-use crate::node::agent::{self, AgentError, Options};
-use crate::node::kube::Client;
-use crate::node::layout::{self, LayoutError};
-use crate::node::runtimes::read_bounded;
+use crate::host::layout::{self, LayoutError};
+use crate::host::paths::Paths;
+use crate::kube::Client;
+use crate::system::read::read_bounded;
 
 /// The largest file of `--entry`, in bytes.
 const MAX_ENTRY: u64 = 64 << 10;
 
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The node cannot be found.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -39,7 +42,7 @@ pub enum Refusal {
 }
 
 /// Runs until SIGTERM.
-pub fn run(args: &AgentArgs) -> Answer {
+pub(crate) fn run(args: &AgentArgs) -> Answer {
     match try_run(args) {
         Ok(()) => Answer::said("", Exit::Well),
         Err(refusal @ Refusal::Agent(_)) => Answer::refused(&refusal, Exit::Attention),
@@ -59,7 +62,8 @@ fn try_run(args: &AgentArgs) -> Result<(), Refusal> {
         status_address,
         service_account,
     } = args;
-    let layout = layout::discover(paths)?;
+    let paths = Paths::from(paths.clone());
+    let layout = layout::discover(&paths)?;
     let settings = entry
         .as_ref()
         .map(|path| {
@@ -68,7 +72,7 @@ fn try_run(args: &AgentArgs) -> Result<(), Refusal> {
         .transpose()?;
     let entry = Entry::new(&paths.state_dir, settings.as_deref()).map_err(Refusal::Entry)?;
     let options = Options {
-        paths: paths.clone(),
+        paths,
         mode: *mode,
         position: position.clone(),
         entry,
@@ -80,12 +84,4 @@ fn try_run(args: &AgentArgs) -> Result<(), Refusal> {
     };
     start_logging();
     Ok(agent::run(options, layout)?)
-}
-
-/// One line an event to stderr, from level info up.
-pub(super) fn start_logging() {
-    use tracing_subscriber::fmt;
-    let lines = fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
-    // A second start in one process, as in a test, changes nothing.
-    let _ = lines.with_max_level(tracing::Level::INFO).try_init();
 }

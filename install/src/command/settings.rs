@@ -14,11 +14,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::Exit;
 use crate::cli::annotations::{Options, Settings};
+use crate::command::answer::Exit;
 
 /// The prefix of our annotations.
-pub const OWN: &str = "culvert.dev/";
+pub(crate) const OWN: &str = "culvert.dev/";
 /// The annotation that onboards a pod.
 const ONBOARD: &str = "culvert.dev/redirect";
 /// The port that must stay reachable on a machine that is administered over the network.
@@ -31,7 +31,7 @@ const PLUGIN: &str = "culvert-cni";
 
 /// Why nothing could be decided.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Unreadable {
@@ -68,7 +68,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// The exit code: 1 where a file cannot be read, else 64.
-    pub const fn exit(&self) -> Exit {
+    pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Unreadable { .. } => Exit::Attention,
             Self::Malformed { .. } | Self::Settings(_) | Self::NotOnboarded { .. } => Exit::Usage,
@@ -77,7 +77,7 @@ impl Refusal {
 }
 
 /// The node's defaults, or none.
-pub fn node_defaults(conflist: Option<&Path>) -> Result<pod::Settings, Refusal> {
+pub(crate) fn node_defaults(conflist: Option<&Path>) -> Result<pod::Settings, Refusal> {
     let Some(path) = conflist else { return Ok(pod::Settings::default()) };
     let malformed = |what: String| Refusal::Malformed { path: path.to_owned(), what };
     let text = read(path)?;
@@ -115,14 +115,14 @@ struct Entry<'a> {
 
 /// Decides as the plugin would for a pod with the file's annotations and `options` over them; without a file, for one
 /// that is onboarded.
-pub fn decide(settings: &Settings, defaults: &pod::Settings) -> Result<Decided, Refusal> {
+pub(crate) fn decide(settings: &Settings, defaults: &pod::Settings) -> Result<Decided, Refusal> {
     let Settings { annotations: file, options } = settings;
     decide_by(merged(file.as_deref(), options)?, options, defaults)
 }
 
 /// What `redirect` should do, and what to tell about it.
 #[derive(Debug)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// What should happen to which traffic.
     pub policy: Policy,
     /// Settings that don't do what their author may believe.
@@ -133,7 +133,7 @@ pub struct Wanted {
 
 /// Decides for `redirect`. On a machine of its own, which has no `netns` named, the SSH port stays out unless a setting
 /// says which ports are redirected.
-pub fn wanted(settings: &Settings, netns: Option<&Path>) -> Result<Wanted, Refusal> {
+pub(crate) fn wanted(settings: &Settings, netns: Option<&Path>) -> Result<Wanted, Refusal> {
     let Settings { annotations: file, options } = settings;
     let defaults = pod::Settings::default();
     let mut annotations = merged(file.as_deref(), options)?;

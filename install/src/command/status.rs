@@ -9,36 +9,37 @@ use culvert_cni::agent::{Answer as Answered, Request, client};
 use culvert_cni::attachment::Records;
 use culvert_cni::redirect::repair::{Mode, State as Redirect};
 
-use super::Answer;
+use super::answer::Answer;
 use super::table::table;
-use crate::Exit;
-use crate::cli::{Output, StatusArgs};
+use crate::agent::status::{NodeStatus, PodRow, PodTable, RedirectState};
+use crate::agent::verify::{self, Defaults, Desired, PodCheck, Subject};
+use crate::cli::shared::Output;
+use crate::cli::status::StatusArgs;
+use crate::command::answer::Exit;
 use crate::conflist::{Choice, Conflist, MAX_BYTES, TYPE, effective, text_of};
-use crate::node::clock::rfc3339;
-use crate::node::cri::Network;
-use crate::node::entry::{self, DROP_IN};
-use crate::node::layout::{self, Layout};
-use crate::node::runtimes::read_bounded;
-use crate::node::status::{Row, State, Status, Table};
-use crate::node::verify::{self, Defaults, Found, Look, Subject, Task, Wanted};
+use crate::cri::Network;
+use crate::host::entry::{self, DROP_IN};
+use crate::host::layout::{self, Layout};
+use crate::system::clock::rfc3339;
+use crate::system::read::read_bounded;
 
 /// How long the agent has for its answer: it only has to write down what it knows.
 const AGENT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Asks, or looks.
-pub fn run(args: &StatusArgs) -> Answer {
+pub(crate) fn run(args: &StatusArgs) -> Answer {
     let StatusArgs { paths, output } = args;
-    let layout = match layout::discover(paths) {
+    let layout = match layout::discover(&paths.clone().into()) {
         Ok(layout) => layout,
         Err(refusal) => return Answer::refused(&refusal, Exit::Usage),
     };
     let status = match of_agent(&layout.at(&layout.agent_socket())) {
         Ok(status) => status,
         Err(why) => match look(&layout) {
-            Ok(status) => Status { problem: status.problem.or(Some(why)), ..status },
+            Ok(status) => NodeStatus { problem: status.problem.or(Some(why)), ..status },
             Err(error) => {
                 let problem = Some(format!("{why}; and this command cannot look: {error}"));
-                return said(&Status { problem, ..Status::default() }, *output, Exit::Attention);
+                return said(&NodeStatus { problem, ..NodeStatus::default() }, *output, Exit::Attention);
             }
         },
     };
@@ -46,7 +47,7 @@ pub fn run(args: &StatusArgs) -> Answer {
     said(&status, *output, if well { Exit::Well } else { Exit::Attention })
 }
 
-fn said(status: &Status, output: Output, exit: Exit) -> Answer {
+fn said(status: &NodeStatus, output: Output, exit: Exit) -> Answer {
     let text = match output {
         Output::Text => text(status),
         Output::Json => json(status),
@@ -54,7 +55,7 @@ fn said(status: &Status, output: Output, exit: Exit) -> Answer {
     Answer::said(text, exit)
 }
 
-fn of_agent(socket: &Path) -> Result<Status, String> {
+fn of_agent(socket: &Path) -> Result<NodeStatus, String> {
     match client::ask(socket, &Request::Status {}, AGENT_WITHIN) {
         Ok(Answered::Status(status)) => serde_json::from_value(status)
             .map_err(|error| format!("the agent's answer cannot be read: {error}")),
@@ -64,7 +65,7 @@ fn of_agent(socket: &Path) -> Result<Status, String> {
 }
 
 /// The same list as an agent's, with one look at each pod, which changes nothing.
-fn look(layout: &Layout) -> std::io::Result<Status> {
+fn look(layout: &Layout) -> std::io::Result<NodeStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (defaults, mut problem) = match defaults(layout) {
         Ok(defaults) => (defaults, None),
@@ -82,8 +83,8 @@ fn look(layout: &Layout) -> std::io::Result<Status> {
         };
         let mut found = Vec::new();
         for subject in verify::subjects(sandboxes, records, &defaults) {
-            let network = match (&subject.wanted, cri.as_mut()) {
-                (Wanted::Redirect(..), Some(cri)) => match cri.network(&subject.id).await {
+            let network = match (&subject.desired, cri.as_mut()) {
+                (Desired::Redirect(..), Some(cri)) => match cri.network(&subject.id).await {
                     Err(error) if error.is_gone() => continue,
                     other => other.unwrap_or_default(),
                 },
@@ -93,45 +94,44 @@ fn look(layout: &Layout) -> std::io::Result<Status> {
         }
         (listed_by, found)
     });
-    let table = Table::default();
+    let table = PodTable::default();
     table.listed(listed_by.to_owned(), problem, |_| true);
     for (subject, network) in subjects {
         table.set(looked_at(layout, subject, network));
     }
-    Ok(Status { agent: false, ..table.status() })
+    Ok(NodeStatus { agent: false, ..table.status() })
 }
 
-fn looked_at(layout: &Layout, subject: Subject, network: Network) -> Row {
+fn looked_at(layout: &Layout, subject: Subject, network: Network) -> PodRow {
     let row = verify::row(&subject, &network, None);
-    let Wanted::Redirect(policy, setting) = &subject.wanted else { return row };
+    let Desired::Redirect(policy, setting) = &subject.desired else { return row };
     if network.of_node {
         return row;
     }
-    let (task, setting) = (Task::Check(policy.clone(), Mode::Report), setting.clone());
-    let look = Look {
+    let (policy, setting) = (policy.clone(), setting.clone());
+    let check = PodCheck {
         root: layout.root.clone(),
         records: layout.at(&layout.attachments()),
         network_name: None,
         subject,
         network,
-        seen: None,
-        task,
+        netns: None,
     };
     let verified = Some(rfc3339(SystemTime::now()));
-    match look.run() {
-        Ok((_, Found::Checked(checked))) => match checked.state {
-            Redirect::Well(engine) => Row {
-                state: State::Redirected,
+    match check.verify(policy, Mode::Report) {
+        Ok((_, checked)) => match checked.state {
+            Redirect::Well(engine) => PodRow {
+                state: RedirectState::Redirected,
                 engine: Some(engine.name().to_owned()),
                 verified,
                 reason: setting,
                 ..row
             },
             Redirect::Differs(lines) => {
-                Row { state: State::Damaged, verified, reason: lines.join("; "), ..row }
+                PodRow { state: RedirectState::Damaged, verified, reason: lines.join("; "), ..row }
             }
-            Redirect::Anothers(owner) => Row {
-                state: State::Damaged,
+            Redirect::Anothers(owner) => PodRow {
+                state: RedirectState::Damaged,
                 verified,
                 reason: format!("its rules were written for another: {owner}"),
                 ..row
@@ -139,8 +139,7 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> Row {
             // Not in a look that only reports.
             Redirect::Repaired(_) => row,
         },
-        Ok((_, Found::Pulse(_))) => row,
-        Err(error) => Row { reason: error.to_string(), ..row },
+        Err(error) => PodRow { reason: error.to_string(), ..row },
     }
 }
 
@@ -162,12 +161,12 @@ fn defaults(layout: &Layout) -> Result<Defaults, String> {
 }
 
 /// A table, and below it what the table cannot say.
-fn text(status: &Status) -> String {
-    let Status { node, agent, listed_by, problem, api_server, pods, left_out } = status;
+fn text(status: &NodeStatus) -> String {
+    let NodeStatus { node, agent, listed_by, problem, api_server, pods, left_out } = status;
     let rows: Vec<[String; 6]> = pods
         .iter()
         .map(|row| {
-            let Row { pod, sandbox: _, onboarded, engine, state, verified, repairs: _, reason } = row;
+            let PodRow { pod, sandbox: _, onboarded, engine, state, verified, repairs: _, reason } = row;
             let (engine, verified) = (engine.clone(), verified.clone());
             [
                 pod.clone(),
@@ -209,7 +208,7 @@ fn printable(text: &str) -> String {
 }
 
 /// One JSON document.
-fn json(status: &Status) -> String {
+fn json(status: &NodeStatus) -> String {
     let mut out = serde_json::to_string_pretty(status).expect("strings and numbers only");
     out.push('\n');
     out
@@ -218,14 +217,14 @@ fn json(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::status::Onboarded;
+    use crate::agent::status::Onboarded;
 
-    fn row(pod: &str, onboarded: Onboarded, state: State, reason: &str) -> Row {
-        Row {
+    fn row(pod: &str, onboarded: Onboarded, state: RedirectState, reason: &str) -> PodRow {
+        PodRow {
             pod: pod.to_owned(),
             sandbox: format!("id-of-{pod}"),
             onboarded,
-            engine: (state == State::Redirected).then(|| "nftables".to_owned()),
+            engine: (state == RedirectState::Redirected).then(|| "nftables".to_owned()),
             state,
             verified: (onboarded == Onboarded::Yes).then(|| "2026-11-21T21:59:59Z".to_owned()),
             repairs: 0,
@@ -233,19 +232,24 @@ mod tests {
         }
     }
 
-    fn status() -> Status {
-        Status {
+    fn status() -> NodeStatus {
+        NodeStatus {
             node: Some("worker-1".to_owned()),
             agent: true,
             listed_by: Some("the container runtime".to_owned()),
             pods: vec![
-                row("shop/batch", Onboarded::No, State::Direct, "not onboarded"),
-                row("shop/old", Onboarded::Yes, State::Damaged, "chain inbound is missing\u{1b}[2J"),
-                row("shop/web-0", Onboarded::Yes, State::Redirected, "culvert.dev/redirect"),
-                row("tools/x", Onboarded::Unknown, State::Unknown, "annotations unknown, onUnknown is allow"),
+                row("shop/batch", Onboarded::No, RedirectState::Direct, "not onboarded"),
+                row("shop/old", Onboarded::Yes, RedirectState::Damaged, "chain inbound is missing\u{1b}[2J"),
+                row("shop/web-0", Onboarded::Yes, RedirectState::Redirected, "culvert.dev/redirect"),
+                row(
+                    "tools/x",
+                    Onboarded::Unknown,
+                    RedirectState::Unknown,
+                    "annotations unknown, onUnknown is allow",
+                ),
             ],
             api_server: Some("cannot reach the API server at 10.0.0.1:443: timed out".to_owned()),
-            ..Status::default()
+            ..NodeStatus::default()
         }
     }
 
@@ -253,13 +257,14 @@ mod tests {
     fn a_node_with_pods_of_each_kind() {
         insta::assert_snapshot!("text", text(&status()));
         insta::assert_snapshot!("json", json(&status()));
-        let alone = Status { agent: false, problem: Some("no socket".to_owned()), pods: vec![], ..status() };
+        let alone =
+            NodeStatus { agent: false, problem: Some("no socket".to_owned()), pods: vec![], ..status() };
         insta::assert_snapshot!("alone", text(&alone));
     }
 
     #[test]
     fn a_pod_that_nobody_knows_needs_attention() {
-        let attention: Vec<_> = status().pods.iter().map(Row::needs_attention).collect();
+        let attention: Vec<_> = status().pods.iter().map(PodRow::needs_attention).collect();
         assert_eq!(attention, [false, true, false, true]);
     }
 }

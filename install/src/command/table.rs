@@ -2,7 +2,7 @@
 //! A table for a person: columns as wide as their widest cell. Pure.
 
 /// The table of `rows` under `header`, a line each.
-pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = header.map(width);
     for row in rows {
         for (widest, cell) in widths.iter_mut().zip(row) {

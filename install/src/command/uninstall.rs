@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `culvert-install uninstall`: takes the entry and the plugin off this node.
 
-use super::Answer;
-use crate::Exit;
+use super::answer::Answer;
 use crate::cli::agent::UninstallArgs;
-use crate::node::layout;
-use crate::node::leave::{self, Left, Stub};
+use crate::command::answer::Exit;
+use crate::host::layout;
+use crate::host::uninstall::{self, Left, Stub};
 
 /// Goes.
-pub fn run(args: &UninstallArgs) -> Answer {
+pub(crate) fn run(args: &UninstallArgs) -> Answer {
     let UninstallArgs { paths, now } = args;
-    let layout = match layout::discover(paths) {
+    let layout = match layout::discover(&paths.clone().into()) {
         Ok(layout) => layout,
         Err(refusal) => return Answer::refused(&refusal, Exit::Usage),
     };
@@ -19,7 +19,7 @@ pub fn run(args: &UninstallArgs) -> Answer {
         Err(error) => return Answer::refused(&error, Exit::Attention),
     };
     let stub = if *now { Stub::Goes } else { Stub::Stays };
-    let Left { done, problems } = runtime.block_on(leave::leave(&layout, stub));
+    let Left { done, problems } = runtime.block_on(uninstall::leave(&layout, stub));
     let exit = if problems.is_empty() { Exit::Well } else { Exit::Attention };
     let out: String = done.iter().map(|line| format!("{line}\n")).collect();
     Answer::said(out, exit).with("not done", &problems)

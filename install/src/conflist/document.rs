@@ -6,9 +6,12 @@ use std::ops::Range;
 use culvert_cni::protocol::{CniVersion, Fields};
 use serde_json::value::RawValue;
 
+/// The largest file that is read, in bytes: libcni's own bound.
+pub(crate) const MAX_BYTES: u64 = 2 << 20;
+
 /// Why libcni would not load a file, or we could not edit it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub(crate) enum Invalid {
     /// A file without a text: larger than libcni's bound, not UTF-8, a link that leads nowhere.
     #[error("it cannot be read: {0}")]
     Unreadable(String),
@@ -43,7 +46,7 @@ pub enum Invalid {
 
 /// A list of plugins: a `.conflist`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conflist<'a> {
+pub(crate) struct Conflist<'a> {
     /// The whole file.
     pub text: &'a str,
     /// The network's name.
@@ -60,7 +63,7 @@ pub struct Conflist<'a> {
 
 /// One plugin of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plugin {
+pub(crate) struct Plugin {
     /// Its type: the name of its binary.
     pub kind: String,
     /// Where its object stands in the text, in bytes.
@@ -69,7 +72,7 @@ pub struct Plugin {
 
 /// One plugin alone: a `.conf`, or a `.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conf<'a> {
+pub(crate) struct Conf<'a> {
     /// The object, without white space around it.
     pub object: &'a str,
     /// The network's name.
@@ -82,7 +85,7 @@ pub struct Conf<'a> {
 
 impl<'a> Conflist<'a> {
     /// Reads a list as libcni does: a key that stands twice counts where it stands last.
-    pub fn parse(text: &'a str) -> Result<Self, Invalid> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, Invalid> {
         let fields = fields(text)?;
         let raw = fields.last("plugins").ok_or(Invalid::Missing("plugins"))?;
         let elements: Vec<&RawValue> = serde_json::from_str(raw.get())
@@ -112,25 +115,25 @@ impl<'a> Conflist<'a> {
     }
 
     /// Whether our plugin speaks the version that a runtime will choose: the newest of those that are named.
-    pub fn speakable(&self) -> Result<(), Invalid> {
+    pub(crate) fn speakable(&self) -> Result<(), Invalid> {
         let named = self.cni_version.iter().chain(&self.cni_versions);
         speakable(named.max_by_key(|version| ordered(version)).map(String::as_str))
     }
 
     /// The types, in their order.
-    pub fn kinds(&self) -> Vec<&str> {
+    pub(crate) fn kinds(&self) -> Vec<&str> {
         self.plugins.iter().map(|plugin| plugin.kind.as_str()).collect()
     }
 
     /// A plugin's own text.
-    pub fn plugin(&self, index: usize) -> Option<&'a str> {
+    pub(crate) fn plugin(&self, index: usize) -> Option<&'a str> {
         self.text.get(self.plugins.get(index)?.span.clone())
     }
 }
 
 impl<'a> Conf<'a> {
     /// Reads a single plugin's configuration as libcni does.
-    pub fn parse(text: &'a str) -> Result<Self, Invalid> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, Invalid> {
         let fields = fields(text)?;
         let kind = fields.string("type")?.filter(|kind| !kind.is_empty()).ok_or(Invalid::Missing("type"))?;
         let object = text.trim_matches([' ', '\t', '\r', '\n']);

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Our entry, spliced into a text and cut out of it again.
 
-use super::TYPE;
 use super::document::{Conf, Conflist, Invalid, speakable};
-use super::entry::Entry;
-use crate::cli::agent::Position;
+use super::entry::{Entry, TYPE};
+use super::position::Position;
 
 /// What it takes for our entry to stand as it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ensured {
+pub(crate) enum Ensured {
     /// It does.
     AsItShould,
     /// It would in this text.
@@ -21,7 +20,7 @@ const BEFORE_OURS: [&str; 1] = ["portmap"];
 
 /// The text in which `entry` stands once, as it is, where it belongs. Ours may stand before others that came later, but
 /// for those that it must stand behind.
-pub fn ensure(text: &str, entry: &Entry, position: &Position) -> Result<Ensured, Invalid> {
+pub(crate) fn ensure(text: &str, entry: &Entry, position: &Position) -> Result<Ensured, Invalid> {
     let conflist = Conflist::parse(text)?;
     conflist.speakable()?;
     if conflist.plugins.iter().all(|plugin| plugin.kind == TYPE) {
@@ -67,7 +66,7 @@ fn insert(conflist: &Conflist<'_>, entry: &Entry, position: &Position) -> String
 }
 
 /// The text without our entry, however often it stood there; none where it did not, or is all that stands there.
-pub fn remove(text: &str) -> Result<Option<String>, Invalid> {
+pub(crate) fn remove(text: &str) -> Result<Option<String>, Invalid> {
     let mut text = text.to_owned();
     let mut removed = false;
     loop {
@@ -87,7 +86,7 @@ pub fn remove(text: &str) -> Result<Option<String>, Invalid> {
 }
 
 /// A single plugin's configuration as a list of it and ours, its text kept: libcni's own way to make a list of one.
-pub fn wrap(text: &str, entry: &Entry) -> Result<String, Invalid> {
+pub(crate) fn wrap(text: &str, entry: &Entry) -> Result<String, Invalid> {
     let Conf { object, name, cni_version, kind: _ } = Conf::parse(text)?;
     speakable(cni_version.as_deref())?;
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
@@ -102,7 +101,7 @@ pub fn wrap(text: &str, entry: &Entry) -> Result<String, Invalid> {
 
 /// Whether the list `conflist` says no more than the single plugin's configuration `conf`, ours left out: then it is one
 /// that [`wrap`] made.
-pub fn unwrap(conflist: &str, conf: &str) -> bool {
+pub(crate) fn unwrap(conflist: &str, conf: &str) -> bool {
     let Ok(without) = remove(conflist).map(|without| without.unwrap_or_else(|| conflist.to_owned())) else {
         return false;
     };

@@ -8,7 +8,7 @@ const LOADED: [&str; 3] = ["conf", "conflist", "json"];
 
 /// How a runtime goes through its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Loader {
+pub(crate) enum Loader {
     /// containerd: the first in order; where that is invalid, none is loaded and the one in memory stays.
     FirstOrNone,
     /// CRI-O: the first that is valid, or the first of this name where its configuration asks for one.
@@ -20,7 +20,7 @@ pub enum Loader {
 
 /// What the runtime makes of its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Choice {
+pub(crate) enum Choice {
     /// This file.
     File {
         /// Its name in the folder.
@@ -41,7 +41,7 @@ pub enum Choice {
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A list of plugins.
     List,
     /// One plugin.
@@ -49,12 +49,12 @@ pub enum Kind {
 }
 
 /// Whether a runtime would load a file of this name.
-pub fn is_loaded(name: &str) -> bool {
+pub(crate) fn is_loaded(name: &str) -> bool {
     kind(name).is_some()
 }
 
 /// What a runtime takes a file of this name for.
-pub fn kind(name: &str) -> Option<Kind> {
+pub(crate) fn kind(name: &str) -> Option<Kind> {
     let (_, ending) = name.rsplit_once('.')?;
     match ending {
         "conflist" => Some(Kind::List),
@@ -64,16 +64,16 @@ pub fn kind(name: &str) -> Option<Kind> {
 }
 
 /// A file of the folder: its name, and its text or why there is none.
-pub type Loaded = (String, Result<String, Invalid>);
+pub(crate) type Loaded = (String, Result<String, Invalid>);
 
 /// The text of the file `name` among `files`.
-pub fn text_of<'a>(files: &'a [Loaded], name: &str) -> &'a str {
+pub(crate) fn text_of<'a>(files: &'a [Loaded], name: &str) -> &'a str {
     let text = files.iter().find(|(there, _)| there == name).map(|(_, text)| text.as_deref());
     text.and_then(Result::ok).unwrap_or_default()
 }
 
 /// The choice among `files`, in any order.
-pub fn effective(files: &[Loaded], loader: &Loader) -> Choice {
+pub(crate) fn effective(files: &[Loaded], loader: &Loader) -> Choice {
     let mut sorted: Vec<_> =
         files.iter().filter_map(|(name, text)| Some((name, text, kind(name)?))).collect();
     // Go's order of strings is that of their bytes, as Rust's is.

@@ -7,7 +7,8 @@ use culvert_cni::pod::{Annotations, Settings, decide_policy};
 use culvert_cni::protocol::{Fields, NetConf, POD_ANNOTATIONS};
 use serde_json::{Value, json};
 
-use super::TYPE;
+/// The plugin's type in a conflist, which is also its binary's name.
+pub(crate) const TYPE: &str = "culvert-cni";
 
 /// Keys that are not for the operator: the first two are fixed, the others the runtime's.
 const RESERVED: [&str; 6] = ["type", "capabilities", "name", "cniVersion", "prevResult", "runtimeConfig"];
@@ -17,7 +18,7 @@ const DEFAULT_STATE_DIR: &str = "/run/culvert";
 
 /// Why an entry would not do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EntryError {
+pub(crate) enum EntryError {
     /// No JSON object.
     #[error("it must hold a JSON object with keys of the plugin's entry: {0}")]
     Json(String),
@@ -37,12 +38,12 @@ pub enum EntryError {
 
 /// Our entry, as keys and JSON values in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry(Vec<(String, Value)>);
+pub(crate) struct Entry(Vec<(String, Value)>);
 
 impl Entry {
     /// The entry of a node whose attachments and socket lie in `state_dir`, with the operator's keys from `settings`, a
     /// JSON object. Every error at once.
-    pub fn new(state_dir: &Path, settings: Option<&str>) -> Result<Self, Vec<EntryError>> {
+    pub(crate) fn new(state_dir: &Path, settings: Option<&str>) -> Result<Self, Vec<EntryError>> {
         let mut entry = vec![
             ("type".to_owned(), json!(TYPE)),
             ("capabilities".to_owned(), json!({ POD_ANNOTATIONS: true })),
@@ -94,25 +95,25 @@ impl Entry {
     }
 
     /// The entry as a runtime hands it to the plugin, for STATUS: without a prevResult.
-    pub fn as_configuration(&self) -> String {
+    pub(crate) fn as_configuration(&self) -> String {
         let mut whole = self.0.clone();
         whole.extend([("name".to_owned(), json!("culvert")), ("cniVersion".to_owned(), json!("1.1.0"))]);
         Self(whole).compact("")
     }
 
     /// Whether `text` says the same, however it is written.
-    pub fn is(&self, text: &str) -> bool {
+    pub(crate) fn is(&self, text: &str) -> bool {
         let own: serde_json::Map<_, _> = self.0.iter().cloned().collect();
         serde_json::from_str::<Value>(text).is_ok_and(|value| value == Value::Object(own))
     }
 
-    /// The value of a key.
-    pub fn get(&self, key: &str) -> Option<&Value> {
+    #[cfg(test)]
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.0.iter().find(|(there, _)| there == key).map(|(_, value)| value)
     }
 
     /// On one line; `colon` is the white space behind a colon and a comma.
-    pub fn compact(&self, colon: &str) -> String {
+    pub(crate) fn compact(&self, colon: &str) -> String {
         let fields: Vec<_> = self.fields(colon).collect();
         match colon {
             "" => format!("{{{}}}", fields.join(",")),

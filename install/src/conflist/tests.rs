@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::samples::{SAMPLES, SINGLE};
 use super::*;
-use crate::cli::agent::Position;
 
 fn entry() -> Entry {
     let settings = r#"{"onUnknown":"deny","redirect":{"excludeInboundPorts":"22","engine":"auto"}}"#;

@@ -10,7 +10,7 @@ use crate::cli::await_uninstall::Unreachable;
 
 /// The part of a DaemonSet that is read.
 #[derive(Debug, Clone, Deserialize)]
-pub struct DaemonSet {
+pub(crate) struct DaemonSet {
     /// Its uid, by which its pods name it.
     pub metadata: Metadata,
     /// Its pods' labels.
@@ -23,7 +23,7 @@ pub struct DaemonSet {
 /// See [`DaemonSet`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Metadata {
+pub(crate) struct Metadata {
     /// An object's uid.
     pub uid: String,
     /// Whose pod it is.
@@ -35,14 +35,14 @@ pub struct Metadata {
 
 /// See [`Metadata`].
 #[derive(Debug, Clone, Deserialize)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// The owner's uid.
     pub uid: String,
 }
 
 /// See [`DaemonSet`].
 #[derive(Debug, Clone, Deserialize)]
-pub struct DaemonSetSpec {
+pub(crate) struct DaemonSetSpec {
     /// Which pods are its.
     pub selector: Selector,
 }
@@ -50,7 +50,7 @@ pub struct DaemonSetSpec {
 /// See [`DaemonSetSpec`].
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Selector {
+pub(crate) struct Selector {
     /// All of these.
     pub match_labels: BTreeMap<String, String>,
 }
@@ -58,7 +58,7 @@ pub struct Selector {
 /// See [`DaemonSet`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct DaemonSetStatus {
+pub(crate) struct DaemonSetStatus {
     /// 0 until the controller has looked at it.
     pub observed_generation: u64,
     /// On how many nodes it should run.
@@ -67,7 +67,7 @@ pub struct DaemonSetStatus {
 
 /// A page of pods.
 #[derive(Debug, Clone, Deserialize)]
-pub struct PodList {
+pub(crate) struct PodList {
     /// Where the next one begins.
     #[serde(default)]
     pub metadata: Metadata,
@@ -78,7 +78,7 @@ pub struct PodList {
 
 /// The part of a pod that is read.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Pod {
+pub(crate) struct Pod {
     /// Its uid and its owner.
     pub metadata: Metadata,
     /// Its node.
@@ -91,7 +91,7 @@ pub struct Pod {
 /// See [`Pod`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct PodSpec {
+pub(crate) struct PodSpec {
     /// Empty until it is scheduled.
     pub node_name: String,
     /// Where the controller says which node it is for.
@@ -101,7 +101,7 @@ pub struct PodSpec {
 /// See [`Pod`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct PodStatus {
+pub(crate) struct PodStatus {
     /// Set by the kubelet when it takes up the pod.
     pub start_time: Option<String>,
     /// Of its only container.
@@ -111,7 +111,7 @@ pub struct PodStatus {
 /// See [`PodStatus`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct ContainerStatus {
+pub(crate) struct ContainerStatus {
     /// Now.
     pub state: ContainerState,
     /// Before it was started again.
@@ -121,7 +121,7 @@ pub struct ContainerStatus {
 /// See [`ContainerStatus`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct ContainerState {
+pub(crate) struct ContainerState {
     /// Why it does not run yet.
     pub waiting: Option<Waiting>,
     /// How it ended.
@@ -131,7 +131,7 @@ pub struct ContainerState {
 /// See [`ContainerState`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// One word.
     pub reason: String,
     /// More of them.
@@ -141,7 +141,7 @@ pub struct Waiting {
 /// See [`ContainerState`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Terminated {
+pub(crate) struct Terminated {
     /// Of the program.
     pub exit_code: i32,
     /// The end of what it printed.
@@ -164,7 +164,7 @@ enum State {
 /// What is known of all nodes. Fed with each look, it remembers who was done: a container that has done its work is started
 /// again, and is then no longer seen as ended.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(crate) struct Progress {
     wanted: Option<usize>,
     nodes: BTreeMap<String, State>,
     done: BTreeSet<String>,
@@ -175,7 +175,7 @@ const MAX_WORDS: usize = 500;
 
 impl Progress {
     /// Takes in another look.
-    pub fn look(&mut self, daemon_set: &DaemonSet, pods: &[Pod]) {
+    pub(crate) fn look(&mut self, daemon_set: &DaemonSet, pods: &[Pod]) {
         let DaemonSetStatus { observed_generation, desired_number_scheduled } = daemon_set.status;
         self.wanted = (observed_generation > 0).then_some(desired_number_scheduled);
         let owned = |pod: &&Pod| {
@@ -198,7 +198,7 @@ impl Progress {
     }
 
     /// How many nodes are done, and how many there are to do.
-    pub fn count(&self) -> (usize, Option<usize>) {
+    pub(crate) fn count(&self) -> (usize, Option<usize>) {
         (self.nodes.values().filter(|state| **state == State::Done).count(), self.wanted)
     }
 
@@ -207,14 +207,14 @@ impl Progress {
     }
 
     /// Whether nothing is left to wait for. `waited` is the time since the first look.
-    pub fn is_over(&self, waited: Duration, unreachable_after: Duration) -> bool {
+    pub(crate) fn is_over(&self, waited: Duration, unreachable_after: Duration) -> bool {
         let all_made = self.wanted.is_some_and(|wanted| self.nodes.len() >= wanted);
         let late = waited >= unreachable_after;
         all_made && self.others().all(|(_, state)| late && *state == State::NotTakenUp)
     }
 
     /// What is said at the end, and whether it is well.
-    pub fn outcome(&self, unreachable: Unreachable) -> (String, bool) {
+    pub(crate) fn outcome(&self, unreachable: Unreachable) -> (String, bool) {
         let (done, wanted) = self.count();
         let Some(wanted) = wanted else {
             let text = "no node is done: the DaemonSet was not taken up by its controller; is the cluster's control plane well?";

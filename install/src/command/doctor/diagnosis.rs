@@ -5,16 +5,16 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::node::iptables::{Answer, Backend, Tool};
-use crate::node::kernel::{INET_NAT, Version};
-use crate::node::namespace::NamespaceError;
-use crate::node::nftables::Refusal;
-use crate::node::probe::{Facts, Ipv6, SYSCTLS, Trial};
+use crate::probe::facts::{Facts, Ipv6, SYSCTLS, Trial};
+use crate::probe::iptables::{Answer, Backend, Tool};
+use crate::probe::kernel::{INET_NAT, Version};
+use crate::probe::namespace::NamespaceError;
+use crate::probe::nftables::Refusal;
 
 /// How one thing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub(crate) enum Status {
     /// There, and it works.
     Ok,
     /// Not there, and nothing needs it.
@@ -29,7 +29,7 @@ pub enum Status {
 
 /// One thing that was looked at. Keys and names are stable in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub(crate) struct Check {
     /// `kernel`, `nftables`, `conntrack`, `ipv6`, `iptables`, `runtime`, `network`, `plugin`, `entry`, `neighbour`, `agent` or
     /// `pods`.
     pub name: &'static str,
@@ -46,7 +46,7 @@ pub struct Check {
 /// All that `doctor` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub(crate) struct Report {
     /// culvert's.
     pub version: &'static str,
     /// The node that was looked at.
@@ -58,7 +58,7 @@ pub struct Report {
 }
 
 /// Judges the facts.
-pub fn diagnose(host_root: &Path, facts: &Facts) -> Report {
+pub(crate) fn diagnose(host_root: &Path, facts: &Facts) -> Report {
     let Facts { kernel, trial, ipv6, iptables } = facts;
     let nat = Nat::of(trial);
     let checks = vec![
@@ -326,7 +326,7 @@ fn way_to_try(error: NamespaceError) -> String {
 
 impl Report {
     /// The same with further checks behind its own.
-    pub fn with(mut self, checks: Vec<Check>) -> Self {
+    pub(crate) fn with(mut self, checks: Vec<Check>) -> Self {
         self.well &= !checks.iter().any(|check| check.status.needs_attention());
         self.checks.extend(checks);
         self
@@ -337,7 +337,7 @@ impl Report {
 
 impl Status {
     /// Whether this alone keeps a node from being well.
-    pub fn needs_attention(self) -> bool {
+    pub(crate) fn needs_attention(self) -> bool {
         match self {
             Self::Ok | Self::Absent => false,
             Self::Degraded | Self::Missing | Self::Unknown => true,

@@ -4,13 +4,13 @@
 use std::fmt::Write;
 
 use super::diagnosis::{Check, Report, Status};
-use crate::Colour;
+use crate::command::answer::Colour;
 
 /// The widest of the five names and of the five statuses, both nine letters.
 const COLUMN: usize = 9;
 
 /// A table, with what each line means below it.
-pub fn text(report: &Report, colour: Colour) -> String {
+pub(crate) fn text(report: &Report, colour: Colour) -> String {
     let Report { version, host_root, well, checks } = report;
     let mut out = format!("culvert {version}, node at {host_root}\n\n");
     let mut line = |name: &str, status: &str, text: &str| {
@@ -39,7 +39,7 @@ pub fn text(report: &Report, colour: Colour) -> String {
 }
 
 /// One JSON document.
-pub fn json(report: &Report) -> String {
+pub(crate) fn json(report: &Report) -> String {
     let mut out = serde_json::to_string_pretty(report).expect("strings and booleans only");
     out.push('\n');
     out
@@ -70,11 +70,11 @@ mod tests {
 
     use super::super::diagnosis::diagnose;
     use super::*;
-    use crate::node::deadline::Unanswered;
-    use crate::node::iptables::{Answer, Backend, COMMANDS, Tool};
-    use crate::node::namespace::NamespaceError;
-    use crate::node::nftables::{Part, Refusal};
-    use crate::node::probe::{Facts, Ipv6, Trial};
+    use crate::probe::deadline::Unanswered;
+    use crate::probe::facts::{Facts, Ipv6, Trial};
+    use crate::probe::iptables::{Answer, Backend, COMMANDS, Tool};
+    use crate::probe::namespace::NamespaceError;
+    use crate::probe::nftables::{Part, Refusal};
 
     fn tools(answer: impl Fn(&str) -> Answer) -> Vec<Tool> {
         COMMANDS.map(|command| Tool { command, answer: answer(command) }).into()

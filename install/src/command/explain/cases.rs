@@ -14,7 +14,7 @@ use super::sample::{LOOPBACK, OWN, Sample, inside};
 
 /// One kind of connection.
 #[derive(Debug, Clone)]
-pub struct Case {
+pub(crate) struct Case {
     /// Who opens it.
     pub from: String,
     /// What to.
@@ -29,7 +29,7 @@ pub struct Case {
 
 /// Why no rule fits.
 #[derive(Debug, Clone)]
-pub struct Unsaid {
+pub(crate) struct Unsaid {
     /// In words.
     pub because: String,
     /// The settings that have a say.
@@ -46,7 +46,7 @@ const SOURCE_PORT: u16 = 40_000;
 const INTERFACE: &str = "eth0";
 
 /// The kinds of connections under `policy`, the application's first.
-pub fn cases(policy: &Policy) -> Vec<Case> {
+pub(crate) fn cases(policy: &Policy) -> Vec<Case> {
     let world = World { policy, sample: Sample::of(policy) };
     let mut all = world.of_application();
     all.extend(world.of_excluded_uids());

@@ -5,7 +5,7 @@ use super::{DEFAULT, Explanation, Row, Setting};
 use crate::command::table::table;
 
 /// A table, with what is true of more than one row below it.
-pub fn text(explanation: &Explanation) -> String {
+pub(crate) fn text(explanation: &Explanation) -> String {
     let Explanation { onboarded: _, reason, rows, notes, warnings } = explanation;
     let mut out = match reason {
         Some(reason) => format!(
@@ -31,7 +31,7 @@ pub fn text(explanation: &Explanation) -> String {
 }
 
 /// One JSON document.
-pub fn json(explanation: &Explanation) -> String {
+pub(crate) fn json(explanation: &Explanation) -> String {
     let mut out = serde_json::to_string_pretty(explanation).expect("strings, numbers and booleans only");
     out.push('\n');
     out

@@ -7,14 +7,14 @@ use culvert_cni::redirect::policy::{DNS_SERVER_PORT, DnsCapture, Policy, Ports};
 use ipnet::IpNet;
 
 /// The pod's own addresses.
-pub const OWN: [IpAddr; 2] =
+pub(crate) const OWN: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2))];
 /// Loopback ones that are not the sidecar's.
-pub const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+pub(crate) const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// What stands for "any other" under one policy.
 #[derive(Debug, Clone)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Outside of the pod, an address of each family.
     pub outside: [IpAddr; 2],
     /// A peer, an address of each family.
@@ -27,7 +27,7 @@ pub struct Sample {
 
 impl Sample {
     /// What no setting of `policy` names.
-    pub fn of(policy: &Policy) -> Self {
+    pub(crate) fn of(policy: &Policy) -> Self {
         let Policy { inbound, outbound, dns, virtual_interfaces, .. } = policy;
         let mut destinations = outbound.exclude_destinations.clone();
         destinations.extend(virtual_interfaces.iter().map(|interface| interface.net));
@@ -44,7 +44,7 @@ impl Sample {
 }
 
 /// An address of `net`.
-pub fn inside(net: IpNet) -> IpAddr {
+pub(crate) fn inside(net: IpNet) -> IpAddr {
     net.hosts().next().unwrap_or_else(|| net.addr())
 }
 

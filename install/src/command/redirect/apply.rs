@@ -12,17 +12,18 @@ use culvert_cni::redirect::{self, Footprint, Installed, Namespace, Outcome};
 
 use super::record::{Record, RecordFile};
 use super::{Refusal, SSH_KEPT_OUT, own, rules};
-use crate::Exit;
 use crate::cli::redirect::ApplyArgs;
-use crate::command::{Answer, settings};
-use crate::node::listeners::{Listener, listeners};
-use crate::node::place::Place;
+use crate::command::answer::Answer;
+use crate::command::answer::Exit;
+use crate::command::settings;
+use crate::probe::listeners::{Listener, listeners};
+use crate::probe::place::Place;
 
 /// The most connections that are told one by one.
 const MAX_TOLD: usize = 5;
 
 /// Puts the rules in.
-pub fn run(args: &ApplyArgs) -> Result<Answer, Refusal> {
+pub(crate) fn run(args: &ApplyArgs) -> Result<Answer, Refusal> {
     let ApplyArgs { settings, place: where_, force } = args;
     let wanted = settings::wanted(settings, where_.netns.as_deref())?;
     let place = Place::open(where_.netns.as_deref())?;

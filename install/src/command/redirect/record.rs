@@ -19,7 +19,7 @@ const MAX_RECORD: u64 = 2 << 20;
 /// What is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Record {
+pub(crate) struct Record {
     /// The engine that wrote the rules.
     pub engine: String,
     /// What was changed beside them.
@@ -28,7 +28,7 @@ pub struct Record {
 
 /// A record cannot be kept or read.
 #[derive(Debug, thiserror::Error)]
-pub enum RecordError {
+pub(crate) enum RecordError {
     /// The file system.
     #[error("cannot {verb} {}: {source}; --state-dir names another folder", path.display())]
     File {
@@ -51,25 +51,25 @@ pub enum RecordError {
 
 /// The place of one namespace's record.
 #[derive(Debug, Clone)]
-pub struct RecordFile {
+pub(crate) struct RecordFile {
     folder: PathBuf,
     path: PathBuf,
 }
 
 impl RecordFile {
     /// The record of namespace `id` in `folder`, neither of which need exist.
-    pub fn new(folder: &Path, id: NetnsId) -> Self {
+    pub(crate) fn new(folder: &Path, id: NetnsId) -> Self {
         let NetnsId { device, inode } = id;
         Self { folder: folder.to_owned(), path: folder.join(format!("redirect-{device}-{inode}.json")) }
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The record, if there is one.
-    pub fn read(&self) -> Result<Option<Record>, RecordError> {
+    pub(crate) fn read(&self) -> Result<Option<Record>, RecordError> {
         let mut bytes = Vec::new();
         let opened = OpenOptions::new()
             .read(true)
@@ -86,7 +86,7 @@ impl RecordFile {
     }
 
     /// Makes sure, before anything is changed, that a record can be kept.
-    pub fn prepare(&self) -> Result<Pending<'_>, RecordError> {
+    pub(crate) fn prepare(&self) -> Result<Pending<'_>, RecordError> {
         let folder = |source| RecordError::File { verb: "make", path: self.folder.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(folder)?;
         let temporary = self.path.with_extension(format!("json.{}", std::process::id()));
@@ -102,7 +102,7 @@ impl RecordFile {
     }
 
     /// Forgets it; that there is none is fine.
-    pub fn remove(&self) -> Result<(), RecordError> {
+    pub(crate) fn remove(&self) -> Result<(), RecordError> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(self.error("remove", source)),
@@ -117,7 +117,7 @@ impl RecordFile {
 
 /// A record that can be written; dropped, it leaves nothing behind.
 #[derive(Debug)]
-pub struct Pending<'a> {
+pub(crate) struct Pending<'a> {
     record: &'a RecordFile,
     file: File,
     temporary: PathBuf,
@@ -125,7 +125,7 @@ pub struct Pending<'a> {
 
 impl Pending<'_> {
     /// Puts `record` in the place of an older one.
-    pub fn commit(mut self, record: &Record) -> Result<(), RecordError> {
+    pub(crate) fn commit(mut self, record: &Record) -> Result<(), RecordError> {
         let mut write = || {
             self.file.write_all(&serde_json::to_vec(record)?)?;
             self.file.sync_all()?;

@@ -10,13 +10,13 @@ use culvert_cni::redirect::policy::IpFamilies;
 use super::Refusal;
 use super::record::{Record, RecordFile};
 use super::rules::{self, Found};
-use crate::Exit;
 use crate::cli::redirect::RemoveArgs;
-use crate::command::Answer;
-use crate::node::place::Place;
+use crate::command::answer::Answer;
+use crate::command::answer::Exit;
+use crate::probe::place::Place;
 
 /// Removes.
-pub fn run(args: &RemoveArgs) -> Result<Answer, Refusal> {
+pub(crate) fn run(args: &RemoveArgs) -> Result<Answer, Refusal> {
     let RemoveArgs { place: where_, force } = args;
     let place = Place::open(where_.netns.as_deref())?;
     let file = RecordFile::new(&where_.state_dir, place.id());

@@ -13,7 +13,7 @@ use super::record::Record;
 
 /// Rules of one engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     /// Who wrote them.
     pub engine: Engine,
     /// For whom, if they say.
@@ -23,7 +23,7 @@ pub struct Found {
 impl Found {
     /// Whose rules these are, unless they are this command's: those of its note, and those without one where a record says
     /// that it was here.
-    pub fn another(&self, record: Option<&Record>) -> Option<String> {
+    pub(crate) fn another(&self, record: Option<&Record>) -> Option<String> {
         match &self.owner {
             Some(owner) if *owner == own() => None,
             Some(Owner { container, ifname }) => {
@@ -37,7 +37,7 @@ impl Found {
 
 /// The rules of every engine. The failure of an iptables program counts only where `record` says that it was used: a node
 /// may have programs that do not work.
-pub fn found(record: Option<&Record>) -> Result<Vec<Found>, RedirectError> {
+pub(crate) fn found(record: Option<&Record>) -> Result<Vec<Found>, RedirectError> {
     let mut all = Vec::new();
     for engine in [Engine::Nftables, with(Variant::Nft), with(Variant::Legacy)] {
         let is_recorded = record.is_some_and(|record| record.engine == engine.name());
@@ -83,7 +83,11 @@ fn may_lack(error: &EngineError) -> bool {
 
 /// The engine whose rules `apply` would leave: of those that `policy` allows the one that wrote what is there, else the
 /// first.
-pub fn expected(policy: &Policy, record: Option<&Record>, found: &[Found]) -> Result<Engine, RedirectError> {
+pub(crate) fn expected(
+    policy: &Policy,
+    record: Option<&Record>,
+    found: &[Found],
+) -> Result<Engine, RedirectError> {
     let candidates = engine::candidates(policy)?;
     let is_there = |engine: &&Engine| {
         let name = engine.name();

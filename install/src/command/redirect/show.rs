@@ -6,14 +6,15 @@ use culvert_cni::redirect::ruleset::{Chain, Family, Hook, Point, Rule, Ruleset, 
 use culvert_cni::redirect::{iptables, nftables, plan};
 
 use super::{Refusal, SSH_KEPT_OUT};
-use crate::Exit;
 use crate::cli::redirect::{Format, ShowArgs};
+use crate::command::answer::Answer;
+use crate::command::answer::Exit;
+use crate::command::settings;
 use crate::command::table::table;
-use crate::command::{Answer, settings};
-use crate::node::probe::SYSCTLS;
+use crate::probe::facts::SYSCTLS;
 
 /// Prints the rules.
-pub fn run(args: &ShowArgs) -> Result<Answer, Refusal> {
+pub(crate) fn run(args: &ShowArgs) -> Result<Answer, Refusal> {
     let ShowArgs { netns, format, settings } = args;
     let wanted = settings::wanted(settings, netns.as_deref())?;
     let notes: Vec<_> = wanted.keeps_ssh.then(|| SSH_KEPT_OUT.to_owned()).into_iter().collect();

@@ -5,13 +5,14 @@ use culvert_cni::redirect;
 
 use super::record::RecordFile;
 use super::{Refusal, SSH_KEPT_OUT, rules};
-use crate::Exit;
 use crate::cli::redirect::VerifyArgs;
-use crate::command::{Answer, settings};
-use crate::node::place::Place;
+use crate::command::answer::Answer;
+use crate::command::answer::Exit;
+use crate::command::settings;
+use crate::probe::place::Place;
 
 /// Compares.
-pub fn run(args: &VerifyArgs) -> Result<Answer, Refusal> {
+pub(crate) fn run(args: &VerifyArgs) -> Result<Answer, Refusal> {
     let VerifyArgs { settings, place: where_ } = args;
     let wanted = settings::wanted(settings, where_.netns.as_deref())?;
     let place = Place::open(where_.netns.as_deref())?;

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::conflist::Invalid;
-use crate::node::binary::Identity;
+use crate::host::binary::Identity;
 
 fn identity(byte: &str) -> Identity {
     Identity { sha256: byte.repeat(32), size: 1 }

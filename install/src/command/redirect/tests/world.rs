@@ -2,7 +2,7 @@
 //! Network namespaces to try `redirect` in: one's own, and a peer's behind a veth pair.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -14,11 +14,11 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::SockProtocol;
 
-use crate::command::Answer;
+use crate::command::answer::Answer;
 use crate::{Colour, Streams};
 
 /// Runs `work` on a thread with a network namespace of its own, and a folder for records.
-pub fn in_own_namespace(work: impl FnOnce(&Path) + Send + 'static) {
+pub(crate) fn in_own_namespace(work: impl FnOnce(&Path) + Send + 'static) {
     let thread = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root: they make network namespaces");
         let folder = tempfile::tempdir().unwrap();
@@ -30,7 +30,7 @@ pub fn in_own_namespace(work: impl FnOnce(&Path) + Send + 'static) {
 }
 
 /// The command line, as a person would give it.
-pub fn redirect(state_dir: &Path, verb: &str, options: &[&str]) -> Answer {
+pub(crate) fn redirect(state_dir: &Path, verb: &str, options: &[&str]) -> Answer {
     let mut args: Vec<OsString> =
         ["culvert-install", "redirect", verb].iter().chain(options).map(OsString::from).collect();
     args.extend(["--state-dir".into(), state_dir.into()]);
@@ -40,24 +40,24 @@ pub fn redirect(state_dir: &Path, verb: &str, options: &[&str]) -> Answer {
 }
 
 /// A machine on the other end of a cable: 10.90.0.2, this one being 10.90.0.1.
-pub struct Peer {
+pub(crate) struct Peer {
     netns: File,
     path: String,
 }
 
 impl Peer {
     /// The path of its network namespace.
-    pub fn netns(&self) -> &str {
+    pub(crate) fn netns(&self) -> &str {
         &self.path
     }
 
     /// Connects from there.
-    pub fn connect(&self, to: &'static str) -> io::Result<TcpStream> {
+    pub(crate) fn connect(&self, to: &'static str) -> io::Result<TcpStream> {
         self.there(move || TcpStream::connect(to))
     }
 
     /// Listens there.
-    pub fn listen(&self, on: &'static str) -> TcpListener {
+    pub(crate) fn listen(&self, on: &'static str) -> TcpListener {
         self.there(move || TcpListener::bind(on)).unwrap()
     }
 
@@ -74,7 +74,7 @@ impl Peer {
 }
 
 /// Lays the cable.
-pub fn peer_over_veth() -> Peer {
+pub(crate) fn peer_over_veth() -> Peer {
     let netns = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         File::open("/proc/thread-self/ns/net").unwrap()
@@ -85,6 +85,9 @@ pub fn peer_over_veth() -> Peer {
     let peer = Peer { netns, path };
     veth("near", "far", &peer.netns);
     link_up("lo");
+    // The kernel would add a link-local address at some later moment, and the tests compare addresses before and after.
+    // 1 is IN6_ADDR_GEN_MODE_NONE.
+    fs::write("/proc/sys/net/ipv6/conf/near/addr_gen_mode", "1").unwrap();
     address("near", Ipv4Addr::new(10, 90, 0, 1));
     link_up("near");
     peer.there(|| {
@@ -120,7 +123,7 @@ fn link(index: u32, flags: u32) -> [u8; 16] {
 }
 
 /// Switches an interface on.
-pub fn link_up(name: &str) {
+pub(crate) fn link_up(name: &str) {
     ask(NEW_LINK, 0, &link(if_nametoindex(name).unwrap(), IFF_UP), |_| {});
 }
 

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent: what its tasks share, and how they begin and end.
+//!
+//! ```text
+//! keep_entry  the binary and the entry: placed, watched, put back       ──▶ readiness, layout, "verify now"
+//! health      /metrics, /ready, /live
+//! pods        the plugin's socket, verify and repair, the node's taint  ◀── readiness, layout, "verify now"
+//! SIGTERM     ──▶ shutdown ──▶ each task ends; nothing is removed
+//! ```
+//! One thread runs all of it; what waits for a disk or a program does so on threads of its own.
+
+pub(crate) mod contention;
+pub(crate) mod context;
+pub(crate) mod health;
+pub(crate) mod keep_entry;
+pub(crate) mod metrics;
+pub(crate) mod options;
+pub(crate) mod pods;
+pub(crate) mod shared;
+pub(crate) mod socket;
+pub(crate) mod status;
+pub(crate) mod verify;
+pub(crate) mod watch;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync;
+use tokio::task::JoinSet;
+
+use self::context::{Context, Readiness, Told};
+use self::options::Options;
+use crate::host::layout::Layout;
+
+/// How long tasks may take to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// Threads for what waits for a disk or a program.
+const BLOCKING_THREADS: usize = 8;
+
+/// Why the agent cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AgentError {
+    /// No runtime, no signals.
+    #[error("cannot start: {0}")]
+    Start(io::Error),
+    /// The status address is taken, or not this machine's.
+    #[error("--status-address {address}: {source}")]
+    Listen {
+        /// As given.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) fn run(options: Options, layout: Layout) -> Result<(), AgentError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(AgentError::Start)?;
+    let ended = runtime.block_on(work(options, layout));
+    // A program that hangs on a thread of its own does not keep the agent.
+    runtime.shutdown_timeout(ENDS_WITHIN);
+    ended
+}
+
+async fn work(options: Options, layout: Layout) -> Result<(), AgentError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Start)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Start)?;
+    let address = options.status_address.0;
+    let listener = health::bind(address).map_err(|source| AgentError::Listen { address, source })?;
+
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "serving /metrics, /ready and /live");
+    }
+    let (tell_layout, layout) = sync::watch::channel(Arc::new(layout));
+    let (tell_readiness, readiness) = sync::watch::channel(Readiness::Not("starting".to_owned()));
+    let (end, shutdown) = sync::watch::channel(false);
+    let context = Context {
+        options: Arc::new(options),
+        metrics: Arc::default(),
+        verify_now: Arc::default(),
+        layout,
+        readiness,
+        shutdown,
+    };
+    let mut tasks = JoinSet::new();
+    let told = Told { layout: tell_layout, readiness: tell_readiness };
+    tasks.spawn(keep_entry::run(context.clone(), told));
+    let serving = tokio::spawn(health::serve(listener, context.clone()));
+    pods::spawn(&context, &mut tasks);
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("told to end: the plugin and its entry stay on the node");
+    let _ = end.send(true);
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(ENDS_WITHIN, all).await.is_err() {
+        tracing::warn!("some work did not end within {} s and is left", ENDS_WITHIN.as_secs());
+    }
+    serving.abort();
+    Ok(())
+}

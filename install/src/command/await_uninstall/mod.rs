@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `culvert-install await-uninstall`: waits for the pods that take culvert off every node of a cluster.
+
+pub(crate) mod progress;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use self::progress::{DaemonSet, Pod, PodList, Progress};
+use super::logging::start_logging;
+use crate::cli::await_uninstall::AwaitUninstallArgs;
+use crate::command::answer::Answer;
+use crate::command::answer::Exit;
+use crate::kube::http::{ApiError, Call, Client, encoded};
+
+/// Between two looks: a node takes seconds, and the API server is asked two things each time.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Pods of a page; each is some 8 KiB.
+const PAGE: usize = 200;
+/// The most pages: twice as many nodes as Kubernetes is made for.
+const MAX_PAGES: usize = 50;
+
+/// Why nothing could be waited for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// Not in a pod.
+    #[error("KUBERNETES_SERVICE_HOST is not set: this runs in a pod, where the kubelet sets it")]
+    NoApiServer,
+    /// No event loop.
+    #[error("cannot begin: {0}")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// Waits.
+pub(crate) fn run(args: &AwaitUninstallArgs) -> Answer {
+    match try_run(args) {
+        Ok(answer) => answer,
+        Err(refusal) => Answer::refused(&refusal, Exit::Usage),
+    }
+}
+
+fn try_run(args: &AwaitUninstallArgs) -> Result<Answer, Refusal> {
+    let client = Client::in_cluster(&args.service_account, |name| std::env::var(name).ok());
+    let client = client.ok_or(Refusal::NoApiServer)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    start_logging();
+    Ok(runtime.block_on(wait(&client, args)))
+}
+
+/// Until it is over, or the time is.
+async fn wait(client: &Client, args: &AwaitUninstallArgs) -> Answer {
+    let begun = Instant::now();
+    let mut progress = Progress::default();
+    let mut trouble = None;
+    let mut said = (0, None);
+    while begun.elapsed() < args.timeout {
+        match look(client, args).await {
+            Ok((daemon_set, pods)) => {
+                trouble = None;
+                progress.look(&daemon_set, &pods);
+                if progress.is_over(begun.elapsed(), args.unreachable_after) {
+                    break;
+                }
+            }
+            // It is asked again: a server that is away for a moment is no reason to leave a cluster half done.
+            Err(error) => trouble = Some(error.to_string()),
+        }
+        let now = progress.count();
+        if now != said {
+            said = now;
+            tracing::info!(done = now.0, nodes = now.1.unwrap_or_default(), "waiting for the nodes");
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    let (text, well) = progress.outcome(args.unreachable);
+    let exit = if well && trouble.is_none() { Exit::Well } else { Exit::Attention };
+    let answer = Answer::said(text, exit);
+    match trouble {
+        Some(trouble) => answer.with("the last look failed", &[trouble]),
+        None => answer,
+    }
+}
+
+/// The DaemonSet, and all of its pods.
+async fn look(client: &Client, args: &AwaitUninstallArgs) -> Result<(DaemonSet, Vec<Pod>), ApiError> {
+    let AwaitUninstallArgs { namespace, daemonset, .. } = args;
+    let namespace = encoded(namespace);
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/{}", encoded(daemonset));
+    let daemon_set: DaemonSet = client.json(Call::get(&path)).await?;
+    let labels: Vec<String> =
+        daemon_set.spec.selector.match_labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut pods = Vec::new();
+    let mut next = String::new();
+    for _ in 0..MAX_PAGES {
+        let selector = encoded(&labels.join(","));
+        let path = format!("/api/v1/namespaces/{namespace}/pods?labelSelector={selector}&limit={PAGE}{next}");
+        let page: PodList = client.json(Call::get(&path)).await?;
+        pods.extend(page.items);
+        match page.metadata.next_page.filter(|token| !token.is_empty()) {
+            Some(token) => next = format!("&continue={}", encoded(&token)),
+            None => break,
+        }
+    }
+    Ok((daemon_set, pods))
+}

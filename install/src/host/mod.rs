@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The node's files: where they are, and how they are changed.
+//!
+//! ```text
+//! paths, root ──▶ runtimes (runtime_config, glob) ──▶ layout ──▶ files ──▶ binary, entry ──▶ uninstall (reload)
+//! ```
+
+pub(crate) mod binary;
+pub(crate) mod entry;
+pub(crate) mod files;
+mod glob;
+pub(crate) mod layout;
+pub(crate) mod neighbours;
+pub(crate) mod paths;
+pub(crate) mod reload;
+pub(crate) mod root;
+pub(crate) mod runtime_config;
+pub(crate) mod runtimes;
+pub(crate) mod uninstall;
