@@ -24,10 +24,12 @@
 //! | 3 | `observe` | close reasons, logs, history, readiness, recent failures |
 //! | 2 | `options` | command line and environment → configuration |
 //! | 1 | `net` | sockets without policy |
+//! | 0 | `metrics` | declaring a metric in one line: OpenMetrics name, help, Envoy's names |
 
 pub mod admin;
 pub mod cluster;
 pub mod connection;
+mod metrics;
 pub mod net;
 pub mod observe;
 pub mod options;

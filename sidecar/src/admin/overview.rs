@@ -59,7 +59,7 @@ struct DocumentsView {
     files: usize,
     passthrough: bool,
     /// Since when they are in force.
-    loaded: Option<String>,
+    loaded: String,
     reload_failed: u64,
     /// Why a later change could not be used.
     errors: Vec<String>,
@@ -176,8 +176,8 @@ fn documents(app: &App, running: &Running) -> DocumentsView {
         count: running.plan.documents,
         files: status.files,
         passthrough: running.plan.passthrough,
-        loaded: status.loaded.map(rfc3339),
-        reload_failed: app.proxy.metrics.config_reload_failed.get(),
+        loaded: rfc3339(status.loaded),
+        reload_failed: app.proxy.documents.failures(),
         errors: status.errors,
         failed: status.failed.map(|at| at.elapsed().as_secs_f64()),
         warnings: running.plan.warnings.iter().take(MOST_WARNINGS).cloned().collect(),

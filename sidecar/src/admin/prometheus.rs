@@ -2,7 +2,7 @@
 //! The statistics with the names and labels that Envoy gives them on `/stats/prometheus`, so that a mesh's dashboards
 //! hold: `cluster.C.upstream_cx_total` is `envoy_cluster_upstream_cx_total{envoy_cluster_name="C"}`.
 
-use crate::admin::stats::Stat;
+use crate::metrics::Stats;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -26,9 +26,9 @@ const UNLABELLED: [&str; 7] = [
 
 /// The series, without the line that ends the page. What has no name in Envoy is not among them: the page has it under
 /// ours.
-pub(super) fn series(stats: &[Stat]) -> String {
+pub(super) fn series(stats: &Stats) -> String {
     let mut families: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, value) in stats {
+    for (name, value) in stats.iter() {
         let Some((kind, rest)) = name.split_once('.') else { continue };
         let Some((_, label)) = LABELS.iter().find(|(first, _)| *first == kind) else { continue };
         // The listener's address has dots of its own; what is measured has none, but for the breaker's.
@@ -38,7 +38,7 @@ pub(super) fn series(stats: &[Stat]) -> String {
         families.entry(family).or_default().push(format!("{{{label}=\"{whose}\"}} {value}"));
     }
     let mut text = String::new();
-    for (name, value) in stats.iter().filter(|(name, _)| UNLABELLED.contains(&name.as_str())) {
+    for (name, value) in stats.iter().filter(|(name, _)| UNLABELLED.contains(name)) {
         let name = name.replace('.', "_");
         // Writing to a String does not fail.
         let _ = writeln!(text, "# TYPE envoy_{name} gauge\nenvoy_{name} {value}");
@@ -64,15 +64,18 @@ mod tests {
 
     #[test]
     fn names_and_labels_are_envoys() {
-        let stats = [
-            ("cluster.outbound_passthrough_ipv4.circuit_breakers.default.cx_open".to_owned(), 0),
-            ("cluster.outbound_passthrough_ipv4.upstream_cx_active".to_owned(), 3),
-            ("cluster.inbound_passthrough_ipv4.upstream_cx_active".to_owned(), 4),
-            ("listener.0.0.0.0_15001.downstream_cx_total".to_owned(), 5),
-            ("loop_rejected".to_owned(), 6),
-            ("server.ready".to_owned(), 1),
-            ("server.uptime".to_owned(), 7),
-        ];
+        let mut stats = Stats::default();
+        for (name, value) in [
+            ("cluster.outbound_passthrough_ipv4.circuit_breakers.default.cx_open", 0),
+            ("cluster.outbound_passthrough_ipv4.upstream_cx_active", 3),
+            ("cluster.inbound_passthrough_ipv4.upstream_cx_active", 4),
+            ("listener.0.0.0.0_15001.downstream_cx_total", 5),
+            ("loop_rejected", 6),
+            ("server.ready", 1),
+            ("server.uptime", 7),
+        ] {
+            stats.add(name, value);
+        }
         assert_eq!(
             series(&stats),
             "# TYPE envoy_server_uptime gauge\n\
@@ -80,8 +83,8 @@ mod tests {
              # TYPE envoy_cluster_circuit_breakers_default_cx_open gauge\n\
              envoy_cluster_circuit_breakers_default_cx_open{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 0\n\
              # TYPE envoy_cluster_upstream_cx_active gauge\n\
-             envoy_cluster_upstream_cx_active{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 3\n\
              envoy_cluster_upstream_cx_active{envoy_cluster_name=\"inbound_passthrough_ipv4\"} 4\n\
+             envoy_cluster_upstream_cx_active{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 3\n\
              # TYPE envoy_listener_downstream_cx counter\n\
              envoy_listener_downstream_cx_total{envoy_listener_address=\"0.0.0.0_15001\"} 5\n"
         );

@@ -1,47 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Counters of one cluster and of one listener.
+//! Metrics of a cluster and of a listener.
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
+use crate::cluster::limits::ClusterLimits;
+use crate::metrics::{Counter, Gauge, Stats, metrics};
+use crate::net::limit::Limit;
 
-/// What is counted of connections to servers: for one cluster, and for all of a direction and family.
-#[derive(Debug, Default)]
-pub struct UpstreamMetrics {
-    /// Upstream connections, successful or not.
-    pub total: Counter,
-    /// Upstream connections that are open or being made.
-    pub active: Gauge,
-    /// Upstream connections that failed for whatever reason; those that timed out are counted in both.
-    pub connect_failed: Counter,
-    /// Upstream connections that were not answered in time.
-    pub connect_timed_out: Counter,
-    /// Connections refused by the cluster's limit on connections.
-    pub overflow: Counter,
-    /// Connections refused by the cluster's limit on connects under way.
-    pub pending_overflow: Counter,
-    /// Connects to a second or later endpoint.
-    pub retries: Counter,
-    /// Such connects that the cluster's limit did not allow.
-    pub retry_overflow: Counter,
-    /// Connections that found no endpoint.
-    pub no_endpoint: Counter,
-    /// Bytes from clients to servers.
-    pub to_server: Counter,
-    /// Bytes from servers to clients.
-    pub to_client: Counter,
-    /// Connections ended by the idle timeout.
-    pub idle_timeout: Counter,
+metrics! {
+    /// Connections to servers: of one cluster, and of all clusters for a direction and family.
+    ///
+    /// Envoy's point of view is its own: it receives (rx) from the server and transmits (tx) to it. Several listeners may
+    /// have one cluster, whose name Envoy gives to their filters; so the statistics of filters are by listener (`tcp`).
+    #[derive(Default)]
+    pub(crate) struct UpstreamMetrics {
+        /// Successful or not.
+        total: Counter = "upstream_connections", "Connections dialled" => "cluster.{cluster}.upstream_cx_total";
+        active: Gauge = "upstream_connections_active", "Connections to servers that are open or being made"
+            => "cluster.{cluster}.upstream_cx_active";
+        /// Those that timed out are counted in both.
+        connect_failed: Counter = "connect_failures", "Connects that failed or timed out"
+            => "cluster.{cluster}.upstream_cx_connect_fail";
+        connect_timed_out: Counter = "connect_timeouts", "Connects not answered within the connect timeout"
+            => "cluster.{cluster}.upstream_cx_connect_timeout";
+        overflow: Counter = "connection_overflow", "Connections refused by --circuit-breaker-max-connections"
+            => "cluster.{cluster}.upstream_cx_overflow";
+        pending_overflow: Counter = "pending_overflow",
+            "Connections refused by --circuit-breaker-max-pending-requests"
+            => "cluster.{cluster}.upstream_rq_pending_overflow";
+        retries: Counter = "retries", "Connects to a second or later endpoint of a service"
+            => "cluster.{cluster}.upstream_rq_retry";
+        retry_overflow: Counter = "retry_overflow",
+            "Such connects that --circuit-breaker-max-retries did not allow"
+            => "cluster.{cluster}.upstream_rq_retry_overflow";
+        no_endpoint: Counter = "no_endpoint", "Connections to a service without endpoints"
+            => "cluster.{cluster}.upstream_cx_none_healthy";
+        to_server: Counter = "bytes", "Bytes forwarded" { flow: "to_server" }
+            => "cluster.{cluster}.upstream_cx_tx_bytes_total", "tcp.{tcp}.downstream_cx_rx_bytes_total";
+        to_client: Counter = "bytes" { flow: "to_client" }
+            => "cluster.{cluster}.upstream_cx_rx_bytes_total", "tcp.{tcp}.downstream_cx_tx_bytes_total";
+        /// Not on `/metrics`, which has it as a close reason.
+        idle_timeout: Counter => "cluster.{cluster}.upstream_cx_idle_timeout", "tcp.{tcp}.idle_timeout";
+    }
 }
 
-/// What is counted for one listener.
-#[derive(Debug, Default)]
-pub struct ListenerMetrics {
-    /// Connections accepted.
-    pub opened: Counter,
-    /// Connections that are open.
-    pub active: Gauge,
-    /// Connections refused because the limit of its direction was reached.
-    pub overflow: Counter,
-    /// Connections that have no cluster: the mesh denies them.
-    pub no_route: Counter,
+metrics! {
+    /// Connections to one listener. Its statistics are by address (`listener`) and by name (`tcp`).
+    #[derive(Default)]
+    pub(crate) struct ListenerMetrics {
+        /// Connections accepted.
+        opened: Counter
+            => "listener.{listener}.downstream_cx_total", "tcp.{tcp}.downstream_cx_total";
+        /// Connections that are open.
+        active: Gauge => "listener.{listener}.downstream_cx_active";
+        /// Connections refused because the limit of its direction was reached.
+        overflow: Counter => "listener.{listener}.downstream_cx_overflow";
+        /// Connections that have no cluster: the mesh denies them.
+        no_route: Counter => "tcp.{tcp}.downstream_cx_no_route";
+    }
+}
+
+/// Adds a cluster's circuit breaker: whether a limit is reached, and how many places are left.
+pub(crate) fn read_limits(limits: &ClusterLimits, cluster: &str, stats: &mut Stats) {
+    let ClusterLimits { connections, pending, requests, retries } = limits;
+    for (open, remaining, limit) in [
+        ("cx_open", "remaining_cx", connections),
+        ("rq_pending_open", "remaining_pending", pending),
+        ("rq_open", "remaining_rq", requests),
+        ("rq_retry_open", "remaining_retries", retries),
+    ] {
+        let limit: &Limit = limit;
+        let mut add =
+            |stat, value| stats.add(format!("cluster.{cluster}.circuit_breakers.default.{stat}"), value);
+        add(open, i64::from(limit.used() >= limit.max()));
+        add(remaining, i64::from(limit.max().saturating_sub(limit.used())));
+    }
 }

@@ -32,7 +32,7 @@ pub struct Cluster {
     /// Its limits.
     pub limits: ClusterLimits,
     /// Its counters.
-    pub metrics: UpstreamMetrics,
+    pub(crate) metrics: UpstreamMetrics,
     /// Whose turn it is among the endpoints.
     turn: AtomicUsize,
 }
@@ -43,7 +43,7 @@ pub struct Listener {
     /// Its name.
     pub name: Arc<str>,
     /// Its counters.
-    pub metrics: ListenerMetrics,
+    pub(crate) metrics: ListenerMetrics,
 }
 
 /// The name in statistics, where Envoy replaces `:` by `_`; whatever else would need quotes somewhere, too.

@@ -12,12 +12,11 @@
 //! An outbound connection to the pod's own address and a port of the application passes: it goes through the inbound
 //! rules like any peer's (it comes back to us once, from the sidecar's uid).
 
+use crate::metrics::labels;
 use crate::net::addrs::{Direction, OrigDst, is_loopback};
 use crate::net::original_dst::Redirected;
 use crate::observe::close_reason::CloseReason;
 use crate::options::config::SidecarPorts;
-use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
-use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 /// Why a guard refused a connection.
@@ -85,11 +84,7 @@ impl Guard {
     }
 }
 
-impl EncodeLabelValue for Guard {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(self.name())
-    }
-}
+labels! { Guard: "guard" }
 
 /// Lets a connection pass or says why not. `is_own` tells an address of this pod.
 pub fn check(

@@ -245,9 +245,7 @@ impl Life {
             if debug {
                 trace(&record);
             }
-            if !self.proxy.access_log.record(record) {
-                metrics.access_log_dropped.inc();
-            }
+            self.proxy.access_log.record(record);
         }
         if let Some(log) = self.log.take() {
             self.write_traffic_log(&log, reason, duration, (bytes_sent, bytes_recv));

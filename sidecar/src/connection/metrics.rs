@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Counters of the data path. Each is looked up once per connection at most: a count is one atomic addition.
+//! Metrics of connections, and all that `/metrics` shows. Each counter is looked up once per connection at most: a count
+//! is one atomic addition.
 //!
-//! `/metrics` prints the totals of directions and families in OpenMetrics with our names. Every label there is from an enum,
-//! so the number of series is fixed at compile time, however many listeners and clusters documents name; each of those has
-//! counters of its own too, which the statistics print with Envoy's names.
+//! Every label on `/metrics` is from an enum, so the number of series is fixed at compile time, however many listeners and
+//! clusters documents name; each of those has counters of its own too, which the admin statistics show.
 
 use crate::cluster::metrics::UpstreamMetrics;
 use crate::connection::guard::Guard;
-use crate::net::accept::AcceptErrorKind;
+use crate::metrics::{By, Counter, Gauge, Histogram, Registry, metrics};
+use crate::net::accept::AcceptMetrics;
 use crate::net::addrs::{Direction, Family};
+use crate::observe::access_log::AccessLogMetrics;
+use crate::observe::capture::CaptureMetrics;
 use crate::observe::close_reason::CloseReason;
+use crate::observe::documents::DocumentMetrics;
 use crate::observe::history::Reading;
-use crate::relay::pipes::{Fallback, PipeMetrics};
+use crate::observe::readiness::ReadinessMetrics;
+use crate::observe::traffic_log::TrafficLogMetrics;
+use crate::relay::pipes::PipeMetrics;
 use crate::tls::TlsMetrics;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family as Series;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
-use std::fmt::{self, Write};
 
 /// Upper bounds in seconds: from a loopback connect to the default timeout.
 const CONNECT_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
@@ -27,359 +26,98 @@ const CONNECT_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.
 /// Upper bounds in seconds: from a health probe to the default idle timeout.
 const DURATION_BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0];
 
-macro_rules! label_from_name {
-    ($($type:ty),*) => {$(
-        impl EncodeLabelValue for $type {
-            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-                encoder.write_str(self.name())
-            }
-        }
-    )*};
-}
-label_from_name!(Direction, Family, Flow, AcceptErrorKind, Fallback);
-
-/// Which way bytes flow through the sidecar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Flow {
-    /// From the client to the server.
-    ToServer,
-    /// From the server to the client.
-    ToClient,
-}
-
-impl Flow {
-    /// The label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ToServer => "to_server",
-            Self::ToClient => "to_client",
-        }
+metrics! {
+    /// Connections of a direction and family, on all listeners and clusters.
+    pub(crate) struct Totals {
+        opened: Counter = "connections_opened", "Connections accepted";
+        active: Gauge = "connections_active", "Connections that are open";
+        duration_seconds: Histogram = "connection_duration_seconds", "How long forwarded connections lasted"
+            buckets DURATION_BUCKETS;
+        upstream: UpstreamMetrics;
+        connect_seconds: Histogram = "connect_duration_seconds", "How long successful connects took"
+            buckets CONNECT_BUCKETS;
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClusterLabels {
-    direction: Direction,
-    family: Family,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FlowLabels {
-    direction: Direction,
-    family: Family,
-    flow: Flow,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CloseLabels {
-    direction: Direction,
-    reason: CloseReason,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct GuardLabels {
-    direction: Direction,
-    guard: Guard,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AcceptLabels {
-    direction: Direction,
-    kind: AcceptErrorKind,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DirectionLabels {
-    direction: Direction,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FamilyLabels {
-    family: Family,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FallbackLabels {
-    reason: Fallback,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BuildLabels {
-    version: &'static str,
-}
-
-/// What is counted for all connections of a direction and family, whatever their listener and cluster.
-#[derive(Debug)]
-pub struct Totals {
-    /// Connections accepted.
-    pub opened: Counter,
-    /// Connections that are open.
-    pub active: Gauge,
-    /// Connections to servers.
-    pub upstream: UpstreamMetrics,
-    /// How long successful connects took.
-    pub connect_seconds: Histogram,
-    /// How long connections lasted.
-    pub duration_seconds: Histogram,
-}
-
-/// What is counted for one direction.
-#[derive(Debug)]
-pub struct DirectionMetrics {
-    closed: Vec<Counter>,
-    loop_rejected: Vec<Counter>,
-    accept_errors: Vec<Counter>,
-    /// Connections refused because the listener's limit was reached.
-    pub listener_overflow: Counter,
+metrics! {
+    /// Connections of a direction that were closed or refused.
+    pub(crate) struct DirectionMetrics {
+        closed: By<CloseReason> = "connections_closed", "Connections closed or refused, by reason"
+            => "listener_manager.{direction}.closed.{reason}";
+        listener_overflow: Counter = "listener_overflow", "Connections refused because of the limit of open files";
+        loop_rejected: By<Guard> = "loop_rejected", "Connections refused by a guard"
+            => "listener_manager.{direction}.loop_rejected", "loop_rejected";
+    }
 }
 
 impl DirectionMetrics {
     /// Connections closed or refused for a reason.
-    pub fn closed(&self, reason: CloseReason) -> &Counter {
-        &self.closed[position(&CloseReason::ALL, reason)]
+    pub(crate) fn closed(&self, reason: CloseReason) -> &Counter {
+        &self.closed[reason]
     }
 
     /// Connections refused by a guard.
-    pub fn loop_rejected(&self, guard: Guard) -> &Counter {
-        &self.loop_rejected[position(&Guard::ALL, guard)]
-    }
-
-    /// Failures of accept.
-    pub fn accept_errors(&self, kind: AcceptErrorKind) -> &Counter {
-        &self.accept_errors[position(&AcceptErrorKind::ALL, kind)]
+    pub(crate) fn loop_rejected(&self, guard: Guard) -> &Counter {
+        &self.loop_rejected[guard]
     }
 }
 
-fn position<T: PartialEq>(all: &[T], one: T) -> usize {
-    all.iter().position(|other| *other == one).expect("ALL lists every variant; a test holds that")
+metrics! {
+    /// The program itself.
+    struct BuildMetrics {
+        /// Always 1.
+        info: Gauge = "build_info", "The running version" { version: env!("CARGO_PKG_VERSION") };
+    }
 }
 
-/// Everything that is counted.
+/// The metrics of all rooms: one field each, which the room's code counts in.
 #[derive(Debug)]
-pub struct Metrics {
-    totals: Vec<Totals>,
-    directions: Vec<DirectionMetrics>,
-    capture_proved: Vec<Gauge>,
-    /// Whether `/ready` says yes.
-    pub ready: Gauge,
-    /// Closing records that were dropped because the log could not keep up or could not be written.
-    pub access_log_dropped: Counter,
-    /// Lines of traffic logs that were dropped because their target could not keep up.
-    pub traffic_log_dropped: Counter,
-    /// Configurations that were loaded after the start.
-    pub config_reloaded: Counter,
-    /// Changes of the documents that could not be used.
-    pub config_reload_failed: Counter,
-    /// Bulk streams.
-    pub pipes: PipeMetrics,
-    /// TLS between mesh members.
-    pub tls: TlsMetrics,
-    registry: Registry,
+pub(crate) struct Metrics {
+    totals: By<Direction, By<Family, Totals>>,
+    directions: By<Direction, DirectionMetrics>,
+    pub(crate) accept: By<Direction, AcceptMetrics>,
+    pub(crate) capture: CaptureMetrics,
+    pub(crate) readiness: ReadinessMetrics,
+    pub(crate) access_log: AccessLogMetrics,
+    pub(crate) traffic_log: TrafficLogMetrics,
+    pub(crate) documents: DocumentMetrics,
+    pub(crate) pipes: PipeMetrics,
+    pub(crate) tls: TlsMetrics,
+    /// Reads all of them, for the pages.
+    pub(crate) registry: Registry,
 }
 
 // === impl Metrics ===
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::register_all()
+        let mut registry = Registry::new();
+        registry.add::<BuildMetrics>().info.set(1);
+        Self {
+            totals: registry.add(),
+            directions: registry.add(),
+            accept: registry.add(),
+            capture: registry.add(),
+            readiness: registry.add(),
+            access_log: registry.add(),
+            traffic_log: registry.add(),
+            documents: registry.add(),
+            pipes: registry.add(),
+            tls: registry.add(),
+            registry,
+        }
     }
 }
 
 impl Metrics {
-    /// Registers every series with all its labels, so that each is there, as 0, from the start.
-    fn register_all() -> Self {
-        let mut registry = Registry::with_prefix("culvert");
-        let opened = Series::<ClusterLabels, Counter>::default();
-        let active = Series::<ClusterLabels, Gauge>::default();
-        let upstream_total = Series::<ClusterLabels, Counter>::default();
-        let upstream_active = Series::<ClusterLabels, Gauge>::default();
-        let connect_failed = Series::<ClusterLabels, Counter>::default();
-        let connect_timed_out = Series::<ClusterLabels, Counter>::default();
-        let overflow = Series::<ClusterLabels, Counter>::default();
-        let pending_overflow = Series::<ClusterLabels, Counter>::default();
-        let retries = Series::<ClusterLabels, Counter>::default();
-        let retry_overflow = Series::<ClusterLabels, Counter>::default();
-        let no_endpoint = Series::<ClusterLabels, Counter>::default();
-        let bytes = Series::<FlowLabels, Counter>::default();
-        let closed = Series::<CloseLabels, Counter>::default();
-        let loop_rejected = Series::<GuardLabels, Counter>::default();
-        let accept_errors = Series::<AcceptLabels, Counter>::default();
-        let listener_overflow = Series::<DirectionLabels, Counter>::default();
-        let capture_proved = Series::<FamilyLabels, Gauge>::default();
-        let connect_seconds =
-            Series::<ClusterLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
-                Histogram::new(CONNECT_BUCKETS)
-            });
-        let duration_seconds =
-            Series::<ClusterLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
-                Histogram::new(DURATION_BUCKETS)
-            });
-        let ready = Gauge::default();
-        let access_log_dropped = Counter::default();
-        let build = Series::<BuildLabels, Gauge>::default();
-        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
-
-        registry.register("connections_opened", "Connections accepted", opened.clone());
-        registry.register("connections_active", "Connections that are open", active.clone());
-        registry.register("connections_closed", "Connections closed or refused, by reason", closed.clone());
-        registry.register(
-            "connection_duration_seconds",
-            "How long forwarded connections lasted",
-            duration_seconds.clone(),
-        );
-        registry.register("bytes", "Bytes forwarded", bytes.clone());
-        registry.register("upstream_connections", "Connections dialled", upstream_total.clone());
-        registry.register(
-            "upstream_connections_active",
-            "Connections to servers that are open or being made",
-            upstream_active.clone(),
-        );
-        registry.register("connect_failures", "Connects that failed or timed out", connect_failed.clone());
-        registry.register(
-            "connect_timeouts",
-            "Connects not answered within the connect timeout",
-            connect_timed_out.clone(),
-        );
-        registry.register(
-            "connect_duration_seconds",
-            "How long successful connects took",
-            connect_seconds.clone(),
-        );
-        registry.register(
-            "connection_overflow",
-            "Connections refused by --circuit-breaker-max-connections",
-            overflow.clone(),
-        );
-        registry.register(
-            "pending_overflow",
-            "Connections refused by --circuit-breaker-max-pending-requests",
-            pending_overflow.clone(),
-        );
-        registry.register("retries", "Connects to a second or later endpoint of a service", retries.clone());
-        registry.register(
-            "retry_overflow",
-            "Such connects that --circuit-breaker-max-retries did not allow",
-            retry_overflow.clone(),
-        );
-        registry.register("no_endpoint", "Connections to a service without endpoints", no_endpoint.clone());
-        registry.register(
-            "listener_overflow",
-            "Connections refused because of the limit of open files",
-            listener_overflow.clone(),
-        );
-        registry.register("loop_rejected", "Connections refused by a guard", loop_rejected.clone());
-        registry.register("accept_errors", "Failures of accept", accept_errors.clone());
-        registry.register("capture_proved", "Whether the redirect was proved", capture_proved.clone());
-        registry.register("ready", "Whether /ready says yes", ready.clone());
-        registry.register(
-            "access_log_dropped",
-            "Closing records that the access log could not keep up with or could not write",
-            access_log_dropped.clone(),
-        );
-        let traffic_log_dropped = Counter::default();
-        registry.register(
-            "traffic_log_dropped",
-            "Lines of traffic logs dropped because their target could not keep up",
-            traffic_log_dropped.clone(),
-        );
-        let config_reloaded = Counter::default();
-        registry.register(
-            "config_reloaded",
-            "Changed documents that were put to use",
-            config_reloaded.clone(),
-        );
-        let config_reload_failed = Counter::default();
-        registry.register(
-            "config_reload_failed",
-            "Changed documents that could not be used; the old configuration stays",
-            config_reload_failed.clone(),
-        );
-        let fallbacks = Series::<FallbackLabels, Counter>::default();
-        let pipes = PipeMetrics {
-            started: Counter::default(),
-            fallbacks: Fallback::ALL.map(|reason| fallbacks.get_or_create_owned(&FallbackLabels { reason })),
-            in_use: Gauge::default(),
-        };
-        registry.register("splice_started", "Streams that began to be spliced", pipes.started.clone());
-        registry.register("splice_fallbacks", "Bulk streams that went on being copied", fallbacks);
-        registry.register("splice_pipes", "Pipes in use for bulk streams", pipes.in_use.clone());
-        let tls = TlsMetrics::register(&mut registry);
-        registry.register("build_info", "The running version", build);
-
-        let totals = Direction::ALL
-            .into_iter()
-            .flat_map(|direction| Family::ALL.map(|family| (direction, family)))
-            .map(|(direction, family)| {
-                let labels = ClusterLabels { direction, family };
-                let flow = |flow| bytes.get_or_create_owned(&FlowLabels { direction, family, flow });
-                Totals {
-                    opened: opened.get_or_create_owned(&labels),
-                    active: active.get_or_create_owned(&labels),
-                    upstream: UpstreamMetrics {
-                        total: upstream_total.get_or_create_owned(&labels),
-                        active: upstream_active.get_or_create_owned(&labels),
-                        connect_failed: connect_failed.get_or_create_owned(&labels),
-                        connect_timed_out: connect_timed_out.get_or_create_owned(&labels),
-                        overflow: overflow.get_or_create_owned(&labels),
-                        pending_overflow: pending_overflow.get_or_create_owned(&labels),
-                        retries: retries.get_or_create_owned(&labels),
-                        retry_overflow: retry_overflow.get_or_create_owned(&labels),
-                        no_endpoint: no_endpoint.get_or_create_owned(&labels),
-                        to_server: flow(Flow::ToServer),
-                        to_client: flow(Flow::ToClient),
-                        // Envoy's name only: /metrics has it as a close reason.
-                        idle_timeout: Counter::default(),
-                    },
-                    connect_seconds: connect_seconds.get_or_create_owned(&labels),
-                    duration_seconds: duration_seconds.get_or_create_owned(&labels),
-                }
-            })
-            .collect();
-        let directions = Direction::ALL
-            .into_iter()
-            .map(|direction| DirectionMetrics {
-                closed: CloseReason::ALL
-                    .map(|reason| closed.get_or_create_owned(&CloseLabels { direction, reason }))
-                    .into(),
-                loop_rejected: Guard::ALL
-                    .map(|guard| loop_rejected.get_or_create_owned(&GuardLabels { direction, guard }))
-                    .into(),
-                accept_errors: AcceptErrorKind::ALL
-                    .map(|kind| accept_errors.get_or_create_owned(&AcceptLabels { direction, kind }))
-                    .into(),
-                listener_overflow: listener_overflow.get_or_create_owned(&DirectionLabels { direction }),
-            })
-            .collect();
-        let capture_proved =
-            Family::ALL.map(|family| capture_proved.get_or_create_owned(&FamilyLabels { family })).into();
-        Self {
-            totals,
-            directions,
-            capture_proved,
-            ready,
-            access_log_dropped,
-            traffic_log_dropped,
-            config_reloaded,
-            config_reload_failed,
-            pipes,
-            tls,
-            registry,
-        }
-    }
-
     /// The counters of a direction and family.
-    pub fn totals(&self, direction: Direction, family: Family) -> &Totals {
-        &self.totals[direction as usize * Family::ALL.len() + family as usize]
+    pub(crate) fn totals(&self, direction: Direction, family: Family) -> &Totals {
+        &self.totals[direction][family]
     }
 
     /// The counters of a direction.
-    pub fn direction(&self, direction: Direction) -> &DirectionMetrics {
-        &self.directions[direction as usize]
-    }
-
-    /// Whether the redirect was proved in a family.
-    pub fn capture_proved(&self, family: Family) -> &Gauge {
-        &self.capture_proved[family as usize]
+    pub(crate) fn direction(&self, direction: Direction) -> &DirectionMetrics {
+        &self.directions[direction]
     }
 
     /// Sums over all directions and families, for the history.
@@ -397,25 +135,16 @@ impl Metrics {
         }
         reading
     }
-
-    /// All series as OpenMetrics text.
-    pub fn render(&self) -> String {
-        let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
-            Ok(()) => text,
-            // Writing to a String does not fail; a half-written page would be worse than an empty one.
-            Err(fmt::Error) => String::new(),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::accept::AcceptErrorKind;
 
     #[test]
     fn every_series_is_there_from_the_start() {
-        let page = Metrics::default().render();
+        let page = Metrics::default().registry.text();
         assert!(page.ends_with("# EOF\n"));
         // Series come in no particular order.
         let mut lines: Vec<_> = page.lines().collect();
@@ -435,7 +164,7 @@ mod tests {
                 assert_eq!(of.loop_rejected(guard).inc(), 0);
             }
             for kind in AcceptErrorKind::ALL {
-                assert_eq!(of.accept_errors(kind).inc(), 0);
+                assert_eq!(metrics.accept[direction].errors[kind].inc(), 0);
             }
         }
         for direction in Direction::ALL {

@@ -31,17 +31,17 @@ pub struct Proxy {
     /// The counters and limits of listeners and clusters.
     pub books: Books,
     /// What became of the documents.
-    pub documents: Documents,
+    pub(crate) documents: Documents,
     /// Who this workload is, and what handshakes use.
     pub tls: Tls,
     /// Where documents want connections logged.
-    pub traffic_log: traffic_log::Backends,
+    pub(crate) traffic_log: traffic_log::Backends,
     /// Its own ports.
     pub ports: SidecarPorts,
     /// The pod's addresses.
     pub own: OwnAddresses,
     /// Counters.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// Limits.
     pub limits: Limits,
     /// Open connections.
@@ -57,7 +57,7 @@ pub struct Proxy {
     /// The proof that connections are redirected.
     pub capture: Capture,
     /// Where closing records go.
-    pub access_log: AccessLogger,
+    pub(crate) access_log: AccessLogger,
     /// Keeps the error about a missing source address from filling the log.
     pub(crate) no_source: Throttle,
 }
@@ -78,21 +78,24 @@ impl Proxy {
         Self {
             ports: config.sidecar_ports(),
             own: OwnAddresses::from_kernel().expect("netlink answers"),
+            documents: Documents::new(0, metrics.documents.clone()),
+            traffic_log: traffic_log::Backends::new(metrics.traffic_log.clone()),
+            capture: Capture::new(metrics.capture.clone()),
+            access_log: AccessLogger::start(
+                &crate::options::config::AccessLog::Off,
+                metrics.access_log.clone(),
+            )
+            .expect("nothing to open"),
             pipes: Pipes::new(crate::relay::pipes::MOST, metrics.pipes.clone()),
             tls: Tls::new(config.identity.clone(), &metrics.tls),
             metrics,
             limits: Limits::new(20_000),
             running: ArcSwap::new(books.open(plan)),
             books,
-            documents: Documents::default(),
-            traffic_log: traffic_log::Backends::default(),
             table: Table::default(),
             destinations: Destinations::default(),
             history: History::default(),
             mishaps: Mishaps::default(),
-            capture: Capture::default(),
-            access_log: AccessLogger::start(&crate::options::config::AccessLog::Off, Default::default())
-                .expect("nothing to open"),
             no_source: Throttle::new(std::time::Duration::ZERO),
             config,
         }

@@ -2,6 +2,7 @@
 //! The accept loop. It survives every error, and ends only when it is told to.
 
 use super::backoff::Backoff;
+use crate::metrics::{By, labels, metrics};
 use crate::net::addrs::{ClientAddr, Direction};
 use crate::net::throttle::Throttle;
 use nix::errno::Errno;
@@ -66,6 +67,15 @@ impl AcceptErrorKind {
             ) => Self::Aborted,
             _ => Self::Other,
         }
+    }
+}
+
+labels! { AcceptErrorKind: "kind" }
+
+metrics! {
+    /// Failures of one direction's accept loops.
+    pub(crate) struct AcceptMetrics {
+        errors: By<AcceptErrorKind> = "accept_errors", "Failures of accept";
     }
 }
 

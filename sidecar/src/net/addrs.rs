@@ -4,6 +4,7 @@
 //! Every address is kept in its own family: a peer that reaches a dual-stack socket as `::ffff:10.0.0.1` is
 //! `10.0.0.1` from here on.
 
+use crate::metrics::labels;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -126,6 +127,8 @@ impl Family {
         }
     }
 }
+
+labels! { Direction: "direction", Family: "family" }
 
 /// The source of the sidecar's inbound hop: the redirect rules let a connection from here to the pod's own address
 /// through to the application.

@@ -4,6 +4,7 @@
 //! Connections hand their record to a bounded queue and never wait; a thread of its own writes it, as a pipe or a disk
 //! may block. When the writer cannot keep up, or cannot write, records are dropped and counted.
 
+use crate::metrics::{Counter, metrics};
 use crate::net::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
 use crate::net::clock::rfc3339;
 use crate::net::spiffe::SpiffeId;
@@ -12,7 +13,6 @@ use crate::observe::close_reason::CloseReason;
 use crate::observe::flush;
 use crate::observe::spoken::Known;
 use crate::options::config::AccessLog;
-use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -135,10 +135,21 @@ pub struct AccessLogError {
     source: io::Error,
 }
 
+metrics! {
+    /// Losses of the access log.
+    #[derive(Clone, Default)]
+    pub(crate) struct AccessLogMetrics {
+        dropped: Counter = "access_log_dropped",
+            "Closing records that the access log could not keep up with or could not write"
+            => "access_log.dropped";
+    }
+}
+
 /// The sending end.
 #[derive(Debug)]
-pub struct AccessLogger {
+pub(crate) struct AccessLogger {
     queue: Option<SyncSender<Message>>,
+    metrics: AccessLogMetrics,
 }
 
 #[derive(Debug)]
@@ -149,18 +160,17 @@ enum Message {
 }
 
 impl AccessLogger {
-    /// Opens the log and starts its writer; no thread where it is off. Records that cannot be written are added to
-    /// `dropped`.
+    /// Opens the log and starts its writer; no thread where it is off.
     ///
     /// # Errors
     /// When the file cannot be opened.
-    pub fn start(target: &AccessLog, dropped: Counter) -> Result<Self, AccessLogError> {
+    pub(crate) fn start(target: &AccessLog, metrics: AccessLogMetrics) -> Result<Self, AccessLogError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| AccessLogError { path, uid: nix::unistd::geteuid(), source }
         };
         let out = match target {
-            AccessLog::Off => return Ok(Self { queue: None }),
+            AccessLog::Off => return Ok(Self { queue: None, metrics }),
             // Past the buffer of std, which would not tell how much of it was written.
             AccessLog::Stdout => io::stdout()
                 .as_fd()
@@ -172,27 +182,30 @@ impl AccessLogger {
             }
         };
         let (queue, records) = sync_channel(QUEUE);
-        let mut log = Log { out, dropped, cut: false, told: Throttle::new(LOG_EVERY) };
+        let mut log = Log { out, metrics: metrics.clone(), cut: false, warnings: Throttle::new(LOG_EVERY) };
         std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || write_all(&records, &mut log))
             .map_err(failed("a thread of its own".as_ref()))?;
-        Ok(Self { queue: Some(queue) })
+        Ok(Self { queue: Some(queue), metrics })
     }
 
-    /// Whether anybody reads the records.
-    pub fn is_on(&self) -> bool {
+    /// Returns true when records are written.
+    pub(crate) fn is_on(&self) -> bool {
         self.queue.is_some()
     }
 
-    /// Hands a record over; `false` when it had to be dropped. Never waits.
-    #[must_use = "a dropped record is to be counted"]
-    pub fn record(&self, record: Record) -> bool {
-        self.queue.as_ref().is_none_or(|queue| queue.try_send(Message::Record(record)).is_ok())
+    /// Hands a record over. Never waits: a record that finds the queue full is dropped and counted.
+    pub(crate) fn record(&self, record: Record) {
+        if let Some(queue) = &self.queue
+            && queue.try_send(Message::Record(record)).is_err()
+        {
+            self.metrics.dropped.inc();
+        }
     }
 
     /// Writes out what was handed over so far; at most until `deadline` is over, as the reader of a pipe may be gone.
-    pub fn finish(&self, deadline: Duration) {
+    pub(crate) fn finish(&self, deadline: Duration) {
         if let Some(queue) = &self.queue {
             flush::write_out(queue, Message::End, deadline);
         }
@@ -235,11 +248,10 @@ fn write_all(records: &Receiver<Message>, log: &mut Log<impl Write>) {
 /// Where lines go.
 struct Log<W> {
     out: W,
-    /// Lines that could not be written.
-    dropped: Counter,
+    metrics: AccessLogMetrics,
     /// Whether the last that was written is not a whole line.
     cut: bool,
-    told: Throttle,
+    warnings: Throttle,
 }
 
 impl<W: Write> Log<W> {
@@ -263,9 +275,9 @@ impl<W: Write> Log<W> {
             };
             let ends = rest.iter().filter(|byte| **byte == b'\n').count();
             // The end of a line that was cut earlier is not one more.
-            let told_before = usize::from(rest.len() == lines.len() && lines[0] == b'\n');
-            self.dropped.inc_by((ends - told_before) as u64);
-            if self.told.ready() {
+            let counted_before = usize::from(rest.len() == lines.len() && lines[0] == b'\n');
+            self.metrics.dropped.inc_by((ends - counted_before) as u64);
+            if self.warnings.ready() {
                 tracing::warn!(%error, "cannot write the access log; what is lost is counted as access_log_dropped");
             }
             break;
@@ -308,10 +320,11 @@ mod tests {
     fn what_was_handed_over_is_written_before_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let log = AccessLogger::start(&AccessLog::File(path.clone()), Counter::default()).unwrap();
+        let log = AccessLogger::start(&AccessLog::File(path.clone()), AccessLogMetrics::default()).unwrap();
         for _ in 0..100 {
-            assert!(log.record(record(CloseReason::Ok, None)));
+            log.record(record(CloseReason::Ok, None));
         }
+        assert_eq!(log.metrics.dropped.get(), 0);
         log.finish(Duration::from_secs(10));
         let text = std::fs::read_to_string(path).unwrap();
         assert_eq!(text.lines().count(), 100);
@@ -324,9 +337,11 @@ mod tests {
     #[test]
     fn a_writer_that_is_stuck_drops_records_and_delays_nobody() {
         let (queue, _nobody_reads) = sync_channel(1);
-        let log = AccessLogger { queue: Some(queue) };
-        assert!(log.record(record(CloseReason::Ok, None)));
-        assert!(!log.record(record(CloseReason::Ok, None)));
+        let log = AccessLogger { queue: Some(queue), metrics: AccessLogMetrics::default() };
+        for dropped in [0, 1] {
+            log.record(record(CloseReason::Ok, None));
+            assert_eq!(log.metrics.dropped.get(), dropped);
+        }
     }
 
     /// Takes so many bytes, and then no more until it is given room.
@@ -354,11 +369,11 @@ mod tests {
     #[test]
     fn what_a_full_disk_does_not_take_is_counted_and_later_lines_are_whole() {
         let disk = Disk { holds: Vec::new(), room: 7 };
-        let mut log =
-            Log { out: disk, dropped: Counter::default(), cut: false, told: Throttle::new(LOG_EVERY) };
+        let metrics = AccessLogMetrics::default();
+        let mut log = Log { out: disk, metrics, cut: false, warnings: Throttle::new(LOG_EVERY) };
         let put = |log: &mut Log<Disk>, lines: &str| {
             log.put(&mut lines.as_bytes().to_vec());
-            log.dropped.get()
+            log.metrics.dropped.get()
         };
         assert_eq!(put(&mut log, "one\ntwo2\nthree\n"), 2, "the second was cut");
         assert_eq!(put(&mut log, "four\nfive\n"), 4);
@@ -370,19 +385,19 @@ mod tests {
 
     #[test]
     fn a_record_that_cannot_be_written_is_counted() {
-        let dropped = Counter::default();
-        let log = AccessLogger::start(&AccessLog::File("/dev/full".into()), dropped.clone()).unwrap();
+        let metrics = AccessLogMetrics::default();
+        let log = AccessLogger::start(&AccessLog::File("/dev/full".into()), metrics.clone()).unwrap();
         for _ in 0..3 {
-            assert!(log.record(record(CloseReason::Ok, None)));
+            log.record(record(CloseReason::Ok, None));
         }
         log.finish(Duration::from_secs(10));
-        assert_eq!(dropped.get(), 3);
+        assert_eq!(metrics.dropped.get(), 3);
     }
 
     #[test]
     fn a_log_that_cannot_be_opened_is_named() {
         let target = AccessLog::File("/proc/no/such/file".into());
-        let error = AccessLogger::start(&target, Counter::default()).unwrap_err().to_string();
+        let error = AccessLogger::start(&target, AccessLogMetrics::default()).unwrap_err().to_string();
         assert!(
             error.starts_with("cannot write the access log to /proc/no/such/file (--access-log)"),
             "{error}"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! State of the proof of capture: what is known of each family, and the attempts in flight.
 
+use crate::metrics::{By, Gauge, metrics};
 use crate::net::addrs::{ClientAddr, Family, OrigDst};
 use crate::net::original_dst::Redirected;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,14 @@ pub(crate) struct Attempt {
     pub(crate) arrived: oneshot::Sender<()>,
 }
 
+metrics! {
+    /// Proofs of the redirect.
+    #[derive(Clone, Default)]
+    pub(crate) struct CaptureMetrics {
+        proved: By<Family, Gauge> = "capture_proved", "Whether the redirect was proved";
+    }
+}
+
 /// What is known, and the tries under way.
 #[derive(Debug)]
 pub struct Capture {
@@ -37,16 +46,7 @@ pub struct Capture {
     attempts: Mutex<Vec<Attempt>>,
     /// Whether there is any, so that an accepted connection need not take the lock.
     probing: AtomicBool,
-}
-
-impl Default for Capture {
-    fn default() -> Self {
-        Self {
-            proofs: Mutex::new([Proof::Pending, Proof::Pending]),
-            attempts: Mutex::new(Vec::new()),
-            probing: AtomicBool::new(false),
-        }
-    }
+    metrics: CaptureMetrics,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -56,6 +56,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Capture ===
 
 impl Capture {
+    /// Nothing is proved yet.
+    pub(crate) fn new(metrics: CaptureMetrics) -> Self {
+        Self {
+            proofs: Mutex::new([Proof::Pending, Proof::Pending]),
+            attempts: Mutex::new(Vec::new()),
+            probing: AtomicBool::new(false),
+            metrics,
+        }
+    }
+
     /// Whether an inbound connection is one of our own tries. It is when it comes from where we dialled and was meant for
     /// what we dialled, after a redirect.
     pub fn recognise(&self, client: ClientAddr, redirected: Redirected) -> bool {
@@ -80,6 +90,7 @@ impl Capture {
     }
 
     pub(crate) fn set(&self, family: Family, proof: Proof) {
+        self.metrics.proved[family].set(i64::from(proof == Proof::Proved));
         lock(&self.proofs)[family as usize] = proof;
     }
 
@@ -126,7 +137,7 @@ mod tests {
 
     #[test]
     fn only_the_connection_that_was_dialled_is_recognised_and_only_once() {
-        let capture = Capture::default();
+        let capture = Capture::new(CaptureMetrics::default());
         let source = ClientAddr::new(addr("10.0.0.2:4000"));
         let (arrived, mut arrival) = oneshot::channel();
         let registered =
@@ -149,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_try_that_was_given_up_is_forgotten() {
-        let capture = Capture::default();
+        let capture = Capture::new(CaptureMetrics::default());
         let source = ClientAddr::new(addr("10.0.0.2:4000"));
         let (arrived, _arrival) = oneshot::channel();
         drop(capture.register(Attempt { source, target: OrigDst::new(addr("10.0.0.2:1")), arrived }));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How a connection ended: one enum for the log line, the metric's label and the error types.
 
+use crate::metrics::labels;
 use crate::net::dial::DialError;
-use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
-use std::fmt::{self, Write};
+use std::fmt;
 
 /// Why a connection was closed or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -187,11 +187,7 @@ impl fmt::Display for CloseReason {
     }
 }
 
-impl EncodeLabelValue for CloseReason {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(self.name())
-    }
-}
+labels! { CloseReason: "reason" }
 
 impl From<&DialError> for CloseReason {
     fn from(error: &DialError) -> Self {

@@ -1,37 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What became of the mesh documents, for the admin page: what is in force, and what could not be used.
+//! State of the mesh documents, for the admin page: those in force, and a change that could not be used.
 
+use crate::metrics::{Counter, metrics};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 /// Errors that are kept.
 const KEPT: usize = 32;
 
-/// What is known.
-#[derive(Clone, Debug, Default)]
-pub struct Status {
-    /// When what is in force was loaded.
-    pub loaded: Option<SystemTime>,
-    /// Files that were looked at.
-    pub files: usize,
-    /// Why the last change could not be used; empty when it could.
-    pub errors: Vec<String>,
-    /// When that was.
-    pub failed: Option<Instant>,
+/// Documents in force, and the last change if it could not be used.
+#[derive(Clone, Debug)]
+pub(crate) struct DocumentStatus {
+    /// Start of their use.
+    pub(crate) loaded: SystemTime,
+    pub(crate) files: usize,
+    /// Errors of the last change; none when it could be used.
+    pub(crate) errors: Vec<String>,
+    pub(crate) failed: Option<Instant>,
 }
 
-/// What is known of the documents.
-#[derive(Debug, Default)]
-pub struct Documents(Mutex<Status>);
+impl DocumentStatus {
+    fn in_force(files: usize) -> Self {
+        Self { loaded: SystemTime::now(), files, errors: Vec::new(), failed: None }
+    }
+}
+
+metrics! {
+    /// Changes of the documents after the start.
+    #[derive(Clone, Default)]
+    pub(crate) struct DocumentMetrics {
+        reloaded: Counter = "config_reloaded", "Changed documents that were put to use" => "config_reloaded";
+        reload_failed: Counter = "config_reload_failed",
+            "Changed documents that could not be used; the old configuration stays"
+            => "config_reload_failed";
+    }
+}
+
+/// State of the documents.
+#[derive(Debug)]
+pub(crate) struct Documents {
+    status: Mutex<DocumentStatus>,
+    metrics: DocumentMetrics,
+}
 
 impl Documents {
-    /// They are in force.
-    pub fn loaded(&self, files: usize) {
-        *self.status() = Status { loaded: Some(SystemTime::now()), files, ..Status::default() };
+    /// Documents of the start, from so many files.
+    pub(crate) fn new(files: usize, metrics: DocumentMetrics) -> Self {
+        Self { status: Mutex::new(DocumentStatus::in_force(files)), metrics }
     }
 
-    /// They cannot be used; what was in force stays.
-    pub fn failed<E: ToString>(&self, errors: &[E]) {
+    /// Notes that changed documents are in force.
+    pub(crate) fn reloaded(&self, files: usize) {
+        self.metrics.reloaded.inc();
+        *self.status() = DocumentStatus::in_force(files);
+    }
+
+    /// Notes that changed documents cannot be used; those before stay in force.
+    pub(crate) fn reload_failed<E: ToString>(&self, errors: &[E]) {
+        self.metrics.reload_failed.inc();
         let mut status = self.status();
         status.errors = errors.iter().take(KEPT).map(ToString::to_string).collect();
         if errors.len() > KEPT {
@@ -40,19 +66,23 @@ impl Documents {
         status.failed = Some(Instant::now());
     }
 
-    /// The same files as before are there again.
-    pub fn as_before(&self) {
+    /// Notes that the files are again those in force.
+    pub(crate) fn as_before(&self) {
         let mut status = self.status();
         status.errors.clear();
         status.failed = None;
     }
 
-    /// What is known.
-    pub fn get(&self) -> Status {
+    /// Changes that could not be used, so far.
+    pub(crate) fn failures(&self) -> u64 {
+        self.metrics.reload_failed.get()
+    }
+
+    pub(crate) fn get(&self) -> DocumentStatus {
         self.status().clone()
     }
 
-    fn status(&self) -> MutexGuard<'_, Status> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn status(&self) -> MutexGuard<'_, DocumentStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

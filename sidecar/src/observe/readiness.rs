@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether `/ready` says yes, and if not, why.
 
+use crate::metrics::{Gauge, metrics};
 use crate::net::addrs::Family;
 use crate::observe::capture::{Capture, Proof};
 use crate::options::config::VerifyRedirect;
@@ -25,6 +26,14 @@ impl State {
             Self::Draining => "DRAINING",
             Self::Initializing => "INITIALIZING",
         }
+    }
+}
+
+metrics! {
+    /// The answer of `/ready`.
+    #[derive(Clone, Default)]
+    pub(crate) struct ReadinessMetrics {
+        ready: Gauge = "ready", "Whether /ready says yes" => "server.ready";
     }
 }
 
@@ -99,6 +108,7 @@ fn unproved(verify: VerifyRedirect, proof: impl Fn(Family) -> Proof) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::capture::CaptureMetrics;
 
     #[test]
     fn every_family_that_the_pod_has_must_be_proved() {
@@ -132,7 +142,7 @@ mod tests {
     #[test]
     fn starting_and_draining_are_reasons() {
         let readiness = Readiness::default();
-        let capture = Capture::default();
+        let capture = Capture::new(CaptureMetrics::default());
         let check = || readiness.check(true, VerifyRedirect::Off, &capture, None);
         assert!(check().unwrap_err().starts_with("starting"));
         readiness.serving();
@@ -145,7 +155,14 @@ mod tests {
     fn without_an_inbound_listener_there_is_nothing_to_prove() {
         let readiness = Readiness::default();
         readiness.serving();
-        assert_eq!(readiness.check(false, VerifyRedirect::On, &Capture::default(), None), Ok(()));
-        assert!(readiness.check(true, VerifyRedirect::On, &Capture::default(), None).is_err());
+        assert_eq!(
+            readiness.check(false, VerifyRedirect::On, &Capture::new(CaptureMetrics::default()), None),
+            Ok(())
+        );
+        assert!(
+            readiness
+                .check(true, VerifyRedirect::On, &Capture::new(CaptureMetrics::default()), None)
+                .is_err()
+        );
     }
 }

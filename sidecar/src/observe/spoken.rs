@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The protocol that a connection speaks, and the identity at its other end.
 
+use crate::metrics::labels;
 use crate::net::spiffe::SpiffeId;
 
 /// What an inbound connection turned out to speak, where a mesh's mTLS asks.
@@ -27,6 +28,8 @@ impl Spoken {
         }
     }
 }
+
+labels! { Spoken: "spoken" }
 
 /// What a connection speaks, and with whom.
 #[derive(Debug)]

@@ -157,7 +157,7 @@ impl Doors {
                     tokio::spawn(connection::serve(Arc::clone(&proxy), accepted));
                 }
             };
-            let failed = move |kind| _ = proxy.metrics.direction(direction).accept_errors(kind).inc();
+            let failed = move |kind| _ = proxy.metrics.accept[direction].errors[kind].inc();
             tasks.push(worker.spawn(accept_loop(listener, direction, heard.clone(), failed, serve)));
         }
         Ok(Accepting { closing, tasks })

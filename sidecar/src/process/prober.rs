@@ -111,7 +111,6 @@ async fn prove_family(proxy: &Proxy, family: Family) -> Proof {
 
 fn report(proxy: &Proxy, family: Family, proof: Proof) {
     let before = proxy.capture.proof(family);
-    proxy.metrics.capture_proved(family).set(i64::from(proof == Proof::Proved));
     if proof == before {
         return;
     }
@@ -127,10 +126,11 @@ fn report(proxy: &Proxy, family: Family, proof: Proof) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::capture::CaptureMetrics;
 
     #[tokio::test]
     async fn without_rules_the_kernel_refuses_and_the_reason_says_what_to_do() {
-        let capture = Capture::default();
+        let capture = Capture::new(CaptureMetrics::default());
         let error = try_address(&capture, "127.0.0.1".parse().unwrap()).await.unwrap_err().to_string();
         assert!(error.contains("is culvert-cni in the node's conflist"), "{error}");
         assert!(capture.is_idle());
@@ -138,7 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_not_there_yet_is_told_apart() {
-        let capture = Capture::default();
+        let capture = Capture::new(CaptureMetrics::default());
         let error = try_address(&capture, "192.0.2.77".parse().unwrap()).await.unwrap_err();
         assert!(matches!(error, TryError::Address(..)), "{error}");
     }

@@ -69,17 +69,15 @@ pub(crate) async fn keep(proxy: Arc<Proxy>, doors: Arc<Doors>, mut in_force: Fin
         match applied {
             Ok(()) => {
                 in_force = last.clone();
-                proxy.documents.loaded(in_force.files());
-                proxy.metrics.config_reloaded.inc();
+                proxy.documents.reloaded(in_force.files());
             }
             Err(errors) => {
-                proxy.metrics.config_reload_failed.inc();
                 for error in &errors {
                     tracing::error!(
                         "the changed documents cannot be used, the old configuration stays: {error}"
                     );
                 }
-                proxy.documents.failed(&errors);
+                proxy.documents.reload_failed(&errors);
             }
         }
     }

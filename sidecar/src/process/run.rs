@@ -149,12 +149,11 @@ fn run_with(
     let listeners = Listeners::bind(&config)?;
     let metrics = Metrics::default();
     let books = Books::default();
-    let documents = Documents::default();
-    documents.loaded(seen.files());
+    let documents = Documents::new(seen.files(), metrics.documents.clone());
     reload::warn(&plan);
-    let traffic_log = traffic_log::Backends::new(metrics.traffic_log_dropped.clone());
+    let traffic_log = traffic_log::Backends::new(metrics.traffic_log.clone());
     traffic_log.use_only(&plan.log_targets()).map_err(system("the traffic log"))?;
-    let access_log = AccessLogger::start(&config.access_log, metrics.access_log_dropped.clone())?;
+    let access_log = AccessLogger::start(&config.access_log, metrics.access_log.clone())?;
     let tls = Tls::new(config.identity.clone(), &metrics.tls);
     if let Some(mtls) = &plan.mtls {
         tls.set(mtls.settings.clone()).map_err(StartError::Tls)?;
@@ -167,6 +166,7 @@ fn run_with(
         ports: config.sidecar_ports(),
         own: OwnAddresses::from_kernel().map_err(StartError::Addresses)?,
         pipes: Pipes::new(pipes::MOST, metrics.pipes.clone()),
+        capture: Capture::new(metrics.capture.clone()),
         tls,
         metrics,
         limits: Limits::new(open_files),
@@ -174,7 +174,6 @@ fn run_with(
         destinations: Destinations::default(),
         history: History::default(),
         mishaps: Mishaps::default(),
-        capture: Capture::default(),
         access_log,
         no_source: Throttle::new(NO_SOURCE_LOG_EVERY),
         config,

@@ -5,11 +5,10 @@
 //! (`fs.pipe-user-pages-soft`). So there are at most [`MOST`] per process, a stream that finds none goes on copying, and a
 //! connection that has nothing to move holds none.
 
+use crate::metrics::{By, Counter, Gauge, labels, metrics};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::{pipe2, read};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -58,15 +57,16 @@ impl Fallback {
     }
 }
 
-/// What is counted.
-#[derive(Clone, Debug, Default)]
-pub struct PipeMetrics {
-    /// How often a stream began to be spliced.
-    pub started: Counter,
-    /// How often one would have been and was not, in the order of [`Fallback::ALL`].
-    pub fallbacks: [Counter; 4],
-    /// Pipes in use now.
-    pub in_use: Gauge,
+labels! { Fallback: "reason" }
+
+metrics! {
+    /// Bulk streams, and the pipes that they are spliced through.
+    #[derive(Clone, Default)]
+    pub(crate) struct PipeMetrics {
+        started: Counter = "splice_started", "Streams that began to be spliced";
+        fallbacks: By<Fallback> = "splice_fallbacks", "Bulk streams that went on being copied";
+        in_use: Gauge = "splice_pipes", "Pipes in use for bulk streams";
+    }
 }
 
 /// The pool.
@@ -108,7 +108,7 @@ pub struct Pipe {
 
 impl Pipes {
     /// A pool of at most `most` pipes; 0 splices nothing.
-    pub fn new(most: u32, metrics: PipeMetrics) -> Arc<Self> {
+    pub(crate) fn new(most: u32, metrics: PipeMetrics) -> Arc<Self> {
         Arc::new(Self { most, in_use: AtomicU32::new(0), idle: Mutex::default(), metrics })
     }
 
@@ -134,9 +134,7 @@ impl Pipes {
     }
 
     pub(super) fn fell_back(&self, why: Fallback) {
-        if let Some(at) = Fallback::ALL.iter().position(|other| *other == why) {
-            self.metrics.fallbacks[at].inc();
-        }
+        self.metrics.fallbacks[why].inc();
     }
 
     /// Closes pipes that nobody uses any more, for ever: an idle pod holds nothing of the node's quota.
@@ -307,7 +305,7 @@ mod tests {
         let pool = pool(2);
         let held = (pool.take().unwrap(), pool.take().unwrap());
         assert!(pool.take().is_none());
-        assert_eq!(pool.metrics.fallbacks[0].get(), 1);
+        assert_eq!(pool.metrics.fallbacks[Fallback::AllInUse].get(), 1);
         assert_eq!(pool.metrics.in_use.get(), 2);
         drop(held);
         assert!(pool.take().is_some());

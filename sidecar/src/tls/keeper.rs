@@ -66,7 +66,7 @@ impl Stamps {
 
 impl Tls {
     /// Reads the identity, if there is to be one. What is wrong with it, `/ready` and the log say.
-    pub fn new(source: Option<IdentitySource>, metrics: &TlsMetrics) -> Self {
+    pub(crate) fn new(source: Option<IdentitySource>, metrics: &TlsMetrics) -> Self {
         let tls = Self {
             source,
             identity: ArcSwapOption::empty(),
@@ -160,7 +160,7 @@ impl Tls {
     }
 
     /// Looks once a second, for ever.
-    pub async fn keep(&self, metrics: &TlsMetrics) {
+    pub(crate) async fn keep(&self, metrics: &TlsMetrics) {
         if self.source.is_none() {
             return;
         }

@@ -1,191 +1,88 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is counted of TLS.
+//! Metrics of TLS between mesh members. Envoy has its own for each listener or cluster; ours are for a direction.
 
+use crate::metrics::{By, Counter, Gauge, Histogram, metrics};
 use crate::net::addrs::Direction;
 use crate::observe::spoken::Spoken;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family as Series;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
-use std::fmt::{self, Write};
 
 /// Upper bounds in seconds: from a resumed handshake in the pod to the deadline.
 const HANDSHAKE_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
 
-/// How a handshake ended.
+/// Result of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Handshake {
-    /// With certificates.
+pub(crate) enum Handshake {
+    /// Certificates were exchanged.
     Full,
-    /// By a session of before.
+    /// The keys of an earlier session were used again.
     Resumed,
-    /// Not well.
     Failed,
 }
 
-impl Handshake {
-    /// All, for tables.
-    pub const ALL: [Self; 3] = [Self::Full, Self::Resumed, Self::Failed];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Resumed => "resumed",
-            Self::Failed => "failed",
-        }
+metrics! {
+    /// Connections that speak one protocol.
+    pub(crate) struct SpokenMetrics {
+        total: Counter = "inbound_spoken",
+            "Inbound connections under STRICT or PERMISSIVE, by what they speak; when none is plain, STRICT is safe"
+            => "listener_manager.inbound.spoken.{spoken}.downstream_cx_total";
+        active: Gauge = "inbound_spoken_active", "The same, open now"
+            => "listener_manager.inbound.spoken.{spoken}.downstream_cx_active";
     }
 }
 
-impl EncodeLabelValue for Spoken {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(self.name())
+metrics! {
+    /// Handshakes of one direction.
+    pub(crate) struct HandshakeMetrics {
+        full: Counter = "tls_handshakes", "TLS handshakes between mesh members, by how they ended" { result: "full" }
+            => "listener_manager.{direction}.ssl.handshake";
+        resumed: Counter = "tls_handshakes" { result: "resumed" }
+            => "listener_manager.{direction}.ssl.handshake", "listener_manager.{direction}.ssl.session_reused";
+        failed: Counter = "tls_handshakes" { result: "failed" }
+            => "listener_manager.{direction}.ssl.connection_error";
+        seconds: Histogram = "tls_handshake_duration_seconds", "How long successful TLS handshakes took"
+            buckets HANDSHAKE_BUCKETS;
     }
 }
 
-impl EncodeLabelValue for Handshake {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(self.name())
+metrics! {
+    /// TLS of all connections, and the identity that it uses.
+    pub(crate) struct TlsMetrics {
+        handshakes: By<Direction, HandshakeMetrics>;
+        spoken: By<Spoken, SpokenMetrics>;
+        /// In seconds since 1970.
+        identity_expires: Gauge = "certificate_expiry_timestamp_seconds",
+            "When the identity's certificate ends, and the first of the authorities'; 0 without one"
+            { certificate: "identity" };
+        /// In seconds since 1970.
+        authorities_expire: Gauge = "certificate_expiry_timestamp_seconds" { certificate: "authorities" };
+        identity_reloads: Counter = "identity_reloads", "Identities read and taken";
+        identity_reload_failed: Counter = "identity_reload_failed",
+            "Identities read and not taken, the old one is used on";
+        denied: Counter = "permission_denied", "Inbound connections refused by a MeshTrafficPermission"
+            => "rbac.denied";
+        shadow_denied: Counter = "permission_shadow_denied",
+            "Inbound connections that AllowWithShadowDeny let through"
+            => "rbac.shadow_denied";
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SpokenLabels {
-    spoken: Spoken,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HandshakeLabels {
-    direction: Direction,
-    result: Handshake,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DirectionLabels {
-    direction: Direction,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CertificateLabels {
-    certificate: &'static str,
-}
-
-/// What was counted of connections that spoke one thing.
-#[derive(Debug)]
-pub struct SpokenMetrics {
-    /// So far.
-    pub total: Counter,
-    /// Open now.
-    pub active: Gauge,
-}
-
-/// Everything that is counted of TLS.
-#[derive(Debug)]
-pub struct TlsMetrics {
-    handshakes: Vec<Counter>,
-    handshake_seconds: Vec<Histogram>,
-    spoken: Vec<SpokenMetrics>,
-    /// When the workload's certificate ends, in seconds since 1970; 0 without one.
-    pub identity_expires: Gauge,
-    /// When the first authority ends, in seconds since 1970; 0 without one.
-    pub authorities_expire: Gauge,
-    /// Identities taken.
-    pub identity_reloads: Counter,
-    /// Identities not taken.
-    pub identity_reload_failed: Counter,
-    /// Inbound connections that a `MeshTrafficPermission` refused.
-    pub denied: Counter,
-    /// Those that one would refuse, if `AllowWithShadowDeny` were `Deny`.
-    pub shadow_denied: Counter,
 }
 
 impl TlsMetrics {
-    /// Registers every series with all its labels.
-    pub(crate) fn register(registry: &mut Registry) -> Self {
-        let handshakes = Series::<HandshakeLabels, Counter>::default();
-        let handshake_seconds =
-            Series::<DirectionLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
-                Histogram::new(HANDSHAKE_BUCKETS)
-            });
-        let total = Series::<SpokenLabels, Counter>::default();
-        let active = Series::<SpokenLabels, Gauge>::default();
-        let expires = Series::<CertificateLabels, Gauge>::default();
-        let of = |certificate| expires.get_or_create_owned(&CertificateLabels { certificate });
-        let tls = Self {
-            handshakes: Direction::ALL
-                .into_iter()
-                .flat_map(|direction| Handshake::ALL.map(|result| HandshakeLabels { direction, result }))
-                .map(|labels| handshakes.get_or_create_owned(&labels))
-                .collect(),
-            handshake_seconds: Direction::ALL
-                .map(|direction| handshake_seconds.get_or_create_owned(&DirectionLabels { direction }))
-                .into(),
-            spoken: Spoken::ALL
-                .map(|spoken| SpokenMetrics {
-                    total: total.get_or_create_owned(&SpokenLabels { spoken }),
-                    active: active.get_or_create_owned(&SpokenLabels { spoken }),
-                })
-                .into(),
-            identity_expires: of("identity"),
-            authorities_expire: of("authorities"),
-            identity_reloads: Counter::default(),
-            identity_reload_failed: Counter::default(),
-            denied: Counter::default(),
-            shadow_denied: Counter::default(),
-        };
-        registry.register(
-            "tls_handshakes",
-            "TLS handshakes between mesh members, by how they ended",
-            handshakes,
-        );
-        registry.register(
-            "tls_handshake_duration_seconds",
-            "How long successful TLS handshakes took",
-            handshake_seconds,
-        );
-        registry.register(
-            "inbound_spoken",
-            "Inbound connections under STRICT or PERMISSIVE, by what they speak; when none is plain, STRICT is safe",
-            total,
-        );
-        registry.register("inbound_spoken_active", "The same, open now", active);
-        registry.register(
-            "certificate_expiry_timestamp_seconds",
-            "When the identity's certificate ends, and the first of the authorities'; 0 without one",
-            expires,
-        );
-        registry.register("identity_reloads", "Identities read and taken", tls.identity_reloads.clone());
-        registry.register(
-            "identity_reload_failed",
-            "Identities read and not taken, the old one is used on",
-            tls.identity_reload_failed.clone(),
-        );
-        registry.register(
-            "permission_denied",
-            "Inbound connections refused by a MeshTrafficPermission",
-            tls.denied.clone(),
-        );
-        registry.register(
-            "permission_shadow_denied",
-            "Inbound connections that AllowWithShadowDeny let through",
-            tls.shadow_denied.clone(),
-        );
-        tls
+    /// Handshakes of a direction with this result.
+    pub(crate) fn handshakes(&self, direction: Direction, result: Handshake) -> &Counter {
+        let of = &self.handshakes[direction];
+        match result {
+            Handshake::Full => &of.full,
+            Handshake::Resumed => &of.resumed,
+            Handshake::Failed => &of.failed,
+        }
     }
 
-    /// Handshakes of a direction that ended in one way.
-    pub fn handshakes(&self, direction: Direction, result: Handshake) -> &Counter {
-        &self.handshakes[direction as usize * Handshake::ALL.len() + result as usize]
+    /// Durations of the successful handshakes of a direction.
+    pub(crate) fn handshake_seconds(&self, direction: Direction) -> &Histogram {
+        &self.handshakes[direction].seconds
     }
 
-    /// How long those of a direction took that succeeded.
-    pub fn handshake_seconds(&self, direction: Direction) -> &Histogram {
-        &self.handshake_seconds[direction as usize]
-    }
-
-    /// Inbound connections that speak one thing.
-    pub fn spoken(&self, spoken: Spoken) -> &SpokenMetrics {
-        &self.spoken[spoken as usize]
+    /// Inbound connections that speak this.
+    pub(crate) fn spoken(&self, spoken: Spoken) -> &SpokenMetrics {
+        &self.spoken[spoken]
     }
 }

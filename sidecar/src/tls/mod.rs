@@ -29,7 +29,7 @@ pub use configs::Configs;
 pub use error::{PeerFault, TlsError};
 pub use identity::{Described, FILES, Identity, IdentityFault};
 pub use keeper::Tls;
-pub use metrics::{Handshake, SpokenMetrics, TlsMetrics};
+pub(crate) use metrics::{Handshake, TlsMetrics};
 pub use stream::TlsStream;
 
 #[cfg(test)]

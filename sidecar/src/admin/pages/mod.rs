@@ -6,9 +6,10 @@ use super::reply::{self, Reply};
 use super::server::Pages;
 use super::{certs, dump, envoy, prometheus, query};
 use crate::admin::Ask;
-use crate::admin::stats::{self, Process, Stat};
+use crate::admin::stats::{self, Process};
 use crate::connection::proxy::Proxy;
 use crate::connection::table::Entry;
+use crate::metrics::Stats;
 use crate::net::addrs::Family;
 use crate::observe::logging::LogControl;
 use crate::observe::readiness::{Readiness, State};
@@ -69,7 +70,7 @@ impl App {
             &self.proxy.capture,
             identity,
         );
-        self.proxy.metrics.ready.set(i64::from(checked.is_ok()));
+        self.proxy.metrics.readiness.ready.set(i64::from(checked.is_ok()));
         checked
     }
 
@@ -83,7 +84,7 @@ impl App {
     fn metrics(&self) -> Reply {
         // The gauge is of this moment.
         let _ = self.check_ready();
-        reply::of_type(StatusCode::OK, reply::OPENMETRICS, self.proxy.metrics.render())
+        reply::of_type(StatusCode::OK, reply::OPENMETRICS, self.proxy.metrics.registry.text())
     }
 
     /// What is told of the process.
@@ -97,16 +98,16 @@ impl App {
     }
 
     /// All statistics.
-    fn collect(&self) -> Vec<Stat> {
+    fn collect(&self) -> Stats {
         // Before the rest: it also sets the gauge.
         let process = self.process();
-        stats::collect(&self.proxy.running.load(), &self.proxy.metrics, process)
+        stats::collect(&self.proxy.running.load(), &self.proxy.metrics.registry, process)
     }
 
     /// The metrics, and those that have a name in Envoy under that, too.
     fn prometheus(&self) -> Reply {
         let envoys = prometheus::series(&self.collect());
-        let ours = self.proxy.metrics.render();
+        let ours = self.proxy.metrics.registry.text();
         let ours = ours.strip_suffix("# EOF\n").unwrap_or(&ours);
         reply::of_type(StatusCode::OK, reply::OPENMETRICS, format!("{ours}{envoys}# EOF\n"))
     }
@@ -135,16 +136,14 @@ impl App {
                 }
             }
         }
-        let mut stats = self.collect();
-        stats.retain(|(name, value)| {
+        let all = self.collect();
+        let stats = all.iter().filter(|(name, value)| {
             filter.as_ref().is_none_or(|regex| regex.is_match(name)) && (!used_only || *value != 0)
         });
         if as_json {
             // Envoy's shape.
-            let stats: Vec<_> = stats
-                .into_iter()
-                .map(|(name, value)| serde_json::json!({"name": name, "value": value}))
-                .collect();
+            let stats: Vec<_> =
+                stats.map(|(name, value)| serde_json::json!({"name": name, "value": value})).collect();
             return reply::json(&serde_json::json!({ "stats": stats }));
         }
         let mut text = String::new();
@@ -197,8 +196,7 @@ impl App {
     }
 
     fn config_dump(&self) -> Reply {
-        let started = SystemTime::now().checked_sub(self.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
-        let loaded = self.proxy.documents.get().loaded.unwrap_or(started);
+        let loaded = self.proxy.documents.get().loaded;
         let dump = envoy::config_dump(&self.proxy.config, &self.proxy.running.load(), loaded);
         reply::of_type(StatusCode::OK, "application/json", dump::text(&dump))
     }

@@ -3,7 +3,7 @@
 //! a thread of its own, as a disk or a server may block. What a queue has no place for is dropped and counted.
 
 use super::Target;
-use prometheus_client::metrics::counter::Counter;
+use crate::metrics::{Counter, metrics};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -25,11 +25,21 @@ const OFFER_AGAIN: Duration = Duration::from_millis(5);
 /// Bytes that are written at once.
 const BATCH: usize = 64 * 1024;
 
+metrics! {
+    /// Losses of the traffic logs.
+    #[derive(Clone, Default)]
+    pub(crate) struct TrafficLogMetrics {
+        dropped: Counter = "traffic_log_dropped",
+            "Lines of traffic logs dropped because their target could not keep up"
+            => "traffic_log.dropped";
+    }
+}
+
 /// All targets in use.
 #[derive(Debug, Default)]
-pub struct Backends {
+pub(crate) struct Backends {
     queues: Mutex<BTreeMap<Target, SyncSender<Message>>>,
-    dropped: Counter,
+    metrics: TrafficLogMetrics,
 }
 
 #[derive(Debug)]
@@ -40,23 +50,23 @@ enum Message {
 }
 
 impl Backends {
-    /// Counts lines that are dropped in `dropped`.
-    pub fn new(dropped: Counter) -> Self {
-        Self { queues: Mutex::default(), dropped }
+    /// Has no target yet.
+    pub(crate) fn new(metrics: TrafficLogMetrics) -> Self {
+        Self { queues: Mutex::default(), metrics }
     }
 
     /// Starts what is new among `targets`; what is no longer among them ends when its queue is written.
     ///
     /// # Errors
     /// When a thread cannot be had; what was running goes on.
-    pub fn use_only(&self, targets: &[Target]) -> io::Result<()> {
+    pub(crate) fn use_only(&self, targets: &[Target]) -> io::Result<()> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         for target in targets {
             if queues.contains_key(target) {
                 continue;
             }
             let (queue, lines) = sync_channel(QUEUE);
-            let writer = Writer { target: target.clone(), dropped: self.dropped.clone() };
+            let writer = Writer { target: target.clone(), metrics: self.metrics.clone() };
             std::thread::Builder::new().name("traffic-log".into()).spawn(move || writer.write_all(&lines))?;
             queues.insert(target.clone(), queue);
         }
@@ -66,17 +76,17 @@ impl Backends {
     }
 
     /// Hands a line over. Never waits.
-    pub fn send(&self, target: &Target, line: String) {
+    pub(crate) fn send(&self, target: &Target, line: String) {
         let queue = self.queues.lock().unwrap_or_else(PoisonError::into_inner).get(target).cloned();
         // A connection that outlived its configuration has no target any more.
         let Some(queue) = queue else { return };
         if queue.try_send(Message::Line(line)).is_err() {
-            self.dropped.inc();
+            self.metrics.dropped.inc();
         }
     }
 
     /// Writes out what was handed over so far; at most until `deadline` is over.
-    pub fn finish(&self, deadline: Duration) {
+    pub(crate) fn finish(&self, deadline: Duration) {
         let until = Instant::now() + deadline;
         let queues = std::mem::take(&mut *self.queues.lock().unwrap_or_else(PoisonError::into_inner));
         let written: Vec<_> = queues
@@ -103,7 +113,7 @@ impl Backends {
 
 struct Writer {
     target: Target,
-    dropped: Counter,
+    metrics: TrafficLogMetrics,
 }
 
 impl Writer {
@@ -154,7 +164,7 @@ impl Writer {
             };
             if failed {
                 out = None;
-                self.dropped.inc_by(count);
+                self.metrics.dropped.inc_by(count);
             }
             batch.clear();
             count = 0;
@@ -203,7 +213,7 @@ mod tests {
         assert_eq!([lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()], ["one", "two"]);
         backends.finish(Duration::from_secs(10));
         assert_eq!(std::fs::read_to_string(path).unwrap(), "one\ntwo\n");
-        assert_eq!(backends.dropped.get(), 0);
+        assert_eq!(backends.metrics.dropped.get(), 0);
     }
 
     #[test]
@@ -216,7 +226,7 @@ mod tests {
             backends.send(&target, "line\n".into());
         }
         backends.finish(Duration::from_secs(10));
-        assert_eq!(backends.dropped.get(), 2 * QUEUE as u64);
+        assert_eq!(backends.metrics.dropped.get(), 2 * QUEUE as u64);
         assert!(start.elapsed() < Duration::from_secs(10));
     }
 

@@ -8,7 +8,8 @@
 mod backend;
 mod format;
 
-pub use backend::{Backends, MOST_TARGETS};
+pub use backend::MOST_TARGETS;
+pub(crate) use backend::{Backends, TrafficLogMetrics};
 pub use format::{LONGEST_FORMAT, LineFormat, Template, Traffic};
 
 use std::fmt;
