@@ -7,6 +7,7 @@
     reason = "a test; helpers outside #[test] functions are not exempt by themselves"
 )]
 
+mod pages;
 mod security;
 
 use std::io::{Read, Write};
