@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use culvert_tests::netns::read_only_sysctls;
-use culvert_tests::plugin::ANNOTATIONS;
+use culvert_tests::kernel::netns::read_only_sysctls;
+use culvert_tests::pod::plugin::ANNOTATIONS;
 use culvert_tests::{Family, Invocation, Lab, eventually};
 use serde_json::json;
 

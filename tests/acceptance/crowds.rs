@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use culvert_tests::process::Process;
 use culvert_tests::server::{echo, silent, sink};
-use culvert_tests::{Actor, Family, Host, Lab, Payload, Sidecar, eventually, lab_exec};
+use culvert_tests::{Actor, Family, Host, Lab, Payload, Sidecar, eventually, process::lab_exec};
 use rustix::process::Signal;
 
 use crate::support::{APP, assert_reset, read_all};

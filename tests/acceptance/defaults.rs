@@ -1,7 +1,7 @@
 //! Who decides: the pod's annotations, Kuma's names for them, the node's defaults. Contract §1 and §2.
 
 use anyhow::Result;
-use culvert_tests::plugin::{ANNOTATIONS, previous_result};
+use culvert_tests::pod::plugin::{ANNOTATIONS, previous_result};
 use culvert_tests::{Invocation, Lab};
 use serde_json::json;
 

@@ -5,8 +5,8 @@ use std::io::{self, ErrorKind, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::host::DEADLINE;
 use culvert_tests::server::{Behaviour, Server, UdpEcho};
+use culvert_tests::until::DEADLINE;
 use culvert_tests::{Actor, At, Family, Host, Lab};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};

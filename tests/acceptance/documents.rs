@@ -360,7 +360,7 @@ fn a_mesh_access_log_gets_its_lines_by_tcp() -> Result<()> {
 fn logs(lab: &Lab) -> Result<std::path::PathBuf> {
     let folder = lab.folder().join("logs");
     fs::create_dir(&folder)?;
-    std::os::unix::fs::chown(&folder, Some(culvert_tests::sidecar::UID), None)?;
+    std::os::unix::fs::chown(&folder, Some(culvert_tests::pod::sidecar::UID), None)?;
     Ok(folder)
 }
 

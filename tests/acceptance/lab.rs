@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use culvert_tests::lab_exec;
 use culvert_tests::process::Process;
+use culvert_tests::process::lab_exec;
 use culvert_tests::server::{UdpEcho, echo, who};
 use culvert_tests::{Family, Host, Knock, Lab, Landed, Landing, Segment, eventually};
 

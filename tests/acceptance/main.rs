@@ -21,6 +21,7 @@ mod promises;
 mod refusals;
 mod release;
 mod repair;
+mod rooms;
 mod runtime;
 mod seeds;
 mod sidecar;

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::netns::Namespace;
-use culvert_tests::plugin::previous_result;
+use culvert_tests::kernel::netns::Namespace;
+use culvert_tests::pod::plugin::previous_result;
 use culvert_tests::{Family, Host, Invocation, Lab, Landed, Landing, Outcome};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use culvert_tests::host::Host;
-use culvert_tests::plugin::{ANNOTATIONS, previous_result};
+use culvert_tests::lab::host::Host;
+use culvert_tests::pod::plugin::{ANNOTATIONS, previous_result};
 use culvert_tests::server::echo;
 use culvert_tests::{Family, Lab, Landing};
 use serde_json::{Value, json};

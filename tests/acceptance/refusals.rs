@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use culvert_tests::lab::wire::flags::{ACK, FIN, SYN};
 use culvert_tests::server::UdpEcho;
-use culvert_tests::wire::flags::{ACK, FIN, SYN};
 use culvert_tests::{Actor, At, Family, Knock, Lab, Landed, Landing, Segment};
 
 use crate::support::{APP, Rows, SIDECAR, by_every_engine};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use culvert_tests::binaries::Binaries;
+use culvert_tests::process::binaries::Binaries;
 
 /// `PT_INTERP` of elf.h: the dynamic loader that a program asks for.
 const INTERPRETER: u32 = 3;

@@ -11,9 +11,9 @@ use culvert_cni::redirect::nftables;
 use culvert_cni::redirect::owner::Owner;
 use culvert_cni::redirect::policy::Policy;
 use culvert_cni::redirect::repair::{self, Mode, State};
-use culvert_tests::landing::original_destination;
-use culvert_tests::plugin::CONTAINER_ID;
-use culvert_tests::sidecar::UID;
+use culvert_tests::pod::landing::original_destination;
+use culvert_tests::pod::plugin::CONTAINER_ID;
+use culvert_tests::pod::sidecar::UID;
 use culvert_tests::{Family, Host, Lab, server};
 
 fn check(pod: &Host, recorded: Option<Engine>, mode: Mode) -> Result<State> {

@@ -359,7 +359,7 @@ fn requests_to_non_mesh_destinations_are_logged_where_traffic_logging_is_enabled
     let (lab, folder) = onboarded()?;
     let log = lab.folder().join("traffic.log");
     fs::write(&log, "")?;
-    std::os::unix::fs::chown(&log, Some(culvert_tests::sidecar::UID), None)?;
+    std::os::unix::fs::chown(&log, Some(culvert_tests::pod::sidecar::UID), None)?;
     fs::write(
         folder.join("mesh.yaml"),
         format!(

@@ -10,7 +10,7 @@ use culvert_tests::{Actor, At, Landed, Landing};
 /// An application's uid.
 pub const APP: u32 = 1000;
 /// The sidecar's uid in a pod with defaults.
-pub const SIDECAR: u32 = culvert_tests::sidecar::UID;
+pub const SIDECAR: u32 = culvert_tests::pod::sidecar::UID;
 
 /// Makes a test of each function for each engine: the same connections have to land in the same places.
 macro_rules! by_every_engine {
@@ -118,4 +118,10 @@ pub fn assert_refused(connected: io::Result<TcpStream>, what: &str) {
 /// The address in a line that a `who` server said.
 pub fn seen(stream: TcpStream) -> Result<SocketAddr> {
     Ok(read_all(stream)?.parse()?)
+}
+
+/// `count`, or as many times that as `CULVERT_TEST_SCALE` says: for what can be done any number of times.
+pub fn scaled(count: usize) -> usize {
+    let scale = std::env::var("CULVERT_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1);
+    count * std::cmp::max::<usize>(scale, 1)
 }

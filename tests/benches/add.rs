@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use culvert_tests::binaries::Binaries;
-use culvert_tests::netns::Namespace;
+use culvert_tests::kernel::netns::Namespace;
+use culvert_tests::process::binaries::Binaries;
 
 /// How often each is timed.
 const RUNS: usize = 100;

@@ -13,10 +13,10 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::binaries::Binaries;
+use culvert_tests::process::binaries::Binaries;
 use culvert_tests::server::echo;
 use culvert_tests::until::until_some;
-use culvert_tests::{Lab, Sidecar, lab_exec};
+use culvert_tests::{Lab, Sidecar, process::lab_exec};
 
 const DOCUMENTS: u32 = 5000;
 const ROUNDS: usize = 7;

@@ -7,40 +7,55 @@
 //!                                      └─ Host, Actor        connections as any uid from any side
 //! ```
 //! Everything is made by system calls: no `ip`, no `nft`, nothing to install. It needs root.
+//!
+//! Without the feature `acceptance` the crate is what `cargo demo` needs, and builds in half the time.
+//!
+//! Rooms, from top to bottom. A room imports only rooms with a lower number.
+//!
+//! | level | room | holds |
+//! |---|---|---|
+//! | 6 | `demo` | what `cargo demo` shows |
+//! | 6 | `runtime` | containerd and podman, each in a world of its own |
+//! | 5 | `mounted` | a node's files in a temporary folder, and the installer about them |
+//! | 5 | `pod` | the plugin, the sidecar, and bare listeners in the sidecar's place |
+//! | 5 | `api_server` | Kubernetes' API in process |
+//! | 5 | `chart` | what helm renders, and Kubernetes' schemas |
+//! | 4 | `lab` | a pod, a peer and a node; connections as any uid, and forged frames |
+//! | 3 | `process` | a program under test: where it is, how it starts, prints and ends |
+//! | 3 | `tls` | certificates, clients and servers that speak TLS |
+//! | 2 | `kernel` | namespaces, links, addresses, routes and rules |
+//! | 2 | `server` | servers of tests, and payloads that show any change |
+//! | 1 | `family` | addresses of both families by role |
+//! | 1 | `http` | an HTTP/1.1 client |
+//! | 1 | `until` | waits, each with a deadline |
 
+#[cfg(feature = "acceptance")]
 pub mod api_server;
-pub mod authority;
-pub mod binaries;
+#[cfg(feature = "acceptance")]
 pub mod chart;
 pub mod demo;
 pub mod family;
-pub mod host;
 pub mod http;
+pub mod kernel;
 pub mod lab;
-pub mod lab_exec;
-pub mod landing;
-mod link;
+#[cfg(feature = "acceptance")]
 pub mod mounted;
-mod netlink;
-pub mod netns;
-pub mod nft;
-pub mod payload;
-pub mod plugin;
+pub mod pod;
 pub mod process;
+#[cfg(feature = "acceptance")]
 pub mod runtime;
-pub mod scale;
 pub mod server;
-pub mod sidecar;
+#[cfg(feature = "acceptance")]
 pub mod tls;
 pub mod until;
-pub mod wire;
 
-pub use authority::{Authority, Wish};
 pub use family::{At, Family};
-pub use host::{Actor, Host};
 pub use lab::Lab;
-pub use landing::{Landed, Landing};
-pub use payload::{Checksum, Payload};
-pub use plugin::{Invocation, Outcome};
-pub use sidecar::Sidecar;
-pub use wire::{Knock, Segment, Wire};
+pub use lab::host::{Actor, Host};
+pub use lab::wire::{Knock, Segment, Wire};
+pub use pod::landing::{Landed, Landing};
+pub use pod::plugin::{Invocation, Outcome};
+pub use pod::sidecar::Sidecar;
+pub use server::payload::{Checksum, Payload};
+#[cfg(feature = "acceptance")]
+pub use tls::authority::{Authority, Wish};

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::binaries::Binaries;
 use crate::http;
 use crate::process::Process;
+use crate::process::binaries::Binaries;
 use crate::until::until_some;
 
 /// From the agent's start to an entry in its place, on a busy machine.

@@ -4,6 +4,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Between two looks at a condition that nothing announces.
+/// The longest that a read, a write or a connect of a test may take: no test hangs.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// Looks until `look` finds something, at most for `within`.

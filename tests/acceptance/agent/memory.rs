@@ -3,8 +3,8 @@
 
 use std::sync::atomic::AtomicUsize;
 
+use crate::support::scaled;
 use culvert_tests::lab::Lab;
-use culvert_tests::scale::scaled;
 
 use super::*;
 

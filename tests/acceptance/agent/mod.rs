@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use culvert_tests::binaries::Binaries;
 use culvert_tests::eventually;
 use culvert_tests::mounted::{CONFIGURATIONS, Kept, Mounted, MountedAgent, PLUGINS, has_entry};
+use culvert_tests::process::binaries::Binaries;
 use culvert_tests::until::until_some;
 
 /// An attack so soon after the last is taken for an answer to the agent's own write.

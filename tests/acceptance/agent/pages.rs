@@ -5,10 +5,10 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Result;
-use culvert_tests::binaries::Binaries;
 use culvert_tests::eventually;
 use culvert_tests::mounted::{CONFIGURATIONS, has_entry};
 use culvert_tests::process::Process;
+use culvert_tests::process::binaries::Binaries;
 
 use super::{HEALS_WITHIN, LIST, NAME, renamed_in, with_list};
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use culvert_tests::api_server::{ApiServer, Fault};
-use culvert_tests::binaries::Binaries;
 use culvert_tests::chart::strings;
 use culvert_tests::eventually;
 use culvert_tests::process::Process;
+use culvert_tests::process::binaries::Binaries;
 use serde_json::{Value, json};
 
 use super::rendered;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::binaries::Binaries;
 use culvert_tests::chart::repository;
+use culvert_tests::process::binaries::Binaries;
 use culvert_tests::runtime::{Containerd, Exit};
 use serde_json::json;
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use culvert_tests::binaries::Binaries;
 use culvert_tests::chart::{Chart, strings};
+use culvert_tests::process::binaries::Binaries;
 use serde_json::{Value, json};
 
 use super::{choices, rendered, sidecar};

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use culvert_tests::landing::original_destination;
-use culvert_tests::plugin::ANNOTATIONS;
+use culvert_tests::pod::landing::original_destination;
+use culvert_tests::pod::plugin::ANNOTATIONS;
+use culvert_tests::pod::sidecar::UID;
 use culvert_tests::runtime::{Call, Container, Containerd, PAGE, Pod, SIDECAR, World};
 use culvert_tests::server::{Behaviour, Server};
-use culvert_tests::sidecar::UID;
 use culvert_tests::until::until_some;
 use culvert_tests::{Family, Landed, eventually, http, server};
 use serde_json::{Value, json};

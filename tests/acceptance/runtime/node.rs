@@ -9,12 +9,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::scaled;
 use anyhow::{Context, Result, ensure};
-use culvert_tests::binaries::Binaries;
 use culvert_tests::eventually;
+use culvert_tests::process::binaries::Binaries;
 use culvert_tests::runtime::Node;
 use culvert_tests::runtime::node::{Client, names};
-use culvert_tests::scale::scaled;
 use culvert_tests::until::until_some;
 
 use super::leaving_nothing;

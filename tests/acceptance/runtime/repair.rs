@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use culvert_cni::agent::{Answer, PodRef, Report, Request, client};
-use culvert_tests::landing::original_destination;
+use culvert_tests::pod::landing::original_destination;
+use culvert_tests::pod::sidecar::UID;
 use culvert_tests::runtime::node::NODE;
 use culvert_tests::runtime::{Agent, Node};
-use culvert_tests::sidecar::UID;
 use culvert_tests::until::until_some;
 use culvert_tests::{Family, Host, Lab, eventually, server};
 use serde_json::{Value, json};

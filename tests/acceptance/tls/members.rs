@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::authority::Credentials;
 use culvert_tests::server::{http, silent};
+use culvert_tests::tls::authority::Credentials;
 use culvert_tests::tls::{Client, MESH, own_tls};
 use culvert_tests::{Authority, Sidecar, Wish, eventually};
 use serde_json::Value;

@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use culvert_tests::authority::Credentials;
 use culvert_tests::server::{http, speaks_first};
+use culvert_tests::tls::authority::Credentials;
 use culvert_tests::tls::{Client, MESH, own_tls};
 use culvert_tests::{Authority, Host, Wish, eventually};
 use serde_json::Value;

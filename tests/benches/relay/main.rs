@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use culvert_tests::{Lab, lab_exec};
+use culvert_tests::{Lab, process::lab_exec};
 
 use contender::Contender;
 use load::Servers;

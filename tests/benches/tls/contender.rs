@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use culvert_tests::process::Process;
 use culvert_tests::until::until_some;
-use culvert_tests::{Lab, binaries::Binaries, lab_exec, sidecar};
+use culvert_tests::{Lab, pod::sidecar, process::binaries::Binaries, process::lab_exec};
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 

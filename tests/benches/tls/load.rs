@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use culvert_tests::Family;
-use culvert_tests::authority::Credentials;
+use culvert_tests::tls::authority::Credentials;
 use culvert_tests::tls::{Client, MESH};
 use rustls::{ClientConnection, HandshakeKind, StreamOwned};
 

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use culvert_tests::{Authority, Lab, lab_exec};
+use culvert_tests::{Authority, Lab, process::lab_exec};
 
 use contender::{Contender, Running};
 use load::{Load, Side};

@@ -7,8 +7,8 @@ use std::thread;
 
 use anyhow::Result;
 use culvert_tests::Host;
-use culvert_tests::authority::Credentials;
 use culvert_tests::tls::Server;
+use culvert_tests::tls::authority::Credentials;
 use rustls::HandshakeKind;
 
 /// What is served at a port.

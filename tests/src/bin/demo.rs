@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 
 use culvert_tests::demo::{self, Paper};
-use culvert_tests::lab_exec;
+use culvert_tests::process::lab_exec;
 
 fn main() -> ExitCode {
     if let Err(code) = lab_exec::play_if_asked() {

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    culvert_tests::lab_exec::play(std::env::args_os().skip(1).collect())
+    culvert_tests::process::lab_exec::play(std::env::args_os().skip(1).collect())
 }

@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use super::paper::Paper;
 use crate::family::Family;
-use crate::host::Actor;
 use crate::http;
 use crate::lab::Lab;
+use crate::lab::host::Actor;
+use crate::lab::wire::{Knock, Segment};
+use crate::pod::sidecar::Sidecar;
 use crate::server::{echo, http as http_server};
-use crate::sidecar::Sidecar;
-use crate::wire::{Knock, Segment};
 
 /// A record is written when a connection ends; one that should be there is there after microseconds.
 const RECORDED_WITHIN: Duration = Duration::from_secs(5);

@@ -11,12 +11,12 @@ use culvert_cni::redirect::engine::Engine;
 use culvert_cni::redirect::{self, plan};
 
 pub use self::paper::Paper;
-use crate::binaries::Binaries;
 use crate::family::Family;
+use crate::kernel::netns::Namespace;
 use crate::lab::Lab;
-use crate::netns::Namespace;
-use crate::plugin::previous_result;
-use crate::sidecar::UID;
+use crate::pod::plugin::previous_result;
+use crate::pod::sidecar::UID;
+use crate::process::binaries::Binaries;
 
 /// What the demo's pod asks for beside `redirect: enabled`.
 const ANNOTATIONS: [(&str, &str); 2] =

@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The network of a world's pods: Debian's reference plugins, and ours behind them.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
+use super::network::{BRIDGE, NETWORK, addresses, log_file, state_dir};
 use super::world::World;
-
-/// The network's name.
-pub const NETWORK: &str = "lab";
-
-/// The bridge on the node; no one else's has this name.
-pub const BRIDGE: &str = "culvert-lab0";
 
 /// Every pod's two subnets; the bridge has `.1` and `::1`.
 const SUBNETS: [&str; 2] = ["10.88.0.0/24", "fd88::/64"];
@@ -20,7 +13,7 @@ const SUBNETS: [&str; 2] = ["10.88.0.0/24", "fd88::/64"];
 pub fn chain(world: &World, cni_version: &str, entry: &Value) -> Value {
     let mut ours = json!({
         "type": "culvert-cni",
-        "capabilities": { crate::plugin::ANNOTATIONS: true },
+        "capabilities": { crate::pod::plugin::ANNOTATIONS: true },
         "logFile": log_file(world.folder()),
         "stateDir": state_dir(world.folder()),
         "agentSocket": world.folder().join("agent.sock"),
@@ -56,16 +49,4 @@ pub fn primary(world: &World, cni_version: &str) -> Value {
             { "type": "portmap", "capabilities": { "portMappings": true } },
         ],
     })
-}
-
-pub(crate) fn log_file(folder: &Path) -> std::path::PathBuf {
-    folder.join("cni.log")
-}
-
-pub(crate) fn state_dir(folder: &Path) -> std::path::PathBuf {
-    folder.join("attachments")
-}
-
-pub(crate) fn addresses(folder: &Path) -> std::path::PathBuf {
-    folder.join("addresses")
 }

@@ -24,8 +24,8 @@ use super::image;
 use super::kubelet;
 use super::world::{Running, World};
 use crate::family::Family;
-use crate::host::Host;
-use crate::netns::Namespace;
+use crate::kernel::netns::Namespace;
+use crate::lab::host::Host;
 use crate::until::until_some;
 
 /// From its start to a network that is ready; it takes a second when the machine does nothing else.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::world::program;
-use crate::binaries::Binaries;
+use crate::process::binaries::Binaries;
 
 /// The image's name, also of the one that holds a sandbox.
 pub const NAME: &str = "localhost/pause:test";

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::conflist::BRIDGE;
-use crate::link::Links;
-use crate::nft::Ruleset;
+use super::network::BRIDGE;
+use crate::kernel::link::Links;
+use crate::kernel::nft::Ruleset;
 use crate::until::until_some;
 
 /// The kernel ends what the last process leaves in the background.

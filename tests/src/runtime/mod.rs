@@ -18,6 +18,7 @@ mod image;
 pub mod init;
 mod kubelet;
 pub mod leftovers;
+pub mod network;
 pub mod node;
 pub mod podman;
 pub mod record;

@@ -17,14 +17,15 @@ use super::cri::{
     Cri, Empty, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxId, PodSandboxMetadata,
     PodSandboxStatusRequest, PodSandboxStatusResponse, RunPodSandboxRequest,
 };
+use super::network;
 use super::world::{Ran, World};
 use crate::api_server::ApiServer;
-use crate::binaries::Binaries;
-use crate::host::Host;
 use crate::http;
+use crate::kernel::netns::Namespace;
+use crate::lab::host::Host;
 use crate::mounted::{has_entry, peak_memory};
-use crate::netns::Namespace;
 use crate::process::Process;
+use crate::process::binaries::Binaries;
 use crate::until::until_some;
 
 /// The node's name in its cluster.
@@ -75,7 +76,7 @@ impl Node {
         let primary = format!("{:#}\n", conflist::primary(&world, cni_version));
         // What the plugin writes stays in the world.
         let entry = world.folder().join("entry.json");
-        fs::write(&entry, serde_json::json!({ "logFile": conflist::log_file(world.folder()) }).to_string())?;
+        fs::write(&entry, serde_json::json!({ "logFile": network::log_file(world.folder()) }).to_string())?;
         let containerd = Containerd::launch(world, PRIMARY, &primary)?;
         Ok(Self { containerd, primary, entry })
     }
@@ -235,9 +236,9 @@ impl Node {
         let configuration = self.world().folder().join("del.json");
         let stdin = serde_json::json!({
             "cniVersion": "1.0.0",
-            "name": conflist::NETWORK,
+            "name": network::NETWORK,
             "type": "culvert-cni",
-            "logFile": conflist::log_file(self.world().folder()),
+            "logFile": network::log_file(self.world().folder()),
             "stateDir": self.state().join("attachments"),
         });
         fs::write(&configuration, stdin.to_string())?;

@@ -10,10 +10,11 @@ use serde_json::Value;
 
 use super::conflist;
 use super::image;
+use super::network;
 use super::record::Call;
 use super::world::{Ran, World};
-use crate::host::Host;
-use crate::netns::Namespace;
+use crate::kernel::netns::Namespace;
+use crate::lab::host::Host;
 
 /// A container takes half a second; this is for a machine that does much else.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
@@ -66,7 +67,7 @@ runtime = "runc"
     pub fn run(&self, name: &str, command: &[&str]) -> Result<Ran> {
         let cgroup = self.world.cgroup();
         let mut arguments = vec!["run", "--detach", "--pull", "never", "--name", name];
-        arguments.extend(["--network", conflist::NETWORK, "--cgroup-parent", &cgroup]);
+        arguments.extend(["--network", network::NETWORK, "--cgroup-parent", &cgroup]);
         arguments.extend(LIMITS);
         arguments.push(image::NAME);
         arguments.extend(command);

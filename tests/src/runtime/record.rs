@@ -79,7 +79,7 @@ impl Recorder {
     /// Puts plugins, by the paths of their programs, behind recorders in `folder`.
     pub(crate) fn install(folder: &Path, plugins: &[PathBuf]) -> Result<Self> {
         let this = folder.join(NAME);
-        fs::copy(crate::lab_exec::beside_current_program(NAME)?, &this)?;
+        fs::copy(crate::process::lab_exec::beside_current_program(NAME)?, &this)?;
         fs::create_dir(folder.join(BIN))?;
         fs::create_dir(folder.join(PLUGINS))?;
         for plugin in plugins {

@@ -18,9 +18,9 @@ use tempfile::TempDir;
 use super::init;
 use super::leftovers::Traces;
 use super::record::{BIN, Call, Recorder};
-use crate::binaries::Binaries;
 use crate::family::Family;
-use crate::host::Host;
+use crate::lab::host::Host;
+use crate::process::binaries::Binaries;
 use crate::process::{Process, describe, ends_within};
 
 /// From the start of the first process to its word that all is mounted; and from its death to that of all others.
@@ -139,7 +139,7 @@ impl World {
 
     /// Our plugin's log so far.
     pub fn plugin_log(&self) -> String {
-        fs::read_to_string(super::conflist::log_file(self.folder())).unwrap_or_default()
+        fs::read_to_string(super::network::log_file(self.folder())).unwrap_or_default()
     }
 
     /// The lines of our plugin's log in which all of these stand.
@@ -150,12 +150,12 @@ impl World {
 
     /// The names of our plugin's records.
     pub fn records(&self) -> Result<Vec<String>> {
-        names(&super::conflist::state_dir(self.folder()))
+        names(&super::network::state_dir(self.folder()))
     }
 
     /// The addresses that host-local has given away.
     pub fn addresses_in_use(&self) -> Result<Vec<IpAddr>> {
-        let names = names(&super::conflist::addresses(self.folder()).join(super::conflist::NETWORK))?;
+        let names = names(&super::network::addresses(self.folder()).join(super::network::NETWORK))?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
@@ -252,7 +252,7 @@ struct Init {
 
 impl Init {
     fn start(node: &Host) -> Result<Self> {
-        let mut command = Command::new(crate::lab_exec::beside_current_program(init::NAME)?);
+        let mut command = Command::new(crate::process::lab_exec::beside_current_program(init::NAME)?);
         command.arg(node.namespace().path()).arg(std::process::id().to_string());
         let holder = Process::start(command)?;
         let pid = holder.stdout().wait_for(BEGINS_AND_ENDS_WITHIN, |line| line.parse().ok());

@@ -1,5 +1,7 @@
 //! TLS as anybody speaks it: clients and servers of rustls' usual, blocking kind, which verify nobody.
 
+pub mod authority;
+
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -17,8 +19,8 @@ use rustls::{
     ServerConnection, SignatureScheme, StreamOwned,
 };
 
-use crate::authority::{Authority, Credentials};
 use crate::server::{Behaviour, speaks_first};
+use crate::tls::authority::{Authority, Credentials};
 
 /// The application protocol of mesh members.
 pub const MESH: &[u8] = b"kuma";

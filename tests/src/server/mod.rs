@@ -1,5 +1,7 @@
 //! Servers for tests: each is a function over one accepted connection, on a thread of its own.
 
+pub mod payload;
+
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,7 +16,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use socket2::SockRef;
 
 use crate::family::{At, unmapped};
-use crate::payload::{Checksum, Payload};
+use crate::server::payload::{Checksum, Payload};
 
 /// How long a server waits for its client: longer than any test does, so that the client's end is what fails.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -18,10 +18,9 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, route::RouteFlags};
 use nix::sys::socket::SockProtocol;
 
-use crate::host::DEADLINE;
-use crate::netlink::Netlink;
-use crate::netns::Namespace;
-use crate::until::until_some;
+use crate::kernel::netlink::Netlink;
+use crate::kernel::netns::Namespace;
+use crate::until::{DEADLINE, until_some};
 
 /// The ends of a cable get different numbers: where they are equal, as the first ones in two namespaces would be, the
 /// kernel takes them for one interface without another end and is in no hurry (a second) to notice that it is up.

@@ -1,5 +1,8 @@
 //! A pod and the world around it.
 
+pub mod host;
+pub mod wire;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -8,7 +11,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::family::Family;
-use crate::host::Host;
+use crate::lab::host::Host;
 
 /// A pod, a peer at the other end of its cable, and a node on which plugins run.
 ///

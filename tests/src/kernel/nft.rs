@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlasIterator};
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::Netlink;
+use crate::kernel::netlink::Netlink;
 
 /// `NFNL_SUBSYS_NFTABLES`, in the upper half of a message's type.
 const NFTABLES: u16 = 10 << 8;

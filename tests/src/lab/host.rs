@@ -13,14 +13,11 @@ use rustix::thread::set_thread_res_uid;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::family::At;
-use crate::link::{Cidr, Links, everything};
-use crate::netns::Namespace;
-use crate::nft::Ruleset;
+use crate::kernel::link::{Cidr, Links, everything};
+use crate::kernel::netns::Namespace;
+use crate::kernel::nft::Ruleset;
 use crate::server::{Behaviour, Server};
-use crate::until::until_some;
-
-/// How long a read, a write or a connect of a test may take: no test hangs.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+use crate::until::{DEADLINE, until_some};
 
 /// A pod, or a peer of it.
 #[derive(Debug)]

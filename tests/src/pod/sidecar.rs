@@ -8,10 +8,10 @@ use anyhow::{Result, anyhow};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::binaries::Binaries;
-use crate::host::Host;
 use crate::http::{self, Response};
-use crate::lab_exec;
+use crate::lab::host::Host;
+use crate::process::binaries::Binaries;
+use crate::process::lab_exec;
 use crate::process::{Output, Process, describe};
 use crate::until::until_some;
 

@@ -11,9 +11,10 @@ use anyhow::{Context, Result};
 use socket2::SockRef;
 
 use crate::family::{At, unmapped};
-use crate::host::{Actor, Host};
+use crate::lab::host::{Actor, Host};
+use crate::pod::sidecar::UID;
 use crate::server::Server;
-use crate::sidecar::UID;
+use crate::until::DEADLINE;
 
 /// How long a connection may take that nobody answers: it is a local network, but a lost first packet is sent again
 /// after a second.
@@ -138,7 +139,7 @@ impl Landing {
     /// Usually the arrival from the client's own port. Where two connections from one port to two targets are both
     /// redirected to one listener, the kernel gives the second another port.
     fn arrival_of(&self, client: SocketAddr, to: SocketAddr) -> Result<Arrival> {
-        let deadline = Instant::now() + crate::host::DEADLINE;
+        let deadline = Instant::now() + DEADLINE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let arrival = self.arrivals.recv_timeout(left)?;

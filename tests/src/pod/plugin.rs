@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use crate::binaries::Binaries;
 use crate::family::Family;
-use crate::host::Host;
 use crate::lab::Lab;
+use crate::lab::host::Host;
+use crate::process::binaries::Binaries;
 use crate::process::{describe, ends_within};
 
 /// Capability and key of the pod's annotations.

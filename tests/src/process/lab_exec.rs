@@ -23,7 +23,7 @@ use rustix::thread::{
     set_capabilities, set_no_new_privs,
 };
 
-use crate::netns::Namespace;
+use crate::kernel::netns::Namespace;
 
 /// First argument by which a program is asked to play the helper.
 const NAME: &str = "lab-exec";

@@ -1,5 +1,8 @@
 //! A program under test: what it prints, how it ends, and that it ends.
 
+pub mod binaries;
+pub mod lab_exec;
+
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
