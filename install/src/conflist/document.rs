@@ -1,35 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A configuration as libcni reads it, and where in its text each plugin stands.
+//! A configuration as libcni reads it, and the byte range of each plugin in its text.
 
 use std::ops::Range;
 
 use culvert_cni::protocol::{CniVersion, Fields};
 use serde_json::value::RawValue;
 
-/// The largest file that is read, in bytes: libcni's own bound.
+/// Largest file that is read, in bytes: libcni's own bound.
 pub(crate) const MAX_BYTES: u64 = 2 << 20;
 
-/// Why libcni would not load a file, or we could not edit it.
+/// Reasons why libcni would not load a file, or we could not edit it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Invalid {
-    /// A file without a text: larger than libcni's bound, not UTF-8, a link that leads nowhere.
+    /// A file without text: larger than libcni's bound, not UTF-8, or a link that leads nowhere.
     #[error("it cannot be read: {0}")]
     Unreadable(String),
-    /// No JSON object; half a file among others.
+    /// Not a JSON object, for example half a file.
     #[error("it is no JSON object: {0}")]
     Json(String),
-    /// A key that libcni needs.
+    /// A key that libcni needs and the file lacks.
     #[error("its key {0:?} is missing or empty")]
     Missing(&'static str),
-    /// A key with a value of another kind.
+    /// A key with a value of the wrong kind.
     #[error("its key {key:?}: {problem}")]
     Key {
-        /// Which.
         key: &'static str,
-        /// The parser's word.
+        /// Message of the JSON parser.
         problem: String,
     },
-    /// A plugin without a type.
+    /// A plugin without a type; counted from 0.
     #[error("plugin {0} of its list has no type")]
     NoType(usize),
     /// A list that makes no network.
@@ -49,42 +48,38 @@ pub(crate) enum Invalid {
 pub(crate) struct Conflist<'a> {
     /// The whole file.
     pub text: &'a str,
-    /// The network's name.
     pub name: String,
-    /// As the file says it, if it does.
+    /// `cniVersion`, if the file has one.
     pub cni_version: Option<String>,
-    /// Further versions that a runtime may choose from.
+    /// `cniVersions`: further versions that a runtime may choose from.
     pub cni_versions: Vec<String>,
-    /// Whether libcni 1.3 and later reads no drop-in folder for this network.
+    /// True if libcni 1.3 and later reads no drop-in folder for this network.
     pub inlined_only: bool,
-    /// The plugins, in their order; never empty.
+    /// The plugins in chain order; never empty.
     pub plugins: Vec<Plugin>,
 }
 
 /// One plugin of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plugin {
-    /// Its type: the name of its binary.
+    /// The plugin's type, which is its binary's name.
     pub kind: String,
-    /// Where its object stands in the text, in bytes.
+    /// Byte range of its object in the text.
     pub span: Range<usize>,
 }
 
-/// One plugin alone: a `.conf`, or a `.json`.
+/// A single plugin: a `.conf` or a `.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Conf<'a> {
-    /// The object, without white space around it.
     pub object: &'a str,
-    /// The network's name.
     pub name: String,
-    /// As the file says it, if it does.
+    /// `cniVersion`, if the file has one.
     pub cni_version: Option<String>,
-    /// The plugin's type.
     pub kind: String,
 }
 
 impl<'a> Conflist<'a> {
-    /// Reads a list as libcni does: a key that stands twice counts where it stands last.
+    /// Reads a list as libcni does: of a key that stands twice the last one counts.
     pub(crate) fn parse(text: &'a str) -> Result<Self, Invalid> {
         let fields = fields(text)?;
         let raw = fields.last("plugins").ok_or(Invalid::Missing("plugins"))?;
@@ -114,18 +109,18 @@ impl<'a> Conflist<'a> {
         Ok(Self { text, name, cni_version, cni_versions, inlined_only, plugins })
     }
 
-    /// Whether our plugin speaks the version that a runtime will choose: the newest of those that are named.
+    /// Fails unless our plugin speaks the version that a runtime will choose, the newest of those named.
     pub(crate) fn speakable(&self) -> Result<(), Invalid> {
         let named = self.cni_version.iter().chain(&self.cni_versions);
         speakable(named.max_by_key(|version| ordered(version)).map(String::as_str))
     }
 
-    /// The types, in their order.
+    /// Types of the plugins in chain order.
     pub(crate) fn kinds(&self) -> Vec<&str> {
         self.plugins.iter().map(|plugin| plugin.kind.as_str()).collect()
     }
 
-    /// A plugin's own text.
+    /// Text of one plugin.
     pub(crate) fn plugin(&self, index: usize) -> Option<&'a str> {
         self.text.get(self.plugins.get(index)?.span.clone())
     }
@@ -141,7 +136,7 @@ impl<'a> Conf<'a> {
     }
 }
 
-/// Fails where `version` is none of our plugin's; none is 0.2.0 or older, which has no chains.
+/// Fails unless our plugin speaks `version`. None means 0.2.0 or older, which has no chains.
 pub(super) fn speakable(version: Option<&str>) -> Result<(), Invalid> {
     match version {
         Some(version) if CniVersion::parse(version).is_some() => Ok(()),
@@ -149,12 +144,12 @@ pub(super) fn speakable(version: Option<&str>) -> Result<(), Invalid> {
     }
 }
 
-/// `1.10.0` behind `1.9.0`; what is no version stands in front.
+/// Sort key that puts `1.10.0` behind `1.9.0`; what is not a version comes first.
 fn ordered(version: &str) -> Vec<u32> {
     version.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
-/// Where `part` of `text` begins. The parser hands out parts of what it was given.
+/// Offset of `part` in `text`. The parser returns slices of its input.
 fn offset(text: &str, part: &str) -> usize {
     part.as_ptr() as usize - text.as_ptr() as usize
 }

@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our entry, spliced into a text and cut out of it again.
+//! Insertion of our entry into a text, and its removal.
 
 use super::document::{Conf, Conflist, Invalid, speakable};
 use super::entry::{Entry, TYPE};
 use super::position::Position;
 
-/// What it takes for our entry to stand as it should.
+/// Result of a check of our entry's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ensured {
-    /// It does.
     AsItShould,
-    /// It would in this text.
+    /// The entry stands as it should in this text.
     Needs(String),
 }
 
-/// Plugins that runtimes' own documentation puts last, and that must not stand behind ours: a redirect comes after the
-/// ports and limits of the network that it redirects.
+/// Plugins that runtimes document as the last of a chain and that must not stand behind ours: a redirect comes after
+/// the ports and limits of the network that it redirects.
 const BEFORE_OURS: [&str; 1] = ["portmap"];
 
-/// The text in which `entry` stands once, as it is, where it belongs. Ours may stand before others that came later, but
-/// for those that it must stand behind.
+/// Returns the text in which `entry` stands exactly once, unchanged and in its place. Plugins that came later may
+/// stand behind ours, except those of [`BEFORE_OURS`].
 pub(crate) fn ensure(text: &str, entry: &Entry, position: &Position) -> Result<Ensured, Invalid> {
     let conflist = Conflist::parse(text)?;
     conflist.speakable()?;
@@ -46,7 +45,7 @@ fn is_behind(conflist: &Conflist<'_>, index: usize, position: &Position) -> bool
     index > 0 && !conflist.plugins[index..].iter().any(|plugin| needed(&plugin.kind))
 }
 
-/// The text with our entry behind one of its plugins, written as its neighbours are.
+/// Inserts our entry behind one of the plugins, in the style of its neighbours.
 fn insert(conflist: &Conflist<'_>, entry: &Entry, position: &Position) -> String {
     let Conflist { text, plugins, .. } = conflist;
     let behind = match position {
@@ -65,7 +64,7 @@ fn insert(conflist: &Conflist<'_>, entry: &Entry, position: &Position) -> String
     out
 }
 
-/// The text without our entry, however often it stood there; none where it did not, or is all that stands there.
+/// Removes every copy of our entry. None if there is no copy, or nothing else would remain.
 pub(crate) fn remove(text: &str) -> Result<Option<String>, Invalid> {
     let mut text = text.to_owned();
     let mut removed = false;
@@ -74,7 +73,7 @@ pub(crate) fn remove(text: &str) -> Result<Option<String>, Invalid> {
         let plugins = &conflist.plugins;
         let Some(index) = plugins.iter().rposition(|plugin| plugin.kind == TYPE) else { break };
         let cut = match (index.checked_sub(1), plugins.get(index + 1)) {
-            // From the end of the one before: what `insert` put in, and nothing else.
+            // Cut from the end of the plugin before it: exactly what `insert` added.
             (Some(before), _) => plugins[before].span.end..plugins[index].span.end,
             (None, Some(after)) => plugins[index].span.start..after.span.start,
             (None, None) => return Ok(None),
@@ -85,7 +84,7 @@ pub(crate) fn remove(text: &str) -> Result<Option<String>, Invalid> {
     Ok(removed.then_some(text))
 }
 
-/// A single plugin's configuration as a list of it and ours, its text kept: libcni's own way to make a list of one.
+/// Makes a list of a single plugin and ours and keeps the plugin's text, as libcni does itself.
 pub(crate) fn wrap(text: &str, entry: &Entry) -> Result<String, Invalid> {
     let Conf { object, name, cni_version, kind: _ } = Conf::parse(text)?;
     speakable(cni_version.as_deref())?;
@@ -99,8 +98,8 @@ pub(crate) fn wrap(text: &str, entry: &Entry) -> Result<String, Invalid> {
     ))
 }
 
-/// Whether the list `conflist` says no more than the single plugin's configuration `conf`, ours left out: then it is one
-/// that [`wrap`] made.
+/// Returns true if the list `conflist` without our entry says the same as the single plugin's `conf`, so that it came
+/// from [`wrap`].
 pub(crate) fn unwrap(conflist: &str, conf: &str) -> bool {
     let Ok(without) = remove(conflist).map(|without| without.unwrap_or_else(|| conflist.to_owned())) else {
         return false;
@@ -116,25 +115,24 @@ pub(crate) fn unwrap(conflist: &str, conf: &str) -> bool {
         && list.plugin(0).is_some_and(|plugin| same(plugin, single.object))
 }
 
-/// How a text sets its plugins.
+/// White space that a text puts around its plugins.
 struct Style<'a> {
-    /// The white space between a comma and the next plugin.
+    /// Between a comma and the next plugin.
     between: &'a str,
-    /// The same with one step of indentation more, where each stands on lines of its own.
+    /// The same plus one step of indentation, if each plugin starts a line.
     inner: Option<String>,
-    /// The white space behind a colon.
     colon: &'static str,
 }
 
 impl<'a> Style<'a> {
-    /// As the plugin `index` stands there.
+    /// Reads the style from the plugin at `index`.
     fn of(conflist: &Conflist<'a>, index: usize) -> Self {
         let Conflist { text, plugins, .. } = conflist;
         let own = &text[plugins[index].span.clone()];
         let before = &text[..plugins[index].span.start];
         let between = &before[before.trim_end_matches([' ', '\t', '\r', '\n']).len()..];
         let newline = if between.contains("\r\n") { "\r\n" } else { "\n" };
-        // Its first key stands one step further in than its brace.
+        // The first key is indented one step further than its brace.
         let first_key = &own[1..];
         let first_key = &first_key[..first_key.len() - first_key.trim_start().len()];
         let inner = (between.contains('\n') && first_key.contains('\n')).then(|| {
@@ -142,7 +140,7 @@ impl<'a> Style<'a> {
             format!("{newline}{indent}")
         });
         let colon = if own.contains("\": ") { " " } else { "" };
-        // `[{…}` and `[ {…}`: behind a comma stands what stands before the second plugin, or nothing.
+        // In `[{…}` and `[ {…}` the space behind a comma is taken from the second plugin, if there is one.
         let between = if index == 0 && !between.contains('\n') { colon_space(colon) } else { between };
         Self { between, inner, colon }
     }
@@ -155,7 +153,7 @@ impl<'a> Style<'a> {
     }
 }
 
-/// A text that sets a space behind its colons sets one behind its commas.
+/// A text with a space behind its colons has one behind its commas.
 const fn colon_space(colon: &'static str) -> &'static str {
     colon
 }

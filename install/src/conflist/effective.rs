@@ -1,45 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which of a folder's files the runtime uses.
+//! Choice of the file that the runtime uses from its folder.
 
 use super::document::{Conf, Conflist, Invalid};
 
-/// Endings that runtimes load; any other is ignored, however much it looks like a configuration.
+/// Endings that runtimes load. Any other file is ignored, even if it holds a configuration.
 const LOADED: [&str; 3] = ["conf", "conflist", "json"];
 
-/// How a runtime goes through its folder.
+/// Rule by which a runtime reads its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Loader {
-    /// containerd: the first in order; where that is invalid, none is loaded and the one in memory stays.
+    /// containerd: the first file in order. If it is invalid, none is loaded and the configuration in memory stays.
     FirstOrNone,
-    /// CRI-O: the first that is valid, or the first of this name where its configuration asks for one.
-    FirstValid {
-        /// `cni_default_network`.
-        network: Option<String>,
-    },
+    /// CRI-O: the first valid file, or the first of this network's name if its configuration names one.
+    FirstValid { network: Option<String> },
 }
 
-/// What the runtime makes of its folder.
+/// Result of a runtime's choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// This file.
     File {
-        /// Its name in the folder.
         name: String,
-        /// Whether it is a list.
+        /// List or single plugin.
         kind: Kind,
     },
-    /// None, since there is none.
+    /// The folder has no configuration.
     Empty,
-    /// None, since this one cannot be loaded; with containerd the configuration in memory stays.
+    /// This file cannot be loaded, so none is; with containerd the configuration in memory stays.
     Broken {
-        /// Its name in the folder.
         name: String,
-        /// What is wrong with it.
+        /// Reason.
         problem: Invalid,
     },
 }
 
-/// What a file holds.
+/// Content of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A list of plugins.
@@ -48,12 +42,12 @@ pub(crate) enum Kind {
     Single,
 }
 
-/// Whether a runtime would load a file of this name.
+/// Returns true if a runtime would load a file of this name.
 pub(crate) fn is_loaded(name: &str) -> bool {
     kind(name).is_some()
 }
 
-/// What a runtime takes a file of this name for.
+/// Kind that a runtime expects of a file of this name.
 pub(crate) fn kind(name: &str) -> Option<Kind> {
     let (_, ending) = name.rsplit_once('.')?;
     match ending {
@@ -63,20 +57,20 @@ pub(crate) fn kind(name: &str) -> Option<Kind> {
     }
 }
 
-/// A file of the folder: its name, and its text or why there is none.
+/// A file of the folder: its name, and its text or the reason why it has none.
 pub(crate) type Loaded = (String, Result<String, Invalid>);
 
-/// The text of the file `name` among `files`.
+/// Text of the file `name` among `files`.
 pub(crate) fn text_of<'a>(files: &'a [Loaded], name: &str) -> &'a str {
     let text = files.iter().find(|(there, _)| there == name).map(|(_, text)| text.as_deref());
     text.and_then(Result::ok).unwrap_or_default()
 }
 
-/// The choice among `files`, in any order.
+/// Chooses among `files`, which may be in any order.
 pub(crate) fn effective(files: &[Loaded], loader: &Loader) -> Choice {
     let mut sorted: Vec<_> =
         files.iter().filter_map(|(name, text)| Some((name, text, kind(name)?))).collect();
-    // Go's order of strings is that of their bytes, as Rust's is.
+    // Go compares strings by bytes, and so does Rust.
     sorted.sort_unstable_by_key(|(name, ..)| *name);
     let mut broken = None;
     for (name, text, kind) in sorted {

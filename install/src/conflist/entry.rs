@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our entry: what the plugin needs, and the node's defaults.
+//! Our entry: the keys that the plugin needs, and the node's defaults.
 
 use std::path::Path;
 
@@ -7,42 +7,42 @@ use culvert_cni::pod::{Annotations, Settings, decide_policy};
 use culvert_cni::protocol::{Fields, NetConf, POD_ANNOTATIONS};
 use serde_json::{Value, json};
 
-/// The plugin's type in a conflist, which is also its binary's name.
+/// Type of the plugin in a conflist, and name of its binary.
 pub(crate) const TYPE: &str = "culvert-cni";
 
-/// Keys that are not for the operator: the first two are fixed, the others the runtime's.
+/// Keys that an operator may not set: the first two are fixed, the others belong to the runtime.
 const RESERVED: [&str; 6] = ["type", "capabilities", "name", "cniVersion", "prevResult", "runtimeConfig"];
 
-/// The plugin's own default of `--state-dir`, which need not be said.
+/// Default of `--state-dir` in the plugin, so an entry does not repeat it.
 const DEFAULT_STATE_DIR: &str = "/run/culvert";
 
-/// Why an entry would not do.
+/// Reasons why an entry is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EntryError {
-    /// No JSON object.
+    /// Not a JSON object.
     #[error("it must hold a JSON object with keys of the plugin's entry: {0}")]
     Json(String),
-    /// A key that is not the operator's.
+    /// A key that belongs to us or to the runtime.
     #[error("{0:?} is not for you to set: take it out")]
     Reserved(String),
-    /// A key twice.
+    /// A key that stands twice.
     #[error("{0:?} stands there twice: which should count?")]
     Twice(String),
     /// A key that the plugin does not know.
     #[error("{0}")]
     Unknown(String),
-    /// A value that every pod would fail with.
+    /// A value with which every pod would fail.
     #[error("the plugin would refuse every pod: {0}")]
     Refused(String),
 }
 
-/// Our entry, as keys and JSON values in their order.
+/// Our entry: keys and JSON values in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry(Vec<(String, Value)>);
 
 impl Entry {
-    /// The entry of a node whose attachments and socket lie in `state_dir`, with the operator's keys from `settings`, a
-    /// JSON object. Every error at once.
+    /// Builds the entry of a node whose attachments and socket lie in `state_dir`, with the operator's keys from the
+    /// JSON object `settings`. Returns all errors at once.
     pub(crate) fn new(state_dir: &Path, settings: Option<&str>) -> Result<Self, Vec<EntryError>> {
         let mut entry = vec![
             ("type".to_owned(), json!(TYPE)),
@@ -79,7 +79,7 @@ impl Entry {
         if errors.is_empty() { Ok(entry) } else { Err(errors) }
     }
 
-    /// What the plugin itself says to it, as for an onboarded pod that asks for nothing.
+    /// Errors that the plugin itself reports for this entry and an onboarded pod without settings.
     fn refused(&self) -> Vec<EntryError> {
         let stdin = self.as_configuration();
         let conf = match NetConf::parse(stdin.as_bytes()) {
@@ -94,14 +94,14 @@ impl Entry {
         errors
     }
 
-    /// The entry as a runtime hands it to the plugin, for STATUS: without a prevResult.
+    /// The entry as a runtime passes it to the plugin for STATUS: without a prevResult.
     pub(crate) fn as_configuration(&self) -> String {
         let mut whole = self.0.clone();
         whole.extend([("name".to_owned(), json!("culvert")), ("cniVersion".to_owned(), json!("1.1.0"))]);
         Self(whole).compact("")
     }
 
-    /// Whether `text` says the same, however it is written.
+    /// Returns true if `text` is the same JSON, however it is written.
     pub(crate) fn is(&self, text: &str) -> bool {
         let own: serde_json::Map<_, _> = self.0.iter().cloned().collect();
         serde_json::from_str::<Value>(text).is_ok_and(|value| value == Value::Object(own))
@@ -112,7 +112,7 @@ impl Entry {
         self.0.iter().find(|(there, _)| there == key).map(|(_, value)| value)
     }
 
-    /// On one line; `colon` is the white space behind a colon and a comma.
+    /// The entry on one line; `colon` is the white space behind a colon and a comma.
     pub(crate) fn compact(&self, colon: &str) -> String {
         let fields: Vec<_> = self.fields(colon).collect();
         match colon {
@@ -121,7 +121,8 @@ impl Entry {
         }
     }
 
-    /// A key a line: `inner` stands before each, `outer` before the closing brace, both with their line's end.
+    /// The entry with one key a line. `inner` goes before each key, `outer` before the closing brace; both include the
+    /// line break.
     pub(super) fn lines(&self, inner: &str, outer: &str, colon: &str) -> String {
         let fields: Vec<_> = self.fields(colon).collect();
         format!("{{{inner}{}{outer}}}", fields.join(&format!(",{inner}")))

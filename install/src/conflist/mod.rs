@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The edit of a conflist, as pure functions from text to text. What we don't own keeps its bytes.
+//! The edit of a conflist, as pure functions from text to text. Bytes that are not ours stay as they are.
 //!
 //! ```text
-//! names and texts of a folder ─effective─▶ the file that the runtime uses ─document─▶ where each plugin stands
-//!                                                    entry, position ─edit─▶ the text with ours in it, or without
+//! names and texts of a folder ─effective─▶ the file that the runtime uses ─document─▶ byte range of each plugin
+//!                                                    entry, position ─edit─▶ the text with our entry, or without
 //! ```
 //!
-//! Our entry is spliced into the text as it stands: so key order, unknown keys, numbers and white space of the rest are
-//! kept, and to remove is to cut out what was spliced in. Insert, then remove, is the identity, byte for byte.
+//! The entry is spliced into the text, so key order, unknown keys, numbers and white space of the rest stay. Removal
+//! cuts out exactly what was inserted: insert and remove give back the same bytes.
 
 pub(crate) mod document;
 pub(crate) mod edit;

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where in a chain of plugins our entry stands.
+//! Place of our entry in a chain of plugins.
 
 use std::str::FromStr;
 
-/// Where in the chain our entry stands.
+/// Place of our entry in the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Position {
     /// Behind every other plugin.
     Last,
-    /// Behind the last plugin of this type; behind all where there is none.
+    /// Behind the last plugin of this type, or behind all if there is none.
     After(String),
 }
 
-/// A position that is none.
+/// A text that names no position.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it must be `last`, or `after:TYPE` with the type of a plugin, such as `after:portmap`")]
 pub(crate) struct NoPosition;

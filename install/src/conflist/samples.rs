@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What primaries write, each in its own style: the files of `tests/conflists`, a folder for each.
+//! Files as primaries write them, each in its own style: `tests/conflists`, a folder a primary.
 
 macro_rules! sample {
     ($folder:literal, $name:literal) => {
@@ -7,7 +7,7 @@ macro_rules! sample {
     };
 }
 
-/// Whose, the file's name, what it holds.
+/// Primary, file name and content.
 pub(crate) const SAMPLES: [(&str, &str, &str); 12] = [
     sample!("calico", "10-calico.conflist"),
     sample!("cilium", "05-cilium.conflist"),

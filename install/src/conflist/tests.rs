@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the edit promises: nothing else changes, and it can be undone to the byte.
+//! Tests of the edit: nothing else changes, and removal gives back every byte.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ fn kinds(text: &str) -> Vec<String> {
     Conflist::parse(text).unwrap().kinds().into_iter().map(str::to_owned).collect()
 }
 
-/// As a runtime sees it.
+/// The configuration as a runtime reads it.
 fn value(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
@@ -41,7 +41,7 @@ fn every_primarys_file_comes_back_to_the_byte() {
         assert_eq!(ensure(&with, &entry(), &Position::Last), Ok(Ensured::AsItShould), "{name}");
         assert_eq!(remove(&with).unwrap().as_deref(), Some(text), "{name}");
         assert_eq!(remove(text), Ok(None), "{name}");
-        // All but the list is as it was.
+        // Everything but the list is unchanged.
         let (mut before, mut after) = (value(text), value(&with));
         assert_eq!(
             after["plugins"].as_array_mut().and_then(Vec::pop),
@@ -89,7 +89,7 @@ fn the_place_in_the_chain() {
     ] {
         assert_eq!(kinds(&put_in(&list(before), &position)), expected, "{name}");
     }
-    // Somebody who came later may stand behind us: two who want to be last would never rest.
+    // A plugin that came later may stand behind ours: two that both want to be last would never rest.
     let with = put_in(&list(&["a"]), &Position::Last);
     let later = with.replacen("]}", ",{\"type\":\"istio-cni\"}]}", 1);
     assert_eq!(kinds(&later), ["a", TYPE, "istio-cni"]);
@@ -130,7 +130,7 @@ fn what_libcni_would_not_load_is_named() {
     assert!(Conf::parse("{\"name\":\"n\"}").unwrap_err().to_string().contains("\"type\""));
 }
 
-/// In a version that our plugin does not speak every pod of the node would fail.
+/// With a version that our plugin does not speak every pod of the node would fail.
 #[test]
 fn a_version_that_would_fail_every_pod_gets_no_entry() {
     for (versions, is_fine) in [

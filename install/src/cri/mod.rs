@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The container runtime's word on this node's pods: which sandboxes run, with which annotations, and where their network
-//! is.
+//! Client of the container runtime's CRI: running sandboxes, their annotations and their network namespaces.
 //!
-//! gRPC by hand: two calls without streams, each a message of five bytes more over hyper's HTTP/2. The messages are
+//! gRPC by hand: two unary calls, each a message with a prefix of five bytes over hyper's HTTP/2. The messages are
 //! generated from `cri/runtime.proto`; a test generates them again and compares.
 
-// rustfmt is not asked to set what a program wrote, nor the program to restrict what is only used here.
+// The file is generated: neither rustfmt nor the visibility of its items is changed by hand.
 #[rustfmt::skip]
 #[allow(unreachable_pub, reason = "prost makes every message `pub`")]
 mod runtime;
@@ -29,58 +28,51 @@ use tokio::time::timeout;
 
 use self::runtime as messages;
 
-/// How long a call may take: a runtime that starts a hundred pods at once answers late.
+/// Deadline of a call: a runtime that starts a hundred pods at once answers late.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// The largest answer, in bytes: as much as the kubelet takes.
+/// Largest answer, in bytes: the kubelet's own limit.
 const MAX_MESSAGE: usize = 16 << 20;
-/// The most sandboxes that are looked at: ten times what Kubernetes is tested with on one node.
+/// Most sandboxes that are read: ten times what Kubernetes is tested with on one node.
 const MAX_SANDBOXES: usize = 5000;
 /// `UNIMPLEMENTED` of gRPC.
 const UNIMPLEMENTED: u32 = 12;
 /// `NOT_FOUND` of gRPC.
 const NOT_FOUND: u32 = 5;
-/// The API's versions, newest first; of containerd before 1.6 and CRI-O before 1.20 the last.
+/// Versions of the API, newest first. containerd before 1.6 and CRI-O before 1.20 have only the last.
 const VERSIONS: [&str; 2] = ["runtime.v1", "runtime.v1alpha2"];
 
-/// Why the runtime did not say what was asked.
+/// Reasons why the runtime gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CriError {
-    /// Nobody listens.
+    /// The socket has no listener.
     #[error("cannot reach the container runtime at {}: {source}", socket.display())]
     Connect {
-        /// The socket, as it is opened here.
+        /// Path of the socket as this process opens it.
         socket: PathBuf,
-        /// Why.
         source: io::Error,
     },
     /// The connection broke.
     #[error("the connection to the container runtime broke: {0}")]
     Broken(hyper::Error),
-    /// It does not answer.
+    /// The deadline passed.
     #[error("the container runtime does not answer within {ANSWERS_WITHIN:?}")]
     TimedOut,
-    /// It answers with an error.
+    /// The runtime answered with an error.
     #[error("the container runtime refuses {method}: code {code}: {message}")]
     Refused {
-        /// What was asked.
         method: &'static str,
-        /// gRPC's number.
+        /// gRPC status code.
         code: u32,
-        /// What it says.
+        /// Message of the runtime.
         message: String,
     },
-    /// The answer is none.
+    /// The answer cannot be read.
     #[error("the container runtime's answer to {method} cannot be read: {problem}")]
-    Garbled {
-        /// What was asked.
-        method: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
+    Garbled { method: &'static str, problem: String },
 }
 
 impl CriError {
-    /// Whether the sandbox that was asked for is gone.
+    /// Returns true if the sandbox does not exist any more.
     pub(crate) const fn is_gone(&self) -> bool {
         matches!(self, Self::Refused { code: NOT_FOUND, .. })
     }
@@ -89,28 +81,25 @@ impl CriError {
 /// A sandbox that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sandbox {
-    /// The runtime's id for it, and the plugin's container id.
+    /// The runtime's id, which is the plugin's container id.
     pub id: String,
-    /// The pod's namespace.
     pub namespace: String,
-    /// The pod's name.
     pub name: String,
-    /// The pod's uid.
     pub uid: String,
-    /// The pod's annotations as they were when it was made, those that concern us.
+    /// The culvert and Kuma annotations of the pod when the sandbox was made.
     pub annotations: Annotations,
-    /// When it was made, in nanoseconds since 1970; 0: unknown.
+    /// Creation time in nanoseconds since 1970; 0 = unknown.
     pub created_at: i64,
 }
 
-/// Where a sandbox's network is.
+/// Network namespace of a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Network {
-    /// Whether it is the node's own.
+    /// True if the pod uses the node's own namespace.
     pub of_node: bool,
-    /// The path that the runtime keeps it open by, as the node calls it.
+    /// Path by which the runtime keeps the namespace open, as seen on the node.
     pub path: Option<PathBuf>,
-    /// The sandbox's first process, as the runtime counts.
+    /// First process of the sandbox, in the runtime's pid namespace.
     pub pid: Option<u32>,
 }
 
@@ -140,13 +129,13 @@ impl Cri {
         let (sender, connection) =
             timeout(ANSWERS_WITHIN, connected).await.map_err(|_| CriError::TimedOut)??;
         let task = tokio::spawn(async move {
-            // Its errors reach whoever waits for an answer.
+            // Errors of the connection reach the caller that waits for an answer.
             let _ = connection.await;
         });
         Ok(Self { sender, connection: task.abort_handle(), version: 0 })
     }
 
-    /// Every sandbox that runs.
+    /// Lists every running sandbox.
     pub(crate) async fn sandboxes(&mut self) -> Result<Vec<Sandbox>, CriError> {
         let state = messages::PodSandboxStateValue { state: messages::PodSandboxState::SandboxReady.into() };
         let request = messages::ListPodSandboxRequest {
@@ -158,7 +147,7 @@ impl Cri {
         Ok(sandboxes.map(Sandbox::from).collect())
     }
 
-    /// Where the network of a sandbox is.
+    /// Returns the network namespace of a sandbox.
     pub(crate) async fn network(&mut self, id: &str) -> Result<Network, CriError> {
         let request = messages::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
         let messages::PodSandboxStatusResponse { status, info } =
@@ -172,14 +161,14 @@ impl Cri {
         Ok(network)
     }
 
-    /// The network configuration that the runtime has loaded, as JSON; only containerd says it.
+    /// Returns the network configuration that the runtime has loaded, as JSON. Only containerd reports it.
     pub(crate) async fn loaded(&mut self) -> Result<Option<String>, CriError> {
         let request = messages::StatusRequest { verbose: true };
         let messages::StatusResponse { mut info } = self.call("Status", &request).await?;
         Ok(info.remove("cniconfig"))
     }
 
-    /// The runtime's name and version.
+    /// Returns name and version of the runtime.
     pub(crate) async fn version(&mut self) -> Result<(String, String), CriError> {
         let messages::VersionResponse { runtime_name, runtime_version } =
             self.call("Version", &messages::VersionRequest {}).await?;
@@ -227,7 +216,7 @@ impl Cri {
             }
             Err(error) => return Err(garbled(error.to_string())),
         };
-        // Without a body the status stands in the head.
+        // In an answer without a body the status is in the head.
         let trailers = collected.trailers().unwrap_or(&head.headers);
         let code = header(trailers, "grpc-status").and_then(|code| code.parse().ok());
         match code.ok_or_else(|| garbled("it says no grpc-status".to_owned()))? {
@@ -248,7 +237,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// A message as gRPC sends it: not compressed, its length, itself.
+/// A gRPC message: not compressed, its length, its bytes.
 fn framed(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = Vec::with_capacity(5 + length);
@@ -258,7 +247,7 @@ fn framed(message: &impl Message) -> Bytes {
     bytes.into()
 }
 
-/// The one message of a body that is not compressed.
+/// The single message of a body that is not compressed.
 fn unframed(body: &[u8]) -> Option<&[u8]> {
     let (head, message) = body.split_first_chunk::<5>()?;
     let [compressed, length @ ..] = *head;
@@ -275,7 +264,7 @@ impl From<messages::PodSandbox> for Sandbox {
 }
 
 impl Network {
-    /// What containerd and CRI-O say under "info": the sandbox's process, and the specification that it was started by.
+    /// Reads "info" of containerd and CRI-O: the sandbox's process, and the specification it was started with.
     fn of_info(info: &str) -> Self {
         #[derive(Deserialize, Default)]
         #[serde(rename_all = "camelCase", default)]
@@ -307,7 +296,7 @@ impl Network {
         Self {
             of_node: false,
             path: path.filter(|path| path.is_absolute()),
-            // 0: it has ended.
+            // 0 = the process has ended.
             pid: pid.filter(|pid| *pid > 0),
         }
     }

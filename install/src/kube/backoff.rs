@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// How long to wait before another attempt: doubled each time, and never the same for all nodes of a cluster.
+/// Pause before another attempt: doubles each time and differs between the nodes of a cluster.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     next: Duration,
@@ -11,20 +11,20 @@ pub struct Backoff {
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(250);
-    /// So the API server is found again within half a minute, and a thousand nodes ask it for 30 pages a second.
+    /// The API server is found again within half a minute, and a thousand nodes ask it 30 times a second.
     const LAST: Duration = Duration::from_secs(30);
 
-    /// Begins anew.
+    /// Starts with the shortest pause.
     pub const fn new() -> Self {
         Self { next: Self::FIRST }
     }
 
-    /// After what went well.
+    /// Starts over after a success.
     pub const fn reset(&mut self) {
         self.next = Self::FIRST;
     }
 
-    /// The next pause; no shorter than what the server asks for, within a minute.
+    /// Returns the next pause, which is no shorter than `asked` up to one minute.
     pub fn pause(&mut self, asked: Option<Duration>) -> Duration {
         let pause = self.next.mul_f64(jitter());
         self.next = (self.next * 2).min(Self::LAST);
@@ -38,7 +38,7 @@ impl Default for Backoff {
     }
 }
 
-/// Between 0.5 and 1, of the clock's nanoseconds: this only keeps nodes apart.
+/// A factor between 0.5 and 1 from the clock's nanoseconds, enough to keep nodes apart.
 fn jitter() -> f64 {
     let nanos =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Events on pods, as `kubectl describe pod` shows them. Never waited for: a queue that is full, or an API server that is
-//! away, costs events, and nothing else.
+//! Events on pods, as `kubectl describe pod` shows them. No task waits for them: with a full queue or an unreachable
+//! API server events are dropped, and nothing else.
 
 use std::time::SystemTime;
 
@@ -13,42 +13,42 @@ use super::http::ApiError;
 use super::http::{Call, Client, encoded};
 use crate::system::clock::rfc3339;
 
-/// Events that wait; a node's pods may all be put right at once.
+/// Length of the queue; all pods of a node may be repaired at once.
 const QUEUE: usize = 256;
 /// Attempts for one event.
 const ATTEMPTS: usize = 4;
-/// The longest message, in bytes: what Kubernetes takes.
+/// Longest message that Kubernetes accepts, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
-/// What an event is about.
+/// An event about a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The pod's namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// The pod's name.
+    /// Name of the pod in that namespace.
     pub name: String,
-    /// The pod's uid.
+    /// Uid of the pod, which separates it from a later pod of its name.
     pub uid: String,
-    /// One word of the kind that `kubectl get events` shows.
+    /// CamelCase word that `kubectl get events` shows as REASON.
     pub reason: &'static str,
-    /// What happened.
+    /// Text for people; cut at 1,024 bytes.
     pub message: String,
-    /// When.
+    /// Time of the event.
     pub at: SystemTime,
 }
 
-/// Where events are handed in. Cheap to clone.
+/// Sender of the queue. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Events(mpsc::Sender<Event>);
 
 impl Events {
-    /// A queue, and its end for [`post`].
+    /// Makes a queue; its receiver goes to [`post`].
     pub fn new() -> (Self, mpsc::Receiver<Event>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         (Self(sender), receiver)
     }
 
-    /// Hands in an event; one that finds no room is dropped.
+    /// Queues an event, or drops it if the queue is full.
     pub fn hand_in(&self, event: Event) {
         if let Err(error) = self.0.try_send(event) {
             tracing::debug!(%error, "an event is dropped");
@@ -56,14 +56,14 @@ impl Events {
     }
 }
 
-/// Posts what is handed in; ends with the last [`Events`].
+/// Posts queued events until the last [`Events`] is dropped.
 pub async fn post(client: &Client, node: &str, mut events: mpsc::Receiver<Event>) {
     while let Some(event) = events.recv().await {
         let mut backoff = Backoff::new();
         for attempt in 1..=ATTEMPTS {
             match post_one(client, node, &event).await {
                 Ok(()) => break,
-                // What it does not want now it will not want later: no right to, or the namespace ends.
+                // A refusal is final: the right is missing, or the namespace is ending.
                 Err(error)
                     if attempt == ATTEMPTS || error.status().is_some_and(|code| is_final(code.as_u16())) =>
                 {
@@ -91,7 +91,7 @@ async fn post_one(client: &Client, node: &str, event: &Event) -> Result<(), ApiE
     let body = json!({
         "apiVersion": "v1",
         "kind": "Event",
-        // Unlike the pod's own name this is always short enough.
+        // Short enough in any case, which the pod's own name is not.
         "metadata": { "generateName": "culvert-", "namespace": namespace },
         "involvedObject": { "apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": uid },
         "reason": reason,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The taint that a node is born with, taken off once its pods will be covered.
+//! The taint that a node starts with, removed once its pods will be covered.
 
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
@@ -21,7 +21,7 @@ struct Spec {
     taints: Option<Vec<Value>>,
 }
 
-/// Takes every taint with this key off the node; tries until it is done, or found to be gone.
+/// Removes every taint with this key from the node; retries until it is done or already gone.
 pub async fn release(client: &Client, node: &str, key: &str) {
     let mut backoff = Backoff::new();
     loop {
@@ -36,7 +36,8 @@ pub async fn release(client: &Client, node: &str, key: &str) {
     }
 }
 
-/// Whether there was one. The patch is bound to the version that was read: taints are one list, which others write too.
+/// Removes the taints once; false if there were none. The patch is bound to the version that was read: taints are one
+/// list, which others write too.
 pub async fn release_once(client: &Client, node: &str, key: &str) -> Result<bool, ApiError> {
     let path = format!("/api/v1/nodes/{}", encoded(node));
     for _ in 0..5 {
@@ -53,7 +54,7 @@ pub async fn release_once(client: &Client, node: &str, key: &str) -> Result<bool
         let body = Some(("application/json-patch+json", patch.to_string().into_bytes()));
         match client.call(Call { method: Method::PATCH, path: &path, accept: "application/json", body }).await
         {
-            // Somebody wrote in between: 409, or 422 of a test that did not hold.
+            // The list changed in between: 409, or 422 for a failed test.
             Err(error)
                 if matches!(
                     error.status(),

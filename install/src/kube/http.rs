@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One call of the API server: a connection, a token, an answer with a deadline and a bound.
+//! One call of the API server: one connection, the token, an answer with a deadline and a bound.
 //!
-//! Token and CA are read for each call, so a kubelet that rotates them, or an operator that renews the CA, needs to tell
-//! nobody. The TLS settings are only made anew where the CA's bytes are others.
+//! Token and CA are read for each call, so a rotated token or a renewed CA needs no notice. TLS settings are rebuilt
+//! only when the CA's bytes change.
 
 use std::io;
 use std::net::IpAddr;
@@ -27,66 +27,66 @@ use tokio_rustls::TlsConnector;
 
 use crate::system::read::read_bounded;
 
-/// From the first packet to a connection in TLS.
+/// Deadline from the first packet to an established TLS connection.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
-/// From the request to the head of the answer, and again for its body.
+/// Deadline from the request to the head of the answer, and again for its body.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// The largest answer that is read whole, in bytes: a page of 50 pods' metadata is some 200 KiB, a node with all that it says of
-/// its images below 1 MiB.
+/// Largest answer that is read whole, in bytes: a page of 50 pods' metadata is some 200 KiB, a node with its list of
+/// images is below 1 MiB.
 pub const MAX_BODY: usize = 8 << 20;
-/// What is read of an answer that says what is wrong, in bytes.
+/// Bytes that are read of an answer that reports an error.
 const MAX_ERROR: usize = 16 << 10;
 /// The largest token, and the largest file of CA certificates, in bytes.
 const MAX_CREDENTIAL: u64 = 256 << 10;
 
-/// Where a service account's files are in a container.
+/// Folder of a service account's files in a container.
 pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Why a call did not do what it should.
+/// Reasons why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// Token or CA.
+    /// Token or CA cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Credentials {
-        /// Which file.
+        /// The file that was read.
         path: PathBuf,
-        /// Why.
+        /// Error of the file system.
         source: io::Error,
     },
-    /// No connection.
+    /// The connection or its TLS failed.
     #[error("cannot reach the API server at {server}: {source}")]
     Connect {
-        /// Host and port.
+        /// Host and port of the API server.
         server: String,
-        /// Why; a certificate that does not fit is told here too.
+        /// Error of the socket or of TLS, such as a certificate that does not fit.
         source: io::Error,
     },
     /// The connection broke.
     #[error("the connection to the API server broke: {0}")]
     Broken(hyper::Error),
-    /// It does not answer.
+    /// The deadline passed.
     #[error("the API server does not answer in time")]
     TimedOut,
-    /// It refuses.
+    /// The API server refused the call.
     #[error("the API server answers {code}: {message}")]
     Status {
-        /// The HTTP status.
+        /// HTTP status of the answer.
         code: StatusCode,
-        /// What it says.
+        /// Message of the answer, on one line.
         message: String,
-        /// How long it wants to be left alone.
+        /// `Retry-After`, if the answer has it.
         retry_after: Option<Duration>,
     },
-    /// The answer is too long.
+    /// The answer is longer than this many bytes.
     #[error("the API server's answer is longer than {0} bytes")]
     TooLong(usize),
-    /// The answer is none.
+    /// The answer cannot be read.
     #[error("the API server's answer cannot be read: {0}")]
     Garbled(String),
 }
 
 impl ApiError {
-    /// How long the server wants to be left alone.
+    /// Returns the server's `Retry-After`, if there is one.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
@@ -94,7 +94,7 @@ impl ApiError {
         }
     }
 
-    /// The HTTP status, where there is one.
+    /// Returns the HTTP status of a refusal.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Status { code, .. } => Some(*code),
@@ -103,7 +103,7 @@ impl ApiError {
     }
 }
 
-/// Where the API server is, and who we are.
+/// Address of the API server and the credentials of this process.
 #[derive(Debug)]
 pub struct Client {
     host: String,
@@ -112,14 +112,14 @@ pub struct Client {
     tls: Mutex<Option<Trust>>,
 }
 
-/// TLS settings, and the CA that they were made of.
+/// TLS settings and the CA they were made from.
 #[derive(Debug)]
 struct Trust {
     ca: String,
     config: Arc<ClientConfig>,
 }
 
-/// An answer whose body is yet to come; the connection ends with it.
+/// An answer whose body is still to be read; dropping it closes the connection.
 #[derive(Debug)]
 pub struct Answer {
     response: Response<Incoming>,
@@ -135,16 +135,16 @@ impl Drop for Connection {
     }
 }
 
-/// A call.
+/// A request to the API server.
 #[derive(Debug)]
 pub struct Call<'a> {
     /// GET, POST or PATCH.
     pub method: Method,
-    /// Path and query.
+    /// Path with its query.
     pub path: &'a str,
-    /// What is wanted; JSON in any case.
+    /// Value of `Accept`; always a JSON type.
     pub accept: &'static str,
-    /// The body and its type.
+    /// Content type and bytes of the body.
     pub body: Option<(&'static str, Vec<u8>)>,
 }
 
@@ -156,17 +156,17 @@ impl<'a> Call<'a> {
 }
 
 impl Client {
-    /// A client for the API server of the cluster that this process runs in, as Kubernetes tells each container; `None`
-    /// where nobody says.
+    /// Client for the cluster that this process runs in, from the variables that Kubernetes sets in each container.
+    /// None if they are missing.
     pub fn in_cluster(folder: &Path, environment: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let host = environment("KUBERNETES_SERVICE_HOST").filter(|host| !host.is_empty())?;
         let port = environment("KUBERNETES_SERVICE_PORT").and_then(|port| port.parse().ok()).unwrap_or(443);
         Some(Self::new(&host, port, folder))
     }
 
-    /// A client for the server at `host` and `port` with the token and the CA in `folder`. Nothing is read yet.
+    /// Client for the server at `host` and `port` with the token and the CA in `folder`. Files are read at each call.
     pub fn new(host: &str, port: u16, folder: &Path) -> Self {
-        // As a URL writes an IPv6 address.
+        // In a URL an IPv6 address has brackets.
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Self { host, port, folder: folder.to_owned(), tls: Mutex::new(None) }
     }
@@ -183,7 +183,7 @@ impl Client {
         read_bounded(&path, MAX_CREDENTIAL).map_err(|source| ApiError::Credentials { path, source })
     }
 
-    /// TLS settings for the CA as it is now.
+    /// TLS settings for the current CA.
     fn trust(&self) -> Result<Arc<ClientConfig>, ApiError> {
         let ca = self.credential("ca.crt")?;
         let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -229,13 +229,13 @@ impl Client {
         };
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(ApiError::Broken)?;
         let task = tokio::spawn(async move {
-            // Its errors reach whoever waits for the answer.
+            // Errors of the connection reach the caller that waits for the answer.
             let _ = connection.await;
         });
         Ok((sender, Connection(task.abort_handle())))
     }
 
-    /// Makes a call; an answer that is no 2xx is an error.
+    /// Makes a call. Any status but 2xx is an error.
     pub async fn call(&self, call: Call<'_>) -> Result<Answer, ApiError> {
         let Call { method, path, accept, body } = call;
         let token = self.credential("token")?;
@@ -276,7 +276,7 @@ impl Client {
 }
 
 impl Answer {
-    /// The next piece of the body; `None` at its end. No longer than `limit` is waited.
+    /// Returns the next piece of the body, or None at its end. Waits at most `limit`.
     pub async fn piece(&mut self, limit: Duration) -> Result<Option<Bytes>, ApiError> {
         loop {
             let frame = match timeout(limit, self.response.body_mut().frame()).await {
@@ -285,14 +285,14 @@ impl Answer {
             };
             match frame.transpose().map_err(ApiError::Broken)?.map(hyper::body::Frame::into_data) {
                 Some(Ok(data)) => return Ok(Some(data)),
-                // Trailers say nothing here.
+                // Trailers carry nothing here.
                 Some(Err(_)) => {}
                 None => return Ok(None),
             }
         }
     }
 
-    /// The whole body of at most `limit` bytes.
+    /// Reads the whole body of at most `limit` bytes.
     pub async fn whole(self, limit: usize) -> Result<Bytes, ApiError> {
         let collected =
             timeout(ANSWERS_WITHIN, Limited::new(self.response.into_body(), limit).collect()).await;
@@ -313,7 +313,7 @@ impl Answer {
     }
 }
 
-/// Kubernetes' own word on what is wrong: a `Status` object, else whatever it says, on one line and not too long.
+/// Message of a Kubernetes `Status`, or the body itself; on one line and cut short.
 pub fn message_of(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Status {
@@ -326,7 +326,7 @@ pub fn message_of(body: &[u8]) -> String {
     said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect()
 }
 
-/// For a query: everything but letters, digits and `-._~` as `%XX`.
+/// Percent-encodes all but letters, digits and `-._~` for a query.
 pub fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

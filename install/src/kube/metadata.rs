@@ -3,21 +3,21 @@
 
 use serde::Deserialize;
 
-/// The part of an object's metadata that is read.
+/// Fields of an object's metadata that are read.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ObjectMeta {
-    /// Its namespace.
+    /// Namespace; empty for objects without one.
     pub namespace: String,
-    /// Its name.
+    /// Name within the namespace.
     pub name: String,
-    /// Its uid.
+    /// Uid, unique over all objects of a cluster.
     pub uid: String,
-    /// Its version; for a list, where a watch goes on from.
+    /// Version of the object; for a list, the version a watch starts from.
     pub resource_version: String,
-    /// Its annotations.
+    /// All annotations, if there are any.
     pub annotations: Option<std::collections::BTreeMap<String, String>>,
-    /// Of a list: where its next page begins.
+    /// Token of the next page of a list.
     #[serde(rename = "continue")]
     pub next_page: Option<String>,
 }

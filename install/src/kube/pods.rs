@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What Kubernetes knows of this node's pods: their annotations, kept by a watch.
+//! Annotations of this node's pods, kept current by a watch.
 //!
-//! Only metadata is asked for (`PartialObjectMetadata`), and of that only the annotations that concern us are kept: the
-//! agent holds some hundred bytes a pod, whatever pods are made of.
+//! Only metadata is requested (`PartialObjectMetadata`), and only the annotations of culvert and Kuma are kept: some
+//! hundred bytes a pod, however large its specification is.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,28 +19,28 @@ use super::backoff::Backoff;
 use super::http::{Answer, ApiError, Call, Client, encoded, message_of};
 use super::metadata::ObjectMeta;
 
-/// Pods of a page of a list.
+/// Pods a page of a list.
 const PAGE: usize = 50;
-/// The most pods that are kept: four times what Kubernetes is tested with on one node.
+/// Most pods that are kept: four times what Kubernetes is tested with on one node.
 const MAX_PODS: usize = 2000;
-/// The most that is kept of one pod's annotations, in bytes; the plugin is told where there are more.
+/// Most bytes that are kept of one pod's annotations; above that the plugin gets an error.
 const MAX_ANNOTATIONS: usize = 32 << 10;
-/// The longest event of a watch that is read, in bytes: the API server takes no larger object than 1.5 MiB.
+/// Longest event of a watch, in bytes: the API server takes no object above 1.5 MiB.
 const MAX_EVENT: usize = 4 << 20;
-/// How long the server is asked to keep a watch going.
+/// Duration of a watch that the server is asked for.
 const WATCH: Duration = Duration::from_secs(300);
-/// How long nothing may come of a watch: bookmarks come each minute, and the server ends it by itself.
+/// Longest silence of a watch: bookmarks come each minute, and the server ends it by itself.
 const SILENCE: Duration = Duration::from_secs(330);
-/// How long a pod is waited for that the watch has not brought yet: less than the plugin waits for us. A kubelet hears of a
-/// pod by such a watch too, so ours is behind by milliseconds.
+/// Longest wait for a pod that the watch has not reported yet, shorter than the plugin's wait for us. A kubelet learns
+/// of a pod by such a watch too, so ours is behind by milliseconds.
 const COMES_WITHIN: Duration = Duration::from_millis(800);
-/// A static pod's uid as the kubelet has it: the API server gives its mirror another.
+/// Annotation with a static pod's uid as the kubelet knows it; the API server gives its mirror pod another.
 const STATIC_UID: &str = "kubernetes.io/config.hash";
 
 const LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 const OBJECT: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// This node's pods. Shared between the watch and whoever asks.
+/// Annotations of this node's pods, shared between the watch and its readers.
 #[derive(Debug, Default)]
 pub struct Pods {
     state: Mutex<State>,
@@ -50,7 +50,7 @@ pub struct Pods {
 #[derive(Debug)]
 struct State {
     pods: HashMap<(String, String), Known>,
-    /// Why what is known may be old; `None` while the watch goes on.
+    /// Reason why the data may be old; None while the watch runs.
     stale: Option<String>,
 }
 
@@ -67,7 +67,6 @@ struct Known {
     annotations: Result<Annotations, TooMany>,
 }
 
-/// More annotations than are kept.
 #[derive(Debug)]
 struct TooMany(usize);
 
@@ -92,28 +91,29 @@ impl Pods {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many pods are known.
+    /// Number of known pods.
     pub fn len(&self) -> usize {
         self.state().pods.len()
     }
 
-    /// Whether no pod is known.
+    /// Returns true if no pod is known.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Why what is known may be old; `None` while the watch goes on.
+    /// Reason why the data may be old; None while the watch runs.
     pub fn stale(&self) -> Option<String> {
         self.state().stale.clone()
     }
 
-    /// The annotations of a pod; one that is not known yet is waited for, less than a second. The error says why not.
+    /// Returns the annotations of a pod. Waits less than a second for a pod that is not known yet; the error gives the
+    /// reason.
     pub async fn annotations(&self, pod: &PodRef) -> Result<Annotations, String> {
         let deadline = Instant::now() + COMES_WITHIN;
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
-            // From here on no change is missed.
+            // From here on every change is noticed.
             changed.as_mut().enable();
             if let Some(found) = self.find(pod) {
                 return found;
@@ -133,7 +133,7 @@ impl Pods {
     fn find(&self, pod: &PodRef) -> Option<Result<Annotations, String>> {
         let state = self.state();
         let known = state.pods.get(&(pod.namespace.clone(), pod.name.clone()))?;
-        // Another uid: a pod of the same name that went, whose successor is yet to come.
+        // Another uid belongs to an earlier pod of the same name, whose successor is still to come.
         known.is(pod.uid.as_deref()).then(|| match &known.annotations {
             Ok(annotations) => Ok(annotations.clone()),
             Err(TooMany(size)) => Err(format!("its annotations for a mesh are {size} bytes long")),
@@ -170,13 +170,13 @@ impl Pods {
         }
     }
 
-    /// Keeps this up to date for as long as it is polled; never ends.
+    /// Keeps the pods current for as long as it is polled; never ends.
     pub async fn follow(&self, client: &Client, node: &str) {
         let mut backoff = Backoff::new();
         loop {
             let Err(error) = self.follow_once(client, node, &mut backoff).await;
             if error.status() == Some(StatusCode::GONE) {
-                // Nothing is wrong: the list is made anew.
+                // Expected: the list is read again.
                 tracing::debug!(%error, "the watch of this node's pods begins anew");
                 tokio::time::sleep(backoff.pause(None)).await;
                 continue;
@@ -198,7 +198,7 @@ impl Pods {
         loop {
             let began = Instant::now();
             self.watch(client, node, &mut version).await?;
-            // A server that ends each watch at once is not asked again at once.
+            // A server that ends each watch at once is asked again after a pause.
             if began.elapsed() < Duration::from_secs(1) {
                 tokio::time::sleep(backoff.pause(None)).await;
             } else {
@@ -207,7 +207,7 @@ impl Pods {
         }
     }
 
-    /// All pods of the node, page by page; returns the version of the list.
+    /// Reads all pods of the node, page by page; returns the version of the list.
     async fn list(&self, client: &Client, node: &str) -> Result<String, ApiError> {
         let mut pods = HashMap::new();
         let mut page = String::new();
@@ -227,7 +227,7 @@ impl Pods {
         }
     }
 
-    /// One watch, until the server ends it.
+    /// Follows one watch until the server ends it.
     async fn watch(&self, client: &Client, node: &str, version: &mut String) -> Result<(), ApiError> {
         let path = format!(
             "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3D{}&resourceVersion={}&allowWatchBookmarks=true&timeoutSeconds={}",
@@ -254,7 +254,7 @@ impl Pods {
             match kind.as_str() {
                 "ADDED" | "MODIFIED" => self.put(object.metadata),
                 "DELETED" => self.remove(&object.metadata),
-                // BOOKMARK: only the version.
+                // BOOKMARK carries only the version.
                 _ => {}
             }
         }
@@ -273,7 +273,7 @@ struct List {
 struct Object {
     #[serde(default)]
     metadata: ObjectMeta,
-    /// Of a `Status`.
+    /// Code of a `Status` object.
     code: Option<u16>,
 }
 
@@ -290,7 +290,7 @@ fn line_object(line: &[u8]) -> Vec<u8> {
     value["object"].to_string().into_bytes()
 }
 
-/// The lines of a watch.
+/// Lines of a watch.
 struct Lines {
     answer: Answer,
     held: Vec<u8>,
@@ -315,7 +315,7 @@ impl Lines {
             }
             match self.answer.piece(SILENCE).await? {
                 Some(piece) => self.held.extend_from_slice(&piece),
-                // Half a line is of a server that went away; the next watch brings it again.
+                // Half a line means that the server went away; the next watch repeats it.
                 None => return Ok(None),
             }
         }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel lets this thread do.
+//! Capabilities of this thread.
 
 use std::fs;
 
-/// `CAP_NET_ADMIN` of linux/capability.h: rules, addresses, sysctls of the network.
+/// `CAP_NET_ADMIN` of linux/capability.h: rules, addresses and sysctls of the network.
 const NET_ADMIN: Capability = Capability { bit: 12, name: "CAP_NET_ADMIN" };
 /// `CAP_SYS_ADMIN`: entering another namespace.
 const SYS_ADMIN: Capability = Capability { bit: 21, name: "CAP_SYS_ADMIN" };
@@ -13,21 +13,21 @@ struct Capability {
     name: &'static str,
 }
 
-/// Which namespace is to be changed.
+/// Namespace that is to be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// The one that this thread is in.
+    /// The namespace of this thread.
     Current,
-    /// Another one.
+    /// Any other namespace.
     Other,
 }
 
-/// The kernel would refuse.
+/// Capabilities that are missing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this needs root: {} missing", .0.join(" and "))]
 pub(crate) struct Lacking(Vec<&'static str>);
 
-/// Whether this thread may change `target`. Where /proc does not say, the kernel will.
+/// Checks that this thread may change `target`. If /proc does not tell, the kernel decides later.
 pub(crate) fn check(target: Target) -> Result<(), Lacking> {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     lacking(&status, target)

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A bound for calls that have none of their own.
+//! A deadline for calls that have none.
 
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// The call did not answer in time, panicked, or could not be started.
+/// The call missed its deadline, panicked, or could not be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no answer within {} s", .0.as_secs())]
 pub(crate) struct Unanswered(pub Duration);
 
-/// Runs `call` on a thread of its own and waits for at most `limit`.
+/// Runs `call` on its own thread and waits at most `limit`.
 ///
-/// A call that is late goes on running until it ends or the process does: fit for a command that is about to exit.
+/// A late call runs on until it ends or the process exits, so this fits a command that is about to exit.
 pub(crate) fn within<T: Send + 'static>(
     limit: Duration,
     call: impl FnOnce() -> T + Send + 'static,
@@ -21,7 +21,7 @@ pub(crate) fn within<T: Send + 'static>(
     thread::Builder::new()
         .name("culvert-probe".to_owned())
         .spawn(move || {
-            // Fails only when the caller has given up.
+            // Fails only if the caller has given up.
             let _ = answer.send(call());
         })
         .map_err(|_| Unanswered(limit))?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Gathers what `doctor` judges: facts only.
+//! Facts about a node, for `doctor` to judge.
 
 use std::fs;
 use std::path::Path;
@@ -13,42 +13,42 @@ use super::iptables::{self, Tool};
 use super::namespace::{NamespaceError, in_namespace};
 use super::nftables::{self, Refusal};
 
-/// What was found on a node.
+/// Facts about a node.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    /// As `uname -r` says it; empty when the kernel does not.
+    /// Output of `uname -r`; empty if the kernel gives none.
     pub kernel: String,
-    /// What a network namespace such as a pod's can do.
+    /// Abilities of a fresh network namespace, such as a pod's.
     pub trial: Result<Trial, NamespaceError>,
-    /// Whether the kernel speaks IPv6 at all.
+    /// IPv6 in this kernel.
     pub ipv6: Ipv6,
-    /// Every iptables, the absent too.
+    /// Every iptables program, absent ones too.
     pub iptables: Vec<Tool>,
 }
 
-/// What a fresh network namespace said.
+/// Result of a trial in a fresh network namespace.
 #[derive(Debug, Clone)]
 pub(crate) struct Trial {
-    /// Rules such as the plugin's.
+    /// Result of writing rules such as the plugin's.
     pub nat: Result<(), Refusal>,
-    /// Those of [`SYSCTLS`] that are not there.
+    /// Names of [`SYSCTLS`] that do not exist.
     pub missing_sysctls: Vec<&'static str>,
-    /// Whether `lo` has IPv6.
+    /// True if `lo` has IPv6.
     pub ipv6_on_lo: bool,
 }
 
-/// The kernel's word on IPv6.
+/// IPv6 in a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ipv6 {
-    /// It gives out IPv6 sockets.
+    /// The kernel gives out IPv6 sockets.
     Supported,
-    /// It was built without, or started with `ipv6.disable=1`.
+    /// The kernel was built without IPv6 or started with `ipv6.disable=1`.
     NotInKernel,
-    /// It refuses sockets for another reason.
+    /// The kernel refuses IPv6 sockets for another reason.
     Refused(Errno),
 }
 
-/// What the plugin sets in each onboarded pod, beside the rules.
+/// Sysctls that the plugin sets in each onboarded pod.
 pub(crate) const SYSCTLS: [&str; 5] = [
     "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
     "net.netfilter.nf_conntrack_tcp_be_liberal",
@@ -57,10 +57,10 @@ pub(crate) const SYSCTLS: [&str; 5] = [
     "net.ipv4.ip_local_reserved_ports",
 ];
 
-/// A namespace takes a few milliseconds; loading nf_tables' modules for the first time up to a second.
+/// A namespace takes a few milliseconds, the first load of nf_tables' modules up to a second.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Asks the machine. The kernel is the one this process runs on, whatever `host_root` is.
+/// Gathers the facts. They are of the running kernel, even for another `host_root`.
 pub(crate) fn gather(host_root: &Path) -> Facts {
     Facts {
         kernel: uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default(),
@@ -70,10 +70,10 @@ pub(crate) fn gather(host_root: &Path) -> Facts {
     }
 }
 
-/// Rules first: where conntrack is a module, its sysctls exist only after them.
+/// Rules go first: where conntrack is a module, its sysctls exist only after them.
 fn try_namespace() -> Trial {
     let nat = nftables::try_nat();
-    // /proc/sys/net shows the calling thread's namespace, which /proc/net does not.
+    // /proc/sys/net shows the namespace of the calling thread; /proc/net does not.
     let missing = |name: &&str| !Path::new("/proc/sys").join(name.replace('.', "/")).exists();
     let ipv6_off = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
     Trial {
@@ -95,7 +95,7 @@ fn ipv6() -> Ipv6 {
 mod tests {
     use super::*;
 
-    /// Holds with root and without: a trial that ran speaks of a pod-like namespace, one that did not says why.
+    /// Holds with root and without: the trial either ran in its own namespace or gives the reason.
     #[test]
     fn the_machine_answers() {
         let facts = gather(Path::new("/"));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What of culvert, of the runtime and of its neighbours is on a node: facts for `doctor`, which changes nothing.
+//! Facts about culvert, the runtime and its neighbours on a node, for `doctor`. Nothing is changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,58 +20,55 @@ use crate::host::entry::{self, DROP_IN, SET_ASIDE};
 use crate::host::layout::Layout;
 use crate::system::read::read_bounded;
 
-/// How long the runtime and the agent have to answer, each.
+/// Deadline of the runtime and of the agent, each.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
-/// What Cilium's agent writes down of itself.
+/// File in which Cilium's agent keeps its own settings.
 const CILIUM: &str = "/var/run/cilium/state/agent-runtime-config.json";
-/// The largest such file, in bytes; it has some 30 KiB.
+/// Largest such file, in bytes; usual are some 30 KiB.
 const MAX_CILIUM: u64 = 4 << 20;
 
-/// What is on a node.
+/// Facts about a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Inventory {
-    /// The runtime's configuration, as it was found.
+    /// Configuration of the runtime as it was found.
     pub runtime: String,
-    /// What of it could not be read.
+    /// Parts of that configuration that could not be read.
     pub complaints: Vec<String>,
-    /// The runtime's own word on its name and version, or why it says none.
+    /// Name and version as the runtime reports them, or the reason why it does not.
     pub version: Result<(String, String), String>,
-    /// The folder of network configurations.
+    /// Folder of network configurations.
     pub conf_dir: PathBuf,
-    /// What the runtime makes of it.
+    /// Choice of the runtime in that folder.
     pub network: Network,
-    /// Other files there that name the plugin.
+    /// Further files there that name the plugin.
     pub others: Vec<String>,
-    /// Files that Cilium renamed away.
+    /// Files that Cilium renamed.
     pub renamed_by_cilium: Vec<String>,
     /// The runtime's folders of plugins.
     pub folders: Vec<Folder>,
-    /// The binary that an agent would place, if it is here.
+    /// Binary that an agent would place, if it is here.
     pub source: Option<Identity>,
-    /// What Cilium says of itself, where it runs.
+    /// Settings of Cilium, if it runs.
     pub cilium: Option<Cilium>,
-    /// Whether an agent runs.
+    /// True if an agent runs.
     pub agent: bool,
-    /// Whether `uninstall` was here.
+    /// True if `uninstall` ran here.
     pub left: bool,
-    /// Pods that went through since nobody knew whether they are onboarded; none where no agent says.
+    /// Pods that passed without a decision, because their annotations were unknown. None without an agent's report.
     pub unknown: Option<Vec<String>>,
-    /// Onboarded pods that are not redirected as they should be, or cannot be looked at, and why, as the agent says.
+    /// Onboarded pods with missing rules or that cannot be checked, with the agent's reason.
     pub ill: Vec<String>,
 }
 
-/// What the runtime makes of its folder.
+/// Choice of the runtime in its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Network {
-    /// It uses this file.
     Used(Used),
-    /// There is no file.
+    /// The folder has no configuration.
     Empty,
-    /// This one cannot be loaded.
+    /// This file cannot be loaded.
     Broken {
-        /// Its name.
         name: String,
-        /// Why.
         problem: String,
     },
     /// The folder cannot be read.
@@ -81,59 +78,54 @@ pub(crate) enum Network {
 /// The file that the runtime uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Used {
-    /// Its name.
     pub name: String,
-    /// The types of its plugins.
+    /// Types of its plugins.
     pub chain: Vec<String>,
-    /// The version that a runtime chooses, or that none will do.
+    /// Version that a runtime chooses, or the reason why none fits.
     pub version: Result<String, Invalid>,
-    /// Whether our entry asks for annotations; none where there is no entry.
+    /// True if our entry requests annotations. None without our entry.
     pub asks: Option<bool>,
-    /// Whether our drop-in is beside it.
+    /// True if our drop-in stands beside it.
     pub drop_in: bool,
 }
 
 /// A folder of plugins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Folder {
-    /// As the node calls it.
+    /// Path on the node.
     pub path: PathBuf,
-    /// Whether it is there.
     pub is_there: bool,
-    /// Whether programs can be run from it.
+    /// True if programs can be run from it.
     pub is_executable: bool,
-    /// Whether it can be written.
     pub is_writable: bool,
-    /// Our plugin in it.
     pub plugin: Option<Plugin>,
 }
 
 /// Our plugin on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plugin {
-    /// What it is; none where it cannot be read.
+    /// None if the binary cannot be read.
     pub identity: Option<Identity>,
-    /// Whether it may be run.
     pub is_executable: bool,
-    /// Whether it is the stub that an uninstall left.
+    /// True if it is the stub that an uninstall left.
     pub is_retired: bool,
 }
 
-/// What Cilium's agent runs with. Names as in its own file.
+/// Settings of Cilium's agent, under the names of its own file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cilium {
-    /// Its file could be read.
+    /// The file could be read.
     Says {
-        /// Whether it translates services at a pod's `connect` already.
+        /// True if Cilium translates services when a pod calls `connect`.
         socket_lb: bool,
-        /// Whether it leaves pods' own `connect` alone.
+        /// True if that excludes pods.
         host_namespace_only: bool,
     },
-    /// It writes the network's configuration, and its file cannot be read, or does not say.
+    /// Cilium writes the network's configuration, but its file cannot be read or lacks these keys.
     Silent,
 }
 
-/// Looks at all of it.
+/// Takes the whole inventory.
 pub(crate) fn take(layout: &Layout) -> Inventory {
     let folder = layout.at(&layout.conf_dir);
     let network = network(layout, &folder);
@@ -247,8 +239,8 @@ fn version(layout: &Layout) -> Result<(String, String), String> {
 }
 
 fn cilium(layout: &Layout, writes_the_network: bool) -> Option<Cilium> {
-    /// The few of its hundreds of keys that are about us, by the names of Cilium's own fields. A release may keep either
-    /// elsewhere: what is not there is not known.
+    /// The few of Cilium's many keys that matter here. A release may store either of them elsewhere; then it is
+    /// unknown.
     #[derive(Deserialize)]
     struct Config {
         #[serde(rename = "EnableSocketLB")]
@@ -271,7 +263,8 @@ fn cilium(layout: &Layout, writes_the_network: bool) -> Option<Cilium> {
     }
 }
 
-/// Pods that nobody knew, and those that are ill: the agent's word, or that of the records, which are kept of the former too.
+/// Pods with unknown annotations and pods with damage, from the agent, or from the records, which also list the
+/// former.
 fn pods(layout: &Layout) -> (Option<Vec<String>>, Vec<String>) {
     let socket = layout.at(&layout.agent_socket());
     if let Ok(Answer::Status(status)) = client::ask(&socket, &Request::Status {}, ANSWERS_WITHIN)
@@ -286,7 +279,7 @@ fn pods(layout: &Layout) -> (Option<Vec<String>>, Vec<String>) {
         return (None, Vec::new());
     };
     let unknown: Vec<_> = records.into_iter().filter(|record| record.engine == NO_ENGINE).collect();
-    // No record says nothing: those of pods that are known may be gone with the last boot.
+    // An empty folder of records is not a report: records of known pods may have gone with the last boot.
     let pods =
         unknown.into_iter().map(|record| record.pod.unwrap_or(record.container_id)).collect::<Vec<_>>();
     ((!pods.is_empty()).then_some(pods), Vec::new())

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which iptables a node has. culvert does without; a node where nftables cannot do NAT would need one.
+//! The iptables programs of a node. culvert works without them; a node whose nftables has no NAT needs one.
 //!
-//! The `iptables` crate runs the programs. It finds them by PATH and waits without end, so each call has a deadline, and
-//! a program outside PATH, or on a node that is only mounted, is found by its file and not run. Only `--version` is
-//! asked: a listing would load the legacy modules into a kernel that may do without them.
+//! The `iptables` crate runs the programs. It resolves them by PATH and waits without a limit, so each call has a
+//! deadline. A program outside PATH, or on a node that is only mounted, is found by its file and not run. Only
+//! `--version` is run: a listing would load the legacy modules into a kernel that may do without them.
 
 use std::error::Error;
 use std::io;
@@ -15,55 +15,54 @@ use iptables::IPTables;
 
 use super::deadline::within;
 
-/// iptables' two ways into the kernel.
+/// Kernel interface of an iptables program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
-    /// Through nf_tables.
+    /// nf_tables.
     Nft,
-    /// Through the older x_tables.
+    /// The older x_tables.
     Legacy,
 }
 
-/// What a look for one program found.
+/// Result of a search for one program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It ran and told its version, such as `1.8.9`.
+    /// The program ran and printed its version, such as `1.8.9`.
     Runs {
-        /// As the program says it.
+        /// Version as printed.
         version: String,
-        /// As the program says it; those before 1.8 know only one and do not say.
+        /// Backend as printed; programs before 1.8 have only one and do not print it.
         backend: Backend,
     },
-    /// Its file is there; it was not run.
+    /// The file exists; it was not run.
     Found,
-    /// It is there and does not work: the reason in words.
+    /// The program exists and does not work, with the reason.
     Broken(String),
-    /// It is not there.
+    /// The program does not exist.
     Absent,
 }
 
-/// One program and what was found.
+/// One program and the result for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tool {
-    /// `ip6tables-legacy` and the like.
+    /// Name of the program, such as `ip6tables-legacy`.
     pub command: &'static str,
-    /// What was found.
     pub answer: Answer,
 }
 
-/// Every name under which distributions install iptables; the first of a family is what its users call.
+/// All names under which distributions install iptables; the first of a family is what users call.
 pub(crate) const COMMANDS: [&str; 6] =
     ["iptables", "iptables-nft", "iptables-legacy", "ip6tables", "ip6tables-nft", "ip6tables-legacy"];
 
-/// `--version` takes 2 ms. A program that hangs (NSS, a dead NFS mount) shall not hang doctor.
+/// Deadline: `--version` takes 2 ms, and a program that hangs (NSS, a dead NFS mount) must not hang doctor.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Where distributions put them.
+/// Folders in which distributions install them.
 const FOLDERS: [&str; 6] = ["usr/sbin", "sbin", "usr/local/sbin", "usr/bin", "bin", "usr/local/bin"];
 
-/// Looks for every iptables on the node at `host_root`.
+/// Searches the node at `host_root` for every iptables program.
 pub(crate) fn find(host_root: &Path) -> Vec<Tool> {
-    // Side by side, so that six programs that hang cost one limit.
+    // In parallel, so six programs that hang cost one deadline.
     thread::scope(|scope| {
         let asked = COMMANDS.map(|command| (command, scope.spawn(move || look_for(command, host_root))));
         asked
@@ -77,13 +76,13 @@ pub(crate) fn find(host_root: &Path) -> Vec<Tool> {
 }
 
 fn look_for(command: &'static str, host_root: &Path) -> Answer {
-    // Programs of a node that is only mounted here would run against this container's libraries.
+    // Programs of a node that is only mounted would run with this container's libraries.
     let answer = if host_root == Path::new("/") {
         within(LIMIT, move || run(command)).unwrap_or_else(|late| Answer::Broken(late.to_string()))
     } else {
         Answer::Absent
     };
-    // Without following links: those of a mounted node lead out of it.
+    // Links are not followed: those of a mounted node lead out of it.
     let exists = |folder| host_root.join(folder).join(command).symlink_metadata().is_ok();
     match answer {
         Answer::Absent if FOLDERS.into_iter().any(exists) => Answer::Found,
@@ -92,7 +91,7 @@ fn look_for(command: &'static str, host_root: &Path) -> Answer {
 }
 
 fn run(command: &'static str) -> Answer {
-    // What this crate would do with rules plays no part here, and `--version` is understood by every release.
+    // The crate's options for rules do not matter here, and every release understands `--version`.
     let tool = IPTables { cmd: command, has_check: true, has_wait: false, is_numeric: true };
     match tool.execute("nat", "--version") {
         Ok(output) => read_version(&String::from_utf8_lossy(&output.stdout)).unwrap_or_else(|| {
@@ -104,7 +103,7 @@ fn run(command: &'static str) -> Answer {
     }
 }
 
-/// Reads `iptables v1.8.9 (nf_tables)`.
+/// Parses `iptables v1.8.9 (nf_tables)`.
 fn read_version(line: &str) -> Option<Answer> {
     let mut words = line.split_whitespace().skip(1);
     let version = words.next()?.strip_prefix('v')?.to_owned();
@@ -112,7 +111,7 @@ fn read_version(line: &str) -> Option<Answer> {
     Some(Answer::Runs { version, backend })
 }
 
-/// A folder of PATH that may not be searched makes an absent program a forbidden one.
+/// A folder of PATH that may not be searched turns an absent program into a forbidden one.
 fn is_not_there(error: &(dyn Error + 'static)) -> bool {
     let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
     matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied))

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-/// Version numbers that decide what nftables can do. Distributions append to them; that part is not looked at.
+/// Numbers of a version that decide what nftables can do. What distributions append is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Version {
     /// 6 of `6.1.0-49-amd64`.
@@ -12,13 +12,14 @@ pub(crate) struct Version {
     pub minor: u32,
 }
 
-/// NAT chains in nftables' `inet` family: one table for both IP families. Kernels before have them per family only.
+/// First version with NAT chains in nftables' `inet` family, one table for both IP families. Older kernels have them
+/// per family only.
 pub(crate) const INET_NAT: Version = Version { major: 5, minor: 2 };
 
 // === impl Version ===
 
 impl Version {
-    /// Reads a release such as `5.15.0-1051-gke` or `4.18.0-553.el8_10.x86_64`.
+    /// Parses a release such as `5.15.0-1051-gke` or `4.18.0-553.el8_10.x86_64`.
     pub(crate) fn parse(release: &str) -> Option<Self> {
         let (major, rest) = release.split_once('.')?;
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();

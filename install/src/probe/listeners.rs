@@ -1,24 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who listens on which port of this thread's network namespace.
+//! Listening sockets of this thread's network namespace.
 
 use std::fs;
 use std::io;
 
 use culvert_cni::redirect::policy::Protocol;
 
-/// A socket that takes what arrives on a port.
+/// A socket that accepts what arrives on a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Listener {
-    /// TCP or UDP.
     pub protocol: Protocol,
-    /// The port.
     pub port: u16,
-    /// The uid of the process that opened it.
+    /// Uid of the process that opened it.
     pub uid: u32,
 }
 
-/// The tables of /proc, and the state of net/tcp_states.h in which a socket takes what arrives: `TCP_LISTEN`, and for UDP
-/// `TCP_CLOSE`, which is "not connected" there.
+/// Tables of /proc with the state of net/tcp_states.h in which a socket accepts: `TCP_LISTEN`, and for UDP
+/// `TCP_CLOSE`, which means "not connected" there.
 const TABLES: [(&str, Protocol, &str); 4] = [
     ("tcp", Protocol::Tcp, "0A"),
     ("tcp6", Protocol::Tcp, "0A"),
@@ -26,11 +24,11 @@ const TABLES: [(&str, Protocol, &str); 4] = [
     ("udp6", Protocol::Udp, "07"),
 ];
 
-/// The listeners of both families.
+/// Lists the listeners of both families.
 pub(crate) fn listeners() -> io::Result<Vec<Listener>> {
     let mut found = Vec::new();
     for (name, protocol, state) in TABLES {
-        // Not /proc/net: that shows the main thread's namespace.
+        // /proc/net would show the main thread's namespace.
         match fs::read_to_string(format!("/proc/thread-self/net/{name}")) {
             Ok(table) => {
                 let listeners = table.lines().skip(1).filter_map(|line| parse(line, state));
@@ -44,7 +42,7 @@ pub(crate) fn listeners() -> io::Result<Vec<Listener>> {
     Ok(found)
 }
 
-/// A line of /proc/net/tcp: `sl local remote state queues timer retransmits uid …`.
+/// Parses a line of /proc/net/tcp: `sl local remote state queues timer retransmits uid …`.
 fn parse(line: &str, wanted: &str) -> Option<(u16, u32)> {
     let mut fields = line.split_whitespace();
     let (local, state, uid) = (fields.nth(1)?, fields.nth(1)?, fields.nth(3)?);

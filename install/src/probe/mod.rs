@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a command asks of the machine. Nothing is changed here: what must be tried is tried in a network namespace that dies
-//! with its thread.
+//! Questions that a command asks of the machine. Nothing is changed: trials run in a network namespace that dies with
+//! its thread.
 
 pub(crate) mod capabilities;
 pub(crate) mod deadline;

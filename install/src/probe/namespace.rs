@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A network namespace to try things in, which is gone when its thread ends: nothing to clean up, also after a kill.
+//! A network namespace for trials. It is gone when its thread ends, so nothing has to be cleaned up, even after a
+//! kill.
 
 use std::time::Duration;
 
@@ -8,21 +9,21 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::deadline::{Unanswered, within};
 
-/// Why nothing could be tried.
+/// Reasons why a trial did not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NamespaceError {
-    /// The caller may not.
+    /// The caller lacks the right.
     #[error("a network namespace of its own needs root")]
     NeedsRoot,
-    /// The kernel cannot.
+    /// The kernel refused.
     #[error("the kernel makes no network namespace: {}", .0.desc())]
     Refused(Errno),
-    /// What was tried in it takes too long.
+    /// The trial missed its deadline.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
 }
 
-/// Runs `work` on a thread of its own, in a network namespace of its own. The caller's stays as it is.
+/// Runs `work` on its own thread in its own network namespace. The caller's namespace stays as it is.
 pub(crate) fn in_namespace<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
@@ -40,7 +41,7 @@ mod tests {
 
     use super::*;
 
-    /// Holds with root and without: either the work ran elsewhere, or it did not run.
+    /// Holds with root and without: the work runs in another namespace or not at all.
     #[test]
     fn work_never_runs_in_the_callers_namespace() {
         let here = || fs::read_link("/proc/thread-self/ns/net").unwrap();

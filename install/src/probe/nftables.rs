@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Does this kernel take the rules that the plugin writes? Asked by writing some, in one netlink transaction.
+//! Test of whether this kernel takes the plugin's rules, by writing such rules in one netlink transaction.
 //!
-//! Version numbers and module lists do not answer that: kernels are built without parts, and distributions carry parts
-//! back. Every message asks for its acknowledgement, so a refusal names the part. Numbers are those of
+//! Version numbers and module lists cannot tell: kernels are built without parts, and distributions backport parts.
+//! Every message requests an acknowledgement, so a refusal names its part. Numbers come from
 //! `linux/netfilter/nf_tables.h` and `linux/netfilter/nfnetlink.h`.
 
 use std::os::fd::AsRawFd;
@@ -14,30 +14,30 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// One part that the plugin's rules need of the kernel.
+/// One part that the plugin's rules need from the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Part {
-    /// In words.
+    /// Name in words.
     pub what: &'static str,
-    /// The module that brings it where it is no fixed part of the kernel.
+    /// Module that brings it, if it is not built in.
     pub module: &'static str,
-    /// The kernel's build option.
+    /// Build option of the kernel.
     pub option: &'static str,
 }
 
-/// Why the kernel's word could not be had, or what it was.
+/// Reasons why the trial failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// nf_tables is not there at all, or not for us.
+    /// nf_tables does not exist, or this caller may not use it.
     #[error("netfilter's netlink socket: {}", .0.desc())]
     Socket(Errno),
-    /// The kernel refused the transaction as a whole.
+    /// The kernel refused the whole transaction.
     #[error("nf_tables takes no transaction: {}", .0.desc())]
     Transaction(Errno),
     /// The kernel refused one part.
     #[error("the kernel refuses {}: {}", .0.what, .1.desc())]
     Part(Part, Errno),
-    /// The kernel answered with something that is no acknowledgement.
+    /// The answer is not an acknowledgement.
     #[error("nf_tables' answer cannot be read")]
     Garbled,
 }
@@ -45,7 +45,7 @@ pub(crate) enum Refusal {
 // === impl Refusal ===
 
 impl Refusal {
-    /// The caller lacks a right: that says nothing about the kernel.
+    /// Returns true if the caller lacks a right, which says nothing about the kernel.
     pub(crate) fn is_about_the_caller(self) -> bool {
         matches!(self, Self::Socket(Errno::EPERM | Errno::EACCES) | Self::Transaction(Errno::EPERM))
     }
@@ -59,9 +59,9 @@ const REDIRECT: Part = Part { what: "`redirect`", module: "nft_redir", option: "
 const FIB: Part = Part { what: "`fib daddr type`", module: "nft_fib_inet", option: "CONFIG_NFT_FIB_INET" };
 const OWNER: Part = Part { what: "`meta skuid`", module: "nf_tables", option: "CONFIG_NF_TABLES" };
 
-/// The kernel answers within the `send` that asks, a module load included. So this bounds a kernel that lost an answer.
+/// The kernel answers within the `send` that asks, including module loads. This bounds a kernel that lost an answer.
 const ANSWER_LIMIT_SECONDS: i64 = 2;
-/// Six acknowledgements are some 220 bytes; an error carries the refused message back, 200 more.
+/// Six acknowledgements are some 220 bytes; an error repeats the refused message, 200 more.
 const ANSWER_BYTES: usize = 8 * 1024;
 
 const NAME: &str = "culvert-doctor";
@@ -81,7 +81,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_HEADER_BYTES: usize = 16;
 const NLA_F_NESTED: u16 = 0x8000;
 
-/// Before rules of iptables-nft, which sit at −100: where the plugin's chains are.
+/// Priority of the plugin's chains: before rules of iptables-nft, which use −100.
 const PRIORITY: i32 = -110;
 const NF_INET_PRE_ROUTING: u32 = 0;
 const NF_INET_LOCAL_OUT: u32 = 3;
@@ -99,7 +99,7 @@ const IPPROTO_TCP: u8 = 6;
 
 /// Writes a table, two NAT chains and three rules such as the plugin's into the calling thread's network namespace.
 ///
-/// They stay there: call it in a namespace that is about to go.
+/// They stay there, so call it in a namespace that is about to go.
 pub(crate) fn try_nat() -> Result<(), Refusal> {
     let changes = changes();
     ask(&batch(&changes), &changes.map(|change| change.part))
@@ -124,7 +124,7 @@ fn ask(batch: &[u8], parts: &[Part]) -> Result<(), Refusal> {
 
 /// One message of the transaction.
 struct Change {
-    /// What a refusal of it speaks of.
+    /// Part that a refusal of this message names.
     part: Part,
     kind: u16,
     flags: u16,
@@ -138,14 +138,14 @@ fn changes() -> [Change; 6] {
         Change { part: TABLE, kind: NFT_MSG_NEWTABLE, flags: NLM_F_CREATE, attributes: string(1, NAME) },
         nat_chain("in", NF_INET_PRE_ROUTING),
         nat_chain("out", NF_INET_LOCAL_OUT),
-        // Alone first, so that a refusal of a longer rule speaks of its match.
+        // First alone, so that a refusal of a longer rule is about its match.
         rule(REDIRECT, "out", &redirect_to(15001)),
         rule(FIB, "in", &inbound),
         rule(OWNER, "out", &outbound),
     ]
 }
 
-/// The transaction: sequence number n is the n-th change, 0 is the transaction itself.
+/// Builds the transaction: sequence number n is the n-th change, 0 is the transaction itself.
 fn batch(changes: &[Change]) -> Vec<u8> {
     let edge = |kind| message(kind, NLM_F_REQUEST, 0, NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES, &[]);
     let mut batch = edge(NFNL_MSG_BATCH_BEGIN);
@@ -153,7 +153,7 @@ fn batch(changes: &[Change]) -> Vec<u8> {
         let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
         batch.extend(message(kind, flags | NLM_F_REQUEST | NLM_F_ACK, sequence, NFPROTO_INET, 0, attributes));
     }
-    // Without NLM_F_ACK: kernels before 6.10 refuse it here.
+    // Without NLM_F_ACK, which kernels before 6.10 refuse here.
     batch.extend(edge(NFNL_MSG_BATCH_END));
     batch
 }
@@ -232,7 +232,7 @@ fn redirect_to(port: u16) -> Vec<u8> {
 
 // === netlink's wire format ===
 
-/// `nlmsghdr` and `nfgenmsg`, the first in the machine's byte order, `resource` in the network's.
+/// Encodes `nlmsghdr` and `nfgenmsg`; the first in the machine's byte order, `resource` in the network's.
 fn message(kind: u16, flags: u16, sequence: u32, family: u8, resource: u16, attributes: &[u8]) -> Vec<u8> {
     let length = length_u32(NLMSG_HEADER_BYTES + 4 + attributes.len());
     let mut bytes = Vec::new();
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(sequences, [0, 1, 2, 3, 4, 5, 6, 0]);
     }
 
-    /// With root the kernel itself says which part it lacks; without, that nothing could be asked.
+    /// With root the kernel names the missing part; without root nothing can be tried.
     #[test]
     fn a_part_that_the_kernel_lacks_is_named() {
         let answer = in_namespace(Duration::from_secs(60), || {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The network namespace that an operator names: by path, or the one that this thread is in.
+//! The network namespace that an operator names: by path, or the current one.
 //!
-//! The plugin's own way in refuses its caller's namespace, since on a node that is the host's. Here the current namespace is
-//! a choice: a virtual machine's, or that of the pod whose init container this is.
+//! The plugin refuses its caller's namespace, since on a node that is the host's. Here the current namespace is a
+//! choice: that of a virtual machine, or of the pod whose init container this is.
 
 use std::fmt;
 use std::fs;
@@ -16,34 +16,34 @@ use culvert_cni::netns::{Netns, NetnsError, NetnsId};
 use super::capabilities::{self, Lacking, Target};
 use super::deadline::{Unanswered, within};
 
-/// Rules take some 10 ms; the programs of iptables have 2 s each, and there are eight calls at most.
+/// Rules take some 10 ms; programs of iptables have 2 s each, and there are at most eight calls.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Why nothing can be done there.
+/// Reasons why nothing can be done there.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlaceError {
     /// The path names the host's namespace, or this thread's.
     #[error("{} is the host's network namespace, or the current one: without --netns the current one is meant", .0.display())]
     Host(PathBuf),
-    /// The path names no namespace.
+    /// The path is not a namespace.
     #[error("{0}; --netns takes a path such as /run/netns/NAME or /proc/PID/ns/net")]
     NotANamespace(NetnsError),
     /// The namespace cannot be entered.
     #[error(transparent)]
     Netns(NetnsError),
-    /// The current namespace does not say which it is.
+    /// The current namespace cannot be identified.
     #[error("cannot read /proc/thread-self/ns/net: {0}")]
     Current(io::Error),
-    /// The caller may not.
+    /// The caller lacks a right.
     #[error(transparent)]
     Lacking(#[from] Lacking),
-    /// The work does not end.
+    /// The work missed its deadline.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
 }
 
 impl PlaceError {
-    /// Whether the path is wrong, rather than the machine.
+    /// Returns true if the path is wrong rather than the machine.
     pub(crate) const fn is_usage(&self) -> bool {
         matches!(self, Self::Host(_) | Self::NotANamespace(_))
     }
@@ -67,7 +67,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The namespace at `path`; without one, this thread's.
+    /// Opens the namespace at `path`, or this thread's without one.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self, PlaceError> {
         capabilities::check(if path.is_some() { Target::Other } else { Target::Current })?;
         let id = match path {
@@ -83,24 +83,24 @@ impl Place {
         Ok(Self { path: path.map(Path::to_owned), id })
     }
 
-    /// Its identity on this machine.
+    /// Identity of the namespace on this machine.
     pub(crate) const fn id(&self) -> NetnsId {
         self.id
     }
 
-    /// Whether it is the one that this thread is in.
+    /// Returns true if it is this thread's namespace.
     pub(crate) const fn is_current(&self) -> bool {
         self.path.is_none()
     }
 
-    /// Runs `work` in it, on a thread of its own: the work may change the thread's mounts.
+    /// Runs `work` in it on its own thread, since the work may change the thread's mounts.
     pub(crate) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PlaceError> {
         match &self.path {
             Some(path) => Ok(Netns::open(path)?.enter(LIMIT, work)?),
-            // A thread starts in the namespace of the one that started it.
+            // A thread starts in the namespace of the thread that started it.
             None => Ok(within(LIMIT, work)?),
         }
     }

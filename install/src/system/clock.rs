@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Points in time, as others write them.
+//! Times as text.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The time in UTC, to the second, as RFC 3339 writes it.
+/// The time in UTC as RFC 3339 writes it, to the second.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (year, month, day) = culvert_cni::log::civil(seconds / 86_400);

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// A file's text, of at most `limit` bytes. A FIFO in its place is not waited for.
+/// Reads a file's text of at most `limit` bytes. Does not wait for a FIFO.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<String> {
     use std::os::unix::fs::OpenOptionsExt;
     let file =
