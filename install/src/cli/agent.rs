@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command lines of `agent` and `uninstall`.
+//! Command lines of `agent` and `uninstall`.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::conflist::Position;
 use crate::host::entry::Mode;
 use crate::kube::http::SERVICE_ACCOUNT;
 
-/// What stands below `agent --help`.
+/// Examples below `agent --help`.
 const AGENT_EXAMPLES: &str = "\
 Examples:
   culvert-install agent --host-root /host --node-name \"$NODE_NAME\"
@@ -24,7 +24,7 @@ The file of --entry holds a JSON object with keys of the plugin's conflist entry
 
 Exit codes: 0 ended by SIGTERM; 1 it cannot work on this node; 64 bad usage, or an entry that no pod could follow.";
 
-/// What stands below `uninstall --help`.
+/// Examples below `uninstall --help`.
 const UNINSTALL_EXAMPLES: &str = "\
 Examples:
   culvert-install uninstall
@@ -39,45 +39,45 @@ Exit codes: 0 done, or nothing was there; 1 something could not be taken off, ev
 #[derive(Debug, Args)]
 #[command(after_help = AGENT_EXAMPLES)]
 pub(crate) struct AgentArgs {
-    /// Where things are on the node.
+    /// Paths of the node.
     #[command(flatten)]
     pub paths: PathArgs,
-    /// How the plugin gets into the runtime's chain
+    /// Way of the plugin into the runtime's chain
     #[arg(long, value_enum, default_value_t = Mode::Chained)]
     pub mode: Mode,
-    /// Where in the chain: `last`, or `after:TYPE`, behind the plugin of that type; last where there is none
+    /// Place in the chain: `last`, or `after:TYPE`, behind the plugin of that type; last if there is none
     #[arg(long, default_value = "last", value_name = "last|after:TYPE")]
     pub position: Position,
     /// Keys of the plugin's entry, a JSON object: the node's defaults
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub entry: Option<PathBuf>,
-    /// What happens to a pod whose rules are missing or damaged
+    /// Treatment of a pod whose rules are missing or damaged
     #[arg(long, value_enum, default_value_t = OnDamage::Repair)]
     pub repair: OnDamage,
-    /// This node's name in Kubernetes: without it, no API server is asked
+    /// This node's name in Kubernetes; without it no API server is asked
     #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = NonEmptyStringValueParser::new())]
     pub node_name: Option<String>,
-    /// A taint's key that the node is born with (effect NoSchedule) and that is taken off once the entry is effective
+    /// Key of a taint (effect NoSchedule) that the node starts with; it is removed once the entry is effective
     #[arg(long, value_name = "TAINT", num_args = 0..=1, require_equals = true,
           default_missing_value = DEFAULT_TAINT, requires = "node_name", value_parser = taint_key)]
     pub hold_until_ready: Option<String>,
-    /// The folder with the token and the CA for the API server, which KUBERNETES_SERVICE_HOST and _PORT name
+    /// Folder with the token and the CA for the API server, whose address is in KUBERNETES_SERVICE_HOST and _PORT
     #[arg(long, value_name = "DIR", default_value = SERVICE_ACCOUNT, value_hint = ValueHint::DirPath)]
     pub service_account: PathBuf,
-    /// Where /metrics, /ready and /live are served
+    /// Address of /metrics, /ready and /live
     #[arg(long, value_name = "ADDRESS", default_value = ":15090")]
     pub status_address: StatusAddress,
 }
 
-/// The taint's key that `--hold-until-ready` means unless one is given.
+/// Key of the taint that `--hold-until-ready` means without a value.
 pub(crate) const DEFAULT_TAINT: &str = "culvert.dev/agent-not-ready";
 
-/// A taint's key that is none.
+/// A text that is no key of a taint.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it must be a taint's key without value and effect, such as {DEFAULT_TAINT}")]
 pub(crate) struct NoTaint;
 
-/// Kubernetes' grammar of keys, as far as it takes to notice a `key=value:effect`.
+/// Checks the grammar of keys far enough to notice a `key=value:effect`.
 fn taint_key(text: &str) -> Result<String, NoTaint> {
     let is_part = |part: &str| {
         part.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -94,10 +94,10 @@ fn taint_key(text: &str) -> Result<String, NoTaint> {
 #[derive(Debug, Args)]
 #[command(after_help = UNINSTALL_EXAMPLES)]
 pub(crate) struct UninstallArgs {
-    /// Where things are on the node.
+    /// Paths of the node.
     #[command(flatten)]
     pub paths: PathArgs,
-    /// Leave no stub: pods that were made with the plugin may then be stuck in Terminating
+    /// Leave no stub: pods that were made with the plugin may then hang in Terminating
     #[arg(long)]
     pub now: bool,
 }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Every annotation but `redirect` as an option of the same name. Which ones there are is the plugin's word; what each
-//! means to a person stands here.
+//! Every annotation but `redirect` as an option of the same name. The plugin names them; the help for people stands
+//! here.
 
 use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint};
 use culvert_cni::pod::names;
 
-/// What a person needs to know of one annotation.
+/// Help for one annotation.
 struct Help {
     /// Its name behind `culvert.dev/`.
     name: &'static str,
-    /// What stands for its value.
+    /// Placeholder of its value.
     value: &'static str,
-    /// What it does, which values it takes, and its default.
+    /// Its effect, its values and its default.
     text: &'static str,
 }
 
@@ -21,7 +21,7 @@ const fn help(name: &'static str, value: &'static str, text: &'static str) -> He
     Help { name, value, text }
 }
 
-/// Contract §1, in words.
+/// Help for every annotation, in the order of the plugin's page.
 const HELP: [Help; 22] = [
     help("proxy-uid", "UID", "The uid that the sidecar runs as, 1 to 4294967294 [default: 5678]"),
     help("redirect-inbound", "TOGGLE", "Connections from peers: enabled, disabled [default: enabled]"),
@@ -91,7 +91,7 @@ const HELP: [Help; 22] = [
     ),
 ];
 
-/// What a person asks for: annotations from a file, options over them.
+/// Settings of a person: annotations from a file, and options that override them.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Settings {
     /// The annotations of a pod: a JSON object, or `key: value` lines as in its metadata; options go before them
@@ -102,7 +102,7 @@ pub(crate) struct Settings {
     pub options: Options,
 }
 
-/// The annotations that were given as options, by their names behind `culvert.dev/`.
+/// Annotations given as options, by their names behind `culvert.dev/`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Options(pub Vec<(&'static str, String)>);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line of `await-uninstall`.
+//! Command line of `await-uninstall`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use crate::kube::http::SERVICE_ACCOUNT;
 
-/// What stands below `await-uninstall --help`.
+/// Examples below `await-uninstall --help`.
 const EXAMPLES: &str = "\
 Examples:
   culvert-install await-uninstall --namespace culvert-system --daemonset culvert-uninstall
@@ -23,39 +23,39 @@ Exit codes: 0 every node is done, but for those that may be skipped; 1 some are 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct AwaitUninstallArgs {
-    /// The namespace of the DaemonSet
+    /// Namespace of the DaemonSet
     #[arg(long, value_name = "NAME")]
     pub namespace: String,
-    /// The DaemonSet whose pods run `culvert-install uninstall`
+    /// DaemonSet whose pods run `culvert-install uninstall`
     #[arg(long, value_name = "NAME")]
     pub daemonset: String,
-    /// How long to wait for all nodes together
+    /// Longest wait for all nodes together
     #[arg(long, value_name = "TIME", default_value = "240s", value_parser = time)]
     pub timeout: Duration,
-    /// How long a node has to take up the work; one that is down never does
+    /// Longest wait until a node starts the work; a node that is down never does
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
     pub unreachable_after: Duration,
-    /// What to do with nodes that do not take it up
+    /// Treatment of nodes that do not start the work
     #[arg(long, value_enum, default_value_t = Unreachable::Skip)]
     pub unreachable: Unreachable,
-    /// The folder with the token and the CA for the API server, which KUBERNETES_SERVICE_HOST and _PORT name
+    /// Folder with the token and the CA for the API server, whose address is in KUBERNETES_SERVICE_HOST and _PORT
     #[arg(long, value_name = "DIR", default_value = SERVICE_ACCOUNT, value_hint = ValueHint::DirPath)]
     pub service_account: PathBuf,
 }
 
-/// What to do with nodes that do not take up the work.
+/// Treatment of nodes that do not start the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Unreachable {
-    /// They are named, and the exit code is 0
+    /// Name them and exit with 0
     Skip,
-    /// They are named, and the exit code is 1
+    /// Name them and exit with 1
     Fail,
 }
 
-/// The longest time that makes sense: what a cluster of thousands of nodes takes is minutes.
+/// Longest time that makes sense: a cluster of thousands of nodes takes minutes.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// Whole seconds, minutes or hours: `90s`, `4m`, `1h`.
+/// Parses whole seconds, minutes or hours: `90s`, `4m`, `1h`.
 fn time(text: &str) -> Result<Duration, String> {
     let allowed = || "it must be a whole number with a unit, from 1s to 24h, such as 90s or 4m".to_owned();
     let unit = [("s", 1), ("m", 60), ("h", 3600)];

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line of `doctor`.
+//! Command line of `doctor`.
 
 use clap::Args;
 
 use super::shared::{Output, PathArgs};
 
-/// What stands below `doctor --help`.
+/// Text below `doctor --help`.
 const DOCTOR_AFTER: &str = "\
 Examples:
   culvert-install doctor
@@ -17,10 +17,10 @@ Exit codes: 0 all is well; 1 something needs attention; 64 bad usage.";
 #[derive(Debug, Args)]
 #[command(after_help = DOCTOR_AFTER)]
 pub(crate) struct DoctorArgs {
-    /// Where things are on the node.
+    /// Paths of the node.
     #[command(flatten)]
     pub paths: PathArgs,
-    /// For a person or for a program
+    /// Format of the answer
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line of `explain`. `settings` comes last: its options bring a heading of their own, which clap would hand on
-//! to what follows.
+//! Command line of `explain`. `settings` comes last: its options bring a heading of their own, which clap would apply
+//! to all that follows.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use clap::{Args, ValueHint};
 use super::annotations::Settings;
 use super::shared::Output;
 
-/// What stands below `explain --help`.
+/// Examples below `explain --help`.
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   kubectl get pod web -o jsonpath='{.metadata.annotations}' | culvert-install explain --annotations /dev/stdin
@@ -22,13 +22,13 @@ Exit codes: 0 explained; 1 a file cannot be read; 64 a setting that cannot be fo
 #[derive(Debug, Args)]
 #[command(after_help = EXPLAIN_EXAMPLES)]
 pub(crate) struct ExplainArgs {
-    /// The node's conflist, whose culvert-cni entry gives defaults (`redirect`) and what is `locked`
+    /// Conflist of the node, whose culvert-cni entry holds the defaults (`redirect`) and the `locked` keys
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub conflist: Option<PathBuf>,
-    /// For a person or for a program
+    /// Format of the answer
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
-    /// What the pod asks for.
+    /// Settings of the pod.
     #[command(flatten)]
     pub settings: Settings,
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line, as data.
+//! The command line as data.
 
 pub(crate) mod agent;
 pub(crate) mod annotations;
@@ -19,33 +19,31 @@ use self::explain::ExplainArgs;
 use self::redirect::RedirectArgs;
 use self::status::StatusArgs;
 
-/// Puts culvert on a node, keeps it there, and says what is wrong.
+/// Installs culvert on a node, keeps it there, and reports problems.
 #[derive(Debug, Parser)]
 #[command(name = "culvert-install", version, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Places the plugin on this node, keeps its conflist entry, verifies and repairs pods; runs until SIGTERM, which
+    /// Place the plugin on this node, keep its conflist entry, verify and repair pods; runs until SIGTERM, which
     /// removes nothing
     Agent(AgentArgs),
-    /// Takes the entry and the plugin off this node; safe to run again
+    /// Remove the entry and the plugin from this node; safe to run again
     Uninstall(UninstallArgs),
-    /// Waits until the pods that run `uninstall` are done on every node of the cluster: for the chart's pre-delete hook
+    /// Wait until the pods that run `uninstall` are done on every node of the cluster: for the chart's pre-delete hook
     AwaitUninstall(AwaitUninstallArgs),
-    /// Says whether this node can carry culvert, what is wrong and what to do; exits 0 only when all is well
+    /// Report whether this node can run culvert, every problem and what to do; exits 0 only if all is well
     Doctor(DoctorArgs),
-    /// Says where each kind of connection of a pod lands, and because of which setting
+    /// Explain where each kind of connection of a pod lands, and which setting decides it
     Explain(ExplainArgs),
-    /// Shows, applies, verifies or removes redirect rules without a runtime: for hosts without Kubernetes, for init
+    /// Show, apply, verify or remove redirect rules without a runtime: for hosts without Kubernetes, for init
     /// containers, and as a dry run
     Redirect(RedirectArgs),
-    /// Lists each pod of this node: whether it is onboarded, by which engine, when that was verified last, and why
+    /// List each pod of this node: onboarded or not, its engine, the time of its last check, and the reason
     Status(StatusArgs),
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line of `redirect`. `settings` comes last in each: its options bring a heading of their own,
-//! which clap would hand on to what follows.
+//! Command line of `redirect`. `settings` comes last in each: its options bring a heading of their own, which clap
+//! would apply to all that follows.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::annotations::Settings;
 
-/// What stands below `redirect --help`.
+/// Examples below `redirect --help`.
 const EXAMPLES: &str = "\
 Examples:
   culvert-install redirect show --exclude-inbound-ports 9100 --redirect-dns all
@@ -27,24 +27,23 @@ Exit codes: 0 done, or as it should be; 1 a difference, or it failed; 64 bad usa
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RedirectArgs {
-    /// What to do.
     #[command(subcommand)]
     pub command: RedirectCommand,
 }
 
-/// What `redirect` can do.
+/// Verbs of `redirect`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RedirectCommand {
-    /// Prints the rules that `apply` would write: a dry run, which needs no root and touches nothing
+    /// Print the rules that `apply` would write: a dry run that needs no root and touches nothing
     #[command(after_help = EXAMPLES)]
     Show(ShowArgs),
-    /// Puts the rules in; open connections live on
+    /// Write the rules; open connections go on
     #[command(after_help = EXAMPLES)]
     Apply(ApplyArgs),
-    /// Says in what the kernel differs from what `apply` would write
+    /// Print the differences between the kernel and what `apply` would write
     #[command(after_help = EXAMPLES)]
     Verify(VerifyArgs),
-    /// Takes back what `apply` did: rules, address and sysctls
+    /// Undo `apply`: rules, address and sysctls
     #[command(after_help = EXAMPLES)]
     Remove(RemoveArgs),
 }
@@ -52,13 +51,13 @@ pub(crate) enum RedirectCommand {
 /// Options of `redirect show`.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// The namespace that `apply` would get. It is not looked at: without it port 22 is kept out, as `apply` does
+    /// Namespace that `apply` would change. It is not opened; without it port 22 stays out, as with `apply`
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub netns: Option<PathBuf>,
-    /// How the rules are printed
+    /// Format of the rules
     #[arg(long, value_enum, default_value_t = Format::Words)]
     pub format: Format,
-    /// What should happen to which traffic.
+    /// Settings of the redirect.
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -66,13 +65,13 @@ pub(crate) struct ShowArgs {
 /// Options of `redirect apply`.
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
-    /// Where.
+    /// Namespace and state folder.
     #[command(flatten)]
     pub place: Place,
-    /// Also where nobody listens on the sidecar's ports, and over another's rules
+    /// Also if nothing listens on the sidecar's ports, and over rules of another owner
     #[arg(long)]
     pub force: bool,
-    /// What should happen to which traffic.
+    /// Settings of the redirect.
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -80,10 +79,10 @@ pub(crate) struct ApplyArgs {
 /// Options of `redirect verify`.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// Where.
+    /// Namespace and state folder.
     #[command(flatten)]
     pub place: Place,
-    /// What should happen to which traffic.
+    /// Settings of the redirect.
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -91,21 +90,21 @@ pub(crate) struct VerifyArgs {
 /// Options of `redirect remove`.
 #[derive(Debug, Args)]
 pub(crate) struct RemoveArgs {
-    /// Where.
+    /// Namespace and state folder.
     #[command(flatten)]
     pub place: Place,
-    /// Also another's rules, such as those of culvert-cni
+    /// Also rules of another owner, such as culvert-cni
     #[arg(long)]
     pub force: bool,
 }
 
-/// A network namespace, and where is kept what was changed in it.
+/// A network namespace, and the folder for records of changes in it.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// The network namespace [default: the current one, as of a virtual machine or an init container]
+    /// Network namespace [default: the current one, for example of a virtual machine or an init container]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub netns: Option<PathBuf>,
-    /// Where is kept what `remove` takes back
+    /// Folder for the records that `remove` reads
     #[arg(
         long,
         value_name = "DIR",
@@ -115,12 +114,12 @@ pub(crate) struct Place {
     pub state_dir: PathBuf,
 }
 
-/// How rules are printed.
+/// Format of rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// A table for a person
+    /// Table for people
     Words,
-    /// A file for `nft -f`
+    /// File for `nft -f`
     Nft,
     /// Files for `iptables-restore` and `ip6tables-restore`
     Iptables,

@@ -7,25 +7,25 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use crate::host::paths::Paths;
 
-/// Where things are on the node. All but `--host-root` and `--plugin` lie below it.
+/// Paths of the node. All but `--host-root` and `--plugin` lie below the host root.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PathArgs {
-    /// Where the node's file system is mounted
+    /// Mount point of the node's file system
     #[arg(long, value_name = "DIR", default_value = "/", value_hint = ValueHint::DirPath)]
     pub host_root: PathBuf,
-    /// The folder of CNI configurations [default: as the runtime's own configuration says, else /etc/cni/net.d]
+    /// Folder of CNI configurations [default: from the runtime's own configuration, else /etc/cni/net.d]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub cni_conf_dir: Option<PathBuf>,
-    /// The folder of CNI plugins [default: as the runtime's own configuration says, else /opt/cni/bin]
+    /// Folder of CNI plugins [default: from the runtime's own configuration, else /opt/cni/bin]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub cni_bin_dir: Option<PathBuf>,
-    /// The plugin's binary to place, not below --host-root [default: culvert-cni beside culvert-install]
+    /// Binary of the plugin to place, not below --host-root [default: culvert-cni beside culvert-install]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub plugin: Option<PathBuf>,
-    /// The folder of attachment records and sockets
+    /// Folder of attachment records and sockets
     #[arg(long, value_name = "DIR", default_value = "/run/culvert", value_hint = ValueHint::DirPath)]
     pub state_dir: PathBuf,
-    /// The container runtime's CRI socket [default: the first that is there of those that runtimes use]
+    /// CRI socket of the container runtime [default: the first existing one of those that runtimes use]
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
     pub runtime_socket: Option<PathBuf>,
 }
@@ -37,10 +37,10 @@ impl From<PathArgs> for Paths {
     }
 }
 
-/// Who reads the answer.
+/// Format of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// A table for a person
+    /// Table for people
     Text,
     /// One JSON document with stable keys
     Json,

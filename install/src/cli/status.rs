@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line of `status`.
+//! Command line of `status`.
 
 use clap::Args;
 
 use super::shared::{Output, PathArgs};
 
-/// What stands below `status --help`.
+/// Text below `status --help`.
 const STATUS_AFTER: &str = "\
 The agent is asked by its socket in --state-dir. Where none answers, the pods are listed from the
 runtime's CRI socket (else from the attachments' records) and each is looked at once, which changes
@@ -22,10 +22,10 @@ attention; 64 bad usage.";
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_AFTER)]
 pub(crate) struct StatusArgs {
-    /// Where things are on the node.
+    /// Paths of the node.
     #[command(flatten)]
     pub paths: PathArgs,
-    /// For a person or for a program
+    /// Format of the answer
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `culvert-install agent`: stays on the node until SIGTERM.
+//! `culvert-install agent`: runs on the node until SIGTERM.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,29 +19,28 @@ use crate::system::read::read_bounded;
 /// The largest file of `--entry`, in bytes.
 const MAX_ENTRY: u64 = 64 << 10;
 
-/// Why the agent does not run.
+/// Reasons why the agent does not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// The node cannot be found.
+    /// The node's layout cannot be found.
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The file of the entry's keys cannot be read.
     #[error("--entry {}: {source}", path.display())]
     EntryFile {
-        /// As given.
+        /// Path as given.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
-    /// The entry would not do, for each of these reasons.
+    /// The entry is refused, for each of these reasons.
     #[error("--entry: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n--entry: "))]
     Entry(Vec<EntryError>),
-    /// It cannot begin.
+    /// The agent failed at its start.
     #[error(transparent)]
     Agent(#[from] AgentError),
 }
 
-/// Runs until SIGTERM.
+/// Runs the agent until SIGTERM.
 pub(crate) fn run(args: &AgentArgs) -> Answer {
     match try_run(args) {
         Ok(()) => Answer::said("", Exit::Well),

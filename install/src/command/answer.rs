@@ -1,45 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a command hands to its caller.
+//! The answer of a command to its caller.
 
 use std::process::ExitCode;
 
-/// What a command has to say, and how it ended.
+/// Output and exit code of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// For stdout.
     pub out: String,
-    /// For stderr.
     pub err: String,
-    /// The exit code.
     pub exit: Exit,
 }
 
 impl Answer {
-    /// An answer without a complaint.
+    /// An answer on stdout.
     pub(crate) fn said(out: impl Into<String>, exit: Exit) -> Self {
         Self { out: out.into(), err: String::new(), exit }
     }
 
-    /// A complaint instead of an answer.
+    /// An error on stderr.
     pub(crate) fn refused(error: &impl std::fmt::Display, exit: Exit) -> Self {
         Self { out: String::new(), err: format!("culvert-install: {error}\n"), exit }
     }
 
-    /// The same with `lines` on stderr, each with what `kind` of line it is.
+    /// Adds `lines` to stderr, each with the word `kind` in front.
     pub(crate) fn with(mut self, kind: &str, lines: &[String]) -> Self {
         self.err.extend(lines.iter().map(|line| format!("culvert-install: {kind}: {line}\n")));
         self
     }
 }
 
-/// How a run ended, as the exit codes of the public contract.
+/// End of a run, as an exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// All is well: 0.
     Well,
-    /// The command ran, and something on the node needs attention: 1.
+    /// The command ran, and the node needs attention: 1.
     Attention,
-    /// The command line cannot be acted on: 64, `EX_USAGE` of sysexits.
+    /// The command line is wrong: 64, `EX_USAGE` of sysexits.
     Usage,
 }
 
@@ -53,11 +50,11 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Whether the text output may carry colour.
+/// Colour of the text output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colour {
-    /// A person looks at it.
+    /// Stdout is a terminal.
     Terminal,
-    /// A file, a pipe, or `NO_COLOR`.
+    /// Stdout is a file or a pipe, or `NO_COLOR` is set.
     Plain,
 }

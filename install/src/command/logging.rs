@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Logs of the commands that stay.
+//! Logs of the long-running commands.
 
-/// One line an event to stderr, from level info up.
+/// Writes one line an event to stderr, from level info up.
 pub(super) fn start_logging() {
     use tracing_subscriber::fmt;
     let lines = fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a person asks for → what the plugin would decide: a file of annotations and options over them go through the
-//! plugin's own grammar, so that values and errors are those of a pod.
+//! Settings of a person → the plugin's decision. A file of annotations and the options over it pass the plugin's own
+//! grammar, so values and errors are those of a pod.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,53 +21,42 @@ use crate::command::answer::Exit;
 pub(crate) const OWN: &str = "culvert.dev/";
 /// The annotation that onboards a pod.
 const ONBOARD: &str = "culvert.dev/redirect";
-/// The port that must stay reachable on a machine that is administered over the network.
+/// Port that must stay reachable on a machine that is administered over the network.
 const SSH: &str = "22";
 const SSH_SETTING: &str = "exclude-inbound-ports";
-/// The most that is read of a file, in bytes; all annotations of a pod are at most 256 KiB.
+/// Largest file that is read, in bytes; all annotations of a pod are at most 256 KiB.
 const MAX_FILE: u64 = 4 << 20;
 /// The plugin's `type` in a conflist.
 const PLUGIN: &str = "culvert-cni";
 
-/// Why nothing could be decided.
+/// Reasons why there is no decision.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file holds something else.
+    Unreadable { path: PathBuf, source: io::Error },
+    /// A file has the wrong content.
     #[error("{}: {what}", path.display())]
     Malformed {
-        /// The file.
         path: PathBuf,
-        /// What is wrong, and what it should be.
+        /// The fault, and the expected content.
         what: String,
     },
-    /// A setting cannot be followed.
+    /// A setting is refused.
     #[error("{0}")]
     Settings(String),
-    /// The annotations of the file leave the pod alone.
+    /// The annotations of the file do not onboard the pod.
     #[error(
         "{}: no pod with these annotations is redirected ({}); `{ONBOARD}: enabled` is what is missing, and `explain` says \
          more",
         path.display(),
         reason.as_str()
     )]
-    NotOnboarded {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: Reason,
-    },
+    NotOnboarded { path: PathBuf, reason: Reason },
 }
 
 impl Refusal {
-    /// The exit code: 1 where a file cannot be read, else 64.
+    /// Exit code: 1 if a file cannot be read, else 64.
     pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Unreadable { .. } => Exit::Attention,
@@ -76,7 +65,7 @@ impl Refusal {
     }
 }
 
-/// The node's defaults, or none.
+/// Defaults of the node, or none.
 pub(crate) fn node_defaults(conflist: Option<&Path>) -> Result<pod::Settings, Refusal> {
     let Some(path) = conflist else { return Ok(pod::Settings::default()) };
     let malformed = |what: String| Refusal::Malformed { path: path.to_owned(), what };
@@ -113,26 +102,26 @@ struct Entry<'a> {
     locked: Option<Vec<String>>,
 }
 
-/// Decides as the plugin would for a pod with the file's annotations and `options` over them; without a file, for one
-/// that is onboarded.
+/// Decides as the plugin would for a pod with the file's annotations and `options` over them. Without a file the pod
+/// counts as onboarded.
 pub(crate) fn decide(settings: &Settings, defaults: &pod::Settings) -> Result<Decided, Refusal> {
     let Settings { annotations: file, options } = settings;
     decide_by(merged(file.as_deref(), options)?, options, defaults)
 }
 
-/// What `redirect` should do, and what to tell about it.
+/// Work for `redirect`, and notes about it.
 #[derive(Debug)]
 pub(crate) struct Wanted {
-    /// What should happen to which traffic.
+    /// The redirect that is wanted.
     pub policy: Policy,
-    /// Settings that don't do what their author may believe.
+    /// Settings with another effect than their author may expect.
     pub warnings: Vec<String>,
-    /// Whether the SSH port is left out although nobody said so.
+    /// True if the SSH port stays out without a setting that says so.
     pub keeps_ssh: bool,
 }
 
-/// Decides for `redirect`. On a machine of its own, which has no `netns` named, the SSH port stays out unless a setting
-/// says which ports are redirected.
+/// Decides for `redirect`. Without a named `netns`, on a machine of its own, the SSH port stays out unless a setting
+/// names the redirected ports.
 pub(crate) fn wanted(settings: &Settings, netns: Option<&Path>) -> Result<Wanted, Refusal> {
     let Settings { annotations: file, options } = settings;
     let defaults = pod::Settings::default();
@@ -178,7 +167,7 @@ fn decide_by(
     defaults: &pod::Settings,
 ) -> Result<Decided, Refusal> {
     let mut decided = pod::decide_policy(&annotations, defaults).map_err(|error| {
-        // Who typed an option looks for that.
+        // A person who typed an option looks for its name.
         let as_typed = |said: String, (name, _): &(&str, String)| {
             said.replace(&format!("{OWN}{name} "), &format!("--{name} "))
         };
@@ -192,7 +181,8 @@ fn decide_by(
     Ok(decided)
 }
 
-/// Annotations as `kubectl get -o jsonpath='{.metadata.annotations}'` prints them, or as they stand in a manifest.
+/// Parses annotations as `kubectl get -o jsonpath='{.metadata.annotations}'` prints them, or as they stand in a
+/// manifest.
 fn parse(text: &str) -> Result<Annotations, String> {
     let entries = if text.trim_start().starts_with('{') { parse_json(text)? } else { parse_yaml(text)? };
     entries

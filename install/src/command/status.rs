@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `culvert-install status`: each pod of this node. The agent is asked; where none answers, this command looks for itself.
+//! `culvert-install status`: each pod of this node, from the agent, or by an own check if no agent answers.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -23,10 +23,10 @@ use crate::host::layout::{self, Layout};
 use crate::system::clock::rfc3339;
 use crate::system::read::read_bounded;
 
-/// How long the agent has for its answer: it only has to write down what it knows.
+/// Deadline of the agent, which only has to write down what it knows.
 const AGENT_WITHIN: Duration = Duration::from_secs(2);
 
-/// Asks, or looks.
+/// Asks the agent or checks the pods.
 pub(crate) fn run(args: &StatusArgs) -> Answer {
     let StatusArgs { paths, output } = args;
     let layout = match layout::discover(&paths.clone().into()) {
@@ -64,7 +64,7 @@ fn of_agent(socket: &Path) -> Result<NodeStatus, String> {
     }
 }
 
-/// The same list as an agent's, with one look at each pod, which changes nothing.
+/// Makes the agent's list by one check of each pod, which changes nothing.
 fn look(layout: &Layout) -> std::io::Result<NodeStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (defaults, mut problem) = match defaults(layout) {
@@ -136,14 +136,14 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> PodRow {
                 reason: format!("its rules were written for another: {owner}"),
                 ..row
             },
-            // Not in a look that only reports.
+            // Impossible in a check that only reports.
             Redirect::Repaired(_) => row,
         },
         Err(error) => PodRow { reason: error.to_string(), ..row },
     }
 }
 
-/// What the entry in the runtime's own file says, or the drop-in beside it.
+/// Reads the defaults from the entry in the runtime's file, or from the drop-in beside it.
 fn defaults(layout: &Layout) -> Result<Defaults, String> {
     let shown = layout.conf_dir.display();
     let none = || format!("no entry of culvert-cni is effective in {shown}: new pods are not redirected");
@@ -160,7 +160,7 @@ fn defaults(layout: &Layout) -> Result<Defaults, String> {
     }
 }
 
-/// A table, and below it what the table cannot say.
+/// A table, and notes below it.
 fn text(status: &NodeStatus) -> String {
     let NodeStatus { node, agent, listed_by, problem, api_server, pods, left_out } = status;
     let rows: Vec<[String; 6]> = pods
@@ -202,12 +202,11 @@ fn text(status: &NodeStatus) -> String {
     out
 }
 
-/// Nothing that moves a terminal's cursor; reasons hold what pods say of themselves.
+/// Replaces characters that move a terminal's cursor; reasons quote texts of pods.
 fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
-/// One JSON document.
 fn json(status: &NodeStatus) -> String {
     let mut out = serde_json::to_string_pretty(status).expect("strings and numbers only");
     out.push('\n');

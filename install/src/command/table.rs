@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A table for a person: columns as wide as their widest cell. Pure.
+//! A table for people: columns as wide as their widest cell. Pure.
 
-/// The table of `rows` under `header`, a line each.
+/// Renders `rows` under `header`, a line each.
 pub(crate) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = header.map(width);
     for row in rows {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `culvert-install uninstall`: takes the entry and the plugin off this node.
+//! `culvert-install uninstall`: removes the entry and the plugin from this node.
 
 use super::answer::Answer;
 use crate::cli::agent::UninstallArgs;
@@ -7,7 +7,6 @@ use crate::command::answer::Exit;
 use crate::host::layout;
 use crate::host::uninstall::{self, Left, Stub};
 
-/// Goes.
 pub(crate) fn run(args: &UninstallArgs) -> Answer {
     let UninstallArgs { paths, now } = args;
     let layout = match layout::discover(&paths.clone().into()) {

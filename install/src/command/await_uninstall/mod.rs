@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `culvert-install await-uninstall`: waits for the pods that take culvert off every node of a cluster.
+//! `culvert-install await-uninstall`: waits for the pods that remove culvert from every node of a cluster.
 
 pub(crate) mod progress;
 
@@ -14,25 +14,24 @@ use crate::command::answer::Answer;
 use crate::command::answer::Exit;
 use crate::kube::http::{ApiError, Call, Client, encoded};
 
-/// Between two looks: a node takes seconds, and the API server is asked two things each time.
+/// Pause between two polls: a node takes seconds, and each poll makes two calls.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Pods of a page; each is some 8 KiB.
+/// Pods a page; each is some 8 KiB.
 const PAGE: usize = 200;
-/// The most pages: twice as many nodes as Kubernetes is made for.
+/// Most pages: twice as many nodes as Kubernetes is made for.
 const MAX_PAGES: usize = 50;
 
-/// Why nothing could be waited for.
+/// Reasons why it cannot wait.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// Not in a pod.
+    /// The process does not run in a pod.
     #[error("KUBERNETES_SERVICE_HOST is not set: this runs in a pod, where the kubelet sets it")]
     NoApiServer,
-    /// No event loop.
+    /// The event loop cannot start.
     #[error("cannot begin: {0}")]
     Runtime(#[from] std::io::Error),
 }
 
-/// Waits.
 pub(crate) fn run(args: &AwaitUninstallArgs) -> Answer {
     match try_run(args) {
         Ok(answer) => answer,
@@ -48,7 +47,7 @@ fn try_run(args: &AwaitUninstallArgs) -> Result<Answer, Refusal> {
     Ok(runtime.block_on(wait(&client, args)))
 }
 
-/// Until it is over, or the time is.
+/// Polls until all nodes are done or the time is over.
 async fn wait(client: &Client, args: &AwaitUninstallArgs) -> Answer {
     let begun = Instant::now();
     let mut progress = Progress::default();
@@ -63,7 +62,7 @@ async fn wait(client: &Client, args: &AwaitUninstallArgs) -> Answer {
                     break;
                 }
             }
-            // It is asked again: a server that is away for a moment is no reason to leave a cluster half done.
+            // The next poll asks again: a short outage of the API server must not leave a cluster half done.
             Err(error) => trouble = Some(error.to_string()),
         }
         let now = progress.count();
@@ -82,7 +81,7 @@ async fn wait(client: &Client, args: &AwaitUninstallArgs) -> Answer {
     }
 }
 
-/// The DaemonSet, and all of its pods.
+/// Reads the DaemonSet and all of its pods.
 async fn look(client: &Client, args: &AwaitUninstallArgs) -> Result<(DaemonSet, Vec<Pod>), ApiError> {
     let AwaitUninstallArgs { namespace, daemonset, .. } = args;
     let namespace = encoded(namespace);

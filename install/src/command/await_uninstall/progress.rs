@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How far the nodes are, read from the DaemonSet and its pods. Pure.
+//! Progress of the nodes, read from the DaemonSet and its pods. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,161 +8,134 @@ use serde::Deserialize;
 
 use crate::cli::await_uninstall::Unreachable;
 
-/// The part of a DaemonSet that is read.
+/// Fields of a DaemonSet that are read.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct DaemonSet {
     /// Its uid, by which its pods name it.
     pub metadata: Metadata,
-    /// Its pods' labels.
     pub spec: DaemonSetSpec,
-    /// What the controller says.
     #[serde(default)]
     pub status: DaemonSetStatus,
 }
 
-/// See [`DaemonSet`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Metadata {
-    /// An object's uid.
     pub uid: String,
-    /// Whose pod it is.
+    /// Owners of a pod.
     pub owner_references: Vec<Owner>,
-    /// Of a list: where its next page begins.
+    /// Token of the next page of a list.
     #[serde(rename = "continue")]
     pub next_page: Option<String>,
 }
 
-/// See [`Metadata`].
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Owner {
-    /// The owner's uid.
     pub uid: String,
 }
 
-/// See [`DaemonSet`].
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct DaemonSetSpec {
-    /// Which pods are its.
     pub selector: Selector,
 }
 
-/// See [`DaemonSetSpec`].
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Selector {
-    /// All of these.
     pub match_labels: BTreeMap<String, String>,
 }
 
-/// See [`DaemonSet`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct DaemonSetStatus {
-    /// 0 until the controller has looked at it.
+    /// 0 until the controller has seen the object.
     pub observed_generation: u64,
-    /// On how many nodes it should run.
+    /// Nodes that should run a pod of it.
     pub desired_number_scheduled: usize,
 }
 
-/// A page of pods.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct PodList {
-    /// Where the next one begins.
     #[serde(default)]
     pub metadata: Metadata,
-    /// Them.
     #[serde(default)]
     pub items: Vec<Pod>,
 }
 
-/// The part of a pod that is read.
+/// Fields of a pod that are read.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Pod {
-    /// Its uid and its owner.
     pub metadata: Metadata,
-    /// Its node.
     pub spec: PodSpec,
-    /// How it is.
     #[serde(default)]
     pub status: PodStatus,
 }
 
-/// See [`Pod`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct PodSpec {
-    /// Empty until it is scheduled.
+    /// Empty until the pod is scheduled.
     pub node_name: String,
-    /// Where the controller says which node it is for.
+    /// Node affinity, in which the controller names the node before scheduling.
     pub affinity: serde_json::Value,
 }
 
-/// See [`Pod`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct PodStatus {
-    /// Set by the kubelet when it takes up the pod.
+    /// Set by the kubelet when it starts the pod.
     pub start_time: Option<String>,
-    /// Of its only container.
+    /// Status of its only container.
     pub container_statuses: Vec<ContainerStatus>,
 }
 
-/// See [`PodStatus`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ContainerStatus {
-    /// Now.
     pub state: ContainerState,
-    /// Before it was started again.
+    /// State before the last restart.
     pub last_state: ContainerState,
 }
 
-/// See [`ContainerStatus`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ContainerState {
-    /// Why it does not run yet.
+    /// Reason why it does not run yet.
     pub waiting: Option<Waiting>,
-    /// How it ended.
     pub terminated: Option<Terminated>,
 }
 
-/// See [`ContainerState`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Waiting {
     /// One word.
     pub reason: String,
-    /// More of them.
     pub message: String,
 }
 
-/// See [`ContainerState`].
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Terminated {
-    /// Of the program.
     pub exit_code: i32,
-    /// The end of what it printed.
+    /// The end of its output.
     pub message: String,
 }
 
-/// How far a node is.
+/// Progress of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
-    /// Plugin and entry are off.
+    /// Plugin and entry are removed.
     Done,
-    /// It could not be done, and is tried again.
+    /// The work failed and is retried.
     Failing(String),
-    /// Its kubelet has taken it up.
+    /// The kubelet has started the pod.
     Working(String),
-    /// Its kubelet has not.
+    /// The kubelet has not started the pod.
     NotTakenUp,
 }
 
-/// What is known of all nodes. Fed with each look, it remembers who was done: a container that has done its work is started
-/// again, and is then no longer seen as ended.
+/// Progress of all nodes. It remembers nodes that were done, since a container that has done its work is restarted and
+/// no longer seen as ended.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     wanted: Option<usize>,
@@ -170,18 +143,18 @@ pub(crate) struct Progress {
     done: BTreeSet<String>,
 }
 
-/// Of a pod's own words, in characters.
+/// Characters that are shown of a pod's own message.
 const MAX_WORDS: usize = 500;
 
 impl Progress {
-    /// Takes in another look.
+    /// Takes the result of another poll.
     pub(crate) fn look(&mut self, daemon_set: &DaemonSet, pods: &[Pod]) {
         let DaemonSetStatus { observed_generation, desired_number_scheduled } = daemon_set.status;
         self.wanted = (observed_generation > 0).then_some(desired_number_scheduled);
         let owned = |pod: &&Pod| {
             pod.metadata.owner_references.iter().any(|owner| owner.uid == daemon_set.metadata.uid)
         };
-        // A node that was deleted meanwhile is nobody's concern any more.
+        // A node that was deleted meanwhile does not count.
         self.nodes.clear();
         for pod in pods.iter().filter(owned) {
             let node = node_of(pod);
@@ -197,7 +170,7 @@ impl Progress {
         }
     }
 
-    /// How many nodes are done, and how many there are to do.
+    /// Number of nodes that are done, and of all.
     pub(crate) fn count(&self) -> (usize, Option<usize>) {
         (self.nodes.values().filter(|state| **state == State::Done).count(), self.wanted)
     }
@@ -206,14 +179,14 @@ impl Progress {
         self.nodes.iter().filter(|(_, state)| **state != State::Done)
     }
 
-    /// Whether nothing is left to wait for. `waited` is the time since the first look.
+    /// Returns true if nothing is left to wait for. `waited` is the time since the first poll.
     pub(crate) fn is_over(&self, waited: Duration, unreachable_after: Duration) -> bool {
         let all_made = self.wanted.is_some_and(|wanted| self.nodes.len() >= wanted);
         let late = waited >= unreachable_after;
         all_made && self.others().all(|(_, state)| late && *state == State::NotTakenUp)
     }
 
-    /// What is said at the end, and whether it is well.
+    /// Final text, and true if all is well.
     pub(crate) fn outcome(&self, unreachable: Unreachable) -> (String, bool) {
         let (done, wanted) = self.count();
         let Some(wanted) = wanted else {
@@ -247,7 +220,7 @@ impl Progress {
     }
 }
 
-/// The node that a pod is on, or is meant for: a DaemonSet's pod says so before it is scheduled.
+/// Node of a pod. A DaemonSet's pod names it before it is scheduled.
 fn node_of(pod: &Pod) -> String {
     let PodSpec { node_name, affinity } = &pod.spec;
     if !node_name.is_empty() {
@@ -278,7 +251,7 @@ fn state_of(pod: &Pod) -> State {
     }
 }
 
-/// On one line, and not too long.
+/// Puts a text on one line and cuts it.
 fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_WORDS).collect()
 }
@@ -336,7 +309,7 @@ mod tests {
         progress.look(&daemon_set(1, 2), &[pod("a", &ended(0, "")), pod("b", &running)]);
         assert!(!at(&progress, 100));
         assert_eq!(progress.count(), (1, Some(2)));
-        // The first was started again, and is at work once more.
+        // The first pod was restarted and works again.
         progress.look(&daemon_set(1, 2), &[pod("a", &running), pod("b", &again(0))]);
         assert!(at(&progress, 1));
         let (text, well) = progress.outcome(Unreachable::Fail);

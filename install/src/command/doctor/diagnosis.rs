@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the facts mean for culvert, and what to do about them. Pure.
+//! Meaning of the facts for culvert, and advice. Pure.
 
 use std::path::Path;
 
@@ -11,49 +11,48 @@ use crate::probe::kernel::{INET_NAT, Version};
 use crate::probe::namespace::NamespaceError;
 use crate::probe::nftables::Refusal;
 
-/// How one thing is.
+/// Result of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
-    /// There, and it works.
+    /// Present and working.
     Ok,
-    /// Not there, and nothing needs it.
+    /// Absent, and nothing needs it.
     Absent,
     /// Works, with less than a pod should have.
     Degraded,
-    /// Not there, and culvert needs it.
+    /// Absent, and culvert needs it.
     Missing,
-    /// Could not be found out.
+    /// Could not be determined.
     Unknown,
 }
 
-/// One thing that was looked at. Keys and names are stable in JSON.
+/// One check. Keys and names are stable in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Check {
     /// `kernel`, `nftables`, `conntrack`, `ipv6`, `iptables`, `runtime`, `network`, `plugin`, `entry`, `neighbour`, `agent` or
     /// `pods`.
     pub name: &'static str,
-    /// How it is.
     pub status: Status,
-    /// What was seen.
+    /// Facts that were found.
     pub found: String,
-    /// What that means for pods on this node.
+    /// Meaning for pods on this node.
     pub meaning: String,
-    /// What to do; none when nothing is to be done.
+    /// Advice; none if there is nothing to do.
     pub action: Option<String>,
 }
 
-/// All that `doctor` says.
+/// The whole answer of `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
-    /// culvert's.
+    /// Version of culvert.
     pub version: &'static str,
-    /// The node that was looked at.
+    /// Root of the node that was checked.
     pub host_root: String,
-    /// Nothing needs attention.
+    /// True if nothing needs attention.
     pub well: bool,
-    /// In the order of reading.
+    /// Checks in the order of reading.
     pub checks: Vec<Check>,
 }
 
@@ -76,7 +75,7 @@ pub(crate) fn diagnose(host_root: &Path, facts: &Facts) -> Report {
     }
 }
 
-/// What the trial said of nftables, for the checks that depend on it.
+/// Result of the trial of nftables, for the checks that depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Nat {
     Works,
@@ -262,7 +261,8 @@ fn judge_iptables(tools: &[Tool], nat: Nat) -> Check {
     }
 }
 
-/// `ip(6)tables 1.8.9 (nft), ip(6)tables-nft 1.8.9`: a pair that agrees in one word, absent ones left out.
+/// Describes tools, such as `ip(6)tables 1.8.9 (nft), ip(6)tables-nft 1.8.9`: a pair with equal results in one word,
+/// without absent ones.
 fn describe(tools: &[Tool]) -> String {
     let answer = |command: &str| tools.iter().find(|tool| tool.command == command).map(|tool| &tool.answer);
     let mut found = Vec::new();
@@ -284,7 +284,7 @@ fn describe_tool(command: &str, answer: Option<&Answer>) -> Option<String> {
         Answer::Absent => None,
         Answer::Found => Some(format!("{command} (not run)")),
         Answer::Broken(reason) => Some(format!("{command} (broken: {reason})")),
-        // The name says it already.
+        // The name contains the backend already.
         Answer::Runs { version, .. } if command.contains('-') => Some(format!("{command} {version}")),
         Answer::Runs { version, backend: Backend::Nft } => Some(format!("{command} {version} (nft)")),
         Answer::Runs { version, backend: Backend::Legacy } => Some(format!("{command} {version} (legacy)")),
@@ -325,7 +325,7 @@ fn way_to_try(error: NamespaceError) -> String {
 // === impl Report ===
 
 impl Report {
-    /// The same with further checks behind its own.
+    /// Adds checks behind its own.
     pub(crate) fn with(mut self, checks: Vec<Check>) -> Self {
         self.well &= !checks.iter().any(|check| check.status.needs_attention());
         self.checks.extend(checks);
@@ -336,7 +336,7 @@ impl Report {
 // === impl Status ===
 
 impl Status {
-    /// Whether this alone keeps a node from being well.
+    /// Returns true if this result alone makes the node need attention.
     pub(crate) fn needs_attention(self) -> bool {
         match self {
             Self::Ok | Self::Absent => false,

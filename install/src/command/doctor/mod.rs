@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `culvert-install doctor`: what is on this node, what is wrong, what to do.
+//! `culvert-install doctor`: state of this node, problems, and advice.
 
 pub(crate) mod diagnosis;
 pub(crate) mod installed;
@@ -12,7 +12,7 @@ use crate::command::answer::{Colour, Exit};
 use crate::host::layout::{self, LayoutError};
 use crate::probe::{facts, inventory};
 
-/// Looks at the node and says what it sees.
+/// Checks the node and reports.
 pub(crate) fn run(args: &DoctorArgs, colour: Colour) -> Result<Answer, LayoutError> {
     let DoctorArgs { paths, output } = args;
     let layout = layout::discover(&paths.clone().into())?;

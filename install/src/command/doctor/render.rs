@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The report for a person and for a program. Pure.
+//! The report for people and for programs. Pure.
 
 use std::fmt::Write;
 
 use super::diagnosis::{Check, Report, Status};
 use crate::command::answer::Colour;
 
-/// The widest of the five names and of the five statuses, both nine letters.
+/// Width of the longest of the names and of the statuses: nine letters.
 const COLUMN: usize = 9;
 
-/// A table, with what each line means below it.
+/// A table with the meaning of each line below it.
 pub(crate) fn text(report: &Report, colour: Colour) -> String {
     let Report { version, host_root, well, checks } = report;
     let mut out = format!("culvert {version}, node at {host_root}\n\n");
@@ -38,7 +38,6 @@ pub(crate) fn text(report: &Report, colour: Colour) -> String {
     out
 }
 
-/// One JSON document.
 pub(crate) fn json(report: &Report) -> String {
     let mut out = serde_json::to_string_pretty(report).expect("strings and booleans only");
     out.push('\n');
@@ -53,7 +52,7 @@ fn painted(status: Status, colour: Colour) -> String {
         Status::Missing => ("missing", 31),
         Status::Unknown => ("unknown", 33),
     };
-    // Padded before painted: the escapes have no width on a terminal.
+    // Padded before painting: escapes have no width on a terminal.
     let padded = format!("{word:COLUMN$}");
     match colour {
         Colour::Terminal => format!("\x1b[{code}m{padded}\x1b[0m"),
@@ -96,7 +95,7 @@ mod tests {
         Trial { nat: Err(Refusal::Part(part, Errno::ENOENT)), missing_sysctls, ipv6_on_lo: false }
     }
 
-    /// Every node that the checks tell apart, each in both forms.
+    /// Every node that the checks distinguish, in both formats.
     #[test]
     fn reports() {
         let nat =

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kinds of connections that a policy tells apart (the rows of the contract's §4), each with a first packet to try. Pure.
+//! Kinds of connections that a policy distinguishes (the rows of the plugin's page), each with a first packet to try.
+//! Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -15,37 +16,36 @@ use super::sample::{LOOPBACK, OWN, Sample, inside};
 /// One kind of connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
-    /// Who opens it.
+    /// Opener of the connection.
     pub from: String,
-    /// What to.
+    /// Its destination.
     pub to: String,
-    /// One connection of each family that there is of this kind.
+    /// One connection of each family that has this kind.
     pub connections: Vec<Connection>,
-    /// The settings that have a say where the deciding rule names none.
+    /// Settings that matter if the deciding rule names none.
     pub settings: &'static [&'static str],
-    /// What to say where no rule fits.
+    /// Explanation if no rule fits.
     pub unsaid: Unsaid,
 }
 
-/// Why no rule fits.
+/// Reason why no rule fits.
 #[derive(Debug, Clone)]
 pub(crate) struct Unsaid {
-    /// In words.
+    /// The reason in words.
     pub because: String,
-    /// The settings that have a say.
+    /// Settings that matter.
     pub settings: &'static [&'static str],
 }
 
 const HOPS: [IpAddr; 2] = [IpAddr::V4(HOP_SOURCE_V4), IpAddr::V6(HOP_SOURCE_V6)];
 const LINK_LOCAL: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
-/// Another loopback address than 127.0.0.1: what resolvers on loopback use.
+/// A loopback address other than 127.0.0.1, as resolvers on loopback use.
 const OTHER_LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
-/// An ephemeral port.
 const SOURCE_PORT: u16 = 40_000;
-/// The pod's interface; any name that is no virtual interface's would do.
+/// Interface of the pod; any name that is no virtual interface works.
 const INTERFACE: &str = "eth0";
 
-/// The kinds of connections under `policy`, the application's first.
+/// Kinds of connections under `policy`, the application's first.
 pub(crate) fn cases(policy: &Policy) -> Vec<Case> {
     let world = World { policy, sample: Sample::of(policy) };
     let mut all = world.of_application();
@@ -101,7 +101,7 @@ impl World<'_> {
                 true => format!("uid {}", uids.start()),
                 false => format!("uids {}-{}", uids.start(), uids.end()),
             };
-            // A range may hold the sidecar's uid, which has rules of its own.
+            // A range may contain the sidecar's uid, which has rules of its own.
             let uid = uids.clone().find(|uid| *uid != policy.proxy_uid.get()).unwrap_or(*uids.start());
             for protocol in protocols {
                 let row = |to: &str, port| {
@@ -260,12 +260,12 @@ impl World<'_> {
 }
 
 impl Case {
-    /// A connection that the outbound settings are about.
+    /// Marks a connection that the outbound settings concern.
     fn outbound(self, policy: &Policy) -> Self {
         Self { settings: &["redirect-outbound"], unsaid: World::outbound_unsaid(policy), ..self }
     }
 
-    /// A connection that the inbound settings are about.
+    /// Marks a connection that the inbound settings concern.
     fn inbound(self, policy: &Policy) -> Self {
         let list = ("include-inbound-ports", &["include-inbound-ports"][..]);
         let unsaid = left_alone(
@@ -278,7 +278,8 @@ impl Case {
     }
 }
 
-/// Why nothing is redirected where no rule fits: the direction is off, or the ports are listed and this one is not.
+/// Reason why nothing is redirected if no rule fits: the direction is off, or the ports are listed and this one is
+/// not.
 fn left_alone(
     redirect: Toggle,
     included: &Ports,
@@ -349,7 +350,7 @@ fn nothing() -> Unsaid {
     unsaid("no rule is about it", &[])
 }
 
-/// What the kernel would choose for this destination.
+/// Source address that the kernel would choose for this destination.
 fn source(destination: IpAddr) -> IpAddr {
     let family = usize::from(destination.is_ipv6());
     if destination.is_loopback() { LOOPBACK[family] } else { OWN[family] }

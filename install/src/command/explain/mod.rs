@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `culvert-install explain`: where each kind of connection of a pod lands, and because of which setting. Nothing is
-//! touched, and no answer is written down here: each is found by walking through the plan.
+//! `culvert-install explain`: where each kind of connection of a pod lands, and which setting decides it. Nothing is
+//! touched, and no answer is written down here: each comes from a walk through the plan.
 
 pub(crate) mod cases;
 pub(crate) mod render;
@@ -22,19 +22,19 @@ use crate::command::answer::Answer;
 use crate::command::answer::Exit;
 use crate::command::settings;
 
-/// All that `explain` says. Keys are stable in JSON.
+/// The whole answer of `explain`. Keys are stable in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Explanation {
-    /// Whether anything of the pod's is redirected.
+    /// True if anything of the pod is redirected.
     pub onboarded: bool,
-    /// Why not, where it is not.
+    /// Reason if nothing is redirected.
     pub reason: Option<&'static str>,
-    /// Each kind of connection.
+    /// A row for each kind of connection.
     pub rows: Vec<Row>,
-    /// What is true of more than one row.
+    /// Facts about more than one row.
     pub notes: Vec<String>,
-    /// Settings that don't do what their author may believe.
+    /// Settings with another effect than their author may expect.
     pub warnings: Vec<String>,
 }
 
@@ -42,23 +42,23 @@ pub(crate) struct Explanation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Row {
-    /// Who opens it.
+    /// Opener of the connection.
     pub from: String,
-    /// What to.
+    /// Its destination.
     pub to: String,
-    /// The families that this is true of: `IPv4`, `IPv6`.
+    /// Families for which this holds: `IPv4`, `IPv6`.
     pub families: Vec<&'static str>,
     /// `direct`, `redirected`, `dropped` or `rejected`.
     pub lands: &'static str,
-    /// The port of the pod that it is redirected to.
+    /// Port of the pod that it is redirected to.
     pub port: Option<u16>,
-    /// Why, in words.
+    /// Reason in words.
     pub because: String,
-    /// The settings that have a say, the deciding one first; none: no setting changes this.
+    /// Settings that matter, the deciding one first; empty if no setting changes this.
     pub settings: Vec<Setting>,
 }
 
-/// A setting and where its value comes from.
+/// A setting and the source of its value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Setting {
     /// Its name behind `culvert.dev/`.
@@ -67,14 +67,13 @@ pub(crate) struct Setting {
     pub source: String,
 }
 
-/// Where a setting comes from that nobody set.
+/// Source of a setting that is not set.
 pub(crate) const DEFAULT: &str = "default";
 /// The plan's word for rules that no setting of ours names.
 const KUMA_PORTS: &str = "ports of Kuma's proxy";
-/// Where those come from.
+/// Source of those ports.
 const KUMA_PORTS_SOURCE: &str = "kuma.io/envoy-admin-port, kuma.io/application-probe-proxy-port";
 
-/// Explains.
 pub(crate) fn run(args: &ExplainArgs) -> Answer {
     let ExplainArgs { conflist, output, settings } = args;
     let decided = settings::node_defaults(conflist.as_deref())
@@ -92,7 +91,7 @@ pub(crate) fn run(args: &ExplainArgs) -> Answer {
     }
 }
 
-/// What the decision means for each kind of connection. Pure.
+/// Computes where each kind of connection lands. Pure.
 pub(crate) fn explanation(decided: &Decided) -> Explanation {
     let Decided { decision, warnings, sources } = decided;
     let (reason, rows, notes) = match decision {
@@ -113,10 +112,10 @@ pub(crate) fn explanation(decided: &Decided) -> Explanation {
     }
 }
 
-/// The families' names in rows.
+/// Names of the families in rows.
 const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
 
-/// One row for all of `family`, where all of its connections land alike: the other one is what the settings are about.
+/// Makes one row for all of `family` if all of its connections land alike: the settings are about the other family.
 fn condensed(mut rows: Vec<Row>, family: &'static str) -> Vec<Row> {
     let is_of = |row: &Row| row.families.contains(&family);
     let what =
@@ -132,7 +131,7 @@ fn condensed(mut rows: Vec<Row>, family: &'static str) -> Vec<Row> {
 
 type Sources = BTreeMap<&'static str, String>;
 
-/// A row for each family of `case`; one for both where they do not differ.
+/// Makes a row for each family of `case`, or one for both if they do not differ.
 fn rows(case: &Case, policy: &Policy, rules: &Ruleset, sources: &Sources) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for connection in &case.connections {
@@ -173,8 +172,8 @@ fn deciding(
 ) -> Option<Rule> {
     let of_family = by.last().is_some_and(|rule| rule.on.iter().any(|on| matches!(on, Match::Family(_))));
     if *landing == Landing::Direct && !of_family {
-        // Why these two let a connection pass is more than that "only TCP is redirected", which is all that the walk
-        // through all chains comes to.
+        // The reason of these two is more precise than "only TCP is redirected", which a walk through all chains
+        // gives.
         let asked = [
             (ChainName::OutboundUdp, connection.protocol == Protocol::Udp),
             (ChainName::Dns, connection.destination_port == DNS_SERVER_PORT),
@@ -187,12 +186,12 @@ fn deciding(
             return alone;
         }
     }
-    // The last rule of a redirect only says where to; the one before says why.
+    // The last rule of a redirect only names the port; the one before it has the reason.
     let why = by.iter().rev().find(|rule| !matches!(rule.then, Action::Redirect(_)));
     why.or(by.last()).map(|rule| (*rule).clone())
 }
 
-/// The rule that decides in one chain of the way out, asked as if there were no other.
+/// The rule that decides in one chain of the way out if no other chain existed.
 fn alone(rules: &Ruleset, name: ChainName, connection: &Connection) -> Option<Rule> {
     let mut chain = rules.chains.iter().find(|chain| chain.name == name)?.clone();
     chain.hook = Some(Hook { at: Point::Output, stage: Stage::Nat });
@@ -200,8 +199,7 @@ fn alone(rules: &Ruleset, name: ChainName, connection: &Connection) -> Option<Ru
     explain(&rules, connection).by.last().map(|rule| (*rule).clone())
 }
 
-/// Why a connection lands where it does: the deciding rule's own word, or the case's where no rule fits; and the settings
-/// that have a say in it.
+/// Reason for the landing: the deciding rule's own, or the case's if no rule fits; and the settings that matter.
 fn attribute(
     case: &Case,
     policy: &Policy,
@@ -332,7 +330,7 @@ culvert.dev/drop-invalid: enabled
         }
     }
 
-    /// Contract §4, as far as one table can tell it: row, family, where it lands.
+    /// The landing table as far as one table can hold it: row, family, landing.
     #[test]
     fn rows_of_the_contract() {
         let answer = explained(ON, &[], None, Output::Json);

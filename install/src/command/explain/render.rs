@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The explanation for a person and for a program. Pure.
+//! The explanation for people and for programs. Pure.
 
 use super::{DEFAULT, Explanation, Row, Setting};
 use crate::command::table::table;
 
-/// A table, with what is true of more than one row below it.
+/// A table, with the facts about more than one row below it.
 pub(crate) fn text(explanation: &Explanation) -> String {
     let Explanation { onboarded: _, reason, rows, notes, warnings } = explanation;
     let mut out = match reason {
@@ -30,7 +30,6 @@ pub(crate) fn text(explanation: &Explanation) -> String {
     out
 }
 
-/// One JSON document.
 pub(crate) fn json(explanation: &Explanation) -> String {
     let mut out = serde_json::to_string_pretty(explanation).expect("strings, numbers and booleans only");
     out.push('\n');
@@ -46,7 +45,7 @@ fn cells(row: &Row) -> [String; 6] {
     [from.clone(), to.clone(), families.join(", "), lands, because.clone(), sources(settings)]
 }
 
-/// Where what somebody set comes from; `default` where nobody did, `always` where nobody can.
+/// Sources of settings; `default` if a setting is not set, `always` if none matters.
 fn sources(settings: &[Setting]) -> String {
     let set: Vec<_> = settings
         .iter()

@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Addresses, ports and uids that stand for "any other": ones that no setting of a policy names. Pure.
+//! Addresses, ports and uids that stand for "any other": no setting of a policy names them. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use culvert_cni::redirect::policy::{DNS_SERVER_PORT, DnsCapture, Policy, Ports};
 use ipnet::IpNet;
 
-/// The pod's own addresses.
+/// Addresses of the pod.
 pub(crate) const OWN: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2))];
-/// Loopback ones that are not the sidecar's.
+/// Loopback addresses other than the sidecar's.
 pub(crate) const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// What stands for "any other" under one policy.
+/// Samples for "any other" under one policy.
 #[derive(Debug, Clone)]
 pub(crate) struct Sample {
-    /// Outside of the pod, an address of each family.
+    /// An address of each family outside of the pod.
     pub outside: [IpAddr; 2],
-    /// A peer, an address of each family.
+    /// An address of each family of a peer.
     pub peer: [IpAddr; 2],
     /// A port, if any is left.
     pub port: Option<u16>,
-    /// An application's uid.
+    /// Uid of an application.
     pub uid: u32,
 }
 
 impl Sample {
-    /// What no setting of `policy` names.
+    /// Chooses values that no setting of `policy` names.
     pub(crate) fn of(policy: &Policy) -> Self {
         let Policy { inbound, outbound, dns, virtual_interfaces, .. } = policy;
         let mut destinations = outbound.exclude_destinations.clone();
@@ -43,15 +43,16 @@ impl Sample {
     }
 }
 
-/// An address of `net`.
+/// An address inside `net`.
 pub(crate) fn inside(net: IpNet) -> IpAddr {
     net.hosts().next().unwrap_or_else(|| net.addr())
 }
 
-/// Addresses of both families in none of `nets`. Where all the world is in them, any: the rows of `nets` then say the same.
+/// Addresses of both families in none of `nets`. If `nets` cover everything, any address: their rows then say the
+/// same.
 fn outside(nets: &[IpNet]) -> [IpAddr; 2] {
     let free = |address: &IpAddr| !nets.iter().any(|net| net.contains(address));
-    // Documentation's networks first, which people know for examples.
+    // Networks for documentation come first, which people know from examples.
     let v4 = |first: u8| IpAddr::from([first, 0, 2, 1]);
     let v6 = |group: u16| IpAddr::from([0x2001, 0xdb8_u16.wrapping_add(group), 0, 0, 0, 0, 0, 1]);
     let mut v4s = [192].into_iter().chain(1..127).chain(128..224).map(v4);
@@ -78,7 +79,7 @@ fn port(policy: &Policy) -> Option<u16> {
     [8080].into_iter().chain(1..=u16::MAX).find(free)
 }
 
-/// Not by counting: a range of uids may be all of them.
+/// Not found by counting: a range of uids may contain all of them.
 fn uid(policy: &Policy) -> u32 {
     let ranges = || policy.outbound.exclude_uids.iter().map(|exclusion| &exclusion.uids);
     let proxy = policy.proxy_uid.get();

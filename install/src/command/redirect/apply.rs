@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `redirect apply`: rules, address and sysctls into a namespace that lives; what was changed is kept for `remove`.
+//! `redirect apply`: writes rules, address and sysctls into a namespace that lives, and keeps a record of the changes
+//! for `remove`.
 
 use std::fmt::Write;
 
@@ -19,10 +20,9 @@ use crate::command::settings;
 use crate::probe::listeners::{Listener, listeners};
 use crate::probe::place::Place;
 
-/// The most connections that are told one by one.
+/// Connections that are listed one by one.
 const MAX_TOLD: usize = 5;
 
-/// Puts the rules in.
 pub(crate) fn run(args: &ApplyArgs) -> Result<Answer, Refusal> {
     let ApplyArgs { settings, place: where_, force } = args;
     let wanted = settings::wanted(settings, where_.netns.as_deref())?;
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &ApplyArgs) -> Result<Answer, Refusal> {
         policy: wanted.policy,
         place: place.to_string(),
         needs_listeners: place.is_current() && !force,
-        // The current namespace may be a container's of ours.
+        // The current namespace may be that of a container of ours.
         namespace: if place.is_current() { Namespace::Container } else { Namespace::Living },
         may_replace: *force,
         record: record.clone(),
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &ApplyArgs) -> Result<Answer, Refusal> {
     let record = Record { engine: engine.name().to_owned(), footprint };
     if let Err(error) = pending.commit(&record) {
         return Err(match outcome {
-            // Without a record nobody could take it back later: so it is taken back now.
+            // Without a record the rules could not be removed later, so they are removed now.
             Outcome::Created => take_back(&place, engine, record.footprint).map(|()| error)?.into(),
             Outcome::Unchanged | Outcome::Replaced => error.into(),
         });
@@ -77,7 +77,7 @@ fn take_back(place: &Place, engine: Engine, footprint: Footprint) -> Result<(), 
     errors.pop().map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// What is done inside the namespace.
+/// Work inside the namespace.
 struct Work {
     policy: Policy,
     place: String,
@@ -110,7 +110,7 @@ impl Work {
         }
         let mut warnings = by_others(&policy, &listening);
         let established = living::established().map_err(sockets)?;
-        // nftables' rules are replaced, or go, in any case.
+        // Rules of nftables are replaced or removed in any case.
         let earlier = found.iter().map(|found| found.engine).find(|engine| *engine != Engine::Nftables);
         let installed = redirect::install(&policy, &own(), earlier, namespace)?;
         let left_out = |reason: &String| {
@@ -123,7 +123,7 @@ impl Work {
     }
 }
 
-/// The ports that connections are redirected to, each with its setting and protocol.
+/// Ports that connections are redirected to, each with its setting and protocol.
 fn needed(policy: &Policy) -> Vec<(&'static str, Port, Protocol)> {
     let Policy { inbound, outbound, dns, .. } = policy;
     let mut ports = Vec::new();
@@ -139,7 +139,7 @@ fn needed(policy: &Policy) -> Vec<(&'static str, Port, Protocol)> {
     ports
 }
 
-/// Ports on which nobody listens.
+/// Ports without a listener.
 fn unheard(policy: &Policy, listening: &[Listener]) -> Vec<String> {
     needed(policy)
         .into_iter()
@@ -150,7 +150,7 @@ fn unheard(policy: &Policy, listening: &[Listener]) -> Vec<String> {
         .collect()
 }
 
-/// Listeners that are not the proxy: what they dial would come back to them.
+/// Listeners of other programs than the proxy: connections that they dial would come back to them.
 fn by_others(policy: &Policy, listening: &[Listener]) -> Vec<String> {
     let uid = policy.proxy_uid.get();
     needed(policy)
@@ -184,12 +184,12 @@ fn beside(footprint: &Footprint) -> Vec<String> {
     [address.to_owned()].into_iter().chain(sysctls.iter().map(sysctl)).collect()
 }
 
-/// What becomes of connections that were open before.
+/// Treatment of connections that were open before.
 fn carried_on(outcome: Outcome, established: &[Established]) -> Option<String> {
     let how = match outcome {
         Outcome::Created => "stay direct until they end",
         Outcome::Replaced => "keep the way that they have until they end",
-        // They are none of this run's business.
+        // Unchanged rules do not concern them.
         Outcome::Unchanged => return None,
     };
     let told: Vec<_> = established

@@ -21,42 +21,31 @@ use crate::probe::place::PlaceError;
 
 use self::record::RecordError;
 
-/// The note in rules that this command writes.
+/// Owner's mark in rules that this command writes.
 fn own() -> Owner {
     Owner::new("culvert-install", "redirect")
 }
 
-/// Said wherever the SSH port is left out.
+/// Note for every case in which the SSH port stays out.
 const SSH_KEPT_OUT: &str = "port 22 stays out of the inbound redirect, so that SSH goes on: --exclude-inbound-ports says \
                             otherwise ('' for no port)";
 
-/// Why `redirect` did not do its work.
+/// Reasons why `redirect` did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// The settings.
     #[error(transparent)]
     Settings(#[from] settings::Refusal),
-    /// The namespace.
     #[error(transparent)]
     Place(#[from] PlaceError),
-    /// The record of what was changed.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The kernel or the engine.
+    /// The kernel or the engine refused.
     #[error("{error}{}", hint(error))]
-    Redirect {
-        /// What the engine said.
-        error: RedirectError,
-    },
+    Redirect { error: RedirectError },
     /// The sockets of the namespace cannot be read.
     #[error("cannot read the sockets of {place} from /proc: {source}")]
-    Sockets {
-        /// The namespace.
-        place: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Nobody would take what is redirected.
+    Sockets { place: String, source: std::io::Error },
+    /// No program would accept the redirected connections.
     #[error(
         "nobody listens on {} in {place}: redirected connections would be refused. Start the sidecar first, name its ports \
          by the options, or say --force where it starts later (an init container)",
@@ -65,19 +54,13 @@ pub(crate) enum Refusal {
     NobodyListens {
         /// The ports, each with its setting.
         ports: Vec<String>,
-        /// The namespace.
         place: String,
     },
-    /// The rules belong to somebody else.
+    /// The rules have another owner.
     #[error(
         "the redirect in {place} belongs to {owner}: it would miss it. Say --force to go on all the same"
     )]
-    Anothers {
-        /// Who wrote the rules.
-        owner: String,
-        /// The namespace.
-        place: String,
-    },
+    Anothers { owner: String, place: String },
     /// `show` cannot write this for iptables.
     #[error("closed-ports is refuse, which iptables cannot: --format nft or words")]
     NotForIptables,
@@ -90,7 +73,7 @@ impl From<RedirectError> for Refusal {
 }
 
 impl Refusal {
-    /// 64 where the command line must change, 1 where the machine must.
+    /// 64 if the command line must change, 1 if the machine must.
     const fn exit(&self) -> Exit {
         match self {
             Self::Settings(refusal) => refusal.exit(),
@@ -106,7 +89,7 @@ impl Refusal {
     }
 }
 
-/// What a container may lack: the runtime mounts /proc/sys read-only there.
+/// A hint for containers: the runtime mounts /proc/sys read-only there.
 fn hint(error: &RedirectError) -> &'static str {
     match error {
         RedirectError::Sysctl(_) if is_read_only("/proc/sys") => {
@@ -122,7 +105,7 @@ fn is_read_only(path: &str) -> bool {
     statvfs(path).is_ok_and(|stat| stat.flags().contains(FsFlags::ST_RDONLY))
 }
 
-/// Runs one of the four.
+/// Runs one of the four verbs.
 pub(crate) fn run(args: &RedirectArgs) -> Answer {
     let RedirectArgs { command } = args;
     let answer = match command {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `apply` changed beside its rules, kept for `remove`: one small JSON for each network namespace, named by its device
-//! and inode, 0600, written by rename.
+//! Record of what `apply` changed beside its rules, for `remove`: one small JSON for each network namespace, named by
+//! its device and inode, mode 0600, written by rename.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -12,44 +12,37 @@ use culvert_cni::redirect::Footprint;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
-/// The most that is read of a record, in bytes: a list of reserved ports is the largest part, and the kernel's limit for one
-/// is below it.
+/// Largest record that is read, in bytes: the list of reserved ports is the largest part, and the kernel's limit for
+/// it is below that.
 const MAX_RECORD: u64 = 2 << 20;
 
-/// What is kept.
+/// Content of a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Record {
-    /// The engine that wrote the rules.
+    /// Engine that wrote the rules.
     pub engine: String,
-    /// What was changed beside them.
+    /// Changes beside the rules.
     pub footprint: Footprint,
 }
 
-/// A record cannot be kept or read.
+/// Reasons why a record cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordError {
-    /// The file system.
+    /// The file system refused.
     #[error("cannot {verb} {}: {source}; --state-dir names another folder", path.display())]
     File {
-        /// What was tried.
+        /// The operation that failed.
         verb: &'static str,
-        /// The file or folder.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// The file holds something else.
+    /// The file has the wrong content.
     #[error("{} is no record of redirect apply ({source}): look at it, and remove it", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
+    Malformed { path: PathBuf, source: serde_json::Error },
 }
 
-/// The place of one namespace's record.
+/// File of one namespace's record.
 #[derive(Debug, Clone)]
 pub(crate) struct RecordFile {
     folder: PathBuf,
@@ -57,18 +50,17 @@ pub(crate) struct RecordFile {
 }
 
 impl RecordFile {
-    /// The record of namespace `id` in `folder`, neither of which need exist.
+    /// Names the record of namespace `id` in `folder`, neither of which needs to exist.
     pub(crate) fn new(folder: &Path, id: NetnsId) -> Self {
         let NetnsId { device, inode } = id;
         Self { folder: folder.to_owned(), path: folder.join(format!("redirect-{device}-{inode}.json")) }
     }
 
-    /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The record, if there is one.
+    /// Reads the record, if there is one.
     pub(crate) fn read(&self) -> Result<Option<Record>, RecordError> {
         let mut bytes = Vec::new();
         let opened = OpenOptions::new()
@@ -85,7 +77,7 @@ impl RecordFile {
         }
     }
 
-    /// Makes sure, before anything is changed, that a record can be kept.
+    /// Checks that a record can be written, before anything is changed.
     pub(crate) fn prepare(&self) -> Result<Pending<'_>, RecordError> {
         let folder = |source| RecordError::File { verb: "make", path: self.folder.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(folder)?;
@@ -101,7 +93,7 @@ impl RecordFile {
         Ok(Pending { record: self, file, temporary })
     }
 
-    /// Forgets it; that there is none is fine.
+    /// Removes the record. A missing record is no error.
     pub(crate) fn remove(&self) -> Result<(), RecordError> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -115,7 +107,7 @@ impl RecordFile {
     }
 }
 
-/// A record that can be written; dropped, it leaves nothing behind.
+/// A record that can be written. Dropped, it leaves nothing behind.
 #[derive(Debug)]
 pub(crate) struct Pending<'a> {
     record: &'a RecordFile,
@@ -124,7 +116,7 @@ pub(crate) struct Pending<'a> {
 }
 
 impl Pending<'_> {
-    /// Puts `record` in the place of an older one.
+    /// Replaces the older record by `record`.
     pub(crate) fn commit(mut self, record: &Record) -> Result<(), RecordError> {
         let mut write = || {
             self.file.write_all(&serde_json::to_vec(record)?)?;
@@ -137,7 +129,7 @@ impl Pending<'_> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        // Renamed already, as a rule; else there is nobody left to tell.
+        // Usually renamed already; otherwise no caller is left to report to.
         let _ = fs::remove_file(&self.temporary);
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `redirect remove`: takes back what `apply` did; safe to run again.
+//! `redirect remove`: undoes `apply`; safe to run again.
 
 use culvert_cni::redirect;
 use culvert_cni::redirect::RedirectError;
@@ -15,7 +15,6 @@ use crate::command::answer::Answer;
 use crate::command::answer::Exit;
 use crate::probe::place::Place;
 
-/// Removes.
 pub(crate) fn run(args: &RemoveArgs) -> Result<Answer, Refusal> {
     let RemoveArgs { place: where_, force } = args;
     let place = Place::open(where_.netns.as_deref())?;
@@ -24,7 +23,7 @@ pub(crate) fn run(args: &RemoveArgs) -> Result<Answer, Refusal> {
     let work = Work { record: record.clone(), may_remove_others: *force, place: place.to_string() };
     let (found, errors) = place.run(move || work.run())??;
     if !errors.is_empty() {
-        // The record stays: a second run takes back the rest.
+        // The record stays, so that a second run removes the rest.
         let lines: String = errors.iter().map(|error| format!("  {error}\n")).collect();
         let err = format!("culvert-install: not all of the redirect in {place} could be removed:\n{lines}");
         return Ok(Answer { out: String::new(), err, exit: Exit::Attention });
@@ -51,7 +50,7 @@ fn told(place: &str, found: &[Found], record: Option<&Record>) -> String {
     }
 }
 
-/// What is done inside the namespace.
+/// Work inside the namespace.
 struct Work {
     record: Option<Record>,
     may_remove_others: bool,
@@ -69,7 +68,7 @@ impl Work {
         let mut errors: Vec<_> =
             found.iter().filter_map(|found| found.engine.remove().err()).map(Into::into).collect();
         if let Some(Record { engine, footprint }) = record {
-            // Its engine once more: rules there or not, this is what takes back the rest.
+            // The recorded engine again: with or without rules, it undoes the remaining changes.
             let engine = Engine::by_name(&engine, IpFamilies::Dual).unwrap_or(Engine::Nftables);
             errors.extend(redirect::remove(engine, Some(&footprint)));
         }

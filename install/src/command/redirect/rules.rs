@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which rules of culvert's are in this thread's network namespace, and whose they are.
+//! Rules of culvert in this thread's network namespace, and their owners.
 
 use culvert_cni::redirect::RedirectError;
 use culvert_cni::redirect::engine::{self, Engine, EngineError};
@@ -14,15 +14,15 @@ use super::record::Record;
 /// Rules of one engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// Who wrote them.
+    /// Engine that wrote them.
     pub engine: Engine,
-    /// For whom, if they say.
+    /// Their owner, if they name one.
     pub owner: Option<Owner>,
 }
 
 impl Found {
-    /// Whose rules these are, unless they are this command's: those of its note, and those without one where a record says
-    /// that it was here.
+    /// The other owner of these rules. None if they carry this command's mark, or no mark while a record shows that
+    /// this command ran here.
     pub(crate) fn another(&self, record: Option<&Record>) -> Option<String> {
         match &self.owner {
             Some(owner) if *owner == own() => None,
@@ -35,7 +35,7 @@ impl Found {
     }
 }
 
-/// The rules of every engine. The failure of an iptables program counts only where `record` says that it was used: a node
+/// Reads the rules of every engine. A failing iptables program counts only if `record` says that it was used: a node
 /// may have programs that do not work.
 pub(crate) fn found(record: Option<&Record>) -> Result<Vec<Found>, RedirectError> {
     let mut all = Vec::new();
@@ -62,10 +62,10 @@ fn look(engine: Engine) -> Result<Option<Option<Owner>>, EngineError> {
     engine.owner()
 }
 
-/// Whether the engine as such may be lacking here.
+/// Returns true if the engine itself may be missing here.
 fn may_lack(error: &EngineError) -> bool {
     match error {
-        // What kernels without nf_tables answer.
+        // Answers of kernels without nf_tables.
         EngineError::Nftables { error } => matches!(
             error.errno(),
             Some(
@@ -81,8 +81,8 @@ fn may_lack(error: &EngineError) -> bool {
     }
 }
 
-/// The engine whose rules `apply` would leave: of those that `policy` allows the one that wrote what is there, else the
-/// first.
+/// Engine whose rules `apply` would leave: of those that `policy` allows the one that wrote the present rules, else
+/// the first.
 pub(crate) fn expected(
     policy: &Policy,
     record: Option<&Record>,
@@ -95,7 +95,7 @@ pub(crate) fn expected(
             || found.iter().any(|found| found.engine.name() == name)
     };
     let present = match policy.engine {
-        // The best there is; another's being there is no reason for less.
+        // The best one; the presence of another is no reason for less.
         EngineChoice::Auto | EngineChoice::Iptables => candidates.iter().find(is_there),
         _ => None,
     };

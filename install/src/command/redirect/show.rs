@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `redirect show`: what `apply` would write, in words or in an engine's own language. Touches nothing.
+//! `redirect show`: prints what `apply` would write, in words or in an engine's own language. Touches nothing.
 
 use culvert_cni::redirect::policy::{ClosedPorts, IpFamilies, Policy};
 use culvert_cni::redirect::ruleset::{Chain, Family, Hook, Point, Rule, Ruleset, Stage};
@@ -13,7 +13,6 @@ use crate::command::settings;
 use crate::command::table::table;
 use crate::probe::facts::SYSCTLS;
 
-/// Prints the rules.
 pub(crate) fn run(args: &ShowArgs) -> Result<Answer, Refusal> {
     let ShowArgs { netns, format, settings } = args;
     let wanted = settings::wanted(settings, netns.as_deref())?;
@@ -42,7 +41,7 @@ fn in_words(policy: &Policy) -> String {
     out
 }
 
-/// What `apply` changes beside the rules.
+/// Changes that `apply` makes beside the rules.
 fn beside(policy: &Policy) -> String {
     let address = policy.families.with_v6().then_some("the address ::6 on lo, where IPv6 is on");
     let sysctls = SYSCTLS.map(|name| format!("the sysctl {name}"));
@@ -87,7 +86,7 @@ fn for_nft(rules: &Ruleset) -> String {
     format!("# for nft -f: both families in one table\n{}", nftables::script(rules))
 }
 
-/// A family that is not redirected gets no rules from this engine.
+/// This engine writes no rules for a family that is not redirected.
 fn for_iptables(policy: &Policy) -> String {
     let rules = plan(policy);
     let script = |program: &str, family, is_redirected: bool| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `redirect verify`: in what the kernel differs from what `apply` would write. Changes nothing.
+//! `redirect verify`: differences between the kernel and what `apply` would write. Changes nothing.
 
 use culvert_cni::redirect;
 
@@ -11,7 +11,6 @@ use crate::command::answer::Exit;
 use crate::command::settings;
 use crate::probe::place::Place;
 
-/// Compares.
 pub(crate) fn run(args: &VerifyArgs) -> Result<Answer, Refusal> {
     let VerifyArgs { settings, place: where_ } = args;
     let wanted = settings::wanted(settings, where_.netns.as_deref())?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an inventory means: whether the next pod is covered, what might undo that, and what to do. Pure.
+//! Meaning of an inventory: is the next pod covered, what could undo that, and what to do. Pure.
 
 use super::diagnosis::{Check, Status};
 use crate::conflist::TYPE;
@@ -8,12 +8,12 @@ use crate::probe::inventory::{Cilium, Folder, Inventory, Network, Plugin, Used};
 
 /// Pods that are named one by one.
 const MAX_NAMED: usize = 5;
-/// The first releases that hand annotations to plugins: containerd 1.5, CRI-O 1.28.
+/// First releases that pass annotations to plugins: containerd 1.5, CRI-O 1.28.
 const ANNOTATIONS_SINCE: [(&str, u32, u32); 2] = [("containerd", 1, 5), ("cri-o", 1, 28)];
-/// The first releases with libcni 1.3, which reads drop-in folders.
+/// First releases with libcni 1.3, which reads drop-in folders.
 const DROP_INS_SINCE: [(&str, u32, u32); 2] = [("containerd", 2, 1), ("cri-o", 1, 33)];
 
-/// Judges all of it, in the order in which a pod meets it.
+/// Judges the inventory in the order in which a pod meets its parts.
 pub(crate) fn judge(inventory: &Inventory) -> Vec<Check> {
     vec![
         runtime(inventory),
@@ -36,7 +36,7 @@ fn check(
     Check { name, status, found: found.into(), meaning: meaning.into(), action: action.map(str::to_owned) }
 }
 
-/// Whether a runtime of this version came before one of `since`; `None`: nobody knows.
+/// Returns true if this version of a runtime is older than one of `since`. None if the version is unknown.
 fn is_older(version: &Result<(String, String), String>, since: &[(&str, u32, u32)]) -> Option<bool> {
     let (name, version) = version.as_ref().ok()?;
     let (_, major, minor) = since.iter().find(|(runtime, ..)| name.eq_ignore_ascii_case(runtime))?;
@@ -113,7 +113,7 @@ fn network(inventory: &Inventory) -> Check {
     }
 }
 
-/// The plugin that the runtime finds, and in which folder.
+/// The plugin that the runtime finds, and its folder.
 fn placed(inventory: &Inventory) -> Option<(&Folder, &Plugin)> {
     inventory.folders.iter().find_map(|folder| Some((folder, folder.plugin.as_ref()?)))
 }
@@ -265,7 +265,7 @@ fn entry(inventory: &Inventory) -> Check {
     }
 }
 
-/// What there is against a neighbour; it may be several things at once.
+/// Findings about a neighbour, of which several may hold.
 struct Finding {
     found: String,
     meaning: &'static str,

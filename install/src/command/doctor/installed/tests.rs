@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What each finding about a node is told as.
+//! Words for each finding about a node.
 
 use super::*;
 use crate::conflist::Invalid;
@@ -80,7 +80,7 @@ fn a_node_that_is_well_and_one_without_culvert_need_nothing() {
     }
 }
 
-/// What is changed, the check that tells it, how bad it is, and words that its reader needs.
+/// Name, change, name of the check, its status, and words that its reader needs.
 type Row = (&'static str, fn(&mut Inventory), &'static str, Status, &'static str);
 
 const ROWS: [Row; 27] = [

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `redirect` against a real kernel: each test in a network namespace of its own, which dies with its thread. Needs root.
+//! `redirect` against a real kernel: each test in its own network namespace, which dies with its thread. Needs root.
 
 mod world;
 
@@ -107,7 +107,7 @@ fn damage_is_told_and_mended() {
         assert!(told.out.contains("tcp_tw_reuse is 0, not 1"), "{}", told.out);
         assert_eq!(redirect(folder, "apply", &["--force"]).exit, Exit::Well);
         assert_eq!(redirect(folder, "verify", &[]).exit, Exit::Well);
-        // Gone again: what was changed beside the rules is taken back all the same.
+        // The rules are gone again: changes beside them are undone all the same.
         nftables::delete().unwrap();
         let removed = redirect(folder, "remove", &[]);
         assert_eq!(removed.exit, Exit::Well);
@@ -180,7 +180,7 @@ fn open_connections_live_on_in_both_directions() {
                 says(to, from);
             }
         }
-        // A new one is redirected, and here nobody listens for it.
+        // A new connection is redirected, and nothing listens for it here.
         assert_eq!(
             TcpStream::connect("10.90.0.2:80").unwrap_err().kind(),
             std::io::ErrorKind::ConnectionRefused
@@ -225,7 +225,7 @@ fn another_namespace_is_reached_by_its_path() {
         let peer = peer_over_veth();
         let here = state();
         let netns = ["--netns", peer.netns()];
-        // Nobody listens there: that is asked of the current namespace only.
+        // Nothing listens there: only the current namespace is checked for that.
         let applied = redirect(folder, "apply", &netns);
         assert_eq!((applied.err.as_str(), applied.exit), ("", Exit::Well));
         assert!(!applied.out.contains("port 22"), "a pod's SSH is its own affair: {}", applied.out);

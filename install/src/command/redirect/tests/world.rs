@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Network namespaces to try `redirect` in: one's own, and a peer's behind a veth pair.
+//! Network namespaces for tests of `redirect`: an own one, and a peer's behind a veth pair.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use nix::sys::socket::SockProtocol;
 use crate::command::answer::Answer;
 use crate::{Colour, Streams};
 
-/// Runs `work` on a thread with a network namespace of its own, and a folder for records.
+/// Runs `work` on a thread with its own network namespace, and a folder for records.
 pub(crate) fn in_own_namespace(work: impl FnOnce(&Path) + Send + 'static) {
     let thread = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root: they make network namespaces");
@@ -29,7 +29,7 @@ pub(crate) fn in_own_namespace(work: impl FnOnce(&Path) + Send + 'static) {
     }
 }
 
-/// The command line, as a person would give it.
+/// Runs a command line as a person would type it.
 pub(crate) fn redirect(state_dir: &Path, verb: &str, options: &[&str]) -> Answer {
     let mut args: Vec<OsString> =
         ["culvert-install", "redirect", verb].iter().chain(options).map(OsString::from).collect();
@@ -39,14 +39,14 @@ pub(crate) fn redirect(state_dir: &Path, verb: &str, options: &[&str]) -> Answer
     Answer { out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap(), exit }
 }
 
-/// A machine on the other end of a cable: 10.90.0.2, this one being 10.90.0.1.
+/// A machine at the other end of a cable: 10.90.0.2; this one is 10.90.0.1.
 pub(crate) struct Peer {
     netns: File,
     path: String,
 }
 
 impl Peer {
-    /// The path of its network namespace.
+    /// Path of its network namespace.
     pub(crate) fn netns(&self) -> &str {
         &self.path
     }
@@ -73,7 +73,6 @@ impl Peer {
     }
 }
 
-/// Lays the cable.
 pub(crate) fn peer_over_veth() -> Peer {
     let netns = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -122,7 +121,7 @@ fn link(index: u32, flags: u32) -> [u8; 16] {
     fixed
 }
 
-/// Switches an interface on.
+/// Sets an interface up.
 pub(crate) fn link_up(name: &str) {
     ask(NEW_LINK, 0, &link(if_nametoindex(name).unwrap(), IFF_UP), |_| {});
 }
