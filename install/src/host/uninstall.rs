@@ -14,10 +14,11 @@ use std::time::{Duration, SystemTime};
 
 use culvert_cni::retired::{self, Note, RESULTS};
 
-use super::entry::{self, ChangeError, DROP_IN, SET_ASIDE};
+use super::entry::{self, DROP_IN, SET_ASIDE};
 use super::files::{self, Replaced, Unfinished};
 use super::layout::Layout;
 use super::reload::{self, Loaded};
+use super::state::{self, LockError};
 use crate::conflist::{self, Conflist, MAX_BYTES, TYPE};
 use crate::system::read::read_bounded;
 
@@ -143,16 +144,16 @@ fn names(paths: &[PathBuf]) -> String {
 async fn take_out(layout: &Layout, left: &mut Left) -> Result<Vec<PathBuf>, String> {
     let started = tokio::time::Instant::now();
     let _lock = loop {
-        match entry::lock(layout) {
+        match state::lock(layout) {
             Ok(lock) => break lock,
-            Err(ChangeError::Busy) if started.elapsed() < TURN_WITHIN => {
+            Err(LockError::Busy) if started.elapsed() < TURN_WITHIN => {
                 tokio::time::sleep(TRY_AGAIN_AFTER).await;
             }
             Err(error) => return Err(error.to_string()),
         }
     };
     // Before the first edit: an agent that runs on would put back what we take out.
-    entry::note_left(layout).map_err(|error| format!("{}: {error}", layout.state_dir.display()))?;
+    state::mark_uninstalled(layout).map_err(|error| format!("{}: {error}", layout.state_dir.display()))?;
     let folder = layout.at(&layout.conf_dir);
     let mut logs = noted_logs(layout);
     let names = match names_in(&folder) {
@@ -243,7 +244,7 @@ fn take_out_of(layout: &Layout, name: &str) -> io::Result<Option<&'static str>> 
         }
         // Empty again: it was made for us.
         let _ = fs::remove_dir(&path);
-        entry::stir(&folder)?;
+        entry::trigger_reload(&folder)?;
         return Ok(Some("our drop-in is removed"));
     }
     if !metadata.is_file() || metadata.len() > MAX_BYTES {
@@ -280,7 +281,7 @@ fn take_out_of(layout: &Layout, name: &str) -> io::Result<Option<&'static str>> 
         };
         if entry::edit(&path, &text, &without)? == Replaced::Done {
             if path.parent() != Some(&folder) {
-                entry::stir(&folder)?;
+                entry::trigger_reload(&folder)?;
             }
             return Ok(Some("our entry is taken out"));
         }
@@ -385,9 +386,9 @@ fn clear_state(layout: &Layout, logs: &[PathBuf], left: &mut Left) {
 
 /// Removes the state folder, unless an agent runs: its note there is what keeps that from coming back.
 pub(crate) fn sweep(layout: &Layout) {
-    if !entry::agent_runs(layout) {
+    if !state::is_agent_alive(layout) {
         let mut paths = vec![layout.at(&layout.agent_socket())];
-        paths.extend(entry::own_state(layout));
+        paths.extend(state::own_files(layout));
         paths.push(layout.at(&layout.state_dir));
         // It lies in memory: what cannot be removed ends with the next boot.
         drop(remove_all(layout, paths));
