@@ -103,11 +103,11 @@ pub(crate) async fn run(context: Context, told: Told) {
         () = keep => {}
     }
     stay.front.forget();
-    // What lies in the state folder was kept for us: see `leave`.
+    // What lies in the state folder was kept for us: see `uninstall`.
     let layout = context.layout();
     drop(stay);
     if state::is_uninstalled(&layout) {
-        uninstall::sweep(&layout);
+        uninstall::remove_state_folder(&layout);
     }
 }
 
