@@ -23,10 +23,11 @@ use super::context::{Context, Readiness, Told};
 use super::metrics::Install;
 use super::watch::{Watch, nearest};
 use crate::host::binary::{self, BinaryError, Memory};
-use crate::host::entry::{self, Change, ChangeError, InFile, Look, Wanted};
+use crate::host::entry::{self, ChangeError, EntryChange, EntrySpec, EntryState, UsedFile};
 use crate::host::files::{self, Replaced, Stamp};
 use crate::host::layout::{self, Layout};
 use crate::host::neighbours;
+use crate::host::state::{self, LockError};
 use crate::host::uninstall;
 
 /// How often the runtime's own configuration is read again: k3s moves its folders with each release.
@@ -42,12 +43,12 @@ const PLACE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 struct Stay {
     context: Context,
     told: Told,
-    wanted: Wanted,
+    wanted: EntrySpec,
     memory: Memory,
     /// Whether our entry is effective.
     is_effective: bool,
     /// Where it stood since it was last put in, until it is seen to be gone.
-    stood: Option<InFile>,
+    stood: Option<UsedFile>,
     front: Front,
     fights: Seldom,
     /// What was last complained about: once is enough.
@@ -70,7 +71,7 @@ enum Next {
 pub(crate) async fn run(context: Context, told: Told) {
     let options = &context.options;
     let wanted =
-        Wanted { mode: options.mode, position: options.position.clone(), entry: options.entry.clone() };
+        EntrySpec { mode: options.mode, position: options.position.clone(), entry: options.entry.clone() };
     let mut stay = Stay {
         told,
         wanted,
@@ -102,11 +103,11 @@ pub(crate) async fn run(context: Context, told: Told) {
         () = keep => {}
     }
     stay.front.forget();
-    // What lies in the state folder was kept for us: see `leave`.
+    // What lies in the state folder was kept for us: see `uninstall`.
     let layout = context.layout();
     drop(stay);
-    if entry::was_left(&layout) {
-        uninstall::sweep(&layout);
+    if state::is_uninstalled(&layout) {
+        uninstall::remove_state_folder(&layout);
     }
 }
 
@@ -138,14 +139,14 @@ impl Stay {
         for complaint in &layout.complaints {
             tracing::warn!("a part of the runtime's configuration cannot be read: {complaint}");
         }
-        match entry::live(&layout) {
+        match state::mark_alive(&layout) {
             Ok(alive) => self.alive = Some(alive),
             Err(error) => tracing::error!("{}: {error}", layout.state_dir.display()),
         }
-        if let Err(error) = entry::come_back(&layout) {
+        if let Err(error) = state::unmark_uninstalled(&layout) {
             tracing::error!("cannot take back the note of an uninstall: {error}");
         }
-        if let Ok(_lock) = entry::lock(&layout) {
+        if let Ok(_lock) = state::lock(&layout) {
             for folder in layout.bin_dirs.iter().chain([&layout.conf_dir]) {
                 // Of a folder that is not there nothing is left.
                 let _ = files::clear_unfinished(&layout.at(folder));
@@ -200,7 +201,7 @@ impl Stay {
 
     async fn step(&mut self, watch: &mut Watch) -> Next {
         let layout = self.context.layout();
-        if entry::was_left(&layout) {
+        if state::is_uninstalled(&layout) {
             return self.left();
         }
         if let Err(reason) = self.place(&layout).await {
@@ -210,10 +211,10 @@ impl Stay {
         let wanted = self.wanted.clone();
         let look = {
             let layout = Arc::clone(&layout);
-            tokio::task::spawn_blocking(move || entry::look(&layout, &wanted)).await
+            tokio::task::spawn_blocking(move || entry::inspect(&layout, &wanted)).await
         };
         match look {
-            Ok(Look::Effective(file)) => {
+            Ok(EntryState::Effective(file)) => {
                 let answered = self.front.answers().take_told();
                 if answered > 0 {
                     self.tell_fight("was taken out of", &file, answered);
@@ -225,10 +226,10 @@ impl Stay {
                 self.front.prepare().await;
                 Next::Wait
             }
-            Ok(Look::Needs(_, change)) if self.front.answers().answer() || change.is_overtaken() => {
+            Ok(EntryState::Needs(_, change)) if self.front.answers().answer() || change.is_overtaken() => {
                 Next::After(Duration::ZERO)
             }
-            Ok(Look::Needs(file, change)) => {
+            Ok(EntryState::Needs(file, change)) => {
                 self.is_effective = false;
                 if let Some(before) = self.stood.take() {
                     self.lost(&before, &file, &change, watch).await;
@@ -239,11 +240,11 @@ impl Stay {
                 }
                 self.put(layout, file, change).await
             }
-            Ok(Look::Cannot(reason)) => {
+            Ok(EntryState::Blocked(reason)) => {
                 self.not_ready(reason);
                 Next::Wait
             }
-            Ok(Look::Left) => self.left(),
+            Ok(EntryState::Uninstalled) => self.left(),
             Err(error) => {
                 self.not_ready(format!("the look at the folder ended: {error}"));
                 Next::After(AGAIN_AFTER)
@@ -287,7 +288,7 @@ impl Stay {
         Ok(())
     }
 
-    fn effective(&mut self, file: InFile) {
+    fn effective(&mut self, file: UsedFile) {
         if !self.is_effective {
             self.context.metrics.entry_present.set(1);
             if !self.complaint.is_empty() || !self.front.answers().has_written() {
@@ -302,7 +303,7 @@ impl Stay {
     }
 
     /// Somebody else took it out, or came before the file that it is in.
-    async fn lost(&mut self, before: &InFile, now: &InFile, change: &Change, watch: &mut Watch) {
+    async fn lost(&mut self, before: &UsedFile, now: &UsedFile, change: &EntryChange, watch: &mut Watch) {
         self.context.metrics.fights.inc();
         self.context.metrics.entry_present.set(0);
         let how = if before.path == now.path { "was taken out of" } else { "is no longer effective but in" };
@@ -335,7 +336,7 @@ impl Stay {
     }
 
     /// Says who takes the entry out, and what to do about it, once a minute.
-    fn tell_fight(&mut self, how: &str, now: &InFile, times: u64) {
+    fn tell_fight(&mut self, how: &str, now: &UsedFile, times: u64) {
         if let Some(times) = self.fights.now(times, Instant::now().into_std()) {
             let (file, owner) = (now.path.display(), neighbours::name(&now.primary));
             let advice = neighbours::advice(&now.primary);
@@ -343,8 +344,8 @@ impl Stay {
         }
     }
 
-    async fn put(&mut self, layout: Arc<Layout>, file: InFile, change: Change) -> Next {
-        let made = tokio::task::spawn_blocking(move || entry::make(&layout, &change)).await;
+    async fn put(&mut self, layout: Arc<Layout>, file: UsedFile, change: EntryChange) -> Next {
+        let made = tokio::task::spawn_blocking(move || entry::apply(&layout, &change)).await;
         match made {
             Ok(Ok(Replaced::Done)) => {
                 self.context.metrics.entry_writes.inc();
@@ -361,7 +362,7 @@ impl Stay {
                 Next::After(Duration::ZERO)
             }
             Ok(Ok(Replaced::Overtaken)) => Next::After(Duration::ZERO),
-            Ok(Err(ChangeError::Busy)) => Next::After(AGAIN_AFTER),
+            Ok(Err(ChangeError::Lock(LockError::Busy))) => Next::After(AGAIN_AFTER),
             Ok(Err(error)) => {
                 self.not_ready(error.to_string());
                 Next::After(AGAIN_AFTER * 4)

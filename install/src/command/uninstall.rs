@@ -5,7 +5,7 @@ use super::answer::Answer;
 use crate::cli::agent::UninstallArgs;
 use crate::command::answer::Exit;
 use crate::host::layout;
-use crate::host::uninstall::{self, Left, Stub};
+use crate::host::uninstall::{Removal, UninstallReport, uninstall};
 
 pub(crate) fn run(args: &UninstallArgs) -> Answer {
     let UninstallArgs { paths, now } = args;
@@ -17,8 +17,8 @@ pub(crate) fn run(args: &UninstallArgs) -> Answer {
         Ok(runtime) => runtime,
         Err(error) => return Answer::refused(&error, Exit::Attention),
     };
-    let stub = if *now { Stub::Goes } else { Stub::Stays };
-    let Left { done, problems } = runtime.block_on(uninstall::leave(&layout, stub));
+    let removal = if *now { Removal::Now } else { Removal::AfterLastPod };
+    let UninstallReport { done, problems } = runtime.block_on(uninstall(&layout, removal));
     let exit = if problems.is_empty() { Exit::Well } else { Exit::Attention };
     let out: String = done.iter().map(|line| format!("{line}\n")).collect();
     Answer::said(out, exit).with("not done", &problems)

@@ -17,9 +17,9 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::entry;
 use super::files::{self, Stamp, Unfinished};
 use super::layout::Layout;
+use super::state;
 use crate::conflist::{Entry, TYPE};
 
 /// The largest binary that is placed, in bytes; ours is below 4 MiB.
@@ -184,8 +184,8 @@ async fn place(layout: &Layout, ours: &Entry, folder: &Path, here: &Path) -> Res
     prove(staged.temporary(), ours).await.map_err(|(verb, problem)| refused(verb, problem))?;
     let (layout, here) = (layout.clone(), here.to_owned());
     let committed = tokio::task::spawn_blocking(move || {
-        let _lock = entry::lock(&layout).map_err(|error| BinaryError::Turn(error.to_string()))?;
-        if entry::was_left(&layout) {
+        let _lock = state::lock(&layout).map_err(|error| BinaryError::Turn(error.to_string()))?;
+        if state::is_uninstalled(&layout) {
             return Err(BinaryError::Turn("uninstall is at work".to_owned()));
         }
         staged.replace().map_err(&write_error)?;

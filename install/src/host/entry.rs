@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our entry in the folder of configurations: how it is, and how it gets as it should be.
+//! The plugin's entry in the folder of configurations: its state there, and the changes that bring it to the desired state.
 //!
-//! To look changes nothing. To change takes the lock of the node, so that `agent` and `uninstall` don't undo each other.
+//! [`apply`] takes the lock of the node, so that `agent` and `uninstall` do not undo each other.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::files::{self, Replaced, Unfinished};
 use super::layout::Layout;
+use super::state::{self, LockError, advice};
 use crate::conflist::effective::{self, Kind};
 use crate::conflist::{self, Choice, Conflist, Ensured, Entry, Invalid, MAX_BYTES, Position, TYPE};
 use crate::system::read::read_bounded;
 
-/// How the plugin gets into the runtime's chain.
+/// The way in which the plugin gets into the runtime's chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// An entry in the primary's own conflist.
@@ -23,84 +24,54 @@ pub(crate) enum Mode {
     DropIn,
 }
 
-/// What ends the name of a primary's `.conf` while a `.conflist` of ours stands in for it: no runtime loads it.
+/// Suffix of a primary's `.conf` while a `.conflist` of ours stands in for it. No runtime loads a file of this name.
 pub(crate) const SET_ASIDE: &str = ".culvert-original";
-/// Our file in the drop-in folder of a network.
+/// Name of our file in the drop-in folder of a network.
 pub(crate) const DROP_IN: &str = "50-culvert.conf";
-/// In the state folder: this node is to be left alone until an agent starts anew.
-const LEFT: &str = "uninstalled";
-/// In the state folder: held while files of the node are changed.
-const LOCK: &str = "lock";
-/// In the state folder: locked by every agent that runs.
-const ALIVE: &str = "agent";
 
-/// How the entry should be.
+/// The desired state of the entry.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
-    /// How it gets into the chain.
+pub(crate) struct EntrySpec {
     pub mode: Mode,
-    /// Where in the chain.
     pub position: Position,
-    /// What it says.
     pub entry: Entry,
 }
 
-/// How the entry is.
+/// The present state of the entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// As it should be.
-    Effective(InFile),
-    /// It would be after this.
-    Needs(InFile, Change),
+pub(crate) enum EntryState {
+    /// It is as desired in the file that the runtime uses.
+    Effective(UsedFile),
+    /// It is missing or differs; this change brings it to the desired state.
+    Needs(UsedFile, EntryChange),
     /// It cannot be there now, for this reason.
-    Cannot(String),
-    /// `uninstall` was here.
-    Left,
+    Blocked(String),
+    /// `uninstall` ran on this node.
+    Uninstalled,
 }
 
-/// The file that the runtime uses.
+/// The file that holds the entry, or is to hold it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct InFile {
-    /// As the node calls it.
+pub(crate) struct UsedFile {
+    /// As the node names it.
     pub path: PathBuf,
-    /// The first plugin of its chain: whose file it is.
+    /// The type of the chain's first plugin, which tells the owner of the file.
     pub primary: String,
 }
 
-/// A change of one file, and what goes with it.
+/// A change of one file, with the renames that belong to it. All paths are as this process opens them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// This file holds `from` and should hold `to`.
-    Edit {
-        /// Where it is opened.
-        path: PathBuf,
-        /// What it holds.
-        from: String,
-        /// What it should hold.
-        to: String,
-    },
-    /// This `.conf` is set aside for a list beside it.
-    Convert {
-        /// Where the single configuration is opened.
-        conf: PathBuf,
-        /// What it holds.
-        from: String,
-        /// Where the list will be.
-        list: PathBuf,
-        /// What it will hold.
-        to: String,
-    },
-    /// This file of ours is written beside it all.
-    DropIn {
-        /// Where.
-        path: PathBuf,
-        /// What it will hold.
-        text: String,
-    },
+pub(crate) enum EntryChange {
+    /// Replace the text `from` of a list by `to`.
+    Edit { path: PathBuf, from: String, to: String },
+    /// Write `to` to `list`, then set the single configuration `conf`, which holds `from`, aside.
+    Convert { conf: PathBuf, from: String, list: PathBuf, to: String },
+    /// Write `text` to a file of ours in the network's drop-in folder.
+    DropIn { path: PathBuf, text: String },
 }
 
-impl Change {
-    /// Whether somebody changed the file since it was looked at.
+impl EntryChange {
+    /// Returns true where the file no longer holds the text that the change was made from.
     pub(crate) fn is_overtaken(&self) -> bool {
         match self {
             Self::Edit { path, from, .. } => fs::read(path).is_ok_and(|bytes| bytes != from.as_bytes()),
@@ -109,8 +80,8 @@ impl Change {
     }
 }
 
-/// The files of the folder that a runtime would load. A link is followed as the node does, not as whoever has mounted the
-/// node; a folder is none, whatever its name: libcni passes over it.
+/// Reads the files of the folder that a runtime would load. A link is followed as on the node, not as in this process's own
+/// root. A folder is skipped even if its name ends in `.conflist`, as by libcni.
 pub(crate) fn loaded_files(layout: &Layout) -> io::Result<Vec<conflist::Loaded>> {
     let folder = layout.at(&layout.conf_dir);
     let entries = fs::read_dir(&folder)?.flatten();
@@ -120,14 +91,14 @@ pub(crate) fn loaded_files(layout: &Layout) -> io::Result<Vec<conflist::Loaded>>
     for name in names.filter(|name| effective::is_loaded(name)) {
         let text = match read_bounded(&layout.at(&layout.conf_dir.join(&name)), MAX_BYTES) {
             Ok(text) => Ok(text),
-            // Renamed or removed since: there will be an event.
+            // Renamed or removed since the folder was read: an event for that follows.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
                     && folder.join(&name).symlink_metadata().is_err() =>
             {
                 continue;
             }
-            // A link that leads nowhere is there: the runtime stumbles over it.
+            // A link that leads nowhere stays in the list, since the runtime fails at it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Invalid::Unreadable("it is a link that leads nowhere".to_owned()))
             }
@@ -141,57 +112,58 @@ pub(crate) fn loaded_files(layout: &Layout) -> io::Result<Vec<conflist::Loaded>>
     Ok(loaded)
 }
 
-/// Looks at the folder.
-pub(crate) fn look(layout: &Layout, wanted: &Wanted) -> Look {
-    if was_left(layout) {
-        return Look::Left;
+/// Compares the folder with the desired state. Changes nothing but this: an entry of the other mode that would put the plugin
+/// into the chain twice is removed.
+pub(crate) fn inspect(layout: &Layout, desired: &EntrySpec) -> EntryState {
+    if state::is_uninstalled(layout) {
+        return EntryState::Uninstalled;
     }
     let folder = layout.at(&layout.conf_dir);
     let shown = layout.conf_dir.display();
     let files = match loaded_files(layout) {
         Ok(files) => files,
-        Err(error) => return Look::Cannot(format!("{shown}: {error}")),
+        Err(error) => return EntryState::Blocked(format!("{shown}: {error}")),
     };
     let (name, kind) = match conflist::effective(&files, &layout.loader) {
         Choice::File { name, kind } => (name, kind),
         Choice::Empty => {
-            return Look::Cannot(format!(
+            return EntryState::Blocked(format!(
                 "{shown} holds no network configuration: the cluster's network plugin has not written it yet"
             ));
         }
         Choice::Broken { name, problem } => {
-            return Look::Cannot(format!(
+            return EntryState::Blocked(format!(
                 "{shown}/{name} cannot be loaded, so the runtime takes no other: {problem}"
             ));
         }
     };
     let text = conflist::text_of(&files, &name).to_owned();
-    let file = Used { layout, folder: &folder, name: &name, text };
-    let looked = match (kind, wanted.mode) {
-        (Kind::List, Mode::Chained) => file.in_list(wanted),
-        (Kind::Single, Mode::Chained) => file.in_single(wanted),
-        (Kind::List, Mode::DropIn) => file.beside_list(wanted),
+    let file = InUse { layout, folder: &folder, name: &name, text };
+    let state = match (kind, desired.mode) {
+        (Kind::List, Mode::Chained) => file.in_list(desired),
+        (Kind::Single, Mode::Chained) => file.in_single(desired),
+        (Kind::List, Mode::DropIn) => file.beside_list(desired),
         (Kind::Single, Mode::DropIn) => Err(format!(
             "{shown}/{name} is no list, and libcni reads drop-in folders for lists only: use --mode chained"
         )),
     };
-    looked.unwrap_or_else(Look::Cannot)
+    state.unwrap_or_else(EntryState::Blocked)
 }
 
-/// The file that the runtime uses, and what it holds.
-struct Used<'a> {
+/// The file that the runtime uses, with its text.
+struct InUse<'a> {
     layout: &'a Layout,
     folder: &'a Path,
     name: &'a str,
     text: String,
 }
 
-impl Used<'_> {
+impl InUse<'_> {
     fn on_node(&self, name: &str) -> PathBuf {
         self.layout.conf_dir.join(name)
     }
 
-    /// Where the file itself is: a link is followed, so that it stays one.
+    /// The path of the file itself. A link is followed, so that the link stays one when the file is replaced.
     fn here(&self) -> PathBuf {
         self.layout.at(&self.on_node(self.name))
     }
@@ -200,33 +172,33 @@ impl Used<'_> {
         format!("{}: {problem}", self.on_node(self.name).display())
     }
 
-    fn in_list(self, wanted: &Wanted) -> Result<Look, String> {
+    fn in_list(self, desired: &EntrySpec) -> Result<EntryState, String> {
         let list = Conflist::parse(&self.text).map_err(|problem| self.wrong(&problem))?;
         let primary = list.plugins.first().map(|plugin| plugin.kind.clone()).unwrap_or_default();
         let network = list.name.clone();
-        let ensured = conflist::ensure(&self.text, &wanted.entry, &wanted.position)
+        let ensured = conflist::ensure(&self.text, &desired.entry, &desired.position)
             .map_err(|problem| self.wrong(&problem))?;
-        let file = InFile { path: self.on_node(self.name), primary };
-        // Of an agent that ran with --mode drop-in: the chain would hold us twice.
+        let file = UsedFile { path: self.on_node(self.name), primary };
+        // Left by an agent that ran with --mode drop-in: the chain would run the plugin twice.
         let drop_in = self.folder.join(&network).join(DROP_IN);
         if drop_in.exists() {
             let _ = files::remove_if_there(&drop_in);
         }
         Ok(match ensured {
-            Ensured::AsItShould => Look::Effective(file),
+            Ensured::AsItShould => EntryState::Effective(file),
             Ensured::Needs(to) => {
                 let path = self.here();
-                Look::Needs(file, Change::Edit { path, from: self.text, to })
+                EntryState::Needs(file, EntryChange::Edit { path, from: self.text, to })
             }
         })
     }
 
-    fn in_single(self, wanted: &Wanted) -> Result<Look, String> {
-        let to = conflist::wrap(&self.text, &wanted.entry).map_err(|problem| self.wrong(&problem))?;
+    fn in_single(self, desired: &EntrySpec) -> Result<EntryState, String> {
+        let to = conflist::wrap(&self.text, &desired.entry).map_err(|problem| self.wrong(&problem))?;
         let stem = self.name.rsplit_once('.').map_or(self.name, |(stem, _)| stem);
         let beside = format!("{stem}.conflist");
         let list = self.folder.join(&beside);
-        // One that is not of our making is somebody's, who must say which counts.
+        // A list that culvert did not make: only the operator can tell which of the two counts.
         if let Ok(there) = fs::read_to_string(&list)
             && !there.contains(TYPE)
             && !self.folder.join(format!("{}{SET_ASIDE}", self.name)).exists()
@@ -237,12 +209,12 @@ impl Used<'_> {
             ));
         }
         let primary = conflist::Conf::parse(&self.text).map(|conf| conf.kind).unwrap_or_default();
-        let file = InFile { path: self.on_node(&beside), primary };
+        let file = UsedFile { path: self.on_node(&beside), primary };
         let conf = self.folder.join(self.name);
-        Ok(Look::Needs(file, Change::Convert { conf, from: self.text, list, to }))
+        Ok(EntryState::Needs(file, EntryChange::Convert { conf, from: self.text, list, to }))
     }
 
-    fn beside_list(self, wanted: &Wanted) -> Result<Look, String> {
+    fn beside_list(self, desired: &EntrySpec) -> Result<EntryState, String> {
         let list = Conflist::parse(&self.text).map_err(|problem| self.wrong(&problem))?;
         list.speakable().map_err(|problem| self.wrong(&problem))?;
         if list.inlined_only {
@@ -256,103 +228,81 @@ impl Used<'_> {
         if network.contains('/') || network == "." || network == ".." {
             return Err(format!("{}: its network {network:?} cannot be a folder's name", path.display()));
         }
-        // Of an agent that ran with --mode chained: the chain would hold us twice.
+        // Left by an agent that ran with --mode chained: the chain would run the plugin twice.
         if let Ok(Some(to)) = conflist::remove(&self.text) {
             let here = self.here();
-            return Ok(Look::Needs(
-                InFile { path, primary },
-                Change::Edit { path: here, from: self.text, to },
+            return Ok(EntryState::Needs(
+                UsedFile { path, primary },
+                EntryChange::Edit { path: here, from: self.text, to },
             ));
         }
-        let file = InFile { path: path.with_file_name(&network).join(DROP_IN), primary };
+        let file = UsedFile { path: path.with_file_name(&network).join(DROP_IN), primary };
         let drop_in = self.folder.join(&network).join(DROP_IN);
-        if fs::read_to_string(&drop_in).is_ok_and(|text| wanted.entry.is(&text)) {
-            return Ok(Look::Effective(file));
+        if fs::read_to_string(&drop_in).is_ok_and(|text| desired.entry.is(&text)) {
+            return Ok(EntryState::Effective(file));
         }
-        let text = format!("{}\n", wanted.entry.compact(" "));
-        Ok(Look::Needs(file, Change::DropIn { path: drop_in, text }))
+        let text = format!("{}\n", desired.entry.compact(" "));
+        Ok(EntryState::Needs(file, EntryChange::DropIn { path: drop_in, text }))
     }
 }
 
-/// Why a change was not made.
+/// The reason why a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
-    /// The file system refuses.
     #[error("{}: {source}{}", path.display(), advice(source))]
     File {
-        /// What was to be written.
+        /// The file that was to be written, as the node names it.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
-    /// Another one of ours is at work.
-    #[error("another culvert-install is changing this node's files")]
-    Busy,
-    /// The lock cannot be had.
-    #[error("{}: {source}{}", path.display(), advice(source))]
-    Lock {
-        /// The lock's file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Lock(#[from] LockError),
 }
 
-/// What the operator can do about it.
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "; culvert-install must be root on the node and the folder writable"
-        }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there",
-        _ => "",
-    }
-}
-
-/// Makes the change, unless `uninstall` was here or somebody else changed the file since.
-pub(crate) fn make(layout: &Layout, change: &Change) -> Result<Replaced, ChangeError> {
+/// Makes the change, unless `uninstall` ran or the file changed since the inspection.
+pub(crate) fn apply(layout: &Layout, change: &EntryChange) -> Result<Replaced, ChangeError> {
     let failed = |path: &Path| {
         let path = layout.root.on_node(path);
         move |source| ChangeError::File { path, source }
     };
-    // The disk may take its time, and others their turn meanwhile.
+    // Written before the lock is taken, since the flush to the disk may take long.
     let new = match change {
-        Change::Edit { path, to, .. } => beside(path, to).map_err(failed(path))?,
-        Change::Convert { .. } | Change::DropIn { .. } => None,
+        EntryChange::Edit { path, to, .. } => beside(path, to).map_err(failed(path))?,
+        EntryChange::Convert { .. } | EntryChange::DropIn { .. } => None,
     };
-    let _lock = lock(layout)?;
-    if was_left(layout) {
+    let _lock = state::lock(layout)?;
+    if state::is_uninstalled(layout) {
         return Ok(Replaced::Overtaken);
     }
     match change {
-        Change::Edit { path, from, .. } => {
+        EntryChange::Edit { path, from, .. } => {
             let Some(new) = new else { return Ok(Replaced::Overtaken) };
             let replaced = new.replace_if(from.as_bytes()).map_err(failed(path))?;
             // containerd watches the folder, not where a link of it leads.
             if replaced == Replaced::Done && path.parent() != Some(&layout.at(&layout.conf_dir)) {
-                stir(&layout.at(&layout.conf_dir)).map_err(failed(path))?;
+                trigger_reload(&layout.at(&layout.conf_dir)).map_err(failed(path))?;
             }
             Ok(replaced)
         }
-        Change::Convert { conf, from, list, to } => convert(conf, from, list, to).map_err(failed(list)),
-        Change::DropIn { path, text } => {
+        EntryChange::Convert { conf, from, list, to } => convert(conf, from, list, to).map_err(failed(list)),
+        EntryChange::DropIn { path, text } => {
             let folder = path.parent().unwrap_or(path);
             let write = || {
                 DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
                 Unfinished::write(path, text.as_bytes(), None, 0o600)?.replace()?;
-                stir(folder.parent().unwrap_or(folder))
+                trigger_reload(folder.parent().unwrap_or(folder))
             };
             write().map(|()| Replaced::Done).map_err(failed(path))
         }
     }
 }
 
-/// Puts `to` in place of `from`.
+/// Replaces the text `from` of a file by `to`.
 pub(super) fn edit(path: &Path, from: &str, to: &str) -> io::Result<Replaced> {
     beside(path, to)?.map_or(Ok(Replaced::Overtaken), |new| new.replace_if(from.as_bytes()))
 }
 
-/// What is to take the place of a file, written beside it with its mode and owner; none where there is no file any more.
+/// Writes `to` beside the file, with the file's mode and owner; `None` where the file is gone.
 fn beside(path: &Path, to: &str) -> io::Result<Option<Unfinished>> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -360,8 +310,8 @@ fn beside(path: &Path, to: &str) -> io::Result<Option<Unfinished>> {
     }
 }
 
-/// The list first, which stands behind the single configuration in order; then that one goes out of the way. So at no time
-/// is there none, and whoever is killed in between is finished by the next look.
+/// Writes the list first, which the runtime orders behind the single configuration, and renames that one away only then. So
+/// the folder is never without a configuration, and the next inspection finishes a conversion that was killed in between.
 fn convert(conf: &Path, from: &str, list: &Path, to: &str) -> io::Result<Replaced> {
     let like = fs::metadata(conf)?;
     Unfinished::write(list, to.as_bytes(), Some(&like), 0o600)?.replace()?;
@@ -373,76 +323,17 @@ fn convert(conf: &Path, from: &str, list: &Path, to: &str) -> io::Result<Replace
     Ok(Replaced::Done)
 }
 
-/// What `conf` is called while it is set aside.
+/// The name of `conf` while it is set aside.
 fn set_aside(conf: &Path) -> PathBuf {
     let mut name = conf.file_name().unwrap_or_default().to_owned();
     name.push(SET_ASIDE);
     conf.with_file_name(name)
 }
 
-/// Makes containerd read its folder again: it notices what is written, renamed and removed there, and nothing below it.
-pub(super) fn stir(folder: &Path) -> io::Result<()> {
+/// Makes containerd read its folder again, by a file that comes and goes: containerd does not watch the folders below.
+pub(super) fn trigger_reload(folder: &Path) -> io::Result<()> {
     drop(Unfinished::write(&folder.join("reload"), b"", None, 0o600)?);
     Ok(())
-}
-
-/// Whether `uninstall` was here since the last agent started.
-pub(crate) fn was_left(layout: &Layout) -> bool {
-    layout.at(&layout.state_dir.join(LEFT)).exists()
-}
-
-/// Notes that this node is to be left alone.
-pub(super) fn note_left(layout: &Layout) -> io::Result<()> {
-    state_folder(layout)?;
-    File::create(layout.at(&layout.state_dir.join(LEFT))).map(drop)
-}
-
-/// An agent starts: the node is ours again.
-pub(crate) fn come_back(layout: &Layout) -> io::Result<()> {
-    files::remove_if_there(&layout.at(&layout.state_dir.join(LEFT))).map(drop)
-}
-
-/// The files of ours in the state folder that are only about changing files.
-pub(super) fn own_state(layout: &Layout) -> [PathBuf; 3] {
-    [LEFT, LOCK, ALIVE].map(|name| layout.at(&layout.state_dir.join(name)))
-}
-
-/// Held by an agent as long as it lives; several may.
-pub(crate) fn live(layout: &Layout) -> io::Result<File> {
-    state_folder(layout)?;
-    let path = layout.at(&layout.state_dir.join(ALIVE));
-    let file = File::options().write(true).create(true).truncate(false).open(path)?;
-    match file.try_lock_shared() {
-        // `uninstall` looks at it this very moment, and no longer.
-        Ok(()) | Err(TryLockError::WouldBlock) => Ok(file),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
-}
-
-/// Whether an agent lives on this node.
-pub(crate) fn agent_runs(layout: &Layout) -> bool {
-    let file = File::open(layout.at(&layout.state_dir.join(ALIVE)));
-    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
-}
-
-/// Held while files of the node are changed; goes with its holder, whatever becomes of it.
-pub(crate) fn lock(layout: &Layout) -> Result<File, ChangeError> {
-    let path = layout.state_dir.join(LOCK);
-    let open = || {
-        state_folder(layout)?;
-        File::options().write(true).create(true).truncate(false).open(layout.at(&path))
-    };
-    let file = open().map_err(|source| ChangeError::Lock { path: path.clone(), source })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ChangeError::Busy),
-        Err(TryLockError::Error(source)) => Err(ChangeError::Lock { path, source }),
-    }
-}
-
-/// Makes the state folder, as the plugin would.
-pub(crate) fn state_folder(layout: &Layout) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(layout.at(&layout.state_dir))
 }
 
 #[cfg(test)]
@@ -450,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_written_is_told_with_what_helps() {
+    fn what_cannot_be_written_is_reported_with_its_remedy() {
         for (errno, helps) in [
             (nix::errno::Errno::EACCES, "must be root"),
             (nix::errno::Errno::EROFS, "must be root"),
@@ -461,24 +352,5 @@ mod tests {
             let said = ChangeError::File { path, source }.to_string();
             assert!(said.starts_with("/etc/cni/net.d/x: ") && said.contains(helps), "{said}");
         }
-    }
-
-    #[test]
-    fn a_lock_that_cannot_be_had_is_named_as_the_node_names_it() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("run"), "no folder").unwrap();
-        let layout = crate::host::layout::Layout {
-            root: crate::host::root::HostRoot::new(folder.path()),
-            runtime: String::new(),
-            conf_dir: "/etc/cni/net.d".into(),
-            loader: conflist::Loader::FirstOrNone,
-            bin_dirs: Vec::new(),
-            state_dir: "/run/culvert".into(),
-            runtime_socket: None,
-            plugin: PathBuf::new(),
-            complaints: Vec::new(),
-        };
-        let said = lock(&layout).expect_err("a lock in a file").to_string();
-        assert!(said.starts_with("/run/culvert/lock: "), "{said}");
     }
 }

@@ -16,4 +16,5 @@ pub(crate) mod reload;
 pub(crate) mod root;
 pub(crate) mod runtime_config;
 pub(crate) mod runtimes;
+pub(crate) mod state;
 pub(crate) mod uninstall;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether the runtime has read its folder again: what it says itself.
+//! Waits for the runtime to read its folder again, by its own report.
 
 use std::time::Duration;
 
@@ -7,35 +7,36 @@ use super::layout::Layout;
 use crate::conflist::TYPE;
 use crate::cri::Cri;
 
-/// Between two questions.
+/// Pause between two questions.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// What the runtime works by.
+/// The configuration that the runtime works by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Loaded {
-    /// A configuration that does not name us, for new pods and for those that end.
+pub(crate) enum Reload {
+    /// One that does not name the plugin, for new pods and for those that end.
     WithoutUs,
-    /// It does not say, or names us still. CRI-O does not say: it ends each pod by what the pod was made with.
+    /// The runtime does not report it, or it still names the plugin. CRI-O reports nothing: it ends each pod by the
+    /// configuration that the pod was made with.
     Unknown,
 }
 
-/// Waits until the runtime works without us.
-pub(crate) async fn await_without_us(layout: &Layout, limit: Duration) -> Loaded {
-    let Some(socket) = &layout.runtime_socket else { return Loaded::Unknown };
+/// Waits until the runtime works without the plugin, for at most `limit`.
+pub(crate) async fn await_without_us(layout: &Layout, limit: Duration) -> Reload {
+    let Some(socket) = &layout.runtime_socket else { return Reload::Unknown };
     let asked = async {
-        let Ok(mut cri) = Cri::connect(&layout.at(socket)).await else { return Loaded::Unknown };
+        let Ok(mut cri) = Cri::connect(&layout.at(socket)).await else { return Reload::Unknown };
         loop {
             match cri.loaded().await {
-                Ok(Some(loaded)) if is_without_us(&loaded) => return Loaded::WithoutUs,
+                Ok(Some(loaded)) if is_without_us(&loaded) => return Reload::WithoutUs,
                 Ok(Some(_)) => tokio::time::sleep(ASK_AGAIN_AFTER).await,
-                Ok(None) | Err(_) => return Loaded::Unknown,
+                Ok(None) | Err(_) => return Reload::Unknown,
             }
         }
     };
-    tokio::time::timeout(limit, asked).await.unwrap_or(Loaded::Unknown)
+    tokio::time::timeout(limit, asked).await.unwrap_or(Reload::Unknown)
 }
 
-/// Whether containerd's word on its configuration is one, and does not name us.
+/// Returns true for a report of containerd that holds networks and does not name the plugin.
 fn is_without_us(loaded: &str) -> bool {
     let loaded: serde_json::Value = serde_json::from_str(loaded).unwrap_or_default();
     loaded["Networks"].is_array() && !loaded.to_string().contains(TYPE)
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_containerd_says_is_understood() {
+    fn a_report_without_networks_is_none() {
         let with = r#"{"Networks":[{"Config":{"Name":"n","Plugins":[{"Network":{"type":"culvert-cni"}}]}}]}"#;
         let without = r#"{"Networks":[{"Config":{"Name":"n","Plugins":[{"Network":{"type":"bridge"}}]}}]}"#;
         assert!(!is_without_us(with) && is_without_us(without));

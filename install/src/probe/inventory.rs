@@ -18,6 +18,7 @@ use crate::cri::Cri;
 use crate::host::binary::{self, Identity};
 use crate::host::entry::{self, DROP_IN, SET_ASIDE};
 use crate::host::layout::Layout;
+use crate::host::state;
 use crate::system::read::read_bounded;
 
 /// Deadline of the runtime and of the agent, each.
@@ -149,8 +150,8 @@ pub(crate) fn take(layout: &Layout) -> Inventory {
         folders: layout.bin_dirs.iter().map(|path| look_at(layout, path)).collect(),
         source: binary::identify(&layout.plugin).ok(),
         cilium: cilium(layout, by_cilium),
-        agent: entry::agent_runs(layout),
-        left: entry::was_left(layout),
+        agent: state::is_agent_alive(layout),
+        left: state::is_uninstalled(layout),
         unknown,
         ill,
         network,

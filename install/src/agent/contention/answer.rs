@@ -23,9 +23,10 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use crate::agent::contention::patience::Patience;
 use crate::agent::context::Context;
-use crate::host::entry::{self, Change};
+use crate::host::entry::EntryChange;
 use crate::host::files::{Replaced, Unfinished};
 use crate::host::layout::Layout;
+use crate::host::state;
 
 /// Lists of a neighbour that are remembered: some write two in turn.
 const LISTS: usize = 4;
@@ -47,8 +48,8 @@ pub(crate) struct Edit {
 
 impl Edit {
     /// The edit of a list; none for other changes.
-    pub(crate) fn of(change: &Change) -> Option<Self> {
-        let Change::Edit { path, from, to } = change else { return None };
+    pub(crate) fn of(change: &EntryChange) -> Option<Self> {
+        let EntryChange::Edit { path, from, to } = change else { return None };
         Some(Self { path: path.clone(), from: from.clone(), to: to.clone() })
     }
 }
@@ -141,8 +142,8 @@ fn write(lacking: &[(Edit, usize)], answers: &Mutex<Answers>) -> io::Result<()> 
             let spare = Unfinished::write(path, to.as_bytes(), Some(&like), 0o600)?;
             let mut answers = lock(answers);
             // An uninstall clears the folder under this lock, and after it nothing may come.
-            let Ok(_lock) = entry::lock(&answers.layout) else { return Ok(()) };
-            if entry::was_left(&answers.layout) {
+            let Ok(_lock) = state::lock(&answers.layout) else { return Ok(()) };
+            if state::is_uninstalled(&answers.layout) {
                 return Ok(());
             }
             let entry = answers.ready.iter_mut().find(|(edit, _)| edit.path == *path && edit.from == *from);
@@ -237,8 +238,8 @@ impl Answers {
     }
 
     fn put(&mut self, (list, spare): (usize, usize)) -> Option<Replaced> {
-        let _lock = entry::lock(&self.layout).ok()?;
-        if entry::was_left(&self.layout) {
+        let _lock = state::lock(&self.layout).ok()?;
+        if state::is_uninstalled(&self.layout) {
             return None;
         }
         let (Edit { from, to, .. }, spares) = self.ready.get(list)?;
