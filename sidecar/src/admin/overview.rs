@@ -145,7 +145,7 @@ struct ErrorView {
 impl Overview {
     pub(super) fn of(app: &App) -> Self {
         let proxy = &app.proxy;
-        let ready = app.check_ready();
+        let ready = app.readiness.check();
         let now = Instant::now();
         let connections = proxy.table.newest(MOST_CONNECTIONS);
         let running = proxy.running.load();

@@ -5,14 +5,14 @@
 use crate::cluster::metrics::read_limits;
 use crate::cluster::registry::{Running, stat_name};
 use crate::metrics::{Registry, Stats};
-use crate::observe::readiness::State;
+use crate::observe::readiness::ServerState;
 use crate::plan;
 use std::time::Duration;
 
 /// State of the process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process {
-    pub(crate) state: State,
+    pub(crate) state: ServerState,
     /// Time since its start.
     pub(crate) uptime: Duration,
     /// Worker threads.
@@ -46,7 +46,7 @@ fn server(stats: &mut Stats, running: &Running, Process { state, uptime, workers
     let on = running.plan.listeners.iter().filter(|listener| listener.address.port() != 0).count();
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     for (name, value) in [
-        ("server.live", i64::from(state != State::Draining)),
+        ("server.live", i64::from(state != ServerState::Draining)),
         ("server.state", state as i64),
         ("server.uptime", i64::try_from(uptime.as_secs()).unwrap_or(i64::MAX)),
         ("server.concurrency", count(workers)),
@@ -75,7 +75,7 @@ mod tests {
     fn names_are_envoys() {
         let config = Options::try_parse_from(["culvert-sidecar"]).unwrap().check().unwrap();
         let proxy = crate::connection::proxy::Proxy::for_tests(config);
-        let process = Process { state: State::Live, uptime: Duration::from_secs(90), workers: 2 };
+        let process = Process { state: ServerState::Live, uptime: Duration::from_secs(90), workers: 2 };
         let names: Vec<_> = collect(&proxy.running.load(), &proxy.metrics.registry, process)
             .iter()
             .map(|(name, value)| format!("{name}: {value}"))

@@ -4,6 +4,7 @@
 use crate::metrics::{By, Gauge, metrics};
 use crate::net::addrs::{ClientAddr, Family, OrigDst};
 use crate::net::original_dst::Redirected;
+use crate::options::config::VerifyRedirect;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
@@ -89,6 +90,11 @@ impl Capture {
         lock(&self.proofs)[family as usize].clone()
     }
 
+    /// Reasons against readiness, one for each family that is asked for and not proved.
+    pub(crate) fn unproved(&self, verify: VerifyRedirect) -> Vec<String> {
+        unproved(verify, |family| self.proof(family))
+    }
+
     pub(crate) fn set(&self, family: Family, proof: Proof) {
         self.metrics.proved[family].set(i64::from(proof == Proof::Proved));
         lock(&self.proofs)[family as usize] = proof;
@@ -106,6 +112,23 @@ impl Capture {
         self.probing.store(true, Ordering::Release);
         Registered { capture: self, source }
     }
+}
+
+fn unproved(verify: VerifyRedirect, proof: impl Fn(Family) -> Proof) -> Vec<String> {
+    let families = verify.families();
+    if !families.is_empty() && families.iter().all(|&family| proof(family) == Proof::Absent) {
+        return vec![
+            "the pod has no address yet that a peer could dial, so the redirect cannot be proved".into(),
+        ];
+    }
+    families
+        .iter()
+        .filter_map(|&family| match proof(family) {
+            Proof::Proved | Proof::Absent => None,
+            Proof::Pending => Some(format!("{}: the redirect is not proved yet", family.title())),
+            Proof::Missing(why) => Some(format!("{}: {why}", family.title())),
+        })
+        .collect()
 }
 
 /// A try that is under way; when it is over, nothing is recognised as it any more.
@@ -166,5 +189,34 @@ mod tests {
         drop(capture.register(Attempt { source, target: OrigDst::new(addr("10.0.0.2:1")), arrived }));
         assert!(!capture.recognise(source, from("10.0.0.2:1")));
         assert!(lock(&capture.attempts).is_empty());
+    }
+
+    #[test]
+    fn every_family_that_the_pod_has_must_be_proved() {
+        use Proof::{Absent, Pending, Proved};
+        let missing = || Proof::Missing("no rules".into());
+        for (verify, v4, v6, expected) in [
+            (VerifyRedirect::On, Proved, Proved, vec![]),
+            (VerifyRedirect::On, Proved, Absent, vec![]),
+            (VerifyRedirect::On, Absent, Proved, vec![]),
+            (VerifyRedirect::On, Proved, Pending, vec!["IPv6: the redirect is not proved yet"]),
+            (VerifyRedirect::On, Proved, missing(), vec!["IPv6: no rules"]),
+            (VerifyRedirect::On, missing(), missing(), vec!["IPv4: no rules", "IPv6: no rules"]),
+            (
+                VerifyRedirect::On,
+                Absent,
+                Absent,
+                vec!["the pod has no address yet that a peer could dial, so the redirect cannot be proved"],
+            ),
+            (VerifyRedirect::V4, Proved, missing(), vec![]),
+            (VerifyRedirect::V6, missing(), Proved, vec![]),
+            (VerifyRedirect::Off, missing(), Pending, vec![]),
+        ] {
+            let got = unproved(verify, |family| match family {
+                Family::V4 => v4.clone(),
+                Family::V6 => v6.clone(),
+            });
+            assert_eq!(got, expected, "{verify:?} {v4:?} {v6:?}");
+        }
     }
 }

@@ -1,26 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether `/ready` says yes, and if not, why.
+//! Readiness: a list of reasons against it. A part of the sidecar that is not ready holds a [`Block`]; dropping it is the
+//! message, so no part can forget to report, and a new one changes nothing here.
 
 use crate::metrics::{Gauge, metrics};
-use crate::net::addrs::Family;
-use crate::observe::capture::{Capture, Proof};
-use crate::options::config::VerifyRedirect;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::watch;
 
-/// What Envoy says of a process, with its number in `server.state`.
+/// State of a process in Envoy's admin interface, with its number in `server.state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum ServerState {
     /// Ready.
     Live = 0,
-    /// On its way out.
     Draining = 1,
     /// Not ready yet.
     Initializing = 3,
 }
 
-impl State {
+impl ServerState {
     /// Envoy's word.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Live => "LIVE",
             Self::Draining => "DRAINING",
@@ -37,132 +36,179 @@ metrics! {
     }
 }
 
-/// What readiness depends on besides the proof of capture.
-#[derive(Debug, Default)]
-pub struct Readiness {
-    serving: AtomicBool,
-    draining: AtomicBool,
+/// Readiness of the process.
+#[derive(Clone, Debug)]
+pub(crate) struct Readiness(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    // A `watch` and no mutex, since the log line "ready" waits for the last block to go.
+    blocks: watch::Sender<Blocks>,
+    metrics: ReadinessMetrics,
 }
 
+#[derive(Debug, Default)]
+struct Blocks {
+    draining: bool,
+    /// By age of the block, the oldest first.
+    reasons: BTreeMap<u64, Vec<String>>,
+    next: u64,
+}
+
+impl Blocks {
+    fn is_ready(&self) -> bool {
+        !self.draining && self.reasons.values().all(Vec::is_empty)
+    }
+}
+
+/// Keeps the process from being ready until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it ends the block at once"]
+pub(crate) struct Block {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn change(&self, change: impl FnOnce(&mut Blocks)) {
+        self.blocks.send_modify(|blocks| {
+            change(blocks);
+            self.metrics.ready.set(i64::from(blocks.is_ready()));
+        });
+    }
+}
+
+// === impl Readiness ===
+
 impl Readiness {
-    /// Both listeners accept.
-    pub fn serving(&self) {
-        self.serving.store(true, Ordering::Release);
+    /// Ready, until the first block.
+    pub(crate) fn new(metrics: ReadinessMetrics) -> Self {
+        let shared = Shared { blocks: watch::Sender::default(), metrics };
+        shared.change(|_| ());
+        Self(Arc::new(shared))
     }
 
-    /// The pod is leaving. There is no way back.
-    pub fn draining(&self) {
-        self.draining.store(true, Ordering::Release);
+    /// Blocks readiness for these reasons, one a line of `/ready`. Older blocks come first there.
+    pub(crate) fn block(&self, reasons: Vec<String>) -> Block {
+        let mut id = 0;
+        self.0.change(|blocks| {
+            id = blocks.next;
+            blocks.next += 1;
+            blocks.reasons.insert(id, reasons);
+        });
+        Block { shared: Arc::clone(&self.0), id }
     }
 
-    /// Whether the pod is leaving.
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+    /// Ends readiness for good: the pod is leaving.
+    pub(crate) fn drain(&self) {
+        self.0.change(|blocks| blocks.draining = true);
     }
 
     /// Ready, or everything that stands in the way, one reason a line.
     ///
     /// # Errors
     /// The reasons.
-    pub fn check(
-        &self,
-        inbound_on: bool,
-        verify: VerifyRedirect,
-        capture: &Capture,
-        identity_missing: Option<String>,
-    ) -> Result<(), String> {
-        let mut reasons = Vec::new();
-        if self.is_draining() {
-            reasons.push("draining: the sidecar was told to stop".to_owned());
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let blocks = self.0.blocks.borrow();
+        if blocks.is_ready() {
+            return Ok(());
         }
-        if !self.serving.load(Ordering::Acquire) {
-            reasons.push("starting: the listeners do not accept yet".to_owned());
+        let draining = blocks.draining.then_some("draining: the sidecar was told to stop");
+        let reasons = draining.into_iter().chain(blocks.reasons.values().flatten().map(String::as_str));
+        Err(reasons.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// State under Envoy's name.
+    pub(crate) fn state(&self) -> ServerState {
+        let blocks = self.0.blocks.borrow();
+        if blocks.is_ready() {
+            ServerState::Live
+        } else if blocks.draining {
+            ServerState::Draining
+        } else {
+            ServerState::Initializing
         }
-        reasons.extend(identity_missing);
-        // Without an inbound listener there is nothing that the connection could come back on.
-        if inbound_on {
-            reasons.extend(unproved(verify, |family| capture.proof(family)));
-        }
-        if reasons.is_empty() { Ok(()) } else { Err(reasons.join("\n")) }
+    }
+
+    /// Waits until nothing blocks.
+    pub(crate) async fn ready(&self) {
+        let mut blocks = self.0.blocks.subscribe();
+        // The sender is in `self`, so it is not gone.
+        let _ = blocks.wait_for(Blocks::is_ready).await;
     }
 }
 
-/// What keeps the proof of capture from being complete. Pure.
-fn unproved(verify: VerifyRedirect, proof: impl Fn(Family) -> Proof) -> Vec<String> {
-    let families = verify.families();
-    if !families.is_empty() && families.iter().all(|&family| proof(family) == Proof::Absent) {
-        return vec![
-            "the pod has no address yet that a peer could dial, so the redirect cannot be proved".into(),
-        ];
+// === impl Block ===
+
+impl Block {
+    /// Replaces the reasons. An empty list lets the process be ready without giving the block up: the next update may
+    /// have reasons again, as when a family's address comes later.
+    pub(crate) fn update(&self, reasons: Vec<String>) {
+        self.shared.change(|blocks| _ = blocks.reasons.insert(self.id, reasons));
     }
-    families
-        .iter()
-        .filter_map(|&family| match proof(family) {
-            Proof::Proved | Proof::Absent => None,
-            Proof::Pending => Some(format!("{}: the redirect is not proved yet", family.title())),
-            Proof::Missing(why) => Some(format!("{}: {why}", family.title())),
-        })
-        .collect()
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.shared.change(|blocks| _ = blocks.reasons.remove(&self.id));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::capture::CaptureMetrics;
 
-    #[test]
-    fn every_family_that_the_pod_has_must_be_proved() {
-        use Proof::{Absent, Pending, Proved};
-        let missing = || Proof::Missing("no rules".into());
-        for (verify, v4, v6, expected) in [
-            (VerifyRedirect::On, Proved, Proved, vec![]),
-            (VerifyRedirect::On, Proved, Absent, vec![]),
-            (VerifyRedirect::On, Absent, Proved, vec![]),
-            (VerifyRedirect::On, Proved, Pending, vec!["IPv6: the redirect is not proved yet"]),
-            (VerifyRedirect::On, Proved, missing(), vec!["IPv6: no rules"]),
-            (VerifyRedirect::On, missing(), missing(), vec!["IPv4: no rules", "IPv6: no rules"]),
-            (
-                VerifyRedirect::On,
-                Absent,
-                Absent,
-                vec!["the pod has no address yet that a peer could dial, so the redirect cannot be proved"],
-            ),
-            (VerifyRedirect::V4, Proved, missing(), vec![]),
-            (VerifyRedirect::V6, missing(), Proved, vec![]),
-            (VerifyRedirect::Off, missing(), Pending, vec![]),
-        ] {
-            let got = unproved(verify, |family| match family {
-                Family::V4 => v4.clone(),
-                Family::V6 => v6.clone(),
-            });
-            assert_eq!(got, expected, "{verify:?} {v4:?} {v6:?}");
-        }
+    fn readiness() -> (Readiness, ReadinessMetrics) {
+        let metrics = ReadinessMetrics::default();
+        (Readiness::new(metrics.clone()), metrics)
+    }
+
+    fn reasons(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(ToString::to_string).collect()
     }
 
     #[test]
-    fn starting_and_draining_are_reasons() {
-        let readiness = Readiness::default();
-        let capture = Capture::new(CaptureMetrics::default());
-        let check = || readiness.check(true, VerifyRedirect::Off, &capture, None);
-        assert!(check().unwrap_err().starts_with("starting"));
-        readiness.serving();
-        assert_eq!(check(), Ok(()));
-        readiness.draining();
-        assert!(check().unwrap_err().starts_with("draining"));
+    fn every_block_is_a_reason_until_it_is_dropped() {
+        let (readiness, metrics) = readiness();
+        assert_eq!(readiness.check(), Ok(()));
+        let starting = readiness.block(reasons(&["starting"]));
+        let capture = readiness.block(reasons(&["IPv4", "IPv6"]));
+        assert_eq!(readiness.check(), Err("starting\nIPv4\nIPv6".into()));
+        assert_eq!((readiness.state(), metrics.ready.get()), (ServerState::Initializing, 0));
+        drop(starting);
+        capture.update(reasons(&["IPv6"]));
+        assert_eq!(readiness.check(), Err("IPv6".into()));
+        capture.update(Vec::new());
+        assert_eq!((readiness.check(), metrics.ready.get()), (Ok(()), 1));
+        capture.update(reasons(&["IPv6"]));
+        assert_eq!((readiness.check(), metrics.ready.get()), (Err("IPv6".into()), 0));
+        drop(capture);
+        assert_eq!((readiness.state(), metrics.ready.get()), (ServerState::Live, 1));
     }
 
     #[test]
-    fn without_an_inbound_listener_there_is_nothing_to_prove() {
-        let readiness = Readiness::default();
-        readiness.serving();
-        assert_eq!(
-            readiness.check(false, VerifyRedirect::On, &Capture::new(CaptureMetrics::default()), None),
-            Ok(())
-        );
-        assert!(
-            readiness
-                .check(true, VerifyRedirect::On, &Capture::new(CaptureMetrics::default()), None)
-                .is_err()
-        );
+    fn draining_comes_first_and_has_no_end() {
+        let (readiness, metrics) = readiness();
+        let block = readiness.block(reasons(&["no identity"]));
+        readiness.drain();
+        assert_eq!(readiness.check(), Err("draining: the sidecar was told to stop\nno identity".into()));
+        drop(block);
+        assert_eq!((readiness.state(), metrics.ready.get()), (ServerState::Draining, 0));
+    }
+
+    #[tokio::test]
+    async fn a_waiter_hears_of_the_last_block_that_goes() {
+        let (readiness, _) = readiness();
+        let blocks = [readiness.block(reasons(&["one"])), readiness.block(reasons(&["two"]))];
+        let dropping = async {
+            for block in blocks {
+                tokio::task::yield_now().await;
+                drop(block);
+            }
+        };
+        tokio::join!(readiness.ready(), dropping);
+        assert_eq!(readiness.check(), Ok(()));
     }
 }

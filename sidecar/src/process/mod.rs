@@ -2,6 +2,7 @@
 //! The life of the process.
 
 pub mod drain;
+mod identity;
 pub mod listeners;
 pub mod prober;
 pub mod reload;

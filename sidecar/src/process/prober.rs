@@ -13,6 +13,7 @@ use crate::connection::proxy::Proxy;
 use crate::net::addrs::{ClientAddr, Family, OrigDst};
 use crate::net::backoff::Backoff;
 use crate::observe::capture::{Attempt, Capture, Proof};
+use crate::observe::readiness::Block;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -73,8 +74,8 @@ async fn try_address(capture: &Capture, ip: IpAddr) -> Result<(), TryError> {
     tokio::time::timeout(TRY_FOR, round_trip).await.map_err(|_| not_captured())?
 }
 
-/// Tries until every family that is asked for is proved; `changed` is called after each round.
-pub async fn prove(proxy: Arc<Proxy>, changed: impl Fn()) {
+/// Tries until every family that is asked for is proved, and holds `block` until then.
+pub(crate) async fn prove(proxy: Arc<Proxy>, block: Block) {
     let families = proxy.config.verify_redirect.families();
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
@@ -84,9 +85,9 @@ pub async fn prove(proxy: Arc<Proxy>, changed: impl Fn()) {
                 let proof = prove_family(&proxy, family).await;
                 missing |= matches!(proof, Proof::Missing(_));
                 report(&proxy, family, proof);
+                block.update(proxy.capture.unproved(proxy.config.verify_redirect));
             }
         }
-        changed();
         if families.iter().all(|&family| proxy.capture.proof(family) == Proof::Proved) {
             return;
         }

@@ -5,6 +5,7 @@
 use crate::connection::proxy::Proxy;
 use crate::options::config::Config;
 use crate::plan::Plan;
+use crate::process::identity::IdentityGate;
 use crate::process::listeners::{self, Doors};
 use crate::resources::files::Fingerprint;
 use crate::resources::{self, ResourceError};
@@ -36,7 +37,12 @@ pub fn warn(plan: &Plan) {
 }
 
 /// Looks, and loads what changed, for ever.
-pub(crate) async fn keep(proxy: Arc<Proxy>, doors: Arc<Doors>, mut in_force: Fingerprint) {
+pub(crate) async fn keep(
+    proxy: Arc<Proxy>,
+    doors: Arc<Doors>,
+    identity: Arc<IdentityGate>,
+    mut in_force: Fingerprint,
+) {
     // What was last loaded, whether it could be used or not: the same again says nothing new.
     let mut last = in_force.clone();
     let look = || blocking(&proxy, |proxy| Fingerprint::of(&proxy.config.resources));
@@ -63,7 +69,7 @@ pub(crate) async fn keep(proxy: Arc<Proxy>, doors: Arc<Doors>, mut in_force: Fin
         }
         last = seen;
         let applied = match loaded.0 {
-            Ok((_, plan)) => apply(&proxy, &doors, plan),
+            Ok((_, plan)) => apply(&proxy, &doors, &identity, plan),
             Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
         };
         match applied {
@@ -108,7 +114,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Puts a plan in force: ports first, which may not be had.
-fn apply(proxy: &Proxy, doors: &Doors, plan: Plan) -> Result<(), Vec<String>> {
+fn apply(proxy: &Proxy, doors: &Doors, identity: &IdentityGate, plan: Plan) -> Result<(), Vec<String>> {
     let text = |errors: Vec<crate::net::bind::ListenError>| {
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -121,6 +127,7 @@ fn apply(proxy: &Proxy, doors: &Doors, plan: Plan) -> Result<(), Vec<String>> {
     warn(&plan);
     let running = proxy.books.open(plan);
     proxy.running.store(Arc::clone(&running));
+    identity.update();
     doors.follow(&running.plan, bound).map_err(one)?;
     tracing::info!(
         documents = running.plan.documents,

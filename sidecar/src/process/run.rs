@@ -25,6 +25,7 @@ use crate::observe::traffic_log;
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::process::drain::{Act, Drain};
+use crate::process::identity::IdentityGate;
 use crate::process::listeners::{self, Doors, Knocked};
 use crate::process::prober;
 use crate::process::reload;
@@ -197,15 +198,12 @@ async fn serve(
     seen: Fingerprint,
 ) -> io::Result<()> {
     let Listeners { inbound, outbound, status, admin } = listeners;
-    let readiness = Arc::new(Readiness::default());
+    let readiness = Readiness::new(proxy.metrics.readiness.clone());
+    let starting = readiness.block(vec!["starting: the listeners do not accept yet".into()]);
+    let identity = Arc::new(IdentityGate::new(proxy, &readiness));
     let (drain, asks) = mpsc::channel(ASKS);
-    let app = App {
-        proxy: Arc::clone(proxy),
-        readiness: Arc::clone(&readiness),
-        drain,
-        log,
-        started: Instant::now(),
-    };
+    let app =
+        App { proxy: Arc::clone(proxy), readiness: readiness.clone(), drain, log, started: Instant::now() };
     tokio::spawn({
         let proxy = Arc::clone(proxy);
         async move { proxy.history.keep(|| proxy.metrics.reading()).await }
@@ -216,7 +214,8 @@ async fn serve(
     });
     tokio::spawn({
         let proxy = Arc::clone(proxy);
-        async move { proxy.tls.keep(&proxy.metrics.tls).await }
+        let identity = Arc::clone(&identity);
+        async move { proxy.tls.keep(&proxy.metrics.tls, || identity.update()).await }
     });
 
     let doors = Arc::new(Doors::new(Arc::clone(proxy), workers.handles().cloned().collect()));
@@ -233,16 +232,17 @@ async fn serve(
         });
     }
     if !proxy.config.resources.is_empty() {
-        tokio::spawn(reload::keep(Arc::clone(proxy), Arc::clone(&doors), seen));
+        tokio::spawn(reload::keep(Arc::clone(proxy), Arc::clone(&doors), identity, seen));
     }
-    readiness.serving();
+    // Without an inbound listener there is nothing that the connection could come back on.
+    if proxy.config.inbound_port != 0 {
+        let block = readiness.block(proxy.capture.unproved(proxy.config.verify_redirect));
+        tokio::spawn(prober::prove(Arc::clone(proxy), block));
+    }
+    drop(starting);
     tokio::spawn(admin::serve(TcpListener::from_std(status)?, app.clone().status()));
     tokio::spawn(admin::serve(TcpListener::from_std(admin)?, app.clone().admin()));
-    if proxy.config.inbound_port != 0 {
-        tokio::spawn(prober::prove(Arc::clone(proxy), announce_ready(app)));
-    } else {
-        announce_ready(app)();
-    }
+    tokio::spawn(announce_ready(app));
 
     let mut drain = Drain::new(proxy.config.drain_delay, proxy.config.drain_time);
     drain_when_asked(proxy, &readiness, &mut drain, &doors, &mut signals, asks).await;
@@ -256,22 +256,18 @@ async fn serve(
     Ok(())
 }
 
-/// Says once in the log that the sidecar is ready.
-fn announce_ready(app: App) -> impl Fn() {
-    let said = std::cell::Cell::new(false);
-    move || {
-        if app.check_ready().is_ok() && !said.replace(true) {
-            let config = &app.proxy.config;
-            tracing::info!(
-                inbound_port = config.inbound_port,
-                outbound_port = config.outbound_port,
-                status = %config.status,
-                admin = %config.admin,
-                workers = config.workers,
-                "ready"
-            );
-        }
-    }
+/// Logs, once, that the sidecar is ready.
+async fn announce_ready(app: App) {
+    app.readiness.ready().await;
+    let config = &app.proxy.config;
+    tracing::info!(
+        inbound_port = config.inbound_port,
+        outbound_port = config.outbound_port,
+        status = %config.status,
+        admin = %config.admin,
+        workers = config.workers,
+        "ready"
+    );
 }
 
 /// Serves until it is time to finish.
@@ -303,7 +299,7 @@ async fn drain_when_asked(
         }
         for act in acts {
             match act {
-                Act::NotReady => readiness.draining(),
+                Act::NotReady => readiness.drain(),
                 Act::CloseInbound => doors.close(Direction::Inbound),
                 Act::Finish => return,
             }

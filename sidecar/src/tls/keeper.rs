@@ -159,8 +159,8 @@ impl Tls {
         }
     }
 
-    /// Looks once a second, for ever.
-    pub(crate) async fn keep(&self, metrics: &TlsMetrics) {
+    /// Looks once a second, for ever, and calls `looked` each time.
+    pub(crate) async fn keep(&self, metrics: &TlsMetrics, looked: impl Fn()) {
         if self.source.is_none() {
             return;
         }
@@ -169,6 +169,7 @@ impl Tls {
         loop {
             ticks.tick().await;
             self.look(metrics);
+            looked();
             if let Some(complaint) = self.complaint(false).filter(|_| self.complaining.ready()) {
                 tracing::error!("{complaint}");
             }

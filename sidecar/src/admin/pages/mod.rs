@@ -12,7 +12,7 @@ use crate::connection::table::Entry;
 use crate::metrics::Stats;
 use crate::net::addrs::Family;
 use crate::observe::logging::LogControl;
-use crate::observe::readiness::{Readiness, State};
+use crate::observe::readiness::Readiness;
 use crate::options::config::LogLevel;
 use crate::probes::{self, Probe};
 use clap::ValueEnum;
@@ -35,8 +35,8 @@ const GOODBYE: Duration = Duration::from_millis(100);
 pub struct App {
     /// The data path.
     pub proxy: Arc<Proxy>,
-    /// Whether it is ready.
-    pub readiness: Arc<Readiness>,
+    /// Answer of `/ready`.
+    pub(crate) readiness: Readiness,
     /// Where requests to drain go.
     pub drain: mpsc::Sender<Ask>,
     /// The log level.
@@ -56,52 +56,29 @@ impl App {
         Admin(self)
     }
 
-    /// Whether the sidecar is ready, kept in the metric too.
-    ///
-    /// # Errors
-    /// The reasons why not.
-    pub fn check_ready(&self) -> Result<(), String> {
-        let config = &self.proxy.config;
-        let mtls = self.proxy.running.load().plan.mtls.is_some();
-        let identity = self.proxy.tls.missing(mtls);
-        let checked = self.readiness.check(
-            config.inbound_port != 0,
-            config.verify_redirect,
-            &self.proxy.capture,
-            identity,
-        );
-        self.proxy.metrics.readiness.ready.set(i64::from(checked.is_ok()));
-        checked
-    }
-
     fn ready(&self) -> Reply {
-        match self.check_ready() {
+        match self.readiness.check() {
             Ok(()) => reply::text(StatusCode::OK, "ready"),
             Err(reasons) => reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{reasons}")),
         }
     }
 
     fn metrics(&self) -> Reply {
-        // The gauge is of this moment.
-        let _ = self.check_ready();
         reply::of_type(StatusCode::OK, reply::OPENMETRICS, self.proxy.metrics.registry.text())
     }
 
     /// What is told of the process.
     pub(super) fn process(&self) -> Process {
-        let state = match self.check_ready() {
-            Ok(()) => State::Live,
-            Err(_) if self.readiness.is_draining() => State::Draining,
-            Err(_) => State::Initializing,
-        };
-        Process { state, uptime: self.started.elapsed(), workers: self.proxy.config.workers }
+        Process {
+            state: self.readiness.state(),
+            uptime: self.started.elapsed(),
+            workers: self.proxy.config.workers,
+        }
     }
 
     /// All statistics.
     fn collect(&self) -> Stats {
-        // Before the rest: it also sets the gauge.
-        let process = self.process();
-        stats::collect(&self.proxy.running.load(), &self.proxy.metrics.registry, process)
+        stats::collect(&self.proxy.running.load(), &self.proxy.metrics.registry, self.process())
     }
 
     /// The metrics, and those that have a name in Envoy under that, too.

@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
+use crate::observe::readiness::Block;
 use crate::options::Options;
 use clap::Parser;
 use http_body_util::BodyExt;
 
-fn app(arguments: &[&str]) -> (App, mpsc::Receiver<Ask>) {
+/// Pages of a sidecar that serves and has proved nothing; what the tests keep of it.
+struct Kept {
+    asks: mpsc::Receiver<Ask>,
+    _capture: Block,
+}
+
+fn app(arguments: &[&str]) -> (App, Kept) {
     let arguments = std::iter::once(&"culvert-sidecar").chain(arguments);
     let config = Options::try_parse_from(arguments).unwrap().check().unwrap();
-    let (drain, asked) = mpsc::channel(4);
-    let readiness = Arc::new(Readiness::default());
-    readiness.serving();
-    let app = App {
-        proxy: Arc::new(Proxy::for_tests(config)),
-        readiness,
-        drain,
-        log: LogControl::detached(),
-        started: Instant::now(),
-    };
-    (app, asked)
+    let (drain, asks) = mpsc::channel(4);
+    let proxy = Arc::new(Proxy::for_tests(config));
+    let readiness = Readiness::new(proxy.metrics.readiness.clone());
+    let _capture = readiness.block(proxy.capture.unproved(proxy.config.verify_redirect));
+    let app = App { proxy, readiness, drain, log: LogControl::detached(), started: Instant::now() };
+    (app, Kept { asks, _capture })
 }
 
 async fn body(reply: Reply) -> String {
@@ -57,7 +59,7 @@ fn enter(app: &App) -> Arc<Entry> {
 
 #[tokio::test]
 async fn ready_says_why_not() {
-    let (app, _asked) = app(&[]);
+    let (app, _kept) = app(&[]);
     let (code, text) = status(&app, "/ready").await;
     assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
     assert!(text.contains("IPv4: the redirect is not proved yet"), "{text}");
@@ -66,17 +68,17 @@ async fn ready_says_why_not() {
 
 #[tokio::test]
 async fn ready_when_nothing_is_asked_for() {
-    let (app, _asked) = app(&["--verify-redirect", "off"]);
+    let (app, _kept) = app(&["--verify-redirect", "off"]);
     assert_eq!(status(&app, "/ready").await, (StatusCode::OK, "ready\n".into()));
     assert!(status(&app, "/metrics").await.1.contains("\nculvert_ready 1\n"));
-    app.readiness.draining();
+    app.readiness.drain();
     assert_eq!(status(&app, "/ready").await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert!(status(&app, "/metrics").await.1.contains("\nculvert_ready 0\n"));
 }
 
 #[tokio::test]
 async fn status_has_no_admin_pages() {
-    let (app, _asked) = app(&[]);
+    let (app, _kept) = app(&[]);
     assert_eq!(status(&app, "/live").await, (StatusCode::OK, "live\n".into()));
     for path in ["/", "/stats", "/connections", "/quitquitquit", "/drain"] {
         assert_eq!(status(&app, path).await.0, StatusCode::NOT_FOUND, "{path}");
@@ -87,7 +89,7 @@ async fn status_has_no_admin_pages() {
 
 #[tokio::test]
 async fn every_page_answers_and_takes_no_post() {
-    let (app, mut asked) = app(&["--verify-redirect", "off"]);
+    let (app, mut kept) = app(&["--verify-redirect", "off"]);
     for (path, _) in PAGES {
         assert_eq!(admin(&app, Method::GET, path).await.0, StatusCode::OK, "{path}");
         for method in [Method::POST, Method::PUT, Method::DELETE] {
@@ -99,12 +101,12 @@ async fn every_page_answers_and_takes_no_post() {
     assert!(text.contains("/config_dump") && text.contains("by POST /drain"), "{text}");
     let (_, text) = admin(&app, Method::GET, "/help").await;
     assert!(text.contains("\n  /server_info: ") && text.contains("\n  /drain (POST): "), "{text}");
-    assert!(asked.try_recv().is_err());
+    assert!(kept.asks.try_recv().is_err());
 }
 
 #[tokio::test]
 async fn the_page_is_one_file_without_any_reference_to_another_place() {
-    let (app, _asked) = app(&[]);
+    let (app, _kept) = app(&[]);
     let reply = Admin(app).answer(&Method::GET, &"/".parse().unwrap(), &host("localhost:9901"));
     let policy = reply.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
     for part in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"] {
@@ -124,7 +126,7 @@ async fn the_page_is_one_file_without_any_reference_to_another_place() {
 /// The names that the page's script reads, and an example of each thing that it draws.
 #[tokio::test]
 async fn the_overview_has_what_the_page_draws() {
-    let (app, _asked) = app(&[]);
+    let (app, _kept) = app(&[]);
     let connection = enter(&app);
     let client = crate::net::addrs::ClientAddr::new("10.0.0.2:4001".parse().unwrap());
     app.proxy.mishaps.note(
@@ -154,7 +156,7 @@ async fn the_overview_has_what_the_page_draws() {
 
 #[tokio::test]
 async fn clusters_show_where_they_dialled() {
-    let (app, _asked) = app(&[]);
+    let (app, _kept) = app(&[]);
     let connection = enter(&app);
     app.proxy.destinations.dialled(connection.cluster.id, connection.dial());
     app.proxy.destinations.failed(connection.cluster.id, connection.dial());
@@ -177,7 +179,7 @@ async fn clusters_show_where_they_dialled() {
 
 #[tokio::test]
 async fn prometheus_has_our_names_and_envoys() {
-    let (app, _asked) = app(&[]);
+    let (app, _kept) = app(&[]);
     let (_, text) = admin(&app, Method::GET, "/stats/prometheus").await;
     for line in [
         "\nculvert_connections_active{direction=\"outbound\",family=\"ipv4\"} 0\n",
@@ -191,7 +193,7 @@ async fn prometheus_has_our_names_and_envoys() {
 
 #[tokio::test]
 async fn stats_are_filtered_by_a_regular_expression() {
-    let (app, _asked) = app(&[]);
+    let (app, _kept) = app(&[]);
     let (_, text) =
         admin(&app, Method::GET, "/stats?filter=%5Ecluster.outbound_.%2Aipv4.upstream_cx_total$").await;
     assert_eq!(text, "cluster.outbound_passthrough_ipv4.upstream_cx_total: 0\n");
@@ -211,21 +213,21 @@ async fn stats_are_filtered_by_a_regular_expression() {
 
 #[tokio::test]
 async fn state_changes_by_post_only() {
-    let (app, mut asked) = app(&[]);
+    let (app, mut kept) = app(&[]);
     for path in ["/drain", "/quitquitquit", "/logging?level=debug"] {
         assert_eq!(admin(&app, Method::GET, path).await.0, StatusCode::METHOD_NOT_ALLOWED, "{path}");
     }
-    assert!(asked.try_recv().is_err());
+    assert!(kept.asks.try_recv().is_err());
     assert_eq!(admin(&app, Method::POST, "/drain").await.0, StatusCode::OK);
-    assert_eq!(asked.try_recv().unwrap(), Ask::Inbound);
+    assert_eq!(kept.asks.try_recv().unwrap(), Ask::Inbound);
     assert_eq!(admin(&app, Method::POST, "/quitquitquit").await.0, StatusCode::OK);
-    assert_eq!(asked.recv().await, Some(Ask::Now));
+    assert_eq!(kept.asks.recv().await, Some(Ask::Now));
     assert_eq!(admin(&app, Method::POST, "/logging?level=loud").await.0, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
 async fn stats_as_text_and_json() {
-    let (app, _asked) = app(&[]);
+    let (app, _kept) = app(&[]);
     let (code, text) = admin(&app, Method::GET, "/stats").await;
     assert_eq!(code, StatusCode::OK);
     assert!(text.contains("\ncluster.outbound_passthrough_ipv4.upstream_cx_total: 0\n"), "{text}");
@@ -237,7 +239,7 @@ async fn stats_as_text_and_json() {
 
 #[tokio::test]
 async fn used_only_leaves_out_what_was_never_counted() {
-    let (app, _asked) = app(&["--verify-redirect", "off", "--concurrency", "3"]);
+    let (app, _kept) = app(&["--verify-redirect", "off", "--concurrency", "3"]);
     let (_, text) = admin(&app, Method::GET, "/stats?usedonly&filter=%5Eserver").await;
     assert_eq!(text, "server.concurrency: 3\nserver.live: 1\nserver.ready: 1\n");
 }
@@ -245,8 +247,8 @@ async fn used_only_leaves_out_what_was_never_counted() {
 /// What Envoy calls live, draining and initializing.
 #[tokio::test]
 async fn the_servers_state_is_told_in_envoys_words() {
-    let (app, _asked) = app(&["--verify-redirect", "off"]);
-    let unproved = super::tests::app(&[]).0;
+    let (app, _kept) = app(&["--verify-redirect", "off"]);
+    let (unproved, _kept_too) = super::tests::app(&[]);
     let state = async |app: &App| {
         let (_, text) = admin(app, Method::GET, "/server_info").await;
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -256,13 +258,13 @@ async fn the_servers_state_is_told_in_envoys_words() {
     };
     assert_eq!(state(&unproved).await, ("INITIALIZING".into(), "server.live: 1\nserver.state: 3\n".into()));
     assert_eq!(state(&app).await, ("LIVE".into(), "server.live: 1\nserver.state: 0\n".into()));
-    app.readiness.draining();
+    app.readiness.drain();
     assert_eq!(state(&app).await, ("DRAINING".into(), "server.live: 0\nserver.state: 1\n".into()));
 }
 
 #[tokio::test]
 async fn connections_are_shown_with_their_bytes() {
-    let (app, _asked) = app(&[]);
+    let (app, _kept) = app(&[]);
     let (_, text) = admin(&app, Method::GET, "/connections").await;
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["connections"].as_array().unwrap().len(), 0);
