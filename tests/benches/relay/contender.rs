@@ -16,7 +16,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// Nothing, our sidecar, or a peer.
 #[derive(Debug)]
 pub struct Contender {
-    name: &'static str,
+    name: String,
     command: Option<(PathBuf, Vec<String>)>,
 }
 
@@ -30,7 +30,7 @@ pub struct Running {
 impl Contender {
     /// All that can be had here.
     pub fn all(lab: &Lab) -> Result<Vec<Self>> {
-        let mut all = vec![Self { name: "direct", command: None }];
+        let mut all = vec![Self { name: "direct".into(), command: None }];
         for (name, variable, config, text) in [
             ("envoy", "CULVERT_BENCH_ENVOY", "envoy.yaml", ENVOY),
             ("haproxy", "CULVERT_BENCH_HAPROXY", "haproxy.cfg", HAPROXY),
@@ -44,16 +44,21 @@ impl Contender {
                 _ => vec!["-db", "-f", &config],
             };
             let command = Some((program, arguments.into_iter().map(str::to_owned).collect()));
-            all.push(Self { name, command });
+            all.push(Self { name: name.into(), command });
         }
         let options = ["--concurrency=2", "--circuit-breaker-max-connections=100000"].map(str::to_owned);
-        let command = Some((Binaries::built()?.sidecar.clone(), options.into()));
-        all.push(Self { name: "culvert", command });
+        let command = Some((Binaries::built()?.sidecar.clone(), options.to_vec()));
+        all.push(Self { name: "culvert".into(), command });
+        let others = env::var_os("CULVERT_BENCH_OTHERS").unwrap_or_default();
+        for program in env::split_paths(&others).filter(|path| path.is_file()) {
+            let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            all.push(Self { name, command: Some((program, options.to_vec())) });
+        }
         Ok(all)
     }
 
-    pub fn name(&self) -> &'static str {
-        self.name
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Puts the redirect in place and starts it; `None` for direct, which needs neither.

