@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two small web servers: status for kubelet and Prometheus, admin for people on loopback.
 
-mod ask;
 mod certs;
+mod drain_request;
 mod dump;
 mod envoy;
 mod overview;
@@ -11,9 +11,9 @@ mod prometheus;
 mod query;
 mod reply;
 mod server;
-pub mod stats;
+mod stats;
 mod transport;
 
-pub use ask::Ask;
-pub use pages::App;
-pub use server::{Pages, serve};
+pub(crate) use drain_request::DrainRequest;
+pub(crate) use pages::App;
+pub(crate) use server::serve;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is open for connections: the two listeners that they are redirected to, and those that documents bind.
+//! Accept loops on the workers, and the set of listeners that documents bind.
 
 use crate::connection::proxy::Proxy;
 use crate::connection::{self, Accepted, Bound};
@@ -12,51 +12,80 @@ use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How long an accept loop may take to notice that it is to close; it may be in a back-off of a second.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// All that is open.
+/// The accept loops of one listener, one on each worker.
 #[derive(Debug)]
-pub(crate) struct Doors {
-    proxy: Arc<Proxy>,
-    workers: Vec<Handle>,
-    open: Mutex<Open>,
+pub(crate) struct AcceptLoops {
+    direction: Direction,
+    closing: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
-struct Open {
-    redirected: Vec<(Direction, Accepting)>,
-    /// By name.
-    bound: HashMap<Arc<str>, (Direction, Accepting)>,
-    /// By direction: nothing is opened any more.
-    closed: [bool; 2],
+impl AcceptLoops {
+    /// Serves a socket. `bound` names the listener where documents bind it.
+    pub(crate) fn start(
+        proxy: &Arc<Proxy>,
+        workers: &[Handle],
+        socket: StdListener,
+        direction: Direction,
+        bound: Option<&Bound>,
+    ) -> io::Result<Self> {
+        let closing = watch::Sender::new(false);
+        let mut loops = Self { direction, closing, tasks: Vec::new() };
+        let listen_port = proxy.config.listen_port(direction);
+        for worker in workers {
+            // The worker's epoll, not the main thread's.
+            let _entered = worker.enter();
+            let listener = TcpListener::from_std(socket.try_clone()?)?;
+            let (proxy, bound) = (Arc::clone(proxy), bound.cloned());
+            let serve = {
+                let proxy = Arc::clone(&proxy);
+                move |stream, client| {
+                    let accepted = Accepted { stream, client, direction, listen_port, bound: bound.clone() };
+                    tokio::spawn(connection::serve(Arc::clone(&proxy), accepted));
+                }
+            };
+            let failed = move |kind| _ = proxy.metrics.accept[direction].errors[kind].inc();
+            let closing = loops.closing.subscribe();
+            loops.tasks.push(worker.spawn(accept_loop(listener, direction, closing, failed, serve)));
+        }
+        Ok(loops)
+    }
+
+    /// Closes the listener, after serving what the kernel had queued. The tasks end once it is closed; a second call
+    /// returns none.
+    pub(crate) fn close(&mut self) -> Vec<JoinHandle<()>> {
+        self.closing.send_replace(true);
+        std::mem::take(&mut self.tasks)
+    }
 }
 
-/// A socket that is bound and not served yet.
+/// A listener of the documents whose port is open, and that is not served yet.
 #[derive(Debug)]
-pub(crate) struct Knocked {
+pub(crate) struct BoundListener {
     direction: Direction,
     bound: Bound,
     socket: StdListener,
 }
 
-/// Binds what the plan wants bound and `is_open` does not know.
+/// Opens the ports that a plan wants bound, apart from those that `is_bound` knows.
+///
+/// # Errors
+/// Every port that cannot be had.
 pub(crate) fn bind(
     config: &Config,
     plan: &Plan,
-    is_open: impl Fn(&str) -> bool,
-) -> Result<Vec<Knocked>, Vec<ListenError>> {
+    is_bound: impl Fn(&str) -> bool,
+) -> Result<Vec<BoundListener>, Vec<ListenError>> {
     let (mut bound, mut errors) = (Vec::new(), Vec::new());
-    for wanted in plan.listeners.iter().filter(|listener| listener.binds && !is_open(&listener.name)) {
-        let what = format!("the Dataplane's listener {}", wanted.name);
-        match bind::bind_for_relay(wanted.address, what, config.tcp_keepalive) {
-            Ok(socket) => bound.push(Knocked {
+    for wanted in plan.listeners.iter().filter(|listener| listener.binds && !is_bound(&listener.name)) {
+        let option = format!("the Dataplane's listener {}", wanted.name);
+        match bind::bind_for_relay(wanted.address, option, config.tcp_keepalive) {
+            Ok(socket) => bound.push(BoundListener {
                 direction: wanted.direction,
                 bound: Bound { name: Arc::clone(&wanted.name), address: wanted.address },
                 socket,
@@ -67,116 +96,60 @@ pub(crate) fn bind(
     if errors.is_empty() { Ok(bound) } else { Err(errors) }
 }
 
-impl Doors {
-    /// Nothing is open yet.
+/// The listeners that documents bind.
+#[derive(Debug)]
+pub(crate) struct ListenerSet {
+    proxy: Arc<Proxy>,
+    workers: Vec<Handle>,
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Debug, Default)]
+struct Listeners {
+    by_name: HashMap<Arc<str>, AcceptLoops>,
+    /// By direction: no listener is opened any more.
+    closed: [bool; 2],
+}
+
+impl ListenerSet {
     pub(crate) fn new(proxy: Arc<Proxy>, workers: Vec<Handle>) -> Self {
-        Self { proxy, workers, open: Mutex::default() }
+        Self { proxy, workers, listeners: Mutex::default() }
     }
 
-    /// Serves a listener that connections are redirected to.
-    pub(crate) fn open_redirected(&self, socket: StdListener, direction: Direction) -> io::Result<()> {
-        let accepting = self.accept(socket, direction, None)?;
-        self.lock().redirected.push((direction, accepting));
-        Ok(())
-    }
-
-    /// Whether a listener of this name is bound.
-    pub(crate) fn is_open(&self, name: &str) -> bool {
-        self.lock().bound.contains_key(name)
+    /// Returns true when a listener of this name is served.
+    pub(crate) fn is_bound(&self, name: &str) -> bool {
+        self.lock().by_name.contains_key(name)
     }
 
     /// Serves what was bound, and closes what the plan no longer wants bound. Connections that are open stay so.
-    pub(crate) fn follow(&self, plan: &Plan, bound: Vec<Knocked>) -> io::Result<()> {
-        let mut open = self.lock();
-        for Knocked { direction, bound, socket } in bound {
-            if open.closed[direction as usize] {
+    pub(crate) fn follow(&self, plan: &Plan, bound: Vec<BoundListener>) -> io::Result<()> {
+        let mut listeners = self.lock();
+        for BoundListener { direction, bound, socket } in bound {
+            if listeners.closed[direction as usize] {
                 continue;
             }
-            let accepting = self.accept(socket, direction, Some(&bound))?;
-            open.bound.insert(bound.name, (direction, accepting));
+            let loops = AcceptLoops::start(&self.proxy, &self.workers, socket, direction, Some(&bound))?;
+            listeners.by_name.insert(bound.name, loops);
         }
-        open.bound.retain(|name, (_, accepting)| {
+        listeners.by_name.retain(|name, loops| {
             let wanted = plan.listeners.iter().any(|listener| listener.binds && listener.name == *name);
             if !wanted {
-                accepting.close();
+                loops.close();
             }
             wanted
         });
         Ok(())
     }
 
-    /// Opens nothing more in a direction, and closes what is open, after serving what the kernel had queued.
-    pub(crate) fn close(&self, direction: Direction) {
-        let mut open = self.lock();
-        open.closed[direction as usize] = true;
-        let redirected = open.redirected.iter().map(|(of, accepting)| (of, accepting));
-        let bound = open.bound.values().map(|(of, accepting)| (of, accepting));
-        for (_, accepting) in redirected.chain(bound).filter(|(of, _)| **of == direction) {
-            accepting.close();
-        }
+    /// Opens nothing more in a direction, and closes what is open there. The tasks end once it is closed.
+    pub(crate) fn close(&self, direction: Direction) -> Vec<JoinHandle<()>> {
+        let mut listeners = self.lock();
+        listeners.closed[direction as usize] = true;
+        let of_direction = listeners.by_name.values_mut().filter(|loops| loops.direction == direction);
+        of_direction.flat_map(AcceptLoops::close).collect()
     }
 
-    /// The same, and waits for it.
-    pub(crate) async fn close_and_wait(&self, direction: Direction) {
-        self.close(direction);
-        let tasks: Vec<_> = {
-            let mut open = self.lock();
-            let Open { redirected, bound, closed: _ } = &mut *open;
-            let bound = bound.values_mut().map(|(of, accepting)| (&*of, accepting));
-            let redirected = redirected.iter_mut().map(|(of, accepting)| (&*of, accepting));
-            let all = bound.chain(redirected).filter(|(of, _)| **of == direction);
-            all.flat_map(|(_, accepting)| std::mem::take(&mut accepting.tasks)).collect()
-        };
-        let all = async {
-            for task in tasks {
-                // A loop that panicked is closed too.
-                let _ = task.await;
-            }
-        };
-        let _ = tokio::time::timeout(LAST_WORDS, all).await;
-    }
-
-    fn accept(
-        &self,
-        socket: StdListener,
-        direction: Direction,
-        bound: Option<&Bound>,
-    ) -> io::Result<Accepting> {
-        let (closing, heard) = watch::channel(false);
-        let mut tasks = Vec::new();
-        let listen_port = self.proxy.config.listen_port(direction);
-        for worker in &self.workers {
-            // The worker's epoll, not the main thread's.
-            let _entered = worker.enter();
-            let listener = TcpListener::from_std(socket.try_clone()?)?;
-            let (proxy, bound) = (Arc::clone(&self.proxy), bound.cloned());
-            let serve = {
-                let proxy = Arc::clone(&proxy);
-                move |stream, client| {
-                    let accepted = Accepted { stream, client, direction, listen_port, bound: bound.clone() };
-                    tokio::spawn(connection::serve(Arc::clone(&proxy), accepted));
-                }
-            };
-            let failed = move |kind| _ = proxy.metrics.accept[direction].errors[kind].inc();
-            tasks.push(worker.spawn(accept_loop(listener, direction, heard.clone(), failed, serve)));
-        }
-        Ok(Accepting { closing, tasks })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The accept loops of one listener, one on each worker.
-#[derive(Debug)]
-struct Accepting {
-    closing: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Accepting {
-    fn close(&self) {
-        self.closing.send_replace(true);
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

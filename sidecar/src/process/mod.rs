@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The life of the process.
 
-pub mod drain;
+mod drain;
 mod identity;
-pub mod listeners;
-pub mod prober;
-pub mod reload;
+mod listeners;
+mod prober;
+mod reload;
 pub mod run;
+mod services;
+mod signals;
+mod start;
 pub mod validate;
 pub mod wait;
-pub mod workers;
+mod workers;
+
+pub use start::StartError;

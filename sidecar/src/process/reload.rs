@@ -6,7 +6,7 @@ use crate::connection::proxy::Proxy;
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::process::identity::IdentityGate;
-use crate::process::listeners::{self, Doors};
+use crate::process::listeners::{self, ListenerSet};
 use crate::resources::files::Fingerprint;
 use crate::resources::{self, ResourceError};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub fn warn(plan: &Plan) {
 /// Looks, and loads what changed, for ever.
 pub(crate) async fn keep(
     proxy: Arc<Proxy>,
-    doors: Arc<Doors>,
+    listeners: Arc<ListenerSet>,
     identity: Arc<IdentityGate>,
     mut in_force: Fingerprint,
 ) {
@@ -69,7 +69,7 @@ pub(crate) async fn keep(
         }
         last = seen;
         let applied = match loaded.0 {
-            Ok((_, plan)) => apply(&proxy, &doors, &identity, plan),
+            Ok((_, plan)) => apply(&proxy, &listeners, &identity, plan),
             Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
         };
         match applied {
@@ -114,11 +114,11 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Puts a plan in force: ports first, which may not be had.
-fn apply(proxy: &Proxy, doors: &Doors, identity: &IdentityGate, plan: Plan) -> Result<(), Vec<String>> {
+fn apply(proxy: &Proxy, set: &ListenerSet, identity: &IdentityGate, plan: Plan) -> Result<(), Vec<String>> {
     let text = |errors: Vec<crate::net::bind::ListenError>| {
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let bound = listeners::bind(&proxy.config, &plan, |name| doors.is_open(name)).map_err(text)?;
+    let bound = listeners::bind(&proxy.config, &plan, |name| set.is_bound(name)).map_err(text)?;
     let one = |error: std::io::Error| vec![error.to_string()];
     proxy.traffic_log.use_only(&plan.log_targets()).map_err(one)?;
     if let Some(mtls) = &plan.mtls {
@@ -128,7 +128,7 @@ fn apply(proxy: &Proxy, doors: &Doors, identity: &IdentityGate, plan: Plan) -> R
     let running = proxy.books.open(plan);
     proxy.running.store(Arc::clone(&running));
     identity.update();
-    doors.follow(&running.plan, bound).map_err(one)?;
+    set.follow(&running.plan, bound).map_err(one)?;
     tracing::info!(
         documents = running.plan.documents,
         listeners = running.plan.listeners.len(),

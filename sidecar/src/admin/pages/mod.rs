@@ -5,7 +5,7 @@ use super::overview::{self, Overview};
 use super::reply::{self, Reply};
 use super::server::Pages;
 use super::{certs, dump, envoy, prometheus, query};
-use crate::admin::Ask;
+use crate::admin::DrainRequest;
 use crate::admin::stats::{self, Process};
 use crate::connection::proxy::Proxy;
 use crate::connection::table::Entry;
@@ -38,7 +38,7 @@ pub struct App {
     /// Answer of `/ready`.
     pub(crate) readiness: Readiness,
     /// Where requests to drain go.
-    pub drain: mpsc::Sender<Ask>,
+    pub drain: mpsc::Sender<DrainRequest>,
     /// The log level.
     pub log: LogControl,
     /// When it was.
@@ -211,12 +211,12 @@ impl App {
         tokio::spawn(async move {
             tokio::time::sleep(GOODBYE).await;
             // A full queue holds other asks to end; a closed one says that the end has come.
-            let _ = drain.send(Ask::Now).await;
+            let _ = drain.send(DrainRequest::Now).await;
         });
         reply::text(StatusCode::OK, "bye")
     }
 
-    fn ask(&self, ask: Ask, answer: &str) -> Reply {
+    fn ask(&self, ask: DrainRequest, answer: &str) -> Reply {
         match self.drain.try_send(ask) {
             Ok(()) => reply::text(StatusCode::OK, answer),
             Err(_) => reply::text(StatusCode::SERVICE_UNAVAILABLE, "the sidecar is on its way out"),
@@ -400,7 +400,7 @@ impl Admin {
                 reply::wrong_method("POST")
             }
             "/logging" => app.logging(query),
-            "/drain" => app.ask(Ask::Inbound, "draining the inbound half"),
+            "/drain" => app.ask(DrainRequest::Inbound, "draining the inbound half"),
             "/quitquitquit" => app.quit(),
             page if !get && PAGES.iter().any(|(path, _)| *path == page) => reply::wrong_method("GET, HEAD"),
             "/" => App::page(),

@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 
 /// Pages of a sidecar that serves and has proved nothing; what the tests keep of it.
 struct Kept {
-    asks: mpsc::Receiver<Ask>,
+    asks: mpsc::Receiver<DrainRequest>,
     _capture: Block,
 }
 
@@ -219,9 +219,9 @@ async fn state_changes_by_post_only() {
     }
     assert!(kept.asks.try_recv().is_err());
     assert_eq!(admin(&app, Method::POST, "/drain").await.0, StatusCode::OK);
-    assert_eq!(kept.asks.try_recv().unwrap(), Ask::Inbound);
+    assert_eq!(kept.asks.try_recv().unwrap(), DrainRequest::Inbound);
     assert_eq!(admin(&app, Method::POST, "/quitquitquit").await.0, StatusCode::OK);
-    assert_eq!(kept.asks.recv().await, Some(Ask::Now));
+    assert_eq!(kept.asks.recv().await, Some(DrainRequest::Now));
     assert_eq!(admin(&app, Method::POST, "/logging?level=loud").await.0, StatusCode::BAD_REQUEST);
 }
 

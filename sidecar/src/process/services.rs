@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The services of the process, as a list. Each opens its ports, then serves, then closes; each step gives the next, so
+//! that none can be left out or taken twice. A service that is off gives no next step.
+
+use crate::admin::{self, App};
+use crate::connection::proxy::Proxy;
+use crate::net::addrs::Direction;
+use crate::net::bind::{self, ListenError};
+use crate::options::config::Config;
+use crate::plan::Plan;
+use crate::process::identity::IdentityGate;
+use crate::process::listeners::{self, AcceptLoops, ListenerSet};
+use crate::process::reload;
+use crate::resources::files::Fingerprint;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+/// Time for accept loops to close; one may be in a back-off of a second.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Everything that services are made of.
+pub(crate) struct Context {
+    pub(crate) proxy: Arc<Proxy>,
+    /// Event loops of the worker threads.
+    pub(crate) workers: Vec<Handle>,
+    pub(crate) app: App,
+    pub(crate) identity: Arc<IdentityGate>,
+    /// The documents in force.
+    pub(crate) documents: Fingerprint,
+}
+
+/// A service.
+struct Service {
+    name: &'static str,
+    /// Opens the ports. Nothing serves before all services have theirs: a start that fails has answered no one.
+    bind: fn(&Config, &Plan) -> Bind,
+}
+
+/// Open ports, or none where the service is off; else every port that cannot be had.
+type Bind = Result<Option<Spawn>, Vec<ListenError>>;
+
+/// Serves on the ports, from the main thread's event loop.
+type Spawn = Box<dyn FnOnce(&Context) -> io::Result<Close>>;
+
+/// Takes nothing new in a direction. The tasks end once that is so; connections that are open go on.
+type Close = Box<dyn FnMut(Direction) -> Vec<JoinHandle<()>>>;
+
+/// All services, in the order in which they bind and begin to serve.
+const SERVICES: [Service; 5] = [
+    Service { name: "documents", bind: documents },
+    Service {
+        name: "inbound",
+        bind: |config, _| redirected(config, config.inbound_port, "--inbound-port", Direction::Inbound),
+    },
+    Service {
+        name: "outbound",
+        bind: |config, _| redirected(config, config.outbound_port, "--outbound-port", Direction::Outbound),
+    },
+    Service {
+        name: "admin",
+        bind: |config, _| {
+            pages(bind::bind(config.admin, "--admin-address"), |listener, app| {
+                tokio::spawn(admin::serve(listener, app.admin()));
+            })
+        },
+    },
+    // Last: a peer that reaches the status port may rely on the others being open.
+    Service {
+        name: "status",
+        bind: |config, _| {
+            pages(bind::bind(config.status, "--status-address"), |listener, app| {
+                tokio::spawn(admin::serve(listener, app.status()));
+            })
+        },
+    },
+];
+
+/// Listeners that documents bind, and the task that follows the documents' changes.
+fn documents(config: &Config, plan: &Plan) -> Bind {
+    let bound = listeners::bind(config, plan, |_| false)?;
+    Ok(Some(Box::new(move |context| {
+        let proxy = &context.proxy;
+        let listeners = Arc::new(ListenerSet::new(Arc::clone(proxy), context.workers.clone()));
+        listeners.follow(&proxy.running.load().plan, bound)?;
+        if !proxy.config.resources.is_empty() {
+            let (listeners, identity) = (Arc::clone(&listeners), Arc::clone(&context.identity));
+            tokio::spawn(reload::keep(Arc::clone(proxy), listeners, identity, context.documents.clone()));
+        }
+        Ok(Box::new(move |direction| listeners.close(direction)))
+    })))
+}
+
+/// The listener that the redirect rules of a direction lead to.
+fn redirected(config: &Config, port: u16, option: &'static str, direction: Direction) -> Bind {
+    if port == 0 {
+        return Ok(None);
+    }
+    let socket = bind::bind_proxy(port, option, config.tcp_keepalive).map_err(|error| vec![error])?;
+    Ok(Some(Box::new(move |context| {
+        let mut loops = AcceptLoops::start(&context.proxy, &context.workers, socket, direction, None)?;
+        Ok(Box::new(move |of| if of == direction { loops.close() } else { Vec::new() }))
+    })))
+}
+
+/// Pages by HTTP. They answer until the process ends, so that a drain can be watched.
+fn pages(bound: Result<StdListener, ListenError>, serve: impl FnOnce(TcpListener, App) + 'static) -> Bind {
+    let socket = bound.map_err(|error| vec![error])?;
+    Ok(Some(Box::new(move |context| {
+        serve(TcpListener::from_std(socket)?, context.app.clone());
+        Ok(Box::new(|_| Vec::new()))
+    })))
+}
+
+/// Services whose ports are open.
+pub(crate) struct BoundServices(Vec<(&'static str, Spawn)>);
+
+impl BoundServices {
+    /// Opens the ports of all services.
+    ///
+    /// # Errors
+    /// Every port that cannot be had.
+    pub(crate) fn bind(config: &Config, plan: &Plan) -> Result<Self, Vec<ListenError>> {
+        let (mut bound, mut errors) = (Vec::new(), Vec::new());
+        for Service { name, bind } in SERVICES {
+            match bind(config, plan) {
+                Ok(spawn) => bound.extend(spawn.map(|spawn| (name, spawn))),
+                Err(failed) => errors.extend(failed),
+            }
+        }
+        if errors.is_empty() { Ok(Self(bound)) } else { Err(errors) }
+    }
+
+    /// Lets all of them serve.
+    pub(crate) fn spawn(self, context: &Context) -> io::Result<RunningServices> {
+        let mut closes = Vec::new();
+        for (name, spawn) in self.0 {
+            tracing::debug!(name, "service");
+            closes.push(spawn(context)?);
+        }
+        Ok(RunningServices { closes, closing: Vec::new() })
+    }
+}
+
+/// Services that serve.
+pub(crate) struct RunningServices {
+    closes: Vec<Close>,
+    closing: Vec<JoinHandle<()>>,
+}
+
+impl RunningServices {
+    /// Takes nothing new in a direction.
+    pub(crate) fn drain(&mut self, direction: Direction) {
+        self.closing.extend(self.closes.iter_mut().flat_map(|close| close(direction)));
+    }
+
+    /// Waits until what closes is closed; at most for [`CLOSE_DEADLINE`].
+    pub(crate) async fn closed(&mut self) {
+        let closing = std::mem::take(&mut self.closing);
+        let all = async {
+            for task in closing {
+                // A loop that panicked is closed too.
+                let _ = task.await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, all).await;
+    }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The parts that a start puts together, and the reasons why it fails.
+
+use crate::cluster::destinations::Destinations;
+use crate::cluster::limits::Limits;
+use crate::cluster::registry::Books;
+use crate::connection::metrics::Metrics;
+use crate::connection::proxy::Proxy;
+use crate::connection::table::Table;
+use crate::net::bind::ListenError;
+use crate::net::own_addresses::OwnAddresses;
+use crate::net::throttle::Throttle;
+use crate::observe::access_log::{AccessLogError, AccessLogger};
+use crate::observe::capture::Capture;
+use crate::observe::documents::Documents;
+use crate::observe::failures::Mishaps;
+use crate::observe::history::History;
+use crate::observe::traffic_log;
+use crate::options::config::Config;
+use crate::plan::Plan;
+use crate::relay::pipes::{self, Pipes};
+use crate::resources::ResourceError;
+use crate::tls::Tls;
+use arc_swap::ArcSwap;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::io;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+
+/// Time between two log lines about the missing source address of the inbound hop.
+const NO_SOURCE_LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// A reason why the sidecar did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The access log.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
+    /// TLS settings of documents.
+    #[error("MeshTLS: {0}")]
+    Tls(#[source] rustls::Error),
+    /// The pod's addresses.
+    #[error("cannot read this pod's addresses (netlink): {0}")]
+    Addresses(#[source] io::Error),
+    /// Mesh documents.
+    #[error(transparent)]
+    Resources(Box<ResourceError>),
+    /// Threads, signals, epoll.
+    #[error("cannot start {what}: {source}; is a limit on threads or files too low?")]
+    System {
+        /// The part that could not be started.
+        what: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+impl From<ResourceError> for StartError {
+    fn from(error: ResourceError) -> Self {
+        Self::Resources(Box::new(error))
+    }
+}
+
+/// A single reason, where a step can only have one.
+impl From<StartError> for Vec<StartError> {
+    fn from(error: StartError) -> Self {
+        vec![error]
+    }
+}
+
+/// All reasons of a step that collects them.
+pub(super) fn all<E: Into<StartError>>(errors: Vec<E>) -> Vec<StartError> {
+    errors.into_iter().map(Into::into).collect()
+}
+
+/// A part of the system that could not be had.
+pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::System { what, source }
+}
+
+/// The event loop of the main thread: admin, documents and signals.
+pub(super) fn main_loop() -> Result<Runtime, StartError> {
+    let mut builder = Builder::new_current_thread();
+    builder.max_blocking_threads(1).enable_all().build().map_err(system("the main loop"))
+}
+
+/// Lets this process open as many files as the hard limit allows, and returns that number. A proxied connection is two.
+pub(super) fn raise_open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
+}
+
+/// The data path, with `plan` in force. `files` are those that the plan was read from.
+pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -> Result<Proxy, StartError> {
+    let metrics = Metrics::default();
+    let books = Books::default();
+    let traffic_log = traffic_log::Backends::new(metrics.traffic_log.clone());
+    traffic_log.use_only(&plan.log_targets()).map_err(system("the traffic log"))?;
+    let tls = Tls::new(config.identity.clone(), &metrics.tls);
+    if let Some(mtls) = &plan.mtls {
+        tls.set(mtls.settings.clone()).map_err(StartError::Tls)?;
+    }
+    Ok(Proxy {
+        running: ArcSwap::new(books.open(plan)),
+        books,
+        documents: Documents::new(files, metrics.documents.clone()),
+        traffic_log,
+        ports: config.sidecar_ports(),
+        own: OwnAddresses::from_kernel().map_err(StartError::Addresses)?,
+        pipes: Pipes::new(pipes::MOST, metrics.pipes.clone()),
+        capture: Capture::new(metrics.capture.clone()),
+        access_log: AccessLogger::start(&config.access_log, metrics.access_log.clone())?,
+        tls,
+        metrics,
+        limits: Limits::new(open_files),
+        table: Table::default(),
+        destinations: Destinations::default(),
+        history: History::default(),
+        mishaps: Mishaps::default(),
+        no_source: Throttle::new(NO_SOURCE_LOG_EVERY),
+        config,
+    })
+}
