@@ -30,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync;
 use tokio::task::JoinSet;
 
-use self::context::{Context, Readiness, Told};
+use self::context::{Context, Publishers, Readiness};
 use self::options::Options;
 use crate::host::layout::Layout;
 
@@ -77,8 +77,8 @@ async fn work(options: Options, layout: Layout) -> Result<(), AgentError> {
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "serving /metrics, /ready and /live");
     }
-    let (tell_layout, layout) = sync::watch::channel(Arc::new(layout));
-    let (tell_readiness, readiness) = sync::watch::channel(Readiness::Not("starting".to_owned()));
+    let (layout_sender, layout) = sync::watch::channel(Arc::new(layout));
+    let (readiness_sender, readiness) = sync::watch::channel(Readiness::Not("starting".to_owned()));
     let (end, shutdown) = sync::watch::channel(false);
     let context = Context {
         options: Arc::new(options),
@@ -89,8 +89,8 @@ async fn work(options: Options, layout: Layout) -> Result<(), AgentError> {
         shutdown,
     };
     let mut tasks = JoinSet::new();
-    let told = Told { layout: tell_layout, readiness: tell_readiness };
-    tasks.spawn(keep_entry::run(context.clone(), told));
+    let publishers = Publishers { layout: layout_sender, readiness: readiness_sender };
+    tasks.spawn(keep_entry::run(context.clone(), publishers));
     let serving = tokio::spawn(health::serve(listener, context.clone()));
     pods::spawn(&context, &mut tasks);
 
