@@ -7,13 +7,13 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 use super::metrics::Metrics;
-use super::options::Options;
+use super::options::AgentOptions;
 use crate::host::layout::Layout;
 
 /// The context of the agent's tasks. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
-    pub options: Arc<Options>,
+    pub options: Arc<AgentOptions>,
     pub metrics: Arc<Metrics>,
     /// Notified by `keep_entry` when it has put the entry back: pods may have started without rules. `verify` waits for it.
     pub verify_now: Arc<Notify>,

@@ -115,7 +115,7 @@ impl Contention {
         self.losses().try_restore()
     }
 
-    /// Restores the entry after a wait, if a prepared file fits. `is_rewritten` tells that the file was written during the wait.
+    /// Restores the entry after a wait, if a prepared file fits. With `is_rewritten` the file was written during the wait.
     pub(crate) fn restore(&self, is_rewritten: bool) {
         let mut losses = self.losses();
         if is_rewritten {

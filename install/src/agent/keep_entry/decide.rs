@@ -3,7 +3,7 @@
 
 use crate::host::entry::{EntryChange, EntryState, UsedFile};
 
-/// What follows from one inspection.
+/// The step that follows from one inspection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// The entry is effective: wait for a change.
@@ -20,7 +20,7 @@ pub(super) enum Step {
     StandBack,
 }
 
-/// Decides by the state that was `found`. `is_outdated` tells that the file changed since, by another program or by the quick
+/// Decides by the state that was `found`. With `is_outdated` the file changed since, by another program or by the quick
 /// restore; `standing` is the file in which the entry stood until now.
 pub(super) fn decide(found: EntryState, is_outdated: bool, standing: Option<UsedFile>) -> Step {
     match (found, standing) {

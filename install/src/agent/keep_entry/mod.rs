@@ -62,7 +62,7 @@ struct EntryKeeper {
 /// The time of the next inspection.
 enum Pace {
     OnChange,
-    /// At that time, whatever changes until then.
+    /// After this pause, even if a folder changes before.
     After(Duration),
 }
 
