@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the agent's tasks share.
+//! The context that all tasks of the agent share, and the readiness of the node.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,35 +7,34 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 use super::metrics::Metrics;
-use super::options::Options;
+use super::options::AgentOptions;
 use crate::host::layout::Layout;
 
-/// What the agent's tasks share. Cheap to clone.
+/// The context of the agent's tasks. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
-    /// What was asked for.
-    pub options: Arc<Options>,
-    /// What is counted.
+    pub options: Arc<AgentOptions>,
     pub metrics: Arc<Metrics>,
-    /// Told when our entry had been away for a while: pods may have started without rules.
+    /// Notified by `keep_entry` when it has put the entry back: pods may have started without rules. `verify` waits for it.
     pub verify_now: Arc<Notify>,
-    /// Where things are; looked up again every few seconds, since k3s moves its folders with each release.
+    /// The node's folders. `keep_entry` publishes them every few seconds, since k3s moves its folders with each release.
     pub(super) layout: watch::Receiver<Arc<Layout>>,
+    /// Published by `keep_entry`; read by `/ready` and by the task that removes the taint.
     pub(super) readiness: watch::Receiver<Readiness>,
+    /// True once SIGTERM or SIGINT has come.
     pub(super) shutdown: watch::Receiver<bool>,
 }
 
-/// Whether the next pod of this node will be covered.
+/// The readiness of the node: an onboarded pod that starts now is redirected, or is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Readiness {
-    /// Our entry is effective in this file, as the node calls it.
+    /// The entry is effective in this file, as the node names it.
     Effective(String),
-    /// It is not, for this reason.
+    /// The entry is not effective, for this reason.
     Not(String),
 }
 
 impl Readiness {
-    /// Whether it will.
     pub(crate) const fn is_ready(&self) -> bool {
         matches!(self, Self::Effective(_))
     }
@@ -51,17 +50,16 @@ impl fmt::Display for Readiness {
 }
 
 impl Context {
-    /// Where things are now.
+    /// Returns the node's folders as they are now.
     pub(crate) fn layout(&self) -> Arc<Layout> {
         Arc::clone(&self.layout.borrow())
     }
 
-    /// Whether the next pod will be covered.
     pub(crate) fn readiness(&self) -> Readiness {
         self.readiness.borrow().clone()
     }
 
-    /// Waits until the next pod will be covered; for the taint. `false`: the agent ends first.
+    /// Waits until the node is ready; false if the agent ends first.
     pub(crate) async fn until_ready(&self) -> bool {
         let mut readiness = self.readiness.clone();
         tokio::select! {
@@ -70,19 +68,17 @@ impl Context {
         }
     }
 
-    /// Waits until the agent is told to end.
+    /// Waits for the shutdown of the agent.
     pub(crate) async fn shutdown(&self) {
         let mut shutdown = self.shutdown.clone();
-        // An error means that the agent is gone already.
+        // An error means that the sender is gone, and with it the agent.
         let _ = shutdown.wait_for(|ends| *ends).await;
     }
 }
 
-/// What the task that keeps things in place tells the others.
+/// The channels by which `keep_entry` publishes to the other tasks.
 #[derive(Debug)]
-pub(crate) struct Told {
-    /// See [`Context::layout`].
+pub(crate) struct Publishers {
     pub layout: watch::Sender<Arc<Layout>>,
-    /// See [`Context::readiness`].
     pub readiness: watch::Sender<Readiness>,
 }

@@ -20,17 +20,17 @@ use tokio::task::AbortHandle;
 
 use super::context::Context;
 
-/// Connections at a time; one more closes the oldest, so that nobody can keep the kubelet out by hoarding them.
+/// Connections at a time. One more closes the oldest, so that a client that keeps connections open cannot keep the kubelet out.
 const MAX_CONNECTIONS: usize = 32;
-/// How long a request's head may take, and a kept connection to ask again.
+/// Deadline for the head of a request, and for the next request of a kept connection.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
-/// How long a connection may last.
+/// The longest life of a connection.
 const MAX_AGE: Duration = Duration::from_secs(600);
-/// Heads of more bytes are refused; the least that hyper takes.
+/// The largest head in bytes; hyper takes no smaller limit.
 const MAX_HEAD: usize = 8 * 1024;
-/// Connections that may wait to be taken.
+/// Length of the accept queue.
 const BACKLOG: i32 = 128;
-/// After an accept that failed, mostly for want of file descriptors.
+/// Pause after an accept that failed, mostly for want of file descriptors.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the agent counts. Every label is one of a few words.
+//! The agent's metrics. Every label takes one of a few values.
 
 use std::fmt::Write;
 
@@ -11,82 +11,76 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// Upper bounds of an ADD's duration in seconds: it takes 2 ms, iptables some 20 ms, and 5 s at most.
+/// Upper bounds of an ADD's duration in seconds: nftables takes 2 ms, iptables some 20 ms, and the plugin gives up after 5 s.
 const ADD_SECONDS: [f64; 11] = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.5, 2.0, 5.0];
 
-/// The metrics, each registered under its name.
+/// All metrics of the agent. Every task writes them; `/metrics` reads them.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    /// `culvert_agent_installs_total`: placings of the plugin's binary.
+    /// `culvert_agent_installs_total`: attempts to place the plugin's binary.
     pub installs: Family<InstallLabels, Counter>,
     /// `culvert_agent_entry_present`: 1 while our entry is effective in the file that the runtime uses.
     pub entry_present: Gauge,
-    /// `culvert_agent_entry_writes_total`: our entry, put in or put right.
+    /// `culvert_agent_entry_writes_total`: writes of our entry.
     pub entry_writes: Counter,
-    /// `culvert_agent_fights_total`: our entry, taken out by somebody else.
+    /// `culvert_agent_fights_total`: removals of our entry by another program.
     pub fights: Counter,
-    /// `culvert_agent_pods_verified_total`: looks at a pod's rules, by what was found.
+    /// `culvert_agent_pods_verified_total`: checks of a pod's rules, by result.
     pub verified: Family<VerifiedLabels, Counter>,
-    /// `culvert_agent_pods_repaired_total`: pods put right.
+    /// `culvert_agent_pods_repaired_total`: repairs of a pod's rules.
     pub repaired: Counter,
-    /// `culvert_cni_adds_total`: the plugin's ADDs, from its records.
+    /// `culvert_cni_adds_total`: the plugin's ADDs, by its reports.
     pub adds: Family<AddLabels, Counter>,
-    /// `culvert_cni_add_seconds`: how long they took.
+    /// `culvert_cni_add_seconds`: duration of those ADDs.
     pub add_seconds: Histogram,
 }
 
-/// What became of a placing.
+/// Result of an attempt to place the binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum Install {
-    /// Put there, or in place of another.
+    /// It was written, or replaced another.
     Placed,
-    /// It could not be put there, or would not work there.
+    /// It could not be written, or does not work on this node.
     Refused,
 }
 
-/// Labels of `culvert_agent_installs_total`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct InstallLabels {
-    /// What became of it.
     pub result: Install,
 }
 
-/// What a look at a pod found.
+/// Result of a check of a pod's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum Verified {
-    /// Its rules are as they should be.
+    /// The rules match the policy.
     Well,
-    /// They are not.
+    /// The rules do not match the policy.
     Damaged,
-    /// They could not be looked at.
+    /// The rules could not be read.
     Unknown,
 }
 
-/// Labels of `culvert_agent_pods_verified_total`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct VerifiedLabels {
-    /// What was found.
     pub result: Verified,
 }
 
-/// What an ADD did.
+/// Result of an ADD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum Add {
-    /// Redirected the pod.
+    /// The pod is redirected.
     Redirected,
-    /// Left it alone, as it should.
+    /// The pod is not redirected, as its annotations say.
     PassedThrough,
-    /// Left it alone, since nobody knew.
+    /// The pod is not redirected, since its annotations are unknown and `onUnknown` is `allow`.
     Unknown,
-    /// Failed.
+    /// The runtime got an error.
     Failed,
 }
 
-/// Labels of `culvert_cni_adds_total`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct AddLabels {
-    /// What it did.
     pub result: Add,
 }
 
@@ -99,7 +93,7 @@ impl Default for Metrics {
         let add_seconds = Histogram::new(ADD_SECONDS);
         registry.register(
             "culvert_agent_installs",
-            "Placings of the plugin's binary in the node's folder",
+            "Attempts to place the plugin's binary in the node's folder",
             installs.clone(),
         );
         registry.register(
@@ -107,18 +101,14 @@ impl Default for Metrics {
             "1 while the plugin's entry is effective in the file that the runtime uses",
             entry_present.clone(),
         );
-        registry.register(
-            "culvert_agent_entry_writes",
-            "Times that the entry was put in",
-            entry_writes.clone(),
-        );
+        registry.register("culvert_agent_entry_writes", "Writes of the plugin's entry", entry_writes.clone());
         registry.register(
             "culvert_agent_fights",
-            "Times that somebody else took the entry out",
+            "Removals of the plugin's entry by another program",
             fights.clone(),
         );
-        registry.register("culvert_agent_pods_verified", "Looks at a pod's rules", verified.clone());
-        registry.register("culvert_agent_pods_repaired", "Pods whose rules were put right", repaired.clone());
+        registry.register("culvert_agent_pods_verified", "Checks of a pod's rules", verified.clone());
+        registry.register("culvert_agent_pods_repaired", "Repairs of a pod's rules", repaired.clone());
         registry.register("culvert_cni_adds", "ADDs of the plugin", adds.clone());
         registry.register(
             "culvert_cni_add_seconds",
@@ -140,7 +130,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All of them in the format of OpenMetrics.
+    /// Encodes all metrics in the OpenMetrics text format.
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a String does not fail.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent: what its tasks share, and how they begin and end.
+//! The node agent. This module starts its tasks and ends them.
 //!
 //! ```text
-//! keep_entry  the binary and the entry: placed, watched, put back       ──▶ readiness, layout, "verify now"
+//! keep_entry  places, watches and restores the binary and the entry     ──▶ readiness, layout, "verify now"
 //! health      /metrics, /ready, /live
 //! pods        the plugin's socket, verify and repair, the node's taint  ◀── readiness, layout, "verify now"
 //! SIGTERM     ──▶ shutdown ──▶ each task ends; nothing is removed
 //! ```
-//! One thread runs all of it; what waits for a disk or a program does so on threads of its own.
+//! One thread runs all tasks. Work that waits for a disk or a program runs on blocking threads.
 
 pub(crate) mod contention;
 pub(crate) mod context;
@@ -30,45 +30,39 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync;
 use tokio::task::JoinSet;
 
-use self::context::{Context, Readiness, Told};
-use self::options::Options;
+use self::context::{Context, Publishers, Readiness};
+use self::options::AgentOptions;
 use crate::host::layout::Layout;
 
-/// How long tasks may take to end.
+/// Time for the tasks to end after SIGTERM.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
-/// Threads for what waits for a disk or a program.
+/// Blocking threads, for work that waits for a disk or a program.
 const BLOCKING_THREADS: usize = 8;
 
-/// Why the agent cannot begin.
+/// The reason why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AgentError {
-    /// No runtime, no signals.
+    /// The event loop or the signal handlers cannot be had.
     #[error("cannot start: {0}")]
     Start(io::Error),
-    /// The status address is taken, or not this machine's.
     #[error("--status-address {address}: {source}")]
-    Listen {
-        /// As given.
-        address: std::net::SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
+    Listen { address: std::net::SocketAddr, source: io::Error },
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub(crate) fn run(options: Options, layout: Layout) -> Result<(), AgentError> {
+pub(crate) fn run(options: AgentOptions, layout: Layout) -> Result<(), AgentError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(AgentError::Start)?;
     let ended = runtime.block_on(work(options, layout));
-    // A program that hangs on a thread of its own does not keep the agent.
+    // A program that hangs on a blocking thread must not keep the agent from its exit.
     runtime.shutdown_timeout(ENDS_WITHIN);
     ended
 }
 
-async fn work(options: Options, layout: Layout) -> Result<(), AgentError> {
+async fn work(options: AgentOptions, layout: Layout) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Start)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Start)?;
     let address = options.status_address.0;
@@ -77,8 +71,8 @@ async fn work(options: Options, layout: Layout) -> Result<(), AgentError> {
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "serving /metrics, /ready and /live");
     }
-    let (tell_layout, layout) = sync::watch::channel(Arc::new(layout));
-    let (tell_readiness, readiness) = sync::watch::channel(Readiness::Not("starting".to_owned()));
+    let (layout_sender, layout) = sync::watch::channel(Arc::new(layout));
+    let (readiness_sender, readiness) = sync::watch::channel(Readiness::Not("starting".to_owned()));
     let (end, shutdown) = sync::watch::channel(false);
     let context = Context {
         options: Arc::new(options),
@@ -89,8 +83,8 @@ async fn work(options: Options, layout: Layout) -> Result<(), AgentError> {
         shutdown,
     };
     let mut tasks = JoinSet::new();
-    let told = Told { layout: tell_layout, readiness: tell_readiness };
-    tasks.spawn(keep_entry::run(context.clone(), told));
+    let publishers = Publishers { layout: layout_sender, readiness: readiness_sender };
+    tasks.spawn(keep_entry::run(context.clone(), publishers));
     let serving = tokio::spawn(health::serve(listener, context.clone()));
     pods::spawn(&context, &mut tasks);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the agent is asked to do.
+//! The options of the agent.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -10,40 +10,35 @@ use crate::host::entry::Mode;
 use crate::host::paths::Paths;
 use crate::kube::Client;
 
-/// What the agent was asked to do.
+/// The options of the agent, set once at its start.
 #[derive(Debug, Clone)]
-pub(crate) struct Options {
-    /// Where things are on the node.
+pub(crate) struct AgentOptions {
     pub paths: Paths,
-    /// How the plugin gets into the chain.
     pub mode: Mode,
-    /// Where in the chain.
     pub position: Position,
-    /// Our entry.
     pub entry: Entry,
-    /// What happens to a damaged pod.
     pub repair: OnDamage,
-    /// This node's name in Kubernetes; without it no API server is asked.
+    /// The node's name in Kubernetes. Without it the agent asks no API server.
     pub node_name: Option<String>,
-    /// The API server of the cluster that this process runs in; asked only with a node's name.
+    /// The API server of the cluster that this process runs in; unused without `node_name`.
     pub api_server: Option<Arc<Client>>,
-    /// The key of the taint to take off this node once the entry is effective.
+    /// Key of the taint that the agent removes from the node once the entry is effective.
     pub hold_until_ready: Option<String>,
-    /// Where `/metrics`, `/ready` and `/live` are served.
+    /// Address of `/metrics`, `/ready` and `/live`.
     pub status_address: StatusAddress,
 }
 
-impl Options {
-    /// The API server and this node's name there, where both are known.
+impl AgentOptions {
+    /// Returns the API server and the node's name there, where both are known.
     pub(crate) fn cluster(&self) -> Option<(Arc<Client>, String)> {
         Some((Arc::clone(self.api_server.as_ref()?), self.node_name.clone()?))
     }
 }
 
-/// What happens to a pod whose rules are missing or damaged.
+/// The treatment of a pod whose rules are missing or damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnDamage {
-    /// They are put right in place.
+    /// The agent repairs the rules in place.
     Repair,
     /// An event, a metric and a log line report it.
     Report,
@@ -51,11 +46,11 @@ pub(crate) enum OnDamage {
     Off,
 }
 
-/// An address to serve at; `:PORT` is every address of both families.
+/// An address to listen at; `:PORT` means every address of both families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StatusAddress(pub SocketAddr);
 
-/// An address that is none.
+/// Error for a text that is no such address.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it must be ADDRESS:PORT or :PORT, such as :15090, 127.0.0.1:15090 or [::1]:15090")]
 pub(crate) struct NoAddress;

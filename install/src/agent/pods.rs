@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's tasks about pods, and what they share.
+//! Starts the agent's tasks about pods, which share [`Shared`].
 //!
 //! ```text
 //! plugin ──socket──▶ annotations ◀── kube::Pods ◀── watch ── API server ◀── events, the taint
 //!            │                                                               ▲
-//!            └──▶ reports ──▶ metrics, "there is news" ──▶ verify ───────────┘
-//!                                                           ▲  └──▶ Table ──▶ status
+//!            └──▶ reports ──▶ metrics, "list again" ────▶ verify ───────────┘
+//!                                                           ▲  └──▶ PodTable ──▶ status
 //!                          runtime's CRI, attachments' records
 //! ```
 
@@ -19,7 +19,7 @@ use super::socket;
 use super::verify;
 use crate::kube::{Events, Pods, events, hold};
 
-/// Starts them; each ends when the agent is told to.
+/// Starts the tasks. Each ends at the shutdown of the agent.
 pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
     let cluster = context.options.cluster();
     let shared = Arc::new(Shared::new(cluster.as_ref().map(|_| Pods::default())));
@@ -28,8 +28,8 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
         tasks.spawn(verify::run(context.clone(), shared, None));
         return;
     };
-    let (handed_in, events) = Events::new();
-    tasks.spawn(verify::run(context.clone(), Arc::clone(&shared), Some(handed_in)));
+    let (queue, events) = Events::new();
+    tasks.spawn(verify::run(context.clone(), Arc::clone(&shared), Some(queue)));
 
     let (context, until) = (context.clone(), context.clone());
     tasks.spawn(async move {
@@ -48,7 +48,7 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
         };
         tokio::select! {
             () = until.shutdown() => {}
-            // None of the three ends another.
+            // Joined, since the end of one of the three must not end another.
             ((), (), ()) = async { tokio::join!(follow, post, hold) } => {}
         }
     });

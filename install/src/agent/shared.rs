@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the agent's tasks about pods share.
+//! The state that the agent's tasks about pods share.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
@@ -12,30 +12,29 @@ use super::context::Context;
 use super::status::{NodeStatus, PodTable};
 use crate::kube::Pods;
 
-/// What the tasks about pods share.
+/// The state that the tasks about pods share.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    /// What Kubernetes knows of this node's pods; `None` where no API server is asked.
+    /// This node's pods as the API server has them; `None` where no API server is asked. Written by the watch, read by `socket`.
     pub kube: Option<Pods>,
-    /// How each pod is.
+    /// The state of each pod. Written by `verify`, read by `socket` for `culvert-install status`.
     pub table: PodTable,
-    /// The plugin reported something since the pods were listed.
+    /// True once the plugin has reported a call since the last list of pods. Set by `socket`, cleared by `verify`.
     pub news: AtomicBool,
-    /// The last sandboxes that the plugin told the end of, newest last.
+    /// The last sandboxes whose DEL the plugin has reported, newest last. Written by `socket`, read by `verify`.
     ended: Mutex<VecDeque<String>>,
 }
 
-/// Ends that are remembered: a runtime forgets a sandbox within a second of it.
+/// Sandboxes that are kept in `ended`: a runtime forgets a sandbox within a second of its DEL.
 const ENDS: usize = 256;
 
 impl Shared {
-    /// An empty table beside `kube`.
     pub(crate) fn new(kube: Option<Pods>) -> Self {
         Self { kube, ..Self::default() }
     }
 
-    /// The plugin told the end of this sandbox.
-    pub(crate) fn end(&self, id: &str) {
+    /// Notes the DEL of a sandbox.
+    pub(crate) fn note_end(&self, id: &str) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.push_back(id.to_owned());
         if ended.len() > ENDS {
@@ -43,12 +42,12 @@ impl Shared {
         }
     }
 
-    /// Whether it did so lately.
+    /// Returns true for a sandbox whose DEL was noted of late.
     pub(crate) fn has_ended(&self, id: &str) -> bool {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|ended| ended == id)
     }
 
-    /// The annotations of a pod, or why they are not known; takes less than a second.
+    /// Returns the annotations of a pod, or the reason why they are unknown, within a second.
     pub(crate) async fn annotations(&self, pod: &PodRef) -> Result<Annotations, String> {
         match &self.kube {
             Some(pods) => pods.annotations(pod).await,
@@ -59,7 +58,7 @@ impl Shared {
         }
     }
 
-    /// How each pod is, for `culvert-install status`.
+    /// Composes the answer to `culvert-install status`.
     pub(crate) fn status(&self, context: &Context) -> NodeStatus {
         let mut status = self.table.status();
         status.node = context.options.node_name.clone();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's half of its socket; what is said over it is documented in [`culvert_cni::agent`].
+//! The agent's side of the socket between plugin and agent, with the protocol of [`culvert_cni::agent`].
 //!
-//! Only root can connect: the file is 0600 from its first moment. All the same nobody can hold the agent up: a request has a
-//! second and 16 KiB, an answer another second, and at most 64 are under way. A socket that somebody took away, or that a
-//! killed agent left behind, is put in place anew.
+//! Only root can connect, since the file has mode 0600 from its first moment. Even so every peer is bounded: a request has a
+//! second and 16 KiB, an answer another second, and at most 64 requests are in flight. A socket that was removed, or that a
+//! killed agent left behind, is replaced by a new one.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -28,20 +28,20 @@ use super::context::Context;
 use super::metrics::{Add, AddLabels};
 use super::shared::Shared;
 
-/// How long a request may take to be there whole.
-const ASKED_WITHIN: Duration = Duration::from_secs(1);
-/// How long the other side may take to read its answer.
-const TAKEN_WITHIN: Duration = Duration::from_secs(1);
-/// Requests at a time: as many pods may start at once and ask. More wait in the kernel's queue.
-const AT_ONCE: usize = 64;
-/// The kernel's queue; it is cut to net.core.somaxconn, mostly 4096.
+/// Deadline for a whole request.
+const REQUEST_WITHIN: Duration = Duration::from_secs(1);
+/// Deadline for the peer to read its answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// Requests in flight: so many pods may start at once. More wait in the kernel's queue.
+const MAX_IN_FLIGHT: usize = 64;
+/// Length of the kernel's accept queue, which the kernel cuts to net.core.somaxconn, mostly 4096.
 const QUEUE: i32 = 4096;
-/// After an accept or a bind that failed.
+/// Pause after an accept that failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// How often is looked whether the socket is still in its place.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Interval of the check that the socket is still in its place.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// A socket in its place. Dropped, it goes, unless another took the place.
+/// A socket at its path. Dropping it removes the file, unless another socket has taken the path.
 #[derive(Debug)]
 struct Listening {
     listener: UnixListener,
@@ -50,7 +50,7 @@ struct Listening {
 }
 
 impl Listening {
-    /// Listens at `path`; whatever was there is replaced in one step.
+    /// Listens at `path`. A file that is there is replaced in one step.
     fn at(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -64,7 +64,7 @@ impl Listening {
         }
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        // The file takes its mode from the socket's own: there is no moment at which others could connect.
+        // The file inherits the socket's mode, so that there is no moment at which others could connect.
         fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
         bind(fd.as_raw_fd(), &UnixAddr::new(&temporary)?)?;
         fs::set_permissions(&temporary, Permissions::from_mode(0o600))?;
@@ -100,28 +100,28 @@ pub(crate) async fn run(context: Context, shared: Arc<Shared>) {
 
 /// Serves at `path` for as long as it is polled.
 async fn serve(path: &Path, context: &Context, shared: &Arc<Shared>) {
-    let slots = Arc::new(Semaphore::new(AT_ONCE));
-    let mut told = false;
+    let slots = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+    let mut is_reported = false;
     loop {
         let listening = match Listening::at(path) {
             Ok(listening) => listening,
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut is_reported, true) {
                     tracing::error!(%error, socket = %path.display(), "cannot listen: runtimes that pass no annotations get onUnknown");
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(CHECK_EVERY).await;
                 continue;
             }
         };
-        told = false;
+        is_reported = false;
         tracing::info!(socket = %path.display(), "listening for the plugin");
-        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let mut checks = tokio::time::interval(CHECK_EVERY);
         while listening.is_in_place() {
             tokio::select! {
-                _ = looks.tick() => {}
+                _ = checks.tick() => {}
                 accepted = listening.listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        // Waits for a place; those who come meanwhile wait in the kernel.
+                        // Blocks the accept loop on purpose: further peers wait in the kernel's queue.
                         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                         let (context, shared) = (context.clone(), Arc::clone(shared));
                         tokio::spawn(async move {
@@ -136,25 +136,25 @@ async fn serve(path: &Path, context: &Context, shared: &Arc<Shared>) {
                 },
             }
         }
-        tracing::warn!(socket = %path.display(), "somebody took the agent's socket away: it is put back");
+        tracing::warn!(socket = %path.display(), "the agent's socket was removed: it is put back");
     }
 }
 
-/// One connection: one request, at most one answer.
+/// Serves one connection: one request, and at most one answer.
 async fn answer(mut stream: UnixStream, context: &Context, shared: &Shared) {
-    let request = match timeout(ASKED_WITHIN, request(&mut stream)).await {
+    let request = match timeout(REQUEST_WITHIN, request(&mut stream)).await {
         Ok(Ok(Some(request))) => request,
-        // Nobody is left to be told.
+        // The peer is gone.
         Ok(Ok(None)) => return,
         Ok(Err(problem)) => return refuse(&mut stream, problem).await,
         Err(_) => {
             let problem =
-                format!("no request: none was there, and closed by a line feed, within {ASKED_WITHIN:?}");
+                format!("no request: none was there, and closed by a line feed, within {REQUEST_WITHIN:?}");
             return refuse(&mut stream, problem).await;
         }
     };
     let answer = match request {
-        Request::Report(report) => return take(&report, context, shared),
+        Request::Report(report) => return note_report(&report, context, shared),
         Request::Annotations(pod) => match shared.annotations(&pod).await {
             Ok(annotations) => Answer::Annotations(annotations),
             Err(why) => Answer::Unknown(why),
@@ -164,10 +164,10 @@ async fn answer(mut stream: UnixStream, context: &Context, shared: &Shared) {
             Err(error) => Answer::Error(error.to_string()),
         },
     };
-    say(&mut stream, &answer).await;
+    send(&mut stream, &answer).await;
 }
 
-/// The request; `None` where the other side went away without one. The error is for the other side.
+/// Reads the request; `None` where the peer went away without one. The error is for the peer.
 async fn request(stream: &mut UnixStream) -> Result<Option<Request>, String> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 2048];
@@ -190,31 +190,31 @@ async fn request(stream: &mut UnixStream) -> Result<Option<Request>, String> {
     }
 }
 
-async fn say(stream: &mut UnixStream, answer: &Answer) {
+async fn send(stream: &mut UnixStream, answer: &Answer) {
     let mut line = serde_json::to_vec(answer).unwrap_or_default();
     if line.len() >= MAX_ANSWER {
         line = br#"{"error":"the answer would be too long"}"#.to_vec();
     }
     line.push(b'\n');
-    // Errors are the other side's: it went away.
-    let _ = timeout(TAKEN_WITHIN, stream.write_all(&line)).await;
+    // An error is the peer's: it went away.
+    let _ = timeout(ANSWER_WITHIN, stream.write_all(&line)).await;
 }
 
-/// Says why there is no answer. Who finds its words unread is reset, perhaps before it has read ours: so the rest is read, and
-/// forgotten.
+/// Sends an error, then reads and drops the rest of the request: closing a socket with unread data resets the connection,
+/// perhaps before the peer has read the error.
 async fn refuse(stream: &mut UnixStream, problem: String) {
-    say(stream, &Answer::Error(problem)).await;
+    send(stream, &Answer::Error(problem)).await;
     let _ = stream.shutdown().await;
     let mut chunk = [0; 2048];
     let rest = async { while matches!(stream.read(&mut chunk).await, Ok(1..)) {} };
-    let _ = timeout(TAKEN_WITHIN, rest).await;
+    let _ = timeout(ANSWER_WITHIN, rest).await;
 }
 
-/// Counts what the plugin did; what it did to a pod is looked at soon.
-fn take(report: &Report, context: &Context, shared: &Shared) {
+/// Counts a call that the plugin reports, and makes `verify` list the pods soon.
+fn note_report(report: &Report, context: &Context, shared: &Shared) {
     let Report { verb, container_id, decision, reason, code, took_us, .. } = report;
     if verb == "DEL" {
-        shared.end(container_id);
+        shared.note_end(container_id);
     }
     if verb == "ADD" {
         let result = match (code, decision.as_deref(), reason.as_deref()) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How each pod of this node is, as the agent keeps it and `culvert-install status` shows it.
+//! The state of each pod of this node, as the agent keeps it and `culvert-install status` shows it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,76 +11,69 @@ const MAX_ROWS: usize = 2000;
 /// The longest reason, in characters.
 const MAX_REASON: usize = 300;
 
-/// Every pod of a node, in the order of their names.
+/// The state of a node's pods, in the order of their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct NodeStatus {
-    /// The node's name in Kubernetes, where the agent was told it.
+    /// The node's name in Kubernetes, where the agent knows it.
     pub node: Option<String>,
-    /// Whether an agent runs here; else this is what `status` saw for itself.
+    /// True in the answer of an agent; false where the command checked the pods itself.
     pub agent: bool,
-    /// Where pods were listed.
+    /// The source of the list of pods.
     pub listed_by: Option<String>,
-    /// Why the list may be incomplete.
+    /// The reason why the list may be incomplete.
     pub problem: Option<String>,
-    /// Why the API server's word is old or missing.
+    /// The reason why the API server's data is old or missing.
     pub api_server: Option<String>,
-    /// The pods.
     pub pods: Vec<PodRow>,
-    /// Pods that found no room here.
+    /// Number of pods beyond [`MAX_ROWS`].
     pub left_out: usize,
 }
 
-/// One pod.
+/// The state of one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PodRow {
-    /// `namespace/name`.
     pub pod: String,
     /// The runtime's id of its sandbox.
     pub sandbox: String,
-    /// Whether it asked to be redirected.
     pub onboarded: Onboarded,
-    /// Who wrote its rules.
+    /// The engine that wrote the rules.
     pub engine: Option<String>,
-    /// How its redirect is.
     pub state: RedirectState,
-    /// When that was looked at last.
+    /// Time of the last check, by RFC 3339.
     pub verified: Option<String>,
-    /// How often its redirect was put right since the agent began.
+    /// Repairs since the agent's start.
     pub repairs: u32,
-    /// Why it is so.
+    /// The reason of the state.
     pub reason: String,
 }
 
-/// Whether a pod asked to be redirected.
+/// The pod's own wish to be redirected, by its annotations or the node's defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Onboarded {
-    /// It did.
     Yes,
-    /// It did not.
     No,
-    /// Nobody knows.
     Unknown,
 }
 
-/// How a pod's redirect is.
+/// The state of a pod's redirect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum RedirectState {
-    /// As it should be.
+    /// The rules match the policy.
     Redirected,
-    /// Not there or not as it should be, or somebody else's.
+    /// The rules are missing, differ, or were written for another.
     Damaged,
-    /// It has none and should have none.
+    /// There are no rules, as desired.
     Direct,
-    /// It could not be looked at, or has not been yet.
+    /// The rules could not be read, or were not checked yet.
     Unknown,
 }
 
 impl Onboarded {
-    /// The word for a table.
+    /// Returns the word for a table.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Yes => "yes",
@@ -91,7 +84,7 @@ impl Onboarded {
 }
 
 impl RedirectState {
-    /// The word for a table.
+    /// Returns the word for a table.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Redirected => "redirected",
@@ -102,11 +95,11 @@ impl RedirectState {
     }
 }
 
-/// What ends the reason of a pod that nobody looked at so far.
+/// Suffix of the reason of a pod that was not checked so far.
 pub(crate) const NOT_YET: &str = "not verified yet";
 
 impl PodRow {
-    /// Whether somebody should look.
+    /// Returns true where the operator should act.
     pub(crate) const fn needs_attention(&self) -> bool {
         match self.onboarded {
             Onboarded::Yes => !matches!(self.state, RedirectState::Redirected),
@@ -115,13 +108,13 @@ impl PodRow {
         }
     }
 
-    /// Whether it was looked at, and is not as it should be, or could not be told.
+    /// Returns true for an onboarded pod whose check found damage or failed.
     pub(crate) fn is_ill(&self) -> bool {
         self.onboarded == Onboarded::Yes && self.needs_attention() && !self.reason.ends_with(NOT_YET)
     }
 }
 
-/// What the agent keeps of each pod.
+/// The rows of all pods. `verify` writes them, `socket` reads them.
 #[derive(Debug, Default)]
 pub(crate) struct PodTable(Mutex<Kept>);
 
@@ -137,14 +130,14 @@ impl PodTable {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A list was made by `listed_by`, or could not be; only rows that `is_there` says stay.
+    /// Notes a new list of pods by its source and its problem, and drops the rows of pods that `is_there` does not know.
     pub(crate) fn listed(&self, listed_by: String, problem: Option<String>, is_there: impl Fn(&str) -> bool) {
         let mut kept = self.kept();
         kept.rows.retain(|id, _| is_there(id));
         (kept.listed_by, kept.problem) = (Some(listed_by), problem);
     }
 
-    /// Sets the row of a sandbox.
+    /// Sets the row of a sandbox, with its reason cut to [`MAX_REASON`].
     pub(crate) fn set(&self, mut row: PodRow) {
         if let Some((end, _)) = row.reason.char_indices().nth(MAX_REASON) {
             row.reason.truncate(end);
@@ -153,11 +146,11 @@ impl PodTable {
         self.kept().rows.insert(row.sandbox.clone(), row);
     }
 
-    /// All of it.
+    /// Copies the rows, at most [`MAX_ROWS`].
     pub(crate) fn status(&self) -> NodeStatus {
         let kept = self.kept();
         let mut pods: Vec<PodRow> = kept.rows.values().cloned().collect();
-        // Those that need attention come first into what there is room for.
+        // Pods that need attention come first, so that none of them is left out before a healthy one.
         pods.sort_by(|a, b| (!a.needs_attention(), &a.pod).cmp(&(!b.needs_attention(), &b.pod)));
         let left_out = pods.len().saturating_sub(MAX_ROWS);
         pods.truncate(MAX_ROWS);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Notices changes in a few folders: by inotify, and by looking again where that cannot be had.
+//! Waits for changes in a few folders, by inotify, and by polling where no inotify watch can be had.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,12 +9,12 @@ use std::time::Duration;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::net::unix::pipe::Receiver;
 
-/// How often is looked where nothing tells of changes: our entry is to be back within a second.
-const WITHOUT: Duration = Duration::from_millis(400);
-/// How often is looked where changes are told: for what they may have missed, such as a mount over the folder.
-const WITH: Duration = Duration::from_secs(5);
+/// Interval of polling without inotify: our entry is to be back within a second.
+const POLL_EVERY: Duration = Duration::from_millis(400);
+/// Interval of polling beside inotify, for changes that it does not report, such as a mount over the folder.
+const POLL_BESIDE_INOTIFY_EVERY: Duration = Duration::from_secs(5);
 
-/// What changes names or contents in a folder, and what ends the watch.
+/// Events that change names or contents in a folder, or end the watch.
 const CHANGES: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
     .union(AddWatchFlags::IN_MODIFY)
     .union(AddWatchFlags::IN_CREATE)
@@ -26,44 +26,45 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
     .union(AddWatchFlags::IN_MOVE_SELF)
     .union(AddWatchFlags::IN_ONLYDIR);
 
-/// A watch over folders, which may come and go.
+/// A watch over folders that may come and go.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    events: Option<Events>,
+    notifications: Option<Notifications>,
     folders: Vec<(PathBuf, Option<WatchDescriptor>)>,
-    told: bool,
+    /// True while the log's last word was that inotify does not work.
+    is_reported: bool,
 }
 
-/// One inotify instance, by two descriptors: one to add watches to, one to wait at. What it says is not read for itself:
-/// that something changed is all that is asked.
+/// One inotify instance with two descriptors: one to add watches to, one to wait at. The events themselves are dropped, since
+/// each leads to a whole inspection.
 #[derive(Debug)]
-struct Events {
+struct Notifications {
     watches: Inotify,
-    told: Receiver,
+    queue: Receiver,
 }
 
-impl Events {
+impl Notifications {
     fn new() -> io::Result<Self> {
         let watches = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        // tokio waits for any descriptor as for a pipe's; its own type for others wants unsafe code.
-        let told = Receiver::from_owned_fd_unchecked(watches.as_fd().try_clone_to_owned()?)?;
-        Ok(Self { watches, told })
+        // A pipe's receiver, since tokio waits for any descriptor alike, and its own type for others needs unsafe code.
+        let queue = Receiver::from_owned_fd_unchecked(watches.as_fd().try_clone_to_owned()?)?;
+        Ok(Self { watches, queue })
     }
 
-    /// Waits for the next event, and takes the others of this moment with it.
+    /// Waits for the next event and drops it, with all others that are queued.
     async fn next(&self) -> io::Result<()> {
         let mut bytes = [0; 4096];
         loop {
-            self.told.readable().await?;
+            self.queue.readable().await?;
             let mut read = 0;
             loop {
-                match self.told.try_read(&mut bytes) {
+                match self.queue.try_read(&mut bytes) {
                     Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(more) => read += more,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => return Err(error),
                 }
-                // A neighbour that never rests shall not keep us from looking.
+                // A program that never stops writing must not keep this loop going.
                 if read > 64 * bytes.len() {
                     return Ok(());
                 }
@@ -76,54 +77,53 @@ impl Events {
 }
 
 impl Watch {
-    /// A watch over nothing yet.
     pub(crate) fn new() -> Self {
-        Self { events: None, folders: Vec::new(), told: false }
+        Self { notifications: None, folders: Vec::new(), is_reported: false }
     }
 
-    /// Watches these folders and no others. One that is not there, or that the kernel has no watch left for, is looked at
-    /// again often enough, and watched when it can be.
+    /// Watches these folders and no others. A folder that is missing, or for which the kernel has no watch left, is polled, and
+    /// watched as soon as possible.
     pub(crate) fn over(&mut self, folders: &[PathBuf]) {
         if !self.folders.iter().map(|(folder, _)| folder).eq(folders) {
-            // A new one rather than a changed one: there is no watch that could be forgotten.
-            self.events = None;
+            // A new instance rather than a changed one, so that no watch of the old folders is left.
+            self.notifications = None;
             self.folders = folders.iter().map(|folder| (folder.clone(), None)).collect();
         }
-        if self.events.is_none() {
-            self.events = Events::new().ok();
+        if self.notifications.is_none() {
+            self.notifications = Notifications::new().ok();
         }
-        let Some(events) = &self.events else { return self.tell(false) };
+        let Some(notifications) = &self.notifications else { return self.report(false) };
         for (folder, watch) in &mut self.folders {
-            // Also for one that is watched: the folder of this name may be another one by now.
-            *watch = events.watches.add_watch(folder.as_path(), CHANGES).ok();
+            // Added again for a folder that is watched: its name may stand for another folder by now.
+            *watch = notifications.watches.add_watch(folder.as_path(), CHANGES).ok();
         }
-        self.tell(self.folders.iter().all(|(folder, watch)| watch.is_some() || !folder.exists()));
+        self.report(self.folders.iter().all(|(folder, watch)| watch.is_some() || !folder.exists()));
     }
 
-    fn tell(&mut self, works: bool) {
-        if !works && !self.told {
-            self.told = true;
+    fn report(&mut self, works: bool) {
+        if !works && !self.is_reported {
+            self.is_reported = true;
             tracing::warn!(
                 "no inotify watch can be had (fs.inotify.max_user_instances, max_user_watches): looking every {} ms instead",
-                WITHOUT.as_millis()
+                POLL_EVERY.as_millis()
             );
         }
-        if works && self.told {
-            self.told = false;
+        if works && self.is_reported {
+            self.is_reported = false;
             tracing::info!("inotify watches can be had again");
         }
     }
 
     fn is_whole(&self) -> bool {
-        self.events.is_some() && self.folders.iter().all(|(_, watch)| watch.is_some())
+        self.notifications.is_some() && self.folders.iter().all(|(_, watch)| watch.is_some())
     }
 
-    /// Waits for a change, or until it is time to look all the same. At least one of the two comes.
+    /// Waits for a change, or for the next poll.
     pub(crate) async fn changed(&mut self) {
-        let limit = if self.is_whole() { WITH } else { WITHOUT };
-        let Some(events) = &self.events else { return tokio::time::sleep(limit).await };
-        // Late is as good as told: then is looked.
-        let _ = tokio::time::timeout(limit, events.next()).await;
+        let limit = if self.is_whole() { POLL_BESIDE_INOTIFY_EVERY } else { POLL_EVERY };
+        let Some(notifications) = &self.notifications else { return tokio::time::sleep(limit).await };
+        // A timeout and an event both lead to an inspection.
+        let _ = tokio::time::timeout(limit, notifications.next()).await;
     }
 }
 
@@ -133,7 +133,7 @@ impl Default for Watch {
     }
 }
 
-/// The folder, or the nearest above it that is there: where its coming is told.
+/// Returns the folder, or its nearest ancestor that exists, where the folder's creation is an event.
 pub(crate) fn nearest(folder: &Path) -> PathBuf {
     folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/")).to_owned()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::answer::Answer;
 use super::logging::start_logging;
-use crate::agent::options::Options;
+use crate::agent::options::AgentOptions;
 use crate::agent::{self, AgentError};
 use crate::cli::agent::AgentArgs;
 use crate::command::answer::Exit;
@@ -70,7 +70,7 @@ fn try_run(args: &AgentArgs) -> Result<(), Refusal> {
         })
         .transpose()?;
     let entry = Entry::new(&paths.state_dir, settings.as_deref()).map_err(Refusal::Entry)?;
-    let options = Options {
+    let options = AgentOptions {
         paths,
         mode: *mode,
         position: position.clone(),

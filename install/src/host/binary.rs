@@ -80,7 +80,7 @@ pub(crate) enum BinaryError {
     NoExec(PathBuf),
     /// Another one of ours is at work on the node.
     #[error("the plugin cannot be placed now: {0}")]
-    Turn(String),
+    Busy(String),
     /// The new one does not work here.
     #[error("the plugin {} does not answer {verb} on this node, so it was not placed{}: {problem}", plugin.display(), if *kept { " and the one that was there stays" } else { "" })]
     Proof {
@@ -184,15 +184,15 @@ async fn place(layout: &Layout, ours: &Entry, folder: &Path, here: &Path) -> Res
     prove(staged.temporary(), ours).await.map_err(|(verb, problem)| refused(verb, problem))?;
     let (layout, here) = (layout.clone(), here.to_owned());
     let committed = tokio::task::spawn_blocking(move || {
-        let _lock = state::lock(&layout).map_err(|error| BinaryError::Turn(error.to_string()))?;
+        let _lock = state::lock(&layout).map_err(|error| BinaryError::Busy(error.to_string()))?;
         if state::is_uninstalled(&layout) {
-            return Err(BinaryError::Turn("uninstall is at work".to_owned()));
+            return Err(BinaryError::Busy("uninstall is at work".to_owned()));
         }
         staged.replace().map_err(&write_error)?;
         // It redirects again.
         files::remove_if_there(&retired::note_of(&here)).map(drop).map_err(write_error)
     });
-    committed.await.unwrap_or_else(|error| Err(BinaryError::Turn(error.to_string())))
+    committed.await.unwrap_or_else(|error| Err(BinaryError::Busy(error.to_string())))
 }
 
 /// Asks the binary what a runtime would ask it, with our entry: a node that cannot carry it must not get it.

@@ -4,7 +4,7 @@
 //!
 //! A namespace is entered only where its identity is certain:
 //! - its file is open all the while, so it cannot become another's;
-//! - it is none of the host's: the host's pid 1 must be readable to tell;
+//! - it is not the host's, which the namespace of the host's pid 1 shows;
 //! - it has the device and inode that it had at the pod's ADD, or at the first check;
 //! - found by a path, it is the one that the runtime keeps open for this sandbox under a name that is never used again;
 //! - found by a process, that process is as old as the sandbox, and the same before and after its file was opened.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the verifier keeps of a pod between two checks.
+//! The state of a pod between two checks.
 
 use std::time::Duration;
 

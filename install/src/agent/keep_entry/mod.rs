@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Keeps the binary and the entry where they belong.
+//! Keeps the binary and the entry in their places.
 //!
 //! ```text
-//! a change in a folder, or time ──▶ where things are ──▶ the binary is there ──▶ look at the entry ──▶ as it should be
-//!            ▲                                                                        │
-//!            └──────────── put it in, after a wait that grows with each quick fight ◀──┘
+//! a change in a folder, or time ──▶ find the folders ──▶ place the binary ──▶ inspect the entry ──▶ decide ──▶ rest
+//!            ▲                                                                                        │
+//!            └─────────────────────── write the entry, after the backoff of `contention` ◀────────────┘
 //! ```
-//! Somebody who writes the same again and again is answered before that: see [`super::contention`].
+//! A neighbour that writes the same list again and again is answered before that, by the quick restore of
+//! [`super::contention`].
+
+mod decide;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,84 +20,82 @@ use culvert_cni::attachment::{Record, Records};
 use culvert_cni::protocol::{Attachment, CniArgs};
 use tokio::time::Instant;
 
-use super::contention::answer::{Edit, Front};
-use super::contention::patience::Seldom;
-use super::context::{Context, Readiness, Told};
+use self::decide::{Step, decide};
+use super::contention::Contention;
+use super::context::{Context, Publishers, Readiness};
 use super::metrics::Install;
 use super::watch::{Watch, nearest};
 use crate::host::binary::{self, BinaryError, Memory};
 use crate::host::entry::{self, ChangeError, EntryChange, EntrySpec, EntryState, UsedFile};
 use crate::host::files::{self, Replaced, Stamp};
 use crate::host::layout::{self, Layout};
-use crate::host::neighbours;
 use crate::host::state::{self, LockError};
-use crate::host::uninstall;
+use crate::host::{neighbours, uninstall};
 
-/// How often the runtime's own configuration is read again: k3s moves its folders with each release.
-const WHERE_AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// How soon is looked again after a change that could not be made, or somebody was quicker.
+/// Interval between two readings of the runtime's own configuration: k3s moves its folders with each release.
+const LAYOUT_EVERY: Duration = Duration::from_secs(10);
+/// Pause after a change that could not be made, or that another program overtook.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
-/// Whoever writes a file in several steps is done so soon; a change after that is another one.
+/// The longest time in which a program writes one file in several steps; a change after that is another one.
 const STEPS_WITHIN: Duration = Duration::from_millis(5);
-/// How soon the plugin is placed again after it was refused: proving it costs some milliseconds.
+/// Pause after the plugin was refused: proving it costs some milliseconds.
 const PLACE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// What the task remembers.
-struct Stay {
+/// The state of the task, which alone reads and writes it.
+struct EntryKeeper {
     context: Context,
-    told: Told,
-    wanted: EntrySpec,
+    publishers: Publishers,
+    desired: EntrySpec,
     memory: Memory,
-    /// Whether our entry is effective.
     is_effective: bool,
-    /// Where it stood since it was last put in, until it is seen to be gone.
-    stood: Option<UsedFile>,
-    front: Front,
-    fights: Seldom,
-    /// What was last complained about: once is enough.
+    /// Owns all that is known of losses of the entry.
+    contention: Contention,
+    /// The last complaint, so that each is logged once.
     complaint: String,
+    /// The last refusal of the plugin, with its time.
     refused: Option<(Instant, String)>,
-    looked_where: Instant,
-    /// Tells `uninstall` that somebody is there who would put the entry back.
+    layout_read: Instant,
+    /// The lock by which `uninstall` sees that an agent runs.
     alive: Option<File>,
 }
 
-/// What comes next.
-enum Next {
-    /// To wait for a change.
-    Wait,
-    /// To look again then, whatever is told until then.
+/// The time of the next inspection.
+enum Pace {
+    OnChange,
+    /// After this pause, even if a folder changes before.
     After(Duration),
 }
 
+impl Pace {
+    const AT_ONCE: Self = Self::After(Duration::ZERO);
+}
+
 /// Runs until the agent ends.
-pub(crate) async fn run(context: Context, told: Told) {
+pub(crate) async fn run(context: Context, publishers: Publishers) {
     let options = &context.options;
-    let wanted =
+    let desired =
         EntrySpec { mode: options.mode, position: options.position.clone(), entry: options.entry.clone() };
-    let mut stay = Stay {
-        told,
-        wanted,
+    let mut keeper = EntryKeeper {
+        publishers,
+        desired,
         memory: Memory::default(),
         is_effective: false,
-        stood: None,
-        front: Front::new(&context),
-        fights: Seldom::default(),
+        contention: Contention::new(&context),
         complaint: String::new(),
         refused: None,
-        looked_where: Instant::now(),
+        layout_read: Instant::now(),
         alive: None,
         context: context.clone(),
     };
-    stay.begin();
+    keeper.begin();
     let keep = async {
         let mut watch = Watch::new();
         loop {
-            stay.look_where().await;
-            watch.over(&stay.folders());
-            match stay.step(&mut watch).await {
-                Next::Wait => watch.changed().await,
-                Next::After(wait) => tokio::time::sleep(wait).await,
+            keeper.follow_layout().await;
+            watch.over(&keeper.folders());
+            match keeper.step(&mut watch).await {
+                Pace::OnChange => watch.changed().await,
+                Pace::After(wait) => tokio::time::sleep(wait).await,
             }
         }
     };
@@ -102,22 +103,22 @@ pub(crate) async fn run(context: Context, told: Told) {
         () = context.shutdown() => {}
         () = keep => {}
     }
-    stay.front.forget();
-    // What lies in the state folder was kept for us: see `uninstall`.
+    keeper.contention.discard_prepared();
     let layout = context.layout();
-    drop(stay);
+    // Dropping the keeper releases the lock that kept `uninstall` from removing the state folder.
+    drop(keeper);
     if state::is_uninstalled(&layout) {
         uninstall::remove_state_folder(&layout);
     }
 }
 
-/// Removes the records of pods whose network is gone: the runtime did not call the plugin for their end, since the entry was
-/// away just then.
-fn forget_the_gone(layout: &Layout) {
+/// Removes the records of pods whose network namespace is gone: they ended while the entry was missing, so the runtime did not
+/// call the plugin for them. No error is logged, since nothing depends on these records.
+fn remove_stale_records(layout: &Layout) {
     let records = Records::new(&layout.at(&layout.attachments()));
     for record in records.all().unwrap_or_default() {
         let netns = layout.at(Path::new(&record.netns));
-        // Where the folder cannot be seen, nobody knows.
+        // Where the folder of namespaces is not mounted, a missing file proves nothing.
         if netns.parent().is_some_and(Path::is_dir) && !netns.exists() {
             let Record { network, container_id, ifname, .. } = record;
             let attachment = Attachment { container_id, ifname, netns: None, args: CniArgs::default() };
@@ -126,8 +127,8 @@ fn forget_the_gone(layout: &Layout) {
     }
 }
 
-impl Stay {
-    /// The node is ours again, and what a killed run of ours left is cleared away.
+impl EntryKeeper {
+    /// Takes the node back after an `uninstall`, and removes what a killed run left.
     fn begin(&mut self) {
         let layout = self.context.layout();
         tracing::info!(
@@ -148,25 +149,24 @@ impl Stay {
         }
         if let Ok(_lock) = state::lock(&layout) {
             for folder in layout.bin_dirs.iter().chain([&layout.conf_dir]) {
-                // Of a folder that is not there nothing is left.
+                // A folder that is missing holds nothing to clear.
                 let _ = files::clear_unfinished(&layout.at(folder));
             }
         }
     }
 
-    /// Reads the runtime's configuration again if it is time.
-    async fn look_where(&mut self) {
-        if self.looked_where.elapsed() < WHERE_AGAIN_AFTER {
+    /// Reads the runtime's configuration again if it is time, and publishes the layout if it has changed.
+    async fn follow_layout(&mut self) {
+        if self.layout_read.elapsed() < LAYOUT_EVERY {
             return;
         }
-        self.looked_where = Instant::now();
+        self.layout_read = Instant::now();
         let paths = self.context.options.paths.clone();
         let found = tokio::task::spawn_blocking(move || layout::discover(&paths)).await;
         let layout = self.context.layout();
-        // Logged by nobody: a pod that ended while the entry was away left them, and nothing depends on them.
-        let _ = tokio::task::spawn_blocking(move || forget_the_gone(&layout)).await;
+        let _ = tokio::task::spawn_blocking(move || remove_stale_records(&layout)).await;
         let Ok(Ok(found)) = found else { return };
-        self.told.layout.send_if_modified(|layout| {
+        self.publishers.layout.send_if_modified(|layout| {
             let is_new = **layout != found;
             if is_new {
                 let folders = (&layout.conf_dir, &layout.bin_dirs) != (&found.conf_dir, &found.bin_dirs);
@@ -183,77 +183,72 @@ impl Stay {
         });
     }
 
-    /// What is watched; where a folder is missing, the one that it will appear in.
+    /// The folders to watch; for a missing one, the folder in which it will appear.
     fn folders(&self) -> Vec<PathBuf> {
         let layout = self.context.layout();
         let mut folders = vec![nearest(&layout.at(&layout.conf_dir))];
-        if let Some(file) = &self.stood
+        if let Some(file) = self.contention.standing()
             && let Some(folder) = file.path.parent()
             && folder != layout.conf_dir
         {
             folders.push(nearest(&layout.at(folder)));
         }
         folders.extend(layout.bin_dirs.iter().map(|folder| nearest(&layout.at(folder))));
-        // A watch on `/` would tell of everything.
         folders.dedup();
         folders
     }
 
-    async fn step(&mut self, watch: &mut Watch) -> Next {
+    async fn step(&mut self, watch: &mut Watch) -> Pace {
         let layout = self.context.layout();
         if state::is_uninstalled(&layout) {
-            return self.left();
+            return self.stand_back();
         }
-        if let Err(reason) = self.place(&layout).await {
+        if let Err(reason) = self.place_binary(&layout).await {
             self.not_ready(reason);
-            return Next::After(AGAIN_AFTER * 4);
+            return Pace::After(AGAIN_AFTER * 4);
         }
-        let wanted = self.wanted.clone();
-        let look = {
+        let desired = self.desired.clone();
+        let inspected = {
             let layout = Arc::clone(&layout);
-            tokio::task::spawn_blocking(move || entry::inspect(&layout, &wanted)).await
+            tokio::task::spawn_blocking(move || entry::inspect(&layout, &desired)).await
         };
-        match look {
-            Ok(EntryState::Effective(file)) => {
-                let answered = self.front.answers().take_told();
-                if answered > 0 {
-                    self.tell_fight("was taken out of", &file, answered);
-                    // The answers did not wait for the disk.
-                    let folder = layout.at(&file.path);
-                    let _ = tokio::task::spawn_blocking(move || files::sync_folder_of(&folder)).await;
-                }
-                self.effective(file);
-                self.front.prepare().await;
-                Next::Wait
-            }
-            Ok(EntryState::Needs(_, change)) if self.front.answers().answer() || change.is_overtaken() => {
-                Next::After(Duration::ZERO)
-            }
-            Ok(EntryState::Needs(file, change)) => {
-                self.is_effective = false;
-                if let Some(before) = self.stood.take() {
-                    self.lost(&before, &file, &change, watch).await;
-                    if change.is_overtaken() {
-                        self.stood = Some(file);
-                        return Next::After(Duration::ZERO);
-                    }
-                }
-                self.put(layout, file, change).await
-            }
-            Ok(EntryState::Blocked(reason)) => {
-                self.not_ready(reason);
-                Next::Wait
-            }
-            Ok(EntryState::Uninstalled) => self.left(),
+        let found = match inspected {
+            Ok(found) => found,
             Err(error) => {
                 self.not_ready(format!("the look at the folder ended: {error}"));
-                Next::After(AGAIN_AFTER)
+                return Pace::After(AGAIN_AFTER);
             }
+        };
+        let is_outdated = match &found {
+            EntryState::Needs(_, change) => self.contention.try_restore() || change.is_overtaken(),
+            _ => false,
+        };
+        match decide(found, is_outdated, self.contention.standing()) {
+            Step::Rest(file) => self.rest(&layout, file).await,
+            Step::InspectAgain => Pace::AT_ONCE,
+            Step::Contest { before, file, change } => {
+                self.is_effective = false;
+                self.contest(&layout, &before, &file, &change, watch).await;
+                if change.is_overtaken() {
+                    self.contention.set_standing(file);
+                    return Pace::AT_ONCE;
+                }
+                self.write(layout, file, change).await
+            }
+            Step::Write { file, change } => {
+                self.is_effective = false;
+                self.write(layout, file, change).await
+            }
+            Step::Block(reason) => {
+                self.not_ready(reason);
+                Pace::OnChange
+            }
+            Step::StandBack => self.stand_back(),
         }
     }
 
-    /// The binary is there. An error only where there is none at all: an older one of ours works on.
-    async fn place(&mut self, layout: &Layout) -> Result<(), String> {
+    /// Places the binary if it is missing or differs. An error only where no binary is left: an older one of ours works on.
+    async fn place_binary(&mut self, layout: &Layout) -> Result<(), String> {
         let is_old_there = || {
             layout
                 .bin_dirs
@@ -267,7 +262,7 @@ impl Stay {
         }
         self.refused = None;
         let count = |result: Install| self.context.metrics.installs.get_or_create(&result.into()).inc();
-        match binary::ensure(layout, &self.wanted.entry, &mut self.memory).await {
+        match binary::ensure(layout, &self.desired.entry, &mut self.memory).await {
             Ok(placed) if placed.is_new => {
                 count(Install::Placed);
                 let sha256 = &placed.identity.sha256;
@@ -278,7 +273,7 @@ impl Stay {
                 count(Install::Refused);
                 let reason = error.to_string();
                 self.complain(&reason);
-                let is_waiting = matches!(error, BinaryError::NoFolder(_) | BinaryError::Turn(_));
+                let is_waiting = matches!(error, BinaryError::NoFolder(_) | BinaryError::Busy(_));
                 self.refused = (!is_waiting).then(|| (Instant::now(), reason.clone()));
                 if !is_old_there() {
                     return Err(reason);
@@ -288,37 +283,48 @@ impl Stay {
         Ok(())
     }
 
-    fn effective(&mut self, file: UsedFile) {
+    /// The entry is effective in `file`.
+    async fn rest(&mut self, layout: &Layout, file: UsedFile) -> Pace {
+        let restored = self.contention.take_unreported();
+        if restored > 0 {
+            self.contention.report("was taken out of", &file, restored);
+            // The quick restore did not wait for the disk.
+            let path = layout.at(&file.path);
+            let _ = tokio::task::spawn_blocking(move || files::sync_folder_of(&path)).await;
+        }
         if !self.is_effective {
             self.context.metrics.entry_present.set(1);
-            if !self.complaint.is_empty() || !self.front.answers().has_written() {
+            if !self.complaint.is_empty() || !self.contention.has_written() {
                 tracing::info!(file = %file.path.display(), "the entry is effective");
             }
             self.complaint.clear();
             let shown = file.path.display().to_string();
-            self.told.readiness.send_replace(Readiness::Effective(shown));
+            self.publishers.readiness.send_replace(Readiness::Effective(shown));
         }
         self.is_effective = true;
-        self.stood = Some(file);
+        self.contention.set_standing(file);
+        self.contention.prepare().await;
+        Pace::OnChange
     }
 
-    /// Somebody else took it out, or came before the file that it is in.
-    async fn lost(&mut self, before: &UsedFile, now: &UsedFile, change: &EntryChange, watch: &mut Watch) {
-        self.context.metrics.fights.inc();
+    /// Another program removed the entry from `before`, or made the runtime use another file: `now`. Returns when the entry may
+    /// be written again, or has been.
+    async fn contest(
+        &mut self,
+        layout: &Arc<Layout>,
+        before: &UsedFile,
+        now: &UsedFile,
+        change: &EntryChange,
+        watch: &mut Watch,
+    ) {
         self.context.metrics.entry_present.set(0);
         let how = if before.path == now.path { "was taken out of" } else { "is no longer effective but in" };
-        self.tell_fight(how, now, 1);
-        let layout = self.context.layout();
-        let wait = {
-            let mut answers = self.front.answers();
-            let survived = answers.survived();
-            answers.lost(&layout, Edit::of(change));
-            answers.patience.before_answer(survived, Instant::now().into_std())
-        };
+        self.contention.report(how, now, 1);
+        let wait = self.contention.lose(layout, change);
         if wait.is_zero() {
             return;
         }
-        self.told.readiness.send_replace(Readiness::Not(format!(
+        self.publishers.readiness.send_replace(Readiness::Not(format!(
             "{} keeps taking the entry out of {}",
             neighbours::name(&now.primary),
             now.path.display()
@@ -328,65 +334,49 @@ impl Stay {
         tokio::time::sleep(wait.min(STEPS_WITHIN)).await;
         let before = stamp();
         while tokio::time::timeout_at(end, watch.changed()).await.is_ok() && stamp() == before {}
-        let mut answers = self.front.answers();
-        if stamp() != before {
-            answers.patience.written_meanwhile(Instant::now().into_std());
-        }
-        answers.put_back();
+        self.contention.restore(stamp() != before);
     }
 
-    /// Says who takes the entry out, and what to do about it, once a minute.
-    fn tell_fight(&mut self, how: &str, now: &UsedFile, times: u64) {
-        if let Some(times) = self.fights.now(times, Instant::now().into_std()) {
-            let (file, owner) = (now.path.display(), neighbours::name(&now.primary));
-            let advice = neighbours::advice(&now.primary);
-            tracing::warn!(%file, owner, times, "the entry {how} the file that the runtime uses; it is put back. {advice}");
-        }
-    }
-
-    async fn put(&mut self, layout: Arc<Layout>, file: UsedFile, change: EntryChange) -> Next {
-        let made = tokio::task::spawn_blocking(move || entry::apply(&layout, &change)).await;
-        match made {
+    async fn write(&mut self, layout: Arc<Layout>, file: UsedFile, change: EntryChange) -> Pace {
+        let applied = tokio::task::spawn_blocking(move || entry::apply(&layout, &change)).await;
+        match applied {
             Ok(Ok(Replaced::Done)) => {
                 self.context.metrics.entry_writes.inc();
-                let mut answers = self.front.answers();
-                if !answers.has_written() {
+                if !self.contention.has_written() {
                     tracing::info!(file = %file.path.display(), "the entry was put in");
                 }
-                answers.wrote();
-                drop(answers);
-                // Somebody who answers at once may have taken it out before it is seen there.
-                self.stood = Some(file);
-                // Pods may have started without it.
+                // A quick neighbour may remove the entry before the next inspection, which must know of it as a loss.
+                self.contention.wrote(file);
+                // Pods may have started while the entry was missing.
                 self.context.verify_now.notify_one();
-                Next::After(Duration::ZERO)
+                Pace::AT_ONCE
             }
-            Ok(Ok(Replaced::Overtaken)) => Next::After(Duration::ZERO),
-            Ok(Err(ChangeError::Lock(LockError::Busy))) => Next::After(AGAIN_AFTER),
+            Ok(Ok(Replaced::Overtaken)) => Pace::AT_ONCE,
+            Ok(Err(ChangeError::Lock(LockError::Busy))) => Pace::After(AGAIN_AFTER),
             Ok(Err(error)) => {
                 self.not_ready(error.to_string());
-                Next::After(AGAIN_AFTER * 4)
+                Pace::After(AGAIN_AFTER * 4)
             }
             Err(error) => {
                 self.not_ready(format!("the change ended: {error}"));
-                Next::After(AGAIN_AFTER)
+                Pace::After(AGAIN_AFTER)
             }
         }
     }
 
-    fn left(&mut self) -> Next {
-        self.front.forget();
+    fn stand_back(&mut self) -> Pace {
+        self.contention.discard_prepared();
         let reason =
             "culvert-install uninstall was run on this node; restart the agent to bring culvert back";
         self.not_ready(reason.to_owned());
-        Next::Wait
+        Pace::OnChange
     }
 
     fn not_ready(&mut self, reason: String) {
         self.is_effective = false;
         self.context.metrics.entry_present.set(0);
         self.complain(&reason);
-        self.told.readiness.send_if_modified(|readiness| {
+        self.publishers.readiness.send_if_modified(|readiness| {
             let new = Readiness::Not(reason);
             let is_new = *readiness != new;
             *readiness = new;
@@ -394,6 +384,7 @@ impl Stay {
         });
     }
 
+    /// Logs a complaint, unless it was the last one too.
     fn complain(&mut self, reason: &str) {
         if self.complaint != reason {
             reason.clone_into(&mut self.complaint);
