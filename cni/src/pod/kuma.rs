@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Annotations, grammar};
+use super::grammar;
+use crate::metadata::Annotations;
 use crate::redirect::policy::{Ports, Ranges};
 
 /// The annotation's name.

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{CniVersion, Code, Failure};
+use super::error::{Code, Failure};
+use super::version::CniVersion;
 use crate::log;
 
 /// The capability under which containerd (1.5 and up) and CRI-O (1.28 and up) pass every annotation of the pod.

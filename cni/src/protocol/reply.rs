@@ -5,7 +5,9 @@ use cni_plugin::reply::{ErrorReply, VersionReply};
 use semver::Version;
 use serde_json::value::RawValue;
 
-use super::{CniVersion, Failure, PrevResult};
+use super::config::PrevResult;
+use super::error::Failure;
+use super::version::CniVersion;
 
 /// The reply to VERSION: the version that the runtime asked in, and all that we speak.
 pub fn version_reply(asked_in: CniVersion) -> Vec<u8> {

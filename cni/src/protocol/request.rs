@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use cni_plugin::Command;
 
-use crate::agent::PodRef;
+use crate::metadata::PodRef;
 
 /// The largest configuration that we read from stdin, in bytes: libcni's own bound for a conflist is 2 MiB.
 pub const MAX_STDIN: usize = 4 << 20;
@@ -139,6 +139,15 @@ impl CniArgs {
     pub fn pod(&self) -> Option<PodRef> {
         let Self { pod_namespace, pod_name, pod_uid } = self;
         Some(PodRef { namespace: pod_namespace.clone()?, name: pod_name.clone()?, uid: pod_uid.clone() })
+    }
+
+    /// `namespace/name` for logs; podman passes only a name, and other runtimes pass nothing.
+    pub fn pod_display_name(&self) -> Option<String> {
+        let name = self.pod_name.as_deref()?;
+        Some(match self.pod_namespace.as_deref() {
+            Some(namespace) => format!("{namespace}/{name}"),
+            None => name.to_owned(),
+        })
     }
 
     /// Read `K=V;K=V`. Lenient: what we don't know or can't read is no reason to keep a pod from starting.
