@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The record of an attachment in `stateDir`: one small JSON each, 0600, written by rename.
 //!
-//! A record is help, not truth: the kernel's rules carry their owner's id themselves. So one that cannot be written is a
-//! warning, and DEL works without.
+//! Records are an aid, not the truth: the kernel's rules carry their owner's id themselves. So a record that cannot be
+//! written is only a warning, and DEL works without one.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
@@ -18,59 +18,59 @@ use crate::pod::{self, Annotations, Decided, Settings, SettingsError};
 use crate::protocol::{Attachment, NetConf, ValidAttachment};
 use crate::redirect::Footprint;
 
-/// The largest record that is read, in bytes; ours are mostly below 2 KiB.
+/// Largest record that is read, in bytes; most are below 2 KiB.
 const MAX_RECORD: u64 = 256 << 10;
-/// The most that is kept of a pod's settings, in bytes: beyond, the runtime has to be asked.
+/// Limit for the settings in one record, in bytes: beyond it the record has none, and the agent asks the runtime.
 const MAX_SETTINGS: usize = 64 << 10;
-/// The most records that are read at once: some ten times the pods of the largest nodes.
+/// Limit for the records read at once: some ten times the pods of the largest nodes.
 const MAX_RECORDS: usize = 4096;
-/// The engine of an attachment that was let through since nobody knew its annotations.
+/// Engine in the record of an attachment that went through because its annotations were not available.
 pub const NO_ENGINE: &str = "none";
-/// The longest file name of Linux' file systems, less room for what a temporary file is called.
+/// Longest file name, in bytes: 255 on Linux, less room for the additions to a temporary file's name.
 const MAX_NAME: usize = 230;
 
-/// What is kept of an attachment.
+/// One attachment of a pod, as ADD left it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// The network's name.
+    /// Name of the CNI network, from the conflist.
     pub network: String,
-    /// The sandbox's id.
+    /// Id of the pod's sandbox.
     pub container_id: String,
-    /// The interface in the sandbox.
+    /// Interface inside the sandbox.
     pub ifname: String,
-    /// The path of the network namespace.
+    /// Path of the network namespace, as the runtime passed it.
     pub netns: String,
-    /// The pod's namespace and name, where the runtime said them.
+    /// `namespace/name` of the pod, where the runtime passed it.
     pub pod: Option<String>,
-    /// The engine that wrote the rules.
+    /// Name of the engine that wrote the rules, or [`NO_ENGINE`].
     pub engine: String,
-    /// What was changed beside the rules.
+    /// Changes beside the rules, which DEL undoes.
     pub footprint: Footprint,
-    /// Which namespace that path named: paths and inodes are used again, but not both together.
+    /// Identity of the namespace at that path: paths and inodes are reused, but not both together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns_id: Option<NetnsId>,
-    /// What was decided by, so that verify holds a pod to that, whatever became of the node's defaults since.
+    /// Inputs of the decision, so that the agent verifies a pod by these, not by the node's defaults of a later day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub considered: Option<Considered>,
 }
 
-/// The words that a pod's policy was made of.
+/// The inputs of a decision about a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Considered {
-    /// The pod's annotations, those that [`pod::concerns_us`].
+    /// Annotations of the pod that can influence a decision, see [`pod::concerns_us`].
     pub annotations: Annotations,
-    /// The conflist's `redirect`, as JSON.
+    /// The conflist's `redirect` at the time, as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect: Option<String>,
-    /// The conflist's `locked`.
+    /// The conflist's `locked` at the time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locked: Vec<String>,
 }
 
 impl Considered {
-    /// What `conf` and `annotations` say; `None` where that is too much to be kept.
+    /// Take the inputs from `conf` and `annotations`; `None` if they are larger than 64 KiB.
     pub fn new(conf: &NetConf<'_>, annotations: &Annotations) -> Option<Self> {
         let ours = annotations.iter().filter(|(name, _)| pod::concerns_us(name));
         let annotations: Annotations = ours.map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -80,10 +80,10 @@ impl Considered {
         (held <= MAX_SETTINGS).then(|| Self { annotations, redirect, locked: conf.locked.clone() })
     }
 
-    /// Decide by them again.
+    /// Make the decision again from these inputs.
     pub fn decide(&self) -> Result<Decided, SettingsError> {
         let Self { annotations, redirect, locked } = self;
-        // It was read as an object once: what is none any more comes from a record that somebody spoiled.
+        // ADD stored a JSON object, so a parse error means that the record was edited or damaged.
         let redirect = redirect.as_deref().map(serde_json::from_str).transpose();
         let redirect: Option<&RawValue> =
             redirect.map_err(|error| format!("the record's redirect: {error}"))?;
@@ -91,19 +91,19 @@ impl Considered {
     }
 }
 
-/// The folder of records.
+/// The folder of records, `stateDir`.
 #[derive(Debug)]
 pub struct Records {
     folder: PathBuf,
 }
 
 impl Records {
-    /// Records in `folder`, which need not exist.
+    /// Use `folder`, which need not exist yet.
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned() }
     }
 
-    /// Write `record` in place of an older one of the same attachment.
+    /// Write `record`, replacing an older one of the same attachment.
     pub fn write(&self, record: &Record) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let name = file_name(&record.container_id, &record.network, &record.ifname);
@@ -117,12 +117,12 @@ impl Records {
         write().inspect_err(|_| drop(fs::remove_file(&temporary)))
     }
 
-    /// The record of this attachment, if there is a readable one.
+    /// Read the record of this attachment, if there is a readable one.
     pub fn read(&self, network: &str, attachment: &Attachment) -> Option<Record> {
         self.read_file(&file_name(&attachment.container_id, network, &attachment.ifname))
     }
 
-    /// Remove the record of this attachment; that there is none is fine.
+    /// Remove the record of this attachment; no record is no error.
     pub fn remove(&self, network: &str, attachment: &Attachment) -> io::Result<()> {
         match fs::remove_file(self.folder.join(file_name(
             &attachment.container_id,
@@ -134,7 +134,7 @@ impl Records {
         }
     }
 
-    /// All records, the first 4,096 of them; those that cannot be read are left out.
+    /// Read up to 4,096 records; those that cannot be read are left out.
     pub fn all(&self) -> io::Result<Vec<Record>> {
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -148,7 +148,7 @@ impl Records {
             .collect())
     }
 
-    /// All other attachments of the same container.
+    /// Read the records of the container's other attachments.
     pub fn others_of(&self, network: &str, attachment: &Attachment) -> Vec<Record> {
         let own = file_name(&attachment.container_id, network, &attachment.ifname);
         let mut prefix = format!("{}~", escape(&attachment.container_id));
@@ -163,8 +163,8 @@ impl Records {
             .collect()
     }
 
-    /// Remove the records of `network` whose attachment is not in `valid`, and what a killed ADD left unfinished. Goes on
-    /// after a failure; says how many went, and every failure.
+    /// Remove the records of `network` whose attachment is not in `valid`, and temporary files of killed ADDs. Continues
+    /// after a failure; returns the number of removed files and all failures.
     pub fn retain(&self, network: &str, valid: &[ValidAttachment]) -> (usize, Vec<io::Error>) {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -205,13 +205,13 @@ impl Records {
     }
 }
 
-/// Whether the process whose number ends a temporary file's name is alive.
+/// Returns true if the process that writes the temporary file is alive; its pid ends the file's name.
 fn is_being_written(temporary: &str) -> bool {
     let process = temporary.rsplit('.').next().unwrap_or_default();
     Path::new("/proc").join(process).exists()
 }
 
-/// `container~network~ifname.json`; longer ones are cut, and a checksum tells them apart.
+/// `container~network~ifname.json`; a longer name is cut, and a checksum keeps it unique.
 fn file_name(container_id: &str, network: &str, ifname: &str) -> String {
     let mut name = format!("{}~{}~{}", escape(container_id), escape(network), escape(ifname));
     if name.len() > MAX_NAME {
@@ -222,7 +222,7 @@ fn file_name(container_id: &str, network: &str, ifname: &str) -> String {
     format!("{name}.json")
 }
 
-/// Bytes that are not letters, digits or `_.-` as `%XX`: the rest of the name is ASCII, and no name leaves the folder.
+/// Escape bytes other than letters, digits and `_.-` as `%XX`, so that no name can leave the folder.
 fn escape(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

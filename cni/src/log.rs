@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The plugin's log: a line or two per invocation, to `logFile` and to stderr. Never a reason to fail.
+//! The plugin's log: a line or two per invocation, to `logFile` and to stderr. An error of the log never fails a verb.
 //!
-//! By hand rather than through `tracing`: a subscriber would cost a process that lives for two milliseconds more than all
-//! of its other work.
+//! Written by hand rather than through `tracing`: setting up a subscriber would cost more than all the other work of a
+//! process that lives for two milliseconds.
 
 use std::fmt::{Display, Write as _};
 use std::fs::{DirBuilder, OpenOptions};
@@ -11,31 +11,32 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use nix::fcntl::OFlag;
 
-/// Above this size the file becomes `….1`, in bytes; so the log takes at most twice as much.
+/// Size at which the file is renamed to `….1`, in bytes; the log takes at most twice as much.
 const ROTATE_AT: u64 = 8 << 20;
 
-/// How much a line matters; a log of one level holds those above it too.
+/// Severity of a line; a log of one level also has the lines of the levels above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// The verb failed.
+    /// A verb that failed.
     Error,
-    /// An operator should look.
+    /// Something that an operator should act on.
     Warn,
-    /// What was done.
+    /// A verb that succeeded, with its decision.
     Info,
-    /// What is only of use to who looks for a fault.
+    /// Details for finding a fault.
     Debug,
 }
 
 impl Level {
-    /// The level that `text` names.
+    /// Parse the name of a level, as `logLevel` in the conflist has it.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Error, Self::Warn, Self::Info, Self::Debug].into_iter().find(|level| level.as_str() == text)
     }
 
-    /// The level's name.
+    /// Returns the name that `logLevel` has for it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -54,7 +55,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Begin a line.
+    /// Begin a line without fields.
     pub fn new(level: Level) -> Self {
         Self { level, text: String::new() }
     }
@@ -79,7 +80,7 @@ impl Line {
     }
 }
 
-/// Where lines go.
+/// Destination of log lines.
 #[derive(Debug)]
 pub struct Log {
     level: Level,
@@ -87,17 +88,17 @@ pub struct Log {
 }
 
 impl Log {
-    /// A log of `level` in `file`; an empty path: stderr only.
+    /// Log lines of `level` and above to `file`, or to stderr only if the path is empty.
     pub fn new(level: Level, file: &Path) -> Self {
         Self { level, file: (!file.as_os_str().is_empty()).then(|| file.to_owned()) }
     }
 
-    /// Write `line` to the file, and to stderr unless it is below the level.
+    /// Write `line` to stderr and to the file, unless it is below the log's level.
     pub fn write(&self, line: &Line) {
         if line.level > self.level {
             return;
         }
-        let text = format!("{} {}{}\n", now(), line.level.as_str(), line.text);
+        let text = format!("{} {}{}\n", rfc3339(SystemTime::now(), 3), line.level.as_str(), line.text);
         // Neither a closed stderr nor a full disk may fail a pod.
         let _ = std::io::stderr().write_all(format!("culvert-cni: {text}").as_bytes());
         if let Some(file) = &self.file {
@@ -106,14 +107,14 @@ impl Log {
     }
 }
 
-/// One write of one line: concurrent plugins don't mix theirs.
+/// Append the line in one write, so that lines of concurrent plugins do not mix.
 fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
     let open = || {
         OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
-            // A FIFO in the file's place must not make us wait.
+            // Without O_NONBLOCK a FIFO in the file's place would block the plugin.
             .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits())
             .open(path)
     };
@@ -130,46 +131,41 @@ fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
     if metadata.is_file() && metadata.len() > ROTATE_AT {
         let mut rotated = path.as_os_str().to_owned();
         rotated.push(".1");
-        // Two plugins that rotate at once move the same file once; the second finds a new, small one.
+        // Of two plugins that rotate at the same moment, the second may move the new, small file over the rotated one.
+        // Losing old lines is better than a lock that every pod's start would have to wait for.
         std::fs::rename(path, PathBuf::from(rotated))?;
         file = open()?;
     }
     file.write_all(line)
 }
 
-/// The time in UTC, to the millisecond, as RFC 3339 writes it.
-fn now() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (seconds, millis) = (since.as_secs(), since.subsec_millis());
-    let (year, month, day) = civil(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
-}
-
-/// The date, `days` days after 1970-01-01 (Gregorian): years of 365.2425 days, counted from March.
-pub fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468; // since 0000-03-01
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+/// Format `time` in UTC as RFC 3339, with `digits` digits of the second's fraction.
+pub fn rfc3339(time: SystemTime, digits: usize) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    // Only a clock beyond the year 9999 is out of range.
+    let timestamp = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX);
+    format!("{timestamp:.digits$}")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
-        let rows =
-            [(0, (1970, 1, 1)), (11_016, (2000, 2, 29)), (19_782, (2024, 2, 29)), (20_778, (2026, 11, 21))];
-        for (days, date) in rows {
-            assert_eq!(civil(days), date, "{days} days");
+    fn times_are_written_as_rfc_3339_does() {
+        let rows = [
+            (0, 0, "1970-01-01T00:00:00Z"),
+            (951_782_400_999, 0, "2000-02-29T00:00:00Z"),
+            (1_709_208_000_000, 3, "2024-02-29T12:00:00.000Z"),
+            (1_795_298_399_042, 3, "2026-11-21T21:59:59.042Z"),
+        ];
+        for (millis, digits, text) in rows {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_millis(millis), digits), text);
         }
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1), 0), "1970-01-01T00:00:00Z");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Netlink by hand: messages of nested attributes, one socket, answers with a deadline.
+//! Netlink messages of nested attributes, and a socket whose answers have a deadline.
 //!
 //! Formats: linux/netlink.h, linux/netfilter/nfnetlink.h, linux/rtnetlink.h. All integers of the headers are in the host's
 //! byte order; an attribute's payload is padded to 4 bytes.
@@ -14,67 +14,67 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// `NLM_F_REQUEST`: set on everything that we send.
+/// `NLM_F_REQUEST`: set on every message to the kernel.
 const REQUEST: u16 = 0x01;
-/// `NLM_F_ACK`: the kernel answers with an error message, 0 for success.
+/// `NLM_F_ACK`: asks for an error message in answer, with 0 for success.
 pub const ACK: u16 = 0x04;
 /// `NLM_F_EXCL`: fail with EEXIST where the object exists.
 pub const EXCL: u16 = 0x200;
 /// `NLM_F_CREATE`: create the object.
 pub const CREATE: u16 = 0x400;
-/// `NLM_F_APPEND`: at the end of a list.
+/// `NLM_F_APPEND`: add the object at the end of its list.
 pub const APPEND: u16 = 0x800;
-/// `NLM_F_DUMP`: list all objects.
+/// `NLM_F_DUMP`: asks for a list of all objects.
 pub const DUMP: u16 = 0x300;
 
-/// `NLM_F_DUMP_INTR`: something changed while the dump was made.
+/// `NLM_F_DUMP_INTR`: a change came while the dump was made.
 const DUMP_INTERRUPTED: u16 = 0x10;
-/// How often an interrupted dump is asked for: ours take 0.1 ms, and few write rules into a pod at all.
+/// Attempts at an interrupted dump: one takes 0.1 ms, and other writers of rules in a pod are rare.
 const DUMP_TRIES: usize = 10;
 /// `NLMSG_ERROR`.
 const MESSAGE_ERROR: u16 = 2;
 /// `NLMSG_DONE`.
 const MESSAGE_DONE: u16 = 3;
-/// The size of `struct nlmsghdr`.
+/// Size of `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 1 << 15;
-/// The bits of an attribute's type that are not flags (`NLA_TYPE_MASK`).
+/// `NLA_TYPE_MASK`: the bits of an attribute's type that are not flags.
 const TYPE_MASK: u16 = 0x3fff;
 /// A datagram of a dump holds at most `NLMSG_GOODSIZE`, 8 KiB on 4 KiB pages, or what the last read offered, up to 32 KiB.
 const RECEIVE_BUFFER: usize = 32 << 10;
-/// Above this a batch needs a larger send buffer than the kernel's default of 208 KiB.
+/// Size above which a batch gets a larger send buffer than the kernel's default of 208 KiB, in bytes.
 const DEFAULT_SEND_BUFFER: usize = 128 << 10;
-/// The largest dump that we read, in bytes: some hundred times of what the largest policy needs.
+/// Largest dump that is read, in bytes: some hundred times the size of the largest policy.
 const MAX_DUMP: usize = 64 << 20;
 
-/// How long an answer is awaited, in seconds. The kernel answers in the call that sends, so this is for a bug in one of us.
+/// Time limit for an answer, in seconds. The kernel answers within the call that sends, so only a bug runs into it.
 const ANSWER_WITHIN: i64 = 2;
 
-/// What went wrong in talking to the kernel.
+/// A failed exchange with the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    /// The kernel refused a message.
+    /// The kernel answered a message with an error.
     #[error("the kernel refused message {index}: {errno}")]
     Refused {
-        /// Which message of the batch, counted from 0; 0 also for the batch as a whole.
+        /// Position of the message in the batch, from 0; also 0 for the batch as a whole.
         index: usize,
-        /// Why.
+        /// Error number from the kernel.
         errno: Errno,
     },
-    /// The socket failed.
+    /// A system call on the socket failed.
     #[error("netlink: {0}")]
     Socket(#[from] Errno),
-    /// The kernel did not answer in time.
+    /// No answer came within two seconds.
     #[error("the kernel did not answer in time")]
     TimedOut,
-    /// An answer that does not parse.
+    /// An answer does not parse.
     #[error("the kernel's answer cannot be read: {0}")]
     Garbled(&'static str),
 }
 
 impl NetlinkError {
-    /// The kernel's error number, where it gave one.
+    /// Returns the error number from the kernel, if there is one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } | Self::Socket(errno) => Some(*errno),
@@ -89,7 +89,7 @@ impl From<io::Error> for NetlinkError {
     }
 }
 
-/// Messages to be sent in one piece.
+/// Messages that are sent in one piece.
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
@@ -119,12 +119,12 @@ impl Batch {
         self.messages += 1;
     }
 
-    /// How many messages there are.
+    /// Returns the number of messages so far.
     pub fn messages(&self) -> usize {
         self.messages
     }
 
-    /// The messages as they go to the kernel.
+    /// Returns the messages in the kernel's format.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -137,7 +137,7 @@ pub struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    /// An attribute of plain bytes.
+    /// Append an attribute of plain bytes.
     pub fn bytes(&mut self, kind: u16, payload: &[u8]) {
         let length = u16::try_from(4 + payload.len()).unwrap_or(u16::MAX);
         self.bytes.extend_from_slice(&length.to_ne_bytes());
@@ -146,12 +146,12 @@ impl Attributes<'_> {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    /// An attribute that holds a 32-bit number in network byte order, as all of nf_tables' do.
+    /// Append a 32-bit number in network byte order, the order of all numbers of nf_tables.
     pub fn be32(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
-    /// An attribute that holds a zero-terminated string.
+    /// Append a zero-terminated string.
     pub fn text(&mut self, kind: u16, value: &str) {
         let mut terminated = Vec::with_capacity(value.len() + 1);
         terminated.extend_from_slice(value.as_bytes());
@@ -159,7 +159,7 @@ impl Attributes<'_> {
         self.bytes(kind, &terminated);
     }
 
-    /// An attribute that holds attributes. The length field bounds one to 64 KiB.
+    /// Append an attribute that contains the attributes of `inner`. The length field bounds it to 64 KiB.
     pub fn nested(&mut self, kind: u16, inner: impl FnOnce(&mut Attributes<'_>)) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);
@@ -170,7 +170,7 @@ impl Attributes<'_> {
     }
 }
 
-/// Iterate over the attributes in `bytes`: type without flags, payload. Ends at the first that does not fit.
+/// Iterate over the attributes in `bytes`, as type without flags and payload. Ends at the first malformed one.
 pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
@@ -181,22 +181,22 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// The payload of the first attribute of type `kind`.
+/// Returns the payload of the first attribute of type `kind`.
 pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, payload)| payload)
 }
 
-/// A payload that is a 32-bit number in network byte order.
+/// Parse a payload that is a 32-bit number in network byte order.
 pub fn be32(payload: &[u8]) -> Option<u32> {
     payload.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// A payload that is a zero-terminated string.
+/// Parse a payload that is a zero-terminated string.
 pub fn text(payload: &[u8]) -> Option<&str> {
     std::str::from_utf8(payload.split(|byte| *byte == 0).next()?).ok()
 }
 
-/// What a dump holds: the type and the body of each message.
+/// The messages of a dump, each as type and body.
 pub type Dumped = Vec<(u16, Vec<u8>)>;
 
 /// A netlink socket in the network namespace of the thread that opened it.
@@ -206,7 +206,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Open one for `protocol`; no answer is awaited for longer than [`ANSWER_WITHIN`].
+    /// Open a socket for `protocol`, with a receive timeout of [`ANSWER_WITHIN`].
     pub fn open(protocol: SockProtocol) -> Result<Self, NetlinkError> {
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_WITHIN))?;
@@ -214,7 +214,7 @@ impl Socket {
         Ok(Self { fd })
     }
 
-    /// Send `batch` and wait for the acknowledgement of the message that carries [`ACK`]; an error of any ends it.
+    /// Send `batch` and wait for the answer to the message with [`ACK`], or for the first error of any message.
     pub fn transact(&self, batch: &Batch) -> Result<(), NetlinkError> {
         self.send(batch)?;
         let mut buffer = vec![0; RECEIVE_BUFFER];
@@ -233,8 +233,8 @@ impl Socket {
         }
     }
 
-    /// Send a dump request and collect each message (type, body). A dump that somebody's change interrupted is asked for
-    /// again, a few times.
+    /// Send a dump request and collect its messages. A dump that a change interrupted is repeated, at most
+    /// [`DUMP_TRIES`] times.
     pub fn dump(&self, request: &Batch) -> Result<Dumped, NetlinkError> {
         for _ in 0..DUMP_TRIES {
             self.send(request)?;
@@ -242,10 +242,10 @@ impl Socket {
                 return Ok(messages);
             }
         }
-        Err(NetlinkError::Garbled("others change the rules faster than they can be read"))
+        Err(NetlinkError::Garbled("other programs change the rules faster than they can be read"))
     }
 
-    /// One dump to its end; `None` if it was interrupted.
+    /// Receive one dump to its end; `None` if it was interrupted.
     fn receive_dump(&self) -> Result<Option<Dumped>, NetlinkError> {
         let mut buffer = vec![0; RECEIVE_BUFFER];
         let mut found = Vec::new();
@@ -299,13 +299,12 @@ impl Socket {
     }
 }
 
-/// The error number in an `NLMSG_ERROR`; `UnknownErrno` (0) is success.
+/// Parse the error number of an `NLMSG_ERROR`; `UnknownErrno` (0) is success.
 fn error_of(body: &[u8]) -> Result<Errno, NetlinkError> {
     let number = body.get(..4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
     number.map(|number| Errno::from_raw(-number)).ok_or(NetlinkError::Garbled("a short error message"))
 }
 
-/// One message of a datagram.
 struct Message<'a> {
     kind: u16,
     flags: u16,
@@ -313,7 +312,7 @@ struct Message<'a> {
     body: &'a [u8],
 }
 
-/// The messages of one datagram.
+/// Iterate over the messages of one datagram.
 fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Result<Message<'_>, NetlinkError>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A network namespace: opened by its path, told apart by device and inode, entered on a thread of its own.
+//! Network namespaces: opened by path, identified by device and inode, entered on a thread of their own.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,43 +13,43 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-/// How long another plugin's work in the same namespace is awaited: a hundred times what it takes.
+/// Time limit for the wait until another plugin has ended its work in the namespace: a hundred times its duration.
 const TURN_WITHIN: Duration = Duration::from_secs(1);
 
-/// Why a namespace cannot be used: CNI code 8.
+/// A network namespace that cannot be used: CNI code 8, or 11 where a retry may help.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
     /// The path cannot be opened.
     #[error("network namespace {path:?}: {source}")]
     Open {
-        /// The path as given.
+        /// Path as the runtime passed it.
         path: PathBuf,
-        /// Why.
+        /// Error of the system call.
         source: io::Error,
     },
-    /// The path names something else.
+    /// The file at the path is no network namespace.
     #[error("{0:?} is no network namespace")]
     NotANamespace(PathBuf),
-    /// The path names the host's own namespace, whose rules we must never touch.
+    /// The path names the host's own namespace, into which rules must never be written.
     #[error("{0:?} is the host's own network namespace: the plugin never writes rules there")]
     Host(PathBuf),
-    /// The kernel would not let us in.
+    /// The kernel refused to let the thread enter.
     #[error("cannot enter network namespace {path:?}: {errno}: the plugin needs CAP_SYS_ADMIN")]
     Enter {
-        /// The path as given.
+        /// Path as the runtime passed it.
         path: PathBuf,
-        /// Why.
+        /// Error of `setns`.
         errno: Errno,
     },
     /// The work in the namespace did not end in time.
     #[error("the work in network namespace {path:?} did not end within {limit:?}")]
     TimedOut {
-        /// The path as given.
+        /// Path as the runtime passed it.
         path: PathBuf,
-        /// How long was waited.
+        /// Time limit of the wait.
         limit: Duration,
     },
-    /// No thread could be started.
+    /// The kernel refused to start a thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }
@@ -57,14 +57,14 @@ pub enum NetnsError {
 /// A namespace's identity on this node, for as long as something keeps the namespace alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct NetnsId {
-    /// The device of the nsfs.
+    /// Device number of the nsfs, the same for all namespaces of a kernel.
     pub device: u64,
-    /// The inode.
+    /// Inode number, reused after the namespace is gone.
     pub inode: u64,
 }
 
 impl NetnsId {
-    /// Which namespace `path` names, without opening it. Linked files of /proc are followed.
+    /// Read the identity of the namespace at `path` without opening it. Links of /proc are followed.
     pub fn of(path: &Path) -> io::Result<Self> {
         let stat = std::fs::metadata(path)?;
         Ok(Self { device: stat.dev(), inode: stat.ino() })
@@ -84,11 +84,11 @@ impl Netns {
         Self::open_apart_from(path, None)
     }
 
-    /// The same, where the host's namespace is known to be `host`: in a container neither this process' own namespace nor
-    /// that of pid 1 is the host's.
+    /// As [`Self::open`], with the host's namespace given as `host`: in a container neither the process's own namespace
+    /// nor that of pid 1 is the host's.
     pub fn open_apart_from(path: &Path, host: Option<NetnsId>) -> Result<Self, NetnsError> {
         let open_error = |source| NetnsError::Open { path: path.to_owned(), source };
-        // O_NONBLOCK: a FIFO under that path must not make us wait for its other end.
+        // O_NONBLOCK: opening a FIFO at that path would otherwise wait for its other end.
         let file = OpenOptions::new()
             .read(true)
             .custom_flags((OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY).bits())
@@ -106,15 +106,15 @@ impl Netns {
         Ok(netns)
     }
 
-    /// Its identity.
+    /// Returns the identity of the open namespace.
     pub fn id(&self) -> io::Result<NetnsId> {
         let stat = self.file.metadata()?;
         Ok(NetnsId { device: stat.dev(), inode: stat.ino() })
     }
 
-    /// Run `work` on a thread inside the namespace, one at a time on this node, and wait for it no longer than `limit`.
+    /// Run `work` on a thread inside the namespace, one at a time on this node, and wait at most `limit` for its result.
     ///
-    /// A panic of `work` goes on in the caller. After a time-out the thread is left to itself.
+    /// A panic of `work` is resumed in the caller. After a timeout the thread is not stopped.
     pub fn enter<T: Send + 'static>(
         self,
         limit: Duration,
@@ -132,7 +132,7 @@ impl Netns {
                     Err(Errno::EINVAL) => Err(NetnsError::NotANamespace(path)),
                     Err(errno) => Err(NetnsError::Enter { path, errno }),
                 };
-                // Nobody listens any more after a time-out.
+                // Fails after a timeout: the receiver is gone then.
                 drop(sender.send(result));
             })
             .map_err(NetnsError::Thread)?;
@@ -147,10 +147,10 @@ impl Netns {
     }
 }
 
-/// One at a time in a namespace: what one reads back must not be what another is writing. The lock goes with the file, so
+/// Lock the namespace's file, so that no plugin reads back what another one is writing. The lock ends with the file, and so
 /// with the process.
 ///
-/// Best effort: any process of the pod can open its namespace's file and lock it for ever, which may cost us
+/// Best effort: any process of the pod can open its namespace's file and lock it for ever. That may cost an ADD
 /// [`TURN_WITHIN`], but must not keep rules out. The kernel's own transactions hold without the lock.
 fn one_at_a_time(file: &File) -> Option<File> {
     let lock = file.try_clone().ok()?;
@@ -162,14 +162,14 @@ fn one_at_a_time(file: &File) -> Option<File> {
         .name("lock".to_owned())
         .spawn(move || {
             let locked = lock.lock().is_ok();
-            // Nobody listens any more when the turn came too late.
+            // Fails after TURN_WITHIN: the receiver is gone then.
             drop(sender.send(locked.then_some(lock)));
         })
         .ok()?;
     receiver.recv_timeout(TURN_WITHIN).ok().flatten()
 }
 
-/// Our own namespace and, where it can be read, that of pid 1.
+/// Identities of this thread's namespace and, where it can be read, that of pid 1.
 fn host_namespaces() -> impl Iterator<Item = NetnsId> {
     ["/proc/thread-self/ns/net", "/proc/1/ns/net"]
         .into_iter()

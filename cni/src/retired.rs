@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! After an uninstall: the binary stays for the pods that were made with it, lets new ones through untouched, and goes
-//! with the last of those.
+//! After an uninstall the binary stays for the pods that were created with it, passes new pods through untouched, and is
+//! removed with the last of the old ones.
 //!
-//! CRI-O tears a pod down with the configuration that it was made with, which names us; without a binary of that name the
-//! pod could never go. libcni keeps that configuration in a file per attachment, so the files say who still needs us.
+//! CRI-O tears a pod down with the configuration that the pod was created with, which names the plugin; without a binary of
+//! that name the pod could never be removed. libcni keeps that configuration in one file per attachment, so these files
+//! show which pods still need the binary.
 //!
 //! ```text
 //! culvert-install uninstall ──▶ culvert-cni.retired beside the binary: from now on ADD passes through
@@ -18,50 +19,52 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::{Deserialize, Serialize};
 
-/// Where libcni keeps what a pod was made with, unless its runtime says otherwise; neither containerd nor CRI-O does.
+/// Folder in which libcni keeps each attachment's configuration; neither containerd nor CRI-O changes the default.
 pub const RESULTS: &str = "/var/lib/cni/results";
-/// The binary's argument that makes it wait for its end.
+/// Argument that makes the binary wait until no pod needs it, and remove itself.
 pub const RETIRE: &str = "retire";
 
-/// What ends the note's name.
+/// Suffix of the note's file name, behind the binary's.
 const NOTE: &str = ".retired";
-/// What stands in a configuration that names us.
+/// The plugin's name as it occurs in a configuration, quotes included.
 const NAME: &[u8] = b"\"culvert-cni\"";
-/// The largest file of libcni's or of a folder of configurations that is read, in bytes.
+/// Largest file that is read from libcni's folder or the folder of configurations, in bytes.
 const MAX_FILE: u64 = 8 << 20;
-/// How long the rest of a chain may take to let a pod go. Afterwards its DEL comes again, and so do we.
+/// Time limit for the other plugins' DEL. If it takes longer, the runtime repeats the DEL, and a new process waits.
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(60);
-/// Between two looks, should the kernel tell of no change.
+/// Interval between two checks if inotify reports no change.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// What a retired binary knows of its node; paths as the node calls them.
+/// The note beside a retired binary: its node's paths, as seen on the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Note {
-    /// The folder of configurations: as long as one names us, we are needed.
+    /// Folder of CNI configurations; while one of them names the plugin, the binary stays.
     pub conf_dir: PathBuf,
-    /// libcni's folder, see [`RESULTS`].
+    /// libcni's folder of attachments, see [`RESULTS`].
     pub results: PathBuf,
-    /// Files and folders that go with the binary, in order; a folder only if it is empty by then.
+    /// Files and folders to remove together with the binary, in order; a folder only if it is empty by then.
     pub leavings: Vec<PathBuf>,
 }
 
-/// The note beside `binary`.
+/// Path of the note that retires `binary`.
 pub fn note_of(binary: &Path) -> PathBuf {
     let mut name = OsString::from(binary);
     name.push(NOTE);
     PathBuf::from(name)
 }
 
-/// The note of this very program, if it is retired.
+/// Returns the path of the running binary and its note, if it is retired.
 pub fn own_note() -> Option<(PathBuf, Note)> {
     let binary = std::env::current_exe().ok()?;
     let note = fs::read(note_of(&binary)).ok()?;
-    // A damaged one is a note all the same: who wrote it wanted us to retire.
+    // A damaged note counts too: only an uninstall writes one, so this binary must not redirect any more.
     let unknown =
         || Note { conf_dir: "/etc/cni/net.d".into(), results: RESULTS.into(), leavings: Vec::new() };
     let note = serde_json::from_slice(&note).unwrap_or_else(|_| unknown());
@@ -69,7 +72,7 @@ pub fn own_note() -> Option<(PathBuf, Note)> {
 }
 
 impl Note {
-    /// The container ids of the pods that libcni will need us for.
+    /// Returns the container ids of the pods whose DEL needs the binary.
     pub fn needing(&self) -> io::Result<Vec<String>> {
         let mut ids = Vec::new();
         let entries = match fs::read_dir(&self.results) {
@@ -86,7 +89,7 @@ impl Note {
         Ok(ids)
     }
 
-    /// Whether a file in the folder of configurations names us. A folder that cannot be read may.
+    /// Returns true if a file in the folder of configurations names the plugin, or if the folder cannot be read.
     pub fn is_configured(&self) -> bool {
         match fs::read_dir(&self.conf_dir) {
             Err(error) => error.kind() != io::ErrorKind::NotFound,
@@ -97,7 +100,7 @@ impl Note {
         }
     }
 
-    /// Remove `binary`, its note and what goes with it. Goes on after a failure and says all.
+    /// Remove `binary`, its note and the leavings. Continues after a failure and returns all of them.
     pub fn vanish(&self, binary: &Path) -> Vec<(PathBuf, io::Error)> {
         let mut errors = Vec::new();
         // The note last: a binary without it would redirect again.
@@ -123,16 +126,17 @@ impl Note {
     }
 }
 
-/// A DEL is done: if no other pod needs us, leave a process behind that waits until libcni has forgotten this one too.
+/// Called after a DEL: if no other pod needs the binary, start a process that waits until libcni has removed this pod's file
+/// too.
 ///
-/// It must not be this process: a plugin of the chain may fail after us, and then we are called again.
+/// The DEL's own process must not remove the binary: if a later plugin of the chain fails, the runtime repeats the DEL.
 pub fn leave_after(container_id: &str) {
     let Some((binary, note)) = own_note() else { return };
     let last = note.needing().is_ok_and(|ids| ids.iter().all(|id| id == container_id));
     if !last || note.is_configured() {
         return;
     }
-    // Nobody waits for it and nobody hears it: the runtime reads our stdout to its end.
+    // Without the pipes of this process: the runtime reads stdout to its end, and would wait for the child too.
     let _ = Command::new(binary)
         .arg(RETIRE)
         .env_clear()
@@ -144,7 +148,7 @@ pub fn leave_after(container_id: &str) {
         .spawn();
 }
 
-/// `culvert-cni retire`: go once nobody needs us, and give up after a minute.
+/// `culvert-cni retire`: remove the binary once no pod needs it; gives up after a minute.
 pub fn wait_and_go() {
     let Some((binary, note)) = own_note() else { return };
     let started = Instant::now();
@@ -153,7 +157,7 @@ pub fn wait_and_go() {
     while started.elapsed() < FORGOTTEN_WITHIN {
         match note.needing() {
             Ok(ids) if ids.is_empty() => {
-                // An agent may have come meanwhile and taken the note away.
+                // A new agent may have started meanwhile and removed the note.
                 if note_of(&binary).exists() && !note.is_configured() {
                     drop(note.vanish(&binary));
                 }
@@ -169,7 +173,7 @@ fn wait(watch: Option<&Inotify>) {
     use std::os::fd::AsFd;
     let mut on = watch.map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLIN));
     let limit = PollTimeout::try_from(LOOK_AGAIN_AFTER).unwrap_or(PollTimeout::MAX);
-    // Interrupted or not: then is looked.
+    // EINTR and a timeout both lead to another check.
     let _ = poll(on.as_mut_slice(), limit);
     if let Some(watch) = watch {
         let _ = watch.read_events();
@@ -181,12 +185,12 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     (metadata.is_file() && metadata.len() <= MAX_FILE).then(|| fs::read(path).ok())?
 }
 
-/// A file of libcni's: what an attachment was made with.
+/// A file of libcni: the configuration that an attachment was created with.
 #[derive(Debug, Deserialize)]
 struct Cached {
     #[serde(rename = "containerId")]
     container_id: String,
-    /// The list of plugins, in base64.
+    /// The list of plugins, as base64.
     config: String,
 }
 
@@ -196,32 +200,10 @@ impl Cached {
     }
 
     fn names_us(&self) -> bool {
-        base64(&self.config).is_some_and(|config| config.windows(NAME.len()).any(|window| window == NAME))
+        BASE64_STANDARD
+            .decode(&self.config)
+            .is_ok_and(|config| config.windows(NAME.len()).any(|window| window == NAME))
     }
-}
-
-/// Decode RFC 4648's base64, as Go writes it.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut word, mut bits) = (0_u32, 0);
-    for byte in text.bytes().filter(|byte| *byte != b'=') {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        word = word << 6 | u32::from(value);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((word >> bits) as u8);
-            word &= (1 << bits) - 1;
-        }
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
@@ -229,27 +211,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_decoded() {
-        for (text, bytes) in [
-            ("", ""),
-            ("Zg==", "f"),
-            ("Zm8=", "fo"),
-            ("Zm9v", "foo"),
-            ("Zm9vYmFy", "foobar"),
-            ("fn5+", "~~~"),
-        ] {
-            assert_eq!(base64(text).as_deref(), Some(bytes.as_bytes()), "{text}");
-        }
-        assert_eq!(base64("a b"), None);
-    }
-
-    #[test]
-    fn who_was_made_with_us_needs_us() {
+    fn a_pod_needs_us_if_its_configuration_names_us() {
         // {"plugins":[{"type":"culvert-cni"}]} and {"plugins":[{"type":"bridge"}]}
         let ours = r#"{"kind":"cniCacheV1","containerId":"a","config":"eyJwbHVnaW5zIjpbeyJ0eXBlIjoiY3VsdmVydC1jbmkifV19"}"#;
         let other = r#"{"kind":"cniCacheV1","containerId":"b","config":"eyJwbHVnaW5zIjpbeyJ0eXBlIjoiYnJpZGdlIn1dfQ=="}"#;
         assert!(Cached::parse(ours.as_bytes()).unwrap().names_us());
         assert!(!Cached::parse(other.as_bytes()).unwrap().names_us());
+        assert!(!Cached { container_id: "c".to_owned(), config: "no base64".to_owned() }.names_us());
         assert!(Cached::parse(b"half a fi").is_none());
     }
 }

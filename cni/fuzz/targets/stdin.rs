@@ -19,7 +19,7 @@ libfuzzer_sys::fuzz_target!(|stdin: &[u8]| {
         assert_json(&result_reply(conf.version, prev_result));
     }
     // Without a pod's name nobody is asked.
-    if let Ok(considered) = pod::decide(&conf, &CniArgs::default(), |_| unreachable!())
+    if let Ok(considered) = pod::decide(&conf, &CniArgs::default(), |_| -> Result<pod::Annotations, String> { unreachable!() })
         && let Decision::Redirect(policy) = considered.decided.decision
     {
         let _ = nftables::script(&plan(&policy));

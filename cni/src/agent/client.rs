@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The plugin's half of the agent's socket: a question that never takes longer than a second, and a report that never
-//! waits at all.
+//! blocks.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,46 +15,46 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::{Answer, MAX_ANSWER, PodRef, Report, Request, is_off};
-use crate::pod::Annotations;
+use super::messages::{Answer, MAX_ANSWER, Report, Request, is_off};
+use crate::metadata::{Annotations, PodRef};
 
-/// How long the agent has for an answer, from the first call to the last byte (contract §3).
+/// Time limit for an answer, from the first call to the last byte; a fifth of the 5 s in which ADD answers.
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Why the agent did not say what was asked.
+/// A question that the agent did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// The conflist switches the socket off.
     #[error("agentSocket is empty in the conflist")]
     Off,
-    /// Nobody is there, or the connection broke.
+    /// No process listens on the socket, or the connection broke.
     #[error("the node agent at {socket}: {source}")]
     Socket {
-        /// The socket's path.
+        /// Path from the conflist.
         socket: String,
-        /// Why.
+        /// Error of the system call.
         source: io::Error,
     },
-    /// It did not answer in time.
+    /// The whole answer was not there within [`ANSWERS_WITHIN`].
     #[error("the node agent at {0} did not answer within {ANSWERS_WITHIN:?}")]
     TimedOut(String),
     /// The socket belongs to a process that is not root.
-    #[error("who listens at {socket} has uid {uid}: the node agent is root")]
+    #[error("the process that listens at {socket} has uid {uid}: the node agent is root")]
     Impostor {
-        /// The socket's path.
+        /// Path from the conflist.
         socket: String,
-        /// The listener's uid.
+        /// Uid of the process that listens there.
         uid: u32,
     },
-    /// The answer is too long or no answer.
+    /// The answer is too long or does not parse.
     #[error("the node agent's answer cannot be read: {0}")]
     Garbled(String),
     /// The agent does not know the pod.
-    #[error("the node agent does not know them: {0}")]
+    #[error("the node agent does not know the pod's annotations: {0}")]
     Unknown(String),
 }
 
-/// Ask which annotations `pod` has.
+/// Ask the agent for the annotations of `pod`.
 pub fn annotations(path: &Path, pod: &PodRef) -> Result<Annotations, AskError> {
     match ask(path, &Request::Annotations(pod.clone()), ANSWERS_WITHIN)? {
         Answer::Annotations(annotations) => Ok(annotations),
@@ -63,7 +63,7 @@ pub fn annotations(path: &Path, pod: &PodRef) -> Result<Annotations, AskError> {
     }
 }
 
-/// Ask anything; for a whole answer no longer than `limit` is waited.
+/// Send `request` and wait for the whole answer, at most for `limit`.
 pub fn ask(path: &Path, request: &Request, limit: Duration) -> Result<Answer, AskError> {
     if is_off(path) {
         return Err(AskError::Off);
@@ -79,7 +79,7 @@ pub fn ask(path: &Path, request: &Request, limit: Duration) -> Result<Answer, As
     if listener.uid() != 0 {
         return Err(AskError::Impostor { socket: name.clone(), uid: listener.uid() });
     }
-    // Zero would mean no limit at all.
+    // A timeout of zero would mean no limit at all, so at least a microsecond is left.
     let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
     stream.set_write_timeout(Some(left())).map_err(failed)?;
     stream.write_all(&line(request)).map_err(failed)?;
@@ -105,8 +105,8 @@ pub fn ask(path: &Path, request: &Request, limit: Duration) -> Result<Answer, As
     }
 }
 
-/// Tell the agent what was done. Four system calls that never wait: a report that finds no room, or nobody there, is lost,
-/// and the agent finds the pod by itself.
+/// Send a report without waiting: four system calls on a non-blocking socket. A report is lost if the agent's queue is full
+/// or the agent is not running; the agent then finds the pod by its own scan.
 pub fn report(path: &Path, report: Report) {
     if is_off(path) {
         return;
@@ -120,7 +120,7 @@ pub fn report(path: &Path, report: Report) {
     }
 }
 
-/// A connection; where the agent's queue is full, `limit` is waited for a place in it.
+/// Connect; where the agent's queue is full, wait at most `limit` for a place in it.
 fn connected(path: &Path, limit: Duration) -> Result<UnixStream, Errno> {
     let address = UnixAddr::new(path)?;
     let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// Somebody in the agent's place, who does one thing with the first connection.
+    /// A stand-in for the agent that does one thing with the first connection.
     struct Stand {
         path: PathBuf,
         thread: Option<JoinHandle<()>>,
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_answer_is_told_for_what_it_is() {
+    fn a_bad_answer_is_named_in_the_error() {
         for (name, text, expected) in [
             ("unknown", &b"{\"unknown\":\"no such pod\"}\n"[..], "no such pod"),
             ("garbage", b"\xff\xfe\n", "cannot be read"),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_and_a_path_too_long_fail_at_once() {
+    fn a_missing_agent_and_a_path_too_long_fail_at_once() {
         for path in ["/nonexistent/agent.sock", "/dev/null", &format!("/{}", "x".repeat(200)), ""] {
             let started = Instant::now();
             assert!(annotations(Path::new(path), &pod()).is_err(), "{path}");
@@ -234,7 +234,7 @@ mod tests {
         }
     }
 
-    /// An agent that accepts nobody: its queue fills, and a report must not wait for a place in it.
+    /// An agent that accepts no connection: its queue fills, and a report must not wait for a place in it.
     #[test]
     fn a_report_never_waits() {
         let path = std::env::temp_dir().join(format!("culvert-agent-{}-full.sock", std::process::id()));

@@ -4,12 +4,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{CommandError, WORK_WITHIN, pod_name};
-use crate::agent::{self, client};
+use super::budget::WORK_WITHIN;
+use super::error::CommandError;
+use super::report;
+use crate::agent::{Report, client};
 use crate::attachment::{Considered, NO_ENGINE, Record, Records};
 use crate::log::{Level, Line, Log};
+use crate::metadata::{Annotations, PodRef};
 use crate::netns::{Netns, NetnsId};
-use crate::pod::{self, Decided, Decision};
+use crate::pod::{self, Decided, Decision, Resolved};
 use crate::protocol::{Attachment, Code, Failure, NetConf, PrevResult, result_reply};
 use crate::redirect::engine::Engine;
 use crate::redirect::loopback::HopAddress;
@@ -17,38 +20,36 @@ use crate::redirect::owner::Owner;
 use crate::redirect::policy::{IpFamilies, Policy};
 use crate::redirect::{self, Footprint, Installed, Namespace};
 
-/// What ADD says of itself in the log, one line.
+/// The part of ADD's log line that the report to the agent does not have.
 #[derive(Default)]
-struct Report {
-    decision: Option<&'static str>,
-    reason: Option<String>,
+struct Details {
     from_agent: bool,
     installed: Option<(Installed, IpFamilies)>,
     warnings: Vec<String>,
     phases: Vec<(&'static str, Duration)>,
 }
 
-/// Answer with prevResult once the pod's rules are in, or at once if there is nothing to do.
-pub fn add(attachment: &Attachment, conf: &NetConf<'_>) -> Result<Vec<u8>, Failure> {
+/// Answer with prevResult once the pod's rules are in, or at once if the pod is not redirected.
+pub(super) fn add(attachment: &Attachment, conf: &NetConf<'_>) -> Result<Vec<u8>, Failure> {
     let started = Instant::now();
-    let mut report = Report { warnings: conf.warnings.clone(), ..Report::default() };
-    let result = work(attachment, conf, &mut report);
-    let took = started.elapsed();
-    Log::new(conf.log_level, &conf.log_file).write(&line(attachment, &report, &result, took));
-    client::report(&conf.agent_socket, told(attachment, conf, &report, &result, took));
+    let mut report = report::report("ADD", attachment, conf);
+    let mut details = Details { warnings: conf.warnings.clone(), ..Details::default() };
+    let result = work(attachment, conf, &mut report, &mut details);
+    report.code = result.as_ref().err().map_or(0, |failure| failure.code as i32);
+    report.took_us = report::micros(started.elapsed());
+    Log::new(conf.log_level, &conf.log_file).write(&line(&report, &details, &result));
+    client::report(&conf.agent_socket, report);
     result
 }
 
-/// Answer with prevResult: culvert was taken off this node, and what is left of it redirects nobody.
-pub fn pass_through(attachment: &Attachment, conf: &NetConf<'_>) -> Result<Vec<u8>, Failure> {
-    let line = Line::new(Level::Info)
-        .field("verb", "ADD")
-        .maybe("pod", pod_name(attachment))
-        .field("container", &attachment.container_id)
-        .field("ifname", &attachment.ifname)
-        .field("decision", "pass through")
-        .field("reason", "culvert was uninstalled from this node")
-        .field("result", "ok");
+/// Answer with prevResult on a node that culvert was uninstalled from.
+pub(super) fn pass_through(attachment: &Attachment, conf: &NetConf<'_>) -> Result<Vec<u8>, Failure> {
+    let report = Report {
+        decision: Some("pass through".to_owned()),
+        reason: Some("culvert was uninstalled from this node".to_owned()),
+        ..report::report("ADD", attachment, conf)
+    };
+    let line = report::line(Level::Info, &report).field("result", "ok");
     Log::new(conf.log_level, &conf.log_file).write(&line);
     prev_result(conf).map(|prev_result| result_reply(conf.version, prev_result))
 }
@@ -61,52 +62,65 @@ fn prev_result<'a>(conf: &'a NetConf<'_>) -> Result<&'a PrevResult<'a>, Failure>
     })
 }
 
-fn work(attachment: &Attachment, conf: &NetConf<'_>, report: &mut Report) -> Result<Vec<u8>, Failure> {
+fn work(
+    attachment: &Attachment,
+    conf: &NetConf<'_>,
+    report: &mut Report,
+    details: &mut Details,
+) -> Result<Vec<u8>, Failure> {
     let prev_result = prev_result(conf)?;
     let started = Instant::now();
-    let ask = |pod: &agent::PodRef| client::annotations(&conf.agent_socket, pod);
-    let considered =
-        report.phase("decide", || pod::decide(conf, &attachment.args, ask)).map_err(CommandError::from)?;
-    let pod::Considered { decided: Decided { decision, warnings, sources }, annotations, from_agent } =
-        considered;
-    report.warnings.extend(warnings);
-    report.from_agent = from_agent;
-    let records = Records::new(&conf.state_dir);
+    let ask = |pod: &PodRef| client::annotations(&conf.agent_socket, pod);
+    let resolved =
+        details.phase("decide", || pod::decide(conf, &attachment.args, ask)).map_err(CommandError::from)?;
+    let Resolved { decided: Decided { decision, warnings, sources }, annotations, from_agent } = resolved;
+    details.warnings.extend(warnings);
+    details.from_agent = from_agent;
     match decision {
         Decision::PassThrough(reason) => {
-            report.decision = Some("pass through");
+            report.decision = Some("pass through".to_owned());
             report.reason = Some(reason.as_str().to_owned());
             if reason == pod::Reason::Unknown {
-                // Such a pod has to be found by `culvert-install status` also where no agent runs.
-                let record = record(attachment, conf, NO_ENGINE, Footprint::nothing());
-                let remembered = report.phase("record", || remember(&records, conf, &record));
-                report.warnings.extend(remembered.err());
+                // `culvert-install status` lists such pods, also on a node without an agent; it finds them by the record.
+                details.remember(conf, &record(attachment, conf, NO_ENGINE, Footprint::nothing()));
             }
         }
         Decision::Redirect(policy) => {
-            report.decision = Some("redirect");
+            report.decision = Some("redirect".to_owned());
             report.reason = sources.get("redirect").cloned();
-            let earlier = records.read(&conf.name, attachment);
-            // Whoever waited for the node agent has less left for the rules.
+            // The wait for the node agent counts against the same budget.
             let limit = WORK_WITHIN.saturating_sub(started.elapsed());
-            let (installed, netns_id) =
-                report.phase("program", || install(attachment, &policy, earlier.as_ref(), limit))?;
-            report.installed = Some((installed.clone(), policy.families));
-            let Installed { engine, outcome: _, footprint, left_out: _ } = installed;
-            let footprint = match earlier {
-                Some(earlier) => footprint.after(&earlier.footprint),
-                None => footprint,
-            };
-            let record = Record {
-                netns_id,
-                considered: annotations.and_then(|annotations| Considered::new(conf, &annotations)),
-                ..record(attachment, conf, engine.name(), footprint)
-            };
-            let remembered = report.phase("record", || remember(&records, conf, &record));
-            report.warnings.extend(remembered.err());
+            redirect_pod(attachment, conf, &policy, annotations.as_ref(), limit, details)?;
+            report.engine =
+                details.installed.as_ref().map(|(installed, _)| installed.engine.name().to_owned());
         }
     }
     Ok(result_reply(conf.version, prev_result))
+}
+
+fn redirect_pod(
+    attachment: &Attachment,
+    conf: &NetConf<'_>,
+    policy: &Policy,
+    annotations: Option<&Annotations>,
+    limit: Duration,
+    details: &mut Details,
+) -> Result<(), CommandError> {
+    let earlier = Records::new(&conf.state_dir).read(&conf.name, attachment);
+    let (installed, netns_id) =
+        details.phase("program", || install(attachment, policy, earlier.as_ref(), limit))?;
+    let footprint = match earlier {
+        Some(earlier) => installed.footprint.clone().after(&earlier.footprint),
+        None => installed.footprint.clone(),
+    };
+    let record = Record {
+        netns_id,
+        considered: annotations.and_then(|annotations| Considered::new(conf, annotations)),
+        ..record(attachment, conf, installed.engine.name(), footprint)
+    };
+    details.installed = Some((installed, policy.families));
+    details.remember(conf, &record);
+    Ok(())
 }
 
 fn install(
@@ -130,7 +144,7 @@ fn record(attachment: &Attachment, conf: &NetConf<'_>, engine: &str, footprint: 
         container_id: attachment.container_id.clone(),
         ifname: attachment.ifname.clone(),
         netns: attachment.netns.clone().unwrap_or_default(),
-        pod: pod_name(attachment),
+        pod: attachment.args.pod_display_name(),
         engine: engine.to_owned(),
         footprint,
         netns_id: None,
@@ -138,73 +152,47 @@ fn record(attachment: &Attachment, conf: &NetConf<'_>, engine: &str, footprint: 
     }
 }
 
-/// Write the attachment's record. Without one, DEL goes by the note that is kept with the rules: so a failure is a warning.
-fn remember(records: &Records, conf: &NetConf<'_>, record: &Record) -> Result<(), String> {
-    let folder = conf.state_dir.display();
-    records
-        .write(record)
-        .map_err(|error| format!("the attachment's record cannot be written to {folder}: {error}"))
-}
-
-/// The same for the node agent.
-fn told(
-    attachment: &Attachment,
-    conf: &NetConf<'_>,
-    report: &Report,
-    result: &Result<Vec<u8>, Failure>,
-    took: Duration,
-) -> agent::Report {
-    agent::Report {
-        verb: "ADD".to_owned(),
-        network: conf.name.clone(),
-        container_id: attachment.container_id.clone(),
-        ifname: attachment.ifname.clone(),
-        pod: pod_name(attachment),
-        decision: report.decision.map(str::to_owned),
-        reason: report.reason.clone(),
-        engine: report.installed.as_ref().map(|(installed, _)| installed.engine.name().to_owned()),
-        code: result.as_ref().err().map_or(0, |failure| failure.code as i32),
-        took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-    }
-}
-
-impl Report {
+impl Details {
     fn phase<T>(&mut self, name: &'static str, work: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         let result = work();
         self.phases.push((name, started.elapsed()));
         result
     }
+
+    /// Write the attachment's record. A failure is only a warning: without a record, DEL goes by the note that is kept with
+    /// the rules.
+    fn remember(&mut self, conf: &NetConf<'_>, record: &Record) {
+        let written = self.phase("record", || Records::new(&conf.state_dir).write(record));
+        let folder = conf.state_dir.display();
+        let warning = |error| format!("the attachment's record cannot be written to {folder}: {error}");
+        self.warnings.extend(written.err().map(warning));
+    }
 }
 
-fn line(attachment: &Attachment, report: &Report, result: &Result<Vec<u8>, Failure>, took: Duration) -> Line {
-    let Report { decision, reason, from_agent, installed, warnings, phases } = report;
+fn line(report: &Report, details: &Details, result: &Result<Vec<u8>, Failure>) -> Line {
+    let Details { from_agent, installed, warnings, phases } = details;
     let level = match result {
         Err(_) => Level::Error,
         Ok(_) if !warnings.is_empty() => Level::Warn,
         Ok(_) => Level::Info,
     };
-    let mut line = Line::new(level)
-        .field("verb", "ADD")
-        .maybe("pod", pod_name(attachment))
-        .field("container", &attachment.container_id)
-        .field("ifname", &attachment.ifname)
-        .maybe("decision", *decision)
-        .maybe("reason", reason.as_ref())
-        .maybe("annotations", from_agent.then_some("from the node agent"));
-    if let Some((Installed { engine, outcome, footprint, left_out: _ }, families)) = installed {
+    let mut line = report::line(level, report)
+        .maybe("annotations", from_agent.then_some("from the node agent"))
+        .maybe("engine", report.engine.as_ref());
+    if let Some((Installed { engine: _, outcome, footprint, left_out: _ }, families)) = installed {
         let ipv6 = match footprint.hop_address {
             _ if !families.with_v6() => "direct",
             HopAddress::Off => "off",
             HopAddress::Added | HopAddress::Present => "redirected",
         };
-        line = line.field("engine", engine.name()).field("rules", outcome).field("ipv6", ipv6);
+        line = line.field("rules", outcome).field("ipv6", ipv6);
     }
     for (name, duration) in phases {
         line = line.field(&format!("{name}_us"), duration.as_micros());
     }
     line = line
-        .field("took_us", took.as_micros())
+        .field("took_us", report.took_us)
         .maybe("warning", (!warnings.is_empty()).then(|| warnings.join("; ")));
     match result {
         Ok(_) => line.field("result", "ok"),

@@ -3,10 +3,13 @@
 
 use std::path::Path;
 
-use super::{CommandError, WORK_WITHIN, pod_name};
-use crate::agent;
+use super::budget::WORK_WITHIN;
+use super::error::CommandError;
+use super::report;
+use crate::agent::client;
 use crate::attachment::Records;
-use crate::log::{Level, Line, Log};
+use crate::log::{Level, Log};
+use crate::metadata::PodRef;
 use crate::netns::Netns;
 use crate::pod::{self, Decision};
 use crate::protocol::{Attachment, Code, Failure, NetConf};
@@ -14,8 +17,8 @@ use crate::redirect::engine::{self, Engine};
 use crate::redirect::policy::Policy;
 use crate::redirect::{self, RedirectError};
 
-/// Fails with [`Code::Drift`] where the two differ, a line of the details for each difference.
-pub fn check(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure> {
+/// Fail with [`Code::Drift`] if the two differ, with one line in the details for each difference.
+pub(super) fn check(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure> {
     if conf.prev_result.is_none() {
         return Err(Failure::new(
             Code::Config,
@@ -23,15 +26,13 @@ pub fn check(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure>
         ));
     }
     let result = drift(attachment, conf);
-    let line = |level| {
-        let line = Line::new(level).field("verb", "CHECK").maybe("pod", pod_name(attachment));
-        line.field("container", &attachment.container_id).field("ifname", &attachment.ifname)
-    };
+    let report = report::report("CHECK", attachment, conf);
     let log = Log::new(conf.log_level, &conf.log_file);
     match &result {
-        Ok(()) => log.write(&line(Level::Info).field("result", "ok")),
+        Ok(()) => log.write(&report::line(Level::Info, &report).field("result", "ok")),
         Err(Failure { code, message, details }) => {
-            let line = line(Level::Warn).field("code", *code as i32).field("result", message);
+            let line =
+                report::line(Level::Warn, &report).field("code", *code as i32).field("result", message);
             log.write(&line.maybe("drift", (!details.is_empty()).then_some(details)));
         }
     }
@@ -39,9 +40,9 @@ pub fn check(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure>
 }
 
 fn drift(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure> {
-    let ask = |pod: &agent::PodRef| agent::client::annotations(&conf.agent_socket, pod);
-    let considered = pod::decide(conf, &attachment.args, ask).map_err(CommandError::from)?;
-    let Decision::Redirect(policy) = considered.decided.decision else { return Ok(()) };
+    let ask = |pod: &PodRef| client::annotations(&conf.agent_socket, pod);
+    let resolved = pod::decide(conf, &attachment.args, ask).map_err(CommandError::from)?;
+    let Decision::Redirect(policy) = resolved.decided.decision else { return Ok(()) };
     let recorded = Records::new(&conf.state_dir).read(&conf.name, attachment).map(|record| record.engine);
     let differences = compare(attachment, *policy, recorded)?;
     if differences.is_empty() {
@@ -49,7 +50,7 @@ fn drift(attachment: &Attachment, conf: &NetConf<'_>) -> Result<(), Failure> {
     }
     Err(Failure {
         code: Code::Drift,
-        message: format!("the pod's redirect is not as ADD left it, in {} respects", differences.len()),
+        message: format!("the pod's redirect differs from what ADD wrote, in {} places", differences.len()),
         details: differences.join("\n"),
     })
 }
@@ -61,7 +62,7 @@ fn compare(
 ) -> Result<Vec<String>, CommandError> {
     let netns = Netns::open(Path::new(attachment.netns.as_deref().unwrap_or_default()))?;
     let work = move || -> Result<Vec<String>, RedirectError> {
-        // Who wrote the rules; without a record, who would first.
+        // The recorded engine; without a record, the first one that ADD would try.
         let engine = match recorded.and_then(|name| Engine::by_name(&name, policy.families)) {
             Some(engine) => Some(engine),
             None => engine::candidates(&policy)?.into_iter().next(),

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! DEL: forget the attachment, and take our rules out of a namespace that lives on. Never an error: a pod must be able to
-//! go, whatever state its node is in.
+//! DEL: forget the attachment, and remove our rules from a network namespace that lives on. Never an error: an error would
+//! keep the runtime from removing the pod.
 
 use std::path::Path;
 use std::time::Instant;
 
-use super::{WORK_WITHIN, pod_name};
-use crate::agent;
+use super::budget::WORK_WITHIN;
+use super::report;
+use crate::agent::client;
 use crate::attachment::{Record, Records};
-use crate::log::{Level, Line, Log};
+use crate::log::{Level, Log};
 use crate::netns::{Netns, NetnsError};
 use crate::protocol::{Attachment, NetConf};
 use crate::redirect::engine::{self, Engine};
@@ -16,8 +17,8 @@ use crate::redirect::owner::Owner;
 use crate::redirect::policy::IpFamilies;
 use crate::redirect::{self, RedirectError};
 
-/// Forget `attachment`.
-pub fn del(attachment: &Attachment, conf: &NetConf<'_>) {
+/// Carry out DEL for `attachment`; failures become warnings in the log.
+pub(super) fn del(attachment: &Attachment, conf: &NetConf<'_>) {
     let started = Instant::now();
     let log = Log::new(conf.log_level, &conf.log_file);
     let records = Records::new(&conf.state_dir);
@@ -36,7 +37,7 @@ pub fn del(attachment: &Attachment, conf: &NetConf<'_>) {
                 errors.extend(failed);
                 decision
             }
-            // Gone with the sandbox, as it mostly is.
+            // The common case: the namespace went with the sandbox, and the rules with it.
             Err(NetnsError::Open { .. } | NetnsError::NotANamespace(_)) => "the namespace is gone",
             Err(error) => {
                 errors.push(error.to_string());
@@ -47,40 +48,26 @@ pub fn del(attachment: &Attachment, conf: &NetConf<'_>) {
     errors.extend(records.remove(&conf.name, attachment).err().map(|error| error.to_string()));
 
     let level = if errors.is_empty() { Level::Info } else { Level::Warn };
+    let mut report = report::report("DEL", attachment, conf);
+    report.decision = Some(decision.to_owned());
+    report.took_us = report::micros(started.elapsed());
     log.write(
-        &Line::new(level)
-            .field("verb", "DEL")
-            .maybe("pod", pod_name(attachment))
-            .field("container", &attachment.container_id)
-            .field("ifname", &attachment.ifname)
-            .field("decision", decision)
-            .field("took_us", started.elapsed().as_micros())
+        &report::line(level, &report)
+            .field("took_us", report.took_us)
             .maybe("warning", (!errors.is_empty()).then(|| errors.join("; ")))
             .field("result", "ok"),
     );
-    agent::client::report(
-        &conf.agent_socket,
-        agent::Report {
-            verb: "DEL".to_owned(),
-            network: conf.name.clone(),
-            container_id: attachment.container_id.clone(),
-            ifname: attachment.ifname.clone(),
-            pod: pod_name(attachment),
-            decision: Some(decision.to_owned()),
-            took_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
-            ..agent::Report::default()
-        },
-    );
+    client::report(&conf.agent_socket, report);
 }
 
-/// Give what this attachment changed into the care of the container's `other` one, whose DEL will undo it.
+/// Add this attachment's changes to the record of the container's `other` attachment, whose DEL will undo them.
 fn hand_over(records: &Records, record: Option<&Record>, mut other: Record) -> Result<(), String> {
     let Some(record) = record else { return Ok(()) };
     other.footprint = other.footprint.after(&record.footprint);
     records.write(&other).map_err(|error| error.to_string())
 }
 
-/// Remove the rules of this container, and only those.
+/// Remove the rules in the namespace if they carry this container's id.
 fn clean(
     netns: &str,
     attachment: &Attachment,
@@ -98,7 +85,7 @@ fn clean(
         let Some(found) = found.filter(|found| found.container == owner.container) else {
             return Ok(("the rules there are another's", Vec::new()));
         };
-        // Without a record nobody knows of other attachments: then only the DEL of the one that wrote them removes them.
+        // Without a record other attachments are unknown, so only the DEL of the attachment in the note removes the rules.
         if footprint.is_none() && found.ifname != owner.ifname {
             return Ok(("the rules there are another interface's", Vec::new()));
         }

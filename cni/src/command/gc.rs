@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! GC: forget the attachments that the runtime no longer knows. Rules die with their namespace; only records can be stale.
+//! GC: remove the records of attachments that the runtime no longer knows. Rules die with their namespace; only records can
+//! be stale.
 
 use crate::attachment::Records;
 use crate::log::{Level, Line, Log};
 use crate::protocol::{Code, Failure, NetConf};
 
-/// Remove stale records of the configuration's network; goes on after a failure and then tells all.
-pub fn gc(conf: &NetConf<'_>) -> Result<(), Failure> {
+/// Remove stale records of the configuration's network. Continues after a failure and returns all of them.
+pub(super) fn gc(conf: &NetConf<'_>) -> Result<(), Failure> {
     let Some(valid) = &conf.valid_attachments else {
         let message = "cni.dev/valid-attachments is missing: without it GC would forget every attachment";
         return Err(Failure::new(Code::Config, message));

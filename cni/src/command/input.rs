@@ -1,28 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! stdin, with a bound on its size and on the time that we wait for it.
+//! stdin, with a bound on its size and on the time that it may take.
 
 use std::io::{self, Read, Stdin};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::AsFd;
 
+use super::budget::{STDIN_WITHIN, VERSION_STDIN_WITHIN};
 use crate::protocol::{CniVersion, MAX_STDIN, NetConf};
 
-/// How long ADD and DEL wait for the configuration. The runtime writes it before it waits for us.
-const WHOLE: Duration = Duration::from_secs(2);
-/// How long VERSION waits for the version that it is asked in; it answers without.
-const MAYBE: Duration = Duration::from_millis(50);
-
-/// All of stdin.
-pub fn all(stdin: &Stdin) -> io::Result<Vec<u8>> {
-    read(stdin, WHOLE)
+/// Read all of stdin.
+pub(super) fn all(stdin: &Stdin) -> io::Result<Vec<u8>> {
+    read(stdin, STDIN_WITHIN)
 }
 
-/// The version that VERSION is asked in, if stdin says one that we speak.
-pub fn version(stdin: &Stdin) -> Option<CniVersion> {
-    let bytes = read(stdin, MAYBE).ok()?;
+/// Read the cniVersion from VERSION's stdin, if there is a supported one.
+pub(super) fn version(stdin: &Stdin) -> Option<CniVersion> {
+    let bytes = read(stdin, VERSION_STDIN_WITHIN).ok()?;
     NetConf::version_of(&bytes)
 }
 

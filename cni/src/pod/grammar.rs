@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The grammar of values: what a text must look like to become a port, a list of ports, a uid. Pure.
+//! The grammar of values: ports, lists of ports, networks, uids. Pure.
 //!
-//! Each function answers with what is allowed when the text is not; the caller adds the setting's name and the value.
+//! The error of each function names the allowed values; the caller adds the setting's name and its value.
 
 use std::net::IpAddr;
 
@@ -11,16 +11,16 @@ use crate::redirect::policy::{
     Port, Ports, Protocol, ProxyUid, Ranges, Toggle, UidExclusion, VirtualInterface,
 };
 
-/// The most ranges in one list: each is a rule in the kernel.
+/// Limit for the ranges in one list: each becomes a rule in the kernel.
 const MAX_RANGES: usize = 1024;
 
-/// The most exclusions by uid; each may have [`MAX_RANGES`] ports.
+/// Limit for the exclusions by uid; each may have [`MAX_RANGES`] ports.
 const MAX_EXCLUSIONS: usize = 64;
 
-/// What a value must look like.
+/// Description of the allowed values, for an error message.
 pub type Allowed = String;
 
-/// `enabled` or `disabled`.
+/// Parse `enabled` or `disabled`.
 pub fn toggle(text: &str) -> Result<Toggle, Allowed> {
     match text {
         "enabled" => Ok(Toggle::Enabled),
@@ -29,7 +29,7 @@ pub fn toggle(text: &str) -> Result<Toggle, Allowed> {
     }
 }
 
-/// The same, or `true` or `false`.
+/// Parse a toggle that may also be spelled `true` or `false`.
 pub fn toggle_or_bool(text: &str) -> Result<Toggle, Allowed> {
     match text {
         "true" => Ok(Toggle::Enabled),
@@ -38,7 +38,7 @@ pub fn toggle_or_bool(text: &str) -> Result<Toggle, Allowed> {
     }
 }
 
-/// The same as Kuma writes it: `true`, `false`, `yes` and `no` too.
+/// Parse a toggle in Kuma's spellings: also `true`, `false`, `yes` and `no`.
 pub fn kuma_toggle(text: &str) -> Result<Toggle, Allowed> {
     match text {
         "enabled" | "true" | "yes" => Ok(Toggle::Enabled),
@@ -47,7 +47,7 @@ pub fn kuma_toggle(text: &str) -> Result<Toggle, Allowed> {
     }
 }
 
-/// A port from 1 to 65535.
+/// Parse a port from 1 to 65535.
 pub fn port(text: &str) -> Result<Port, Allowed> {
     digits(text)
         .and_then(|digits| digits.parse().ok())
@@ -55,7 +55,7 @@ pub fn port(text: &str) -> Result<Port, Allowed> {
         .ok_or_else(|| "a port from 1 to 65535".to_owned())
 }
 
-/// A uid from 1 to 4294967294.
+/// Parse a uid from 1 to 4294967294.
 pub fn proxy_uid(text: &str) -> Result<ProxyUid, Allowed> {
     digits(text)
         .and_then(|digits| digits.parse().ok())
@@ -63,7 +63,7 @@ pub fn proxy_uid(text: &str) -> Result<ProxyUid, Allowed> {
         .ok_or_else(|| "a uid from 1 to 4294967294".to_owned())
 }
 
-/// Ports and ranges: `80,443,8000-8999`.
+/// Parse ports and ranges, as in `80,443,8000-8999`.
 pub fn ports(text: &str) -> Result<Ports, Allowed> {
     let allowed = || "ports from 1 to 65535 and ranges of them, as in 80,443,8000-8999".to_owned();
     let mut ranges = Vec::new();
@@ -81,19 +81,19 @@ pub fn ports(text: &str) -> Result<Ports, Allowed> {
     Ok(Ranges::new(ranges))
 }
 
-/// IP addresses and networks of either family; bits behind the mask are cleared.
+/// Parse IP addresses and networks of either family; bits behind the mask are cleared.
 pub fn cidrs(text: &str) -> Result<Vec<IpNet>, Allowed> {
     list(text, "addresses and networks, as in 10.0.0.1,192.168.0.0/16,2001:db8::/32", cidr)
 }
 
-/// IP addresses of either family.
+/// Parse IP addresses of either family.
 pub fn addresses(text: &str) -> Result<Vec<IpAddr>, Allowed> {
     list(text, "disabled, all, or nameservers' addresses, as in 10.96.0.10,2001:db8::53", |part| {
         part.parse().ok()
     })
 }
 
-/// `interface:network` each, the interface's name may end in `+`.
+/// Parse a list of `interface:network`; a name that ends in `+` is a prefix.
 pub fn virtual_interfaces(text: &str) -> Result<Vec<VirtualInterface>, Allowed> {
     list(text, "interfaces with their networks, as in docker0:172.17.0.0/16,br-+:fd00::/8", |part| {
         let (interface, net) = part.split_once(':')?;
@@ -101,7 +101,7 @@ pub fn virtual_interfaces(text: &str) -> Result<Vec<VirtualInterface>, Allowed> 
             Some(beginning) => (beginning, true),
             None => (interface.trim(), false),
         };
-        // The kernel's rules for names (dev_valid_name), and none that a rule's text could be broken with.
+        // A subset of the kernel's rules for names (dev_valid_name), without characters that could end a rule's text.
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '@');
         let good =
             !name.is_empty() && name.len() <= 15 && name.chars().all(allowed) && name != "." && name != "..";
@@ -109,7 +109,7 @@ pub fn virtual_interfaces(text: &str) -> Result<Vec<VirtualInterface>, Allowed> 
     })
 }
 
-/// `;`-separated exclusions, each `[protocols:][ports:]uids`.
+/// Parse exclusions `[protocols:][ports:]uids`, separated by `;`.
 pub fn uid_exclusions(text: &str) -> Result<Vec<UidExclusion>, Allowed> {
     let allowed = || {
         "entries [protocols:][ports:]uids, as in tcp:80,443:1234;udp:53:1000-1010; protocols are tcp, udp, tcp,udp or *; \
@@ -157,7 +157,7 @@ fn uid_exclusion(text: &str) -> Option<UidExclusion> {
     (first <= last).then_some(UidExclusion { protocols, ports, uids: first..=last })
 }
 
-/// A uid from 0 to 4294967294; the number above is the kernel's "no uid".
+/// Parse a uid from 0 to 4294967294; the next number is the kernel's "no uid".
 fn any_uid(text: &str) -> Option<u32> {
     digits(text.trim())?.parse().ok().filter(|uid| *uid != u32::MAX)
 }
@@ -184,7 +184,7 @@ fn list<T: PartialEq>(
     Ok(found)
 }
 
-/// A number is digits only: `parse` would take a sign as well.
+/// Returns the text if it consists of digits only: `parse` alone would accept a sign.
 fn digits(text: &str) -> Option<&str> {
     (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then_some(text)
 }
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_ports_is_refused() {
+    fn malformed_lists_of_ports_are_refused() {
         for text in [
             "", ",", "80,", "0", "65536", "-1", "+80", "80-", "-80", "90-80", "http", "80;443", "1-2-3",
             "８０",
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_is_root_or_nobody_is_refused() {
+    fn a_proxy_uid_of_root_or_of_no_uid_is_refused() {
         assert_eq!(proxy_uid("4294967294").map(ProxyUid::get), Ok(4_294_967_294));
         assert_eq!(proxy_uid("1000600000").map(ProxyUid::get), Ok(1_000_600_000));
         for text in ["0", "4294967295", "-1", "root", ""] {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_of_either_family() {
+    fn networks_of_either_family_are_parsed() {
         let shown = |text: &str| {
             cidrs(text).map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
         };
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn exclusions_by_uid() {
+    fn exclusions_by_uid_are_parsed() {
         let all = [Protocol::Tcp, Protocol::Udp];
         let rows: [(&str, &[Protocol], &str, std::ops::RangeInclusive<u32>); 7] = [
             ("1234", &all, "", 1234..=1234),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_with_their_networks() {
+    fn interfaces_are_parsed_with_their_networks() {
         let found = virtual_interfaces("docker0:172.17.0.1/16, br-+:fd00::/8").unwrap();
         assert_eq!((found[0].name.as_str(), found[0].is_prefix), ("docker0", false));
         assert_eq!((found[1].name.as_str(), found[1].is_prefix), ("br-", true));

@@ -1,36 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kuma's `traffic.kuma.io/transparent-proxy-config`: the YAML that Kong Mesh's injector writes on a pod, read as values of
-//! our own settings. Pure.
+//! Kuma's `traffic.kuma.io/transparent-proxy-config`: YAML that Kong Mesh's injector writes on a pod, read as values of
+//! culvert's settings. Pure.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Annotations, grammar};
+use super::grammar;
+use crate::metadata::Annotations;
 use crate::redirect::policy::{Ports, Ranges};
 
-/// The annotation's name.
+/// Name of the annotation.
 pub const CONFIG: &str = "traffic.kuma.io/transparent-proxy-config";
 /// Ports of Kuma's data plane proxy that peers and probes reach directly, with Kuma's defaults.
 const OWN_PORTS: [(&str, u16); 2] =
     [("kuma.io/envoy-admin-port", 9901), ("kuma.io/application-probe-proxy-port", 9001)];
 
-/// The configuration in terms of our settings: value by name.
+/// The configuration in terms of culvert's settings.
 #[derive(Debug)]
 pub struct Config {
-    /// A value for each setting that the YAML names.
+    /// Value of each setting that the YAML has, by the setting's name.
     pub values: BTreeMap<&'static str, String>,
-    /// What we read in another way than Kuma does.
+    /// Keys whose effect here differs from Kuma's.
     pub warnings: Vec<String>,
 }
 
-/// Kuma's own ports; only without [`CONFIG`], which excludes them itself.
+/// Returns the ports of Kuma's proxy; for pods without [`CONFIG`], which excludes them itself.
 pub fn own_ports(annotations: &Annotations) -> Result<Ports, String> {
     let mut ports = Vec::new();
     for (name, default) in OWN_PORTS {
         match annotations.get(name).map(|value| value.trim()) {
             None | Some("") => ports.push(default..=default),
-            // Kuma's way of switching the probe proxy off.
+            // In Kuma a port of 0 switches the probe proxy off.
             Some("0") => {}
             Some(value) => {
                 let port = grammar::port(value)
@@ -42,7 +43,7 @@ pub fn own_ports(annotations: &Annotations) -> Result<Ports, String> {
     Ok(Ranges::new(ports))
 }
 
-/// Read the YAML. An unknown key is an error, and so is one that asks for what we cannot do.
+/// Parse the YAML. An unknown key is an error, and so is a key that asks for a function that culvert does not have.
 pub fn parse(yaml: &str) -> Result<Config, String> {
     let document: Document = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
     let mut values = BTreeMap::new();
@@ -67,7 +68,7 @@ pub fn parse(yaml: &str) -> Result<Config, String> {
         }
     }
     let mut set = |name: &'static str, value: Option<String>| {
-        // Absent and empty alike: Kuma writes every key, and an empty list means none.
+        // Empty counts as absent: Kuma writes every key, and an empty list means none.
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             values.insert(name, value);
         }
@@ -95,7 +96,7 @@ pub fn parse(yaml: &str) -> Result<Config, String> {
     match dns.enabled {
         _ if captures_all => set("redirect-dns", Some("all".to_owned())),
         Some(true) => {
-            // Kuma then reads resolv.conf, which in its CNI plugin is the node's and not the pod's.
+            // Kuma captures the servers in resolv.conf here, but its CNI plugin reads the node's file, not the pod's.
             warnings
                 .push("redirect.dns without captureAll: every DNS server's queries are captured".to_owned());
             set("redirect-dns", Some("all".to_owned()));
@@ -111,11 +112,11 @@ fn enabled(on: bool) -> String {
     if on { "enabled" } else { "disabled" }.to_owned()
 }
 
-/// `config.Config` of Kuma's `pkg/transparentproxy/config`. Keys about how Kuma runs its programs are read and have no
-/// meaning here.
+/// `config.Config` of Kuma's `pkg/transparentproxy/config`. Keys that configure Kuma's own programs are accepted and
+/// ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "keys that are allowed but mean nothing to us are read only to be known")]
+#[allow(dead_code, reason = "accepted keys without a meaning here")]
 struct Document {
     #[serde(rename = "kumaDPUser")]
     kuma_dp_user: Option<Scalar>,
@@ -146,7 +147,7 @@ struct Redirect {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "keys that are allowed but mean nothing to us are read only to be known")]
+#[allow(dead_code, reason = "accepted keys without a meaning here")]
 struct Direction {
     enabled: Option<bool>,
     port: Option<Scalar>,
@@ -161,7 +162,7 @@ struct Direction {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "keys that are allowed but mean nothing to us are read only to be known")]
+#[allow(dead_code, reason = "accepted keys without a meaning here")]
 struct DnsConfig {
     enabled: Option<bool>,
     capture_all: Option<bool>,
@@ -178,7 +179,7 @@ struct Vnet {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "keys that are allowed but mean nothing to us are read only to be known")]
+#[allow(dead_code, reason = "accepted keys without a meaning here")]
 struct LogConfig {
     enabled: Option<bool>,
     level: Option<u16>,
@@ -186,7 +187,7 @@ struct LogConfig {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "keys that are allowed but mean nothing to us are read only to be known")]
+#[allow(dead_code, reason = "accepted keys without a meaning here")]
 struct Retry {
     max_retries: Option<u64>,
     sleep_between_retries: Option<String>,
@@ -194,19 +195,19 @@ struct Retry {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "keys that are allowed but mean nothing to us are read only to be known")]
+#[allow(dead_code, reason = "accepted keys without a meaning here")]
 struct Comments {
     disabled: Option<bool>,
 }
 
-/// Only whether it is on counts: nothing else of it could be followed.
+/// Only `enabled` is read: culvert has no eBPF mode, so `true` is an error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Ebpf {
     enabled: bool,
 }
 
-/// A number or a string: Kuma writes ports as numbers and uids as strings, users write either.
+/// A number or a string: Kuma writes ports as numbers and uids as strings, and users write either.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Scalar {
@@ -223,7 +224,7 @@ impl Scalar {
     }
 }
 
-/// A list, or a string with commas.
+/// A list, or one string with commas.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum List {
@@ -260,7 +261,7 @@ impl List {
 mod tests {
     use super::*;
 
-    /// As Kong Mesh 2.x writes it.
+    /// The annotation as Kong Mesh 2.x writes it.
     const INJECTED: &str = r#"
 cniMode: true
 comments: {disabled: false}
@@ -297,7 +298,7 @@ waitInterval: 0
 "#;
 
     #[test]
-    fn what_kong_mesh_writes_is_read() {
+    fn the_configuration_of_kong_mesh_is_read() {
         let config = parse(INJECTED).unwrap();
         let expected = [
             ("dns-port", "15053"),
@@ -323,7 +324,7 @@ waitInterval: 0
     }
 
     #[test]
-    fn what_is_unknown_or_cannot_be_done_is_refused() {
+    fn unknown_and_unsupported_keys_are_refused() {
         for yaml in [
             "redirekt: {}",
             "redirect: {inbound: {prot: 1}}",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The plugin's configuration as the runtime hands it over on stdin (contract §2).
+//! The plugin's configuration as the runtime passes it on stdin: the conflist's entry, and the runtime's additions.
 //!
-//! Each top-level value is first kept as raw JSON under its key, then parsed apart: what we don't own is never parsed, and
-//! a `RawValue` behind `#[serde(flatten)]` or `Value` would lose bytes.
+//! Each top-level value is first kept as raw JSON under its key, and then parsed on its own. So values of other plugins are
+//! never parsed; a `RawValue` behind `#[serde(flatten)]` or `Value` would lose bytes.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,17 +12,18 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{CniVersion, Code, Failure};
+use super::error::{Code, Failure};
+use super::version::CniVersion;
 use crate::log;
 
-/// The capability under which containerd (1.5 and up) and CRI-O (1.28 and up) pass every annotation of the pod.
+/// Capability under which containerd (1.5 and up) and CRI-O (1.28 and up) pass every annotation of the pod.
 pub const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
 const DEFAULT_LOG_FILE: &str = "/var/log/culvert/cni.log";
 const DEFAULT_STATE_DIR: &str = "/run/culvert/attachments";
 const DEFAULT_EXCLUDED_NAMESPACE: &str = "kube-system";
 
-/// Keys that runtimes, libcni and Multus put into any plugin's configuration: no reason for a warning.
+/// Keys that runtimes, libcni and Multus add to any plugin's configuration; they cause no warning.
 const FOREIGN_KEYS: [&str; 9] = [
     "name",
     "type",
@@ -35,78 +36,78 @@ const FOREIGN_KEYS: [&str; 9] = [
     "disableCheck",
 ];
 
-/// What to do with a pod whose annotations nobody knows.
+/// Handling of a pod whose annotations are not available.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnUnknown {
-    /// Let it through unredirected, with a warning in the log.
+    /// Pass it through without a redirect, with a warning in the log.
     #[default]
     Allow,
     /// Fail the ADD with code 11, so that the runtime tries again.
     Deny,
 }
 
-/// An attachment as GC names it.
+/// An attachment in GC's list of valid ones.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ValidAttachment {
-    /// The sandbox's id.
+    /// Id of the pod's sandbox.
     #[serde(rename = "containerID")]
     pub container_id: String,
-    /// The interface in the sandbox.
+    /// Interface inside the sandbox.
     pub ifname: String,
 }
 
-/// A result of the plugins before us, as raw JSON with its top-level fields found.
+/// The result of the plugins before this one in the chain, as raw JSON, with its top-level fields.
 #[derive(Debug)]
 pub struct PrevResult<'a> {
-    /// The whole object, to the byte.
+    /// The whole object, byte by byte.
     pub raw: &'a RawValue,
-    /// Its fields in their order.
+    /// Top-level fields in their order.
     pub fields: Vec<(String, &'a RawValue)>,
 }
 
-/// The configuration, with the contract's defaults in place of what was not given.
+/// The parsed configuration, with defaults for missing keys.
 #[derive(Debug)]
 pub struct NetConf<'a> {
-    /// The version that results are written in.
+    /// Version in which the result is written.
     pub version: CniVersion,
-    /// The network's name; part of an attachment's key.
+    /// Name of the network; part of an attachment's key.
     pub name: String,
-    /// The result of the plugins before us; `null` counts as none.
+    /// Result of the plugins before this one; `null` counts as none.
     pub prev_result: Option<PrevResult<'a>>,
-    /// The pod's annotations, where the runtime passes them. `Some(None)`: passed as `null`.
+    /// Annotations of the pod, if the runtime passes them. `Some(None)`: passed as `null`.
     pub annotations: Option<Option<&'a RawValue>>,
-    /// Node-wide defaults of the redirect, parsed by [`crate::pod`].
+    /// Node-wide defaults of the redirect, parsed later, together with the annotations.
     pub redirect: Option<&'a RawValue>,
     /// Keys of `redirect` that a pod may not change.
     pub locked: Vec<String>,
-    /// Namespaces whose pods go through untouched.
+    /// Kubernetes namespaces whose pods pass through untouched.
     pub exclude_namespaces: Vec<String>,
-    /// What to do when a pod's annotations cannot be had.
+    /// Handling of a pod whose annotations are not available.
     pub on_unknown: OnUnknown,
-    /// Which lines the log holds.
+    /// Lowest level of the lines that are logged.
     pub log_level: log::Level,
-    /// The log file; empty switches it off.
+    /// Log file; an empty path switches it off.
     pub log_file: PathBuf,
-    /// Where the attachments' records lie.
+    /// Folder of the attachments' records.
     pub state_dir: PathBuf,
-    /// The node agent's socket; empty: nobody is asked.
+    /// Socket of the node agent; an empty path switches it off.
     pub agent_socket: PathBuf,
-    /// For GC: the attachments that the runtime still knows, if it says.
+    /// For GC: the attachments that the runtime still knows, if it passes them.
     pub valid_attachments: Option<Vec<ValidAttachment>>,
-    /// Things to say in the log: unknown keys.
+    /// Warnings for the log, about unknown keys.
     pub warnings: Vec<String>,
 }
 
 impl<'a> NetConf<'a> {
-    /// Only the version in `stdin`, if it is one that we speak.
+    /// Read only the version in `stdin`; `None` if it is missing or not supported.
     pub fn version_of(stdin: &[u8]) -> Option<CniVersion> {
         let Fields(fields) = serde_json::from_slice(stdin).ok()?;
         let raw = fields.iter().find(|(name, _)| name == "cniVersion")?.1;
         CniVersion::parse(&serde_json::from_str::<String>(raw.get()).ok()?)
     }
 
-    /// Parse what came on stdin. The error's code is 1, 6 or 7.
+    /// Parse the configuration on stdin. An error has code 1, 6 or 7.
     pub fn parse(stdin: &'a [u8]) -> Result<Self, Failure> {
         if stdin.iter().all(u8::is_ascii_whitespace) {
             return Err(Failure::new(
@@ -115,24 +116,24 @@ impl<'a> NetConf<'a> {
             ));
         }
         let Fields(fields) = serde_json::from_slice(stdin)
-            .map_err(|error| Failure::new(Code::Decode, format!("stdin is no JSON object: {error}")))?;
+            .map_err(|error| Failure::new(Code::Decode, format!("stdin is not a JSON object: {error}")))?;
         let take = |key: &str| fields.iter().find(|(name, _)| name == key).map(|(_, value)| *value);
 
         if let Some(key) = repeated(&fields) {
-            let message = format!("the configuration's key {key:?} stands twice: which value should count?");
+            let message = format!("the configuration has the key {key:?} twice: which value should count?");
             return Err(Failure::new(Code::Decode, message));
         }
         let version = match value::<Cow<'_, str>>(take("cniVersion"), "cniVersion")? {
             None => {
-                let spoken = spoken();
+                let supported = supported();
                 return Err(Failure::new(
                     Code::IncompatibleVersion,
-                    format!("cniVersion is missing, which means 0.2.0: this plugin speaks {spoken}"),
+                    format!("cniVersion is missing, which means 0.2.0: this plugin supports {supported}"),
                 ));
             }
             Some(text) => CniVersion::parse(&text).ok_or_else(|| {
-                let spoken = spoken();
-                let message = format!("cniVersion is {text:?}: this plugin speaks {spoken}");
+                let supported = supported();
+                let message = format!("cniVersion is {text:?}: this plugin supports {supported}");
                 Failure::new(Code::IncompatibleVersion, message)
             })?,
         };
@@ -176,7 +177,7 @@ impl<'a> NetConf<'a> {
     }
 }
 
-/// Every key that this plugin reads.
+/// All keys that the plugin reads; `cni.dev/valid-attachments` is in [`FOREIGN_KEYS`].
 const OWN_KEYS: [&str; 11] = [
     "cniVersion",
     "prevResult",
@@ -196,18 +197,18 @@ fn unknown_key(key: &str) -> Option<String> {
     (!known).then(|| format!("the configuration's key {key:?} is unknown and ignored"))
 }
 
-fn spoken() -> String {
+fn supported() -> String {
     CniVersion::ALL.map(CniVersion::as_str).join(", ")
 }
 
-/// A key that stands more than once, if any does.
+/// Returns a key that occurs more than once, if there is one.
 pub fn repeated<'a>(fields: &'a [(String, &RawValue)]) -> Option<&'a str> {
     let mut keys: Vec<&str> = fields.iter().map(|(key, _)| key.as_str()).collect();
     keys.sort_unstable();
     keys.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
-/// The value under `key` as `T`; an explicit `null` counts as absent.
+/// Parse the value under `key` as `T`; an explicit `null` counts as absent.
 fn value<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, key: &str) -> Result<Option<T>, Failure> {
     match raw {
         None => Ok(None),
@@ -219,19 +220,20 @@ fn value<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, key: &str) -> Result
 fn prev_result(raw: Option<&RawValue>) -> Result<Option<PrevResult<'_>>, Failure> {
     let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(None) };
     let Fields(fields) = serde_json::from_str(raw.get())
-        .map_err(|error| Failure::new(Code::Decode, format!("prevResult is no JSON object: {error}")))?;
+        .map_err(|error| Failure::new(Code::Decode, format!("prevResult is not a JSON object: {error}")))?;
     Ok(Some(PrevResult { raw, fields }))
 }
 
 fn annotations(raw: Option<&RawValue>) -> Result<Option<Option<&RawValue>>, Failure> {
     let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(None) };
-    let Fields(fields) = serde_json::from_str(raw.get())
-        .map_err(|error| Failure::new(Code::Decode, format!("runtimeConfig is no JSON object: {error}")))?;
+    let Fields(fields) = serde_json::from_str(raw.get()).map_err(|error| {
+        Failure::new(Code::Decode, format!("runtimeConfig is not a JSON object: {error}"))
+    })?;
     let found = fields.into_iter().find(|(key, _)| key == POD_ANNOTATIONS);
     Ok(found.map(|(_, value)| (value.get() != "null").then_some(value)))
 }
 
-/// The fields of a JSON object in their order, values raw.
+/// The fields of a JSON object in their order, with raw values.
 pub struct Fields<'a>(pub Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_has_its_code() {
+    fn each_error_has_its_code() {
         let rows = [
             ("", Code::Decode),
             ("  \n", Code::Decode),

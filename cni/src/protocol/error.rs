@@ -1,47 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a runtime is told when a verb fails: code, message, details.
+//! Failures in the terms of the CNI specification: code, message, details.
 
-/// An error code of the CNI specification, or one of our own (100 and up).
+/// An error code: below 100 of the CNI specification, from 100 on the plugin's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Code {
-    /// The configuration's cniVersion is not one that we speak.
+    /// The configuration's cniVersion is missing or not supported.
     IncompatibleVersion = 1,
     /// An environment variable is missing or malformed, or the verb is unknown.
     Environment = 4,
     /// Reading or writing failed.
     Io = 5,
-    /// stdin is not the JSON that it should be.
+    /// stdin is not JSON, or a key has a value of another type.
     Decode = 6,
     /// The configuration, or an annotation of the pod, cannot be followed.
     Config = 7,
-    /// The network namespace does not exist, is none, or is the host's.
+    /// The network namespace does not exist, is no namespace, or is the host's.
     Netns = 8,
-    /// A condition that may pass: the runtime should try again.
+    /// A temporary condition: the runtime should try again.
     TryAgain = 11,
-    /// STATUS: this node cannot ADD.
+    /// STATUS: no engine works on this node.
     NotReady = 50,
-    /// CHECK: the kernel's state is not what ADD would write.
+    /// CHECK: the kernel's state differs from what ADD would write.
     Drift = 100,
-    /// The rules could not be applied, and nothing of ours is left.
+    /// The rules could not be applied, and none of them is left.
     Rules = 101,
-    /// A bug of ours.
+    /// A panic, which is a bug of the plugin.
     Bug = 999,
 }
 
 /// A failed verb, in the specification's terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What kind of failure it is.
+    /// Kind of the failure, by which the runtime decides about a retry.
     pub code: Code,
-    /// One line: the thing, its value, and what to do next.
+    /// One line: the object, its value, and the operator's next step.
     pub message: String,
-    /// More than one line, where there is more to say; may be empty.
+    /// Further lines, such as the differences that CHECK found; may be empty.
     pub details: String,
 }
 
 impl Failure {
-    /// A failure that one line says in full.
+    /// A failure without details.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), details: String::new() }
     }

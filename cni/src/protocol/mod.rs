@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The CNI wire: what a runtime says in the environment and on stdin, and what it gets back on stdout.
+//! The CNI wire: the runtime's environment and configuration on stdin, and the reply on stdout.
 //!
-//! Source: the CNI specification 1.1.0, and `prevResult` as real primaries write it: we hand it on as raw JSON, since
-//! what we don't own we don't parse.
+//! Source: the CNI specification 1.1.0. prevResult is handed on as raw JSON, since real plugins write results that do not
+//! follow the specification to the letter, and parsing would lose parts of them.
 
 mod config;
 mod error;

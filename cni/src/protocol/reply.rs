@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What goes to stdout: one JSON document.
+//! Replies on stdout: one JSON document each.
 
 use cni_plugin::reply::{ErrorReply, VersionReply};
 use semver::Version;
 use serde_json::value::RawValue;
 
-use super::{CniVersion, Failure, PrevResult};
+use super::config::PrevResult;
+use super::error::Failure;
+use super::version::CniVersion;
 
-/// The reply to VERSION: the version that the runtime asked in, and all that we speak.
+/// The reply to VERSION: the version that the runtime asked in, and all supported ones.
 pub fn version_reply(asked_in: CniVersion) -> Vec<u8> {
     let supported_versions = CniVersion::ALL.into_iter().map(semver).collect();
     to_json(&VersionReply { cni_version: semver(asked_in), supported_versions })
 }
 
-/// The reply to any verb that failed.
+/// The reply to a verb that failed.
 pub fn error_reply(version: CniVersion, failure: &Failure) -> Vec<u8> {
     to_json(&ErrorReply {
         cni_version: semver(version),
@@ -23,10 +25,10 @@ pub fn error_reply(version: CniVersion, failure: &Failure) -> Vec<u8> {
     })
 }
 
-/// The reply to ADD: prevResult exactly as it came.
+/// The reply to ADD: prevResult byte by byte.
 ///
-/// Only where its own `cniVersion` is not the configuration's, that one value is put right: libcni reads a result by the
-/// version that stands in it, and one without any as 0.1.0.
+/// One value is corrected: a `cniVersion` that is not the configuration's. libcni parses a result by the version in it, and
+/// a result without a version as 0.1.0.
 pub fn result_reply(version: CniVersion, prev_result: &PrevResult<'_>) -> Vec<u8> {
     let asked = format!("\"{version}\"");
     let has_version = prev_result.fields.iter().any(|(key, _)| key == "cniVersion");
@@ -45,7 +47,7 @@ pub fn result_reply(version: CniVersion, prev_result: &PrevResult<'_>) -> Vec<u8
     format!("{{{}}}", fields.join(",")).into_bytes()
 }
 
-/// Whether `reply` is one JSON document; for tests.
+/// Returns true if `reply` is one JSON document; for tests.
 pub fn is_json(reply: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(reply).is_ok()
 }

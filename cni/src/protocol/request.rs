@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a runtime says in the environment: the verb and the attachment it is about.
+//! The runtime's environment: the verb, and the attachment it concerns.
 
 use std::str::FromStr;
 
 use cni_plugin::Command;
 
-use crate::agent::PodRef;
+use crate::metadata::PodRef;
 
-/// The largest configuration that we read from stdin, in bytes: libcni's own bound for a conflist is 2 MiB.
+/// Largest configuration on stdin, in bytes: libcni's own bound for a conflist is 2 MiB.
 pub const MAX_STDIN: usize = 4 << 20;
 
-/// The longest interface name, in bytes: `IFNAMSIZ` of linux/if.h less the final zero.
+/// Longest interface name, in bytes: `IFNAMSIZ` of linux/if.h less the final zero.
 const MAX_IFNAME: usize = 15;
 
-/// Where the environment is read from, so that tests never touch the process's own.
+/// Source of environment variables, so that tests never touch the process's own.
 pub trait Strings {
-    /// The value of `name`, if it is set and is UTF-8.
+    /// Returns the value of `name`, if it is set and is UTF-8.
     fn get(&self, name: &str) -> Option<String>;
 }
 
@@ -25,7 +25,7 @@ impl<F: Fn(&str) -> Option<String>> Strings for F {
     }
 }
 
-/// An environment that no verb can be carried out in: CNI code 4.
+/// A missing or malformed environment variable: CNI code 4.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvironmentError {
     /// A variable that the verb needs is not set.
@@ -34,34 +34,34 @@ pub enum EnvironmentError {
     /// A variable that the verb needs is empty.
     #[error("{0} is empty")]
     Empty(&'static str),
-    /// A verb that the specification does not have.
+    /// A verb that the CNI specification does not have.
     #[error("CNI_COMMAND is {0:?}: it must be one of ADD, DEL, CHECK, GC, STATUS, VERSION")]
     Verb(String),
-    /// A container id outside of the specification's alphabet.
+    /// A container id with characters that the CNI specification does not allow.
     #[error(
         "CNI_CONTAINERID is {0:?}: it must begin with a letter or digit and hold only letters, digits and _.-"
     )]
     ContainerId(String),
-    /// An interface name that the kernel would not take.
+    /// An interface name that the kernel would refuse.
     #[error(
         "CNI_IFNAME is {0:?}: it must be 1 to 15 bytes without '/', ':' or white space, and not '.' or '..'"
     )]
     Ifname(String),
 }
 
-/// What the runtime wants done.
+/// The verb of an invocation.
 #[derive(Clone, Copy, Debug)]
 pub enum Verb {
     /// A verb of the specification up to 1.0.0.
     Classic(Command),
-    /// Forget attachments that the runtime no longer knows (1.1.0).
+    /// Remove the records of attachments that the runtime no longer knows (1.1.0).
     Gc,
-    /// Say whether ADD would work (1.1.0).
+    /// Report if ADD can work (1.1.0).
     Status,
 }
 
 impl Verb {
-    /// The verb in `CNI_COMMAND`.
+    /// Read the verb from `CNI_COMMAND`.
     pub fn from_environment(env: &impl Strings) -> Result<Self, EnvironmentError> {
         match required(env, "CNI_COMMAND")?.as_str() {
             "GC" => Ok(Self::Gc),
@@ -72,7 +72,7 @@ impl Verb {
         }
     }
 
-    /// The verb as the specification writes it.
+    /// Returns the verb as the specification spells it.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Classic(Command::Add) => "ADD",
@@ -85,21 +85,21 @@ impl Verb {
     }
 }
 
-/// The attachment that ADD, CHECK and DEL are about: one interface of one container.
+/// The attachment of ADD, CHECK and DEL: one interface of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// The sandbox's id.
+    /// Id of the pod's sandbox.
     pub container_id: String,
-    /// The interface in the sandbox.
+    /// Interface inside the sandbox.
     pub ifname: String,
-    /// The path of the sandbox's network namespace; only DEL may come without.
+    /// Path of the sandbox's network namespace; only DEL may come without one.
     pub netns: Option<String>,
-    /// What the runtime says of the pod.
+    /// The pod, as far as the runtime names it.
     pub args: CniArgs,
 }
 
 impl Attachment {
-    /// Read the attachment; `netns_required` for all verbs but DEL.
+    /// Read the attachment; `netns_required` is true for all verbs but DEL.
     pub fn from_environment(env: &impl Strings, netns_required: bool) -> Result<Self, EnvironmentError> {
         let container_id = required(env, "CNI_CONTAINERID")?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -123,7 +123,7 @@ impl Attachment {
     }
 }
 
-/// What kubelet's runtimes say of the pod in `CNI_ARGS`; all may be absent.
+/// The pod as `CNI_ARGS` names it; each field may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CniArgs {
     /// `K8S_POD_NAMESPACE`.
@@ -135,13 +135,22 @@ pub struct CniArgs {
 }
 
 impl CniArgs {
-    /// The pod, if the runtime names it in full.
+    /// Returns the pod, if the runtime passed its namespace and name.
     pub fn pod(&self) -> Option<PodRef> {
         let Self { pod_namespace, pod_name, pod_uid } = self;
         Some(PodRef { namespace: pod_namespace.clone()?, name: pod_name.clone()?, uid: pod_uid.clone() })
     }
 
-    /// Read `K=V;K=V`. Lenient: what we don't know or can't read is no reason to keep a pod from starting.
+    /// `namespace/name` for logs; podman passes only a name, and other runtimes pass nothing.
+    pub fn pod_display_name(&self) -> Option<String> {
+        let name = self.pod_name.as_deref()?;
+        Some(match self.pod_namespace.as_deref() {
+            Some(namespace) => format!("{namespace}/{name}"),
+            None => name.to_owned(),
+        })
+    }
+
+    /// Parse `K=V;K=V`. Unknown and malformed parts are skipped: they are no reason to keep a pod from starting.
     fn parse(text: &str) -> Self {
         let mut args = Self::default();
         for (key, value) in text.split(';').filter_map(|pair| pair.split_once('=')) {
@@ -169,7 +178,7 @@ fn required(env: &impl Strings, name: &'static str) -> Result<String, Environmen
 mod tests {
     use super::*;
 
-    /// An environment in which all is well but for `changed`.
+    /// A valid environment with one variable changed.
     fn environment(changed: (&str, Option<&str>)) -> impl Strings {
         let (name, value) = (changed.0.to_owned(), changed.1.map(str::to_owned));
         move |asked: &str| match asked {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The versions of the CNI specification that we speak.
+//! Supported versions of the CNI specification.
 
 use std::fmt;
 
-/// A version of the CNI specification that this plugin speaks.
+/// A supported version of the CNI specification.
 ///
-/// Older ones have no chaining (below 0.3.0); real primaries still write 0.3.0 and 0.3.1.
+/// Versions below 0.3.0 have no chaining. Plugins in use still write 0.3.0 and 0.3.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CniVersion {
     /// 0.3.0: the first with chaining.
     V0_3_0,
-    /// 0.3.1: what Calico, Cilium, Flannel and kindnet write.
+    /// 0.3.1: written by Calico, Cilium, Flannel and kindnet.
     V0_3_1,
     /// 0.4.0: adds CHECK, and prevResult on DEL.
     V0_4_0,
@@ -21,12 +21,12 @@ pub enum CniVersion {
 }
 
 impl CniVersion {
-    /// Every version that we speak, oldest first.
+    /// All supported versions, oldest first.
     pub const ALL: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
-    /// The newest version that we speak: what a reply carries when the runtime named none.
+    /// The newest supported version, used in a reply if the runtime named none.
     pub const NEWEST: Self = Self::V1_1_0;
 
-    /// The version as the specification writes it.
+    /// Returns the version as the specification spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::V0_3_0 => "0.3.0",
@@ -37,7 +37,7 @@ impl CniVersion {
         }
     }
 
-    /// The version that `text` names, if it is one of ours.
+    /// Parse a version; `None` if it is not supported.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|version| version.as_str() == text)
     }

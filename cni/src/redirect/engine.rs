@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The engines behind one face, and the choice `auto`.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 
-use super::Outcome;
 use super::iptables::{self, RunError, Variant};
 use super::nftables;
 use super::owner::Owner;
@@ -69,24 +69,45 @@ impl EngineError {
     }
 }
 
+/// The effect of an installation on the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// No rules of ours were there, and they were written.
+    Created,
+    /// The same rules were there already.
+    Unchanged,
+    /// Other rules of ours were there and were replaced.
+    Replaced,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Unchanged => "unchanged",
+            Self::Replaced => "replaced",
+        })
+    }
+}
+
 /// What an engine did, and what it takes to undo it.
 #[derive(Debug)]
 pub enum Applied {
     /// The same rules were there already.
     Unchanged,
     /// By nftables.
-    Nftables(nftables::Applied),
+    Nftables(nftables::TableChange),
     /// By iptables: what was there before.
-    Iptables(Variant, iptables::Snapshot),
+    Iptables(Variant, iptables::SavedTables),
 }
 
 impl Applied {
     /// How the rules came to be there.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Unchanged | Self::Nftables(nftables::Applied::Unchanged) => Outcome::Unchanged,
-            Self::Nftables(nftables::Applied::Created) => Outcome::Created,
-            Self::Nftables(nftables::Applied::Replaced(_)) => Outcome::Replaced,
+            Self::Unchanged | Self::Nftables(nftables::TableChange::Unchanged) => Outcome::Unchanged,
+            Self::Nftables(nftables::TableChange::Created) => Outcome::Created,
+            Self::Nftables(nftables::TableChange::Replaced(_)) => Outcome::Replaced,
             Self::Iptables(_, snapshot) if snapshot.is_empty() => Outcome::Created,
             Self::Iptables(..) => Outcome::Replaced,
         }

@@ -11,10 +11,11 @@
 //! direct ([`super::living`]).
 
 use super::engine::{self, Engine};
+use super::install::{Installed, Namespace, RedirectError, install, verify};
 use super::living::{self, Established};
+use super::nftables;
 use super::owner::Owner;
 use super::policy::Policy;
-use super::{Installed, Namespace, RedirectError, install, nftables, verify};
 
 /// What to do about what is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

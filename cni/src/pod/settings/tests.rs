@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who is onboarded, which value counts, and what is refused.
+//! Onboarding, precedence of values, and settings that are refused.
+
+use serde_json::value::RawValue;
 
 use super::*;
 use crate::redirect::policy::Port;
@@ -28,7 +30,7 @@ fn refused(pairs: &[(&str, &str)], defaults: &Settings) -> String {
 const ON: (&str, &str) = ("culvert.dev/redirect", "enabled");
 
 #[test]
-fn who_is_onboarded() {
+fn a_pod_is_onboarded_by_our_annotation_or_kumas() {
     type Row<'a> = (&'a [(&'a str, &'a str)], Option<Reason>);
     let rows: [Row<'_>; 8] = [
         (&[], Some(Reason::NotOnboarded)),
@@ -74,15 +76,15 @@ fn an_empty_value_clears_the_nodes_default_unless_it_is_locked() {
     assert_eq!(redirected(&[ON], &node(json, &[])).inbound.exclude_ports.to_string(), "22");
     let cleared = [ON, ("culvert.dev/exclude-inbound-ports", "")];
     assert!(redirected(&cleared, &node(json, &[])).inbound.exclude_ports.is_empty());
-    let told = refused(&cleared, &node(json, &["excludeInboundPorts"]));
+    let error = refused(&cleared, &node(json, &["excludeInboundPorts"]));
     assert_eq!(
-        told,
+        error,
         "exclude-inbound-ports is locked on this node: culvert.dev/exclude-inbound-ports may not set it to \"\""
     );
 }
 
 #[test]
-fn what_is_locked_may_be_said_again_but_not_changed() {
+fn a_locked_value_may_be_repeated_but_not_changed() {
     let defaults = node(r#"{"proxyUid": 5678}"#, &["proxyUid"]);
     assert_eq!(redirected(&[ON, ("culvert.dev/proxy-uid", "5678")], &defaults).proxy_uid.get(), 5678);
     for name in ["culvert.dev/proxy-uid", "kuma.io/sidecar-uid"] {
@@ -108,15 +110,15 @@ fn errors_name_the_annotation_the_value_and_what_is_allowed() {
     for (name, value, expected) in rows {
         assert_eq!(refused(&[(name, value)], &Settings::default()), expected);
     }
-    let told = refused(&[("culvert.dev/redirekt", "enabled")], &Settings::default());
+    let error = refused(&[("culvert.dev/redirekt", "enabled")], &Settings::default());
     assert!(
-        told.starts_with("culvert.dev/redirekt is no annotation of culvert: known are redirect, "),
-        "{told}"
+        error.starts_with("culvert.dev/redirekt is no annotation of culvert: known are redirect, "),
+        "{error}"
     );
 }
 
 #[test]
-fn all_errors_are_told_at_once() {
+fn all_errors_are_returned_at_once() {
     let pairs =
         [ON, ("culvert.dev/inbound-port", "x"), ("culvert.dev/proxy-uid", "x"), ("culvert.dev/x", "")];
     assert_eq!(refused(&pairs, &Settings::default()).matches("; ").count(), 2);

@@ -20,9 +20,9 @@ const LOCK_WAIT: &str = "1";
 
 /// What was there before, by family; the undo of [`apply`].
 #[derive(Debug, Default)]
-pub struct Snapshot(Vec<(Family, Rendered)>);
+pub struct SavedTables(Vec<(Family, Rendered)>);
 
-impl Snapshot {
+impl SavedTables {
     /// Whether there was nothing of ours.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|(_, found)| found.is_empty())
@@ -49,8 +49,8 @@ pub fn apply(
     rules: &Ruleset,
     owner: &Owner,
     which: IpFamilies,
-) -> Result<Option<Snapshot>, RunError> {
-    let mut before = Snapshot::default();
+) -> Result<Option<SavedTables>, RunError> {
+    let mut before = SavedTables::default();
     let mut unchanged = true;
     for family in families(which) {
         let found = read_family(variant, family)?;
@@ -65,7 +65,7 @@ pub fn apply(
         let wanted = render(rules, Some(owner), *family);
         if let Err(error) = restore(variant, *family, &restore_text(found, &wanted)) {
             // iptables-restore commits table by table, so this family too may be half done.
-            let touched = Snapshot(before.0.drain(..=index).collect());
+            let touched = SavedTables(before.0.drain(..=index).collect());
             undo(variant, &touched)?;
             return Err(error);
         }
@@ -74,7 +74,7 @@ pub fn apply(
 }
 
 /// Make the kernel hold again what `snapshot` says, in each of its families, whatever is there now.
-pub fn undo(variant: Variant, snapshot: &Snapshot) -> Result<(), RunError> {
+pub fn undo(variant: Variant, snapshot: &SavedTables) -> Result<(), RunError> {
     let mut first_error = Ok(());
     for (family, wanted) in &snapshot.0 {
         let put_back = || -> Result<(), RunError> {
@@ -106,7 +106,7 @@ pub fn owner(variant: Variant) -> Result<Option<Option<Owner>>, RunError> {
 /// Delete our chains in both families. Goes on after a failure and says the first.
 pub fn remove(variant: Variant) -> Result<(), RunError> {
     let nothing = [Family::V4, Family::V6].map(|family| (family, Rendered::new()));
-    undo(variant, &Snapshot(nothing.into()))
+    undo(variant, &SavedTables(nothing.into()))
 }
 
 /// Whether the programs of `variant` are there for all of `which`.

@@ -339,3 +339,17 @@ pub fn decode_list(list: &[u8]) -> Vec<Expression> {
 fn value(attributes: &mut Attributes<'_>, kind: u16, bytes: &[u8]) {
     attributes.nested(kind, |data| data.bytes(1, bytes)); // NFTA_DATA_VALUE
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn garbage_is_foreign_and_no_panic() {
+        for bytes in [&[][..], &[1], &[4, 0, 1, 0], &[255; 64], &[8, 0, 1, 128, 4, 0, 1, 0]] {
+            for expression in decode_list(bytes) {
+                assert!(matches!(expression, Expression::Foreign(_)), "{bytes:?}");
+            }
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use super::{KernelHook, TABLE};
+use super::table::{KernelHook, TABLE};
 use crate::redirect::policy::Protocol;
 use crate::redirect::ruleset::{Action, Chain, Family, Match, Point, Rule, Ruleset};
 
