@@ -29,7 +29,7 @@ const ANNOTATIONS: [(&str, &str); 2] =
 pub fn run(paper: &mut Paper) -> Result<bool> {
     // Before anything is built: this is what a user without root gets to see.
     drop(Namespace::new("root?")?);
-    paper.progress("building the programs (the first time takes some minutes)")?;
+    paper.progress("building the plugin and the sidecar from the same crates")?;
     let binaries = Binaries::built()?;
 
     paper.title("A pod and a peer, no cluster")?;

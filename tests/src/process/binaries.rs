@@ -18,14 +18,14 @@ pub struct Binaries {
     pub cni: PathBuf,
     /// The proxy.
     pub sidecar: PathBuf,
-    /// The operator's command line.
+    /// The operator's command line, which the demo does not call.
+    #[cfg(feature = "acceptance")]
     pub install: PathBuf,
 }
 
-const NAMES: [&str; 3] = ["culvert-cni", "culvert-sidecar", "culvert-install"];
-
 impl Binaries {
-    /// The release binaries, as users run them. The first call of a process builds them.
+    /// The programs: of tests and benchmarks the release build, as users run them, of the demo its own profile. The first call
+    /// of a process builds them.
     pub fn built() -> Result<&'static Self> {
         static BUILT: OnceLock<Result<Binaries, String>> = OnceLock::new();
         BUILT
@@ -43,24 +43,56 @@ impl Binaries {
 
 fn in_folder(folder: &Path) -> Result<Binaries> {
     let folder = folder.canonicalize().with_context(|| format!("{FOLDER_VARIABLE}: {}", folder.display()))?;
-    let [cni, sidecar, install] = NAMES.map(|name| folder.join(name));
-    for path in [&cni, &sidecar, &install] {
+    let found = |name: &str| {
+        let path = folder.join(name);
         if !path.is_file() {
             bail!("{FOLDER_VARIABLE}: {} is missing", path.display());
         }
-    }
-    Ok(Binaries { cni, sidecar, install })
+        Ok(path)
+    };
+    Ok(Binaries {
+        cni: found("culvert-cni")?,
+        sidecar: found("culvert-sidecar")?,
+        #[cfg(feature = "acceptance")]
+        install: found("culvert-install")?,
+    })
 }
+
+/// What cargo is asked to build. The demo names its own package and features too: so it selects the packages that
+/// `cargo demo` itself was built from, features and all, and what is left to do is to link.
+const BUILD: &[&str] = if cfg!(feature = "acceptance") {
+    &["--release", "--package", "culvert-cni", "--package", "culvert-sidecar", "--package", "culvert-install"]
+} else {
+    &[
+        "--no-default-features",
+        "--package",
+        "culvert-tests",
+        "--package",
+        "culvert-cni",
+        "--package",
+        "culvert-sidecar",
+        "--bin",
+        "culvert-cni",
+        "--bin",
+        "culvert-sidecar",
+    ]
+};
 
 /// Asks cargo for the paths too: they depend on the host triple and on CARGO_TARGET_DIR.
 fn build() -> Result<Binaries> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(workspace).args(["build", "--release", "--message-format=json-render-diagnostics"]);
-    for name in NAMES {
-        command.args(["--package", name]);
+    // Cargo describes the running package in these. Build scripts like ring's run again where they differ.
+    for (name, _) in env::vars_os() {
+        let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|p| name.as_encoded_bytes().starts_with(p.as_bytes()));
+        if of_package {
+            command.env_remove(name);
+        }
     }
+    command.current_dir(workspace).args(["build", "--message-format=json-render-diagnostics"]).args(BUILD);
     let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     if !output.status.success() {
         bail!("cargo build failed: {}", output.status);
@@ -75,5 +107,10 @@ fn build() -> Result<Binaries> {
             .map(PathBuf::from)
             .ok_or_else(|| anyhow!("cargo build made no {name}"))
     };
-    Ok(Binaries { cni: path(NAMES[0])?, sidecar: path(NAMES[1])?, install: path(NAMES[2])? })
+    Ok(Binaries {
+        cni: path("culvert-cni")?,
+        sidecar: path("culvert-sidecar")?,
+        #[cfg(feature = "acceptance")]
+        install: path("culvert-install")?,
+    })
 }
