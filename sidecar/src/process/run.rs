@@ -24,16 +24,16 @@ use crate::observe::readiness::Readiness;
 use crate::observe::traffic_log;
 use crate::options::config::Config;
 use crate::plan::Plan;
+use crate::plan::load::PlanError;
 use crate::process::drain::{Act, Drain};
 use crate::process::listeners::{self, Doors, Knocked};
 use crate::process::prober;
 use crate::process::reload;
 use crate::process::workers::Workers;
 use crate::relay::pipes::{self, Pipes};
-use crate::resources::ResourceError;
-use crate::resources::files::Fingerprint;
 use crate::tls::Tls;
 use arc_swap::ArcSwap;
+use culvert_mesh::load::Fingerprint;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -67,7 +67,7 @@ pub enum StartError {
     Addresses(#[source] io::Error),
     /// Mesh documents.
     #[error(transparent)]
-    Resources(Box<ResourceError>),
+    Resources(Box<PlanError>),
     /// Threads, signals, epoll.
     #[error("cannot start {what}: {source}; is a limit on threads or files too low?")]
     System {
@@ -78,8 +78,8 @@ pub enum StartError {
     },
 }
 
-impl From<ResourceError> for StartError {
-    fn from(error: ResourceError) -> Self {
+impl From<PlanError> for StartError {
+    fn from(error: PlanError) -> Self {
         Self::Resources(Box::new(error))
     }
 }

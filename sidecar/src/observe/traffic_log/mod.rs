@@ -9,7 +9,7 @@ mod backend;
 mod format;
 
 pub use backend::{Backends, MOST_TARGETS};
-pub use format::{LONGEST_FORMAT, LineFormat, Template, Traffic};
+pub use format::{LineFormat, Traffic};
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -41,7 +41,3 @@ pub struct Sink {
     /// How they look.
     pub format: Arc<LineFormat>,
 }
-
-/// The address of a TCP server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketTarget(pub SocketAddr);
