@@ -5,7 +5,7 @@
 //! accept ─▶ original destination ─▶ guards ─▶ limits ─▶ route ─▶ (TLS) ─▶ connect ─▶ relay ─▶ one closing record
 //! ```
 //!
-//! [`connection`] is that line as code; mesh documents ([`resources`]) decide what it asks. [`process::run`] puts the parts
+//! [`connection`] is that line as code; mesh documents ([`culvert_mesh`], compiled to a [`plan`]) decide what it asks. [`process::run`] puts the parts
 //! together and takes them apart again.
 //!
 //! Rooms, from top to bottom. A room imports only rooms with a lower number.
@@ -18,9 +18,8 @@
 //! | 8 | `connection` | one accepted connection: guards, admission, route, TLS, relay; the table of open ones |
 //! | 7 | `cluster` | clusters by name, their endpoints, limits and counters |
 //! | 6 | `tls` | sessions, identities, the first bytes of a stream |
-//! | 6 | `resources` | mesh documents, and the plan that they compile to |
 //! | 5 | `relay` | bytes from one stream to another; no policy |
-//! | 4 | `plan` | the compiled configuration as plain data |
+//! | 4 | `plan` | the compiled configuration as plain data, from options and mesh documents |
 //! | 3 | `observe` | close reasons, logs, history, readiness, recent failures |
 //! | 2 | `options` | command line and environment → configuration |
 //! | 1 | `net` | sockets without policy |
@@ -37,7 +36,6 @@ pub mod plan;
 pub mod probes;
 pub mod process;
 pub mod relay;
-pub mod resources;
 pub mod tls;
 
 /// Exit code for what whoever starts the sidecar has to change: an option, a port in use, a file that cannot be written.

@@ -4,11 +4,11 @@
 #![no_main]
 
 use clap::Parser;
+use culvert_mesh::load::Loaded;
 use culvert_sidecar::net::addrs::{Direction, OrigDst};
 use culvert_sidecar::options::Options;
+use culvert_sidecar::plan::compile::compile;
 use culvert_sidecar::plan::{Plan, Upstream};
-use culvert_sidecar::resources::compile::compile;
-use culvert_sidecar::resources::files::Loaded;
 use culvert_sidecar::connection::route::route;
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
@@ -41,7 +41,7 @@ fuzz_target!(|text: &str| {
         let arguments = ["culvert-sidecar", "--resources=/mesh"].iter().chain(pod);
         let config = Options::try_parse_from(arguments).expect("good options").check().expect("good options");
         let mut loaded = Loaded::default();
-        loaded.add(&config, text, Path::new("fuzz.yaml"));
+        loaded.add(&config.context(), text, Path::new("fuzz.yaml"));
         for error in &loaded.errors {
             let words = error.to_string();
             assert!(words.starts_with("fuzz.yaml: document "), "{words}");

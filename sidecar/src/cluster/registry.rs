@@ -195,8 +195,8 @@ impl Iterator for Turns<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tags::Tags;
     use crate::plan::{self, Endpoint, Member, Origin};
+    use culvert_mesh::model::tags::Tags;
 
     fn plan(names: &[&str], endpoints: usize) -> Plan {
         let member = Arc::new(Member { dataplane: "d".into(), tags: Arc::new(Tags::default()) });

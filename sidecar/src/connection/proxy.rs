@@ -66,7 +66,7 @@ pub struct Proxy {
 impl Proxy {
     /// One that nothing runs in.
     pub(crate) fn for_tests(config: Config) -> Self {
-        let plan = crate::resources::compile::compile(&config, &crate::resources::document::Found::default())
+        let plan = crate::plan::compile::compile(&config, &culvert_mesh::document::Found::default())
             .expect("no document, no error");
         Self::with_plan(config, plan)
     }

@@ -56,9 +56,9 @@ mod tests {
     use super::*;
     use crate::net::addrs::Direction::{Inbound, Outbound};
     use crate::options::Options;
-    use crate::resources::compile::compile;
-    use crate::resources::files::Loaded;
+    use crate::plan::compile::compile;
     use clap::Parser;
+    use culvert_mesh::load::Loaded;
     use std::path::Path;
 
     fn plan(arguments: &[&str], documents: &str) -> Plan {
@@ -66,7 +66,7 @@ mod tests {
         let mut config = Options::try_parse_from(arguments).unwrap().check().unwrap();
         config.api_server = Some("10.96.0.1:443".parse().unwrap());
         let mut loaded = Loaded::default();
-        loaded.add(&config, documents, Path::new("test.yaml"));
+        loaded.add(&config.context(), documents, Path::new("test.yaml"));
         assert_eq!(loaded.errors, []);
         compile(&config, &loaded.found).unwrap()
     }

@@ -5,8 +5,9 @@
 //! `10.0.0.1` from here on.
 
 use crate::metrics::labels;
+pub use culvert_mesh::model::addresses::{INBOUND_SOURCE_V6, is_loopback};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident) => {
@@ -134,22 +135,11 @@ labels! { Direction: "direction", Family: "family" }
 /// through to the application.
 pub const INBOUND_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 
-/// The same for IPv6. The plugin puts it on `lo`.
-pub const INBOUND_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
-
 /// The source of the inbound hop in a family.
 pub fn inbound_source(family: Family) -> IpAddr {
     match family {
         Family::V4 => INBOUND_SOURCE_V4.into(),
         Family::V6 => INBOUND_SOURCE_V6.into(),
-    }
-}
-
-/// Whether the address never leaves the pod: 127.0.0.0/8, `::1`, and `::6`, which is the sidecar's own.
-pub fn is_loopback(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip == INBOUND_SOURCE_V6,
     }
 }
 
@@ -162,22 +152,5 @@ mod tests {
         let client = ClientAddr::new("[::ffff:10.1.2.3]:80".parse().unwrap());
         assert_eq!(client.get(), "10.1.2.3:80".parse().unwrap());
         assert_eq!(client.family(), Family::V4);
-    }
-
-    #[test]
-    fn loopback_is_every_address_that_never_leaves_the_pod() {
-        for (ip, expected) in [
-            ("127.0.0.1", true),
-            ("127.0.0.6", true),
-            ("127.255.255.254", true),
-            ("::1", true),
-            ("::6", true),
-            ("::ffff:127.0.0.1", true),
-            ("::5", false),
-            ("10.0.0.1", false),
-            ("fd00::1", false),
-        ] {
-            assert_eq!(is_loopback(ip.parse().unwrap()), expected, "{ip}");
-        }
     }
 }

@@ -10,5 +10,4 @@ pub mod dial;
 pub mod limit;
 pub mod original_dst;
 pub mod own_addresses;
-pub mod spiffe;
 pub mod throttle;

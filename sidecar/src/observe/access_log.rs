@@ -7,12 +7,12 @@
 use crate::metrics::{Counter, metrics};
 use crate::net::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
 use crate::net::clock::rfc3339;
-use crate::net::spiffe::SpiffeId;
 use crate::net::throttle::Throttle;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::flush;
 use crate::observe::spoken::Known;
 use crate::options::config::AccessLog;
+use culvert_mesh::model::spiffe::SpiffeId;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

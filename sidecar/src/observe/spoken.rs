@@ -2,7 +2,7 @@
 //! The protocol that a connection speaks, and the identity at its other end.
 
 use crate::metrics::labels;
-use crate::net::spiffe::SpiffeId;
+use culvert_mesh::model::spiffe::SpiffeId;
 
 /// What an inbound connection turned out to speak, where a mesh's mTLS asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

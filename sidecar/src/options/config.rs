@@ -2,9 +2,10 @@
 //! What the sidecar was told, checked: plain data. It holds no secret, and is logged once at start.
 
 use crate::net::addrs::{Direction, Family};
-use crate::net::spiffe::TrustDomain;
 use crate::options::app_probes::AppProbes;
 use clap::ValueEnum;
+use culvert_mesh::context::Context;
+use culvert_mesh::model::spiffe::TrustDomain;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -67,6 +68,17 @@ impl Config {
         match direction {
             Direction::Inbound => self.inbound_port,
             Direction::Outbound => self.outbound_port,
+        }
+    }
+
+    /// The pod, as the reader of mesh documents knows it.
+    pub fn context(&self) -> Context {
+        Context {
+            mesh: self.mesh.clone(),
+            dataplane: self.dataplane.clone(),
+            inbound_port: self.inbound_port,
+            outbound_port: self.outbound_port,
+            own_ports: self.sidecar_ports().0,
         }
     }
 

@@ -2,8 +2,8 @@
 //! What can be wrong with options.
 
 use super::MAX_WORKERS;
-use crate::net::spiffe::SpiffeError;
 use crate::options::app_probes::ProbesError;
+use culvert_mesh::model::spiffe::SpiffeError;
 use std::net::SocketAddr;
 
 /// Something wrong with the options, in words for whoever set them.

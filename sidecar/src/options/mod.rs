@@ -7,19 +7,18 @@
 pub mod app_probes;
 pub mod cgroup;
 pub mod config;
-mod duration;
 mod error;
 
-pub(crate) use duration::parse as parse_duration;
 pub use error::OptionError;
 
-use crate::net::spiffe::TrustDomain;
 use crate::options::app_probes::AppProbes;
 use crate::options::config::IdentitySource;
 use crate::options::config::Thresholds;
 use crate::options::config::{AccessLog, Config, LogFormat, LogLevel, VerifyRedirect};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use culvert_mesh::model::duration;
+use culvert_mesh::model::spiffe::TrustDomain;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;

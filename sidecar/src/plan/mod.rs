@@ -3,16 +3,17 @@
 //!
 //! Immutable. A reload makes another one; connections keep what they began with.
 
+pub mod compile;
+pub mod load;
 pub mod permissions;
-pub mod tags;
 pub mod tls;
 
 use crate::net::addrs::{Direction, Family, inbound_source};
 use crate::observe::traffic_log::Sink;
 use crate::options::config::Thresholds;
 use crate::plan::permissions::Permissions;
-use crate::plan::tags::Tags;
 use crate::plan::tls::TlsSettings;
+use culvert_mesh::model::tags::Tags;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

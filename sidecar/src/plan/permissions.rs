@@ -3,8 +3,8 @@
 //!
 //! Where no document is about this pod, every member may. Where one is, whoever no document allows may not.
 
-use crate::net::spiffe::SpiffeId;
-use crate::plan::tags::{SERVICE, Tags};
+use culvert_mesh::model::spiffe::SpiffeId;
+use culvert_mesh::model::tags::{SERVICE, Tags};
 use std::sync::Arc;
 
 /// A mesh member at the other end.

@@ -5,10 +5,10 @@
 use crate::connection::proxy::Proxy;
 use crate::options::config::Config;
 use crate::plan::Plan;
+use crate::plan::load::{self as documents, PlanError};
 use crate::process::identity::IdentityGate;
 use crate::process::listeners::{self, ListenerSet};
-use crate::resources::files::Fingerprint;
-use crate::resources::{self, ResourceError};
+use culvert_mesh::load::Fingerprint;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ const LOOKS: usize = 5;
 ///
 /// # Errors
 /// Everything that is wrong.
-pub fn load(config: &Config) -> Result<(Fingerprint, Plan), Vec<ResourceError>> {
+pub fn load(config: &Config) -> Result<(Fingerprint, Plan), Vec<PlanError>> {
     let seen = Fingerprint::of(&config.resources);
-    Ok((seen, resources::plan(config, &config.resources)?))
+    Ok((seen, documents::load(config, &config.resources)?))
 }
 
 /// Says in the log what an operator may want to know.

@@ -15,7 +15,7 @@ use crate::process::signals::Signals;
 use crate::process::start::{self, StartError, system};
 use crate::process::workers::Workers;
 use crate::process::{prober, reload};
-use crate::resources::files::Fingerprint;
+use culvert_mesh::load::Fingerprint;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

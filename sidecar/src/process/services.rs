@@ -11,7 +11,7 @@ use crate::plan::Plan;
 use crate::process::identity::IdentityGate;
 use crate::process::listeners::{self, AcceptLoops, ListenerSet};
 use crate::process::reload;
-use crate::resources::files::Fingerprint;
+use culvert_mesh::load::Fingerprint;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;

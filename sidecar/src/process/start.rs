@@ -18,8 +18,8 @@ use crate::observe::history::History;
 use crate::observe::traffic_log;
 use crate::options::config::Config;
 use crate::plan::Plan;
+use crate::plan::load::PlanError;
 use crate::relay::pipes::{self, Pipes};
-use crate::resources::ResourceError;
 use crate::tls::Tls;
 use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -47,7 +47,7 @@ pub enum StartError {
     Addresses(#[source] io::Error),
     /// Mesh documents.
     #[error(transparent)]
-    Resources(Box<ResourceError>),
+    Resources(Box<PlanError>),
     /// Threads, signals, epoll.
     #[error("cannot start {what}: {source}; is a limit on threads or files too low?")]
     System {
@@ -58,8 +58,8 @@ pub enum StartError {
     },
 }
 
-impl From<ResourceError> for StartError {
-    fn from(error: ResourceError) -> Self {
+impl From<PlanError> for StartError {
+    fn from(error: PlanError) -> Self {
         Self::Resources(Box::new(error))
     }
 }

@@ -2,7 +2,7 @@
 //! `culvert-sidecar validate PATH…`: documents are checked as at a start, and nothing runs.
 
 use crate::options::Options;
-use crate::resources::{self, ResourceError};
+use crate::plan::load::{self, PlanError};
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 pub fn validate(options: Options, paths: &[PathBuf]) -> Result<String, Vec<String>> {
     let mut config = options.with_resources(paths).check().map_err(|errors| words(&errors))?;
     config.any_pod = config.dataplane.is_none();
-    let plan = resources::plan(&config, paths).map_err(|errors: Vec<ResourceError>| words(&errors))?;
+    let plan = load::load(&config, paths).map_err(|errors: Vec<PlanError>| words(&errors))?;
     let mut text = String::new();
     for warning in &plan.warnings {
         // Writing to a String does not fail.

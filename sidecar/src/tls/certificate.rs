@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the sidecar reads from a certificate besides what verifies it: serial number, time, names. Pure.
 
-use crate::net::spiffe::{SpiffeError, SpiffeId};
+use culvert_mesh::model::spiffe::{SpiffeError, SpiffeId};
 use rustls::pki_types::CertificateDer;
 use std::time::Duration;
 use webpki::EndEntityCert;

@@ -4,8 +4,8 @@
 use super::identity::Identity;
 use super::sniff::ALPN;
 use super::verify::Verifier;
-use crate::net::spiffe::TrustDomain;
 use crate::plan::tls::{TlsSettings, TlsVersion};
+use culvert_mesh::model::spiffe::TrustDomain;
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;

@@ -2,8 +2,8 @@
 //! Why a connection did not become TLS between mesh members.
 
 use super::certificate::CertificateFault;
-use crate::net::spiffe::{SpiffeId, TrustDomain};
 use crate::observe::close_reason::CloseReason;
+use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
 use rustls::{CertificateError, Error};
 use std::io;
 use std::time::Duration;

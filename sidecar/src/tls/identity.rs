@@ -5,7 +5,7 @@
 use super::certificate::{self, CertificateFault, Facts};
 use super::peer;
 use super::verify::{CLOCK_SKEW, Verifier};
-use crate::net::spiffe::{SpiffeId, TrustDomain};
+use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;

@@ -3,8 +3,8 @@
 
 use super::certificate::{self, CertificateFault};
 use super::error::PeerFault;
-use crate::net::spiffe::{SpiffeId, TrustDomain};
 use crate::plan::permissions::Peer;
+use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
 use rustls::pki_types::CertificateDer;
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ mod format;
 
 pub use backend::MOST_TARGETS;
 pub(crate) use backend::{Backends, TrafficLogMetrics};
-pub use format::{LONGEST_FORMAT, LineFormat, Template, Traffic};
+pub use format::{LineFormat, Traffic};
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -42,7 +42,3 @@ pub struct Sink {
     /// How they look.
     pub format: Arc<LineFormat>,
 }
-
-/// The address of a TCP server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketTarget(pub SocketAddr);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An authority that makes identities as a test wants them.
 
-use crate::net::spiffe::TrustDomain;
 use crate::plan::tls::TlsSettings;
 use crate::tls::configs::{Configs, provider};
 use crate::tls::identity::{Identity, Pem};
+use culvert_mesh::model::spiffe::TrustDomain;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,

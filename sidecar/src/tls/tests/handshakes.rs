@@ -3,13 +3,13 @@
 
 use super::authority::{Authority, Wish, configs, mesh};
 use crate::net::limit::Limit;
-use crate::net::spiffe::SpiffeId;
 use crate::observe::close_reason::CloseReason;
 use crate::plan::tls::{TlsSettings, TlsVersion};
 use crate::tls::configs::{Configs, provider};
 use crate::tls::handshake::{self, DEADLINE, Shaken};
 use crate::tls::identity::{Identity, Pem};
 use crate::tls::{TlsError, TlsStream};
+use culvert_mesh::model::spiffe::SpiffeId;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;

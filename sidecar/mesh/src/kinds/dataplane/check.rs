@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the fields of a Dataplane say together, and, where it is this pod's, with the options.
+
+use super::MOST_LISTENERS;
+use crate::context::Context;
+use crate::model::addresses::is_loopback;
+use crate::model::tags::SERVICE;
+use crate::read::part::{Part, Told};
+use crate::read::{At, Port, RedirectPort};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Where Kuma up to 2.4 redirects IPv6 to; here both families come to one port.
+const OLD_V6: u16 = 15010;
+/// What is allowed where one of the sidecar's ports would be in the way.
+const NOT_OURS: &str = "a port that is not one of the sidecar's own";
+
+pub(super) fn check(networking: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>) {
+    for field in ["address", "advertisedAddress"] {
+        real_address(networking, field, at);
+    }
+    let [inbounds, outbounds] = ["inbound", "outbound"].map(|list| {
+        let items = networking.items(list).unwrap_or_default();
+        if items.len() > MOST_LISTENERS {
+            let (found, allowed) = (items.len(), MOST_LISTENERS);
+            networking.problem(at, list, format!("a list of {found}"), format!("at most {allowed} of them"));
+        }
+        items
+    });
+    let address = networking.need::<IpAddr>("address");
+    let redirected = pod.map(|context| redirected(networking, context, at));
+    let mut seen = BTreeSet::new();
+    for inbound in &inbounds {
+        has_real_tags(inbound, at);
+        let _ = serves_itself(inbound, address, at);
+        once(inbound, listener(inbound, address), &mut seen, at);
+        if let (Some(context), Some([redirected, _])) = (pod, redirected) {
+            let _ = can_be_served(inbound, address, redirected, context, at);
+        }
+    }
+    // The same for each inbound, so it is told once.
+    if let (Some([Ok(true), _]), Ok(ip)) = (redirected, address)
+        && is_loopback(ip)
+        && inbounds.iter().any(|inbound| inbound.has("address") == Ok(false))
+    {
+        let allowed = "an address outside of loopback, as connections are redirected";
+        networking.problem(at, "address", format!("\"{ip}\""), allowed);
+    }
+    let mut seen = BTreeSet::new();
+    for outbound in &outbounds {
+        has_real_tags(outbound, at);
+        let loopback = Ok(Ipv4Addr::LOCALHOST.into());
+        once(outbound, listener(outbound, loopback), &mut seen, at);
+        if let (Some(context), Some([_, redirected])) = (pod, redirected) {
+            let _ = can_be_called(outbound, redirected, context, at);
+        }
+    }
+}
+
+fn real_address(part: &Part<'_>, field: &str, at: &mut At<'_>) {
+    if let Ok(Some(ip)) = part.get::<IpAddr>(field)
+        && (ip.is_unspecified() || ip.is_multicast())
+    {
+        part.problem(at, field, format!("\"{ip}\""), "the address of one host");
+    }
+}
+
+/// Both lists have addresses and tags.
+fn has_real_tags(one: &Part<'_>, at: &mut At<'_>) {
+    real_address(one, "address", at);
+    let tags = one.field("tags");
+    for (key, _) in tags.texts().filter(|(_, value)| *value == "*") {
+        tags.problem(at, key, "\"*\"", "one value; \"*\" is for selectors");
+    }
+    if tags.has(SERVICE) == Ok(false) {
+        tags.problem(at, SERVICE, "nothing", "this field is required");
+    }
+}
+
+fn listener(one: &Part<'_>, default: Result<IpAddr, Told>) -> Result<SocketAddr, Told> {
+    let ip = one.get("address")?.map_or(default, Ok)?;
+    Ok(SocketAddr::new(ip, one.need::<Port>("port")?.0))
+}
+
+fn once(
+    one: &Part<'_>,
+    listener: Result<SocketAddr, Told>,
+    seen: &mut BTreeSet<SocketAddr>,
+    at: &mut At<'_>,
+) {
+    if let Ok(listener) = listener
+        && !seen.insert(listener)
+    {
+        one.problem(at, "port", format!("{listener} again"), "one listener for an address and port");
+    }
+}
+
+/// A sidecar forwards to its own workload.
+fn serves_itself(inbound: &Part<'_>, address: Result<IpAddr, Told>, at: &mut At<'_>) -> Result<(), Told> {
+    let Some(service) = inbound.get::<IpAddr>("serviceAddress")? else { return Ok(()) };
+    // Of loopback these two alone are let through to the application by the redirect rules.
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+    if !loopback.contains(&service) && service != address? && inbound.get("address")? != Some(service) {
+        let allowed = "127.0.0.1, ::1, or this workload's own address: a sidecar is no way to another host";
+        inbound.problem(at, "serviceAddress", format!("\"{service}\""), allowed);
+    }
+    Ok(())
+}
+
+/// Whether connections are redirected to us: inbound, outbound. Also: that the document says so as the options do.
+fn redirected(networking: &Part<'_>, context: &Context, at: &mut At<'_>) -> [Result<bool, Told>; 2] {
+    let transparent = networking.field("transparentProxying");
+    let ports = [
+        ("redirectPortInbound", "--inbound-port", context.inbound_port),
+        ("redirectPortInboundV6", "--inbound-port", context.inbound_port),
+        ("redirectPortOutbound", "--outbound-port", context.outbound_port),
+    ];
+    let [inbound, _, outbound] = ports.map(|(field, option, listens)| {
+        if !networking.has("transparentProxying")? {
+            return Ok(false);
+        }
+        let port = transparent.get::<RedirectPort>(field)?.unwrap_or_default().0;
+        let old = field == "redirectPortInboundV6" && port == OLD_V6;
+        if port != 0 && listens != 0 && port != listens && !old {
+            let allowed = format!("{listens}, which is {option}; or 0");
+            transparent.problem(at, field, port.to_string(), allowed);
+        }
+        Ok(port != 0 && listens != 0)
+    });
+    [inbound, outbound]
+}
+
+fn can_be_served(
+    inbound: &Part<'_>,
+    address: Result<IpAddr, Told>,
+    redirected: Result<bool, Told>,
+    context: &Context,
+    at: &mut At<'_>,
+) -> Result<(), Told> {
+    let ours = |port: Port| context.is_own_port(port.0);
+    let service_port = inbound.get::<Port>("servicePort");
+    let port = inbound.need::<Port>("port");
+    if let Ok(Some(application)) = service_port
+        && ours(application)
+    {
+        inbound.problem(at, "servicePort", application.0.to_string(), NOT_OURS);
+    }
+    if let Ok(port) = port
+        && ours(port)
+        // Of the listener, where we bind it; and of the application, where it has no other.
+        && (redirected == Ok(false) || service_port == Ok(None))
+    {
+        inbound.problem(at, "port", port.0.to_string(), NOT_OURS);
+    }
+    let listener = listener(inbound, address)?;
+    if redirected? {
+        if is_loopback(listener.ip()) && inbound.has("address")? {
+            let allowed = "an address outside of loopback, as connections are redirected";
+            inbound.problem(at, "address", format!("\"{}\"", listener.ip()), allowed);
+        }
+        return Ok(());
+    }
+    let ip = inbound.get("serviceAddress")?.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    if listener == SocketAddr::new(ip, service_port?.map_or(listener.port(), |port| port.0)) {
+        inbound.problem_here(
+            at,
+            format!("{listener} as both listener and application"),
+            "two addresses or ports; without transparentProxying the sidecar binds the listener's",
+        );
+    }
+    Ok(())
+}
+
+fn can_be_called(
+    outbound: &Part<'_>,
+    redirected: Result<bool, Told>,
+    context: &Context,
+    at: &mut At<'_>,
+) -> Result<(), Told> {
+    // What goes to loopback is never redirected, so the application can only reach a port that is bound.
+    let ip = outbound.get::<IpAddr>("address")?.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    if !is_loopback(ip) {
+        if !redirected? {
+            let allowed = "an address of loopback, as nothing is redirected: peers could reach any other";
+            outbound.problem(at, "address", format!("\"{ip}\""), allowed);
+        }
+        return Ok(());
+    }
+    let port = outbound.need::<Port>("port")?;
+    if context.is_own_port(port.0) {
+        outbound.problem(at, "port", port.0.to_string(), NOT_OURS);
+    }
+    Ok(())
+}

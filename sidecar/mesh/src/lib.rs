@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Mesh documents: Kuma's YAML, as far as culvert does what it says. Pure but for [`load`], which reads files.
+//!
+//! ```text
+//! files ─▶ text ─▶ trees of values ─▶ typed documents ─▶ the policies in effect for a pod
+//! ```
+//!
+//! Rooms, from top to bottom. A room imports only rooms with a lower number.
+//!
+//! | level | room | holds |
+//! |---|---|---|
+//! | 6 | `load` | files and folders → documents, and their fingerprints |
+//! | 6 | `select` | the policies that are about a pod, and how specific each is |
+//! | 5 | `document` | a document of any kind in both spellings: kind, mesh, name, labels, place |
+//! | 4 | `kinds` | one module a kind: fields, checks, meaning |
+//! | 3 | `target` | `targetRef`: the pods that a policy is about |
+//! | 2 | `read` | YAML → typed structs with every error and its place; JSON Schemas from the same definitions |
+//! | 1 | `context` | the pod that documents are read for |
+//! | 1 | `model` | plain data that documents and those who act by them both know |
+
+pub mod context;
+pub mod document;
+pub mod kinds;
+pub mod load;
+pub mod model;
+pub mod read;
+pub mod select;
+pub mod target;

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Labels of documents.
+
+use std::collections::BTreeMap;
+
+/// Labels of a document, or those that a selector asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(pub BTreeMap<String, String>);
+
+impl Labels {
+    /// What a label says.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// Whether each of `wanted` is among them.
+    pub fn has_all(&self, wanted: &Self) -> bool {
+        wanted.0.iter().all(|(key, value)| self.0.get(key) == Some(value))
+    }
+}

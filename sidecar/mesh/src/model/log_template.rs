@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The format of a line of a traffic log: Envoy's placeholders and Kuma's, as far as a TCP connection has them.
+
+use std::net::SocketAddr;
+
+/// The longest format: it is run through for each connection.
+pub const LONGEST_FORMAT: usize = 4096;
+
+/// A placeholder of a traffic log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogField {
+    /// Time of the accept, with milliseconds.
+    StartTime,
+    /// Envoy's flags for the end of the connection.
+    ResponseFlags,
+    /// Name of the mesh.
+    Mesh,
+    /// INBOUND or OUTBOUND.
+    Direction,
+    /// Address and port of the client.
+    SourceAddress,
+    /// Address of the client without its port.
+    SourceIp,
+    /// Service of the client, `unknown` without one.
+    SourceService,
+    /// Service of the server, `external` without one.
+    DestinationService,
+    /// Address and port that the sidecar dialled.
+    UpstreamHost,
+    /// Name of the cluster.
+    UpstreamCluster,
+    /// The client again, under Envoy's name.
+    DownstreamRemote,
+    /// The same without its port.
+    DownstreamRemoteIp,
+    /// Original destination, address and port.
+    DownstreamLocal,
+    /// Original destination, address only.
+    DownstreamLocalIp,
+    /// Original destination, port only.
+    DownstreamLocalPort,
+    /// Number of the connection, unique in the process.
+    ConnectionId,
+    /// Milliseconds from accept to end.
+    Duration,
+    /// Bytes that went to the client.
+    BytesSent,
+    /// Bytes that came from the client.
+    BytesReceived,
+    /// Close reason, nothing for a normal end.
+    Details,
+    /// A placeholder that has no value for a TCP connection.
+    Nothing,
+}
+
+/// Every placeholder by its name.
+pub const LOG_FIELDS: [(&str, LogField); 22] = [
+    ("START_TIME", LogField::StartTime),
+    ("RESPONSE_FLAGS", LogField::ResponseFlags),
+    ("DURATION", LogField::Duration),
+    ("BYTES_SENT", LogField::BytesSent),
+    ("BYTES_RECEIVED", LogField::BytesReceived),
+    ("UPSTREAM_HOST", LogField::UpstreamHost),
+    ("UPSTREAM_CLUSTER", LogField::UpstreamCluster),
+    ("DOWNSTREAM_REMOTE_ADDRESS", LogField::DownstreamRemote),
+    ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", LogField::DownstreamRemoteIp),
+    ("DOWNSTREAM_LOCAL_ADDRESS", LogField::DownstreamLocal),
+    ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", LogField::DownstreamLocalIp),
+    ("DOWNSTREAM_LOCAL_PORT", LogField::DownstreamLocalPort),
+    ("CONNECTION_ID", LogField::ConnectionId),
+    ("CONNECTION_TERMINATION_DETAILS", LogField::Details),
+    ("PROTOCOL", LogField::Nothing),
+    ("REQUESTED_SERVER_NAME", LogField::Nothing),
+    ("KUMA_MESH", LogField::Mesh),
+    ("KUMA_SOURCE_ADDRESS", LogField::SourceAddress),
+    ("KUMA_SOURCE_ADDRESS_WITHOUT_PORT", LogField::SourceIp),
+    ("KUMA_SOURCE_SERVICE", LogField::SourceService),
+    ("KUMA_DESTINATION_SERVICE", LogField::DestinationService),
+    ("KUMA_TRAFFIC_DIRECTION", LogField::Direction),
+];
+
+impl LogField {
+    /// Whether its value is a number, in JSON too.
+    pub fn is_number(self) -> bool {
+        matches!(
+            self,
+            Self::Duration
+                | Self::BytesSent
+                | Self::BytesReceived
+                | Self::ConnectionId
+                | Self::DownstreamLocalPort
+        )
+    }
+}
+
+/// A text with placeholders.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Template(Vec<TemplatePart>);
+
+/// A piece of a [`Template`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplatePart {
+    /// Text that is written as it stands.
+    Text(String),
+    /// A placeholder.
+    Field(LogField),
+}
+
+/// Takes `NAME%` or `NAME(argument):length%` off a text; an argument may hold any character but `)`.
+fn placeholder(text: &str) -> Option<(&str, &str)> {
+    let argument = text.find('(').filter(|at| text[..*at].bytes().all(is_of_name));
+    let from = argument.map_or(Some(0), |at| text[at..].find(')').map(|end| at + end))?;
+    let end = from + text[from..].find('%')?;
+    Some((&text[..end], &text[end + 1..]))
+}
+
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_uppercase() || byte == b'_'
+}
+
+/// Whether it is a placeholder that only HTTP has: of a TCP connection Envoy writes `-` for it.
+fn is_of_http(name: &str) -> bool {
+    ["REQ(", "RESP(", "TRAILER("].iter().any(|of| name.starts_with(of))
+        || ["RESPONSE_CODE", "RESPONSE_CODE_DETAILS", "ROUTE_NAME"].contains(&name)
+}
+
+impl Template {
+    /// Takes a text apart.
+    ///
+    /// # Errors
+    /// What was found, and what is allowed.
+    pub fn parse(text: &str) -> Result<Self, (String, String)> {
+        if text.len() > LONGEST_FORMAT {
+            return Err((
+                format!("{} bytes", text.len()),
+                format!("a format of at most {LONGEST_FORMAT} bytes"),
+            ));
+        }
+        let mut parts = Vec::new();
+        let mut plain = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('%') {
+            plain.push_str(before);
+            if let Some(after) = after.strip_prefix('%') {
+                plain.push('%');
+                rest = after;
+                continue;
+            }
+            let Some((name, after)) = placeholder(after) else {
+                return Err((
+                    format!("\"%{after}\""),
+                    "a placeholder between two %, or %% for the character".into(),
+                ));
+            };
+            let known = LOG_FIELDS.iter().find(|(known, _)| *known == name).map(|(_, field)| *field);
+            let Some(field) = known.or_else(|| is_of_http(name).then_some(LogField::Nothing)) else {
+                let names: Vec<_> = LOG_FIELDS.iter().map(|(name, _)| format!("%{name}%")).collect();
+                let allowed = format!("{} (and those of HTTP, which have no value here)", names.join(" "));
+                return Err((format!("\"%{name}%\""), allowed));
+            };
+            if !plain.is_empty() {
+                parts.push(TemplatePart::Text(std::mem::take(&mut plain)));
+            }
+            parts.push(TemplatePart::Field(field));
+            rest = after;
+        }
+        plain.push_str(rest);
+        // One line is one record.
+        let plain = plain.trim_end_matches('\n').to_owned();
+        if !plain.is_empty() {
+            parts.push(TemplatePart::Text(plain));
+        }
+        Ok(Self(parts))
+    }
+
+    /// Texts and placeholders in their order.
+    pub fn parts(&self) -> &[TemplatePart] {
+        &self.0
+    }
+}
+
+/// The address of a TCP server that takes lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketTarget(pub SocketAddr);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_format_says_what_is() {
+        for (text, found) in [
+            ("%START_TIME", "\"%START_TIME\""),
+            ("%START_TIME(%s)%", "\"%START_TIME(%s)%\""),
+            ("a (%NO%)", "\"%NO%\""),
+            ("%REQ(:path", "\"%REQ(:path\""),
+            ("%start_time%", "\"%start_time%\""),
+        ] {
+            let (what, allowed) = Template::parse(text).unwrap_err();
+            assert_eq!(what, found);
+            assert!(allowed.contains('%'), "{allowed}");
+        }
+        assert!(Template::parse(&"x".repeat(5000)).is_err());
+    }
+}

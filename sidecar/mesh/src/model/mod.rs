@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Plain data that documents and those who act by them both know.
+
+pub mod addresses;
+pub mod duration;
+pub mod labels;
+pub mod log_template;
+pub mod spiffe;
+pub mod tags;

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a tree of values to typed structs: every error with its place, and none hides another.
+//!
+//! `fields!` makes three things of one list of fields: the struct, its reader, and its JSON
+//! Schema. So what the schema says, what the reader takes and what the error lists as allowed cannot differ.
+
+pub(crate) mod log_fields;
+pub mod part;
+pub mod problems;
+pub mod yaml;
+
+pub use problems::{At, Problem, Problems, describe};
+
+use crate::model::labels::Labels;
+use crate::model::tags::Tags;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// What can be read from a document.
+pub trait Read: Sized {
+    /// Reads the value; `None` when it is wrong, and then the problem is noted.
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self>;
+    /// Its JSON Schema.
+    fn schema() -> Value;
+}
+
+impl Read for String {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Bool(_) | Value::Number(_) => at.wrong(value, "text; put it in quotes"),
+            _ => at.wrong(value, "text"),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({"type": "string"})
+    }
+}
+
+impl Read for bool {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        value.as_bool().or_else(|| at.wrong(value, "true or false"))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "boolean"})
+    }
+}
+
+impl Read for u32 {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let number = value.as_u64().and_then(|number| Self::try_from(number).ok());
+        number.or_else(|| at.wrong(value, "a number from 0 to 4294967295"))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "integer", "minimum": 0, "maximum": u32::MAX})
+    }
+}
+
+impl Read for IpAddr {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let ip = value.as_str().and_then(|text| text.parse::<Self>().ok());
+        ip.map(|ip| ip.to_canonical())
+            .or_else(|| at.wrong(value, "an IPv4 or IPv6 address; names are not looked up"))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
+    }
+}
+
+impl<T: Read> Read for Vec<T> {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let Some(items) = value.as_array() else { return at.wrong(value, "a list") };
+        let read = items.iter().enumerate().map(|(index, item)| at.item(index, |at| T::read(item, at)));
+        // All are read before one that is wrong makes the list wrong.
+        read.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    fn schema() -> Value {
+        json!({"type": "array", "items": T::schema()})
+    }
+}
+
+/// A list of at most one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AtMostOne<T>(pub Option<T>);
+
+impl<T: Read> Read for AtMostOne<T> {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let many = value.as_array().is_some_and(|items| items.len() > 1);
+        if many {
+            at.problem(describe(value), "one entry");
+        }
+        let items = Vec::<T>::read(value, at)?;
+        (!many).then(|| Self(items.into_iter().next()))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "array", "maxItems": 1, "items": T::schema()})
+    }
+}
+
+/// A TCP port, 1 to 65535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port(pub u16);
+
+impl Read for Port {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let port = value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|port| *port != 0);
+        port.map(Self).or_else(|| at.wrong(value, "a port from 1 to 65535"))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "integer", "minimum": 1, "maximum": u16::MAX})
+    }
+}
+
+/// A port that the sidecar redirects to; 0 = no redirect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RedirectPort(pub u16);
+
+impl Read for RedirectPort {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let port = value.as_u64().and_then(|number| u16::try_from(number).ok());
+        port.map(Self).or_else(|| at.wrong(value, "a port from 0 to 65535; 0 = no redirect"))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "integer", "minimum": 0, "maximum": u16::MAX})
+    }
+}
+
+impl Read for Tags {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        /// As in Kuma; they become parts of names in statistics.
+        const ALLOWED: &str =
+            "1 to 253 of letters, digits, '-', '_', '.', ':' and '/' (or \"*\" in a selector)";
+        let Some(map) = value.as_object() else { return at.wrong(value, "a mapping of tags to text") };
+        let fits = |text: &str| {
+            (1..=253).contains(&text.len())
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte))
+        };
+        let before = at.count();
+        let mut tags = BTreeMap::new();
+        for (key, value) in map {
+            at.field(key, |at| {
+                if !fits(key) {
+                    at.problem(format!("the tag {key:?}"), ALLOWED);
+                }
+                let Some(text) = String::read(value, at) else { return };
+                if text != "*" && !fits(&text) {
+                    at.problem(describe(value), ALLOWED);
+                }
+                tags.insert(key.clone(), text);
+            });
+        }
+        (at.count() == before).then_some(Self(tags))
+    }
+
+    fn schema() -> Value {
+        let text = json!({"type": "string", "minLength": 1, "maxLength": 253});
+        json!({"type": "object", "additionalProperties": text})
+    }
+}
+
+impl Read for Labels {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let Some(map) = value.as_object() else { return at.wrong(value, "a mapping of labels to text") };
+        let before = at.count();
+        let read = |(key, value): (&String, &Value)| {
+            at.field(key, |at| String::read(value, at)).map(|text| (key.clone(), text))
+        };
+        let labels = map.iter().filter_map(read).collect();
+        (at.count() == before).then_some(Self(labels))
+    }
+
+    fn schema() -> Value {
+        json!({"type": "object", "additionalProperties": {"type": "string"}})
+    }
+}
+
+/// A duration: Go's spelling (`10s`, `1m30s`, `500ms`, `3h`) or protobuf's (`1.5s`). 0 = none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl Span {
+    /// `None` for 0.
+    pub fn get(self) -> Option<Duration> {
+        (!self.0.is_zero()).then_some(self.0)
+    }
+}
+
+impl Read for Span {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let text = value.as_str().unwrap_or_default();
+        let whole = crate::model::duration::parse(text).ok();
+        whole.or_else(|| decimal_seconds(text)).map(Self).or_else(|| {
+            at.wrong(value, "a duration of at most a year, as \"10s\", \"1.5s\", \"1m30s\" or \"3h\"")
+        })
+    }
+
+    fn schema() -> Value {
+        json!({"type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$|^[0-9]+\\.[0-9]{1,9}s$|^0$"})
+    }
+}
+
+/// Protobuf's `1.5s`; whole seconds are the other grammar's.
+fn decimal_seconds(text: &str) -> Option<Duration> {
+    let (seconds, decimals) = text.strip_suffix('s')?.split_once('.')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(seconds) || !digits(decimals) || decimals.len() > 9 {
+        return None;
+    }
+    let whole = crate::model::duration::parse(&format!("{seconds}s")).ok()?;
+    let nanos: u32 = format!("{decimals:0<9}").parse().ok()?;
+    Some(whole + Duration::from_nanos(nanos.into()))
+}
+
+/// A part of a document that must be empty: it says something by being there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ignored;
+
+impl Read for Ignored {
+    fn read(_: &Value, _: &mut At<'_>) -> Option<Self> {
+        Some(Self)
+    }
+
+    fn schema() -> Value {
+        json!(true)
+    }
+}
+
+/// The fields of a mapping, taken one by one; what is left at the end is unknown.
+#[derive(Debug)]
+pub struct Fields<'v> {
+    map: &'v Map<String, Value>,
+    known: Vec<&'static str>,
+}
+
+impl<'v> Fields<'v> {
+    /// The mapping's fields.
+    pub fn of(value: &'v Value, at: &mut At<'_>) -> Option<Self> {
+        match value {
+            Value::Object(map) => Some(Self { map, known: Vec::new() }),
+            _ => at.wrong(value, "a mapping"),
+        }
+    }
+
+    /// Reads a field by the first of its names; nothing and `null` are the same.
+    pub fn take<T: Read>(&mut self, keys: &[&'static str], at: &mut At<'_>) -> Option<T> {
+        self.known.extend(keys);
+        let mut there =
+            keys.iter().filter_map(|key| Some((*key, self.map.get(*key).filter(|v| !v.is_null())?)));
+        let (key, value) = there.next()?;
+        if let Some((second, _)) = there.next() {
+            at.field(second, |at| at.problem("the same field a second time", format!("{key} or {second}")));
+        }
+        at.field(key, |at| T::read(value, at))
+    }
+
+    /// The same for a field that has to be there.
+    pub fn require<T: Read>(&mut self, keys: &[&'static str], at: &mut At<'_>) -> Option<T> {
+        let before = at.count();
+        let read = self.take(keys, at);
+        if read.is_none() && at.count() == before {
+            at.field(keys[0], |at| at.problem("nothing", "this field is required"));
+        }
+        read
+    }
+
+    /// Whether the field is there.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whatever was not taken is a field that culvert does not have.
+    pub fn finish(self, at: &mut At<'_>) {
+        for (key, value) in self.map {
+            if !self.known.contains(&key.as_str()) && !value.is_null() {
+                let found = format!("a field that culvert does not have, {}", describe(value));
+                at.strange();
+                at.field(key, |at| at.problem(found, self.known.join(", ")));
+            }
+        }
+    }
+}
+
+/// A schema of a mapping, with one property per name of each field.
+pub fn object_schema(doc: &str, fields: &[(&[&str], &str, bool, Value)]) -> Value {
+    let mut properties = Map::new();
+    let mut required = Vec::new();
+    for (keys, doc, must, schema) in fields {
+        for key in *keys {
+            let mut schema = schema.clone();
+            if let (Some(schema), false) = (schema.as_object_mut(), doc.is_empty()) {
+                schema.insert("description".into(), doc.trim().into());
+            }
+            properties.insert((*key).into(), schema);
+        }
+        // Of several names one is enough, which a list of required names cannot say.
+        if *must && keys.len() == 1 {
+            required.push(keys[0]);
+        }
+    }
+    let mut schema = json!({"type": "object", "additionalProperties": false, "properties": properties});
+    if !doc.trim().is_empty() {
+        schema["description"] = doc.trim().into();
+    }
+    if !required.is_empty() {
+        schema["required"] = required.into();
+    }
+    schema
+}
+
+/// A struct, its reader and its schema from one list of fields. A field is `name: Type = "key" | "other key"`, where
+/// the type is `required T`, `optional T` (an `Option<T>`) or `default T` (`T::default()` where it is absent).
+macro_rules! fields {
+    ($(#[doc = $doc:literal])* $vis:vis struct $name:ident {
+        $($(#[doc = $field_doc:literal])* $field:ident: $kind:ident $type:ty = $($key:literal)|+,)*
+    }) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        $vis struct $name {
+            $($(#[doc = $field_doc])* $vis $field: $crate::read::fields!(@type $kind $type),)*
+        }
+
+        impl $crate::read::Read for $name {
+            fn read(value: &serde_json::Value, at: &mut $crate::read::At<'_>) -> Option<Self> {
+                let before = at.count();
+                let mut fields = $crate::read::Fields::of(value, at)?;
+                $(let $field = $crate::read::fields!(@read $kind fields at $($key)|+);)*
+                fields.finish(at);
+                if at.count() != before {
+                    return None;
+                }
+                Some(Self { $($field: $crate::read::fields!(@keep $kind $field),)* })
+            }
+
+            fn schema() -> serde_json::Value {
+                $crate::read::object_schema(concat!($($doc, "\n",)* ""), &[
+                    $((
+                        &[$($key),+],
+                        concat!($($field_doc, "\n",)* ""),
+                        $crate::read::fields!(@must $kind),
+                        <$type as $crate::read::Read>::schema(),
+                    ),)*
+                ])
+            }
+        }
+    };
+    (@type optional $type:ty) => { Option<$type> };
+    (@type $kind:ident $type:ty) => { $type };
+    (@read required $fields:ident $at:ident $($key:literal)|+) => { $fields.require(&[$($key),+], $at) };
+    (@read $kind:ident $fields:ident $at:ident $($key:literal)|+) => { $fields.take(&[$($key),+], $at) };
+    (@keep required $field:ident) => { $field? };
+    (@keep optional $field:ident) => { $field };
+    (@keep default $field:ident) => { $field.unwrap_or_default() };
+    (@must required) => { true };
+    (@must $kind:ident) => { false };
+}
+pub(crate) use fields;
+
+/// An enum of words, its reader and its schema.
+macro_rules! words {
+    ($(#[doc = $doc:literal])* $vis:vis enum $name:ident {
+        $($(#[doc = $word_doc:literal])* $word:ident = $($text:literal)|+,)*
+    }) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        $vis enum $name {
+            $($(#[doc = $word_doc])* $word,)*
+        }
+
+        impl $crate::read::Read for $name {
+            fn read(value: &serde_json::Value, at: &mut $crate::read::At<'_>) -> Option<Self> {
+                match value.as_str() {
+                    $($(Some($text))|+ => Some(Self::$word),)*
+                    _ => at.wrong(value, [$($($text),+),*].join(", ")),
+                }
+            }
+
+            fn schema() -> serde_json::Value {
+                serde_json::json!({"type": "string", "enum": [$($($text),+),*]})
+            }
+        }
+    };
+}
+pub(crate) use words;
+
+#[cfg(test)]
+mod tests;

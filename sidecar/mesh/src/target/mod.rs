@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `targetRef` of a policy: which pods it is about, and which of their inbounds. Pure.
+
+use crate::model::labels::Labels;
+use crate::model::tags::{SERVICE, Tags};
+use crate::read::part::Part;
+use crate::read::{At, Read, fields, words};
+use serde_json::Value;
+
+/// Some pods, or some of their inbounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetRef {
+    /// The pods.
+    pub pods: Pods,
+    /// Of those, proxies of these kinds; empty: all.
+    pub proxy_types: Vec<ProxyType>,
+    /// Of those, the inbound with this name or port; none: all.
+    pub section: Option<String>,
+}
+
+/// Some pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pods {
+    /// All of the mesh.
+    Mesh,
+    /// Those with these tags. Each inbound has its own.
+    Tags(Tags),
+    /// All that are Dataplanes.
+    Dataplanes,
+    /// Those whose Dataplane has these labels.
+    Labels(Labels),
+    /// One Dataplane.
+    Dataplane {
+        /// Its name; without a namespace in Kubernetes also `name.namespace`.
+        name: String,
+        /// Its namespace; none: the policy's own, where it has one.
+        namespace: Option<String>,
+    },
+}
+
+fields! {
+    struct RawTarget {
+        kind: required TargetKind = "kind",
+        name: optional String = "name",
+        namespace: optional String = "namespace",
+        labels: optional Labels = "labels",
+        tags: default Tags = "tags",
+        section_name: optional String = "sectionName",
+        proxy_types: default Vec<ProxyType> = "proxyTypes",
+    }
+}
+
+words! {
+    /// The kinds of pods that can be named.
+    pub enum TargetKind {
+        /// All of the mesh.
+        Mesh = "Mesh",
+        /// By tags.
+        MeshSubset = "MeshSubset",
+        /// By service.
+        MeshService = "MeshService" | "MeshServiceSubset",
+        /// By name or labels.
+        Dataplane = "Dataplane",
+    }
+}
+
+words! {
+    /// The kinds of proxies.
+    pub enum ProxyType {
+        /// Of a workload that others call.
+        Sidecar = "Sidecar",
+        /// Of a gateway.
+        Gateway = "Gateway",
+    }
+}
+
+impl Read for TargetRef {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        let RawTarget { kind, name, namespace, labels, mut tags, section_name, proxy_types } =
+            RawTarget::read(value, at)?;
+        let pods = match (kind, name, labels) {
+            (TargetKind::Mesh, ..) => Pods::Mesh,
+            (TargetKind::MeshSubset, ..) => Pods::Tags(tags),
+            (TargetKind::MeshService, name, _) => {
+                // One without a name, which the check tells, would choose nobody.
+                tags.0.insert(SERVICE.into(), name.unwrap_or_default());
+                Pods::Tags(tags)
+            }
+            (TargetKind::Dataplane, Some(name), _) => Pods::Dataplane { name, namespace },
+            (TargetKind::Dataplane, None, Some(labels)) => Pods::Labels(labels),
+            (TargetKind::Dataplane, None, None) => Pods::Dataplanes,
+        };
+        Some(Self { pods, proxy_types, section: section_name })
+    }
+
+    fn schema() -> Value {
+        RawTarget::schema()
+    }
+}
+
+impl TargetRef {
+    /// What the fields say together. A field that says nothing for its kind would be a choice that nobody makes.
+    pub(crate) fn check(part: &Part<'_>, at: &mut At<'_>) {
+        use TargetKind::{Dataplane, Mesh, MeshService, MeshSubset};
+        let Ok(Some(kind)) = part.get::<TargetKind>("kind") else { return };
+        let there = |field| part.has(field) == Ok(true);
+        let some = |field| part.field(field).is_empty() == Some(false);
+        for (field, there, kinds, allowed) in [
+            ("name", there("name"), &[MeshService, Dataplane][..], "a name of a MeshService or Dataplane"),
+            ("namespace", there("namespace"), &[Dataplane], "a namespace of a Dataplane"),
+            ("labels", there("labels"), &[Dataplane], "labels of a Dataplane"),
+            ("sectionName", there("sectionName"), &[Dataplane], "an inbound of a Dataplane"),
+            ("tags", some("tags"), &[MeshSubset, MeshService], "tags of a MeshSubset or MeshServiceSubset"),
+            ("proxyTypes", some("proxyTypes"), &[Mesh, MeshSubset], "proxyTypes of Mesh or MeshSubset"),
+        ] {
+            if there && !kinds.contains(&kind) {
+                part.problem(at, field, format!("it beside kind {}", kind.name()), allowed);
+            }
+        }
+        let nameless = part.has("name") == Ok(false);
+        if kind == MeshService && nameless {
+            part.problem(at, "name", "nothing", "the service's name");
+        }
+        if there("labels") && (there("name") || there("namespace")) {
+            part.problem(at, "labels", "labels beside a name or namespace", "one or the other");
+        }
+        if there("namespace") && nameless {
+            part.problem(at, "namespace", "it without a name", "name and namespace, or labels");
+        }
+    }
+
+    /// Whether it chooses by tags, so inbounds rather than pods.
+    pub(crate) fn goes_by_tags(part: &Part<'_>) -> bool {
+        matches!(part.get("kind"), Ok(Some(TargetKind::MeshSubset | TargetKind::MeshService)))
+    }
+}
+
+impl TargetKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mesh => "Mesh",
+            Self::MeshSubset => "MeshSubset",
+            Self::MeshService => "MeshService",
+            Self::Dataplane => "Dataplane",
+        }
+    }
+}
+
+fields! {
+    /// Everybody.
+    pub struct WholeMesh {
+        /// Only Mesh.
+        kind: required MeshKind = "kind",
+    }
+}
+
+words! {
+    /// Everybody.
+    pub enum MeshKind {
+        /// Everybody.
+        Mesh = "Mesh",
+    }
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which documents decide where connections are logged.
+//!
+//! For each direction the most specific MeshAccessLog that fits the pod and says anything about that direction; where there
+//! is none, the Mesh's default backend.
+
+use crate::net::addrs::Direction;
+use crate::observe::traffic_log::{LineFormat, MOST_TARGETS, Sink, Target};
+use crate::plan::compile::error::CompileError;
+use crate::plan::{LogRule, Plan};
+use culvert_mesh::document::{Document, Kind, Spec};
+use culvert_mesh::kinds::mesh::{self, Mesh};
+use culvert_mesh::kinds::mesh_access_log::{
+    self as policy, Backends, DestinationKind, FormatKind, MeshAccessLog,
+};
+use culvert_mesh::model::log_template::Template;
+use culvert_mesh::select::{self, Subject};
+use std::sync::Arc;
+
+pub(super) fn add(
+    plan: &mut Plan,
+    mesh: Option<&Mesh>,
+    ours: &[&Document],
+    pod: &Subject<'_>,
+    errors: &mut Vec<CompileError>,
+) {
+    let mut policies: Vec<_> = ours
+        .iter()
+        .filter_map(|document| match &document.spec {
+            Spec::MeshAccessLog(policy) => {
+                Some((select::rank(policy.target_ref.as_ref(), document, pod)?, *document, policy))
+            }
+            _ => None,
+        })
+        .collect();
+    // The most specific first; by name where that is even.
+    policies.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.name.cmp(&b.1.name)));
+    plan.logs = from_mesh(mesh);
+    for direction in Direction::ALL {
+        let rules =
+            policies.iter().map(|(_, _, policy)| rules(policy, direction)).find(|rules| !rules.is_empty());
+        if let Some(rules) = rules {
+            plan.logs[direction as usize] = rules;
+        }
+    }
+    // Counted once all documents that decide it are right.
+    let decides = [Kind::Mesh, Kind::Dataplane, Kind::MeshAccessLog];
+    let wrong = |document: &&Document| matches!(document.spec, Spec::Wrong(kind) if decides.contains(&kind));
+    let targets = plan.log_targets().len();
+    if targets > MOST_TARGETS && !ours.iter().any(wrong) {
+        let last = policies
+            .first()
+            .map(|(_, document, _)| *document)
+            .or(pod.pod.map(|(document, _)| document))
+            .or(ours.first().copied());
+        if let Some(document) = last {
+            let found = format!("{targets} files and servers for logs");
+            errors.push(document.error("", found, format!("at most {MOST_TARGETS}")).into());
+        }
+    }
+}
+
+fn from_mesh(mesh: Option<&Mesh>) -> [Vec<LogRule>; 2] {
+    let logging = mesh.and_then(|mesh| mesh.logging.as_ref());
+    let default = logging.and_then(|logging| {
+        let name = logging.default_backend.as_ref()?;
+        logging.backends.iter().find(|backend| backend.name == *name)
+    });
+    let Some(sink) = default.and_then(mesh_sink) else { return Default::default() };
+    let rule = LogRule { service: None, sinks: [sink].into() };
+    [vec![rule.clone()], vec![rule]]
+}
+
+fn mesh_sink(backend: &mesh::Backend) -> Option<Sink> {
+    let target = match backend.kind {
+        mesh::BackendKind::File => Target::File(backend.conf.path.clone()?),
+        mesh::BackendKind::Tcp => Target::Tcp(backend.conf.address?.0),
+    };
+    Some(Sink { target, format: plain(backend.format.as_ref(), false) })
+}
+
+fn plain(template: Option<&Template>, omit_empty: bool) -> Arc<LineFormat> {
+    Arc::new(match template {
+        Some(template) => LineFormat::Plain { template: template.clone(), omit_empty },
+        None => LineFormat::default(),
+    })
+}
+
+/// What a policy says about a direction; for one service before for all.
+fn rules(policy: &MeshAccessLog, direction: Direction) -> Vec<LogRule> {
+    let rule = |service: Option<&String>, backends: &Backends| LogRule {
+        service: service.cloned(),
+        sinks: backends.backends.iter().filter_map(sink).collect(),
+    };
+    let mut rules: Vec<_> = match direction {
+        Direction::Inbound => {
+            let from = policy.from.iter().map(|from| &from.default);
+            let all: Vec<_> = from.chain(policy.rules.iter().map(|rule| &rule.default)).collect();
+            let sinks = all.iter().flat_map(|one| &one.backends).filter_map(sink).collect();
+            if all.is_empty() { Vec::new() } else { vec![LogRule { service: None, sinks }] }
+        }
+        Direction::Outbound => {
+            let of = |to: &policy::To| {
+                let one = to.target_ref.kind == DestinationKind::MeshService;
+                rule(to.target_ref.name.as_ref().filter(|_| one), &to.default)
+            };
+            policy.to.iter().map(of).collect()
+        }
+    };
+    rules.sort_by_key(|rule| rule.service.is_none());
+    rules
+}
+
+fn sink(backend: &policy::Backend) -> Option<Sink> {
+    let (target, format) = match backend.kind {
+        policy::BackendKind::File => {
+            let file = backend.file.as_ref()?;
+            (Target::File(file.path.clone()), file.format.as_ref())
+        }
+        policy::BackendKind::Tcp => {
+            let tcp = backend.tcp.as_ref()?;
+            (Target::Tcp(tcp.address.0), tcp.format.as_ref())
+        }
+    };
+    let format = match format {
+        None => plain(None, false),
+        Some(format) => match format.kind {
+            FormatKind::Plain => plain(format.plain.as_ref(), format.omit_empty_values),
+            FormatKind::Json => Arc::new(LineFormat::Json {
+                members: format
+                    .json
+                    .iter()
+                    .map(|member| (member.key.clone(), member.value.clone()))
+                    .collect(),
+                omit_empty: format.omit_empty_values,
+            }),
+        },
+    };
+    Some(Sink { target, format })
+}

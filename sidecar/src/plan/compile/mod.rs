@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Options and documents → [`Plan`]. Pure: what is wrong is told all at once, and then there is no plan.
+
+mod error;
+mod logs;
+mod patch;
+mod security;
+
+pub use error::CompileError;
+
+use crate::net::addrs::{Direction, Family, inbound_source, is_loopback};
+use crate::options::config::Config;
+use crate::plan::{Cluster, Endpoint, Listener, Member, Origin, Plan, Upstream, hop_source, wildcard};
+use culvert_mesh::document::{Document, Found, Kind, Spec};
+use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Outbound};
+use culvert_mesh::model::tags::SERVICE;
+use culvert_mesh::select::{self, Subject};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Names of others that an error lists.
+const NAMED: usize = 10;
+
+/// Makes the plan.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>> {
+    let documents = &found.documents;
+    let mut errors = duplicates(documents);
+    let ours: Vec<&Document> = documents.iter().filter(|document| document.mesh == config.mesh).collect();
+    let mesh = ours.iter().find_map(|document| match &document.spec {
+        Spec::Mesh(mesh) => Some(mesh),
+        _ => None,
+    });
+    let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
+    let mut plan = Plan {
+        mesh: config.mesh.as_str().into(),
+        passthrough: mesh.is_none_or(|mesh| mesh.passthrough()),
+        service: this.and_then(|(_, this)| this.tags().find_map(|tags| tags.service()).map(Into::into)),
+        members: members(&ours),
+        documents: documents.len(),
+        ..Plan::default()
+    };
+    passthrough(&mut plan, config);
+    if let Some((document, this)) = this {
+        let [redirects_in, redirects_out] = this.redirected(&config.context());
+        for inbound in &this.networking.inbound {
+            add_inbound(&mut plan, config, (this, inbound), redirects_in);
+        }
+        let services = services(&ours, document);
+        debug_assert!(
+            redirects_out || this.networking.outbound.iter().all(|one| is_loopback(one.listener().ip()))
+        );
+        for outbound in &this.networking.outbound {
+            add_outbound(&mut plan, config, (outbound, &services));
+        }
+    }
+    let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
+    patch::apply(&mut plan, &ours, tags.as_deref());
+    let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
+    logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
+    // Which policies are about a pod whose document is wrong or missing, which has been told, nobody can say.
+    if this.is_some() || config.dataplane.is_none() {
+        plan.mtls = security::mtls(mesh, &ours, (&pod, config.any_pod), &mut errors, &mut plan.warnings);
+    }
+    if plan.mtls.is_some() && config.identity.is_none() {
+        plan.warnings.push(
+            "the mesh's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
+        );
+    }
+    if config.dataplane.is_none() {
+        plan.warnings.extend(ours.iter().filter(|document| chooses_pods(document)).map(|document| {
+            format!(
+                "{} {} chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here",
+                document.kind().name(),
+                document.name
+            )
+        }));
+    }
+    if let (true, Some(other)) = (ours.is_empty(), documents.first()) {
+        plan.warnings.push(format!(
+            "no document is of mesh {:?} (--mesh), so none holds here; the first is of mesh {:?}",
+            config.mesh, other.mesh
+        ));
+    }
+    if errors.is_empty() { Ok(plan) } else { Err(errors) }
+}
+
+/// Whether it is about some pods only.
+fn chooses_pods(document: &Document) -> bool {
+    let target = match &document.spec {
+        Spec::ProxyTemplate(template) => return !patch::is_for_all(template),
+        Spec::MeshAccessLog(policy) => &policy.target_ref,
+        Spec::MeshTls(policy) => &policy.target_ref,
+        Spec::MeshTrafficPermission(policy) => &policy.target_ref,
+        Spec::Mesh(_) | Spec::Dataplane(_) | Spec::Wrong(_) => return false,
+    };
+    select::chooses(target.as_ref(), document)
+}
+
+/// Two documents of a kind and name: which one holds would be chance.
+fn duplicates(documents: &[Document]) -> Vec<CompileError> {
+    let mut seen: HashMap<(Kind, &str, &str, Option<&str>), &Document> = HashMap::new();
+    let mut errors = Vec::new();
+    for document in documents {
+        let key = (document.kind(), &*document.mesh, &*document.name, document.namespace.as_deref());
+        if let Some(first) = seen.get(&key) {
+            let found = format!("the same {} again, after {}", document.kind().name(), first.place);
+            errors.push(
+                document.error(document.name_field, found, "one document of a kind, mesh and name").into(),
+            );
+        } else {
+            seen.insert(key, document);
+        }
+    }
+    errors
+}
+
+/// This pod's document, where there is a right one; an error, where there is none at all.
+fn this_pod<'d>(
+    name: &str,
+    config: &Config,
+    ours: &[&'d Document],
+    found: &Found,
+    errors: &mut Vec<CompileError>,
+) -> Option<(&'d Document, &'d Dataplane)> {
+    let all = || ours.iter().filter(|document| document.kind() == Kind::Dataplane);
+    let mut meant: Vec<_> = all().filter(|document| document.is_named(name)).collect();
+    // A name may look like another's with its namespace.
+    if meant.iter().any(|document| document.name == name) {
+        meant.retain(|document| document.name == name);
+    }
+    let spelt = |document: &&&Document| match &document.namespace {
+        Some(namespace) => format!("{}.{namespace}", document.name),
+        None => document.name.clone(),
+    };
+    let mut told_apart: Vec<_> = meant.iter().map(spelt).collect();
+    told_apart.dedup();
+    let mesh = config.mesh.clone();
+    if told_apart.len() > 1 {
+        told_apart.truncate(NAMED);
+        errors.push(CompileError::Ambiguous { name: name.into(), mesh, there: told_apart });
+        return None;
+    }
+    if meant.is_empty() && !found.lost.iter().any(|lost| lost.may_be(Kind::Dataplane, &mesh, name)) {
+        let there = all().take(NAMED).map(|document| document.name.clone()).collect();
+        errors.push(CompileError::NoDataplane { name: name.into(), mesh, there });
+    }
+    let document = meant.first()?;
+    dataplanes(ours).find(|(one, _)| one.place == document.place)
+}
+
+fn dataplanes<'d>(documents: &[&'d Document]) -> impl Iterator<Item = (&'d Document, &'d Dataplane)> {
+    documents.iter().filter_map(|document| match &document.spec {
+        Spec::Dataplane(dataplane) => Some((*document, dataplane)),
+        _ => None,
+    })
+}
+
+fn member(document: &Document, inbound: &Inbound) -> Arc<Member> {
+    Arc::new(Member { dataplane: document.name.as_str().into(), tags: Arc::new(inbound.tags.clone()) })
+}
+
+/// Who lives where. Two that claim one address and port: the first by name, so that it does not change with the order of files.
+fn members(ours: &[&Document]) -> HashMap<SocketAddr, Arc<Member>> {
+    let mut members: HashMap<SocketAddr, Arc<Member>> = HashMap::new();
+    for (document, dataplane) in dataplanes(ours) {
+        for inbound in &dataplane.networking.inbound {
+            let new = member(document, inbound);
+            // By its own address too, where it tells others another one.
+            for address in [dataplane.endpoint(inbound), dataplane.listener(inbound)] {
+                let entry = members.entry(address).or_insert_with(|| Arc::clone(&new));
+                if new.dataplane < entry.dataplane {
+                    *entry = Arc::clone(&new);
+                }
+            }
+        }
+    }
+    members
+}
+
+/// The endpoints of each service that others than this pod offer.
+fn services(ours: &[&Document], this: &Document) -> BTreeMap<String, Vec<Endpoint>> {
+    let mut services: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
+    for (document, dataplane) in dataplanes(ours).filter(|(document, _)| document.place != this.place) {
+        for inbound in dataplane.networking.inbound.iter().filter(|inbound| inbound.is_ready()) {
+            let endpoint =
+                Endpoint { address: dataplane.endpoint(inbound), member: member(document, inbound) };
+            services.entry(endpoint.member.service().into()).or_default().push(endpoint);
+        }
+    }
+    for endpoints in services.values_mut() {
+        // Whatever order the files came in.
+        endpoints.sort_by_key(|endpoint| endpoint.address);
+        endpoints.dedup_by_key(|endpoint| endpoint.address);
+    }
+    services
+}
+
+/// What there is without documents, and what `passthrough: false` leaves of it.
+fn passthrough(plan: &mut Plan, config: &Config) {
+    for direction in Direction::ALL {
+        for family in Family::ALL {
+            let name: Arc<str> = format!("{direction}:passthrough:{}", family.name()).into();
+            let source = (direction == Direction::Inbound).then(|| inbound_source(family));
+            let on = direction == Direction::Inbound || plan.passthrough;
+            let cluster = on.then(|| {
+                push_cluster(
+                    plan,
+                    config,
+                    Arc::clone(&name),
+                    Origin::Transparent,
+                    Upstream::OriginalDst { source },
+                )
+            });
+            plan.listeners.push(Listener {
+                name,
+                direction,
+                origin: Origin::Transparent,
+                address: SocketAddr::new(wildcard(family), config.listen_port(direction)),
+                binds: false,
+                cluster,
+                idle_timeout: config.idle_timeout,
+                service: None,
+            });
+        }
+    }
+    if plan.passthrough {
+        return;
+    }
+    if !plan.members.is_empty() {
+        let upstream = Upstream::OriginalDst { source: None };
+        plan.direct_access =
+            Some(push_cluster(plan, config, "direct_access".into(), Origin::Outbound, upstream));
+    }
+    let Some(api_server) = config.api_server.filter(|_| config.api_server_bypass) else { return };
+    const NAME: &str = "kube_api_server_bypass";
+    let cluster =
+        push_cluster(plan, config, NAME.into(), Origin::Outbound, Upstream::OriginalDst { source: None });
+    push_listener(
+        plan,
+        Listener {
+            name: NAME.into(),
+            direction: Direction::Outbound,
+            origin: Origin::Outbound,
+            address: api_server,
+            binds: false,
+            cluster: Some(cluster),
+            idle_timeout: config.idle_timeout,
+            service: None,
+        },
+    );
+}
+
+fn push_cluster(
+    plan: &mut Plan,
+    config: &Config,
+    name: Arc<str>,
+    origin: Origin,
+    upstream: Upstream,
+) -> usize {
+    plan.clusters.push(Cluster {
+        name,
+        origin,
+        upstream,
+        thresholds: config.thresholds,
+        connect_timeout: config.connect_timeout,
+    });
+    plan.clusters.len() - 1
+}
+
+fn push_listener(plan: &mut Plan, listener: Listener) {
+    plan.by_destination.insert((listener.direction, listener.address), plan.listeners.len());
+    plan.listeners.push(listener);
+}
+
+fn add_inbound(plan: &mut Plan, config: &Config, (this, inbound): (&Dataplane, &Inbound), redirected: bool) {
+    let listener = this.listener(inbound);
+    let default = if redirected { listener.ip() } else { std::net::Ipv4Addr::LOCALHOST.into() };
+    let ip = inbound.service_address.unwrap_or(default);
+    let application = SocketAddr::new(ip, inbound.service_port.unwrap_or(inbound.port).0);
+    let upstream =
+        Upstream::Application { address: application, source: hop_source(application.ip(), redirected) };
+    let cluster =
+        named_cluster(plan, config, format!("localhost:{}", application.port()), Origin::Inbound, upstream);
+    push_listener(
+        plan,
+        Listener {
+            name: format!("inbound:{listener}").into(),
+            direction: Direction::Inbound,
+            origin: Origin::Inbound,
+            address: listener,
+            binds: !redirected,
+            cluster: Some(cluster),
+            idle_timeout: config.idle_timeout,
+            service: inbound.tags.service().map(Into::into),
+        },
+    );
+}
+
+fn add_outbound(
+    plan: &mut Plan,
+    config: &Config,
+    (outbound, services): (&Outbound, &BTreeMap<String, Vec<Endpoint>>),
+) {
+    let listener = outbound.listener();
+    // What goes to loopback is never redirected, so the application can only reach a port that is bound.
+    let binds = is_loopback(listener.ip());
+    let service = outbound.tags.service().unwrap_or_default();
+    let all = services.get(service).map_or(&[][..], Vec::as_slice);
+    let endpoints: Vec<_> =
+        all.iter().filter(|one| outbound.tags.select(&one.member.tags)).cloned().collect();
+    if endpoints.is_empty() {
+        plan.warnings.push(format!("outbound {listener}: no Dataplane offers {service} with these tags"));
+    }
+    let cluster = named_cluster(
+        plan,
+        config,
+        cluster_name(outbound, service),
+        Origin::Outbound,
+        Upstream::Endpoints(endpoints),
+    );
+    push_listener(
+        plan,
+        Listener {
+            name: format!("outbound:{listener}").into(),
+            direction: Direction::Outbound,
+            origin: Origin::Outbound,
+            address: listener,
+            binds,
+            cluster: Some(cluster),
+            idle_timeout: config.idle_timeout,
+            service: Some(service.into()),
+        },
+    );
+}
+
+/// The service, with the other tags that were asked for.
+fn cluster_name(outbound: &Outbound, service: &str) -> String {
+    let others = outbound.tags.0.iter().filter(|(key, _)| *key != SERVICE);
+    others.fold(service.to_owned(), |name, (key, value)| format!("{name}[{key}={value}]"))
+}
+
+/// The cluster of this name, which may be there already; a second one that is another gets a name of its own.
+fn named_cluster(
+    plan: &mut Plan,
+    config: &Config,
+    name: String,
+    origin: Origin,
+    upstream: Upstream,
+) -> usize {
+    let mut wanted = name.clone();
+    let mut number = 1;
+    while let Some(there) = plan.cluster_named(&wanted) {
+        if plan.clusters[there].upstream == upstream && plan.clusters[there].origin == origin {
+            return there;
+        }
+        number += 1;
+        wanted = format!("{name}#{number}");
+    }
+    push_cluster(plan, config, wanted.into(), origin, upstream)
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod together;
