@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What every room may use: bounded reads of files, and times as others write them.
+//! Helpers for every room: bounded reads of files, and times as text.
 
 pub(crate) mod clock;
 pub(crate) mod read;
