@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The plugin's binary in the node's folder of plugins: placed whole, proved before it counts, and put back when it goes.
+//! The plugin's binary in the node's folder of plugins: it is placed whole, proved before it counts, and replaced when it differs.
 //!
 //! ```text
-//! .culvert-cni.PID.culvert-unfinished ──VERSION, STATUS──▶ culvert-cni      the old one works until the rename
+//! .culvert-cni.….culvert-unfinished ──VERSION, STATUS──▶ culvert-cni      the old one works until the rename
 //! ```
 
 use std::fs;
@@ -24,73 +24,59 @@ use crate::conflist::{Entry, TYPE};
 
 /// The largest binary that is placed, in bytes; ours is below 4 MiB.
 const MAX_BINARY: u64 = 64 << 20;
-/// A plugin answers VERSION in 1 ms and STATUS in 3 ms; this is for a node that is just starting everything.
+/// Deadline for an answer. A plugin answers VERSION in 1 ms and STATUS in 3 ms, but later on a node that is booting.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// Another thread that starts a program may hold the file that was just written open for a moment: then it is busy.
+/// Attempts to run the new file: another thread that starts a program may hold it open for a moment, and then it is busy.
 const BUSY_TRIES: u32 = 20;
-/// Between two such tries.
+/// Pause between two such attempts.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
 
-/// What a binary is known by.
+/// The identity of a binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// SHA-256, hexadecimal.
+    /// In hexadecimal digits.
     pub sha256: String,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
 /// The binary on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placed {
-    /// As the node calls it.
+    /// As the node names it.
     pub path: PathBuf,
-    /// What it is.
     pub identity: Identity,
-    /// Whether this call put it there.
+    /// True where this call has written it.
     pub is_new: bool,
 }
 
-/// Why there is no working binary of ours.
+/// The reason why there is no working binary of ours.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BinaryError {
-    /// The binary to place cannot be read.
     #[error("the plugin to place, {}: {source}; name it by --plugin", path.display())]
-    Source {
-        /// Where it should be.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// No folder for it.
+    Source { path: PathBuf, source: io::Error },
     #[error("none of the runtime's plugin folders is there: {}", list(.0))]
     NoFolder(Vec<PathBuf>),
-    /// It cannot be written.
     #[error("{}: {source}{}", path.display(), if *read_only { "; the file system is mounted read-only: name a folder by --cni-bin-dir that is not, and that the runtime takes plugins from" } else { "" })]
     Write {
-        /// The folder.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
-        /// Whether the whole file system is read-only.
+        /// True where the whole file system is mounted read-only.
         read_only: bool,
     },
-    /// Programs may not be run from there.
     #[error("{} is mounted noexec: no plugin can run from it; name another folder by --cni-bin-dir that the runtime takes plugins from", .0.display())]
     NoExec(PathBuf),
-    /// Another one of ours is at work on the node.
+    /// Another culvert-install is at work on the node; a retry is safe.
     #[error("the plugin cannot be placed now: {0}")]
     Busy(String),
-    /// The new one does not work here.
+    /// The new binary does not work on this node.
     #[error("the plugin {} does not answer {verb} on this node, so it was not placed{}: {problem}", plugin.display(), if *kept { " and the one that was there stays" } else { "" })]
     Proof {
         /// The binary to place.
         plugin: PathBuf,
-        /// What it was asked.
         verb: &'static str,
-        /// What it said.
         problem: String,
-        /// Whether there was one already.
+        /// True where an older binary stays in its place.
         kept: bool,
     },
 }
@@ -99,14 +85,14 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// What is remembered of the last look, so that the next one reads no file that nobody touched.
+/// The identities of the last call, so that the next one reads no file whose stamp is the same.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     source: Option<(Stamp, Identity)>,
     placed: Option<(PathBuf, Stamp, Identity)>,
 }
 
-/// Makes sure that the binary is in the node's folder, whole, executable, and not retired.
+/// Places the binary in the node's folder, unless the same one is there, executable and not retired.
 pub(crate) async fn ensure(
     layout: &Layout,
     entry: &Entry,
@@ -124,7 +110,7 @@ pub(crate) async fn ensure(
 
     let folder = folder(layout)?;
     let (here, on_node) = (layout.at(&folder).join(TYPE), folder.join(TYPE));
-    // After an uninstall that left its stub: the same file, which works again once the note beside it is gone.
+    // A retired binary is the same file; it works again once the note beside it is removed.
     let is_retired = retired::note_of(&here).exists();
     if let Ok(metadata) = fs::metadata(&here) {
         let stamp = Stamp::of(&metadata);
@@ -148,7 +134,7 @@ pub(crate) async fn ensure(
     Ok(Placed { path: on_node, identity, is_new: true })
 }
 
-/// The first folder that is there and can be written.
+/// Finds the first plugin folder that exists and can be written.
 fn folder(layout: &Layout) -> Result<PathBuf, BinaryError> {
     let there: Vec<_> = layout.bin_dirs.iter().filter(|folder| layout.at(folder).is_dir()).collect();
     let flags =
@@ -189,13 +175,13 @@ async fn place(layout: &Layout, ours: &Entry, folder: &Path, here: &Path) -> Res
             return Err(BinaryError::Busy("uninstall is at work".to_owned()));
         }
         staged.replace().map_err(&write_error)?;
-        // It redirects again.
+        // Without the note the binary redirects again.
         files::remove_if_there(&retired::note_of(&here)).map(drop).map_err(write_error)
     });
     committed.await.unwrap_or_else(|error| Err(BinaryError::Busy(error.to_string())))
 }
 
-/// Asks the binary what a runtime would ask it, with our entry: a node that cannot carry it must not get it.
+/// Asks the binary what a runtime would ask it, with our entry: a node that cannot run the plugin must not get it.
 async fn prove(binary: &Path, entry: &Entry) -> Result<(), (&'static str, String)> {
     for verb in ["VERSION", "STATUS"] {
         let answer = ask(binary, verb, &entry.as_configuration()).await.map_err(|problem| (verb, problem))?;
@@ -210,7 +196,7 @@ async fn ask(binary: &Path, verb: &str, stdin: &str) -> Result<String, String> {
     let asked = async {
         let mut child = start(binary, verb).await?;
         if let Some(mut pipe) = child.stdin.take() {
-            // One that has answered already reads no more.
+            // An error is ignored: a plugin that has answered already reads no more.
             let _ = pipe.write_all(stdin.as_bytes()).await;
         }
         child.wait_with_output().await
@@ -219,8 +205,8 @@ async fn ask(binary: &Path, verb: &str, stdin: &str) -> Result<String, String> {
         Ok(output) => output.map_err(|error| error.to_string())?,
         Err(_) => return Err(format!("no answer within {} s", ANSWERS_WITHIN.as_secs())),
     };
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() { Ok(said) } else { Err(format!("{}: {}", output.status, said.trim())) }
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() { Ok(answer) } else { Err(format!("{}: {}", output.status, answer.trim())) }
 }
 
 async fn start(binary: &Path, verb: &str) -> io::Result<tokio::process::Child> {
@@ -244,7 +230,7 @@ async fn start(binary: &Path, verb: &str) -> io::Result<tokio::process::Child> {
     }
 }
 
-/// What the file at `path` is.
+/// Reads the identity of the file at `path`.
 pub(crate) fn identify(path: &Path) -> io::Result<Identity> {
     let size = fs::metadata(path)?.len();
     if size > MAX_BINARY {
@@ -256,7 +242,7 @@ pub(crate) fn identify(path: &Path) -> io::Result<Identity> {
     Ok(Identity { sha256, size: bytes.len() as u64 })
 }
 
-/// Whether everybody may run it.
+/// Returns true for a file that every user may run.
 pub(crate) fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o111 == 0o111)
 }

@@ -55,7 +55,7 @@ pub(crate) enum EntryState {
 pub(crate) struct UsedFile {
     /// As the node names it.
     pub path: PathBuf,
-    /// The type of the chain's first plugin, which tells the owner of the file.
+    /// The type of the chain's first plugin, by which the owner of the file is known.
     pub primary: String,
 }
 
@@ -198,7 +198,7 @@ impl InUse<'_> {
         let stem = self.name.rsplit_once('.').map_or(self.name, |(stem, _)| stem);
         let beside = format!("{stem}.conflist");
         let list = self.folder.join(&beside);
-        // A list that culvert did not make: only the operator can tell which of the two counts.
+        // A list that culvert did not make: only the operator can decide which of the two counts.
         if let Ok(there) = fs::read_to_string(&list)
             && !there.contains(TYPE)
             && !self.folder.join(format!("{}{SET_ASIDE}", self.name)).exists()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Files of others, replaced whole: a reader sees the old one or the new one, after a power cut too.
+//! Replaces files as a whole: a reader sees the old one or the new one, also after a power cut.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -13,19 +13,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-/// What ends the name of every unfinished file of ours: no runtime loads it.
+/// Suffix of the name of every unfinished file of ours. No runtime loads a file of this name.
 const UNFINISHED: &str = ".culvert-unfinished";
 
-/// What became of a replacement.
+/// The result of a replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Replaced {
     /// The new file is there.
     Done,
-    /// Somebody else was quicker: their file stays.
+    /// Another program changed the file first, and its file stays.
     Overtaken,
 }
 
-/// Changes whenever a file does.
+/// A stamp that differs after every change of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     device: u64,
@@ -37,7 +37,6 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// That of a file.
     pub(crate) fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -50,7 +49,7 @@ impl Stamp {
     }
 }
 
-/// A file beside `path` that becomes it. Dropped without that, it goes.
+/// A new file beside `path` that is to take its place. Dropping it removes the new file.
 #[derive(Debug)]
 pub(crate) struct Unfinished {
     temporary: PathBuf,
@@ -58,10 +57,10 @@ pub(crate) struct Unfinished {
 }
 
 impl Unfinished {
-    /// Writes `bytes` to the disk. Mode and owner are those of `like`, else `mode` and our own.
+    /// Writes `bytes` and flushes them to the disk. Mode and owner are those of `like`; without it, `mode` and our own user.
     pub(crate) fn write(path: &Path, bytes: &[u8], like: Option<&Metadata>, mode: u32) -> io::Result<Self> {
         let temporary = beside(path)?;
-        // Never somebody else's: there is none of this name.
+        // `create_new` fails rather than truncate a file that another program made.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         let unfinished = Self { temporary, path: path.to_owned() };
         file.write_all(bytes)?;
@@ -77,19 +76,19 @@ impl Unfinished {
         Ok(unfinished)
     }
 
-    /// Where it lies until then.
+    /// The path of the new file until then.
     pub(crate) fn temporary(&self) -> &Path {
         &self.temporary
     }
 
-    /// Becomes the file, whatever is there.
+    /// Takes the file's place without a look at what is there.
     pub(crate) fn replace(self) -> io::Result<()> {
         fs::rename(&self.temporary, &self.path)?;
         sync_folder_of(&self.path)
     }
 
-    /// Becomes the file if that still holds `expected`. The two change places first, so that what somebody else wrote in
-    /// between is found, not lost, and put back.
+    /// Takes the file's place if that still holds `expected`. The two files are exchanged first, so that a change that another
+    /// program made in between is found and put back, not lost.
     pub(crate) fn replace_if(self, expected: &[u8]) -> io::Result<Replaced> {
         let path = self.path.clone();
         let replaced = self.put_if(expected)?;
@@ -99,7 +98,7 @@ impl Unfinished {
         Ok(replaced)
     }
 
-    /// The same for whoever has no time to wait for the disk: a power cut may bring the other file back.
+    /// The same without a flush of the folder: a power cut may bring the other file back.
     fn put_if(self, expected: &[u8]) -> io::Result<Replaced> {
         if !holds(&self.path, expected) {
             return Ok(Replaced::Overtaken);
@@ -108,7 +107,7 @@ impl Unfinished {
         match self.exchange() {
             Ok(()) if holds(&self.temporary, expected) => fs::remove_file(&self.temporary)?,
             Ok(()) => return self.give_back(ours),
-            // A file system that cannot: what is left is the moment between the look above and this.
+            // The file system has no exchange. A change between the check above and this rename is lost.
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
                 fs::rename(&self.temporary, &self.path)?
             }
@@ -118,25 +117,25 @@ impl Unfinished {
         Ok(Replaced::Done)
     }
 
-    /// Puts back what took the place of `put`, the file that we had put there. Where another is found there by then, that one
-    /// is newer, and is put back in its turn.
+    /// Exchanges again, after the first exchange took out another file than expected. `put` is the inode that we had put there.
+    /// Where yet another file is found in its place, that one is newer, and is put back in its turn.
     fn give_back(&self, mut put: u64) -> io::Result<Replaced> {
         loop {
             let theirs = inode(&self.temporary)?;
             match self.exchange() {
                 Ok(()) if inode(&self.temporary)? == put => return Ok(Replaced::Overtaken),
                 Ok(()) => put = theirs,
-                // Removed by now, so what we took out would have been too.
+                // The live file was removed by now, and so would have been the one that we took out.
                 Err(Errno::ENOENT) => return Ok(Replaced::Overtaken),
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
 
-    /// A copy of this file becomes the file if that holds `expected`, with this one's mode and owner, and this one still holds
-    /// `own`. It is another name of the same file, so the disk has it already.
+    /// Puts a copy of this file in the live file's place if that holds `expected` and has this one's mode and owner, and this one
+    /// still holds `own`. The copy is a hard link, so the disk has its content already.
     pub(crate) fn put_copy_if(&self, own: &[u8], expected: &[u8]) -> io::Result<Replaced> {
-        // Not where a link leads: it would be replaced by a file.
+        // Links are not followed, since a link would be replaced by a file.
         let (ours, theirs) = (fs::symlink_metadata(&self.temporary)?, fs::symlink_metadata(&self.path)?);
         let kept = |file: &Metadata| (file.mode(), file.uid(), file.gid());
         let is_ours = (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino());
@@ -148,12 +147,13 @@ impl Unfinished {
         copy.put_if(expected)
     }
 
-    /// Whether the file that it would become holds `expected`.
+    /// Returns true where the live file holds `expected`.
     pub(crate) fn would_replace(&self, expected: &[u8]) -> bool {
         holds(&self.path, expected)
     }
 
-    /// Whether this file still holds `own`: whoever writes into the file that has another name of it writes here.
+    /// Returns true where this file still holds `own`. A program that writes into a live file that is a hard link of this one
+    /// changes this one too.
     pub(crate) fn still_holds(&self, own: &[u8]) -> bool {
         holds(&self.temporary, own)
     }
@@ -165,13 +165,13 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // After a rename there is none; after an error another run of ours clears it away.
+        // After a rename there is nothing to remove; after an error the next start of an agent clears it away.
         let _ = fs::remove_file(&self.temporary);
     }
 }
 
-/// `.NAME.PROCESS.NUMBER.culvert-unfinished` in the same folder: a rename from another folder is not noticed by containerd.
-/// Not the process' id: agent and `uninstall` are both number 1, each of its own container.
+/// Names a file `.NAME.PROCESS.NUMBER.culvert-unfinished` in the same folder, since containerd does not notice a rename from
+/// another one. PROCESS is random rather than the process' id, since agent and `uninstall` have id 1 in their containers.
 fn beside(path: &Path) -> io::Result<PathBuf> {
     static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
     static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -183,7 +183,7 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(temporary))
 }
 
-/// Whether a file, and no link or pipe, holds `expected`. What is of another length is not read.
+/// Returns true for a regular file, and no link or pipe, that holds `expected`. A file of another length is not read.
 fn holds(path: &Path, expected: &[u8]) -> bool {
     let length = expected.len() as u64;
     fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.len() == length)
@@ -194,7 +194,7 @@ fn inode(path: &Path) -> io::Result<u64> {
     fs::symlink_metadata(path).map(|file| file.ino())
 }
 
-/// Removes what runs of ours that were killed left in `folder`. Only while no other one is at work there.
+/// Removes unfinished files of killed runs from `folder`. The caller holds the node's lock.
 pub(crate) fn clear_unfinished(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)?.flatten() {
         let name = entry.file_name();
@@ -205,12 +205,12 @@ pub(crate) fn clear_unfinished(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a change of names in the folder of `path` outlive a power cut.
+/// Flushes the folder of `path`, so that a rename there outlives a power cut.
 pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?.sync_all()
 }
 
-/// Removes a file; `false`: it was not there.
+/// Removes a file; false where there is none.
 pub(crate) fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_wrote_in_between_stays() {
+    fn a_change_of_another_program_in_between_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("10-a.conflist");
         fs::write(&path, "old").unwrap();
@@ -265,14 +265,14 @@ mod tests {
         assert_eq!(put(b"others"), Replaced::Overtaken);
         assert_eq!(put(b"theirs"), Replaced::Done);
         assert_eq!(fs::read(&path).unwrap(), b"ours");
-        // Again and again, as long as its own file is not written to.
+        // It works any number of times, as long as its own file is not written to.
         fs::write(folder.path().join("new"), "theirs").unwrap();
         fs::rename(folder.path().join("new"), &path).unwrap();
         assert_eq!(put(b"theirs"), Replaced::Done);
         fs::write(&path, "theirs").unwrap();
         assert!(!ours.still_holds(b"ours"));
         assert_eq!(put(b"theirs"), Replaced::Overtaken);
-        // Neither is a mode that somebody changed.
+        // A changed mode is not overwritten either.
         drop(ours);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "theirs").unwrap();
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(fs::read_link(&path).unwrap(), Path::new("elsewhere"));
         assert_eq!(fs::read(&elsewhere).unwrap(), b"theirs");
         fs::remove_file(&path).unwrap();
-        // Whoever opens it waits for somebody who writes.
+        // A reader that opens a pipe blocks until a writer does.
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(!ours.would_replace(b""));
         assert_eq!(ours.put_copy_if(b"ours", b"").unwrap(), Replaced::Overtaken);
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"theirs, newer");
     }
 
-    /// In containers agent and `uninstall` have the same process id, and each counts from nought.
+    /// In containers agent and `uninstall` have the same process id, and each counts from 0.
     #[test]
     fn a_file_of_another_run_with_our_number_is_not_taken_from_it() {
         let folder = tempfile::tempdir().unwrap();

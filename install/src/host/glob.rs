@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Patterns of paths, as Go's `filepath.Glob` reads them: containerd's `imports` are such.
+//! Patterns of paths as in containerd's `imports`, which follow Go's `filepath.Glob`.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::root::HostRoot;
 
-/// The paths of the node that `pattern` names, each folder's sorted; one without a `*` is itself, as for containerd. At most
-/// `limit` are followed.
+/// Lists the paths of the node that match `pattern`, sorted within each folder; a pattern without `*` is returned as it is, as
+/// by containerd. At most `limit` are followed.
 pub(crate) fn expand(root: &HostRoot, pattern: &Path, limit: usize) -> Vec<PathBuf> {
     if !pattern.to_string_lossy().contains('*') {
         return vec![pattern.to_owned()];
@@ -22,9 +22,9 @@ pub(crate) fn expand(root: &HostRoot, pattern: &Path, limit: usize) -> Vec<PathB
             }
             Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
         };
-        let wanted: Vec<char> = part.chars().collect();
         paths = if part.contains(['*', '?', '[', '\\']) {
-            paths.iter().flat_map(|folder| matching(root, folder, &wanted)).take(limit).collect()
+            let pattern = literal_where_go_is(&part);
+            paths.iter().flat_map(|folder| matching(root, folder, &pattern)).take(limit).collect()
         } else {
             paths.iter().map(|folder| folder.join(part.as_ref())).collect()
         };
@@ -32,66 +32,35 @@ pub(crate) fn expand(root: &HostRoot, pattern: &Path, limit: usize) -> Vec<PathB
     paths
 }
 
-fn matching(root: &HostRoot, folder: &Path, wanted: &[char]) -> Vec<PathBuf> {
+/// Escapes what is special to `fast_glob` and literal to Go, so that `{a,b}.toml` matches the one file of that name only.
+///
+/// Three differences are left, none of which a file of containerd's has: Go's `?` and ranges take a character of any script
+/// where `fast_glob` takes a byte, `[!a]` is `!` or `a` to Go, and `[]a]` is an error to Go.
+fn literal_where_go_is(pattern: &str) -> String {
+    let mut escaped = String::with_capacity(pattern.len() + 4);
+    let mut characters = pattern.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => {
+                escaped.push('\\');
+                escaped.extend(characters.next());
+            }
+            '{' | '}' => escaped.extend(['\\', character]),
+            '!' if escaped.is_empty() => escaped.extend(['\\', character]),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+fn matching(root: &HostRoot, folder: &Path, pattern: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(root.at(folder)).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| matches(wanted, &name.chars().collect::<Vec<_>>()))
+        .filter(|name| fast_glob::glob_match(pattern, name))
         .collect();
     names.sort_unstable();
     names.into_iter().map(|name| folder.join(name)).collect()
-}
-
-/// Whether a name fits. Only the last `*` is tried again, so time grows with the product of both lengths at most.
-fn matches<'a>(mut pattern: &'a [char], mut name: &'a [char]) -> bool {
-    let mut last_star = None;
-    loop {
-        if let ['*', rest @ ..] = pattern {
-            last_star = Some((rest, name));
-            pattern = rest;
-        } else if pattern.is_empty() && name.is_empty() {
-            return true;
-        } else if let Some((rest, behind)) = one(pattern, name) {
-            (pattern, name) = (rest, behind);
-        } else if let Some((rest, [_, later @ ..])) = last_star {
-            last_star = Some((rest, later));
-            (pattern, name) = (rest, later);
-        } else {
-            return false;
-        }
-    }
-}
-
-/// What remains of both behind the first character, if that fits.
-fn one<'a>(pattern: &'a [char], name: &'a [char]) -> Option<(&'a [char], &'a [char])> {
-    let ((first, rest), (character, behind)) = (pattern.split_first()?, name.split_first()?);
-    let rest = match first {
-        '?' => Some(rest),
-        '[' => in_class(rest, *character),
-        '\\' => rest.split_first().filter(|(escaped, _)| *escaped == character).map(|(_, rest)| rest),
-        literal => (literal == character).then_some(rest),
-    };
-    Some((rest?, behind))
-}
-
-/// What follows the class that `pattern` is in, if `character` is of it: `a-z]`, or `^a-z]` for all others.
-fn in_class(pattern: &[char], character: char) -> Option<&[char]> {
-    let (inverted, class) = match pattern {
-        ['^', class @ ..] => (true, class),
-        class => (false, class),
-    };
-    let end = class.iter().position(|end| *end == ']')?;
-    let (mut members, rest) = (&class[..end], &class[end + 1..]);
-    let mut found = false;
-    while let Some((from, more)) = members.split_first() {
-        let (to, more) = match more {
-            ['-', to, more @ ..] => (to, more),
-            more => (from, more),
-        };
-        found |= (*from..=*to).contains(&character);
-        members = more;
-    }
-    (found != inverted).then_some(rest)
 }
 
 #[cfg(test)]
@@ -99,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_name_what_they_name_to_containerd() {
+    fn patterns_match_as_for_containerd() {
         let folder = tempfile::tempdir().unwrap();
         for path in ["a/10-x.toml", "a/20-y.toml", "b/10-x.toml", "a/.z.toml", "a/no.conf"] {
             let path = folder.path().join(path);
@@ -117,12 +86,32 @@ mod tests {
             ("/a/\\1*", &["/a/10-x.toml"]),
             ("/a/[1*", &[]),
             ("/none/*", &[]),
-            // No star, no pattern.
+            // Without a star it is no pattern.
             ("/a/1?-x.toml", &["/a/1?-x.toml"]),
         ] {
             let found = expand(&root, Path::new(pattern), 100);
             assert_eq!(found, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{pattern}");
         }
         assert_eq!(expand(&root, Path::new("/a/*.toml"), 2).len(), 2);
+    }
+
+    /// Braces and a leading `!` are special to `fast_glob` and literal to Go.
+    #[test]
+    fn what_is_literal_to_go_is_literal() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["{a,b}*", "a", "!x", "y"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let root = HostRoot::new(folder.path());
+        for (pattern, expected) in [
+            ("/{a,b}*", &["/{a,b}*"][..]),
+            ("/\\{*", &["/{a,b}*"]),
+            ("/!*", &["/!x"]),
+            ("/[{!]*", &["/!x", "/{a,b}*"]),
+            ("/\\!*", &["/!x"]),
+        ] {
+            let found = expand(&root, Path::new(pattern), 100);
+            assert_eq!(found, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{pattern}");
+        }
     }
 }

@@ -1,59 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where things are on this node: as the command line says, and else as the runtime's own configuration does.
+//! The layout of this node: by the command line, and else by the runtime's own configuration.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::paths::Paths;
 use super::root::HostRoot;
-use super::runtimes::{self, Found};
+use super::runtimes::{self, Runtime};
 use crate::conflist::{Loader, TYPE};
 
-/// Where things are. All paths but `plugin` are as the node calls them: [`Layout::at`] opens them.
+/// The folders and files that matter to culvert. All paths but `plugin` are as the node names them; [`Layout::at`] gives the path
+/// to open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// Where the node's file system is mounted.
     pub root: HostRoot,
-    /// The runtime's name and where that was read; for people.
+    /// The runtime's name with the file that gave it, for people.
     pub runtime: String,
     /// The folder of CNI configurations.
     pub conf_dir: PathBuf,
-    /// How the runtime goes through it.
+    /// The runtime's rule for the file that it uses.
     pub loader: Loader,
-    /// The folders of plugins, in the order in which the runtime looks.
+    /// The folders of plugins, in the runtime's order of search.
     pub bin_dirs: Vec<PathBuf>,
-    /// Our folder of records and sockets.
+    /// The folder of our records and sockets.
     pub state_dir: PathBuf,
     /// The runtime's CRI socket, if there is one.
     pub runtime_socket: Option<PathBuf>,
-    /// The binary to place, here.
+    /// The binary to place, as this process opens it.
     pub plugin: PathBuf,
-    /// What could not be read on the way; for people.
+    /// Lines about configuration that could not be read, for people.
     pub complaints: Vec<String>,
 }
 
-/// Why nothing can be found.
+/// The reason why there is no layout.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LayoutError {
-    /// No node there.
     #[error("--host-root {}: {source}; mount the node's file system there, or leave the option out on the node itself", path.display())]
-    HostRoot {
-        /// As given.
-        path: PathBuf,
-        /// The file system's word.
-        source: io::Error,
-    },
-    /// A path that is not the node's.
+    HostRoot { path: PathBuf, source: io::Error },
     #[error("{option} {}: it must be an absolute path, as the node calls it", path.display())]
-    Relative {
-        /// Which.
-        option: &'static str,
-        /// As given.
-        path: PathBuf,
-    },
+    Relative { option: &'static str, path: PathBuf },
 }
 
-/// Looks at the node.
+/// Finds the layout. Reads files, and changes none.
 pub(crate) fn discover(paths: &Paths) -> Result<Layout, LayoutError> {
     let Paths { host_root, cni_conf_dir, cni_bin_dir, plugin, state_dir, runtime_socket } = paths;
     host_root.read_dir().map_err(|source| LayoutError::HostRoot { path: host_root.clone(), source })?;
@@ -68,7 +56,7 @@ pub(crate) fn discover(paths: &Paths) -> Result<Layout, LayoutError> {
         }
     }
     let root = HostRoot::new(host_root);
-    let Found { name, conf_dir, bin_dirs, loader, socket, complaints } =
+    let Runtime { name, conf_dir, bin_dirs, loader, socket, complaints } =
         runtimes::find(&root, runtime_socket.as_deref());
     Ok(Layout {
         runtime: name,
@@ -83,24 +71,24 @@ pub(crate) fn discover(paths: &Paths) -> Result<Layout, LayoutError> {
     })
 }
 
-/// The plugin beside this program.
+/// The path of the plugin beside this program.
 fn beside() -> PathBuf {
     let this = std::env::current_exe().unwrap_or_default();
     this.parent().unwrap_or(Path::new("/")).join(TYPE)
 }
 
 impl Layout {
-    /// Where the node's `path` is to be opened.
+    /// Returns the path by which this process opens the node's `path`.
     pub(crate) fn at(&self, path: &Path) -> PathBuf {
         self.root.at(path)
     }
 
-    /// The folder of the attachments' records, as the node calls it.
+    /// The folder of the attachments' records, as the node names it.
     pub(crate) fn attachments(&self) -> PathBuf {
         self.state_dir.join("attachments")
     }
 
-    /// The agent's socket for the plugin, as the node calls it.
+    /// The agent's socket for the plugin, as the node names it.
     pub(crate) fn agent_socket(&self) -> PathBuf {
         self.state_dir.join("agent.sock")
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The node's files: where they are, and how they are changed.
+//! The node's files: finding, reading and changing them.
 //!
 //! ```text
-//! paths, root ──▶ runtimes (runtime_config, glob) ──▶ layout ──▶ files ──▶ binary, entry ──▶ uninstall (reload)
+//! paths, root ──▶ runtimes (runtime_config, glob) ──▶ layout ──▶ files, state ──▶ binary, entry ──▶ uninstall (reload)
 //! ```
 
 pub(crate) mod binary;

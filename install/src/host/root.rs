@@ -1,31 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The node's file system, which is mounted somewhere: paths as the node calls them, and where they can be opened here.
+//! The node's file system, which may be mounted below a folder: translates between the node's paths and ours.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// Links that are followed on one way, as the kernel does.
+/// Links that are followed in one path; the kernel has the same bound.
 const MAX_LINKS: usize = 40;
 
-/// Where the node's file system is mounted.
+/// The mount point of the node's file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostRoot(PathBuf);
 
 impl HostRoot {
-    /// The node's `/` is at `path`.
     pub(crate) fn new(path: &Path) -> Self {
         Self(path.to_owned())
     }
 
-    /// As it was given.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Where the node's `path` is to be opened. An absolute link on the node leads on below the root, as it does on the
-    /// node, and never out of it. What is not there keeps its name, so that it can be made.
+    /// Returns the path by which this process opens the node's `path`. Links are followed as on the node: an absolute one leads
+    /// on below the root, and never out of it. A missing file keeps its name, so that it can be created.
     pub(crate) fn at(&self, path: &Path) -> PathBuf {
         let mut todo: VecDeque<OsString> = normal(path);
         let mut on_node: Vec<OsString> = Vec::new();
@@ -40,7 +38,7 @@ impl HostRoot {
             let Ok(target) = fs::read_link(&here) else { continue };
             links += 1;
             if links > MAX_LINKS {
-                // The kernel says ELOOP to whoever opens it.
+                // Opening this path fails with ELOOP, as it does on the node.
                 break;
             }
             on_node.pop();
@@ -55,7 +53,7 @@ impl HostRoot {
         self.0.join(on_node.iter().collect::<PathBuf>())
     }
 
-    /// What the node calls what is opened `here`.
+    /// Returns the node's name of the path that this process opens as `here`.
     pub(crate) fn on_node(&self, here: &Path) -> PathBuf {
         match here.strip_prefix(&self.0) {
             Ok(below) => Path::new("/").join(below),

@@ -1,27 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a runtime's configuration says of CNI. Pure.
+//! Reads the CNI settings in a runtime's configuration. Pure.
 
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-/// What a file says; none where it says nothing.
+/// The CNI settings of one file, or of several merged; `None` where no file sets a value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Settings {
-    /// The folder of CNI configurations.
+pub(crate) struct RuntimeSettings {
     pub conf_dir: Option<PathBuf>,
-    /// The folders of plugins.
     pub bin_dirs: Vec<PathBuf>,
-    /// Where the runtime listens.
+    /// The CRI socket.
     pub socket: Option<PathBuf>,
-    /// The name of the network that pods get.
+    /// The name of the network that pods are attached to.
     pub network: Option<String>,
 }
 
-/// The CRI plugin's section by the version of the file: 3, 2, 1. A file is read by whichever it has.
+/// The names of the CRI plugin's section in files of version 3, 2 and 1. The first that a file has is read.
 const CRI_SECTIONS: [&str; 3] = ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "cri"];
 
-/// containerd's: what it says, and the patterns of the files that it imports.
+/// Reads a file of containerd: its settings, and the patterns of the files that it imports.
 pub(crate) fn containerd(text: &str) -> Result<(Option<Section>, Vec<String>), toml::de::Error> {
     let table: Table = text.parse()?;
     let imports = strings(table.get("imports"));
@@ -34,30 +32,29 @@ pub(crate) fn containerd(text: &str) -> Result<(Option<Section>, Vec<String>), t
         if bin_dirs.is_empty() {
             bin_dirs.extend(path(at("bin_dir")));
         }
-        Settings { conf_dir: path(at("conf_dir")), bin_dirs, socket: None, network: None }
+        RuntimeSettings { conf_dir: path(at("conf_dir")), bin_dirs, socket: None, network: None }
     });
     Ok(((cni.is_some() || socket.is_some()).then_some(Section { cni, socket }), imports))
 }
 
-/// What one of containerd's files says.
+/// The settings of one file of containerd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Section {
-    /// The CRI plugin's section, if it has one.
-    pub cni: Option<Settings>,
-    /// Where containerd listens.
+    /// The CRI plugin's section, where the file has one.
+    pub cni: Option<RuntimeSettings>,
     pub socket: Option<PathBuf>,
 }
 
-/// CRI-O's.
-pub(crate) fn crio(text: &str) -> Result<Settings, toml::de::Error> {
+/// Reads a file of CRI-O.
+pub(crate) fn crio(text: &str) -> Result<RuntimeSettings, toml::de::Error> {
     let table: Table = text.parse()?;
     let network = |key| lookup(&table, &["crio", "network", key]);
     let mut bin_dirs: Vec<PathBuf> = paths(network("plugin_dirs"));
     if bin_dirs.is_empty() {
-        // Of releases before 1.14.
+        // The key of releases before 1.14.
         bin_dirs.extend(path(network("plugin_dir")));
     }
-    Ok(Settings {
+    Ok(RuntimeSettings {
         conf_dir: path(network("network_dir")),
         bin_dirs,
         socket: path(lookup(&table, &["crio", "api", "listen"])),
@@ -68,15 +65,15 @@ pub(crate) fn crio(text: &str) -> Result<Settings, toml::de::Error> {
     })
 }
 
-impl Settings {
-    /// containerd's way: an imported file's section of the CRI plugin stands in place of the one before.
+impl RuntimeSettings {
+    /// Merges as containerd does: an imported file's section of the CRI plugin replaces the one before as a whole.
     pub(crate) fn overridden_by(self, section: Option<Section>) -> Self {
         let Some(Section { cni, socket }) = section else { return self };
         let socket = socket.or(self.socket.clone());
         Self { socket, ..cni.unwrap_or(self) }
     }
 
-    /// CRI-O's way: each key by itself.
+    /// Merges as CRI-O does: each key by itself.
     pub(crate) fn with(self, later: Self) -> Self {
         Self {
             conf_dir: later.conf_dir.or(self.conf_dir),
@@ -92,8 +89,8 @@ fn lookup<'a>(table: &'a Table, keys: &[&str]) -> Option<&'a Value> {
     rest.iter().try_fold(table.get(*first)?, |value, key| value.get(key))
 }
 
-/// An absolute path, without the slash that CRI-O's own file ends folders with; others would depend on where the runtime was
-/// started.
+/// Reads an absolute path, without the slash at the end that CRI-O's own file has. A relative path is ignored, since it depends
+/// on the folder in which the runtime was started.
 fn path(value: Option<&Value>) -> Option<PathBuf> {
     value?
         .as_str()
@@ -115,8 +112,8 @@ fn strings(value: Option<&Value>) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn section(text: &str) -> Settings {
-        Settings::default().overridden_by(containerd(text).unwrap().0)
+    fn section(text: &str) -> RuntimeSettings {
+        RuntimeSettings::default().overridden_by(containerd(text).unwrap().0)
     }
 
     fn paths(paths: &[&str]) -> Vec<PathBuf> {
@@ -154,7 +151,7 @@ mod tests {
             ("of another kind", "[plugins.cri.cni]\nbin_dir = 5\nconf_dir = \"relative\"\n", None, &[]),
             ("empty", "", None, &[]),
         ] {
-            let Settings { conf_dir: found, bin_dirs: folders, .. } = section(text);
+            let RuntimeSettings { conf_dir: found, bin_dirs: folders, .. } = section(text);
             assert_eq!((found, folders), (conf_dir.map(PathBuf::from), paths(bin_dirs)), "{name}");
         }
         assert!(containerd("plugins = [").is_err());
@@ -185,7 +182,7 @@ mod tests {
         let both = main.unwrap().with(later);
         assert_eq!(
             both,
-            Settings {
+            RuntimeSettings {
                 conf_dir: Some("/etc/kubernetes/cni/net.d/".into()),
                 bin_dirs: paths(&["/var/lib/cni/bin", "/usr/libexec/cni"]),
                 socket: Some("/run/x.sock".into()),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which runtime a node has, and where its own configuration says that networks and plugins are.
+//! Finds the container runtime of a node, and the folders of networks and plugins in its own configuration.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -8,34 +8,34 @@ use std::path::{Path, PathBuf};
 
 use super::glob;
 use super::root::HostRoot;
-use super::runtime_config::{self, Settings};
+use super::runtime_config::{self, RuntimeSettings};
 use crate::conflist::Loader;
 use crate::system::read::read_bounded;
 
-/// What was found.
+/// The runtime of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
-    /// For people: `containerd, /etc/containerd/config.toml`.
+pub(crate) struct Runtime {
+    /// Name and configuration file, for people: `containerd, /etc/containerd/config.toml`.
     pub name: String,
     /// The folder of CNI configurations.
     pub conf_dir: PathBuf,
     /// The folders of plugins.
     pub bin_dirs: Vec<PathBuf>,
-    /// How it goes through its folder.
+    /// Its rule for the file of the folder that it uses.
     pub loader: Loader,
-    /// Its CRI socket, if it is there.
+    /// Its CRI socket, if that exists.
     pub socket: Option<PathBuf>,
-    /// What could not be read.
+    /// Lines about files that could not be read.
     pub complaints: Vec<String>,
 }
 
 /// A runtime as a distribution sets it up.
-struct Known {
+struct Distribution {
     name: &'static str,
     program: Program,
     config: &'static str,
     socket: &'static str,
-    /// Where it differs from what the program's own default is.
+    /// Set where it differs from the program's own default, like `bin_dir`.
     conf_dir: Option<&'static str>,
     bin_dir: Option<&'static str>,
 }
@@ -46,17 +46,17 @@ enum Program {
     Crio,
 }
 
-/// What containerd and CRI-O use where nothing is set.
+/// The default of containerd and CRI-O for the folder of configurations.
 pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
-/// The same for plugins.
+/// Their default for the folder of plugins.
 pub(crate) const BIN_DIR: &str = "/opt/cni/bin";
 
-const fn containerd(name: &'static str, config: &'static str, socket: &'static str) -> Known {
-    Known { name, program: Program::Containerd, config, socket, conf_dir: None, bin_dir: None }
+const fn containerd(name: &'static str, config: &'static str, socket: &'static str) -> Distribution {
+    Distribution { name, program: Program::Containerd, config, socket, conf_dir: None, bin_dir: None }
 }
 
-/// In the order of asking: a distribution's own runtime before the general ones, which may be installed beside it.
-const KNOWN: [Known; 7] = [
+/// In order of preference: a distribution's own runtime before the general ones, which may be installed beside it.
+const KNOWN: [Distribution; 7] = [
     containerd(
         "k3s",
         "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
@@ -67,7 +67,7 @@ const KNOWN: [Known; 7] = [
         "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
         "/run/k3s/containerd/containerd.sock",
     ),
-    Known {
+    Distribution {
         name: "MicroK8s",
         program: Program::Containerd,
         config: "/var/snap/microk8s/current/args/containerd.toml",
@@ -76,7 +76,7 @@ const KNOWN: [Known; 7] = [
         bin_dir: Some("/var/snap/microk8s/current/opt/cni/bin"),
     },
     containerd("k0s", "/etc/k0s/containerd.toml", "/run/k0s/containerd.sock"),
-    Known {
+    Distribution {
         name: "CRI-O",
         program: Program::Crio,
         config: "/etc/crio/crio.conf",
@@ -85,8 +85,9 @@ const KNOWN: [Known; 7] = [
         bin_dir: None,
     },
     containerd("containerd", "/etc/containerd/config.toml", "/run/containerd/containerd.sock"),
-    // GKE's images keep the plugins beside the kubelet; their containerd says so, this is for when it cannot be read.
-    Known {
+    // GKE's images keep the plugins beside the kubelet. Their containerd's configuration names that folder; this entry is for
+    // the case that it cannot be read.
+    Distribution {
         name: "containerd of GKE",
         program: Program::Containerd,
         config: "/home/kubernetes/containerd/config.toml",
@@ -98,24 +99,24 @@ const KNOWN: [Known; 7] = [
 
 /// The largest configuration of a runtime that is read, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
-/// Files that a configuration may be made of.
+/// The most files that one configuration is read from.
 const MAX_FILES: usize = 100;
 
-/// The runtime of the node at `root`; `socket` is the operator's word on where it listens.
-pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Found {
+/// Finds the runtime of the node at `root`. `socket` is the CRI socket that the operator set.
+pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Runtime {
     let there = |path: &str| root.at(Path::new(path)).exists();
-    let drop_ins = |known: &Known| known.program == Program::Crio && there("/etc/crio/crio.conf.d");
+    let drop_ins = |known: &Distribution| known.program == Program::Crio && there("/etc/crio/crio.conf.d");
     let best = KNOWN.iter().enumerate().max_by_key(|(index, known)| {
         let is_meant = socket.is_some_and(|socket| socket == Path::new(known.socket));
         let (config, listens) = (there(known.config) || drop_ins(known), there(known.socket));
-        // A runtime that listens and is configured, else one that is configured, else one that listens.
+        // Preferred is a runtime that listens and is configured, then one that is configured, then one that listens.
         (is_meant && (config || listens), config && listens, config, listens, usize::MAX - index)
     });
     let known = best
         .map(|(_, known)| known)
         .filter(|known| there(known.config) || drop_ins(known) || there(known.socket));
     let Some(known) = known else {
-        return Found {
+        return Runtime {
             name: "no runtime's configuration found".to_owned(),
             conf_dir: CONF_DIR.into(),
             bin_dirs: vec![BIN_DIR.into()],
@@ -129,13 +130,13 @@ pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Found {
         Program::Containerd => reader.containerd(Path::new(known.config)),
         Program::Crio => reader.crio(Path::new(known.config)),
     };
-    let Settings { conf_dir, bin_dirs, socket, network } = settings;
+    let RuntimeSettings { conf_dir, bin_dirs, socket, network } = settings;
     let or = |found: Option<PathBuf>, distribution: Option<&str>, default: &str| {
         found.unwrap_or_else(|| distribution.unwrap_or(default).into())
     };
     let socket =
         [socket, Some(known.socket.into())].into_iter().flatten().find(|path| root.at(path).exists());
-    Found {
+    Runtime {
         name: format!("{}, {}", known.name, known.config),
         conf_dir: or(conf_dir, known.conf_dir, CONF_DIR),
         bin_dirs: if bin_dirs.is_empty() { vec![or(None, known.bin_dir, BIN_DIR)] } else { bin_dirs },
@@ -148,7 +149,7 @@ pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Found {
     }
 }
 
-/// Reads a runtime's files; what cannot be read is told, and what was read holds.
+/// Reads a runtime's files. A file that cannot be read makes a complaint, and the settings of the others hold.
 struct Reader<'a> {
     root: &'a HostRoot,
     complaints: Vec<String>,
@@ -156,10 +157,10 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The file, then what it imports, then what those import, each once and over what came before: a plugin's section as a
-    /// whole.
-    fn containerd(&mut self, config: &Path) -> Settings {
-        let mut settings = Settings::default();
+    /// Reads the file, then its imports, then the imports of those, each once. A later file's section of the CRI plugin replaces
+    /// an earlier one.
+    fn containerd(&mut self, config: &Path) -> RuntimeSettings {
+        let mut settings = RuntimeSettings::default();
         let (mut todo, mut read) = (VecDeque::from([config.to_owned()]), BTreeSet::new());
         while let Some(path) = todo.pop_front() {
             if !read.insert(path.clone()) {
@@ -179,9 +180,9 @@ impl Reader<'_> {
         settings
     }
 
-    /// The file, then the drop-ins, each key over what came before.
-    fn crio(&mut self, config: &Path) -> Settings {
-        let mut settings = Settings::default();
+    /// Reads the file, then the drop-ins. A later file's key replaces an earlier one.
+    fn crio(&mut self, config: &Path) -> RuntimeSettings {
+        let mut settings = RuntimeSettings::default();
         let mut files = vec![config.to_owned()];
         let drop_ins = glob::expand(self.root, Path::new("/etc/crio/crio.conf.d/*"), MAX_FILES);
         let is_hidden =
@@ -219,8 +220,8 @@ mod tests {
 
     use super::*;
 
-    /// A node with these files, and what is found on it.
-    fn found(files: &[(&str, &str)], socket: Option<&str>) -> Found {
+    /// Finds the runtime on a node with these files.
+    fn found(files: &[(&str, &str)], socket: Option<&str>) -> Runtime {
         let folder = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = folder.path().join(path);
@@ -230,7 +231,7 @@ mod tests {
         find(&HostRoot::new(folder.path()), socket.map(Path::new))
     }
 
-    fn where_of(found: &Found) -> (String, Vec<String>) {
+    fn where_of(found: &Runtime) -> (String, Vec<String>) {
         let text = |path: &PathBuf| path.display().to_string();
         (text(&found.conf_dir), found.bin_dirs.iter().map(text).collect())
     }
@@ -285,7 +286,7 @@ mod tests {
                 "/etc/kubernetes/cni/net.d",
                 "/var/lib/cni/bin",
             ),
-            // Both are installed, and one of them runs.
+            // Both are installed, and the one that runs is found.
             (
                 "CRI-O",
                 vec![
@@ -326,7 +327,7 @@ mod tests {
             ("etc/containerd/conf.d/20-b.toml", cni("/b")),
             ("etc/containerd/conf.d/10-a.toml", cni("/a")),
             ("etc/containerd/conf.d/30-c.toml.bak", cni("/c")),
-            // In a circle.
+            // It imports itself.
             ("etc/last.toml", "imports = [\"/etc/last.toml\"]\n".to_owned()),
         ];
         let files: Vec<_> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_import_imports_comes_after_its_neighbours_and_only_once() {
+    fn imports_of_an_import_come_after_its_siblings_and_only_once() {
         let cni = "[plugins.'io.containerd.cri.v1.runtime'.cni]\nconf_dir = ";
         let importing = format!("imports = [\"../conf.d/../deep/[0-9]*.toml\"]\n{cni}\"/a\"\n");
         let (b, last) =
@@ -349,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_and_the_rest_holds() {
+    fn a_file_that_cannot_be_read_makes_a_complaint_and_the_rest_holds() {
         let found = found(
             &[("etc/containerd/config.toml", "imports = [\"x.toml\"]\n"), ("etc/containerd/x.toml", "[[[")],
             None,
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operators_socket_says_which_runtime_is_meant() {
+    fn the_operators_socket_selects_the_runtime() {
         let files = [
             ("etc/containerd/config.toml", ""),
             ("run/containerd/containerd.sock", ""),

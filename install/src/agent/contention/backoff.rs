@@ -10,7 +10,7 @@ const REFLEX_WITHIN: Duration = Duration::from_millis(15);
 /// Losses in a row between the two limits above that are repaired at once. While the entry is missing pods start without
 /// rules, and twenty writes a second for a while do no harm.
 const FREE_RESTORES: u32 = 100;
-/// The first wait.
+/// The first wait, doubled after each further answer.
 const FIRST: Duration = Duration::from_millis(10);
 /// The longest wait, so that the entry is back within a second.
 const LONGEST: Duration = Duration::from_millis(800);

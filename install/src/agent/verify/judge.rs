@@ -99,7 +99,7 @@ pub(super) fn judge(
             let follow_up = if changed { FollowUp::Verify } else { FollowUp::Wait };
             Verdict::silent(CheckState { netns: Some(netns), ..checks }, follow_up)
         }
-        // Mostly because the pod has ended, which the next list shows. If it has not, its next check tells more.
+        // Mostly because the pod has ended, which the next list shows. If it has not, its next check shows more.
         CheckResult::Pulse(Err(_)) => Verdict::silent(CheckState { due: now, ..checks }, FollowUp::List),
         CheckResult::Rules(Err(CheckError::Ended)) => Verdict::silent(checks, FollowUp::List),
         CheckResult::Rules(Err(error)) => {

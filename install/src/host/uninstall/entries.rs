@@ -113,8 +113,8 @@ fn restore(folder: &Path, name: &str) -> io::Result<&'static str> {
     Ok(what)
 }
 
-/// Removes our entry from one name of the folder, if it is there. Any file is searched whatever its suffix, since a
-/// `.cilium_bak` is renamed back some day; in a folder our drop-in is removed.
+/// Removes our entry from one name of the folder, if it is there. Files of every suffix are searched, since a
+/// `.cilium_bak` may be renamed back later. In a folder our drop-in is removed.
 fn remove_from(layout: &Layout, name: &str) -> io::Result<Option<&'static str>> {
     let folder = layout.at(&layout.conf_dir);
     let path = layout.at(&layout.conf_dir.join(name));
@@ -172,7 +172,7 @@ enum FileChange {
     Nothing,
     /// With the reason, for the operator.
     Delete(&'static str),
-    /// The new text.
+    /// With the new text.
     Rewrite(String),
 }
 

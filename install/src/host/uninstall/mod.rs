@@ -36,11 +36,11 @@ pub(crate) enum Removal {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct UninstallReport {
     pub done: Vec<String>,
-    /// What is still there, with the reason.
+    /// Files that are still there, each with the reason.
     pub problems: Vec<String>,
 }
 
-/// What becomes of the retired binary.
+/// The fate of the retired binary.
 #[derive(Debug)]
 enum Fate {
     Removed,
