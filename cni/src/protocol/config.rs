@@ -39,7 +39,7 @@ const FOREIGN_KEYS: [&str; 9] = [
 /// Handling of a pod whose annotations are not available.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OnUnknown {
+pub(crate) enum OnUnknown {
     /// Pass it through without a redirect, with a warning in the log.
     #[default]
     Allow,
@@ -49,21 +49,21 @@ pub enum OnUnknown {
 
 /// An attachment in GC's list of valid ones.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct ValidAttachment {
+pub(crate) struct ValidAttachment {
     /// Id of the pod's sandbox.
     #[serde(rename = "containerID")]
-    pub container_id: String,
+    pub(crate) container_id: String,
     /// Interface inside the sandbox.
-    pub ifname: String,
+    pub(crate) ifname: String,
 }
 
 /// The result of the plugins before this one in the chain, as raw JSON, with its top-level fields.
 #[derive(Debug)]
 pub struct PrevResult<'a> {
     /// The whole object, byte by byte.
-    pub raw: &'a RawValue,
+    pub(crate) raw: &'a RawValue,
     /// Top-level fields in their order.
-    pub fields: Vec<(String, &'a RawValue)>,
+    pub(crate) fields: Vec<(String, &'a RawValue)>,
 }
 
 /// The parsed configuration, with defaults for missing keys.
@@ -72,11 +72,11 @@ pub struct NetConf<'a> {
     /// Version in which the result is written.
     pub version: CniVersion,
     /// Name of the network; part of an attachment's key.
-    pub name: String,
+    pub(crate) name: String,
     /// Result of the plugins before this one; `null` counts as none.
     pub prev_result: Option<PrevResult<'a>>,
     /// Annotations of the pod, if the runtime passes them. `Some(None)`: passed as `null`.
-    pub annotations: Option<Option<&'a RawValue>>,
+    pub(crate) annotations: Option<Option<&'a RawValue>>,
     /// Node-wide defaults of the redirect, parsed later, together with the annotations.
     pub redirect: Option<&'a RawValue>,
     /// Keys of `redirect` that a pod may not change.
@@ -84,24 +84,24 @@ pub struct NetConf<'a> {
     /// Kubernetes namespaces whose pods pass through untouched.
     pub exclude_namespaces: Vec<String>,
     /// Handling of a pod whose annotations are not available.
-    pub on_unknown: OnUnknown,
+    pub(crate) on_unknown: OnUnknown,
     /// Lowest level of the lines that are logged.
-    pub log_level: log::Level,
+    pub(crate) log_level: log::Level,
     /// Log file; an empty path switches it off.
-    pub log_file: PathBuf,
+    pub(crate) log_file: PathBuf,
     /// Folder of the attachments' records.
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
     /// Socket of the node agent; an empty path switches it off.
-    pub agent_socket: PathBuf,
+    pub(crate) agent_socket: PathBuf,
     /// For GC: the attachments that the runtime still knows, if it passes them.
-    pub valid_attachments: Option<Vec<ValidAttachment>>,
+    pub(crate) valid_attachments: Option<Vec<ValidAttachment>>,
     /// Warnings for the log, about unknown keys.
     pub warnings: Vec<String>,
 }
 
 impl<'a> NetConf<'a> {
     /// Read only the version in `stdin`; `None` if it is missing or not supported.
-    pub fn version_of(stdin: &[u8]) -> Option<CniVersion> {
+    pub(crate) fn version_of(stdin: &[u8]) -> Option<CniVersion> {
         let Fields(fields) = serde_json::from_slice(stdin).ok()?;
         let raw = fields.iter().find(|(name, _)| name == "cniVersion")?.1;
         CniVersion::parse(&serde_json::from_str::<String>(raw.get()).ok()?)

@@ -92,7 +92,7 @@ impl fmt::Display for Outcome {
 
 /// What an engine did, and what it takes to undo it.
 #[derive(Debug)]
-pub enum Applied {
+pub(crate) enum Applied {
     /// The same rules were there already.
     Unchanged,
     /// By nftables.
@@ -103,7 +103,7 @@ pub enum Applied {
 
 impl Applied {
     /// How the rules came to be there.
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Unchanged | Self::Nftables(nftables::TableChange::Unchanged) => Outcome::Unchanged,
             Self::Nftables(nftables::TableChange::Created) => Outcome::Created,
@@ -114,7 +114,7 @@ impl Applied {
     }
 
     /// Make it as it was before.
-    pub fn undo(&self) -> Result<(), EngineError> {
+    pub(crate) fn undo(&self) -> Result<(), EngineError> {
         match self {
             Self::Unchanged => Ok(()),
             Self::Nftables(applied) => Ok(nftables::undo(applied)?),
@@ -140,7 +140,7 @@ impl Engine {
     }
 
     /// Put `rules` into the kernel.
-    pub fn apply(self, rules: &Ruleset, owner: &Owner) -> Result<Applied, EngineError> {
+    pub(crate) fn apply(self, rules: &Ruleset, owner: &Owner) -> Result<Applied, EngineError> {
         match self {
             Self::Nftables => Ok(Applied::Nftables(nftables::apply(rules, owner)?)),
             Self::Iptables(variant, families) => {
@@ -153,7 +153,7 @@ impl Engine {
     }
 
     /// In what the kernel's state differs from `rules`, a line each.
-    pub fn difference(self, rules: &Ruleset) -> Result<Vec<String>, EngineError> {
+    pub(crate) fn difference(self, rules: &Ruleset) -> Result<Vec<String>, EngineError> {
         match self {
             Self::Nftables => Ok(match nftables::read()? {
                 None => vec![format!("table inet {} is missing", nftables::TABLE)],
@@ -187,7 +187,7 @@ impl Engine {
 }
 
 /// Put `rules` into the kernel by the first engine that `policy` allows and that works here.
-pub fn apply_by_choice(
+pub(crate) fn apply_by_choice(
     policy: &Policy,
     rules: &Ruleset,
     owner: &Owner,
@@ -228,7 +228,7 @@ pub fn candidates(policy: &Policy) -> Result<Vec<Engine>, EngineError> {
 
 /// Whose rules may be in this thread's network namespace, for who has no record of it. Cheap: no program is run for it,
 /// since most pods that are asked about were never onboarded.
-pub fn present() -> Result<Option<Engine>, EngineError> {
+pub(crate) fn present() -> Result<Option<Engine>, EngineError> {
     let families = IpFamilies::Dual;
     if nftables::read()?.is_some() {
         return Ok(Some(Engine::Nftables));
@@ -246,7 +246,7 @@ pub fn present() -> Result<Option<Engine>, EngineError> {
 }
 
 /// Whether an engine would work on this node, for STATUS: cheap, and changes nothing.
-pub fn any_available() -> Result<Engine, EngineError> {
+pub(crate) fn any_available() -> Result<Engine, EngineError> {
     let families = IpFamilies::Dual;
     let nftables = match nftables::probe() {
         Ok(()) if kernel_has_inet_nat() => return Ok(Engine::Nftables),

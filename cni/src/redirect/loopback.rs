@@ -33,7 +33,7 @@ pub enum HopAddress {
 }
 
 /// Put `::6` on `lo`.
-pub fn add() -> Result<HopAddress, NetlinkError> {
+pub(crate) fn add() -> Result<HopAddress, NetlinkError> {
     if is_off() {
         return Ok(HopAddress::Off);
     }
@@ -51,7 +51,7 @@ pub fn add() -> Result<HopAddress, NetlinkError> {
 }
 
 /// Take `::6` off `lo`; that it is gone already is fine.
-pub fn remove() -> Result<(), NetlinkError> {
+pub(crate) fn remove() -> Result<(), NetlinkError> {
     match change(DELETE_ADDRESS, 0) {
         Err(error) if error.errno() == Some(Errno::EADDRNOTAVAIL) || is_off() => Ok(()),
         other => other,
@@ -59,7 +59,7 @@ pub fn remove() -> Result<(), NetlinkError> {
 }
 
 /// Whether IPv6 is off on `lo`, or not in the kernel at all.
-pub fn is_off() -> bool {
+pub(crate) fn is_off() -> bool {
     match fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6") {
         Ok(disabled) => disabled.trim_end() != "0",
         Err(_) => true,
@@ -67,7 +67,7 @@ pub fn is_off() -> bool {
 }
 
 /// Whether `::6` is on an interface of this thread's network namespace.
-pub fn is_there() -> bool {
+pub(crate) fn is_there() -> bool {
     // Lines begin with the address as 32 hexadecimal digits. Not /proc/net: that shows the main thread's namespace.
     let hex: String = HOP_SOURCE_V6.octets().iter().map(|byte| format!("{byte:02x}")).collect();
     fs::read_to_string("/proc/thread-self/net/if_inet6")

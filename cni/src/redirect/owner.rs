@@ -30,7 +30,7 @@ impl Owner {
     }
 
     /// Read a note.
-    pub fn parse(note: &str) -> Option<Self> {
+    pub(crate) fn parse(note: &str) -> Option<Self> {
         let (container, ifname) = note.strip_prefix("culvert container=")?.split_once(" ifname=")?;
         Some(Self { container: container.to_owned(), ifname: ifname.to_owned() })
     }

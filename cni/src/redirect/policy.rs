@@ -26,7 +26,7 @@ impl Toggle {
     }
 
     /// The other one.
-    pub const fn inverse(self) -> Self {
+    pub(crate) const fn inverse(self) -> Self {
         match self {
             Self::Enabled => Self::Disabled,
             Self::Disabled => Self::Enabled,
@@ -69,11 +69,6 @@ impl<T: Copy + Ord + Into<u64>> Ranges<T> {
         self.0.iter().any(|range| range.contains(&number))
     }
 
-    /// How many ranges there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// Whether no number is named.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -99,7 +94,7 @@ pub struct Port(u16);
 
 impl Port {
     /// A port from 1 to 65535.
-    pub const fn new(port: u16) -> Option<Self> {
+    pub(crate) const fn new(port: u16) -> Option<Self> {
         if port == 0 { None } else { Some(Self(port)) }
     }
 
@@ -122,7 +117,7 @@ pub struct ProxyUid(u32);
 impl ProxyUid {
     /// 1 to 4294967294: a proxy that runs as root would exempt the pod's other root processes with it, and the largest
     /// number is the kernel's "no uid".
-    pub const fn new(uid: u32) -> Option<Self> {
+    pub(crate) const fn new(uid: u32) -> Option<Self> {
         if uid == 0 || uid == u32::MAX { None } else { Some(Self(uid)) }
     }
 
@@ -143,7 +138,7 @@ pub enum ClosedPorts {
 
 /// What happens to the application's UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutboundUdp {
+pub(crate) enum OutboundUdp {
     /// It goes out directly.
     Direct,
     /// It is refused, but for captured DNS, loopback and the sidecar's own.
@@ -233,7 +228,7 @@ pub struct Outbound {
     /// Processes that reach others directly.
     pub exclude_uids: Vec<UidExclusion>,
     /// What happens to UDP.
-    pub udp: OutboundUdp,
+    pub(crate) udp: OutboundUdp,
 }
 
 /// Whose DNS queries are captured.
@@ -291,16 +286,16 @@ pub struct Policy {
 }
 
 /// The uid that the sidecar runs as unless told otherwise. Kuma's; held equal to the sidecar's by a test.
-pub const DEFAULT_PROXY_UID: ProxyUid = ProxyUid(5678);
+pub(crate) const DEFAULT_PROXY_UID: ProxyUid = ProxyUid(5678);
 /// The seeds' port for redirected inbound connections.
-pub const DEFAULT_INBOUND_PORT: Port = Port(15006);
+pub(crate) const DEFAULT_INBOUND_PORT: Port = Port(15006);
 /// The seeds' port for redirected outbound connections.
-pub const DEFAULT_OUTBOUND_PORT: Port = Port(15001);
+pub(crate) const DEFAULT_OUTBOUND_PORT: Port = Port(15001);
 /// The port of the sidecar's `/ready`, `/live` and `/metrics`.
-pub const DEFAULT_STATUS_PORT: Port = Port(15020);
+pub(crate) const DEFAULT_STATUS_PORT: Port = Port(15020);
 
 /// Kuma's port for captured DNS.
-pub const DEFAULT_DNS_PORT: Port = Port(15053);
+pub(crate) const DEFAULT_DNS_PORT: Port = Port(15053);
 /// Where DNS servers listen.
 pub const DNS_SERVER_PORT: u16 = 53;
 
@@ -339,7 +334,7 @@ impl Default for Policy {
 
 impl Policy {
     /// The ports that the sidecar listens on: the kernel must not hand them out to others.
-    pub fn sidecar_ports(&self) -> Vec<Port> {
+    pub(crate) fn sidecar_ports(&self) -> Vec<Port> {
         let dns = (self.dns.capture != DnsCapture::Off).then_some(self.dns.port);
         [self.inbound.port, self.outbound.port, self.inbound.status_port].into_iter().chain(dns).collect()
     }

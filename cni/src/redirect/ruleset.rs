@@ -100,7 +100,7 @@ pub enum Family {
 
 impl Family {
     /// The family of `net`.
-    pub const fn of(net: &IpNet) -> Self {
+    pub(crate) const fn of(net: &IpNet) -> Self {
         match net {
             IpNet::V4(_) => Self::V4,
             IpNet::V6(_) => Self::V6,

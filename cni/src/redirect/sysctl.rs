@@ -51,7 +51,7 @@ pub struct SysctlError {
 
 impl SysctlError {
     /// Whether `/proc/sys` is read-only, as in most containers.
-    pub fn is_read_only(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         self.source.kind() == io::ErrorKind::ReadOnlyFilesystem
     }
 
@@ -71,7 +71,7 @@ impl SysctlError {
 ///
 /// Where conntrack is a module that nothing has loaded yet, there is nothing to set: the connections then get the kernel's
 /// default once the rules load it.
-pub fn keep_established(changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
+pub(crate) fn keep_established(changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
     let (name, wanted) = LOOSE;
     match read(name) {
         Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -86,7 +86,7 @@ pub fn keep_established(changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
 }
 
 /// Set what `policy` needs; what was changed goes to `changed` as it happens, so that a failure can be undone.
-pub fn set(policy: &Policy, changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
+pub(crate) fn set(policy: &Policy, changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
     for (name, wanted) in [CLOSE_WAIT, BE_LIBERAL, TW_REUSE] {
         let before = read(name)?;
         if before != wanted {
@@ -117,7 +117,7 @@ pub fn set(policy: &Policy, changed: &mut Vec<Changed>) -> Result<(), SysctlErro
 }
 
 /// In what the sysctls differ from what `policy` needs, a line each.
-pub fn difference(policy: &Policy) -> Result<Vec<String>, SysctlError> {
+pub(crate) fn difference(policy: &Policy) -> Result<Vec<String>, SysctlError> {
     let mut lines = Vec::new();
     for (name, wanted) in [CLOSE_WAIT, BE_LIBERAL, TW_REUSE] {
         match read(name) {
@@ -140,7 +140,7 @@ pub fn difference(policy: &Policy) -> Result<Vec<String>, SysctlError> {
 }
 
 /// Put back what was changed, last first, where nobody changed it since. Goes on after a failure and says all.
-pub fn restore(changed: &[Changed]) -> Vec<SysctlError> {
+pub(crate) fn restore(changed: &[Changed]) -> Vec<SysctlError> {
     let put_back = |sysctl: &Changed| {
         let found = read(&sysctl.name)?;
         // The kernel writes its own shape of a list of ports, which ours is still in where it could not be read back.

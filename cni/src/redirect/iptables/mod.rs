@@ -6,10 +6,10 @@ mod render;
 mod run;
 mod save;
 
-pub use self::render::PREFIX;
+pub(crate) use self::render::PREFIX;
 use self::render::{Rendered, render, restore_text};
-pub use self::run::isolate;
-pub use self::run::{RunError, Variant};
+pub use self::run::Variant;
+pub(crate) use self::run::{RunError, isolate};
 use self::run::{Tool, find, run};
 use super::owner::Owner;
 use super::policy::IpFamilies;
@@ -20,11 +20,11 @@ const LOCK_WAIT: &str = "1";
 
 /// What was there before, by family; the undo of [`apply`].
 #[derive(Debug, Default)]
-pub struct SavedTables(Vec<(Family, Rendered)>);
+pub(crate) struct SavedTables(Vec<(Family, Rendered)>);
 
 impl SavedTables {
     /// Whether there was nothing of ours.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|(_, found)| found.is_empty())
     }
 }
@@ -44,7 +44,7 @@ pub fn script(rules: &Ruleset, family: Family) -> String {
 }
 
 /// Put `rules` into the kernel for `owner`; `None`: the same were there already.
-pub fn apply(
+pub(crate) fn apply(
     variant: Variant,
     rules: &Ruleset,
     owner: &Owner,
@@ -74,7 +74,7 @@ pub fn apply(
 }
 
 /// Make the kernel hold again what `snapshot` says, in each of its families, whatever is there now.
-pub fn undo(variant: Variant, snapshot: &SavedTables) -> Result<(), RunError> {
+pub(crate) fn undo(variant: Variant, snapshot: &SavedTables) -> Result<(), RunError> {
     let mut first_error = Ok(());
     for (family, wanted) in &snapshot.0 {
         let put_back = || -> Result<(), RunError> {
@@ -87,7 +87,11 @@ pub fn undo(variant: Variant, snapshot: &SavedTables) -> Result<(), RunError> {
 }
 
 /// In what the kernel's state differs from the plan, a line each.
-pub fn difference(variant: Variant, rules: &Ruleset, which: IpFamilies) -> Result<Vec<String>, RunError> {
+pub(crate) fn difference(
+    variant: Variant,
+    rules: &Ruleset,
+    which: IpFamilies,
+) -> Result<Vec<String>, RunError> {
     let mut lines = Vec::new();
     for family in families(which) {
         let found = read_family(variant, family)?;
@@ -97,14 +101,14 @@ pub fn difference(variant: Variant, rules: &Ruleset, which: IpFamilies) -> Resul
 }
 
 /// Whose rules are there; `None`: no rules of ours.
-pub fn owner(variant: Variant) -> Result<Option<Option<Owner>>, RunError> {
+pub(crate) fn owner(variant: Variant) -> Result<Option<Option<Owner>>, RunError> {
     let found = read_family(variant, Family::V4)?;
     let found = if found.is_empty() { read_family(variant, Family::V6)? } else { found };
     Ok((!found.is_empty()).then(|| save::owner(&found)))
 }
 
 /// Delete our chains in both families. Goes on after a failure and says the first.
-pub fn remove(variant: Variant) -> Result<(), RunError> {
+pub(crate) fn remove(variant: Variant) -> Result<(), RunError> {
     let nothing = [Family::V4, Family::V6].map(|family| (family, Rendered::new()));
     undo(variant, &SavedTables(nothing.into()))
 }

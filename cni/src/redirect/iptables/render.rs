@@ -12,7 +12,7 @@ use crate::redirect::ruleset::{Action, Chain, ChainName, Family, Match, Point, R
 
 /// A table of iptables, in the order in which we write them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Table {
+pub(crate) enum Table {
     /// Before conntrack.
     Raw,
     /// After conntrack.
@@ -25,10 +25,10 @@ pub enum Table {
 
 impl Table {
     /// Every table, in order.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::Mangle, Self::Nat, Self::Filter];
+    pub(crate) const ALL: [Self; 4] = [Self::Raw, Self::Mangle, Self::Nat, Self::Filter];
 
     /// Its name.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Mangle => "mangle",
@@ -40,31 +40,31 @@ impl Table {
 
 /// Our chains of one table: their names, the built-in chains that lead to them, and their rules, as `-A …` lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lines {
+pub(crate) struct Lines {
     /// Names, in order.
-    pub chains: Vec<String>,
+    pub(crate) chains: Vec<String>,
     /// `-A PREROUTING -j …`.
-    pub hooks: Vec<String>,
+    pub(crate) hooks: Vec<String>,
     /// `-A CULVERT_…`.
-    pub rules: Vec<String>,
+    pub(crate) rules: Vec<String>,
 }
 
 /// All lines of one family, by table.
-pub type Rendered = BTreeMap<Table, Lines>;
+pub(crate) type Rendered = BTreeMap<Table, Lines>;
 
 /// The prefix of all our chains.
-pub const PREFIX: &str = "CULVERT_";
+pub(crate) const PREFIX: &str = "CULVERT_";
 
 /// A chain in which DROP rules of the plan's nat chains stand: iptables has no DROP in nat.
 const DROPPED: &str = "CULVERT_DROPPED";
 
 /// A chain's name in iptables.
-pub fn chain_name(name: ChainName) -> String {
+pub(crate) fn chain_name(name: ChainName) -> String {
     format!("{PREFIX}{}", name.nftables().to_ascii_uppercase())
 }
 
 /// The lines of `rules` in `family`, with the note of `owner`.
-pub fn render(rules: &Ruleset, owner: Option<&Owner>, family: Family) -> Rendered {
+pub(crate) fn render(rules: &Ruleset, owner: Option<&Owner>, family: Family) -> Rendered {
     let mut tables = Rendered::new();
     for chain in &rules.chains {
         let lines = tables.entry(table_of(chain)).or_default();
@@ -102,7 +102,7 @@ pub fn render(rules: &Ruleset, owner: Option<&Owner>, family: Family) -> Rendere
 }
 
 /// The text for `iptables-restore --noflush`: remove the lines of `old` and write those of `new`.
-pub fn restore_text(old: &Rendered, new: &Rendered) -> String {
+pub(crate) fn restore_text(old: &Rendered, new: &Rendered) -> String {
     let mut out = String::new();
     for table in Table::ALL {
         let (old, new) = (old.get(&table), new.get(&table));

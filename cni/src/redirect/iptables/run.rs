@@ -36,7 +36,7 @@ pub enum Variant {
 
 impl Variant {
     /// The engine's name.
-    pub const fn engine(self) -> &'static str {
+    pub(crate) const fn engine(self) -> &'static str {
         match self {
             Self::Nft => "iptables-nft",
             Self::Legacy => "iptables-legacy",
@@ -80,7 +80,7 @@ pub enum RunError {
 
 /// What a program does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tool {
+pub(crate) enum Tool {
     /// `…-restore`.
     Restore,
     /// `…-save`.
@@ -88,7 +88,7 @@ pub enum Tool {
 }
 
 /// The program for `tool`, named for its variant, or without if that is what the plain name is.
-pub fn find(tool: Tool, variant: Variant, family: Family) -> Result<PathBuf, RunError> {
+pub(crate) fn find(tool: Tool, variant: Variant, family: Family) -> Result<PathBuf, RunError> {
     let base = match family {
         Family::V4 => "iptables",
         Family::V6 => "ip6tables",
@@ -114,7 +114,7 @@ fn in_folders(name: &str) -> Option<PathBuf> {
 
 /// Shut this thread's programs off from what on the host could hold them up. Best effort: where the host forbids mounts,
 /// the programs run all the same, and wait for the host's lock as long as their deadline lets them.
-pub fn isolate() {
+pub(crate) fn isolate() {
     let none: Option<&str> = None;
     if unshare(CloneFlags::CLONE_NEWNS).is_err() {
         return;
@@ -134,7 +134,7 @@ pub fn isolate() {
 }
 
 /// Run `program` with `input` on its stdin and hand back its stdout.
-pub fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<String, RunError> {
+pub(crate) fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<String, RunError> {
     let start = |source| RunError::Start { program: program.to_owned(), source };
     // Files in memory rather than pipes: nobody has to read while another writes.
     let mut stdin = memory("stdin").map_err(start)?;

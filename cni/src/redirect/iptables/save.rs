@@ -5,7 +5,7 @@ use super::render::{Lines, PREFIX, Rendered, Table};
 use crate::redirect::owner::Owner;
 
 /// Our lines in what `iptables-save` printed. Strangers' lines are left out.
-pub fn parse(saved: &str) -> Rendered {
+pub(crate) fn parse(saved: &str) -> Rendered {
     let mut tables = Rendered::new();
     let mut current = None;
     for line in saved.lines().map(str::trim_end) {
@@ -31,7 +31,7 @@ pub fn parse(saved: &str) -> Rendered {
 }
 
 /// Whose rules these are, by the note in them.
-pub fn owner(tables: &Rendered) -> Option<Owner> {
+pub(crate) fn owner(tables: &Rendered) -> Option<Owner> {
     let note = |line: &String| {
         line.split_once("--comment \"")?.1.split_once('"').and_then(|(note, _)| Owner::parse(note))
     };
@@ -39,7 +39,7 @@ pub fn owner(tables: &Rendered) -> Option<Owner> {
 }
 
 /// In what `found` differs from `wanted`, a line each. The note is not compared.
-pub fn difference(wanted: &Rendered, found: &Rendered) -> Vec<String> {
+pub(crate) fn difference(wanted: &Rendered, found: &Rendered) -> Vec<String> {
     let mut lines = Vec::new();
     let none = Lines::default();
     for table in Table::ALL {

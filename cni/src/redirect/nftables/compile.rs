@@ -25,7 +25,7 @@ const CT_REPLY: u8 = 1;
 const CT_INVALID: u32 = 1;
 
 /// The expressions of one rule.
-pub fn compile(rule: &Rule) -> Vec<Expression> {
+pub(crate) fn compile(rule: &Rule) -> Vec<Expression> {
     let mut expressions = Vec::with_capacity(8);
     for condition in &rule.on {
         condition_expressions(condition, &mut expressions);

@@ -11,12 +11,12 @@ const REGISTER: u32 = 1;
 const REGISTER_VERDICT: u32 = 0;
 
 /// `NFTA_LIST_ELEM`.
-pub const LIST_ELEMENT: u16 = 1;
+pub(crate) const LIST_ELEMENT: u16 = 1;
 
 /// What `meta` loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Meta {
+pub(crate) enum Meta {
     /// The index of the interface that the packet arrived on; host byte order.
     InputInterface = 4,
     /// That interface's name, 16 bytes with zeros at the end.
@@ -32,7 +32,7 @@ pub enum Meta {
 /// How `cmp` compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Compare {
+pub(crate) enum Compare {
     /// Equal.
     Equal = 0,
     /// Not equal.
@@ -42,7 +42,7 @@ pub enum Compare {
 /// Where a payload's offset counts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Base {
+pub(crate) enum Base {
     /// The IP header.
     Network = 1,
     /// The TCP or UDP header.
@@ -51,7 +51,7 @@ pub enum Base {
 
 /// What a rule ends in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// `NF_DROP`.
     Drop,
     /// `NFT_RETURN`.
@@ -64,7 +64,7 @@ pub enum Verdict {
 
 /// One expression; loads and comparisons go through the one register.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Expression {
+pub(crate) enum Expression {
     /// Load a property of the packet.
     Meta(Meta),
     /// Load bytes of a header.
@@ -110,7 +110,7 @@ pub enum Expression {
 
 impl Expression {
     /// Write it as an element of a rule's list of expressions.
-    pub fn encode(&self, list: &mut Attributes<'_>) {
+    pub(crate) fn encode(&self, list: &mut Attributes<'_>) {
         list.nested(LIST_ELEMENT, |element| {
             let mut expression = |name: &str, data: &dyn Fn(&mut Attributes<'_>)| {
                 element.text(1, name); // NFTA_EXPR_NAME
@@ -207,7 +207,7 @@ impl Expression {
     }
 
     /// Read one element of a rule's list of expressions; whatever is not exactly one of ours is [`Self::Foreign`].
-    pub fn decode(element: &[u8]) -> Self {
+    pub(crate) fn decode(element: &[u8]) -> Self {
         let name = attribute(element, 1).and_then(text).unwrap_or("unreadable");
         let data = attribute(element, 2).unwrap_or_default();
         decode_known(name, data).unwrap_or_else(|| Self::Foreign(name.to_owned()))
@@ -332,7 +332,7 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
 }
 
 /// The expressions in a rule's `NFTA_RULE_EXPRESSIONS`.
-pub fn decode_list(list: &[u8]) -> Vec<Expression> {
+pub(crate) fn decode_list(list: &[u8]) -> Vec<Expression> {
     attributes(list).map(|(_, element)| Expression::decode(element)).collect()
 }
 

@@ -19,7 +19,7 @@ use self::batch::{
 };
 use self::expression::decode_list;
 use self::table::{KernelChain, KernelHook, KernelRule};
-pub use self::table::{Snapshot, TABLE, difference};
+pub(crate) use self::table::{Snapshot, TABLE, difference};
 pub use self::text::text as script;
 use super::owner::Owner;
 use super::ruleset::Ruleset;
@@ -27,7 +27,7 @@ use crate::netlink::{ACK, Batch, DUMP, NetlinkError, Socket, attribute, be32, te
 
 /// What [`apply`] did, and what it takes to undo it.
 #[derive(Debug)]
-pub enum TableChange {
+pub(crate) enum TableChange {
     /// There was no table of ours.
     Created,
     /// The same rules were there already.
@@ -37,7 +37,7 @@ pub enum TableChange {
 }
 
 /// Put `rules` into the kernel for `owner`.
-pub fn apply(rules: &Ruleset, owner: &Owner) -> Result<TableChange, NetlinkError> {
+pub(crate) fn apply(rules: &Ruleset, owner: &Owner) -> Result<TableChange, NetlinkError> {
     match transact(&create(rules, owner, None)) {
         Ok(()) => Ok(TableChange::Created),
         Err(error) if error.errno() == Some(Errno::EEXIST) => {
@@ -64,7 +64,7 @@ pub fn apply(rules: &Ruleset, owner: &Owner) -> Result<TableChange, NetlinkError
 }
 
 /// Take back what [`apply`] did.
-pub fn undo(applied: &TableChange) -> Result<(), NetlinkError> {
+pub(crate) fn undo(applied: &TableChange) -> Result<(), NetlinkError> {
     match applied {
         TableChange::Unchanged => Ok(()),
         TableChange::Created => delete(),
@@ -73,7 +73,7 @@ pub fn undo(applied: &TableChange) -> Result<(), NetlinkError> {
 }
 
 /// Whether nf_tables answers in this kernel; asks for our table by name, so it is cheap on hosts with many others.
-pub fn probe() -> Result<(), NetlinkError> {
+pub(crate) fn probe() -> Result<(), NetlinkError> {
     let mut batch = Batch::default();
     batch.message(GET_TABLE, ACK, &nfgenmsg(), |a| a.text(1, TABLE));
     match transact(&batch) {
@@ -94,7 +94,7 @@ pub fn generation() -> Result<Option<u32>, NetlinkError> {
 }
 
 /// Whether a chain of any family has a name that begins so: iptables-nft's rules are nf_tables' too.
-pub fn has_chain(prefix: &str) -> Result<bool, NetlinkError> {
+pub(crate) fn has_chain(prefix: &str) -> Result<bool, NetlinkError> {
     let mut request = Batch::default();
     request.message(GET_CHAIN, DUMP, &[FAMILY_ANY, 0, 0, 0], |_| {});
     let chains = Socket::open(SockProtocol::NetlinkNetFilter)?.dump(&request)?;
@@ -119,7 +119,7 @@ fn transact(batch: &Batch) -> Result<(), NetlinkError> {
 }
 
 /// Read our table; `None` if there is none.
-pub fn read() -> Result<Option<Snapshot>, NetlinkError> {
+pub(crate) fn read() -> Result<Option<Snapshot>, NetlinkError> {
     let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
     let mut chains: Vec<KernelChain> = Vec::new();
     let mut request = Batch::default();

@@ -8,7 +8,7 @@ use crate::redirect::owner::Owner;
 use crate::redirect::ruleset::{ChainName, Hook, Point, Ruleset, Stage};
 
 /// Name of our table; its family is `inet`, so each rule holds for IPv4 and IPv6.
-pub const TABLE: &str = "culvert";
+pub(crate) const TABLE: &str = "culvert";
 /// Distance of our chains' priority from the usual one of their stage: they come before those of iptables-nft.
 const AHEAD: i32 = 10;
 
@@ -65,20 +65,20 @@ pub(super) struct KernelChain {
 
 /// Our table as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     pub(super) chains: Vec<KernelChain>,
 }
 
 impl Snapshot {
     /// Returns the attachment that the rules were written for, by the note in them.
-    pub fn owner(&self) -> Option<Owner> {
+    pub(crate) fn owner(&self) -> Option<Owner> {
         let about = self.chains.iter().find(|chain| chain.name == ChainName::About.nftables())?;
         about.rules.first().and_then(|rule| comment_of(&rule.userdata)).and_then(Owner::parse)
     }
 }
 
 /// Compare the kernel's table with the plan; one line for each difference.
-pub fn difference(rules: &Ruleset, found: &Snapshot) -> Vec<String> {
+pub(crate) fn difference(rules: &Ruleset, found: &Snapshot) -> Vec<String> {
     let mut lines = Vec::new();
     for chain in &rules.chains {
         let name = chain.name.nftables();
