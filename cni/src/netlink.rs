@@ -31,13 +31,13 @@ pub(crate) const DUMP: u16 = 0x300;
 const DUMP_INTERRUPTED: u16 = 0x10;
 /// Attempts at an interrupted dump: one takes 0.1 ms, and other writers of rules in a pod are rare.
 const DUMP_TRIES: usize = 10;
-/// `NLMSG_ERROR`.
+// `NLMSG_ERROR`.
 const MESSAGE_ERROR: u16 = 2;
-/// `NLMSG_DONE`.
+// `NLMSG_DONE`.
 const MESSAGE_DONE: u16 = 3;
 /// Size of `struct nlmsghdr`.
 const HEADER: usize = 16;
-/// `NLA_F_NESTED`.
+// `NLA_F_NESTED`.
 const NESTED: u16 = 1 << 15;
 /// `NLA_TYPE_MASK`: the bits of an attribute's type that are not flags.
 const TYPE_MASK: u16 = 0x3fff;

@@ -45,7 +45,7 @@ pub enum Answer {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
-    /// `ADD` or `DEL`.
+    /// `ADD` or `DEL`, as in `CNI_COMMAND`.
     pub verb: String,
     /// Name of the CNI network, from the conflist.
     pub network: String,

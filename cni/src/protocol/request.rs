@@ -117,11 +117,11 @@ impl Attachment {
 /// The pod as `CNI_ARGS` names it; each field may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CniArgs {
-    /// `K8S_POD_NAMESPACE`.
+    /// `K8S_POD_NAMESPACE`: the Kubernetes namespace.
     pub(crate) pod_namespace: Option<String>,
-    /// `K8S_POD_NAME`.
+    /// `K8S_POD_NAME`: the pod's name.
     pub(crate) pod_name: Option<String>,
-    /// `K8S_POD_UID`.
+    /// `K8S_POD_UID`: the pod's uid in Kubernetes.
     pub(crate) pod_uid: Option<String>,
 }
 
