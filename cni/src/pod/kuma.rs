@@ -92,20 +92,24 @@ pub(crate) fn parse(yaml: &str) -> Result<Config, String> {
     set("exclude-outbound-ports-for-uids", Some(outbound.exclude_ports_for_uids.joined(";")));
     set("virtual-interfaces", Some(vnet.networks.text()));
 
-    let captures_all = dns.capture_all == Some(true);
-    match dns.enabled {
-        _ if captures_all => set("redirect-dns", Some("all".to_owned())),
-        Some(true) => {
+    set("redirect-dns", dns_capture(&dns, &mut warnings));
+    set("dns-port", dns.port.map(|port| port.text()));
+    Ok(Config { values, warnings })
+}
+
+/// Returns the value of `redirect-dns`, if the YAML sets it.
+fn dns_capture(dns: &DnsConfig, warnings: &mut Vec<String>) -> Option<String> {
+    if dns.capture_all == Some(true) {
+        return Some("all".to_owned());
+    }
+    dns.enabled.map(|on| {
+        if on {
             // Kuma captures the servers in resolv.conf here, but its CNI plugin reads the node's file, not the pod's.
             warnings
                 .push("redirect.dns without captureAll: every DNS server's queries are captured".to_owned());
-            set("redirect-dns", Some("all".to_owned()));
         }
-        Some(false) => set("redirect-dns", Some("disabled".to_owned())),
-        None => {}
-    }
-    set("dns-port", dns.port.map(|port| port.text()));
-    Ok(Config { values, warnings })
+        if on { "all" } else { "disabled" }.to_owned()
+    })
 }
 
 fn enabled(on: bool) -> String {

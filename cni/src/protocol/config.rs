@@ -123,37 +123,13 @@ impl<'a> NetConf<'a> {
             let message = format!("the configuration has the key {key:?} twice: which value should count?");
             return Err(Failure::new(Code::Decode, message));
         }
-        let version = match value::<Cow<'_, str>>(take("cniVersion"), "cniVersion")? {
-            None => {
-                let supported = supported();
-                return Err(Failure::new(
-                    Code::IncompatibleVersion,
-                    format!("cniVersion is missing, which means 0.2.0: this plugin supports {supported}"),
-                ));
-            }
-            Some(text) => CniVersion::parse(&text).ok_or_else(|| {
-                let supported = supported();
-                let message = format!("cniVersion is {text:?}: this plugin supports {supported}");
-                Failure::new(Code::IncompatibleVersion, message)
-            })?,
-        };
+        let version = version(take("cniVersion"))?;
         let name: Cow<'_, str> = value(take("name"), "name")?.unwrap_or_default();
         if name.is_empty() {
             return Err(Failure::new(Code::Config, "the network has no name: \"name\" is missing or empty"));
         }
-        let log_level: Cow<'_, str> = value(take("logLevel"), "logLevel")?.unwrap_or("info".into());
-        let log_level = log::Level::parse(&log_level).ok_or_else(|| {
-            let message = format!("logLevel is {log_level:?}: it must be one of error, warn, info, debug");
-            Failure::new(Code::Config, message)
-        })?;
-        let on_unknown = match value::<Cow<'_, str>>(take("onUnknown"), "onUnknown")?.as_deref() {
-            None | Some("allow") => OnUnknown::Allow,
-            Some("deny") => OnUnknown::Deny,
-            Some(other) => {
-                let message = format!("onUnknown is {other:?}: it must be \"allow\" or \"deny\"");
-                return Err(Failure::new(Code::Config, message));
-            }
-        };
+        let log_level = log_level(take("logLevel"))?;
+        let on_unknown = on_unknown(take("onUnknown"))?;
         let path = |key: &str, default: &str| -> Result<PathBuf, Failure> {
             Ok(value(take(key), key)?.unwrap_or_else(|| PathBuf::from(default)))
         };
@@ -197,10 +173,6 @@ fn unknown_key(key: &str) -> Option<String> {
     (!known).then(|| format!("the configuration's key {key:?} is unknown and ignored"))
 }
 
-fn supported() -> String {
-    CniVersion::ALL.map(CniVersion::as_str).join(", ")
-}
-
 /// Returns a key that occurs more than once, if there is one.
 pub fn repeated<'a>(fields: &'a [(String, &RawValue)]) -> Option<&'a str> {
     let mut keys: Vec<&str> = fields.iter().map(|(key, _)| key.as_str()).collect();
@@ -214,6 +186,37 @@ fn value<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, key: &str) -> Result
         None => Ok(None),
         Some(raw) => serde_json::from_str::<Option<T>>(raw.get())
             .map_err(|error| Failure::new(Code::Decode, format!("the configuration's key {key:?}: {error}"))),
+    }
+}
+
+fn version(raw: Option<&RawValue>) -> Result<CniVersion, Failure> {
+    let supported = || CniVersion::ALL.map(CniVersion::as_str).join(", ");
+    let wrong = |what: String| {
+        let message = format!("cniVersion is {what}: this plugin supports {}", supported());
+        Failure::new(Code::IncompatibleVersion, message)
+    };
+    match value::<Cow<'_, str>>(raw, "cniVersion")? {
+        None => Err(wrong("missing, which means 0.2.0".to_owned())),
+        Some(text) => CniVersion::parse(&text).ok_or_else(|| wrong(format!("{text:?}"))),
+    }
+}
+
+fn log_level(raw: Option<&RawValue>) -> Result<log::Level, Failure> {
+    let name: Cow<'_, str> = value(raw, "logLevel")?.unwrap_or("info".into());
+    log::Level::parse(&name).ok_or_else(|| {
+        let message = format!("logLevel is {name:?}: it must be one of error, warn, info, debug");
+        Failure::new(Code::Config, message)
+    })
+}
+
+fn on_unknown(raw: Option<&RawValue>) -> Result<OnUnknown, Failure> {
+    match value::<Cow<'_, str>>(raw, "onUnknown")?.as_deref() {
+        None | Some("allow") => Ok(OnUnknown::Allow),
+        Some("deny") => Ok(OnUnknown::Deny),
+        Some(other) => {
+            let message = format!("onUnknown is {other:?}: it must be \"allow\" or \"deny\"");
+            Err(Failure::new(Code::Config, message))
+        }
     }
 }
 
@@ -292,6 +295,20 @@ mod tests {
             assert_eq!(code(stdin), expected, "{stdin}");
         }
         assert_eq!(code(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))), Code::Decode);
+    }
+
+    #[test]
+    fn the_page_shows_the_entry_with_its_defaults() {
+        let page = include_str!("../../README.md");
+        let (_, rest) = page.split_once("```json\n").expect("an entry");
+        let (shown, _) = rest.split_once("```").expect("its end");
+        let shown = shown.replacen('{', r#"{"cniVersion":"1.0.0","name":"n","#, 1);
+        let shown = NetConf::parse(shown.as_bytes()).expect("as the page shows it");
+        let minimal = NetConf::parse(br#"{"cniVersion":"1.0.0","name":"n"}"#).expect("a minimal one");
+        assert_eq!(format!("{shown:?}"), format!("{minimal:?}"));
+        for key in OWN_KEYS.iter().skip(3) {
+            assert!(page.contains(&format!("`{key}`")), "{key} is not in README.md");
+        }
     }
 
     #[test]

@@ -205,7 +205,7 @@ mod tests {
         Connection { origin, destination_port: port, ..from_process(0, source, destination, own) }
     }
 
-    /// The table "Where each connection lands" of README.md, row by row, for the default policy.
+    /// The table "Where each connection lands" of ANNOTATIONS.md, row by row, for the default policy.
     #[test]
     fn the_default_policy_does_as_the_page_says() {
         let rules = plan(&Policy::default());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `Policy → Ruleset`: one order of rules for all engines. Pure; golden files hold it.
 //!
-//! The rules follow the rows of the table "Where each connection lands" in README.md: the first row that matches decides.
+//! The rules follow the rows of the table "Where each connection lands" in ANNOTATIONS.md: the first row that matches decides.
 
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -133,16 +133,6 @@ fn invalid(policy: &Policy) -> Chain {
 }
 
 fn inbound(policy: &Policy, has_virtual_interfaces: bool) -> Chain {
-    let Inbound {
-        redirect,
-        port: _,
-        status_port,
-        include_ports,
-        exclude_ports,
-        kuma_ports,
-        exclude_sources,
-        closed_ports,
-    } = &policy.inbound;
     let mut rules = other_family(policy.families);
     rules.extend([
         rule([Match::FromLoopbackInterface(true)], Action::Direct, "decided when it was sent"),
@@ -162,37 +152,55 @@ fn inbound(policy: &Policy, has_virtual_interfaces: bool) -> Chain {
     if has_virtual_interfaces {
         rules.push(rule([], Action::Jump(ChainName::VirtualInterfaces), "virtual-interfaces"));
     }
-    if redirect.is_enabled() {
-        rules.push(rule([Match::DestinationOwn(false)], Action::Direct, "forwarded traffic is not ours"));
-        rules.push(rule([TCP, to_port(status_port.get())], Action::Direct, "status-port"));
-        rules.extend(to_ports(kuma_ports, Action::Direct, "ports of Kuma's proxy"));
-        rules.extend(
-            exclude_sources.iter().map(|net| rule([from(*net)], Action::Direct, "exclude-inbound-cidrs")),
-        );
-        if include_ports.is_empty() {
-            rules.extend(to_ports(exclude_ports, Action::Direct, "exclude-inbound-ports"));
-        }
-        let captured = Action::Goto(ChainName::InboundRedirect);
-        let listening = match closed_ports {
-            ClosedPorts::Redirect => None,
-            ClosedPorts::Refuse => Some(Match::Listening),
-        };
-        let because = match closed_ports {
-            ClosedPorts::Redirect => "peers reach the pod through the sidecar",
-            ClosedPorts::Refuse => "closed-ports: elsewhere the kernel refuses",
-        };
-        if include_ports.is_empty() {
-            rules.push(rule(listening, captured, because));
-        } else {
-            let conditions = |range: &RangeInclusive<u16>| {
-                [TCP, Match::DestinationPort(range.clone())].into_iter().chain(listening.clone())
-            };
-            rules.extend(
-                include_ports.iter().map(|range| rule(conditions(range), captured, "include-inbound-ports")),
-            );
-        }
+    if policy.inbound.redirect.is_enabled() {
+        rules.extend(from_peers(&policy.inbound));
     }
     hooked(ChainName::Inbound, Point::Prerouting, Stage::Nat, rules)
+}
+
+/// Rules for TCP connections of peers to the pod.
+fn from_peers(inbound: &Inbound) -> Vec<Rule> {
+    let Inbound {
+        redirect: _,
+        port: _,
+        status_port,
+        include_ports,
+        exclude_ports,
+        kuma_ports,
+        exclude_sources,
+        closed_ports,
+    } = inbound;
+    let mut rules = vec![
+        rule([Match::DestinationOwn(false)], Action::Direct, "forwarded traffic is not ours"),
+        rule([TCP, to_port(status_port.get())], Action::Direct, "status-port"),
+    ];
+    rules.extend(to_ports(kuma_ports, Action::Direct, "ports of Kuma's proxy"));
+    rules.extend(
+        exclude_sources.iter().map(|net| rule([from(*net)], Action::Direct, "exclude-inbound-cidrs")),
+    );
+    if include_ports.is_empty() {
+        rules.extend(to_ports(exclude_ports, Action::Direct, "exclude-inbound-ports"));
+    }
+    let captured = Action::Goto(ChainName::InboundRedirect);
+    let listening = match closed_ports {
+        ClosedPorts::Redirect => None,
+        ClosedPorts::Refuse => Some(Match::Listening),
+    };
+    let because = match closed_ports {
+        ClosedPorts::Redirect => "peers reach the pod through the sidecar",
+        ClosedPorts::Refuse => "closed-ports: elsewhere the kernel refuses",
+    };
+    if include_ports.is_empty() {
+        rules.push(rule(listening, captured, because));
+    } else {
+        let conditions = |range: &RangeInclusive<u16>| {
+            [TCP, Match::DestinationPort(range.clone())].into_iter().chain(listening.clone())
+        };
+        rules.extend(
+            include_ports.iter().map(|range| rule(conditions(range), captured, "include-inbound-ports")),
+        );
+    }
+    rules
 }
 
 /// Chain for connections from behind a virtual interface; those to other networks count as the pod's own.

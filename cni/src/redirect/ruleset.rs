@@ -179,7 +179,7 @@ pub struct Rule {
     pub on: Vec<Match>,
     /// Action for a packet that matches.
     pub then: Action,
-    /// Reason for people: the name of a setting, or a row of README.md's table of landings.
+    /// Reason for people: the name of a setting, or a row of the table of landings in ANNOTATIONS.md.
     pub because: Cow<'static, str>,
 }
 
