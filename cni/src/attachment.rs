@@ -71,7 +71,7 @@ pub struct Considered {
 
 impl Considered {
     /// Take the inputs from `conf` and `annotations`; `None` if they are larger than 64 KiB.
-    pub fn new(conf: &NetConf<'_>, annotations: &Annotations) -> Option<Self> {
+    pub(crate) fn new(conf: &NetConf<'_>, annotations: &Annotations) -> Option<Self> {
         let ours = annotations.iter().filter(|(name, _)| pod::concerns_us(name));
         let annotations: Annotations = ours.map(|(name, value)| (name.clone(), value.clone())).collect();
         let redirect = conf.redirect.map(|raw| raw.get().to_owned());
@@ -118,7 +118,7 @@ impl Records {
     }
 
     /// Read the record of this attachment, if there is a readable one.
-    pub fn read(&self, network: &str, attachment: &Attachment) -> Option<Record> {
+    pub(crate) fn read(&self, network: &str, attachment: &Attachment) -> Option<Record> {
         self.read_file(&file_name(&attachment.container_id, network, &attachment.ifname))
     }
 
@@ -149,7 +149,7 @@ impl Records {
     }
 
     /// Read the records of the container's other attachments.
-    pub fn others_of(&self, network: &str, attachment: &Attachment) -> Vec<Record> {
+    pub(crate) fn others_of(&self, network: &str, attachment: &Attachment) -> Vec<Record> {
         let own = file_name(&attachment.container_id, network, &attachment.ifname);
         let mut prefix = format!("{}~", escape(&attachment.container_id));
         prefix.truncate(MAX_NAME - 17);
@@ -165,7 +165,7 @@ impl Records {
 
     /// Remove the records of `network` whose attachment is not in `valid`, and temporary files of killed ADDs. Continues
     /// after a failure; returns the number of removed files and all failures.
-    pub fn retain(&self, network: &str, valid: &[ValidAttachment]) -> (usize, Vec<io::Error>) {
+    pub(crate) fn retain(&self, network: &str, valid: &[ValidAttachment]) -> (usize, Vec<io::Error>) {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return (0, Vec::new()),

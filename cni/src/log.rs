@@ -19,7 +19,7 @@ const ROTATE_AT: u64 = 8 << 20;
 
 /// Severity of a line; a log of one level also has the lines of the levels above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub(crate) enum Level {
     /// A verb that failed.
     Error,
     /// Something that an operator should act on.
@@ -32,12 +32,12 @@ pub enum Level {
 
 impl Level {
     /// Parse the name of a level, as `logLevel` in the conflist has it.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         [Self::Error, Self::Warn, Self::Info, Self::Debug].into_iter().find(|level| level.as_str() == text)
     }
 
     /// Returns the name that `logLevel` has for it.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
             Self::Warn => "warn",
@@ -49,19 +49,19 @@ impl Level {
 
 /// One line: `time level key=value …`.
 #[derive(Debug)]
-pub struct Line {
+pub(crate) struct Line {
     level: Level,
     text: String,
 }
 
 impl Line {
     /// Begin a line without fields.
-    pub fn new(level: Level) -> Self {
+    pub(crate) fn new(level: Level) -> Self {
         Self { level, text: String::new() }
     }
 
     /// Append a field; a value with white space, quotes or control characters is quoted and escaped.
-    pub fn field(mut self, key: &str, value: impl Display) -> Self {
+    pub(crate) fn field(mut self, key: &str, value: impl Display) -> Self {
         let value = value.to_string();
         let plain =
             !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"');
@@ -72,7 +72,7 @@ impl Line {
     }
 
     /// Append a field if there is a value.
-    pub fn maybe(self, key: &str, value: Option<impl Display>) -> Self {
+    pub(crate) fn maybe(self, key: &str, value: Option<impl Display>) -> Self {
         match value {
             Some(value) => self.field(key, value),
             None => self,
@@ -82,19 +82,19 @@ impl Line {
 
 /// Destination of log lines.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     level: Level,
     file: Option<PathBuf>,
 }
 
 impl Log {
     /// Log lines of `level` and above to `file`, or to stderr only if the path is empty.
-    pub fn new(level: Level, file: &Path) -> Self {
+    pub(crate) fn new(level: Level, file: &Path) -> Self {
         Self { level, file: (!file.as_os_str().is_empty()).then(|| file.to_owned()) }
     }
 
     /// Write `line` to stderr and to the file, unless it is below the log's level.
-    pub fn write(&self, line: &Line) {
+    pub(crate) fn write(&self, line: &Line) {
         if line.level > self.level {
             return;
         }

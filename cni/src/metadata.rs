@@ -16,7 +16,7 @@ pub struct PodRef {
     pub namespace: String,
     /// Unique within the namespace at any one time, but reused later.
     pub name: String,
-    /// Present where the runtime passes `K8S_POD_UID`; tells apart two pods that had the same name one after the other.
+    /// Present where the runtime passes `K8S_POD_UID`; distinguishes pods that have the same name one after the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
 }

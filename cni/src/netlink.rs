@@ -23,21 +23,21 @@ pub const EXCL: u16 = 0x200;
 /// `NLM_F_CREATE`: create the object.
 pub const CREATE: u16 = 0x400;
 /// `NLM_F_APPEND`: add the object at the end of its list.
-pub const APPEND: u16 = 0x800;
+pub(crate) const APPEND: u16 = 0x800;
 /// `NLM_F_DUMP`: asks for a list of all objects.
-pub const DUMP: u16 = 0x300;
+pub(crate) const DUMP: u16 = 0x300;
 
 /// `NLM_F_DUMP_INTR`: a change came while the dump was made.
 const DUMP_INTERRUPTED: u16 = 0x10;
 /// Attempts at an interrupted dump: one takes 0.1 ms, and other writers of rules in a pod are rare.
 const DUMP_TRIES: usize = 10;
-/// `NLMSG_ERROR`.
+// `NLMSG_ERROR`.
 const MESSAGE_ERROR: u16 = 2;
-/// `NLMSG_DONE`.
+// `NLMSG_DONE`.
 const MESSAGE_DONE: u16 = 3;
 /// Size of `struct nlmsghdr`.
 const HEADER: usize = 16;
-/// `NLA_F_NESTED`.
+// `NLA_F_NESTED`.
 const NESTED: u16 = 1 << 15;
 /// `NLA_TYPE_MASK`: the bits of an attribute's type that are not flags.
 const TYPE_MASK: u16 = 0x3fff;
@@ -119,13 +119,9 @@ impl Batch {
         self.messages += 1;
     }
 
-    /// Returns the number of messages so far.
-    pub fn messages(&self) -> usize {
-        self.messages
-    }
-
     /// Returns the messages in the kernel's format.
-    pub fn bytes(&self) -> &[u8] {
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
@@ -147,7 +143,7 @@ impl Attributes<'_> {
     }
 
     /// Append a 32-bit number in network byte order, the order of all numbers of nf_tables.
-    pub fn be32(&mut self, kind: u16, value: u32) {
+    pub(crate) fn be32(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
@@ -171,7 +167,7 @@ impl Attributes<'_> {
 }
 
 /// Iterate over the attributes in `bytes`, as type without flags and payload. Ends at the first malformed one.
-pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & TYPE_MASK;
@@ -182,22 +178,22 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// Returns the payload of the first attribute of type `kind`.
-pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, payload)| payload)
 }
 
 /// Parse a payload that is a 32-bit number in network byte order.
-pub fn be32(payload: &[u8]) -> Option<u32> {
+pub(crate) fn be32(payload: &[u8]) -> Option<u32> {
     payload.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// Parse a payload that is a zero-terminated string.
-pub fn text(payload: &[u8]) -> Option<&str> {
+pub(crate) fn text(payload: &[u8]) -> Option<&str> {
     std::str::from_utf8(payload.split(|byte| *byte == 0).next()?).ok()
 }
 
 /// The messages of a dump, each as type and body.
-pub type Dumped = Vec<(u16, Vec<u8>)>;
+pub(crate) type Dumped = Vec<(u16, Vec<u8>)>;
 
 /// A netlink socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -235,7 +231,7 @@ impl Socket {
 
     /// Send a dump request and collect its messages. A dump that a change interrupted is repeated, at most
     /// [`DUMP_TRIES`] times.
-    pub fn dump(&self, request: &Batch) -> Result<Dumped, NetlinkError> {
+    pub(crate) fn dump(&self, request: &Batch) -> Result<Dumped, NetlinkError> {
         for _ in 0..DUMP_TRIES {
             self.send(request)?;
             if let Some(messages) = self.receive_dump()? {

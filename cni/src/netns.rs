@@ -38,7 +38,7 @@ pub enum NetnsError {
     Enter {
         /// Path as the runtime passed it.
         path: PathBuf,
-        /// Error of `setns`.
+        /// Error of the system call `setns`.
         errno: Errno,
     },
     /// The work in the namespace did not end in time.

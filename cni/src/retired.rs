@@ -61,7 +61,7 @@ pub fn note_of(binary: &Path) -> PathBuf {
 }
 
 /// Returns the path of the running binary and its note, if it is retired.
-pub fn own_note() -> Option<(PathBuf, Note)> {
+pub(crate) fn own_note() -> Option<(PathBuf, Note)> {
     let binary = std::env::current_exe().ok()?;
     let note = fs::read(note_of(&binary)).ok()?;
     // A damaged note counts too: only an uninstall writes one, so this binary must not redirect any more.
@@ -101,7 +101,7 @@ impl Note {
     }
 
     /// Remove `binary`, its note and the leavings. Continues after a failure and returns all of them.
-    pub fn vanish(&self, binary: &Path) -> Vec<(PathBuf, io::Error)> {
+    pub(crate) fn vanish(&self, binary: &Path) -> Vec<(PathBuf, io::Error)> {
         let mut errors = Vec::new();
         // The note last: a binary without it would redirect again.
         for path in [binary.to_owned()].iter().chain(&self.leavings).chain([&note_of(binary)]) {
@@ -130,7 +130,7 @@ impl Note {
 /// too.
 ///
 /// The DEL's own process must not remove the binary: if a later plugin of the chain fails, the runtime repeats the DEL.
-pub fn leave_after(container_id: &str) {
+pub(crate) fn leave_after(container_id: &str) {
     let Some((binary, note)) = own_note() else { return };
     let last = note.needing().is_ok_and(|ids| ids.iter().all(|id| id == container_id));
     if !last || note.is_configured() {

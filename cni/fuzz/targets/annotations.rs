@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whatever a user may write into annotations, as lines `name=value`: a policy that can be written by every engine, or an
-//! error. No panic, and no line in a rule's text that the plan does not have.
+//! Any text as annotations, `name=value` separated by byte 1: the result is an error, or a policy that each engine can write.
+//! No panic, and no line in a rule's text that the plan does not have.
 #![no_main]
 
 use culvert_cni::pod::{self, Annotations, Decision, Settings};

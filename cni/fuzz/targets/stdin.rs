@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whatever a runtime may send on stdin: a decision or an error, and prevResult handed on as JSON. No panic.
+//! Any bytes as configuration on stdin: the result is a decision or an error, and prevResult is handed on as JSON. No panic.
 #![no_main]
 
 use culvert_cni::pod::{self, Decision};
@@ -18,9 +18,9 @@ libfuzzer_sys::fuzz_target!(|stdin: &[u8]| {
     if let Some(prev_result) = &conf.prev_result {
         assert_json(&result_reply(conf.version, prev_result));
     }
-    // Without a pod's name nobody is asked.
-    if let Ok(considered) = pod::decide(&conf, &CniArgs::default(), |_| -> Result<pod::Annotations, String> { unreachable!() })
-        && let Decision::Redirect(policy) = considered.decided.decision
+    // Without a pod's name the node agent is not asked.
+    if let Ok(resolved) = pod::decide(&conf, &CniArgs::default(), |_| -> Result<pod::Annotations, String> { unreachable!() })
+        && let Decision::Redirect(policy) = resolved.decided.decision
     {
         let _ = nftables::script(&plan(&policy));
     }

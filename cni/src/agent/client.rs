@@ -19,7 +19,7 @@ use super::messages::{Answer, MAX_ANSWER, Report, Request, is_off};
 use crate::metadata::{Annotations, PodRef};
 
 /// Time limit for an answer, from the first call to the last byte; a fifth of the 5 s in which ADD answers.
-pub const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+pub(crate) const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A question that the agent did not answer.
 #[derive(Debug, thiserror::Error)]

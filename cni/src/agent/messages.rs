@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::metadata::{Annotations, PodRef};
 
 /// Default path of the agent's socket, as `agentSocket` in the conflist.
-pub const DEFAULT_SOCKET: &str = "/run/culvert/agent.sock";
+pub(crate) const DEFAULT_SOCKET: &str = "/run/culvert/agent.sock";
 /// Largest request, in bytes: a report of 512-byte names is below 4 KiB.
 pub const MAX_REQUEST: usize = 16 << 10;
 /// Largest answer, in bytes: Kubernetes bounds a pod's annotations to 256 KiB, which JSON may double; a status row is
@@ -45,7 +45,7 @@ pub enum Answer {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
-    /// `ADD` or `DEL`.
+    /// `ADD` or `DEL`, as in `CNI_COMMAND`.
     pub verb: String,
     /// Name of the CNI network, from the conflist.
     pub network: String,
@@ -72,7 +72,7 @@ pub struct Report {
 }
 
 /// Returns true if `socket` is empty, which switches the agent's socket off as it does for `logFile`.
-pub fn is_off(socket: &Path) -> bool {
+pub(crate) fn is_off(socket: &Path) -> bool {
     socket.as_os_str().is_empty()
 }
 

@@ -20,5 +20,6 @@
 pub mod client;
 mod messages;
 
-pub use self::messages::{Answer, DEFAULT_SOCKET, MAX_ANSWER, MAX_REQUEST, Report, Request, is_off};
+pub(crate) use self::messages::DEFAULT_SOCKET;
+pub use self::messages::{Answer, MAX_ANSWER, MAX_REQUEST, Report, Request};
 pub use crate::metadata::PodRef;

@@ -28,9 +28,9 @@ pub struct Resolved {
     /// The decision, with its warnings and sources.
     pub decided: Decided,
     /// `None` where the decision did not need them, or they are not available.
-    pub annotations: Option<Annotations>,
+    pub(crate) annotations: Option<Annotations>,
     /// True if the annotations came from the node agent rather than from the runtime.
-    pub from_agent: bool,
+    pub(crate) from_agent: bool,
 }
 
 /// Decide about the pod that `args` name; the first row that fits counts:

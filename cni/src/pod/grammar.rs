@@ -18,10 +18,10 @@ const MAX_RANGES: usize = 1024;
 const MAX_EXCLUSIONS: usize = 64;
 
 /// Description of the allowed values, for an error message.
-pub type Allowed = String;
+pub(crate) type Allowed = String;
 
 /// Parse `enabled` or `disabled`.
-pub fn toggle(text: &str) -> Result<Toggle, Allowed> {
+pub(crate) fn toggle(text: &str) -> Result<Toggle, Allowed> {
     match text {
         "enabled" => Ok(Toggle::Enabled),
         "disabled" => Ok(Toggle::Disabled),
@@ -30,7 +30,7 @@ pub fn toggle(text: &str) -> Result<Toggle, Allowed> {
 }
 
 /// Parse a toggle that may also be spelled `true` or `false`.
-pub fn toggle_or_bool(text: &str) -> Result<Toggle, Allowed> {
+pub(crate) fn toggle_or_bool(text: &str) -> Result<Toggle, Allowed> {
     match text {
         "true" => Ok(Toggle::Enabled),
         "false" => Ok(Toggle::Disabled),
@@ -39,7 +39,7 @@ pub fn toggle_or_bool(text: &str) -> Result<Toggle, Allowed> {
 }
 
 /// Parse a toggle in Kuma's spellings: also `true`, `false`, `yes` and `no`.
-pub fn kuma_toggle(text: &str) -> Result<Toggle, Allowed> {
+pub(crate) fn kuma_toggle(text: &str) -> Result<Toggle, Allowed> {
     match text {
         "enabled" | "true" | "yes" => Ok(Toggle::Enabled),
         "disabled" | "false" | "no" => Ok(Toggle::Disabled),
@@ -48,7 +48,7 @@ pub fn kuma_toggle(text: &str) -> Result<Toggle, Allowed> {
 }
 
 /// Parse a port from 1 to 65535.
-pub fn port(text: &str) -> Result<Port, Allowed> {
+pub(crate) fn port(text: &str) -> Result<Port, Allowed> {
     digits(text)
         .and_then(|digits| digits.parse().ok())
         .and_then(Port::new)
@@ -56,7 +56,7 @@ pub fn port(text: &str) -> Result<Port, Allowed> {
 }
 
 /// Parse a uid from 1 to 4294967294.
-pub fn proxy_uid(text: &str) -> Result<ProxyUid, Allowed> {
+pub(crate) fn proxy_uid(text: &str) -> Result<ProxyUid, Allowed> {
     digits(text)
         .and_then(|digits| digits.parse().ok())
         .and_then(ProxyUid::new)
@@ -64,7 +64,7 @@ pub fn proxy_uid(text: &str) -> Result<ProxyUid, Allowed> {
 }
 
 /// Parse ports and ranges, as in `80,443,8000-8999`.
-pub fn ports(text: &str) -> Result<Ports, Allowed> {
+pub(crate) fn ports(text: &str) -> Result<Ports, Allowed> {
     let allowed = || "ports from 1 to 65535 and ranges of them, as in 80,443,8000-8999".to_owned();
     let mut ranges = Vec::new();
     for part in text.split(',').map(str::trim) {
@@ -82,19 +82,19 @@ pub fn ports(text: &str) -> Result<Ports, Allowed> {
 }
 
 /// Parse IP addresses and networks of either family; bits behind the mask are cleared.
-pub fn cidrs(text: &str) -> Result<Vec<IpNet>, Allowed> {
+pub(crate) fn cidrs(text: &str) -> Result<Vec<IpNet>, Allowed> {
     list(text, "addresses and networks, as in 10.0.0.1,192.168.0.0/16,2001:db8::/32", cidr)
 }
 
 /// Parse IP addresses of either family.
-pub fn addresses(text: &str) -> Result<Vec<IpAddr>, Allowed> {
+pub(crate) fn addresses(text: &str) -> Result<Vec<IpAddr>, Allowed> {
     list(text, "disabled, all, or nameservers' addresses, as in 10.96.0.10,2001:db8::53", |part| {
         part.parse().ok()
     })
 }
 
 /// Parse a list of `interface:network`; a name that ends in `+` is a prefix.
-pub fn virtual_interfaces(text: &str) -> Result<Vec<VirtualInterface>, Allowed> {
+pub(crate) fn virtual_interfaces(text: &str) -> Result<Vec<VirtualInterface>, Allowed> {
     list(text, "interfaces with their networks, as in docker0:172.17.0.0/16,br-+:fd00::/8", |part| {
         let (interface, net) = part.split_once(':')?;
         let (name, is_prefix) = match interface.trim().strip_suffix('+') {
@@ -110,7 +110,7 @@ pub fn virtual_interfaces(text: &str) -> Result<Vec<VirtualInterface>, Allowed> 
 }
 
 /// Parse exclusions `[protocols:][ports:]uids`, separated by `;`.
-pub fn uid_exclusions(text: &str) -> Result<Vec<UidExclusion>, Allowed> {
+pub(crate) fn uid_exclusions(text: &str) -> Result<Vec<UidExclusion>, Allowed> {
     let allowed = || {
         "entries [protocols:][ports:]uids, as in tcp:80,443:1234;udp:53:1000-1010; protocols are tcp, udp, tcp,udp or *; \
          ports a list or *; uids one or a range"

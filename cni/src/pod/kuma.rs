@@ -11,22 +11,22 @@ use crate::metadata::Annotations;
 use crate::redirect::policy::{Ports, Ranges};
 
 /// Name of the annotation.
-pub const CONFIG: &str = "traffic.kuma.io/transparent-proxy-config";
+pub(crate) const CONFIG: &str = "traffic.kuma.io/transparent-proxy-config";
 /// Ports of Kuma's data plane proxy that peers and probes reach directly, with Kuma's defaults.
 const OWN_PORTS: [(&str, u16); 2] =
     [("kuma.io/envoy-admin-port", 9901), ("kuma.io/application-probe-proxy-port", 9001)];
 
 /// The configuration in terms of culvert's settings.
 #[derive(Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// Value of each setting that the YAML has, by the setting's name.
-    pub values: BTreeMap<&'static str, String>,
+    pub(crate) values: BTreeMap<&'static str, String>,
     /// Keys whose effect here differs from Kuma's.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Returns the ports of Kuma's proxy; for pods without [`CONFIG`], which excludes them itself.
-pub fn own_ports(annotations: &Annotations) -> Result<Ports, String> {
+pub(crate) fn own_ports(annotations: &Annotations) -> Result<Ports, String> {
     let mut ports = Vec::new();
     for (name, default) in OWN_PORTS {
         match annotations.get(name).map(|value| value.trim()) {
@@ -44,7 +44,7 @@ pub fn own_ports(annotations: &Annotations) -> Result<Ports, String> {
 }
 
 /// Parse the YAML. An unknown key is an error, and so is a key that asks for a function that culvert does not have.
-pub fn parse(yaml: &str) -> Result<Config, String> {
+pub(crate) fn parse(yaml: &str) -> Result<Config, String> {
     let document: Document = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
     let mut values = BTreeMap::new();
     let mut warnings = Vec::new();
@@ -92,20 +92,24 @@ pub fn parse(yaml: &str) -> Result<Config, String> {
     set("exclude-outbound-ports-for-uids", Some(outbound.exclude_ports_for_uids.joined(";")));
     set("virtual-interfaces", Some(vnet.networks.text()));
 
-    let captures_all = dns.capture_all == Some(true);
-    match dns.enabled {
-        _ if captures_all => set("redirect-dns", Some("all".to_owned())),
-        Some(true) => {
+    set("redirect-dns", dns_capture(&dns, &mut warnings));
+    set("dns-port", dns.port.map(|port| port.text()));
+    Ok(Config { values, warnings })
+}
+
+/// Returns the value of `redirect-dns`, if the YAML sets it.
+fn dns_capture(dns: &DnsConfig, warnings: &mut Vec<String>) -> Option<String> {
+    if dns.capture_all == Some(true) {
+        return Some("all".to_owned());
+    }
+    dns.enabled.map(|on| {
+        if on {
             // Kuma captures the servers in resolv.conf here, but its CNI plugin reads the node's file, not the pod's.
             warnings
                 .push("redirect.dns without captureAll: every DNS server's queries are captured".to_owned());
-            set("redirect-dns", Some("all".to_owned()));
         }
-        Some(false) => set("redirect-dns", Some("disabled".to_owned())),
-        None => {}
-    }
-    set("dns-port", dns.port.map(|port| port.text()));
-    Ok(Config { values, warnings })
+        if on { "all" } else { "disabled" }.to_owned()
+    })
 }
 
 fn enabled(on: bool) -> String {

@@ -7,7 +7,8 @@ mod grammar;
 mod kuma;
 mod settings;
 
-pub use self::decide::{DecisionError, Resolved, decide};
+pub use self::decide::decide;
+pub(crate) use self::decide::{DecisionError, Resolved};
 pub use self::decision::{Decided, Decision, Reason};
 pub use self::settings::{Settings, SettingsError, concerns_us, decide_policy, names};
 pub use crate::metadata::Annotations;

@@ -39,7 +39,7 @@ const FOREIGN_KEYS: [&str; 9] = [
 /// Handling of a pod whose annotations are not available.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OnUnknown {
+pub(crate) enum OnUnknown {
     /// Pass it through without a redirect, with a warning in the log.
     #[default]
     Allow,
@@ -49,21 +49,21 @@ pub enum OnUnknown {
 
 /// An attachment in GC's list of valid ones.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct ValidAttachment {
+pub(crate) struct ValidAttachment {
     /// Id of the pod's sandbox.
     #[serde(rename = "containerID")]
-    pub container_id: String,
+    pub(crate) container_id: String,
     /// Interface inside the sandbox.
-    pub ifname: String,
+    pub(crate) ifname: String,
 }
 
 /// The result of the plugins before this one in the chain, as raw JSON, with its top-level fields.
 #[derive(Debug)]
 pub struct PrevResult<'a> {
     /// The whole object, byte by byte.
-    pub raw: &'a RawValue,
+    pub(crate) raw: &'a RawValue,
     /// Top-level fields in their order.
-    pub fields: Vec<(String, &'a RawValue)>,
+    pub(crate) fields: Vec<(String, &'a RawValue)>,
 }
 
 /// The parsed configuration, with defaults for missing keys.
@@ -72,11 +72,11 @@ pub struct NetConf<'a> {
     /// Version in which the result is written.
     pub version: CniVersion,
     /// Name of the network; part of an attachment's key.
-    pub name: String,
+    pub(crate) name: String,
     /// Result of the plugins before this one; `null` counts as none.
     pub prev_result: Option<PrevResult<'a>>,
     /// Annotations of the pod, if the runtime passes them. `Some(None)`: passed as `null`.
-    pub annotations: Option<Option<&'a RawValue>>,
+    pub(crate) annotations: Option<Option<&'a RawValue>>,
     /// Node-wide defaults of the redirect, parsed later, together with the annotations.
     pub redirect: Option<&'a RawValue>,
     /// Keys of `redirect` that a pod may not change.
@@ -84,24 +84,24 @@ pub struct NetConf<'a> {
     /// Kubernetes namespaces whose pods pass through untouched.
     pub exclude_namespaces: Vec<String>,
     /// Handling of a pod whose annotations are not available.
-    pub on_unknown: OnUnknown,
+    pub(crate) on_unknown: OnUnknown,
     /// Lowest level of the lines that are logged.
-    pub log_level: log::Level,
+    pub(crate) log_level: log::Level,
     /// Log file; an empty path switches it off.
-    pub log_file: PathBuf,
+    pub(crate) log_file: PathBuf,
     /// Folder of the attachments' records.
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
     /// Socket of the node agent; an empty path switches it off.
-    pub agent_socket: PathBuf,
+    pub(crate) agent_socket: PathBuf,
     /// For GC: the attachments that the runtime still knows, if it passes them.
-    pub valid_attachments: Option<Vec<ValidAttachment>>,
+    pub(crate) valid_attachments: Option<Vec<ValidAttachment>>,
     /// Warnings for the log, about unknown keys.
     pub warnings: Vec<String>,
 }
 
 impl<'a> NetConf<'a> {
     /// Read only the version in `stdin`; `None` if it is missing or not supported.
-    pub fn version_of(stdin: &[u8]) -> Option<CniVersion> {
+    pub(crate) fn version_of(stdin: &[u8]) -> Option<CniVersion> {
         let Fields(fields) = serde_json::from_slice(stdin).ok()?;
         let raw = fields.iter().find(|(name, _)| name == "cniVersion")?.1;
         CniVersion::parse(&serde_json::from_str::<String>(raw.get()).ok()?)
@@ -123,37 +123,13 @@ impl<'a> NetConf<'a> {
             let message = format!("the configuration has the key {key:?} twice: which value should count?");
             return Err(Failure::new(Code::Decode, message));
         }
-        let version = match value::<Cow<'_, str>>(take("cniVersion"), "cniVersion")? {
-            None => {
-                let supported = supported();
-                return Err(Failure::new(
-                    Code::IncompatibleVersion,
-                    format!("cniVersion is missing, which means 0.2.0: this plugin supports {supported}"),
-                ));
-            }
-            Some(text) => CniVersion::parse(&text).ok_or_else(|| {
-                let supported = supported();
-                let message = format!("cniVersion is {text:?}: this plugin supports {supported}");
-                Failure::new(Code::IncompatibleVersion, message)
-            })?,
-        };
+        let version = version(take("cniVersion"))?;
         let name: Cow<'_, str> = value(take("name"), "name")?.unwrap_or_default();
         if name.is_empty() {
             return Err(Failure::new(Code::Config, "the network has no name: \"name\" is missing or empty"));
         }
-        let log_level: Cow<'_, str> = value(take("logLevel"), "logLevel")?.unwrap_or("info".into());
-        let log_level = log::Level::parse(&log_level).ok_or_else(|| {
-            let message = format!("logLevel is {log_level:?}: it must be one of error, warn, info, debug");
-            Failure::new(Code::Config, message)
-        })?;
-        let on_unknown = match value::<Cow<'_, str>>(take("onUnknown"), "onUnknown")?.as_deref() {
-            None | Some("allow") => OnUnknown::Allow,
-            Some("deny") => OnUnknown::Deny,
-            Some(other) => {
-                let message = format!("onUnknown is {other:?}: it must be \"allow\" or \"deny\"");
-                return Err(Failure::new(Code::Config, message));
-            }
-        };
+        let log_level = log_level(take("logLevel"))?;
+        let on_unknown = on_unknown(take("onUnknown"))?;
         let path = |key: &str, default: &str| -> Result<PathBuf, Failure> {
             Ok(value(take(key), key)?.unwrap_or_else(|| PathBuf::from(default)))
         };
@@ -197,10 +173,6 @@ fn unknown_key(key: &str) -> Option<String> {
     (!known).then(|| format!("the configuration's key {key:?} is unknown and ignored"))
 }
 
-fn supported() -> String {
-    CniVersion::ALL.map(CniVersion::as_str).join(", ")
-}
-
 /// Returns a key that occurs more than once, if there is one.
 pub fn repeated<'a>(fields: &'a [(String, &RawValue)]) -> Option<&'a str> {
     let mut keys: Vec<&str> = fields.iter().map(|(key, _)| key.as_str()).collect();
@@ -214,6 +186,37 @@ fn value<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, key: &str) -> Result
         None => Ok(None),
         Some(raw) => serde_json::from_str::<Option<T>>(raw.get())
             .map_err(|error| Failure::new(Code::Decode, format!("the configuration's key {key:?}: {error}"))),
+    }
+}
+
+fn version(raw: Option<&RawValue>) -> Result<CniVersion, Failure> {
+    let supported = || CniVersion::ALL.map(CniVersion::as_str).join(", ");
+    let wrong = |what: String| {
+        let message = format!("cniVersion is {what}: this plugin supports {}", supported());
+        Failure::new(Code::IncompatibleVersion, message)
+    };
+    match value::<Cow<'_, str>>(raw, "cniVersion")? {
+        None => Err(wrong("missing, which means 0.2.0".to_owned())),
+        Some(text) => CniVersion::parse(&text).ok_or_else(|| wrong(format!("{text:?}"))),
+    }
+}
+
+fn log_level(raw: Option<&RawValue>) -> Result<log::Level, Failure> {
+    let name: Cow<'_, str> = value(raw, "logLevel")?.unwrap_or("info".into());
+    log::Level::parse(&name).ok_or_else(|| {
+        let message = format!("logLevel is {name:?}: it must be one of error, warn, info, debug");
+        Failure::new(Code::Config, message)
+    })
+}
+
+fn on_unknown(raw: Option<&RawValue>) -> Result<OnUnknown, Failure> {
+    match value::<Cow<'_, str>>(raw, "onUnknown")?.as_deref() {
+        None | Some("allow") => Ok(OnUnknown::Allow),
+        Some("deny") => Ok(OnUnknown::Deny),
+        Some(other) => {
+            let message = format!("onUnknown is {other:?}: it must be \"allow\" or \"deny\"");
+            Err(Failure::new(Code::Config, message))
+        }
     }
 }
 
@@ -292,6 +295,20 @@ mod tests {
             assert_eq!(code(stdin), expected, "{stdin}");
         }
         assert_eq!(code(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))), Code::Decode);
+    }
+
+    #[test]
+    fn the_page_shows_the_entry_with_its_defaults() {
+        let page = include_str!("../../README.md");
+        let (_, rest) = page.split_once("```json\n").expect("an entry");
+        let (shown, _) = rest.split_once("```").expect("its end");
+        let shown = shown.replacen('{', r#"{"cniVersion":"1.0.0","name":"n","#, 1);
+        let shown = NetConf::parse(shown.as_bytes()).expect("as the page shows it");
+        let minimal = NetConf::parse(br#"{"cniVersion":"1.0.0","name":"n"}"#).expect("a minimal one");
+        assert_eq!(format!("{shown:?}"), format!("{minimal:?}"));
+        for key in OWN_KEYS.iter().skip(3) {
+            assert!(page.contains(&format!("`{key}`")), "{key} is not in README.md");
+        }
     }
 
     #[test]

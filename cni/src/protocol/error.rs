@@ -4,7 +4,7 @@
 /// An error code: below 100 of the CNI specification, from 100 on the plugin's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
-pub enum Code {
+pub(crate) enum Code {
     /// The configuration's cniVersion is missing or not supported.
     IncompatibleVersion = 1,
     /// An environment variable is missing or malformed, or the verb is unknown.
@@ -33,16 +33,16 @@ pub enum Code {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// Kind of the failure, by which the runtime decides about a retry.
-    pub code: Code,
+    pub(crate) code: Code,
     /// One line: the object, its value, and the operator's next step.
     pub message: String,
     /// Further lines, such as the differences that CHECK found; may be empty.
-    pub details: String,
+    pub(crate) details: String,
 }
 
 impl Failure {
     /// A failure without details.
-    pub fn new(code: Code, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), details: String::new() }
     }
 }

@@ -10,8 +10,11 @@ mod reply;
 mod request;
 mod version;
 
-pub use config::{Fields, NetConf, OnUnknown, POD_ANNOTATIONS, PrevResult, ValidAttachment, repeated};
-pub use error::{Code, Failure};
-pub use reply::{error_reply, is_json, result_reply, version_reply};
-pub use request::{Attachment, CniArgs, EnvironmentError, MAX_STDIN, Strings, Verb};
+pub use config::{Fields, NetConf, POD_ANNOTATIONS, repeated};
+pub(crate) use config::{OnUnknown, PrevResult, ValidAttachment};
+pub(crate) use error::{Code, Failure};
+pub(crate) use reply::version_reply;
+pub use reply::{error_reply, is_json, result_reply};
+pub use request::{Attachment, CniArgs};
+pub(crate) use request::{EnvironmentError, MAX_STDIN, Strings, Verb};
 pub use version::CniVersion;

@@ -10,7 +10,7 @@ use super::error::Failure;
 use super::version::CniVersion;
 
 /// The reply to VERSION: the version that the runtime asked in, and all supported ones.
-pub fn version_reply(asked_in: CniVersion) -> Vec<u8> {
+pub(crate) fn version_reply(asked_in: CniVersion) -> Vec<u8> {
     let supported_versions = CniVersion::ALL.into_iter().map(semver).collect();
     to_json(&VersionReply { cni_version: semver(asked_in), supported_versions })
 }

@@ -8,7 +8,7 @@ use cni_plugin::Command;
 use crate::metadata::PodRef;
 
 /// Largest configuration on stdin, in bytes: libcni's own bound for a conflist is 2 MiB.
-pub const MAX_STDIN: usize = 4 << 20;
+pub(crate) const MAX_STDIN: usize = 4 << 20;
 
 /// Longest interface name, in bytes: `IFNAMSIZ` of linux/if.h less the final zero.
 const MAX_IFNAME: usize = 15;
@@ -27,7 +27,7 @@ impl<F: Fn(&str) -> Option<String>> Strings for F {
 
 /// A missing or malformed environment variable: CNI code 4.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EnvironmentError {
+pub(crate) enum EnvironmentError {
     /// A variable that the verb needs is not set.
     #[error("{0} is not set: a container runtime sets it, see the CNI specification")]
     Missing(&'static str),
@@ -51,7 +51,7 @@ pub enum EnvironmentError {
 
 /// The verb of an invocation.
 #[derive(Clone, Copy, Debug)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// A verb of the specification up to 1.0.0.
     Classic(Command),
     /// Remove the records of attachments that the runtime no longer knows (1.1.0).
@@ -62,25 +62,13 @@ pub enum Verb {
 
 impl Verb {
     /// Read the verb from `CNI_COMMAND`.
-    pub fn from_environment(env: &impl Strings) -> Result<Self, EnvironmentError> {
+    pub(crate) fn from_environment(env: &impl Strings) -> Result<Self, EnvironmentError> {
         match required(env, "CNI_COMMAND")?.as_str() {
             "GC" => Ok(Self::Gc),
             "STATUS" => Ok(Self::Status),
             other => Command::from_str(other)
                 .map(Self::Classic)
                 .map_err(|_| EnvironmentError::Verb(other.to_owned())),
-        }
-    }
-
-    /// Returns the verb as the specification spells it.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Classic(Command::Add) => "ADD",
-            Self::Classic(Command::Del) => "DEL",
-            Self::Classic(Command::Check) => "CHECK",
-            Self::Classic(Command::Version) => "VERSION",
-            Self::Gc => "GC",
-            Self::Status => "STATUS",
         }
     }
 }
@@ -100,7 +88,10 @@ pub struct Attachment {
 
 impl Attachment {
     /// Read the attachment; `netns_required` is true for all verbs but DEL.
-    pub fn from_environment(env: &impl Strings, netns_required: bool) -> Result<Self, EnvironmentError> {
+    pub(crate) fn from_environment(
+        env: &impl Strings,
+        netns_required: bool,
+    ) -> Result<Self, EnvironmentError> {
         let container_id = required(env, "CNI_CONTAINERID")?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         if !container_id.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -126,23 +117,23 @@ impl Attachment {
 /// The pod as `CNI_ARGS` names it; each field may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CniArgs {
-    /// `K8S_POD_NAMESPACE`.
-    pub pod_namespace: Option<String>,
-    /// `K8S_POD_NAME`.
-    pub pod_name: Option<String>,
-    /// `K8S_POD_UID`.
-    pub pod_uid: Option<String>,
+    /// `K8S_POD_NAMESPACE`: the Kubernetes namespace.
+    pub(crate) pod_namespace: Option<String>,
+    /// `K8S_POD_NAME`: the pod's name.
+    pub(crate) pod_name: Option<String>,
+    /// `K8S_POD_UID`: the pod's uid in Kubernetes.
+    pub(crate) pod_uid: Option<String>,
 }
 
 impl CniArgs {
     /// Returns the pod, if the runtime passed its namespace and name.
-    pub fn pod(&self) -> Option<PodRef> {
+    pub(crate) fn pod(&self) -> Option<PodRef> {
         let Self { pod_namespace, pod_name, pod_uid } = self;
         Some(PodRef { namespace: pod_namespace.clone()?, name: pod_name.clone()?, uid: pod_uid.clone() })
     }
 
     /// `namespace/name` for logs; podman passes only a name, and other runtimes pass nothing.
-    pub fn pod_display_name(&self) -> Option<String> {
+    pub(crate) fn pod_display_name(&self) -> Option<String> {
         let name = self.pod_name.as_deref()?;
         Some(match self.pod_namespace.as_deref() {
             Some(namespace) => format!("{namespace}/{name}"),
@@ -227,9 +218,17 @@ mod tests {
 
     #[test]
     fn every_verb_is_known_and_no_other() {
-        for verb in ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] {
-            let env = environment(("CNI_COMMAND", Some(verb)));
-            assert_eq!(Verb::from_environment(&env).unwrap().as_str(), verb);
+        let rows = [
+            ("ADD", "Classic(Add)"),
+            ("DEL", "Classic(Del)"),
+            ("CHECK", "Classic(Check)"),
+            ("VERSION", "Classic(Version)"),
+            ("GC", "Gc"),
+            ("STATUS", "Status"),
+        ];
+        for (name, expected) in rows {
+            let verb = Verb::from_environment(&environment(("CNI_COMMAND", Some(name)))).unwrap();
+            assert_eq!(format!("{verb:?}"), expected);
         }
         for verb in ["", "add", "ADD ", "UPDATE"] {
             assert!(Verb::from_environment(&environment(("CNI_COMMAND", Some(verb)))).is_err(), "{verb:?}");

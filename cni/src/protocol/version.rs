@@ -22,12 +22,12 @@ pub enum CniVersion {
 
 impl CniVersion {
     /// All supported versions, oldest first.
-    pub const ALL: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
+    pub(crate) const ALL: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
     /// The newest supported version, used in a reply if the runtime named none.
     pub const NEWEST: Self = Self::V1_1_0;
 
     /// Returns the version as the specification spells it.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::V0_3_0 => "0.3.0",
             Self::V0_3_1 => "0.3.1",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The engines behind one face, and the choice `auto`.
+//! Both engines behind one interface, and the choice `auto`.
 
 use std::fmt;
 use std::fs;
@@ -14,28 +14,28 @@ use super::policy::{ClosedPorts, EngineChoice, IpFamilies, Policy};
 use super::ruleset::Ruleset;
 use crate::netlink::NetlinkError;
 
-/// Who writes the rules.
+/// A way to write rules into the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// nf_tables by netlink; both families in one table.
+    /// nf_tables over netlink; both families in one table.
     Nftables,
     /// The host's iptables programs, for these families.
     Iptables(Variant, IpFamilies),
 }
 
-/// Why an engine did not do its work.
+/// A failure of an engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// nf_tables refused.
+    /// The kernel refused a message of nf_tables.
     #[error("nftables: {error}{}", hint(error))]
     Nftables {
-        /// What the kernel said.
+        /// The failed exchange with the kernel.
         error: NetlinkError,
     },
-    /// A program of iptables failed.
+    /// An iptables program failed.
     #[error("iptables: {0}")]
     Iptables(#[from] RunError),
-    /// The pod has a user namespace of its own, and iptables was asked for by name.
+    /// The pod has a user namespace of its own, and the setting asks for iptables.
     #[error(
         "the pod has a user namespace of its own (hostUsers: false), where iptables cannot tell uids apart: the engine must \
          be auto or nftables"
@@ -53,7 +53,7 @@ impl From<NetlinkError> for EngineError {
 }
 
 impl EngineError {
-    /// Whether the engine as such is not to be had here, so that it has no rules here either.
+    /// Returns true if this node does not have the engine at all, so that it cannot have rules here either.
     pub(super) fn is_absent(&self) -> bool {
         match self {
             Self::Nftables { error } => error.errno().is_some_and(is_unsupported),
@@ -62,8 +62,8 @@ impl EngineError {
         }
     }
 
-    /// Whether the next engine should be tried. The programs of iptables-nft are also on nodes whose kernel lacks
-    /// nf_tables, and what they then say differs from version to version.
+    /// Returns true if the next engine should be tried. That includes every failure of iptables: its nft variant is also
+    /// installed on nodes whose kernel lacks nf_tables, and its message then differs from version to version.
     fn wants_another(&self) -> bool {
         self.is_absent() || matches!(self, Self::Iptables(_))
     }
@@ -90,20 +90,19 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// What an engine did, and what it takes to undo it.
+/// The change that an engine made, for undoing it.
 #[derive(Debug)]
-pub enum Applied {
+pub(crate) enum Applied {
     /// The same rules were there already.
     Unchanged,
-    /// By nftables.
+    /// A change of the nftables table.
     Nftables(nftables::TableChange),
-    /// By iptables: what was there before.
+    /// A change by iptables, with the lines from before.
     Iptables(Variant, iptables::SavedTables),
 }
 
 impl Applied {
-    /// How the rules came to be there.
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Unchanged | Self::Nftables(nftables::TableChange::Unchanged) => Outcome::Unchanged,
             Self::Nftables(nftables::TableChange::Created) => Outcome::Created,
@@ -113,8 +112,8 @@ impl Applied {
         }
     }
 
-    /// Make it as it was before.
-    pub fn undo(&self) -> Result<(), EngineError> {
+    /// Restore the rules from before the change.
+    pub(crate) fn undo(&self) -> Result<(), EngineError> {
         match self {
             Self::Unchanged => Ok(()),
             Self::Nftables(applied) => Ok(nftables::undo(applied)?),
@@ -124,14 +123,14 @@ impl Applied {
 }
 
 impl Engine {
-    /// The engine of this name, as an attachment's record holds it.
+    /// Find the engine with this name, as an attachment's record has it.
     pub fn by_name(name: &str, families: IpFamilies) -> Option<Self> {
         [Self::Nftables, Self::Iptables(Variant::Nft, families), Self::Iptables(Variant::Legacy, families)]
             .into_iter()
             .find(|engine| engine.name() == name)
     }
 
-    /// Its name, as the annotation spells it.
+    /// Returns the name in the annotation's spelling.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nftables => "nftables",
@@ -139,8 +138,8 @@ impl Engine {
         }
     }
 
-    /// Put `rules` into the kernel.
-    pub fn apply(self, rules: &Ruleset, owner: &Owner) -> Result<Applied, EngineError> {
+    /// Write `rules` into the kernel.
+    pub(crate) fn apply(self, rules: &Ruleset, owner: &Owner) -> Result<Applied, EngineError> {
         match self {
             Self::Nftables => Ok(Applied::Nftables(nftables::apply(rules, owner)?)),
             Self::Iptables(variant, families) => {
@@ -152,8 +151,8 @@ impl Engine {
         }
     }
 
-    /// In what the kernel's state differs from `rules`, a line each.
-    pub fn difference(self, rules: &Ruleset) -> Result<Vec<String>, EngineError> {
+    /// Compare the kernel's state with `rules`; one line for each difference.
+    pub(crate) fn difference(self, rules: &Ruleset) -> Result<Vec<String>, EngineError> {
         match self {
             Self::Nftables => Ok(match nftables::read()? {
                 None => vec![format!("table inet {} is missing", nftables::TABLE)],
@@ -163,7 +162,7 @@ impl Engine {
         }
     }
 
-    /// Whose rules this engine has there; `None`: no rules of ours.
+    /// Read the owner's note of this engine's rules. `None`: no rules of culvert; `Some(None)`: rules without a note.
     pub fn owner(self) -> Result<Option<Option<Owner>>, EngineError> {
         match self {
             Self::Nftables => Ok(nftables::read()?.map(|found| found.owner())),
@@ -174,7 +173,7 @@ impl Engine {
         }
     }
 
-    /// Remove the rules; none being there is fine.
+    /// Remove the rules; no rules is no error.
     pub fn remove(self) -> Result<(), EngineError> {
         match self {
             Self::Nftables => Ok(nftables::delete()?),
@@ -186,8 +185,8 @@ impl Engine {
     }
 }
 
-/// Put `rules` into the kernel by the first engine that `policy` allows and that works here.
-pub fn apply_by_choice(
+/// Write `rules` into the kernel with the first engine that `policy` allows and that works here.
+pub(crate) fn apply_by_choice(
     policy: &Policy,
     rules: &Ruleset,
     owner: &Owner,
@@ -206,7 +205,7 @@ pub fn apply_by_choice(
     })
 }
 
-/// The engines that `policy` allows in this thread's network namespace, in order.
+/// List the engines that `policy` allows in this thread's network namespace, in order.
 pub fn candidates(policy: &Policy) -> Result<Vec<Engine>, EngineError> {
     let by_nft = Engine::Iptables(Variant::Nft, policy.families);
     let by_legacy = Engine::Iptables(Variant::Legacy, policy.families);
@@ -226,9 +225,9 @@ pub fn candidates(policy: &Policy) -> Result<Vec<Engine>, EngineError> {
     })
 }
 
-/// Whose rules may be in this thread's network namespace, for who has no record of it. Cheap: no program is run for it,
-/// since most pods that are asked about were never onboarded.
-pub fn present() -> Result<Option<Engine>, EngineError> {
+/// Find the engine that may have rules in this thread's network namespace, for a DEL without a record. Runs no program,
+/// since most pods without a record were never onboarded.
+pub(crate) fn present() -> Result<Option<Engine>, EngineError> {
     let families = IpFamilies::Dual;
     if nftables::read()?.is_some() {
         return Ok(Some(Engine::Nftables));
@@ -236,7 +235,7 @@ pub fn present() -> Result<Option<Engine>, EngineError> {
     if nftables::has_chain(iptables::PREFIX)? {
         return Ok(Some(Engine::Iptables(Variant::Nft, families)));
     }
-    // The tables of x_tables that this namespace has; a pod without its rules has none.
+    // Lists the x_tables tables of this namespace; a pod without legacy rules has none.
     let has_tables = |name: &str| {
         fs::read_to_string(format!("/proc/thread-self/net/{name}"))
             .is_ok_and(|tables| !tables.trim().is_empty())
@@ -245,8 +244,8 @@ pub fn present() -> Result<Option<Engine>, EngineError> {
     Ok(by_legacy.then_some(Engine::Iptables(Variant::Legacy, families)))
 }
 
-/// Whether an engine would work on this node, for STATUS: cheap, and changes nothing.
-pub fn any_available() -> Result<Engine, EngineError> {
+/// Find an engine that works on this node, for STATUS: cheap, and without changes.
+pub(crate) fn any_available() -> Result<Engine, EngineError> {
     let families = IpFamilies::Dual;
     let nftables = match nftables::probe() {
         Ok(()) if kernel_has_inet_nat() => return Ok(Engine::Nftables),
@@ -263,7 +262,7 @@ pub fn any_available() -> Result<Engine, EngineError> {
     Err(EngineError::None(said))
 }
 
-/// Kernel 5.2 or newer; one that does not say counts as new.
+/// Returns true for kernel 5.2 or newer, and if the release cannot be read.
 fn kernel_has_inet_nat() -> bool {
     let Ok(release) = fs::read_to_string("/proc/sys/kernel/osrelease") else { return true };
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
@@ -273,13 +272,13 @@ fn kernel_has_inet_nat() -> bool {
     }
 }
 
-/// Whether this thread's network namespace belongs to another user namespace than ours: its sysctls then belong to that
-/// one's root (`net_ctl_set_ownership` in the kernel's net/sysctl_net.c).
+/// Returns true if this thread's network namespace belongs to another user namespace: its sysctls then belong to that
+/// namespace's root (`net_ctl_set_ownership` in the kernel's net/sysctl_net.c).
 fn in_another_user_namespace() -> bool {
     fs::metadata("/proc/sys/net/ipv4/ip_local_reserved_ports").is_ok_and(|stat| stat.uid() != 0)
 }
 
-/// What to do about a refusal of the kernel's.
+/// Returns the operator's next step after a refusal of the kernel.
 fn hint(error: &NetlinkError) -> &'static str {
     match error.errno() {
         Some(Errno::EPERM) => ": the plugin needs CAP_NET_ADMIN in the pod's user namespace",
@@ -290,7 +289,7 @@ fn hint(error: &NetlinkError) -> &'static str {
     }
 }
 
-/// What the kernel answers where it lacks nf_tables, its `inet` NAT or an expression.
+/// Returns true for the errors of a kernel that lacks nf_tables, its `inet` NAT or an expression.
 const fn is_unsupported(errno: Errno) -> bool {
     matches!(errno, Errno::EOPNOTSUPP | Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT)
 }

@@ -1,72 +1,72 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where a connection lands by a [`Ruleset`], and which rule decided: the plan walked through without a kernel. Pure.
+//! The landing of a connection by a [`Ruleset`], and the deciding rule: the plan evaluated without a kernel. Pure.
 
 use std::net::IpAddr;
 
 use super::policy::Protocol;
 use super::ruleset::{Action, Chain, ChainName, Family, Match, Point, Rule, Ruleset, Stage};
 
-/// Who opens a connection.
+/// The opener of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A process of the pod, by its uid.
     Process(u32),
-    /// Somebody outside, whose packets arrive on this interface.
+    /// A peer outside the pod, whose packets arrive on this interface.
     Peer(String),
 }
 
 /// A connection's first packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// Who opens it.
+    /// A process of the pod, or a peer.
     pub origin: Origin,
-    /// TCP or UDP.
+    /// Transport protocol of the packet.
     pub protocol: Protocol,
-    /// The source address.
+    /// Source address, before any translation.
     pub source: IpAddr,
-    /// The source port.
+    /// Source port, before any translation.
     pub source_port: u16,
-    /// The destination address.
+    /// Destination address, before any translation.
     pub destination: IpAddr,
-    /// Whether that is an address of the pod, loopback ones included.
+    /// True if the destination is an address of the pod, loopback included.
     pub destination_is_own: bool,
-    /// The destination port.
+    /// Destination port, before any translation.
     pub destination_port: u16,
-    /// Whether a process of the pod listens there.
+    /// True if a process of the pod listens on the destination.
     pub is_listened: bool,
 }
 
-/// Where a connection lands.
+/// The end of a connection's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Landing {
-    /// Where it would land without us.
+    /// At the destination, as without culvert.
     Direct,
     /// At this port of the pod.
     Redirected(u16),
-    /// Nowhere: it gets no answer.
+    /// Nowhere: the packet is dropped, without an answer.
     Dropped,
-    /// Nowhere: it is refused.
+    /// Nowhere: the sender gets an ICMP error.
     Rejected,
 }
 
-/// A landing and the rules that led there, the deciding one last; none: no rule fits.
+/// A landing, and the rules that led to it; no rules if none matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explained<'a> {
-    /// Where it lands.
+    /// Result of the last deciding stage.
     pub landing: Landing,
-    /// The rules that fitted and had a say.
+    /// Matching rules that influenced the result, the deciding one last.
     pub by: Vec<&'a Rule>,
 }
 
-/// What a chain came to.
+/// The result of a chain.
 enum Walk {
-    /// Its end, or a rule that hands back: the chain that jumped here goes on.
+    /// The chain ended, or a rule returned: the calling chain continues.
     Back,
-    /// Decided for this hook.
+    /// A rule decided for this hook.
     Decided(Landing),
 }
 
-/// Where `connection` lands by `rules`.
+/// Evaluate `rules` for the first packet of `connection`.
 pub fn explain<'a>(rules: &'a Ruleset, connection: &Connection) -> Explained<'a> {
     let at = match connection.origin {
         Origin::Process(_) => Point::Output,
@@ -82,14 +82,14 @@ pub fn explain<'a>(rules: &'a Ruleset, connection: &Connection) -> Explained<'a>
                 Walk::Decided(decided) => decided,
                 Walk::Back => Landing::Direct,
             };
-            // What a stage leaves alone is said only where no other stage says more.
+            // A stage that changes nothing is only reported if no other stage has a deciding rule.
             if decided != Landing::Direct || (by.is_empty() && stage == Stage::Nat) {
                 by = here;
                 landing = decided;
             }
             match landing {
                 Landing::Dropped | Landing::Rejected => return Explained { landing, by },
-                // The destination is loopback from here on: no later rule of ours concerns it.
+                // The destination is loopback from here on, which no later rule matches.
                 Landing::Redirected(_) => return Explained { landing, by },
                 Landing::Direct => {}
             }
@@ -98,7 +98,7 @@ pub fn explain<'a>(rules: &'a Ruleset, connection: &Connection) -> Explained<'a>
     Explained { landing, by }
 }
 
-/// Chains of ours lead to others twice at most; the bound is for rulesets that are not ours.
+/// Limit for nested chains. A plan nests at most two; the bound protects against loops in other rulesets.
 const MAX_DEPTH: usize = 8;
 
 fn walk<'a>(
@@ -175,7 +175,7 @@ fn holds(condition: &Match, connection: &Connection) -> bool {
         Match::NotSourcePort(port) => source_port != port,
         Match::Uid(range) => matches!(origin, Origin::Process(uid) if range.contains(uid)),
         Match::Listening => *is_listened,
-        // A connection's first packet is always one that conntrack can place, and answers nothing.
+        // The first packet of a connection is never invalid for conntrack, and never a reply.
         Match::Invalid | Match::Reply => false,
     }
 }
@@ -205,9 +205,9 @@ mod tests {
         Connection { origin, destination_port: port, ..from_process(0, source, destination, own) }
     }
 
-    /// Contract §4, row by row, for the default policy.
+    /// The table "Where each connection lands" of ANNOTATIONS.md, row by row, for the default policy.
     #[test]
-    fn the_default_policy_does_what_the_contract_says() {
+    fn the_default_policy_does_as_the_page_says() {
         let rules = plan(&Policy::default());
         let rows = [
             ("link-local", from_process(0, "fe80::2", "fe80::1", false), Landing::Direct),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn no_exclusion_switches_off_the_sidecars_call_to_itself() {
+    fn no_exclusion_switches_off_a_pods_call_to_itself() {
         let mut policy = Policy::default();
         policy.outbound.exclude_ports = Ranges::new(vec![1..=65535]);
         policy.outbound.exclude_destinations = vec!["0.0.0.0/0".parse().unwrap()];
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn dns_and_udp() {
+    fn dns_is_captured_and_other_udp_rejected() {
         let mut policy = Policy::default();
         policy.outbound.udp = OutboundUdp::Reject;
         policy.dns.capture = DnsCapture::Servers(vec!["10.96.0.10".parse().unwrap()]);

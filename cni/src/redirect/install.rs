@@ -194,7 +194,7 @@ impl Drop for Undo {
             return;
         }
         // Each step on its own: one that fails must not keep the others from being undone. Their errors are dropped, since
-        // the caller already returns the error that led here; CHECK finds whatever stays behind.
+        // the caller already returns the error that led here; CHECK finds the rules that stay behind.
         drop(sysctl::restore(&self.sysctls));
         if self.hop_address == HopAddress::Added {
             drop(loopback::remove());

@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections that a network namespace carries already when rules are put into it (repair, `redirect apply`).
+//! Connections that are open when rules are written into a network namespace (repair, `redirect apply`).
 //!
-//! Without rules nothing was tracked, so conntrack would take such a connection's next segment for a new one, redirect it,
-//! and the sidecar's kernel would reset it. With `nf_conntrack_tcp_loose` = 0 it is none that conntrack can place, and stays
-//! direct.
+//! Without rules nothing was tracked, so conntrack would take such a connection's next segment for a new connection and
+//! redirect it, and the pod's kernel would reset it. With `nf_conntrack_tcp_loose` = 0 the segment is invalid for conntrack,
+//! and the connection stays direct.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The most connections that are told one by one.
-const MAX_TOLD: usize = 10_000;
+/// Limit for the connections that are listed one by one.
+const MAX_LISTED: usize = 10_000;
 /// `TCP_ESTABLISHED` to `TCP_CLOSE_WAIT` of net/tcp_states.h that still carry data, as /proc/net/tcp writes them.
 const CARRYING: [&str; 4] = ["01", "04", "05", "08"];
 
 /// A connection that stays direct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Established {
-    /// Our end.
+    /// Address and port of the pod.
     pub local: SocketAddr,
-    /// The other end.
+    /// Address and port of the peer.
     pub remote: SocketAddr,
 }
 
-/// The TCP connections of this thread's network namespace to others, loopback left out; the first 10,000.
+/// List the TCP connections of this thread's network namespace, without loopback; at most 10,000 a family.
 pub fn established() -> io::Result<Vec<Established>> {
     let mut found = Vec::new();
     for name in ["tcp", "tcp6"] {
@@ -34,12 +34,12 @@ pub fn established() -> io::Result<Vec<Established>> {
             Err(error) => return Err(error),
         };
         let elsewhere = |connection: &Established| !connection.remote.ip().to_canonical().is_loopback();
-        found.extend(table.lines().skip(1).filter_map(parse).filter(elsewhere).take(MAX_TOLD));
+        found.extend(table.lines().skip(1).filter_map(parse).filter(elsewhere).take(MAX_LISTED));
     }
     Ok(found)
 }
 
-/// A line of /proc/net/tcp or tcp6: `sl local remote state …`, addresses as hexadecimal words in host byte order.
+/// Parse a line of /proc/net/tcp or tcp6: `sl local remote state …`, addresses as hexadecimal words in host byte order.
 fn parse(line: &str) -> Option<Established> {
     let mut fields = line.split_whitespace().skip(1);
     let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_both_families_are_read() {
+    fn lines_of_both_families_are_parsed() {
         let v4 = "   1: 0200000A:9C40 010200C0:0050 01 00000000:00000000 00:00000000 00000000  0 0 0 1 0";
         let v6 = "   2: 000080FD000000000000000002000000:9C40 0000000000000000FFFF0000010200C0:0050 08 0:0 0:0 0 0 0 0";
         let listening = "   0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 0";

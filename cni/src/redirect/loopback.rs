@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `::6` on `lo`: the address that the sidecar's inbound hop comes from over IPv6. (`127.0.0.6` needs nothing: all of
+//! `::6` on `lo`: the source address of the sidecar's inbound hop over IPv6. (`127.0.0.6` needs no such step: all of
 //! `127.0.0.0/8` is local.)
 
 use std::fs;
@@ -20,20 +20,20 @@ const LOOPBACK_INDEX: u32 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
-/// What became of `::6`.
+/// The state of `::6` after an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HopAddress {
-    /// We put it on `lo`.
+    /// Added to `lo` by this installation.
     Added,
-    /// It was there.
+    /// Found on `lo` already.
     Present,
-    /// IPv6 is off on `lo` or in the kernel: left out.
+    /// Left out, since IPv6 is off on `lo` or in the kernel.
     Off,
 }
 
-/// Put `::6` on `lo`.
-pub fn add() -> Result<HopAddress, NetlinkError> {
+/// Add `::6` to `lo`.
+pub(crate) fn add() -> Result<HopAddress, NetlinkError> {
     if is_off() {
         return Ok(HopAddress::Off);
     }
@@ -41,34 +41,35 @@ pub fn add() -> Result<HopAddress, NetlinkError> {
         Ok(()) => Ok(HopAddress::Added),
         Err(error) => match error.errno() {
             Some(Errno::EEXIST) => Ok(HopAddress::Present),
-            // Switched off between our look and our call.
+            // IPv6 was switched off between the check and the call.
             Some(Errno::EACCES | Errno::EOPNOTSUPP) if is_off() => Ok(HopAddress::Off),
-            // The answer was lost: whether it was done shows. Taking off what was there before us is the lesser harm.
+            // The answer was lost, and the address is there. It counts as added: DEL may then remove an address that was
+            // there before, which is less harm than leaving one behind.
             _ if !matches!(error, NetlinkError::Refused { .. }) && is_there() => Ok(HopAddress::Added),
             _ => Err(error),
         },
     }
 }
 
-/// Take `::6` off `lo`; that it is gone already is fine.
-pub fn remove() -> Result<(), NetlinkError> {
+/// Remove `::6` from `lo`; a missing address is no error.
+pub(crate) fn remove() -> Result<(), NetlinkError> {
     match change(DELETE_ADDRESS, 0) {
         Err(error) if error.errno() == Some(Errno::EADDRNOTAVAIL) || is_off() => Ok(()),
         other => other,
     }
 }
 
-/// Whether IPv6 is off on `lo`, or not in the kernel at all.
-pub fn is_off() -> bool {
+/// Returns true if IPv6 is off on `lo`, or not in the kernel at all.
+pub(crate) fn is_off() -> bool {
     match fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6") {
         Ok(disabled) => disabled.trim_end() != "0",
         Err(_) => true,
     }
 }
 
-/// Whether `::6` is on an interface of this thread's network namespace.
-pub fn is_there() -> bool {
-    // Lines begin with the address as 32 hexadecimal digits. Not /proc/net: that shows the main thread's namespace.
+/// Returns true if an interface of this thread's network namespace has `::6`.
+pub(crate) fn is_there() -> bool {
+    // Lines begin with the address as 32 hexadecimal digits. Not /proc/net: it shows the main thread's namespace.
     let hex: String = HOP_SOURCE_V6.octets().iter().map(|byte| format!("{byte:02x}")).collect();
     fs::read_to_string("/proc/thread-self/net/if_inet6")
         .is_ok_and(|addresses| addresses.lines().any(|line| line.starts_with(&hex)))

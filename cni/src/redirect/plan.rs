@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `Policy → Ruleset`: one order of rules for all engines. Pure; golden files hold it.
 //!
-//! The rows are those of contract §4 ("Where each connection lands"), first row that fits decides.
+//! The rules follow the rows of the table "Where each connection lands" in ANNOTATIONS.md: the first row that matches decides.
 
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -19,7 +19,7 @@ const TCP: Match = Match::Protocol(Protocol::Tcp);
 const UDP: Match = Match::Protocol(Protocol::Udp);
 const NOT_TCP: Match = Match::NotProtocol(Protocol::Tcp);
 
-/// The chains that make `policy` true.
+/// Plan the chains and rules for `policy`.
 pub fn plan(policy: &Policy) -> Ruleset {
     let Policy { inbound: to_pod, outbound: to_others, dns, virtual_interfaces, .. } = policy;
     let inbound_redirected = to_pod.redirect.is_enabled();
@@ -32,7 +32,7 @@ pub fn plan(policy: &Policy) -> Ruleset {
     if policy.drop_invalid.is_enabled() {
         chains.push(invalid(policy));
     }
-    // Chains that others go to come first: an engine may need a chain before the rule that names it.
+    // Target chains come first: an engine may need a chain before the rule that names it.
     if inbound_redirected {
         chains.push(redirect(
             ChainName::InboundRedirect,
@@ -70,7 +70,7 @@ pub fn plan(policy: &Policy) -> Ruleset {
     Ruleset { chains }
 }
 
-/// Before conntrack, from outside: answers to the sidecar's own DNS queries, see [`raw_outbound`].
+/// Chain before conntrack, from outside: answers to the sidecar's own DNS queries, see [`raw_outbound`].
 fn raw_inbound(policy: &Policy) -> Option<Chain> {
     let mut rules = traced(policy.trace);
     if policy.dns.capture != DnsCapture::Off {
@@ -79,7 +79,7 @@ fn raw_inbound(policy: &Policy) -> Option<Chain> {
                 Match::FromLoopbackInterface(false),
                 UDP,
                 Match::SourcePort(DNS_SERVER_PORT),
-                // A server that asks from port 53 itself may ask a DNS server of the pod's.
+                // A server may itself ask a DNS server in the pod, from its port 53: that query stays tracked.
                 Match::NotDestinationPort(DNS_SERVER_PORT),
             ],
             Action::Untrack,
@@ -89,11 +89,11 @@ fn raw_inbound(policy: &Policy) -> Option<Chain> {
     chain_if_any(ChainName::RawInbound, Point::Prerouting, Stage::Raw, rules)
 }
 
-/// Before conntrack, from the pod.
+/// Chain before conntrack, from the pod.
 ///
-/// A captured query leaves an entry "from this port to that server: to the sidecar" for 30 s behind. A query of the
-/// sidecar's own that is later given the same port would follow it, back to the sidecar. So the sidecar's queries and the
-/// answers to them are not tracked.
+/// A captured query leaves an entry in conntrack for 30 s, which sends packets from that port to that server to the sidecar.
+/// If the sidecar's own query gets the same port within that time, it would follow the entry, back to the sidecar. So the
+/// sidecar's queries and the answers to them are not tracked.
 fn raw_outbound(policy: &Policy) -> Option<Chain> {
     let Dns { capture, port } = &policy.dns;
     let mut rules = traced(policy.trace);
@@ -102,7 +102,7 @@ fn raw_outbound(policy: &Policy) -> Option<Chain> {
             uid(policy),
             UDP,
             to_port(DNS_SERVER_PORT),
-            // An application that asks from port 53 itself gets its answer from the sidecar's server.
+            // The sidecar's DNS server may answer an application that asked from port 53; that answer must stay tracked.
             Match::NotSourcePort(port.get()),
         ];
         rules.push(rule(queries, Action::Untrack, "the sidecar's DNS queries"));
@@ -110,7 +110,7 @@ fn raw_outbound(policy: &Policy) -> Option<Chain> {
             UDP,
             Match::SourcePort(DNS_SERVER_PORT),
             Match::NotDestinationPort(DNS_SERVER_PORT),
-            // Its answers to peers stay tracked: they are replies to what the peers asked.
+            // Answers to peers stay tracked: they belong to the peers' tracked queries.
             Match::DestinationOwn(true),
         ];
         rules.push(rule(answers, Action::Untrack, "answers of a DNS server in the pod"));
@@ -133,26 +133,16 @@ fn invalid(policy: &Policy) -> Chain {
 }
 
 fn inbound(policy: &Policy, has_virtual_interfaces: bool) -> Chain {
-    let Inbound {
-        redirect,
-        port: _,
-        status_port,
-        include_ports,
-        exclude_ports,
-        kuma_ports,
-        exclude_sources,
-        closed_ports,
-    } = &policy.inbound;
     let mut rules = other_family(policy.families);
     rules.extend([
         rule([Match::FromLoopbackInterface(true)], Action::Direct, "decided when it was sent"),
         rule([NOT_TCP], Action::Direct, "only TCP is redirected"),
-        // The kernel itself drops what arrives from outside for 127.0.0.0/8 and ::1, but only after this hook: a redirect
-        // here would rewrite the destination and hand loopback-only services to the neighbours.
+        // The kernel drops packets from outside for 127.0.0.0/8 and ::1, but only after this hook: a redirect here would
+        // rewrite the destination and give peers access to services on loopback.
         rule([to(loopback_v4())], Action::Direct, "forged: the kernel drops it"),
         rule([to(host(Ipv6Addr::LOCALHOST))], Action::Direct, "forged: the kernel drops it"),
-        // ::6 is an ordinary address to the kernel, which would deliver it from any interface. The rule says all of its
-        // conditions itself: iptables has no DROP in nat, so its engine writes this one elsewhere.
+        // To the kernel ::6 is an ordinary address, which it would deliver from any interface. The rule repeats the
+        // conditions of the rules above it: iptables has no DROP in nat, so its engine writes this rule into mangle.
         rule(
             [Match::FromLoopbackInterface(false), TCP, to(host(HOP_SOURCE_V6))],
             Action::Drop,
@@ -162,40 +152,58 @@ fn inbound(policy: &Policy, has_virtual_interfaces: bool) -> Chain {
     if has_virtual_interfaces {
         rules.push(rule([], Action::Jump(ChainName::VirtualInterfaces), "virtual-interfaces"));
     }
-    if redirect.is_enabled() {
-        rules.push(rule([Match::DestinationOwn(false)], Action::Direct, "forwarded traffic is not ours"));
-        rules.push(rule([TCP, to_port(status_port.get())], Action::Direct, "status-port"));
-        rules.extend(to_ports(kuma_ports, Action::Direct, "ports of Kuma's proxy"));
-        rules.extend(
-            exclude_sources.iter().map(|net| rule([from(*net)], Action::Direct, "exclude-inbound-cidrs")),
-        );
-        if include_ports.is_empty() {
-            rules.extend(to_ports(exclude_ports, Action::Direct, "exclude-inbound-ports"));
-        }
-        let captured = Action::Goto(ChainName::InboundRedirect);
-        let listening = match closed_ports {
-            ClosedPorts::Redirect => None,
-            ClosedPorts::Refuse => Some(Match::Listening),
-        };
-        let because = match closed_ports {
-            ClosedPorts::Redirect => "peers reach the pod through the sidecar",
-            ClosedPorts::Refuse => "closed-ports: elsewhere the kernel refuses",
-        };
-        if include_ports.is_empty() {
-            rules.push(rule(listening, captured, because));
-        } else {
-            let conditions = |range: &RangeInclusive<u16>| {
-                [TCP, Match::DestinationPort(range.clone())].into_iter().chain(listening.clone())
-            };
-            rules.extend(
-                include_ports.iter().map(|range| rule(conditions(range), captured, "include-inbound-ports")),
-            );
-        }
+    if policy.inbound.redirect.is_enabled() {
+        rules.extend(from_peers(&policy.inbound));
     }
     hooked(ChainName::Inbound, Point::Prerouting, Stage::Nat, rules)
 }
 
-/// Connections from behind a virtual interface to somewhere else count as the pod's own.
+/// Rules for TCP connections of peers to the pod.
+fn from_peers(inbound: &Inbound) -> Vec<Rule> {
+    let Inbound {
+        redirect: _,
+        port: _,
+        status_port,
+        include_ports,
+        exclude_ports,
+        kuma_ports,
+        exclude_sources,
+        closed_ports,
+    } = inbound;
+    let mut rules = vec![
+        rule([Match::DestinationOwn(false)], Action::Direct, "forwarded traffic is not ours"),
+        rule([TCP, to_port(status_port.get())], Action::Direct, "status-port"),
+    ];
+    rules.extend(to_ports(kuma_ports, Action::Direct, "ports of Kuma's proxy"));
+    rules.extend(
+        exclude_sources.iter().map(|net| rule([from(*net)], Action::Direct, "exclude-inbound-cidrs")),
+    );
+    if include_ports.is_empty() {
+        rules.extend(to_ports(exclude_ports, Action::Direct, "exclude-inbound-ports"));
+    }
+    let captured = Action::Goto(ChainName::InboundRedirect);
+    let listening = match closed_ports {
+        ClosedPorts::Redirect => None,
+        ClosedPorts::Refuse => Some(Match::Listening),
+    };
+    let because = match closed_ports {
+        ClosedPorts::Redirect => "peers reach the pod through the sidecar",
+        ClosedPorts::Refuse => "closed-ports: elsewhere the kernel refuses",
+    };
+    if include_ports.is_empty() {
+        rules.push(rule(listening, captured, because));
+    } else {
+        let conditions = |range: &RangeInclusive<u16>| {
+            [TCP, Match::DestinationPort(range.clone())].into_iter().chain(listening.clone())
+        };
+        rules.extend(
+            include_ports.iter().map(|range| rule(conditions(range), captured, "include-inbound-ports")),
+        );
+    }
+    rules
+}
+
+/// Chain for connections from behind a virtual interface; those to other networks count as the pod's own.
 fn behind_interfaces(interfaces: &[VirtualInterface]) -> Chain {
     let arriving = |interface: &VirtualInterface| Match::Interface {
         name: interface.name.clone(),
@@ -231,7 +239,7 @@ fn outbound(policy: &Policy) -> Chain {
     rules.push(rule([to(link_local_v6())], Action::Direct, "link-local cannot be relayed"));
     rules.extend(from_sidecar(policy));
     if redirect.is_enabled() {
-        // Loopback by its number too: while lo is down the kernel does not count 127.0.0.0/8 as its own.
+        // Loopback is matched by number too: while lo is down, 127.0.0.0/8 does not count as local.
         rules.push(rule([to(loopback_v4())], Action::Direct, "loopback stays in the pod"));
         rules.push(rule([to(host(Ipv6Addr::LOCALHOST))], Action::Direct, "loopback stays in the pod"));
         rules.push(rule([Match::DestinationOwn(true)], Action::Direct, "a call to oneself stays in the pod"));
@@ -253,8 +261,8 @@ fn outbound(policy: &Policy) -> Chain {
     hooked(ChainName::Outbound, Point::Output, Stage::Nat, rules)
 }
 
-/// The sidecar's own connections. They come before every exclusion, so that none can switch off the inbound listener for
-/// calls to oneself.
+/// Rules for the sidecar's own connections. They come before every exclusion, so that no exclusion lets a pod's call to
+/// itself bypass the inbound listener.
 fn from_sidecar(policy: &Policy) -> Vec<Rule> {
     let uid = || uid(policy);
     if !policy.inbound.redirect.is_enabled() {
@@ -267,7 +275,8 @@ fn from_sidecar(policy: &Policy) -> Vec<Rule> {
     vec![
         rule([uid(), to(host(Ipv4Addr::LOCALHOST))], Action::Direct, loopback),
         rule([uid(), to(host(Ipv6Addr::LOCALHOST))], Action::Direct, loopback),
-        // Before the hop: who dials 127.0.0.6 or ::6 (Kuma's validator does) may be given that very address as a source.
+        // Before the hop's rules: the kernel may choose 127.0.0.6 or ::6 also as the source of a connection to that address,
+        // as Kuma's validator makes one.
         rule([uid(), to(loopback_v4())], captured, to_oneself),
         rule([uid(), to(host(HOP_SOURCE_V6))], captured, to_oneself),
         rule([uid(), from(host(HOP_SOURCE_V4))], Action::Direct, hop),
@@ -277,7 +286,7 @@ fn from_sidecar(policy: &Policy) -> Vec<Rule> {
     ]
 }
 
-/// DNS queries, UDP and TCP; entered with port 53. What is not captured goes on in [`outbound`].
+/// Chain for DNS queries over UDP and TCP, entered for port 53. Queries that are not captured continue in [`outbound`].
 fn dns_chain(policy: &Policy) -> Chain {
     let Outbound { exclude_destinations, exclude_uids, .. } = &policy.outbound;
     let mut rules = vec![rule([uid(policy)], Action::Back, "the sidecar's own DNS goes out")];
@@ -305,7 +314,7 @@ fn dns_chain(policy: &Policy) -> Chain {
     Chain { name: ChainName::Dns, hook: None, rules }
 }
 
-/// UDP past the policy; captured DNS already has its loopback destination here.
+/// Chain for UDP that bypasses the sidecar; captured DNS already has its loopback destination here.
 fn outbound_udp(policy: &Policy) -> Chain {
     let Outbound { exclude_destinations, exclude_uids, .. } = &policy.outbound;
     let mut rules = other_family(policy.families);
@@ -330,7 +339,8 @@ fn outbound_udp(policy: &Policy) -> Chain {
     hooked(ChainName::OutboundUdp, Point::Output, Stage::Filter, rules)
 }
 
-/// One rule for each range of ports that `exclusion` names for `protocol`; for `only`'s port where that is set.
+/// Rules for `protocol` of one exclusion, one for each range of ports. With `only` the caller has checked that port already,
+/// so one rule without ports is enough.
 fn uid_exclusion(exclusion: &UidExclusion, protocol: Protocol, only: Option<u16>, then: Action) -> Vec<Rule> {
     let UidExclusion { protocols, ports, uids } = exclusion;
     let because = "exclude-outbound-ports-for-uids";
@@ -353,7 +363,7 @@ fn redirect(name: ChainName, port: u16, protocols: &[Protocol], because: &'stati
     Chain { name, hook: None, rules: protocols.iter().map(one).collect() }
 }
 
-/// The family that the policy is not about stays direct.
+/// Rule that keeps the family outside the policy direct, if there is one.
 fn other_family(families: IpFamilies) -> Vec<Rule> {
     let other = match families {
         IpFamilies::Dual => return Vec::new(),

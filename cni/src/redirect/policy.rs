@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What should happen to which traffic, in the user's terms.
+//! The treatment of a pod's traffic, in the user's terms.
 //!
-//! A `Policy` is what the annotations of a pod and the defaults of its node come to; [`super::plan()`] turns it into chains
-//! and rules. Every field is already parsed: a value never reaches a rule as text.
+//! A `Policy` is the result of a pod's annotations and its node's defaults; [`super::plan()`] turns it into chains and
+//! rules. Every field is already parsed: a value never reaches a rule as text.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,20 +13,19 @@ use ipnet::IpNet;
 /// On or off; a word where a bare `bool` would need a comment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Toggle {
-    /// On.
+    /// Switched on: `enabled` in an annotation.
     Enabled,
-    /// Off.
+    /// Switched off: `disabled` in an annotation.
     Disabled,
 }
 
 impl Toggle {
-    /// Whether it is on.
+    /// Returns true for [`Self::Enabled`].
     pub const fn is_enabled(self) -> bool {
         matches!(self, Self::Enabled)
     }
 
-    /// The other one.
-    pub const fn inverse(self) -> Self {
+    pub(crate) const fn inverse(self) -> Self {
         match self {
             Self::Enabled => Self::Disabled,
             Self::Disabled => Self::Enabled,
@@ -34,9 +33,9 @@ impl Toggle {
     }
 }
 
-/// Numbers that a list names: sorted, without overlap, adjacent ones joined.
+/// A set of numbers as ranges: sorted, without overlap, adjacent ones joined.
 ///
-/// One range becomes one rule: the engines use no kernel sets, whose formats have crashed neighbours' tools.
+/// One range becomes one rule. The engines use no kernel sets, whose userdata has crashed other versions of `nft`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges<T>(Vec<RangeInclusive<T>>);
 
@@ -59,22 +58,17 @@ impl<T: Copy + Ord + Into<u64>> Ranges<T> {
         Self(joined)
     }
 
-    /// The ranges, in order.
+    /// Iterate over the ranges in order.
     pub fn iter(&self) -> impl Iterator<Item = &RangeInclusive<T>> {
         self.0.iter()
     }
 
-    /// Whether `number` lies in one of the ranges.
+    /// Returns true if one of the ranges has `number`.
     pub fn contains(&self, number: T) -> bool {
         self.0.iter().any(|range| range.contains(&number))
     }
 
-    /// How many ranges there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether no number is named.
+    /// Returns true if there is no range; in a policy that often means "all".
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -93,17 +87,17 @@ impl<T: fmt::Display + PartialEq> fmt::Display for Ranges<T> {
     }
 }
 
-/// A destination port that names nobody: 0 is reserved.
+/// A port other than 0, which is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port(u16);
 
 impl Port {
-    /// A port from 1 to 65535.
-    pub const fn new(port: u16) -> Option<Self> {
+    /// Returns `None` for 0.
+    pub(crate) const fn new(port: u16) -> Option<Self> {
         if port == 0 { None } else { Some(Self(port)) }
     }
 
-    /// The number.
+    /// Returns the port as a number.
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -115,60 +109,60 @@ impl fmt::Display for Port {
     }
 }
 
-/// The uid that the sidecar runs as; the only one whose connections out are not redirected.
+/// Uid of the sidecar, whose own connections to other pods are not redirected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProxyUid(u32);
 
 impl ProxyUid {
-    /// 1 to 4294967294: a proxy that runs as root would exempt the pod's other root processes with it, and the largest
-    /// number is the kernel's "no uid".
-    pub const fn new(uid: u32) -> Option<Self> {
+    /// Returns `None` for 0, which would exempt all root processes of the pod from the redirect, and for 4294967295, the
+    /// kernel's "no uid".
+    pub(crate) const fn new(uid: u32) -> Option<Self> {
         if uid == 0 || uid == u32::MAX { None } else { Some(Self(uid)) }
     }
 
-    /// The number.
+    /// Returns the uid as a number.
     pub const fn get(self) -> u32 {
         self.0
     }
 }
 
-/// What happens to a peer's connection to a port that nobody listens on.
+/// The treatment of a peer's connection to a port without a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClosedPorts {
-    /// It reaches the sidecar too.
+    /// Redirect it to the sidecar like any other.
     Redirect,
-    /// The kernel refuses it, as it would without a sidecar. nftables only.
+    /// Let the kernel refuse it, as without a sidecar. nftables only.
     Refuse,
 }
 
-/// What happens to the application's UDP.
+/// The treatment of the application's UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutboundUdp {
-    /// It goes out directly.
+pub(crate) enum OutboundUdp {
+    /// Let it out directly.
     Direct,
-    /// It is refused, but for captured DNS, loopback and the sidecar's own.
+    /// Refuse it, except captured DNS, loopback and the sidecar's own.
     Reject,
 }
 
-/// Which families of addresses the redirect is about.
+/// The address families that are redirected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IpFamilies {
-    /// IPv4 and IPv6.
+    /// IPv4 and IPv6, the default.
     Dual,
-    /// IPv4; IPv6 stays direct.
+    /// IPv4 only; IPv6 stays direct.
     V4,
-    /// IPv6; IPv4 stays direct.
+    /// IPv6 only; IPv4 stays direct.
     V6,
 }
 
-/// Which engine writes the rules.
+/// The engines that may write the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineChoice {
-    /// nftables, unless the kernel cannot; then iptables-nft, then -legacy.
+    /// nftables; on kernels without it iptables-nft, then -legacy.
     Auto,
-    /// nftables by netlink.
+    /// nf_tables over netlink, without a program.
     Nftables,
-    /// Whichever variant of iptables is there, -nft before -legacy.
+    /// The installed variant of iptables, -nft before -legacy.
     Iptables,
     /// The iptables programs over nf_tables.
     IptablesNft,
@@ -176,132 +170,132 @@ pub enum EngineChoice {
     IptablesLegacy,
 }
 
-/// A transport protocol that rules tell apart.
+/// A transport protocol, as far as rules distinguish them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// TCP.
+    /// TCP, protocol number 6.
     Tcp,
-    /// UDP.
+    /// UDP, protocol number 17.
     Udp,
 }
 
-/// What happens to connections from peers.
+/// The treatment of connections from peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
-    /// Whether they are redirected at all.
+    /// Switch for the whole direction.
     pub redirect: Toggle,
-    /// Where to: the sidecar's inbound listener.
+    /// Port of the sidecar's inbound listener.
     pub port: Port,
-    /// The sidecar's status port, which probes reach directly.
+    /// Port of the sidecar's status server, which probes reach directly.
     pub status_port: Port,
-    /// The only TCP ports that are redirected; empty: all. If set, `exclude_ports` is not consulted.
+    /// The only TCP ports that are redirected; empty means all. If set, `exclude_ports` is not consulted.
     pub include_ports: Ports,
     /// TCP ports that go to the application directly.
     pub exclude_ports: Ports,
-    /// Ports of Kuma's data plane proxy that go to it directly, whatever is included.
+    /// Ports of Kuma's data plane proxy that are never redirected, even if included.
     pub kuma_ports: Ports,
     /// Peers whose connections go to the application directly.
     pub exclude_sources: Vec<IpNet>,
-    /// What happens on ports that nobody listens on.
+    /// Treatment of ports without a listener.
     pub closed_ports: ClosedPorts,
 }
 
-/// Processes whose connections go out directly, for some protocols and ports.
+/// Processes whose connections to some protocols and ports go out directly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UidExclusion {
-    /// The protocols: one or both.
+    /// One protocol or both.
     pub protocols: Vec<Protocol>,
-    /// The destination ports; empty: all.
+    /// Destination ports; empty means all.
     pub ports: Ports,
-    /// The uids.
+    /// Uids of the processes.
     pub uids: RangeInclusive<u32>,
 }
 
-/// What happens to connections that the pod's processes open.
+/// The treatment of connections that the pod's processes open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbound {
-    /// Whether they are redirected at all.
+    /// Switch for the whole direction.
     pub redirect: Toggle,
-    /// Where to: the sidecar's outbound listener.
+    /// Port of the sidecar's outbound listener.
     pub port: Port,
-    /// The only TCP ports that are redirected; empty: all. If set, `exclude_ports` is not consulted.
+    /// The only TCP ports that are redirected; empty means all. If set, `exclude_ports` is not consulted.
     pub include_ports: Ports,
     /// TCP ports that go out directly.
     pub exclude_ports: Ports,
-    /// Destinations that are reached directly, DNS servers too.
+    /// Destinations that are reached directly, DNS servers included.
     pub exclude_destinations: Vec<IpNet>,
-    /// Processes that reach others directly.
+    /// Processes that reach some destinations directly.
     pub exclude_uids: Vec<UidExclusion>,
-    /// What happens to UDP.
-    pub udp: OutboundUdp,
+    /// Treatment of UDP other than captured DNS.
+    pub(crate) udp: OutboundUdp,
 }
 
-/// Whose DNS queries are captured.
+/// The DNS queries that are captured, by their server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DnsCapture {
-    /// Nobody's.
+    /// Queries to no server, the default.
     Off,
-    /// Those to any server.
+    /// Queries to any server.
     All,
-    /// Those to these servers.
+    /// Queries to these servers.
     Servers(Vec<IpAddr>),
 }
 
-/// What happens to the application's DNS queries over UDP and TCP.
+/// The treatment of the application's DNS queries over UDP and TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
-    /// Which ones are captured.
+    /// Queries that are captured, by their server.
     pub capture: DnsCapture,
-    /// Where to: the sidecar's DNS server, on loopback.
+    /// Port of the sidecar's DNS server on loopback.
     pub port: Port,
 }
 
-/// An interface behind which other machines live (docker in the pod, KubeVirt), whose connections count as the pod's own.
+/// An interface to machines inside the pod (docker, KubeVirt), whose connections count as the pod's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualInterface {
-    /// The interface's name, or what it begins with.
+    /// Name of the interface, or its beginning.
     pub name: String,
-    /// Whether `name` is only the beginning.
+    /// True if `name` is only the beginning.
     pub is_prefix: bool,
-    /// The network behind it, to which connections are not redirected.
+    /// Network behind the interface; connections into it are not redirected to the outbound listener.
     pub net: IpNet,
 }
 
-/// What should happen to a pod's traffic.
+/// The treatment of all of a pod's traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Whose connections out stay as they are.
+    /// Uid of the sidecar, whose own connections stay direct.
     pub proxy_uid: ProxyUid,
-    /// Connections from peers.
+    /// Treatment of connections from peers.
     pub inbound: Inbound,
-    /// Connections to others.
+    /// Treatment of connections to other pods and hosts.
     pub outbound: Outbound,
-    /// DNS queries.
+    /// Treatment of DNS queries.
     pub dns: Dns,
-    /// Interfaces behind which other machines live.
+    /// Interfaces to machines inside the pod.
     pub virtual_interfaces: Vec<VirtualInterface>,
-    /// Which families this is about.
+    /// Address families that are redirected.
     pub families: IpFamilies,
-    /// Whether segments that conntrack cannot place are dropped.
+    /// Switch for dropping segments that are invalid for conntrack.
     pub drop_invalid: Toggle,
-    /// Whether packets are marked for `nft monitor trace`.
+    /// Switch for marking packets for `nft monitor trace`.
     pub trace: Toggle,
-    /// Which engine writes the rules.
+    /// Engines that may write the rules.
     pub engine: EngineChoice,
 }
 
-/// The uid that the sidecar runs as unless told otherwise. Kuma's; held equal to the sidecar's by a test.
-pub const DEFAULT_PROXY_UID: ProxyUid = ProxyUid(5678);
-/// The seeds' port for redirected inbound connections.
-pub const DEFAULT_INBOUND_PORT: Port = Port(15006);
-/// The seeds' port for redirected outbound connections.
-pub const DEFAULT_OUTBOUND_PORT: Port = Port(15001);
-/// The port of the sidecar's `/ready`, `/live` and `/metrics`.
-pub const DEFAULT_STATUS_PORT: Port = Port(15020);
+/// Default uid of the sidecar: Kuma's. A test holds it equal to the sidecar's own default.
+pub(crate) const DEFAULT_PROXY_UID: ProxyUid = ProxyUid(5678);
+/// Default port of the sidecar's inbound listener: Istio's and Kuma's.
+pub(crate) const DEFAULT_INBOUND_PORT: Port = Port(15006);
+/// Default port of the sidecar's outbound listener: Istio's and Kuma's.
+pub(crate) const DEFAULT_OUTBOUND_PORT: Port = Port(15001);
+/// Default port of the sidecar's `/ready`, `/live` and `/metrics`.
+pub(crate) const DEFAULT_STATUS_PORT: Port = Port(15020);
 
-/// Kuma's port for captured DNS.
-pub const DEFAULT_DNS_PORT: Port = Port(15053);
-/// Where DNS servers listen.
+/// Default port of the sidecar's DNS server: Kuma's.
+pub(crate) const DEFAULT_DNS_PORT: Port = Port(15053);
+/// Well-known port of DNS servers.
 pub const DNS_SERVER_PORT: u16 = 53;
 
 impl Default for Policy {
@@ -338,26 +332,26 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// The ports that the sidecar listens on: the kernel must not hand them out to others.
-    pub fn sidecar_ports(&self) -> Vec<Port> {
+    /// Returns the ports of the sidecar's listeners, which the kernel must not use for outgoing connections.
+    pub(crate) fn sidecar_ports(&self) -> Vec<Port> {
         let dns = (self.dns.capture != DnsCapture::Off).then_some(self.dns.port);
         [self.inbound.port, self.outbound.port, self.inbound.status_port].into_iter().chain(dns).collect()
     }
 }
 
 impl IpFamilies {
-    /// Whether IPv6 is redirected.
+    /// Returns true if IPv6 is redirected.
     pub const fn with_v6(self) -> bool {
         matches!(self, Self::Dual | Self::V6)
     }
 }
 
-/// The loopback address that the sidecar's inbound hop comes from, IPv4. Envoy's and Istio's choice as well.
+/// Source address of the sidecar's inbound hop over IPv4. Istio and Kuma use the same.
 pub const HOP_SOURCE_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 6);
-/// The same for IPv6; ADD puts it on `lo`.
+/// Source address of the sidecar's inbound hop over IPv6; ADD puts it on `lo`.
 pub const HOP_SOURCE_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
-/// `net` as a network of either family; for constants of the plan.
+/// Returns `address` as a network with one address.
 pub(crate) fn host(address: impl Into<std::net::IpAddr>) -> IpNet {
     IpNet::from(address.into())
 }

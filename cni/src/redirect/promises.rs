@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What annotations promise, held against the plan: golden files of every annotation for every engine, and properties over
+//! Tests of the annotations' effect on the plan: golden files of every annotation for every engine, and properties over
 //! hostile values.
 
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use super::ruleset::Family;
 use super::{iptables, nftables, plan};
 use crate::pod::{Annotations, Decision, Settings, decide_policy};
 
-/// Every annotation with a value that shows in the rules.
+/// Every annotation, with a value that changes the rules.
 const EXAMPLES: [(&str, &str); 21] = [
     ("proxy-uid", "1000600000"),
     ("redirect-inbound", "disabled"),
@@ -86,7 +86,7 @@ fn connection(uid: Option<u32>, destination: IpAddr, port: u16) -> Connection {
     }
 }
 
-/// Text that comes near to the grammars, and text that does not.
+/// Text that is close to the grammars, and text that is not.
 fn hostile() -> impl Strategy<Value = String> {
     prop_oneof![
         "[0-9,;:.*/+ -]{0,40}",
@@ -105,12 +105,12 @@ fn any_name() -> impl Strategy<Value = &'static str> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Neither a panic, nor a line in a rule's text that the plan does not have.
+    /// No value causes a panic, or a line in the text that is not in the plan.
     #[test]
     fn no_value_breaks_out_of_its_rule(name in any_name(), value in hostile()) {
         if let Some(policy) = policy(&[(name, &value)]) {
             let rules = plan(&policy);
-            // One line a rule, and one for the hook of each base chain.
+            // One line for each rule, and one for the hook of each base chain.
             let wanted: usize =
                 rules.chains.iter().map(|chain| chain.rules.len() + usize::from(chain.hook.is_some())).sum();
             let script = nftables::script(&rules);
@@ -122,7 +122,7 @@ proptest! {
         }
     }
 
-    /// Exactly the ports that are named are excluded, in both directions.
+    /// Exactly the listed ports are excluded, in both directions.
     #[test]
     fn excluded_ports_mean_what_they_say(
         named in proptest::collection::vec((1u16..=65535, 0u16..300), 1..20),
@@ -147,7 +147,7 @@ proptest! {
         }
     }
 
-    /// Exactly the networks that are named are excluded, by destination and by source.
+    /// Exactly the listed networks are excluded as destinations.
     #[test]
     fn excluded_networks_mean_what_they_say(
         nets in proptest::collection::vec((any::<[u8; 4]>(), 1u8..=32), 1..8),

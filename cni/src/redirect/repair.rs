@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A pod that lives: whether its redirect is as it should be, and putting it right in place.
+//! Verification and repair of a running pod's redirect.
 //!
 //! ```text
-//! generation ─▶ verify ─┬─ as it should be
-//!                       ├─ another's rules: left alone
-//!                       └─ differs ─▶ open connections noted ─▶ tcp_loose = 0 ─▶ install ─▶ verify again
+//! generation ─▶ verify ─┬─ no difference
+//!                       ├─ rules of another owner: left alone
+//!                       └─ differs ─▶ open connections listed ─▶ tcp_loose = 0 ─▶ install ─▶ verify again
 //! ```
-//! [`install`] replaces damaged rules in one transaction: the kernel's NAT stays registered while it does, and connections
-//! that are redirected keep their entries in conntrack. Those that never were, since they are older than the rules, stay
-//! direct ([`super::living`]).
+//! [`install`] replaces damaged rules in one transaction: the kernel's NAT stays registered meanwhile, and redirected
+//! connections keep their entries in conntrack. Connections older than the rules stay direct ([`super::living`]).
 
 use super::engine::{self, Engine};
 use super::install::{Installed, Namespace, RedirectError, install, verify};
@@ -17,57 +16,57 @@ use super::nftables;
 use super::owner::Owner;
 use super::policy::Policy;
 
-/// What to do about what is found.
+/// The reaction to a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Say it.
+    /// Report the difference and change nothing.
     Report,
-    /// Put it right.
+    /// Install the policy again.
     Repair,
 }
 
-/// How a pod's redirect was found, and is left.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// How it is.
+    /// State of the redirect after the check.
     pub state: State,
-    /// The kernel's count of changes of rules before the last look; `None` where it does not say.
+    /// The kernel's count of rule changes before the last check; `None` if the kernel has none.
     pub generation: Option<u32>,
 }
 
-/// How a pod's redirect is.
+/// The state of a pod's redirect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// As it should be.
+    /// Equal to the policy, with this engine.
     Well(Engine),
-    /// It differs, a line each; only with [`Mode::Report`].
+    /// Different, with one line for each difference; only with [`Mode::Report`].
     Differs(Vec<String>),
-    /// The rules there were written for somebody else, by this note: `culvert-install redirect`, or another container.
+    /// Rules of another owner, with its note: of `culvert-install redirect`, or of another container.
     Anothers(String),
-    /// It differed, and was put right.
+    /// Different before, and repaired.
     Repaired(Box<Repaired>),
 }
 
-/// What a repair did.
+/// The details of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repaired {
-    /// In what it differed, a line each.
+    /// One line for each difference from before.
     pub differences: Vec<String>,
-    /// What was written.
+    /// Result of the new installation.
     pub installed: Installed,
-    /// Connections that were open: redirected ones stay so, all others stay direct until they end.
+    /// Connections that were open: redirected ones stay redirected, all others stay direct until they end.
     pub established: Vec<Established>,
 }
 
-/// Look whether this thread's network namespace is as `policy` wants it for `owner`; with [`Mode::Repair`] make it so.
-/// `recorded` is the engine that wrote the rules, where a record says so.
+/// Compare this thread's network namespace with `policy` for `owner`; with [`Mode::Repair`] remove the differences.
+/// `recorded` is the engine in the attachment's record, if there is one.
 pub fn check(
     policy: &Policy,
     owner: &Owner,
     recorded: Option<Engine>,
     mode: Mode,
 ) -> Result<Checked, RedirectError> {
-    // Before the look: what changes meanwhile shows as a newer generation next time.
+    // Read first: a change during the check then shows as a newer generation at the next one.
     let generation = nftables::generation().ok().flatten();
     let wanted = match recorded {
         Some(engine) => engine,
@@ -80,11 +79,11 @@ pub fn check(
     let present = engine::present()?;
     let noted = match present.map(Engine::owner).transpose() {
         Ok(noted) => noted.flatten().flatten(),
-        // Tables of the pod's own, and none of the programs that could have written ours into them.
+        // The pod has x_tables tables, and the node has no program that could have written culvert's rules there.
         Err(error) if error.is_absent() => None,
         Err(error) => return Err(error.into()),
     };
-    // Rules of ours without a note are what somebody left of them.
+    // Rules without a note are the rest of damaged ones, and count as ours.
     if let Some(another) = noted.filter(|found| found.container != owner.container) {
         return Ok(Checked { state: State::Anothers(another.to_string()), generation });
     }
@@ -92,7 +91,7 @@ pub fn check(
         return Ok(Checked { state: State::Differs(differences), generation });
     }
     let established = living::established().unwrap_or_default();
-    // nftables' rules are replaced, or go, in any case.
+    // Rules of nftables are replaced or removed in any case, so they need not be named here.
     let earlier = [present, recorded].into_iter().flatten().find(|engine| *engine != Engine::Nftables);
     let installed = install(policy, owner, earlier, Namespace::Living)?;
     let generation = nftables::generation().ok().flatten();

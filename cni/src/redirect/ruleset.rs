@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Chains and rules as data: what a plan is, and what each engine writes in its own language.
+//! Chains and rules as data, independent of the engine that writes them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,16 +9,16 @@ use ipnet::IpNet;
 
 use super::policy::Protocol;
 
-/// Where a chain is hooked into the kernel's way of a packet.
+/// The place of a base chain in the kernel's packet path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hook {
-    /// Where on the way.
+    /// Point of the packet path.
     pub at: Point,
-    /// In which order, and what it may do there.
+    /// Order among the chains at that point, and the allowed actions.
     pub stage: Stage,
 }
 
-/// A place on the way of a packet.
+/// A point of the packet path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
     /// A packet that arrived on an interface, before routing.
@@ -27,31 +27,31 @@ pub enum Point {
     Output,
 }
 
-/// What a chain is for: the order of stages at one place, and iptables' table.
+/// The purpose of a chain, in the order of evaluation; also its table in iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Before conntrack: what is not tracked, and traced.
+    /// Before conntrack: untracked and traced packets.
     Raw,
-    /// After conntrack: what is dropped.
+    /// After conntrack: dropped packets.
     Mangle,
-    /// A connection's first packet: where it goes.
+    /// First packet of a connection: its destination.
     Nat,
-    /// After that: what is rejected.
+    /// After nat: rejected packets.
     Filter,
 }
 
-/// A chain's name; one name in each engine's spelling.
+/// A chain's name, which each engine spells in its own way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainName {
-    /// Holds the note that says whose rules these are; never entered by a packet.
+    /// The owner's note; no packet enters it.
     About,
     /// Packets from peers, before conntrack.
     RawInbound,
     /// Packets of the pod's processes, before conntrack.
     RawOutbound,
-    /// Packets that conntrack cannot place.
+    /// Packets that are invalid for conntrack.
     Invalid,
-    /// Connections from peers.
+    /// Connections that peers open.
     Inbound,
     /// Connections of the pod's processes.
     Outbound,
@@ -61,16 +61,16 @@ pub enum ChainName {
     VirtualInterfaces,
     /// UDP of the pod's processes.
     OutboundUdp,
-    /// To the sidecar's inbound listener.
+    /// Redirect to the sidecar's inbound listener.
     InboundRedirect,
-    /// To the sidecar's outbound listener.
+    /// Redirect to the sidecar's outbound listener.
     OutboundRedirect,
-    /// To the sidecar's DNS server.
+    /// Redirect to the sidecar's DNS server.
     DnsRedirect,
 }
 
 impl ChainName {
-    /// The name in table `inet culvert`.
+    /// Returns the name in table `inet culvert`.
     pub const fn nftables(self) -> &'static str {
         match self {
             Self::About => "about",
@@ -92,15 +92,14 @@ impl ChainName {
 /// A family of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// IPv4.
+    /// IPv4, in iptables the programs without a 6.
     V4,
-    /// IPv6.
+    /// IPv6, in iptables the programs with a 6.
     V6,
 }
 
 impl Family {
-    /// The family of `net`.
-    pub const fn of(net: &IpNet) -> Self {
+    pub(crate) const fn of(net: &IpNet) -> Self {
         match net {
             IpNet::V4(_) => Self::V4,
             IpNet::V6(_) => Self::V6,
@@ -108,7 +107,7 @@ impl Family {
     }
 }
 
-/// One condition; a rule's conditions must all hold.
+/// One condition of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
     /// The packet is of this family.
@@ -121,9 +120,9 @@ pub enum Match {
     FromLoopbackInterface(bool),
     /// The packet arrived on the interface of this name, or on one whose name begins so.
     Interface {
-        /// The name or its beginning.
+        /// Name of the interface, or its beginning.
         name: String,
-        /// Whether it is only the beginning.
+        /// True if `name` is only the beginning.
         is_prefix: bool,
     },
     /// The destination is (or is not) an address of the pod, loopback ones included.
@@ -144,61 +143,61 @@ pub enum Match {
     Uid(RangeInclusive<u32>),
     /// A process listens on the destination's address and port.
     Listening,
-    /// conntrack cannot place the packet.
+    /// The packet is invalid for conntrack.
     Invalid,
-    /// The packet answers what the other side sent first.
+    /// The packet goes in the reply direction of its connection.
     Reply,
 }
 
-/// What happens to a packet for which all conditions hold.
+/// The action for a packet that matches all conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It goes on as if we were not there; at the top level of a hook.
+    /// Leave the packet as it is; ends the chain at the top level of a hook.
     Direct,
-    /// The chain that jumped here goes on.
+    /// Continue in the calling chain.
     Back,
-    /// It is dropped.
+    /// Drop the packet without an answer.
     Drop,
-    /// It is answered by ICMP's "port unreachable".
+    /// Answer with ICMP's "port unreachable".
     Reject,
-    /// It passes conntrack untracked.
+    /// Let the packet pass conntrack untracked.
     Untrack,
-    /// It is marked for `nft monitor trace`; the rules go on.
+    /// Mark the packet for `nft monitor trace` and continue with the next rule.
     Trace,
-    /// Another chain decides, and where that has no answer, the rules go on here.
+    /// Enter another chain, and continue here if it does not decide.
     Jump(ChainName),
-    /// The rest of the way is decided in another chain.
+    /// Enter another chain, without a way back.
     Goto(ChainName),
-    /// It is handed to this port of the pod itself, the original destination kept by conntrack.
+    /// Redirect to this port of the pod itself; conntrack keeps the original destination.
     Redirect(u16),
 }
 
-/// One rule, and because of what it is there.
+/// One rule, and its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The conditions, in the order in which they are checked.
+    /// Conditions that must all hold, in the order of evaluation.
     pub on: Vec<Match>,
-    /// What then happens.
+    /// Action for a packet that matches.
     pub then: Action,
-    /// Why, for a person: a row of the contract, or a setting by its name.
+    /// Reason for people: the name of a setting, or a row of the table of landings in ANNOTATIONS.md.
     pub because: Cow<'static, str>,
 }
 
 /// A chain and its rules, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Its name.
+    /// Unique name in the ruleset.
     pub name: ChainName,
-    /// Where it is hooked in; `None`: entered from other chains only.
+    /// Hook of a base chain; `None` if the chain is only entered from other chains.
     pub hook: Option<Hook>,
-    /// Its rules; the first whose conditions hold decides.
+    /// Rules; the first that matches decides.
     pub rules: Vec<Rule>,
 }
 
-/// All chains of one pod; the same for each engine.
+/// All chains of one pod, the same for each engine.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Ruleset {
-    /// In the order in which they are written.
+    /// Chains in the order of writing.
     pub chains: Vec<Chain>,
 }
 
@@ -268,7 +267,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A single address without its `/32` or `/128`.
+/// Returns the network, or a single address without its `/32` or `/128`.
 fn words(net: &IpNet) -> String {
     if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
 }

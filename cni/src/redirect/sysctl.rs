@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The sysctls of the pod's network namespace that redirected connections need (contract §4), each put back on failure.
+//! Sysctls of the pod's network namespace that redirected connections need, each restored on failure.
 //!
-//! `/proc/sys/net` shows the namespace of the thread that opens it. conntrack's exist only once something uses conntrack,
-//! so they are set after the rules.
+//! `/proc/sys/net` shows the namespace of the thread that opens it. The sysctls of conntrack exist only while rules use
+//! conntrack, so they are set after the rules.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -14,28 +14,28 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::Policy;
 
-/// Half-closed redirected connections: the kernel forgets them after 60 s, and the server's late answer would leave from
-/// the sidecar's port. 12 hours, as long as the longest idle timeout that users ask for.
+/// For half-closed redirected connections: the kernel forgets them after 60 s, and a late answer of the server would then
+/// leave from the sidecar's port. 12 hours, the longest idle timeout that users ask for.
 const CLOSE_WAIT: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "43200");
-/// Segments outside of conntrack's window would pass untranslated and be answered by a reset.
+/// Without it a segment outside conntrack's window would pass untranslated, and the peer would answer with a reset.
 const BE_LIBERAL: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_be_liberal", "1");
 /// Without it the hop from `::6` runs out of ports at some 470 connections a second.
 const TW_REUSE: (&str, &str) = ("net/ipv4/tcp_tw_reuse", "1");
-/// Connections older than the rules stay direct, see [`super::living`].
+/// Keeps connections older than the rules direct, see [`super::living`].
 const LOOSE: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_loose", "0");
-/// An outgoing connection must not sit on a port that the sidecar will listen on.
+/// Keeps outgoing connections from using a port that the sidecar will listen on.
 const RESERVED_PORTS: &str = "net/ipv4/ip_local_reserved_ports";
-/// The most that a sysctl's value may hold, in bytes; a list of all odd ports is below it.
+/// Largest value of a sysctl that is read, in bytes; a list of all odd ports is smaller.
 const MAX_VALUE: u64 = 512 << 10;
 
-/// A sysctl that we changed.
+/// A sysctl that was changed, with its value from before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
-    /// Its path below `/proc/sys`.
+    /// Path of its file below `/proc/sys`.
     pub name: String,
-    /// What it held.
+    /// Value before the change.
     pub before: String,
-    /// What we wrote.
+    /// Value after the change, in the kernel's spelling.
     pub after: String,
 }
 
@@ -50,8 +50,8 @@ pub struct SysctlError {
 }
 
 impl SysctlError {
-    /// Whether `/proc/sys` is read-only, as in most containers.
-    pub fn is_read_only(&self) -> bool {
+    /// Returns true if `/proc/sys` is read-only, as in most containers.
+    pub(crate) fn is_read_only(&self) -> bool {
         self.source.kind() == io::ErrorKind::ReadOnlyFilesystem
     }
 
@@ -69,9 +69,9 @@ impl SysctlError {
 
 /// Keep conntrack from taking the next segment of an untracked connection for a new connection.
 ///
-/// Where conntrack is a module that nothing has loaded yet, there is nothing to set: the connections then get the kernel's
-/// default once the rules load it.
-pub fn keep_established(changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
+/// While conntrack is a module that is not loaded, the sysctl does not exist and is left alone: the kernel's default applies
+/// once the rules load the module.
+pub(crate) fn keep_established(changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
     let (name, wanted) = LOOSE;
     match read(name) {
         Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -85,8 +85,8 @@ pub fn keep_established(changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
     }
 }
 
-/// Set what `policy` needs; what was changed goes to `changed` as it happens, so that a failure can be undone.
-pub fn set(policy: &Policy, changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
+/// Set the sysctls that `policy` needs, and add each change to `changed` at once, so that a failure can be undone.
+pub(crate) fn set(policy: &Policy, changed: &mut Vec<Changed>) -> Result<(), SysctlError> {
     for (name, wanted) in [CLOSE_WAIT, BE_LIBERAL, TW_REUSE] {
         let before = read(name)?;
         if before != wanted {
@@ -109,21 +109,21 @@ pub fn set(policy: &Policy, changed: &mut Vec<Changed>) -> Result<(), SysctlErro
         write(RESERVED_PORTS, &wanted)?;
         changed.push(Changed { name: RESERVED_PORTS.to_owned(), before, after: wanted });
         if let Some(last) = changed.last_mut() {
-            // The kernel writes its own shape of the list; that is what a later comparison will see.
+            // The kernel normalizes the list, and a later comparison reads the normalized form.
             last.after = read(RESERVED_PORTS)?;
         }
     }
     Ok(())
 }
 
-/// In what the sysctls differ from what `policy` needs, a line each.
-pub fn difference(policy: &Policy) -> Result<Vec<String>, SysctlError> {
+/// Compare the sysctls with what `policy` needs; one line for each difference.
+pub(crate) fn difference(policy: &Policy) -> Result<Vec<String>, SysctlError> {
     let mut lines = Vec::new();
     for (name, wanted) in [CLOSE_WAIT, BE_LIBERAL, TW_REUSE] {
         match read(name) {
             Ok(found) if found != wanted => lines.push(format!("sysctl {name} is {found}, not {wanted}")),
             Ok(_) => {}
-            // conntrack's are not there where nothing uses it: no rules.
+            // Sysctls of conntrack are missing if nothing uses conntrack, so the rules are missing too.
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
                 lines.push(format!("sysctl {name} is not there"));
             }
@@ -139,11 +139,12 @@ pub fn difference(policy: &Policy) -> Result<Vec<String>, SysctlError> {
     Ok(lines)
 }
 
-/// Put back what was changed, last first, where nobody changed it since. Goes on after a failure and says all.
-pub fn restore(changed: &[Changed]) -> Vec<SysctlError> {
+/// Restore the values from before, in reverse order, unless another program changed them since. Continues after a failure
+/// and returns all of them.
+pub(crate) fn restore(changed: &[Changed]) -> Vec<SysctlError> {
     let put_back = |sysctl: &Changed| {
         let found = read(&sysctl.name)?;
-        // The kernel writes its own shape of a list of ports, which ours is still in where it could not be read back.
+        // Compared as sets of ports: if the normalized list could not be read back, `after` has the written form.
         let is_ours = found == sysctl.after
             || sysctl.name == RESERVED_PORTS && port_set(&found) == port_set(&sysctl.after);
         if is_ours { write(&sysctl.name, &sysctl.before) } else { Ok(()) }
@@ -174,18 +175,18 @@ fn read(name: &str) -> Result<String, SysctlError> {
 }
 
 thread_local! {
-    /// Where /proc/sys can be written to; see [`write_below`].
+    /// Root of the writable sysctls; see [`write_below`].
     static WRITABLE: RefCell<PathBuf> = RefCell::new(PathBuf::from("/proc/sys"));
 }
 
 /// Let this thread write sysctls through another mount of /proc: in a container /proc/sys is read-only, and the host's is
-/// mounted elsewhere. Which network namespace is meant is the thread's business in either.
+/// mounted elsewhere. Both show the sysctls of the thread's network namespace.
 pub fn write_below(proc: &Path) {
     WRITABLE.set(proc.join("sys"));
 }
 
 fn write(name: &str, value: &str) -> Result<(), SysctlError> {
-    // A line of its own: an empty write would be no write at all, and a list could not be emptied.
+    // With a line feed: a write of no bytes would not reach the kernel, so a list could never be emptied.
     OpenOptions::new()
         .write(true)
         .open(WRITABLE.with_borrow(|sys| sys.join(name)))

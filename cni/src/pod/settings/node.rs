@@ -69,7 +69,7 @@ impl Settings {
 }
 
 /// Parse the annotations in `runtimeConfig`: an object of strings, or `null` for none.
-pub fn parse_annotations(raw: Option<&RawValue>) -> Result<Annotations, SettingsError> {
+pub(crate) fn parse_annotations(raw: Option<&RawValue>) -> Result<Annotations, SettingsError> {
     let Some(raw) = raw else { return Ok(Annotations::new()) };
     let wrong = |what: String| SettingsError(vec![format!("runtimeConfig's pod annotations {what}")]);
     let Fields(fields) =

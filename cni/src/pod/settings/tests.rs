@@ -139,3 +139,16 @@ fn an_unknown_key_of_the_nodes_defaults_is_refused() {
     }
     assert!(Settings::of_node(None, &["proxy-uid".to_owned()]).is_err());
 }
+
+#[test]
+fn the_page_has_every_setting_with_its_names() {
+    let page = include_str!("../../../ANNOTATIONS.md");
+    for Setting { name, key, kuma, .. } in &SETTINGS {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` | `{key}` |")));
+        let row = row.unwrap_or_else(|| panic!("{name} with {key} is not in ANNOTATIONS.md"));
+        let kuma = kuma.unwrap_or("| |");
+        assert!(row.contains(kuma), "{name}: {kuma} is not in its row");
+    }
+    let rows = page.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, SETTINGS.len() + 1, "a row for each setting, and one for {ONBOARD}");
+}

@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The iptables engine, for kernels without nf_tables' NAT in `inet` (before 5.2): one `iptables-restore --noflush` per
-//! family, read back by `iptables-save`; on a failure in either family both are as they were.
+//! family, read back with `iptables-save`; a failure in one family restores both.
 
 mod render;
 mod run;
 mod save;
 
-pub use self::render::PREFIX;
+pub(crate) use self::render::PREFIX;
 use self::render::{Rendered, render, restore_text};
-pub use self::run::isolate;
-pub use self::run::{RunError, Variant};
+pub use self::run::Variant;
+pub(crate) use self::run::{RunError, isolate};
 use self::run::{Tool, find, run};
 use super::owner::Owner;
 use super::policy::IpFamilies;
 use super::ruleset::{Family, Ruleset};
 
-/// Seconds that the programs wait for a lock, where [`isolate`] could not give them one of their own.
+/// Seconds that the programs wait for the host's lock, if [`isolate`] could not give them one of their own.
 const LOCK_WAIT: &str = "1";
 
-/// What was there before, by family; the undo of [`apply`].
+/// The lines from before [`apply`], by family, for [`undo`].
 #[derive(Debug, Default)]
-pub struct SavedTables(Vec<(Family, Rendered)>);
+pub(crate) struct SavedTables(Vec<(Family, Rendered)>);
 
 impl SavedTables {
-    /// Whether there was nothing of ours.
-    pub fn is_empty(&self) -> bool {
+    /// Returns true if no rule of culvert was there.
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|(_, found)| found.is_empty())
     }
 }
 
-/// The families that the programs must be there for.
+/// List the families for which programs are needed.
 fn families(families: IpFamilies) -> Vec<Family> {
     match families {
         IpFamilies::Dual => vec![Family::V4, Family::V6],
@@ -38,13 +38,13 @@ fn families(families: IpFamilies) -> Vec<Family> {
     }
 }
 
-/// The text of `rules` for `iptables-restore` (or `ip6tables-restore`), for people and for golden files.
+/// Render `rules` for `iptables-restore` (or `ip6tables-restore`), for people and for golden files.
 pub fn script(rules: &Ruleset, family: Family) -> String {
     restore_text(&Rendered::new(), &render(rules, None, family))
 }
 
-/// Put `rules` into the kernel for `owner`; `None`: the same were there already.
-pub fn apply(
+/// Write `rules` into the kernel for `owner`; `None` if the same rules were there already.
+pub(crate) fn apply(
     variant: Variant,
     rules: &Ruleset,
     owner: &Owner,
@@ -64,7 +64,7 @@ pub fn apply(
     for (index, (family, found)) in before.0.iter().enumerate() {
         let wanted = render(rules, Some(owner), *family);
         if let Err(error) = restore(variant, *family, &restore_text(found, &wanted)) {
-            // iptables-restore commits table by table, so this family too may be half done.
+            // iptables-restore commits table by table, so this family may be half written too.
             let touched = SavedTables(before.0.drain(..=index).collect());
             undo(variant, &touched)?;
             return Err(error);
@@ -73,8 +73,8 @@ pub fn apply(
     Ok(Some(before))
 }
 
-/// Make the kernel hold again what `snapshot` says, in each of its families, whatever is there now.
-pub fn undo(variant: Variant, snapshot: &SavedTables) -> Result<(), RunError> {
+/// Replace the present rules by those of `snapshot`, in each of its families.
+pub(crate) fn undo(variant: Variant, snapshot: &SavedTables) -> Result<(), RunError> {
     let mut first_error = Ok(());
     for (family, wanted) in &snapshot.0 {
         let put_back = || -> Result<(), RunError> {
@@ -86,8 +86,12 @@ pub fn undo(variant: Variant, snapshot: &SavedTables) -> Result<(), RunError> {
     first_error
 }
 
-/// In what the kernel's state differs from the plan, a line each.
-pub fn difference(variant: Variant, rules: &Ruleset, which: IpFamilies) -> Result<Vec<String>, RunError> {
+/// Compare the kernel's state with the plan; one line for each difference.
+pub(crate) fn difference(
+    variant: Variant,
+    rules: &Ruleset,
+    which: IpFamilies,
+) -> Result<Vec<String>, RunError> {
     let mut lines = Vec::new();
     for family in families(which) {
         let found = read_family(variant, family)?;
@@ -96,20 +100,20 @@ pub fn difference(variant: Variant, rules: &Ruleset, which: IpFamilies) -> Resul
     Ok(lines)
 }
 
-/// Whose rules are there; `None`: no rules of ours.
-pub fn owner(variant: Variant) -> Result<Option<Option<Owner>>, RunError> {
+/// Read the owner's note. `None`: no rules of culvert; `Some(None)`: rules without a note.
+pub(crate) fn owner(variant: Variant) -> Result<Option<Option<Owner>>, RunError> {
     let found = read_family(variant, Family::V4)?;
     let found = if found.is_empty() { read_family(variant, Family::V6)? } else { found };
     Ok((!found.is_empty()).then(|| save::owner(&found)))
 }
 
-/// Delete our chains in both families. Goes on after a failure and says the first.
-pub fn remove(variant: Variant) -> Result<(), RunError> {
+/// Delete culvert's chains in both families. Continues after a failure and returns the first.
+pub(crate) fn remove(variant: Variant) -> Result<(), RunError> {
     let nothing = [Family::V4, Family::V6].map(|family| (family, Rendered::new()));
     undo(variant, &SavedTables(nothing.into()))
 }
 
-/// Whether the programs of `variant` are there for all of `which`.
+/// Find the programs of `variant` for all families of `which`.
 pub fn available(variant: Variant, which: IpFamilies) -> Result<(), RunError> {
     for family in families(which) {
         find(Tool::Restore, variant, family)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `Ruleset → iptables-restore`, one text per family, in the shape that `iptables-save` prints. Pure.
+//! `Ruleset → iptables-restore`, one text per family, in the format that `iptables-save` prints. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,25 +10,19 @@ use crate::redirect::owner::Owner;
 use crate::redirect::policy::Protocol;
 use crate::redirect::ruleset::{Action, Chain, ChainName, Family, Match, Point, Rule, Ruleset, Stage};
 
-/// A table of iptables, in the order in which we write them.
+/// A table of iptables, in the order of writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Table {
-    /// Before conntrack.
+pub(crate) enum Table {
     Raw,
-    /// After conntrack.
     Mangle,
-    /// Where connections go.
     Nat,
-    /// What is rejected.
     Filter,
 }
 
 impl Table {
-    /// Every table, in order.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::Mangle, Self::Nat, Self::Filter];
+    pub(crate) const ALL: [Self; 4] = [Self::Raw, Self::Mangle, Self::Nat, Self::Filter];
 
-    /// Its name.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Mangle => "mangle",
@@ -38,33 +32,33 @@ impl Table {
     }
 }
 
-/// Our chains of one table: their names, the built-in chains that lead to them, and their rules, as `-A …` lines.
+/// Culvert's lines in one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lines {
-    /// Names, in order.
-    pub chains: Vec<String>,
-    /// `-A PREROUTING -j …`.
-    pub hooks: Vec<String>,
-    /// `-A CULVERT_…`.
-    pub rules: Vec<String>,
+pub(crate) struct Lines {
+    /// Names of the chains, in order.
+    pub(crate) chains: Vec<String>,
+    /// Lines `-A PREROUTING -j …` of built-in chains.
+    pub(crate) hooks: Vec<String>,
+    /// Lines `-A CULVERT_…`, in order.
+    pub(crate) rules: Vec<String>,
 }
 
-/// All lines of one family, by table.
-pub type Rendered = BTreeMap<Table, Lines>;
+/// Culvert's lines in one family, by table.
+pub(crate) type Rendered = BTreeMap<Table, Lines>;
 
-/// The prefix of all our chains.
-pub const PREFIX: &str = "CULVERT_";
+/// Prefix of all of culvert's chains.
+pub(crate) const PREFIX: &str = "CULVERT_";
 
-/// A chain in which DROP rules of the plan's nat chains stand: iptables has no DROP in nat.
+/// Chain in mangle for DROP rules of the plan's nat chains: iptables has no DROP in nat.
 const DROPPED: &str = "CULVERT_DROPPED";
 
-/// A chain's name in iptables.
-pub fn chain_name(name: ChainName) -> String {
+/// Spell a chain's name for iptables.
+pub(crate) fn chain_name(name: ChainName) -> String {
     format!("{PREFIX}{}", name.nftables().to_ascii_uppercase())
 }
 
-/// The lines of `rules` in `family`, with the note of `owner`.
-pub fn render(rules: &Ruleset, owner: Option<&Owner>, family: Family) -> Rendered {
+/// Render `rules` for `family`, with the note of `owner`.
+pub(crate) fn render(rules: &Ruleset, owner: Option<&Owner>, family: Family) -> Rendered {
     let mut tables = Rendered::new();
     for chain in &rules.chains {
         let lines = tables.entry(table_of(chain)).or_default();
@@ -101,8 +95,8 @@ pub fn render(rules: &Ruleset, owner: Option<&Owner>, family: Family) -> Rendere
     tables
 }
 
-/// The text for `iptables-restore --noflush`: remove the lines of `old` and write those of `new`.
-pub fn restore_text(old: &Rendered, new: &Rendered) -> String {
+/// Render the text for `iptables-restore --noflush` that replaces the lines of `old` by those of `new`.
+pub(crate) fn restore_text(old: &Rendered, new: &Rendered) -> String {
     let mut out = String::new();
     for table in Table::ALL {
         let (old, new) = (old.get(&table), new.get(&table));
@@ -125,7 +119,7 @@ pub fn restore_text(old: &Rendered, new: &Rendered) -> String {
             let _ = writeln!(out, "-X {chain}");
         }
         for line in new.iter().flat_map(|lines| lines.rules.iter().chain(&lines.hooks)) {
-            // Ours before anybody else's.
+            // Inserted, so that culvert's chains come before those of other programs.
             let is_hook = !line.starts_with("-A CULVERT_");
             let _ = writeln!(out, "{}", if is_hook { line.replacen("-A", "-I", 1) } else { line.clone() });
         }
@@ -139,7 +133,7 @@ fn table_of(chain: &Chain) -> Table {
         Some(Stage::Raw) => Table::Raw,
         Some(Stage::Mangle) => Table::Mangle,
         Some(Stage::Filter) => Table::Filter,
-        // Chains that others go to all belong to nat.
+        // All chains without a hook belong to nat.
         Some(Stage::Nat) | None => Table::Nat,
     }
 }
@@ -151,7 +145,7 @@ const fn built_in(at: Point) -> &'static str {
     }
 }
 
-/// Whether `rule` can match packets of `family` at all.
+/// Returns true if `rule` can match packets of `family`.
 fn holds_in(rule: &Rule, family: Family) -> bool {
     rule.on.iter().all(|condition| match condition {
         Match::Family(of) => *of == family,
@@ -197,7 +191,7 @@ fn line(chain: &str, rule: &Rule, family: Family) -> String {
                 write!(matches, " -m owner --uid-owner {}", range.start())
             }
             Match::Uid(range) => write!(matches, " -m owner --uid-owner {}-{}", range.start(), range.end()),
-            // Refused by the settings for this engine; without it the port is redirected, the safe side.
+            // The settings refuse this for iptables. Left out, closed ports are redirected, which is the safe side.
             Match::Listening => Ok(()),
             Match::Invalid => write!(matches, " -m conntrack --ctstate INVALID"),
             Match::Reply => write!(matches, " -m conntrack --ctdir REPLY"),
@@ -225,7 +219,7 @@ fn target(action: Action, family: Family) -> String {
     }
 }
 
-/// `iptables-save` prints no condition for "any address".
+/// Returns no condition for "any address", as `iptables-save` prints it.
 fn address(option: &str, net: &IpNet) -> String {
     if net.prefix_len() == 0 { String::new() } else { format!(" {option} {}", net.trunc()) }
 }

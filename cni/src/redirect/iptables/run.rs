@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The iptables programs of the host, run so that nothing of the host can hold them up: in a mount namespace of their own
-//! with an own `/run` (so an own `xtables.lock`) and an empty `nsswitch.conf` (the owner match looks names up), with an
-//! empty environment and a deadline.
+//! The host's iptables programs, run so that nothing on the host can delay them: in a mount namespace of their own, with an
+//! own `/run` (and so an own `xtables.lock`) and an empty `nsswitch.conf` (the owner match looks up names), with an empty
+//! environment and a deadline.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -18,25 +18,25 @@ use std::os::fd::AsFd;
 
 use crate::redirect::ruleset::Family;
 
-/// Where iptables lies on hosts; a runtime's PATH may be empty.
+/// Folders in which hosts have iptables; a runtime's PATH may be empty.
 const FOLDERS: [&str; 6] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
-/// How long one program may take. The slowest measured restore of 1,000 rules took 0.1 s.
+/// Time limit for one program. The slowest measured restore of 1,000 rules took 0.1 s.
 const WITHIN: Duration = Duration::from_secs(2);
-/// How much of a program's output is read, in bytes.
+/// Limit for the part of a program's output that is read, in bytes.
 const MAX_OUTPUT: u64 = 4 << 20;
 
 /// A variant of the iptables programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// Over nf_tables.
+    /// The programs over nf_tables.
     Nft,
-    /// Over x_tables.
+    /// The programs over x_tables.
     Legacy,
 }
 
 impl Variant {
-    /// The engine's name.
-    pub const fn engine(self) -> &'static str {
+    /// Returns the engine's name in the annotation's spelling.
+    pub(crate) const fn engine(self) -> &'static str {
         match self {
             Self::Nft => "iptables-nft",
             Self::Legacy => "iptables-legacy",
@@ -51,44 +51,44 @@ impl Variant {
     }
 }
 
-/// Why a program did not do its work.
+/// A program that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// There is no such program on this host.
+    /// The host does not have the program.
     #[error("no {0} in {list}", list = FOLDERS.join(":"))]
     Missing(String),
-    /// It could not be started.
+    /// The program could not be started.
     #[error("cannot run {}: {source}", program.display())]
     Start {
-        /// The program.
+        /// Path of the program.
         program: PathBuf,
-        /// Why.
+        /// Error of the system call.
         source: io::Error,
     },
-    /// It did not end in time, and was ended.
+    /// The program did not end in time and was killed.
     #[error("{} did not end within {WITHIN:?}", .0.display())]
     TimedOut(PathBuf),
-    /// It failed.
+    /// The program ended with an error.
     #[error("{}: {said}", program.display())]
     Failed {
-        /// The program.
+        /// Path of the program.
         program: PathBuf,
-        /// What it said, on one line.
+        /// Exit status and stderr, on one line.
         said: String,
     },
 }
 
-/// What a program does.
+/// A program's task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tool {
+pub(crate) enum Tool {
     /// `…-restore`.
     Restore,
     /// `…-save`.
     Save,
 }
 
-/// The program for `tool`, named for its variant, or without if that is what the plain name is.
-pub fn find(tool: Tool, variant: Variant, family: Family) -> Result<PathBuf, RunError> {
+/// Find the program for `tool`: the one named after the variant, or the plain name if it is of that variant.
+pub(crate) fn find(tool: Tool, variant: Variant, family: Family) -> Result<PathBuf, RunError> {
     let base = match family {
         Family::V4 => "iptables",
         Family::V6 => "ip6tables",
@@ -101,7 +101,7 @@ pub fn find(tool: Tool, variant: Variant, family: Family) -> Result<PathBuf, Run
     if let Some(found) = in_folders(&named) {
         return Ok(found);
     }
-    // Hosts with only one variant may have only the plain name: its version says which it is.
+    // Hosts with one variant may have only the plain name; its version shows the variant.
     let plain = in_folders(&format!("{base}-{suffix}")).ok_or(RunError::Missing(named.clone()))?;
     let version = run(&plain, &["--version"], b"")?;
     let is_nft = version.contains("nf_tables");
@@ -112,14 +112,14 @@ fn in_folders(name: &str) -> Option<PathBuf> {
     FOLDERS.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists())
 }
 
-/// Shut this thread's programs off from what on the host could hold them up. Best effort: where the host forbids mounts,
-/// the programs run all the same, and wait for the host's lock as long as their deadline lets them.
-pub fn isolate() {
+/// Isolate this thread's programs from the host's files that could delay them. Best effort: if the host forbids mounts, the
+/// programs run all the same, and wait for the host's lock until their deadline.
+pub(crate) fn isolate() {
     let none: Option<&str> = None;
     if unshare(CloneFlags::CLONE_NEWNS).is_err() {
         return;
     }
-    // Without this our mounts would show on the host.
+    // Without this the mounts below would appear on the host too.
     if mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).is_err() {
         return;
     }
@@ -133,10 +133,10 @@ pub fn isolate() {
     let _ = mount(Some("/dev/null"), "/etc/nsswitch.conf", none, MsFlags::MS_BIND, none);
 }
 
-/// Run `program` with `input` on its stdin and hand back its stdout.
-pub fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<String, RunError> {
+/// Run `program` with `input` on its stdin and return its stdout.
+pub(crate) fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<String, RunError> {
     let start = |source| RunError::Start { program: program.to_owned(), source };
-    // Files in memory rather than pipes: nobody has to read while another writes.
+    // Files in memory rather than pipes, which would have to be read and written at the same time.
     let mut stdin = memory("stdin").map_err(start)?;
     stdin.write_all(input).and_then(|()| stdin.rewind()).map_err(start)?;
     let (mut stdout, mut stderr) = (memory("stdout").map_err(start)?, memory("stderr").map_err(start)?);
@@ -144,7 +144,7 @@ pub fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<String, R
         .args(arguments)
         .env_clear()
         .env("PATH", FOLDERS.join(":"))
-        // For iptables 1.8.6 and newer where /run could not be ours.
+        // For iptables from 1.8.6 on, if /run could not be replaced.
         .env("XTABLES_LOCKFILE", "/run/culvert-xtables.lock")
         .current_dir("/")
         .stdin(Stdio::from(stdin))
@@ -153,7 +153,7 @@ pub fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<String, R
         .spawn()
         .map_err(start)?;
     if !ends_in_time(child.id()) {
-        // It is ours, and not yet waited for: its number is no other's.
+        // The child is not reaped yet, so its pid cannot belong to another process.
         let _ = child.kill();
         let _ = child.wait();
         return Err(RunError::TimedOut(program.to_owned()));
@@ -178,7 +178,7 @@ fn text(file: &mut File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Wait for the process's end, no longer than [`WITHIN`]. A process that has no pidfd is taken to have ended.
+/// Wait at most [`WITHIN`] for the end of the process. A process without a pidfd counts as ended.
 fn ends_in_time(id: u32) -> bool {
     let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
     let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return true };

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `iptables-save → Rendered`: our own lines out of what the tool prints, and in what two differ. Pure.
+//! `iptables-save → Rendered`: culvert's lines in the program's output, and their difference from a plan. Pure.
 
 use super::render::{Lines, PREFIX, Rendered, Table};
 use crate::redirect::owner::Owner;
 
-/// Our lines in what `iptables-save` printed. Strangers' lines are left out.
-pub fn parse(saved: &str) -> Rendered {
+/// Parse culvert's lines in the output of `iptables-save`; all other lines are left out.
+pub(crate) fn parse(saved: &str) -> Rendered {
     let mut tables = Rendered::new();
     let mut current = None;
     for line in saved.lines().map(str::trim_end) {
@@ -30,16 +30,16 @@ pub fn parse(saved: &str) -> Rendered {
     tables
 }
 
-/// Whose rules these are, by the note in them.
-pub fn owner(tables: &Rendered) -> Option<Owner> {
+/// Find the owner's note in the rules.
+pub(crate) fn owner(tables: &Rendered) -> Option<Owner> {
     let note = |line: &String| {
         line.split_once("--comment \"")?.1.split_once('"').and_then(|(note, _)| Owner::parse(note))
     };
     tables.get(&Table::Nat)?.rules.iter().find_map(note)
 }
 
-/// In what `found` differs from `wanted`, a line each. The note is not compared.
-pub fn difference(wanted: &Rendered, found: &Rendered) -> Vec<String> {
+/// Compare `found` with `wanted`; one line for each difference. The note is not compared.
+pub(crate) fn difference(wanted: &Rendered, found: &Rendered) -> Vec<String> {
     let mut lines = Vec::new();
     let none = Lines::default();
     for table in Table::ALL {
@@ -65,7 +65,7 @@ pub fn difference(wanted: &Rendered, found: &Rendered) -> Vec<String> {
         }
         let about = |line: &&String| !line.starts_with("-A CULVERT_ABOUT ");
         let mut found_rules = found.rules.iter().filter(about);
-        // Within a chain the order decides; iptables-save keeps it.
+        // The order within a chain matters, and iptables-save keeps it.
         let mut by_chain: Vec<&String> = wanted.rules.iter().filter(about).collect();
         by_chain.sort_by_key(|line| chain_position(found, line));
         for rule in by_chain {
@@ -83,14 +83,14 @@ pub fn difference(wanted: &Rendered, found: &Rendered) -> Vec<String> {
     lines
 }
 
-/// Where the chain of `line` stands in `found`: the tools print chains in an order of their own.
+/// Returns the position of the line's chain in `found`: iptables-save prints chains in an order of its own.
 fn chain_position(found: &Lines, line: &str) -> Option<usize> {
     let chain = line.split(' ').nth(1)?;
     found.rules.iter().position(|rule| rule.split(' ').nth(1) == Some(chain))
 }
 
-/// The parts of a line that mean something, in an order of their own: versions of the tools print matches in different
-/// orders. `-m NAME` only loads a match.
+/// Split a line into its options, sorted, since versions of iptables print matches in different orders. `-m NAME` is left
+/// out: it only loads a match.
 fn parts(line: &str) -> Vec<String> {
     let mut parts = Vec::new();
     let mut words = line.split(' ').peekable();

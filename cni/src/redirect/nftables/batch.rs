@@ -10,9 +10,9 @@ use crate::redirect::ruleset::{ChainName, Ruleset};
 
 /// `NFPROTO_UNSPEC`: asks for a dump of every family.
 pub(super) const FAMILY_ANY: u8 = 0;
-/// `NFPROTO_INET`.
+// `NFPROTO_INET`.
 const FAMILY_INET: u8 = 1;
-/// `NFNL_SUBSYS_NFTABLES`.
+// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
@@ -46,7 +46,7 @@ pub(super) fn create(rules: &Ruleset, owner: &Owner, replace: Option<Replace>) -
             });
         }
     }
-    // The last rule asks for the answer: on BATCH_END kernels before 6.10 refuse that.
+    // The last rule asks for the answer: kernels before 6.10 refuse ACK on BATCH_END.
     new_rule(&mut batch, ACK, ChainName::About.nftables(), &comment(&owner.to_string()), |a| {
         a.nested(4, |list| Expression::Verdict(Verdict::Return).encode(list));
     });
@@ -57,7 +57,7 @@ pub(super) fn create(rules: &Ruleset, owner: &Owner, replace: Option<Replace>) -
 /// The batch that replaces our table, if there is one, by a snapshot.
 pub(super) fn restore(snapshot: &Snapshot) -> Batch {
     let mut batch = begin();
-    // Creating before deleting makes the deletion work whether or not there is a table.
+    // Created first, so that the deletion does not fail if there is no table.
     batch.message(NEW_TABLE, CREATE, &nfgenmsg(), |a| a.text(1, TABLE));
     batch.message(DELETE_TABLE, 0, &nfgenmsg(), |a| a.text(1, TABLE));
     batch.message(NEW_TABLE, CREATE | ACK, &nfgenmsg(), |a| a.text(1, TABLE));
@@ -73,7 +73,7 @@ pub(super) fn restore(snapshot: &Snapshot) -> Batch {
     batch
 }
 
-/// `NLA_F_NESTED`, for a list that is written as it was read.
+/// `NLA_F_NESTED`, for a list of expressions that is written back as it was read.
 const NESTED: u16 = 1 << 15;
 
 fn new_chain(batch: &mut Batch, name: &str, hook: Option<&KernelHook>) {
@@ -123,7 +123,7 @@ pub(super) fn nfgenmsg() -> [u8; 4] {
     [FAMILY_INET, 0, 0, 0]
 }
 
-/// The same around a batch: the subsystem as the resource.
+/// `struct nfgenmsg` of the messages around a batch: the subsystem as the resource.
 fn batch_nfgenmsg() -> [u8; 4] {
     let [high, low] = SUBSYSTEM.to_be_bytes();
     [0, 0, high, low]

@@ -9,23 +9,23 @@ use crate::redirect::ruleset::{Action, Family, Match, Rule};
 
 /// `LOOPBACK_IFINDEX` of the kernel's net/flow.h: `lo` is the first interface of every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
-/// `RTN_LOCAL` of linux/rtnetlink.h.
+// `RTN_LOCAL` of linux/rtnetlink.h.
 const ROUTE_LOCAL: u32 = 2;
-/// `NFPROTO_IPV4` and `NFPROTO_IPV6` of linux/netfilter.h.
+// `NFPROTO_IPV4` and `NFPROTO_IPV6` of linux/netfilter.h.
 const FAMILY_V4: u8 = 2;
 const FAMILY_V6: u8 = 10;
-/// `IPPROTO_TCP` and `IPPROTO_UDP`.
+// `IPPROTO_TCP` and `IPPROTO_UDP`.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// `IFNAMSIZ` of linux/if.h.
+// `IFNAMSIZ` of linux/if.h.
 const INTERFACE_NAME: usize = 16;
-/// `IP_CT_DIR_REPLY`.
+// `IP_CT_DIR_REPLY`.
 const CT_REPLY: u8 = 1;
-/// `NF_CT_STATE_INVALID_BIT`.
+// `NF_CT_STATE_INVALID_BIT`.
 const CT_INVALID: u32 = 1;
 
-/// The expressions of one rule.
-pub fn compile(rule: &Rule) -> Vec<Expression> {
+/// Compile one rule into expressions.
+pub(crate) fn compile(rule: &Rule) -> Vec<Expression> {
     let mut expressions = Vec::with_capacity(8);
     for condition in &rule.on {
         condition_expressions(condition, &mut expressions);
@@ -111,7 +111,7 @@ fn family(number: u8) -> [Expression; 2] {
     [Expression::Meta(Meta::Family), Expression::Compare(Compare::Equal, vec![number])]
 }
 
-/// Load a port: the source's is at offset 0 of TCP and UDP alike, the destination's at 2.
+/// Load a port: the source port is at offset 0 of TCP and UDP alike, the destination port at 2.
 const fn port(offset: u32) -> Expression {
     Expression::Payload { base: Base::Transport, offset, length: 2 }
 }
@@ -128,7 +128,7 @@ fn transport(how: Compare, protocol: Protocol) -> [Expression; 2] {
     [Expression::Meta(Meta::Transport), Expression::Compare(how, vec![number])]
 }
 
-/// Where an address begins in the header of each family.
+/// Offset of an address in the header of each family.
 struct AddressOffsets {
     v4: u32,
     v6: u32,

@@ -1,57 +1,55 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The expressions of nf_tables that our rules are made of, to and from netlink.
+//! Expressions of nf_tables, encoded to and decoded from netlink.
 //!
 //! Only expressions that every kernel since 5.2 has. Numbers: linux/netfilter/nf_tables.h.
 
 use crate::netlink::{Attributes, attribute, attributes, be32, text};
 
-/// `NFT_REG_1`: the one register that our rules use.
+/// `NFT_REG_1`: the only register in use.
 const REGISTER: u32 = 1;
-/// `NFT_REG_VERDICT`.
+// `NFT_REG_VERDICT`.
 const REGISTER_VERDICT: u32 = 0;
 
-/// `NFTA_LIST_ELEM`.
-pub const LIST_ELEMENT: u16 = 1;
+// `NFTA_LIST_ELEM`.
+pub(crate) const LIST_ELEMENT: u16 = 1;
 
-/// What `meta` loads.
+/// A property of the packet that `meta` loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Meta {
-    /// The index of the interface that the packet arrived on; host byte order.
+pub(crate) enum Meta {
+    /// Index of the interface that the packet arrived on; host byte order.
     InputInterface = 4,
-    /// That interface's name, 16 bytes with zeros at the end.
+    /// Name of that interface, 16 bytes with zeros at the end.
     InputName = 6,
-    /// The uid of the process that sends; host byte order.
+    /// Uid of the sending process; host byte order.
     SocketUid = 10,
-    /// The packet's family, one byte.
+    /// Address family, one byte.
     Family = 15,
-    /// The transport protocol, one byte.
+    /// Transport protocol, one byte.
     Transport = 16,
 }
 
-/// How `cmp` compares.
+/// The operator of `cmp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Compare {
-    /// Equal.
+pub(crate) enum Compare {
     Equal = 0,
-    /// Not equal.
     NotEqual = 1,
 }
 
-/// Where a payload's offset counts from.
+/// The header from which a payload's offset counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Base {
-    /// The IP header.
+pub(crate) enum Base {
+    /// IP header.
     Network = 1,
-    /// The TCP or UDP header.
+    /// TCP or UDP header.
     Transport = 2,
 }
 
-/// What a rule ends in.
+/// The end of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// `NF_DROP`.
     Drop,
     /// `NFT_RETURN`.
@@ -62,39 +60,32 @@ pub enum Verdict {
     Goto(String),
 }
 
-/// One expression; loads and comparisons go through the one register.
+/// One expression; loads and comparisons use [`REGISTER`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Expression {
+pub(crate) enum Expression {
     /// Load a property of the packet.
     Meta(Meta),
     /// Load bytes of a header.
-    Payload {
-        /// Which header.
-        base: Base,
-        /// From which byte on.
-        offset: u32,
-        /// How many bytes.
-        length: u32,
-    },
-    /// Keep the bits of the mask.
+    Payload { base: Base, offset: u32, length: u32 },
+    /// Clear the bits outside the mask.
     Mask(Vec<u8>),
-    /// Go on if the register compares so to the bytes.
+    /// Continue if the comparison of register and bytes holds.
     Compare(Compare, Vec<u8>),
-    /// Go on if the register lies between the two, ends included; as bytes, so numbers in network order.
+    /// Continue if the register is between the two, ends included; compares bytes, so numbers are in network order.
     Range(Vec<u8>, Vec<u8>),
     /// Load the type of the route to the destination (`RTN_…`), host byte order.
     DestinationRouteType,
-    /// Load whether the socket that the packet would reach is transparent; ends the rule where there is no socket.
+    /// Load the `transparent` flag of the socket that the packet would reach; ends the rule if there is no socket.
     Socket,
     /// Load conntrack's state of the packet as bits, host byte order.
     ConntrackState,
-    /// Load conntrack's direction of the packet, one byte; ends the rule where the packet is not tracked.
+    /// Load conntrack's direction of the packet, one byte; ends the rule if the packet is not tracked.
     ConntrackDirection,
-    /// Turn the register's 32-bit number from host to network byte order: ranges compare bytes.
+    /// Convert the 32-bit number in the register from host to network byte order, for a range.
     ToNetworkOrder,
-    /// Load bytes.
+    /// Load constant bytes.
     Load(Vec<u8>),
-    /// Mark the packet for `nft monitor trace` if the register says so.
+    /// Mark the packet for `nft monitor trace` if the register is not 0.
     Trace,
     /// Pass conntrack untracked.
     Untrack,
@@ -102,15 +93,15 @@ pub enum Expression {
     Reject,
     /// Redirect to the port in the register.
     Redirect,
-    /// End the rule.
+    /// End the rule with a verdict.
     Verdict(Verdict),
-    /// Anything that we don't write, by its name.
+    /// An expression that no rule of culvert has, by its name.
     Foreign(String),
 }
 
 impl Expression {
-    /// Write it as an element of a rule's list of expressions.
-    pub fn encode(&self, list: &mut Attributes<'_>) {
+    /// Append the expression to a rule's list.
+    pub(crate) fn encode(&self, list: &mut Attributes<'_>) {
         list.nested(LIST_ELEMENT, |element| {
             let mut expression = |name: &str, data: &dyn Fn(&mut Attributes<'_>)| {
                 element.text(1, name); // NFTA_EXPR_NAME
@@ -206,31 +197,31 @@ impl Expression {
         });
     }
 
-    /// Read one element of a rule's list of expressions; whatever is not exactly one of ours is [`Self::Foreign`].
-    pub fn decode(element: &[u8]) -> Self {
+    /// Parse an element of a rule's list; an expression that [`Self::encode`] does not write is [`Self::Foreign`].
+    pub(crate) fn decode(element: &[u8]) -> Self {
         let name = attribute(element, 1).and_then(text).unwrap_or("unreadable");
         let data = attribute(element, 2).unwrap_or_default();
         decode_known(name, data).unwrap_or_else(|| Self::Foreign(name.to_owned()))
     }
 }
 
-/// `NFT_FIB_RESULT_ADDRTYPE`.
+// `NFT_FIB_RESULT_ADDRTYPE`.
 const FIB_RESULT_ADDRTYPE: u32 = 3;
-/// `NFTA_FIB_F_DADDR`.
+// `NFTA_FIB_F_DADDR`.
 const FIB_FLAG_DADDR: u32 = 2;
-/// `NFT_SOCKET_TRANSPARENT`.
+// `NFT_SOCKET_TRANSPARENT`.
 const SOCKET_TRANSPARENT: u32 = 0;
-/// `NFT_CT_STATE`.
+// `NFT_CT_STATE`.
 const CT_STATE: u32 = 0;
-/// `NFT_CT_DIRECTION`.
+// `NFT_CT_DIRECTION`.
 const CT_DIRECTION: u32 = 1;
-/// `NFT_BYTEORDER_HTON`.
+// `NFT_BYTEORDER_HTON`.
 const BYTEORDER_HTON: u32 = 1;
-/// `NFT_META_NFTRACE`.
+// `NFT_META_NFTRACE`.
 const META_NFTRACE: u32 = 12;
-/// `NFT_REJECT_ICMPX_UNREACH`.
+// `NFT_REJECT_ICMPX_UNREACH`.
 const REJECT_ICMPX: u32 = 2;
-/// `NFT_REJECT_ICMPX_PORT_UNREACH`.
+// `NFT_REJECT_ICMPX_PORT_UNREACH`.
 const REJECT_PORT_UNREACHABLE: u8 = 1;
 const NF_DROP: i32 = 0;
 const NFT_JUMP: i32 = -3;
@@ -262,7 +253,7 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
             in_register(1)?;
             in_register(2)?;
             let no_xor = bytes(5)?.iter().all(|byte| *byte == 0);
-            // NFTA_BITWISE_OP is there from kernel 5.6 on; 0 is mask and xor.
+            // NFTA_BITWISE_OP exists from kernel 5.6 on; 0 is mask and xor.
             (no_xor && number(6).unwrap_or(0) == 0).then_some(())?;
             bytes(4).map(Expression::Mask)
         }
@@ -331,8 +322,8 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
     }
 }
 
-/// The expressions in a rule's `NFTA_RULE_EXPRESSIONS`.
-pub fn decode_list(list: &[u8]) -> Vec<Expression> {
+/// Parse the expressions in a rule's `NFTA_RULE_EXPRESSIONS`.
+pub(crate) fn decode_list(list: &[u8]) -> Vec<Expression> {
     attributes(list).map(|(_, element)| Expression::decode(element)).collect()
 }
 
@@ -345,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn garbage_is_foreign_and_no_panic() {
+    fn garbage_is_decoded_as_foreign_without_a_panic() {
         for bytes in [&[][..], &[1], &[4, 0, 1, 0], &[255; 64], &[8, 0, 1, 128, 4, 0, 1, 0]] {
             for expression in decode_list(bytes) {
                 assert!(matches!(expression, Expression::Foreign(_)), "{bytes:?}");

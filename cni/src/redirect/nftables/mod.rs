@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The nftables engine: one netlink transaction for both families, no program executed, table `inet culvert`.
+//! The nftables engine: one netlink transaction for both families, without a program, in table `inet culvert`.
 //!
-//! ADD creates with `CREATE | EXCL`: a batch that deletes anything makes the end of the process wait some 15 ms for the
-//! kernel, so the table is only replaced where what is installed differs from the plan.
+//! ADD creates with `CREATE | EXCL`. A batch that deletes anything makes the end of the process wait some 15 ms for the
+//! kernel, so the table is only replaced if the installed rules differ from the plan.
 
 mod batch;
 mod compile;
@@ -19,30 +19,30 @@ use self::batch::{
 };
 use self::expression::decode_list;
 use self::table::{KernelChain, KernelHook, KernelRule};
-pub use self::table::{Snapshot, TABLE, difference};
+pub(crate) use self::table::{Snapshot, TABLE, difference};
 pub use self::text::text as script;
 use super::owner::Owner;
 use super::ruleset::Ruleset;
 use crate::netlink::{ACK, Batch, DUMP, NetlinkError, Socket, attribute, be32, text};
 
-/// What [`apply`] did, and what it takes to undo it.
+/// The change that [`apply`] made, for [`undo`].
 #[derive(Debug)]
-pub enum TableChange {
-    /// There was no table of ours.
+pub(crate) enum TableChange {
+    /// No table of culvert was there.
     Created,
     /// The same rules were there already.
     Unchanged,
-    /// Other rules were there.
+    /// Other rules were there, kept in the snapshot.
     Replaced(Snapshot),
 }
 
-/// Put `rules` into the kernel for `owner`.
-pub fn apply(rules: &Ruleset, owner: &Owner) -> Result<TableChange, NetlinkError> {
+/// Write `rules` into the kernel for `owner`.
+pub(crate) fn apply(rules: &Ruleset, owner: &Owner) -> Result<TableChange, NetlinkError> {
     match transact(&create(rules, owner, None)) {
         Ok(()) => Ok(TableChange::Created),
         Err(error) if error.errno() == Some(Errno::EEXIST) => {
             let found = read()?.ok_or(error)?;
-            // The interface does not count: the pod's second network (Multus) finds the rules of the first.
+            // Only the container is compared: the pod's second network (Multus) finds the rules of the first.
             let same_pod = found.owner().is_some_and(|found| found.container == owner.container);
             if same_pod && difference(rules, &found).is_empty() {
                 return Ok(TableChange::Unchanged);
@@ -51,7 +51,7 @@ pub fn apply(rules: &Ruleset, owner: &Owner) -> Result<TableChange, NetlinkError
             Ok(TableChange::Replaced(found))
         }
         Err(error @ NetlinkError::Refused { .. }) => Err(error),
-        // The answer was lost, not the batch, perhaps: it is done where the table is ours and holds the rules.
+        // The answer was lost, but perhaps not the batch: it succeeded if the table has our note and the rules.
         Err(error) => match read() {
             Ok(Some(found))
                 if found.owner().as_ref() == Some(owner) && difference(rules, &found).is_empty() =>
@@ -63,8 +63,8 @@ pub fn apply(rules: &Ruleset, owner: &Owner) -> Result<TableChange, NetlinkError
     }
 }
 
-/// Take back what [`apply`] did.
-pub fn undo(applied: &TableChange) -> Result<(), NetlinkError> {
+/// Undo the change of [`apply`].
+pub(crate) fn undo(applied: &TableChange) -> Result<(), NetlinkError> {
     match applied {
         TableChange::Unchanged => Ok(()),
         TableChange::Created => delete(),
@@ -72,8 +72,8 @@ pub fn undo(applied: &TableChange) -> Result<(), NetlinkError> {
     }
 }
 
-/// Whether nf_tables answers in this kernel; asks for our table by name, so it is cheap on hosts with many others.
-pub fn probe() -> Result<(), NetlinkError> {
+/// Test that nf_tables answers in this kernel. Asks for one table by name, which is cheap on hosts with many tables.
+pub(crate) fn probe() -> Result<(), NetlinkError> {
     let mut batch = Batch::default();
     batch.message(GET_TABLE, ACK, &nfgenmsg(), |a| a.text(1, TABLE));
     match transact(&batch) {
@@ -83,8 +83,8 @@ pub fn probe() -> Result<(), NetlinkError> {
     }
 }
 
-/// A number that the kernel counts up with each change of any rule of nf_tables in this network namespace, also by
-/// iptables-nft: as long as it stays, so do the rules. 20 µs, where reading our table takes ten times that.
+/// Read the number that the kernel increases with each change of nf_tables in this network namespace, iptables-nft included.
+/// While it is the same, the rules are the same. Takes 20 µs, a tenth of reading the table.
 pub fn generation() -> Result<Option<u32>, NetlinkError> {
     let mut request = Batch::default();
     request.message(GET_GENERATION, ACK, &[FAMILY_ANY, 0, 0, 0], |_| {});
@@ -93,8 +93,8 @@ pub fn generation() -> Result<Option<u32>, NetlinkError> {
     Ok(answer.iter().find(|(kind, _)| *kind == NEW_GENERATION).and_then(|(_, body)| number(body)))
 }
 
-/// Whether a chain of any family has a name that begins so: iptables-nft's rules are nf_tables' too.
-pub fn has_chain(prefix: &str) -> Result<bool, NetlinkError> {
+/// Returns true if a chain of any family has a name with this prefix; rules of iptables-nft are in nf_tables too.
+pub(crate) fn has_chain(prefix: &str) -> Result<bool, NetlinkError> {
     let mut request = Batch::default();
     request.message(GET_CHAIN, DUMP, &[FAMILY_ANY, 0, 0, 0], |_| {});
     let chains = Socket::open(SockProtocol::NetlinkNetFilter)?.dump(&request)?;
@@ -102,7 +102,7 @@ pub fn has_chain(prefix: &str) -> Result<bool, NetlinkError> {
     Ok(chains.iter().any(|(kind, body)| *kind == NEW_CHAIN && name(body) == Some(true)))
 }
 
-/// Delete our table, whosever it is; no table is fine.
+/// Delete table `inet culvert` of any owner; no table is no error.
 pub fn delete() -> Result<(), NetlinkError> {
     let mut batch = begin();
     batch.message(DELETE_TABLE, ACK, &nfgenmsg(), |a| a.text(1, TABLE));
@@ -113,13 +113,13 @@ pub fn delete() -> Result<(), NetlinkError> {
     }
 }
 
-/// Each batch on a socket of its own: behind a refusal answers to the rest of the batch may still be queued.
+/// Send each batch on a socket of its own: after an error, answers to the rest of the batch may still be queued.
 fn transact(batch: &Batch) -> Result<(), NetlinkError> {
     Socket::open(SockProtocol::NetlinkNetFilter)?.transact(batch)
 }
 
 /// Read our table; `None` if there is none.
-pub fn read() -> Result<Option<Snapshot>, NetlinkError> {
+pub(crate) fn read() -> Result<Option<Snapshot>, NetlinkError> {
     let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
     let mut chains: Vec<KernelChain> = Vec::new();
     let mut request = Batch::default();

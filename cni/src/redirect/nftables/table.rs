@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our table as the kernel holds it, its owner's note, and its difference from a plan. Pure.
+//! Table `inet culvert` as the kernel holds it, its owner's note, and its difference from a plan. Pure.
 
 use super::compile::compile;
 use super::expression::Expression;
@@ -8,14 +8,14 @@ use crate::redirect::owner::Owner;
 use crate::redirect::ruleset::{ChainName, Hook, Point, Ruleset, Stage};
 
 /// Name of our table; its family is `inet`, so each rule holds for IPv4 and IPv6.
-pub const TABLE: &str = "culvert";
+pub(crate) const TABLE: &str = "culvert";
 /// Distance of our chains' priority from the usual one of their stage: they come before those of iptables-nft.
 const AHEAD: i32 = 10;
 
-/// `NF_INET_PRE_ROUTING` and `NF_INET_LOCAL_OUT`.
+// `NF_INET_PRE_ROUTING` and `NF_INET_LOCAL_OUT`.
 const HOOK_PREROUTING: u32 = 0;
 const HOOK_OUTPUT: u32 = 3;
-/// A comment in the format of nft's own userdata, so that `nft list` shows it: `NFTNL_UDATA_RULE_COMMENT`.
+/// `NFTNL_UDATA_RULE_COMMENT`: nft's own format of a comment, which `nft list` shows.
 const USERDATA_COMMENT: u8 = 0;
 
 /// A rule as the kernel holds it.
@@ -63,22 +63,22 @@ pub(super) struct KernelChain {
     pub(super) rules: Vec<KernelRule>,
 }
 
-/// Our table as the kernel holds it.
+/// Table `inet culvert` as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     pub(super) chains: Vec<KernelChain>,
 }
 
 impl Snapshot {
     /// Returns the attachment that the rules were written for, by the note in them.
-    pub fn owner(&self) -> Option<Owner> {
+    pub(crate) fn owner(&self) -> Option<Owner> {
         let about = self.chains.iter().find(|chain| chain.name == ChainName::About.nftables())?;
         about.rules.first().and_then(|rule| comment_of(&rule.userdata)).and_then(Owner::parse)
     }
 }
 
 /// Compare the kernel's table with the plan; one line for each difference.
-pub fn difference(rules: &Ruleset, found: &Snapshot) -> Vec<String> {
+pub(crate) fn difference(rules: &Ruleset, found: &Snapshot) -> Vec<String> {
     let mut lines = Vec::new();
     for chain in &rules.chains {
         let name = chain.name.nftables();
@@ -111,7 +111,7 @@ pub fn difference(rules: &Ruleset, found: &Snapshot) -> Vec<String> {
     lines
 }
 
-/// `text` as a comment in nft's userdata format: type, length, zero-terminated text.
+/// Encode `text` as a comment in nft's userdata format: type, length, zero-terminated text.
 pub(super) fn comment(text: &str) -> Vec<u8> {
     let mut bytes = vec![USERDATA_COMMENT, u8::try_from(text.len() + 1).unwrap_or(u8::MAX)];
     bytes.extend_from_slice(text.as_bytes());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `Ruleset → nft`: the same rules in the language of the `nft` tool, for people and for golden files. Pure.
+//! `Ruleset → nft`: the rules in the language of the `nft` tool, for people and for golden files. Pure.
 
 use std::fmt::{Display, Write};
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ use super::table::{KernelHook, TABLE};
 use crate::redirect::policy::Protocol;
 use crate::redirect::ruleset::{Action, Chain, Family, Match, Point, Rule, Ruleset};
 
-/// The rules as a file for `nft -f`.
+/// Render the rules as a file for `nft -f`.
 pub fn text(rules: &Ruleset) -> String {
     let mut out = format!("table inet {TABLE} {{\n");
     // Writing to a String cannot fail.
@@ -72,7 +72,7 @@ fn condition_text(condition: &Match) -> String {
         Match::SourcePort(port) => format!("th sport {port}"),
         Match::NotSourcePort(port) => format!("th sport != {port}"),
         Match::Uid(range) => format!("meta skuid {}", numbers(range)),
-        // Either value will do: without a socket the expression ends the rule.
+        // Both values match: only a missing socket ends the rule.
         Match::Listening => "socket transparent { 0, 1 }".to_owned(),
         Match::Invalid => "ct state invalid".to_owned(),
         Match::Reply => "ct direction reply".to_owned(),
