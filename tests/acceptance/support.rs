@@ -1,4 +1,4 @@
-//! What several of the tests say.
+//! Assertions and helpers that several tests share.
 
 use std::fmt::Write;
 use std::io::{self, ErrorKind, Read};

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::runtime::leaving_nothing;
 
-/// Runs the script.
+/// Runs the image script with these arguments.
 fn build(arguments: &[&str]) -> Result<Output> {
     let binaries = Binaries::built()?.cni.parent().context("no folder")?;
     let mut command = Command::new(repository().join("charts/image/build"));
@@ -44,7 +44,7 @@ fn the_same_binaries_make_the_same_archive() -> Result<()> {
 }
 
 #[test]
-fn what_is_no_image_is_refused_with_what_to_do() -> Result<()> {
+fn wrong_image_arguments_are_refused_with_a_remedy() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let empty = folder.path().to_string_lossy();
     for (arguments, words) in [

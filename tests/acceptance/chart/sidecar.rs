@@ -37,7 +37,7 @@ impl Manifest {
         self.kind == "native"
     }
 
-    /// The sidecar's container.
+    /// The sidecar's container in the README's pods.
     pub fn container(&self) -> &Value {
         let list = if self.is_native() { "initContainers" } else { "containers" };
         &self.pod["spec"][list][0]
@@ -70,7 +70,7 @@ fn the_manifests_are_valid_in_every_kubernetes() -> Result<()> {
 }
 
 #[test]
-fn the_manifests_say_what_a_sidecar_needs() -> Result<()> {
+fn the_manifests_have_all_that_a_sidecar_needs() -> Result<()> {
     for manifest in manifests()? {
         let Manifest { kind, pod, .. } = &manifest;
         let container = manifest.container();
@@ -168,7 +168,7 @@ fn carries_traffic(manifest: &Manifest) -> Result<()> {
     )
 }
 
-/// What the kernel says of its process: no capability, no way to one, a filter of system calls.
+/// The kernel's view of its process: no capability, no way to one, a filter of system calls.
 fn confined(sidecar: &Container<'_>) -> Result<()> {
     let status = sidecar.process_status()?;
     let field = |name: &str| {

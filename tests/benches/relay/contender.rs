@@ -1,4 +1,4 @@
-//! Who is measured, and what a running one costs.
+//! The contenders, and the cost of a running one.
 
 use std::env;
 use std::fs;
@@ -85,7 +85,7 @@ impl Contender {
     }
 }
 
-/// Whether somebody listens. Not found out by dialling: Envoy would dial itself, again and again.
+/// Returns `Some` once the port is in listening state. Dialling is no way to find out: Envoy would dial itself, again and again.
 fn listens(lab: &Lab) -> Result<Option<()>> {
     let listener = format!(":{OUTBOUND:04X} ");
     for table in ["tcp", "tcp6"] {

@@ -34,7 +34,7 @@ pub struct Sink {
     swallowed: Arc<AtomicU64>,
 }
 
-/// How a load went.
+/// The outcome of a load.
 #[derive(Debug)]
 pub struct Paced {
     pub per_second: f64,
@@ -69,7 +69,7 @@ fn watch(epoll: &OwnedFd, what: impl rustix::fd::AsFd, number: usize) -> io::Res
     Ok(add(epoll, what, EventData::new_u64(number as u64), EventFlags::IN)?)
 }
 
-/// What is ready, as the numbers given to [`watch`].
+/// The ready ones, as the numbers given to [`watch`].
 fn ready(epoll: &OwnedFd, events: &mut Vec<Event>, within: Duration) -> io::Result<()> {
     events.clear();
     let within = Timespec::try_from(within).map_err(io::Error::other)?;

@@ -10,7 +10,7 @@ use anyhow::Result;
 /// Each figure by contender, measure and round.
 pub type Results = BTreeMap<&'static str, BTreeMap<Measure, Vec<f64>>>;
 
-/// What is measured.
+/// The quantity that is measured, with its unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Measure {
     KeepAlive,
@@ -66,7 +66,7 @@ impl Measure {
         }
     }
 
-    /// Whether more is better.
+    /// Returns true if more is better.
     fn more_is_better(self) -> bool {
         matches!(self, Self::KeepAlive | Self::Connections | Self::OneStream | Self::EightStreams)
     }

@@ -1,4 +1,4 @@
-//! Who is measured, and what a running one costs.
+//! The contenders, and the cost of a running one.
 
 use std::env;
 use std::fs;
@@ -83,7 +83,7 @@ impl Contender {
     }
 }
 
-/// Whether somebody listens at 15006. Not found out by dialling: Envoy would dial itself, again and again.
+/// Returns `Some` once 15006 is in listening state. Dialling is no way to find out: Envoy would dial itself, again and again.
 fn listens(lab: &Lab) -> Result<Option<()>> {
     for table in ["tcp", "tcp6"] {
         let text = lab.pod.proc_net(table)?;

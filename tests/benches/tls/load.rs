@@ -1,5 +1,5 @@
 //! The loads: bulk both ways, connections one after the other, idle ones, and a crowd beside one that was there before.
-//! Whoever speaks TLS is rustls' usual, blocking kind.
+//! TLS clients and servers are rustls' usual, blocking kind.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -24,7 +24,7 @@ const CLIENTS: usize = 4;
 const CROWD: usize = 64;
 const CHUNK: usize = 64 * 1024;
 
-/// Which side of TLS the proxy is.
+/// The proxy's side of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// A member dials the pod; its application speaks plainly.
@@ -33,18 +33,18 @@ pub enum Side {
     Originates,
 }
 
-/// The clients.
+/// The clients of a load, each on a thread of its own.
 #[derive(Debug)]
 pub struct Load {
     fresh: Client,
     resuming: Client,
 }
 
-/// What a client holds.
+/// An open connection of a client.
 trait Stream: Read + Write + Send {
     /// Says that it is done.
     fn finish(&mut self);
-    /// Whether its session was resumed, where it knows.
+    /// Returns true if its session was resumed; `None` where TLS does not say.
     fn resumed(&self) -> Option<bool>;
 }
 
@@ -69,13 +69,13 @@ impl Stream for StreamOwned<ClientConnection, TcpStream> {
     }
 }
 
-/// How long an established connection waited for its answers.
+/// The times that an established connection waited for its answers.
 #[derive(Debug, Default)]
 pub struct Waits {
     pub median: Duration,
     pub p99: Duration,
     pub longest: Duration,
-    /// Handshakes meanwhile.
+    /// Handshakes that other clients make meanwhile.
     pub handshakes: u64,
 }
 
@@ -156,7 +156,7 @@ impl Load {
     }
 
     /// Asks and asks on one connection, while a crowd makes connections as fast as it may. The crowd's own arithmetic yields
-    /// to everybody's, so that the waits are the proxy's.
+    /// to all of them, so that the waits are the proxy's.
     pub fn beside_a_crowd(&self, side: Side, lasting: Duration) -> Result<Waits> {
         let mut established = self.open(side, Port::Small)?;
         ask(&mut established)?;

@@ -11,7 +11,7 @@ use culvert_tests::tls::Server;
 use culvert_tests::tls::authority::Credentials;
 use rustls::HandshakeKind;
 
-/// What is served at a port.
+/// The service at a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Port {

@@ -1,4 +1,4 @@
-//! What the two pages say that the product was born from, each statement with real traffic. Their YAML is taken as it
+//! Kuma's documentation of passthrough, circuit breakers and timeouts, each statement with real traffic. Their YAML is taken as it
 //! stands there (`sidecar/tests/documents`).
 //!
 //! Elsewhere: the rules by which connections come to 15006 and 15001 and the original destination (`landing`, `streams`),
@@ -244,7 +244,7 @@ fn timeouts_default_values_and_proxy_template_to_change_the_defaults() -> Result
 }
 
 #[test]
-fn a_proxy_templates_timeouts_end_what_waits_for_longer() -> Result<()> {
+fn connections_that_wait_longer_than_a_proxy_templates_timeouts_are_ended() -> Result<()> {
     let (lab, folder) = onboarded()?;
     let changed = excerpt("proxy-template-timeouts.universal.yaml")?.replace("99s", "1s").replace("3h", "1s");
     fs::write(folder.join("t.yaml"), changed)?;
@@ -379,7 +379,7 @@ fn requests_to_non_mesh_destinations_are_logged_where_traffic_logging_is_enabled
 }
 
 #[test]
-fn the_admins_page_shows_what_is_in_force() -> Result<()> {
+fn the_admins_page_shows_the_configuration_in_force() -> Result<()> {
     let (lab, folder) = onboarded()?;
     fs::write(folder.join("mesh.yaml"), excerpt("mesh-passthrough.universal.yaml")?)?;
     let sidecar = with_documents(&lab, &folder, &[])?;
