@@ -213,7 +213,7 @@ by_every_engine! {
 }
 
 /// Returns true if a list as the kernel prints it (`7001,7006-7007`) holds a port.
-pub fn holds_port(list: &str, port: &str) -> bool {
+pub(crate) fn holds_port(list: &str, port: &str) -> bool {
     let port: u16 = port.parse().expect("a port");
     list.split(',').any(|part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -19,7 +19,7 @@ const SYSCTLS: [&str; 5] = [
 ];
 
 /// Everything of a pod that is the plugin's to change, as a person reads it.
-pub fn state(pod: &Host) -> Result<Vec<String>> {
+pub(crate) fn state(pod: &Host) -> Result<Vec<String>> {
     let mut lines: Vec<String> = vec![format!("lo {:?}", pod.addresses("lo")?)];
     lines.extend(SYSCTLS.iter().map(|name| format!("{name} = {:?}", pod.sysctl(name).ok())));
     lines.push(run(pod, &["nft", "--stateless", "list", "ruleset"])?);

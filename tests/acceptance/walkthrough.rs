@@ -21,13 +21,13 @@ use crate::support::{APP, assert_reset, assert_taken_and_reset, seen};
 const SOON: Duration = Duration::from_secs(5);
 
 /// A YAML excerpt of the pages.
-pub fn excerpt(name: &str) -> Result<String> {
+pub(crate) fn excerpt(name: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sidecar/tests/documents").join(name);
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
 /// A lab whose pod is onboarded, with a folder for documents.
-pub fn onboarded() -> Result<(Lab, PathBuf)> {
+pub(crate) fn onboarded() -> Result<(Lab, PathBuf)> {
     let lab = Lab::new()?;
     lab.add(&[])?.expect_success();
     let folder = lab.folder().join("mesh");
@@ -36,17 +36,17 @@ pub fn onboarded() -> Result<(Lab, PathBuf)> {
 }
 
 /// A sidecar that reads the folder.
-pub fn with_documents<'l>(lab: &'l Lab, folder: &Path, more: &[&str]) -> Result<Sidecar<'l>> {
+pub(crate) fn with_documents<'l>(lab: &'l Lab, folder: &Path, more: &[&str]) -> Result<Sidecar<'l>> {
     let folder = folder.display().to_string();
     lab.pod.sidecar().options(["--resources", &folder]).options(more).start()
 }
 
-pub fn dump(sidecar: &Sidecar<'_>) -> Result<Value> {
+pub(crate) fn dump(sidecar: &Sidecar<'_>) -> Result<Value> {
     Ok(serde_json::from_str(&sidecar.admin("/config_dump")?.body)?)
 }
 
 /// A listener or cluster of the dump.
-pub fn of_dump(dump: &Value, name: &str) -> Option<Value> {
+pub(crate) fn of_dump(dump: &Value, name: &str) -> Option<Value> {
     let clusters =
         dump["configs"][1]["dynamic_active_clusters"].as_array()?.iter().map(|one| &one["cluster"]);
     let listeners = dump["configs"][2]["dynamic_listeners"].as_array()?;
@@ -59,7 +59,7 @@ fn cluster_of(dump: &Value, name: &str) -> Option<Value> {
     clusters.iter().map(|one| &one["cluster"]).find(|one| one["name"] == name).cloned()
 }
 
-pub fn talks(mut stream: TcpStream) -> Result<()> {
+pub(crate) fn talks(mut stream: TcpStream) -> Result<()> {
     stream.write_all(b"x")?;
     stream.read_exact(&mut [0])?;
     Ok(())

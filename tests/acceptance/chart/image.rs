@@ -22,7 +22,7 @@ fn build(arguments: &[&str]) -> Result<Output> {
 }
 
 /// An image of this name in `folder`.
-pub fn image(folder: &Path, name: &str) -> Result<PathBuf> {
+pub(super) fn image(folder: &Path, name: &str) -> Result<PathBuf> {
     let archive = folder.join("culvert.tar");
     let built = build(&["--name", name, "--output", &archive.to_string_lossy()])?;
     ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));

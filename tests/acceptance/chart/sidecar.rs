@@ -18,7 +18,7 @@ use crate::runtime::leaving_nothing;
 const NAME: &str = "culvert-sidecar";
 
 /// A pod as the README shows it.
-pub struct Manifest {
+pub(super) struct Manifest {
     kind: &'static str,
     text: String,
     pod: Value,
@@ -38,7 +38,7 @@ impl Manifest {
     }
 
     /// The sidecar's container in the README's pods.
-    pub fn container(&self) -> &Value {
+    pub(super) fn container(&self) -> &Value {
         let list = if self.is_native() { "initContainers" } else { "containers" };
         &self.pod["spec"][list][0]
     }
@@ -53,7 +53,7 @@ impl Manifest {
 }
 
 /// Both.
-pub fn manifests() -> Result<[Manifest; 2]> {
+pub(super) fn manifests() -> Result<[Manifest; 2]> {
     Ok([Manifest::read("native")?, Manifest::read("plain")?])
 }
 

@@ -26,7 +26,7 @@ const CHUNK: usize = 64 * 1024;
 
 /// The proxy's side of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// A member dials the pod; its application speaks plainly.
     Terminates,
     /// The pod's application speaks plainly and dials a member.
@@ -35,7 +35,7 @@ pub enum Side {
 
 /// The clients of a load, each on a thread of its own.
 #[derive(Debug)]
-pub struct Load {
+pub(crate) struct Load {
     fresh: Client,
     resuming: Client,
 }
@@ -71,7 +71,7 @@ impl Stream for StreamOwned<ClientConnection, TcpStream> {
 
 /// The times that an established connection waited for its answers.
 #[derive(Debug, Default)]
-pub struct Waits {
+pub(crate) struct Waits {
     pub median: Duration,
     pub p99: Duration,
     pub longest: Duration,
@@ -80,7 +80,7 @@ pub struct Waits {
 }
 
 impl Load {
-    pub fn new(credentials: &Credentials) -> Result<Self> {
+    pub(crate) fn new(credentials: &Credentials) -> Result<Self> {
         let client = Client::new(&[MESH], Some(credentials))?;
         Ok(Self { fresh: client.without_sessions(), resuming: client })
     }
@@ -103,7 +103,7 @@ impl Load {
     }
 
     /// Streams as fast as they go; gigabits that the client sent or got.
-    pub fn bulk(&self, side: Side, port: Port, streams: usize, lasting: Duration) -> Result<f64> {
+    pub(crate) fn bulk(&self, side: Side, port: Port, streams: usize, lasting: Duration) -> Result<f64> {
         let moved = AtomicU64::new(0);
         let start = Instant::now();
         in_parallel(streams, || {
@@ -122,7 +122,7 @@ impl Load {
     }
 
     /// A connection per question, some at a time; how many there were.
-    pub fn handshakes(&self, side: Side, port: Port, lasting: Duration) -> Result<u64> {
+    pub(crate) fn handshakes(&self, side: Side, port: Port, lasting: Duration) -> Result<u64> {
         let (done, start) = (AtomicU64::new(0), Instant::now());
         let before = RESUMED.load(Ordering::Relaxed);
         in_parallel(CLIENTS, || {
@@ -157,7 +157,7 @@ impl Load {
 
     /// Asks and asks on one connection, while a crowd makes connections as fast as it may. The crowd's own arithmetic yields
     /// to all of them, so that the waits are the proxy's.
-    pub fn beside_a_crowd(&self, side: Side, lasting: Duration) -> Result<Waits> {
+    pub(crate) fn beside_a_crowd(&self, side: Side, lasting: Duration) -> Result<Waits> {
         let mut established = self.open(side, Port::Small)?;
         ask(&mut established)?;
         let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -195,7 +195,7 @@ impl Load {
     }
 
     /// So many connections that said something once.
-    pub fn idle(&self, count: usize) -> Result<Vec<impl Send + use<>>> {
+    pub(crate) fn idle(&self, count: usize) -> Result<Vec<impl Send + use<>>> {
         let one = |_| {
             let mut stream = self.open(Side::Terminates, Port::Small)?;
             ask(&mut stream)?;

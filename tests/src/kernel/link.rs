@@ -28,7 +28,7 @@ static NEXT_INDEX: AtomicU32 = AtomicU32::new(100);
 
 /// An address with the length of its prefix, as in `10.77.0.2/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cidr {
+pub(crate) struct Cidr {
     /// The address.
     pub address: IpAddr,
     /// Length of the network prefix in bits.

@@ -13,7 +13,7 @@ use super::world::program;
 use crate::process::binaries::Binaries;
 
 /// The image's name, also of the one that holds a sandbox.
-pub const NAME: &str = "localhost/pause:test";
+pub(super) const NAME: &str = "localhost/pause:test";
 
 /// The answer of a container's web server.
 pub const PAGE: &str = "the application";

@@ -16,7 +16,7 @@ use super::cri::{
 use crate::chart::strings;
 
 /// The node's name in the pods' environment.
-pub const NODE: &str = "node-1";
+pub(super) const NODE: &str = "node-1";
 
 /// A container of a pod's `spec`. `folder` takes what the kubelet would write down for volumes.
 ///
