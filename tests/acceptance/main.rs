@@ -17,6 +17,7 @@ mod lab;
 mod landing;
 mod mishaps;
 mod networks;
+mod pages;
 mod plugin;
 mod promises;
 mod refusals;
