@@ -1,11 +1,11 @@
-//! What each annotation of the pod changes about where its connections land: contract §1 with §4, in both families, by every engine.
+//! Each annotation of the pod, by the landing of its connections, in both families and by every engine.
 
 use anyhow::Result;
 use culvert_tests::{Family, Lab, Landed, Landing};
 
 use crate::support::{APP, Rows, SIDECAR, by_every_engine};
 
-/// A pod with these annotations, somebody in the sidecar's place, and servers at the usual targets: port 80 outside,
+/// A pod with these annotations, a listener in the sidecar's place, and servers at the usual targets: port 80 outside,
 /// port 8080 in the pod.
 fn pod_with(engine: &str, annotations: &[(&str, &str)]) -> Result<(Lab, Landing)> {
     pod_with_ports(engine, annotations, 15_006, 15_001)
@@ -212,8 +212,8 @@ by_every_engine! {
     an_excluded_port_that_is_closed_is_refused_by_the_kernel,
 }
 
-/// Whether a list as the kernel prints it (`7001,7006-7007`) holds a port.
-pub fn holds_port(list: &str, port: &str) -> bool {
+/// Returns true if a list as the kernel prints it (`7001,7006-7007`) holds a port.
+pub(crate) fn holds_port(list: &str, port: &str) -> bool {
     let port: u16 = port.parse().expect("a port");
     list.split(',').any(|part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -1,4 +1,4 @@
-//! What the plugin says to input that is wrong: one JSON error of contract §3, and no rule left behind.
+//! Wrong input: one JSON error with the code of the page, and no rule left behind.
 
 use std::fs;
 use std::io::Write;
@@ -169,7 +169,7 @@ fn brackets_without_end_do_not_crash_it() -> Result<()> {
 }
 
 #[test]
-fn versions_that_the_contract_does_not_name_are_refused() -> Result<()> {
+fn versions_that_the_page_does_not_name_are_refused() -> Result<()> {
     let lab = Lab::new()?;
     for version in ["0.1.0", "0.2.0", "0.9.9", "2.0.0", "1.0", "", "one"] {
         let call = lab.invoke("ADD")?.redirect().cni_version(version);
@@ -248,7 +248,7 @@ fn an_unknown_annotation_of_ours_does_not_pass_in_silence() -> Result<()> {
     let lab = Lab::new()?;
     for name in ["redirekt", "exclude-inbound-port", "Redirect", "", "redirect/x"] {
         let key = format!("culvert.dev/{name}");
-        // On a pod without `redirect` too: this may be what somebody meant.
+        // On a pod without `redirect` too: the user may have meant it.
         refused(&lab, &key, lab.invoke("ADD")?.annotation(&key, "enabled"), &[7], &[&key])?;
         refused(&lab, &key, lab.invoke("ADD")?.redirect().annotation(&key, "enabled"), &[7], &[&key])?;
     }
@@ -305,7 +305,7 @@ fn an_error_is_written_in_the_version_of_the_call() -> Result<()> {
 }
 
 #[test]
-fn what_is_logged_goes_to_the_log_and_one_line_to_standard_error() -> Result<()> {
+fn each_call_logs_to_the_file_and_one_line_to_standard_error() -> Result<()> {
     let lab = Lab::new()?;
     let outcome = lab.add(&[("exclude-inbound-ports", "no port")])?;
     outcome.expect_error(7);
@@ -350,7 +350,7 @@ fn where_the_kernel_refuses_the_rules_nothing_is_left() -> Result<()> {
     let lab = Lab::new()?;
     let names = ["net.ipv4.tcp_tw_reuse", "net.ipv4.ip_local_reserved_ports"];
     let before = names.map(|name| lab.pod.sysctl(name).ok());
-    // A table that belongs to a living program can be changed by nobody else.
+    // A table that belongs to a living program cannot be changed by another one.
     let mut command = Command::new("nft");
     command.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null());
     let mut owner = lab.pod.namespace().run(|| command.spawn()).context("cannot start nft")?;

@@ -1,4 +1,4 @@
-//! The sidecar under many connections, and beside peers that are slow or gone. Contract §5, and the bounds that
+//! The sidecar under many connections, and beside peers that are slow or gone.The bounds are those that
 //! `sidecar/README.md` promises.
 
 use std::fs;
@@ -16,7 +16,7 @@ use rustix::process::Signal;
 
 use crate::support::{APP, assert_reset, read_all};
 
-/// How long a crowd may take for one step on a busy machine.
+/// The longest that a crowd may take for one step on a busy machine.
 const A_WHILE: Duration = Duration::from_secs(90);
 
 /// A part of the crowd, as a process of its own: this one could not hold both ends.
@@ -42,7 +42,7 @@ impl Crowd {
     }
 }
 
-/// What the sidecar's memory and files come to.
+/// The sidecar's memory and open files.
 #[derive(Debug, Clone, Copy)]
 struct Size {
     kib: u64,
@@ -126,7 +126,7 @@ fn slow_readers_cost_a_bounded_amount_of_memory() -> Result<()> {
             Ok(stream)
         })
         .collect::<Result<_>>()?;
-    // Until nobody takes anything more: every queue on the way is full.
+    // Until every queue on the way is full.
     let chunk = vec![b'x'; 256 * 1024];
     let mut quiet_since = Instant::now();
     let deadline = Instant::now() + A_WHILE;
@@ -206,7 +206,7 @@ fn a_cable_that_is_pulled_for_a_moment_loses_nothing() -> Result<()> {
     })
 }
 
-/// Requests go on, each on a connection of its own, while the sidecar is told to end: whoever was let in is served. The
+/// Requests go on, each on a connection of its own, while the sidecar drains: every accepted connection is served. The
 /// application ends after its peers, as in a pod; until then it is served too.
 #[test]
 fn draining_under_load_loses_nothing_that_was_promised() -> Result<()> {
@@ -269,7 +269,7 @@ fn visit_until(actor: Actor<'_>, to: &str, over: &AtomicBool) -> Result<u32> {
 }
 
 /// The kernel may take a connection in the very moment between the sidecar's last look and the end of the port, and
-/// resets it with the port: it was never let in. Nobody else may be cut off.
+/// resets it with the port: it was never let in. No other connection may be cut off.
 fn visit_until_refused(actor: Actor<'_>, to: &str) -> Result<u32> {
     let mut served = 0;
     loop {

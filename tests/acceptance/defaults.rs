@@ -1,11 +1,11 @@
-//! Who decides: the pod's annotations, Kuma's names for them, the node's defaults. Contract §1 and §2.
+//! Precedence of the pod's annotations, of Kuma's names for them and of the node's defaults.
 
 use anyhow::Result;
 use culvert_tests::pod::plugin::{ANNOTATIONS, previous_result};
 use culvert_tests::{Invocation, Lab};
 use serde_json::json;
 
-/// Whether a call leaves the same rules as annotations of ours.
+/// Compares the rules that a call leaves with those of our own annotations.
 fn says_the_same(
     what: &str,
     call: impl Fn(&Lab) -> Result<Invocation<'_>>,
@@ -48,7 +48,7 @@ fn the_nodes_defaults_hold_where_the_pod_says_nothing() -> Result<()> {
 }
 
 #[test]
-fn a_pod_may_not_change_what_the_node_locked() -> Result<()> {
+fn a_pod_cannot_change_a_setting_that_the_node_locked() -> Result<()> {
     let lab = Lab::new()?;
     let locked = |value: &str| -> Result<_> {
         lab.invoke("ADD")?
@@ -140,7 +140,7 @@ fn a_pod_that_kuma_did_not_inject_is_not_onboarded() -> Result<()> {
 }
 
 #[test]
-fn what_nobody_knows_is_the_configurations_choice() -> Result<()> {
+fn pods_without_known_annotations_follow_on_unknown() -> Result<()> {
     let lab = Lab::new()?;
     let unknown = || anyhow::Ok(lab.invoke("ADD")?.without_config("runtimeConfig"));
     assert_eq!(unknown()?.run()?.expect_success(), previous_result());
@@ -157,7 +157,7 @@ fn what_nobody_knows_is_the_configurations_choice() -> Result<()> {
 
 /// The specification: an error carries the version of the configuration, as far as that says one.
 #[test]
-fn what_is_wrong_with_the_configuration_is_told_in_its_own_version() -> Result<()> {
+fn errors_of_the_configuration_are_written_in_its_own_version() -> Result<()> {
     let lab = Lab::new()?;
     for (key, value, code) in
         [("onUnknown", json!("maybe"), 7), ("runtimeConfig", json!([]), 6), ("name", json!(null), 7)]

@@ -1,4 +1,4 @@
-//! Who answers a pod's DNS: contract §1 `redirect-dns` with the first row of §4, in both families, by every engine.
+//! The annotation `redirect-dns`: which server answers a pod's DNS, in both families and by every engine.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, Write as _};
@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::support::{APP, SIDECAR, by_every_engine, read_all};
 
-/// Who is asked outside of the pod.
+/// The DNS servers outside of the pod.
 const SERVER: &str = "the server outside";
 /// A server of the pod itself, such as systemd-resolved.
 const LOCAL: &str = "the server in the pod";
@@ -81,7 +81,7 @@ impl World {
         Ok(world)
     }
 
-    /// The pod has a sidecar that answers DNS where the contract says so.
+    /// The pod has a sidecar that answers DNS at its port.
     fn with_sidecar(engine: &str, annotations: &[(&str, &str)]) -> Result<Self> {
         let mut world = Self::new(engine, annotations)?;
         world.sidecar(15_053)?;
@@ -131,7 +131,7 @@ impl Drop for World {
     }
 }
 
-/// Who answers. The UDP socket is connected: it takes an answer only from the server that it asked.
+/// The server that answers. The UDP socket is connected: it takes an answer only from the server that it asked.
 fn asked(actor: Actor<'_>, by: By, server: SocketAddr) -> io::Result<String> {
     match by {
         By::Tcp => read_all(actor.connect(server)?),
@@ -337,7 +337,7 @@ fn an_application_that_asks_from_port_53_is_answered_by_the_sidecar(engine: &str
     Ok(())
 }
 
-/// How many queries of each are on their way at once.
+/// Queries of each kind that are in flight at once.
 const QUERIES: u16 = 1000;
 
 fn thousands_of_queries_at_once_are_each_answered_by_the_right_server(engine: &str) -> Result<()> {
@@ -349,7 +349,7 @@ fn thousands_of_queries_at_once_are_each_answered_by_the_right_server(engine: &s
         let _outside = patient_server(lab.peer.as_root(), server, b'B')?;
         let _sidecars = patient_server(lab.pod.as_uid(SIDECAR), (family.loopback(), 15_053).at(), b'A')?;
         let (low, high) = (20_000, 20_000 + QUERIES);
-        // A captured query leaves an entry in the kernel's connection tracking for 30 s. Whoever is given the same port
+        // A captured query leaves an entry in the kernel's connection tracking for 30 s. A client that gets the same port
         // for the same server meanwhile, the sidecar above all, must not follow it.
         for (round, application, sidecar) in
             [("first", low, high), ("ports exchanged", high, low), ("exchanged again", low, high)]
@@ -393,7 +393,7 @@ fn queries(
     })
 }
 
-/// Whether the one datagram that waits, or comes, begins with the server's letter.
+/// Returns true if the one datagram that waits, or comes, begins with the server's letter.
 fn is_answered(query: &UdpSocket, by: u8) -> bool {
     let mut answer = [0; 8];
     matches!(query.recv(&mut answer), Ok(length) if length == 3 && answer[0] == by)

@@ -1,4 +1,4 @@
-//! Mesh documents: how they are loaded and exchanged while the sidecar runs, and what Dataplanes and logs come to. Contract §6.
+//! Mesh documents: how they are loaded and exchanged while the sidecar runs, and what Dataplanes and logs mean.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,13 +11,13 @@ use culvert_tests::server::{echo, who};
 use culvert_tests::{Family, Lab, eventually};
 use serde_json::Value;
 
-use crate::seeds::{excerpt, onboarded, talks, with_documents};
 use crate::support::{APP, assert_taken_and_reset, read_all};
+use crate::walkthrough::{excerpt, onboarded, talks, with_documents};
 
 const SOON: Duration = Duration::from_secs(10);
 const TRANSPARENT: &str = "transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001}";
 
-/// Exchanged in one step, as whoever is careful does.
+/// Exchanged in one step, as a careful operator does.
 fn replace(file: &Path, text: &str) -> Result<()> {
     let new = file.with_extension("new");
     fs::write(&new, text)?;
@@ -26,7 +26,7 @@ fn replace(file: &Path, text: &str) -> Result<()> {
 }
 
 #[test]
-fn what_is_wrong_at_the_start_is_told_all_at_once_and_ends_it_with_64() -> Result<()> {
+fn all_errors_of_the_start_are_reported_at_once_with_exit_code_64() -> Result<()> {
     let (lab, folder) = onboarded()?;
     fs::write(
         folder.join("a.yaml"),
@@ -64,7 +64,7 @@ fn what_is_wrong_at_the_start_is_told_all_at_once_and_ends_it_with_64() -> Resul
 }
 
 #[test]
-fn validate_says_what_good_documents_come_to() -> Result<()> {
+fn validate_summarises_good_documents() -> Result<()> {
     let (lab, folder) = onboarded()?;
     fs::write(folder.join("mesh.yaml"), excerpt("mesh-passthrough.universal.yaml")?)?;
     let mut sidecar =
@@ -100,7 +100,7 @@ fn a_change_is_put_in_force_and_open_connections_do_not_notice() -> Result<()> {
 }
 
 #[test]
-fn a_change_that_cannot_be_used_is_counted_and_shown_and_what_was_before_stays() -> Result<()> {
+fn an_invalid_change_is_counted_and_reported_and_the_old_configuration_stays() -> Result<()> {
     let (lab, folder) = onboarded()?;
     let file = folder.join("mesh.yaml");
     fs::write(&file, excerpt("mesh-passthrough.universal.yaml")?)?;
@@ -128,7 +128,7 @@ fn a_change_that_cannot_be_used_is_counted_and_shown_and_what_was_before_stays()
 fn files_out_of_bounds_are_an_error_at_the_start_and_at_a_reload_and_are_not_read() -> Result<()> {
     let (lab, folder) = onboarded()?;
     let bounds = "allowed: 20000 files and 67108864 bytes in all";
-    // A hole of 64 MiB, which takes no place. (Too many files are told in the same way: sidecar, `resources/files/tests.rs`.)
+    // A hole of 64 MiB, which takes no place. (Too many files give the same error: sidecar, `resources/files/tests.rs`.)
     let too_big =
         || -> Result<()> { Ok(fs::File::create(folder.join("big.yaml"))?.set_len((64 << 20) + 1)?) };
     let path = folder.display().to_string();
@@ -151,7 +151,7 @@ fn files_out_of_bounds_are_an_error_at_the_start_and_at_a_reload_and_are_not_rea
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_told_and_is_taken_once_it_can() -> Result<()> {
+fn an_unreadable_file_is_reported_and_is_loaded_once_it_can_be_read() -> Result<()> {
     let (lab, folder) = onboarded()?;
     let file = folder.join("mesh.yaml");
     fs::write(&file, excerpt("mesh-passthrough.universal.yaml")?)?;
@@ -365,8 +365,7 @@ fn logs(lab: &Lab) -> Result<std::path::PathBuf> {
 }
 
 #[test]
-fn a_mesh_access_log_tells_inbound_outbound_and_passthrough_connections_apart_by_from_rules_and_to()
--> Result<()> {
+fn a_mesh_access_log_logs_inbound_by_from_and_outbound_and_passthrough_by_to() -> Result<()> {
     let (lab, folder) = onboarded()?;
     let logs = logs(&lab)?;
     let collector = lab.peer.listen("192.0.2.10:5000")?;

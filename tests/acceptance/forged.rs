@@ -1,4 +1,4 @@
-//! A neighbour that sends to the pod's hardware address what no router would: contract §4, "by a forged packet".
+//! A neighbour that sends to the pod's hardware address what no router would: forged packets.
 
 use anyhow::Result;
 use culvert_tests::server::echo;
@@ -6,7 +6,7 @@ use culvert_tests::{Family, Knock, Lab, Landing, Segment};
 
 use crate::support::by_every_engine;
 
-/// Where a service that trusts its own pod listens.
+/// The address of a service that trusts its own pod.
 const SERVICE: u16 = 8080;
 
 fn a_forged_packet_does_not_reach_what_listens_on_loopback(engine: &str) -> Result<()> {
@@ -23,7 +23,7 @@ fn a_forged_packet_does_not_reach_what_listens_on_loopback(engine: &str) -> Resu
         let wire = lab.peer.wire_of("eth0")?;
         let pod = lab.pod.mac("eth0")?;
 
-        // The same forger is heard where it may be: it can tell silence from its own mistakes.
+        // The same forger is heard where it may be: so silence is no mistake of its own.
         for family in Family::BOTH {
             let syn = Segment::syn((family.peer(), 4000), (family.pod(), 8081));
             assert_eq!(

@@ -1,4 +1,4 @@
-//! What the sidecar refuses to forward: contract §5, guards. Each refusal is counted as `loop_rejected`.
+//! Destinations that the sidecar refuses to forward to. Each refusal is counted as `loop_rejected`.
 
 use std::io::{self, ErrorKind};
 
@@ -76,7 +76,7 @@ fn a_call_of_the_sidecars_uid_to_loopback_is_refused() -> Result<()> {
 }
 
 #[test]
-fn what_was_refused_is_not_counted_as_forwarded() -> Result<()> {
+fn refused_connections_are_not_counted_as_forwarded() -> Result<()> {
     let lab = Lab::new()?;
     lab.add(&[])?.expect_success();
     let sidecar = lab.pod.sidecar().start()?;
@@ -92,7 +92,7 @@ fn what_was_refused_is_not_counted_as_forwarded() -> Result<()> {
     Ok(())
 }
 
-/// Who tries to get at what is not meant for them.
+/// The clients that try to reach a port that is not meant for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
     Peer,
@@ -101,18 +101,18 @@ enum Who {
     SidecarsUid,
 }
 
-/// What they get.
+/// The result that a client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Got {
-    /// The kernel says that nobody listens.
+    /// Refused by the kernel: the port is closed.
     Refused,
-    /// Somebody took the connection and reset it.
+    /// The connection was accepted and reset.
     Reset,
-    /// The application's service.
+    /// The answer of the application's service.
     Service,
-    /// The status pages.
+    /// The answer of the status port.
     Status,
-    /// The admin interface.
+    /// The answer of the admin port.
     Admin,
 }
 
@@ -120,15 +120,15 @@ enum Got {
 const SERVICE: u16 = 8080;
 const PRIVATE: u16 = 8081;
 
-/// Contract §4 and §5, put together for the ports that somebody might want to reach through the sidecar.
+/// The due result for each port that a client might want to reach through the sidecar.
 fn due(who: Who, family: Family, to: std::net::IpAddr, port: u16) -> Got {
     let (pod, hop) = (to == family.pod(), to == family.hop());
     match (who, port) {
         (Who::Peer, SERVICE) => Got::Service,
         (Who::Peer, 15_020) => Got::Status,
-        // Through the inbound listener: a port of the sidecar, or one where the pod's address has nobody.
+        // Through the inbound listener: a port of the sidecar, or a closed port of the pod's address.
         (Who::Peer, _) => Got::Reset,
-        // Back through the inbound listener, whatever is excluded; the hop's own address is loopback to it.
+        // Back through the inbound listener, excluded or not; the hop's own address is loopback to it.
         (Who::SidecarsUid, SERVICE) if pod => Got::Service,
         (Who::SidecarsUid, _) if pod || hop => Got::Reset,
         // Directly.
@@ -164,7 +164,7 @@ fn is_reset(error: &anyhow::Error) -> bool {
 }
 
 #[test]
-fn whoever_tries_gets_at_nothing_of_the_sidecar_by_way_of_the_sidecar() -> Result<()> {
+fn no_client_reaches_the_sidecars_own_ports_through_the_sidecar() -> Result<()> {
     let lab = Lab::new()?;
     lab.add(&[])?.expect_success();
     let sidecar = lab.pod.sidecar().start()?;

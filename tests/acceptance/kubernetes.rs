@@ -132,7 +132,7 @@ fn a_static_pod_is_known_by_the_uid_that_the_kubelet_gives_it() -> Result<()> {
 }
 
 #[test]
-fn a_watch_begins_anew_wherever_it_broke_and_what_is_known_stays() -> Result<()> {
+fn a_broken_watch_restarts_and_keeps_the_known_pods() -> Result<()> {
     let server = ApiServer::local()?;
     server.pod(NODE, "shop", "first", "uid", &[ON]);
     beside_a_watch(&server, async |pods| {
@@ -246,7 +246,7 @@ fn a_ca_that_was_renewed_is_read_again_and_no_other_is_trusted() -> Result<()> {
 }
 
 #[test]
-fn a_folder_without_what_is_needed_is_named() -> Result<()> {
+fn missing_and_broken_credentials_are_named_by_their_file() -> Result<()> {
     let server = ApiServer::local()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for (file, text) in
@@ -330,7 +330,7 @@ fn events_are_posted_and_tried_again_but_not_without_end() -> Result<()> {
     server.fail_next("events", Fault::Close);
     events.hand_in(event("tried-again", "é".repeat(2000)));
     events.hand_in(event("plain", "put right".to_owned()));
-    // Whoever hands in never waits, however many there are.
+    // Handing in an event never waits, however many there are.
     for _ in 0..1000 {
         events.hand_in(event("more", String::new()));
     }

@@ -1,4 +1,4 @@
-//! Pods that Kong Mesh injected, and the node's defaults and locks over every annotation: contract §1 and §2.
+//! Pods that Kong Mesh injected, and the node's defaults and locks over every annotation.
 
 use anyhow::Result;
 use culvert_tests::server::UdpEcho;
@@ -91,7 +91,7 @@ fn a_lock_holds_for_kumas_names_too() -> Result<()> {
 }
 
 #[test]
-fn what_kumas_config_says_and_we_do_not_know_is_an_error() -> Result<()> {
+fn an_unknown_field_of_kumas_config_is_an_error() -> Result<()> {
     let lab = Lab::new()?;
     for (value, word) in [
         ("redirekt: {}", "redirekt"),
@@ -108,7 +108,7 @@ fn what_kumas_config_says_and_we_do_not_know_is_an_error() -> Result<()> {
     Ok(())
 }
 
-/// A pod with annotations by their whole names, and somebody in the sidecar's place.
+/// A pod with annotations by their whole names, and a listener in the sidecar's place.
 fn injected(
     engine: &str,
     annotations: &[(&str, &str)],

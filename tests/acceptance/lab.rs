@@ -99,7 +99,7 @@ fn a_connection_leaves_from_the_source_that_was_asked_for() -> Result<()> {
 }
 
 #[test]
-fn a_landing_tells_direct_from_refused_from_unanswered() -> Result<()> {
+fn a_landing_distinguishes_direct_refused_and_unanswered() -> Result<()> {
     let lab = Lab::new()?;
     let mut landing = Landing::new(&lab.pod)?;
     for family in Family::BOTH {
@@ -114,7 +114,7 @@ fn a_landing_tells_direct_from_refused_from_unanswered() -> Result<()> {
 }
 
 #[test]
-fn a_forged_request_is_accepted_where_somebody_listens() -> Result<()> {
+fn a_forged_request_is_accepted_by_an_open_port() -> Result<()> {
     let lab = Lab::new()?;
     let wire = lab.peer.wire_of("eth0")?;
     let pod = lab.pod.mac("eth0")?;

@@ -1,4 +1,4 @@
-//! Where each connection lands: contract §4, a pod with defaults, row by row, in both families, by every engine.
+//! The landing of each connection of a pod with defaults, in both families and by every engine.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use culvert_tests::{Family, Host, Lab, Landed, Landing};
 
 use crate::support::{APP, Rows, SIDECAR, by_every_engine, seen};
 
-/// A pod with defaults, and somebody in the sidecar's place.
+/// A pod with defaults, and a listener in the sidecar's place.
 fn onboarded(engine: &str) -> Result<(Lab, Landing)> {
     let lab = Lab::new()?;
     lab.add(&[("engine", engine)])?.expect_success();
@@ -127,7 +127,7 @@ fn what_a_peer_sends_to_the_pod_goes_to_the_sidecar(engine: &str) -> Result<()> 
     lab.add(&[("engine", engine)])?.expect_success();
     let mut landing = Landing::new(&lab.pod)?;
     for family in Family::BOTH {
-        // Whether somebody listens there makes no difference.
+        // A listener there makes no difference.
         landing.target(&lab.pod, (family.pod(), 8080))?;
     }
     let mut rows = Rows::of(&landing);

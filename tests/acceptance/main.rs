@@ -1,4 +1,4 @@
-//! The acceptance tests of culvert: each is one sentence of the contract, told on the lab. They need root.
+//! The acceptance tests of culvert: each is one promise to a user, kept in the lab. They need root.
 
 mod agent;
 mod annotations;
@@ -17,6 +17,7 @@ mod lab;
 mod landing;
 mod mishaps;
 mod networks;
+mod pages;
 mod plugin;
 mod promises;
 mod refusals;
@@ -25,9 +26,9 @@ mod repair;
 mod rooms;
 mod run;
 mod runtime;
-mod seeds;
 mod sidecar;
 mod streams;
 mod support;
 mod tls;
 mod verbs;
+mod walkthrough;

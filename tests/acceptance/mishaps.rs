@@ -1,4 +1,4 @@
-//! What goes wrong around an ADD: kills, failing system calls, full disks, crowds. Contract §3, "all or nothing".
+//! An ADD is all or nothing: kills, failing system calls, full disks, crowds.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::verbs::state;
 
-/// What the plugin calls between its start and its end that may fail.
+/// The system calls of the plugin that may fail.
 const CALLS: [&str; 13] = [
     "openat",
     "read",
@@ -65,7 +65,7 @@ fn used(lab: &Lab) -> Result<Vec<String>> {
     state(&lab.pod)
 }
 
-/// What a pod is like with nothing of ours and with all of it.
+/// The states of a pod: nothing of ours, or all of it.
 fn nothing_and_all(lab: &Lab) -> Result<(Vec<String>, Vec<String>)> {
     let nothing = used(lab)?;
     lab.add(&[("engine", "nftables")])?.expect_success();
@@ -160,7 +160,7 @@ fn fifty_pods_at_once_are_all_redirected() -> Result<()> {
     Ok(())
 }
 
-/// What a call has to do although its surroundings are spoilt: an ADD, its CHECK and its DEL.
+/// A call that has to succeed in spoilt surroundings: an ADD, its CHECK and its DEL.
 fn all_is_well(what: &str, spoilt: impl Fn(Invocation<'_>) -> Invocation<'_>) -> Result<()> {
     for engine in ["nftables", "iptables-nft", "iptables-legacy"] {
         let lab = Lab::new()?;
@@ -239,7 +239,7 @@ impl OwnUsers {
         BufReader::new(holder.0.stdout.take().context("no output")?).read_line(&mut line)?;
         ensure!(line == "ready\n", "unshare made no user namespace");
         let process = format!("/proc/{}", holder.0.id());
-        // As a kubelet does: the pod's root is somebody without rights on the node.
+        // As a kubelet does: the pod's root has no rights on the node.
         for map in ["uid_map", "gid_map"] {
             fs::write(format!("{process}/{map}"), "0 100000 65536")?;
         }

@@ -1,4 +1,4 @@
-//! Lists of ports, networks, uids and interfaces, and one family alone: contract §1 with §4, in both families, by every engine.
+//! Lists of ports, networks, uids and interfaces, and one family alone, in both families and by every engine.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use culvert_tests::{Family, Host, Knock, Lab, Landed, Landing, Segment};
 
 use crate::support::{APP, Rows, SIDECAR, by_every_engine};
 
-/// A pod with these annotations, somebody in the sidecar's place, and servers outside and in the pod at these ports.
+/// A pod with these annotations, a listener in the sidecar's place, and servers outside and in the pod at these ports.
 fn pod_with(engine: &str, annotations: &[(&str, &str)], ports: &[u16]) -> Result<(Lab, Landing)> {
     let lab = Lab::new()?;
     lab.add(&[annotations, &[("engine", engine)]].concat())?.expect_success();

@@ -1,4 +1,4 @@
-//! The plugin, verb by verb: contract §3.
+//! The plugin, verb by verb.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -40,7 +40,7 @@ fn add_prints_the_previous_result_exactly_as_it_came() -> Result<()> {
 }
 
 #[test]
-fn add_understands_every_version_of_the_contract() -> Result<()> {
+fn add_understands_every_version_of_cni_that_the_page_names() -> Result<()> {
     for version in VERSIONS {
         let lab = Lab::new()?;
         let added = lab.invoke("ADD")?.redirect().cni_version(version).run()?.expect_success();

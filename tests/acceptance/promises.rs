@@ -1,5 +1,5 @@
 //! No annotation, however odd, leaves rules in the kernel that it did not state: ADD reads back what it wrote, and CHECK
-//! finds the same. Contract §1 and §3.
+//! finds the same.
 
 use anyhow::{Result, ensure};
 use culvert_tests::Lab;
@@ -48,7 +48,7 @@ fn annotations() -> impl Strategy<Value = Vec<(&'static str, String)>> {
 }
 
 #[test]
-fn whatever_annotations_say_the_kernel_holds_that_and_nothing_else() -> Result<()> {
+fn the_kernel_holds_just_the_rules_that_any_annotations_ask_for() -> Result<()> {
     let lab = Lab::new()?;
     let config = Config { cases: 150, failure_persistence: None, max_shrink_iters: 20, ..Config::default() };
     let accepted = std::cell::Cell::new(0);

@@ -1,4 +1,4 @@
-//! What is refused rather than redirected: closed ports, outbound UDP, invalid packets. Contract §1 with §4.
+//! Traffic that is refused rather than redirected: closed ports, outbound UDP, invalid packets.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use culvert_tests::{Actor, At, Family, Knock, Lab, Landed, Landing, Segment};
 
 use crate::support::{APP, Rows, SIDECAR, by_every_engine};
 
-/// What the kernel refuses, it refuses without asking anybody; the rest is a busy machine's.
+/// A refusal of the kernel needs no other host; the rest of this time is for a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
 fn pod_with(engine: &str, annotations: &[(&str, &str)]) -> Result<Lab> {
@@ -97,13 +97,13 @@ fn iptables_cannot_refuse_closed_ports_and_says_so() -> Result<()> {
     Ok(())
 }
 
-/// Whether the kernel rejects a datagram at once, rather than sending it to the server that answers it.
+/// Returns true if the kernel rejects a datagram at once, rather than sending it to the server that answers it.
 fn is_rejected(actor: Actor<'_>, to: SocketAddr) -> io::Result<bool> {
     let refused = |e: &io::Error| matches!(e.kind(), ErrorKind::ConnectionRefused);
     let socket = actor.udp((Family::of(to.ip()).any(), 0))?;
     actor.run(|| socket.connect(to))?;
     let start = Instant::now();
-    // The kernel may tell the sender already: that netfilter stopped it, or what the error message says.
+    // The kernel may report the error to the sender at once: netfilter's own, or that of the ICMP message.
     match socket.send(b"hello") {
         Err(e) if refused(&e) || e.kind() == ErrorKind::PermissionDenied => {}
         other => drop(other?),
@@ -233,7 +233,7 @@ fn a_service_of_the_pod_may_answer_where_outbound_udp_is_rejected(engine: &str) 
     Ok(())
 }
 
-/// What belongs to no connection: the first has no room in conntrack's states, nor has the second.
+/// Packets that belong to no connection: the first has no room in conntrack's states, nor has the second.
 fn strays(family: Family, port: u16) -> [Segment; 2] {
     let stray =
         |flags, from: u16| Segment { flags, ..Segment::syn((family.peer(), from), (family.pod(), port)) };

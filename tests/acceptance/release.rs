@@ -1,4 +1,4 @@
-//! What holds for the programs as files.
+//! The programs as files: static, and without needs of their host.
 
 use std::fs;
 use std::path::Path;

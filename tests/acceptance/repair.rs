@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A pod that lives is looked at and put right in place: the engine's `repair`, in the lab.
+//! A living pod is verified and repaired in place: the engine's `repair`, in the lab.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -29,7 +29,7 @@ fn nft(pod: &Host, words: &[&str]) -> Result<()> {
 }
 
 #[test]
-fn whatever_was_damaged_is_told_and_put_right() -> Result<()> {
+fn every_damage_is_reported_and_repaired() -> Result<()> {
     type Damage = fn(&Host) -> Result<()>;
     let damages: [(&str, &str, Damage); 8] = [
         ("all rules flushed", "is missing", |pod| nft(pod, &["flush", "ruleset"])),
@@ -110,7 +110,7 @@ fn rules_that_were_written_for_another_are_left_alone() -> Result<()> {
 }
 
 #[test]
-fn the_kernels_count_tells_of_any_change_and_of_no_look() -> Result<()> {
+fn the_kernels_generation_counts_changes_and_no_reads() -> Result<()> {
     let lab = Lab::new()?;
     let count = || lab.pod.namespace().run(nftables::generation);
     lab.add(&[])?.expect_success();

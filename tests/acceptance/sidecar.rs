@@ -1,4 +1,4 @@
-//! The sidecar as a program: options, readiness, what it says about connections, how it ends. Contract §5.
+//! The sidecar as a program: options, readiness, what it says about connections, how it ends.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -217,7 +217,7 @@ fn connections_are_counted_by_direction_and_family() -> Result<()> {
 }
 
 #[test]
-fn when_told_to_end_it_serves_what_is_open_and_then_ends() -> Result<()> {
+fn sigterm_drains_open_connections_before_the_exit() -> Result<()> {
     let lab = onboarded()?;
     let mut sidecar = lab.pod.sidecar().options(["--drain-delay", "1s", "--drain-time", "10s"]).start()?;
     let _outside = lab.peer.serve("192.0.2.10:80", echo())?;
@@ -251,7 +251,7 @@ fn when_told_to_end_it_serves_what_is_open_and_then_ends() -> Result<()> {
 }
 
 #[test]
-fn what_is_open_when_the_drain_time_is_over_is_reset() -> Result<()> {
+fn connections_still_open_after_the_drain_time_are_reset() -> Result<()> {
     let lab = onboarded()?;
     let mut sidecar = lab.pod.sidecar().options(["--drain-delay", "0s", "--drain-time", "1s"]).start()?;
     let _outside = lab.peer.serve("192.0.2.10:80", echo())?;

@@ -68,7 +68,7 @@ fn every_way(options: &[&str], test: impl Fn(Way, &Lab, &Sidecar<'_>) -> Result<
     thread::scope(|scope| {
         let test = |way: Way| test(way, &lab, &sidecar).with_context(|| format!("{way:?}"));
         let running = Way::ALL.map(|way| scope.spawn(move || test(way)));
-        // All are waited for before the first failure is told.
+        // All are waited for before the first failure is reported.
         let ended = running.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
         ended.into_iter().collect()
     })
@@ -181,7 +181,7 @@ fn a_reset_by_the_client_reaches_the_server() -> Result<()> {
 }
 
 #[test]
-fn where_nobody_listens_the_client_gets_a_reset() -> Result<()> {
+fn a_closed_port_resets_the_client() -> Result<()> {
     every_way(&[], |way, lab, _| {
         assert_taken_and_reset(way.connect(lab), &format!("{way:?}"));
         Ok(())
@@ -189,10 +189,10 @@ fn where_nobody_listens_the_client_gets_a_reset() -> Result<()> {
 }
 
 #[test]
-fn where_nobody_answers_the_client_gets_a_reset_within_the_connect_timeout() -> Result<()> {
+fn an_address_without_a_host_resets_the_client_within_the_connect_timeout() -> Result<()> {
     every_way(&["--connect-timeout", "1s"], |way, lab, _| {
         let Way::Outbound(family) = way else { return Ok(()) };
-        // Nobody has this address: the neighbour is asked for in vain, for longer than the timeout.
+        // No host has this address: the kernel asks for it in vain, for longer than the timeout.
         let nobody = if family == Family::V4 { "10.77.0.200:80" } else { "[fd77::200]:80" };
         let start = Instant::now();
         assert_taken_and_reset(lab.pod.as_uid(APP).connect(nobody), nobody);
@@ -276,7 +276,7 @@ fn a_byte_goes_through_at_once() -> Result<()> {
 }
 
 /// A sidecar that is slow to acknowledge would cost each new connection to such a server 40 ms, which the application did
-/// not have without it: as soon as the connection is told to put its acknowledgements off (`TCP_QUICKACK`).
+/// not have without it: as soon as the connection delays its acknowledgements (`TCP_QUICKACK`).
 #[test]
 fn a_first_answer_in_two_writes_is_not_kept_back() -> Result<()> {
     every_way(&[], |way, lab, _| {

@@ -1,4 +1,4 @@
-//! What several of the tests say.
+//! Assertions and helpers that several tests share.
 
 use std::fmt::Write;
 use std::io::{self, ErrorKind, Read};
@@ -8,9 +8,9 @@ use anyhow::Result;
 use culvert_tests::{Actor, At, Landed, Landing};
 
 /// An application's uid.
-pub const APP: u32 = 1000;
+pub(crate) const APP: u32 = 1000;
 /// The sidecar's uid in a pod with defaults.
-pub const SIDECAR: u32 = culvert_tests::pod::sidecar::UID;
+pub(crate) const SIDECAR: u32 = culvert_tests::pod::sidecar::UID;
 
 /// Makes a test of each function for each engine: the same connections have to land in the same places.
 macro_rules! by_every_engine {
@@ -33,18 +33,18 @@ macro_rules! by_every_engine {
 pub(crate) use by_every_engine;
 
 /// Connections with the place where each has to land; all are tried before the test fails.
-pub struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     landing: &'a Landing,
     wrong: String,
 }
 
 impl<'a> Rows<'a> {
-    pub fn of(landing: &'a Landing) -> Self {
+    pub(crate) fn of(landing: &'a Landing) -> Self {
         Self { landing, wrong: String::new() }
     }
 
     /// One row: who connects to what, and where that has to land.
-    pub fn row(&mut self, what: &str, actor: Actor<'_>, to: impl At, expected: Landed) -> Result<()> {
+    pub(crate) fn row(&mut self, what: &str, actor: Actor<'_>, to: impl At, expected: Landed) -> Result<()> {
         let to = to.at();
         let landed = self.landing.of(actor, to)?;
         if landed != expected {
@@ -54,18 +54,18 @@ impl<'a> Rows<'a> {
     }
 
     /// A row that goes to its target directly.
-    pub fn direct(&mut self, what: &str, actor: Actor<'_>, to: impl At) -> Result<()> {
+    pub(crate) fn direct(&mut self, what: &str, actor: Actor<'_>, to: impl At) -> Result<()> {
         self.row(what, actor, to, Landed::Direct)
     }
 
     /// A row that the outbound listener gets.
-    pub fn outbound(&mut self, what: &str, actor: Actor<'_>, to: impl At) -> Result<()> {
+    pub(crate) fn outbound(&mut self, what: &str, actor: Actor<'_>, to: impl At) -> Result<()> {
         let to = to.at();
         self.row(what, actor, to, Landed::Outbound(to))
     }
 
     /// A row that the inbound listener gets.
-    pub fn inbound(&mut self, what: &str, actor: Actor<'_>, to: impl At) -> Result<()> {
+    pub(crate) fn inbound(&mut self, what: &str, actor: Actor<'_>, to: impl At) -> Result<()> {
         let to = to.at();
         self.row(what, actor, to, Landed::Inbound(to))
     }
@@ -80,7 +80,7 @@ impl Drop for Rows<'_> {
 }
 
 /// Reads to the end of a stream.
-pub fn read_all(mut stream: impl Read) -> io::Result<String> {
+pub(crate) fn read_all(mut stream: impl Read) -> io::Result<String> {
     let mut all = String::new();
     stream.read_to_string(&mut all)?;
     Ok(all)
@@ -88,7 +88,7 @@ pub fn read_all(mut stream: impl Read) -> io::Result<String> {
 
 /// Fails unless the connection is reset before a byte arrives.
 #[track_caller]
-pub fn assert_reset(mut stream: TcpStream, what: &str) {
+pub(crate) fn assert_reset(mut stream: TcpStream, what: &str) {
     match stream.read(&mut [0; 64]) {
         Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
         other => panic!("{what}: expected a reset, got {other:?}"),
@@ -98,7 +98,7 @@ pub fn assert_reset(mut stream: TcpStream, what: &str) {
 /// Fails unless the connection is taken and reset at once. A reset that comes with the end of the handshake is an
 /// error of `connect` already.
 #[track_caller]
-pub fn assert_taken_and_reset(connected: io::Result<TcpStream>, what: &str) {
+pub(crate) fn assert_taken_and_reset(connected: io::Result<TcpStream>, what: &str) {
     match connected {
         Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
         Err(e) => panic!("{what}: expected a reset, got {e}"),
@@ -108,7 +108,7 @@ pub fn assert_taken_and_reset(connected: io::Result<TcpStream>, what: &str) {
 
 /// Fails unless the connection is refused by the kernel.
 #[track_caller]
-pub fn assert_refused(connected: io::Result<TcpStream>, what: &str) {
+pub(crate) fn assert_refused(connected: io::Result<TcpStream>, what: &str) {
     match connected {
         Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
         other => panic!("{what}: expected a refusal, got {other:?}"),
@@ -116,12 +116,12 @@ pub fn assert_refused(connected: io::Result<TcpStream>, what: &str) {
 }
 
 /// The address in a line that a `who` server said.
-pub fn seen(stream: TcpStream) -> Result<SocketAddr> {
+pub(crate) fn seen(stream: TcpStream) -> Result<SocketAddr> {
     Ok(read_all(stream)?.parse()?)
 }
 
 /// `count`, or as many times that as `CULVERT_TEST_SCALE` says: for what can be done any number of times.
-pub fn scaled(count: usize) -> usize {
+pub(crate) fn scaled(count: usize) -> usize {
     let scale = std::env::var("CULVERT_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1);
     count * std::cmp::max::<usize>(scale, 1)
 }

@@ -1,4 +1,4 @@
-//! CHECK, STATUS, GC, DEL and repetition, as a runtime calls them: contract §3.
+//! CHECK, STATUS, GC, DEL and repetition, as a runtime calls them.
 
 use std::fs;
 use std::process::Command;
@@ -19,7 +19,7 @@ const SYSCTLS: [&str; 5] = [
 ];
 
 /// Everything of a pod that is the plugin's to change, as a person reads it.
-pub fn state(pod: &Host) -> Result<Vec<String>> {
+pub(crate) fn state(pod: &Host) -> Result<Vec<String>> {
     let mut lines: Vec<String> = vec![format!("lo {:?}", pod.addresses("lo")?)];
     lines.extend(SYSCTLS.iter().map(|name| format!("{name} = {:?}", pod.sysctl(name).ok())));
     lines.push(run(pod, &["nft", "--stateless", "list", "ruleset"])?);
@@ -142,7 +142,7 @@ fn the_last_del_leaves_the_pod_as_it_was_before_the_first_add(engine: &str) -> R
     Ok(())
 }
 
-/// iptables-nft leaves its own tables behind, without a rule; they are everybody's.
+/// iptables-nft leaves its own tables behind, without a rule; other programs use them too.
 fn without_empty_tables(state: Vec<String>) -> Vec<String> {
     let is_rule = |line: &str| line.contains("CULVERT") || line.contains("culvert");
     state
@@ -160,7 +160,7 @@ fn ipv6_that_is_switched_off_on_lo_stops_no_pod(engine: &str) -> Result<()> {
     let records = records(&lab)?;
     assert_eq!(records[0]["footprint"]["hopAddress"], "off", "{records:?}");
 
-    // It comes: what is missing is told, and the next ADD puts it there.
+    // IPv6 appears: CHECK reports what is missing, and the next ADD puts it there.
     lab.pod.set_sysctl("net.ipv6.conf.lo.disable_ipv6", "0")?;
     let error = check(&lab, engine)?.run()?.expect_error(100);
     assert!(error.details.contains("::6"), "{}", error.details);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How long the plugin takes, as a whole process, beside what else does the same: `cargo bench -p culvert-tests --bench
+//! The time that the plugin takes, as a whole process, beside what else does the same: `cargo bench -p culvert-tests --bench
 //! add`. Everything in one run and in turn, since machines drift; ratios of medians are what holds.
 
 use std::fs;
@@ -13,12 +13,12 @@ use anyhow::{Context, Result, bail, ensure};
 use culvert_tests::kernel::netns::Namespace;
 use culvert_tests::process::binaries::Binaries;
 
-/// How often each is timed.
+/// Timed runs of each.
 const RUNS: usize = 100;
-/// How many pods start at once.
+/// Pods that start at once.
 const AT_ONCE: usize = 50;
 
-/// Where no agent listens, as on a node without one.
+/// A socket without an agent, as on a node without one.
 const NOBODY: &str = "/nonexistent/agent.sock";
 
 /// A pod with the rules of tests/rules.
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
         let theirs = Namespace::new(format!("theirs-{run}"))?;
         times[0].push(timed(|| bench.true_once())?);
         times[1].push(timed(|| bench.plugin(&ours, "{}", NOBODY))?);
-        // Three ways to tell, each first as often as the others.
+        // Three ways to report, each first as often as the others.
         let mut ways = [(2, NOBODY), (5, ""), (6, agent.as_str())];
         ways.rotate_left(run % 3);
         for (index, socket) in ways {
@@ -110,7 +110,7 @@ impl Bench {
         Ok(Self { folder: tempfile::tempdir().context("a folder for the plugin's log and records")? })
     }
 
-    /// Somebody in the node agent's place, who reads what he is told, for as long as the process lives.
+    /// A listener in the node agent's place, which reads all reports for as long as the process lives.
     fn agent(&self) -> Result<String> {
         let path = self.folder.path().join("agent.sock");
         let listener = UnixListener::bind(&path)?;
@@ -196,7 +196,7 @@ impl Bench {
     fn peak_kib(&self) -> Result<u64> {
         let namespace = Namespace::new("peak")?;
         let (mut reader, mut writer) = std::io::pipe()?;
-        // As many bytes as a pipe holds: whatever comes next has to wait.
+        // As many bytes as a pipe holds: any further byte has to wait.
         writer.write_all(&vec![b' '; 65_536])?;
         let mut child = self.start(&namespace, ONBOARDED, NOBODY, Stdio::from(writer))?;
         let status = Path::new("/proc").join(child.id().to_string());
@@ -211,7 +211,7 @@ impl Bench {
         peak.context("no VmHWM")
     }
 
-    /// The medians of the phases that the plugin's log tells of its ADDs.
+    /// The medians of the phases that the plugin's log has of its ADDs.
     fn phases(&self) -> Result<Vec<(String, u128)>> {
         let log = fs::read_to_string(self.folder.path().join("log"))?;
         let mut phases: Vec<(String, Vec<u128>)> = Vec::new();

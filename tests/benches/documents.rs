@@ -1,6 +1,6 @@
 //! Five thousand Dataplane documents: `cargo bench -p culvert-tests --bench documents`.
 //!
-//! How long the built sidecar needs from files to a plan (`validate`, as a whole process), with all of them in one file and
+//! The time that the built sidecar needs from files to a plan (`validate`, as a whole process), with all of them in one file and
 //! with a file for each; and what a reload of them costs a connection that is open: its slowest round trips, beside those of
 //! the same seconds without a reload.
 
@@ -20,7 +20,7 @@ use culvert_tests::{Lab, Sidecar, process::lab_exec};
 
 const DOCUMENTS: u32 = 5000;
 const ROUNDS: usize = 7;
-/// What the product promises for that many.
+/// The limit that the product promises for that many.
 const PROMISED: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {

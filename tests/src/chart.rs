@@ -17,7 +17,7 @@ pub const KUBERNETES: [&str; 10] =
 /// The namespace that charts are rendered for.
 pub const NAMESPACE: &str = "culvert-system";
 
-/// The repository's root.
+/// The root folder of the repository.
 pub fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
@@ -42,7 +42,7 @@ impl Chart {
             .map_err(|e| anyhow!("{e}"))
     }
 
-    /// Where it is.
+    /// The chart's folder.
     pub fn folder() -> PathBuf {
         repository().join("charts/culvert")
     }
@@ -53,7 +53,7 @@ impl Chart {
         fs::read_to_string(&path).with_context(|| path.display().to_string())
     }
 
-    /// What helm's own lint says with these values, warnings counted as errors.
+    /// Runs helm's own lint with these values, warnings counted as errors.
     pub fn lint(&self, values: &Value) -> Result<()> {
         let (_folder, values) = file_of(values)?;
         let mut helm = self.helm();
@@ -61,7 +61,7 @@ impl Chart {
         output(helm).map(drop)
     }
 
-    /// What helm would send to a cluster of this version.
+    /// Renders the objects that helm would send to a cluster of this version.
     pub fn render(&self, values: &Value, kubernetes: &str) -> Result<Rendered> {
         self.render_as("culvert", NAMESPACE, values, kubernetes)
     }
@@ -83,7 +83,7 @@ impl Chart {
         Rendered::parse(output(helm)?)
     }
 
-    /// What helm tells whoever has installed it.
+    /// Renders the notes that helm prints after an installation.
     pub fn notes(&self, values: &Value) -> Result<String> {
         let (_folder, values) = file_of(values)?;
         let mut helm = self.helm();
@@ -101,7 +101,7 @@ impl Chart {
         helm
     }
 
-    /// Whether the strict schemas of this version accept every document of these files.
+    /// Fails unless the strict schemas of this version accept every document of these files.
     pub fn validate(&self, kubernetes: &str, files: &[PathBuf]) -> Result<()> {
         let mut command = Command::new("python3");
         command
@@ -123,12 +123,12 @@ impl Chart {
     }
 }
 
-/// Documents of YAML.
+/// A file's YAML documents, in their order.
 #[derive(Debug, Clone)]
 pub struct Rendered {
     /// As they were written, comments too.
     pub text: String,
-    /// What they say.
+    /// The parsed documents, in the file's order.
     pub documents: Vec<Value>,
 }
 

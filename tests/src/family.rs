@@ -46,7 +46,7 @@ impl Family {
         self.pick(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED)
     }
 
-    /// Which family an address is of.
+    /// Returns the family of an address.
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }

@@ -37,11 +37,11 @@ pub struct Mounted {
 /// A file as it must come back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
-    /// Its name.
+    /// The file's name, without its folder.
     pub name: String,
-    /// What it holds.
+    /// The bytes of the file.
     pub bytes: Vec<u8>,
-    /// Its mode.
+    /// The file's permission bits.
     pub mode: u32,
     /// Its user and group.
     pub owner: (u32, u32),
@@ -61,7 +61,7 @@ impl Mounted {
         Ok(node)
     }
 
-    /// Where a file of the node is.
+    /// Returns the path of a file of the node.
     pub fn at(&self, path: &str) -> PathBuf {
         self.folder.path().join(path)
     }
@@ -178,7 +178,7 @@ impl MountedAgent {
         http::request(std::net::TcpStream::connect(self.status_address()?)?, method, path)
     }
 
-    /// Where it serves its status.
+    /// Returns the address of its status port.
     pub fn status_address(&self) -> Result<String> {
         let log = self.log();
         let address = log.split_whitespace().find_map(|word| word.strip_prefix("address="));
@@ -197,7 +197,7 @@ impl MountedAgent {
         peak_memory(self.process.pid())
     }
 
-    /// What it logged so far.
+    /// Returns its log so far.
     pub fn log(&self) -> String {
         self.process.stderr().text()
     }
@@ -254,7 +254,7 @@ pub fn peak_memory(pid: u32) -> Result<u64> {
     Ok(kibibytes << 10)
 }
 
-/// Whether the list at `path` names the plugin.
+/// Returns true if the list at `path` names the plugin.
 pub fn has_entry(path: &Path) -> bool {
     let text = fs::read(path).unwrap_or_default();
     serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|list| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `doctor` says of a node's files.
+//! The checks of `doctor` on a node's files.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn doctor(node: &Mounted) -> Result<Vec<(String, String)>> {
 }
 
 #[test]
-fn doctor_tells_a_node_with_culvert_from_one_without_and_from_one_that_is_damaged() -> Result<()> {
+fn doctor_distinguishes_nodes_with_culvert_without_it_and_damaged() -> Result<()> {
     let node = with_list()?;
     let are = |network: &str, plugin: &str, entry: &str, agent: &str| {
         [("network", network), ("plugin", plugin), ("entry", entry), ("agent", agent)]

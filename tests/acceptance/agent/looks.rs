@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `doctor` and `status` see of a node's folder is what its runtime sees.
+//! `doctor` and `status` see the same of a node's folder as its runtime.
 
 use std::os::unix::fs::symlink;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::*;
 
-/// What the check `name` of `doctor` found.
+/// Returns the result of the check `name` of `doctor`.
 fn found(node: &Mounted, name: &str) -> Result<String> {
     let (_, report) = json_of(node.command(&[], "doctor")?)?;
     let checks = report["checks"].as_array().context("no checks")?;
@@ -17,7 +17,7 @@ fn found(node: &Mounted, name: &str) -> Result<String> {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_told_by_its_reason() -> Result<()> {
+fn doctor_reports_why_a_file_cannot_be_read() -> Result<()> {
     let node = Mounted::new()?;
     let path = node.configuration(NAME);
     let large = LIST.to_owned() + &" ".repeat(2 << 20);
@@ -97,7 +97,7 @@ fn doctor_reads_what_cilium_writes_of_itself() -> Result<()> {
         let there = [in_pods, unknown].into_iter().find(|text| found.contains(text));
         assert_eq!(there, finding, "{config}: {found}");
     }
-    // Both at once are told both.
+    // Both at once are both reported.
     says("{\"EnableSocketLB\":true}")?;
     fs::write(node.configuration(renamed), "{}")?;
     let found = found(&node, "neighbour")?;

@@ -8,16 +8,16 @@ use culvert_tests::lab::Lab;
 
 use super::*;
 
-/// The issue's bar after 5,000 ADDs.
+/// The most memory of the agent after 5,000 ADDs.
 const AT_MOST: u64 = 15 << 20;
 /// From the plugin's last word to the agent's count of it.
 const COUNTED_WITHIN: Duration = Duration::from_secs(10);
 /// Pods at a time, each in a namespace of its own, which the next one takes over.
 const AT_ONCE: usize = 4;
 
-/// 200 ADDs and DELs of the plugin that the agent placed; with `CULVERT_TEST_SCALE=25` the 5,000 of the issue.
+/// 200 ADDs and DELs of the plugin that the agent placed; with `CULVERT_TEST_SCALE=25` 5,000.
 #[test]
-fn the_agent_stays_small_however_many_pods_come_and_go() -> Result<()> {
+fn the_agents_memory_stays_bounded_over_many_pods() -> Result<()> {
     let node = with_list()?;
     let agent = node.agent(&[])?.ready()?;
     let begin = agent.peak_memory()?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the node agent and `uninstall` do to a node's files (contract §7): they stay, they come back, and nothing else changes.
+//! The node agent and `uninstall` on a node's files: ours stay and come back, and nothing else changes.
 
 mod doctor;
 mod killed;
@@ -22,13 +22,13 @@ use culvert_tests::until::until_some;
 
 /// An attack so soon after the last is taken for an answer to the agent's own write.
 const STOOD_FOR: Duration = Duration::from_millis(150);
-/// What the contract leaves the agent to put things right.
+/// The longest that the agent may take to restore the entry.
 const HEALS_WITHIN: Duration = Duration::from_secs(1);
 /// A list as many primaries write it.
 const LIST: &str = "{\n  \"name\": \"net\",\n  \"cniVersion\": \"0.3.1\",\n  \"plugins\": [\n    { \"type\": \"bridge\" }\n  ]\n}\n";
 /// The same as one plugin.
 const SINGLE: &str = "{ \"name\": \"net\", \"cniVersion\": \"0.3.1\", \"type\": \"bridge\" }\n";
-/// The primary's list.
+/// File name of the primary's list.
 const NAME: &str = "10-net.conflist";
 
 fn with_list() -> Result<Mounted> {
@@ -94,7 +94,7 @@ fn every_primarys_folder_is_as_it_was_after_the_round_trip() -> Result<()> {
 }
 
 #[test]
-fn what_others_changed_meanwhile_stays_changed() -> Result<()> {
+fn changes_by_others_survive_uninstall() -> Result<()> {
     let node = with_list()?;
     let agent = node.agent(&[])?.ready()?;
     let theirs =
@@ -115,7 +115,7 @@ fn what_others_changed_meanwhile_stays_changed() -> Result<()> {
     Ok(())
 }
 
-/// A link's absolute path is the node's, not that of whoever has mounted the node.
+/// A link's absolute path is the node's, not that of the container that mounts the node.
 #[test]
 fn a_list_that_is_a_link_is_followed_as_the_node_does_and_stays_a_link() -> Result<()> {
     let node = with_list()?;

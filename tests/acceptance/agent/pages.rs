@@ -13,7 +13,7 @@ use culvert_tests::process::binaries::Binaries;
 use super::{HEALS_WITHIN, LIST, NAME, renamed_in, with_list};
 
 #[test]
-fn each_page_answers_and_what_is_none_is_refused_by_the_rules_of_http() -> Result<()> {
+fn every_path_and_method_gets_its_http_status() -> Result<()> {
     let node = with_list()?;
     let agent = node.agent(&[])?.ready()?;
     for (method, path, status) in [

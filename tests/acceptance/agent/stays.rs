@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whatever a neighbour does to the entry or the plugin, they are back, and there is no war.
+//! The entry and the plugin come back after any neighbour's change, without an endless fight.
 
 use super::*;
 
@@ -207,9 +207,9 @@ fn a_neighbour_that_writes_by_its_clock_is_answered_at_once() -> Result<()> {
     Ok(())
 }
 
-/// It replaces the file, or writes into it, in two versions: whatever it does, the answer lies ready. Nothing of that stays.
+/// It replaces the file, or writes into it, in two versions: in each case the next list is written beforehand. Nothing of that stays.
 #[test]
-fn what_lies_ready_for_a_neighbour_that_never_rests_goes_with_the_agent_and_with_uninstall() -> Result<()> {
+fn lists_written_beforehand_are_removed_by_the_agents_end_and_by_uninstall() -> Result<()> {
     let node = with_list()?;
     let other = LIST.replace("bridge", "ptp");
     let names = || -> Result<Vec<String>> {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the agent may and sees, and what takes it all off again.
+//! The agent's permissions and mounts, and the hook that removes everything again.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ fn mounts(container: &Value) -> Vec<String> {
         .collect()
 }
 
-/// What only the way out needs.
+/// Permissions that only the uninstallation needs.
 const FOR_UNINSTALL: [&str; 2] = ["/host/var/lib/cni/results ro", "/host/var/log/culvert"];
 
 #[test]
@@ -110,7 +110,7 @@ fn each_platform_shows_the_agent_its_own_folders_and_no_others() -> Result<()> {
 }
 
 #[test]
-fn paths_that_are_given_are_mounted_and_told() -> Result<()> {
+fn paths_that_are_set_are_mounted_and_passed_as_options() -> Result<()> {
     let rendered = rendered(&json!({ "paths": {
         "cniConfDir": "/srv/cni/net.d", "cniBinDir": "/srv/cni/bin",
         "runtimeConfigDir": "/srv/runtime", "runtimeSocket": "/srv/sockets/runtime.sock" } }))?;
@@ -211,7 +211,7 @@ fn nodes_may_be_patched_only_where_they_are_held() -> Result<()> {
 }
 
 #[test]
-fn the_agent_comes_to_every_node_first_and_one_at_a_time() -> Result<()> {
+fn the_agent_rolls_out_to_every_node_one_at_a_time() -> Result<()> {
     let rendered = rendered(&json!({}))?;
     let daemon_set = rendered.one("DaemonSet", "-agent")?;
     assert_eq!(daemon_set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 1);

@@ -19,7 +19,7 @@ const PODS: &str = "/api/v1/namespaces/culvert-system/pods";
 /// It looks each two seconds.
 const SOON: Duration = Duration::from_secs(15);
 
-/// The job's container, told with these values how long to wait.
+/// The job's container, which gets its wait from these values.
 fn job(server: &ApiServer, uninstall: &Value) -> Result<Process> {
     let rendered = rendered(&json!({ "uninstall": uninstall }))?;
     let container = &rendered.one("Job", "-uninstall")?["spec"]["template"]["spec"]["containers"][0];
@@ -72,7 +72,7 @@ fn outcome(mut job: Process) -> Result<(i32, String)> {
 }
 
 #[test]
-fn it_waits_for_the_last_node_whatever_its_api_server_does() -> Result<()> {
+fn it_waits_for_the_last_node_through_failures_of_the_api_server() -> Result<()> {
     let server = ApiServer::local()?;
     let quick = json!({ "timeoutSeconds": 30, "unreachableAfterSeconds": 20 });
     server.fail_next("daemonsets", Fault::Status(503, None));
@@ -131,7 +131,7 @@ fn a_node_that_cannot_be_done_stops_it_with_the_reason() -> Result<()> {
 }
 
 #[test]
-fn a_right_that_is_missing_is_told() -> Result<()> {
+fn a_missing_permission_is_reported() -> Result<()> {
     let server = ApiServer::local()?;
     for _ in 0..20 {
         server.fail_next("daemonsets", Fault::Status(403, None));

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::runtime::leaving_nothing;
 
-/// Runs the script.
+/// Runs the image script with these arguments.
 fn build(arguments: &[&str]) -> Result<Output> {
     let binaries = Binaries::built()?.cni.parent().context("no folder")?;
     let mut command = Command::new(repository().join("charts/image/build"));
@@ -22,7 +22,7 @@ fn build(arguments: &[&str]) -> Result<Output> {
 }
 
 /// An image of this name in `folder`.
-pub fn image(folder: &Path, name: &str) -> Result<PathBuf> {
+pub(super) fn image(folder: &Path, name: &str) -> Result<PathBuf> {
     let archive = folder.join("culvert.tar");
     let built = build(&["--name", name, "--output", &archive.to_string_lossy()])?;
     ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
@@ -44,7 +44,7 @@ fn the_same_binaries_make_the_same_archive() -> Result<()> {
 }
 
 #[test]
-fn what_is_no_image_is_refused_with_what_to_do() -> Result<()> {
+fn wrong_image_arguments_are_refused_with_a_remedy() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let empty = folder.path().to_string_lossy();
     for (arguments, words) in [

@@ -13,7 +13,7 @@ use anyhow::Result;
 use culvert_tests::chart::{Chart, KUBERNETES, Rendered};
 use serde_json::{Value, json};
 
-/// What users choose, each under a name.
+/// Sets of values as users choose them, each under a name.
 fn choices() -> Vec<(&'static str, Value)> {
     vec![
         ("defaults", json!({})),

@@ -53,7 +53,7 @@ fn pod_of(chart: &Rendered, name: &str) -> Result<Value> {
     Ok(pod)
 }
 
-/// What the kernel has of the capabilities that the chart names.
+/// Reads the capabilities of the process that the chart names.
 fn capabilities(pod: &Value) -> Result<u64> {
     const BITS: [(&str, u64); 6] = [
         ("CHOWN", 0),
@@ -73,7 +73,7 @@ fn status(world: &World, agent: &Pod<'_>, path: &str) -> Result<http::Response> 
     http::get(world.node.connect((agent.address(Family::V4)?, 15090))?, path)
 }
 
-/// Whether a pod that asks for it is redirected.
+/// Returns true if a pod that asks for it is redirected.
 fn redirects(node: &Containerd, name: &str) -> Result<bool> {
     let pod = node.pod(name).annotation("culvert.dev/redirect", "enabled").run()?;
     let redirected = pod.host().ruleset()?.tables == ["inet culvert"];
@@ -90,7 +90,7 @@ fn start<'a>(node: &'a Containerd, pod: &Value, name: &str) -> Result<(Pod<'a>, 
 }
 
 #[test]
-fn the_agent_comes_works_and_goes_with_no_more_than_the_chart_gives_it() -> Result<()> {
+fn the_charts_permissions_are_enough_for_the_agent_from_install_to_uninstall() -> Result<()> {
     leaving_nothing(
         || Containerd::without_culvert("1.0.0"),
         |node| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the chart and the README start is what the built programs take.
+//! The built programs accept every option that the chart and the README give them.
 
 use std::path::Path;
 use std::process::Command;

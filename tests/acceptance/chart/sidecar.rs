@@ -18,7 +18,7 @@ use crate::runtime::leaving_nothing;
 const NAME: &str = "culvert-sidecar";
 
 /// A pod as the README shows it.
-pub struct Manifest {
+pub(super) struct Manifest {
     kind: &'static str,
     text: String,
     pod: Value,
@@ -37,8 +37,8 @@ impl Manifest {
         self.kind == "native"
     }
 
-    /// The sidecar's container.
-    pub fn container(&self) -> &Value {
+    /// The sidecar's container in the README's pods.
+    pub(super) fn container(&self) -> &Value {
         let list = if self.is_native() { "initContainers" } else { "containers" };
         &self.pod["spec"][list][0]
     }
@@ -53,7 +53,7 @@ impl Manifest {
 }
 
 /// Both.
-pub fn manifests() -> Result<[Manifest; 2]> {
+pub(super) fn manifests() -> Result<[Manifest; 2]> {
     Ok([Manifest::read("native")?, Manifest::read("plain")?])
 }
 
@@ -70,7 +70,7 @@ fn the_manifests_are_valid_in_every_kubernetes() -> Result<()> {
 }
 
 #[test]
-fn the_manifests_say_what_a_sidecar_needs() -> Result<()> {
+fn the_manifests_have_all_that_a_sidecar_needs() -> Result<()> {
     for manifest in manifests()? {
         let Manifest { kind, pod, .. } = &manifest;
         let container = manifest.container();
@@ -168,7 +168,7 @@ fn carries_traffic(manifest: &Manifest) -> Result<()> {
     )
 }
 
-/// What the kernel says of its process: no capability, no way to one, a filter of system calls.
+/// The kernel's view of its process: no capability, no way to one, a filter of system calls.
 fn confined(sidecar: &Container<'_>) -> Result<()> {
     let status = sidecar.process_status()?;
     let field = |name: &str| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What may be set, and that whatever is set makes objects that Kubernetes takes.
+//! The chart's values: which exist, and that all of them make objects that Kubernetes accepts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,7 +49,7 @@ fn every_rendering_is_valid_in_every_kubernetes() -> Result<()> {
 
 /// Names that YAML reads as numbers and truth values, and Kubernetes takes.
 #[test]
-fn a_name_is_a_name_whatever_it_looks_like() -> Result<()> {
+fn a_name_that_looks_like_a_number_stays_a_name() -> Result<()> {
     let chart = Chart::here()?;
     let folder = tempfile::tempdir()?;
     let values = json!({ "platform": "openshift", "resourceQuota": true, "image": { "pullSecrets": ["1", "true"] },
@@ -177,7 +177,7 @@ fn values_schema_and_page_name_the_same_settings() -> Result<()> {
 }
 
 #[test]
-fn whoever_installs_it_is_told_what_comes_next() -> Result<()> {
+fn the_notes_name_the_next_steps() -> Result<()> {
     let chart = Chart::here()?;
     let notes = chart.notes(&json!({}))?;
     for words in ["rollout status daemonset/culvert-agent", "kube-system, culvert-system", "in no registry"] {
@@ -220,7 +220,7 @@ fn the_entry_reaches_the_agent_as_the_plugin_reads_it() -> Result<()> {
     // Its own pods start where no agent answers for them.
     expected["excludeNamespaces"] = json!(["kube-system", "infra", NAMESPACE]);
     assert_eq!(serde_json::from_str::<Value>(text)?, expected);
-    // A number stays one, whatever its size: helm's own are floating.
+    // A number of any size stays one: helm's own are floating.
     assert!(text.contains("4294967294"), "{text}");
     Ok(())
 }

@@ -17,7 +17,7 @@ type Name = Vec<String>;
 
 /// The sources of a crate, by their path below `src`.
 #[derive(Debug)]
-pub struct House {
+pub(super) struct House {
     folder: String,
     files: BTreeMap<String, String>,
 }
@@ -33,7 +33,7 @@ type Modules = BTreeMap<Name, Module>;
 
 impl House {
     /// Reads the crate in a folder of the repository.
-    pub fn read(repository: &Path, folder: &str) -> Result<Self> {
+    pub(super) fn read(repository: &Path, folder: &str) -> Result<Self> {
         let mut files = BTreeMap::new();
         let root = repository.join(folder).join("src");
         let mut folders = vec![root.clone()];
@@ -52,13 +52,13 @@ impl House {
     }
 
     /// A crate of these files, for the tests of the reader.
-    pub fn of(sources: &[(&str, &str)]) -> Self {
+    pub(super) fn of(sources: &[(&str, &str)]) -> Self {
         let files = sources.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
         Self { folder: "small".into(), files }
     }
 
     /// Everything that breaks the rules, one line each.
-    pub fn violations(&self) -> Vec<String> {
+    pub(super) fn violations(&self) -> Vec<String> {
         let modules = self.modules();
         let mut found = self.style();
         found.extend(self.crowds(&modules));

@@ -5,7 +5,7 @@ use super::tokens::Token;
 
 /// A path from the crate's root, and the words that stand in the source for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Import {
+pub(super) struct Import {
     pub path: Vec<String>,
     pub line: usize,
     pub words: String,
@@ -14,7 +14,7 @@ pub struct Import {
 }
 
 /// Every path of the tokens that begins with `crate`, `super` or `self`, and every other `use`, seen from `module`.
-pub fn imports(tokens: &[Token], module: &[String]) -> Vec<Import> {
+pub(super) fn imports(tokens: &[Token], module: &[String]) -> Vec<Import> {
     let mut found = Vec::new();
     // The inline modules around a token, each with the depth of braces inside it.
     let mut inside: Vec<(String, usize)> = Vec::new();

@@ -3,14 +3,14 @@
 
 /// One token: an identifier, `::`, or one other character.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
+pub(super) struct Token {
     pub text: String,
     pub line: usize,
 }
 
 /// Source without its test code.
 #[derive(Debug, Default)]
-pub struct Product {
+pub(super) struct Product {
     pub tokens: Vec<Token>,
     /// Modules that are declared for tests only: `#[cfg(test)] mod promises;`.
     pub test_modules: Vec<String>,
@@ -19,7 +19,7 @@ pub struct Product {
 }
 
 impl Product {
-    pub fn read(source: &str) -> Self {
+    pub(super) fn read(source: &str) -> Self {
         let mut product = without_tests(&tokens(source));
         let defined = product.tokens.windows(3).filter(|w| w[0].text == "macro_rules" && w[1].text == "!");
         product.macros = defined.map(|w| w[2].text.clone()).collect();

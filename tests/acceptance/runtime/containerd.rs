@@ -101,7 +101,7 @@ fn calls_for(world: &World, id: &str) -> Result<Vec<Call>> {
     Ok(world.own_calls()?.into_iter().filter(|call| call.variable("CNI_CONTAINERID") == id).collect())
 }
 
-/// What containerd calls for a new pod, and what the plugin notes about it.
+/// The calls of containerd for a new pod, and the plugin's records of them.
 fn added_once(world: &World, version: &str, pod: &Pod<'_>, namespace: &str, decision: &str) -> Result<()> {
     let calls = calls_for(world, pod.id())?;
     let [add] = calls.as_slice() else { bail!("other calls than one: {calls:?}") };
@@ -128,7 +128,7 @@ fn added_once(world: &World, version: &str, pod: &Pod<'_>, namespace: &str, deci
     Ok(())
 }
 
-/// What containerd calls for a pod that goes: once with its namespace, once more without.
+/// The calls of containerd for a pod that goes: once with its namespace, once more without.
 fn deleted_twice(world: &World, version: &str, id: &str) -> Result<()> {
     let calls = calls_for(world, id)?;
     let [add, stop, remove] = calls.as_slice() else { bail!("other calls than three: {calls:?}") };
@@ -145,7 +145,7 @@ fn deleted_twice(world: &World, version: &str, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Connections of real containers, and to them by way of a port of the node, land where contract §4 says.
+/// Connections of real containers, and to them by way of a port of the node, land where they should.
 fn connections_land(world: &World, meshed: &Pod<'_>, plain: &Pod<'_>) -> Result<()> {
     let _outside = [80, 8081]
         .map(|port| world.outside.serve(("::", port), server::http("outside")))
@@ -228,7 +228,7 @@ fn words(body: &str) -> &str {
 type Annotations<'a> = &'a [(&'a str, &'a str)];
 
 #[test]
-fn a_wrong_annotation_fails_the_sandbox_and_the_kubelet_is_told_why() -> Result<()> {
+fn a_wrong_annotation_fails_the_sandbox_with_its_reason() -> Result<()> {
     const ON: (&str, &str) = ("culvert.dev/redirect", "enabled");
     let rows: [(Annotations<'_>, &[&str]); 4] = [
         (&[("culvert.dev/redirect", "enabeld")], &["culvert.dev/redirect", "enabeld", "enabled", "disabled"]),

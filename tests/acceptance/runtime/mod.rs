@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::runtime::{Machine, World};
 
 /// Runs a test with a runtime. Whether it passes or not, nothing of it may be left on the machine.
-pub fn leaving_nothing<R: AsRef<World>>(
+pub(crate) fn leaving_nothing<R: AsRef<World>>(
     start: impl FnOnce() -> Result<R>,
     test: impl FnOnce(&R) -> Result<()>,
 ) -> Result<()> {

@@ -19,7 +19,7 @@ use culvert_tests::until::until_some;
 
 use super::leaving_nothing;
 
-/// What the contract leaves the agent to repair a pod.
+/// The longest that the agent may take to repair a pod.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
 /// A sandbox takes a tenth of a second; this is for a machine that does much else.
 const MADE_WITHIN: Duration = Duration::from_secs(20);
@@ -148,7 +148,7 @@ fn pods_are_covered_while_the_agent_ends_is_killed_and_is_replaced() -> Result<(
     )
 }
 
-/// How long the entry was away while its file was written again and again.
+/// The time that the entry was away while its file was written again and again.
 #[derive(Debug, Default)]
 struct Absent {
     longest: Duration,
@@ -173,7 +173,7 @@ fn rewritten(node: &Node, writes: usize, each: Duration) -> Result<Absent> {
     for _ in 0..writes {
         let theirs = node.configurations().join(".theirs");
         fs::write(&theirs, node.primary())?;
-        // A kernel with fine clocks uses them for what somebody asked for.
+        // A kernel with fine clocks uses them where a program asks for it.
         noted(&theirs)?;
         fs::rename(theirs, node.conflist())?;
         let (written, now) = (noted(&node.conflist())?, Instant::now());
@@ -259,7 +259,7 @@ fn a_stub_lets_pods_through_and_goes_with_the_last_that_needs_it() -> Result<()>
             let said = node.run_without_runtime("uninstall", &[])?.succeeded()?;
             ensure!(said.contains("stays for 2 pods"), "{said}");
 
-            // Somebody brings the list back that names us.
+            // A user brings the list back that names us.
             fs::write(node.conflist(), &with)?;
             eventually!(passes_through(&client, node).unwrap_or_default(), REPAIRED_WITHIN);
             one.end()?;
@@ -283,7 +283,7 @@ fn a_stub_lets_pods_through_and_goes_with_the_last_that_needs_it() -> Result<()>
     )
 }
 
-/// Whether a new pod went through the retired plugin untouched.
+/// Returns true if a new pod went through the retired plugin untouched.
 fn passes_through(client: &Client<'_>, node: &Node) -> Result<bool> {
     let sandbox = client.run("through")?;
     let untouched = !sandbox.is_covered()?;
@@ -294,7 +294,7 @@ fn passes_through(client: &Client<'_>, node: &Node) -> Result<bool> {
 }
 
 #[test]
-fn the_first_pods_after_a_power_cut_are_covered_in_whatever_order_things_start() -> Result<()> {
+fn the_first_pods_after_a_power_cut_are_covered_in_any_order_of_start() -> Result<()> {
     leaving_nothing(
         || Node::start("0.4.0"),
         |node| {

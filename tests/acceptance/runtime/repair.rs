@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The node agent and pods that need it, beside a real containerd: those older than the plugin, those that somebody flushed,
+//! The node agent and pods that need it, beside a real containerd: those older than the plugin, those whose rules were flushed,
 //! those whose runtime passes no annotations.
 
 use std::io::{Read, Write};
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::leaving_nothing;
 
 const ON: (&str, &str) = ("culvert.dev/redirect", "enabled");
-/// From a flush to rules that are whole again: the issue's bar.
+/// The longest from a flush to rules that are whole again.
 const HEALED_WITHIN: Duration = Duration::from_secs(5);
 /// For what takes milliseconds, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ fn status(node: &Node, pod: &str) -> Result<(Option<i32>, Value)> {
 }
 
 #[test]
-fn a_pod_older_than_the_plugin_is_put_right_and_told_and_one_that_is_flushed_too() -> Result<()> {
+fn pods_older_than_the_plugin_and_flushed_pods_are_repaired_and_reported() -> Result<()> {
     leaving_nothing(
         || Node::start("1.0.0"),
         |node| {
@@ -77,7 +77,7 @@ fn a_pod_older_than_the_plugin_is_put_right_and_told_and_one_that_is_flushed_too
             let mut open = host.as_uid(1000).connect(outside)?;
             is_alive(&mut open, "before")?;
             assert!(!is_covered(&host)?);
-            // Nobody looks yet but the command itself.
+            // No agent runs yet: this is the command's own look.
             let (code, row) = status(node, "default/old")?;
             assert_eq!(
                 (code, &row["state"], &row["onboarded"]),
@@ -154,7 +154,7 @@ fn a_pod_older_than_the_plugin_is_put_right_and_told_and_one_that_is_flushed_too
     )
 }
 
-/// `--repair report` and `off`; and pods that only their records tell of.
+/// `--repair report` and `off`; and pods that only their records name.
 #[test]
 fn a_report_changes_nothing_and_records_do_where_there_is_no_runtime_to_ask() -> Result<()> {
     leaving_nothing(
@@ -273,7 +273,7 @@ fn attack(socket: &Path, agent: &Agent<'_>, pod: &PodRef) -> Result<()> {
         stream.read_to_string(&mut answer)?;
         assert!(answer.is_empty() || answer.contains("error"), "{answer}");
     }
-    // Too long, or never whole: told so, and never reset.
+    // Too long, or never whole: answered with an error, and never reset.
     for (bytes, told) in [(&vec![b'x'; 1 << 20][..], "at most 16384 bytes"), (b"{\"ann", "within 1s")] {
         let answer = say(socket, bytes)?;
         assert!(answer.contains(told), "{answer}");
@@ -293,7 +293,7 @@ fn attack(socket: &Path, agent: &Agent<'_>, pod: &PodRef) -> Result<()> {
     Ok(())
 }
 
-/// What an ADD and a DEL say to the agent: all that it sees of them.
+/// The report of an ADD or a DEL: all that the agent sees of them.
 fn report(number: u32) -> Report {
     Report {
         verb: if number.is_multiple_of(2) { "ADD" } else { "DEL" }.to_owned(),
@@ -331,7 +331,7 @@ fn the_agent_answers_for_a_runtime_that_passes_no_annotations() -> Result<()> {
             assert!(lab.plugin_log().contains("annotations=\"from the node agent\""), "{}", lab.plugin_log());
             lab.del()?.expect_success();
 
-            // A pod that nobody knows: onUnknown, within the second.
+            // A pod that the API server does not know: onUnknown, within the second.
             let began = Instant::now();
             let stranger = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=stranger;K8S_POD_UID=1";
             add()?.env("CNI_ARGS", stranger).run()?.expect_success();
@@ -367,7 +367,7 @@ fn the_agent_answers_for_a_runtime_that_passes_no_annotations() -> Result<()> {
             println!("{} ADDs: {} KiB at most", counted(), peak >> 10);
             assert!(peak <= 15 << 20, "{peak} bytes");
 
-            // A socket that somebody took away comes back, and one that a killed agent left is replaced.
+            // A socket that was removed comes back, and one that a killed agent left is replaced.
             std::fs::remove_file(&socket)?;
             eventually!(client::annotations(&socket, &pod).is_ok(), SOON);
             agent.kill()?;
@@ -387,7 +387,7 @@ fn the_agent_answers_for_a_runtime_that_passes_no_annotations() -> Result<()> {
 
 /// The chart's image holds no program but ours: what it cannot look at, it says everywhere.
 #[test]
-fn a_pod_of_iptables_is_told_where_its_programs_are_missing() -> Result<()> {
+fn a_pod_of_iptables_is_reported_where_its_programs_are_missing() -> Result<()> {
     leaving_nothing(
         || Node::start("1.0.0"),
         |node| {

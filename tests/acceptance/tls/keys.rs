@@ -57,7 +57,7 @@ const KINDS: [(&str, &str); 5] = [
 
 fn put(from: &Path, into: &Path, name: &str) -> Result<()> {
     let new = into.join("new");
-    // Not by copying: openssl's keys are root's alone, and the sidecar is somebody else.
+    // Not by copying: openssl's keys are root's alone, and the sidecar has another uid.
     fs::write(&new, fs::read(from.join(name))?)?;
     Ok(fs::rename(new, into.join(name))?)
 }
@@ -94,7 +94,7 @@ fn identities_of_every_kind_follow_each_other_and_half_of_one_is_not_used() -> R
         eventually!(shown().is_ok_and(|now| now == serial), SOON);
         talks(world.member(WAITS)?)?;
     }
-    // A certificate whose key does not come: the old identity stays, and everybody is told.
+    // A certificate whose key does not come: the old identity stays, and log and metrics report it.
     let before = shown()?;
     put(&made.join("p256-sec1"), &identity, "tls.crt")?;
     eventually!(

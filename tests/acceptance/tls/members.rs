@@ -1,4 +1,4 @@
-//! What members notice of each other: identities that change, clocks that differ, crowds, cuts, permissions; and the
+//! Members and each other: identities that change, clocks that differ, crowds, cuts, permissions; and the
 //! kubelet's probes.
 
 use std::fs;
@@ -29,7 +29,7 @@ fn identities_change_under_load_and_no_connection_notices() -> Result<()> {
     talks(&mut long)?;
     let next = Authority::new("the mesh's next")?;
     let both = format!("{}{}", world.authority.pem(), next.pem());
-    // As it is done: first everybody believes both authorities, then everybody gets an identity of the new one.
+    // A rotation: first all members trust both authorities, then all get an identity of the new one.
     let believing = |mut credentials: Credentials| {
         credentials.authorities = both.clone();
         credentials
@@ -62,7 +62,7 @@ fn identities_change_under_load_and_no_connection_notices() -> Result<()> {
     })?;
     long.write_all(b"still there")?;
     long.read_exact(&mut [0; 11])?;
-    // A bad one is not used, and said so.
+    // A bad one is not used, and reported.
     let before = serial(&sidecar)?;
     next.issue(&Wish { uris: &["spiffe://default/server"], time: (-7200, -60) })?
         .write(&world.identity("server"))?;
@@ -137,7 +137,7 @@ fn clocks_may_differ_a_little() -> Result<()> {
 }
 
 #[test]
-fn a_thousand_slow_handshakes_keep_nobody_waiting_and_are_given_up() -> Result<()> {
+fn a_thousand_slow_handshakes_delay_no_other_client_and_time_out() -> Result<()> {
     const MANY: usize = 1000;
     let world = World::new("STRICT", "")?;
     let (sidecar, _client, _servers) =
@@ -190,7 +190,7 @@ fn a_stream_that_is_cut_off_is_a_reset_and_no_end() -> Result<()> {
 }
 
 #[test]
-fn permissions_let_in_whom_they_name() -> Result<()> {
+fn permissions_admit_the_clients_that_they_name() -> Result<()> {
     let world = World::new("STRICT", "")?;
     let (sidecar, _client, _servers) =
         (world.server_sidecar(&[])?, world.client_sidecar()?, world.servers()?);

@@ -119,12 +119,12 @@ impl World {
         self.client.as_uid(APP).connect((SERVER, port))
     }
 
-    /// Somebody without a sidecar, who speaks TLS.
+    /// A client without a sidecar that speaks TLS.
     fn speaks(&self, client: &Client, port: u16) -> io::Result<impl Read + Write + use<>> {
         client.over(self.stranger(port)?).map_err(io::Error::other)
     }
 
-    /// Somebody without a sidecar.
+    /// A client without a sidecar.
     fn stranger(&self, port: u16) -> io::Result<TcpStream> {
         self.lab.peer.as_root().connect((SERVER, port))
     }

@@ -17,15 +17,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{SERVER, World};
 use crate::support::APP;
 
-/// What h2 sends.
+/// HTTP/2's preface, as h2 sends it.
 type Bytes = io::Cursor<&'static [u8]>;
 
-/// How the application answers.
+/// The application's answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
     /// `ServingStatus`, by service: the empty one serves, `sick` does not, any other is unknown.
     ByService,
-    /// As many settings as there are, with values that nobody uses.
+    /// As many settings as there are, with values that no one uses by default.
     OddSettings,
     /// One byte to a write, and the message in two frames.
     InPieces,
@@ -79,7 +79,7 @@ fn serve(listener: TcpListener, how: How) -> Result<()> {
             loop {
                 let (tcp, _) = listener.accept().await?;
                 tcp.set_nodelay(true)?;
-                // Whoever is gone is no error of the server's.
+                // A client that has gone is no error of the server's.
                 tokio::spawn(async move { drop(connection(tcp, how).await) });
             }
             #[expect(unreachable_code, reason = "names the error's type")]

@@ -1,4 +1,4 @@
-//! Whom STRICT keeps out and PERMISSIVE lets in: mode x client x server, each by its reason, and programs of Debian's as
+//! The clients that STRICT keeps out and PERMISSIVE lets in: mode x client x server, each by its reason, and programs of Debian's as
 //! strangers.
 
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{GREETING, OWN_TLS, SERVER, SOON, SPEAKS, UNNAMED, WAITS, World, is_closed, reasons, talks};
 use crate::support::{APP, assert_taken_and_reset};
 
-/// Who comes, and how.
+/// A client, and the way that it connects.
 enum Who {
     Member,
     Plain,
@@ -24,7 +24,7 @@ enum Who {
     Shows(Credentials),
 }
 
-/// What is to come of it.
+/// The expected result.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ends {
     Talks,
@@ -100,7 +100,7 @@ fn come(world: &World, who: &Who, port: u16, ends: Ends) -> Result<()> {
         (Who::Member, Ends::Talks) => talks(world.member(port)?),
         (Who::Plain, Ends::Talks) => talks(world.stranger(port)?),
         (Who::Plain, Ends::Reaches) => {
-            // What a TLS server says to whoever does not speak it: an alert.
+            // What a TLS server sends to a client that does not speak it: an alert.
             let mut stream = world.stranger(port)?;
             stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
             let mut heard = [0];
@@ -140,7 +140,7 @@ fn under_strict_a_port_that_no_inbound_names_is_closed() -> Result<()> {
 }
 
 #[test]
-fn a_member_is_called_by_tls_and_nobody_else_is() -> Result<()> {
+fn only_members_are_called_by_tls() -> Result<()> {
     let world = World::new("STRICT", "")?;
     let (sidecar, client, _servers) = (world.server_sidecar(&[])?, world.client_sidecar()?, world.servers()?);
     // By its address, and by the service's listener, which has three endpoints of which all speak.

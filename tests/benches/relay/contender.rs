@@ -1,4 +1,4 @@
-//! Who is measured, and what a running one costs.
+//! The contenders, and the cost of a running one.
 
 use std::env;
 use std::fs;
@@ -15,21 +15,21 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// Nothing, our sidecar, or a peer.
 #[derive(Debug)]
-pub struct Contender {
+pub(crate) struct Contender {
     name: String,
     command: Option<(PathBuf, Vec<String>)>,
 }
 
 /// One that runs in the pod.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     process: Process,
     pub ready_after: Duration,
 }
 
 impl Contender {
     /// All that can be had here.
-    pub fn all(lab: &Lab) -> Result<Vec<Self>> {
+    pub(crate) fn all(lab: &Lab) -> Result<Vec<Self>> {
         let mut all = vec![Self { name: "direct".into(), command: None }];
         for (name, variable, config, text) in [
             ("envoy", "CULVERT_BENCH_ENVOY", "envoy.yaml", ENVOY),
@@ -57,12 +57,12 @@ impl Contender {
         Ok(all)
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Puts the redirect in place and starts it; `None` for direct, which needs neither.
-    pub fn start(&self, lab: &Lab) -> Result<Option<Running>> {
+    pub(crate) fn start(&self, lab: &Lab) -> Result<Option<Running>> {
         let Some((program, arguments)) = &self.command else { return Ok(None) };
         lab.add(&[])?.expect_success();
         let mut command = lab_exec::command(lab.pod.namespace(), sidecar::UID, None, program)?;
@@ -82,7 +82,7 @@ impl Contender {
     }
 
     /// Takes the redirect away again.
-    pub fn clear(&self, lab: &Lab) -> Result<()> {
+    pub(crate) fn clear(&self, lab: &Lab) -> Result<()> {
         if self.command.is_some() {
             lab.del()?.expect_success();
         }
@@ -90,7 +90,7 @@ impl Contender {
     }
 }
 
-/// Whether somebody listens. Not found out by dialling: Envoy would dial itself, again and again.
+/// Returns `Some` once the port is in listening state. Dialling is no way to find out: Envoy would dial itself, again and again.
 fn listens(lab: &Lab) -> Result<Option<()>> {
     let listener = format!(":{OUTBOUND:04X} ");
     for table in ["tcp", "tcp6"] {
@@ -115,7 +115,7 @@ fn find(name: &str, variable: &str) -> Option<PathBuf> {
 
 impl Running {
     /// CPU time so far, user and kernel.
-    pub fn cpu_seconds(&self) -> Result<f64> {
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
         let stat = self.read("stat")?;
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
@@ -124,7 +124,7 @@ impl Running {
     }
 
     /// Memory that is its own.
-    pub fn pss_bytes(&self) -> Result<f64> {
+    pub(crate) fn pss_bytes(&self) -> Result<f64> {
         let rollup = self.read("smaps_rollup")?;
         let kib = rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
         Ok(kib.context("no Pss in smaps_rollup")?.trim().parse::<f64>()? * 1024.0)

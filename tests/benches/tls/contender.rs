@@ -1,4 +1,4 @@
-//! Who is measured, and what a running one costs.
+//! The contenders, and the cost of a running one.
 
 use std::env;
 use std::fs;
@@ -14,7 +14,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// The sidecar, or Envoy.
 #[derive(Debug)]
-pub struct Contender {
+pub(crate) struct Contender {
     name: String,
     program: PathBuf,
     arguments: Vec<String>,
@@ -22,11 +22,11 @@ pub struct Contender {
 
 /// One that runs in the pod.
 #[derive(Debug)]
-pub struct Running(Process);
+pub(crate) struct Running(Process);
 
 impl Contender {
     /// All that can be had here, ours first.
-    pub fn all(lab: &Lab) -> Result<Vec<Self>> {
+    pub(crate) fn all(lab: &Lab) -> Result<Vec<Self>> {
         let identity = lab.folder().join("identity").display().to_string();
         let mesh = lab.folder().join("mesh.yaml");
         fs::write(&mesh, MESH)?;
@@ -54,12 +54,12 @@ impl Contender {
         Ok(all)
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Puts the redirect in place and starts it.
-    pub fn start(&self, lab: &Lab) -> Result<Running> {
+    pub(crate) fn start(&self, lab: &Lab) -> Result<Running> {
         lab.add(&[])?.expect_success();
         let mut command = lab_exec::command(lab.pod.namespace(), sidecar::UID, None, &self.program)?;
         command.args(&self.arguments).env_clear();
@@ -77,13 +77,13 @@ impl Contender {
     }
 
     /// Takes the redirect away again.
-    pub fn clear(&self, lab: &Lab) -> Result<()> {
+    pub(crate) fn clear(&self, lab: &Lab) -> Result<()> {
         lab.del()?.expect_success();
         Ok(())
     }
 }
 
-/// Whether somebody listens at 15006. Not found out by dialling: Envoy would dial itself, again and again.
+/// Returns `Some` once 15006 is in listening state. Dialling is no way to find out: Envoy would dial itself, again and again.
 fn listens(lab: &Lab) -> Result<Option<()>> {
     for table in ["tcp", "tcp6"] {
         let text = lab.pod.proc_net(table)?;
@@ -104,7 +104,7 @@ fn find_envoy() -> Option<PathBuf> {
 
 impl Running {
     /// CPU time so far, user and kernel.
-    pub fn cpu_seconds(&self) -> Result<f64> {
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
         let stat = self.read("stat")?;
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
@@ -113,7 +113,7 @@ impl Running {
     }
 
     /// Memory that is its own.
-    pub fn pss_bytes(&self) -> Result<f64> {
+    pub(crate) fn pss_bytes(&self) -> Result<f64> {
         let rollup = self.read("smaps_rollup")?;
         let kib = rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
         Ok(kib.context("no Pss in smaps_rollup")?.trim().parse::<f64>()? * 1024.0)

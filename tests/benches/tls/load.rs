@@ -1,5 +1,5 @@
 //! The loads: bulk both ways, connections one after the other, idle ones, and a crowd beside one that was there before.
-//! Whoever speaks TLS is rustls' usual, blocking kind.
+//! TLS clients and servers are rustls' usual, blocking kind.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -24,27 +24,27 @@ const CLIENTS: usize = 4;
 const CROWD: usize = 64;
 const CHUNK: usize = 64 * 1024;
 
-/// Which side of TLS the proxy is.
+/// The proxy's side of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// A member dials the pod; its application speaks plainly.
     Terminates,
     /// The pod's application speaks plainly and dials a member.
     Originates,
 }
 
-/// The clients.
+/// The clients of a load, each on a thread of its own.
 #[derive(Debug)]
-pub struct Load {
+pub(crate) struct Load {
     fresh: Client,
     resuming: Client,
 }
 
-/// What a client holds.
+/// An open connection of a client.
 trait Stream: Read + Write + Send {
     /// Says that it is done.
     fn finish(&mut self);
-    /// Whether its session was resumed, where it knows.
+    /// Returns true if its session was resumed; `None` where TLS does not say.
     fn resumed(&self) -> Option<bool>;
 }
 
@@ -69,18 +69,18 @@ impl Stream for StreamOwned<ClientConnection, TcpStream> {
     }
 }
 
-/// How long an established connection waited for its answers.
+/// The times that an established connection waited for its answers.
 #[derive(Debug, Default)]
-pub struct Waits {
+pub(crate) struct Waits {
     pub median: Duration,
     pub p99: Duration,
     pub longest: Duration,
-    /// Handshakes meanwhile.
+    /// Handshakes that other clients make meanwhile.
     pub handshakes: u64,
 }
 
 impl Load {
-    pub fn new(credentials: &Credentials) -> Result<Self> {
+    pub(crate) fn new(credentials: &Credentials) -> Result<Self> {
         let client = Client::new(&[MESH], Some(credentials))?;
         Ok(Self { fresh: client.without_sessions(), resuming: client })
     }
@@ -103,7 +103,7 @@ impl Load {
     }
 
     /// Streams as fast as they go; gigabits that the client sent or got.
-    pub fn bulk(&self, side: Side, port: Port, streams: usize, lasting: Duration) -> Result<f64> {
+    pub(crate) fn bulk(&self, side: Side, port: Port, streams: usize, lasting: Duration) -> Result<f64> {
         let moved = AtomicU64::new(0);
         let start = Instant::now();
         in_parallel(streams, || {
@@ -122,7 +122,7 @@ impl Load {
     }
 
     /// A connection per question, some at a time; how many there were.
-    pub fn handshakes(&self, side: Side, port: Port, lasting: Duration) -> Result<u64> {
+    pub(crate) fn handshakes(&self, side: Side, port: Port, lasting: Duration) -> Result<u64> {
         let (done, start) = (AtomicU64::new(0), Instant::now());
         let before = RESUMED.load(Ordering::Relaxed);
         in_parallel(CLIENTS, || {
@@ -156,8 +156,8 @@ impl Load {
     }
 
     /// Asks and asks on one connection, while a crowd makes connections as fast as it may. The crowd's own arithmetic yields
-    /// to everybody's, so that the waits are the proxy's.
-    pub fn beside_a_crowd(&self, side: Side, lasting: Duration) -> Result<Waits> {
+    /// to all of them, so that the waits are the proxy's.
+    pub(crate) fn beside_a_crowd(&self, side: Side, lasting: Duration) -> Result<Waits> {
         let mut established = self.open(side, Port::Small)?;
         ask(&mut established)?;
         let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -195,7 +195,7 @@ impl Load {
     }
 
     /// So many connections that said something once.
-    pub fn idle(&self, count: usize) -> Result<Vec<impl Send + use<>>> {
+    pub(crate) fn idle(&self, count: usize) -> Result<Vec<impl Send + use<>>> {
         let one = |_| {
             let mut stream = self.open(Side::Terminates, Port::Small)?;
             ask(&mut stream)?;

@@ -11,7 +11,7 @@
 //! `CULVERT_BENCH_SECONDS` (2, per load) change how long it takes; with `CULVERT_BENCH_ONLY` only loads are run whose name
 //! contains it (`handshakes`, `one stream to the server`).
 //!
-//! Client, proxy and server share the machine, so what a proxy costs is told by its CPU time, and connections per second
+//! Client, proxy and server share the machine, so a proxy's cost is its CPU time, and connections per second
 //! are those of all three together. The figures of one run hold against each other only.
 
 mod contender;
@@ -53,7 +53,7 @@ fn setting(name: &str, default: u64) -> Result<u64> {
     }
 }
 
-/// What was measured in a round, in the order of the report.
+/// The measurements of a round, in the order of the report.
 type Measured = Vec<(String, f64)>;
 
 fn run() -> Result<()> {
@@ -88,7 +88,7 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-/// One contender, running.
+/// A contender that is running, with its process and ports.
 struct Bench<'a> {
     lab: &'a Lab,
     load: &'a Load,
@@ -137,7 +137,7 @@ impl Bench<'_> {
         Ok(all)
     }
 
-    /// Where the clients of a side are.
+    /// The host that the clients of a side run on.
     fn on<R: Send>(&self, side: Side, work: impl FnOnce() -> R + Send) -> R {
         match side {
             Side::Terminates => self.lab.peer.as_root().run(work),

@@ -11,10 +11,10 @@ use culvert_tests::tls::Server;
 use culvert_tests::tls::authority::Credentials;
 use rustls::HandshakeKind;
 
-/// What is served at a port.
+/// The service at a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
-pub enum Port {
+pub(crate) enum Port {
     /// Small answers; every handshake is a full one.
     Small = 8080,
     /// Bytes to the server.
@@ -26,7 +26,7 @@ pub enum Port {
 }
 
 impl Port {
-    pub const ALL: [Self; 4] = [Self::Small, Self::Up, Self::Down, Self::Again];
+    pub(crate) const ALL: [Self; 4] = [Self::Small, Self::Up, Self::Down, Self::Again];
 
     fn serve(self, stream: &mut (impl Read + Write)) {
         match self {
@@ -47,10 +47,10 @@ impl Port {
 }
 
 /// Sessions that the member's servers resumed.
-pub static RESUMED: AtomicU64 = AtomicU64::new(0);
+pub(crate) static RESUMED: AtomicU64 = AtomicU64::new(0);
 
 /// Starts them; they run until the process ends.
-pub fn start(pod: &Host, peer: &Host, member: &Credentials) -> Result<()> {
+pub(crate) fn start(pod: &Host, peer: &Host, member: &Credentials) -> Result<()> {
     for port in Port::ALL {
         accept(pod.as_uid(1000).listen(("0.0.0.0", port as u16))?, move |mut stream| port.serve(&mut stream));
         // No tickets, no sessions to resume.

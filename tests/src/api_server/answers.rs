@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the API server answers.
+//! The answers of the API server.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

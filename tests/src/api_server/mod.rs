@@ -35,7 +35,7 @@ use tokio_rustls::TlsAcceptor;
 /// Versions begin here, so that none is mistaken for a count.
 const FIRST_VERSION: u64 = 1000;
 
-/// What goes wrong with a request.
+/// A failure of the server on purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// This status, with Kubernetes' own word for it, and perhaps `Retry-After` in seconds.
@@ -53,9 +53,9 @@ pub enum Fault {
 /// A request that came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// GET, POST, PATCH.
+    /// The method: GET, POST or PATCH.
     pub method: String,
-    /// Path and query.
+    /// The path with its query.
     pub path: String,
     /// The header.
     pub accept: String,
@@ -82,7 +82,7 @@ impl Shared {
     }
 }
 
-/// What the server knows.
+/// The state of the server.
 pub(crate) struct State {
     version: u64,
     /// Versions before this one are forgotten.
@@ -101,7 +101,7 @@ pub(crate) struct State {
     faults: VecDeque<(&'static str, Fault)>,
     /// Refuses to listen at all.
     away: bool,
-    /// Somebody else writes the node before each PATCH, so often.
+    /// The number of PATCHes before which another client writes the node.
     conflicts: usize,
 }
 
@@ -160,7 +160,7 @@ impl ApiServer {
         Self::start(TcpListener::bind("127.0.0.1:0")?)
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens at.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -212,12 +212,12 @@ impl ApiServer {
         self.shared.state().objects.insert(path.to_owned(), object);
     }
 
-    /// A node's taints.
+    /// Returns the taints of a node.
     pub fn taints(&self, node: &str) -> Value {
         self.shared.state().nodes.get(node).map(|node| node["spec"]["taints"].clone()).unwrap_or_default()
     }
 
-    /// Somebody else writes the node just before so many of the next patches.
+    /// Lets another client write the node just before so many of the next patches.
     pub fn conflicts(&self, times: usize) {
         self.shared.state().conflicts = times;
     }
@@ -232,7 +232,7 @@ impl ApiServer {
         self.shared.state().asked.clone()
     }
 
-    /// How many watches are open.
+    /// Returns the number of open watches.
     pub fn watches(&self) -> usize {
         let mut state = self.shared.state();
         state.watchers.retain(|watcher| !watcher.is_closed());
@@ -244,7 +244,7 @@ impl ApiServer {
         self.shared.state().faults.push_back((part, fault));
     }
 
-    /// Whether all mishaps have happened.
+    /// Returns true once all planned failures have happened.
     pub fn has_failed(&self) -> bool {
         self.shared.state().faults.is_empty()
     }

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 const AT_A_TIME: usize = 128;
 /// The longest that one connection says.
 const MOST_BYTES: usize = 16 * 1024;
-/// How long anything may take on a busy machine.
+/// The longest that one step may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {

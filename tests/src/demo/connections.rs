@@ -1,4 +1,4 @@
-//! The demo's connections: each is made, found in the sidecar's record or not, and held against the contract.
+//! The demo's connections: each is made, found in the sidecar's record or not, and compared with the way that it should take.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -18,15 +18,15 @@ use crate::server::{echo, http as http_server};
 
 /// A record is written when a connection ends; one that should be there is there after microseconds.
 const RECORDED_WITHIN: Duration = Duration::from_secs(5);
-/// How long to look for a record that should not be there.
+/// Time to watch for a record that should not be there.
 const NEVER: Duration = Duration::from_millis(200);
 
-/// What has to become of a connection.
+/// The way that a connection has to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
     /// Through the sidecar, in the direction that its record names.
     Through(&'static str),
-    /// Through the sidecar, to nobody: a reset.
+    /// Through the sidecar to a closed port: a reset.
     ThroughToNobody(&'static str),
     /// To its target, the sidecar does not see it.
     Direct,
@@ -121,7 +121,7 @@ fn call(
         cells: vec![
             what.to_owned(),
             client.map_or_else(|| text("src.addr"), |client| client.to_string()),
-            // What the sidecar was told, where it was asked; the judgement compares it with what was dialled.
+            // The original destination in the sidecar's record, where there is one; the judgement compares it with what was dialled.
             record.as_ref().map_or_else(|| to.to_string(), |_| text("orig_dst")),
             through.unwrap_or_else(|| "direct".into()),
             counted(sent),
@@ -133,7 +133,7 @@ fn call(
     })
 }
 
-/// Holds what was seen against what the contract says.
+/// Compares what was seen with the expected way.
 fn judge(
     expected: Expected,
     to: SocketAddr,
@@ -210,7 +210,7 @@ impl Metrics {
     }
 }
 
-/// What the metrics counted, beside what the connections came to.
+/// Compares the metrics' counts with those of the connections.
 fn compare(made: &[Made], before: &Metrics, after: &Metrics) -> Vec<(Vec<String>, Result<(), String>)> {
     let mut rows = Vec::new();
     for direction in ["outbound", "inbound"] {

@@ -18,14 +18,14 @@ use crate::pod::plugin::previous_result;
 use crate::pod::sidecar::UID;
 use crate::process::binaries::Binaries;
 
-/// What the demo's pod asks for beside `redirect: enabled`.
+/// The annotations of the demo's pod beside `redirect: enabled`.
 const ANNOTATIONS: [(&str, &str); 2] =
     [("exclude-inbound-ports", "9100"), ("exclude-outbound-ports", "9443")];
 
-/// Runs the demo and prints it. Says whether everything did what the contract says.
+/// Runs the demo and prints it. Returns true if every connection took its expected way.
 ///
 /// # Errors
-/// What kept it from being run to its end.
+/// Fails if the lab, the programs or a connection cannot be set up.
 pub fn run(paper: &mut Paper) -> Result<bool> {
     // Before anything is built: this is what a user without root gets to see.
     drop(Namespace::new("root?")?);

@@ -7,14 +7,14 @@ use anyhow::Result;
 
 const INDENT: &str = "  ";
 
-/// Where the demo prints, in colour or not.
+/// The demo's output, in colour or not.
 #[derive(Debug)]
 pub struct Paper {
     out: StdoutLock<'static>,
     colour: bool,
 }
 
-/// How something is meant.
+/// The colour of a text by its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Good,
@@ -47,7 +47,7 @@ impl fmt::Display for Painted<'_> {
 }
 
 impl Paper {
-    /// Prints to `out`.
+    /// Prints to `out`, in colour if asked to.
     pub fn new(out: StdoutLock<'static>, colour: bool) -> Self {
         Self { out, colour }
     }
@@ -62,7 +62,7 @@ impl Paper {
         Ok(())
     }
 
-    /// A part begins.
+    /// Prints the title of a part.
     pub(super) fn title(&mut self, title: &str) -> Result<()> {
         let title = self.painted(title, Tone::Title);
         writeln!(self.out, "\n{title}")?;
@@ -106,12 +106,12 @@ impl Paper {
         Ok(self.out.flush()?)
     }
 
-    /// The last line.
+    /// Prints the verdict as the last line.
     pub(super) fn verdict(&mut self, good: bool) -> Result<()> {
         let word = if good {
-            self.painted("Every connection did what the contract says.", Tone::Good)
+            self.painted("Every connection took the way that it should.", Tone::Good)
         } else {
-            self.painted("Something was not as the contract says; see above.", Tone::Bad)
+            self.painted("Something is not as it should be; see above.", Tone::Bad)
         };
         writeln!(self.out, "\n{word}")?;
         Ok(self.out.flush()?)

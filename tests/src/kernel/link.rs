@@ -28,10 +28,10 @@ static NEXT_INDEX: AtomicU32 = AtomicU32::new(100);
 
 /// An address with the length of its prefix, as in `10.77.0.2/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cidr {
+pub(crate) struct Cidr {
     /// The address.
     pub address: IpAddr,
-    /// How many bits of it name the network.
+    /// Length of the network prefix in bits.
     pub prefix: u8,
 }
 
@@ -118,7 +118,7 @@ impl Links {
         self.0.request(RouteNetlinkMessage::SetLink(link), 0)
     }
 
-    /// Whether packets can pass: the kernel drops them until it has noticed, in the background, that a link is up.
+    /// Returns true once packets can pass: the kernel drops them until it has noticed, in the background, that a link is up.
     pub(crate) fn is_running(&mut self, name: &str) -> Result<bool> {
         let links = self.0.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
         Ok(links.iter().any(|message| match message {
@@ -150,7 +150,7 @@ impl Links {
             .with_context(|| format!("{address} on {name} cannot be reached"))
     }
 
-    /// Whether the kernel delivers packets for an address here.
+    /// Returns true if the kernel delivers packets for an address here.
     fn is_local(&mut self, address: IpAddr) -> Result<bool> {
         let mut question = RouteMessage::default();
         question.header.address_family = family(address);

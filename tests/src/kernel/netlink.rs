@@ -22,7 +22,7 @@ const BUFFER: usize = 64 * 1024;
 /// The kernel answers at once; this only keeps a broken exchange from hanging a test.
 const DEADLINE_SECONDS: i64 = 5;
 
-/// How often a listing may be interrupted by a change of what it lists.
+/// The number of times that a listing may be interrupted by a change of what it lists.
 const DUMP_ATTEMPTS: usize = 20;
 
 /// A netlink socket of the namespace in which the calling thread is.

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// What a test that is not run as root says.
+/// The message of a test that is not run as root.
 pub const NEEDS_ROOT: &str = "the lab needs root: the kernel refused to make a network namespace (run it as root, with CAP_SYS_ADMIN and CAP_NET_ADMIN)";
 
 /// A network namespace; it lives as long as this value, a thread or a socket inside it does.
@@ -51,7 +51,7 @@ impl Namespace {
         Ok(Self { name, handle })
     }
 
-    /// A namespace that somebody else made, by its open file.
+    /// A namespace that another program made, by its open file.
     pub fn existing(name: impl Into<String>, handle: File) -> Self {
         Self { name: name.into(), handle }
     }
@@ -72,8 +72,8 @@ impl Namespace {
         Ok(NamespaceId { device: meta.dev(), inode: meta.ino() })
     }
 
-    /// Runs `work` on a thread of its own inside the namespace. What `work` opens stays in the namespace, whatever
-    /// thread uses it afterwards. A panic of `work` is the caller's panic.
+    /// Runs `work` on a thread of its own inside the namespace. What `work` opens stays in the namespace, on any
+    /// thread that uses it afterwards. A panic of `work` is the caller's panic.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = || {

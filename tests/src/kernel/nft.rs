@@ -1,4 +1,4 @@
-//! What nftables holds in a namespace, read by netlink.
+//! The nftables rules of a namespace, read by netlink.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -36,11 +36,11 @@ pub struct Object {
     pub name: String,
     /// The kernel's number for it: another one after it was replaced.
     pub handle: u64,
-    /// What it says, as the kernel encodes it, without the numbers that change when it is replaced.
+    /// Its content as the kernel encodes it, without the numbers that change when it is replaced.
     pub body: Vec<u8>,
 }
 
-/// What to dump, with the numbers of linux/netfilter/nf_tables.h.
+/// The kinds of objects to dump, with the numbers of linux/netfilter/nf_tables.h.
 struct Kind {
     get: u16,
     table: u16,
@@ -78,7 +78,7 @@ impl Ruleset {
         tables.is_empty() && chains.is_empty() && rules.is_empty() && sets.is_empty()
     }
 
-    /// Whether both say the same, whenever each of it was written.
+    /// Compares the content alone, not the time at which it was written.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         let said = |objects: &[Object]| -> Vec<_> {
             objects.iter().map(|o| (o.table.clone(), o.name.clone(), o.body.clone())).collect()

@@ -33,7 +33,7 @@ impl Host {
         Ok(Self { namespace })
     }
 
-    /// A host that somebody else made: a pod of a container runtime.
+    /// A host that another program made: a pod of a container runtime.
     pub fn existing(namespace: Namespace) -> Self {
         Self { namespace }
     }
@@ -113,7 +113,7 @@ impl Host {
         Ok(text.trim().to_owned())
     }
 
-    /// Writes a sysctl.
+    /// Writes a sysctl of this namespace.
     pub fn set_sysctl(&self, name: &str, value: &str) -> Result<()> {
         let path = sysctl_path(name);
         self.namespace
@@ -137,17 +137,17 @@ impl Host {
         Actor { host: self, uid, source: None, patience: DEADLINE }
     }
 
-    /// Acts as root.
+    /// Returns an actor with uid 0.
     pub fn as_root(&self) -> Actor<'_> {
         self.as_uid(0)
     }
 
-    /// Connects as root.
+    /// Connects as root, within the deadline.
     pub fn connect(&self, to: impl At) -> io::Result<TcpStream> {
         self.as_root().connect(to)
     }
 
-    /// Listens as root.
+    /// Listens as root, at one address.
     pub fn listen(&self, at: impl At) -> io::Result<TcpListener> {
         self.as_root().listen(at)
     }
@@ -167,7 +167,7 @@ fn sysctl_path(name: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(name.replace('.', "/"))
 }
 
-/// Somebody on a host: a uid, perhaps with a source address of its own.
+/// An actor on a host: a uid, perhaps with a source address of its own.
 ///
 /// ```text
 /// pod.as_uid(1000).connect("192.0.2.10:80")
@@ -192,7 +192,7 @@ impl<'a> Actor<'a> {
         Self { patience, ..self }
     }
 
-    /// Where this somebody is.
+    /// Returns the host that this actor is on.
     pub fn host(&self) -> &'a Host {
         self.host
     }

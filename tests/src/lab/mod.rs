@@ -21,7 +21,7 @@ use crate::lab::host::Host;
 ///        fe80::2                      fe80::1
 ///                                lo   192.0.2.10 2001:db8::10
 /// ```
-/// The pod's default routes lead to the peer. Whatever a test does in it, the machine's own namespace is not
+/// The pod's default routes lead to the peer. In any test the machine's own namespace is not
 /// touched: the plugin runs in `node`. All of it ends with this value, after a panic too.
 #[derive(Debug)]
 pub struct Lab {
@@ -84,7 +84,7 @@ impl Lab {
         Ok(peer)
     }
 
-    /// A folder for this lab's files that everybody may read; it goes with the lab.
+    /// A folder for this lab's files that every uid may read; it goes with the lab.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }

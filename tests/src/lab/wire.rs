@@ -28,11 +28,11 @@ const ANSWERED_WITHIN: Duration = Duration::from_millis(500);
 pub mod flags {
     /// The connection ends on this side.
     pub const FIN: u8 = 0x01;
-    /// A connection begins.
+    /// SYN: a connection begins.
     pub const SYN: u8 = 0x02;
     /// The connection is reset.
     pub const RST: u8 = 0x04;
-    /// Something is acknowledged.
+    /// ACK: something is acknowledged.
     pub const ACK: u8 = 0x10;
 }
 
@@ -49,9 +49,9 @@ pub struct Wire {
 /// A TCP segment without data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Who says to have sent it.
+    /// The claimed sender.
     pub source: SocketAddr,
-    /// Whom it is for.
+    /// The receiver.
     pub destination: SocketAddr,
     /// See [`flags`].
     pub flags: u8,
@@ -63,13 +63,13 @@ impl Segment {
         Self { source: source.at(), destination: destination.at(), flags: flags::SYN }
     }
 
-    /// Whether this answers `request` by accepting the connection, whoever says so.
+    /// Returns true if this accepts the connection that `request` asks for, from any sender.
     pub fn accepts(&self, request: &Self) -> bool {
         self.destination == request.source
             && self.flags & (flags::SYN | flags::ACK) == flags::SYN | flags::ACK
     }
 
-    /// Whether this answers `request` by refusing the connection, whoever says so.
+    /// Returns true if this refuses the connection that `request` asks for, from any sender.
     pub fn refuses(&self, request: &Self) -> bool {
         self.destination == request.source && self.flags & flags::RST != 0
     }
@@ -100,7 +100,7 @@ impl Wire {
         Ok(Self { socket, mac })
     }
 
-    /// Sends a segment to whoever has the hardware address `to`, whatever the addresses in it.
+    /// Sends a segment to the hardware address `to`, with any addresses in it.
     pub fn send(&self, to: Mac, segment: Segment) -> Result<()> {
         let frame = frame(self.mac, to, segment);
         let sent = send(self.socket.as_raw_fd(), &frame, MsgFlags::empty()).context("cannot send a frame")?;
@@ -162,14 +162,14 @@ impl Wire {
     }
 }
 
-/// How a request for a connection was answered.
+/// The answer to a request for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Knock {
     /// By SYN and ACK: something listens there.
     Accepted,
-    /// By RST.
+    /// Refused by a segment with RST.
     Refused,
-    /// Not at all.
+    /// No segment came before the deadline.
     Silence,
 }
 

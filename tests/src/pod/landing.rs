@@ -1,4 +1,4 @@
-//! Where a connection lands, seen without a sidecar: bare listeners in its place and at the real targets.
+//! The landing of a connection, seen without a sidecar: bare listeners in its place and at the real targets.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,24 +16,24 @@ use crate::pod::sidecar::UID;
 use crate::server::Server;
 use crate::until::DEADLINE;
 
-/// How long a connection may take that nobody answers: it is a local network, but a lost first packet is sent again
+/// The longest that a connection without an answer may take: it is a local network, but a lost first packet is sent again
 /// after a second.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where a connection landed.
+/// The place where a connection landed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Landed {
     /// At the target itself.
     Direct,
-    /// With the sidecar's outbound listener, which was told this original destination.
+    /// With the sidecar's outbound listener, with this original destination.
     Outbound(SocketAddr),
-    /// With the sidecar's inbound listener, which was told this original destination.
+    /// With the sidecar's inbound listener, with this original destination.
     Inbound(SocketAddr),
     /// With one of the sidecar's listeners, but not redirected to it.
     Lost,
     /// Refused by the kernel.
     Refused,
-    /// Nobody answered.
+    /// No answer came before the deadline.
     TimedOut,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Landed {
     }
 }
 
-/// Who accepted a connection.
+/// The listener that accepted a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Target,
@@ -150,7 +150,7 @@ impl Landing {
         }
     }
 
-    /// How many connections each listener took, by its address.
+    /// Returns the number of connections that each listener accepted, by its address.
     pub fn accepted(&self) -> HashMap<SocketAddr, usize> {
         self.listeners.iter().map(|l| (l.address(), l.accepted())).collect()
     }

@@ -84,7 +84,7 @@ impl Lab {
     }
 }
 
-/// What a bridge plugin prints for the lab's pod, with a key that no standard knows.
+/// The result of a bridge plugin for the lab's pod, with a key that no standard knows.
 pub fn previous_result() -> Value {
     let ip = |family: Family, prefix: u8| {
         json!({
@@ -120,7 +120,7 @@ pub struct Invocation<'a> {
 }
 
 impl Invocation<'_> {
-    /// Onboards the pod.
+    /// Adds the annotation that onboards the pod.
     pub fn redirect(self) -> Self {
         self.annotation("culvert.dev/redirect", "enabled")
     }
@@ -248,10 +248,10 @@ fn read_all(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>>
     })
 }
 
-/// What came of a call.
+/// The outcome of a call.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// How the process ended.
+    /// Exit status of the process.
     pub status: ExitStatus,
     /// From its start to its end.
     pub took: Duration,
@@ -264,7 +264,7 @@ pub struct Outcome {
 /// An error as the CNI specification has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CniError {
-    /// One of contract §3's codes.
+    /// Error code as in the table of `cni/README.md`.
     pub code: u64,
     /// For the operator.
     pub msg: String,

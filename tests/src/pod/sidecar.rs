@@ -170,27 +170,27 @@ impl Sidecar<'_> {
         self.stdout().lines().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Its standard output.
+    /// Returns its standard output, line by line.
     pub fn stdout(&self) -> &Output {
         self.process.stdout()
     }
 
-    /// Its standard error.
+    /// Returns its standard error, line by line.
     pub fn stderr(&self) -> &Output {
         self.process.stderr()
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// Sends a signal.
+    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
     }
 
-    /// Whether it has not ended yet.
+    /// Returns true as long as the process runs.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.process.ended()?.is_none())
     }

@@ -11,12 +11,12 @@ use serde_json::Value;
 /// Names a folder with ready binaries, to build nothing.
 pub const FOLDER_VARIABLE: &str = "CULVERT_BIN_DIR";
 
-/// Where the programs are.
+/// Paths of the programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binaries {
-    /// The plugin.
+    /// Path of the chained plugin.
     pub cni: PathBuf,
-    /// The proxy.
+    /// Path of the proxy.
     pub sidecar: PathBuf,
     /// The operator's command line, which the demo does not call.
     #[cfg(feature = "acceptance")]
@@ -58,7 +58,7 @@ fn in_folder(folder: &Path) -> Result<Binaries> {
     })
 }
 
-/// What cargo is asked to build. The demo names its own package and features too: so it selects the packages that
+/// The packages for cargo to build. The demo names its own package and features too: so it selects the packages that
 /// `cargo demo` itself was built from, features and all, and what is left to do is to link.
 const BUILD: &[&str] = if cfg!(feature = "acceptance") {
     &["--release", "--package", "culvert-cni", "--package", "culvert-sidecar", "--package", "culvert-install"]

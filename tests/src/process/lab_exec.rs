@@ -34,7 +34,7 @@ static SELF: OnceLock<PathBuf> = OnceLock::new();
 /// Plays the helper if this process was started as one, and notes that this program can.
 ///
 /// # Errors
-/// What kept the program from starting.
+/// Fails with the step that kept the program from starting.
 pub fn play_if_asked() -> Result<(), ExitCode> {
     let mut arguments = env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == NAME) {

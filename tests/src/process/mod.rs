@@ -37,22 +37,22 @@ impl Process {
         Ok(Self { child, status: None, stdout, stderr })
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it wrote to standard output so far.
+    /// Returns its standard output so far.
     pub fn stdout(&self) -> &Output {
         &self.stdout
     }
 
-    /// What it wrote to standard error so far.
+    /// Returns its standard error so far.
     pub fn stderr(&self) -> &Output {
         &self.stderr
     }
 
-    /// Sends a signal.
+    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill_process(self.raw_pid(), signal).with_context(|| format!("cannot send {signal:?}"))
     }
@@ -118,7 +118,7 @@ pub(crate) fn ends_within(child: &Child, within: Duration) -> Result<bool> {
     }
 }
 
-/// How a program ended, in words.
+/// Describes the end of a program in words.
 pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit {code}"),

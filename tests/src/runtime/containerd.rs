@@ -40,7 +40,7 @@ pub(super) const CONFIGURATIONS: &str = "cni/net.d";
 const FILE: &str = "10-lab.conflist";
 /// The socket, in the world's folder, with a folder of its own for the same reason.
 pub(super) const SOCKET: &str = "run/containerd.sock";
-/// A container whose program ends by itself, or was told to.
+/// A container whose program ends by itself, or got a signal.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 /// A container's state in the CRI.
 const EXITED: i32 = 2;
@@ -95,7 +95,7 @@ impl Containerd {
         self.world.folder().join(CONFIGURATIONS).join(FILE)
     }
 
-    /// Its CRI socket.
+    /// Returns the path of its CRI socket.
     pub fn socket(&self) -> PathBuf {
         self.world.folder().join(SOCKET)
     }
@@ -112,7 +112,7 @@ impl Containerd {
     /// As after a power cut: every process is gone, and so is what was in memory; what is on the disk stays.
     pub(super) fn cut_power(&self) -> Result<()> {
         let state = self.world.folder().join("state");
-        // -1 is everybody in the world but its first process and the shell. Their mounts go from the innermost out.
+        // -1 is every process in the world but its first one and the shell. Their mounts go from the innermost out.
         let script = format!(
             "kill -KILL -1; cut -d' ' -f2 /proc/mounts | grep -e '^/run/' -e '^{state}/' | sort -r | xargs -r -n1 umount -l; \
              rm -rf /run/* {state}",
@@ -250,7 +250,7 @@ impl<'a> PodSettings<'a> {
         self
     }
 
-    /// Runs the sandbox.
+    /// Starts the sandbox, as a kubelet does first.
     pub fn run(self) -> Result<Pod<'a>> {
         let Self { node, config } = self;
         let request = RunPodSandboxRequest { config: Some(config.clone()) };
@@ -262,7 +262,7 @@ impl<'a> PodSettings<'a> {
             .chain(network.additional_ips.into_iter().map(|ip| ip.ip))
             .map(|ip| ip.parse().with_context(|| format!("no address: {ip:?}")))
             .collect::<Result<Vec<IpAddr>>>()?;
-        // Where its network is, plugins were told.
+        // The path of its network namespace, as plugins got it.
         let added = node
             .world
             .calls()?
@@ -275,7 +275,7 @@ impl<'a> PodSettings<'a> {
     }
 }
 
-/// A running sandbox.
+/// A running sandbox: a pod without its containers.
 #[derive(Debug)]
 pub struct Pod<'a> {
     node: &'a Containerd,
@@ -296,12 +296,12 @@ impl<'a> Pod<'a> {
         if self.config.annotations.is_empty() { Value::Null } else { json!(self.config.annotations) }
     }
 
-    /// Its network namespace.
+    /// Opens its network namespace by the path that plugins got.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// Its address, as the runtime tells the kubelet.
+    /// Its address, as the runtime reports it to the kubelet.
     pub fn address(&self, family: Family) -> Result<IpAddr> {
         let found = self.addresses.iter().find(|address| Family::of(**address) == family);
         found.copied().with_context(|| format!("no {family} address among {:?}", self.addresses))
@@ -363,17 +363,17 @@ pub struct Container<'a> {
     log: PathBuf,
 }
 
-/// How a container ended.
+/// The end of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Its program's exit code; beyond 128 the signal that ended it.
     Code(i32),
 }
 
-/// What a program in a container did.
+/// The result of a program in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exec {
-    /// Its exit code.
+    /// The exit code; `None` after a signal.
     pub code: i32,
     /// Standard output.
     pub stdout: String,
@@ -394,7 +394,7 @@ impl Container<'_> {
         Ok(Exec { code: exit_code, stdout: text(stdout), stderr: text(stderr) })
     }
 
-    /// What it printed.
+    /// Its standard output and standard error, together.
     pub fn log(&self) -> Result<String> {
         fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())
     }
@@ -418,7 +418,7 @@ impl Container<'_> {
         ended.with_context(|| format!("it runs on: {:?}", self.log()))?
     }
 
-    /// What `/proc/PID/status` says of its first process.
+    /// Reads `/proc/PID/status` of its first process.
     pub fn process_status(&self) -> Result<String> {
         let info = self.status()?.info;
         let info: Value = serde_json::from_str(info.get("info").context("no info")?)?;

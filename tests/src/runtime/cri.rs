@@ -48,7 +48,7 @@ impl Cri {
             let mut grpc = Grpc::new(self.channel.clone());
             grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
             let codec = ProstCodec::<Q, A>::default();
-            // The time-out of the endpoint is told to the server; this one holds whatever it does.
+            // The time-out of the endpoint is sent to the server; this one holds in any case.
             match tokio::time::timeout(2 * ANSWERS_WITHIN, grpc.unary(Request::new(request), path, codec))
                 .await
             {

@@ -13,9 +13,9 @@ use super::world::program;
 use crate::process::binaries::Binaries;
 
 /// The image's name, also of the one that holds a sandbox.
-pub const NAME: &str = "localhost/pause:test";
+pub(super) const NAME: &str = "localhost/pause:test";
 
-/// What the web server of a container answers.
+/// The answer of a container's web server.
 pub const PAGE: &str = "the application";
 
 /// The sidecar in the image.

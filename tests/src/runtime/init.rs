@@ -25,7 +25,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// Its name beside the program that runs the tests.
 pub(crate) const NAME: &str = "lab-node";
-/// What the first process of a world prints once everything is mounted.
+/// The line that the first process of a world prints once everything is mounted.
 pub(crate) const READY: &str = "ready";
 
 const AS_INIT: &str = "init";
@@ -61,7 +61,7 @@ fn hold(netns: &Path, parent: &OsString) -> Result<Infallible> {
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
         .context("cannot make mounts private")?;
-    // Shared again, with nobody outside: as systemd has it, and as mounts want that follow those of their node.
+    // Shared again, with no mount outside: as systemd has it, and as mounts want that follow those of their node.
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SHARED, nothing)
         .context("cannot make mounts shared")?;
     let mut init = Command::new(env::current_exe()?).arg(AS_INIT).spawn().context("cannot start again")?;

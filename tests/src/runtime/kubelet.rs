@@ -15,8 +15,8 @@ use super::cri::{
 };
 use crate::chart::strings;
 
-/// The name of the node that pods are told.
-pub const NODE: &str = "node-1";
+/// The node's name in the pods' environment.
+pub(super) const NODE: &str = "node-1";
 
 /// A container of a pod's `spec`. `folder` takes what the kubelet would write down for volumes.
 ///
@@ -104,7 +104,7 @@ fn mounts(list: &Value, volumes: &Value, folder: &Path) -> Result<Vec<Mount>> {
     list.as_array().into_iter().flatten().map(one).collect()
 }
 
-/// What a container may not see, and not write, of `/proc` and `/sys` unless it is privileged.
+/// The paths that a container may not see, and may not write, of `/proc` and `/sys` unless it is privileged.
 const MASKED: [&str; 8] = [
     "/proc/acpi",
     "/proc/kcore",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether anything is left on the machine of what happened in a world.
+//! Checks that a world leaves nothing on the machine.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::until::until_some;
 /// The kernel ends what the last process leaves in the background.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
-/// What runtimes and plugins would leave on the machine, were they not in a world. Others may use the machine meanwhile.
+/// The traces that runtimes and plugins would leave on the machine, were they not in a world. Others may use the machine meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
     /// Mounted namespaces and containers.
@@ -25,7 +25,7 @@ pub struct Machine {
     pub links: BTreeSet<String>,
     /// Chains there, those of iptables among them.
     pub chains: BTreeSet<String>,
-    /// What stands in the folders that they write to.
+    /// The entries of the folders that they write to.
     pub files: BTreeSet<PathBuf>,
 }
 
@@ -39,7 +39,7 @@ const SHARED_FOLDERS: [&str; 7] = [
     "/var/lib/containerd",
     "/var/lib/containers",
 ];
-/// How the paths of containerd's and podman's network namespaces begin.
+/// Prefixes of the paths of containerd's and podman's network namespaces.
 const NAMESPACES: [&str; 2] = ["/run/netns/cni-", "/run/netns/netns-"];
 
 impl Machine {
@@ -66,7 +66,7 @@ impl Machine {
     }
 }
 
-/// What would show that a world has not ended.
+/// The traces by which a world that has not ended is found.
 #[derive(Debug)]
 pub struct Traces {
     processes: PathBuf,
@@ -133,7 +133,7 @@ fn mounts() -> Result<Vec<Mount>> {
     Ok(text.lines().filter_map(mount).collect())
 }
 
-/// Where cgroups are mounted: one folder, or one for each controller.
+/// Returns the mount points of cgroups: one folder, or one for each controller.
 pub(crate) fn cgroup_hierarchies() -> Result<Vec<PathBuf>> {
     let of_cgroups = |mount: &Mount| mount.kind == "cgroup" || mount.kind == "cgroup2";
     Ok(mounts()?.into_iter().filter(of_cgroups).map(|mount| mount.point).collect())

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// The network's name.
+/// The name of the network in every conflist here.
 pub const NETWORK: &str = "lab";
 
 /// The bridge on the node; nothing else on a machine has this name.

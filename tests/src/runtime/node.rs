@@ -37,9 +37,9 @@ mount -o remount,bind,ro /proc/sys
 if ( echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse ) 2> /dev/null; then echo '/proc/sys is not read-only' >&2; exit 1; fi
 exec setpriv --no-new-privs --bounding-set -all,+sys_admin,+net_admin,+sys_ptrace \"$@\"
 ";
-/// The primary's file.
+/// The file name of the primary's list.
 pub const PRIMARY: &str = "10-lab.conflist";
-/// Where the agent tells how it is; the world's network is its own.
+/// The agent's status address; the world's network is its own.
 const STATUS: &str = "127.0.0.1:15090";
 /// From the agent's start to an entry in its place, on a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -86,7 +86,7 @@ impl Node {
         self.containerd.as_ref()
     }
 
-    /// What the primary wrote.
+    /// Reads the list that the primary plugin wrote.
     pub fn primary(&self) -> &str {
         &self.primary
     }
@@ -96,7 +96,7 @@ impl Node {
         self.world().folder().join(CONFIGURATIONS)
     }
 
-    /// The primary's file.
+    /// The file name of the primary's list.
     pub fn conflist(&self) -> PathBuf {
         self.configurations().join(PRIMARY)
     }
@@ -106,12 +106,12 @@ impl Node {
         self.world().plugins().join("culvert-cni")
     }
 
-    /// The agent's folder.
+    /// Returns the folder of the agent's state.
     pub fn state(&self) -> PathBuf {
         self.world().folder().join("culvert")
     }
 
-    /// Whether the runtime's file names the plugin, as a whole list.
+    /// Returns true if the runtime's file names the plugin, as a whole list.
     pub fn has_entry(&self) -> bool {
         has_entry(&self.conflist())
     }
@@ -152,7 +152,7 @@ impl Node {
         self.agent_of(&self.socket(), Some(cluster), options)
     }
 
-    /// Starts the agent with this socket of a runtime, whoever is there.
+    /// Starts the agent with this socket of a runtime, whether one listens or not.
     pub fn agent_of(
         &self,
         socket: &Path,
@@ -322,7 +322,7 @@ impl Sandbox<'_, '_> {
         self.id
     }
 
-    /// Its network namespace.
+    /// Opens its network namespace by the path that plugins got.
     pub fn host(&self) -> Result<Host> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: true };
         let status: PodSandboxStatusResponse = self.client.cri.call("PodSandboxStatus", request)?;
@@ -334,7 +334,7 @@ impl Sandbox<'_, '_> {
         Ok(Host::existing(Namespace::existing(self.id.clone(), file)))
     }
 
-    /// Whether our rules are in it.
+    /// Returns true if our rules are in its namespace.
     pub fn is_covered(&self) -> Result<bool> {
         Ok(self.host()?.ruleset()?.tables.iter().any(|table| table == "inet culvert"))
     }
@@ -378,7 +378,7 @@ impl<'a> Agent<'a> {
         Ok(line.map(str::parse).transpose()?.unwrap_or_default())
     }
 
-    /// What it logged so far.
+    /// Returns its log so far.
     pub fn log(&self) -> String {
         self.process.stderr().text()
     }
@@ -412,7 +412,7 @@ impl<'a> Agent<'a> {
         Ok(log)
     }
 
-    /// SIGKILL.
+    /// Kills it without a chance to clean up.
     pub fn kill(mut self) -> Result<()> {
         self.signal(Signal::KILL)?;
         self.process.wait(ENDS_WITHIN).map(drop)

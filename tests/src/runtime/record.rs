@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a runtime really called: a program in a plugin's place that notes the call and becomes the plugin.
+//! Records the calls of a runtime: a program in a plugin's place that notes the call and becomes the plugin.
 //!
 //! ```text
 //! FOLDER/bin/bridge ─▶ FOLDER/lab-record       started under the plugin's path, by which it knows the rest
@@ -115,7 +115,7 @@ impl Recorder {
 /// One call of a plugin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
-    /// The plugin's type.
+    /// The plugin's type, as the conflist names it.
     pub plugin: String,
     /// Every variable whose name begins with `CNI_`.
     pub environment: BTreeMap<String, String>,

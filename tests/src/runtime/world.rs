@@ -26,7 +26,7 @@ use crate::process::{Process, describe, ends_within};
 /// From the start of the first process to its word that all is mounted; and from its death to that of all others.
 const BEGINS_AND_ENDS_WITHIN: Duration = Duration::from_secs(20);
 
-/// Where Debian's package containernetworking-plugins puts them.
+/// The folder of Debian's package containernetworking-plugins.
 const REFERENCE_PLUGINS: &str = "/usr/lib/cni";
 /// Those that conflists here name, and what they and runtimes call on the way.
 const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
@@ -107,7 +107,7 @@ impl World {
         family.pod()
     }
 
-    /// Where this world's files can be opened from outside, its mounts and its `/proc` among them.
+    /// Returns the path through which this world's files can be opened from outside, its mounts and its `/proc` among them.
     pub fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.init.pid))
     }
@@ -127,12 +127,12 @@ impl World {
         format!("/{}", self.cgroup.name)
     }
 
-    /// What was called of plugins so far.
+    /// Returns the calls of plugins so far.
     pub fn calls(&self) -> Result<Vec<Call>> {
         self.recorder.calls()
     }
 
-    /// What our plugin was called for so far.
+    /// Returns the calls of our plugin so far.
     pub fn own_calls(&self) -> Result<Vec<Call>> {
         Ok(self.calls()?.into_iter().filter(|call| call.plugin == "culvert-cni").collect())
     }
@@ -168,7 +168,7 @@ impl World {
         Ok(file.into())
     }
 
-    /// What must be gone once the world is.
+    /// Returns the traces that must be gone once the world is.
     pub fn traces(&self) -> Result<Traces> {
         Traces::of(self.init.pid, self.folder(), &self.cgroup.name)
     }
@@ -189,7 +189,7 @@ impl World {
         Ok(command)
     }
 
-    /// Starts a program that runs until it is told to end. What it prints goes to the file `<name>.log`.
+    /// Starts a program that runs until it gets a signal. What it prints goes to the file `<name>.log`.
     pub(crate) fn start(&self, name: &str, mut command: Command) -> Result<Running> {
         let log = self.folder().join(format!("{name}.log"));
         let file = File::create(&log)?;
@@ -199,7 +199,7 @@ impl World {
 
     /// Runs a program to its end.
     pub(crate) fn run(&self, mut command: Command, within: Duration) -> Result<Ran> {
-        // Files: whoever keeps a pipe open beyond the program's end would keep its reader waiting.
+        // Files: a process that keeps a pipe open beyond the program's end would keep its reader waiting.
         let (stdout, stderr) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
         command.stdin(Stdio::null()).stdout(stdout.reopen()?).stderr(stderr.reopen()?);
         let mut running = Running { child: command.spawn()?, log: stderr.path().into() };
@@ -214,7 +214,7 @@ impl World {
     }
 }
 
-/// What runtimes called of plugins, and what ours said to it.
+/// Prints the calls of plugins by runtimes, and the log of ours.
 impl std::fmt::Display for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for call in self.calls().unwrap_or_default() {
@@ -306,13 +306,13 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// How it ended, if it has.
+    /// Returns its exit status once it has ended.
     pub(crate) fn ended(&mut self) -> Result<Option<String>> {
         let status = self.child.try_wait()?;
         Ok(status.map(|status| format!("{}\n{}", describe(status), self.log())))
     }
 
-    /// What it printed.
+    /// Its standard output and standard error, together.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -328,7 +328,7 @@ impl Drop for Running {
 /// A program that has ended.
 #[derive(Debug)]
 pub struct Ran {
-    /// How.
+    /// Its exit status.
     pub status: ExitStatus,
     /// Standard output.
     pub stdout: String,

@@ -18,10 +18,10 @@ use socket2::SockRef;
 use crate::family::{At, unmapped};
 use crate::server::payload::{Checksum, Payload};
 
-/// How long a server waits for its client: longer than any test does, so that the client's end is what fails.
+/// The longest that a server waits for its client: longer than any test does, so that the client's end is what fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a server does with a connection. When it returns, the connection is closed.
+/// The behaviour of a server on one connection. When it returns, the connection is closed.
 pub trait Behaviour: Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static {}
 
 impl<F: Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static> Behaviour for F {}
@@ -64,17 +64,17 @@ impl Server {
         Ok(Self { address, shared, stop, acceptor: Some(acceptor) })
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens at.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections came in so far.
+    /// Returns the number of connections accepted so far.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many of them are still being served.
+    /// Returns the number of connections that are still served.
     pub fn open(&self) -> usize {
         self.shared.open().len()
     }
@@ -187,7 +187,7 @@ pub fn answers_at_the_end() -> impl Behaviour {
     }
 }
 
-/// Says `farewell` and closes its own half, then reads on until the client's end and tells `hears` what came.
+/// Says `farewell` and closes its own half, then reads on until the client's end and hands what came to `hears`.
 pub fn closes_first(farewell: &str, hears: std::sync::mpsc::Sender<Vec<u8>>) -> impl Behaviour {
     let farewell = farewell.to_owned();
     let hears = Mutex::new(hears);
@@ -218,7 +218,7 @@ pub fn resets_after_a_byte() -> impl Behaviour {
 pub fn silent() -> impl Behaviour {
     |mut stream: TcpStream| {
         stream.set_read_timeout(None)?;
-        // Nobody reads what the peer sends; its end is an event of its own.
+        // Not read: what the peer sends. Its end is an event of its own.
         let mut waited = [PollFd::new(&stream, PollFlags::RDHUP)];
         poll(&mut waited, None)?;
         stream.flush()
@@ -308,7 +308,7 @@ pub struct UdpEcho {
 }
 
 impl UdpEcho {
-    /// Serves a socket.
+    /// Serves one socket on a thread until it ends.
     pub fn start(socket: std::net::UdpSocket) -> Result<Self> {
         Self::answering(socket, <[u8]>::to_vec)
     }

@@ -3,15 +3,15 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 
-/// How much is written or read at a time.
+/// The bytes that are written or read at a time.
 const CHUNK: usize = 64 * 1024;
 
 /// A number of bytes that follow from a seed and do not repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Payload {
-    /// How many bytes.
+    /// Length of the payload in bytes.
     pub bytes: usize,
-    /// Which bytes.
+    /// Start of the pseudo-random sequence: another value gives other bytes.
     pub seed: u64,
 }
 

@@ -10,7 +10,7 @@ use rcgen::{
     KeyUsagePurpose, SanType, date_time_ymd,
 };
 
-/// An authority.
+/// A certificate authority of a mesh, or of strangers.
 pub struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -31,14 +31,14 @@ impl Default for Wish<'_> {
     }
 }
 
-/// What a workload shows of itself, in PEM.
+/// A workload's certificate and key, and the authorities that it trusts, in PEM.
 #[derive(Debug, Clone)]
 pub struct Credentials {
-    /// Its certificate.
+    /// The certificate, and those between it and the authority.
     pub certificate: String,
-    /// Its key.
+    /// The private key of the certificate.
     pub key: String,
-    /// Whom it believes.
+    /// The certificates of the authorities that it trusts.
     pub authorities: String,
 }
 

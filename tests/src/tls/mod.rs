@@ -1,4 +1,4 @@
-//! TLS as anybody speaks it: clients and servers of rustls' usual, blocking kind, which verify nobody.
+//! TLS clients and servers of rustls' usual, blocking kind, which verify no certificate.
 
 pub mod authority;
 
@@ -63,7 +63,7 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// How a client speaks TLS.
+/// A client's TLS settings.
 #[derive(Debug, Clone)]
 pub struct Client(Arc<ClientConfig>);
 
@@ -79,7 +79,7 @@ fn parse(credentials: &Credentials) -> Result<(Vec<CertificateDer<'static>>, Pri
 impl Client {
     /// A client with these application protocols, which shows these credentials if it has any.
     pub fn new(protocols: &[&[u8]], credentials: Option<&Credentials>) -> Result<Self> {
-        // AES-128-GCM alone in TLS 1.3, so that whoever is compared does the same work.
+        // AES-128-GCM alone in TLS 1.3, so that all contenders do the same work.
         let mut provider = ring::default_provider();
         provider.cipher_suites.retain(|one| {
             one.tls13().is_none() || one.suite() == rustls::CipherSuite::TLS13_AES_128_GCM_SHA256
@@ -125,7 +125,7 @@ impl Client {
     }
 }
 
-/// How a server speaks TLS: as a mesh member's sidecar, which asks for certificates and takes any.
+/// A server's TLS settings: as a mesh member's sidecar, which asks for certificates and takes any.
 #[derive(Debug, Clone)]
 pub struct Server(Arc<ServerConfig>);
 
@@ -215,7 +215,7 @@ pub fn own_tls(greeting: &str) -> Result<impl Behaviour + use<>> {
     })
 }
 
-/// A server that waits for its client, then does as one that speaks first: to tell both apart by what they say.
+/// A server that waits for its client, then does as one that speaks first: so that the text of each shows which one it is.
 pub fn waits(greeting: &str) -> impl Behaviour {
     let speaks = speaks_first(greeting);
     move |tcp: TcpStream| {

@@ -1,4 +1,4 @@
-//! What the two pages say that the product was born from, each statement with real traffic. Their YAML is taken as it
+//! Kuma's documentation of passthrough, circuit breakers and timeouts, each statement with real traffic. Their YAML is taken as it
 //! stands there (`sidecar/tests/documents`).
 //!
 //! Elsewhere: the rules by which connections come to 15006 and 15001 and the original destination (`landing`, `streams`),
@@ -21,13 +21,13 @@ use crate::support::{APP, assert_reset, assert_taken_and_reset, seen};
 const SOON: Duration = Duration::from_secs(5);
 
 /// A YAML excerpt of the pages.
-pub fn excerpt(name: &str) -> Result<String> {
+pub(crate) fn excerpt(name: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sidecar/tests/documents").join(name);
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
 /// A lab whose pod is onboarded, with a folder for documents.
-pub fn onboarded() -> Result<(Lab, PathBuf)> {
+pub(crate) fn onboarded() -> Result<(Lab, PathBuf)> {
     let lab = Lab::new()?;
     lab.add(&[])?.expect_success();
     let folder = lab.folder().join("mesh");
@@ -36,17 +36,17 @@ pub fn onboarded() -> Result<(Lab, PathBuf)> {
 }
 
 /// A sidecar that reads the folder.
-pub fn with_documents<'l>(lab: &'l Lab, folder: &Path, more: &[&str]) -> Result<Sidecar<'l>> {
+pub(crate) fn with_documents<'l>(lab: &'l Lab, folder: &Path, more: &[&str]) -> Result<Sidecar<'l>> {
     let folder = folder.display().to_string();
     lab.pod.sidecar().options(["--resources", &folder]).options(more).start()
 }
 
-pub fn dump(sidecar: &Sidecar<'_>) -> Result<Value> {
+pub(crate) fn dump(sidecar: &Sidecar<'_>) -> Result<Value> {
     Ok(serde_json::from_str(&sidecar.admin("/config_dump")?.body)?)
 }
 
 /// A listener or cluster of the dump.
-pub fn of_dump(dump: &Value, name: &str) -> Option<Value> {
+pub(crate) fn of_dump(dump: &Value, name: &str) -> Option<Value> {
     let clusters =
         dump["configs"][1]["dynamic_active_clusters"].as_array()?.iter().map(|one| &one["cluster"]);
     let listeners = dump["configs"][2]["dynamic_listeners"].as_array()?;
@@ -59,7 +59,7 @@ fn cluster_of(dump: &Value, name: &str) -> Option<Value> {
     clusters.iter().map(|one| &one["cluster"]).find(|one| one["name"] == name).cloned()
 }
 
-pub fn talks(mut stream: TcpStream) -> Result<()> {
+pub(crate) fn talks(mut stream: TcpStream) -> Result<()> {
     stream.write_all(b"x")?;
     stream.read_exact(&mut [0])?;
     Ok(())
@@ -244,7 +244,7 @@ fn timeouts_default_values_and_proxy_template_to_change_the_defaults() -> Result
 }
 
 #[test]
-fn a_proxy_templates_timeouts_end_what_waits_for_longer() -> Result<()> {
+fn connections_that_wait_longer_than_a_proxy_templates_timeouts_are_ended() -> Result<()> {
     let (lab, folder) = onboarded()?;
     let changed = excerpt("proxy-template-timeouts.universal.yaml")?.replace("99s", "1s").replace("3h", "1s");
     fs::write(folder.join("t.yaml"), changed)?;
@@ -379,7 +379,7 @@ fn requests_to_non_mesh_destinations_are_logged_where_traffic_logging_is_enabled
 }
 
 #[test]
-fn the_admins_page_shows_what_is_in_force() -> Result<()> {
+fn the_admins_page_shows_the_configuration_in_force() -> Result<()> {
     let (lab, folder) = onboarded()?;
     fs::write(folder.join("mesh.yaml"), excerpt("mesh-passthrough.universal.yaml")?)?;
     let sidecar = with_documents(&lab, &folder, &[])?;
