@@ -26,7 +26,7 @@
 //! | 1 | `net` | sockets without policy |
 //! | 0 | `metrics` | declaring a metric in one line: OpenMetrics name, help, Envoy's names |
 
-pub mod admin;
+mod admin;
 pub mod cluster;
 pub mod connection;
 mod metrics;

@@ -24,13 +24,13 @@ const LOOKS: usize = 5;
 ///
 /// # Errors
 /// Everything that is wrong.
-pub fn load(config: &Config) -> Result<(Fingerprint, Plan), Vec<ResourceError>> {
+pub(crate) fn load(config: &Config) -> Result<(Fingerprint, Plan), Vec<ResourceError>> {
     let seen = Fingerprint::of(&config.resources);
     Ok((seen, resources::plan(config, &config.resources)?))
 }
 
 /// Says in the log what an operator may want to know.
-pub fn warn(plan: &Plan) {
+pub(crate) fn warn(plan: &Plan) {
     for warning in &plan.warnings {
         tracing::warn!("{warning}");
     }

@@ -14,7 +14,7 @@ const SHUTDOWN: Duration = Duration::from_secs(1);
 /// worker wakes another to share the work, which costs a sixth of the CPU time of small requests; all accept from the
 /// same listener, so the one that is idle takes the next connection.
 #[derive(Debug)]
-pub struct Workers(Vec<Worker>);
+pub(crate) struct Workers(Vec<Worker>);
 
 #[derive(Debug)]
 struct Worker {
@@ -28,17 +28,17 @@ impl Workers {
     ///
     /// # Errors
     /// When the kernel does not give us the threads.
-    pub fn start(count: usize) -> io::Result<Self> {
+    pub(crate) fn start(count: usize) -> io::Result<Self> {
         (0..count.max(1)).map(|_| Worker::start()).collect::<io::Result<_>>().map(Self)
     }
 
     /// Where to spawn, one of each worker.
-    pub fn handles(&self) -> impl Iterator<Item = &Handle> {
+    pub(crate) fn handles(&self) -> impl Iterator<Item = &Handle> {
         self.0.iter().map(|worker| &worker.handle)
     }
 
     /// Ends all threads.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         let threads: Vec<_> = self
             .0
             .into_iter()

@@ -3,7 +3,6 @@
 
 use super::overview::{self, Overview};
 use super::reply::{self, Reply};
-use super::server::Pages;
 use super::{certs, dump, envoy, prometheus, query};
 use crate::admin::DrainRequest;
 use crate::admin::stats::{self, Process};
@@ -16,6 +15,7 @@ use crate::observe::readiness::Readiness;
 use crate::options::config::LogLevel;
 use crate::probes::{self, Probe};
 use clap::ValueEnum;
+use culvert_serve::Pages;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue, ORIGIN};
 use hyper::{Method, Request, StatusCode, Uri};
@@ -32,27 +32,27 @@ const GOODBYE: Duration = Duration::from_millis(100);
 
 /// What the pages show and steer.
 #[derive(Clone, Debug)]
-pub struct App {
+pub(crate) struct App {
     /// The data path.
-    pub proxy: Arc<Proxy>,
+    pub(crate) proxy: Arc<Proxy>,
     /// Answer of `/ready`.
     pub(crate) readiness: Readiness,
     /// Where requests to drain go.
-    pub drain: mpsc::Sender<DrainRequest>,
+    pub(crate) drain: mpsc::Sender<DrainRequest>,
     /// The log level.
-    pub log: LogControl,
+    pub(crate) log: LogControl,
     /// When it was.
-    pub started: Instant,
+    pub(crate) started: Instant,
 }
 
 impl App {
     /// The status pages, for anybody who reaches the pod.
-    pub fn status(self) -> impl Pages {
+    pub(crate) fn status(self) -> impl Pages {
         Status(self)
     }
 
     /// The admin pages, for loopback.
-    pub fn admin(self) -> impl Pages {
+    pub(crate) fn admin(self) -> impl Pages {
         Admin(self)
     }
 
