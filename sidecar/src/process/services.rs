@@ -37,7 +37,7 @@ pub(crate) struct Context {
     pub(crate) documents: Fingerprint,
 }
 
-/// A service.
+/// A row of [`SERVICES`].
 struct Service {
     name: &'static str,
     /// Opens the ports. Nothing serves before all services have theirs: a start that fails has answered no one.
@@ -149,7 +149,7 @@ impl BoundServices {
     }
 }
 
-/// Services that serve.
+/// Services that serve, or drain.
 pub(crate) struct RunningServices {
     closes: Vec<Close>,
     closing: Vec<JoinHandle<()>>,

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 use tracing_subscriber::fmt::{format::Writer, time::FormatTime};
 
-/// The longest format: it is run through for each connection.
+/// Longest format in bytes, as it is evaluated for each connection.
 pub const LONGEST_FORMAT: usize = 4096;
 
 /// Kuma's format for TCP connections.
@@ -16,40 +16,29 @@ const DEFAULT: &str = "[%START_TIME%] %RESPONSE_FLAGS% %KUMA_MESH% \
     %KUMA_SOURCE_ADDRESS_WITHOUT_PORT%(%KUMA_SOURCE_SERVICE%)->%UPSTREAM_HOST%(%KUMA_DESTINATION_SERVICE%) \
     took %DURATION%ms, sent %BYTES_SENT% bytes, received: %BYTES_RECEIVED% bytes";
 
-/// A connection that ended, in the words of a traffic log.
+/// A connection that ended, with the values that placeholders can have.
 #[derive(Clone, Copy, Debug)]
-pub struct Traffic<'a> {
+pub(crate) struct Traffic<'a> {
     /// Unique in this process.
-    pub id: u64,
-    /// The mesh's name.
-    pub mesh: &'a str,
-    /// Which way it went.
-    pub direction: Direction,
-    /// Who opened it.
-    pub client: ClientAddr,
-    /// Where it was meant to go.
-    pub orig_dst: Option<OrigDst>,
-    /// Where it was dialled.
-    pub dial: Option<DialAddr>,
-    /// The cluster's name.
-    pub cluster: Option<&'a str>,
-    /// The client's service, if known.
-    pub source_service: Option<&'a str>,
-    /// The server's service, if known.
-    pub destination_service: Option<&'a str>,
-    /// When it was accepted.
-    pub started: SystemTime,
-    /// How long it was open.
-    pub duration: Duration,
+    pub(crate) id: u64,
+    pub(crate) mesh: &'a str,
+    pub(crate) direction: Direction,
+    pub(crate) client: ClientAddr,
+    pub(crate) orig_dst: Option<OrigDst>,
+    pub(crate) dial: Option<DialAddr>,
+    pub(crate) cluster: Option<&'a str>,
+    pub(crate) source_service: Option<&'a str>,
+    pub(crate) destination_service: Option<&'a str>,
+    pub(crate) started: SystemTime,
+    pub(crate) duration: Duration,
     /// From the client to the server.
-    pub bytes_sent: u64,
+    pub(crate) bytes_sent: u64,
     /// From the server to the client.
-    pub bytes_recv: u64,
-    /// How it ended.
-    pub reason: CloseReason,
+    pub(crate) bytes_recv: u64,
+    pub(crate) reason: CloseReason,
 }
 
-/// A placeholder.
+/// A value that a placeholder stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field {
     StartTime,
@@ -101,7 +90,7 @@ const FIELDS: [(&str, Field); 22] = [
 ];
 
 impl Field {
-    /// Whether its value is a number, in JSON too.
+    /// Returns true for a value that is a number in JSON.
     fn is_number(self) -> bool {
         matches!(
             self,
@@ -113,7 +102,7 @@ impl Field {
         )
     }
 
-    /// Its value; nothing where the connection has none.
+    /// Writes the value, or nothing where the connection has none.
     fn write(self, of: &Traffic<'_>, out: &mut String) {
         let put = |out: &mut String, value: Option<&dyn std::fmt::Display>| {
             if let Some(value) = value {
@@ -204,10 +193,10 @@ fn write_time(time: SystemTime, out: &mut String) -> std::fmt::Result {
 
 /// A text with placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(Vec<Part>);
+pub struct Template(Vec<FormatPart>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum FormatPart {
     Text(String),
     Field(Field),
 }
@@ -224,7 +213,7 @@ fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_uppercase() || byte == b'_'
 }
 
-/// Whether it is a placeholder that only HTTP has: of a TCP connection Envoy writes `-` for it.
+/// Returns true for a placeholder that only HTTP has. Envoy writes `-` for it on a TCP connection.
 fn is_of_http(name: &str) -> bool {
     ["REQ(", "RESP(", "TRAILER("].iter().any(|of| name.starts_with(of))
         || ["RESPONSE_CODE", "RESPONSE_CODE_DETAILS", "ROUTE_NAME"].contains(&name)
@@ -234,7 +223,7 @@ impl Template {
     /// Takes a text apart.
     ///
     /// # Errors
-    /// What was found, and what is allowed.
+    /// The placeholder that was found, and those that are allowed.
     pub fn parse(text: &str) -> Result<Self, (String, String)> {
         if text.len() > LONGEST_FORMAT {
             return Err((
@@ -265,27 +254,27 @@ impl Template {
                 return Err((format!("\"%{name}%\""), allowed));
             };
             if !plain.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut plain)));
+                parts.push(FormatPart::Text(std::mem::take(&mut plain)));
             }
-            parts.push(Part::Field(field));
+            parts.push(FormatPart::Field(field));
             rest = after;
         }
         plain.push_str(rest);
         // One line is one record.
         let plain = plain.trim_end_matches('\n').to_owned();
         if !plain.is_empty() {
-            parts.push(Part::Text(plain));
+            parts.push(FormatPart::Text(plain));
         }
         Ok(Self(parts))
     }
 
     /// The text for a connection. Whether any placeholder had a value, or there is none.
     fn render(&self, of: &Traffic<'_>, omit_empty: bool, out: &mut String) -> bool {
-        let mut said = self.0.iter().all(|part| matches!(part, Part::Text(_)));
+        let mut said = self.0.iter().all(|part| matches!(part, FormatPart::Text(_)));
         for part in &self.0 {
             match part {
-                Part::Text(text) => out.push_str(text),
-                Part::Field(field) => {
+                FormatPart::Text(text) => out.push_str(text),
+                FormatPart::Field(field) => {
                     let before = out.len();
                     field.write(of, out);
                     if out.len() != before {
@@ -300,21 +289,21 @@ impl Template {
     }
 }
 
-/// How a line looks.
+/// Format of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LineFormat {
-    /// Text.
+    /// One line of text.
     Plain {
-        /// The text.
+        /// Text with placeholders.
         template: Template,
-        /// Whether a placeholder without a value is nothing rather than `-`.
+        /// Leaves a placeholder without a value empty; else it is `-`.
         omit_empty: bool,
     },
-    /// A JSON object.
+    /// A JSON object a line.
     Json {
-        /// Its members.
+        /// Members whose values are texts with placeholders.
         members: Vec<(String, Template)>,
-        /// Whether a member without a value is left out.
+        /// Leaves out a member without a value.
         omit_empty: bool,
     },
 }
@@ -328,7 +317,7 @@ impl Default for LineFormat {
 
 impl LineFormat {
     /// The line for a connection, with its end.
-    pub fn line(&self, of: &Traffic<'_>) -> String {
+    pub(crate) fn line(&self, of: &Traffic<'_>) -> String {
         let mut line = String::with_capacity(256);
         match self {
             Self::Plain { template, omit_empty } => {
@@ -340,7 +329,7 @@ impl LineFormat {
                     let mut text = String::new();
                     let said = template.render(of, *omit_empty, &mut text);
                     let value = match template.0.as_slice() {
-                        [Part::Field(field)] if field.is_number() => {
+                        [FormatPart::Field(field)] if field.is_number() => {
                             text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
                         }
                         _ => Value::from(text),
