@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Listening sockets.
+//! Listening sockets for pages and for connections that are relayed.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -14,7 +14,7 @@ const BACKLOG: i32 = 128;
 pub struct BindError {
     /// The address; the IPv4 wildcard where the IPv6 one was asked for and the kernel has no IPv6.
     pub address: SocketAddr,
-    /// The kernel's reason.
+    /// Reason that the kernel gave.
     pub source: io::Error,
 }
 
@@ -23,7 +23,7 @@ pub struct BindError {
 /// The IPv6 wildcard takes IPv4 too, and becomes the IPv4 wildcard where the kernel has no IPv6.
 ///
 /// # Errors
-/// When the address cannot be had. A retry helps only once another program has let go of the port.
+/// The address cannot be had. A retry helps only once another program has let go of the port.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     bind_with(address, BACKLOG, |_| Ok(()))
 }

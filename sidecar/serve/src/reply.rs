@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Answers.
+//! Answers of pages, with headers against caches and guesses.
 
 use http_body_util::Full;
 use hyper::body::Bytes;

@@ -29,7 +29,7 @@ const MAX_HEAD: usize = 8 * 1024;
 /// could not be accepted is still there; a probe waits longer than this.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Pages to serve.
+/// The pages of one port.
 pub trait Pages: Send + Sync + 'static {
     /// Answers a request, of which only the head is read.
     fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<Self>;

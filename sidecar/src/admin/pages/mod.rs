@@ -193,7 +193,7 @@ impl App {
             _ => {
                 return reply::text(
                     StatusCode::BAD_REQUEST,
-                    "there is one logger: say ?level= and error, warning, info, debug or trace, or nothing to see the level",
+                    "only ?level= with error, warning, info, debug or trace is known; without it, the level is shown",
                 );
             }
         };
@@ -218,7 +218,7 @@ impl App {
     fn request_drain(&self, request: DrainRequest, answer: &str) -> Reply {
         match self.drain.try_send(request) {
             Ok(()) => reply::text(StatusCode::OK, answer),
-            Err(_) => reply::text(StatusCode::SERVICE_UNAVAILABLE, "the sidecar is on its way out"),
+            Err(_) => reply::text(StatusCode::SERVICE_UNAVAILABLE, "the sidecar is already ending"),
         }
     }
 }
@@ -356,7 +356,7 @@ const PAGES: [(&str, &str); 13] = [
 /// Pages that change something, with their description in `/help`.
 const POSTS: [(&str, &str); 3] = [
     ("/drain", "drain the inbound half"),
-    ("/logging", "tell the log level, or change it (?level=)"),
+    ("/logging", "show the log level, or change it (?level=)"),
     ("/quitquitquit", "end now"),
 ];
 
