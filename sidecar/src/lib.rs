@@ -12,7 +12,7 @@
 //!
 //! | level | room | holds |
 //! |---|---|---|
-//! | 11 | `process` | run, workers, listeners, drain, the prober of capture, reload; `validate` and `wait` |
+//! | 11 | `process` | run, workers, the list of services, drain, the prober of capture, reload; `validate` and `wait` |
 //! | 10 | `admin` | the status port and the admin, the page, statistics under Envoy's names |
 //! | 9 | `probes` | application probes |
 //! | 8 | `connection` | one accepted connection: guards, admission, route, TLS, relay; the table of open ones |
@@ -25,7 +25,7 @@
 //! | 1 | `net` | sockets without policy |
 //! | 0 | `metrics` | declaring a metric in one line: OpenMetrics name, help, Envoy's names |
 
-pub mod admin;
+mod admin;
 pub mod cluster;
 pub mod connection;
 mod metrics;
@@ -38,9 +38,9 @@ pub mod process;
 pub mod relay;
 pub mod tls;
 
-/// Exit code for what whoever starts the sidecar has to change: an option, a port in use, a file that cannot be written.
-/// (`EX_USAGE` of sysexits.)
+/// Exit code for a start that fails until an operator changes something: an option, a port in use, a file that cannot be
+/// written. (`EX_USAGE` of sysexits.)
 pub const EXIT_USAGE: u8 = 64;
 
-/// Exit code of `wait` when what it waits for did not come about in time.
+/// Exit code of `wait` when the sidecar was not ready in time.
 pub const EXIT_NOT_IN_TIME: u8 = 1;

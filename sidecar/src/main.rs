@@ -9,14 +9,14 @@ use culvert_sidecar::{EXIT_NOT_IN_TIME, EXIT_USAGE};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// How long the log may take to be written at the end.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Time to write out the log at the end.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let options = match Options::read() {
         Ok(options) => options,
         Err(error) => {
-            // Nothing to do about a closed stdout or stderr.
+            // A closed stdout or stderr leaves no other place to report it.
             let _ = error.print();
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     };
     let log = logging::start(config.log_level, config.log_format);
     let ended = run::run(config, log.clone());
-    log.finish(LAST_WORDS);
+    log.finish(FLUSH_DEADLINE);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(errors) => usage(errors),

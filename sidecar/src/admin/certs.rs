@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 const DAY: u64 = 86_400;
 
-/// The page; `mtls` says whether a mesh asks for TLS.
+/// Makes the page: certificates and authorities with their validity.
 pub(super) fn page(tls: &Tls, now: SystemTime) -> Value {
     let Some(source) = tls.source() else {
         return json!({

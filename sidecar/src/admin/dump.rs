@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! JSON as Envoy prints its configuration: one space for each level, and the fields in the order in which protobuf numbers
-//! them, as far as people look for them there.
+//! JSON as Envoy prints its configuration: one space for each level, and the fields that people look for first in the order
+//! of protobuf's numbers.
 
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value;
 use serde_json::ser::PrettyFormatter;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Come first, in this order.
+/// Fields that come first, in this order.
 const FIRST: [&str; 8] =
     ["@type", "name", "version_info", "active_state", "listener", "cluster", "address", "port_value"];
-/// Come last, in this order.
+/// Fields that come last, in this order.
 const LAST: [&str; 4] = ["use_original_dst", "traffic_direction", "bind_to_port", "last_updated"];
 
 struct Ordered<'v>(&'v Value);
@@ -44,7 +44,7 @@ impl Serialize for Ordered<'_> {
     }
 }
 
-/// The text.
+/// Formats JSON as Envoy does.
 pub(super) fn text(value: &Value) -> String {
     let mut text = Vec::new();
     let format = PrettyFormatter::with_indent(b" ");
@@ -55,7 +55,7 @@ pub(super) fn text(value: &Value) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// A name for what is in force, in the shape of Kong Mesh's: a UUID (version 8, made from the content).
+/// Names a configuration in the shape of Kong Mesh's: a UUID (version 8, made from the content).
 pub(super) fn version(of: &[Value]) -> String {
     let text = of.iter().map(Value::to_string).collect::<Vec<_>>().concat();
     let half = |salt: u8| {
@@ -75,7 +75,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn fields_stand_where_people_look_for_them() {
+    fn fields_that_people_look_for_come_first() {
         let value =
             json!({"last_updated": 1, "active_state": [{}], "name": "n", "filter": null, "@type": "t"});
         let expected = "{\n \"@type\": \"t\",\n \"name\": \"n\",\n \"active_state\": [\n  {}\n ],\n \"filter\": null,\n \"last_updated\": 1\n}\n";

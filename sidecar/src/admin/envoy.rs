@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What runs here, in the shape and the words of Envoy's admin interface, so that the runbooks of Kong Mesh hold.
+//! Listeners and clusters in the shape and the words of Envoy's admin interface, so that the runbooks of Kong Mesh hold.
 
 use super::{dump, transport};
 use crate::admin::stats::Process;
@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Hosts of a cluster that are shown.
+/// Most hosts of a cluster on a page.
 const MOST_HOSTS: usize = 256;
 
 /// The listeners that are on. A passthrough one has the address of Envoy's that it stands for: one socket of ours takes
@@ -38,7 +38,7 @@ pub(super) fn clusters(running: &Running) -> impl Iterator<Item = (&plan::Cluste
     all.filter(move |(at, _)| used(*at)).map(|(_, cluster)| cluster)
 }
 
-/// `/config_dump`. `loaded`: since when it is so.
+/// Makes `/config_dump`. `loaded` is the time since which it is in force.
 pub(super) fn config_dump(config: &Config, running: &Running, loaded: SystemTime) -> Value {
     let updated = rfc3339(loaded);
     let clusters: Vec<_> =
@@ -173,7 +173,7 @@ fn duration(duration: Duration) -> String {
     text
 }
 
-/// `/listeners`.
+/// Makes `/listeners`, a line for each.
 pub(super) fn listeners_text(running: &Running) -> String {
     listeners(running).fold(String::new(), |mut text, (planned, _)| {
         // Writing to a String does not fail.
@@ -182,7 +182,7 @@ pub(super) fn listeners_text(running: &Running) -> String {
     })
 }
 
-/// `/listeners?format=json`.
+/// Makes `/listeners?format=json` in Envoy's shape.
 pub(super) fn listeners_json(running: &Running) -> Value {
     let statuses: Vec<_> = listeners(running)
         .map(|(planned, _)| json!({"name": &*planned.name, "local_address": socket_address(planned.address)}))
@@ -190,7 +190,7 @@ pub(super) fn listeners_json(running: &Running) -> Value {
     json!({ "listener_statuses": statuses })
 }
 
-/// The numbers that make up `/clusters`, in Envoy's names.
+/// Limits of a cluster on `/clusters`, under Envoy's names.
 fn limits(of: &ClusterLimits) -> [(&'static str, u32); 4] {
     [
         ("max_connections", of.connections.max()),
@@ -200,7 +200,8 @@ fn limits(of: &ClusterLimits) -> [(&'static str, u32); 4] {
     ]
 }
 
-/// Where a cluster dialled, and whether that goes on under `passthrough: false`: the document that names it, if any.
+/// Destinations that a cluster dialled, each with the document that names it, if any: `passthrough: false` would close the
+/// way to the others.
 fn hosts<'r>(
     running: &'r Running,
     of: &plan::Cluster,
@@ -217,7 +218,7 @@ fn hosts<'r>(
 /// The Dataplane that names a destination.
 struct Named<'r>(Option<&'r str>);
 
-/// `/server_info`, as far as there is something to tell.
+/// Makes `/server_info`, with those of Envoy's fields that have a value here.
 pub(super) fn server_info(config: &Config, process: Process) -> Value {
     let uptime = format!("{}s", process.uptime.as_secs());
     json!({
@@ -235,7 +236,7 @@ pub(super) fn server_info(config: &Config, process: Process) -> Value {
     })
 }
 
-/// `/clusters`.
+/// Makes `/clusters`, a line for each value.
 pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> String {
     let mut text = String::new();
     for (planned, of) in clusters(running) {
@@ -259,7 +260,7 @@ pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> S
     text
 }
 
-/// `/clusters?format=json`.
+/// Makes `/clusters?format=json` in Envoy's shape.
 pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> Value {
     let statuses: Vec<_> = clusters(running)
         .map(|(planned, of)| {
@@ -322,9 +323,9 @@ mod tests {
         insta::assert_snapshot!(text);
     }
 
-    /// The excerpts of the product's seeds, letter by letter, as far as they are about what runs here.
+    /// Excerpts of the dump of a Kong Mesh sidecar, letter by letter, for the listeners that exist here too.
     #[test]
-    fn the_seeds_listeners_are_in_the_dump() {
+    fn the_listeners_of_kong_mesh_are_in_the_dump() {
         let dump = the_dump(&proxy(&[]));
         let versions: Vec<_> = [1, 2].map(|at| dump["configs"][at]["version_info"].clone()).into();
         let mut text = dump::text(&dump);
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_is_off_is_not_shown() {
+    fn a_listener_that_is_off_is_not_on_the_pages() {
         let proxy = proxy(&["--inbound-port=0"]);
         let running = proxy.running.load();
         assert_eq!(

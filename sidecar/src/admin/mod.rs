@@ -10,10 +10,8 @@ mod pages;
 mod prometheus;
 mod query;
 mod reply;
-mod server;
 mod stats;
 mod transport;
 
 pub(crate) use drain_request::DrainRequest;
 pub(crate) use pages::App;
-pub(crate) use server::serve;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The page for people, and the numbers that its script draws.
+//! The page for people, and the values that its script draws.
 
 use super::envoy;
-use super::pages::{App, Connection};
+use super::pages::{App, ConnectionView};
 use crate::cluster::registry::{Cluster, Listener, Running};
 use crate::net::addrs::Direction;
 use crate::net::clock::rfc3339;
@@ -16,7 +16,7 @@ use std::time::Instant;
 /// The page: one file, no reference to any other, from this host or elsewhere.
 pub(super) const PAGE: &str = include_str!("page.html");
 
-/// What a browser may do with it: run and style itself, and ask this server. No other page may frame it.
+/// Rights that a browser gives the page: its own script and style, and requests to this server. No page may frame it.
 pub(super) const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -32,25 +32,25 @@ const MOST_DESTINATIONS: usize = 20;
 pub(super) struct Overview {
     version: &'static str,
     now: String,
-    /// Seconds.
+    /// In seconds.
     uptime: f64,
     ready: bool,
-    /// Why not.
+    /// Reasons why it is not ready.
     reasons: Vec<String>,
     workers: usize,
     documents: DocumentsView,
     tls: Option<TlsView>,
-    /// One a second, oldest first.
+    /// One sample a second, oldest first.
     history: Vec<Sample>,
     listeners: Vec<ListenerView>,
     clusters: Vec<ClusterView>,
     open: usize,
-    /// The newest.
-    connections: Vec<Connection>,
+    /// The newest of them.
+    connections: Vec<ConnectionView>,
     errors: Vec<ErrorView>,
 }
 
-/// What became of the mesh documents.
+/// State of the mesh documents.
 #[derive(Serialize)]
 struct DocumentsView {
     mesh: String,
@@ -58,12 +58,12 @@ struct DocumentsView {
     count: usize,
     files: usize,
     passthrough: bool,
-    /// Since when they are in force.
+    /// Time since which they are in force.
     loaded: String,
     reload_failed: u64,
-    /// Why a later change could not be used.
+    /// Errors of a later change that could not be used.
     errors: Vec<String>,
-    /// Seconds ago.
+    /// In seconds before now.
     failed: Option<f64>,
     warnings: Vec<String>,
 }
@@ -73,11 +73,11 @@ struct DocumentsView {
 struct TlsView {
     /// `STRICT`, `PERMISSIVE`, or nothing where the mesh has none.
     mode: Option<&'static str>,
-    /// Who this workload is.
+    /// Identity of this workload.
     identity: Option<String>,
-    /// When that ends.
+    /// End of the identity's certificate.
     expires: Option<String>,
-    /// What an operator should look after.
+    /// Problem that an operator should solve.
     complaint: Option<String>,
     /// Inbound connections so far, by what they speak.
     spoken: Vec<(&'static str, u64)>,
@@ -90,7 +90,7 @@ struct ListenerView {
     address: String,
     total: u64,
     active: i64,
-    /// Refused because the mesh lets nothing leave for where they were meant to go.
+    /// Connections refused because the mesh closes the way to their destination.
     denied: u64,
     /// Both families of a direction share one limit.
     used: u32,
@@ -124,9 +124,9 @@ struct DestinationView {
     total: u64,
     active: u32,
     connect_fail: u64,
-    /// Seconds ago.
+    /// In seconds before now.
     last_seen: f64,
-    /// The Dataplane that names it; without one, `passthrough: false` would close the way there.
+    /// Dataplane that names it. Without one, `passthrough: false` would close the way there.
     named_by: Option<String>,
 }
 
@@ -138,7 +138,7 @@ struct ErrorView {
     client: String,
     orig_dst: Option<String>,
     count: u64,
-    /// Seconds ago.
+    /// In seconds before now.
     last: f64,
 }
 
@@ -162,7 +162,7 @@ impl Overview {
             listeners: envoy::listeners(&running).map(|(planned, of)| listener(app, planned, of)).collect(),
             clusters: envoy::clusters(&running).map(|(_, of)| cluster(app, &running, of)).collect(),
             open: proxy.table.len(),
-            connections: connections.iter().map(|entry| Connection::of(entry, now)).collect(),
+            connections: connections.iter().map(|entry| ConnectionView::of(entry, now)).collect(),
             errors: errors(app),
         }
     }
@@ -184,7 +184,7 @@ fn documents(app: &App, running: &Running) -> DocumentsView {
     }
 }
 
-/// Nothing where neither options nor documents speak of it.
+/// Returns `None` where neither options nor documents have TLS.
 fn tls(app: &App, running: &Running) -> Option<TlsView> {
     let (tls, mtls) = (&app.proxy.tls, running.plan.mtls.as_ref());
     if tls.source().is_none() && mtls.is_none() {
@@ -251,7 +251,7 @@ fn cluster(app: &App, running: &Running, of: &Cluster) -> ClusterView {
 }
 
 fn errors(app: &App) -> Vec<ErrorView> {
-    let view = |one: crate::observe::failures::Mishap| ErrorView {
+    let view = |one: crate::observe::failures::Failure| ErrorView {
         direction: one.direction.name(),
         reason: one.reason.name(),
         words: sentence(one.direction, one.reason.in_words(), one.words.as_deref()),

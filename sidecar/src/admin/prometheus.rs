@@ -6,14 +6,14 @@ use crate::metrics::Stats;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// The first part of a statistic's name, and the label that the second becomes.
+/// First part of a statistic's name, and the label that has the second part as its value.
 const LABELS: [(&str, &str); 3] =
     [("cluster", "envoy_cluster_name"), ("listener", "envoy_listener_address"), ("tcp", "envoy_tcp_prefix")];
 
-/// Endings of values that go down, too.
+/// Endings of gauges, whose values also fall.
 const GAUGES: [&str; 2] = ["_active", "_open"];
 
-/// What is of the process, so has no label.
+/// Statistics of the process, which have no label.
 const UNLABELLED: [&str; 7] = [
     "cluster_manager.active_clusters",
     "listener_manager.total_listeners_active",
@@ -24,8 +24,8 @@ const UNLABELLED: [&str; 7] = [
     "server.uptime",
 ];
 
-/// The series, without the line that ends the page. What has no name in Envoy is not among them: the page has it under
-/// ours.
+/// Makes the series, without the line that ends the page. Statistics that Envoy does not have are left out: `/metrics` has
+/// them under our names.
 pub(super) fn series(stats: &Stats) -> String {
     let mut families: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in stats.iter() {

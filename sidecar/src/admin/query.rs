@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Query strings: `a=1&b=%5Ex` → pairs.
 
-/// The pairs of a query string, decoded; a key without `=` has an empty value.
+/// Splits and decodes a query string; a key without `=` has an empty value.
 pub(super) fn pairs(query: &str) -> Vec<(String, String)> {
     query
         .split('&')
@@ -13,8 +13,8 @@ pub(super) fn pairs(query: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Undoes percent-encoding. What is no encoding stays as it is; `+` too, as it has a meaning in a regular expression
-/// and `curl` does not encode it.
+/// Undoes percent-encoding. Other text stays as it is; `+` too, as it has a meaning in a regular expression and `curl` does
+/// not encode it.
 fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -15,11 +15,11 @@ pub(crate) struct Process {
     pub(crate) state: ServerState,
     /// Time since its start.
     pub(crate) uptime: Duration,
-    /// Worker threads.
+    /// Number of worker threads.
     pub(crate) workers: usize,
 }
 
-/// All statistics.
+/// Collects the statistics of all rooms.
 pub(crate) fn collect(running: &Running, registry: &Registry, process: Process) -> Stats {
     let mut stats = registry.stats();
     server(&mut stats, running, process);

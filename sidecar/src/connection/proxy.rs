@@ -11,9 +11,9 @@ use crate::net::throttle::Throttle;
 use crate::observe::access_log::AccessLogger;
 use crate::observe::capture::Capture;
 use crate::observe::documents::Documents;
-use crate::observe::failures::Mishaps;
+use crate::observe::failures::RecentFailures;
 use crate::observe::history::History;
-use crate::observe::traffic_log;
+use crate::observe::traffic_log::TrafficLogger;
 use crate::options::config::Config;
 use crate::options::config::SidecarPorts;
 use crate::relay::pipes::Pipes;
@@ -35,7 +35,7 @@ pub struct Proxy {
     /// Who this workload is, and what handshakes use.
     pub tls: Tls,
     /// Where documents want connections logged.
-    pub(crate) traffic_log: traffic_log::Backends,
+    pub(crate) traffic_log: TrafficLogger,
     /// Its own ports.
     pub ports: SidecarPorts,
     /// The pod's addresses.
@@ -51,11 +51,11 @@ pub struct Proxy {
     /// Where connections were dialled to.
     pub destinations: Destinations,
     /// The last minutes.
-    pub history: History,
+    pub(crate) history: History,
     /// What went wrong lately.
-    pub mishaps: Mishaps,
+    pub(crate) mishaps: RecentFailures,
     /// The proof that connections are redirected.
-    pub capture: Capture,
+    pub(crate) capture: Capture,
     /// Where closing records go.
     pub(crate) access_log: AccessLogger,
     /// Keeps the error about a missing source address from filling the log.
@@ -79,7 +79,7 @@ impl Proxy {
             ports: config.sidecar_ports(),
             own: OwnAddresses::from_kernel().expect("netlink answers"),
             documents: Documents::new(0, metrics.documents.clone()),
-            traffic_log: traffic_log::Backends::new(metrics.traffic_log.clone()),
+            traffic_log: TrafficLogger::new(metrics.traffic_log.clone()),
             capture: Capture::new(metrics.capture.clone()),
             access_log: AccessLogger::start(
                 &crate::options::config::AccessLog::Off,
@@ -95,7 +95,7 @@ impl Proxy {
             table: Table::default(),
             destinations: Destinations::default(),
             history: History::default(),
-            mishaps: Mishaps::default(),
+            mishaps: RecentFailures::default(),
             no_source: Throttle::new(std::time::Duration::ZERO),
             config,
         }

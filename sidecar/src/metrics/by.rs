@@ -15,7 +15,7 @@ pub(crate) trait Label: Copy + 'static {
     /// Value of the label.
     fn value(self) -> &'static str;
 
-    /// Place among [`Self::VALUES`].
+    /// Index of the value in [`Self::VALUES`].
     fn index(self) -> usize;
 }
 
@@ -52,7 +52,7 @@ impl<L: Label, M> By<L, M> {
     }
 }
 
-/// Unregistered.
+/// Metrics that no registry knows.
 impl<L: Label, M: Default> Default for By<L, M> {
     fn default() -> Self {
         Self::each(|_| M::default())

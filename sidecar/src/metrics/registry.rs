@@ -17,7 +17,7 @@ const PREFIX: &str = "culvert";
 pub(crate) struct Stats(BTreeMap<String, i64>);
 
 impl Stats {
-    /// Adds a value.
+    /// Adds a value to the statistic of this name.
     pub(crate) fn add(&mut self, name: impl Into<String>, value: i64) {
         let sum = self.0.entry(name.into()).or_default();
         *sum = sum.saturating_add(value);

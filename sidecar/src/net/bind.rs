@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Listening sockets.
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockRef, TcpKeepalive};
 use std::borrow::Cow;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// Connections that the kernel may finish while we are busy; it takes less where `net.core.somaxconn` is lower. std and
@@ -86,36 +86,12 @@ pub fn bind(
     address: SocketAddr,
     option: impl Into<Cow<'static, str>>,
 ) -> Result<std::net::TcpListener, ListenError> {
-    let option = option.into();
-    match open(address) {
-        Ok(listener) => Ok(listener),
-        Err(error) if no_ipv6(&error) && address.ip() == Ipv6Addr::UNSPECIFIED => {
-            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            open(address).map_err(|source| ListenError::new(address, option, source))
-        }
-        Err(source) => Err(ListenError::new(address, option, source)),
-    }
-}
-
-/// A kernel that was started without IPv6 knows no such sockets. (With `disable_ipv6` it does, and the dual-stack
-/// wildcard still takes IPv4.)
-fn no_ipv6(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
-}
-
-fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    // Or a restart would have to wait for the connections of the last run to leave TIME_WAIT.
-    socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    // An urgent byte stays where it stands in the stream; else a reader that does not ask for it loses it.
-    socket.set_out_of_band_inline(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    let bound = culvert_serve::bind_with(address, BACKLOG, |socket| {
+        socket.set_tcp_nodelay(true)?;
+        // An urgent byte stays where it stands in the stream; else a reader that does not ask for it loses it.
+        socket.set_out_of_band_inline(true)
+    });
+    bound.map_err(|error| ListenError::new(error.address, option.into(), error.source))
 }
 
 #[cfg(test)]

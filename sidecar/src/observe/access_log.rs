@@ -26,41 +26,33 @@ use std::time::{Duration, SystemTime};
 const QUEUE: usize = 8192;
 /// Bytes that are written in one go.
 const BATCH: usize = 64 * 1024;
-/// How often the log says that records cannot be written.
+/// Time between two warnings that records cannot be written.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// How one connection went.
+/// The closing record of a connection. Destination and cluster are missing where it was refused before they were known.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub(crate) struct Record {
     /// Unique in this process, ascending.
-    pub id: u64,
-    /// Which listener it came to.
-    pub direction: Direction,
-    /// Who opened it.
-    pub client: ClientAddr,
-    /// Where it was meant to go, if it was redirected.
-    pub orig_dst: Option<OrigDst>,
-    /// Where it was dialled to, if it got so far.
-    pub dial: Option<DialAddr>,
-    /// Its cluster, if it got so far.
-    pub cluster: Option<Arc<str>>,
-    /// From the client to the server.
-    pub bytes_sent: u64,
-    /// From the server to the client.
-    pub bytes_recv: u64,
-    /// When it ended.
-    pub ended: SystemTime,
-    /// How long it was open.
-    pub duration: Duration,
-    /// What it spoke, and with whom, where a mesh asks.
-    pub known: Option<Arc<Known>>,
-    /// How it ended.
-    pub reason: CloseReason,
-    /// More about that, in words.
-    pub error: Option<String>,
+    pub(crate) id: u64,
+    pub(crate) direction: Direction,
+    pub(crate) client: ClientAddr,
+    pub(crate) orig_dst: Option<OrigDst>,
+    pub(crate) dial: Option<DialAddr>,
+    pub(crate) cluster: Option<Arc<str>>,
+    /// Bytes from the client to the server.
+    pub(crate) bytes_sent: u64,
+    /// Bytes from the server to the client.
+    pub(crate) bytes_recv: u64,
+    pub(crate) ended: SystemTime,
+    pub(crate) duration: Duration,
+    /// Protocol and peer, where a mesh's mTLS asks for them.
+    pub(crate) known: Option<Arc<Known>>,
+    pub(crate) reason: CloseReason,
+    /// Error behind the reason, in words.
+    pub(crate) error: Option<String>,
 }
 
-/// A record as it is written. The names are part of the contract with whoever parses the log.
+/// A record as JSON. Programs that parse the log rely on these names.
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
@@ -74,7 +66,7 @@ struct Line<'a> {
     cluster: Option<&'a str>,
     bytes_sent: u64,
     bytes_recv: u64,
-    /// Seconds.
+    /// In seconds.
     duration: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<&'static str>,
@@ -145,7 +137,7 @@ metrics! {
     }
 }
 
-/// The sending end.
+/// The access log, as connections see it.
 #[derive(Debug)]
 pub(crate) struct AccessLogger {
     queue: Option<SyncSender<Message>>,
@@ -155,7 +147,7 @@ pub(crate) struct AccessLogger {
 #[derive(Debug)]
 enum Message {
     Record(Record),
-    /// Write out what is there, say so, and end.
+    /// Write out the queue, answer, and end.
     End(SyncSender<()>),
 }
 
@@ -163,7 +155,7 @@ impl AccessLogger {
     /// Opens the log and starts its writer; no thread where it is off.
     ///
     /// # Errors
-    /// When the file cannot be opened.
+    /// The file cannot be opened, or a thread not started. A retry helps only after the cause was removed.
     pub(crate) fn start(target: &AccessLog, metrics: AccessLogMetrics) -> Result<Self, AccessLogError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -171,7 +163,7 @@ impl AccessLogger {
         };
         let out = match target {
             AccessLog::Off => return Ok(Self { queue: None, metrics }),
-            // Past the buffer of std, which would not tell how much of it was written.
+            // Not std's handle: its buffer hides how much of a line was written, and a cut line has to be counted.
             AccessLog::Stdout => io::stdout()
                 .as_fd()
                 .try_clone_to_owned()
@@ -204,7 +196,7 @@ impl AccessLogger {
         }
     }
 
-    /// Writes out what was handed over so far; at most until `deadline` is over, as the reader of a pipe may be gone.
+    /// Writes out all records so far, within `deadline`, as a pipe may have no reader any more.
     pub(crate) fn finish(&self, deadline: Duration) {
         if let Some(queue) = &self.queue {
             flush::write_out(queue, Message::End, deadline);
@@ -212,7 +204,7 @@ impl AccessLogger {
     }
 }
 
-/// The writer's life: takes what is there, writes it in one go, waits for more.
+/// Writes until the end: all queued records in one go, then waits for more.
 fn write_all(records: &Receiver<Message>, log: &mut Log<impl Write>) {
     let mut batch = Vec::new();
     let mut next = records.recv().ok();
@@ -245,17 +237,17 @@ fn write_all(records: &Receiver<Message>, log: &mut Log<impl Write>) {
     }
 }
 
-/// Where lines go.
+/// The file or pipe of the log, and the state of its last line.
 struct Log<W> {
     out: W,
     metrics: AccessLogMetrics,
-    /// Whether the last that was written is not a whole line.
+    /// True when the last write ended within a line.
     cut: bool,
     warnings: Throttle,
 }
 
 impl<W: Write> Log<W> {
-    /// Writes lines. What a full disk or a closed pipe does not take is dropped, so that the queue does not fill up.
+    /// Writes lines. Those that a full disk or a closed pipe does not take are dropped, so that the queue does not fill up.
     fn put(&mut self, lines: &mut Vec<u8>) {
         if self.cut {
             // What comes next begins a line of its own.
@@ -335,8 +327,8 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_is_stuck_drops_records_and_delays_nobody() {
-        let (queue, _nobody_reads) = sync_channel(1);
+    fn a_writer_that_is_stuck_drops_records_and_delays_no_connection() {
+        let (queue, _unread) = sync_channel(1);
         let log = AccessLogger { queue: Some(queue), metrics: AccessLogMetrics::default() };
         for dropped in [0, 1] {
             log.record(record(CloseReason::Ok, None));

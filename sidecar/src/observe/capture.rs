@@ -9,22 +9,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// What is known of a family.
+/// State of the proof for one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Proof {
-    /// Not tried yet.
+pub(crate) enum Proof {
+    /// No attempt has ended yet.
     Pending,
     /// The pod has no address of this family that a peer could dial, so there is nothing to prove.
     Absent,
     /// The rules are in place.
     Proved,
-    /// They seem not to be; why.
+    /// An attempt failed, with its reason: the rules are missing.
     Missing(String),
 }
 
-/// A try under way.
+/// An attempt in flight.
 #[derive(Debug)]
-pub(crate) struct Attempt {
+pub(crate) struct ProbeAttempt {
     pub(crate) source: ClientAddr,
     pub(crate) target: OrigDst,
     pub(crate) arrived: oneshot::Sender<()>,
@@ -38,14 +38,14 @@ metrics! {
     }
 }
 
-/// What is known, and the tries under way.
+/// The proofs, and the attempts in flight.
 #[derive(Debug)]
-pub struct Capture {
-    /// By family; only those that `--verify-redirect` asks for are ever looked at.
+pub(crate) struct Capture {
+    /// By family. Those that `--verify-redirect` does not ask for stay pending.
     proofs: Mutex<[Proof; 2]>,
     /// At most one per family.
-    attempts: Mutex<Vec<Attempt>>,
-    /// Whether there is any, so that an accepted connection need not take the lock.
+    attempts: Mutex<Vec<ProbeAttempt>>,
+    /// True while an attempt is in flight, so that other accepted connections need not take the lock.
     probing: AtomicBool,
     metrics: CaptureMetrics,
 }
@@ -67,9 +67,9 @@ impl Capture {
         }
     }
 
-    /// Whether an inbound connection is one of our own tries. It is when it comes from where we dialled and was meant for
-    /// what we dialled, after a redirect.
-    pub fn recognise(&self, client: ClientAddr, redirected: Redirected) -> bool {
+    /// Returns true when an inbound connection is an attempt of ours: redirected, from the address that we dialled from
+    /// and to the one that we dialled.
+    pub(crate) fn recognise(&self, client: ClientAddr, redirected: Redirected) -> bool {
         if !self.probing.load(Ordering::Acquire) {
             return false;
         }
@@ -80,13 +80,12 @@ impl Capture {
         else {
             return false;
         };
-        // The one who waits may have given up this moment; the connection is ours all the same.
+        // The prober may have given up this moment; the connection is ours all the same.
         let _ = attempts.swap_remove(at).arrived.send(());
         true
     }
 
-    /// What is known of a family.
-    pub fn proof(&self, family: Family) -> Proof {
+    pub(crate) fn proof(&self, family: Family) -> Proof {
         lock(&self.proofs)[family as usize].clone()
     }
 
@@ -106,7 +105,7 @@ impl Capture {
         lock(&self.attempts).is_empty()
     }
 
-    pub(crate) fn register(&self, attempt: Attempt) -> Registered<'_> {
+    pub(crate) fn register(&self, attempt: ProbeAttempt) -> Registered<'_> {
         let source = attempt.source;
         lock(&self.attempts).push(attempt);
         self.probing.store(true, Ordering::Release);
@@ -131,7 +130,7 @@ fn unproved(verify: VerifyRedirect, proof: impl Fn(Family) -> Proof) -> Vec<Stri
         .collect()
 }
 
-/// A try that is under way; when it is over, nothing is recognised as it any more.
+/// An attempt in flight. Dropping it ends the attempt: no connection is recognised as it any more.
 pub(crate) struct Registered<'a> {
     capture: &'a Capture,
     source: ClientAddr,
@@ -164,7 +163,7 @@ mod tests {
         let source = ClientAddr::new(addr("10.0.0.2:4000"));
         let (arrived, mut arrival) = oneshot::channel();
         let registered =
-            capture.register(Attempt { source, target: OrigDst::new(addr("10.0.0.2:1")), arrived });
+            capture.register(ProbeAttempt { source, target: OrigDst::new(addr("10.0.0.2:1")), arrived });
         for (name, client, redirected) in [
             ("not redirected", source, Redirected::Not),
             ("another destination", source, from("10.0.0.2:80")),
@@ -186,7 +185,7 @@ mod tests {
         let capture = Capture::new(CaptureMetrics::default());
         let source = ClientAddr::new(addr("10.0.0.2:4000"));
         let (arrived, _arrival) = oneshot::channel();
-        drop(capture.register(Attempt { source, target: OrigDst::new(addr("10.0.0.2:1")), arrived }));
+        drop(capture.register(ProbeAttempt { source, target: OrigDst::new(addr("10.0.0.2:1")), arrived }));
         assert!(!capture.recognise(source, from("10.0.0.2:1")));
         assert!(lock(&capture.attempts).is_empty());
     }

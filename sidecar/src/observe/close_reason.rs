@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How a connection ended: one enum for the log line, the metric's label and the error types.
+//! Reasons why connections end: one enum for the log line, the metric's label and the error types.
 
 use crate::metrics::labels;
 use crate::net::dial::DialError;
 use std::fmt;
 
-/// Why a connection was closed or refused.
+/// Reason why a connection was closed or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum CloseReason {
-    /// Both sides said FIN.
+    /// Both sides ended their stream with FIN.
     Ok = 1,
     /// The client reset the connection, or vanished.
     ClientReset,
@@ -19,17 +19,17 @@ pub enum CloseReason {
     ConnectRefused,
     /// The server did not answer within the connect timeout.
     ConnectTimeout,
-    /// There is no way to the server, or the kernel would not let us dial.
+    /// No route to the server, or the kernel refused the connect.
     ConnectUnreachable,
     /// No document names an endpoint of the service.
     NoEndpoint,
-    /// The mesh closes what leaves for a destination that no document names.
+    /// `passthrough: false`, and no document names the destination.
     Denied,
     /// A guard refused the connection: forwarding it would loop or open loopback to peers.
     Loop,
     /// The connection was never redirected, so it has no destination.
     NoOriginalDst,
-    /// A limit on connections or connects under way was reached.
+    /// A limit on connections or on connects in flight was reached.
     Limit,
     /// mTLS is STRICT, and no inbound of this pod's Dataplane names the port.
     NotInbound,
@@ -47,7 +47,7 @@ pub enum CloseReason {
     TlsExpired,
     /// The peer's certificate is not valid yet: the clocks differ.
     TlsNotYetValid,
-    /// The peer's certificate is of an authority of this mesh, and names somebody who should not be there.
+    /// The peer's certificate is of an authority of this mesh, but its identity is not the expected one.
     TlsIdentity,
     /// The peer refused the TLS handshake: its log says why.
     TlsRefused,
@@ -100,7 +100,7 @@ impl CloseReason {
         Self::Internal,
     ];
 
-    /// The label in logs and metrics.
+    /// Label in logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -134,7 +134,7 @@ impl CloseReason {
         }
     }
 
-    /// What happened to the connection, for people: "an outbound connection …".
+    /// Predicate of a sentence for people: "an outbound connection …".
     pub fn in_words(self) -> &'static str {
         match self {
             Self::Ok => "ended",
@@ -175,7 +175,7 @@ impl CloseReason {
         Self::ALL.into_iter().find(|reason| reason.code() == code)
     }
 
-    /// A number that fits an atomic; never 0.
+    /// Number of the reason, for an atomic; never 0.
     pub(crate) fn code(self) -> u8 {
         self as u8
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The last connections that did not end well, in words, for the admin page.
+//! The latest connections that failed, in words, for the admin page.
 //!
 //! A peer can cause as many as it likes, so they are few, and the same again only counts.
 
@@ -9,35 +9,32 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// How many are kept.
+/// Kinds of failures that are kept.
 const KEPT: usize = 32;
 
-/// What went wrong, once or more often.
+/// A failure that happened once or more often.
 #[derive(Clone, Debug)]
-pub struct Mishap {
-    /// Which listener it came to.
-    pub direction: Direction,
-    /// How the closing record names it.
-    pub reason: CloseReason,
-    /// Where the connection was meant to go.
-    pub orig_dst: Option<OrigDst>,
-    /// Who opened the last one.
-    pub client: ClientAddr,
-    /// The last one's error in words.
-    pub words: Option<String>,
-    /// How often.
-    pub count: u64,
-    /// When last.
-    pub last: Instant,
+pub(crate) struct Failure {
+    pub(crate) direction: Direction,
+    /// Reason in the closing record.
+    pub(crate) reason: CloseReason,
+    pub(crate) orig_dst: Option<OrigDst>,
+    /// Client of the latest one.
+    pub(crate) client: ClientAddr,
+    /// Error of the latest one, in words.
+    pub(crate) words: Option<String>,
+    pub(crate) count: u64,
+    /// Time of the latest one.
+    pub(crate) last: Instant,
 }
 
-/// The last of them.
+/// The latest failures, one entry for each direction, reason and destination.
 #[derive(Debug, Default)]
-pub struct Mishaps(Mutex<VecDeque<Mishap>>);
+pub(crate) struct RecentFailures(Mutex<VecDeque<Failure>>);
 
-impl Mishaps {
-    /// Notes one. `words` is asked only when it is new.
-    pub fn note(
+impl RecentFailures {
+    /// Notes a failure. `words` is called only for a new entry.
+    pub(crate) fn note(
         &self,
         direction: Direction,
         client: ClientAddr,
@@ -47,7 +44,7 @@ impl Mishaps {
     ) {
         let last = Instant::now();
         let mut kept = self.kept();
-        let same = |one: &Mishap| (one.direction, one.reason, one.orig_dst) == (direction, reason, orig_dst);
+        let same = |one: &Failure| (one.direction, one.reason, one.orig_dst) == (direction, reason, orig_dst);
         if let Some(one) = kept.iter_mut().rev().find(|one| same(one)) {
             one.count += 1;
             one.last = last;
@@ -58,17 +55,17 @@ impl Mishaps {
             let oldest = kept.iter().enumerate().min_by_key(|(_, one)| one.last).map_or(0, |(at, _)| at);
             kept.remove(oldest);
         }
-        kept.push_back(Mishap { direction, reason, orig_dst, client, words: words(), count: 1, last });
+        kept.push_back(Failure { direction, reason, orig_dst, client, words: words(), count: 1, last });
     }
 
-    /// All that are kept, the latest first.
-    pub fn latest(&self) -> Vec<Mishap> {
+    /// All entries, the latest first.
+    pub(crate) fn latest(&self) -> Vec<Failure> {
         let mut all: Vec<_> = self.kept().iter().cloned().collect();
         all.sort_by_key(|one| std::cmp::Reverse(one.last));
         all
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<Mishap>> {
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Failure>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -77,31 +74,31 @@ impl Mishaps {
 mod tests {
     use super::*;
 
-    fn note(mishaps: &Mishaps, port: u16) {
+    fn note(failures: &RecentFailures, port: u16) {
         let orig_dst = OrigDst::new(([192, 0, 2, 1], port).into());
         let client = ClientAddr::new(([10, 0, 0, 2], 4000).into());
         let words = || Some(format!("refused {port}"));
-        mishaps.note(Direction::Outbound, client, Some(orig_dst), CloseReason::ConnectRefused, words);
+        failures.note(Direction::Outbound, client, Some(orig_dst), CloseReason::ConnectRefused, words);
     }
 
     #[test]
     fn the_same_again_only_counts() {
-        let mishaps = Mishaps::default();
+        let failures = RecentFailures::default();
         for port in [1, 2, 1, 1] {
-            note(&mishaps, port);
+            note(&failures, port);
         }
-        let latest = mishaps.latest();
+        let latest = failures.latest();
         assert_eq!(latest.iter().map(|one| one.count).collect::<Vec<_>>(), [3, 1]);
         assert_eq!(latest[0].words.as_deref(), Some("refused 1"));
     }
 
     #[test]
-    fn few_are_kept_whatever_a_peer_does() {
-        let mishaps = Mishaps::default();
+    fn few_are_kept_however_many_a_peer_causes() {
+        let failures = RecentFailures::default();
         for port in 0..1000 {
-            note(&mishaps, port);
+            note(&failures, port);
         }
-        let latest = mishaps.latest();
+        let latest = failures.latest();
         assert_eq!(latest.len(), KEPT);
         assert_eq!(latest[0].words.as_deref(), Some("refused 999"));
     }

@@ -4,11 +4,11 @@
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-/// How often the end is offered to a queue that is full.
+/// Pause before the end is offered again to a queue that is full.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// Hands `end` over, which the writer answers once all before it is written, and waits for that; at most until `deadline`
-/// is over, as the reader of a pipe may be gone.
+/// Sends `end` to the writer and waits for its answer, which comes once all earlier messages are written. Gives up after
+/// `deadline`, as a pipe may have no reader any more.
 pub(crate) fn write_out<T>(queue: &SyncSender<T>, end: impl FnOnce(SyncSender<()>) -> T, deadline: Duration) {
     let (written, heard) = sync_channel(1);
     let until = Instant::now() + deadline;

@@ -6,24 +6,21 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often a sample is taken.
+/// Time between two samples.
 const EVERY: Duration = Duration::from_secs(1);
-/// How many are kept: five minutes.
+/// Samples that are kept: five minutes.
 const KEPT: usize = 300;
 
-/// What happened within one second, and what was open at its end.
+/// Traffic within one second, and connections open at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Bytes from clients to servers.
-    pub to_server: u64,
+    pub(crate) to_server: u64,
     /// Bytes from servers to clients.
-    pub to_client: u64,
-    /// Connections accepted.
-    pub opened: u64,
-    /// Open inbound connections.
-    pub inbound: i64,
-    /// Open outbound connections.
-    pub outbound: i64,
+    pub(crate) to_client: u64,
+    pub(crate) opened: u64,
+    pub(crate) inbound: i64,
+    pub(crate) outbound: i64,
 }
 
 /// Counters and gauges at one moment, since the start of the process.
@@ -33,17 +30,14 @@ pub(crate) struct Reading {
     pub(crate) to_server: u64,
     /// Bytes from servers to clients.
     pub(crate) to_client: u64,
-    /// Connections accepted.
     pub(crate) opened: u64,
-    /// Open inbound connections.
     pub(crate) inbound: i64,
-    /// Open outbound connections.
     pub(crate) outbound: i64,
 }
 
-/// The samples.
+/// The samples of the last minutes.
 #[derive(Debug, Default)]
-pub struct History(Mutex<Ring>);
+pub(crate) struct History(Mutex<Ring>);
 
 #[derive(Debug, Default)]
 struct Ring {
@@ -53,7 +47,7 @@ struct Ring {
 
 impl History {
     /// The samples, oldest first.
-    pub fn samples(&self) -> Vec<Sample> {
+    pub(crate) fn samples(&self) -> Vec<Sample> {
         self.ring().samples.iter().copied().collect()
     }
 

@@ -2,7 +2,7 @@
 //! Logs go to stderr; stdout is for the access log. The level can be changed while the sidecar runs.
 //!
 //! A thread of its own writes them: a reader that is stuck (the container runtime's, on a full disk) must not stop
-//! connections, whatever the level. When it cannot keep up, lines are left out and the log says how many.
+//! connections at any level. When it cannot keep up, lines are left out and the log says how many.
 
 use crate::observe::flush;
 use crate::options::config::{LogFormat, LogLevel};
@@ -29,18 +29,18 @@ pub struct LogControl {
     lines: Option<Lines>,
 }
 
-/// Where lines are handed over.
+/// Queue to the thread that writes.
 #[derive(Clone)]
 struct Lines {
     queue: SyncSender<Message>,
-    /// Since the last that was written.
+    /// Lines left out since the last one written.
     left_out: Arc<AtomicU64>,
 }
 
 enum Message {
-    /// With its end.
+    /// A line with its line feed.
     Line(Vec<u8>),
-    /// Say so once all is written.
+    /// Answer once all earlier lines are written.
     End(SyncSender<()>),
 }
 
@@ -74,7 +74,7 @@ impl Write for Lines {
 fn write_all(lines: &Receiver<Message>, left_out: &AtomicU64, mut out: impl Write) {
     for message in lines {
         match message {
-            // Nobody reads what cannot be written; there is no other place to tell.
+            // There is no other place to report that stderr cannot be written.
             Message::Line(line) => _ = out.write_all(&line),
             Message::End(written) => _ = written.send(()),
         }
@@ -104,7 +104,7 @@ impl LogControl {
         self.level.clone_current()
     }
 
-    /// Writes out what was logged so far; at most until `deadline` is over.
+    /// Writes out all lines so far, within `deadline`.
     pub fn finish(&self, deadline: Duration) {
         if let Some(lines) = &self.lines {
             flush::write_out(&lines.queue, Message::End, deadline);
@@ -124,7 +124,7 @@ pub fn start(level: LogLevel, format: LogFormat) -> LogControl {
     let lines = Lines::start(io::stderr()).ok();
     let writer = match lines.clone() {
         Some(lines) => BoxMakeWriter::new(move || lines.clone()),
-        // No thread to be had: what comes next will say so, and is to be read.
+        // Without a thread the start fails soon, and its error has to be seen.
         None => BoxMakeWriter::new(io::stderr),
     };
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
@@ -141,8 +141,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_that_find_no_place_are_left_out_and_hold_nobody_up() {
-        let (queue, _nobody_reads) = sync_channel(1);
+    fn lines_that_find_no_place_are_left_out_and_delay_no_connection() {
+        let (queue, _unread) = sync_channel(1);
         let mut lines = Lines { queue, left_out: Arc::default() };
         for _ in 0..3 {
             lines.write_all(b"line\n").unwrap();

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Logs, close reasons, history and states for people to read.
+//! State for operators: readiness, logs, close reasons, history and recent failures.
 
 pub mod access_log;
-pub mod capture;
+pub(crate) mod capture;
 pub mod close_reason;
-pub mod documents;
-pub mod failures;
-pub mod flush;
-pub mod history;
+pub(crate) mod documents;
+pub(crate) mod failures;
+pub(crate) mod flush;
+pub(crate) mod history;
 pub mod logging;
-pub mod readiness;
+pub(crate) mod readiness;
 pub mod spoken;
 pub mod traffic_log;

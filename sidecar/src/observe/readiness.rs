@@ -10,15 +10,13 @@ use tokio::sync::watch;
 /// State of a process in Envoy's admin interface, with its number in `server.state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ServerState {
-    /// Ready.
     Live = 0,
     Draining = 1,
-    /// Not ready yet.
+    /// Not ready, and not draining.
     Initializing = 3,
 }
 
 impl ServerState {
-    /// Envoy's word.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Live => "LIVE",

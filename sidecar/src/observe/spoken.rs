@@ -4,19 +4,19 @@
 use crate::metrics::labels;
 use culvert_mesh::model::spiffe::SpiffeId;
 
-/// What an inbound connection turned out to speak, where a mesh's mTLS asks.
+/// Protocol of an inbound connection, where a mesh's mTLS asks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Spoken {
-    /// TLS of the mesh: the peer is known.
+    /// TLS of the mesh, with the peer's identity verified.
     MeshTls,
     /// TLS between the application and its client.
     OwnTls,
-    /// Neither.
+    /// No TLS at all.
     Plain,
 }
 
 impl Spoken {
-    /// All, for tables.
+    /// All values, for tables and labels.
     pub const ALL: [Self; 3] = [Self::MeshTls, Self::OwnTls, Self::Plain];
 
     /// The name in logs, metrics and statistics.
@@ -31,11 +31,10 @@ impl Spoken {
 
 labels! { Spoken: "spoken" }
 
-/// What a connection speaks, and with whom.
+/// Protocol and peer of a connection.
 #[derive(Debug)]
 pub struct Known {
-    /// What it speaks.
-    pub spoken: Spoken,
-    /// Who the mesh member at the other end is.
-    pub peer: Option<SpiffeId>,
+    pub(crate) spoken: Spoken,
+    /// Identity of the mesh member at the other end.
+    pub(crate) peer: Option<SpiffeId>,
 }

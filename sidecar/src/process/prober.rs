@@ -12,7 +12,7 @@
 use crate::connection::proxy::Proxy;
 use crate::net::addrs::{ClientAddr, Family, OrigDst};
 use crate::net::backoff::Backoff;
-use crate::observe::capture::{Attempt, Capture, Proof};
+use crate::observe::capture::{Capture, ProbeAttempt, Proof};
 use crate::observe::readiness::Block;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,22 +21,22 @@ use std::time::Duration;
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
-/// The port that is dialled: tcpmux, which nobody serves. Without the rules the kernel refuses at once, and no
+/// Port that is dialled: tcpmux, which no program serves today. Without the rules the kernel refuses at once, and no
 /// application sees a connection that it does not understand.
 const PROBE_PORT: u16 = 1;
 
-/// How long one try may take. It never leaves the pod, so a millisecond is usual.
-const TRY_FOR: Duration = Duration::from_secs(1);
-/// The first wait between tries, when rules or addresses may still be on their way.
+/// Longest time for one attempt. It never leaves the pod, so a millisecond is usual.
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(1);
+/// First pause between attempts, when rules or addresses may still come.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// The longest: a repaired pod becomes ready soon after.
+/// Longest pause: a repaired pod becomes ready soon after.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// How often to look for a family that the pod gets later.
+/// Pause before another look for a family that the pod gets later.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
 
-/// Why one try proved nothing.
+/// Reason why an attempt proved nothing.
 #[derive(Debug, thiserror::Error)]
-enum TryError {
+enum AttemptError {
     #[error(
         "a connection from this sidecar to {0} did not come back on its inbound port, so the redirect rules are missing: \
          is culvert-cni in the node's conflist, is the pod annotated with culvert.dev/redirect: enabled, and is {1} its \
@@ -49,21 +49,21 @@ enum TryError {
     Socket(SocketAddr, io::Error),
 }
 
-/// One try at one address.
-async fn try_address(capture: &Capture, ip: IpAddr) -> Result<(), TryError> {
+/// Makes one attempt at one address.
+async fn try_address(capture: &Capture, ip: IpAddr) -> Result<(), AttemptError> {
     let target = SocketAddr::new(ip, PROBE_PORT);
-    let failed = |error| TryError::Socket(target, error);
+    let failed = |error| AttemptError::Socket(target, error);
     let socket = match target {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }
     .map_err(failed)?;
     // The port is fixed here, before the connection can arrive.
-    socket.bind(SocketAddr::new(ip, 0)).map_err(|error| TryError::Address(ip, error))?;
+    socket.bind(SocketAddr::new(ip, 0)).map_err(|error| AttemptError::Address(ip, error))?;
     let source = ClientAddr::new(socket.local_addr().map_err(failed)?);
     let (arrived, arrival) = oneshot::channel();
-    let _registered = capture.register(Attempt { source, target: OrigDst::new(target), arrived });
-    let not_captured = || TryError::NotCaptured(target, nix::unistd::geteuid());
+    let _registered = capture.register(ProbeAttempt { source, target: OrigDst::new(target), arrived });
+    let not_captured = || AttemptError::NotCaptured(target, nix::unistd::geteuid());
     let round_trip = async {
         let _stream = socket.connect(target).await.map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut => not_captured(),
@@ -71,10 +71,10 @@ async fn try_address(capture: &Capture, ip: IpAddr) -> Result<(), TryError> {
         })?;
         arrival.await.map_err(|_| not_captured())
     };
-    tokio::time::timeout(TRY_FOR, round_trip).await.map_err(|_| not_captured())?
+    tokio::time::timeout(ATTEMPT_DEADLINE, round_trip).await.map_err(|_| not_captured())?
 }
 
-/// Tries until every family that is asked for is proved, and holds `block` until then.
+/// Makes attempts until every family that is asked for is proved, and holds `block` until then.
 pub(crate) async fn prove(proxy: Arc<Proxy>, block: Block) {
     let families = proxy.config.verify_redirect.families();
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
@@ -102,7 +102,7 @@ async fn prove_family(proxy: &Proxy, family: Family) -> Proof {
     for ip in addresses.reachable(family) {
         match try_address(&proxy.capture, ip).await {
             Ok(()) => return Proof::Proved,
-            // The first address speaks for the family: the later ones rarely say anything new.
+            // The first address' error stands for the family: those of later ones are rarely different.
             Err(error) if proof == Proof::Absent => proof = Proof::Missing(error.to_string()),
             Err(_) => {}
         }
@@ -138,9 +138,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_is_not_there_yet_is_told_apart() {
+    async fn an_address_that_is_not_there_yet_has_its_own_error() {
         let capture = Capture::new(CaptureMetrics::default());
         let error = try_address(&capture, "192.0.2.77".parse().unwrap()).await.unwrap_err();
-        assert!(matches!(error, TryError::Address(..)), "{error}");
+        assert!(matches!(error, AttemptError::Address(..)), "{error}");
     }
 }

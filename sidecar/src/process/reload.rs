@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Documents that change while the sidecar runs: looked at each second, loaded, checked, and put in force as a whole or not
-//! at all. Connections that are open keep what they began with.
+//! Documents that change while the sidecar runs: polled each second, loaded, checked, and put in force as a whole or not
+//! at all. Connections that are open keep the configuration that they began with.
 
 use crate::connection::proxy::Proxy;
 use crate::options::config::Config;
@@ -12,38 +12,38 @@ use culvert_mesh::load::Fingerprint;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the files are looked at. A watch would use up inotify instances, of which a uid has 128 on the whole node.
+/// Polling interval. A watch would use up inotify instances, of which a uid has 128 on the whole node.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Between two looks that have to be the same before files are read: who truncates and writes is done by then.
-const SETTLED: Duration = Duration::from_millis(200);
-/// How many looks are waited for that; then what is there counts, or a storm of changes would never be seen.
-const LOOKS: usize = 5;
+/// Time without a change before files are read: a program that truncates and writes is done by then.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
+/// Polls before files are read although they still change; else a storm of changes would never be seen.
+const MAX_POLLS: usize = 5;
 
 /// Loads the documents, with the fingerprint of what was loaded.
 ///
 /// # Errors
-/// Everything that is wrong.
-pub fn load(config: &Config) -> Result<(Fingerprint, Plan), Vec<PlanError>> {
+/// Every error in the documents. They stay until a file changes.
+pub(crate) fn load(config: &Config) -> Result<(Fingerprint, Plan), Vec<PlanError>> {
     let seen = Fingerprint::of(&config.resources);
     Ok((seen, documents::load(config, &config.resources)?))
 }
 
-/// Says in the log what an operator may want to know.
-pub fn warn(plan: &Plan) {
+/// Logs the plan's warnings.
+pub(crate) fn warn(plan: &Plan) {
     for warning in &plan.warnings {
         tracing::warn!("{warning}");
     }
 }
 
-/// Looks, and loads what changed, for ever.
+/// Polls, and loads documents that changed, for ever.
 pub(crate) async fn keep(
     proxy: Arc<Proxy>,
     listeners: Arc<ListenerSet>,
     identity: Arc<IdentityGate>,
     mut in_force: Fingerprint,
 ) {
-    // What was last loaded, whether it could be used or not: the same again says nothing new.
+    // The last fingerprint that was loaded, whether it could be used or not: the same again brings nothing new.
     let mut last = in_force.clone();
     let look = || blocking(&proxy, |proxy| Fingerprint::of(&proxy.config.resources));
     loop {
@@ -63,7 +63,7 @@ pub(crate) async fn keep(
         else {
             continue;
         };
-        // Somebody is writing this moment: half a file is no news.
+        // The files changed while they were read: they may be half written.
         if settled && loaded.1 != seen {
             continue;
         }
@@ -89,13 +89,13 @@ pub(crate) async fn keep(
     }
 }
 
-/// Looks again until nothing changes any more, and whether that was so.
+/// Polls until nothing changes any more; false where it still changed at the last poll.
 async fn settle<L: Future<Output = Option<Fingerprint>>>(
     mut seen: Fingerprint,
     mut look: impl FnMut() -> L,
 ) -> Option<(Fingerprint, bool)> {
-    for _ in 0..LOOKS {
-        tokio::time::sleep(SETTLED).await;
+    for _ in 0..MAX_POLLS {
+        tokio::time::sleep(SETTLE_TIME).await;
         let before = std::mem::replace(&mut seen, look().await?);
         if before == seen {
             return Some((seen, true));
@@ -104,7 +104,7 @@ async fn settle<L: Future<Output = Option<Fingerprint>>>(
     Some((seen, false))
 }
 
-/// Not on the main thread, which answers kubelet's probes.
+/// Runs work off the main thread, which answers the kubelet's probes.
 async fn blocking<T: Send + 'static>(
     proxy: &Arc<Proxy>,
     work: impl FnOnce(&Proxy) -> T + Send + 'static,
@@ -113,7 +113,7 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(move || work(&proxy)).await.ok()
 }
 
-/// Puts a plan in force: ports first, which may not be had.
+/// Puts a plan in force. Ports come first, as one that is taken must change nothing.
 fn apply(proxy: &Proxy, set: &ListenerSet, identity: &IdentityGate, plan: Plan) -> Result<(), Vec<String>> {
     let text = |errors: Vec<crate::net::bind::ListenError>| {
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -145,14 +145,14 @@ mod tests {
     use std::fs;
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_counts_once_nobody_writes_any_more_or_it_goes_on_for_too_long() {
+    async fn a_change_counts_once_writing_ends_or_goes_on_for_too_long() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.yaml");
         let write = |bytes: usize| {
             fs::write(&file, "#".repeat(bytes)).unwrap();
             Fingerprint::of(std::slice::from_ref(&file))
         };
-        for (changes, expected_looks) in [(0, 1), (2, 3), (100, LOOKS)] {
+        for (changes, expected_looks) in [(0, 1), (2, 3), (100, MAX_POLLS)] {
             let looks = Cell::new(0);
             let seen = settle(write(0), || {
                 looks.set(looks.get() + 1);

@@ -29,7 +29,7 @@ const DRAIN_REQUESTS: usize = 8;
 /// Runs the sidecar until it has drained.
 ///
 /// # Errors
-/// When it cannot start; nothing is left running then.
+/// All reasons why it cannot start; nothing is left running then.
 pub fn run(config: Config, log: LogControl) -> Result<(), Vec<StartError>> {
     tracing::debug!(?config, "options");
     // Documents first: their errors are reported even where a port is in use as well.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The services of the process, as a list. Each opens its ports, then serves, then closes; each step gives the next, so
+//! The services of the process, as a list. Each opens its ports, then serves, then drains; each step gives the next, so
 //! that none can be left out or taken twice. A service that is off gives no next step.
 
-use crate::admin::{self, App};
+use crate::admin::App;
 use crate::connection::proxy::Proxy;
 use crate::net::addrs::Direction;
 use crate::net::bind::{self, ListenError};
@@ -23,6 +23,9 @@ use tokio::task::JoinHandle;
 /// Time for accept loops to close; one may be in a back-off of a second.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Connections at a time to the status port, and to the admin port: a kubelet, scrapers and people.
+const MAX_PAGE_CONNECTIONS: usize = 64;
+
 /// Everything that services are made of.
 pub(crate) struct Context {
     pub(crate) proxy: Arc<Proxy>,
@@ -34,7 +37,7 @@ pub(crate) struct Context {
     pub(crate) documents: Fingerprint,
 }
 
-/// A service.
+/// A row of [`SERVICES`].
 struct Service {
     name: &'static str,
     /// Opens the ports. Nothing serves before all services have theirs: a start that fails has answered no one.
@@ -65,7 +68,7 @@ const SERVICES: [Service; 5] = [
         name: "admin",
         bind: |config, _| {
             pages(bind::bind(config.admin, "--admin-address"), |listener, app| {
-                tokio::spawn(admin::serve(listener, app.admin()));
+                tokio::spawn(culvert_serve::serve(listener, MAX_PAGE_CONNECTIONS, app.admin()));
             })
         },
     },
@@ -74,7 +77,7 @@ const SERVICES: [Service; 5] = [
         name: "status",
         bind: |config, _| {
             pages(bind::bind(config.status, "--status-address"), |listener, app| {
-                tokio::spawn(admin::serve(listener, app.status()));
+                tokio::spawn(culvert_serve::serve(listener, MAX_PAGE_CONNECTIONS, app.status()));
             })
         },
     },
@@ -146,7 +149,7 @@ impl BoundServices {
     }
 }
 
-/// Services that serve.
+/// Services that serve, or drain.
 pub(crate) struct RunningServices {
     closes: Vec<Close>,
     closing: Vec<JoinHandle<()>>,
@@ -158,7 +161,7 @@ impl RunningServices {
         self.closing.extend(self.closes.iter_mut().flat_map(|close| close(direction)));
     }
 
-    /// Waits until what closes is closed; at most for [`CLOSE_DEADLINE`].
+    /// Waits until what drains is closed; at most for [`CLOSE_DEADLINE`].
     pub(crate) async fn closed(&mut self) {
         let closing = std::mem::take(&mut self.closing);
         let all = async {

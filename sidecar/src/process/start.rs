@@ -13,9 +13,9 @@ use crate::net::throttle::Throttle;
 use crate::observe::access_log::{AccessLogError, AccessLogger};
 use crate::observe::capture::Capture;
 use crate::observe::documents::Documents;
-use crate::observe::failures::Mishaps;
+use crate::observe::failures::RecentFailures;
 use crate::observe::history::History;
-use crate::observe::traffic_log;
+use crate::observe::traffic_log::TrafficLogger;
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::load::PlanError;
@@ -33,27 +33,27 @@ const NO_SOURCE_LOG_EVERY: Duration = Duration::from_secs(60);
 /// A reason why the sidecar did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A port.
+    /// A port cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The access log.
+    /// The access log cannot be opened.
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
-    /// TLS settings of documents.
+    /// TLS settings of documents do not fit each other.
     #[error("MeshTLS: {0}")]
     Tls(#[source] rustls::Error),
-    /// The pod's addresses.
+    /// The pod's addresses cannot be read.
     #[error("cannot read this pod's addresses (netlink): {0}")]
     Addresses(#[source] io::Error),
-    /// Mesh documents.
+    /// An error in a mesh document.
     #[error(transparent)]
     Resources(Box<PlanError>),
-    /// Threads, signals, epoll.
+    /// A thread, a signal handler or an epoll cannot be had.
     #[error("cannot start {what}: {source}; is a limit on threads or files too low?")]
     System {
         /// The part that could not be started.
         what: &'static str,
-        /// The kernel's reason.
+        /// Reason that the kernel gave.
         source: io::Error,
     },
 }
@@ -100,7 +100,7 @@ pub(super) fn raise_open_files() -> u64 {
 pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -> Result<Proxy, StartError> {
     let metrics = Metrics::default();
     let books = Books::default();
-    let traffic_log = traffic_log::Backends::new(metrics.traffic_log.clone());
+    let traffic_log = TrafficLogger::new(metrics.traffic_log.clone());
     traffic_log.use_only(&plan.log_targets()).map_err(system("the traffic log"))?;
     let tls = Tls::new(config.identity.clone(), &metrics.tls);
     if let Some(mtls) = &plan.mtls {
@@ -122,7 +122,7 @@ pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -
         table: Table::default(),
         destinations: Destinations::default(),
         history: History::default(),
-        mishaps: Mishaps::default(),
+        mishaps: RecentFailures::default(),
         no_source: Throttle::new(NO_SOURCE_LOG_EVERY),
         config,
     })

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `culvert-sidecar validate PATH…`: documents are checked as at a start, and nothing runs.
+//! `culvert-sidecar validate PATH…`: checks documents as a start would, and runs nothing.
 
 use crate::options::Options;
 use crate::plan::load::{self, PlanError};
 use std::fmt::Write;
 use std::path::PathBuf;
 
-/// Checks the documents below the paths; what they come to, in words.
+/// Checks the documents below the paths, and returns warnings and a summary.
 ///
 /// # Errors
-/// Everything that is wrong, with the options or with the documents.
+/// Every error in the options or in the documents.
 pub fn validate(options: Options, paths: &[PathBuf]) -> Result<String, Vec<String>> {
     let mut config = options.with_resources(paths).check().map_err(|errors| words(&errors))?;
     config.any_pod = config.dataplane.is_none();

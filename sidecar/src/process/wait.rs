@@ -7,22 +7,22 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How often it asks. A start to ready takes some 30 ms, and whoever waits should not add much to that.
+/// Time between two requests. A start takes some 30 ms until it is ready, and waiting should add little to that.
 const EVERY: Duration = Duration::from_millis(50);
-/// How long one answer may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-/// More of an answer is not read; reasons are short.
-const MOST_BYTES: u64 = 8 * 1024;
+/// Longest time for one answer.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
+/// Bytes of an answer that are read; reasons are short.
+const MAX_ANSWER: u64 = 8 * 1024;
 
-/// Why it did not come about.
+/// Error of `wait`.
 #[derive(Debug, thiserror::Error)]
 pub enum WaitError {
-    /// The time is over.
+    /// The sidecar was not ready in time. A retry is safe.
     #[error("not ready after {after:?}: {last}")]
     TimedOut {
-        /// How long it waited.
+        /// Time that was waited.
         after: Duration,
-        /// What was in the way last.
+        /// Obstacle at the last request.
         last: Obstacle,
     },
     /// No event loop to wait in.
@@ -30,26 +30,26 @@ pub enum WaitError {
     Resources(#[from] io::Error),
 }
 
-/// What was in the way.
+/// Reason why the sidecar is not known to be ready.
 #[derive(Debug, thiserror::Error)]
 pub enum Obstacle {
-    /// Nobody answers.
+    /// The status port does not answer.
     #[error("{at} does not answer ({source}): does the sidecar run, and is that its --status-address?")]
     NoAnswer {
-        /// Who was asked.
+        /// The status port.
         at: SocketAddr,
-        /// What went wrong.
+        /// Error of the request.
         source: io::Error,
     },
-    /// The answer is no.
+    /// The sidecar answers that it is not ready.
     #[error("{0}")]
     NotReady(String),
 }
 
-/// Waits until the sidecar says that it is ready; without a timeout for as long as that takes.
+/// Waits until the sidecar answers that it is ready, without end where there is no timeout.
 ///
 /// # Errors
-/// When the time is over, with what was in the way last.
+/// The time is over; the error has the last obstacle.
 pub fn wait_ready(status: SocketAddr, timeout: Option<Duration>) -> Result<(), WaitError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(until_ready(local(status), timeout))
@@ -59,7 +59,7 @@ async fn until_ready(at: SocketAddr, timeout: Option<Duration>) -> Result<(), Wa
     let mut last = None;
     let asking = async {
         loop {
-            match tokio::time::timeout(ANSWER_WITHIN, ask(at)).await {
+            match tokio::time::timeout(ANSWER_DEADLINE, ask(at)).await {
                 Ok(Ok(())) => return,
                 Ok(Err(obstacle)) => last = Some(obstacle),
                 Err(_) => last = Some(Obstacle::NoAnswer { at, source: io::ErrorKind::TimedOut.into() }),
@@ -74,11 +74,11 @@ async fn until_ready(at: SocketAddr, timeout: Option<Duration>) -> Result<(), Wa
     if tokio::time::timeout(after, asking).await.is_ok() {
         return Ok(());
     }
-    let nobody = || Obstacle::NoAnswer { at, source: io::ErrorKind::TimedOut.into() };
-    Err(WaitError::TimedOut { after, last: last.unwrap_or_else(nobody) })
+    let no_answer = || Obstacle::NoAnswer { at, source: io::ErrorKind::TimedOut.into() };
+    Err(WaitError::TimedOut { after, last: last.unwrap_or_else(no_answer) })
 }
 
-/// Where this pod reaches what listens there: a wildcard is no address to dial.
+/// Returns the address to dial: loopback for a wildcard.
 fn local(status: SocketAddr) -> SocketAddr {
     let ip = match status.ip() {
         // The IPv6 wildcard takes IPv4 too, and every pod has an IPv4 loopback.
@@ -104,7 +104,7 @@ async fn exchange(at: SocketAddr) -> io::Result<String> {
     let request = format!("GET /ready HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.take(MOST_BYTES).read_to_end(&mut answer).await?;
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_an_error_in_time_that_says_what_to_look_at() {
+    fn a_port_that_is_closed_is_an_error_in_time_that_says_what_to_check() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let error = wait_ready(free, Some(Duration::from_millis(120))).unwrap_err().to_string();
         assert!(error.contains("not ready after 120ms"), "{error}");
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_who_never_answers_does_not_hold_it_up() {
+    fn a_port_that_never_answers_does_not_delay_the_timeout() {
         let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let start = std::time::Instant::now();
         let error = wait_ready(mute.local_addr().unwrap(), Some(Duration::from_millis(100))).unwrap_err();

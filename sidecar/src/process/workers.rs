@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// How long the workers may take to put everything down at exit.
+/// Time for the workers to drop their tasks at exit.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// The workers: a thread each, with an event loop of its own. A connection stays with the worker that accepted it, so no
 /// worker wakes another to share the work, which costs a sixth of the CPU time of small requests; all accept from the
 /// same listener, so the one that is idle takes the next connection.
 #[derive(Debug)]
-pub struct Workers(Vec<Worker>);
+pub(crate) struct Workers(Vec<Worker>);
 
 #[derive(Debug)]
 struct Worker {
@@ -27,18 +27,18 @@ impl Workers {
     /// Starts `count` threads.
     ///
     /// # Errors
-    /// When the kernel does not give us the threads.
-    pub fn start(count: usize) -> io::Result<Self> {
+    /// The kernel refuses a thread, mostly because of a limit.
+    pub(crate) fn start(count: usize) -> io::Result<Self> {
         (0..count.max(1)).map(|_| Worker::start()).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Where to spawn, one of each worker.
-    pub fn handles(&self) -> impl Iterator<Item = &Handle> {
+    /// Event loops of the workers, to spawn on.
+    pub(crate) fn handles(&self) -> impl Iterator<Item = &Handle> {
         self.0.iter().map(|worker| &worker.handle)
     }
 
-    /// Ends all threads.
-    pub fn stop(self) {
+    /// Ends all threads and waits for them.
+    pub(crate) fn stop(self) {
         let threads: Vec<_> = self
             .0
             .into_iter()
@@ -56,7 +56,7 @@ impl Workers {
 
 impl Worker {
     fn start() -> io::Result<Self> {
-        // Nothing here blocks; one thread for whatever a library may want.
+        // Our code does not block here; the one blocking thread is for libraries.
         let runtime = Builder::new_current_thread().max_blocking_threads(1).enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The program as whoever starts it sees it: options, environment, exit codes, and a life without any redirect. What
-//! needs a redirected pod is tested in the lab of `culvert-tests`.
+//! The program from outside: options, environment, exit codes, and a life without any redirect. Tests that need a
+//! redirected pod are in the lab of `culvert-tests`.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest that anything here may take; on a busy machine a start takes some ten milliseconds.
+/// Longest wait of any test here; on a busy machine a start takes some ten milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn program() -> Command {
@@ -77,9 +77,9 @@ fn the_environment_is_read_and_arguments_win() {
     assert!(stderr.contains("invalid value 'http' for '--inbound-port <PORT>'"), "{stderr}");
 }
 
-/// Which pod it is for is no business of a check of documents; it is where a sidecar runs by them.
+/// A check of documents needs no pod; a sidecar that runs by them does.
 #[test]
-fn validate_takes_a_choice_of_pods_without_knowing_the_pod_and_a_start_does_not() {
+fn validate_takes_a_choice_of_pods_without_a_pod_and_a_start_does_not() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/permission-of-some-pods.yaml");
     let (code, said, complaint) = output(program().args(["validate", file]));
     assert_eq!(code, Some(0), "{complaint}");
@@ -210,7 +210,7 @@ impl Sidecar {
         Self::start_program(program, Stdio::null, arguments)
     }
 
-    /// One that may open so many files.
+    /// Starts one with a limit on open files.
     fn start_with_files(files: u32, arguments: &[&str]) -> Self {
         let limited = || {
             let mut shell = Command::new("/bin/sh");
@@ -268,7 +268,7 @@ impl Sidecar {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// Waits for the end; the exit code, and what was printed on stdout.
+    /// Waits for the end, and returns the exit code and stdout.
     fn finish(mut self) -> (Option<i32>, String) {
         let mut printed = String::new();
         if let Some(stdout) = &mut self.child.stdout {
@@ -291,7 +291,7 @@ const ADMIN: usize = 2;
 const STATUS: usize = 3;
 
 #[test]
-fn whoever_dials_the_listeners_themselves_is_reset_and_counted() {
+fn a_connection_to_the_listeners_themselves_is_reset_and_counted() {
     let sidecar = Sidecar::start(&["--verify-redirect=off"]);
     for port in [INBOUND, OUTBOUND] {
         for ip in ["127.0.0.1", "::1"] {
@@ -313,7 +313,7 @@ fn whoever_dials_the_listeners_themselves_is_reset_and_counted() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_no_connection_up() {
+fn a_log_that_is_not_read_delays_no_connection() {
     // A pipe: with 64 KiB it is full after a few hundred connections.
     let mut sidecar = Sidecar::start_program(
         program,
@@ -400,7 +400,7 @@ fn the_inbound_half_drains_alone() {
 
 /// The page in a browser, with nothing but the sidecar to talk to: its script parses the numbers and fills the tables.
 #[test]
-fn the_page_comes_alive_in_a_browser() {
+fn the_page_works_in_a_browser() {
     let sidecar = Sidecar::start(&["--verify-redirect=off"]);
     // Something to show: refused by a guard.
     let mut stream = TcpStream::connect(("127.0.0.1", sidecar.ports[OUTBOUND])).unwrap();
@@ -422,13 +422,13 @@ fn the_page_comes_alive_in_a_browser() {
         .spawn()
         .expect("this test needs Debian's chromium, which tests/run installs: apt-get install chromium");
     let mut out = browser.stdout.take().unwrap();
-    let (said, heard) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut dom = String::new();
         let _ = out.read_to_string(&mut dom);
-        let _ = said.send(dom);
+        let _ = sender.send(dom);
     });
-    let dom = heard.recv_timeout(Duration::from_secs(60));
+    let dom = receiver.recv_timeout(Duration::from_secs(60));
     let _ = browser.kill();
     let _ = browser.wait();
     let dom = dom.expect("the browser took more than a minute");

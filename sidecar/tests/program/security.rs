@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who may reach what, and how much of it.
+//! Access to the ports, and bounds on its use.
 
 use super::*;
 use std::collections::BTreeSet;

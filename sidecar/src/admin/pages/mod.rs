@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the two servers say.
+//! The pages of the status port and of the admin port.
 
 use super::overview::{self, Overview};
 use super::reply::{self, Reply};
-use super::server::Pages;
 use super::{certs, dump, envoy, prometheus, query};
 use crate::admin::DrainRequest;
 use crate::admin::stats::{self, Process};
@@ -16,6 +15,7 @@ use crate::observe::readiness::Readiness;
 use crate::options::config::LogLevel;
 use crate::probes::{self, Probe};
 use clap::ValueEnum;
+use culvert_serve::Pages;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue, ORIGIN};
 use hyper::{Method, Request, StatusCode, Uri};
@@ -27,33 +27,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
-/// Between the answer to `/quitquitquit` and the end.
-const GOODBYE: Duration = Duration::from_millis(100);
+/// Time between the answer to `/quitquitquit` and the end.
+const QUIT_DELAY: Duration = Duration::from_millis(100);
 
-/// What the pages show and steer.
+/// Everything that the pages show and change.
 #[derive(Clone, Debug)]
-pub struct App {
-    /// The data path.
-    pub proxy: Arc<Proxy>,
+pub(crate) struct App {
+    /// The data path, whose state the pages show.
+    pub(crate) proxy: Arc<Proxy>,
     /// Answer of `/ready`.
     pub(crate) readiness: Readiness,
-    /// Where requests to drain go.
-    pub drain: mpsc::Sender<DrainRequest>,
-    /// The log level.
-    pub log: LogControl,
-    /// When it was.
-    pub started: Instant,
+    /// Queue of requests to drain, read by the main task.
+    pub(crate) drain: mpsc::Sender<DrainRequest>,
+    /// Control of the log level.
+    pub(crate) log: LogControl,
+    /// Start of the process.
+    pub(crate) started: Instant,
 }
 
 impl App {
-    /// The status pages, for anybody who reaches the pod.
-    pub fn status(self) -> impl Pages {
-        Status(self)
+    /// The status pages, which any peer of the pod can ask for.
+    pub(crate) fn status(self) -> impl Pages {
+        StatusPages(self)
     }
 
-    /// The admin pages, for loopback.
-    pub fn admin(self) -> impl Pages {
-        Admin(self)
+    /// The admin pages, which only listen on loopback.
+    pub(crate) fn admin(self) -> impl Pages {
+        AdminPages(self)
     }
 
     fn ready(&self) -> Reply {
@@ -67,7 +67,7 @@ impl App {
         reply::of_type(StatusCode::OK, reply::OPENMETRICS, self.proxy.metrics.registry.text())
     }
 
-    /// What is told of the process.
+    /// State of the process, for statistics and `/server_info`.
     pub(super) fn process(&self) -> Process {
         Process {
             state: self.readiness.state(),
@@ -76,12 +76,11 @@ impl App {
         }
     }
 
-    /// All statistics.
     fn collect(&self) -> Stats {
         stats::collect(&self.proxy.running.load(), &self.proxy.metrics.registry, self.process())
     }
 
-    /// The metrics, and those that have a name in Envoy under that, too.
+    /// Answers with our metrics, and with the statistics that Envoy has under its names.
     fn prometheus(&self) -> Reply {
         let envoys = prometheus::series(&self.collect());
         let ours = self.proxy.metrics.registry.text();
@@ -97,7 +96,7 @@ impl App {
                 ("format", "json") => as_json = true,
                 ("format", "text") => as_json = false,
                 ("format", "prometheus") => return self.prometheus(),
-                // What was counted since the start; Envoy looks at the key alone, too.
+                // Counters above 0. Envoy ignores the value too.
                 ("usedonly", _) => used_only = true,
                 ("filter", pattern) => match regex_lite::Regex::new(pattern) {
                     Ok(regex) => filter = Some(regex),
@@ -134,9 +133,9 @@ impl App {
     fn connections(&self) -> Reply {
         let now = Instant::now();
         let connections =
-            self.proxy.table.snapshot().iter().map(|entry| Connection::of(entry, now)).collect();
-        reply::json(&Connections {
-            fields: Fields {
+            self.proxy.table.snapshot().iter().map(|entry| ConnectionView::of(entry, now)).collect();
+        reply::json(&ConnectionList {
+            fields: FieldNotes {
                 age: "seconds",
                 bytes_sent: "to_server: from the client to the server",
                 bytes_recv: "to_client: from the server to the client",
@@ -145,7 +144,7 @@ impl App {
         })
     }
 
-    /// Text, or JSON where it is asked for.
+    /// Answers with text, or with JSON where the query asks for it.
     fn text_or_json(query: &str, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Reply {
         match query::pairs(query).as_slice() {
             [] => reply::text(StatusCode::OK, text().trim_end()),
@@ -194,7 +193,7 @@ impl App {
             _ => {
                 return reply::text(
                     StatusCode::BAD_REQUEST,
-                    "there is one logger: say ?level= and error, warning, info, debug or trace, or nothing to see the level",
+                    "only ?level= with error, warning, info, debug or trace is known; without it, the level is shown",
                 );
             }
         };
@@ -205,34 +204,34 @@ impl App {
         reply::text(StatusCode::OK, format!("log level: {level}"))
     }
 
-    /// Ends the process, a moment later: whoever asked is to get the answer before the socket is gone.
+    /// Ends the process a moment later, so that the answer is sent before the socket is closed.
     fn quit(&self) -> Reply {
         let drain = self.drain.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(GOODBYE).await;
-            // A full queue holds other asks to end; a closed one says that the end has come.
+            tokio::time::sleep(QUIT_DELAY).await;
+            // A full queue holds other requests to end; a closed one means that the end has come.
             let _ = drain.send(DrainRequest::Now).await;
         });
         reply::text(StatusCode::OK, "bye")
     }
 
-    fn ask(&self, ask: DrainRequest, answer: &str) -> Reply {
-        match self.drain.try_send(ask) {
+    fn request_drain(&self, request: DrainRequest, answer: &str) -> Reply {
+        match self.drain.try_send(request) {
             Ok(()) => reply::text(StatusCode::OK, answer),
-            Err(_) => reply::text(StatusCode::SERVICE_UNAVAILABLE, "the sidecar is on its way out"),
+            Err(_) => reply::text(StatusCode::SERVICE_UNAVAILABLE, "the sidecar is already ending"),
         }
     }
 }
 
 #[derive(Serialize)]
-struct Connections {
-    fields: Fields,
-    connections: Vec<Connection>,
+struct ConnectionList {
+    fields: FieldNotes,
+    connections: Vec<ConnectionView>,
 }
 
-/// Says what the fields mean, where a name leaves room for doubt.
+/// Meaning of those fields whose names leave room for doubt.
 #[derive(Serialize)]
-struct Fields {
+struct FieldNotes {
     age: &'static str,
     bytes_sent: &'static str,
     bytes_recv: &'static str,
@@ -240,7 +239,7 @@ struct Fields {
 
 /// A connection as the admin interface shows it.
 #[derive(Serialize)]
-pub(super) struct Connection {
+pub(super) struct ConnectionView {
     id: u64,
     direction: &'static str,
     src: String,
@@ -259,7 +258,7 @@ pub(super) struct Connection {
     peer: Option<String>,
 }
 
-impl Connection {
+impl ConnectionView {
     pub(super) fn of(entry: &Entry, now: Instant) -> Self {
         let (bytes_sent, bytes_recv) = entry.bytes();
         let mode = entry.mode();
@@ -286,13 +285,13 @@ fn relay_name(splices: bool) -> &'static str {
     if splices { "splice" } else { "copy" }
 }
 
-struct Status(App);
+struct StatusPages(App);
 
-impl Pages for Status {
+impl Pages for StatusPages {
     fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
         let (method, uri) = (request.method(), request.uri());
         let probe = (method == Method::GET || method == Method::HEAD).then(|| self.probe(uri)).flatten();
-        // Answered at once, but for what the application is asked.
+        // Our own pages are answered at once; a probe has to ask the application.
         let reply = probe.is_none().then(|| self.answer(method, uri));
         async move {
             match (probe, reply) {
@@ -313,8 +312,8 @@ async fn probed((probe, pod): (Probe, Option<IpAddr>)) -> Reply {
     reply::text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), words)
 }
 
-impl Status {
-    /// The probe that a path stands for, and where the application is asked.
+impl StatusPages {
+    /// Returns the probe of a path, and the address at which the application is asked.
     fn probe(&self, uri: &Uri) -> Option<(Probe, Option<IpAddr>)> {
         let proxy = &self.0.proxy;
         let probe = proxy.config.app_probes.get(uri.path())?.clone();
@@ -329,7 +328,7 @@ impl Status {
         }
         match uri.path() {
             "/ready" => self.0.ready(),
-            // That this thread answers is what it says.
+            // The answer itself is the proof that this thread runs.
             "/live" => reply::text(StatusCode::OK, "live"),
             "/metrics" => self.0.metrics(),
             _ => reply::not_found("/ready, /live, /metrics, and what --app-probes names"),
@@ -337,7 +336,7 @@ impl Status {
     }
 }
 
-/// What can be read, and what it is.
+/// Pages that can be read, with their description in `/help`.
 const PAGES: [(&str, &str); 13] = [
     ("/", "a page for people"),
     ("/certs", "the identity, without secrets"),
@@ -354,14 +353,14 @@ const PAGES: [(&str, &str); 13] = [
     ("/stats/prometheus", "metrics, and the statistics under Envoy's names"),
 ];
 
-/// What changes something.
+/// Pages that change something, with their description in `/help`.
 const POSTS: [(&str, &str); 3] = [
     ("/drain", "drain the inbound half"),
-    ("/logging", "tell the log level, or change it (?level=)"),
+    ("/logging", "show the log level, or change it (?level=)"),
     ("/quitquitquit", "end now"),
 ];
 
-/// `/help`.
+/// Makes `/help`, a line a page.
 fn help() -> String {
     let page = |(path, what): &(&str, &str)| format!("\n  {path}: {what}");
     let post = |(path, what): &(&str, &str)| format!("\n  {path} (POST): {what}");
@@ -369,22 +368,22 @@ fn help() -> String {
     format!("admin commands are:{lines}")
 }
 
-/// All pages in a line.
-fn there_is() -> String {
+/// Names all pages in one line.
+fn page_names() -> String {
     let names =
         |pages: &[(&'static str, &str)]| pages.iter().map(|(path, _)| *path).collect::<Vec<_>>().join(", ");
     format!("{}, and by POST {}", names(&PAGES), names(&POSTS))
 }
 
-struct Admin(App);
+struct AdminPages(App);
 
-impl Pages for Admin {
+impl Pages for AdminPages {
     fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
         std::future::ready(self.answer(request.method(), request.uri(), request.headers()))
     }
 }
 
-impl Admin {
+impl AdminPages {
     fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Reply {
         if !is_local(uri, headers) {
             return reply::text(
@@ -400,7 +399,7 @@ impl Admin {
                 reply::wrong_method("POST")
             }
             "/logging" => app.logging(query),
-            "/drain" => app.ask(DrainRequest::Inbound, "draining the inbound half"),
+            "/drain" => app.request_drain(DrainRequest::Inbound, "draining the inbound half"),
             "/quitquitquit" => app.quit(),
             page if !get && PAGES.iter().any(|(path, _)| *path == page) => reply::wrong_method("GET, HEAD"),
             "/" => App::page(),
@@ -416,13 +415,13 @@ impl Admin {
             "/listeners" => app.listeners(query),
             "/clusters" => app.clusters(query),
             "/certs" => reply::json(&certs::page(&app.proxy.tls, SystemTime::now())),
-            _ => reply::not_found(&there_is()),
+            _ => reply::not_found(&page_names()),
         }
     }
 }
 
-/// Whether a browser on this machine was led here by a foreign page: by a name that resolves to loopback (the Host
-/// tells), or by a form or script of that page (the Origin tells).
+/// Returns false for a browser on this machine that a foreign page led here: by a name that resolves to loopback (seen in
+/// the Host), or by a form or script of that page (seen in the Origin).
 fn is_local(uri: &Uri, headers: &HeaderMap) -> bool {
     let local = |value: &HeaderValue| {
         value

@@ -32,12 +32,12 @@ fn host(name: &str) -> HeaderMap {
 }
 
 async fn admin(app: &App, method: Method, path: &str) -> (StatusCode, String) {
-    let reply = Admin(app.clone()).answer(&method, &path.parse().unwrap(), &host("127.0.0.1:9901"));
+    let reply = AdminPages(app.clone()).answer(&method, &path.parse().unwrap(), &host("127.0.0.1:9901"));
     (reply.status(), body(reply).await)
 }
 
 async fn status(app: &App, path: &str) -> (StatusCode, String) {
-    let reply = Status(app.clone()).answer(&Method::GET, &path.parse().unwrap());
+    let reply = StatusPages(app.clone()).answer(&Method::GET, &path.parse().unwrap());
     (reply.status(), body(reply).await)
 }
 
@@ -83,7 +83,7 @@ async fn status_has_no_admin_pages() {
     for path in ["/", "/stats", "/connections", "/quitquitquit", "/drain"] {
         assert_eq!(status(&app, path).await.0, StatusCode::NOT_FOUND, "{path}");
     }
-    let post = Status(app).answer(&Method::POST, &"/ready".parse().unwrap());
+    let post = StatusPages(app).answer(&Method::POST, &"/ready".parse().unwrap());
     assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
 }
 
@@ -107,7 +107,7 @@ async fn every_page_answers_and_takes_no_post() {
 #[tokio::test]
 async fn the_page_is_one_file_without_any_reference_to_another_place() {
     let (app, _kept) = app(&[]);
-    let reply = Admin(app).answer(&Method::GET, &"/".parse().unwrap(), &host("localhost:9901"));
+    let reply = AdminPages(app).answer(&Method::GET, &"/".parse().unwrap(), &host("localhost:9901"));
     let policy = reply.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
     for part in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"] {
         assert!(policy.contains(part), "{policy}");
@@ -244,9 +244,9 @@ async fn used_only_leaves_out_what_was_never_counted() {
     assert_eq!(text, "server.concurrency: 3\nserver.live: 1\nserver.ready: 1\n");
 }
 
-/// What Envoy calls live, draining and initializing.
+/// Envoy's words are LIVE, DRAINING and INITIALIZING.
 #[tokio::test]
-async fn the_servers_state_is_told_in_envoys_words() {
+async fn the_servers_state_has_envoys_words() {
     let (app, _kept) = app(&["--verify-redirect", "off"]);
     let (unproved, _kept_too) = super::tests::app(&[]);
     let state = async |app: &App| {

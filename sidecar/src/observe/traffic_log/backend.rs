@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writes lines to files and TCP servers. A connection hands its line to a bounded queue and never waits; each target has
-//! a thread of its own, as a disk or a server may block. What a queue has no place for is dropped and counted.
+//! a thread of its own, as a disk or a server may block. A line that finds its queue full is dropped and counted.
 
 use super::Target;
 use crate::metrics::{Counter, metrics};
@@ -12,15 +12,15 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_cha
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines that may wait: a second of a busy pod, some 2 MB.
+/// Lines that may wait: one second of a busy pod, some 2 MB.
 const QUEUE: usize = 8192;
 /// Most targets of one configuration: each is a thread.
 pub const MOST_TARGETS: usize = 16;
-/// How long a TCP server may take to answer, and to take what it is given.
+/// Time for a TCP server to accept a connection, and to take a write.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries to reach it.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often the end of the log is offered to a queue that is full.
+/// Pause before the end is offered again to a queue that is full.
 const OFFER_AGAIN: Duration = Duration::from_millis(5);
 /// Bytes that are written at once.
 const BATCH: usize = 64 * 1024;
@@ -37,7 +37,7 @@ metrics! {
 
 /// All targets in use.
 #[derive(Debug, Default)]
-pub(crate) struct Backends {
+pub(crate) struct TrafficLogger {
     queues: Mutex<BTreeMap<Target, SyncSender<Message>>>,
     metrics: TrafficLogMetrics,
 }
@@ -45,11 +45,11 @@ pub(crate) struct Backends {
 #[derive(Debug)]
 enum Message {
     Line(String),
-    /// Write out what is there, say so, and end.
+    /// Write out the queue, answer, and end.
     End(SyncSender<()>),
 }
 
-impl Backends {
+impl TrafficLogger {
     /// Has no target yet.
     pub(crate) fn new(metrics: TrafficLogMetrics) -> Self {
         Self { queues: Mutex::default(), metrics }
@@ -58,7 +58,7 @@ impl Backends {
     /// Starts what is new among `targets`; what is no longer among them ends when its queue is written.
     ///
     /// # Errors
-    /// When a thread cannot be had; what was running goes on.
+    /// A thread cannot be started. The targets before stay in use; a retry is safe.
     pub(crate) fn use_only(&self, targets: &[Target]) -> io::Result<()> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         for target in targets {
@@ -66,7 +66,7 @@ impl Backends {
                 continue;
             }
             let (queue, lines) = sync_channel(QUEUE);
-            let writer = Writer { target: target.clone(), metrics: self.metrics.clone() };
+            let writer = TargetWriter { target: target.clone(), metrics: self.metrics.clone() };
             std::thread::Builder::new().name("traffic-log".into()).spawn(move || writer.write_all(&lines))?;
             queues.insert(target.clone(), queue);
         }
@@ -85,7 +85,7 @@ impl Backends {
         }
     }
 
-    /// Writes out what was handed over so far; at most until `deadline` is over.
+    /// Writes out all lines so far, within `deadline`.
     pub(crate) fn finish(&self, deadline: Duration) {
         let until = Instant::now() + deadline;
         let queues = std::mem::take(&mut *self.queues.lock().unwrap_or_else(PoisonError::into_inner));
@@ -111,16 +111,16 @@ impl Backends {
     }
 }
 
-struct Writer {
+struct TargetWriter {
     target: Target,
     metrics: TrafficLogMetrics,
 }
 
-impl Writer {
+impl TargetWriter {
     fn write_all(&self, lines: &Receiver<Message>) {
         let mut out: Option<Box<dyn Write>> = None;
         let mut tried: Option<Instant> = None;
-        let mut told = false;
+        let mut warned = false;
         let mut batch = String::new();
         let mut count = 0;
         let mut done = None;
@@ -150,9 +150,9 @@ impl Writer {
             if out.is_none() && tried.is_none_or(|at| at.elapsed() >= RETRY) {
                 tried = Some(Instant::now());
                 match open(&self.target) {
-                    Ok(opened) => (out, told) = (Some(opened), false),
+                    Ok(opened) => (out, warned) = (Some(opened), false),
                     // Once, until it worked again: it may be away for long.
-                    Err(error) if !std::mem::replace(&mut told, true) => {
+                    Err(error) if !std::mem::replace(&mut warned, true) => {
                         tracing::warn!(target = %self.target, %error, "cannot write the traffic log; trying again");
                     }
                     Err(_) => {}
@@ -200,33 +200,33 @@ mod tests {
         let path = folder.path().join("log").display().to_string();
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let targets = [Target::File(path.clone()), Target::Tcp(server.local_addr().unwrap())];
-        let backends = Backends::default();
-        backends.use_only(&targets).unwrap();
+        let logger = TrafficLogger::default();
+        logger.use_only(&targets).unwrap();
         for target in &targets {
             for line in ["one\n", "two\n"] {
-                backends.send(target, line.into());
+                logger.send(target, line.into());
             }
         }
         let (stream, _) = server.accept().unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut lines = BufReader::new(stream).lines();
         assert_eq!([lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()], ["one", "two"]);
-        backends.finish(Duration::from_secs(10));
+        logger.finish(Duration::from_secs(10));
         assert_eq!(std::fs::read_to_string(path).unwrap(), "one\ntwo\n");
-        assert_eq!(backends.metrics.dropped.get(), 0);
+        assert_eq!(logger.metrics.dropped.get(), 0);
     }
 
     #[test]
-    fn what_cannot_be_written_is_counted_and_delays_nobody() {
-        let backends = Backends::default();
+    fn lines_that_cannot_be_written_are_counted_and_delay_no_sender() {
+        let logger = TrafficLogger::default();
         let target = Target::File("/proc/no/such/file".into());
-        backends.use_only(std::slice::from_ref(&target)).unwrap();
+        logger.use_only(std::slice::from_ref(&target)).unwrap();
         let start = Instant::now();
         for _ in 0..2 * QUEUE {
-            backends.send(&target, "line\n".into());
+            logger.send(&target, "line\n".into());
         }
-        backends.finish(Duration::from_secs(10));
-        assert_eq!(backends.metrics.dropped.get(), 2 * QUEUE as u64);
+        logger.finish(Duration::from_secs(10));
+        assert_eq!(logger.metrics.dropped.get(), 2 * QUEUE as u64);
         assert!(start.elapsed() < Duration::from_secs(10));
     }
 
@@ -235,11 +235,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let target = Target::File(path.display().to_string());
-        let backends = Backends::default();
-        backends.use_only(std::slice::from_ref(&target)).unwrap();
-        backends.send(&target, "last\n".into());
-        backends.use_only(&[]).unwrap();
-        backends.send(&target, "too late\n".into());
+        let logger = TrafficLogger::default();
+        logger.use_only(std::slice::from_ref(&target)).unwrap();
+        logger.send(&target, "last\n".into());
+        logger.use_only(&[]).unwrap();
+        logger.send(&target, "too late\n".into());
         let until = Instant::now() + Duration::from_secs(10);
         while std::fs::read_to_string(&path).unwrap_or_default() != "last\n" {
             assert!(Instant::now() < until);

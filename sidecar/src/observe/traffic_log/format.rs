@@ -14,37 +14,26 @@ const DEFAULT: &str = "[%START_TIME%] %RESPONSE_FLAGS% %KUMA_MESH% \
     %KUMA_SOURCE_ADDRESS_WITHOUT_PORT%(%KUMA_SOURCE_SERVICE%)->%UPSTREAM_HOST%(%KUMA_DESTINATION_SERVICE%) \
     took %DURATION%ms, sent %BYTES_SENT% bytes, received: %BYTES_RECEIVED% bytes";
 
-/// A connection that ended, in the words of a traffic log.
+/// A connection that ended, with the values that placeholders can have.
 #[derive(Clone, Copy, Debug)]
-pub struct Traffic<'a> {
+pub(crate) struct Traffic<'a> {
     /// Unique in this process.
-    pub id: u64,
-    /// The mesh's name.
-    pub mesh: &'a str,
-    /// Which way it went.
-    pub direction: Direction,
-    /// Who opened it.
-    pub client: ClientAddr,
-    /// Where it was meant to go.
-    pub orig_dst: Option<OrigDst>,
-    /// Where it was dialled.
-    pub dial: Option<DialAddr>,
-    /// The cluster's name.
-    pub cluster: Option<&'a str>,
-    /// The client's service, if known.
-    pub source_service: Option<&'a str>,
-    /// The server's service, if known.
-    pub destination_service: Option<&'a str>,
-    /// When it was accepted.
-    pub started: SystemTime,
-    /// How long it was open.
-    pub duration: Duration,
+    pub(crate) id: u64,
+    pub(crate) mesh: &'a str,
+    pub(crate) direction: Direction,
+    pub(crate) client: ClientAddr,
+    pub(crate) orig_dst: Option<OrigDst>,
+    pub(crate) dial: Option<DialAddr>,
+    pub(crate) cluster: Option<&'a str>,
+    pub(crate) source_service: Option<&'a str>,
+    pub(crate) destination_service: Option<&'a str>,
+    pub(crate) started: SystemTime,
+    pub(crate) duration: Duration,
     /// From the client to the server.
-    pub bytes_sent: u64,
+    pub(crate) bytes_sent: u64,
     /// From the server to the client.
-    pub bytes_recv: u64,
-    /// How it ended.
-    pub reason: CloseReason,
+    pub(crate) bytes_recv: u64,
+    pub(crate) reason: CloseReason,
 }
 
 /// Writes the value of a placeholder; nothing where the connection has none.
@@ -155,21 +144,21 @@ fn render(template: &Template, of: &Traffic<'_>, omit_empty: bool, out: &mut Str
     said
 }
 
-/// How a line looks.
+/// Format of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LineFormat {
-    /// Text.
+    /// One line of text.
     Plain {
-        /// The text.
+        /// Text with placeholders.
         template: Template,
-        /// Whether a placeholder without a value is nothing rather than `-`.
+        /// Leaves a placeholder without a value empty; else it is `-`.
         omit_empty: bool,
     },
-    /// A JSON object.
+    /// A JSON object a line.
     Json {
-        /// Its members.
+        /// Members whose values are texts with placeholders.
         members: Vec<(String, Template)>,
-        /// Whether a member without a value is left out.
+        /// Leaves out a member without a value.
         omit_empty: bool,
     },
 }
@@ -183,7 +172,7 @@ impl Default for LineFormat {
 
 impl LineFormat {
     /// The line for a connection, with its end.
-    pub fn line(&self, of: &Traffic<'_>) -> String {
+    pub(crate) fn line(&self, of: &Traffic<'_>) -> String {
         let mut line = String::with_capacity(256);
         match self {
             Self::Plain { template, omit_empty } => {

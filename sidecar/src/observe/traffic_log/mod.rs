@@ -9,19 +9,20 @@ mod backend;
 mod format;
 
 pub use backend::MOST_TARGETS;
-pub(crate) use backend::{Backends, TrafficLogMetrics};
-pub use format::{LineFormat, Traffic};
+pub(crate) use backend::{TrafficLogMetrics, TrafficLogger};
+pub use format::LineFormat;
+pub(crate) use format::Traffic;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Where lines go.
+/// Destination of a traffic log.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// A file; `/dev/stdout` too.
     File(String),
-    /// A TCP server.
+    /// A TCP server by address.
     Tcp(SocketAddr),
 }
 
@@ -37,8 +38,8 @@ impl fmt::Display for Target {
 /// Lines of a format, to a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sink {
-    /// Where lines go.
+    /// File or server that lines go to.
     pub target: Target,
-    /// How they look.
+    /// Format of each line.
     pub format: Arc<LineFormat>,
 }

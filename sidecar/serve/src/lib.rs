@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//! HTTP/1.1 for a few short pages, with every size, time and number bounded: any pod can reach the ports.
+//!
+//! ```text
+//! bind ─▶ serve ─▶ a task for each connection ─▶ Pages::answer ─▶ Reply
+//! ```
+//!
+//! Rooms, from top to bottom. A room imports only rooms with a lower number.
+//!
+//! | level | room | holds |
+//! |---|---|---|
+//! | 2 | `server` | accepting, bounds, fairness between peers |
+//! | 1 | `reply` | answers |
+//! | 1 | `bind` | listening sockets |
+
+mod bind;
+pub mod reply;
+mod server;
+
+pub use bind::{BindError, bind, bind_with};
+pub use hyper::body::Incoming;
+pub use hyper::{Method, Request, StatusCode};
+pub use reply::Reply;
+pub use server::{Pages, serve};

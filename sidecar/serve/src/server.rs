@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Accepting, with bounds on everything that a peer controls.
+
+use crate::reply::Reply;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+
+/// Time for a request's head to arrive, and between two requests.
+const HEAD_WITHIN: Duration = Duration::from_secs(30);
+
+/// Longest life of a connection; a scraper opens a new one now and then.
+const MAX_AGE: Duration = Duration::from_secs(600);
+
+/// Request heads of more bytes are refused. 8 KiB is the least that hyper takes.
+const MAX_HEAD: usize = 8 * 1024;
+
+/// Pause after an accept that failed, mostly for want of files. Without one the loop would spin, as the connection that
+/// could not be accepted is still there; a probe waits longer than this.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// The pages of one port.
+pub trait Pages: Send + Sync + 'static {
+    /// Answers a request, of which only the head is read.
+    fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<Self>;
+}
+
+/// Serves pages for ever, on at most `most` connections at a time.
+///
+/// One more closes the oldest connection of the peer that has most. A peer that hoards connections then neither keeps the
+/// kubelet from asking, as it could if the newest were turned away, nor cuts off a probe that is being answered.
+pub async fn serve(listener: TcpListener, most: usize, pages: impl Pages) {
+    let pages = Arc::new(pages);
+    let mut open: VecDeque<(IpAddr, AbortHandle)> = VecDeque::new();
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept a connection for pages; trying again");
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                continue;
+            }
+        };
+        open.retain(|(_, connection)| !connection.is_finished());
+        if open.len() >= most
+            && let Some((_, oldest)) = oldest_of_most(&open).and_then(|at| open.remove(at))
+        {
+            oldest.abort();
+        }
+        let task = tokio::spawn(answer_all(stream, Arc::clone(&pages)));
+        open.push_back((peer, task.abort_handle()));
+    }
+}
+
+/// Answers the requests of one connection. Any stream will do: one that begins with a handshake does it inside, so that
+/// the handshake counts against the same place and the same time.
+async fn answer_all(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<impl Pages>) {
+    let service = service_fn(move |request| {
+        let reply = pages.answer(&request);
+        async move { Ok::<_, Infallible>(reply.await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    // Errors are the peer's: it went away, or does not speak HTTP.
+    let _ = tokio::time::timeout(MAX_AGE, connection).await;
+}
+
+/// Returns the place of the oldest connection of the address that has most; of several such, the one whose oldest is
+/// oldest.
+fn oldest_of_most<T>(open: &VecDeque<(IpAddr, T)>) -> Option<usize> {
+    let mut most = None;
+    for (at, (ip, _)) in open.iter().enumerate() {
+        if open.iter().take(at).any(|(earlier, _)| earlier == ip) {
+            continue;
+        }
+        let count = open.iter().filter(|(other, _)| other == ip).count();
+        if most.is_none_or(|(_, before)| count > before) {
+            most = Some((at, count));
+        }
+    }
+    most.map(|(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    struct Nothing;
+
+    impl Pages for Nothing {
+        fn answer(&self, _: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
+            std::future::ready(crate::reply::text(hyper::StatusCode::OK, "nothing"))
+        }
+    }
+
+    fn listener() -> TcpListener {
+        TcpListener::from_std(crate::bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_peer_that_has_most_gives_way() {
+        let open = |last: &[u8]| -> VecDeque<(IpAddr, ())> {
+            last.iter().map(|&last| ([10, 0, 0, last].into(), ())).collect()
+        };
+        for (peers, gives_way) in
+            [(&[][..], None), (&[1, 2, 2, 2], Some(1)), (&[1, 2, 3], Some(0)), (&[3, 1, 2, 1], Some(1))]
+        {
+            assert_eq!(oldest_of_most(&open(peers)), gives_way, "{peers:?}");
+        }
+    }
+
+    /// On a clock that runs ahead whenever all tasks wait.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_never_ends_is_given_up() {
+        let listener = listener();
+        let at = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(listener, 64, Nothing));
+        for head in ["", "GET / HTTP/1.1\r\nHost: local"] {
+            let start = tokio::time::Instant::now();
+            let mut stream = TcpStream::connect(at).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            assert!(start.elapsed() <= MAX_AGE, "{head:?}: {:?}", start.elapsed());
+        }
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn one_connection_more_closes_the_oldest_and_is_answered() {
+        let listener = listener();
+        let at = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(listener, 2, Nothing));
+        let mut hoard = Vec::new();
+        for _ in 0..2 {
+            hoard.push(TcpStream::connect(at).await.unwrap());
+        }
+        let mut newest = TcpStream::connect(at).await.unwrap();
+        newest.write_all(b"GET / HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        newest.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nnothing\n"), "{answer}");
+        assert_eq!(hoard[0].read(&mut [0]).await.unwrap_or(0), 0, "the oldest is closed");
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_refused() {
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let answering = tokio::spawn(answer_all(server, Arc::new(Nothing)));
+        let head = format!("GET / HTTP/1.1\r\nHost: local\r\nX: {}\r\n\r\n", "x".repeat(MAX_HEAD));
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        answering.await.unwrap();
+    }
+}
