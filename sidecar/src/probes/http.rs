@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One HTTP/1.1 GET, of whose answer only the status counts. Redirects are the kubelet's to judge: 3xx is well.
 
-use super::Answer;
+use super::ProbeReply;
 use crate::options::app_probes::HttpGet;
 use crate::tls::unverified;
 use std::fmt::Write;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 /// A status line is shorter.
 const LONGEST_LINE: usize = 1024;
 
-pub(super) async fn ask(mut tcp: TcpStream, pod: IpAddr, get: &HttpGet) -> Answer {
+pub(super) async fn ask(mut tcp: TcpStream, pod: IpAddr, get: &HttpGet) -> ProbeReply {
     let request = request(pod, get);
     let status = if get.tls {
         unverified::exchange(tcp, &request, LONGEST_LINE, |came| status_line(came).is_some()).await
@@ -22,10 +22,10 @@ pub(super) async fn ask(mut tcp: TcpStream, pod: IpAddr, get: &HttpGet) -> Answe
     };
     match status {
         Ok(came) => match status_line(&came).and_then(code) {
-            Some(status) => Answer::new(status, format!("the application answers {status}")),
-            None => Answer::unavailable("the application does not speak HTTP"),
+            Some(status) => ProbeReply::new(status, format!("the application answers {status}")),
+            None => ProbeReply::unavailable("the application does not speak HTTP"),
         },
-        Err(error) => Answer::unavailable(format!("asking the application failed: {error}")),
+        Err(error) => ProbeReply::unavailable(format!("asking the application failed: {error}")),
     }
 }
 

@@ -18,14 +18,14 @@ use tokio::net::TcpStream;
 
 /// What a probe came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ProbeReply {
     /// The status for the kubelet: 200 to 399 is well.
     pub status: u16,
     /// Why, for people.
     pub words: String,
 }
 
-impl Answer {
+impl ProbeReply {
     fn new(status: u16, words: impl Into<String>) -> Self {
         Self { status, words: words.into() }
     }
@@ -36,21 +36,21 @@ impl Answer {
 }
 
 /// Asks the application what the kubelet would have asked, at an address of the pod, as the kubelet does.
-pub async fn ask(probe: &Probe, pod: IpAddr) -> Answer {
+pub async fn ask(probe: &Probe, pod: IpAddr) -> ProbeReply {
     let asked = async {
         let tcp = match connect(SocketAddr::new(pod, probe.what.port())).await {
             Ok(tcp) => tcp,
-            Err(error) => return Answer::unavailable(error.to_string()),
+            Err(error) => return ProbeReply::unavailable(error.to_string()),
         };
         match &probe.what {
-            What::Tcp { .. } => Answer::new(200, "connected"),
+            What::Tcp { .. } => ProbeReply::new(200, "connected"),
             What::Http(get) => http::ask(tcp, pod, get).await,
             What::Grpc { service, .. } => grpc::ask(tcp, service).await,
         }
     };
     let timeout = probe.timeout;
     tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| {
-        Answer::unavailable(format!("the application did not answer within {} s", timeout.as_secs()))
+        ProbeReply::unavailable(format!("the application did not answer within {} s", timeout.as_secs()))
     })
 }
 

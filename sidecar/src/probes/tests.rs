@@ -64,24 +64,30 @@ fn everything_that_is_wrong_is_told_at_once() {
     );
 }
 
-/// An application that hears what is asked, and answers by `says`.
-async fn application(says: Vec<u8>) -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
+const HTTP_END: &[u8] = b"\r\n\r\n";
+/// gRPC's message for the service `api`.
+const GRPC_END: &[u8] = b"\x00\x00\x00\x00\x05\x0a\x03api";
+
+/// Starts an application that reads one request, up to its end, and answers it by `says`.
+async fn application(request_end: &'static [u8], says: Vec<u8>) -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let listener = TcpListener::from_std(listener).unwrap();
     let port = listener.local_addr().unwrap().port();
     let serving = tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
-        let mut heard = vec![0; 4096];
-        let n = tcp.read(&mut heard).await.unwrap();
-        heard.truncate(n);
+        let mut heard = Vec::new();
+        while !heard.ends_with(request_end) && tcp.read_buf(&mut heard).await.unwrap() > 0 {}
         tcp.write_all(&says).await.unwrap();
+        // A socket that closes with unread bytes resets, and takes the answer with it.
+        tcp.shutdown().await.unwrap();
+        let _ = tcp.read_to_end(&mut Vec::new()).await;
         heard
     });
     (port, serving)
 }
 
-async fn answer(what: What) -> Answer {
+async fn answer(what: What) -> ProbeReply {
     ask(&Probe { what, timeout: Duration::from_secs(5) }, "127.0.0.1".parse().unwrap()).await
 }
 
@@ -101,7 +107,7 @@ async fn an_http_probe_hears_the_applications_status() {
         ("HTTP/1.1 999 ?\r\n", 503),
         ("", 503),
     ] {
-        let (port, heard) = application(says.into()).await;
+        let (port, heard) = application(HTTP_END, says.into()).await;
         assert_eq!(answer(http(port, &[])).await.status, status, "{says:?}");
         let heard = String::from_utf8(heard.await.unwrap()).unwrap();
         let expected = format!(
@@ -113,7 +119,7 @@ async fn an_http_probe_hears_the_applications_status() {
 
 #[tokio::test]
 async fn its_own_headers_replace_the_usual_ones() {
-    let (port, heard) = application(b"HTTP/1.1 200 OK\r\n\r\n".into()).await;
+    let (port, heard) = application(HTTP_END, b"HTTP/1.1 200 OK\r\n\r\n".into()).await;
     answer(http(port, &[("host", "web"), ("User-Agent", "me"), ("X-Probe", "1"), ("Accept", "a/b")])).await;
     let heard = String::from_utf8(heard.await.unwrap()).unwrap();
     assert_eq!(
@@ -124,7 +130,7 @@ async fn its_own_headers_replace_the_usual_ones() {
 
 #[tokio::test]
 async fn a_tcp_probe_tells_whether_somebody_listens() {
-    let (port, _serving) = application(Vec::new()).await;
+    let (port, _serving) = application(b"", Vec::new()).await;
     assert_eq!(answer(What::Tcp { port }).await.status, 200);
     let free = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -176,12 +182,12 @@ async fn a_grpc_probe_hears_what_the_health_service_says() {
         (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), 503, "does not speak gRPC"),
         (Vec::new(), 503, "does not speak gRPC"),
     ] {
-        let (port, heard) = application(says).await;
+        let (port, heard) = application(GRPC_END, says).await;
         let got = answer(What::Grpc { port, service: "api".into() }).await;
         assert_eq!(got.status, status, "{}", got.words);
         assert!(got.words.contains(words), "{}", got.words);
         let heard = heard.await.unwrap();
         assert!(heard.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
-        assert!(heard.ends_with(b"\x00\x00\x00\x00\x05\x0a\x03api"));
+        assert!(heard.ends_with(GRPC_END));
     }
 }
