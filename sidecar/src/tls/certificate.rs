@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the sidecar reads from a certificate besides what verifies it: serial number, time, names. Pure.
 
+use crate::net::clock::EPOCH;
 use crate::net::spiffe::{SpiffeError, SpiffeId};
+use jiff::civil::DateTime;
 use rustls::pki_types::CertificateDer;
 use std::time::Duration;
 use webpki::EndEntityCert;
@@ -139,37 +141,25 @@ impl<'a> Der<'a> {
     }
 }
 
-/// `YYMMDDHHMMSSZ`, or with a year of four digits.
+/// Reads `YYMMDDHHMMSSZ`, or the same with a year of four digits, as the time since 1970.
 fn time(text: &[u8], year_digits: usize) -> Option<Duration> {
     let (digits, end) = text.split_at_checked(year_digits + 10)?;
     if end != b"Z" || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let number =
-        |digits: &[u8]| digits.iter().fold(0i64, |number, digit| number * 10 + i64::from(digit - b'0'));
     let (year, rest) = digits.split_at(year_digits);
-    let year = match (year_digits, number(year)) {
+    let year = year.iter().fold(0i16, |number, digit| number * 10 + i16::from(digit - b'0'));
+    let year = match (year_digits, year) {
         // RFC 5280, 4.1.2.5.1.
         (2, year) if year < 50 => 2000 + year,
         (2, year) => 1900 + year,
         (_, year) => year,
     };
-    let parts: Vec<_> = rest.chunks(2).map(number).collect();
-    let &[month, day, hour, minute, second] = parts.as_slice() else { return None };
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    let seconds = days_since_1970(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    // What began before 1970 has begun.
-    Some(Duration::from_secs(seconds.try_into().unwrap_or(0)))
-}
-
-/// Of the Gregorian calendar, by years that begin in March: the day of the leap year is then the last.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days_of_months = (153 * month + 2) / 5;
-    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + days_of_months + day
-        - 719_469
+    let mut parts = rest.chunks(2).map(|two| ((two[0] - b'0') * 10 + (two[1] - b'0')) as i8);
+    let mut part = || parts.next();
+    let time = DateTime::new(year, part()?, part()?, part()?, part()?, part()?, 0).ok()?;
+    // A validity that began before 1970 has begun.
+    Some(Duration::try_from(time.duration_since(EPOCH)).unwrap_or(Duration::ZERO))
 }
 
 #[cfg(test)]
@@ -188,6 +178,7 @@ mod tests {
             (b"99991231235959Z", 4, Some(253_402_300_799)),
             (b"20240229235959", 4, None),
             (b"20241301000000Z", 4, None),
+            (b"20230229000000Z", 4, None),
             (b"2024022923595xZ", 4, None),
             (b"20240229235959+0100", 4, None),
             (b"", 2, None),
