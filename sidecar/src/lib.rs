@@ -26,17 +26,20 @@
 //! | 1 | `net` | sockets without policy |
 
 pub mod admin;
-pub mod cluster;
-pub mod connection;
+mod cluster;
+mod connection;
 pub mod net;
 pub mod observe;
 pub mod options;
 pub mod plan;
-pub mod probes;
+mod probes;
 pub mod process;
-pub mod relay;
+mod relay;
 pub mod resources;
 pub mod tls;
+
+#[doc(hidden)] // For the fuzz targets alone.
+pub use connection::route::route;
 
 /// Exit code for what whoever starts the sidecar has to change: an option, a port in use, a file that cannot be written.
 /// (`EX_USAGE` of sysexits.)

@@ -35,7 +35,7 @@ impl CallError {
 /// `SERVING` of `HealthCheckResponse.ServingStatus`.
 const SERVING: u8 = 1;
 
-pub(super) async fn ask(tcp: TcpStream, service: &str) -> ProbeReply {
+pub(super) async fn check(tcp: TcpStream, service: &str) -> ProbeReply {
     match call(tcp, service).await {
         Ok(Some(SERVING)) => ProbeReply::new(200, "the application is serving"),
         Ok(Some(status)) => {

@@ -15,27 +15,27 @@ fn probes_are_written_as_in_a_pods_specification() {
     }"#
     .parse()
     .unwrap();
-    assert_eq!(probes.iter().count(), 3);
+    assert_eq!(probes.len(), 3);
     let web = probes.get("/app-health/web/readyz").unwrap();
     assert_eq!(web.timeout, Duration::from_secs(3));
     assert_eq!(
-        web.what,
-        What::Http(HttpGet {
+        web.kind,
+        ProbeKind::Http(HttpGet {
             port: 8080,
             path: "/ready?deep=1".into(),
             tls: true,
             headers: vec![("Host".into(), "web.example".into())],
         })
     );
-    assert!(!format!("{probes:?}").contains("web.example"), "what headers say is nobody's business");
-    assert_eq!(probes.get("/app-health/db/livez").unwrap().what, What::Tcp { port: 5432 });
+    assert!(!format!("{probes:?}").contains("web.example"), "values of headers are not shown");
+    assert_eq!(probes.get("/app-health/db/livez").unwrap().kind, ProbeKind::Tcp { port: 5432 });
     assert_eq!(probes.get("/app-health/db/livez").unwrap().timeout, DEFAULT_TIMEOUT);
     assert_eq!(probes.get("/app-health/db"), None);
     assert_eq!("{}".parse::<AppProbes>(), Ok(AppProbes::default()));
 }
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let error = r#"{
         "/app-health/": {"tcpSocket": {"port": 1}},
         "/other": {"tcpSocket": {"port": 1}},
@@ -87,17 +87,17 @@ async fn application(request_end: &'static [u8], says: Vec<u8>) -> (u16, tokio::
     (port, serving)
 }
 
-async fn answer(what: What) -> ProbeReply {
-    ask(&Probe { what, timeout: Duration::from_secs(5) }, "127.0.0.1".parse().unwrap()).await
+async fn answer(kind: ProbeKind) -> ProbeReply {
+    run(&Probe { kind, timeout: Duration::from_secs(5) }, "127.0.0.1".parse().unwrap()).await
 }
 
-fn http(port: u16, headers: &[(&str, &str)]) -> What {
+fn http(port: u16, headers: &[(&str, &str)]) -> ProbeKind {
     let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    What::Http(HttpGet { port, path: "/ready".into(), tls: false, headers })
+    ProbeKind::Http(HttpGet { port, path: "/ready".into(), tls: false, headers })
 }
 
 #[tokio::test]
-async fn an_http_probe_hears_the_applications_status() {
+async fn an_http_probe_passes_on_the_applications_status() {
     for (says, status) in [
         ("HTTP/1.1 200 OK\r\n\r\n", 200),
         ("HTTP/1.0 404 Not Found\r\n\r\n", 404),
@@ -129,14 +129,14 @@ async fn its_own_headers_replace_the_usual_ones() {
 }
 
 #[tokio::test]
-async fn a_tcp_probe_tells_whether_somebody_listens() {
+async fn a_tcp_probe_succeeds_if_the_port_is_open() {
     let (port, _serving) = application(b"", Vec::new()).await;
-    assert_eq!(answer(What::Tcp { port }).await.status, 200);
+    assert_eq!(answer(ProbeKind::Tcp { port }).await.status, 200);
     let free = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
     };
-    let refused = answer(What::Tcp { port: free }).await;
+    let refused = answer(ProbeKind::Tcp { port: free }).await;
     assert_eq!(refused.status, 503);
     assert!(refused.words.contains("refused the connection"), "{}", refused.words);
 }
@@ -173,7 +173,7 @@ fn grpc_answer(status: Option<u8>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_grpc_probe_hears_what_the_health_service_says() {
+async fn a_grpc_probe_passes_on_the_status_of_the_health_service() {
     for (says, status, words) in [
         (grpc_answer(Some(1)), 200, "is serving"),
         (grpc_answer(Some(2)), 503, "NOT_SERVING"),
@@ -183,7 +183,7 @@ async fn a_grpc_probe_hears_what_the_health_service_says() {
         (Vec::new(), 503, "does not speak gRPC"),
     ] {
         let (port, heard) = application(GRPC_END, says).await;
-        let got = answer(What::Grpc { port, service: "api".into() }).await;
+        let got = answer(ProbeKind::Grpc { port, service: "api".into() }).await;
         assert_eq!(got.status, status, "{}", got.words);
         assert!(got.words.contains(words), "{}", got.words);
         let heard = heard.await.unwrap();
