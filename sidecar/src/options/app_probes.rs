@@ -34,13 +34,9 @@ pub(crate) enum ProbeKind {
     /// An HTTP GET, good by its status.
     Http(HttpGet),
     /// A connect, good if the port is open.
-    Tcp {
-        /// The application's port.
-        port: u16,
-    },
+    Tcp { port: u16 },
     /// A call of gRPC's health service.
     Grpc {
-        /// The application's port.
         port: u16,
         /// Name of the service; empty for the whole server.
         service: String,
@@ -50,9 +46,7 @@ pub(crate) enum ProbeKind {
 /// The HTTP GET of a probe.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HttpGet {
-    /// The application's port.
     pub(crate) port: u16,
-    /// Path and query.
     pub(crate) path: String,
     /// True for HTTPS. The certificate is not verified; the kubelet does not verify it either.
     pub(crate) tls: bool,
@@ -80,7 +74,6 @@ impl fmt::Debug for HttpGet {
 pub struct ProbesError(Vec<String>);
 
 impl ProbeKind {
-    /// The application's port.
     pub(crate) fn port(&self) -> u16 {
         match self {
             Self::Http(get) => get.port,

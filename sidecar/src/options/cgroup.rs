@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many CPUs this process may use: what the affinity mask and the cgroup's limit (v1 and v2) leave.
+//! The number of CPUs that this process may use, by its affinity mask and the limit of its cgroup (v1 and v2).
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;

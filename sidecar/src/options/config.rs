@@ -84,10 +84,9 @@ pub enum VerifyRedirect {
     /// In IPv4 only, for a pod whose IPv6 is not redirected on purpose.
     #[value(name = "ipv4")]
     V4,
-    /// In IPv6 only.
     #[value(name = "ipv6")]
     V6,
-    /// No proof.
+    /// Not at all.
     Off,
 }
 
@@ -157,7 +156,7 @@ impl From<LogLevel> for tracing::level_filters::LevelFilter {
 /// Format of the log on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Lines for people.
+    /// Lines of text for people.
     Text,
     /// One JSON object a line.
     Json,
@@ -185,11 +184,8 @@ impl SidecarPorts {
 pub struct Thresholds {
     /// Connections to the upstream, connects in progress included.
     pub(crate) max_connections: u32,
-    /// Connects in progress.
     pub(crate) max_pending_requests: u32,
-    /// HTTP requests in flight.
     pub(crate) max_requests: u32,
-    /// Retries in progress.
     pub(crate) max_retries: u32,
 }
 

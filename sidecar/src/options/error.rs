@@ -14,7 +14,7 @@ pub enum OptionError {
     NotBuilt {
         /// The option and its value.
         what: String,
-        /// The remedy.
+        /// Remedy for the operator.
         instead: &'static str,
     },
     /// Two listeners on one port.
@@ -35,9 +35,9 @@ pub enum OptionError {
     /// Port 0 for a listener that cannot be off.
     #[error("{option} {address} has port 0; name a port")]
     NoPort {
-        /// The option's name.
+        /// Name of the option.
         option: &'static str,
-        /// The option's value.
+        /// Value of the option.
         address: SocketAddr,
     },
     /// An option that needs mesh documents where there are none.

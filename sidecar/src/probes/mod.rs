@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 pub(crate) struct ProbeReply {
     /// HTTP status for the kubelet: 200 to 399 is success.
     pub(crate) status: u16,
-    /// Reason, for people.
+    /// Reason for the status, in words for people.
     pub(crate) words: String,
 }
 
