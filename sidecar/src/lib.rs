@@ -26,17 +26,20 @@
 //! | 0 | `metrics` | declaring a metric in one line: OpenMetrics name, help, Envoy's names |
 
 mod admin;
-pub mod cluster;
-pub mod connection;
+mod cluster;
+mod connection;
 mod metrics;
 pub mod net;
 pub mod observe;
 pub mod options;
 pub mod plan;
-pub mod probes;
+mod probes;
 pub mod process;
-pub mod relay;
+mod relay;
 pub mod tls;
+
+#[doc(hidden)] // For the fuzz targets alone.
+pub use connection::route::route;
 
 /// Exit code for a start that fails until an operator changes something: an option, a port in use, a file that cannot be
 /// written. (`EX_USAGE` of sysexits.)

@@ -1,5 +1,5 @@
-//! Mesh documents: whatever a file says, it is read or refused with words, and what was read leads to a plan in which
-//! every connection has its place.
+//! Mesh documents: any text is read or refused with words, and the documents that are read make a plan in which every
+//! connection has its listener and cluster.
 
 #![no_main]
 
@@ -9,11 +9,11 @@ use culvert_sidecar::net::addrs::{Direction, OrigDst};
 use culvert_sidecar::options::Options;
 use culvert_sidecar::plan::compile::compile;
 use culvert_sidecar::plan::{Plan, Upstream};
-use culvert_sidecar::connection::route::route;
+use culvert_sidecar::route;
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
 
-/// Where connections go in a plan, for every address that it knows and for one that it does not.
+/// Routes connections to every address of the plan, and to one that it does not have.
 fn walk(plan: &Plan) {
     let known = plan.by_destination.keys().map(|(_, address)| *address).chain(plan.members.keys().copied());
     for address in known.chain(["192.0.2.1:1".parse().expect("an address")]) {
@@ -30,7 +30,7 @@ fn walk(plan: &Plan) {
         }
     }
     for listener in plan.listeners.iter().filter(|listener| listener.binds) {
-        assert!(!listener.address.ip().is_unspecified(), "{} is open to everybody", listener.name);
+        assert!(!listener.address.ip().is_unspecified(), "{} is open to all peers", listener.name);
         let outbound = listener.direction == Direction::Outbound;
         assert!(!outbound || listener.address.ip().is_loopback(), "{} is open to peers", listener.name);
     }
@@ -47,7 +47,7 @@ fuzz_target!(|text: &str| {
             assert!(words.starts_with("fuzz.yaml: document "), "{words}");
         }
         match compile(&config, &loaded.found) {
-            // What is wrong with one of them is no reason to fall over the rest, but nothing that runs.
+            // With an error in one document the others are still compiled, but such a plan never runs.
             Ok(plan) if loaded.errors.is_empty() => walk(&plan),
             Ok(_) => {}
             Err(errors) => assert!(!errors.is_empty()),

@@ -358,11 +358,11 @@ impl Watch for Watched {
         });
     }
 
-    fn deaf(&mut self, deaf: bool) {
+    fn not_read(&mut self, deaf: bool) {
         self.entry.set_deaf(deaf);
     }
 
-    fn look(&mut self) -> bool {
+    fn check_due(&mut self) -> bool {
         self.entry.take_look()
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The accept loop. It survives every error, and ends only when it is told to.
+//! The accept loop. It survives every error, and ends only at shutdown.
 
 use super::backoff::Backoff;
 use crate::metrics::{By, labels, metrics};
@@ -11,33 +11,32 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// The first wait when there are no files or no memory left. Without one the loop spins: the connection that could not
-/// be accepted is still there.
+/// First wait when no files or no memory are left. Without one the loop spins: the connection that could not be accepted
+/// is still in the queue.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
-/// The longest: a client notices, and a file that is freed is used soon.
+/// Longest wait: a second, so that a file that becomes free is used soon.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// A peer can cause these errors, so it may not fill the log with them.
+/// Period with one log line at most: a peer can cause these errors, and must not fill the log with them.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// What went wrong with an accept.
+/// Cause of a failed accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AcceptErrorKind {
     /// No file left, in this process or on the node.
     Files,
     /// No kernel memory left.
     Memory,
-    /// The peer was gone before we came.
+    /// The peer closed before its connection was accepted.
     Aborted,
-    /// Anything else.
+    /// Another error of the kernel.
     Other,
 }
 
 impl AcceptErrorKind {
-    /// All kinds, for tables.
-    pub const ALL: [Self; 4] = [Self::Files, Self::Memory, Self::Aborted, Self::Other];
+    pub(crate) const ALL: [Self; 4] = [Self::Files, Self::Memory, Self::Aborted, Self::Other];
 
-    /// The label.
-    pub fn name(self) -> &'static str {
+    /// Value of the metric's label.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Files => "files",
             Self::Memory => "memory",
@@ -79,8 +78,8 @@ metrics! {
     }
 }
 
-/// Accepts connections and hands each to `serve`, until `closing` is true or its sender is gone. What is in the kernel's
-/// queue by then is still served; the port is closed when this returns. `failed` is called for each failed accept.
+/// Accepts connections and hands each to `serve`, until `closing` is true or its sender is dropped. Connections that are in
+/// the kernel's queue by then are still served; the port is closed on return. `failed` is called for each failed accept.
 pub(crate) async fn accept_loop(
     listener: TcpListener,
     direction: Direction,
@@ -115,8 +114,8 @@ pub(crate) async fn accept_loop(
             }
         }
     }
-    // A peer whose handshake ended before the port closes was promised service. The kernel itself is asked, as the
-    // runtime may not have been notified of the last ones.
+    // A peer whose handshake ended before the port closes has a connection, and must not get a reset. The queue is read
+    // past the runtime, which may not have been notified of the last ones.
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
         if stream.set_nonblocking(true).is_ok()

@@ -21,12 +21,12 @@ macro_rules! address {
                 Self(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
             }
 
-            /// The plain address.
+            /// Returns the address without its meaning.
             pub fn get(self) -> SocketAddr {
                 self.0
             }
 
-            /// The address family.
+            /// Returns the family, IPv4 for a mapped address.
             pub fn family(self) -> Family {
                 Family::of(self.0.ip())
             }
@@ -51,7 +51,7 @@ address! {
     ClientAddr
 }
 address! {
-    /// Where the client wanted to go, before the redirect.
+    /// The destination that the client dialled, before the redirect.
     OrigDst
 }
 address! {
@@ -59,11 +59,11 @@ address! {
     ListenAddr
 }
 address! {
-    /// Where the sidecar dials.
+    /// The address that the sidecar dials.
     DialAddr
 }
 
-/// Which way a connection crosses the pod's border.
+/// The way in which a connection crosses the pod's border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
     /// From a peer to the pod's application.
@@ -73,10 +73,10 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// Both, for tables.
+    /// Both values, for tables.
     pub const ALL: [Self; 2] = [Self::Inbound, Self::Outbound];
 
-    /// The name in logs, metrics and listener names.
+    /// Returns the name that logs, metrics and listeners use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Inbound => "inbound",
@@ -91,20 +91,20 @@ impl fmt::Display for Direction {
     }
 }
 
-/// An address family.
+/// The address family of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
-    /// IPv4.
+    /// IPv4, mapped addresses included.
     V4,
-    /// IPv6.
+    /// IPv6, mapped addresses excluded.
     V6,
 }
 
 impl Family {
-    /// Both, for tables.
+    /// Both values, for tables.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The family of an address; an IPv4-mapped one is IPv4.
+    /// Returns the family of an address; an IPv4-mapped one is IPv4.
     pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(_) => Self::V4,
@@ -112,7 +112,7 @@ impl Family {
         }
     }
 
-    /// The name in logs, metrics and listener names.
+    /// Returns the name that logs, metrics and listeners use.
     pub fn name(self) -> &'static str {
         match self {
             Self::V4 => "ipv4",
@@ -120,7 +120,7 @@ impl Family {
         }
     }
 
-    /// The name for people.
+    /// Returns the name for text that people read.
     pub fn title(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
@@ -135,7 +135,7 @@ labels! { Direction: "direction", Family: "family" }
 /// through to the application.
 pub const INBOUND_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 
-/// The source of the inbound hop in a family.
+/// Returns the source of the inbound hop in a family.
 pub fn inbound_source(family: Family) -> IpAddr {
     match family {
         Family::V4 => INBOUND_SOURCE_V4.into(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How long to wait after a failure that will not go away by itself.
+//! Waits after failures that do not end by themselves.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Waits `first`, then twice as long each time, never longer than `longest`.
+    /// Begins with `first` and doubles it after each failure, up to `longest`.
     pub(crate) fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, next: first }
     }
 
-    /// How long to wait now.
+    /// Returns the time to wait now, and doubles the next one.
     pub(crate) fn next(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(self.longest);
         wait
     }
 
-    /// It worked.
+    /// Begins again with the first wait, after a success.
     pub(crate) fn reset(&mut self) {
         self.next = self.first;
     }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubles_up_to_the_longest_and_starts_again() {
+    fn waits_double_up_to_the_longest_and_begin_again_after_a_success() {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(50));
         let waits: Vec<_> = (0..5).map(|_| backoff.next().as_millis()).collect();
         assert_eq!(waits, [10, 20, 40, 50, 50]);

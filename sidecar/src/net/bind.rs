@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Listening sockets.
+//! Listening sockets, with the options that accepted connections inherit.
 
 use socket2::{SockRef, TcpKeepalive};
 use std::borrow::Cow;
@@ -7,15 +7,15 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// Connections that the kernel may finish while we are busy; it takes less where `net.core.somaxconn` is lower. std and
-/// tokio ask for 128, which a burst of connections overflows within a millisecond.
+/// Connections that the kernel may complete before they are accepted; it takes fewer where `net.core.somaxconn` is lower.
+/// std and tokio ask for 128, which a burst of connections overflows within a millisecond.
 const BACKLOG: i32 = 4096;
 
-/// How often the kernel asks before it gives up (`net.ipv4.tcp_keepalive_probes`, 9 by default): spread over as long
-/// again.
+/// Keepalive probes before the kernel gives up (`net.ipv4.tcp_keepalive_probes`, 9 by default), spread over the idle time
+/// once more.
 const KEEPALIVE_PROBES: u32 = 9;
 
-/// A port that could not be opened.
+/// An address on which the sidecar could not listen.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} ({option}): {source}; {hint}")]
 pub struct ListenError {
@@ -39,19 +39,19 @@ impl ListenError {
     }
 }
 
-/// When the kernel is to ask after a silent peer, and how often then: whole seconds, at least one.
+/// Returns the keepalive parameters for an idle time, in whole seconds and at least one.
 pub(crate) fn keepalive(after: Duration) -> TcpKeepalive {
     let least = Duration::from_secs(1);
     TcpKeepalive::new().with_time(after.max(least)).with_interval((after / KEEPALIVE_PROBES).max(least))
 }
 
-/// Opens a listener for redirected connections of both families; of IPv4 alone where the kernel has no IPv6.
+/// Opens a listener for redirected connections of both families; of IPv4 alone if the kernel has no IPv6.
 ///
-/// What is accepted inherits its options, so that they cost nothing per connection; `keepalive` is one of them.
+/// Accepted sockets inherit its options, `keepalive` among them, so these cost nothing per connection.
 ///
 /// # Errors
-/// When the port cannot be had.
-pub fn bind_proxy(
+/// If the port cannot be opened.
+pub(crate) fn bind_proxy(
     port: u16,
     option: &'static str,
     keepalive: Option<Duration>,
@@ -59,11 +59,11 @@ pub fn bind_proxy(
     bind_for_relay(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), option, keepalive)
 }
 
-/// Opens a listener whose connections are relayed; what is accepted inherits its options, too.
+/// Opens a listener whose connections are relayed; accepted sockets inherit its options, too.
 ///
 /// # Errors
-/// When the address cannot be had.
-pub fn bind_for_relay(
+/// If the address cannot be opened.
+pub(crate) fn bind_for_relay(
     address: SocketAddr,
     option: impl Into<Cow<'static, str>>,
     keepalive: Option<Duration>,
@@ -78,11 +78,11 @@ pub fn bind_for_relay(
     Ok(listener)
 }
 
-/// Opens a listener. The IPv6 wildcard takes IPv4 too, and becomes the IPv4 wildcard where the kernel has no IPv6.
+/// Opens a listener. The IPv6 wildcard serves IPv4 too, and becomes the IPv4 wildcard if the kernel has no IPv6.
 ///
 /// # Errors
-/// When the address cannot be had.
-pub fn bind(
+/// If the address cannot be opened.
+pub(crate) fn bind(
     address: SocketAddr,
     option: impl Into<Cow<'static, str>>,
 ) -> Result<std::net::TcpListener, ListenError> {

@@ -1,19 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Times of day as text.
 
+use jiff::civil::DateTime;
 use std::time::SystemTime;
 
-/// The date of Howard Hinnant's `civil_from_days`: no dependency for one line of text.
+/// 1970 in UTC. A civil time without a zone, as jiff's `Timestamp` ends a day before the year 9999 does, and
+/// 9999-12-31T23:59:59Z is how X.509 writes "for ever" (RFC 5280, 4.1.2.5).
+pub(crate) const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
+/// Writes a time in UTC by RFC 3339, in whole seconds: `2024-02-29T23:59:59Z`. Before 1970 is 1970.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{:.0}Z", EPOCH.saturating_add(since))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn times_are_cut_to_seconds_and_begin_in_1970() {
+        let after_1970 = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        for (time, text) in [
+            (SystemTime::UNIX_EPOCH - Duration::from_secs(1), "1970-01-01T00:00:00Z"),
+            (after_1970(999), "1970-01-01T00:00:00Z"),
+            (after_1970(951_782_400_000), "2000-02-29T00:00:00Z"),
+            (after_1970(253_402_300_799_000), "9999-12-31T23:59:59Z"),
+            (after_1970(1_709_251_199_999), "2024-02-29T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(time), text);
+        }
+    }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Dials the server, within a deadline.
+//! Connects to a server within a deadline.
 
 use crate::net::addrs::DialAddr;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
@@ -9,19 +9,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Why a server was not reached.
+/// Reason for which a server was not reached.
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// The server's host answered that nobody listens.
+pub(crate) enum DialError {
+    /// The server's host answered that the port is closed.
     #[error("{addr} refused the connection: is the application listening there?")]
     Refused {
-        /// What was dialled.
+        /// Address that was dialled.
         addr: DialAddr,
     },
-    /// Nobody answered.
+    /// No answer came in time.
     #[error("{addr} did not answer in time: is it up, and does a network policy let this pod reach it?")]
     TimedOut {
-        /// What was dialled.
+        /// Address that was dialled.
         addr: DialAddr,
     },
     /// The source address of the inbound hop is missing.
@@ -29,17 +29,17 @@ pub enum DialError {
         "this pod has no address {source_ip}, from which {addr} has to be dialled: culvert-cni puts ::6 on lo"
     )]
     NoSource {
-        /// What was dialled.
+        /// Address that was dialled.
         addr: DialAddr,
-        /// The source that is missing.
+        /// Source address that is missing.
         source_ip: IpAddr,
     },
-    /// There is no way there, or the kernel would not let us.
+    /// There is no route, or the kernel did not allow the connect.
     #[error("cannot dial {addr}: {source}")]
     Failed {
-        /// What was dialled.
+        /// Address that was dialled.
         addr: DialAddr,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: io::Error,
     },
 }
@@ -57,8 +57,8 @@ impl DialError {
 /// Dials `addr`, from `from` if the route names a source.
 ///
 /// # Errors
-/// When the server was not reached within `deadline`.
-pub async fn dial(
+/// If the server was not reached within `deadline`.
+pub(crate) async fn dial(
     addr: DialAddr,
     from: Option<IpAddr>,
     deadline: Option<Duration>,
@@ -73,7 +73,7 @@ pub async fn dial(
     connected.map_err(|source| DialError::new(addr, source))
 }
 
-/// A socket with its options set before the runtime knows it, which saves it from being registered twice.
+/// Makes a socket and sets its options before the runtime registers it, so that it is registered only once.
 fn prepare(addr: DialAddr, from: Option<IpAddr>) -> Result<TcpSocket, DialError> {
     let failed = |source| DialError::new(addr, source);
     let socket = match addr.get() {
@@ -82,7 +82,7 @@ fn prepare(addr: DialAddr, from: Option<IpAddr>) -> Result<TcpSocket, DialError>
     }
     .map_err(failed)?;
     socket.set_nodelay(true).map_err(failed)?;
-    // An urgent byte stays where it stands in the stream; else it is lost on the way.
+    // An urgent byte stays at its place in the stream; else it is lost on the way.
     SockRef::from(&socket).set_out_of_band_inline(true).map_err(failed)?;
     if let Some(source_ip) = from {
         // The port is chosen at connect, by the whole 4-tuple. Chosen at bind, the ports of the one source address
@@ -135,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_deadline_that_is_over_is_a_timeout() {
-        // Full by construction: a backlog of one, and nobody accepts.
+        // Full by construction: a backlog of one, and no accept.
         let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         listener.listen(0).unwrap();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Limits on what is open at a time. A permit gives its place back when it is dropped, however that comes about.
+//! Limits on the number of open things. A permit gives its place back when it is dropped, also by a panic.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A number of places.
+/// A number of places that permits take.
 #[derive(Debug)]
 pub struct Limit {
     max: AtomicU32,
@@ -12,40 +12,40 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// A limit of `max` places; 0 lets nothing through.
-    pub fn new(max: u32) -> Arc<Self> {
+    /// Makes a limit of `max` places; with 0 there is never a permit.
+    pub(crate) fn new(max: u32) -> Arc<Self> {
         Arc::new(Self { max: AtomicU32::new(max), used: AtomicU32::new(0) })
     }
 
-    /// Takes a place, or none when all are taken. Never waits: whoever comes too late is refused and sees it at once,
-    /// rather than hanging in a queue.
-    pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+    /// Takes a place if one is free. Never waits: above the limit a client is refused at once, and does not hang in a
+    /// queue.
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         let max = self.max();
         let take = |used: u32| (used < max).then_some(used + 1);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
         Some(Permit(Arc::clone(self)))
     }
 
-    /// Places in use.
-    pub fn used(&self) -> u32 {
+    /// Returns the number of places in use.
+    pub(crate) fn used(&self) -> u32 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Places in all.
-    pub fn max(&self) -> u32 {
+    /// Returns the number of all places.
+    pub(crate) fn max(&self) -> u32 {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// Changes the number of places. Whoever has one keeps it.
-    pub fn set_max(&self, max: u32) {
+    /// Changes the number of places. Permits that exist stay valid.
+    pub(crate) fn set_max(&self, max: u32) {
         self.max.store(max, Ordering::Relaxed);
     }
 }
 
-/// A place taken; dropping it gives it back.
+/// A place that is in use until this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping a permit gives its place back at once"]
-pub struct Permit(Arc<Limit>);
+pub(crate) struct Permit(Arc<Limit>);
 
 impl Drop for Permit {
     fn drop(&mut self) {

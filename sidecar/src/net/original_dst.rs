@@ -1,41 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Asks the kernel where a redirected connection was meant to go.
+//! Asks the kernel for the original destination of a redirected connection.
 //!
 //! "Not redirected" is an answer of its own. The call fails for a connection that conntrack never rewrote, or, once
-//! conntrack tracks it, answers with the listener's own address: both mean that somebody dialled the listener. There is
-//! no falling back to the local address, as that would forward the connection to ourselves.
+//! conntrack tracks it, answers with the listener's own address: both mean that the client dialled the listener. The local
+//! address is never used instead, as that would forward the connection to the sidecar itself.
 
 use crate::net::addrs::{ClientAddr, Family, ListenAddr, OrigDst};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// The kernel's answer.
+/// The kernel's answer about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirected {
-    /// The connection was redirected; this is where it was meant to go.
+    /// The connection was redirected; this is its original destination.
     From(OrigDst),
-    /// Somebody dialled the listener itself.
+    /// The client dialled the listener itself.
     Not,
 }
 
-/// Looks the original destination up for a connection that was accepted on `listen_port`.
+/// Looks up the original destination of a connection that was accepted on `listen_port`.
 ///
-/// The family is the client's: a dual-stack socket takes IPv4 peers as `::ffff:…`, and conntrack knows those under the
+/// The family is the client's: a dual-stack socket shows IPv4 peers as `::ffff:…`, and conntrack knows those by the
 /// IPv4 call only.
-pub fn lookup(stream: &TcpStream, client: ClientAddr, listen_port: u16) -> Redirected {
+pub(crate) fn lookup(stream: &TcpStream, client: ClientAddr, listen_port: u16) -> Redirected {
     let socket = SockRef::from(stream);
     let answer = match client.family() {
         Family::V4 => socket.original_dst_v4(),
         Family::V6 => socket.original_dst_v6(),
     };
     let original = answer.ok().and_then(|addr| addr.as_socket()).map(OrigDst::new);
-    judge(original, listen_port, || stream.local_addr().ok().map(ListenAddr::new))
+    decide(original, listen_port, || stream.local_addr().ok().map(ListenAddr::new))
 }
 
-/// Tells a redirected connection from one to the listener itself.
+/// Distinguishes a redirected connection from one to the listener itself.
 ///
-/// The local address costs a system call, so it is asked only where the ports agree, which they rarely do.
-fn judge(
+/// The local address costs a system call, so it is read only if the ports are equal, which is rare.
+fn decide(
     original: Option<OrigDst>,
     listen_port: u16,
     local: impl FnOnce() -> Option<ListenAddr>,
@@ -46,7 +46,7 @@ fn judge(
     }
     match local() {
         Some(local) if local.get().ip() != original.get().ip() => Redirected::From(original),
-        // The same address, or a socket so broken that it has none: nothing that may be forwarded.
+        // The same address, or a broken socket without an address: neither may be forwarded.
         _ => Redirected::Not,
     }
 }
@@ -73,7 +73,7 @@ mod tests {
             ("IPv6", Some("[fd00::2]:80"), Some("[::1]:15006"), true),
         ] {
             let original = original.map(|text| OrigDst::new(addr(text)));
-            let got = judge(original, 15006, || local.map(|text| ListenAddr::new(addr(text))));
+            let got = decide(original, 15006, || local.map(|text| ListenAddr::new(addr(text))));
             let expected = match original {
                 Some(original) if expected => Redirected::From(original),
                 _ => Redirected::Not,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The addresses of this pod, as the guards and the proof of capture need them.
 //!
-//! They are read from the kernel at start, and again when a connection arrives for an address that is not known yet: a
-//! pod may get one at run time. One that the pod lost may stay in the set; nothing is redirected for it any more.
+//! They are read from the kernel at start, and again when a connection arrives for an unknown address: a pod may get one
+//! at run time. An address that the pod lost may stay in the set; no connection is redirected for it any more.
 
 use crate::net::addrs::{Family, is_loopback};
 use arc_swap::ArcSwap;
@@ -12,22 +12,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How often an unknown address may make us ask the kernel. One reading takes some 50 µs, so this keeps even a flood of
-/// such connections below a thousandth of a core, and a second new address waits no longer than a TCP retransmission.
+/// Shortest time between two readings because of unknown addresses. A reading takes some 50 µs, so even a flood of such
+/// connections costs less than a thousandth of a core, and a second new address waits no longer than a TCP retransmission.
 const MIN_REREAD: Duration = Duration::from_millis(100);
 
-/// A set of addresses, canonical.
+/// A set of addresses, mapped ones as IPv4.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AddressSet(BTreeSet<IpAddr>);
+pub(crate) struct AddressSet(BTreeSet<IpAddr>);
 
 impl AddressSet {
-    /// Whether the address is one of them.
-    pub fn contains(&self, ip: IpAddr) -> bool {
+    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip.to_canonical())
     }
 
-    /// Those that a peer could reach in this family: neither loopback nor link-local.
-    pub fn reachable(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+    /// Returns the addresses that a peer could reach in this family: neither loopback nor link-local.
+    pub(crate) fn reachable(&self, family: Family) -> impl Iterator<Item = IpAddr> {
         self.0.iter().copied().filter(move |&ip| Family::of(ip) == family && is_reachable(ip))
     }
 }
@@ -46,18 +45,18 @@ fn is_reachable(ip: IpAddr) -> bool {
     !is_loopback(ip) && !link_local
 }
 
-/// The current set, shared by all workers.
+/// The current addresses, shared by all workers.
 #[derive(Debug)]
 pub struct OwnAddresses {
     current: ArcSwap<AddressSet>,
-    /// When the kernel was last asked because of an unknown address.
+    /// Time of the last reading because of an unknown address.
     asked: Mutex<Option<Instant>>,
     read: fn() -> std::io::Result<AddressSet>,
 }
 
 impl OwnAddresses {
     /// Reads the addresses of this network namespace.
-    pub fn from_kernel() -> std::io::Result<Self> {
+    pub(crate) fn from_kernel() -> std::io::Result<Self> {
         Self::with_reader(read_kernel)
     }
 
@@ -65,13 +64,13 @@ impl OwnAddresses {
         Ok(Self { current: ArcSwap::from_pointee(read()?), asked: Mutex::new(None), read })
     }
 
-    /// The set as last read.
-    pub fn current(&self) -> Arc<AddressSet> {
+    /// Returns the addresses as last read.
+    pub(crate) fn current(&self) -> Arc<AddressSet> {
         self.current.load_full()
     }
 
-    /// Whether the address is this pod's; asks the kernel again when it seems not to be.
-    pub fn contains(&self, ip: IpAddr) -> bool {
+    /// Returns true if the address is the pod's. Reads the addresses again before it says no.
+    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         if self.current.load().contains(ip) {
             return true;
         }
@@ -82,8 +81,8 @@ impl OwnAddresses {
         self.current.load().contains(ip)
     }
 
-    /// Reads the addresses again. On failure the old ones stay: refusing everything would be worse than being late.
-    pub fn refresh(&self) {
+    /// Reads the addresses again. On failure the old ones stay: to refuse all connections would be worse than to be late.
+    pub(crate) fn refresh(&self) {
         match (self.read)() {
             Ok(new) if new == **self.current.load() => {}
             Ok(new) => {
@@ -96,7 +95,7 @@ impl OwnAddresses {
 
     fn may_ask(&self) -> bool {
         let now = Instant::now();
-        // Somebody else is asking this moment: their answer is as good as ours would be.
+        // Another worker is reading at this moment, and its result is as good.
         let Ok(mut asked) = self.asked.try_lock() else { return false };
         if asked.is_some_and(|at| now.duration_since(at) < MIN_REREAD) {
             return false;

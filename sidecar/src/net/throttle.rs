@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Keeps a peer from filling the log.
+//! Keeps a peer from filling the log with lines that it causes.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Says yes at most once per period.
+/// Is ready at most once per period.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     period: Duration,
@@ -12,12 +12,11 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// At most one yes per `period`.
     pub(crate) fn new(period: Duration) -> Self {
         Self { period, last: Mutex::new(None) }
     }
 
-    /// Whether it may be said now.
+    /// Returns true if the period is over, and begins the next one.
     pub(crate) fn ready(&self) -> bool {
         let now = Instant::now();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -34,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_yes_once() {
+    fn is_ready_once_per_period() {
         let throttle = Throttle::new(Duration::from_secs(3600));
         assert!(throttle.ready());
         assert!(!throttle.ready());

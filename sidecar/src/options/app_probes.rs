@@ -8,60 +8,53 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// Timeout of a probe that names none, as the kubelet has it.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
-/// What each path begins with.
-pub const PREFIX: &str = "/app-health/";
-/// A pod of twenty containers with three probes each.
-pub const MOST_PROBES: usize = 64;
-/// A longer wait would be the kubelet's own business for an hour.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Prefix of each path.
+pub(crate) const PREFIX: &str = "/app-health/";
+/// Most probes of a pod: some twenty containers with three each.
+pub(crate) const MOST_PROBES: usize = 64;
+/// Longest timeout of a probe. A kubelet that waits longer would notice a dead application only after many minutes.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The probes that are passed on, by path.
+/// Probes that the status port passes on, by path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AppProbes(BTreeMap<String, Probe>);
+pub(crate) struct AppProbes(BTreeMap<String, Probe>);
 
-/// One of them.
+/// A probe of the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// What is asked.
-    pub what: What,
-    /// How long the application may take.
-    pub timeout: Duration,
+pub(crate) struct Probe {
+    pub(crate) kind: ProbeKind,
+    /// Time in which the application must answer.
+    pub(crate) timeout: Duration,
 }
 
-/// What is asked.
+/// The request of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
-    /// An HTTP GET.
+pub(crate) enum ProbeKind {
+    /// An HTTP GET, good by its status.
     Http(HttpGet),
-    /// Whether it takes a connection.
-    Tcp {
-        /// Where.
-        port: u16,
-    },
-    /// gRPC's health service.
+    /// A connect, good if the port is open.
+    Tcp { port: u16 },
+    /// A call of gRPC's health service.
     Grpc {
-        /// Where.
         port: u16,
-        /// Of which service; empty for the whole.
+        /// Name of the service; empty for the whole server.
         service: String,
     },
 }
 
-/// An HTTP GET.
+/// The HTTP GET of a probe.
 #[derive(Clone, PartialEq, Eq)]
-pub struct HttpGet {
-    /// Where.
-    pub port: u16,
-    /// With its query.
-    pub path: String,
-    /// By TLS, whose certificate nobody verifies (as the kubelet does not).
-    pub tls: bool,
-    /// Further header lines; a `Host` among them replaces the usual one.
-    pub headers: Vec<(String, String)>,
+pub(crate) struct HttpGet {
+    pub(crate) port: u16,
+    pub(crate) path: String,
+    /// True for HTTPS. The certificate is not verified; the kubelet does not verify it either.
+    pub(crate) tls: bool,
+    /// Further header lines; `Host`, `User-Agent` and `Accept` replace the default ones.
+    pub(crate) headers: Vec<(String, String)>,
 }
 
-/// Without what its headers say: a probe may carry a password, and options are logged.
+/// Leaves out the values of the headers: one may be a password, and options are logged.
 impl fmt::Debug for HttpGet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { port, path, tls, headers } = self;
@@ -75,14 +68,13 @@ impl fmt::Debug for HttpGet {
     }
 }
 
-/// JSON that is no list of probes: everything that is wrong with it.
+/// All errors of a JSON text that is not a list of probes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub struct ProbesError(Vec<String>);
 
-impl What {
-    /// The application's port.
-    pub fn port(&self) -> u16 {
+impl ProbeKind {
+    pub(crate) fn port(&self) -> u16 {
         match self {
             Self::Http(get) => get.port,
             Self::Tcp { port } | Self::Grpc { port, .. } => *port,
@@ -91,18 +83,18 @@ impl What {
 }
 
 impl AppProbes {
-    /// The probe that a path stands for.
-    pub fn get(&self, path: &str) -> Option<&Probe> {
+    /// Returns the probe of a path.
+    pub(crate) fn get(&self, path: &str) -> Option<&Probe> {
         self.0.get(path)
     }
 
-    /// All of them with their paths.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Probe)> {
-        self.0.iter().map(|(path, probe)| (path.as_str(), probe))
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 }
 
-/// As in a pod's specification.
+/// A probe as a pod's specification has it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Written {
@@ -110,7 +102,7 @@ struct Written {
     tcp_socket: Option<WrittenTcp>,
     grpc: Option<WrittenGrpc>,
     timeout_seconds: Option<u64>,
-    // The kubelet's own, and written along: when and how often it asks.
+    // Accepted and not used, so that a probe can be copied whole: they are about the kubelet's own timing.
     #[serde(rename = "initialDelaySeconds")]
     _initial_delay: Option<u64>,
     #[serde(rename = "periodSeconds")]
@@ -160,7 +152,7 @@ impl FromStr for AppProbes {
 
     fn from_str(text: &str) -> Result<Self, ProbesError> {
         let written: BTreeMap<String, serde_json::Value> = serde_json::from_str(text)
-            .map_err(|error| ProbesError(vec![format!("no JSON object: {error}")]))?;
+            .map_err(|error| ProbesError(vec![format!("not a JSON object: {error}")]))?;
         let mut errors = Vec::new();
         if written.len() > MOST_PROBES {
             errors.push(format!("{} probes; at most {MOST_PROBES} are allowed", written.len()));
@@ -170,7 +162,9 @@ impl FromStr for AppProbes {
             let name = path.strip_prefix(PREFIX).unwrap_or_default();
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
             if name.is_empty() || !name.bytes().all(fits) {
-                errors.push(format!("{path:?} is no path of a probe: {PREFIX} and letters, digits, - _ . /"));
+                errors.push(format!(
+                    "{path:?} is not a path of a probe, which is {PREFIX} and then letters, digits, - _ . /"
+                ));
             }
             match serde_json::from_value::<Written>(value) {
                 Ok(written) => match written.check() {
@@ -191,45 +185,45 @@ impl Written {
         if timeout.is_zero() || timeout > LONGEST_TIMEOUT {
             wrong.push(format!("timeoutSeconds is 1 to {}", LONGEST_TIMEOUT.as_secs()));
         }
-        let what = match (self.http_get, self.tcp_socket, self.grpc) {
+        let kind = match (self.http_get, self.tcp_socket, self.grpc) {
             (Some(http), None, None) => http.check(&mut wrong),
             (None, Some(WrittenTcp { port, host }), None) => {
                 needs_no_host(host, &mut wrong);
-                Some(What::Tcp { port })
+                Some(ProbeKind::Tcp { port })
             }
             (None, None, Some(WrittenGrpc { port, service })) => {
                 let service = service.unwrap_or_default();
                 if service.len() > 253 {
                     wrong.push("grpc.service has at most 253 bytes".into());
                 }
-                Some(What::Grpc { port, service })
+                Some(ProbeKind::Grpc { port, service })
             }
             _ => {
-                wrong.push("one of httpGet, tcpSocket and grpc is needed, and not a second".into());
+                wrong.push("exactly one of httpGet, tcpSocket and grpc is needed".into());
                 None
             }
         };
-        if what.as_ref().is_some_and(|what| what.port() == 0) {
+        if kind.as_ref().is_some_and(|kind| kind.port() == 0) {
             wrong.push("port is 1 to 65535".into());
         }
-        what.filter(|_| wrong.is_empty()).map(|what| Probe { what, timeout }).ok_or(wrong)
+        kind.filter(|_| wrong.is_empty()).map(|kind| Probe { kind, timeout }).ok_or(wrong)
     }
 }
 
-/// Only the pod is asked: another host would make the sidecar a way to it.
+/// Refuses a host: a probe goes to the pod alone, or the sidecar would be an open door to other hosts.
 fn needs_no_host(host: Option<String>, wrong: &mut Vec<String>) {
     if let Some(host) = host.filter(|host| !host.is_empty()) {
-        wrong.push(format!("host {host:?} is not allowed: the pod itself is asked"));
+        wrong.push(format!("host {host:?} is not allowed: the probe goes to the pod itself"));
     }
 }
 
 impl WrittenHttp {
-    fn check(self, wrong: &mut Vec<String>) -> Option<What> {
+    fn check(self, wrong: &mut Vec<String>) -> Option<ProbeKind> {
         let Self { port, path, scheme, host, http_headers } = self;
         needs_no_host(host, wrong);
         let path = path.filter(|path| !path.is_empty()).unwrap_or_else(|| "/".into());
         if !path.starts_with('/') || path.len() > 2048 || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            wrong.push(format!("httpGet.path {path:?} begins with / and holds no space"));
+            wrong.push(format!("httpGet.path {path:?} must begin with / and have no space"));
         }
         let tls = match scheme.as_deref() {
             None | Some("" | "HTTP") => false,
@@ -246,10 +240,10 @@ impl WrittenHttp {
         for WrittenHeader { name, value } in http_headers {
             let name_fits = hyper::header::HeaderName::from_bytes(name.as_bytes()).is_ok();
             if !name_fits || hyper::header::HeaderValue::from_str(&value).is_err() {
-                wrong.push(format!("httpGet.httpHeaders: {name:?} is no header line"));
+                wrong.push(format!("httpGet.httpHeaders: {name:?} is not a header line"));
             }
             headers.push((name, value));
         }
-        Some(What::Http(HttpGet { port, path, tls, headers }))
+        Some(ProbeKind::Http(HttpGet { port, path, tls, headers }))
     }
 }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many CPUs this process may use: what the affinity mask and the cgroup's limit (v1 and v2) leave.
+//! The number of CPUs that this process may use, by its affinity mask and the limit of its cgroup (v1 and v2).
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where a v2 hierarchy is mounted, and where the controllers of v1 are.
+/// Mount points of a v2 hierarchy.
 const V2_MOUNTS: [&str; 2] = ["sys/fs/cgroup", "sys/fs/cgroup/unified"];
 const V1_MOUNTS: [&str; 2] = ["sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct"];
 
-/// Worker threads that make sense: the limit rounded up, so that one and a half cores can be used; one thread for one
-/// core or less.
-pub fn cores() -> usize {
+/// Returns the number of worker threads for this process: its CPU limit rounded up, so that one and a half cores can be
+/// used; one thread for one core or less.
+pub(crate) fn cores() -> usize {
     let allowed = affinity().unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     workers(allowed, cpu_limit(Path::new("/")))
 }
@@ -29,7 +29,7 @@ fn affinity() -> Option<usize> {
     (count > 0).then_some(count)
 }
 
-/// The least limit of this process's cgroup and those above it, in CPUs. `root` is `/`.
+/// Returns the smallest limit of this process's cgroup and those above it, in CPUs. `root` is `/`.
 fn cpu_limit(root: &Path) -> Option<f64> {
     let own = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let limits = own.lines().flat_map(|line| {
@@ -46,8 +46,8 @@ fn cpu_limit(root: &Path) -> Option<f64> {
     limits.min_by(f64::total_cmp)
 }
 
-/// The cgroup's folder and all above it, up to the mount. In a container without a cgroup namespace the path is the
-/// host's and leads nowhere, while the mount itself is the container's cgroup.
+/// Returns the cgroup's folder and all above it, up to the mount. In a container without a cgroup namespace the path is the
+/// host's and does not exist, while the mount itself is the container's cgroup.
 fn upwards(mount: &Path, path: &str) -> Vec<PathBuf> {
     let path = Path::new(path.trim_start_matches('/'));
     if path.components().any(|part| part == std::path::Component::ParentDir) {
@@ -56,14 +56,14 @@ fn upwards(mount: &Path, path: &str) -> Vec<PathBuf> {
     path.ancestors().map(|part| mount.join(part)).collect()
 }
 
-/// `cpu.max`: quota and period, or `max`.
+/// Reads `cpu.max`: quota and period, or `max`.
 fn v2_limit(folder: &Path) -> Option<f64> {
     let text = fs::read_to_string(folder.join("cpu.max")).ok()?;
     let (quota, period) = text.trim().split_once(' ')?;
     ratio(quota, period)
 }
 
-/// Two files; a quota of -1 is none.
+/// Reads the two files of v1; a quota of -1 is no limit.
 fn v1_limit(folder: &Path) -> Option<f64> {
     let read = |name| fs::read_to_string(folder.join(name)).ok();
     ratio(read("cpu.cfs_quota_us")?.trim(), read("cpu.cfs_period_us")?.trim())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the sidecar was told, checked: plain data. It holds no secret, and is logged once at start.
+//! The checked options as plain data. They hold no secret, and are logged once at start.
 
 use crate::net::addrs::{Direction, Family};
 use crate::options::app_probes::AppProbes;
@@ -11,68 +11,68 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The checked options.
+/// The checked options. Written by [`super::Options::check`], read by every room, never changed.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where mesh documents lie.
-    pub resources: Vec<PathBuf>,
-    /// The mesh that this pod belongs to.
-    pub mesh: String,
-    /// The Dataplane document that is about this pod.
-    pub dataplane: Option<String>,
-    /// Documents are checked for any pod of the mesh, and nothing runs by them.
-    pub any_pod: bool,
-    /// Who this workload is, where it has an identity.
-    pub identity: Option<IdentitySource>,
-    /// The probes that the status port passes on to the application.
-    pub app_probes: AppProbes,
-    /// Whether the API server stays reachable where the mesh closes the passthrough.
-    pub api_server_bypass: bool,
-    /// The API server, as Kubernetes tells each pod.
-    pub api_server: Option<SocketAddr>,
+    /// Files and folders with mesh documents.
+    pub(crate) resources: Vec<PathBuf>,
+    /// Name of the mesh that this pod belongs to.
+    pub(crate) mesh: String,
+    /// Name of the Dataplane document that describes this pod.
+    pub(crate) dataplane: Option<String>,
+    /// True for `validate` without a Dataplane: documents are checked for any pod of the mesh.
+    pub(crate) any_pod: bool,
+    /// Source of the workload's identity, if it has one.
+    pub(crate) identity: Option<IdentitySource>,
+    /// Probes that the status port passes on to the application.
+    pub(crate) app_probes: AppProbes,
+    /// True if the API server stays reachable where the mesh closes the passthrough.
+    pub(crate) api_server_bypass: bool,
+    /// Address of the API server, from the variables that Kubernetes sets in each container.
+    pub(crate) api_server: Option<SocketAddr>,
     /// Port of the inbound listener; 0 = off.
-    pub inbound_port: u16,
+    pub(crate) inbound_port: u16,
     /// Port of the outbound listener; 0 = off.
-    pub outbound_port: u16,
-    /// Admin interface, on loopback.
-    pub admin: SocketAddr,
-    /// Status port.
-    pub status: SocketAddr,
-    /// How long both listeners serve on after SIGTERM.
-    pub drain_delay: Duration,
-    /// How long open connections may go on after that.
-    pub drain_time: Duration,
-    /// What `/ready` wants proved.
-    pub verify_redirect: VerifyRedirect,
-    /// Deadline of a connect; `None` leaves it to the kernel.
-    pub connect_timeout: Option<Duration>,
-    /// How long a connection may move no byte.
-    pub idle_timeout: Option<Duration>,
-    /// After how long a silence the kernel asks whether a peer is still there.
-    pub tcp_keepalive: Option<Duration>,
-    /// The circuit breaker of each cluster.
-    pub thresholds: Thresholds,
-    /// Where closing records go.
-    pub access_log: AccessLog,
-    /// How much is logged.
+    pub(crate) outbound_port: u16,
+    /// Address of the admin interface, on loopback.
+    pub(crate) admin: SocketAddr,
+    /// Address of the status port.
+    pub(crate) status: SocketAddr,
+    /// Time after SIGTERM for which both listeners still accept.
+    pub(crate) drain_delay: Duration,
+    /// Time for which open connections may continue after that.
+    pub(crate) drain_time: Duration,
+    /// Proof of redirected connections that `/ready` requires.
+    pub(crate) verify_redirect: VerifyRedirect,
+    /// Deadline of a connect; `None` = the kernel's.
+    pub(crate) connect_timeout: Option<Duration>,
+    /// Time without a byte after which a connection is reset; `None` = never.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// TCP keepalive idle time; `None` = off.
+    pub(crate) tcp_keepalive: Option<Duration>,
+    /// Circuit breaker of each cluster that documents give none.
+    pub(crate) thresholds: Thresholds,
+    /// Destination of the closing records.
+    pub(crate) access_log: AccessLog,
+    /// Level of the log on stderr.
     pub log_level: LogLevel,
-    /// How it is logged.
+    /// Format of the log on stderr.
     pub log_format: LogFormat,
-    /// Worker threads.
-    pub workers: usize,
+    /// Number of worker threads.
+    pub(crate) workers: usize,
 }
 
 impl Config {
-    /// The port of a listener; 0 = off.
-    pub fn listen_port(&self, direction: Direction) -> u16 {
+    /// Returns the port of a listener; 0 = off.
+    pub(crate) fn listen_port(&self, direction: Direction) -> u16 {
         match direction {
             Direction::Inbound => self.inbound_port,
             Direction::Outbound => self.outbound_port,
         }
     }
 
-    /// The pod, as the reader of mesh documents knows it.
-    pub fn context(&self) -> Context {
+    /// Returns the pod as the reader of mesh documents knows it.
+    pub(crate) fn context(&self) -> Context {
         Context {
             mesh: self.mesh.clone(),
             dataplane: self.dataplane.clone(),
@@ -82,30 +82,29 @@ impl Config {
         }
     }
 
-    /// The ports that no connection may be forwarded to.
-    pub fn sidecar_ports(&self) -> SidecarPorts {
+    /// Returns the ports to which no connection may be forwarded.
+    pub(crate) fn sidecar_ports(&self) -> SidecarPorts {
         SidecarPorts::new([self.inbound_port, self.outbound_port, self.admin.port(), self.status.port()])
     }
 }
 
-/// What `/ready` wants proved.
+/// Proof of redirected connections that `/ready` requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum VerifyRedirect {
-    /// Each family that the pod has.
+    /// In each IP family of the pod.
     On,
-    /// IPv4 only, for a pod whose IPv6 is left direct on purpose.
+    /// In IPv4 only, for a pod whose IPv6 is not redirected on purpose.
     #[value(name = "ipv4")]
     V4,
-    /// IPv6 only.
     #[value(name = "ipv6")]
     V6,
-    /// Nothing.
+    /// Not at all.
     Off,
 }
 
 impl VerifyRedirect {
-    /// The families to prove, where the pod has them.
-    pub fn families(self) -> &'static [Family] {
+    /// Returns the families to prove, as far as the pod has them.
+    pub(crate) fn families(self) -> &'static [Family] {
         match self {
             Self::On => &Family::ALL,
             Self::V4 => &[Family::V4],
@@ -115,14 +114,12 @@ impl VerifyRedirect {
     }
 }
 
-/// Where closing records go.
+/// Destination of the closing records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessLog {
-    /// Nowhere.
     Off,
-    /// Standard output.
     Stdout,
-    /// A file, appended to.
+    /// A file, to which records are appended.
     File(PathBuf),
 }
 
@@ -139,20 +136,20 @@ impl FromStr for AccessLog {
     }
 }
 
-/// How much is logged.
+/// Level of the log on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
-    /// What stops the sidecar or breaks a promise.
+    /// Faults that stop the sidecar, or that users notice.
     #[value(alias = "critical")]
     Error,
-    /// What an operator should act on. Envoy's word is taken, too.
+    /// Conditions that an operator should act on. Envoy's name for it is accepted, too.
     #[value(alias = "warning")]
     Warn,
-    /// The life of the process.
+    /// Events of the process.
     Info,
-    /// The life of each connection.
+    /// Events of each connection.
     Debug,
-    /// Everything.
+    /// Steps of each connection.
     Trace,
 }
 
@@ -168,60 +165,56 @@ impl From<LogLevel> for tracing::level_filters::LevelFilter {
     }
 }
 
-/// How it is logged.
+/// Format of the log on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines of text for people.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-/// The ports that the sidecar itself listens on; a listener that is off has none.
+/// Ports that the sidecar itself listens on; a listener that is off has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SidecarPorts(Vec<u16>);
 
 impl SidecarPorts {
-    /// Collects the ports; 0 stands for "off".
-    pub fn new(ports: impl IntoIterator<Item = u16>) -> Self {
+    /// Collects the ports, without the zeros of listeners that are off.
+    pub(crate) fn new(ports: impl IntoIterator<Item = u16>) -> Self {
         Self(ports.into_iter().filter(|&port| port != 0).collect())
     }
 
-    /// Whether it is one of them.
-    pub fn contains(&self, port: u16) -> bool {
+    pub(crate) fn contains(&self, port: u16) -> bool {
         self.0.contains(&port)
     }
 }
 
 /// The circuit breaker of a cluster, with the names and defaults of Kuma's.
 ///
-/// Retries are made by the clusters of a Dataplane's outbounds, and counted there. Requests are HTTP's; nothing here makes any.
+/// Retries exist in the clusters of a Dataplane's outbounds. Requests are those of HTTP, which the sidecar does not speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Connections to the upstream, those being made included.
-    pub max_connections: u32,
-    /// Connections being made.
-    pub max_pending_requests: u32,
-    /// Requests under way.
-    pub max_requests: u32,
-    /// Retries under way.
-    pub max_retries: u32,
+    /// Connections to the upstream, connects in progress included.
+    pub(crate) max_connections: u32,
+    pub(crate) max_pending_requests: u32,
+    pub(crate) max_requests: u32,
+    pub(crate) max_retries: u32,
 }
 
 impl Default for Thresholds {
-    /// The seeds' defaults, which are Envoy's.
+    /// Returns Envoy's defaults, which are Kuma's, too.
     fn default() -> Self {
         Self { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
     }
 }
 
-/// Where the identity is, and whose it is.
+/// Source of the workload's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdentitySource {
-    /// The folder with [`FILES`].
-    pub folder: PathBuf,
-    /// Whose identities are this mesh's.
-    pub trust_domain: TrustDomain,
-    /// Whether the path is the service: not where another authority than the mesh's own gives the identities.
-    pub names_services: bool,
+pub(crate) struct IdentitySource {
+    /// Folder with `tls.crt`, `tls.key` and `ca.crt`.
+    pub(crate) folder: PathBuf,
+    /// Trust domain of the mesh's identities.
+    pub(crate) trust_domain: TrustDomain,
+    /// True if the path of an identity is the service's name. False for identities of another authority than the mesh's.
+    pub(crate) names_services: bool,
 }

@@ -1,61 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can be wrong with options.
+//! Errors of options, in words for the person who set them.
 
-use super::MAX_WORKERS;
+use super::groups::MAX_WORKERS;
 use crate::options::app_probes::ProbesError;
 use culvert_mesh::model::spiffe::SpiffeError;
 use std::net::SocketAddr;
 
-/// Something wrong with the options, in words for whoever set them.
+/// An option that cannot be used, alone or beside another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
-    /// The contract promises it; this version cannot do it.
+    /// A value that a later version will accept.
     #[error("{what} is not built yet: {instead}")]
     NotBuilt {
         /// The option and its value.
         what: String,
-        /// What to do instead.
+        /// Remedy for the operator.
         instead: &'static str,
     },
-    /// Two things want one port.
+    /// Two listeners on one port.
     #[error("{first} and {second} both use port {port}; give one of them another port")]
     SamePort {
-        /// The option named first.
+        /// The option named first in `--help`.
         first: &'static str,
-        /// The option named second.
+        /// The option named second in `--help`.
         second: &'static str,
-        /// The port.
+        /// The port of both.
         port: u16,
     },
-    /// The admin interface may not be reachable by peers.
+    /// An admin interface that other hosts could reach.
     #[error(
         "--admin-address {0} is not a loopback address; peers could reach it, so choose 127.0.0.1 or [::1]"
     )]
     AdminNotLoopback(SocketAddr),
-    /// A port that has to be a real one.
+    /// Port 0 for a listener that cannot be off.
     #[error("{option} {address} has port 0; name a port")]
     NoPort {
-        /// The option.
+        /// Name of the option.
         option: &'static str,
-        /// Its value.
+        /// Value of the option.
         address: SocketAddr,
     },
-    /// An option that means nothing without another.
-    #[error("{what} needs mesh documents; say where they lie with --resources")]
+    /// An option that needs mesh documents where there are none.
+    #[error("{what} needs mesh documents; name their files or folders with --resources")]
     NoResources {
         /// The option and its value.
         what: String,
     },
-    /// Whose identities are the mesh's.
-    #[error("{0}; say --trust-domain and what the identities' URIs have behind spiffe://")]
+    /// A mesh's name, or `--trust-domain`, that is not a trust domain.
+    #[error("{0}; set --trust-domain to the part of the identities' URIs that follows spiffe://")]
     TrustDomain(SpiffeError),
-    /// The probes that are passed on.
+    /// Probes that cannot be passed on.
     #[error("--app-probes: {0}")]
     AppProbes(ProbesError),
-    /// The API server, which is to stay reachable.
-    #[error("{0}; correct it, or say --api-server-bypass off")]
-    ApiServer(String),
-    /// A number outside its range.
+    /// Variables of Kubernetes that hold something else than an address and a port.
+    #[error(
+        "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are {host} and {port}, not an IP address and a port; \
+         correct them, or set --api-server-bypass off"
+    )]
+    ApiServer {
+        /// Value of the first variable.
+        host: String,
+        /// Value of the second variable.
+        port: String,
+    },
+    /// A number of threads outside its range.
     #[error("--concurrency {0} is out of range; 1 to {MAX_WORKERS} is allowed")]
     Concurrency(usize),
 }

@@ -12,7 +12,7 @@ fn check(arguments: &[&str]) -> Result<Config, Vec<String>> {
 }
 
 #[test]
-fn the_defaults_are_the_contracts() {
+fn defaults_are_stable() {
     let config = check(&["--concurrency", "2"]).unwrap();
     insta::assert_debug_snapshot!(config);
 }
@@ -23,7 +23,7 @@ fn help_is_stable() {
 }
 
 #[test]
-fn every_option_has_its_environment_twin() {
+fn every_option_is_an_environment_variable_too() {
     for argument in Options::command().get_arguments() {
         let Some(long) = argument.get_long() else { continue };
         if matches!(long, "help" | "version") {
@@ -35,13 +35,13 @@ fn every_option_has_its_environment_twin() {
 }
 
 #[test]
-fn several_resources_may_be_one_variable() {
+fn one_variable_may_name_several_resources() {
     let paths = check(&["--resources", "/etc/mesh,/etc/more", "--resources", "/run/a"]).unwrap().resources;
     assert_eq!(paths, ["/etc/mesh", "/etc/more", "/run/a"].map(std::path::PathBuf::from));
 }
 
 #[test]
-fn a_name_is_not_empty() {
+fn an_empty_name_is_refused() {
     for option in ["--mesh", "--dataplane", "--trust-domain"] {
         let error = check(&[option, ""]).unwrap_err().join("\n");
         assert!(error.contains(option), "{error}");
@@ -49,7 +49,7 @@ fn a_name_is_not_empty() {
 }
 
 #[test]
-fn what_a_subcommand_asks_about_may_follow_it() {
+fn global_options_may_follow_the_subcommand() {
     for arguments in [
         ["wait", "--for", "ready", "--status-address", "127.0.0.1:8080"],
         ["--status-address", "127.0.0.1:8080", "wait", "--for", "ready"],
@@ -57,7 +57,7 @@ fn what_a_subcommand_asks_about_may_follow_it() {
         assert_eq!(parse(&arguments).unwrap().status_address().port(), 8080, "{arguments:?}");
     }
     let options = parse(&["validate", "/etc/mesh", "--mesh", "shop", "--dataplane", "web"]).unwrap();
-    assert_eq!((options.mesh.as_str(), options.dataplane.as_deref()), ("shop", Some("web")));
+    assert_eq!((options.mesh.mesh.as_str(), options.mesh.dataplane.as_deref()), ("shop", Some("web")));
 }
 
 #[test]
@@ -69,14 +69,14 @@ fn zero_means_no_timeout_and_no_listener() {
 }
 
 #[test]
-fn what_is_not_built_says_so() {
+fn an_option_that_is_not_built_is_refused_by_name() {
     let errors = check(&["--dns-port", "15053"]).unwrap_err();
     assert_eq!(errors.len(), 1);
     assert!(errors[0].starts_with("--dns-port 15053 is not built yet: "), "{}", errors[0]);
 }
 
 #[test]
-fn an_identitys_trust_domain_is_the_mesh_unless_it_is_named() {
+fn the_trust_domain_is_the_meshs_name_by_default() {
     let source = |arguments: &[&str]| check(arguments).unwrap().identity.unwrap();
     let ours = source(&["--identity", "/tls", "--mesh", "shop"]);
     assert_eq!((ours.trust_domain.as_str(), ours.names_services), ("shop", true));
@@ -94,15 +94,18 @@ fn an_identitys_trust_domain_is_the_mesh_unless_it_is_named() {
 #[test]
 fn a_dataplane_without_documents_is_an_error() {
     let errors = check(&["--dataplane", "web"]).unwrap_err();
-    assert_eq!(errors, ["--dataplane web needs mesh documents; say where they lie with --resources"]);
+    assert_eq!(
+        errors,
+        ["--dataplane web needs mesh documents; name their files or folders with --resources"]
+    );
     assert!(check(&["--dataplane", "web", "--resources", "/etc/mesh"]).is_ok());
 }
 
 #[test]
-fn the_api_server_is_an_address_or_an_error() {
+fn the_api_server_must_be_an_address() {
     let with = |host: &str, bypass: &str| {
         let mut options = parse(&["--api-server-bypass", bypass]).unwrap();
-        options.api_server = Some((host.into(), "443".into()));
+        options.mesh.api_server = Some((host.into(), "443".into()));
         options.check()
     };
     assert_eq!(with("10.96.0.1", "on").unwrap().api_server, Some("10.96.0.1:443".parse().unwrap()));
@@ -116,7 +119,7 @@ fn the_api_server_is_an_address_or_an_error() {
 }
 
 #[test]
-fn everything_wrong_is_reported_at_once() {
+fn all_errors_are_reported_at_once() {
     let errors = check(&[
         "--inbound-port",
         "15001",

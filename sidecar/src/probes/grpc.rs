@@ -1,51 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One call of gRPC's health service, `grpc.health.v1.Health/Check`.
+//! One call of gRPC's health service, `grpc.health.v1.Health/Check`, by HTTP/2 with prior knowledge.
 //!
-//! HTTP/2 with prior knowledge, as little of it as one call needs: header lines are sent as they are (RFC 7541, literals
-//! without indexing), and those of the answer are not looked at, as a server that serves says so in the body and one that
-//! does not has none.
+//! `h2` itself rather than hyper's client over it: the connection is one future that ends with the probe, and the error
+//! says if the application refused the call. Only the body is read: a server that knows the service answers with a
+//! message, one that does not has none.
 
-use super::Answer;
-use std::io;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use super::ProbeReply;
+use h2::client::{self, SendRequest};
+use hyper::body::Bytes;
+use hyper::{Request, Uri};
 use tokio::net::TcpStream;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// RFC 9113, 6.5.2: no longer frame is sent to whoever did not ask for it.
-const LONGEST_FRAME: usize = 16 * 1024;
-/// Frames of any kind that are heard before the answer.
-const MOST_FRAMES: usize = 64;
-/// `HealthCheckResponse` has one number.
+/// Longest answer that is read. A `HealthCheckResponse` has one number: 7 bytes.
 const LONGEST_ANSWER: usize = 256;
+/// Longest list of header lines that is accepted. h2's own bound is 16 MiB, Go's client accepts 10.
+const LONGEST_HEADERS: u32 = 64 * 1024;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
+/// A call that came to no answer.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    #[error("the answer is longer than {LONGEST_ANSWER} bytes")]
+    TooLong,
+}
 
-/// `HealthCheckResponse.ServingStatus`
-const SERVING: u64 = 1;
+impl CallError {
+    /// Returns true if the application spoke HTTP/2 and refused this call, by RST_STREAM or by GOAWAY.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Http2(error) if error.is_remote() && (error.is_reset() || error.is_go_away()))
+    }
+}
 
-pub(super) async fn ask(mut tcp: TcpStream, service: &str) -> Answer {
-    match call(&mut tcp, service).await {
-        Ok(Some(SERVING)) => Answer::new(200, "the application is serving"),
-        Ok(Some(status)) => Answer::unavailable(format!("the application's gRPC health is {}", name(status))),
-        Ok(None) => {
-            Answer::unavailable("the application refuses the gRPC health check: does it have that service?")
+/// `SERVING` of `HealthCheckResponse.ServingStatus`.
+const SERVING: u8 = 1;
+
+pub(super) async fn check(tcp: TcpStream, service: &str) -> ProbeReply {
+    match call(tcp, service).await {
+        Ok(Some(SERVING)) => ProbeReply::new(200, "the application is serving"),
+        Ok(Some(status)) => {
+            ProbeReply::unavailable(format!("the application's gRPC health is {}", status_name(status)))
         }
+        Ok(None) => refused(),
+        Err(error) if error.is_refusal() => refused(),
         Err(error) => {
-            Answer::unavailable(format!("the application does not speak gRPC as it should: {error}"))
+            ProbeReply::unavailable(format!("the application does not speak gRPC as it should: {error}"))
         }
     }
 }
 
-fn name(status: u64) -> String {
+fn refused() -> ProbeReply {
+    ProbeReply::unavailable("the application refuses the gRPC health check: does it have that service?")
+}
+
+fn status_name(status: u8) -> String {
     match status {
         0 => "UNKNOWN".into(),
         2 => "NOT_SERVING".into(),
@@ -54,32 +62,60 @@ fn name(status: u64) -> String {
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap_or(0).to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+/// Makes the call, and returns the status of the answer; `None` if the answer has none.
+async fn call(tcp: TcpStream, service: &str) -> Result<Option<u8>, CallError> {
+    let (requests, connection) = client::Builder::new()
+        .enable_push(false)
+        .max_header_list_size(LONGEST_HEADERS)
+        .handshake(tcp)
+        .await?;
+    let exchange = exchange(requests, message(service));
+    tokio::pin!(exchange, connection);
+    tokio::select! {
+        // The answer first: a server may close the connection behind it, and both are then ready at once.
+        biased;
+        status = &mut exchange => status,
+        // The connection ended. It has handed its error, or its end, to the exchange as well.
+        _ = &mut connection => exchange.await,
+    }
 }
 
-/// RFC 7541, 6.2.2 and 5.2: a literal whose name is new, without Huffman's coding; none of ours has 127 bytes.
-fn header(name: &str, value: &str) -> Vec<u8> {
-    let text = |text: &str| [&[text.len() as u8][..], text.as_bytes()].concat();
-    [&[0][..], &text(name), &text(value)].concat()
+async fn exchange(requests: SendRequest<Bytes>, message: Bytes) -> Result<Option<u8>, CallError> {
+    let mut requests = requests.ready().await?;
+    let (answer, mut body) = requests.send_request(head(), false)?;
+    body.send_data(message, true)?;
+    let mut body = answer.await?.into_body();
+    let mut came = Vec::new();
+    while let Some(data) = body.data().await {
+        let data = data?;
+        // A server's window may be one byte: what was read makes room for more.
+        body.flow_control().release_capacity(data.len())?;
+        came.extend_from_slice(&data);
+        if came.len() > LONGEST_ANSWER {
+            return Err(CallError::TooLong);
+        }
+    }
+    Ok(status(&came))
 }
 
-fn request(service: &str) -> Vec<u8> {
-    let headers = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", "/grpc.health.v1.Health/Check"),
-        (":authority", "localhost"),
-        ("te", "trailers"),
-        ("content-type", "application/grpc"),
-        ("user-agent", "kube-probe/culvert"),
-    ];
-    let headers: Vec<u8> = headers.iter().flat_map(|(name, value)| header(name, value)).collect();
-    // HealthCheckRequest { string service = 1; }
+fn head() -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = hyper::Method::POST;
+    *head.uri_mut() = Uri::from_static("http://localhost/grpc.health.v1.Health/Check");
+    let lines =
+        [("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "kube-probe/culvert")];
+    for (name, value) in lines {
+        head.headers_mut().insert(name, hyper::header::HeaderValue::from_static(value));
+    }
+    head
+}
+
+/// Writes `HealthCheckRequest { string service = 1; }` behind gRPC's head: not compressed, and its length.
+fn message(service: &str) -> Bytes {
     let mut message = Vec::new();
     if !service.is_empty() {
         message.push(0x0a);
+        // Seven bits a byte, the lowest first. A service has at most 253 bytes.
         let mut length = service.len();
         while length > 0x7f {
             message.push(0x80 | (length & 0x7f) as u8);
@@ -88,79 +124,20 @@ fn request(service: &str) -> Vec<u8> {
         message.push(length as u8);
         message.extend_from_slice(service.as_bytes());
     }
-    // gRPC: not compressed, and how long.
     let length = u32::try_from(message.len()).unwrap_or(0).to_be_bytes();
-    let message = [&[0][..], &length, &message].concat();
-    [
-        PREFACE,
-        &frame(SETTINGS, 0, 0, &[]),
-        &frame(HEADERS, END_HEADERS, 1, &headers),
-        &frame(DATA, END_STREAM, 1, &message),
-    ]
-    .concat()
+    [&[0][..], &length, &message].concat().into()
 }
 
-/// The status that the server answers; `None` where it answers without one.
-async fn call(tcp: &mut TcpStream, service: &str) -> io::Result<Option<u64>> {
-    tcp.write_all(&request(service)).await?;
-    let mut answer = Vec::new();
-    for _ in 0..MOST_FRAMES {
-        let mut head = [0; 9];
-        tcp.read_exact(&mut head).await?;
-        let [a, b, c, kind, flags, stream @ ..] = head;
-        let length = u32::from_be_bytes([0, a, b, c]) as usize;
-        if length > LONGEST_FRAME {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame is too long"));
-        }
-        let mut payload = vec![0; length];
-        tcp.read_exact(&mut payload).await?;
-        let ours = u32::from_be_bytes(stream) & 0x7fff_ffff == 1;
-        match kind {
-            SETTINGS if flags & ACK == 0 => acknowledge(tcp, &frame(SETTINGS, ACK, 0, &[])).await,
-            PING if flags & ACK == 0 => acknowledge(tcp, &frame(PING, ACK, 0, &payload)).await,
-            DATA if ours => {
-                let data = if flags & PADDED == 0 { Some(&payload[..]) } else { unpadded(&payload) };
-                answer.extend_from_slice(data.unwrap_or_default());
-                if answer.len() > LONGEST_ANSWER {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is too long"));
-                }
-            }
-            RST_STREAM if ours => return Ok(None),
-            // RFC 9113, 6.8: a stream up to the last one that it names is still served. Ours is the first.
-            GOAWAY if last_stream(&payload) == 0 => return Ok(None),
-            _ => {}
-        }
-        if ours && matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
-            return Ok(status(&answer));
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "no answer among many frames"))
-}
-
-/// A server that has answered and is gone needs none.
-async fn acknowledge(tcp: &mut TcpStream, frame: &[u8]) {
-    let _ = tcp.write_all(frame).await;
-}
-
-fn last_stream(goaway: &[u8]) -> u32 {
-    goaway.first_chunk().map_or(0, |last| u32::from_be_bytes(*last) & 0x7fff_ffff)
-}
-
-fn unpadded(payload: &[u8]) -> Option<&[u8]> {
-    let (&padding, data) = payload.split_first()?;
-    data.get(..data.len().checked_sub(padding.into())?)
-}
-
-/// HealthCheckResponse { ServingStatus status = 1; }, not compressed.
-fn status(answer: &[u8]) -> Option<u64> {
+/// Reads `HealthCheckResponse { ServingStatus status = 1; }`, not compressed.
+fn status(answer: &[u8]) -> Option<u8> {
     let (&[0, a, b, c, d], message) = answer.split_first_chunk::<5>()? else { return None };
     if message.len() != u32::from_be_bytes([a, b, c, d]) as usize {
         return None;
     }
     match message {
-        // The default of protobuf is left out.
+        // Protobuf leaves out a field with its default.
         [] => Some(0),
-        [0x08, value @ 0..=0x7f] => Some(u64::from(*value)),
+        [0x08, value @ 0..=0x7f] => Some(*value),
         _ => None,
     }
 }

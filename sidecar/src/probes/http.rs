@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One HTTP/1.1 GET, of whose answer only the status counts. Redirects are the kubelet's to judge: 3xx is well.
+//! One HTTP/1.1 GET. Only the status of the answer counts; a redirect (3xx) is passed on, and a kubelet takes it for success.
+//!
+//! By hand: hyper's client would wait for the whole head of the answer, and write header names in lower case, which an
+//! application does not get from a kubelet.
 
-use super::Answer;
+use super::ProbeReply;
 use crate::options::app_probes::HttpGet;
 use crate::tls::unverified;
 use std::fmt::Write;
@@ -10,10 +13,10 @@ use std::net::IpAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A status line is shorter.
+/// Bytes of the answer that are read at most; a status line is shorter.
 const LONGEST_LINE: usize = 1024;
 
-pub(super) async fn ask(mut tcp: TcpStream, pod: IpAddr, get: &HttpGet) -> Answer {
+pub(super) async fn get(mut tcp: TcpStream, pod: IpAddr, get: &HttpGet) -> ProbeReply {
     let request = request(pod, get);
     let status = if get.tls {
         unverified::exchange(tcp, &request, LONGEST_LINE, |came| status_line(came).is_some()).await
@@ -22,10 +25,10 @@ pub(super) async fn ask(mut tcp: TcpStream, pod: IpAddr, get: &HttpGet) -> Answe
     };
     match status {
         Ok(came) => match status_line(&came).and_then(code) {
-            Some(status) => Answer::new(status, format!("the application answers {status}")),
-            None => Answer::unavailable("the application does not speak HTTP"),
+            Some(status) => ProbeReply::new(status, format!("the application answers {status}")),
+            None => ProbeReply::unavailable("the application does not speak HTTP"),
         },
-        Err(error) => Answer::unavailable(format!("asking the application failed: {error}")),
+        Err(error) => ProbeReply::unavailable(format!("the request to the application failed: {error}")),
     }
 }
 
@@ -49,7 +52,7 @@ fn request(pod: IpAddr, get: &HttpGet) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Says the request and hears as much of the answer as has the status.
+/// Sends the request, and reads the answer up to its status line.
 async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &[u8]) -> io::Result<Vec<u8>> {
     stream.write_all(request).await?;
     let mut came = Vec::with_capacity(LONGEST_LINE);
@@ -65,7 +68,7 @@ fn status_line(came: &[u8]) -> Option<&[u8]> {
     came.iter().position(|byte| *byte == b'\n').map(|end| &came[..end])
 }
 
-/// `HTTP/1.1 204 No Content`
+/// Parses `HTTP/1.1 204 No Content`.
 fn code(line: &[u8]) -> Option<u16> {
     let line = std::str::from_utf8(line).ok()?;
     let (version, rest) = line.split_once(' ')?;

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A kubelet's probes, passed on to the application: where a mesh's mTLS is STRICT, the kubelet is a stranger.
+//! A kubelet's probes, passed on to the application: under mTLS STRICT the kubelet itself cannot connect, as it is not in
+//! the mesh.
 //!
-//! Whoever injects the sidecar rewrites each probe to an HTTP GET of the status port and tells the sidecar by
-//! `--app-probes` what it was. Only what is told so is passed on: a path that is not among them is not found, so this is no
-//! door to other ports or paths.
+//! The injector rewrites each probe to an HTTP GET of the status port, and gives the original ones to the sidecar by
+//! `--app-probes`. Any other path is not found, so the status port opens no other port or path of the application.
 
 mod grpc;
 mod http;
 
-use crate::options::app_probes::What;
-pub use crate::options::app_probes::{PREFIX, Probe};
+pub(crate) use crate::options::app_probes::Probe;
+use crate::options::app_probes::ProbeKind;
 
 use crate::net::addrs::{DialAddr, Family, inbound_source};
 use crate::net::dial;
 use std::net::{IpAddr, SocketAddr};
 use tokio::net::TcpStream;
 
-/// What a probe came to.
+/// Result of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The status for the kubelet: 200 to 399 is well.
-    pub status: u16,
-    /// Why, for people.
-    pub words: String,
+pub(crate) struct ProbeReply {
+    /// HTTP status for the kubelet: 200 to 399 is success.
+    pub(crate) status: u16,
+    /// Reason for the status, in words for people.
+    pub(crate) words: String,
 }
 
-impl Answer {
+impl ProbeReply {
     fn new(status: u16, words: impl Into<String>) -> Self {
         Self { status, words: words.into() }
     }
@@ -35,27 +35,27 @@ impl Answer {
     }
 }
 
-/// Asks the application what the kubelet would have asked, at an address of the pod, as the kubelet does.
-pub async fn ask(probe: &Probe, pod: IpAddr) -> Answer {
+/// Sends a probe to the application, at the pod's address, as the kubelet would.
+pub(crate) async fn run(probe: &Probe, pod: IpAddr) -> ProbeReply {
     let asked = async {
-        let tcp = match connect(SocketAddr::new(pod, probe.what.port())).await {
+        let tcp = match connect(SocketAddr::new(pod, probe.kind.port())).await {
             Ok(tcp) => tcp,
-            Err(error) => return Answer::unavailable(error.to_string()),
+            Err(error) => return ProbeReply::unavailable(error.to_string()),
         };
-        match &probe.what {
-            What::Tcp { .. } => Answer::new(200, "connected"),
-            What::Http(get) => http::ask(tcp, pod, get).await,
-            What::Grpc { service, .. } => grpc::ask(tcp, service).await,
+        match &probe.kind {
+            ProbeKind::Tcp { .. } => ProbeReply::new(200, "connected"),
+            ProbeKind::Http(get) => http::get(tcp, pod, get).await,
+            ProbeKind::Grpc { service, .. } => grpc::check(tcp, service).await,
         }
     };
     let timeout = probe.timeout;
     tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| {
-        Answer::unavailable(format!("the application did not answer within {} s", timeout.as_secs()))
+        ProbeReply::unavailable(format!("the application did not answer within {} s", timeout.as_secs()))
     })
 }
 
-/// By the inbound hop, which the redirect rules let through to the application; where nothing is redirected, its source is
-/// as good as another.
+/// Connects from the source of the inbound hop, which the redirect rules let through to the application. Where that address
+/// is missing, nothing is redirected, and any source will do.
 async fn connect(to: SocketAddr) -> Result<TcpStream, dial::DialError> {
     let addr = DialAddr::new(to);
     let source = inbound_source(Family::of(to.ip()));

@@ -15,27 +15,27 @@ fn probes_are_written_as_in_a_pods_specification() {
     }"#
     .parse()
     .unwrap();
-    assert_eq!(probes.iter().count(), 3);
+    assert_eq!(probes.len(), 3);
     let web = probes.get("/app-health/web/readyz").unwrap();
     assert_eq!(web.timeout, Duration::from_secs(3));
     assert_eq!(
-        web.what,
-        What::Http(HttpGet {
+        web.kind,
+        ProbeKind::Http(HttpGet {
             port: 8080,
             path: "/ready?deep=1".into(),
             tls: true,
             headers: vec![("Host".into(), "web.example".into())],
         })
     );
-    assert!(!format!("{probes:?}").contains("web.example"), "what headers say is nobody's business");
-    assert_eq!(probes.get("/app-health/db/livez").unwrap().what, What::Tcp { port: 5432 });
+    assert!(!format!("{probes:?}").contains("web.example"), "values of headers are not shown");
+    assert_eq!(probes.get("/app-health/db/livez").unwrap().kind, ProbeKind::Tcp { port: 5432 });
     assert_eq!(probes.get("/app-health/db/livez").unwrap().timeout, DEFAULT_TIMEOUT);
     assert_eq!(probes.get("/app-health/db"), None);
     assert_eq!("{}".parse::<AppProbes>(), Ok(AppProbes::default()));
 }
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let error = r#"{
         "/app-health/": {"tcpSocket": {"port": 1}},
         "/other": {"tcpSocket": {"port": 1}},
@@ -64,34 +64,40 @@ fn everything_that_is_wrong_is_told_at_once() {
     );
 }
 
-/// An application that hears what is asked, and answers by `says`.
-async fn application(says: Vec<u8>) -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
+const HTTP_END: &[u8] = b"\r\n\r\n";
+/// gRPC's message for the service `api`.
+const GRPC_END: &[u8] = b"\x00\x00\x00\x00\x05\x0a\x03api";
+
+/// Starts an application that reads one request, up to its end, and answers it by `says`.
+async fn application(request_end: &'static [u8], says: Vec<u8>) -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let listener = TcpListener::from_std(listener).unwrap();
     let port = listener.local_addr().unwrap().port();
     let serving = tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
-        let mut heard = vec![0; 4096];
-        let n = tcp.read(&mut heard).await.unwrap();
-        heard.truncate(n);
+        let mut heard = Vec::new();
+        while !heard.ends_with(request_end) && tcp.read_buf(&mut heard).await.unwrap() > 0 {}
         tcp.write_all(&says).await.unwrap();
+        // A socket that closes with unread bytes resets, and takes the answer with it.
+        tcp.shutdown().await.unwrap();
+        let _ = tcp.read_to_end(&mut Vec::new()).await;
         heard
     });
     (port, serving)
 }
 
-async fn answer(what: What) -> Answer {
-    ask(&Probe { what, timeout: Duration::from_secs(5) }, "127.0.0.1".parse().unwrap()).await
+async fn answer(kind: ProbeKind) -> ProbeReply {
+    run(&Probe { kind, timeout: Duration::from_secs(5) }, "127.0.0.1".parse().unwrap()).await
 }
 
-fn http(port: u16, headers: &[(&str, &str)]) -> What {
+fn http(port: u16, headers: &[(&str, &str)]) -> ProbeKind {
     let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    What::Http(HttpGet { port, path: "/ready".into(), tls: false, headers })
+    ProbeKind::Http(HttpGet { port, path: "/ready".into(), tls: false, headers })
 }
 
 #[tokio::test]
-async fn an_http_probe_hears_the_applications_status() {
+async fn an_http_probe_passes_on_the_applications_status() {
     for (says, status) in [
         ("HTTP/1.1 200 OK\r\n\r\n", 200),
         ("HTTP/1.0 404 Not Found\r\n\r\n", 404),
@@ -101,7 +107,7 @@ async fn an_http_probe_hears_the_applications_status() {
         ("HTTP/1.1 999 ?\r\n", 503),
         ("", 503),
     ] {
-        let (port, heard) = application(says.into()).await;
+        let (port, heard) = application(HTTP_END, says.into()).await;
         assert_eq!(answer(http(port, &[])).await.status, status, "{says:?}");
         let heard = String::from_utf8(heard.await.unwrap()).unwrap();
         let expected = format!(
@@ -113,7 +119,7 @@ async fn an_http_probe_hears_the_applications_status() {
 
 #[tokio::test]
 async fn its_own_headers_replace_the_usual_ones() {
-    let (port, heard) = application(b"HTTP/1.1 200 OK\r\n\r\n".into()).await;
+    let (port, heard) = application(HTTP_END, b"HTTP/1.1 200 OK\r\n\r\n".into()).await;
     answer(http(port, &[("host", "web"), ("User-Agent", "me"), ("X-Probe", "1"), ("Accept", "a/b")])).await;
     let heard = String::from_utf8(heard.await.unwrap()).unwrap();
     assert_eq!(
@@ -123,14 +129,14 @@ async fn its_own_headers_replace_the_usual_ones() {
 }
 
 #[tokio::test]
-async fn a_tcp_probe_tells_whether_somebody_listens() {
-    let (port, _serving) = application(Vec::new()).await;
-    assert_eq!(answer(What::Tcp { port }).await.status, 200);
+async fn a_tcp_probe_succeeds_if_the_port_is_open() {
+    let (port, _serving) = application(b"", Vec::new()).await;
+    assert_eq!(answer(ProbeKind::Tcp { port }).await.status, 200);
     let free = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
     };
-    let refused = answer(What::Tcp { port: free }).await;
+    let refused = answer(ProbeKind::Tcp { port: free }).await;
     assert_eq!(refused.status, 503);
     assert!(refused.words.contains("refused the connection"), "{}", refused.words);
 }
@@ -167,7 +173,7 @@ fn grpc_answer(status: Option<u8>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_grpc_probe_hears_what_the_health_service_says() {
+async fn a_grpc_probe_passes_on_the_status_of_the_health_service() {
     for (says, status, words) in [
         (grpc_answer(Some(1)), 200, "is serving"),
         (grpc_answer(Some(2)), 503, "NOT_SERVING"),
@@ -176,12 +182,12 @@ async fn a_grpc_probe_hears_what_the_health_service_says() {
         (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), 503, "does not speak gRPC"),
         (Vec::new(), 503, "does not speak gRPC"),
     ] {
-        let (port, heard) = application(says).await;
-        let got = answer(What::Grpc { port, service: "api".into() }).await;
+        let (port, heard) = application(GRPC_END, says).await;
+        let got = answer(ProbeKind::Grpc { port, service: "api".into() }).await;
         assert_eq!(got.status, status, "{}", got.words);
         assert!(got.words.contains(words), "{}", got.words);
         let heard = heard.await.unwrap();
         assert!(heard.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
-        assert!(heard.ends_with(b"\x00\x00\x00\x00\x05\x0a\x03api"));
+        assert!(heard.ends_with(GRPC_END));
     }
 }

@@ -19,95 +19,95 @@ use tokio::io::ReadBuf;
 /// Reads and writes per wake-up, for a sink that takes little at a time.
 const ROUNDS: usize = 16;
 
-/// After so many bytes per wake-up a bulk stream gives way. A mebibyte takes some 200 µs, so it cannot starve the small
-/// ones on its thread; the pipe may add what it holds.
+/// Bytes per wake-up, after which a bulk stream yields. A mebibyte takes some 200 µs, so it cannot starve the small ones
+/// on its thread; the pipe may add what it holds.
 const TURN_BYTES: u64 = 1024 * 1024;
 
-/// What proves that a stream is bulk: so many bytes, and so many full reads in a row. Below, a pipe costs more than it
+/// Proof that a stream is bulk: this many bytes, and this many full reads in a row. Below, a pipe costs more than it
 /// saves.
 const BULK_BYTES: u32 = 1024 * 1024;
 const BULK_FULL_READS: u8 = 4;
 
-/// The same of a stream that TLS goes over: what counts for a full read.
+/// Bytes that count as a full read of a stream over TLS.
 const LONG_READ: usize = SCRATCH_BYTES / 4 * 3;
 
-/// What is to come between two pauses, or the stream has to prove again that it is bulk.
+/// Least bytes between two pauses of a bulk stream. With fewer, it has to prove again that it is bulk.
 const BULK_BETWEEN_PAUSES: u32 = SCRATCH_BYTES as u32;
 
-/// What a wake-up came to.
+/// Result of a wake-up.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Waiting, or taking turns.
+    /// Waits for a socket, or yields to other tasks.
     Pending,
-    /// The source's FIN was passed on just now.
+    /// Passed on the source's FIN just now.
     JustFinished,
-    /// Over since an earlier wake-up.
+    /// Ended in an earlier wake-up.
     Finished,
-    /// The source died; all that it had said was passed on.
+    /// The source failed; all its bytes were passed on.
     SourceFailed(io::Error),
-    /// The source died; the sink has yet to take what it had said.
+    /// The source failed; the sink has not taken all its bytes yet.
     SourceDied(io::Error),
-    /// The sink died.
+    /// The sink failed: it takes no more bytes.
     SinkFailed(io::Error),
 }
 
 #[derive(Debug, Default)]
-enum State {
+enum HalfState {
     #[default]
     Copying,
-    /// The source died and the error was heard elsewhere; what it said before is still being read. The end of that is
-    /// no FIN, and must not look like one to the sink: a truncated answer would pass for a whole one.
+    /// The source failed, and the error is known already; bytes that it sent before are still read. Their end is no FIN,
+    /// and must not look like one to the sink: a truncated answer would pass for a whole one.
     LastWords,
-    /// The source said FIN; everything before it was written.
+    /// The source sent FIN; all bytes before it were written.
     ShuttingDown,
     Over,
 }
 
-/// What the sink would not take, and how much of it it has taken since.
+/// Bytes that the sink did not take at once, and how many of them it has taken since.
 #[derive(Debug)]
 struct Tail {
     bytes: Box<[u8]>,
     written: usize,
 }
 
-/// What a half owns.
+/// Memory that a half owns.
 #[derive(Debug, Default)]
 enum Held {
     #[default]
     Nothing,
-    /// Bytes that the sink would not take.
+    /// Bytes that the sink did not take at once.
     Tail(Box<Tail>),
-    /// Nothing, but the sink does: it took the bytes (encrypted them) and has not got rid of them yet.
+    /// None, but the sink does: it took the bytes (encrypted them) and has not sent them all yet.
     WithinSink,
-    /// The pipe that the stream is spliced through.
+    /// Pipe that the stream is spliced through.
     Pipe(Box<Pipe>),
 }
 
-/// One direction.
+/// One direction of a relay.
 #[derive(Debug, Default)]
 pub(super) struct Half {
     held: Held,
-    state: State,
-    /// Full reads in a row.
+    state: HalfState,
+    /// Number of full reads in a row.
     full_reads: u8,
     /// Bytes copied since the start, or since no pipe was to be had; with a pipe, bytes since the last pause.
     run: u32,
 }
 
-/// What a half gets for one wake-up.
+/// Arguments of one wake-up.
 pub(super) struct Turn<'a> {
     pub(super) scratch: &'a mut [u8],
-    /// Whether to ask the socket itself for bytes that the runtime does not know of.
-    pub(super) look: bool,
-    /// Whether the other direction came to an orderly end, so that with this one's the connection is closed.
+    /// True if the socket itself is read, for bytes that the runtime does not know of.
+    pub(super) check: bool,
+    /// True if the other direction came to an orderly end, so that the end of this one closes the connection.
     pub(super) last: bool,
-    /// The number of bytes that the sink took is added here.
+    /// Sum to which the bytes that the sink took are added.
     pub(super) moved: &'a mut u64,
     pub(super) pipes: &'a Arc<Pipes>,
 }
 
 impl Half {
-    /// Moves what can be moved.
+    /// Moves all bytes that can be moved without waiting.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -125,7 +125,7 @@ impl Half {
                 Poll::Ready(Ok(())) if *turn.moved >= enough => break,
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(died @ Step::SourceDied(_))) => {
-                    // The rest of its words is tried again once the whole knows of the death.
+                    // Its last bytes are tried again once the relay has recorded the failure.
                     cx.waker().wake_by_ref();
                     return died;
                 }
@@ -141,41 +141,41 @@ impl Half {
         Step::Pending
     }
 
-    /// Ends at once; what was kept is gone.
+    /// Ends at once, and drops the bytes that were kept.
     pub(super) fn abandon(&mut self) {
-        *self = Self { state: State::Over, ..Self::default() };
+        *self = Self { state: HalfState::Over, ..Self::default() };
     }
 
-    /// Goes on to the end of what the dead source has said.
-    pub(super) fn hear_last_words(&mut self) {
+    /// Goes on to the end of the bytes that the failed source has sent.
+    pub(super) fn drain_dead_source(&mut self) {
         match self.state {
-            State::Copying => self.state = State::LastWords,
-            // It had said FIN, so nothing more will come, but the sink may have to take the rest of what it said. The end
-            // of that is no FIN any more: the source is read again, and is at its end.
-            State::ShuttingDown if matches!(self.held, Held::Nothing) => self.state = State::Over,
-            State::ShuttingDown => self.state = State::LastWords,
-            State::LastWords | State::Over => {}
+            HalfState::Copying => self.state = HalfState::LastWords,
+            // It had sent FIN, so nothing more comes, but the sink may not have all its bytes yet. Their end is no FIN any
+            // more: the source is read again, and is at its end.
+            HalfState::ShuttingDown if matches!(self.held, Held::Nothing) => self.state = HalfState::Over,
+            HalfState::ShuttingDown => self.state = HalfState::LastWords,
+            HalfState::LastWords | HalfState::Over => {}
         }
     }
 
-    /// Whether a read is what it waits for.
+    /// Returns true if the half waits for a read.
     pub(super) fn reads(&self) -> bool {
         let keeps = match &self.held {
             Held::Nothing => false,
             Held::Tail(_) | Held::WithinSink => true,
             Held::Pipe(pipe) => !pipe.is_empty(),
         };
-        matches!(self.state, State::Copying | State::LastWords) && !keeps
+        matches!(self.state, HalfState::Copying | HalfState::LastWords) && !keeps
     }
 
-    /// Whether its bytes bypass us.
+    /// Returns true if the bytes are spliced, not copied.
     pub(super) fn splices(&self) -> bool {
         matches!(self.held, Held::Pipe(_))
     }
 
-    /// Whether nothing more will come.
+    /// Returns true if no more bytes come.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.state, State::Over)
+        matches!(self.state, HalfState::Over)
     }
 
     fn round(
@@ -199,7 +199,7 @@ impl Half {
             Held::WithinSink => {
                 let flushed = Pin::new(&mut *sink).poll_flush(cx);
                 if flushed.is_pending() {
-                    // It takes all that it is given, and keeps it. A slow one is given less.
+                    // Such a sink takes all bytes and keeps them, so a slow one is given fewer.
                     self.full_reads = 0;
                 }
                 ready!(flushed).map_err(Step::SinkFailed)?;
@@ -207,17 +207,17 @@ impl Half {
             }
             Held::Pipe(_) => return self.splice(cx, source, sink, turn),
         }
-        if matches!(self.state, State::ShuttingDown) {
-            // Where both sides have said all, the close that follows at once is this FIN, and saves a system call.
+        if matches!(self.state, HalfState::ShuttingDown) {
+            // If both sides have sent FIN, the close that follows at once is this FIN, and saves a system call.
             if !(turn.last && sink.splices()) {
                 ready!(Pin::new(sink).poll_shutdown(cx)).map_err(Step::SinkFailed)?;
             }
-            self.state = State::Over;
+            self.state = HalfState::Over;
             return Poll::Ready(Ok(()));
         }
         let splices = source.splices() && sink.splices();
-        // To look around means to read: the kernel does not splice an urgent byte.
-        if splices && self.is_bulk() && !turn.look {
+        // A check means a read: the kernel does not splice an urgent byte.
+        if splices && self.is_bulk() && !turn.check {
             match turn.pipes.take() {
                 Some(pipe) => {
                     self.held = Held::Pipe(Box::new(pipe));
@@ -229,14 +229,14 @@ impl Half {
             }
         }
         let room = if !splices && self.is_bulk() { turn.scratch.len() } else { SCRATCH_BYTES };
-        let heard = ready!(hear(source, cx, turn, room)).map_err(Step::SourceFailed)?;
-        let Heard { bytes, full, then } = heard;
+        let read = ready!(read_ahead(source, cx, turn, room)).map_err(Step::SourceFailed)?;
+        let ReadAhead { bytes, full, then } = read;
         if matches!(then, Then::Fin) {
             match self.state {
-                // Of what a dead source said, the end is no FIN; it is read again once all before it was taken.
-                State::LastWords if bytes > 0 => {}
-                State::LastWords => self.state = State::Over,
-                _ => self.state = State::ShuttingDown,
+                // The end of a failed source's bytes is no FIN; it is read again once all before it was taken.
+                HalfState::LastWords if bytes > 0 => {}
+                HalfState::LastWords => self.state = HalfState::Over,
+                _ => self.state = HalfState::ShuttingDown,
             }
         }
         if bytes == 0 {
@@ -244,7 +244,7 @@ impl Half {
         }
         let said = &turn.scratch[..bytes];
         // A FIN that follows at once travels in the same packet.
-        let last = matches!(then, Then::Fin) && matches!(self.state, State::ShuttingDown);
+        let last = matches!(then, Then::Fin) && matches!(self.state, HalfState::ShuttingDown);
         let written =
             if last { sink.poll_write_last(cx, said) } else { Pin::new(&mut *sink).poll_write(cx, said) };
         let taken = match taken(written) {
@@ -256,7 +256,7 @@ impl Half {
         if taken < bytes {
             self.held = Held::Tail(Box::new(Tail { bytes: turn.scratch[taken..bytes].into(), written: 0 }));
         } else if !sink.splices() {
-            // A socket holds nothing back; what is more than a socket is asked.
+            // A plain socket holds no bytes back; an endpoint over a socket may, so it is flushed.
             self.held = Held::WithinSink;
         }
         match then {
@@ -275,7 +275,9 @@ impl Half {
     }
 
     fn is_bulk(&self) -> bool {
-        self.run >= BULK_BYTES && self.full_reads >= BULK_FULL_READS && matches!(self.state, State::Copying)
+        self.run >= BULK_BYTES
+            && self.full_reads >= BULK_FULL_READS
+            && matches!(self.state, HalfState::Copying)
     }
 
     /// Fills the pipe when it is empty, and empties it into the sink.
@@ -297,7 +299,7 @@ impl Half {
             }
             other => other,
         };
-        // Whatever it was, no pipe is held while there is nothing to put into it.
+        // In every case, no pipe is held while there is nothing to put into it.
         self.held = Held::Nothing;
         let enough = self.run >= BULK_BETWEEN_PAUSES;
         self.run = BULK_BYTES;
@@ -307,14 +309,14 @@ impl Half {
                     return source.poll_readable(cx).map_err(Step::SourceFailed);
                 }
             }
-            // The end, or an urgent byte in front of it: only a read can tell. The socket itself is to be asked, as the
+            // The end, or an urgent byte in front of it: only a read tells them apart. It goes to the socket itself, as the
             // runtime may take it for empty.
-            Ok(_) => turn.look = true,
+            Ok(_) => turn.check = true,
             Err(error) if is_refusal(&error) => {
                 self.run = 0;
                 turn.pipes.fell_back(Fallback::Refused);
             }
-            // Heard here, it would not be heard again.
+            // Reported here, the error would not be reported again.
             Err(error) => return Poll::Ready(Err(Step::SourceFailed(error))),
         }
         self.full_reads = 0;
@@ -330,64 +332,64 @@ impl Half {
         let Held::Pipe(pipe) = &mut self.held else { return Poll::Ready(Ok(())) };
         let n = ready!(taken(sink.poll_splice_from(cx, pipe)))?;
         *turn.moved += n as u64;
-        if !matches!(self.state, State::Copying) && pipe.is_empty() {
+        if !matches!(self.state, HalfState::Copying) && pipe.is_empty() {
             self.held = Held::Nothing;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// Whether the kernel will not splice, rather than the connection having failed.
+/// Returns true if the kernel refuses to splice; other errors are the connection's.
 fn is_refusal(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, OutOfMemory, PermissionDenied, Unsupported};
     matches!(error.kind(), InvalidInput | OutOfMemory | PermissionDenied | Unsupported)
 }
 
-/// What a source said, in the scratch buffer.
-struct Heard {
+/// Bytes of a source, in the scratch buffer.
+struct ReadAhead {
     bytes: usize,
-    /// Whether it filled the buffer at once.
+    /// True if the first read filled the buffer.
     full: bool,
     then: Then,
 }
 
-/// What a source said next.
+/// HalfState of a source behind the bytes that were read.
 enum Then {
-    /// Nothing that is known of.
+    /// Not known: more bytes may come.
     Unknown,
-    /// FIN.
+    /// The source sent FIN.
     Fin,
-    /// It died, and will not say so again.
+    /// The source failed, and does not report the error again.
     Death(io::Error),
 }
 
-/// Reads, and reads on where the runtime knows that there is more: that the source is closed, as a rule, which came with
-/// the last bytes. Where it does not, this asks nobody and costs nothing.
-fn hear(
+/// Reads, and reads on if the runtime knows of more: as a rule a FIN that came with the last bytes. If it knows of
+/// nothing, the second read makes no system call.
+fn read_ahead(
     source: &mut impl Endpoint,
     cx: &mut Context<'_>,
     turn: &mut Turn<'_>,
     room: usize,
-) -> Poll<io::Result<Heard>> {
+) -> Poll<io::Result<ReadAhead>> {
     let bytes = ready!(read(source, cx, turn, room))?;
     let full = bytes == room;
-    let heard = |bytes, then| Poll::Ready(Ok(Heard { bytes, full, then }));
+    let read_so_far = |bytes, then| Poll::Ready(Ok(ReadAhead { bytes, full, then }));
     if bytes == 0 {
-        return heard(0, Then::Fin);
+        return read_so_far(0, Then::Fin);
     }
-    // What is more than a socket may have more than fits behind what is left of the buffer.
-    if full || turn.look || !source.splices() {
-        return heard(bytes, Then::Unknown);
+    // An endpoint over a socket may have more bytes than fit into the rest of the buffer.
+    if full || turn.check || !source.splices() {
+        return read_so_far(bytes, Then::Unknown);
     }
     match poll_read(source, cx, &mut turn.scratch[bytes..room]) {
-        Poll::Pending => heard(bytes, Then::Unknown),
-        Poll::Ready(Ok(0)) => heard(bytes, Then::Fin),
-        Poll::Ready(Ok(more)) => heard(bytes + more, Then::Unknown),
-        Poll::Ready(Err(error)) => heard(bytes, Then::Death(error)),
+        Poll::Pending => read_so_far(bytes, Then::Unknown),
+        Poll::Ready(Ok(0)) => read_so_far(bytes, Then::Fin),
+        Poll::Ready(Ok(more)) => read_so_far(bytes + more, Then::Unknown),
+        Poll::Ready(Err(error)) => read_so_far(bytes, Then::Death(error)),
     }
 }
 
-/// Reads; while it looks around, first what the runtime may not know of.
+/// Reads. During a check, first the socket itself, for bytes that the runtime may not know of.
 fn read(
     source: &mut impl Endpoint,
     cx: &mut Context<'_>,
@@ -395,9 +397,9 @@ fn read(
     room: usize,
 ) -> Poll<io::Result<usize>> {
     let scratch = &mut turn.scratch[..room];
-    if turn.look {
+    if turn.check {
         match source.read_now(scratch) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => turn.look = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => turn.check = false,
             done => return Poll::Ready(done),
         }
     }
@@ -410,7 +412,7 @@ fn poll_read(source: &mut impl Endpoint, cx: &mut Context<'_>, buffer: &mut [u8]
     Poll::Ready(Ok(buffer.filled().len()))
 }
 
-/// What a write came to.
+/// Turns the result of a write into the bytes that were taken, or the step that ends the wake-up.
 fn taken(written: Poll<io::Result<usize>>) -> Poll<Result<usize, Step>> {
     match ready!(written) {
         Ok(0) => Poll::Ready(Err(Step::SinkFailed(io::ErrorKind::WriteZero.into()))),

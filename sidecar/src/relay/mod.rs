@@ -4,10 +4,10 @@
 //! One [`Relay`] drives both halves from one task. It owns no buffer: bytes pass through a scratch buffer that each
 //! worker thread has once, and only what the other side would not take at once is kept (see [`half`]). A stream that
 //! proves to be bulk passes through a pipe instead, without being copied (see [`pipes`]). The relay knows nothing of
-//! policy: whoever owns the connection watches it through [`Watch`].
+//! policy: the owner of the connection observes and stops it through [`Watch`].
 
 mod half;
-pub mod pipes;
+pub(crate) mod pipes;
 
 use crate::net::bind::keepalive;
 use half::{Half, Step, Turn};
@@ -27,13 +27,12 @@ use tokio::net::TcpStream;
 /// the buffer falls out of the second-level cache and nothing is gained.
 pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// The same for a stream that TLS goes over, once it proved to be bulk. Each write wakes whoever reads it, which costs as
-/// much as AES over some 30 KiB: twice as long, a stream takes 0.9 of the CPU time and moves 1.1 as much. Beyond, nothing
-/// is gained.
+/// Scratch bytes of a bulk stream over TLS. Each write wakes its reader, which costs as much as AES over some 30 KiB: with
+/// twice the buffer a stream takes 0.9 of the CPU time and moves 1.1 times as much. Beyond, nothing is gained.
 pub(crate) const LONG_SCRATCH_BYTES: usize = 2 * SCRATCH_BYTES;
 
 thread_local! {
-    /// The kernel gives memory to the part that is used.
+    /// Large enough for TLS; the kernel gives memory only to the part that is used.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; LONG_SCRATCH_BYTES].into_boxed_slice());
 }
 
@@ -43,8 +42,8 @@ pub(crate) fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
 }
 
 /// One end of a relayed connection.
-pub trait Endpoint: AsyncRead + AsyncWrite + Unpin {
-    /// The error that the connection died of, if it did and nobody was told yet.
+pub(crate) trait Endpoint: AsyncRead + AsyncWrite + Unpin {
+    /// Takes the socket's pending error (`SO_ERROR`): the one that ended the connection and was not reported yet.
     fn pending_error(&self) -> Option<io::Error>;
 
     /// Reads what the kernel has, past the runtime, which may believe that there is nothing: it takes a short read for
@@ -52,36 +51,36 @@ pub trait Endpoint: AsyncRead + AsyncWrite + Unpin {
     /// `WouldBlock`.
     fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes what FIN follows at once, so that the kernel may wait for that and send both together.
+    /// Writes bytes that a FIN follows at once, so that the kernel may send both in one packet.
     fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(self).poll_write(cx, bytes)
     }
 
-    /// It has become quiet: from here on the kernel is to ask whether the peer is still there, after a silence of so
-    /// long. Not before, as three system calls are a tenth of what a short connection costs.
+    /// Switches TCP keepalive on, with this idle time. Called when the connection falls silent for the first time, as the
+    /// three system calls are a tenth of what a short connection costs.
     fn keep_alive(&self, after: Duration) {
         let _ = after;
     }
 
-    /// Whether it is nothing but a socket, so that its bytes may bypass us.
+    /// Returns true if the endpoint is nothing but a socket, so that its bytes may be spliced.
     fn splices(&self) -> bool {
         false
     }
 
-    /// Moves what it says into an empty pipe. 0 and any error say nothing of the stream's end but that it is to be read
-    /// to find out: the kernel stops splicing in front of an urgent byte.
+    /// Moves received bytes into an empty pipe. 0 and errors are no proof of the stream's end, as the kernel also stops
+    /// splicing in front of an urgent byte: only a read tells them apart.
     fn splice_into(&self, pipe: &mut Pipe) -> io::Result<usize> {
         let _ = pipe;
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Waits until there may be something to splice.
+    /// Waits until there may be bytes to splice.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let _ = cx;
         Poll::Ready(Ok(()))
     }
 
-    /// Moves what a pipe holds into it.
+    /// Moves the bytes of a pipe to the peer.
     fn poll_splice_from(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
         let _ = (cx, pipe);
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
@@ -124,7 +123,7 @@ impl Endpoint for TcpStream {
     }
 }
 
-/// Does what writes to a socket as soon as it takes something.
+/// Calls `write` as soon as the socket takes bytes, and again after each "would block".
 fn poll_write_io(
     stream: &TcpStream,
     cx: &mut Context<'_>,
@@ -138,98 +137,92 @@ fn poll_write_io(
     }
 }
 
-/// Whoever owns a relayed connection.
-pub trait Watch {
-    /// Why to stop, if it is to stop at once; registers the task to be woken when that changes.
+/// Owner of a relayed connection: counts its bytes, and says when it has to stop.
+pub(crate) trait Watch {
     type Stop;
-    /// Asked first thing on each wake-up.
+    /// Returns a reason to stop at once, or registers the task to be woken when there is one. Called first on each wake-up.
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<Self::Stop>;
-    /// Bytes that moved during one wake-up. Called at most once per wake-up, and not when nothing moved.
+    /// Counts the bytes of one wake-up. Called at most once per wake-up, and not when nothing moved.
     fn moved(&mut self, bytes: Moved);
-    /// Which sides said FIN. Called when it changes.
+    /// Records that a side sent FIN. Called once for each side.
     fn half_closed(&mut self, by: Side);
-    /// Whether one side is not being read, so that its reset would go unnoticed: see [`Relay::poll`]. Called when it
+    /// Records if a side is not being read, so that its reset would go unnoticed: see [`Relay::poll`]. Called when it
     /// changes.
-    fn deaf(&mut self, deaf: bool);
-    /// Whether to look around now, for a reset or for bytes that the runtime does not know of. Asked once per wake-up.
-    /// Whoever watches wakes the task and says yes now and then while a side is deaf, and once after bytes moved and no
-    /// more came.
-    fn look(&mut self) -> bool;
-    /// After how long a silence the kernel is to ask whether the server is still there, if at all.
+    fn not_read(&mut self, not_read: bool);
+    /// Returns true if the sockets have to be checked now, for a reset or for bytes that the runtime does not know of.
+    /// Called once per wake-up. The owner wakes the task and returns true now and then while a side is not read, and once
+    /// after the connection fell silent.
+    fn check_due(&mut self) -> bool;
+    /// TCP keepalive idle time towards the server; `None` = off.
     fn keep_alive(&self) -> Option<Duration>;
-    /// Where pipes for bulk streams come from.
+    /// Pool of pipes for bulk streams.
     fn pipes(&self) -> &Arc<Pipes>;
-    /// Which ways the bytes are spliced rather than copied. Called when it changes.
+    /// Records the directions that are spliced, not copied. Called when it changes.
     fn mode(&mut self, mode: Mode);
 }
 
-/// How bytes are moved each way: whether spliced, else copied.
+/// The directions that are spliced; the others are copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mode {
-    /// From the client to the server.
-    pub splices_to_server: bool,
-    /// From the server to the client.
-    pub splices_to_client: bool,
+    pub(crate) splices_to_server: bool,
+    pub(crate) splices_to_client: bool,
 }
 
-/// Bytes that moved.
+/// Bytes that moved in one wake-up, by direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
-    /// From the client to the server.
-    pub to_server: u64,
-    /// From the server to the client.
-    pub to_client: u64,
+pub(crate) struct Moved {
+    pub(crate) to_server: u64,
+    pub(crate) to_client: u64,
 }
 
-/// A side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The one who dialled.
+pub(crate) enum Side {
+    /// The peer that opened the connection.
     Client,
-    /// The one who was dialled.
+    /// The peer that the sidecar dialled.
     Server,
 }
 
-/// How a relay ended.
+/// The end of a relay.
 #[derive(Debug)]
-pub enum End<S> {
-    /// Both sides said FIN, and one got the other's; the other gets it where it is no more than a socket by the close
-    /// that is due now, else it got it too.
+pub(crate) enum End<S> {
+    /// Both sides sent FIN. An endpoint over a plain socket may get the last one by the close that is due now.
     Closed,
-    /// A side died; the other is to be reset.
+    /// A side failed; the caller resets the other.
     Died(Side, io::Error),
-    /// The owner said so; both are to be reset.
+    /// The owner stopped it; the caller resets both.
     Stopped(S),
 }
 
-/// The state of the two halves: a few words, and nothing on the heap unless a side is slow.
+/// State of the two halves: a few machine words, and nothing on the heap unless a side is slow.
 #[derive(Debug, Default)]
-pub struct Relay {
+pub(crate) struct Relay {
     to_server: Half,
     to_client: Half,
     dead: Option<Dead>,
-    deaf: bool,
+    not_read: bool,
     mode: Mode,
 }
 
-/// A side that takes nothing more. Its last words may still be waiting to be read (a server that answers "too large"
-/// and resets), so the relay goes on in that direction, as long as the other side takes them.
+/// A side that takes nothing more. Its last bytes may still wait to be read (a server that answers "too large" and
+/// resets), so the relay goes on in that direction, as long as the other side takes them.
 #[derive(Debug)]
 struct Dead {
     side: Side,
     error: io::Error,
-    /// Whether anything moved since the last look.
+    /// True if bytes moved since the last check of the sockets.
     progressed: bool,
 }
 
 // === impl Relay ===
 
 impl Relay {
-    /// Moves what can be moved without waiting.
+    /// Moves all bytes that can be moved without waiting.
     ///
-    /// A side that is not being read (it said FIN, or the other side takes nothing more) cannot tell us of a reset by
-    /// way of a read. So this tells the owner that it is deaf, and asks the sockets themselves when the owner says so.
-    pub fn poll<C: Endpoint, S: Endpoint, W: Watch>(
+    /// A side that is not being read (it sent FIN, or the other side takes nothing more) cannot report a reset by way of
+    /// a read. So the owner learns by [`Watch::not_read`] that this is the case, and the sockets themselves are checked
+    /// when [`Watch::check_due`] says so.
+    pub(crate) fn poll<C: Endpoint, S: Endpoint, W: Watch>(
         &mut self,
         cx: &mut Context<'_>,
         client: &mut C,
@@ -239,25 +232,25 @@ impl Relay {
         if let Poll::Ready(stop) = watch.poll_stop(cx) {
             return Poll::Ready(End::Stopped(stop));
         }
-        let look = watch.look();
-        if look && let Some(after) = watch.keep_alive() {
-            // What was accepted has it from its listener.
+        let check = watch.check_due();
+        if check && let Some(after) = watch.keep_alive() {
+            // An accepted socket inherits keepalive from its listener.
             server.keep_alive(after);
         }
         let mut moved = Moved::default();
         let step = SCRATCH.with_borrow_mut(|scratch| {
             let last = self.to_client.is_over() && self.dead.is_none();
-            let turn = Turn { scratch, look, last, moved: &mut moved.to_server, pipes: watch.pipes() };
+            let turn = Turn { scratch, check, last, moved: &mut moved.to_server, pipes: watch.pipes() };
             self.to_server.poll(cx, client, server, turn)
         });
-        let first = self.judge(step, Side::Client, Side::Server, watch);
-        // In between, a server that died became known as dead: the end of what it said is then no FIN.
+        let first = self.apply(step, Side::Client, Side::Server, watch);
+        // The step before may have found the server dead: the end of its bytes is then no FIN.
         let step = SCRATCH.with_borrow_mut(|scratch| {
             let last = self.to_server.is_over() && self.dead.is_none();
-            let turn = Turn { scratch, look, last, moved: &mut moved.to_client, pipes: watch.pipes() };
+            let turn = Turn { scratch, check, last, moved: &mut moved.to_client, pipes: watch.pipes() };
             self.to_client.poll(cx, server, client, turn)
         });
-        let second = self.judge(step, Side::Server, Side::Client, watch);
+        let second = self.apply(step, Side::Server, Side::Client, watch);
         if moved != Moved::default() {
             watch.moved(moved);
             if let Some(dead) = &mut self.dead {
@@ -270,26 +263,26 @@ impl Relay {
 
         let client_unread = !self.to_server.reads();
         let server_unread = !self.to_client.reads();
-        let deaf = client_unread || server_unread || self.dead.is_some();
-        if deaf && look {
+        let not_read = client_unread || server_unread || self.dead.is_some();
+        if not_read && check {
             if let Some(dead) = &mut self.dead {
                 if !std::mem::take(&mut dead.progressed) {
-                    // Nobody takes the last words. Waiting on would keep the reset from the side that is alive.
+                    // The live side does not take the last bytes. Waiting longer would only delay its reset.
                     self.to_server.abandon();
                     self.to_client.abandon();
                 }
             } else if let Some(error) = client.pending_error().filter(|_| client_unread) {
-                self.bury(Side::Client, error);
+                self.mark_dead(Side::Client, error);
             } else if let Some(error) = server.pending_error().filter(|_| server_unread) {
-                self.bury(Side::Server, error);
+                self.mark_dead(Side::Server, error);
             }
         }
         if let Some(end) = self.end() {
             return Poll::Ready(end);
         }
-        if self.deaf != deaf {
-            self.deaf = deaf;
-            watch.deaf(deaf);
+        if self.not_read != not_read {
+            self.not_read = not_read;
+            watch.not_read(not_read);
         }
         let mode =
             Mode { splices_to_server: self.to_server.splices(), splices_to_client: self.to_client.splices() };
@@ -300,8 +293,8 @@ impl Relay {
         Poll::Pending
     }
 
-    /// What a half's step means for the whole; the side that died, if nothing more is to come from it.
-    fn judge<W: Watch>(
+    /// Applies the step of one half to the connection. Returns the side that failed, if no more bytes come from it.
+    fn apply<W: Watch>(
         &mut self,
         step: Step,
         source: Side,
@@ -311,23 +304,23 @@ impl Relay {
         match step {
             Step::Pending | Step::Finished => {}
             Step::JustFinished => watch.half_closed(source),
-            // Everything that it had said was passed on before: reads report an error last.
+            // All its bytes were passed on before: reads report an error last.
             Step::SourceFailed(error) => return Some((source, error)),
-            Step::SourceDied(error) => self.bury(source, error),
-            Step::SinkFailed(error) => self.bury(sink, error),
+            Step::SourceDied(error) => self.mark_dead(source, error),
+            Step::SinkFailed(error) => self.mark_dead(sink, error),
         }
         None
     }
 
-    /// Stops writing to a side that died.
-    fn bury(&mut self, side: Side, error: io::Error) {
+    /// Stops writing to a side that failed, and reads its last bytes.
+    fn mark_dead(&mut self, side: Side, error: io::Error) {
         let (to_dead, from_dead) = match side {
             Side::Client => (&mut self.to_client, &mut self.to_server),
             Side::Server => (&mut self.to_server, &mut self.to_client),
         };
         to_dead.abandon();
-        from_dead.hear_last_words();
-        // The first to die is the one to name.
+        from_dead.drain_dead_source();
+        // The closing record names the side that failed first.
         self.dead.get_or_insert(Dead { side, error, progressed: true });
     }
 

@@ -17,37 +17,36 @@ use std::time::Duration;
 
 /// Most pipes at a time. Eight of 512 KiB are 4 MiB of the node-wide quota: 16 pods may be busy with eight bulk streams
 /// each at a time, and what one more finds is smaller pipes, then none.
-pub const MOST: u32 = 8;
+pub(crate) const MOST: u32 = 8;
 
-/// The sizes that are asked for, best first; the kernel's own 64 KiB are taken too. Against 256 KiB, 512 KiB save 4 % of
-/// the CPU time per byte of one stream; a mebibyte saves nothing more.
+/// Sizes to ask for, best first; the kernel's default of 64 KiB is accepted too. Against 256 KiB, 512 KiB save 4 % of the
+/// CPU time per byte of one stream; a mebibyte saves nothing more.
 const WANTED_BYTES: [i32; 2] = [512 * 1024, 256 * 1024];
 
-/// A pipe that was not used for so long is closed. Longer than any pause of a bulk stream; to open one takes some 20 µs.
+/// Time without use after which a pipe is closed. Longer than any pause of a bulk stream; to open one takes some 20 µs.
 const LET_GO_EVERY: Duration = Duration::from_secs(1);
 
-/// A pipe of less is not worth two system calls a round: beyond its quota the kernel hands out 8 KiB.
+/// Smallest pipe that is worth two system calls a round. Beyond the quota the kernel gives 8 KiB.
 const LEAST_BYTES: i32 = 64 * 1024;
 
-/// Why a bulk stream went on being copied.
+/// Reason for which a bulk stream is copied, not spliced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fallback {
-    /// Other streams hold all pipes.
+pub(crate) enum Fallback {
+    /// Other streams use all pipes of the pool.
     AllInUse,
     /// The kernel gave no pipe: no file left.
     NoPipe,
     /// The kernel gave a small one: this user's quota is used up on this node.
     SmallPipe,
-    /// The kernel would not splice.
+    /// The kernel refused to splice.
     Refused,
 }
 
 impl Fallback {
-    /// All, for tables.
-    pub const ALL: [Self; 4] = [Self::AllInUse, Self::NoPipe, Self::SmallPipe, Self::Refused];
+    pub(crate) const ALL: [Self; 4] = [Self::AllInUse, Self::NoPipe, Self::SmallPipe, Self::Refused];
 
-    /// The label.
-    pub fn name(self) -> &'static str {
+    /// Value of the metric's label.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::AllInUse => "all_in_use",
             Self::NoPipe => "no_pipe",
@@ -69,7 +68,7 @@ metrics! {
     }
 }
 
-/// The pool.
+/// Pool of pipes that all connections of the process share.
 #[derive(Debug)]
 pub struct Pipes {
     most: u32,
@@ -78,28 +77,28 @@ pub struct Pipes {
     metrics: PipeMetrics,
 }
 
-/// Pipes that nobody uses.
+/// Pipes that no stream uses.
 #[derive(Debug, Default)]
 struct Idle {
-    /// The last used at the end.
-    pipes: Vec<Ends>,
-    /// How many were there all the time since [`Pipes::let_go`] was last called.
+    /// Sorted by last use, the latest at the end.
+    pipes: Vec<PipeFds>,
+    /// Number of pipes at the front that were not used since the last call of [`Pipes::close_unused`].
     unused: usize,
 }
 
 #[derive(Debug)]
-struct Ends {
+struct PipeFds {
     read: OwnedFd,
     write: OwnedFd,
     capacity: usize,
 }
 
-/// A pipe of the pool, which it goes back to when it is dropped, if it is empty. With bytes in it, it is closed: one
-/// connection's bytes must never come out on another.
+/// A pipe of the pool. Dropped while empty, it goes back to the pool; with bytes in it, it is closed: one connection's
+/// bytes must never come out on another.
 #[derive(Debug)]
-pub struct Pipe {
-    /// Always there but while it is dropped.
-    ends: Option<Ends>,
+pub(crate) struct Pipe {
+    /// `Some` until it is dropped.
+    ends: Option<PipeFds>,
     held: usize,
     pool: Arc<Pipes>,
 }
@@ -107,19 +106,19 @@ pub struct Pipe {
 // === impl Pipes ===
 
 impl Pipes {
-    /// A pool of at most `most` pipes; 0 splices nothing.
+    /// Makes a pool of at most `most` pipes; with 0, nothing is spliced.
     pub(crate) fn new(most: u32, metrics: PipeMetrics) -> Arc<Self> {
         Arc::new(Self { most, in_use: AtomicU32::new(0), idle: Mutex::default(), metrics })
     }
 
-    /// An empty pipe. That there is none is counted.
-    pub fn take(self: &Arc<Self>) -> Option<Pipe> {
+    /// Takes an empty pipe, or counts the reason why there is none.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Pipe> {
         let place = |used: u32| (used < self.most).then_some(used + 1);
         if self.in_use.fetch_update(Relaxed, Relaxed, place).is_err() {
             self.fell_back(Fallback::AllInUse);
             return None;
         }
-        match self.idle().take().map_or_else(Ends::open, Ok) {
+        match self.idle().take().map_or_else(PipeFds::open, Ok) {
             Ok(ends) => {
                 self.metrics.started.inc();
                 self.metrics.in_use.inc();
@@ -137,21 +136,21 @@ impl Pipes {
         self.metrics.fallbacks[why].inc();
     }
 
-    /// Closes pipes that nobody uses any more, for ever: an idle pod holds nothing of the node's quota.
-    pub async fn keep_let_go(&self) {
+    /// Closes unused pipes once a second and never returns: an idle pod holds nothing of the node's quota.
+    pub(crate) async fn keep_let_go(&self) {
         let mut interval = tokio::time::interval(LET_GO_EVERY);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            self.let_go();
+            self.close_unused();
         }
     }
 
-    /// Closes the pipes that nobody has used since the last call.
-    fn let_go(&self) {
+    /// Closes the pipes that were not used since the last call.
+    fn close_unused(&self) {
         let mut idle = self.idle();
         let unused = idle.unused;
-        let closed: Vec<Ends> = idle.pipes.drain(..unused).collect();
+        let closed: Vec<PipeFds> = idle.pipes.drain(..unused).collect();
         idle.unused = idle.pipes.len();
         // Outside the lock: to close is a system call.
         drop(idle);
@@ -164,17 +163,17 @@ impl Pipes {
 }
 
 impl Idle {
-    fn take(&mut self) -> Option<Ends> {
+    fn take(&mut self) -> Option<PipeFds> {
         let ends = self.pipes.pop();
         self.unused = self.unused.min(self.pipes.len());
         ends
     }
 }
 
-impl Ends {
+impl PipeFds {
     fn open() -> Result<Self, Fallback> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|_| Fallback::NoPipe)?;
-        // Refused beyond the quota; then what there is counts.
+        // Refused beyond the quota; then the size that the pipe has decides.
         let given = WANTED_BYTES
             .into_iter()
             .find_map(|size| fcntl(&write, FcntlArg::F_SETPIPE_SZ(size)).ok())
@@ -186,7 +185,7 @@ impl Ends {
         }
     }
 
-    /// The kernel's own word that nothing is in it.
+    /// Asks the kernel: a read of an empty pipe says EAGAIN.
     fn is_empty(&self) -> bool {
         read(&self.read, &mut [0]) == Err(Errno::EAGAIN)
     }
@@ -195,16 +194,16 @@ impl Ends {
 // === impl Pipe ===
 
 impl Pipe {
-    /// Whether it holds no byte.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.held == 0
     }
 
-    /// Moves what a socket has into the pipe, which is empty: then "would block" can only be the socket's word.
+    /// Moves bytes from a socket into the pipe. The pipe must be empty: only then "would block" can mean nothing but the
+    /// socket.
     ///
     /// # Errors
-    /// What the kernel says of the socket.
-    pub fn fill(&mut self, source: &impl AsFd) -> io::Result<usize> {
+    /// The kernel's, about the socket.
+    pub(crate) fn fill(&mut self, source: &impl AsFd) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "never into a pipe that holds something");
         let Some(ends) = self.ends.as_ref().filter(|_| self.held == 0) else { return Ok(0) };
         let n = splice(source, None, &ends.write, None, ends.capacity, flags())?;
@@ -212,21 +211,21 @@ impl Pipe {
         Ok(n)
     }
 
-    /// Moves what the pipe holds into a socket.
+    /// Moves the bytes of the pipe into a socket.
     ///
     /// # Errors
-    /// What the kernel says of the socket.
-    pub fn drain(&mut self, sink: &impl AsFd) -> io::Result<usize> {
+    /// The kernel's, about the socket.
+    pub(crate) fn drain(&mut self, sink: &impl AsFd) -> io::Result<usize> {
         let Some(ends) = self.ends.as_ref().filter(|_| self.held > 0) else { return Ok(0) };
         let n = splice(&ends.read, None, sink, None, self.held, flags())?;
         self.held -= n.min(self.held);
         Ok(n)
     }
 
-    /// Both ends, for a mock that has no socket.
+    /// Lends both ends to a mock that has no socket.
     #[cfg(test)]
     pub(super) fn by_hand(&mut self, use_ends: impl FnOnce(&OwnedFd, &OwnedFd, &mut usize)) {
-        let Ends { read, write, .. } = self.ends.as_ref().expect("there until it is dropped");
+        let PipeFds { read, write, .. } = self.ends.as_ref().expect("there until it is dropped");
         use_ends(read, write, &mut self.held);
     }
 }
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_asked_even_when_our_books_say_empty() {
+    fn the_kernel_is_asked_even_if_our_count_says_empty() {
         let pool = pool(1);
         let mut pipe = pool.take().unwrap();
         pipe.by_hand(|_, write, _| assert_eq!(nix::unistd::write(write, b"stray").unwrap(), 5));
@@ -313,21 +312,21 @@ mod tests {
     }
 
     #[test]
-    fn pipes_that_nobody_uses_any_more_are_closed_and_the_others_are_kept() {
+    fn unused_pipes_are_closed_and_the_others_are_kept() {
         let pool = pool(4);
         drop((pool.take().unwrap(), pool.take().unwrap()));
-        pool.let_go();
+        pool.close_unused();
         assert_eq!(pool.idle().pipes.len(), 2, "just used");
         drop(pool.take().unwrap());
-        pool.let_go();
+        pool.close_unused();
         assert_eq!(pool.idle().pipes.len(), 1, "one was used since, the other was not");
-        pool.let_go();
+        pool.close_unused();
         assert!(pool.idle().pipes.is_empty());
         assert!(pool.take().is_some());
     }
 
     #[test]
-    fn would_block_is_the_sockets_word() {
+    fn would_block_comes_from_the_socket() {
         let pool = pool(1);
         let (_a, b) = UnixStream::pair().unwrap();
         b.set_nonblocking(true).unwrap();

@@ -1,77 +1,80 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the sidecar reads from a certificate besides what verifies it: serial number, time, names. Pure.
+//! The fields of a certificate that the sidecar reads besides its verification: serial number, validity, names. Pure.
+//!
+//! `rustls-webpki` returns the names. It does not return the validity, so that and the serial number are read here, by 40
+//! lines of DER: 2.2 µs and 3 KiB of program. x509-parser takes 8.6 µs and 126 KiB with 40 packages, x509-cert 10.7 µs and
+//! 45 KiB with 13.
 
+use crate::net::clock::EPOCH;
 use culvert_mesh::model::spiffe::{SpiffeError, SpiffeId};
+use jiff::civil::DateTime;
 use rustls::pki_types::CertificateDer;
 use std::time::Duration;
 use webpki::EndEntityCert;
 
-/// Names of a certificate that are looked at; a certificate with more is refused.
+/// Most URIs of a certificate; one with more is refused.
 const MOST_NAMES: usize = 64;
 
 /// A certificate that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CertificateFault {
-    /// Not X.509.
-    #[error("it is no X.509 certificate (version 3)")]
+pub(crate) enum CertificateFault {
+    /// The bytes are not an X.509 certificate.
+    #[error("it is not an X.509 certificate (version 3)")]
     Malformed,
-    /// Without a name that says whose it is.
+    /// No URI is a SPIFFE id.
     #[error("it has no spiffe:// name (URI)")]
     NoIdentity,
-    /// With one that names no workload: <https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>, 3.1, leaves
-    /// those to authorities.
-    #[error("its name {0} has no path: that is a trust domain and no workload")]
+    /// A SPIFFE id has no path. Only authorities have those:
+    /// <https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>, 3.1.
+    #[error("its name {0} has no path: it is a trust domain, not a workload")]
     NoWorkload(SpiffeId),
-    /// With a great many.
-    #[error("it has more than {MOST_NAMES} names")]
+    /// There are more URIs than are read.
+    #[error("it has more than {MOST_NAMES} URIs")]
     TooManyNames,
-    /// With one that is none.
+    /// A SPIFFE id is malformed.
     #[error(transparent)]
     Spiffe(#[from] SpiffeError),
 }
 
-/// From when to when a certificate holds, in time since 1970.
+/// The validity of a certificate, in time since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Validity {
-    /// Not before.
-    pub from: Duration,
-    /// Not after.
-    pub until: Duration,
+pub(crate) struct Validity {
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
 }
 
-/// A certificate's serial number and time.
+/// A certificate's serial number and validity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// In hexadecimal, as Envoy and openssl write it.
-    pub serial: String,
-    /// From when to when.
-    pub validity: Validity,
+pub(crate) struct Facts {
+    /// Serial number in hexadecimal, as Envoy and openssl write it.
+    pub(crate) serial: String,
+    pub(crate) validity: Validity,
 }
 
-/// Reads serial number and time.
+/// Reads serial number and validity.
 ///
 /// # Errors
-/// When it is no certificate.
-pub fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, CertificateFault> {
+/// If the bytes are not a certificate.
+pub(crate) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, CertificateFault> {
     read_facts(certificate).ok_or(CertificateFault::Malformed)
 }
 
-/// All URIs that a certificate is made out to.
+/// Returns all URIs among a certificate's names.
 ///
 /// # Errors
-/// When it is no certificate, or has too many names.
-pub fn uris<'a>(certificate: &'a CertificateDer<'_>) -> Result<Vec<&'a str>, CertificateFault> {
+/// If the bytes are not a certificate, or there are too many URIs.
+pub(crate) fn uris<'a>(certificate: &'a CertificateDer<'_>) -> Result<Vec<&'a str>, CertificateFault> {
     let parsed = EndEntityCert::try_from(certificate).map_err(|_| CertificateFault::Malformed)?;
     let uris: Vec<_> = parsed.valid_uri_names().take(MOST_NAMES + 1).collect();
     if uris.len() > MOST_NAMES { Err(CertificateFault::TooManyNames) } else { Ok(uris) }
 }
 
-/// The identities that a certificate is made out to, at least one. Kong Mesh's have one for each service of the workload,
-/// and names of other kinds beside them.
+/// Returns the SPIFFE ids of a certificate, at least one. Kong Mesh's have one for each service of the workload, and names
+/// of other kinds beside them.
 ///
 /// # Errors
-/// When it has none, one that is malformed, or one that is no workload's.
-pub fn identities(certificate: &CertificateDer<'_>) -> Result<Vec<SpiffeId>, CertificateFault> {
+/// If there is none, a malformed one, or one without a path.
+pub(crate) fn identities(certificate: &CertificateDer<'_>) -> Result<Vec<SpiffeId>, CertificateFault> {
     let ids: Vec<SpiffeId> = uris(certificate)?
         .into_iter()
         .filter(|uri| SpiffeId::is_claimed_by(uri))
@@ -103,13 +106,13 @@ fn read_facts(der: &[u8]) -> Option<Facts> {
     let mut validity = Der(body.take(SEQUENCE)?);
     let from = validity.take_time()?;
     let until = validity.take_time()?;
-    // The first zero byte says that the number is positive.
+    // A zero byte in front marks the number as positive.
     let serial = serial.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(serial);
     let serial = serial.iter().map(|byte| format!("{byte:02x}")).collect();
     Some(Facts { serial, validity: Validity { from, until } })
 }
 
-/// Takes values off its front.
+/// Takes values off the front of bytes in DER.
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
@@ -118,7 +121,7 @@ impl<'a> Der<'a> {
         let (&first, rest) = rest.split_first()?;
         let (length, rest) = match first {
             0..=0x7f => (usize::from(first), rest),
-            // X.509 has no value of more than 2^24 bytes that matters here.
+            // No value that is read here has more than 2^24 bytes.
             0x81..=0x83 => {
                 let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
                 (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
@@ -139,37 +142,25 @@ impl<'a> Der<'a> {
     }
 }
 
-/// `YYMMDDHHMMSSZ`, or with a year of four digits.
+/// Reads `YYMMDDHHMMSSZ`, or the same with a year of four digits, as the time since 1970.
 fn time(text: &[u8], year_digits: usize) -> Option<Duration> {
     let (digits, end) = text.split_at_checked(year_digits + 10)?;
     if end != b"Z" || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let number =
-        |digits: &[u8]| digits.iter().fold(0i64, |number, digit| number * 10 + i64::from(digit - b'0'));
     let (year, rest) = digits.split_at(year_digits);
-    let year = match (year_digits, number(year)) {
+    let year = year.iter().fold(0i16, |number, digit| number * 10 + i16::from(digit - b'0'));
+    let year = match (year_digits, year) {
         // RFC 5280, 4.1.2.5.1.
         (2, year) if year < 50 => 2000 + year,
         (2, year) => 1900 + year,
         (_, year) => year,
     };
-    let parts: Vec<_> = rest.chunks(2).map(number).collect();
-    let &[month, day, hour, minute, second] = parts.as_slice() else { return None };
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    let seconds = days_since_1970(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    // What began before 1970 has begun.
-    Some(Duration::from_secs(seconds.try_into().unwrap_or(0)))
-}
-
-/// Of the Gregorian calendar, by years that begin in March: the day of the leap year is then the last.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days_of_months = (153 * month + 2) / 5;
-    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + days_of_months + day
-        - 719_469
+    let mut parts = rest.chunks(2).map(|two| ((two[0] - b'0') * 10 + (two[1] - b'0')) as i8);
+    let mut part = || parts.next();
+    let time = DateTime::new(year, part()?, part()?, part()?, part()?, part()?, 0).ok()?;
+    // A validity that began before 1970 has begun.
+    Some(Duration::try_from(time.duration_since(EPOCH)).unwrap_or(Duration::ZERO))
 }
 
 #[cfg(test)]
@@ -188,6 +179,7 @@ mod tests {
             (b"99991231235959Z", 4, Some(253_402_300_799)),
             (b"20240229235959", 4, None),
             (b"20241301000000Z", 4, None),
+            (b"20230229000000Z", 4, None),
             (b"2024022923595xZ", 4, None),
             (b"20240229235959+0100", 4, None),
             (b"", 2, None),
@@ -199,7 +191,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_no_certificate_is_refused_without_a_panic(bytes: Vec<u8>) {
+        fn bytes_that_are_no_certificate_are_refused_without_a_panic(bytes: Vec<u8>) {
             let der = CertificateDer::from(bytes);
             prop_assert_eq!(facts(&der), Err(CertificateFault::Malformed));
             prop_assert!(identities(&der).is_err());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An identity and what documents say of TLS, made into what rustls needs for each side.
+//! rustls' configuration for each side, from an identity and the documents' TLS settings.
 
 use super::identity::Identity;
 use super::sniff::ALPN;
@@ -15,14 +15,14 @@ use rustls::{ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocol
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Servers whose sessions are remembered, up to eight each: some 10 KiB a server. One more forgets one.
+/// Servers whose sessions are kept, up to eight each: some 10 KiB a server. One more replaces one.
 const SESSIONS: usize = 256;
 
-/// Tickets for each client that did a handshake. It gets a new one each time that it uses one; one in hand is enough to
-/// resume always, and a second would be 1 KiB that most never use.
+/// Tickets for each client after a handshake. A client gets a new one each time that it uses one, so one is enough to resume
+/// always; a second would be 1 KiB that most never use.
 const TICKETS: usize = 1;
 
-/// In our order.
+/// Returns the suites in the order of the settings, as rustls has them.
 fn supported_suites(settings: &TlsSettings) -> Vec<SupportedCipherSuite> {
     let ours = ring::ALL_CIPHER_SUITES;
     settings
@@ -41,29 +41,29 @@ fn versions(settings: &TlsSettings) -> Vec<&'static SupportedProtocolVersion> {
         .collect()
 }
 
-/// The one provider of cryptography.
+/// Returns the one provider of cryptography.
 pub(super) fn provider() -> CryptoProvider {
     ring::default_provider()
 }
 
-/// Both sides' settings of one identity. Sessions live as long as it: who resumes one was verified by it.
+/// Both sides' configuration of one identity. Sessions end with it, so a resumed one was verified by the same authorities.
 #[derive(Debug)]
-pub struct Configs {
-    /// For what peers dial.
+pub(crate) struct Configs {
+    /// Configuration for inbound connections.
     pub(super) server: Arc<ServerConfig>,
-    /// For what we dial.
+    /// Configuration for outbound connections.
     pub(super) client: Arc<ClientConfig>,
-    /// Sessions with servers.
+    /// Sessions with servers, to be resumed.
     sessions: Arc<dyn ClientSessionStore>,
-    /// Whose identities these are.
+    /// Trust domain of the mesh's identities.
     pub(super) trust_domain: TrustDomain,
 }
 
 impl Configs {
-    /// Puts both together.
+    /// Makes both configurations.
     ///
     /// # Errors
-    /// What rustls says where versions and suites do not fit each other.
+    /// rustls', if versions and suites do not fit each other.
     pub(super) fn new(
         identity: &Identity,
         trust_domain: &TrustDomain,
@@ -82,9 +82,9 @@ impl Configs {
             .with_client_cert_verifier(Arc::clone(&verifier) as _)
             .with_cert_resolver(Arc::clone(&certificate) as _);
         server.alpn_protocols = vec![ALPN.to_vec()];
-        // Our order, as the fastest comes first.
+        // The order of the settings counts, as its fastest suite comes first.
         server.ignore_client_order = true;
-        // Sessions travel in tickets, so that crowds of clients take no memory here.
+        // Sessions are in the clients' tickets, so that many clients take no memory here.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.ticketer = ring::Ticketer::new()?;
         server.send_tls13_tickets = TICKETS;
@@ -95,7 +95,7 @@ impl Configs {
             .with_custom_certificate_verifier(verifier)
             .with_client_cert_resolver(certificate);
         client.alpn_protocols = vec![ALPN.to_vec()];
-        // Who is dialled is known by its identity; a name in clear would tell onlookers.
+        // The server is known by its identity; a name in clear text would show it to others on the way.
         client.enable_sni = false;
         let sessions: Arc<dyn ClientSessionStore> = Arc::new(ClientSessionMemoryCache::new(SESSIONS));
         client.resumption = Resumption::store(Arc::clone(&sessions));

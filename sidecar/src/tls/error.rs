@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why a connection did not become TLS between mesh members.
+//! Reasons for which a connection did not become TLS between mesh members.
 
 use super::certificate::CertificateFault;
 use crate::observe::close_reason::CloseReason;
@@ -8,85 +8,87 @@ use rustls::{CertificateError, Error};
 use std::io;
 use std::time::Duration;
 
-/// Why a handshake, or the wait for it, failed.
+/// Failure of a handshake, or of the wait for it.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// STRICT, and bytes that are not TLS.
+pub(crate) enum TlsError {
+    /// Bytes that are not TLS, under STRICT.
     #[error(
         "the client speaks plain bytes, and the mesh's mTLS is STRICT: is it in the mesh? PERMISSIVE lets it through"
     )]
     Plaintext,
-    /// STRICT, and TLS that is not the mesh's.
+    /// TLS that is not the mesh's, under STRICT.
     #[error(
         "the client speaks TLS of its own (without ALPN kuma), and the mesh's mTLS is STRICT: is it in the mesh? \
          PERMISSIVE lets it through"
     )]
     OwnTls,
-    /// Nobody spoke in time.
+    /// No whole ClientHello came in time.
     #[error("the client sent no whole ClientHello within {} s", .0.as_secs())]
     Silent(Duration),
-    /// It went away first.
-    #[error("the client closed before it had said hello")]
+    /// The client closed before its ClientHello.
+    #[error("the client closed before it sent a whole ClientHello")]
     Gone,
-    /// It reset the connection first.
-    #[error("the client was lost before it had said hello: {0}")]
+    /// The client reset the connection before its ClientHello.
+    #[error("the connection to the client failed before it sent a whole ClientHello: {0}")]
     Lost(io::Error),
-    /// The handshake did not end in time.
+    /// The handshake did not end before its deadline.
     #[error("the TLS handshake did not end within {} s", .0.as_secs())]
     TimedOut(Duration),
-    /// Too many at a time.
-    #[error("{0} TLS handshakes are under way, which is the most")]
+    /// Too many handshakes are in progress.
+    #[error("{0} TLS handshakes are in progress, which is the limit")]
     TooMany(u32),
-    /// There is nothing to identify oneself with.
+    /// The sidecar has no identity.
     #[error("this sidecar has no identity (--identity), so it cannot speak TLS: see /certs")]
     NoIdentity,
-    /// The peer closed in the middle of it.
-    #[error("the peer closed in the middle of the TLS handshake")]
+    /// The peer closed during the handshake.
+    #[error("the peer closed during the TLS handshake")]
     Cut,
-    /// The socket failed.
-    #[error("the TLS handshake was cut off: {0}")]
+    /// The socket failed during the handshake.
+    #[error("the connection failed during the TLS handshake: {0}")]
     Io(io::Error),
-    /// Whose certificate it is.
+    /// The peer's certificate is not the right one.
     #[error(transparent)]
     Peer(#[from] PeerFault),
-    /// Everything else that TLS may say, the chain of certificates included.
+    /// Any other failure of TLS, the verification of the certificates included.
     #[error("{}", in_words(.0))]
     Protocol(Error),
 }
 
-/// Whose certificate the peer has, as far as that is wrong.
+/// Fault of the identity in a peer's certificate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PeerFault {
-    /// None at all.
+pub(crate) enum PeerFault {
+    /// The peer sent no certificate.
     #[error("the peer has no certificate")]
     NoCertificate,
-    /// One that cannot be used.
-    #[error("the peer's certificate names nobody: {0}")]
+    /// The certificate cannot be read, or has no usable name.
+    #[error("the peer's certificate has no usable identity, as {0}")]
     Unusable(CertificateFault),
-    /// Somebody else's.
+    /// The identity is of another trust domain.
     #[error("the peer is {id}, which is not of the trust domain {trust_domain}")]
     OtherTrustDomain {
-        /// Who it says it is.
+        /// Identity in the certificate.
         id: SpiffeId,
-        /// Who it should be of.
+        /// Trust domain of the mesh.
         trust_domain: TrustDomain,
     },
-    /// Another service's.
-    #[error("the server is {id}, and {expected} was dialled: does a document name another pod's address?")]
+    /// The server is of another service than the one that was dialled.
+    #[error(
+        "the server is {id}, but {expected} was dialled: does a document have the address of another pod?"
+    )]
     OtherService {
-        /// Who it says it is.
+        /// Identity in the certificate.
         id: SpiffeId,
-        /// Who it should be.
+        /// Identity that was dialled.
         expected: SpiffeId,
     },
-    /// Over, found on a session that was resumed.
+    /// The certificate of a resumed session is expired.
     #[error("the peer's certificate expired")]
     Expired,
 }
 
 impl TlsError {
-    /// How the closing record names it.
-    pub fn reason(&self) -> CloseReason {
+    /// Returns the reason in the closing record.
+    pub(crate) fn reason(&self) -> CloseReason {
         match self {
             Self::Plaintext => CloseReason::Plaintext,
             Self::OwnTls => CloseReason::ForeignTls,
@@ -135,7 +137,7 @@ fn in_words(error: &Error) -> String {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the peer's certificate is of no authority in ca.crt: is it of another mesh?".into()
             }
-            other => format!("the peer's certificate does not hold: {other}"),
+            other => format!("the peer's certificate is not valid: {other}"),
         },
         Error::AlertReceived(alert) => format!("the peer refused the TLS handshake: {alert:?}"),
         other => format!("the TLS handshake failed: {other}"),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Waits for a client's first bytes and tells what they are, without taking them: they are peeked at, and stay in the
-//! socket for whoever comes next. So a plain stream is relayed (and spliced) as if nobody had looked.
+//! Waits for a client's first bytes and finds out the protocol. The bytes are peeked at and stay in the socket, so a plain
+//! stream is relayed (and spliced) as any other.
 //!
-//! To peek costs a system call more per connection, some 1 µs. To read and replay would cost a copy, a buffer in each
-//! relay, and the way past us that bulk streams have.
+//! A peek costs one more system call per connection, some 1 µs. To read and replay the bytes would cost a copy and a buffer
+//! in each relay, and bulk streams could not be spliced.
 
 use super::error::TlsError;
 use super::handshake::DEADLINE;
@@ -18,16 +18,15 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// How long a server's first bytes are held, while it is not clear whether the client will say hello. A mesh member says it
-/// at once, so it comes with the last packet of its connect. 100 ms are promised; timers tick by the millisecond and ring a
-/// little late.
-pub const SERVER_FIRST_DELAY: Duration = Duration::from_millis(95);
+/// Time for which a server's first bytes are held while the client may still send a ClientHello. A mesh member sends it at
+/// once, with the last packet of its connect. Documented are 100 ms; timers tick by the millisecond and fire a little late.
+pub(crate) const SERVER_FIRST_DELAY: Duration = Duration::from_millis(95);
 
-/// Waits for a ClientHello, and for nothing else, as a mesh whose mTLS is STRICT does.
+/// Waits for a mesh member's ClientHello, for mTLS STRICT.
 ///
 /// # Errors
-/// Whatever else came, or nothing within [`DEADLINE`].
-pub async fn strict(client: &TcpStream) -> Result<(), TlsError> {
+/// If other bytes came, or none within [`DEADLINE`].
+pub(crate) async fn strict(client: &TcpStream) -> Result<(), TlsError> {
     match find(client, Some(Instant::now() + DEADLINE), &AtomicBool::default()).await? {
         Some(First::MeshTls) => Ok(()),
         Some(First::OwnTls) => Err(TlsError::OwnTls),
@@ -36,12 +35,12 @@ pub async fn strict(client: &TcpStream) -> Result<(), TlsError> {
     }
 }
 
-/// Waits until it is clear what the client of a connection speaks, as a mesh whose mTLS is PERMISSIVE does: by what it
-/// says first, or by the server's speaking first while the client has nothing to say.
+/// Waits until the client's protocol is known, for mTLS PERMISSIVE: by its first bytes, or because the server speaks first
+/// while the client sends nothing.
 ///
 /// # Errors
-/// When the client began a ClientHello and did not end it within [`DEADLINE`], or is gone.
-pub async fn permissive(
+/// If the client began a ClientHello and did not end it within [`DEADLINE`], or if the connection failed.
+pub(crate) async fn permissive(
     client: &TcpStream,
     server: &TcpStream,
     accepted: Instant,
@@ -49,7 +48,7 @@ pub async fn permissive(
     let spoke = AtomicBool::default();
     let server_first = async {
         tokio::time::sleep_until(accepted + SERVER_FIRST_DELAY).await;
-        // Its FIN and its reset are things to say, too.
+        // The server's FIN and its reset count as first bytes, too.
         if server.readable().await.is_err() || spoke.load(Relaxed) {
             std::future::pending::<()>().await;
         }
@@ -61,8 +60,8 @@ pub async fn permissive(
     }
 }
 
-/// What the client's first bytes are, once they tell; `None` when FIN comes before. Notes when it `spoke`; from then on
-/// there is a deadline in any case.
+/// Waits until the client's first bytes show the protocol; `None` if FIN comes before. Sets `spoke` at the first byte; from
+/// then on there is a deadline in any case.
 async fn find(
     client: &TcpStream,
     mut deadline: Option<Instant>,
@@ -126,7 +125,7 @@ mod tests {
     const BEGUN: [u8; 9] = [22, 3, 1, 0, 204, 1, 0, 0, 200];
 
     #[tokio::test]
-    async fn what_was_looked_at_is_still_there() {
+    async fn peeked_bytes_stay_in_the_socket() {
         let (mut client, mut accepted) = pair().await;
         client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         assert!(matches!(strict(&accepted).await, Err(TlsError::Plaintext)));
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_closes_before_it_says_hello_is_gone() {
+    async fn a_client_that_closes_before_its_hello_is_gone() {
         for said in [&b""[..], &BEGUN] {
             let (mut client, accepted) = pair().await;
             client.write_all(said).await.unwrap();
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_resets_before_it_says_hello_is_a_reset() {
+    async fn a_client_that_resets_before_its_hello_is_a_reset() {
         let (client, accepted) = pair().await;
         let (_server, dialled) = pair().await;
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_never_ends_its_hello_is_not_waited_for() {
+    async fn a_hello_that_never_ends_runs_into_the_deadline() {
         let (mut client, accepted) = pair().await;
         let (_server, dialled) = pair().await;
         assert!(matches!(strict(&accepted).await, Err(TlsError::Silent(_))));
@@ -188,7 +187,7 @@ mod tests {
         server.write_all(b"220 hello").await.unwrap();
         assert_eq!(permissive(&accepted, &dialled, start).await.unwrap(), First::Plain);
         assert!(start.elapsed() >= SERVER_FIRST_DELAY);
-        // Whoever waited for long already waits no more.
+        // A connection that has waited for long already waits no longer.
         let begun = Instant::now();
         let long_ago = begun - Duration::from_secs(5);
         assert_eq!(permissive(&accepted, &dialled, long_ago).await.unwrap(), First::Plain);
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_began_is_heard_to_the_end_although_the_server_spoke() {
+    async fn a_hello_that_began_is_awaited_although_the_server_spoke() {
         let (mut client, accepted) = pair().await;
         let (mut server, dialled) = pair().await;
         server.write_all(b"220 hello").await.unwrap();

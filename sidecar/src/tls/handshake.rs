@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The handshake, as either side: within a deadline, in turn, and only so many at a time.
+//! The handshake, as client or server: within a deadline, scheduled, and only so many at a time.
 
 use super::configs::Configs;
 use super::error::TlsError;
 use super::peer;
+use super::schedule::scheduled;
 use super::session::{MOST_KEPT, Session};
 use super::stream::TlsStream;
-use super::turns::in_turn;
 use crate::net::limit::Limit;
 use crate::plan::permissions::Peer;
 use culvert_mesh::model::spiffe::SpiffeId;
@@ -17,29 +17,29 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long a handshake may take, its wait for a turn included; before it, how long a ClientHello may take to arrive.
-/// linkerd and Envoy give as much.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+/// Deadline of a handshake, its waits for the schedule included, and before it of the ClientHello. linkerd's and Envoy's
+/// are as long.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Handshakes under way at a time: some 20 KiB each. The crowd that waits for its turn is no part of an established
-/// stream's delay (see [`super::turns`]), only of memory.
-pub const MOST: u32 = 2048;
+/// Most handshakes in progress at a time, some 20 KiB each. Those that wait delay no established stream (see
+/// [`super::schedule`]), so memory alone decides.
+pub(crate) const MOST: u32 = 2048;
 
-/// What a read of the handshake has room for: a flight with two certificates has 2 to 3 KiB.
+/// Room of a read during the handshake: a flight with two certificates has 2 to 3 KiB.
 const FLIGHT: usize = 4096;
 
 /// A handshake that succeeded.
-pub struct Shaken {
+pub(crate) struct Shaken {
     session: Session,
-    /// Who is at the other end.
-    pub peer: Peer,
-    /// Whether a session was resumed, so that no certificate was sent.
-    pub resumed: bool,
+    /// Identity of the peer.
+    pub(crate) peer: Peer,
+    /// True if a session was resumed, so that no certificate was sent.
+    pub(crate) resumed: bool,
 }
 
 impl Shaken {
-    /// From here on the socket speaks TLS.
-    pub fn over(self, tcp: TcpStream) -> TlsStream {
+    /// Puts the session over its socket.
+    pub(crate) fn over(self, tcp: TcpStream) -> TlsStream {
         TlsStream::new(tcp, self.session)
     }
 }
@@ -47,8 +47,8 @@ impl Shaken {
 /// Answers a handshake.
 ///
 /// # Errors
-/// Whatever went wrong; the peer was told what TLS tells. The socket is to be closed.
-pub async fn accept(
+/// Any failure; TLS' alert is sent then, and the caller closes the socket.
+pub(crate) async fn accept(
     tcp: &mut TcpStream,
     configs: &Configs,
     under_way: &Arc<Limit>,
@@ -57,11 +57,11 @@ pub async fn accept(
     within_deadline(shake(tcp, configs, None, || Session::server(configs))).await
 }
 
-/// Begins a handshake with the server at `to`, which has to be `expected`, where that is known.
+/// Begins a handshake with the server at `to`, which must be `expected` if that is known.
 ///
 /// # Errors
-/// As [`accept`].
-pub async fn connect(
+/// Those of [`accept`].
+pub(crate) async fn connect(
     tcp: &mut TcpStream,
     configs: &Configs,
     to: IpAddr,
@@ -70,8 +70,8 @@ pub async fn connect(
 ) -> Result<Shaken, TlsError> {
     let _permit = under_way.try_acquire().ok_or(TlsError::TooMany(under_way.max()))?;
     let shaken = within_deadline(shake(tcp, configs, expected, || Session::client(configs, to))).await;
-    // A resumed session is judged by the certificate of the handshake that it goes back to. The server may have another by
-    // now, which only a full handshake shows.
+    // A resumed session has the certificate of its first handshake. The server may have another by now, which only a full
+    // handshake shows.
     if let Err(TlsError::Peer(_)) = shaken {
         configs.forget(to);
     }
@@ -93,11 +93,11 @@ async fn shake(
     let mut session = begin().map_err(TlsError::Protocol)?;
     let mut came = Vec::new();
     loop {
-        // The first time nothing has come; a client has something to say then.
-        let processed = in_turn(|| session.process_early(&mut came)).await;
+        // The first round has no bytes to process; a client sends its ClientHello then.
+        let processed = scheduled(|| session.process_early(&mut came)).await;
         if let Err(error) = processed {
             session.alert();
-            // Best effort: the connection is over whatever the peer hears of it.
+            // Best effort: the connection is over, also if the peer does not get the alert.
             let _ = send(tcp, &mut session).await;
             return Err(TlsError::Protocol(error));
         }
@@ -117,7 +117,7 @@ async fn shake(
             Err(error) => return Err(TlsError::Io(error)),
         }
     }
-    // A clock before 1970 sees everything as not begun.
+    // With a clock before 1970 every certificate is not valid yet.
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let peer = peer::identify(session.peer_certificates(), &configs.trust_domain, expected, now)?;
     let resumed = session.is_resumed();

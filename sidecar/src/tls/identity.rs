@@ -19,119 +19,117 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The longest file that is read. A bundle of a thousand authorities has some 700 KiB.
+/// Longest file that is read. A bundle of a thousand authorities has some 700 KiB.
 const LONGEST_FILE: u64 = 1024 * 1024;
-/// The most certificates of a chain: the workload's, and the intermediates that sign each other.
+/// Most certificates of a chain: the workload's, and the intermediates that sign each other.
 const LONGEST_CHAIN: usize = 8;
-/// The most authorities.
 const MOST_AUTHORITIES: usize = 1024;
 
-/// The three files, in the order of [`File`].
-pub const FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
+/// Names of the three files: chain, key, authorities.
+pub(crate) const FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
-/// Something wrong with an identity, for whoever has to put it right. Never says anything of the key's content.
+/// Fault of an identity, in words for the operator. No text has any part of the key.
 #[derive(Debug, thiserror::Error)]
-pub enum IdentityFault {
-    /// A file that cannot be read.
+pub(crate) enum IdentityFault {
+    /// A file cannot be read.
     #[error(
         "cannot read {path}: {source}; does the volume hold tls.crt, tls.key and ca.crt, and may this uid read them?"
     )]
     Unreadable {
-        /// Which.
+        /// Name of the file.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: std::io::Error,
     },
-    /// A file of more than a mebibyte.
+    /// A file has more than a mebibyte.
     #[error("{0} is longer than {LONGEST_FILE} bytes")]
     TooLong(PathBuf),
-    /// No PEM.
+    /// A file has no such block of PEM.
     #[error("{file} holds no {what} in PEM")]
     NotPem {
-        /// Which.
+        /// Name of the file.
         file: &'static str,
-        /// What is missing.
+        /// The block that is missing.
         what: &'static str,
     },
-    /// More certificates than anybody would verify.
+    /// A file has more certificates than peers would verify.
     #[error("{file} holds {found} certificates; at most {most} are allowed")]
     TooMany {
-        /// Which.
+        /// Name of the file.
         file: &'static str,
-        /// How many.
+        /// Number of certificates in it.
         found: usize,
-        /// How many may be.
+        /// Largest number that is accepted.
         most: usize,
     },
-    /// A certificate that cannot be used.
+    /// A certificate cannot be used.
     #[error("certificate {number} of {file} cannot be used: {fault}")]
     Certificate {
-        /// Which file.
+        /// Name of the file.
         file: &'static str,
-        /// Which in it, from 1.
+        /// Position in the file, from 1.
         number: usize,
-        /// Why.
+        /// Fault of the certificate.
         fault: CertificateFault,
     },
-    /// An authority that cannot be one.
+    /// A certificate in `ca.crt` cannot be an authority.
     #[error("certificate {number} of ca.crt cannot be an authority: {source}")]
     Authority {
-        /// Which, from 1.
+        /// Position in `ca.crt`, from 1.
         number: usize,
-        /// Why.
+        /// Fault of the certificate.
         source: rustls::Error,
     },
-    /// A key that does not work.
+    /// The key cannot be used.
     #[error("tls.key cannot be used: {0}; P-256, P-384, Ed25519 and RSA keys can")]
     Key(rustls::Error),
-    /// A key of another certificate. Seen for a moment, too, where a rotation writes one file after the other.
+    /// The key is of another certificate. Also seen for a moment while a rotation writes one file after the other.
     #[error("tls.key is not the key of tls.crt")]
     OtherKey,
-    /// Too old.
-    #[error("tls.crt expired {0} s ago: what renews it (cert-manager, SPIRE) did not")]
+    /// The certificate is expired.
+    #[error("tls.crt expired {0} s ago: its issuer (cert-manager, SPIRE) did not renew it")]
     Expired(u64),
-    /// Too young.
+    /// The certificate is not valid yet.
     #[error("tls.crt is not valid for another {0} s: is this node's clock right?")]
     NotYetValid(u64),
-    /// Nobody would believe it.
+    /// Peers would not accept it: it is of no authority in `ca.crt`.
     #[error("tls.crt is of no authority in ca.crt, so every peer would refuse it: {0}")]
     Untrusted(rustls::Error),
-    /// Somebody else's.
-    #[error("{0}: peers would refuse it. --trust-domain or --mesh says whose identities are this mesh's")]
+    /// Peers would not accept its identity.
+    #[error("{0}: peers would refuse it; set --trust-domain or --mesh to the trust domain of this mesh")]
     NotOurs(super::error::PeerFault),
 }
 
 /// A certificate as `/certs` shows it.
 #[derive(Clone, Debug)]
-pub struct Described {
-    /// Serial number and time.
-    pub facts: Facts,
-    /// The URIs it is made out to; an authority may have none.
-    pub uris: Vec<String>,
+pub(crate) struct Described {
+    /// Serial number and validity.
+    pub(crate) facts: Facts,
+    /// URIs among its names; an authority may have none.
+    pub(crate) uris: Vec<String>,
 }
 
-/// A whole identity, checked.
-pub struct Identity {
-    /// Chain and key.
+/// The workload's identity, checked as peers would check it.
+pub(crate) struct Identity {
+    /// Chain and private key.
     pub(super) certified: Arc<CertifiedKey>,
-    /// Whom to believe.
+    /// Authorities that peers' certificates must be of.
     pub(super) authorities: Arc<RootCertStore>,
-    /// Who this workload is; at least one.
-    pub ids: Vec<SpiffeId>,
-    /// The chain, the workload's own certificate first.
-    pub chain: Vec<Described>,
-    /// The authorities.
-    pub bundle: Vec<Described>,
+    /// Identities of the workload, at least one.
+    pub(crate) ids: Vec<SpiffeId>,
+    /// Chain for `/certs`, the workload's own certificate first.
+    pub(crate) chain: Vec<Described>,
+    pub(crate) bundle: Vec<Described>,
 }
 
-/// Without the key.
+/// Leaves the key out.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("ids", &self.ids).field("chain", &self.chain).finish_non_exhaustive()
     }
 }
 
-/// What the three files hold.
+/// Content of the three files.
 pub(super) struct Pem {
     pub(super) chain: Vec<u8>,
     pub(super) key: Vec<u8>,
@@ -139,7 +137,7 @@ pub(super) struct Pem {
 }
 
 impl Pem {
-    /// Reads them.
+    /// Reads all three, and returns all faults.
     pub(super) fn read(folder: &Path) -> Result<Self, Vec<IdentityFault>> {
         let [chain, key, authorities] = FILES.map(|name| read(&folder.join(name)));
         match (chain, key, authorities) {
@@ -166,7 +164,7 @@ impl Identity {
     /// Checks an identity as a peer would.
     ///
     /// # Errors
-    /// Everything that is wrong.
+    /// All faults of its files; behind them the first of the certificate.
     pub(super) fn check(
         pem: &Pem,
         trust_domain: &TrustDomain,
@@ -176,7 +174,7 @@ impl Identity {
         let chain = certificates(&pem.chain, FILES[0], LONGEST_CHAIN);
         let key = PrivateKeyDer::from_pem_slice(&pem.key)
             .map_err(|_| {
-                vec![IdentityFault::NotPem { file: FILES[1], what: "private key (an encrypted one is none)" }]
+                vec![IdentityFault::NotPem { file: FILES[1], what: "private key (it must not be encrypted)" }]
             })
             .and_then(|key| {
                 provider.key_provider.load_private_key(key).map_err(|error| vec![IdentityFault::Key(error)])
@@ -216,18 +214,18 @@ impl Identity {
         })
     }
 
-    /// When the workload's own certificate ends, in time since 1970.
-    pub fn expires(&self) -> Duration {
+    /// Returns the end of the workload's own certificate, in time since 1970.
+    pub(crate) fn expires(&self) -> Duration {
         self.chain[0].facts.validity.until
     }
 
-    /// When the first of the authorities ends.
-    pub fn authorities_expire(&self) -> Duration {
+    /// Returns the earliest end of an authority, in time since 1970.
+    pub(crate) fn authorities_expire(&self) -> Duration {
         self.bundle.iter().map(|one| one.facts.validity.until).min().unwrap_or_default()
     }
 }
 
-/// As a client would that dialled us.
+/// Verifies the chain as a client of this workload would.
 fn verify_ourselves(
     chain: &[CertificateDer<'static>],
     authorities: &Arc<RootCertStore>,
@@ -280,7 +278,7 @@ fn roots(bundle: &[CertificateDer<'static>]) -> Result<RootCertStore, Vec<Identi
 fn describe(all: &[CertificateDer<'_>], file: &'static str) -> Result<Vec<Described>, Vec<IdentityFault>> {
     let described = all.iter().zip(1..).map(|(one, number)| {
         let fault = |fault| vec![IdentityFault::Certificate { file, number, fault }];
-        // An authority of X.509's first version has no names, and none are needed.
+        // An authority of X.509's first version has no names, and needs none.
         let uris = certificate::uris(one).unwrap_or_default().into_iter().map(str::to_owned).collect();
         Ok(Described { facts: certificate::facts(one).map_err(fault)?, uris })
     });

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Keeps this workload's identity: reads its files, notices when they change, and holds what connections use.
+//! Keeps this workload's identity: reads its files, notices changes, and holds the configuration that connections use.
 //!
-//! The files are looked at once a second (size, inode, time; through the `..data` links of Kubernetes' volumes). A new
-//! identity is for new connections; what is open goes on. One that is bad is told and not used: the old one stays.
+//! The files are checked once a second (size, inode, time; through the `..data` links of Kubernetes' volumes). A new
+//! identity is for new connections; open ones continue. A bad one is logged and not used: the old one stays.
 
 use super::configs::{Configs, provider};
 use super::identity::{FILES, Identity, IdentityFault, Pem};
@@ -18,37 +18,37 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often the same complaint is logged again.
+/// Period between two checks of the files.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// Period after which the same complaint is logged again.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
-/// An identity that ends so soon is complained of: what renews it does so after two thirds of its life at the latest.
+/// Part of an identity's life that is left when a warning begins. Issuers renew after two thirds of it at the latest.
 const ENDS_SOON: f64 = 0.1;
 
-/// All that TLS needs, for every connection.
+/// The identity, and rustls' configuration of it, for every connection.
 #[derive(Debug)]
 pub struct Tls {
     source: Option<IdentitySource>,
     identity: ArcSwapOption<Identity>,
     configs: ArcSwapOption<Configs>,
-    /// Handshakes under way, by direction: strangers who begin many and end none must not take the pod's way out.
+    /// Handshakes in progress, by direction: clients that begin many and end none must not block outbound connections.
     under_way: [Arc<Limit>; 2],
-    state: Mutex<State>,
+    state: Mutex<KeeperState>,
     complaining: Throttle,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct KeeperState {
     settings: TlsSettings,
-    /// Of what was last read, whatever came of it.
+    /// Stamps of the files that were last read, good or bad.
     read: Option<Stamps>,
-    /// Seen once and found bad: whoever writes one file after the other may not be done yet.
+    /// Stamps of files that were found bad once: a writer that writes one after the other may not have finished yet.
     suspect: Option<Stamps>,
-    /// What is wrong with the files as they are.
+    /// Faults of the files as they are.
     wrong: Option<String>,
 }
 
-/// What tells one version of a file from another.
+/// Stamps of the three files, by which a change is noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamps([Option<Stamp>; FILES.len()]);
 
@@ -65,7 +65,7 @@ impl Stamps {
 }
 
 impl Tls {
-    /// Reads the identity, if there is to be one. What is wrong with it, `/ready` and the log say.
+    /// Reads the identity, if one is configured. Its faults are in `/ready` and in the log.
     pub(crate) fn new(source: Option<IdentitySource>, metrics: &TlsMetrics) -> Self {
         let tls = Self {
             source,
@@ -75,42 +75,42 @@ impl Tls {
             state: Mutex::default(),
             complaining: Throttle::new(COMPLAIN_EVERY),
         };
-        // Twice: what is bad at first sight is believed at the second.
-        tls.look(metrics);
-        tls.look(metrics);
+        // Twice: files that are bad are read a second time before they count as bad.
+        tls.check_files(metrics);
+        tls.check_files(metrics);
         tls
     }
 
-    /// What handshakes use now; `None` without an identity.
-    pub fn configs(&self) -> Option<Arc<Configs>> {
+    /// Returns the configuration for new handshakes; `None` without an identity.
+    pub(crate) fn configs(&self) -> Option<Arc<Configs>> {
         self.configs.load_full()
     }
 
-    /// Handshakes under way in a direction.
-    pub fn under_way(&self, direction: Direction) -> &Arc<Limit> {
+    /// Returns the limit of handshakes in a direction.
+    pub(crate) fn under_way(&self, direction: Direction) -> &Arc<Limit> {
         &self.under_way[direction as usize]
     }
 
-    /// Who this workload is.
-    pub fn identity(&self) -> Option<Arc<Identity>> {
+    /// Returns the workload's identity.
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
         self.identity.load_full()
     }
 
-    /// Where it is from.
-    pub fn source(&self) -> Option<&IdentitySource> {
+    /// Returns the source of the identity.
+    pub(crate) fn source(&self) -> Option<&IdentitySource> {
         self.source.as_ref()
     }
 
-    /// Whether the path of an identity is the service's name.
-    pub fn names_services(&self) -> bool {
+    /// Returns true if the path of an identity is the service's name.
+    pub(crate) fn names_services(&self) -> bool {
         self.source.as_ref().is_some_and(|source| source.names_services)
     }
 
-    /// Takes what documents say of TLS, for connections from here on.
+    /// Sets the documents' TLS settings for new connections.
     ///
     /// # Errors
-    /// What rustls says where versions and suites do not fit each other; the old settings stay then.
-    pub fn set(&self, settings: TlsSettings) -> Result<(), rustls::Error> {
+    /// rustls', if versions and suites do not fit each other. The old settings stay then.
+    pub(crate) fn set(&self, settings: TlsSettings) -> Result<(), rustls::Error> {
         let mut state = self.state();
         if state.settings == settings {
             return Ok(());
@@ -122,9 +122,9 @@ impl Tls {
         Ok(())
     }
 
-    /// Why the sidecar is not ready, if it is for want of an identity: one that is configured and not there, or, with
-    /// `mtls`, none at all.
-    pub fn missing(&self, mtls: bool) -> Option<String> {
+    /// Returns the reason why the sidecar is not ready, if it lacks an identity: one that is configured and cannot be used,
+    /// or, with `mtls`, any.
+    pub(crate) fn missing(&self, mtls: bool) -> Option<String> {
         if self.configs.load().is_some() {
             return None;
         }
@@ -136,8 +136,8 @@ impl Tls {
         Some(format!("no identity (--identity {}): {wrong}", source.folder.display()))
     }
 
-    /// What an operator should look after, in words.
-    pub fn complaint(&self, mtls: bool) -> Option<String> {
+    /// Returns the fault that an operator should mend, in words.
+    pub(crate) fn complaint(&self, mtls: bool) -> Option<String> {
         if let Some(missing) = self.missing(mtls) {
             return Some(missing);
         }
@@ -151,7 +151,9 @@ impl Tls {
             let ago = (now - ends).as_secs();
             Some(format!("the identity expired {ago} s ago, so peers refuse it{}", because(wrong)))
         } else if let Some(wrong) = wrong {
-            Some(format!("the new identity is not used, the old one is for another {rest} s: {wrong}"))
+            Some(format!(
+                "the new identity is not used, the old one stays in use and is valid for another {rest} s: {wrong}"
+            ))
         } else if ends - now < lasts.mul_f64(ENDS_SOON) {
             Some(format!("the identity ends in {rest} s and was not renewed"))
         } else {
@@ -159,36 +161,36 @@ impl Tls {
         }
     }
 
-    /// Looks once a second, for ever, and calls `looked` each time.
-    pub(crate) async fn keep(&self, metrics: &TlsMetrics, looked: impl Fn()) {
+    /// Checks the files once a second and calls `checked` each time; never returns.
+    pub(crate) async fn keep(&self, metrics: &TlsMetrics, checked: impl Fn()) {
         if self.source.is_none() {
             return;
         }
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        let mut ticks = tokio::time::interval(CHECK_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.look(metrics);
-            looked();
+            self.check_files(metrics);
+            checked();
             if let Some(complaint) = self.complaint(false).filter(|_| self.complaining.ready()) {
                 tracing::error!("{complaint}");
             }
         }
     }
 
-    /// Reads the files where they changed.
-    pub(super) fn look(&self, metrics: &TlsMetrics) {
+    /// Reads the files if they changed. Blocks the calling thread, which is the one for admin and signals, for some 100 µs.
+    pub(super) fn check_files(&self, metrics: &TlsMetrics) {
         let Some(source) = &self.source else { return };
         let stamps = Stamps::of(&source.folder);
         let mut state = self.state();
         let same = state.read.as_ref() == Some(&stamps);
-        // What is bad is looked at again: its time may come, or somebody lets us read it.
+        // Bad files are read again: a certificate becomes valid, or a file becomes readable.
         if same && state.wrong.is_none() {
             return;
         }
         let read = Pem::read(&source.folder);
         if Stamps::of(&source.folder) != stamps {
-            // Changed in between: half of it may be old.
+            // Changed during the read: half of the bytes may be old.
             return;
         }
         let provider = Arc::new(provider());
@@ -224,7 +226,7 @@ impl Tls {
         state.read = Some(stamps);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, KeeperState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

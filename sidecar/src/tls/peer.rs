@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who the other side is. Asked after each handshake, a resumed one too, whose certificate nobody verified again. Pure.
+//! The identity of a peer. Read after each handshake, also after a resumed one, which verifies no certificate. Pure.
 
 use super::certificate::{self, CertificateFault};
 use super::error::PeerFault;
@@ -8,11 +8,11 @@ use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
 use rustls::pki_types::CertificateDer;
 use std::time::Duration;
 
-/// Reads from its certificate who the peer is.
+/// Reads the peer's identity from its certificate.
 ///
 /// # Errors
-/// When it is nobody, of another trust domain, not who it should be, or its time is over.
-pub fn identify(
+/// If there is none, if it is of another trust domain or not the expected one, or if the certificate is expired.
+pub(crate) fn identify(
     chain: Option<&[CertificateDer<'_>]>,
     trust_domain: &TrustDomain,
     expected: Option<&SpiffeId>,
@@ -34,7 +34,7 @@ pub fn identify(
     Ok(Peer { ids: ids.into(), tags: uris.into_iter().filter_map(tag).collect() })
 }
 
-/// `kuma://kuma.io/zone/east`: the value is behind the last slash.
+/// Splits a tag such as `kuma://kuma.io/zone/east`: the value is behind the last slash.
 fn tag(uri: &str) -> Option<(String, String)> {
     let (key, value) = uri.strip_prefix("kuma://")?.rsplit_once('/')?;
     Some((key.to_owned(), value.to_owned()))

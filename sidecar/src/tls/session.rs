@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One TLS session without its socket: ciphertext in, plaintext out, and back. Over rustls' unbuffered interface, so that
-//! it keeps no buffer of its own: bytes are decrypted where the socket left them, in the worker's scratch buffer.
+//! One TLS session without its socket: ciphertext in, plaintext out, and back. It uses rustls' unbuffered interface and so
+//! has no buffer of its own: bytes are decrypted in place, in the worker's scratch buffer.
 
 use super::configs::Configs;
 use rustls::client::UnbufferedClientConnection;
@@ -13,58 +13,58 @@ use rustls::{CommonState, Error, HandshakeKind};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The most ciphertext that is kept while the rest of it is awaited: the longest handshake message (64 KiB) in records.
-/// A data record is a quarter of it.
+/// Most ciphertext that is kept while the rest of it is awaited: the longest handshake message (64 KiB) in records. A data
+/// record is a quarter of it.
 pub(super) const MOST_KEPT: usize = 66 * 1024;
 
-/// A TLS session.
+/// State of one TLS session, as client or server.
 pub(super) struct Session {
-    side: Side,
-    /// What came and is not yet whole.
+    side: RustlsSide,
+    /// Ciphertext of a message that is not complete yet.
     kept: Vec<u8>,
-    /// What was said while nobody read: behind the handshake, in one packet with its end.
+    /// Plaintext that was decrypted before it was read: it came in one packet with the end of the handshake.
     early: Vec<u8>,
-    /// What is to be sent, from `sent` on.
+    /// Ciphertext to send, from `sent` on.
     outgoing: Vec<u8>,
     sent: usize,
-    /// Whether the peer said that it will send no more.
+    /// True once the peer sent close_notify.
     peer_closed: bool,
-    /// Whether we said so.
+    /// True once this side queued close_notify.
     closed: bool,
 }
 
-/// Both are large.
-enum Side {
+/// rustls' connection, boxed as it is large.
+enum RustlsSide {
     Server(Box<UnbufferedServerConnection>),
     Client(Box<UnbufferedClientConnection>),
 }
 
-/// What a step came to.
+/// Result of a step.
 enum Next {
-    /// There may be more in what is there.
+    /// The bytes may have more messages.
     Again,
-    /// More has to come.
+    /// More bytes are needed.
     More,
-    /// Whoever has something to say may.
+    /// Plaintext may be sent.
     Speak,
-    /// The peer will send no more.
+    /// The peer sent close_notify.
     PeerClosed,
 }
 
 impl Session {
-    /// The side that was dialled.
+    /// Makes the server's side of a session.
     pub(super) fn server(configs: &Configs) -> Result<Self, Error> {
         UnbufferedServerConnection::new(Arc::clone(&configs.server))
-            .map(|side| Self::new(Side::Server(side.into())))
+            .map(|side| Self::new(RustlsSide::Server(side.into())))
     }
 
-    /// The side that dials; sessions with `to` are resumed.
+    /// Makes the client's side; an earlier session with `to` is resumed.
     pub(super) fn client(configs: &Configs, to: IpAddr) -> Result<Self, Error> {
         UnbufferedClientConnection::new(Arc::clone(&configs.client), ServerName::IpAddress(to.into()))
-            .map(|side| Self::new(Side::Client(side.into())))
+            .map(|side| Self::new(RustlsSide::Client(side.into())))
     }
 
-    fn new(side: Side) -> Self {
+    fn new(side: RustlsSide) -> Self {
         Self {
             side,
             kept: Vec::new(),
@@ -78,13 +78,13 @@ impl Session {
 
     fn state(&self) -> &CommonState {
         match &self.side {
-            Side::Server(side) => side,
-            Side::Client(side) => side,
+            RustlsSide::Server(side) => side,
+            RustlsSide::Client(side) => side,
         }
     }
 
-    /// Whether the handshake goes on. Not before it ended is the peer who it says it is: until then nothing is read from
-    /// it nor said to it.
+    /// Returns true during the handshake. The peer is not verified before its end: until then no plaintext is read or
+    /// sent.
     pub(super) fn is_handshaking(&self) -> bool {
         self.state().is_handshaking()
     }
@@ -93,7 +93,6 @@ impl Session {
         self.state().peer_certificates()
     }
 
-    /// Whether the session was resumed.
     pub(super) fn is_resumed(&self) -> bool {
         self.state().handshake_kind() == Some(HandshakeKind::Resumed)
     }
@@ -102,41 +101,41 @@ impl Session {
         self.peer_closed
     }
 
-    /// Ciphertext that was kept; whatever comes is to be appended to it before it is processed.
+    /// Returns the ciphertext that was kept. New bytes are appended to it before they are processed.
     pub(super) fn kept(&self) -> &[u8] {
         &self.kept
     }
 
-    /// What is to be sent.
+    /// Returns the ciphertext to send.
     pub(super) fn unsent(&self) -> &[u8] {
         &self.outgoing[self.sent..]
     }
 
-    /// So much of it was.
+    /// Removes the bytes that were sent.
     pub(super) fn was_sent(&mut self, bytes: usize) {
         self.sent += bytes;
         if self.sent >= self.outgoing.len() {
-            // Nothing is held while there is nothing to hold.
+            // An idle session owns no buffer.
             (self.outgoing, self.sent) = (Vec::new(), 0);
         }
     }
 
-    /// Bytes of memory that are held for what is on its way.
+    /// Returns the memory that bytes in flight use.
     #[cfg(test)]
     pub(super) fn buffered(&self) -> usize {
         self.kept.capacity() + self.early.capacity() + self.outgoing.capacity()
     }
 
-    /// This too is to be sent, after everything else that is.
+    /// Queues ciphertext behind all that is queued.
     pub(super) fn send_later(&mut self, ciphertext: &[u8]) {
         self.outgoing.extend_from_slice(ciphertext);
     }
 
-    /// Takes all that has come, what was kept at its front; keeps what is not whole. Hands out what was said.
+    /// Processes ciphertext, with the kept bytes at its front. Keeps an incomplete rest, and hands plaintext to `said`.
     pub(super) fn process(&mut self, bytes: &mut [u8], mut said: impl FnMut(&[u8])) -> Result<(), Error> {
         let Self { side, outgoing, peer_closed, .. } = self;
         let (at, done) = run(side, bytes, outgoing, peer_closed, &mut said);
-        // After an error, too: rustls remembers where in it it stands.
+        // Also after an error: rustls remembers its position in these bytes.
         let rest = &bytes[at..];
         if rest.is_empty() {
             self.kept = Vec::new();
@@ -151,7 +150,7 @@ impl Session {
         }
     }
 
-    /// As [`Self::process`], where nobody reads what is said.
+    /// Processes as [`Self::process`], but keeps the plaintext until it is read.
     pub(super) fn process_early(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
         let mut early = std::mem::take(&mut self.early);
         let done = self.process(bytes, |said| early.extend_from_slice(said));
@@ -159,25 +158,25 @@ impl Session {
         done
     }
 
-    /// What was said while nobody read, once; `most` of it.
+    /// Takes at most `most` bytes of the plaintext that was kept.
     pub(super) fn take_early(&mut self, most: usize) -> Vec<u8> {
         let rest = self.early.split_off(most.min(self.early.len()));
         std::mem::replace(&mut self.early, rest)
     }
 
-    /// Keeps what there was no room for, to be read first.
+    /// Keeps plaintext for which there was no room, to be read first.
     pub(super) fn put_back(&mut self, said: &[u8]) {
         self.early.extend_from_slice(said);
     }
 
-    /// Encrypts into `out`, which has to have room for it and for 32 bytes more per 16 KiB; says how much that is.
+    /// Encrypts into `out`, which needs room for 32 bytes more per 16 KiB. Returns the length of the ciphertext.
     pub(super) fn encrypt(&mut self, plaintext: &[u8], out: &mut [u8]) -> Result<usize, Error> {
         let mut encrypted = Ok(0);
         self.speak(|writer| encrypted = writer.encrypt(plaintext, out))?;
         encrypted
     }
 
-    /// Says that nothing more will be said.
+    /// Queues close_notify, once.
     pub(super) fn close(&mut self) -> Result<(), Error> {
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());
@@ -190,27 +189,27 @@ impl Session {
         Ok(())
     }
 
-    /// After an error: what the peer is to be told of it, if anything.
+    /// Queues the alert for the peer after an error, if TLS has one for it.
     pub(super) fn alert(&mut self) {
         let Self { side, kept, outgoing, .. } = self;
-        // One step and no more: what is to be sent comes before what else is wrong with what came.
+        // One step and no more: the alert comes before the next error in the same bytes.
         let _ = match side {
-            Side::Server(side) => step(side.process_tls_records(kept), outgoing, &mut |_| {}, None),
-            Side::Client(side) => step(side.process_tls_records(kept), outgoing, &mut |_| {}, None),
+            RustlsSide::Server(side) => step(side.process_tls_records(kept), outgoing, &mut |_| {}, None),
+            RustlsSide::Client(side) => step(side.process_tls_records(kept), outgoing, &mut |_| {}, None),
         };
     }
 
-    /// Comes to where one may speak. What has to be sent before goes to the outgoing bytes.
+    /// Runs rustls up to the state in which plaintext may be sent, and calls `speech` there. Queues all that goes before.
     fn speak(&mut self, mut speech: impl FnMut(&mut dyn Writer)) -> Result<(), Error> {
         let Self { side, kept, early, outgoing, peer_closed, .. } = self;
         let mut said = |said: &[u8]| early.extend_from_slice(said);
         loop {
-            // With what is kept, though nothing new came: rustls remembers where in it it stands.
+            // The kept bytes are passed again, also if no new ones came: rustls remembers its position in them.
             let (discard, next) = match side {
-                Side::Server(side) => {
+                RustlsSide::Server(side) => {
                     step(side.process_tls_records(kept), outgoing, &mut said, Some(&mut speech))
                 }
-                Side::Client(side) => {
+                RustlsSide::Client(side) => {
                     step(side.process_tls_records(kept), outgoing, &mut said, Some(&mut speech))
                 }
             };
@@ -225,9 +224,9 @@ impl Session {
     }
 }
 
-/// Processes until nothing more comes of it; says how much of it is done with.
+/// Processes until more bytes are needed. Returns the number of bytes that are processed.
 fn run(
-    side: &mut Side,
+    side: &mut RustlsSide,
     bytes: &mut [u8],
     outgoing: &mut Vec<u8>,
     peer_closed: &mut bool,
@@ -237,8 +236,8 @@ fn run(
     loop {
         let rest = &mut bytes[at..];
         let (discard, next) = match side {
-            Side::Server(side) => step(side.process_tls_records(rest), outgoing, said, None),
-            Side::Client(side) => step(side.process_tls_records(rest), outgoing, said, None),
+            RustlsSide::Server(side) => step(side.process_tls_records(rest), outgoing, said, None),
+            RustlsSide::Client(side) => step(side.process_tls_records(rest), outgoing, said, None),
         };
         at += discard;
         match next {
@@ -250,7 +249,7 @@ fn run(
     }
 }
 
-/// Where one may speak.
+/// The state of rustls in which plaintext may be sent.
 trait Writer {
     fn encrypt(&mut self, plaintext: &[u8], out: &mut [u8]) -> Result<usize, Error>;
     fn close(&mut self, out: &mut [u8]) -> Result<usize, Error>;
@@ -272,7 +271,7 @@ fn cannot_encrypt(error: EncryptError) -> Error {
 
 type Speech<'a> = &'a mut dyn FnMut(&mut dyn Writer);
 
-/// Does what one state of rustls' asks for; says how many bytes are done with, and what comes next.
+/// Handles one state of rustls. Returns the number of bytes that are processed, and the next step.
 fn step<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     outgoing: &mut Vec<u8>,
@@ -280,11 +279,11 @@ fn step<Data>(
     speech: Option<Speech<'_>>,
 ) -> (usize, Result<Next, Error>) {
     let UnbufferedStatus { mut discard, state } = status;
-    let next = state.and_then(|state| heed(state, &mut discard, outgoing, said, speech));
+    let next = state.and_then(|state| handle(state, &mut discard, outgoing, said, speech));
     (discard, next)
 }
 
-fn heed<Data>(
+fn handle<Data>(
     state: ConnectionState<'_, '_, Data>,
     discard: &mut usize,
     outgoing: &mut Vec<u8>,
@@ -311,7 +310,7 @@ fn heed<Data>(
             Next::Again
         }
         ConnectionState::TransmitTlsData(data) => {
-            // Whoever holds the session sends it.
+            // The owner of the session sends the queued bytes.
             data.done();
             Next::Again
         }
@@ -323,7 +322,7 @@ fn heed<Data>(
         }
         ConnectionState::PeerClosed => Next::PeerClosed,
         ConnectionState::BlockedHandshake | ConnectionState::Closed => Next::More,
-        // Early data is never allowed.
+        // Early data is never accepted.
         other => return Err(Error::General(format!("unexpected state {other:?}"))),
     })
 }

@@ -1,57 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a client speaks, told by its first bytes. Pure; `sidecar/fuzz` throws everything at it.
+//! A client's protocol, found by its first bytes. Pure; a target of `sidecar/fuzz`.
 //!
-//! A mesh member says so in its ClientHello, by the application protocol `kuma` (which is what Kong Mesh's own sidecars
-//! say, so both understand each other). Any other TLS is the application's own.
+//! A mesh member's ClientHello offers the application protocol `kuma`, as those of Kong Mesh's own sidecars do, so both
+//! understand each other. Any other TLS is the application's own.
 
 use std::borrow::Cow;
 
 /// The application protocol (ALPN) of TLS between mesh members.
-pub const ALPN: &[u8] = b"kuma";
+pub(crate) const ALPN: &[u8] = b"kuma";
 
-/// A mesh member's ClientHello is below 2 KiB, post-quantum key shares included. A longer one is the application's.
+/// Longest ClientHello of a mesh member: it is below 2 KiB, post-quantum key shares included. A longer one is the
+/// application's.
 const LONGEST_HELLO: usize = 16 * 1024;
 
-/// So many bytes decide in any case: the longest hello, and the heads of the records that it may come in.
+/// Bytes after which the answer is never [`First::NeedMore`]: the longest hello, and the heads of its records.
 pub const MOST: usize = LONGEST_HELLO + 1024;
 
 const RECORD_HEAD: usize = 5;
 const HANDSHAKE_HEAD: usize = 4;
-/// RFC 8446, 5.1: a record holds at most so many bytes of plaintext.
+/// Most bytes of plaintext in a record (RFC 8446, 5.1).
 const LONGEST_RECORD: usize = 16 * 1024;
 const CONTENT_HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const EXTENSION_ALPN: u16 = 16;
 
-/// What the first bytes are.
+/// The protocol of a client's first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum First {
     /// TLS of a mesh member: a ClientHello that offers [`ALPN`].
     MeshTls,
     /// TLS between the application and its client: any other ClientHello.
     OwnTls,
-    /// Anything else.
+    /// Bytes that are not TLS.
     Plain,
-    /// Too few to tell. Not after [`MOST`].
+    /// Too few bytes to decide; never from [`MOST`] bytes on.
     NeedMore,
 }
 
-/// Tells what a client speaks by the bytes that it sent first, however they were cut on the way.
+/// Returns the protocol of a client by its first bytes. The answer does not depend on how they were cut on the way.
 pub fn sniff(bytes: &[u8]) -> First {
     let first = judge(&bytes[..bytes.len().min(MOST)]);
-    // Cut into absurdly short records. No mesh member does that.
+    // Cut into very short records, which no mesh member does.
     if first == First::NeedMore && bytes.len() >= MOST { First::OwnTls } else { first }
 }
 
 fn judge(bytes: &[u8]) -> First {
     let mut rest = bytes;
-    // In one piece nearly always; joined only where it is not.
+    // Nearly always in one piece; joined only if it is not.
     let mut hello: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     loop {
         let fragment = match Fragment::take(&mut rest) {
             Some(fragment) => fragment,
             None if hello.is_empty() => return First::Plain,
-            // It began as TLS. What the application makes of it is its business.
+            // It began as TLS, so the application has to judge it.
             None => return First::OwnTls,
         };
         if hello.is_empty() {
@@ -77,15 +78,15 @@ fn judge(bytes: &[u8]) -> First {
     }
 }
 
-/// A piece of a handshake message: what a record holds, as far as it has arrived.
+/// A piece of a handshake message: the content of a record, as far as it has arrived.
 struct Fragment<'a> {
     bytes: &'a [u8],
-    /// Whether more of the record is to come.
+    /// True if more bytes of the record follow.
     cut: bool,
 }
 
 impl<'a> Fragment<'a> {
-    /// The next one; `None` where no handshake record begins.
+    /// Takes the next one; `None` if no handshake record begins here.
     fn take(rest: &mut &'a [u8]) -> Option<Self> {
         let head = &rest[..rest.len().min(RECORD_HEAD)];
         let fits = |at: usize, fits: fn(u8) -> bool| head.get(at).is_none_or(|byte| fits(*byte));
@@ -99,7 +100,7 @@ impl<'a> Fragment<'a> {
             return Some(Self { bytes: &[], cut: true });
         };
         let length = usize::from(u16::from_be_bytes([high, low]));
-        // RFC 8446, 5.1: no empty handshake records.
+        // Empty handshake records are not allowed (RFC 8446, 5.1).
         if !(1..=LONGEST_RECORD).contains(&length) {
             return None;
         }
@@ -110,14 +111,14 @@ impl<'a> Fragment<'a> {
     }
 }
 
-/// Whether a ClientHello offers [`ALPN`]; a malformed one offers nothing.
+/// Returns true if a ClientHello offers [`ALPN`]; a malformed one offers nothing.
 fn offers_mesh(hello: &[u8]) -> bool {
     alpn(hello).is_some_and(|mut names| {
         std::iter::from_fn(move || names.take_short_block()).any(|name| name == ALPN)
     })
 }
 
-/// The application protocols that a ClientHello names.
+/// Finds the application protocols that a ClientHello offers.
 fn alpn(hello: &[u8]) -> Option<Reader<'_>> {
     const VERSION_AND_RANDOM: usize = 2 + 32;
     let mut hello = Reader(hello.get(VERSION_AND_RANDOM..)?);
@@ -134,7 +135,7 @@ fn alpn(hello: &[u8]) -> Option<Reader<'_>> {
     }
 }
 
-/// Takes length-prefixed blocks off its front.
+/// Takes length-prefixed blocks off the front of bytes.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -148,13 +149,13 @@ impl<'a> Reader<'a> {
         self.take(2)?.try_into().ok().map(u16::from_be_bytes)
     }
 
-    /// A block with a length of two bytes.
+    /// Takes a block with a length of two bytes.
     fn take_block(&mut self) -> Option<&'a [u8]> {
         let length = self.take_u16()?;
         self.take(length.into())
     }
 
-    /// A block with a length of one byte.
+    /// Takes a block with a length of one byte.
     fn take_short_block(&mut self) -> Option<&'a [u8]> {
         let &[length] = self.take(1)? else { return None };
         self.take(length.into())
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hello_is_plain_as_soon_as_that_shows() {
+    fn bytes_that_cannot_be_a_hello_are_plain_at_once() {
         for (name, bytes) in [
             ("HTTP", &b"G"[..]),
             ("a newline", b"\n"),
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_began_as_tls_and_went_on_otherwise_is_the_applications() {
+    fn bytes_that_only_begin_as_tls_are_the_applications() {
         let mut cut = records(&hello(&[b"kuma"])[..20], 20);
         cut.extend(b"GET / HTTP/1.1\r\n");
         assert_eq!(sniff(&cut), First::OwnTls);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS as one end of a relayed connection.
 //!
-//! Idle, it holds the session's keys and state and no buffer: ciphertext passes through a scratch buffer of the worker,
-//! as plaintext passes through the relay's. What remains are the beginning of a record whose rest is awaited, and
+//! An idle stream holds the session's keys and state and no buffer: ciphertext passes through a scratch buffer of the
+//! worker, as plaintext passes through the relay's. It keeps only the beginning of a record whose rest is awaited, and
 //! ciphertext that the peer does not take at once.
 //!
-//! A close_notify is the peer's FIN and the other way round. A FIN without it is a truncation: somebody on the way may have
-//! cut the stream, so the other side gets a reset, never an orderly end.
+//! The peer's close_notify is passed on as FIN, and FIN as close_notify. A FIN without it is a truncation, possibly an
+//! attack on the way, so the other side gets a reset, never an orderly end.
 
 use super::session::{MOST_KEPT, Session};
 use crate::relay::{Endpoint, LONG_SCRATCH_BYTES, SCRATCH_BYTES};
@@ -19,13 +19,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Room for what a full scratch buffer becomes when it is encrypted: 8 records, each with a head and a tag, and a key
-/// update in front of them.
+/// Room for a full scratch buffer after encryption: 8 records, each with a head and a tag, and a key update in front.
 const ENCRYPTED_BYTES: usize = LONG_SCRATCH_BYTES + 1024;
 
-/// As much as is read at once: so many full records as fill the relay's scratch buffer with what they say, each with a head
-/// of 5 bytes, the type and a tag of 16. One byte less, and of a bulk stream the last record of each read would be kept
-/// apart and copied back, nearly whole, a quarter of all that comes.
+/// Ciphertext of one read: the full records whose plaintext fills the relay's scratch buffer, each with a head of 5 bytes,
+/// the type and a tag of 16. With one byte less, the last record of each read of a bulk stream would be kept and copied
+/// back nearly whole: a quarter of all bytes.
 const READ_BYTES: usize = SCRATCH_BYTES + SCRATCH_BYTES / RECORD_BYTES * 22;
 const RECORD_BYTES: usize = 16 * 1024;
 
@@ -34,24 +33,22 @@ thread_local! {
         RefCell::new(vec![0; ENCRYPTED_BYTES.max(MOST_KEPT + 1024)].into_boxed_slice());
 }
 
-/// A TLS session over its socket, its handshake done.
-pub struct TlsStream {
+/// A TLS session over its socket, after the handshake.
+pub(crate) struct TlsStream {
     tcp: TcpStream,
     session: Session,
-    /// What reading ended by; told once everything that was said before is read.
+    /// Error that ended the reads; returned once all plaintext before it is read.
     failed: Option<io::Error>,
-    /// What sending ended by, where reading found out: told to whoever sends next, or when there is no more to be read.
+    /// Error of a send that a read made; returned by the next send, or at the end of the reads.
     unsendable: Option<io::Error>,
 }
 
 impl TlsStream {
-    /// Puts both together.
     pub(super) fn new(tcp: TcpStream, session: Session) -> Self {
         Self { tcp, session, failed: None, unsendable: None }
     }
 
-    /// The socket.
-    pub fn tcp(&self) -> &TcpStream {
+    pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
 
@@ -60,7 +57,7 @@ impl TlsStream {
         self.session.buffered()
     }
 
-    /// Sends what is to be sent.
+    /// Sends the ciphertext that is queued.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(error) = self.unsendable.take() {
             return Poll::Ready(Err(error));
@@ -74,13 +71,13 @@ impl TlsStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once from the socket, and decrypts what is whole. Whether there was as much as was asked for.
+    /// Reads once from the socket, and decrypts the complete records. Returns true if the read filled its room.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
         let Self { tcp, session, failed, unsendable } = self;
         CIPHERTEXT.with_borrow_mut(|scratch| {
             let kept = session.kept().len();
             scratch[..kept].copy_from_slice(session.kept());
-            // What it says fits into the relay's buffer, as a rule.
+            // Its plaintext fits into the relay's buffer, as a rule.
             let most = READ_BYTES.max(kept + 1024);
             let mut into = ReadBuf::new(&mut scratch[kept..most]);
             ready!(Pin::new(tcp).poll_read(cx, &mut into))?;
@@ -132,8 +129,8 @@ impl AsyncRead for TlsStream {
                 return Poll::Ready(Ok(()));
             }
             let full = ready!(this.poll_receive(cx, buf))?;
-            // A second read goes on in the same write, where there is room for it. Behind a close_notify only FIN follows,
-            // which would pass for a cut.
+            // A second read goes into the same write, if there is room for it. Behind a close_notify only FIN follows,
+            // which would be taken for a truncation.
             if full
                 && buf.remaining() >= SCRATCH_BYTES
                 && this.failed.is_none()
@@ -142,8 +139,8 @@ impl AsyncRead for TlsStream {
             {
                 this.failed = Some(error);
             }
-            // What the protocol wants answered. Whoever cannot take it is not being read for nothing: it wakes this task
-            // when it can. Whoever died may have said more before, which is read first.
+            // Answers of the protocol, such as a key update. If the peer cannot take them, it wakes this task when it can. If
+            // it failed, the bytes that it sent before are read first.
             if let Poll::Ready(Err(error)) = this.poll_send(cx) {
                 this.unsendable = Some(error);
             }
@@ -152,12 +149,12 @@ impl AsyncRead for TlsStream {
 }
 
 impl AsyncWrite for TlsStream {
-    /// Takes at most a scratch buffer at a time, and nothing while ciphertext waits to be sent. What was taken is on its
-    /// way when [`AsyncWrite::poll_flush`] says so.
+    /// Takes at most a scratch buffer at a time, and nothing while ciphertext waits to be sent. The bytes are sent once
+    /// [`AsyncWrite::poll_flush`] is ready.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.failed.is_some() {
-            // Whoever reads hears of what.
+            // The error itself is returned by the read.
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         ready!(this.poll_send(cx))?;
@@ -169,7 +166,7 @@ impl AsyncWrite for TlsStream {
         CIPHERTEXT.with_borrow_mut(|scratch| {
             let n = session.encrypt(plaintext, scratch).map_err(failure)?;
             let mut ciphertext = &scratch[..n];
-            // Something that goes before it is rare, and then both wait for each other.
+            // Ciphertext that goes before it is rare; then this one is queued behind it.
             while session.unsent().is_empty() && !ciphertext.is_empty() {
                 match Pin::new(&mut *tcp).poll_write(cx, ciphertext)? {
                     Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -186,7 +183,7 @@ impl AsyncWrite for TlsStream {
         self.poll_send(cx)
     }
 
-    /// Says close_notify, then FIN.
+    /// Sends close_notify, then FIN.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.session.close().map_err(failure)?;
         ready!(self.poll_send(cx))?;

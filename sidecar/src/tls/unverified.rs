@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TLS to the pod's own application for a probe, whose certificate nobody verifies: the kubelet does not either. For
-//! nothing else.
+//! TLS to the pod's own application, for HTTPS probes only. The certificate is not verified; the kubelet does not verify it
+//! either.
 
 use super::configs::provider;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -13,9 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[derive(Debug)]
-struct Anybody(rustls::crypto::WebPkiSupportedAlgorithms);
+struct AnyCertificate(rustls::crypto::WebPkiSupportedAlgorithms);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,
@@ -50,7 +50,7 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// Says `request` and hears until it is `enough`, at most `most` bytes.
+/// Sends `request` and reads until `enough` is true, at most `most` bytes.
 pub(crate) async fn exchange(
     mut tcp: TcpStream,
     request: &[u8],
@@ -59,11 +59,11 @@ pub(crate) async fn exchange(
 ) -> io::Result<Vec<u8>> {
     static CONFIG: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(|| {
         let provider = Arc::new(provider());
-        let anybody = Arc::new(Anybody(provider.signature_verification_algorithms));
+        let any_certificate = Arc::new(AnyCertificate(provider.signature_verification_algorithms));
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(anybody)
+            .with_custom_certificate_verifier(any_certificate)
             .with_no_client_auth();
         Ok(Arc::new(config))
     });

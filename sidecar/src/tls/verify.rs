@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether a peer's certificate is of one of our authorities and holds now. Who it is, [`super::peer`] asks.
+//! Verifies that a peer's certificate is of one of the mesh's authorities and valid now. [`super::peer`] reads its identity.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -13,10 +13,10 @@ use rustls::{
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A certificate that begins so much later than our clock says is taken: it was issued a moment ago by a clock that is
-/// ahead of ours. Workload certificates are issued at a pod's start and used at once, and not every issuer dates them back
-/// (SPIRE and Kuma do, by 10 s). None is taken after its end: they are renewed long before.
-pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// Time before its begin from which a certificate is accepted: it was issued a moment ago by a clock that is ahead of this
+/// one. Workload certificates are issued at a pod's start and used at once, and not every issuer dates them back (SPIRE and
+/// Kuma do, by 10 s). None is accepted after its end: they are renewed long before.
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// Verifies peers of either side.
 #[derive(Debug)]
@@ -33,14 +33,14 @@ impl Verifier {
     ) -> Result<Self, VerifierBuilderError> {
         let clients =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&authorities), Arc::clone(&provider))
-                // A mesh member has one certificate and needs no hint which to show; a bundle's names would fill packets.
+                // A mesh member has one certificate and needs no hint which to send; a bundle's names would fill packets.
                 .clear_root_hint_subjects()
                 .build()?;
         Ok(Self { authorities, clients, provider })
     }
 }
 
-/// Asks again as of a little later, where a certificate's time has not begun.
+/// Verifies again at a slightly later time, if the certificate is not valid yet.
 fn tolerant<T>(now: UnixTime, verify: impl Fn(UnixTime) -> Result<T, Error>) -> Result<T, Error> {
     match verify(now) {
         Err(Error::InvalidCertificate(
@@ -88,7 +88,7 @@ impl ClientCertVerifier for Verifier {
 }
 
 impl ServerCertVerifier for Verifier {
-    /// `_server_name` is the dialled address, which no workload's certificate names.
+    /// Ignores the name: it is the dialled address, which is in no workload's certificate.
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -45,7 +45,7 @@ fn bad_usage_is_64_with_the_reason_on_stderr() {
         (vec!["--redirekt"], "unexpected argument '--redirekt'"),
         (vec!["--outbound-port", "70000"], "invalid value '70000' for '--outbound-port <PORT>'"),
         (vec!["--identity", "/etc/tls", "--trust-domain", "A B"], "\"A B\" is no trust domain"),
-        (vec!["--app-probes", "[]"], "--app-probes: no JSON object"),
+        (vec!["--app-probes", "[]"], "--app-probes: not a JSON object"),
         (vec!["--admin-address", "0.0.0.0:9901"], "--admin-address 0.0.0.0:9901 is not a loopback address"),
         (vec!["validate", "/no/such/mesh.yaml"], "/no/such/mesh.yaml: No such file or directory"),
         (vec!["--resources", "/no/such/folder"], "/no/such/folder: No such file or directory"),

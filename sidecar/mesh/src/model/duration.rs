@@ -3,23 +3,23 @@
 
 use std::time::Duration;
 
-/// The longest duration that an option takes: a year. More is a typing error, and would overflow a timer.
+/// Longest duration of an option: a year. More is a typing error, and would overflow a timer.
 const MAX: Duration = Duration::from_hours(365 * 24);
 
 const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 
-/// Why a text is no duration.
+/// Reason for which a text is not a duration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
-    /// Not in the grammar.
+    /// The text does not follow the grammar.
     #[error("not a duration; write for example 500ms, 5s, 1m30s, 1h or 0")]
     Grammar,
-    /// Too long.
+    /// The duration exceeds a year.
     #[error("more than a year")]
     TooLong,
 }
 
-/// Reads a duration.
+/// Parses a duration of whole milliseconds.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_write() {
+    fn durations_of_all_units_are_parsed() {
         for (text, millis) in
             [("0", 0), ("0s", 0), ("5s", 5_000), ("100ms", 100), ("1m30s", 90_000), ("1h", 3_600_000)]
         {
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_duration() {
+    fn other_texts_are_refused() {
         for text in ["", "5", "s", "-1s", "1.5s", "5 s", "5d", "1h,", "5sx", " 5s", "١s"] {
             assert_eq!(parse(text), Err(DurationError::Grammar), "{text:?}");
         }

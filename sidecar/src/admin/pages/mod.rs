@@ -308,7 +308,7 @@ async fn probed((probe, pod): (Probe, Option<IpAddr>)) -> Reply {
     let Some(pod) = pod else {
         return reply::text(StatusCode::SERVICE_UNAVAILABLE, "the pod has no address yet");
     };
-    let probes::Answer { status, words } = probes::ask(&probe, pod).await;
+    let probes::ProbeReply { status, words } = probes::run(&probe, pod).await;
     reply::text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), words)
 }
 

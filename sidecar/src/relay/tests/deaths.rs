@@ -4,7 +4,7 @@
 use super::*;
 
 #[tokio::test]
-async fn what_a_side_said_before_it_died_is_passed_on_and_its_end_is_no_fin() {
+async fn bytes_before_a_failure_are_passed_on_and_their_end_is_no_fin() {
     for seed in 0..100 {
         let mut random = Random(seed);
         let up = noise(1 + random.below(100_000), &mut random);
@@ -16,8 +16,8 @@ async fn what_a_side_said_before_it_died_is_passed_on_and_its_end_is_no_fin() {
         let mut server = Quiet(server);
         let end = run(&mut client, &mut server, &mut Notes::default()).await;
         assert!(matches!(end, End::Died(Side::Client, _)), "seed {seed}: {end:?}");
-        assert!(server.0.heard == up, "seed {seed}: bytes differ");
-        assert!(!server.0.heard_fin, "seed {seed}: a reset became a FIN");
+        assert!(server.0.received == up, "seed {seed}: bytes differ");
+        assert!(!server.0.got_fin, "seed {seed}: a reset became a FIN");
     }
 }
 
@@ -55,7 +55,7 @@ impl Endpoint for Quiet {
 }
 
 #[tokio::test]
-async fn a_server_that_answers_and_hangs_up_mid_upload_is_heard_to_its_last_word() {
+async fn a_server_that_answers_and_resets_mid_upload_is_read_to_its_last_byte() {
     for seed in 0..300 {
         let mut random = Random(seed);
         let (up, down) = (noise(300_000, &mut random), noise(1 + random.below(100_000), &mut random));
@@ -67,9 +67,9 @@ async fn a_server_that_answers_and_hangs_up_mid_upload_is_heard_to_its_last_word
         server.bare = seed % 3 == 0;
         let end = run(&mut client, &mut server, &mut Notes::default()).await;
         assert!(matches!(end, End::Died(Side::Server, _)), "seed {seed}: {end:?}");
-        assert!(up.starts_with(&server.heard), "seed {seed}: bytes differ");
-        assert!(client.heard == down, "seed {seed}: the answer is not whole");
-        // An end that the server announced before its death was heard may have been passed on; one that came after
+        assert!(up.starts_with(&server.received), "seed {seed}: bytes differ");
+        assert!(client.received == down, "seed {seed}: the answer is not whole");
+        // An end that the server announced before its death was received may have been passed on; one that came after
         // may not, and the end is a reset in both cases.
     }
 }
@@ -81,6 +81,6 @@ async fn the_end_of_last_words_is_no_fin() {
     server.takes = 0;
     let end = run(&mut client, &mut server, &mut Notes::default()).await;
     assert!(matches!(end, End::Died(Side::Server, _)), "{end:?}");
-    assert_eq!(client.heard.len(), 200_000);
-    assert!(!client.heard_fin, "a truncated answer would pass for a whole one");
+    assert_eq!(client.received.len(), 200_000);
+    assert!(!client.got_fin, "a truncated answer would pass for a whole one");
 }

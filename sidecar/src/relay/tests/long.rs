@@ -10,15 +10,15 @@ use std::rc::Rc;
 struct Records {
     weird: Weird,
     bare: bool,
-    /// What it took and has not got rid of.
+    /// Bytes that it took and has not sent yet.
     within: VecDeque<u8>,
-    /// Whether it was slow to take the last piece.
+    /// True if it was slow to take the last piece.
     slow: Rc<Cell<bool>>,
     /// The same of the end that hears what this one says.
-    hearer_slow: Rc<Cell<bool>>,
+    reader_slow: Rc<Cell<bool>>,
     /// Pieces that were read with more room than others get.
     long: usize,
-    /// How often a long read was followed by one with the usual room.
+    /// Number of long reads that were followed by one with the usual room.
     fell_back: usize,
     was_long: bool,
 }
@@ -29,12 +29,12 @@ impl Records {
 
     fn pair(up: &[u8], down: &[u8], seed: u64, bare: Option<Side>) -> (Self, Self) {
         let (client_slow, server_slow) = <(Rc<Cell<bool>>, Rc<Cell<bool>>)>::default();
-        let end = |says: &[u8], seed, side, slow: &Rc<Cell<bool>>, hearer_slow: &Rc<Cell<bool>>| Self {
+        let end = |says: &[u8], seed, side, slow: &Rc<Cell<bool>>, reader_slow: &Rc<Cell<bool>>| Self {
             weird: Weird::new(says, seed),
             bare: bare == Some(side),
             within: VecDeque::new(),
             slow: Rc::clone(slow),
-            hearer_slow: Rc::clone(hearer_slow),
+            reader_slow: Rc::clone(reader_slow),
             long: 0,
             fell_back: 0,
             was_long: false,
@@ -64,12 +64,12 @@ impl Records {
     /// Gets rid of so much of what it took.
     fn let_go(&mut self, n: usize) {
         let gone = self.within.drain(..n);
-        self.weird.heard.extend(gone);
+        self.weird.received.extend(gone);
     }
 
-    fn heard(&mut self) -> &[u8] {
+    fn received(&mut self) -> &[u8] {
         self.let_go(self.within.len());
-        &self.weird.heard
+        &self.weird.received
     }
 }
 
@@ -81,7 +81,7 @@ impl AsyncRead for Records {
     ) -> Poll<io::Result<()>> {
         let room = buffer.remaining();
         assert!(room <= LONG_SCRATCH_BYTES);
-        if self.hearer_slow.get() {
+        if self.reader_slow.get() {
             assert!(room <= SCRATCH_BYTES, "{room} bytes are read for one who is slow");
         }
         if self.moody(cx) {
@@ -90,7 +90,7 @@ impl AsyncRead for Records {
         if self.weird.says.is_empty() && self.weird.dies {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        // Whole records of any size fill no buffer to the last byte.
+        // Complete records of any size fill no buffer to the last byte.
         let most = if self.bare { room } else { room - self.weird.random.below(100) };
         let most = most.min(self.weird.says.len());
         let n = self.portion(most);
@@ -101,17 +101,17 @@ impl AsyncRead for Records {
             self.fell_back += usize::from(self.was_long && room == SCRATCH_BYTES);
             self.was_long = long;
         }
-        // What is read next is for somebody who took this.
-        self.hearer_slow.set(false);
+        // The next read is for a reader that took this one.
+        self.reader_slow.set(false);
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Records {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        assert!(!self.weird.heard_fin, "written to after FIN");
+        assert!(!self.weird.got_fin, "written to after FIN");
         assert!(!bytes.is_empty(), "a write of nothing");
-        if self.weird.heard.len() >= self.weird.takes {
+        if self.weird.received.len() >= self.weird.takes {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         // A session takes nothing while it keeps something.
@@ -130,7 +130,7 @@ impl AsyncWrite for Records {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.weird.heard.len() >= self.weird.takes {
+        if self.weird.received.len() >= self.weird.takes {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let most = self.within.len();
@@ -164,11 +164,11 @@ impl Endpoint for Records {
     }
 }
 
-/// Who is bare: nobody, as if both were sessions, or one end, as it is.
+/// The ends that are bare: none, as if both were sessions, or one.
 const BARE: [Option<Side>; 3] = [None, Some(Side::Client), Some(Side::Server)];
 
 #[tokio::test]
-async fn every_byte_of_long_pieces_arrives_in_order_whatever_the_mood() {
+async fn every_byte_of_long_pieces_arrives_in_order_in_every_mood() {
     for bare in BARE {
         let (mut long, mut fell_back) = ([0; 2], [0; 2]);
         for seed in 0..6 {
@@ -176,13 +176,16 @@ async fn every_byte_of_long_pieces_arrives_in_order_whatever_the_mood() {
             let (up, down) = ((2 << 20) + random.below(3 << 20), (2 << 20) + random.below(3 << 20));
             let (up, down) = (noise(up, &mut random), noise(down, &mut random));
             let (mut client, mut server) = Records::pair(&up, &down, seed, bare);
-            let mut notes = Notes { look: seed % 2 == 1, ..Notes::default() };
+            let mut notes = Notes { check_due: seed % 2 == 1, ..Notes::default() };
             let end = run(&mut client, &mut server, &mut notes).await;
             assert!(matches!(end, End::Closed), "{bare:?}, seed {seed}: {end:?}");
-            assert!(server.heard() == up && client.heard() == down, "{bare:?}, seed {seed}: bytes differ");
-            // The second FIN is left to whoever closes both, where the close says it.
+            assert!(
+                server.received() == up && client.received() == down,
+                "{bare:?}, seed {seed}: bytes differ"
+            );
+            // The second FIN is left to the close of both.
             for end in [&client, &server] {
-                assert!(end.weird.heard_fin || end.bare, "{bare:?}, seed {seed}: a FIN is missing");
+                assert!(end.weird.got_fin || end.bare, "{bare:?}, seed {seed}: a FIN is missing");
             }
             let moved = Moved { to_server: up.len() as u64, to_client: down.len() as u64 };
             assert_eq!(notes.moved, moved, "{bare:?}, seed {seed}");
@@ -215,16 +218,16 @@ async fn a_death_amid_long_pieces_loses_nothing_that_was_said_before() {
             server.weird.dies = true;
             let end = run(&mut client, &mut server, &mut Notes::default()).await;
             assert!(matches!(end, End::Died(Side::Server, _)), "{bare:?}, seed {seed}: {end:?}");
-            assert!(client.heard() == down, "{bare:?}, seed {seed}: the answer is not whole");
-            assert!(!client.weird.heard_fin, "{bare:?}, seed {seed}: a reset became a FIN");
-            assert!(up.starts_with(server.heard()), "{bare:?}, seed {seed}: bytes differ");
-            // Or it takes nothing more at some time, and is heard to its last word.
+            assert!(client.received() == down, "{bare:?}, seed {seed}: the answer is not whole");
+            assert!(!client.weird.got_fin, "{bare:?}, seed {seed}: a reset became a FIN");
+            assert!(up.starts_with(server.received()), "{bare:?}, seed {seed}: bytes differ");
+            // Or it takes nothing more at some time, and is read to its last byte.
             let (mut client, mut server) = Records::pair(&up, &down, seed, bare);
             server.weird.takes = (1 << 20) + random.below(1 << 20);
             let end = run(&mut client, &mut server, &mut Notes::default()).await;
             assert!(matches!(end, End::Died(Side::Server, _)), "{bare:?}, seed {seed}: {end:?}");
-            assert!(client.heard() == down, "{bare:?}, seed {seed}: the answer is not whole");
-            assert!(up.starts_with(server.heard()), "{bare:?}, seed {seed}: bytes differ");
+            assert!(client.received() == down, "{bare:?}, seed {seed}: the answer is not whole");
+            assert!(up.starts_with(server.received()), "{bare:?}, seed {seed}: bytes differ");
             long += client.long + server.long;
         }
         assert!(long > 12, "bare {bare:?}: hardly anything was read in long pieces: {long}");

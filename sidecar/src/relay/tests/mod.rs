@@ -38,11 +38,11 @@ impl Random {
 struct Weird {
     says: VecDeque<u8>,
     dies: bool,
-    heard: Vec<u8>,
-    heard_fin: bool,
+    received: Vec<u8>,
+    got_fin: bool,
     /// After so many bytes every write fails.
     takes: usize,
-    /// Whether it passes for a bare socket, from which is read on to FIN.
+    /// True if it passes for a bare socket, which is read on to FIN.
     bare: bool,
     random: Random,
 }
@@ -52,8 +52,8 @@ impl Weird {
         Self {
             says: says.iter().copied().collect(),
             dies: false,
-            heard: Vec::new(),
-            heard_fin: false,
+            received: Vec::new(),
+            got_fin: false,
             takes: usize::MAX,
             bare: false,
             random: Random(seed),
@@ -97,17 +97,17 @@ impl AsyncRead for Weird {
 
 impl AsyncWrite for Weird {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        assert!(!self.heard_fin, "written to after FIN");
+        assert!(!self.got_fin, "written to after FIN");
         assert!(!bytes.is_empty(), "a write of nothing");
         if self.moody(cx) {
             return Poll::Pending;
         }
-        let most = bytes.len().min(self.takes - self.heard.len().min(self.takes));
+        let most = bytes.len().min(self.takes - self.received.len().min(self.takes));
         if most == 0 {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let n = 1 + self.random.below(most);
-        self.heard.extend_from_slice(&bytes[..n]);
+        self.received.extend_from_slice(&bytes[..n]);
         Poll::Ready(Ok(n))
     }
 
@@ -119,7 +119,7 @@ impl AsyncWrite for Weird {
         if self.moody(cx) {
             return Poll::Pending;
         }
-        self.heard_fin = true;
+        self.got_fin = true;
         Poll::Ready(Ok(()))
     }
 }
@@ -142,8 +142,8 @@ impl Endpoint for Weird {
 struct Notes {
     moved: Moved,
     stop: bool,
-    look: bool,
-    deaf: bool,
+    check_due: bool,
+    not_read: bool,
     fins: Vec<Side>,
     pipes: Arc<Pipes>,
     modes: Vec<Mode>,
@@ -154,8 +154,8 @@ impl Default for Notes {
         Self {
             moved: Moved::default(),
             stop: false,
-            look: false,
-            deaf: false,
+            check_due: false,
+            not_read: false,
             fins: Vec::new(),
             pipes: Pipes::new(0, PipeMetrics::default()),
             modes: Vec::new(),
@@ -179,12 +179,12 @@ impl Watch for Notes {
         self.fins.push(by);
     }
 
-    fn deaf(&mut self, deaf: bool) {
-        self.deaf = deaf;
+    fn not_read(&mut self, not_read: bool) {
+        self.not_read = not_read;
     }
 
-    fn look(&mut self) -> bool {
-        self.look
+    fn check_due(&mut self) -> bool {
+        self.check_due
     }
 
     fn keep_alive(&self) -> Option<Duration> {
@@ -210,7 +210,7 @@ fn noise(length: usize, random: &mut Random) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn every_byte_arrives_in_order_whatever_the_mood() {
+async fn every_byte_arrives_in_order_in_every_mood() {
     for seed in 0..200 {
         let mut random = Random(seed);
         let (up, down) = (random.below(200_000), random.below(200_000));
@@ -220,8 +220,8 @@ async fn every_byte_arrives_in_order_whatever_the_mood() {
         let mut notes = Notes::default();
         let end = run(&mut client, &mut server, &mut notes).await;
         assert!(matches!(end, End::Closed), "seed {seed}: {end:?}");
-        assert!(server.heard == up && client.heard == down, "seed {seed}: bytes differ");
-        assert!(server.heard_fin && client.heard_fin, "seed {seed}: a FIN is missing");
+        assert!(server.received == up && client.received == down, "seed {seed}: bytes differ");
+        assert!(server.got_fin && client.got_fin, "seed {seed}: a FIN is missing");
         let moved = Moved { to_server: up.len() as u64, to_client: down.len() as u64 };
         assert_eq!(notes.moved, moved, "seed {seed}");
         assert_eq!(notes.fins.len(), 2, "seed {seed}");
@@ -370,9 +370,9 @@ async fn a_slow_reader_costs_one_buffer_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_reset_behind_a_full_buffer_is_found_when_looked_for() {
-    // Nobody reads the server's end, so the client is not read either once everything is full.
-    let notes = Notes { look: true, ..Notes::default() };
+async fn a_reset_behind_a_full_buffer_is_found_by_a_check() {
+    // The server's end is not read, so the client is not read either once everything is full.
+    let notes = Notes { check_due: true, ..Notes::default() };
     let (mut client, inner_client) = pair().await;
     let (inner_server, server) = pair().await;
     let (mut inner_client, mut inner_server) = (inner_client, inner_server);
@@ -396,7 +396,7 @@ async fn a_reset_behind_a_full_buffer_is_found_when_looked_for() {
     }
     SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(client);
-    // What the sweep does: wake it now and then.
+    // As the sweep does, wake it now and then.
     let end = tokio::time::timeout(std::time::Duration::from_secs(10), async {
         loop {
             let mut polled =
@@ -409,7 +409,7 @@ async fn a_reset_behind_a_full_buffer_is_found_when_looked_for() {
     .await
     .expect("the reset was never found");
     assert!(matches!(end, End::Died(Side::Client, _)), "{end:?}");
-    assert!(notes.deaf);
+    assert!(notes.not_read);
     drop(server);
 }
 
@@ -420,7 +420,7 @@ async fn a_server_that_went_quiet_is_watched_by_the_kernel() {
     let mut relay = Relay::default();
     let mut cx = Context::from_waker(Waker::noop());
     for quiet in [false, true] {
-        let mut notes = Notes { look: quiet, ..Notes::default() };
+        let mut notes = Notes { check_due: quiet, ..Notes::default() };
         assert!(relay.poll(&mut cx, &mut inner_client, &mut inner_server, &mut notes).is_pending());
         assert_eq!(SockRef::from(&inner_server).keepalive().unwrap(), quiet);
     }

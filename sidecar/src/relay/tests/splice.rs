@@ -16,7 +16,7 @@ fn splicing(most: u32) -> (Notes, PipeMetrics) {
 /// A stream that can be spliced, and that mostly says as much as it is let.
 struct Bulky {
     weird: Weird,
-    /// Where it interrupts splicing as the kernel does in front of an urgent byte: 0 or "would block", though more comes.
+    /// Positions where splicing stops as in front of an urgent byte: 0 or "would block", though more comes.
     stumbles: bool,
     /// After so many bytes from pipes every splice fails.
     takes_spliced: usize,
@@ -58,7 +58,7 @@ impl AsyncWrite for Bulky {
             return Poll::Pending;
         }
         let n = self.portion(bytes.len());
-        self.weird.heard.extend_from_slice(&bytes[..n]);
+        self.weird.received.extend_from_slice(&bytes[..n]);
         Poll::Ready(Ok(n))
     }
 
@@ -165,7 +165,7 @@ impl Endpoint for Shared {
             let most = bulky.portion(*held).min(bulky.takes_spliced);
             let mut bytes = vec![0; most];
             n = nix::unistd::read(read, &mut bytes).unwrap();
-            bulky.weird.heard.extend_from_slice(&bytes[..n]);
+            bulky.weird.received.extend_from_slice(&bytes[..n]);
             *held -= n;
         });
         bulky.takes_spliced -= n;
@@ -174,7 +174,7 @@ impl Endpoint for Shared {
 }
 
 #[tokio::test]
-async fn every_byte_arrives_in_order_whatever_the_mood_of_splice() {
+async fn every_byte_arrives_in_order_in_every_mood_of_splice() {
     let mut spliced = 0;
     for seed in 0..12 {
         let mut random = Random(seed);
@@ -186,9 +186,9 @@ async fn every_byte_arrives_in_order_whatever_the_mood_of_splice() {
         let end = run(&mut client, &mut server, &mut notes).await;
         assert!(matches!(end, End::Closed), "seed {seed}: {end:?}");
         let (client, server) = (client.0.into_inner().weird, server.0.into_inner().weird);
-        assert!(server.heard == up && client.heard == down, "seed {seed}: bytes differ");
-        // The second FIN is left to whoever closes both.
-        assert!(server.heard_fin != client.heard_fin, "seed {seed}: one side hears FIN from the relay");
+        assert!(server.received == up && client.received == down, "seed {seed}: bytes differ");
+        // The second FIN is left to the close of both.
+        assert!(server.got_fin != client.got_fin, "seed {seed}: one side hears FIN from the relay");
         let moved = Moved { to_server: up.len() as u64, to_client: down.len() as u64 };
         assert_eq!(notes.moved, moved, "seed {seed}");
         assert_eq!(metrics.in_use.get(), 0, "seed {seed}: a pipe was kept");
@@ -211,9 +211,9 @@ async fn a_sink_that_dies_of_a_splice_takes_the_pipes_bytes_with_it() {
         let end = poll_fn(|cx| relay.poll(cx, &mut client, &mut server, &mut notes)).await;
         drop(relay);
         let server = server.0.into_inner().weird;
-        assert!(up.starts_with(&server.heard), "seed {seed}: bytes differ");
+        assert!(up.starts_with(&server.received), "seed {seed}: bytes differ");
         if matches!(end, End::Died(Side::Server, _)) && metrics.started.get() > 0 {
-            // What comes out of the next pipe is what went into it.
+            // The next pipe gives out the same bytes that went into it.
             let mut pipe = notes.pipes.take().unwrap();
             pipe.by_hand(|read, _, _| assert!(nix::unistd::read(read, &mut [0]).is_err(), "seed {seed}"));
         }
@@ -294,12 +294,12 @@ async fn an_urgent_byte_in_a_spliced_stream_is_neither_lost_nor_the_end() {
     let (mut inner_server, mut server) = pair().await;
     SockRef::from(&inner_client).set_out_of_band_inline(true).unwrap();
     let task = tokio::spawn(async move {
-        // What the sweep does to a connection that went quiet.
+        // As the sweep does to a connection that fell silent.
         let mut sweep = tokio::time::interval(Duration::from_millis(20));
         let mut relay = Relay::default();
         poll_fn(|cx| {
-            notes.look = sweep.poll_tick(cx).is_ready();
-            if notes.look {
+            notes.check_due = sweep.poll_tick(cx).is_ready();
+            if notes.check_due {
                 cx.waker().wake_by_ref();
             }
             relay.poll(cx, &mut inner_client, &mut inner_server, &mut notes)
@@ -360,7 +360,7 @@ async fn a_stalled_reader_of_a_spliced_stream_is_stopped_and_its_pipe_is_not_poo
         assert!(end.is_err(), "ended early: {end:?}");
     }
     assert!(metrics.started.get() > 0);
-    // What the sweep does to a connection that moved nothing for the idle timeout.
+    // As the sweep does to a connection that moved nothing for the idle timeout.
     notes.stop = true;
     let end = poll_fn(|cx| relay.poll(cx, &mut inner_client, &mut inner_server, &mut notes)).await;
     assert!(matches!(end, End::Stopped(())));
@@ -382,7 +382,7 @@ async fn an_urgent_byte_stays_in_the_stream_and_what_follows_is_not_stuck() {
     client.write_all(b"ab").await.unwrap();
     assert_eq!(SockRef::from(&client).send_out_of_band(b"U").unwrap(), 1);
     client.write_all(b"cd").await.unwrap();
-    let mut notes = Notes { look: true, ..Notes::default() };
+    let mut notes = Notes { check_due: true, ..Notes::default() };
     let mut relay = Relay::default();
     let mut received = [0; 5];
     tokio::select! {

@@ -46,7 +46,7 @@ impl Authority {
     pub(super) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
-        // Chains are built by names: two authorities of one name would only be told apart by signatures.
+        // Chains are built by names: only signatures would distinguish two authorities of one name.
         params.distinguished_name.push(DnType::CommonName, format!("{:?}", std::time::Instant::now()));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -81,7 +81,7 @@ impl Authority {
     }
 }
 
-/// Both sides' settings of an identity, whatever a check of it would say.
+/// Both sides' configuration of an identity, without the check of it.
 pub(super) fn configs(pem: &Pem) -> Configs {
     let domain = mesh();
     let identity = Identity::check(pem, &domain, &Arc::new(provider()), now()).unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who gets through a handshake, and by which reason who does not.
+//! Handshakes that succeed, and the reasons of those that do not.
 
 use super::authority::{Authority, Wish, configs, mesh};
 use crate::net::limit::Limit;
@@ -124,7 +124,7 @@ async fn a_resumed_session_that_is_refused_is_followed_by_a_full_handshake() {
 }
 
 #[tokio::test]
-async fn who_is_no_member_is_refused_by_its_reason() {
+async fn a_client_outside_the_mesh_is_refused_with_the_reason() {
     let (ours, foreign) = (Authority::new(), Authority::new());
     let server = ours.configs("db");
     let good = ours.issue(&Wish::default());
@@ -163,12 +163,12 @@ async fn another_service_than_the_dialled_one_is_refused() {
     let Err(error) = refused else { panic!("it got through") };
     assert_eq!(error.reason(), CloseReason::TlsIdentity);
     assert!(
-        error.to_string().contains("is spiffe://default/db, and spiffe://default/cache was dialled"),
+        error.to_string().contains("is spiffe://default/db, but spiffe://default/cache was dialled"),
         "{error}"
     );
 }
 
-/// A stranger's client, with rustls as anybody uses it.
+/// A client outside the mesh, by rustls' buffered interface.
 async fn stranger(config: rustls::ClientConfig, to: TcpStream) -> std::io::Result<()> {
     let mut tcp = to;
     let name = rustls::pki_types::ServerName::try_from("db").unwrap();
@@ -195,7 +195,7 @@ async fn stranger(config: rustls::ClientConfig, to: TcpStream) -> std::io::Resul
 }
 
 #[tokio::test]
-async fn who_shows_no_certificate_is_refused_by_that_reason() {
+async fn a_client_without_certificate_is_refused_with_that_reason() {
     let authority = Authority::new();
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider()))
         .with_safe_default_protocol_versions()
@@ -228,14 +228,14 @@ async fn who_shows_no_certificate_is_refused_by_that_reason() {
 }
 
 #[tokio::test]
-async fn a_refused_client_is_told_why_by_tls() {
+async fn a_refused_client_gets_the_alert() {
     let (ours, foreign) = (Authority::new(), Authority::new());
     let good = ours.issue(&Wish::default());
     let client = unchecked(&foreign.issue(&Wish::default()), &good);
     let server = ours.configs("db");
     let (near, far) = both(&client, &server, None).await;
     assert!(far.is_err());
-    // To a client of TLS 1.3 the handshake is over before its certificate is looked at: it hears of it when it reads.
+    // To a client of TLS 1.3 the handshake is over before its certificate is checked: it gets the alert when it reads.
     let (tcp, shaken) = near.unwrap();
     let error = shaken.over(tcp).read_u8().await.unwrap_err();
     assert!(error.to_string().contains("UnknownCA"), "{error}");
@@ -263,7 +263,7 @@ async fn one_too_many_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn whatever_is_sent_instead_of_a_handshake_is_refused() {
+async fn bytes_that_are_no_handshake_are_refused() {
     let server = Authority::new().configs("db");
     for bytes in
         [&b"GET / HTTP/1.1\r\n\r\n"[..], &[22, 3, 1, 0, 2, 1, 0], &[0; 70_000], b"", &[21, 3, 3, 0, 2, 2, 40]]
@@ -283,7 +283,7 @@ async fn whatever_is_sent_instead_of_a_handshake_is_refused() {
 }
 
 #[tokio::test]
-async fn what_documents_say_of_versions_and_suites_is_kept_to() {
+async fn versions_and_suites_of_documents_are_applied() {
     let authority = Authority::new();
     let identity =
         |pem: &Pem| Identity::check(pem, &mesh(), &Arc::new(provider()), super::authority::now()).unwrap();

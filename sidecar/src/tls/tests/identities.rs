@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is an identity and what is not, and how one follows the other.
+//! Checks of identities, and the change from one to the next.
 
 use super::authority::{Authority, Wish, mesh, now, write};
 use crate::connection::metrics::Metrics;
@@ -17,7 +17,7 @@ fn check(pem: &Pem) -> Result<Identity, String> {
 }
 
 #[test]
-fn whoever_would_be_believed_by_peers_is_an_identity() {
+fn an_identity_that_peers_accept_is_accepted() {
     let authority = Authority::new();
     let uris = ["spiffe://default/web", "spiffe://default/admin", "kuma://kuma.io/zone/east"];
     for wish in [
@@ -36,13 +36,13 @@ fn whoever_would_be_believed_by_peers_is_an_identity() {
 }
 
 #[test]
-fn what_peers_would_refuse_is_told_by_its_reason() {
+fn an_identity_that_peers_refuse_is_refused_with_the_reason() {
     let authority = Authority::new();
     let good = || authority.issue(&Wish::default());
     let wish = |uris, time| authority.issue(&Wish { uris, time });
     let ours: &[&str] = &["spiffe://default/web"];
     let none = || Vec::from(*b"nothing");
-    for (pem, told) in [
+    for (pem, shown) in [
         (wish(ours, (-7200, -3600)), "tls.crt expired 36"),
         (wish(ours, (3600, 7200)), "tls.crt is not valid for another 3"),
         (wish(&["spiffe://other/web"], (-1, 3600)), "which is not of the trust domain default"),
@@ -51,7 +51,7 @@ fn what_peers_would_refuse_is_told_by_its_reason() {
             "which is not of the trust domain",
         ),
         (wish(&["https://default/web"], (-1, 3600)), "has no spiffe:// name"),
-        (wish(&["spiffe://default"], (-1, 3600)), "that is a trust domain and no workload"),
+        (wish(&["spiffe://default"], (-1, 3600)), "it is a trust domain, not a workload"),
         (wish(&["spiffe://default/../web"], (-1, 3600)), "has a path that no SPIFFE identity has"),
         (Pem { key: good().key, ..good() }, "tls.key is not the key of tls.crt"),
         (Pem { authorities: Authority::new().pem.into(), ..good() }, "tls.crt is of no authority in ca.crt"),
@@ -61,17 +61,17 @@ fn what_peers_would_refuse_is_told_by_its_reason() {
         (Pem { chain: good().chain.repeat(9), ..good() }, "tls.crt holds 9 certificates; at most 8"),
     ] {
         let faults = check(&pem).unwrap_err();
-        assert!(faults.contains(told), "{told:?} in {faults:?}");
+        assert!(faults.contains(shown), "{shown:?} in {faults:?}");
     }
     let all = check(&Pem { chain: none(), key: none(), authorities: none() }).unwrap_err();
     assert_eq!(all.lines().count(), 3, "{all}");
 }
 
 #[test]
-fn nothing_of_the_key_is_ever_told() {
+fn no_part_of_the_key_is_ever_shown() {
     let identity = check(&Authority::new().issue(&Wish::default())).unwrap();
-    let told = format!("{identity:?}");
-    assert!(!told.to_lowercase().contains("key"), "{told}");
+    let shown = format!("{identity:?}");
+    assert!(!shown.to_lowercase().contains("key"), "{shown}");
 }
 
 struct Kept {
@@ -94,9 +94,9 @@ impl Kept {
     }
 
     /// Looks until nothing is new.
-    fn look(&self) {
-        self.tls.look(&self.metrics.tls);
-        self.tls.look(&self.metrics.tls);
+    fn check_files(&self) {
+        self.tls.check_files(&self.metrics.tls);
+        self.tls.check_files(&self.metrics.tls);
     }
 
     fn serial(&self) -> String {
@@ -110,10 +110,10 @@ fn without_an_identity_it_is_not_ready_and_says_why_until_there_is_one() {
     let missing = kept.tls.missing(false).unwrap();
     assert!(missing.contains("cannot read") && missing.contains("tls.key"), "{missing}");
     write(&Authority::new().issue(&Wish { time: (-7200, -60), ..Wish::default() }), kept.folder.path());
-    kept.look();
+    kept.check_files();
     assert!(kept.tls.missing(false).unwrap().contains("expired"));
     write(&Authority::new().issue(&Wish::default()), kept.folder.path());
-    kept.look();
+    kept.check_files();
     assert_eq!(kept.tls.missing(false), None);
     assert_eq!(kept.tls.complaint(false), None);
 }
@@ -124,13 +124,13 @@ fn a_new_identity_follows_the_old_and_a_bad_one_does_not() {
     let kept = Kept::new(Some(&authority.issue(&Wish::default())));
     let first = kept.serial();
     write(&authority.issue(&Wish::default()), kept.folder.path());
-    kept.look();
+    kept.check_files();
     let second = kept.serial();
     assert_ne!(first, second);
     let failed = || kept.metrics.tls.identity_reload_failed.get();
     assert_eq!((kept.metrics.tls.identity_reloads.get(), failed()), (2, 0));
     write(&authority.issue(&Wish { time: (-7200, -60), ..Wish::default() }), kept.folder.path());
-    kept.look();
+    kept.check_files();
     assert_eq!((kept.serial(), failed()), (second, 1));
     assert_eq!(kept.tls.missing(false), None, "it stays ready");
     let complaint = kept.tls.complaint(false).unwrap();
@@ -138,8 +138,8 @@ fn a_new_identity_follows_the_old_and_a_bad_one_does_not() {
         complaint.contains("the new identity is not used") && complaint.contains("expired"),
         "{complaint}"
     );
-    kept.look();
-    assert_eq!(failed(), 1, "told once, not each second");
+    kept.check_files();
+    assert_eq!(failed(), 1, "counted once, not each second");
 }
 
 #[test]
@@ -151,20 +151,20 @@ fn an_identity_whose_time_has_not_come_is_taken_once_it_has() {
     while kept.tls.missing(false).is_some() {
         assert!(start.elapsed() < Duration::from_secs(10));
         std::thread::park_timeout(Duration::from_millis(100));
-        kept.look();
+        kept.check_files();
     }
     assert_eq!(kept.metrics.tls.identity_reload_failed.get(), 1);
 }
 
 #[test]
-fn whoever_writes_one_file_after_the_other_is_waited_for() {
+fn files_that_are_written_one_after_the_other_are_awaited() {
     let authority = Authority::new();
     let kept = Kept::new(Some(&authority.issue(&Wish::default())));
     let new = authority.issue(&Wish::default());
     std::fs::write(kept.folder.path().join("tls.crt"), &new.chain).unwrap();
-    kept.tls.look(&kept.metrics.tls);
+    kept.tls.check_files(&kept.metrics.tls);
     std::fs::write(kept.folder.path().join("tls.key"), &new.key).unwrap();
-    kept.look();
+    kept.check_files();
     assert_eq!(kept.metrics.tls.identity_reload_failed.get(), 0);
     assert_eq!(kept.metrics.tls.identity_reloads.get(), 2);
 }
@@ -194,7 +194,7 @@ fn a_volume_of_kubernetes_is_followed_through_its_links() {
     let next = folder.path().join("..data_tmp");
     std::os::unix::fs::symlink("..2", &next).unwrap();
     std::fs::rename(&next, &data).unwrap();
-    tls.look(&metrics.tls);
+    tls.check_files(&metrics.tls);
     assert_ne!(serial(), first);
 }
 

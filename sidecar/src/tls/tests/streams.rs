@@ -159,9 +159,9 @@ async fn bytes_that_were_changed_on_the_way_are_an_error_after_those_before() {
 }
 
 /// A watch that stops nothing.
-struct Nobody(Arc<Pipes>);
+struct NoOwner(Arc<Pipes>);
 
-impl Watch for Nobody {
+impl Watch for NoOwner {
     type Stop = std::convert::Infallible;
 
     fn poll_stop(&mut self, _: &mut Context<'_>) -> Poll<Self::Stop> {
@@ -169,8 +169,8 @@ impl Watch for Nobody {
     }
     fn moved(&mut self, _: Moved) {}
     fn half_closed(&mut self, _: Side) {}
-    fn deaf(&mut self, _: bool) {}
-    fn look(&mut self) -> bool {
+    fn not_read(&mut self, _: bool) {}
+    fn check_due(&mut self) -> bool {
         false
     }
     fn keep_alive(&self) -> Option<Duration> {
@@ -190,8 +190,8 @@ fn relay(mut client: Stream, mut server: Stream) -> Relayed {
     tokio::spawn(async move {
         let mut relay = Relay::default();
         let metrics = crate::connection::metrics::Metrics::default();
-        let mut nobody = Nobody(Pipes::new(8, metrics.pipes.clone()));
-        let end = poll_fn(|cx| relay.poll(cx, &mut client, &mut server, &mut nobody)).await;
+        let mut owner = NoOwner(Pipes::new(8, metrics.pipes.clone()));
+        let end = poll_fn(|cx| relay.poll(cx, &mut client, &mut server, &mut owner)).await;
         match end {
             End::Closed => Ok(()),
             End::Died(side, error) => {
@@ -273,11 +273,11 @@ async fn a_reset_comes_through_as_a_reset() {
 }
 
 #[tokio::test]
-async fn who_answers_and_resets_mid_upload_is_heard_to_the_last_word() {
+async fn a_server_that_answers_and_resets_mid_upload_is_read_to_its_last_byte() {
     let (near, mut far) = members().await;
     let (mut application, accepted) = pair().await;
     let relay = relay(Stream::Plain(accepted), Stream::Tls(near.into()));
-    // Nobody reads it, so at last the session keeps what the socket does not take.
+    // NoOwner reads it, so at last the session keeps what the socket does not take.
     let chunk = vec![1; 1 << 20];
     while tokio::time::timeout(Duration::from_millis(200), application.write_all(&chunk)).await.is_ok() {}
     far.write_all(b"too much").await.unwrap();
@@ -291,7 +291,7 @@ async fn who_answers_and_resets_mid_upload_is_heard_to_the_last_word() {
     assert!(matches!(relay.await.unwrap(), Err((Side::Server, _))));
 }
 
-/// What an idle TLS connection keeps besides its socket, without what the allocator adds.
+/// Memory of an idle TLS connection besides its socket, without the overhead of the allocator.
 #[tokio::test]
 async fn idle_it_holds_no_buffer() {
     let (mut near, mut far) = members().await;

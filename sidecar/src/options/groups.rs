@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Groups of options, each with its own check. An error does not end a check: each adds to one list.
+
+use crate::options::OptionError;
+use crate::options::app_probes::AppProbes;
+use crate::options::config::{AccessLog, IdentitySource, LogFormat, LogLevel, Thresholds, VerifyRedirect};
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use culvert_mesh::model::duration;
+use culvert_mesh::model::spiffe::TrustDomain;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Most worker threads that are accepted. More than the cores of any node is a typing error.
+pub(super) const MAX_WORKERS: usize = 1024;
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Mesh")]
+pub(super) struct MeshOptions {
+    /// Mesh documents: a file or a folder; repeat the option, or separate paths by commas
+    // The comma is for the variable, which cannot be repeated.
+    #[arg(long, value_name = "PATH", value_delimiter = ',', env = "CULVERT_RESOURCES", hide_env = true)]
+    pub(super) resources: Vec<PathBuf>,
+
+    /// Mesh that this pod belongs to
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = NonEmptyStringValueParser::new(), global = true, env = "CULVERT_MESH", hide_env = true)]
+    pub(super) mesh: String,
+
+    /// Name of the Dataplane document that describes this pod
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), global = true, env = "CULVERT_DATAPLANE", hide_env = true)]
+    pub(super) dataplane: Option<String>,
+
+    /// Keep the API server (KUBERNETES_SERVICE_HOST and _PORT) reachable where a mesh closes the passthrough
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = ["on", "off"], hide_possible_values = true, env = "CULVERT_API_SERVER_BYPASS", hide_env = true)]
+    api_server_bypass: String,
+
+    /// Host and port of the API server, from the variables that Kubernetes sets in each container.
+    #[arg(skip)]
+    pub(super) api_server: Option<(String, String)>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Ports")]
+pub(super) struct PortOptions {
+    // The ports are those of Istio and Kuma, so that rules and firewalls that know them fit.
+    /// Port of the inbound listener, for redirected connections; 0 = off
+    #[arg(long, value_name = "PORT", default_value_t = 15006, env = "CULVERT_INBOUND_PORT", hide_env = true)]
+    pub(super) inbound_port: u16,
+
+    /// Port of the outbound listener, for redirected connections; 0 = off
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 15001,
+        env = "CULVERT_OUTBOUND_PORT",
+        hide_env = true
+    )]
+    pub(super) outbound_port: u16,
+
+    /// Address of the admin interface; loopback only
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:9901",
+        env = "CULVERT_ADMIN_ADDRESS",
+        hide_env = true
+    )]
+    pub(super) admin_address: SocketAddr,
+
+    /// Address of /ready, /live and /metrics; [::] serves IPv4 too, and becomes 0.0.0.0 on a host without IPv6
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "[::]:15020",
+        global = true,
+        env = "CULVERT_STATUS_ADDRESS",
+        hide_env = true
+    )]
+    pub(super) status_address: SocketAddr,
+
+    /// Port of the DNS server on 127.0.0.1 and ::1; 0 = off; not built yet
+    #[arg(long, value_name = "PORT", default_value_t = 0, env = "CULVERT_DNS_PORT", hide_env = true)]
+    dns_port: u16,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "TLS between workloads")]
+pub(super) struct TlsOptions {
+    /// Folder with tls.crt, tls.key and ca.crt; checked for new files each second
+    #[arg(long, value_name = "DIR", env = "CULVERT_IDENTITY", hide_env = true)]
+    identity: Option<PathBuf>,
+
+    /// SPIFFE trust domain of the mesh [default: the mesh's name; spiffe://MESH/SERVICE then names the service]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), env = "CULVERT_TRUST_DOMAIN", hide_env = true)]
+    trust_domain: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Readiness and probes")]
+pub(super) struct PodOptions {
+    /// Proof of redirected connections that /ready requires: on (in each IP family of the pod), ipv4, ipv6 or off
+    #[arg(
+        long,
+        value_name = "on|ipv4|ipv6|off",
+        default_value = "on",
+        hide_possible_values = true,
+        env = "CULVERT_VERIFY_REDIRECT",
+        hide_env = true
+    )]
+    pub(super) verify_redirect: VerifyRedirect,
+
+    /// Probes of the pod's containers that the status port passes on to the application, as JSON:
+    /// {"/app-health/web/readyz": {"httpGet": {"port": 8080, "path": "/ready"}}}
+    #[arg(long, value_name = "JSON", default_value = "{}", env = "CULVERT_APP_PROBES", hide_env = true)]
+    app_probes: String,
+}
+
+// Both defaults are the neighbours': Istio's terminationDrainDuration is 5s, Kuma's --drain-time 30s.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Drain")]
+pub(super) struct DrainOptions {
+    /// After SIGTERM: time for which both listeners still accept, while the pod is removed from its services
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse, env = "CULVERT_DRAIN_DELAY", hide_env = true)]
+    pub(super) drain_delay: Duration,
+
+    /// After the delay: time for which open connections may continue before they are reset
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse, env = "CULVERT_DRAIN_TIME", hide_env = true)]
+    pub(super) drain_time: Duration,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Timeouts")]
+pub(super) struct TimeoutOptions {
+    /// Time for a connect to a server; 0 = as long as the kernel tries
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse, env = "CULVERT_CONNECT_TIMEOUT", hide_env = true)]
+    pub(super) connect_timeout: Duration,
+
+    /// Time after which a connection that moves no byte is reset; 0 = never
+    // The default is that of Envoy's TCP proxy.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration::parse, env = "CULVERT_IDLE_TIMEOUT", hide_env = true)]
+    pub(super) idle_timeout: Duration,
+
+    /// TCP keepalive idle time; nine probes follow over the same time again; 0 = off
+    // The default is ztunnel's: below the 350 s after which the NAT gateways of the large clouds forget a connection.
+    #[arg(long, value_name = "TIME", default_value = "3m", value_parser = duration::parse, env = "CULVERT_TCP_KEEPALIVE", hide_env = true)]
+    pub(super) tcp_keepalive: Duration,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(super) struct LimitOptions {
+    /// Open connections per cluster
+    #[arg(long, value_name = "N", default_value_t = Thresholds::default().max_connections, env = "CULVERT_CIRCUIT_BREAKER_MAX_CONNECTIONS", hide_env = true)]
+    pub(super) circuit_breaker_max_connections: u32,
+
+    /// Connects in progress per cluster
+    #[arg(long, value_name = "N", default_value_t = Thresholds::default().max_pending_requests, env = "CULVERT_CIRCUIT_BREAKER_MAX_PENDING_REQUESTS", hide_env = true)]
+    pub(super) circuit_breaker_max_pending_requests: u32,
+
+    /// HTTP requests in flight per cluster; no effect yet
+    #[arg(long, value_name = "N", default_value_t = Thresholds::default().max_requests, env = "CULVERT_CIRCUIT_BREAKER_MAX_REQUESTS", hide_env = true)]
+    pub(super) circuit_breaker_max_requests: u32,
+
+    /// Retries in progress per cluster: connects to another endpoint of the service
+    #[arg(long, value_name = "N", default_value_t = Thresholds::default().max_retries, env = "CULVERT_CIRCUIT_BREAKER_MAX_RETRIES", hide_env = true)]
+    pub(super) circuit_breaker_max_retries: u32,
+
+    /// Worker threads [default: the CPUs that the cgroup allows]
+    #[arg(long, value_name = "N", env = "CULVERT_CONCURRENCY", hide_env = true)]
+    pub(super) concurrency: Option<usize>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Logs")]
+pub(super) struct LogOptions {
+    /// Access log, one line for each connection that ended
+    #[arg(
+        long,
+        value_name = "off|stdout|PATH",
+        default_value = "off",
+        env = "CULVERT_ACCESS_LOG",
+        hide_env = true
+    )]
+    pub(super) access_log: AccessLog,
+
+    /// Level of the log on stderr: error, warn, info, debug or trace
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "info",
+        hide_possible_values = true,
+        env = "CULVERT_LOG_LEVEL",
+        hide_env = true
+    )]
+    pub(super) log_level: LogLevel,
+
+    /// Format of the log on stderr: text or json
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "text",
+        hide_possible_values = true,
+        env = "CULVERT_LOG_FORMAT",
+        hide_env = true
+    )]
+    pub(super) log_format: LogFormat,
+}
+
+// === impl MeshOptions ===
+
+impl MeshOptions {
+    /// Returns the API server's address, if there is one and the bypass is on.
+    pub(super) fn check(&self, errors: &mut Vec<OptionError>) -> Option<SocketAddr> {
+        if self.resources.is_empty()
+            && let Some(name) = &self.dataplane
+        {
+            errors.push(OptionError::NoResources { what: format!("--dataplane {name}") });
+        }
+        let (host, port) = self.api_server.as_ref().filter(|_| self.bypasses_api_server())?;
+        match (host.parse::<IpAddr>(), port.parse::<u16>()) {
+            (Ok(ip), Ok(port)) => Some(SocketAddr::new(ip.to_canonical(), port)),
+            _ => {
+                errors.push(OptionError::ApiServer { host: host.clone(), port: port.clone() });
+                None
+            }
+        }
+    }
+
+    pub(super) fn bypasses_api_server(&self) -> bool {
+        self.api_server_bypass == "on"
+    }
+}
+
+// === impl PortOptions ===
+
+impl PortOptions {
+    pub(super) fn check(&self, errors: &mut Vec<OptionError>) {
+        let Self { inbound_port, outbound_port, admin_address, status_address, dns_port } = *self;
+        if dns_port != 0 {
+            errors.push(OptionError::NotBuilt {
+                what: format!("--dns-port {dns_port}"),
+                instead: "the DNS server comes in a later version; leave it at 0",
+            });
+        }
+        if !admin_address.ip().is_loopback() {
+            errors.push(OptionError::AdminNotLoopback(admin_address));
+        }
+        for (option, address) in [("--admin-address", admin_address), ("--status-address", status_address)] {
+            if address.port() == 0 {
+                errors.push(OptionError::NoPort { option, address });
+            }
+        }
+        let ports = [
+            ("--inbound-port", inbound_port),
+            ("--outbound-port", outbound_port),
+            ("--admin-address", admin_address.port()),
+            ("--status-address", status_address.port()),
+            ("--dns-port", dns_port),
+        ];
+        for (at, &(first, port)) in ports.iter().enumerate() {
+            for &(second, other) in &ports[at + 1..] {
+                if port == other && port != 0 {
+                    errors.push(OptionError::SamePort { first, second, port });
+                }
+            }
+        }
+    }
+}
+
+// === impl TlsOptions ===
+
+impl TlsOptions {
+    /// Returns the source of this pod's identity, if it has one.
+    pub(super) fn check(self, mesh: &str, errors: &mut Vec<OptionError>) -> Option<IdentitySource> {
+        let Self { identity, trust_domain } = self;
+        let folder = identity?;
+        match trust_domain.as_deref().unwrap_or(mesh).parse::<TrustDomain>() {
+            Ok(domain) => {
+                Some(IdentitySource { folder, trust_domain: domain, names_services: trust_domain.is_none() })
+            }
+            Err(error) => {
+                errors.push(OptionError::TrustDomain(error));
+                None
+            }
+        }
+    }
+}
+
+// === impl PodOptions ===
+
+impl PodOptions {
+    pub(super) fn check(&self, errors: &mut Vec<OptionError>) -> AppProbes {
+        self.app_probes
+            .parse()
+            .map_err(|error| errors.push(OptionError::AppProbes(error)))
+            .unwrap_or_default()
+    }
+}
+
+// === impl LimitOptions ===
+
+impl LimitOptions {
+    pub(super) fn check(&self, errors: &mut Vec<OptionError>) {
+        if let Some(workers) = self.concurrency.filter(|workers| !(1..=MAX_WORKERS).contains(workers)) {
+            errors.push(OptionError::Concurrency(workers));
+        }
+    }
+}
