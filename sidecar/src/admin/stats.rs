@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The counters under Envoy's names, where Envoy has one, so that the runbooks of Kong Mesh hold.
 
-use crate::cluster::registry::{Cluster, Listener, Running, stat_name};
+use crate::cluster::registry::{ClusterState, Listener, Running, stat_name};
 use crate::connection::guard::Guard;
 use crate::connection::metrics::Metrics;
 use crate::net::addrs::Direction;
@@ -9,7 +9,6 @@ use crate::net::limit::Limit;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::readiness::State;
 use crate::observe::spoken::Spoken;
-use crate::plan;
 use crate::tls::Handshake;
 use std::time::Duration;
 
@@ -28,14 +27,14 @@ pub struct Process {
 }
 
 /// All statistics, sorted by name.
-pub fn collect(running: &Running, metrics: &Metrics, process: Process) -> Vec<Stat> {
+pub(crate) fn collect(running: &Running, metrics: &Metrics, process: Process) -> Vec<Stat> {
     let mut stats = Vec::new();
     server(&mut stats, running, process);
     for of in &running.clusters {
-        cluster(&mut stats, of);
+        cluster(&mut stats, &of.state);
     }
-    for (planned, of) in running.plan.listeners.iter().zip(&running.listeners) {
-        listener(&mut stats, running, planned, of);
+    for of in &running.listeners {
+        listener(&mut stats, of);
     }
     let mut loop_rejected = 0;
     for direction in Direction::ALL {
@@ -78,7 +77,7 @@ fn server(stats: &mut Vec<Stat>, running: &Running, Process { state, uptime, wor
     }
 }
 
-fn cluster(stats: &mut Vec<Stat>, cluster: &Cluster) {
+fn cluster(stats: &mut Vec<Stat>, cluster: &ClusterState) {
     let of = &cluster.metrics;
     let name = stat_name(&cluster.name);
     let mut put = |stat: &str, value: i64| stats.push((format!("cluster.{name}.{stat}"), value));
@@ -108,7 +107,8 @@ fn cluster(stats: &mut Vec<Stat>, cluster: &Cluster) {
     put("circuit_breakers.default.remaining_retries", left(&breaker.retries));
 }
 
-fn listener(stats: &mut Vec<Stat>, running: &Running, planned: &plan::Listener, listener: &Listener) {
+fn listener(stats: &mut Vec<Stat>, listener: &Listener) {
+    let planned = &listener.plan;
     if planned.address.port() == 0 {
         return;
     }
@@ -121,10 +121,10 @@ fn listener(stats: &mut Vec<Stat>, running: &Running, planned: &plan::Listener, 
     stats.push((format!("listener.{address}.downstream_cx_active"), of.active.get()));
     stats.push((format!("listener.{address}.downstream_cx_overflow"), signed(of.overflow.get())));
     // Several listeners may have one cluster, whose name Envoy gives to their filters; so these are by listener.
-    let tcp = stat_name(&listener.name);
+    let tcp = stat_name(&planned.name);
     stats.push((format!("tcp.{tcp}.downstream_cx_total"), signed(of.opened.get())));
     stats.push((format!("tcp.{tcp}.downstream_cx_no_route"), signed(of.no_route.get())));
-    let Some(cluster) = planned.cluster.map(|at| &running.clusters[at].metrics) else { return };
+    let Some(cluster) = listener.cluster.as_ref().map(|cluster| &cluster.state.metrics) else { return };
     stats.push((format!("tcp.{tcp}.downstream_cx_rx_bytes_total"), signed(cluster.to_server.get())));
     stats.push((format!("tcp.{tcp}.downstream_cx_tx_bytes_total"), signed(cluster.to_client.get())));
     stats.push((format!("tcp.{tcp}.idle_timeout"), signed(cluster.idle_timeout.get())));

@@ -20,6 +20,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::fmt::{self, Write};
+use std::sync::Arc;
 
 /// Upper bounds in seconds: from a loopback connect to the default timeout.
 const CONNECT_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
@@ -40,7 +41,7 @@ label_from_name!(Direction, Family, Flow, AcceptErrorKind, Fallback);
 
 /// Which way bytes flow through the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Flow {
+pub(crate) enum Flow {
     /// From the client to the server.
     ToServer,
     /// From the server to the client.
@@ -49,7 +50,7 @@ pub enum Flow {
 
 impl Flow {
     /// The label.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ToServer => "to_server",
             Self::ToClient => "to_client",
@@ -110,42 +111,42 @@ struct BuildLabels {
 
 /// What is counted for all connections of a direction and family, whatever their listener and cluster.
 #[derive(Debug)]
-pub struct Totals {
+pub(crate) struct Totals {
     /// Connections accepted.
-    pub opened: Counter,
+    pub(crate) opened: Counter,
     /// Connections that are open.
-    pub active: Gauge,
+    pub(crate) active: Gauge,
     /// Connections to servers.
-    pub upstream: UpstreamMetrics,
+    pub(crate) upstream: UpstreamMetrics,
     /// How long successful connects took.
-    pub connect_seconds: Histogram,
+    pub(crate) connect_seconds: Histogram,
     /// How long connections lasted.
-    pub duration_seconds: Histogram,
+    pub(crate) duration_seconds: Histogram,
 }
 
 /// What is counted for one direction.
 #[derive(Debug)]
-pub struct DirectionMetrics {
+pub(crate) struct DirectionMetrics {
     closed: Vec<Counter>,
     loop_rejected: Vec<Counter>,
     accept_errors: Vec<Counter>,
     /// Connections refused because the listener's limit was reached.
-    pub listener_overflow: Counter,
+    pub(crate) listener_overflow: Counter,
 }
 
 impl DirectionMetrics {
     /// Connections closed or refused for a reason.
-    pub fn closed(&self, reason: CloseReason) -> &Counter {
+    pub(crate) fn closed(&self, reason: CloseReason) -> &Counter {
         &self.closed[position(&CloseReason::ALL, reason)]
     }
 
     /// Connections refused by a guard.
-    pub fn loop_rejected(&self, guard: Guard) -> &Counter {
+    pub(crate) fn loop_rejected(&self, guard: Guard) -> &Counter {
         &self.loop_rejected[position(&Guard::ALL, guard)]
     }
 
     /// Failures of accept.
-    pub fn accept_errors(&self, kind: AcceptErrorKind) -> &Counter {
+    pub(crate) fn accept_errors(&self, kind: AcceptErrorKind) -> &Counter {
         &self.accept_errors[position(&AcceptErrorKind::ALL, kind)]
     }
 }
@@ -156,24 +157,25 @@ fn position<T: PartialEq>(all: &[T], one: T) -> usize {
 
 /// Everything that is counted.
 #[derive(Debug)]
-pub struct Metrics {
-    totals: Vec<Totals>,
+pub(crate) struct Metrics {
+    /// By direction and family. A connection's use of a cluster holds on to the ones that it counts in.
+    totals: Vec<Arc<Totals>>,
     directions: Vec<DirectionMetrics>,
     capture_proved: Vec<Gauge>,
     /// Whether `/ready` says yes.
-    pub ready: Gauge,
+    pub(crate) ready: Gauge,
     /// Closing records that were dropped because the log could not keep up or could not be written.
-    pub access_log_dropped: Counter,
+    pub(crate) access_log_dropped: Counter,
     /// Lines of traffic logs that were dropped because their target could not keep up.
-    pub traffic_log_dropped: Counter,
+    pub(crate) traffic_log_dropped: Counter,
     /// Configurations that were loaded after the start.
-    pub config_reloaded: Counter,
+    pub(crate) config_reloaded: Counter,
     /// Changes of the documents that could not be used.
-    pub config_reload_failed: Counter,
+    pub(crate) config_reload_failed: Counter,
     /// Bulk streams.
-    pub pipes: PipeMetrics,
+    pub(crate) pipes: PipeMetrics,
     /// TLS between mesh members.
-    pub tls: TlsMetrics,
+    pub(crate) tls: TlsMetrics,
     registry: Registry,
 }
 
@@ -312,7 +314,7 @@ impl Metrics {
             .map(|(direction, family)| {
                 let labels = ClusterLabels { direction, family };
                 let flow = |flow| bytes.get_or_create_owned(&FlowLabels { direction, family, flow });
-                Totals {
+                Arc::new(Totals {
                     opened: opened.get_or_create_owned(&labels),
                     active: active.get_or_create_owned(&labels),
                     upstream: UpstreamMetrics {
@@ -332,7 +334,7 @@ impl Metrics {
                     },
                     connect_seconds: connect_seconds.get_or_create_owned(&labels),
                     duration_seconds: duration_seconds.get_or_create_owned(&labels),
-                }
+                })
             })
             .collect();
         let directions = Direction::ALL
@@ -368,17 +370,17 @@ impl Metrics {
     }
 
     /// The counters of a direction and family.
-    pub fn totals(&self, direction: Direction, family: Family) -> &Totals {
+    pub(crate) fn totals(&self, direction: Direction, family: Family) -> &Arc<Totals> {
         &self.totals[direction as usize * Family::ALL.len() + family as usize]
     }
 
     /// The counters of a direction.
-    pub fn direction(&self, direction: Direction) -> &DirectionMetrics {
+    pub(crate) fn direction(&self, direction: Direction) -> &DirectionMetrics {
         &self.directions[direction as usize]
     }
 
     /// Whether the redirect was proved in a family.
-    pub fn capture_proved(&self, family: Family) -> &Gauge {
+    pub(crate) fn capture_proved(&self, family: Family) -> &Gauge {
         &self.capture_proved[family as usize]
     }
 
@@ -399,7 +401,7 @@ impl Metrics {
     }
 
     /// All series as OpenMetrics text.
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
             Ok(()) => text,

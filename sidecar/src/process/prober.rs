@@ -74,7 +74,7 @@ async fn try_address(capture: &Capture, ip: IpAddr) -> Result<(), TryError> {
 }
 
 /// Tries until every family that is asked for is proved; `changed` is called after each round.
-pub async fn prove(proxy: Arc<Proxy>, changed: impl Fn()) {
+pub(crate) async fn prove(proxy: Arc<Proxy>, changed: impl Fn()) {
     let families = proxy.config.verify_redirect.families();
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {

@@ -121,7 +121,7 @@ fn apply(proxy: &Proxy, doors: &Doors, plan: Plan) -> Result<(), Vec<String>> {
         proxy.tls.set(mtls.settings.clone()).map_err(|error| vec![format!("MeshTLS: {error}")])?;
     }
     warn(&plan);
-    let running = proxy.books.open(plan);
+    let running = proxy.registry.open(plan);
     proxy.running.store(Arc::clone(&running));
     doors.follow(&running.plan, bound).map_err(one)?;
     tracing::info!(

@@ -5,7 +5,7 @@ use crate::admin::Ask;
 use crate::admin::{self, App};
 use crate::cluster::destinations::Destinations;
 use crate::cluster::limits::Limits;
-use crate::cluster::registry::Books;
+use crate::cluster::registry::Registry;
 use crate::connection::metrics::Metrics;
 use crate::connection::proxy::Proxy;
 use crate::connection::table::Table;
@@ -148,7 +148,7 @@ fn run_with(
     let open_files = raise_open_files();
     let listeners = Listeners::bind(&config)?;
     let metrics = Metrics::default();
-    let books = Books::default();
+    let registry = Registry::default();
     let documents = Documents::default();
     documents.loaded(seen.files());
     reload::warn(&plan);
@@ -160,8 +160,8 @@ fn run_with(
         tls.set(mtls.settings.clone()).map_err(StartError::Tls)?;
     }
     let proxy = Arc::new(Proxy {
-        running: ArcSwap::new(books.open(plan)),
-        books,
+        running: ArcSwap::new(registry.open(plan)),
+        registry,
         documents,
         traffic_log,
         ports: config.sidecar_ports(),

@@ -5,6 +5,7 @@ use super::document::{Document, Spec};
 use super::proxy_template::{self as template, ClusterPatch, FilterPatch, Modification, ProxyTemplate};
 use crate::plan::tags::Tags;
 use crate::plan::{Origin, Plan};
+use std::sync::Arc;
 
 /// Applies the one template that fits this pod best. Without a Dataplane document the pod's tags are not known: then only
 /// selectors that take any value fit.
@@ -74,6 +75,7 @@ fn change_clusters(plan: &mut Plan, patch: &ClusterPatch) -> usize {
             continue;
         }
         changed += 1;
+        let cluster = Arc::make_mut(cluster);
         if let Some(timeout) = patch.value.0.connect_timeout {
             cluster.connect_timeout = timeout.get();
         }
@@ -103,7 +105,7 @@ fn change_filters(plan: &mut Plan, patch: &FilterPatch) -> usize {
         }
         changed += 1;
         if let Some(timeout) = patch.value.0.idle_timeout {
-            listener.idle_timeout = timeout.get();
+            Arc::make_mut(listener).idle_timeout = timeout.get();
         }
     }
     changed
