@@ -38,7 +38,10 @@ pub mod process;
 mod relay;
 pub mod tls;
 
-#[doc(hidden)] // For the fuzz targets alone.
+// For the fuzz targets alone.
+#[doc(hidden)]
+pub use cluster::registry::Registry;
+#[doc(hidden)]
 pub use connection::route::route;
 
 /// Exit code for a start that fails until an operator changes something: an option, a port in use, a file that cannot be

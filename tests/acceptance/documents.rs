@@ -4,9 +4,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use culvert_tests::server::{echo, who};
 use culvert_tests::{Family, Lab, eventually};
 use serde_json::Value;
@@ -283,6 +283,50 @@ fn an_endpoint_that_refuses_is_stepped_over_up_to_the_breakers_limit_of_retries(
     assert_taken_and_reset(lab.pod.as_uid(APP).connect("127.0.0.1:7100"), "no retry is allowed");
     eventually!(sidecar.stat("cluster.web.upstream_rq_retry_overflow").is_ok_and(|n| n == 1));
     Ok(())
+}
+
+#[test]
+fn an_endpoint_that_failed_still_comes_last_after_an_unrelated_document_changed() -> Result<()> {
+    /// Less than the time for which an endpoint that failed comes after the others.
+    const WITHIN: Duration = Duration::from_millis(4500);
+    let (lab, folder) = onboarded()?;
+    fs::write(folder.join("web.yaml"), with_web("port: 7100", &["192.0.2.10:81", "192.0.2.10:82"]))?;
+    let _living = lab.peer.serve("192.0.2.10:82", says("b"))?;
+    let sidecar = with_documents(&lab, &folder, &["--dataplane", "here"])?;
+    let retries = || sidecar.stat("cluster.web.upstream_rq_retry");
+    let call = || -> Result<u64> {
+        assert_eq!(read_all(lab.pod.as_uid(APP).connect("127.0.0.1:7100")?)?, "b");
+        retries()
+    };
+    for round in 1..=5 {
+        let before = retries()?;
+        let mut failed = Instant::now();
+        eventually!(
+            {
+                failed = Instant::now();
+                call().is_ok_and(|retries| retries > before)
+            },
+            SOON
+        );
+        let failures = retries()?;
+        fs::write(
+            folder.join("other.yaml"),
+            format!(
+                "{{type: Dataplane, name: other-{round}, networking: {{address: 192.0.2.77, inbound: [{{port: 80, tags: {{kuma.io/service: other}}}}]}}}}\n"
+            ),
+        )?;
+        eventually!(sidecar.stat("config_reloaded").is_ok_and(|n| n == round), SOON);
+        let mut after = failures;
+        for _ in 0..4 {
+            after = call()?;
+        }
+        // Slower than that, the endpoint is rightly tried again: then another round decides.
+        if failed.elapsed() < WITHIN {
+            assert_eq!(after, failures, "the endpoint that refused was tried again after the change");
+            return Ok(());
+        }
+    }
+    bail!("no reload and four connections within {WITHIN:?}")
 }
 
 #[test]

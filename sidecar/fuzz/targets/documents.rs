@@ -9,19 +9,22 @@ use culvert_sidecar::net::addrs::{Direction, OrigDst};
 use culvert_sidecar::options::Options;
 use culvert_sidecar::plan::compile::compile;
 use culvert_sidecar::plan::{Plan, Upstream};
-use culvert_sidecar::route;
+use culvert_sidecar::{Registry, route};
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
 
 /// Routes connections to every address of the plan, and to one that it does not have.
-fn walk(plan: &Plan) {
-    let known = plan.by_destination.keys().map(|(_, address)| *address).chain(plan.members.keys().copied());
+fn walk(plan: Plan) {
+    let running = Registry::default().open(plan);
+    let plan = &running.plan;
+    let named = plan.listeners.iter().map(|listener| listener.address);
+    let known = named.chain(plan.members.keys().copied());
     for address in known.chain(["192.0.2.1:1".parse().expect("an address")]) {
         for direction in Direction::ALL {
-            let route = route(plan, direction, OrigDst::new(address));
-            assert_eq!(plan.listeners[route.listener].direction, direction);
+            let route = route(&running, direction, OrigDst::new(address));
+            assert_eq!(route.listener.plan.direction, direction);
             if let Some(cluster) = route.cluster {
-                if let Upstream::Application { address, .. } = &plan.clusters[cluster].upstream {
+                if let Upstream::Application { address, .. } = &cluster.plan.upstream {
                     assert!(![15001, 15006, 15020, 9901].contains(&address.port()), "{address} is the sidecar");
                 }
             } else {
@@ -48,7 +51,7 @@ fuzz_target!(|text: &str| {
         }
         match compile(&config, &loaded.found) {
             // With an error in one document the others are still compiled, but such a plan never runs.
-            Ok(plan) if loaded.errors.is_empty() => walk(&plan),
+            Ok(plan) if loaded.errors.is_empty() => walk(plan),
             Ok(_) => {}
             Err(errors) => assert!(!errors.is_empty()),
         }

@@ -5,7 +5,7 @@ use super::{dump, transport};
 use crate::admin::stats::Process;
 use crate::cluster::destinations::{Destination, Destinations};
 use crate::cluster::limits::ClusterLimits;
-use crate::cluster::registry::{self, ClusterId, Running, stat_name};
+use crate::cluster::registry::{Cluster, Listener, Running, stat_name};
 use crate::net::addrs::{DialAddr, Direction};
 use crate::net::clock::rfc3339;
 use crate::options::config::Config;
@@ -21,29 +21,28 @@ const MOST_HOSTS: usize = 256;
 
 /// The listeners that are on. A passthrough one has the address of Envoy's that it stands for: one socket of ours takes
 /// both families.
-pub(super) fn listeners(
-    running: &Running,
-) -> impl Iterator<Item = (&plan::Listener, &Arc<registry::Listener>)> {
-    let all = running.plan.listeners.iter().zip(&running.listeners);
-    all.filter(|(planned, _)| planned.address.port() != 0)
+pub(super) fn listeners(running: &Running) -> impl Iterator<Item = &Arc<Listener>> {
+    running.listeners.iter().filter(|listener| listener.plan.address.port() != 0)
 }
 
 /// The clusters that connections can come to: of those, listeners that are off have none.
-pub(super) fn clusters(running: &Running) -> impl Iterator<Item = (&plan::Cluster, &Arc<registry::Cluster>)> {
-    let all = running.plan.clusters.iter().zip(&running.clusters).enumerate();
-    let used = |at: usize| {
-        running.plan.direct_access == Some(at)
-            || listeners(running).any(|(listener, _)| listener.cluster == Some(at))
+pub(super) fn clusters(running: &Running) -> impl Iterator<Item = &Arc<Cluster>> {
+    fn leads_to(from: Option<&Arc<Cluster>>, to: &Arc<Cluster>) -> bool {
+        from.is_some_and(|from| Arc::ptr_eq(from, to))
+    }
+    let used = move |cluster: &Arc<Cluster>| {
+        leads_to(running.direct_access.as_ref(), cluster)
+            || listeners(running).any(|listener| leads_to(listener.cluster.as_ref(), cluster))
     };
-    all.filter(move |(at, _)| used(*at)).map(|(_, cluster)| cluster)
+    running.clusters.iter().filter(move |cluster| used(cluster))
 }
 
 /// Makes `/config_dump`. `loaded` is the time since which it is in force.
 pub(super) fn config_dump(config: &Config, running: &Running, loaded: SystemTime) -> Value {
     let updated = rfc3339(loaded);
     let clusters: Vec<_> =
-        clusters(running).map(|(planned, _)| cluster(planned, running.plan.mtls.as_ref())).collect();
-    let listeners: Vec<_> = listeners(running).map(|(planned, _)| listener(running, planned)).collect();
+        clusters(running).map(|one| cluster(&one.plan, running.plan.mtls.as_ref())).collect();
+    let listeners: Vec<_> = listeners(running).map(|one| listener(running, one)).collect();
     let (of_clusters, of_listeners) = (dump::version(&clusters), dump::version(&listeners));
     let clusters: Vec<_> = clusters
         .into_iter()
@@ -124,9 +123,10 @@ fn cluster(planned: &plan::Cluster, mtls: Option<&Mtls>) -> Value {
     cluster
 }
 
-fn listener(running: &Running, planned: &plan::Listener) -> Value {
+fn listener(running: &Running, listener: &Listener) -> Value {
+    let planned = &listener.plan;
     // Without a cluster Envoy has a name that leads nowhere; the listener's own, as in Kong Mesh.
-    let cluster = planned.cluster.map_or(&planned.name, |at| &running.plan.clusters[at].name);
+    let cluster = planned.cluster.as_ref().unwrap_or(&planned.name);
     let mut listener = json!({
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
         "name": &*planned.name,
@@ -175,9 +175,9 @@ fn duration(duration: Duration) -> String {
 
 /// Makes `/listeners`, a line for each.
 pub(super) fn listeners_text(running: &Running) -> String {
-    listeners(running).fold(String::new(), |mut text, (planned, _)| {
+    listeners(running).fold(String::new(), |mut text, listener| {
         // Writing to a String does not fail.
-        let _ = writeln!(text, "{}::{}", planned.name, planned.address);
+        let _ = writeln!(text, "{}::{}", listener.plan.name, listener.plan.address);
         text
     })
 }
@@ -185,7 +185,8 @@ pub(super) fn listeners_text(running: &Running) -> String {
 /// Makes `/listeners?format=json` in Envoy's shape.
 pub(super) fn listeners_json(running: &Running) -> Value {
     let statuses: Vec<_> = listeners(running)
-        .map(|(planned, _)| json!({"name": &*planned.name, "local_address": socket_address(planned.address)}))
+        .map(|listener| &listener.plan)
+        .map(|plan| json!({"name": &*plan.name, "local_address": socket_address(plan.address)}))
         .collect();
     json!({ "listener_statuses": statuses })
 }
@@ -204,14 +205,13 @@ fn limits(of: &ClusterLimits) -> [(&'static str, u32); 4] {
 /// way to the others.
 fn hosts<'r>(
     running: &'r Running,
-    of: &plan::Cluster,
-    id: ClusterId,
+    of: &Cluster,
     destinations: &Destinations,
 ) -> Vec<(DialAddr, Destination, Option<Named<'r>>)> {
-    let asked = of.origin == plan::Origin::Transparent && of.name.starts_with("outbound");
+    let asked = of.plan.origin == plan::Origin::Transparent && of.plan.name.starts_with("outbound");
     let named =
         |addr: DialAddr| Named(running.plan.members.get(&addr.get()).map(|member| &*member.dataplane));
-    let hosts = destinations.of(id).into_iter().take(MOST_HOSTS);
+    let hosts = destinations.of(of.state.id).into_iter().take(MOST_HOSTS);
     hosts.map(|(addr, host)| (addr, host, asked.then(|| named(addr)))).collect()
 }
 
@@ -239,15 +239,15 @@ pub(super) fn server_info(config: &Config, process: Process) -> Value {
 /// Makes `/clusters`, a line for each value.
 pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> String {
     let mut text = String::new();
-    for (planned, of) in clusters(running) {
-        let name = &planned.name;
+    for of in clusters(running) {
+        let name = &of.plan.name;
         let _ = writeln!(text, "{name}::observability_name::{}", stat_name(name));
-        for (limit, value) in limits(&of.limits) {
+        for (limit, value) in limits(&of.state.limits) {
             let _ = writeln!(text, "{name}::default_priority::{limit}::{value}");
         }
         let _ = writeln!(text, "{name}::added_via_api::false");
-        let _ = writeln!(text, "{name}::cx_active::{}", of.metrics.active.get());
-        for (addr, host, named) in hosts(running, planned, of.id, destinations) {
+        let _ = writeln!(text, "{name}::cx_active::{}", of.state.metrics.active.get());
+        for (addr, host, named) in hosts(running, of, destinations) {
             let _ = writeln!(text, "{name}::{addr}::cx_active::{}", host.active);
             let _ = writeln!(text, "{name}::{addr}::cx_connect_fail::{}", host.connect_fail);
             let _ = writeln!(text, "{name}::{addr}::cx_total::{}", host.total);
@@ -263,12 +263,12 @@ pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> S
 /// Makes `/clusters?format=json` in Envoy's shape.
 pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> Value {
     let statuses: Vec<_> = clusters(running)
-        .map(|(planned, of)| {
-            let thresholds: serde_json::Map<_, _> = limits(&of.limits)
+        .map(|of| {
+            let thresholds: serde_json::Map<_, _> = limits(&of.state.limits)
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), Value::from(value)))
                 .collect();
-            let hosts: Vec<_> = hosts(running, planned, of.id, destinations)
+            let hosts: Vec<_> = hosts(running, of, destinations)
                 .into_iter()
                 .map(|(addr, host, named)| {
                     let mut shown = json!({
@@ -287,8 +287,8 @@ pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> V
                 })
                 .collect();
             json!({
-                "name": &*planned.name,
-                "observability_name": stat_name(&planned.name),
+                "name": &*of.plan.name,
+                "observability_name": stat_name(&of.plan.name),
                 "circuit_breakers": {"thresholds": [thresholds]},
                 "host_statuses": hosts,
             })

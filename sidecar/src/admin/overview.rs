@@ -3,13 +3,12 @@
 
 use super::envoy;
 use super::pages::{App, ConnectionView};
-use crate::cluster::registry::{Cluster, Listener, Running};
+use crate::cluster::registry::{ClusterState, Listener, Running};
 use crate::net::addrs::Direction;
 use crate::net::clock::rfc3339;
 use crate::net::limit::Limit;
 use crate::observe::history::Sample;
 use crate::observe::spoken::Spoken;
-use crate::plan;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -159,8 +158,8 @@ impl Overview {
             documents: documents(app, &running),
             tls: tls(app, &running),
             history: proxy.history.samples(),
-            listeners: envoy::listeners(&running).map(|(planned, of)| listener(app, planned, of)).collect(),
-            clusters: envoy::clusters(&running).map(|(_, of)| cluster(app, &running, of)).collect(),
+            listeners: envoy::listeners(&running).map(|of| listener(app, of)).collect(),
+            clusters: envoy::clusters(&running).map(|of| cluster(app, &running, &of.state)).collect(),
             open: proxy.table.len(),
             connections: connections.iter().map(|entry| ConnectionView::of(entry, now)).collect(),
             errors: errors(app),
@@ -201,7 +200,8 @@ fn tls(app: &App, running: &Running) -> Option<TlsView> {
     })
 }
 
-fn listener(app: &App, planned: &plan::Listener, of: &Listener) -> ListenerView {
+fn listener(app: &App, of: &Listener) -> ListenerView {
+    let planned = &of.plan;
     let limit = app.proxy.limits.listener(planned.direction);
     ListenerView {
         name: planned.name.to_string(),
@@ -215,7 +215,7 @@ fn listener(app: &App, planned: &plan::Listener, of: &Listener) -> ListenerView 
     }
 }
 
-fn cluster(app: &App, running: &Running, of: &Cluster) -> ClusterView {
+fn cluster(app: &App, running: &Running, of: &ClusterState) -> ClusterView {
     let metrics = &of.metrics;
     let breaker = &of.limits;
     let limit = |name, limit: &Limit| LimitView { name, used: limit.used(), max: limit.max() };

@@ -23,19 +23,20 @@ pub(crate) struct Process {
 pub(crate) fn collect(running: &Running, registry: &Registry, process: Process) -> Stats {
     let mut stats = registry.stats();
     server(&mut stats, running, process);
-    for cluster in &running.clusters {
+    for cluster in running.clusters.iter().map(|cluster| &cluster.state) {
         let name = stat_name(&cluster.name);
         stats.read(&cluster.metrics, &[("cluster", &name)]);
         read_limits(&cluster.limits, &name, &mut stats);
     }
-    for (planned, of) in running.plan.listeners.iter().zip(&running.listeners) {
+    for of in &running.listeners {
+        let planned = &of.plan;
         if planned.address.port() == 0 {
             continue;
         }
-        let (address, name) = (stat_address(planned), stat_name(&of.name));
+        let (address, name) = (stat_address(planned), stat_name(&planned.name));
         stats.read(&of.metrics, &[("listener", &address), ("tcp", &name)]);
-        if let Some(cluster) = planned.cluster.map(|at| &running.clusters[at]) {
-            stats.read(&cluster.metrics, &[("tcp", &name)]);
+        if let Some(cluster) = &of.cluster {
+            stats.read(&cluster.state.metrics, &[("tcp", &name)]);
         }
     }
     stats

@@ -8,20 +8,20 @@ use std::sync::Arc;
 
 /// The circuit breaker of one cluster.
 #[derive(Debug)]
-pub struct ClusterLimits {
+pub(crate) struct ClusterLimits {
     /// Connections, those being made included.
-    pub connections: Arc<Limit>,
+    pub(crate) connections: Arc<Limit>,
     /// Connections being made.
-    pub pending: Arc<Limit>,
+    pub(crate) pending: Arc<Limit>,
     /// Requests under way; see [`Thresholds`].
-    pub requests: Arc<Limit>,
+    pub(crate) requests: Arc<Limit>,
     /// Retries under way; see [`Thresholds`].
-    pub retries: Arc<Limit>,
+    pub(crate) retries: Arc<Limit>,
 }
 
 impl ClusterLimits {
     /// The limits that these thresholds say.
-    pub fn new(thresholds: &Thresholds) -> Self {
+    pub(crate) fn new(thresholds: &Thresholds) -> Self {
         Self {
             connections: Limit::new(thresholds.max_connections),
             pending: Limit::new(thresholds.max_pending_requests),
@@ -31,7 +31,7 @@ impl ClusterLimits {
     }
 
     /// Changes them, for a cluster that lives on.
-    pub fn set(&self, thresholds: &Thresholds) {
+    pub(crate) fn set(&self, thresholds: &Thresholds) {
         self.connections.set_max(thresholds.max_connections);
         self.pending.set_max(thresholds.max_pending_requests);
         self.requests.set_max(thresholds.max_requests);
@@ -41,18 +41,18 @@ impl ClusterLimits {
 
 /// The limits of both directions, whatever listener a connection comes to.
 #[derive(Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     listeners: [Arc<Limit>; 2],
 }
 
 impl Limits {
     /// Limits for a process that may open so many files.
-    pub fn new(open_files: u64) -> Self {
+    pub(crate) fn new(open_files: u64) -> Self {
         Self { listeners: Direction::ALL.map(|_| Limit::new(per_listener(open_files))) }
     }
 
     /// The limit of a direction.
-    pub fn listener(&self, direction: Direction) -> &Arc<Limit> {
+    pub(crate) fn listener(&self, direction: Direction) -> &Arc<Limit> {
         &self.listeners[direction as usize]
     }
 }
@@ -61,7 +61,7 @@ impl Limits {
 ///
 /// A proxied connection is two files. Each listener leaves the other some places: a pod that calls itself holds one of
 /// each, and a crowd of peers must not take the application's way out.
-pub fn per_listener(open_files: u64) -> u32 {
+pub(crate) fn per_listener(open_files: u64) -> u32 {
     /// Files for listeners, status and admin connections, epoll, logs.
     const RESERVED_FILES: u64 = 256;
     /// Places that the other direction keeps.

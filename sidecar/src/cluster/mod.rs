@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Clusters and listeners of a plan in force, with their counters and limits.
+//! Clusters and listeners of the plan in force, with their counters and limits, and connecting to a cluster.
 
-pub mod destinations;
-pub mod limits;
-pub mod metrics;
+pub(crate) mod connect;
+pub(crate) mod destinations;
+pub(crate) mod endpoint;
+pub(crate) mod limits;
+pub(crate) mod metrics;
+pub(crate) mod origination;
 pub mod registry;
+pub(crate) mod stream;

@@ -1,278 +1,383 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A [`Plan`] in force: its listeners and clusters with their counters and limits.
+//! A [`Plan`] in force: its listeners, clusters and endpoints with their counters, limits and ejections.
 //!
-//! These live as long as their name does: a reload that keeps a name keeps its counters, its limits' places in use and its
-//! turn, and a connection keeps the ones that it began with. So a connection looks them up once, and a byte never.
+//! These live as long as their name does (an endpoint's address, within its cluster): a reload that keeps the name keeps
+//! counters, permits in use, round robin and ejections, and an open connection keeps the ones that it began with. So a
+//! connection looks them up once, and a byte never.
 
+use crate::cluster::endpoint::{Ejection, Endpoint, Turns};
 use crate::cluster::limits::ClusterLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
-use crate::plan::{Plan, Upstream};
+use crate::net::addrs::{Direction, Family};
+use crate::plan::{self, Origin, Plan, Upstream};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::hash::Hash;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// How long an endpoint that could not be reached is tried after all others.
-const ASIDE: Duration = Duration::from_secs(5);
-
-/// Endpoints that one connection tries at most; Kuma's default for TCP.
-pub const MOST_ATTEMPTS: usize = 5;
-
-/// A cluster in this process; never used twice.
+/// The number of a cluster in this process; none is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClusterId(pub u32);
+pub(crate) struct ClusterId(pub(crate) u32);
 
-/// A cluster's books.
+/// The part of a cluster that outlives a reload.
+#[derive(Debug)]
+pub(crate) struct ClusterState {
+    pub(crate) id: ClusterId,
+    pub(crate) name: Arc<str>,
+    pub(crate) limits: ClusterLimits,
+    pub(crate) metrics: UpstreamMetrics,
+    /// Counts connections, to choose the endpoint that is first in turn.
+    turn: AtomicUsize,
+    /// The zero of the clock that ejections are in.
+    since: Instant,
+    ejections: Mutex<HashMap<SocketAddr, Weak<Ejection>>>,
+}
+
+/// A cluster of the plan in force.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Its number.
-    pub id: ClusterId,
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its limits.
-    pub limits: ClusterLimits,
-    /// Its counters.
-    pub(crate) metrics: UpstreamMetrics,
-    /// Whose turn it is among the endpoints.
-    turn: AtomicUsize,
+    /// The cluster as options and documents say it.
+    pub plan: Arc<plan::Cluster>,
+    pub(crate) state: Arc<ClusterState>,
+    /// Empty where the plan names no endpoints.
+    endpoints: Box<[Arc<Endpoint>]>,
 }
 
-/// A listener's books.
+/// A listener of the plan in force.
 #[derive(Debug)]
 pub struct Listener {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its counters.
-    pub(crate) metrics: ListenerMetrics,
+    /// The listener as options and documents say it.
+    pub plan: Arc<plan::Listener>,
+    /// Outlives a reload.
+    pub(crate) metrics: Arc<ListenerMetrics>,
+    /// `None` = every connection is denied.
+    pub(crate) cluster: Option<Arc<Cluster>>,
 }
 
-/// The name in statistics, where Envoy replaces `:` by `_`; whatever else would need quotes somewhere, too.
-pub fn stat_name(name: &str) -> String {
+/// Returns the name in statistics: Envoy replaces `:` by `_`, and here every other character that may need quotes is too.
+pub(crate) fn stat_name(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).collect()
 }
 
-/// A plan in force.
+/// A plan in force. Immutable but for what its listeners, clusters and endpoints count.
 #[derive(Debug)]
 pub struct Running {
-    /// What it says.
+    /// The plan as options and documents say it.
     pub plan: Plan,
-    /// In the plan's order.
-    pub clusters: Vec<Arc<Cluster>>,
-    /// In the plan's order.
-    pub listeners: Vec<Arc<Listener>>,
-    /// By cluster and endpoint: until when it is set aside, in milliseconds since [`Self::since`].
-    aside: Vec<Box<[AtomicU64]>>,
-    since: Instant,
+    pub(crate) listeners: Vec<Arc<Listener>>,
+    pub(crate) clusters: Vec<Arc<Cluster>>,
+    /// The cluster of connections to members by address, where passthrough is off.
+    pub(crate) direct_access: Option<Arc<Cluster>>,
+    by_destination: HashMap<(Direction, SocketAddr), Arc<Listener>>,
+    /// By direction and family.
+    passthrough: [[Arc<Listener>; 2]; 2],
 }
 
-/// All books that are open.
+/// The states by name that a plan or a connection uses.
 #[derive(Debug, Default)]
-pub struct Books {
-    clusters: Mutex<HashMap<Arc<str>, Weak<Cluster>>>,
-    listeners: Mutex<HashMap<Arc<str>, Weak<Listener>>>,
+pub struct Registry {
+    clusters: Mutex<HashMap<Arc<str>, Weak<ClusterState>>>,
+    listeners: Mutex<HashMap<Arc<str>, Weak<ListenerMetrics>>>,
     next_id: AtomicU32,
 }
 
-fn reuse<T>(
-    books: &Mutex<HashMap<Arc<str>, Weak<T>>>,
-    names: impl Iterator<Item = Arc<str>>,
-    mut new: impl FnMut(Arc<str>) -> T,
+/// Returns the state of each key: the one in use, else a new one. Drops those that neither a plan nor a connection uses,
+/// so that the map cannot grow without bound.
+fn reuse<K: Clone + Eq + Hash, T>(
+    states: &Mutex<HashMap<K, Weak<T>>>,
+    keys: impl Iterator<Item = K>,
+    new: impl Fn(&K) -> T,
 ) -> Vec<Arc<T>> {
-    let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut one = |name: Arc<str>| {
-        if let Some(there) = books.get(&name).and_then(Weak::upgrade) {
+    let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut one = |key: K| {
+        if let Some(there) = states.get(&key).and_then(Weak::upgrade) {
             return there;
         }
-        let made = Arc::new(new(Arc::clone(&name)));
-        books.insert(name, Arc::downgrade(&made));
+        let made = Arc::new(new(&key));
+        states.insert(key, Arc::downgrade(&made));
         made
     };
-    let used = names.map(&mut one).collect();
-    // What no configuration and no connection has any more: so the books are bounded by these.
-    books.retain(|_, book| book.strong_count() != 0);
+    let used = keys.map(&mut one).collect();
+    states.retain(|_, state| state.strong_count() != 0);
     used
 }
 
-impl Books {
-    /// Puts a plan in force.
+// === impl Registry ===
+
+impl Registry {
+    /// Gives a plan its counters, limits and ejections: the ones in use where a name stays, else new ones.
     pub fn open(&self, plan: Plan) -> Arc<Running> {
-        let clusters =
-            reuse(&self.clusters, plan.clusters.iter().map(|cluster| Arc::clone(&cluster.name)), |name| {
-                Cluster {
-                    id: ClusterId(self.next_id.fetch_add(1, Relaxed)),
-                    name,
-                    limits: ClusterLimits::new(&Default::default()),
-                    metrics: UpstreamMetrics::default(),
-                    turn: AtomicUsize::new(0),
-                }
-            });
-        for (cluster, planned) in clusters.iter().zip(&plan.clusters) {
-            cluster.limits.set(&planned.thresholds);
-        }
-        let names = plan.listeners.iter().map(|listener| Arc::clone(&listener.name));
-        let listeners =
-            reuse(&self.listeners, names, |name| Listener { name, metrics: ListenerMetrics::default() });
-        let aside = plan
+        let names = plan.clusters.iter().map(|cluster| Arc::clone(&cluster.name));
+        let states = reuse(&self.clusters, names, |name| ClusterState::new(self.next_id(), Arc::clone(name)));
+        let clusters: Vec<_> = plan
             .clusters
             .iter()
-            .map(|cluster| match &cluster.upstream {
-                Upstream::Endpoints(endpoints) => endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
-                Upstream::OriginalDst { .. } | Upstream::Application { .. } => Box::default(),
-            })
+            .zip(states)
+            .map(|(plan, state)| Arc::new(Cluster::new(plan, state)))
             .collect();
-        Arc::new(Running { plan, clusters, listeners, aside, since: Instant::now() })
+        let by_name: HashMap<_, _> = clusters.iter().map(|cluster| (&*cluster.plan.name, cluster)).collect();
+        let cluster = |name: &Option<Arc<str>>| {
+            name.as_deref().and_then(|name| by_name.get(name)).map(|cluster| Arc::clone(cluster))
+        };
+        let names = plan.listeners.iter().map(|listener| Arc::clone(&listener.name));
+        let metrics = reuse(&self.listeners, names, |_| ListenerMetrics::default());
+        let listener = |(plan, metrics): (&Arc<plan::Listener>, _)| {
+            Arc::new(Listener { plan: Arc::clone(plan), metrics, cluster: cluster(&plan.cluster) })
+        };
+        let listeners: Vec<_> = plan.listeners.iter().zip(metrics).map(listener).collect();
+        let named = listeners.iter().filter(|listener| listener.plan.origin != Origin::Transparent);
+        let by_destination = named
+            .map(|listener| ((listener.plan.direction, listener.plan.address), Arc::clone(listener)))
+            .collect();
+        let direct_access = cluster(&plan.direct_access);
+        let passthrough = Direction::ALL
+            .map(|direction| Family::ALL.map(|family| passthrough(&listeners, direction, family)));
+        Arc::new(Running { plan, listeners, clusters, direct_access, by_destination, passthrough })
+    }
+
+    fn next_id(&self) -> ClusterId {
+        ClusterId(self.next_id.fetch_add(1, Relaxed))
     }
 }
 
-impl Running {
-    /// The endpoints of a cluster in the order in which a connection tries them: from the next one on, and those that
-    /// lately could not be reached after the others.
-    pub fn turns(&self, cluster: usize) -> Turns<'_> {
-        let count = self.aside[cluster].len();
-        let start = self.clusters[cluster].turn.fetch_add(1, Relaxed) % count.max(1);
-        Turns {
-            aside: &self.aside[cluster],
-            start,
-            step: 0,
-            now: self.millis(),
-            tried: [usize::MAX; MOST_ATTEMPTS],
-            tries: 0,
+fn passthrough(listeners: &[Arc<Listener>], direction: Direction, family: Family) -> Arc<Listener> {
+    let takes = |plan: &plan::Listener| {
+        plan.origin == Origin::Transparent
+            && (plan.direction, Family::of(plan.address.ip())) == (direction, family)
+    };
+    let found = listeners.iter().find(|listener| takes(&listener.plan));
+    Arc::clone(found.expect("every plan has one of each direction and family"))
+}
+
+// === impl ClusterState ===
+
+impl ClusterState {
+    fn new(id: ClusterId, name: Arc<str>) -> Self {
+        Self {
+            id,
+            name,
+            limits: ClusterLimits::new(&Default::default()),
+            metrics: UpstreamMetrics::default(),
+            turn: AtomicUsize::new(0),
+            since: Instant::now(),
+            ejections: Mutex::default(),
         }
     }
 
-    /// An endpoint could not be reached.
-    pub fn set_aside(&self, cluster: usize, endpoint: usize) {
-        let until = self.millis() + u64::try_from(ASIDE.as_millis()).unwrap_or(u64::MAX);
-        self.aside[cluster][endpoint].store(until, Relaxed);
-    }
-
-    /// An endpoint was reached.
-    pub fn take_back(&self, cluster: usize, endpoint: usize) {
-        if self.aside[cluster][endpoint].load(Relaxed) != 0 {
-            self.aside[cluster][endpoint].store(0, Relaxed);
-        }
-    }
-
+    /// Returns the clock that ejections are in. It begins at 1, as 0 is no ejection.
     fn millis(&self) -> u64 {
-        // From 1, as 0 is for "never".
         u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 }
 
-/// See [`Running::turns`].
-#[derive(Debug)]
-pub struct Turns<'a> {
-    aside: &'a [AtomicU64],
-    start: usize,
-    /// Twice around: first those that are not set aside, then those that are.
-    step: usize,
-    now: u64,
-    tried: [usize; MOST_ATTEMPTS],
-    tries: usize,
+// === impl Cluster ===
+
+impl Cluster {
+    fn new(plan: &Arc<plan::Cluster>, state: Arc<ClusterState>) -> Self {
+        state.limits.set(&plan.thresholds);
+        let planned = match &plan.upstream {
+            Upstream::Endpoints(endpoints) => &endpoints[..],
+            Upstream::OriginalDst { .. } | Upstream::Application { .. } => &[],
+        };
+        let addresses = planned.iter().map(|endpoint| endpoint.address);
+        let ejections = reuse(&state.ejections, addresses, |_| Ejection::default());
+        let endpoint = |(endpoint, ejection): (&plan::Endpoint, _)| {
+            let (address, member) = (endpoint.address, Arc::clone(&endpoint.member));
+            Arc::new(Endpoint { address, member, ejection })
+        };
+        let endpoints = planned.iter().zip(ejections).map(endpoint).collect();
+        Self { plan: Arc::clone(plan), state, endpoints }
+    }
+
+    /// Returns the endpoints in the order in which the next connection tries them.
+    pub(crate) fn turns(&self) -> Turns<'_> {
+        let turn = self.state.turn.fetch_add(1, Relaxed);
+        Turns::new(&self.endpoints, turn, self.plan.most_attempts, self.state.millis())
+    }
+
+    /// Lets an endpoint that could not be reached come after all others for a while.
+    pub(crate) fn eject(&self, endpoint: &Endpoint) {
+        let time = u64::try_from(self.plan.ejection_time.as_millis()).unwrap_or(u64::MAX);
+        endpoint.ejection.eject_until(self.state.millis().saturating_add(time));
+    }
 }
 
-impl Iterator for Turns<'_> {
-    type Item = usize;
+// === impl Running ===
 
-    fn next(&mut self) -> Option<usize> {
-        let count = self.aside.len();
-        while self.step < 2 * count && self.tries < MOST_ATTEMPTS {
-            let at = (self.start + self.step) % count;
-            let second = self.step >= count;
-            self.step += 1;
-            let is_aside = self.aside[at].load(Relaxed) > self.now;
-            // One that fails in this very turn is set aside, too.
-            if is_aside == second && !self.tried[..self.tries].contains(&at) {
-                self.tried[self.tries] = at;
-                self.tries += 1;
-                return Some(at);
-            }
-        }
-        None
+impl Running {
+    /// The listener of connections that were redirected on their way to this address, if a document names it.
+    pub(crate) fn listener_for(
+        &self,
+        direction: Direction,
+        destination: SocketAddr,
+    ) -> Option<&Arc<Listener>> {
+        self.by_destination.get(&(direction, destination))
     }
+
+    /// The listener of redirected connections that have no other.
+    pub(crate) fn passthrough(&self, direction: Direction, family: Family) -> &Arc<Listener> {
+        &self.passthrough[direction as usize][family as usize]
+    }
+
+    pub(crate) fn listener_named(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| &*listener.plan.name == name)
+    }
+}
+
+/// The plan that options without documents compile to.
+#[cfg(test)]
+pub(crate) fn plan_without_documents() -> Plan {
+    use clap::Parser;
+    let options = crate::options::Options::try_parse_from(["culvert-sidecar"]).expect("no option is needed");
+    let config = options.check().expect("the defaults are good");
+    crate::plan::compile::compile(&config, &Default::default()).expect("no document, no error")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{self, Endpoint, Member, Origin};
+    use crate::plan::{EJECTION_TIME, MOST_ATTEMPTS, Member};
     use culvert_mesh::model::tags::Tags;
 
+    /// The clusters of a plan by name, each with so many endpoints, besides those of every plan.
     fn plan(names: &[&str], endpoints: usize) -> Plan {
         let member = Arc::new(Member { dataplane: "d".into(), tags: Arc::new(Tags::default()) });
-        let endpoint = |n: usize| Endpoint {
+        let endpoint = |n: usize| plan::Endpoint {
             address: ([10, 0, 0, u8::try_from(n).unwrap()], 80).into(),
             member: Arc::clone(&member),
         };
-        let cluster = |name: &&str| plan::Cluster {
-            name: (*name).into(),
-            origin: Origin::Outbound,
-            upstream: Upstream::Endpoints((0..endpoints).map(endpoint).collect()),
-            thresholds: Default::default(),
-            connect_timeout: None,
+        let cluster = |name: &&str| {
+            Arc::new(plan::Cluster {
+                name: (*name).into(),
+                origin: Origin::Outbound,
+                upstream: Upstream::Endpoints((0..endpoints).map(endpoint).collect()),
+                thresholds: Default::default(),
+                connect_timeout: None,
+                most_attempts: MOST_ATTEMPTS,
+                ejection_time: EJECTION_TIME,
+            })
         };
-        Plan { clusters: names.iter().map(cluster).collect(), ..Plan::default() }
+        let mut plan = plan_without_documents();
+        plan.clusters.extend(names.iter().map(cluster));
+        plan
+    }
+
+    fn cluster(running: &Running, name: &str) -> Arc<Cluster> {
+        let found = running.clusters.iter().find(|cluster| &*cluster.plan.name == name);
+        Arc::clone(found.unwrap_or_else(|| panic!("no cluster {name}")))
+    }
+
+    /// The cluster `web` with so many endpoints.
+    fn web(endpoints: usize) -> Arc<Cluster> {
+        cluster(&Registry::default().open(plan(&["web"], endpoints)), "web")
+    }
+
+    /// The last byte of an endpoint's address, which is its place in [`plan`].
+    fn number(endpoint: &Arc<Endpoint>) -> u8 {
+        match endpoint.address.ip() {
+            std::net::IpAddr::V4(ip) => ip.octets()[3],
+            std::net::IpAddr::V6(_) => panic!("{}", endpoint.address),
+        }
     }
 
     #[test]
-    fn a_name_that_stays_keeps_its_books_and_one_that_goes_takes_them_along() {
-        let books = Books::default();
-        let first = books.open(plan(&["web", "db"], 1));
-        first.clusters[0].metrics.total.inc();
-        let permit = first.clusters[0].limits.connections.try_acquire();
+    fn a_name_that_stays_keeps_its_state_and_one_that_goes_takes_it_along() {
+        let registry = Registry::default();
+        let first = registry.open(plan(&["web", "db"], 1));
+        let before = cluster(&first, "web").state.clone();
+        before.metrics.total.inc();
+        let permit = before.limits.connections.try_acquire();
         let mut changed = plan(&["web", "cache"], 1);
-        changed.clusters[0].thresholds.max_connections = 5;
-        let second = books.open(changed);
-        assert!(Arc::ptr_eq(&first.clusters[0], &second.clusters[0]));
-        assert_eq!(second.clusters[0].metrics.total.get(), 1);
-        let limit = &second.clusters[0].limits.connections;
-        assert_eq!((limit.used(), limit.max()), (1, 5));
-        drop((first, permit));
-        let third = books.open(plan(&["db"], 1));
-        assert_eq!(third.clusters[0].id, ClusterId(3), "a new book");
+        let web = changed.clusters.iter_mut().find(|cluster| &*cluster.name == "web").unwrap();
+        Arc::make_mut(web).thresholds.max_connections = 5;
+        let second = registry.open(changed);
+        let after = cluster(&second, "web").state.clone();
+        assert!(Arc::ptr_eq(&before, &after));
+        assert_eq!(after.metrics.total.get(), 1);
+        assert_eq!((after.limits.connections.used(), after.limits.connections.max()), (1, 5));
+        let old = cluster(&first, "db").state.id;
+        drop((first, permit, before, after));
+        let third = registry.open(plan(&["db"], 1));
+        assert_ne!(cluster(&third, "db").state.id, old, "a new state");
         drop(second);
-        books.open(plan(&[], 1));
-        assert_eq!(books.clusters.lock().unwrap().len(), 1, "web and cache are closed");
+        let fourth = registry.open(plan(&[], 1));
+        let left = registry.clusters.lock().unwrap().len();
+        assert_eq!(left, fourth.clusters.len() + 1, "db is in use, web and cache are gone");
+        drop(third);
     }
 
     #[test]
     fn endpoints_take_turns() {
-        let running = Books::default().open(plan(&["web"], 3));
-        let firsts: Vec<_> = (0..6).map(|_| running.turns(0).next().unwrap()).collect();
+        let web = web(3);
+        let firsts: Vec<_> = (0..6).map(|_| number(web.turns().next().unwrap())).collect();
         assert_eq!(firsts, [0, 1, 2, 0, 1, 2]);
-        assert_eq!(running.turns(0).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(web.turns().map(number).collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[test]
     fn an_endpoint_that_could_not_be_reached_comes_last_for_a_while() {
-        let running = Books::default().open(plan(&["web"], 3));
-        running.set_aside(0, 1);
+        let web = web(3);
+        web.eject(&web.endpoints[1]);
         for _ in 0..3 {
-            assert_eq!(running.turns(0).last(), Some(1));
+            assert_eq!(web.turns().last().map(number), Some(1));
         }
-        running.take_back(0, 1);
-        assert_eq!((0..3).filter(|_| running.turns(0).next() == Some(1)).count(), 1);
+        web.endpoints[1].ejection.end();
+        assert_eq!((0..3).filter(|_| web.turns().next().map(number) == Some(1)).count(), 1);
+    }
+
+    #[test]
+    fn an_endpoint_that_failed_still_comes_last_after_an_unrelated_document_changed() {
+        let registry = Registry::default();
+        let before = registry.open(plan(&["web"], 3));
+        let web = cluster(&before, "web");
+        web.eject(&web.endpoints[1]);
+        let after = registry.open(plan(&["web", "db"], 3));
+        for _ in 0..3 {
+            assert_eq!(cluster(&after, "web").turns().last().map(number), Some(1));
+        }
+        assert_eq!(cluster(&after, "db").turns().next().map(number), Some(0), "another cluster's");
+    }
+
+    #[test]
+    fn ejections_go_with_their_last_user() {
+        let registry = Registry::default();
+        let many = registry.open(plan(&["web"], 100));
+        let state = Arc::clone(&cluster(&many, "web").state);
+        let kept = || state.ejections.lock().unwrap().len();
+        assert_eq!(kept(), 100);
+        let few = registry.open(plan(&["web"], 2));
+        assert_eq!(kept(), 100, "the plan of before may still be in use");
+        drop((many, few));
+        let _few = registry.open(plan(&["web"], 2));
+        assert_eq!(kept(), 2);
     }
 
     #[test]
     fn one_that_fails_in_a_turn_is_not_tried_again_in_it() {
-        let running = Books::default().open(plan(&["web"], 2));
+        let web = web(2);
         let mut tried = Vec::new();
-        for at in running.turns(0) {
-            running.set_aside(0, at);
-            tried.push(at);
+        for endpoint in web.turns() {
+            web.eject(endpoint);
+            tried.push(number(endpoint));
         }
         assert_eq!(tried, [0, 1]);
     }
 
     #[test]
     fn a_connection_tries_a_few_of_many() {
-        assert_eq!(Books::default().open(plan(&["web"], 100)).turns(0).count(), MOST_ATTEMPTS);
+        let web = web(100);
+        assert_eq!(web.turns().count(), MOST_ATTEMPTS);
+        for endpoint in &web.endpoints {
+            web.eject(endpoint);
+        }
+        assert_eq!(web.turns().count(), MOST_ATTEMPTS);
     }
 
     #[test]
     fn without_endpoints_there_is_no_turn() {
-        assert_eq!(Books::default().open(plan(&["web"], 0)).turns(0).count(), 0);
+        assert_eq!(web(0).turns().count(), 0);
     }
 
     #[test]

@@ -1,31 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A connection as it came from a listener.
 
-use crate::net::addrs::{ClientAddr, Direction};
+use crate::net::addrs::{ClientAddr, Direction, OrigDst};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::net::TcpStream;
 
 /// A connection as it came from the listener.
 #[derive(Debug)]
-pub struct Accepted {
-    /// The connection.
-    pub stream: TcpStream,
-    /// Who opened it.
-    pub client: ClientAddr,
-    /// Which listener it came to.
-    pub direction: Direction,
-    /// That listener's port.
-    pub listen_port: u16,
-    /// The listener, where it was not redirected but dialled a port that a document binds.
-    pub bound: Option<Bound>,
+pub(crate) struct Accepted {
+    pub(crate) stream: TcpStream,
+    pub(crate) client: ClientAddr,
+    pub(crate) direction: Direction,
+    /// The port of the listener's socket.
+    pub(crate) listen_port: u16,
+    /// The listener, where the connection was not redirected but dialled a port that a document binds.
+    pub(crate) bound: Option<Bound>,
 }
 
 /// A listener that a document binds.
 #[derive(Clone, Debug)]
-pub struct Bound {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its address.
-    pub address: SocketAddr,
+pub(crate) struct Bound {
+    pub(crate) name: Arc<str>,
+    pub(crate) address: SocketAddr,
+}
+
+/// The facts of a connection that are known when it is accepted, and never change.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionInfo {
+    /// Unique in this process, ascending.
+    pub(crate) id: u64,
+    pub(crate) direction: Direction,
+    pub(crate) client: ClientAddr,
+    /// `None` where the kernel knows none: the connection was not redirected, and will be refused.
+    pub(crate) orig_dst: Option<OrigDst>,
+    pub(crate) opened: Instant,
 }

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 
 /// Why a guard refused a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// Somebody dialled the listener itself.
     #[error("somebody dialled the sidecar's port itself; dial the application's port")]
     NotRedirected,
@@ -38,7 +38,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// How the closing record names it.
-    pub fn reason(self) -> CloseReason {
+    pub(crate) fn reason(self) -> CloseReason {
         match self {
             Self::NotRedirected => CloseReason::NoOriginalDst,
             Self::OwnPort(_) | Self::Loopback(_) | Self::NotThisPod(_) => CloseReason::Loop,
@@ -46,7 +46,7 @@ impl Refusal {
     }
 
     /// The guard, as a metric's label.
-    pub fn guard(self) -> Guard {
+    pub(crate) fn guard(self) -> Guard {
         match self {
             Self::NotRedirected => Guard::NotRedirected,
             Self::OwnPort(_) => Guard::OwnPort,
@@ -58,7 +58,7 @@ impl Refusal {
 
 /// The guards by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Guard {
+pub(crate) enum Guard {
     /// See [`Refusal::NotRedirected`].
     NotRedirected,
     /// See [`Refusal::OwnPort`].
@@ -71,10 +71,10 @@ pub enum Guard {
 
 impl Guard {
     /// All guards, for tables.
-    pub const ALL: [Self; 4] = [Self::NotRedirected, Self::OwnPort, Self::Loopback, Self::NotThisPod];
+    pub(crate) const ALL: [Self; 4] = [Self::NotRedirected, Self::OwnPort, Self::Loopback, Self::NotThisPod];
 
     /// The label.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::NotRedirected => "not_redirected",
             Self::OwnPort => "own_port",
@@ -87,7 +87,7 @@ impl Guard {
 labels! { Guard: "guard" }
 
 /// Lets a connection pass or says why not. `is_own` tells an address of this pod.
-pub fn check(
+pub(crate) fn check(
     direction: Direction,
     redirected: Redirected,
     ports: &SidecarPorts,

@@ -19,6 +19,7 @@ use crate::observe::readiness::ReadinessMetrics;
 use crate::observe::traffic_log::TrafficLogMetrics;
 use crate::relay::pipes::PipeMetrics;
 use crate::tls::TlsMetrics;
+use std::sync::Arc;
 
 /// Upper bounds in seconds: from a loopback connect to the default timeout.
 const CONNECT_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
@@ -73,7 +74,7 @@ metrics! {
 /// The metrics of all rooms: one field each, which the room's code counts in.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    totals: By<Direction, By<Family, Totals>>,
+    totals: By<Direction, By<Family, Arc<Totals>>>,
     directions: By<Direction, DirectionMetrics>,
     pub(crate) accept: By<Direction, AcceptMetrics>,
     pub(crate) capture: CaptureMetrics,
@@ -111,7 +112,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// The counters of a direction and family.
-    pub(crate) fn totals(&self, direction: Direction, family: Family) -> &Totals {
+    pub(crate) fn totals(&self, direction: Direction, family: Family) -> &Arc<Totals> {
         &self.totals[direction][family]
     }
 

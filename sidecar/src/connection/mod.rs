@@ -3,241 +3,82 @@
 //!
 //! accepted → original destination → guards → route → (TLS) → permits → connect → (TLS) → relay → one closing record.
 
-mod accepted;
-pub mod guard;
-mod life;
-pub mod metrics;
-pub mod proxy;
+pub(crate) mod accepted;
+mod admission;
+mod downstream;
+mod error;
+pub(crate) mod guard;
+pub(crate) mod metrics;
+pub(crate) mod proxy;
 pub mod route;
-pub mod stream;
-pub mod table;
+pub(crate) mod table;
+mod tcp;
 mod tls;
 mod upstream;
 
-pub use accepted::{Accepted, Bound};
+pub(crate) use accepted::{Accepted, Bound};
 
-use crate::connection::guard::Refusal;
-use crate::connection::life::{Life, Watched};
+use crate::connection::downstream::Downstream;
 use crate::connection::proxy::Proxy;
-use crate::connection::stream::Stream;
-use crate::connection::table::Entry;
-use crate::connection::tls::Ends;
+use crate::connection::tcp::Tcp;
 use crate::net::addrs::{Direction, OrigDst};
-use crate::net::dial::DialError;
 use crate::net::original_dst::{self, Redirected};
-use crate::observe::close_reason::CloseReason;
-use crate::plan::Plan;
-use crate::relay::{End, Relay, Side};
-use crate::tls::TlsError;
-use culvert_mesh::model::spiffe::SpiffeId;
-use socket2::SockRef;
-use std::error::Error;
+use crate::plan::Serve;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::net::TcpStream;
-
-/// Why a connection could not be forwarded.
-#[derive(Debug, thiserror::Error)]
-pub enum ForwardError {
-    /// A guard said no.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The limit of a listener is reached.
-    #[error("the listener holds as many connections as the limit of open files allows")]
-    ListenerFull,
-    /// A limit of a cluster is reached.
-    #[error("the cluster {cluster} has as many {what} as its circuit breaker allows")]
-    ClusterFull {
-        /// Its name.
-        cluster: Arc<str>,
-        /// Of what.
-        what: &'static str,
-    },
-    /// The mesh denies it.
-    #[error(
-        "the mesh lets nothing leave for {0}, which no document names: write a Dataplane for it, or set networking.outbound.passthrough to true"
-    )]
-    Denied(OrigDst),
-    /// The service has no endpoint.
-    #[error("no Dataplane document offers {0}, or none that is ready")]
-    NoEndpoint(Arc<str>),
-    /// The listener is no longer in the documents.
-    #[error("the listener was taken away while the connection came in")]
-    NoListener,
-    /// STRICT, and a port that no inbound names.
-    #[error(
-        "no inbound of this pod's Dataplane names {0}, and the mesh's mTLS is STRICT: add it to networking.inbound"
-    )]
-    NotInbound(OrigDst),
-    /// TLS, or what was to be TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// A permission says no.
-    #[error("no MeshTrafficPermission lets {0} call this pod")]
-    Forbidden(SpiffeId),
-    /// The server was not reached.
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    /// The sidecar stopped it while it was being connected.
-    #[error("stopped while connecting")]
-    Stopped(CloseReason),
-}
-
-impl ForwardError {
-    /// How the closing record names it.
-    pub fn reason(&self) -> CloseReason {
-        match self {
-            Self::Refused(refusal) => refusal.reason(),
-            Self::ListenerFull | Self::ClusterFull { .. } => CloseReason::Limit,
-            Self::Denied(_) => CloseReason::Denied,
-            Self::NoEndpoint(_) | Self::NoListener => CloseReason::NoEndpoint,
-            Self::NotInbound(_) => CloseReason::NotInbound,
-            Self::Tls(error) => error.reason(),
-            Self::Forbidden(_) => CloseReason::Forbidden,
-            Self::Dial(error) => error.into(),
-            Self::Stopped(reason) => *reason,
-        }
-    }
-}
 
 /// Serves an accepted connection to its end.
-pub fn serve(proxy: Arc<Proxy>, accepted: Accepted) -> impl Future<Output = ()> {
-    // Boxed, arguments and all, so that what only the beginning needs is freed before the long part. What the long part
-    // needs is a local of this one block: an async function would hold its arguments a second time.
+pub(crate) fn serve(proxy: Arc<Proxy>, accepted: Accepted) -> impl Future<Output = ()> {
+    // Boxed, arguments and all, so that the memory that only the beginning needs is freed before the long part. The state of
+    // the long part is a local of this one block: an async function would hold its arguments a second time.
     let beginning = Box::pin(establish(proxy, accepted));
     async move {
-        let Some(mut established) = beginning.await else { return };
-        let end = poll_fn(|cx| established.poll_relay(cx)).await;
-        established.end(end);
+        let Some(mut tcp) = beginning.await else { return };
+        let end = poll_fn(|cx| tcp.poll_relay(cx)).await;
+        tcp.end(end);
     }
 }
 
-/// From accepted to connected; `None` when it ended on the way.
-async fn establish(proxy: Arc<Proxy>, accepted: Accepted) -> Option<Established> {
+/// From accepted to established; `None` when it ended on the way.
+async fn establish(proxy: Arc<Proxy>, accepted: Accepted) -> Option<Tcp> {
     let redirected = match &accepted.bound {
         None => original_dst::lookup(&accepted.stream, accepted.client, accepted.listen_port),
-        // Nothing was redirected: it is meant for the listener that it came to.
+        // Nothing was redirected: the address of the listener is the destination.
         Some(bound) => Redirected::From(OrigDst::new(bound.address)),
     };
-    // Our own, to see whether it comes back. It has done its work and goes no further.
+    // The prober's own connection came back, which proves the redirect. It goes no further.
     if accepted.direction == Direction::Inbound && proxy.capture.recognise(accepted.client, redirected) {
         return None;
     }
     begin(proxy, accepted, redirected).await
 }
 
-/// From where its destination is known.
-async fn begin(proxy: Arc<Proxy>, mut accepted: Accepted, redirected: Redirected) -> Option<Established> {
-    let mut life = Life::begin(proxy, &accepted, redirected);
-    match forward(&mut life, &mut accepted, redirected).await {
-        Ok((ends, server, entry)) => {
-            let (client, server) = ends.over(accepted.stream, server);
-            let watched = Watched::new(life.proxy(), entry);
-            Some(Established { client, server, life, relay: Relay::default(), watched })
-        }
+/// From a known destination to established: admission, then as the listener is served.
+async fn begin(proxy: Arc<Proxy>, mut accepted: Accepted, redirected: Redirected) -> Option<Tcp> {
+    let mut downstream = Downstream::begin(proxy, &accepted, redirected);
+    match admission::admit(&mut downstream, &mut accepted, redirected).await {
+        Ok(admitted) => match admitted.route.listener.plan.serve {
+            Serve::Tcp => tcp::establish(downstream, accepted.stream, admitted).await,
+        },
         Err(error) => {
-            reset_on_close(&accepted.stream);
-            drop(accepted);
-            life.end(error.reason(), Some(&error));
+            downstream.refuse(accepted.stream, &error);
             None
         }
-    }
-}
-
-/// Everything that can say no, and the connect.
-async fn forward(
-    life: &mut Life,
-    accepted: &mut Accepted,
-    redirected: Redirected,
-) -> Result<(Ends, TcpStream, Arc<Entry>), ForwardError> {
-    let proxy = life.proxy();
-    let direction = accepted.direction;
-    let running = proxy.running.load_full();
-    let Some(permit) = proxy.limits.listener(direction).try_acquire() else {
-        proxy.metrics.direction(direction).listener_overflow.inc();
-        let at = Plan::passthrough_listener(direction, accepted.client.family());
-        running.listeners[at].metrics.overflow.inc();
-        return Err(ForwardError::ListenerFull);
-    };
-    life.hold(permit);
-
-    let (original, route) = match &accepted.bound {
-        None => {
-            let original = guard::check(direction, redirected, &proxy.ports, |ip| proxy.own.contains(ip))
-                .inspect_err(|refusal| {
-                    proxy.metrics.direction(direction).loop_rejected(refusal.guard()).inc();
-                })?;
-            (original, route::route(&running.plan, direction, original))
-        }
-        // Where it goes is the document's word, whoever it is from: there is nothing to guard.
-        Some(bound) => {
-            let listener = running.plan.listener_named(&bound.name).ok_or(ForwardError::NoListener)?;
-            (OrigDst::new(bound.address), route::of_listener(&running.plan, listener))
-        }
-    };
-    life.came_to(&running, &route);
-    let ends = tls::admit(life, &running, &route, original, &mut accepted.stream).await?;
-    let (mut server, entry) = upstream::connect(life, &running, &route, original).await?;
-    let ends =
-        tls::agree(life, &running, (&route, &entry), ends, (&mut accepted.stream, &mut server)).await?;
-    Ok((ends, server, entry))
-}
-
-/// A connection with both its sides.
-struct Established {
-    client: Stream,
-    server: Stream,
-    life: Life,
-    relay: Relay,
-    watched: Watched,
-}
-
-impl Established {
-    fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End<CloseReason>> {
-        self.relay.poll(cx, &mut self.client, &mut self.server, &mut self.watched)
-    }
-
-    fn end(self, end: End<CloseReason>) {
-        let Self { client, server, life, .. } = self;
-        let (reason, error) = match end {
-            End::Closed => (CloseReason::Ok, None),
-            End::Died(side, error) => {
-                let reset = match side {
-                    Side::Client => CloseReason::ClientReset,
-                    Side::Server => CloseReason::ServerReset,
-                };
-                (tls::reason_of(&error, reset), Some(error))
-            }
-            End::Stopped(reason) => (reason, None),
-        };
-        if reason != CloseReason::Ok {
-            reset_on_close(client.tcp());
-            reset_on_close(server.tcp());
-        }
-        // Before the record: whoever sees it, or an empty table, may rely on both being closed.
-        drop((client, server));
-        life.end(reason, error.as_ref().map(|error| error as &dyn Error));
-    }
-}
-
-/// Makes the close a reset: the other side must not take it for an orderly end.
-fn reset_on_close(stream: &TcpStream) {
-    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
-        tracing::debug!(%error, "a connection will end in FIN where a reset was due");
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::addrs::ClientAddr;
+    use crate::net::addrs::{ClientAddr, Family};
+    use crate::observe::close_reason::CloseReason;
     use crate::options::Options;
     use clap::Parser;
 
     use std::net::TcpListener;
+    use std::time::Duration;
     use tokio::io::AsyncReadExt;
+    use tokio::net::TcpStream;
 
     fn proxy(arguments: &[&str]) -> Arc<Proxy> {
         let arguments = std::iter::once(&"culvert-sidecar").chain(arguments);
@@ -277,7 +118,7 @@ mod tests {
         let first = begin(Arc::clone(&proxy), one, to).await.expect("there is a place");
         let (_client, two) = accepted(Direction::Outbound).await;
         let _second = begin(Arc::clone(&proxy), two, to).await.expect("there is a second");
-        let cluster = Arc::clone(&first.watched.entry().cluster);
+        let cluster = Arc::clone(first.cluster());
         for refused in 1..=2 {
             let (client, three) = accepted(Direction::Outbound).await;
             assert!(begin(Arc::clone(&proxy), three, to).await.is_none());
@@ -299,7 +140,7 @@ mod tests {
         assert!(begin(Arc::clone(&proxy), one, to).await.is_none());
         is_reset(client).await;
         let clusters = &proxy.running.load().clusters;
-        let counted: u64 = clusters.iter().map(|cluster| cluster.metrics.pending_overflow.get()).sum();
+        let counted: u64 = clusters.iter().map(|cluster| cluster.state.metrics.pending_overflow.get()).sum();
         assert_eq!(counted, 1);
     }
 
@@ -318,8 +159,8 @@ mod tests {
             assert!(begin(Arc::clone(&proxy), one, to).await.is_none());
             is_reset(client).await;
             assert_eq!(proxy.metrics.direction(direction).listener_overflow.get(), 1);
-            let at = Plan::passthrough_listener(direction, crate::net::addrs::Family::V4);
-            assert_eq!(proxy.running.load().listeners[at].metrics.overflow.get(), 1);
+            let running = proxy.running.load();
+            assert_eq!(running.passthrough(direction, Family::V4).metrics.overflow.get(), 1);
         }
     }
 

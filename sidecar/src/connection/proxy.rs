@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What every connection shares.
+//! The state that connections share.
 
 use crate::cluster::destinations::Destinations;
 use crate::cluster::limits::Limits;
-use crate::cluster::registry::{Books, Running};
+use crate::cluster::registry::{Registry, Running};
 use crate::connection::metrics::Metrics;
 use crate::connection::table::Table;
 use crate::net::own_addresses::OwnAddresses;
@@ -14,51 +14,56 @@ use crate::observe::documents::Documents;
 use crate::observe::failures::RecentFailures;
 use crate::observe::history::History;
 use crate::observe::traffic_log::TrafficLogger;
-use crate::options::config::Config;
-use crate::options::config::SidecarPorts;
+use crate::options::config::{Config, SidecarPorts};
 use crate::relay::pipes::Pipes;
 use crate::tls::Tls;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 
-/// Shared by all connections and by the admin pages.
+/// The state that all connections share, and that the admin pages show. Made once, at the start; never replaced.
+///
+/// "Workers" are the threads that run connections. The main thread runs everything else: admin, probes, reload, sweep.
 #[derive(Debug)]
-pub struct Proxy {
-    /// What the sidecar was told.
-    pub config: Config,
-    /// What documents say; exchanged by a reload.
-    pub running: ArcSwap<Running>,
-    /// The counters and limits of listeners and clusters.
-    pub books: Books,
-    /// What became of the documents.
+pub(crate) struct Proxy {
+    /// The options. Read on every thread; nothing writes it.
+    pub(crate) config: Config,
+    /// The plan in force. Exchanged as a whole by a reload, on the main thread; each connection loads it once, when it is
+    /// admitted, and keeps what it took from it.
+    pub(crate) running: ArcSwap<Running>,
+    /// The states of listeners and clusters that outlive a reload. Used by a reload only: connections get at their states
+    /// through the plan in force.
+    pub(crate) registry: Registry,
+    /// The outcome of reading the documents. Written by a reload, read by the admin pages.
     pub(crate) documents: Documents,
-    /// Who this workload is, and what handshakes use.
-    pub tls: Tls,
-    /// Where documents want connections logged.
+    /// The identity of this workload and the configuration of handshakes. Written on the main thread when a file of the
+    /// identity or a document changes; each handshake loads it, on its worker.
+    pub(crate) tls: Tls,
+    /// The targets of traffic logs. Exchanged by a reload; workers send lines when connections end.
     pub(crate) traffic_log: TrafficLogger,
-    /// Its own ports.
-    pub ports: SidecarPorts,
-    /// The pod's addresses.
-    pub own: OwnAddresses,
-    /// Counters.
+    /// The sidecar's own ports, from the options. The guards read them for each connection.
+    pub(crate) ports: SidecarPorts,
+    /// The pod's addresses. The guards read them, and ask the kernel again when they may be out of date.
+    pub(crate) own: OwnAddresses,
+    /// The counters of `/metrics`. Workers add to them, admin pages and the history read them.
     pub(crate) metrics: Metrics,
-    /// Limits.
-    pub limits: Limits,
-    /// Open connections.
-    pub table: Table,
-    /// What bulk streams are spliced through.
-    pub pipes: Arc<Pipes>,
-    /// Where connections were dialled to.
-    pub destinations: Destinations,
-    /// The last minutes.
+    /// The limits on connections by direction. Each connection takes a permit on its worker and gives it back there.
+    pub(crate) limits: Limits,
+    /// The open connections. Workers enter and leave; the main thread sweeps them, shows them and stops them.
+    pub(crate) table: Table,
+    /// The pipes for bulk streams. Workers take them and give them back.
+    pub(crate) pipes: Arc<Pipes>,
+    /// The addresses that each cluster dialled. Workers write, admin pages read.
+    pub(crate) destinations: Destinations,
+    /// The last minutes as samples. The main thread writes one each second, the admin page reads them.
     pub(crate) history: History,
-    /// What went wrong lately.
+    /// The latest failures. Workers write when a connection ends badly, the admin page reads.
     pub(crate) mishaps: RecentFailures,
-    /// The proof that connections are redirected.
+    /// The proof that connections are redirected. The prober on the main thread dials, and the worker that accepts its
+    /// connection recognises it.
     pub(crate) capture: Capture,
-    /// Where closing records go.
+    /// The access log. Workers hand over closing records; a thread of its own writes them.
     pub(crate) access_log: AccessLogger,
-    /// Keeps the error about a missing source address from filling the log.
+    /// Keeps the error about a missing source address from filling the log. Workers ask it before they log.
     pub(crate) no_source: Throttle,
 }
 
@@ -74,7 +79,7 @@ impl Proxy {
     /// One with documents that nothing runs in.
     pub(crate) fn with_plan(config: Config, plan: crate::plan::Plan) -> Self {
         let metrics = Metrics::default();
-        let books = Books::default();
+        let registry = Registry::default();
         Self {
             ports: config.sidecar_ports(),
             own: OwnAddresses::from_kernel().expect("netlink answers"),
@@ -90,8 +95,8 @@ impl Proxy {
             tls: Tls::new(config.identity.clone(), &metrics.tls),
             metrics,
             limits: Limits::new(20_000),
-            running: ArcSwap::new(books.open(plan)),
-            books,
+            running: ArcSwap::new(registry.open(plan)),
+            registry,
             table: Table::default(),
             destinations: Destinations::default(),
             history: History::default(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Original destination + [`Plan`] → listener and cluster. Pure.
+//! Original destination + the plan in force → listener and cluster. Pure.
 //!
 //! | a redirected connection to | comes to the listener | and goes to |
 //! |---|---|---|
@@ -9,51 +9,50 @@
 //! | the same with `passthrough: false`, an address of the mesh | `outbound:passthrough:*` | where it was meant to go, by `direct_access` |
 //! | the same, any other | `outbound:passthrough:*` | nowhere: it is denied |
 
+use crate::cluster::registry::{Cluster, Listener, Running};
 use crate::net::addrs::{Direction, Family, OrigDst};
-use crate::plan::{Member, Plan, Upstream};
+use crate::plan::{Member, Upstream};
 use std::sync::Arc;
 
-/// Where a connection goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The way of a connection.
+#[derive(Clone, Debug)]
 pub struct Route {
-    /// The listener's place in the plan.
-    pub listener: usize,
-    /// The cluster's place in the plan; `None`: the mesh denies it.
-    pub cluster: Option<usize>,
-    /// Who lives at the original destination, where that is dialled and a document names it.
+    /// The listener that the connection came to, or stands for.
+    pub listener: Arc<Listener>,
+    /// `None`: the mesh denies it.
+    pub cluster: Option<Arc<Cluster>>,
+    /// The mesh member at the original destination, where that is dialled and a document names it.
     pub member: Option<Arc<Member>>,
 }
 
 /// Finds the route of a redirected connection that passed the guards.
-pub fn route(plan: &Plan, direction: Direction, original: OrigDst) -> Route {
+pub fn route(running: &Running, direction: Direction, original: OrigDst) -> Route {
     let address = original.get();
-    let listener = plan
-        .by_destination
-        .get(&(direction, address))
-        .copied()
-        .unwrap_or_else(|| Plan::passthrough_listener(direction, Family::of(address.ip())));
-    let mut route = of_listener(plan, listener);
-    if direction == Direction::Outbound && dials_original(plan, route.cluster) {
-        route.member = plan.members.get(&address).cloned();
+    let named = running.listener_for(direction, address);
+    let listener = named.unwrap_or_else(|| running.passthrough(direction, Family::of(address.ip())));
+    let mut route = of_listener(listener);
+    if direction == Direction::Outbound && dials_original(route.cluster.as_deref()) {
+        route.member = running.plan.members.get(&address).cloned();
         if route.cluster.is_none() && route.member.is_some() {
-            route.cluster = plan.direct_access;
+            route.cluster = running.direct_access.clone();
         }
     }
     route
 }
 
-/// The route of a connection to a listener that binds its own port.
-pub fn of_listener(plan: &Plan, listener: usize) -> Route {
-    Route { listener, cluster: plan.listeners[listener].cluster, member: None }
+/// Returns the route of a connection to a listener that binds its own port.
+pub(crate) fn of_listener(listener: &Arc<Listener>) -> Route {
+    Route { listener: Arc::clone(listener), cluster: listener.cluster.clone(), member: None }
 }
 
-fn dials_original(plan: &Plan, cluster: Option<usize>) -> bool {
-    cluster.is_none_or(|cluster| matches!(plan.clusters[cluster].upstream, Upstream::OriginalDst { .. }))
+fn dials_original(cluster: Option<&Cluster>) -> bool {
+    cluster.is_none_or(|cluster| matches!(cluster.plan.upstream, Upstream::OriginalDst { .. }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::registry::Registry;
     use crate::net::addrs::Direction::{Inbound, Outbound};
     use crate::options::Options;
     use crate::plan::compile::compile;
@@ -61,27 +60,27 @@ mod tests {
     use culvert_mesh::load::Loaded;
     use std::path::Path;
 
-    fn plan(arguments: &[&str], documents: &str) -> Plan {
+    fn running(arguments: &[&str], documents: &str) -> Arc<Running> {
         let arguments = ["culvert-sidecar", "--resources=/mesh"].iter().chain(arguments);
         let mut config = Options::try_parse_from(arguments).unwrap().check().unwrap();
         config.api_server = Some("10.96.0.1:443".parse().unwrap());
         let mut loaded = Loaded::default();
         loaded.add(&config.context(), documents, Path::new("test.yaml"));
         assert_eq!(loaded.errors, []);
-        compile(&config, &loaded.found).unwrap()
+        Registry::default().open(compile(&config, &loaded.found).unwrap())
     }
 
     /// `LISTENER → CLUSTER (MEMBER)`
-    fn way(plan: &Plan, direction: Direction, original: &str) -> String {
-        let route = route(plan, direction, OrigDst::new(original.parse().unwrap()));
-        let cluster = route.cluster.map_or("denied", |cluster| &plan.clusters[cluster].name);
+    fn way(running: &Running, direction: Direction, original: &str) -> String {
+        let route = route(running, direction, OrigDst::new(original.parse().unwrap()));
+        let cluster = route.cluster.as_ref().map_or("denied", |cluster| &cluster.plan.name);
         let member = route.member.map_or(String::new(), |member| format!(" ({})", member.dataplane));
-        format!("{} → {cluster}{member}", plan.listeners[route.listener].name)
+        format!("{} → {cluster}{member}", route.listener.plan.name)
     }
 
     #[test]
     fn without_documents_every_connection_goes_where_it_was_meant_to_go() {
-        let plan = plan(&[], "");
+        let running = running(&[], "");
         for (direction, original, name) in [
             (Inbound, "10.0.0.2:80", "inbound:passthrough:ipv4"),
             (Inbound, "[fd00::2]:80", "inbound:passthrough:ipv6"),
@@ -89,7 +88,7 @@ mod tests {
             (Outbound, "192.0.2.1:443", "outbound:passthrough:ipv4"),
             (Outbound, "[2001:db8::1]:443", "outbound:passthrough:ipv6"),
         ] {
-            assert_eq!(way(&plan, direction, original), format!("{name} → {name}"), "{original}");
+            assert_eq!(way(&running, direction, original), format!("{name} → {name}"), "{original}");
         }
     }
 
@@ -104,7 +103,7 @@ mod tests {
 
     #[test]
     fn what_a_document_names_has_its_own_way() {
-        let plan = plan(&["--dataplane=here"], WORLD);
+        let running = running(&["--dataplane=here"], WORLD);
         for (direction, original, expected) in [
             (Inbound, "10.0.0.2:80", "inbound:10.0.0.2:80 → localhost:8080"),
             (Inbound, "10.0.0.2:81", "inbound:passthrough:ipv4 → inbound:passthrough:ipv4"),
@@ -114,13 +113,13 @@ mod tests {
             (Outbound, "10.0.0.9:8000", "outbound:passthrough:ipv4 → outbound:passthrough:ipv4 (web-1)"),
             (Outbound, "10.0.0.9:8001", "outbound:passthrough:ipv4 → outbound:passthrough:ipv4"),
         ] {
-            assert_eq!(way(&plan, direction, original), expected);
+            assert_eq!(way(&running, direction, original), expected);
         }
     }
 
     #[test]
     fn a_closed_mesh_denies_what_no_document_names_and_nothing_else() {
-        let plan = plan(&["--dataplane=here"], &format!("{CLOSED}{WORLD}"));
+        let running = running(&["--dataplane=here"], &format!("{CLOSED}{WORLD}"));
         for (direction, original, expected) in [
             (Inbound, "10.0.0.2:80", "inbound:10.0.0.2:80 → localhost:8080"),
             (Inbound, "10.0.0.2:81", "inbound:passthrough:ipv4 → inbound:passthrough:ipv4"),
@@ -131,13 +130,13 @@ mod tests {
             (Outbound, "10.96.0.1:443", "kube_api_server_bypass → kube_api_server_bypass"),
             (Outbound, "10.96.0.1:80", "outbound:passthrough:ipv4 → denied"),
         ] {
-            assert_eq!(way(&plan, direction, original), expected);
+            assert_eq!(way(&running, direction, original), expected);
         }
     }
 
     #[test]
     fn the_way_to_the_api_server_can_be_closed_too() {
-        let plan = plan(&["--api-server-bypass=off"], CLOSED);
-        assert_eq!(way(&plan, Outbound, "10.96.0.1:443"), "outbound:passthrough:ipv4 → denied");
+        let running = running(&["--api-server-bypass=off"], CLOSED);
+        assert_eq!(way(&running, Outbound, "10.96.0.1:443"), "outbound:passthrough:ipv4 → denied");
     }
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The open connections: what `/connections` shows, and the handle by which a connection is stopped from outside.
+//! The open connections: the rows of `/connections`, and the handle by which a connection is stopped from outside.
 //!
 //! A connection has no timer of its own. It notes the table's clock, a number, whenever bytes move; the clock goes on with
 //! each sweep, and a sweep looks at all connections to find those that were idle for too long.
 
-use crate::cluster::registry::Cluster;
-use crate::net::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
+use crate::cluster::registry::ClusterState;
+use crate::connection::accepted::ConnectionInfo;
+use crate::net::addrs::DialAddr;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Known;
 use crate::relay::Mode;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// The longest tick: how late a reset behind a full buffer, or bytes behind an urgent one, may be noticed, and how exact
@@ -22,18 +23,18 @@ const LONGEST_TICK: Duration = Duration::from_secs(1);
 /// The shortest: for idle timeouts of less than a second.
 const SHORTEST_TICK: Duration = Duration::from_millis(20);
 
-/// What a connection is doing.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
-pub enum State {
-    /// The server is being dialled.
+pub(crate) enum State {
+    /// A server is being dialled.
     Connecting,
     /// Bytes flow both ways.
     Relaying,
-    /// The client said FIN; bytes flow to it.
+    /// The client sent FIN; bytes flow to it.
     HalfClosedByClient,
-    /// The server said FIN; bytes flow to it.
+    /// The server sent FIN; bytes flow to it.
     HalfClosedByServer,
 }
 
@@ -42,133 +43,119 @@ impl State {
         [Self::Connecting, Self::Relaying, Self::HalfClosedByClient, Self::HalfClosedByServer];
 }
 
-/// One open connection.
+/// One open connection, as every thread may see it.
 #[derive(Debug)]
-pub struct Entry {
-    /// Unique in this process, ascending.
-    pub id: u64,
-    /// Which listener it came to.
-    pub direction: Direction,
-    /// Who opened it.
-    pub client: ClientAddr,
-    /// Where it was meant to go.
-    pub orig_dst: OrigDst,
-    /// Whose limits and statistics count.
-    pub cluster: Arc<Cluster>,
-    /// When it was accepted.
-    pub opened: Instant,
-    /// How long it may move no byte, in milliseconds; 0 = for ever.
+pub(crate) struct Entry {
+    pub(crate) info: ConnectionInfo,
+    /// The cluster whose limits and statistics count.
+    pub(crate) cluster: Arc<ClusterState>,
+    /// The time for which it may move no byte, in milliseconds; 0 = for ever.
     idle_timeout: u64,
+    /// The address that was dialled last. Written by the connection's task.
     dial: Mutex<DialAddr>,
+    /// Written by the connection's task alone, read by the admin pages and the sweep.
+    progress: Progress,
+    /// Written by the sweep, drain and other threads that want something of the connection; read by its task.
+    control: Control,
+    /// The protocol and the peer. Written once, by the connection's task.
+    known: OnceLock<Arc<Known>>,
+}
+
+#[derive(Debug)]
+struct Progress {
     to_server: AtomicU64,
     to_client: AtomicU64,
+    /// The table's clock when bytes moved last.
     last_moved: AtomicU64,
     state: AtomicU8,
-    stop: AtomicU8,
     splices_to_server: AtomicBool,
     splices_to_client: AtomicBool,
-    deaf: AtomicBool,
-    look: AtomicBool,
-    known: OnceLock<Arc<Known>>,
+    /// A side is not being read, because of backpressure or after its FIN, so that its reset would go unnoticed.
+    unread: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    /// The code of the reason to stop; 0 = none.
+    stop: AtomicU8,
+    /// The relay is to ask both sockets for errors and bytes, once.
+    check: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
-/// What distinguishes a connection when it is entered.
-#[derive(Clone, Debug)]
-pub struct NewEntry {
-    /// See [`Entry::id`].
-    pub id: u64,
-    /// See [`Entry::direction`].
-    pub direction: Direction,
-    /// See [`Entry::client`].
-    pub client: ClientAddr,
-    /// See [`Entry::orig_dst`].
-    pub orig_dst: OrigDst,
-    /// See [`Entry::dial`].
-    pub dial: DialAddr,
-    /// See [`Entry::cluster`].
-    pub cluster: Arc<Cluster>,
-    /// See [`Entry::opened`].
-    pub opened: Instant,
-    /// How long it may move no byte.
-    pub idle_timeout: Option<Duration>,
-}
-
 impl Entry {
-    /// Where it goes.
-    pub fn dial(&self) -> DialAddr {
+    /// The address that was dialled last.
+    pub(crate) fn dial(&self) -> DialAddr {
         *lock(&self.dial)
     }
 
-    /// It goes elsewhere: to the next endpoint.
+    /// Notes that the next endpoint is dialled.
     pub(crate) fn set_dial(&self, dial: DialAddr) {
         *lock(&self.dial) = dial;
     }
 
-    /// What it speaks, and with whom; not known where no document asks.
-    pub fn known(&self) -> Option<&Known> {
+    /// The protocol and the peer; not known where mTLS is off.
+    pub(crate) fn known(&self) -> Option<&Known> {
         self.known.get().map(|known| &**known)
     }
 
-    /// It is known.
     pub(crate) fn set_known(&self, known: Arc<Known>) {
-        // Nothing changes what it is.
+        // Called at most once per connection.
         let _ = self.known.set(known);
     }
 
     /// Bytes so far: from the client to the server, and back.
-    pub fn bytes(&self) -> (u64, u64) {
-        (self.to_server.load(Relaxed), self.to_client.load(Relaxed))
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.progress.to_server.load(Relaxed), self.progress.to_client.load(Relaxed))
     }
 
-    /// What it is doing.
-    pub fn state(&self) -> State {
-        let code = self.state.load(Relaxed);
+    pub(crate) fn state(&self) -> State {
+        let code = self.progress.state.load(Relaxed);
         State::ALL.into_iter().find(|state| *state as u8 == code).unwrap_or(State::Connecting)
     }
 
     pub(crate) fn set_state(&self, state: State) {
-        self.state.store(state as u8, Relaxed);
+        self.progress.state.store(state as u8, Relaxed);
     }
 
     /// Counts bytes. Only the connection's own task does, so no atomic addition is needed.
     pub(crate) fn add_bytes(&self, to_server: u64, to_client: u64) {
-        self.to_server.store(self.to_server.load(Relaxed) + to_server, Relaxed);
-        self.to_client.store(self.to_client.load(Relaxed) + to_client, Relaxed);
+        self.progress.to_server.store(self.progress.to_server.load(Relaxed) + to_server, Relaxed);
+        self.progress.to_client.store(self.progress.to_client.load(Relaxed) + to_client, Relaxed);
     }
 
-    /// How its bytes are moved.
-    pub fn mode(&self) -> Mode {
+    /// The way in which its bytes are moved.
+    pub(crate) fn mode(&self) -> Mode {
         Mode {
-            splices_to_server: self.splices_to_server.load(Relaxed),
-            splices_to_client: self.splices_to_client.load(Relaxed),
+            splices_to_server: self.progress.splices_to_server.load(Relaxed),
+            splices_to_client: self.progress.splices_to_client.load(Relaxed),
         }
     }
 
     pub(crate) fn set_mode(&self, mode: Mode) {
-        self.splices_to_server.store(mode.splices_to_server, Relaxed);
-        self.splices_to_client.store(mode.splices_to_client, Relaxed);
+        self.progress.splices_to_server.store(mode.splices_to_server, Relaxed);
+        self.progress.splices_to_client.store(mode.splices_to_client, Relaxed);
     }
 
-    /// Whether a side of it cannot be heard; the sweep then makes it look now and then.
-    pub(crate) fn set_deaf(&self, deaf: bool) {
-        self.deaf.store(deaf, Relaxed);
+    /// Notes whether a side of it is not being read; as long as that is so, the sweep asks for a check at each tick.
+    pub(crate) fn set_unread(&self, unread: bool) {
+        self.progress.unread.store(unread, Relaxed);
     }
 
-    /// Whether the sweep asked to look, once.
-    pub(crate) fn take_look(&self) -> bool {
-        self.look.load(Relaxed) && self.look.swap(false, Relaxed)
+    /// Takes the sweep's request to check both sockets, if there is one.
+    pub(crate) fn take_check(&self) -> bool {
+        self.control.check.load(Relaxed) && self.control.check.swap(false, Relaxed)
     }
 
     /// Stops the connection, unless it was stopped before.
-    pub fn stop(&self, reason: CloseReason) {
-        if self.stop.compare_exchange(0, reason.code(), Relaxed, Relaxed).is_ok() {
+    pub(crate) fn stop(&self, reason: CloseReason) {
+        if self.control.stop.compare_exchange(0, reason.code(), Relaxed, Relaxed).is_ok() {
             self.wake();
         }
     }
 
-    /// Why it is to stop, once it is. `registered` is the task's own note of the waker that it left here, so that
-    /// the lock is taken when the task moves and not at each wake-up.
+    /// Returns the reason to stop, once there is one. `registered` is the task's own copy of the waker that it left here, so
+    /// that the lock is taken when the task moves and not at each wake-up.
     pub(crate) fn poll_stop(
         &self,
         cx: &mut Context<'_>,
@@ -176,17 +163,17 @@ impl Entry {
     ) -> Poll<CloseReason> {
         if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             let waker = cx.waker().clone();
-            *lock(&self.waker) = Some(waker.clone());
+            *lock(&self.control.waker) = Some(waker.clone());
             *registered = Some(waker);
         }
-        match CloseReason::from_code(self.stop.load(Relaxed)) {
+        match CloseReason::from_code(self.control.stop.load(Relaxed)) {
             Some(reason) => Poll::Ready(reason),
             None => Poll::Pending,
         }
     }
 
     fn wake(&self) {
-        if let Some(waker) = &*lock(&self.waker) {
+        if let Some(waker) = &*lock(&self.control.waker) {
             waker.wake_by_ref();
         }
     }
@@ -199,7 +186,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// All open connections. The limits of listeners and clusters bound its size.
 #[derive(Debug, Default)]
-pub struct Table {
+pub(crate) struct Table {
     next_id: AtomicU64,
     /// Milliseconds, as of the last sweep; no two sweeps have the same.
     clock: AtomicU64,
@@ -208,44 +195,45 @@ pub struct Table {
 }
 
 impl Table {
-    /// Enters a connection.
-    pub fn enter(&self, new: NewEntry) -> Arc<Entry> {
-        let NewEntry { id, direction, client, orig_dst, dial, cluster, opened, idle_timeout } = new;
+    /// Enters a connection that begins to dial `dial`. `idle_timeout` is the time for which it may move no byte.
+    pub(crate) fn enter(
+        &self,
+        info: ConnectionInfo,
+        cluster: Arc<ClusterState>,
+        dial: DialAddr,
+        idle_timeout: Option<Duration>,
+    ) -> Arc<Entry> {
         let entry = Arc::new(Entry {
-            id,
-            direction,
-            client,
-            orig_dst,
+            info,
             cluster,
-            opened,
-            // Less than a millisecond is not none.
+            // A timeout of less than a millisecond is not the absence of one.
             idle_timeout: idle_timeout.map_or(0, |timeout| millis(timeout).max(1)),
             dial: Mutex::new(dial),
-            to_server: AtomicU64::new(0),
-            to_client: AtomicU64::new(0),
-            last_moved: AtomicU64::new(self.clock.load(Relaxed)),
-            state: AtomicU8::new(State::Connecting as u8),
-            stop: AtomicU8::new(0),
-            splices_to_server: AtomicBool::new(false),
-            splices_to_client: AtomicBool::new(false),
-            deaf: AtomicBool::new(false),
-            look: AtomicBool::new(false),
+            progress: Progress {
+                to_server: AtomicU64::new(0),
+                to_client: AtomicU64::new(0),
+                last_moved: AtomicU64::new(self.clock.load(Relaxed)),
+                state: AtomicU8::new(State::Connecting as u8),
+                splices_to_server: AtomicBool::new(false),
+                splices_to_client: AtomicBool::new(false),
+                unread: AtomicBool::new(false),
+            },
+            control: Control::default(),
             known: OnceLock::new(),
-            waker: Mutex::new(None),
         });
-        lock(&self.open).insert(entry.id, Arc::clone(&entry));
+        lock(&self.open).insert(info.id, Arc::clone(&entry));
         entry
     }
 
-    /// The next id.
-    pub fn take_id(&self) -> u64 {
+    /// Returns the next id.
+    pub(crate) fn take_id(&self) -> u64 {
         self.next_id.fetch_add(1, Relaxed) + 1
     }
 
     /// Takes a connection out.
-    pub fn leave(&self, entry: &Entry) {
+    pub(crate) fn leave(&self, entry: &Entry) {
         let mut open = lock(&self.open);
-        open.remove(&entry.id);
+        open.remove(&entry.info.id);
         if open.is_empty() {
             self.emptied.notify_waiters();
         }
@@ -253,21 +241,21 @@ impl Table {
 
     /// Notes that bytes moved.
     pub(crate) fn touch(&self, entry: &Entry) {
-        entry.last_moved.store(self.clock.load(Relaxed), Relaxed);
+        entry.progress.last_moved.store(self.clock.load(Relaxed), Relaxed);
     }
 
     /// How many are open.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         lock(&self.open).len()
     }
 
     /// Whether none is open.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Waits until none is open.
-    pub async fn empty(&self) {
+    pub(crate) async fn empty(&self) {
         loop {
             let emptied = self.emptied.notified();
             // Enabled before the question, so that an answer in between is not missed.
@@ -281,42 +269,42 @@ impl Table {
     }
 
     /// All that are open, oldest first.
-    pub fn snapshot(&self) -> Vec<Arc<Entry>> {
+    pub(crate) fn snapshot(&self) -> Vec<Arc<Entry>> {
         lock(&self.open).values().cloned().collect()
     }
 
     /// The newest, newest first.
-    pub fn newest(&self, most: usize) -> Vec<Arc<Entry>> {
+    pub(crate) fn newest(&self, most: usize) -> Vec<Arc<Entry>> {
         lock(&self.open).values().rev().take(most).cloned().collect()
     }
 
     /// Stops all.
-    pub fn stop_all(&self, reason: CloseReason) {
+    pub(crate) fn stop_all(&self, reason: CloseReason) {
         for entry in self.snapshot() {
             entry.stop(reason);
         }
     }
 
-    /// Sets the clock to `now`; stops what was idle for too long, and makes those look around who are deaf, or who were
-    /// busy and have been quiet for a whole tick.
+    /// Sets the clock to `now`; stops connections that were idle for too long, and asks those for a check that have an unread
+    /// side, or that were busy and have been quiet for a whole tick.
     fn sweep(&self, now: u64, before_last: u64) {
         let last = self.clock.swap(now, Relaxed);
         for entry in lock(&self.open).values() {
-            let moved = entry.last_moved.load(Relaxed);
-            // As of the clock before: what moved since then has that time too.
+            let moved = entry.progress.last_moved.load(Relaxed);
+            // As of the clock before: bytes that moved since then were noted with that time too.
             let idle = last.saturating_sub(moved);
             let limit = entry.idle_timeout;
             if limit != 0 && idle >= limit && entry.state() != State::Connecting {
                 entry.stop(CloseReason::IdleTimeout);
-            } else if entry.deaf.load(Relaxed) || moved == before_last {
-                entry.look.store(true, Relaxed);
+            } else if entry.progress.unread.load(Relaxed) || moved == before_last {
+                entry.control.check.store(true, Relaxed);
                 entry.wake();
             }
         }
     }
 
-    /// Sweeps for ever. `shortest` tells the shortest idle timeout that a new connection may get.
-    pub async fn keep_swept(&self, shortest: impl Fn() -> Option<Duration>) {
+    /// Sweeps for ever. `shortest` returns the shortest idle timeout that a new connection may get.
+    pub(crate) async fn keep_swept(&self, shortest: impl Fn() -> Option<Duration>) {
         let (mut last, mut before_last) = (0, 0);
         loop {
             let tick = tick_for(shortest());
@@ -341,35 +329,28 @@ fn tick_for(idle_timeout: Option<Duration>) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::registry::{Registry, plan_without_documents};
+    use crate::net::addrs::{ClientAddr, Direction, OrigDst};
+    use std::time::Instant;
 
     fn entry(table: &Table, idle_timeout: Option<Duration>) -> Arc<Entry> {
         let orig_dst = OrigDst::new("192.0.2.1:80".parse().unwrap());
-        let running = crate::cluster::registry::Books::default().open(crate::plan::Plan {
-            clusters: vec![crate::plan::Cluster {
-                name: "test".into(),
-                origin: crate::plan::Origin::Transparent,
-                upstream: crate::plan::Upstream::OriginalDst { source: None },
-                thresholds: Default::default(),
-                connect_timeout: None,
-            }],
-            ..Default::default()
-        });
-        let entry = table.enter(NewEntry {
+        let running = Registry::default().open(plan_without_documents());
+        let info = ConnectionInfo {
             id: table.take_id(),
             direction: Direction::Outbound,
             client: ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
-            orig_dst,
-            dial: DialAddr::new(orig_dst.get()),
-            cluster: Arc::clone(&running.clusters[0]),
+            orig_dst: Some(orig_dst),
             opened: Instant::now(),
-            idle_timeout,
-        });
+        };
+        let cluster = Arc::clone(&running.clusters[0].state);
+        let entry = table.enter(info, cluster, DialAddr::new(orig_dst.get()), idle_timeout);
         entry.set_state(State::Relaying);
         entry
     }
 
     fn stopped(entry: &Entry) -> Option<CloseReason> {
-        CloseReason::from_code(entry.stop.load(Relaxed))
+        CloseReason::from_code(entry.control.stop.load(Relaxed))
     }
 
     #[tokio::test(start_paused = true)]

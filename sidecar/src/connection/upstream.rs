@@ -1,126 +1,131 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From a route to a connected server: permits, the endpoints' turns, retries.
+//! The use of a cluster by one connection: its permit, its counters, its destination.
 
-use crate::cluster::registry::Running;
-use crate::connection::ForwardError;
-use crate::connection::life::Life;
-use crate::connection::route::Route;
-use crate::connection::table::{Entry, State};
-use crate::net::addrs::{DialAddr, OrigDst};
-use crate::net::dial::{self, DialError};
-use crate::plan::Upstream;
-use std::future::poll_fn;
-use std::net::IpAddr;
+use crate::cluster::connect::{Attempts, Breaker, ConnectError, Event};
+use crate::cluster::destinations::{DestinationUse, Destinations};
+use crate::cluster::metrics::UpstreamMetrics;
+use crate::cluster::registry::{Cluster, ClusterState};
+use crate::connection::accepted::ConnectionInfo;
+use crate::connection::metrics::Totals;
+use crate::connection::proxy::Proxy;
+use crate::net::addrs::OrigDst;
+use crate::net::dial::DialError;
+use crate::net::limit::Permit;
+use crate::observe::close_reason::CloseReason;
+use crate::plan::Member;
+use crate::relay::Moved;
+use prometheus_client::metrics::counter::Counter;
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::net::TcpStream;
 
-/// Something to dial.
-#[derive(Clone, Copy, Debug)]
-struct Attempt {
-    addr: DialAddr,
-    source: Option<IpAddr>,
-    /// Its place among the cluster's endpoints.
-    endpoint: Option<usize>,
+/// One connection to a server, from its first dial to its close. Dropped, it gives everything back.
+///
+/// A client's connection that is served as TCP has one; HTTP will have one per request. All fields are written by the
+/// connection's own task; the counters behind them are read by the admin pages.
+#[derive(Debug)]
+pub(crate) struct UpstreamUse {
+    /// Counted in. Outlives the plan that the connection was routed by.
+    cluster: Arc<ClusterState>,
+    /// Counted in too: the series of the connection's direction and family.
+    totals: Arc<Totals>,
+    /// The place among the cluster's connections. Given back first, before anything shows that the use is over.
+    permit: Option<Permit>,
+    /// The address that was dialled last; `None` where so many are in use that it is not shown.
+    destination: Option<DestinationUse>,
 }
 
-/// What a connection may dial, in its order.
-fn attempts(running: &Running, cluster: usize, original: OrigDst) -> impl Iterator<Item = Attempt> {
-    let once = |addr, source| Some(Attempt { addr: DialAddr::new(addr), source, endpoint: None });
-    let (one, endpoints) = match &running.plan.clusters[cluster].upstream {
-        Upstream::OriginalDst { source } => (once(original.get(), *source), None),
-        Upstream::Application { address, source } => (once(*address, *source), None),
-        Upstream::Endpoints(endpoints) => (None, Some(endpoints)),
-    };
-    let turns = endpoints.map(|endpoints| {
-        running.turns(cluster).map(|at| Attempt {
-            addr: DialAddr::new(endpoints[at].address),
-            source: None,
-            endpoint: Some(at),
-        })
-    });
-    one.into_iter().chain(turns.into_iter().flatten())
+/// Counts for the cluster, and in the totals of the direction and family.
+fn count(cluster: &ClusterState, totals: &Totals, counter: impl Fn(&UpstreamMetrics) -> &Counter) {
+    counter(&cluster.metrics).inc();
+    counter(&totals.upstream).inc();
 }
 
-/// Takes the cluster's permits and dials until a server answers or none is left.
-pub(crate) async fn connect(
-    life: &mut Life,
-    running: &Running,
-    route: &Route,
-    original: OrigDst,
-) -> Result<(TcpStream, Arc<Entry>), ForwardError> {
-    let proxy = life.proxy();
-    let Some(at) = route.cluster else {
-        running.listeners[route.listener].metrics.no_route.inc();
-        return Err(ForwardError::Denied(original));
-    };
-    let (cluster, planned) = (Arc::clone(&running.clusters[at]), &running.plan.clusters[at]);
-    let full = |what| ForwardError::ClusterFull { cluster: Arc::clone(&cluster.name), what };
-    let Some(permit) = cluster.limits.connections.try_acquire() else {
-        life.count(&cluster, |upstream| &upstream.overflow);
-        return Err(full("connections"));
-    };
-    life.hold(permit);
-    let Some(pending) = cluster.limits.pending.try_acquire() else {
-        life.count(&cluster, |upstream| &upstream.pending_overflow);
-        return Err(full("connects under way"));
-    };
-
-    let mut attempts = attempts(running, at, original);
-    let Some(mut attempt) = attempts.next() else {
-        life.count(&cluster, |upstream| &upstream.no_endpoint);
-        return Err(ForwardError::NoEndpoint(Arc::clone(&cluster.name)));
-    };
-    let idle_timeout = running.plan.listeners[route.listener].idle_timeout;
-    let entry = life.enter(original, attempt.addr, Arc::clone(&cluster), idle_timeout);
-    // Held while a second or later endpoint is dialled.
-    let mut retry = None;
-    let mut registered = None;
-    let server = loop {
-        let Attempt { addr, source, endpoint } = attempt;
-        let started = Instant::now();
-        let dialled = tokio::select! {
-            // A connection that is to stop is not to be established.
-            biased;
-            reason = poll_fn(|cx| entry.poll_stop(cx, &mut registered)) => {
-                return Err(ForwardError::Stopped(reason));
-            }
-            dialled = dial::dial(addr, source, planned.connect_timeout) => dialled,
+impl UpstreamUse {
+    /// Takes a place among the cluster's connections, chooses the address that is dialled first, and counts that.
+    pub(crate) fn begin<'a>(
+        proxy: &Proxy,
+        info: &ConnectionInfo,
+        cluster: &'a Cluster,
+        original: OrigDst,
+        member: Option<&'a Member>,
+    ) -> Result<(Self, Attempts<'a>), ConnectError> {
+        let totals = proxy.metrics.totals(info.direction, info.client.family());
+        let state = &cluster.state;
+        let Some(permit) = state.limits.connections.try_acquire() else {
+            count(state, totals, |upstream| &upstream.overflow);
+            return Err(ConnectError::Full { cluster: Arc::clone(&state.name), what: Breaker::Connections });
         };
-        let error = match dialled {
-            Ok(server) => {
-                life.totals().connect_seconds.observe(started.elapsed().as_secs_f64());
-                if let Some(endpoint) = endpoint {
-                    running.take_back(at, endpoint);
+        let attempts = Attempts::begin(cluster, original, member).inspect_err(|error| match error {
+            ConnectError::NoEndpoint(_) => count(state, totals, |upstream| &upstream.no_endpoint),
+            _ => count(state, totals, |upstream| &upstream.pending_overflow),
+        })?;
+        count(state, totals, |upstream| &upstream.total);
+        state.metrics.active.inc();
+        totals.upstream.active.inc();
+        let this = Self {
+            destination: proxy.destinations.dialled(state.id, attempts.first()),
+            cluster: Arc::clone(state),
+            totals: Arc::clone(totals),
+            permit: Some(permit),
+        };
+        Ok((this, attempts))
+    }
+
+    pub(crate) fn cluster(&self) -> &Arc<ClusterState> {
+        &self.cluster
+    }
+
+    /// Counts a step of the connect.
+    pub(crate) fn note(&mut self, event: &Event<'_>, destinations: &Destinations) {
+        match event {
+            Event::Failed(error) => {
+                self.count(|upstream| &upstream.connect_failed);
+                if let Some(destination) = &self.destination {
+                    destination.failed();
                 }
-                break server;
+                if matches!(error, DialError::TimedOut { .. }) {
+                    self.count(|upstream| &upstream.connect_timed_out);
+                }
             }
-            Err(error) => error,
-        };
-        life.count(&cluster, |upstream| &upstream.connect_failed);
-        proxy.destinations.failed(cluster.id, addr);
-        match error {
-            DialError::TimedOut { .. } => life.count(&cluster, |upstream| &upstream.connect_timed_out),
-            DialError::NoSource { .. } if proxy.no_source.ready() => tracing::error!("{error}"),
-            _ => {}
+            Event::Retrying(addr) => {
+                self.count(|upstream| &upstream.retries);
+                self.count(|upstream| &upstream.total);
+                // The old one is closed first, so that its place may be taken.
+                self.destination = None;
+                self.destination = destinations.dialled(self.cluster.id, *addr);
+            }
+            Event::RetryRefused => self.count(|upstream| &upstream.retry_overflow),
+            Event::Connected(took) => self.totals.connect_seconds.observe(took.as_secs_f64()),
         }
-        if let Some(endpoint) = endpoint {
-            running.set_aside(at, endpoint);
+    }
+
+    /// Counts bytes.
+    pub(crate) fn moved(&self, Moved { to_server, to_client }: Moved) {
+        for metrics in [&self.cluster.metrics, &self.totals.upstream] {
+            if to_server != 0 {
+                metrics.to_server.inc_by(to_server);
+            }
+            if to_client != 0 {
+                metrics.to_client.inc_by(to_client);
+            }
         }
-        let Some(next) = attempts.next() else { return Err(error.into()) };
-        if retry.is_none() {
-            retry = cluster.limits.retries.try_acquire();
+    }
+
+    /// Counts the end by its reason; the drop that follows does the rest.
+    pub(crate) fn ends(&self, reason: CloseReason) {
+        if reason == CloseReason::IdleTimeout {
+            self.count(|upstream| &upstream.idle_timeout);
         }
-        if retry.is_none() {
-            life.count(&cluster, |upstream| &upstream.retry_overflow);
-            return Err(error.into());
-        }
-        life.count(&cluster, |upstream| &upstream.retries);
-        life.redial(&entry, next.addr);
-        attempt = next;
-    };
-    drop((pending, retry));
-    proxy.table.touch(&entry);
-    entry.set_state(State::Relaying);
-    Ok((server, entry))
+    }
+
+    fn count(&self, counter: impl Fn(&UpstreamMetrics) -> &Counter) {
+        count(&self.cluster, &self.totals, counter);
+    }
+}
+
+impl Drop for UpstreamUse {
+    fn drop(&mut self) {
+        self.permit = None;
+        self.cluster.metrics.active.dec();
+        self.totals.upstream.active.dec();
+    }
 }

@@ -32,6 +32,7 @@ pub(crate) use prometheus_client::metrics::counter::Counter;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 pub(crate) use prometheus_client::metrics::histogram::Histogram;
 pub(crate) use registry::{Registry, Stats};
+use std::sync::Arc;
 
 /// Names and values of labels. A few static strings: enough, since no label comes from documents or peers.
 pub(crate) type Labels = Vec<(&'static str, &'static str)>;
@@ -62,6 +63,16 @@ pub(crate) trait Metric: Sized {
 
     /// Adds its statistics. One whose name has a placeholder that `labels` does not give is left out.
     fn read(&self, declared: Declared, labels: &[(&str, &str)], stats: &mut Stats);
+}
+
+impl<M: Metric> Metric for Arc<M> {
+    fn register(registry: &mut Registry, declared: Declared, labels: &Labels) -> Self {
+        Self::new(M::register(registry, declared, labels))
+    }
+
+    fn read(&self, declared: Declared, labels: &[(&str, &str)], stats: &mut Stats) {
+        M::read(self, declared, labels, stats);
+    }
 }
 
 /// Declares a struct of metrics; the module's documentation has the grammar.

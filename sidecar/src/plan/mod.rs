@@ -87,6 +87,24 @@ pub struct Cluster {
     pub thresholds: Thresholds,
     /// Deadline of a connect; `None` leaves it to the kernel.
     pub connect_timeout: Option<Duration>,
+    /// Endpoints that one connection tries at most.
+    pub most_attempts: usize,
+    /// Time for which an endpoint that could not be reached comes after all others.
+    pub ejection_time: Duration,
+}
+
+/// The default of [`Cluster::most_attempts`]: Kuma's for TCP.
+pub const MOST_ATTEMPTS: usize = 5;
+
+/// The default of [`Cluster::ejection_time`].
+pub const EJECTION_TIME: Duration = Duration::from_secs(5);
+
+/// The protocol by which a listener's connections are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serve {
+    /// Bytes, in both directions.
+    #[default]
+    Tcp,
 }
 
 /// A listener: where connections come in, and where they go.
@@ -102,8 +120,10 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whether it binds that address itself; else redirected connections come to it.
     pub binds: bool,
-    /// Its cluster's place in [`Plan::clusters`]; `None` = every connection is denied.
-    pub cluster: Option<usize>,
+    /// The protocol by which its connections are served.
+    pub serve: Serve,
+    /// Its cluster's name; `None` = every connection is denied.
+    pub cluster: Option<Arc<str>>,
     /// How long a connection may move no byte.
     pub idle_timeout: Option<Duration>,
     /// What the server is called in logs.
@@ -183,16 +203,15 @@ pub struct Plan {
     pub passthrough: bool,
     /// This pod's service, for logs.
     pub service: Option<Arc<str>>,
-    /// The first four are the passthrough ones: see [`Self::passthrough_listener`].
-    pub listeners: Vec<Listener>,
-    /// The passthrough ones first, where they are on.
-    pub clusters: Vec<Cluster>,
-    /// The listener of a redirected connection, by its original destination.
-    pub by_destination: HashMap<(Direction, SocketAddr), usize>,
+    /// No two have the same name. One of each direction and family has the origin [`Origin::Transparent`]: it takes the
+    /// redirected connections whose original destination is no other listener's address.
+    pub listeners: Vec<Arc<Listener>>,
+    /// No two have the same name. The passthrough ones come first, where they are on.
+    pub clusters: Vec<Arc<Cluster>>,
     /// Who lives at an address of the mesh.
     pub members: HashMap<SocketAddr, Arc<Member>>,
-    /// The cluster of connections to members by address, where passthrough is off.
-    pub direct_access: Option<usize>,
+    /// The name of the cluster of connections to members by address, where passthrough is off.
+    pub direct_access: Option<Arc<str>>,
     /// TLS between members; `None` = there is none.
     pub mtls: Option<Mtls>,
     /// Where inbound and outbound connections are logged.
@@ -212,19 +231,9 @@ pub fn wildcard(family: Family) -> IpAddr {
 }
 
 impl Plan {
-    /// The place of a passthrough listener.
-    pub fn passthrough_listener(direction: Direction, family: Family) -> usize {
-        direction as usize * Family::ALL.len() + family as usize
-    }
-
-    /// The place of a listener with this name.
-    pub fn listener_named(&self, name: &str) -> Option<usize> {
-        self.listeners.iter().position(|listener| &*listener.name == name)
-    }
-
-    /// The place of a cluster with this name.
-    pub fn cluster_named(&self, name: &str) -> Option<usize> {
-        self.clusters.iter().position(|cluster| &*cluster.name == name)
+    /// The cluster with this name.
+    pub fn cluster_named(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.iter().find(|cluster| &*cluster.name == name)
     }
 
     /// Where a connection to a service is logged: the first rule that fits.

@@ -125,7 +125,7 @@ fn apply(proxy: &Proxy, set: &ListenerSet, identity: &IdentityGate, plan: Plan) 
         proxy.tls.set(mtls.settings.clone()).map_err(|error| vec![format!("MeshTLS: {error}")])?;
     }
     warn(&plan);
-    let running = proxy.books.open(plan);
+    let running = proxy.registry.open(plan);
     proxy.running.store(Arc::clone(&running));
     identity.update();
     set.follow(&running.plan, bound).map_err(one)?;

@@ -3,7 +3,7 @@
 
 use crate::cluster::destinations::Destinations;
 use crate::cluster::limits::Limits;
-use crate::cluster::registry::Books;
+use crate::cluster::registry::Registry;
 use crate::connection::metrics::Metrics;
 use crate::connection::proxy::Proxy;
 use crate::connection::table::Table;
@@ -99,7 +99,7 @@ pub(super) fn raise_open_files() -> u64 {
 /// The data path, with `plan` in force. `files` are those that the plan was read from.
 pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -> Result<Proxy, StartError> {
     let metrics = Metrics::default();
-    let books = Books::default();
+    let registry = Registry::default();
     let traffic_log = TrafficLogger::new(metrics.traffic_log.clone());
     traffic_log.use_only(&plan.log_targets()).map_err(system("the traffic log"))?;
     let tls = Tls::new(config.identity.clone(), &metrics.tls);
@@ -107,8 +107,8 @@ pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -
         tls.set(mtls.settings.clone()).map_err(StartError::Tls)?;
     }
     Ok(Proxy {
-        running: ArcSwap::new(books.open(plan)),
-        books,
+        running: ArcSwap::new(registry.open(plan)),
+        registry,
         documents: Documents::new(files, metrics.documents.clone()),
         traffic_log,
         ports: config.sidecar_ports(),

@@ -263,13 +263,13 @@ impl ConnectionView {
         let (bytes_sent, bytes_recv) = entry.bytes();
         let mode = entry.mode();
         Self {
-            id: entry.id,
-            direction: entry.direction.name(),
-            src: entry.client.to_string(),
-            orig_dst: entry.orig_dst.to_string(),
+            id: entry.info.id,
+            direction: entry.info.direction.name(),
+            src: entry.info.client.to_string(),
+            orig_dst: entry.info.orig_dst.map(|addr| addr.to_string()).unwrap_or_default(),
             dial: entry.dial().to_string(),
             cluster: entry.cluster.name.to_string(),
-            age: now.saturating_duration_since(entry.opened).as_secs_f64(),
+            age: now.saturating_duration_since(entry.info.opened).as_secs_f64(),
             bytes_sent,
             bytes_recv,
             state: entry.state(),

@@ -45,16 +45,15 @@ async fn status(app: &App, path: &str) -> (StatusCode, String) {
 fn enter(app: &App) -> Arc<Entry> {
     let orig_dst = crate::net::addrs::OrigDst::new("192.0.2.1:443".parse().unwrap());
     let running = app.proxy.running.load();
-    app.proxy.table.enter(crate::connection::table::NewEntry {
+    let info = crate::connection::accepted::ConnectionInfo {
         id: app.proxy.table.take_id(),
         direction: crate::net::addrs::Direction::Outbound,
         client: crate::net::addrs::ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
-        orig_dst,
-        dial: crate::net::addrs::DialAddr::new(orig_dst.get()),
-        cluster: Arc::clone(&running.clusters[2]),
+        orig_dst: Some(orig_dst),
         opened: Instant::now(),
-        idle_timeout: None,
-    })
+    };
+    let cluster = Arc::clone(&running.clusters[2].state);
+    app.proxy.table.enter(info, cluster, crate::net::addrs::DialAddr::new(orig_dst.get()), None)
 }
 
 #[tokio::test]
@@ -132,11 +131,11 @@ async fn the_overview_has_what_the_page_draws() {
     app.proxy.mishaps.note(
         crate::net::addrs::Direction::Outbound,
         client,
-        Some(connection.orig_dst),
+        connection.info.orig_dst,
         crate::observe::close_reason::CloseReason::ConnectTimeout,
         || Some("192.0.2.1:443 did not answer in time".into()),
     );
-    app.proxy.destinations.dialled(connection.cluster.id, connection.dial());
+    let _open = app.proxy.destinations.dialled(connection.cluster.id, connection.dial());
     let (_, text) = admin(&app, Method::GET, "/overview").await;
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["ready"], false);
@@ -158,8 +157,8 @@ async fn the_overview_has_what_the_page_draws() {
 async fn clusters_show_where_they_dialled() {
     let (app, _kept) = app(&[]);
     let connection = enter(&app);
-    app.proxy.destinations.dialled(connection.cluster.id, connection.dial());
-    app.proxy.destinations.failed(connection.cluster.id, connection.dial());
+    let destination = app.proxy.destinations.dialled(connection.cluster.id, connection.dial()).unwrap();
+    destination.failed();
     let (_, text) = admin(&app, Method::GET, "/clusters").await;
     for line in [
         "outbound:passthrough:ipv4::default_priority::max_connections::1024\n",

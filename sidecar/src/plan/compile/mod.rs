@@ -10,7 +10,10 @@ pub use error::CompileError;
 
 use crate::net::addrs::{Direction, Family, inbound_source, is_loopback};
 use crate::options::config::Config;
-use crate::plan::{Cluster, Endpoint, Listener, Member, Origin, Plan, Upstream, hop_source, wildcard};
+use crate::plan::{
+    Cluster, EJECTION_TIME, Endpoint, Listener, MOST_ATTEMPTS, Member, Origin, Plan, Serve, Upstream,
+    hop_source, wildcard,
+};
 use culvert_mesh::document::{Document, Found, Kind, Spec};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Outbound};
 use culvert_mesh::model::tags::SERVICE;
@@ -215,16 +218,17 @@ fn passthrough(plan: &mut Plan, config: &Config) {
                     Upstream::OriginalDst { source },
                 )
             });
-            plan.listeners.push(Listener {
+            plan.listeners.push(Arc::new(Listener {
                 name,
                 direction,
                 origin: Origin::Transparent,
                 address: SocketAddr::new(wildcard(family), config.listen_port(direction)),
                 binds: false,
+                serve: Serve::Tcp,
                 cluster,
                 idle_timeout: config.idle_timeout,
                 service: None,
-            });
+            }));
         }
     }
     if plan.passthrough {
@@ -247,6 +251,7 @@ fn passthrough(plan: &mut Plan, config: &Config) {
             origin: Origin::Outbound,
             address: api_server,
             binds: false,
+            serve: Serve::Tcp,
             cluster: Some(cluster),
             idle_timeout: config.idle_timeout,
             service: None,
@@ -260,20 +265,21 @@ fn push_cluster(
     name: Arc<str>,
     origin: Origin,
     upstream: Upstream,
-) -> usize {
-    plan.clusters.push(Cluster {
-        name,
+) -> Arc<str> {
+    plan.clusters.push(Arc::new(Cluster {
+        name: Arc::clone(&name),
         origin,
         upstream,
         thresholds: config.thresholds,
         connect_timeout: config.connect_timeout,
-    });
-    plan.clusters.len() - 1
+        most_attempts: MOST_ATTEMPTS,
+        ejection_time: EJECTION_TIME,
+    }));
+    name
 }
 
 fn push_listener(plan: &mut Plan, listener: Listener) {
-    plan.by_destination.insert((listener.direction, listener.address), plan.listeners.len());
-    plan.listeners.push(listener);
+    plan.listeners.push(Arc::new(listener));
 }
 
 fn add_inbound(plan: &mut Plan, config: &Config, (this, inbound): (&Dataplane, &Inbound), redirected: bool) {
@@ -293,6 +299,7 @@ fn add_inbound(plan: &mut Plan, config: &Config, (this, inbound): (&Dataplane, &
             origin: Origin::Inbound,
             address: listener,
             binds: !redirected,
+            serve: Serve::Tcp,
             cluster: Some(cluster),
             idle_timeout: config.idle_timeout,
             service: inbound.tags.service().map(Into::into),
@@ -330,6 +337,7 @@ fn add_outbound(
             origin: Origin::Outbound,
             address: listener,
             binds,
+            serve: Serve::Tcp,
             cluster: Some(cluster),
             idle_timeout: config.idle_timeout,
             service: Some(service.into()),
@@ -350,12 +358,12 @@ fn named_cluster(
     name: String,
     origin: Origin,
     upstream: Upstream,
-) -> usize {
+) -> Arc<str> {
     let mut wanted = name.clone();
     let mut number = 1;
     while let Some(there) = plan.cluster_named(&wanted) {
-        if plan.clusters[there].upstream == upstream && plan.clusters[there].origin == origin {
-            return there;
+        if there.upstream == upstream && there.origin == origin {
+            return Arc::clone(&there.name);
         }
         number += 1;
         wanted = format!("{name}#{number}");

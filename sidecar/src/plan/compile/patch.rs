@@ -7,6 +7,7 @@ use culvert_mesh::kinds::proxy_template::{
     self as template, ClusterPatch, FilterPatch, Modification, ProxyTemplate,
 };
 use culvert_mesh::model::tags::Tags;
+use std::sync::Arc;
 
 /// Applies the one template that fits this pod best. Without a Dataplane document the pod's tags are not known: then only
 /// selectors that take any value fit.
@@ -76,6 +77,7 @@ fn change_clusters(plan: &mut Plan, patch: &ClusterPatch) -> usize {
             continue;
         }
         changed += 1;
+        let cluster = Arc::make_mut(cluster);
         if let Some(timeout) = patch.value.0.connect_timeout {
             cluster.connect_timeout = timeout.get();
         }
@@ -105,7 +107,7 @@ fn change_filters(plan: &mut Plan, patch: &FilterPatch) -> usize {
         }
         changed += 1;
         if let Some(timeout) = patch.value.0.idle_timeout {
-            listener.idle_timeout = timeout.get();
+            Arc::make_mut(listener).idle_timeout = timeout.get();
         }
     }
     changed

@@ -35,11 +35,14 @@ fn errors(arguments: &[&str], documents: &str) -> Vec<String> {
 }
 
 fn cluster<'p>(plan: &'p Plan, name: &str) -> &'p Cluster {
-    &plan.clusters[plan.cluster_named(name).unwrap_or_else(|| panic!("no cluster {name}"))]
+    plan.cluster_named(name).unwrap_or_else(|| panic!("no cluster {name}"))
 }
 
 fn listener<'p>(plan: &'p Plan, name: &str) -> &'p Listener {
-    &plan.listeners[plan.listener_named(name).unwrap_or_else(|| panic!("no listener {name}"))]
+    plan.listeners
+        .iter()
+        .find(|listener| &*listener.name == name)
+        .unwrap_or_else(|| panic!("no listener {name}"))
 }
 
 macro_rules! seed {
@@ -114,7 +117,7 @@ fn here_we_specify_that_we_will_listen_on_the_address_10_119_249_39_15000() {
     assert_eq!(listener.address, "10.119.249.39:15000".parse().unwrap());
     assert_eq!(listener.service.as_deref(), Some("app"));
     let application = Upstream::Application { address: "127.0.0.1:5000".parse().unwrap(), source: None };
-    assert_eq!(plan.clusters[listener.cluster.unwrap()].upstream, application);
+    assert_eq!(cluster(&plan, listener.cluster.as_deref().unwrap()).upstream, application);
 }
 
 const TRANSPARENT: &str = "transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001}";
@@ -136,7 +139,7 @@ fn where_connections_are_redirected_the_listener_stands_for_the_applications_own
     assert!(!listener.binds);
     let application =
         Upstream::Application { address: listener.address, source: Some("127.0.0.6".parse().unwrap()) };
-    assert_eq!(plan.clusters[listener.cluster.unwrap()].upstream, application);
+    assert_eq!(cluster(&plan, listener.cluster.as_deref().unwrap()).upstream, application);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::authority::Authority;
 use super::handshakes::{pair, streams};
-use crate::connection::stream::Stream;
+use crate::cluster::stream::Stream;
 use crate::relay::pipes::Pipes;
 use crate::relay::{End, LONG_SCRATCH_BYTES, Mode, Moved, Relay, SCRATCH_BYTES, Side, Watch};
 use crate::tls::TlsStream;

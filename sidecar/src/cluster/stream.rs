@@ -4,6 +4,7 @@
 use crate::relay::Endpoint;
 use crate::relay::pipes::Pipe;
 use crate::tls::TlsStream;
+use socket2::SockRef;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,20 +12,25 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// One end. As large as a socket: what TLS needs is apart from it.
-pub enum Stream {
-    /// Bytes as they come.
+/// One end of a connection. As large as a socket: the TLS session is on the heap.
+pub(crate) enum Stream {
     Plain(TcpStream),
     /// TLS with a mesh member.
     Tls(Box<TlsStream>),
 }
 
 impl Stream {
-    /// The socket.
-    pub fn tcp(&self) -> &TcpStream {
+    pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.tcp(),
+        }
+    }
+
+    /// Makes the coming close a reset: the peer must not take it for an orderly end.
+    pub(crate) fn reset(&self) {
+        if let Err(error) = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "a connection will end in FIN where a reset was due");
         }
     }
 }

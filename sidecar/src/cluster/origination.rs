@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TLS origination: the client's side of the handshake with a mesh member, and the counters of both sides.
+
+use crate::net::addrs::{DialAddr, Direction};
+use crate::plan::Member;
+use crate::tls::handshake::{self, Shaken};
+use crate::tls::{Handshake, Tls, TlsError, TlsMetrics};
+use culvert_mesh::model::spiffe::SpiffeId;
+use std::time::Instant;
+use tokio::net::TcpStream;
+
+/// The identity and the counters that TLS to members needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origination<'a> {
+    pub(crate) tls: &'a Tls,
+    pub(crate) metrics: &'a TlsMetrics,
+}
+
+impl Origination<'_> {
+    /// Shows this pod's identity to the member at `to`, and checks that it is the one that was dialled.
+    pub(crate) async fn handshake(
+        self,
+        server: &mut TcpStream,
+        to: DialAddr,
+        member: &Member,
+    ) -> Result<Shaken, TlsError> {
+        let Self { tls, metrics } = self;
+        let configs = tls.configs().ok_or(TlsError::NoIdentity)?;
+        let source = tls.source().filter(|source| source.names_services);
+        let expected = source.map(|source| SpiffeId::of_service(&source.trust_domain, member.service()));
+        let started = Instant::now();
+        let under_way = tls.under_way(Direction::Outbound);
+        let shaken = handshake::connect(server, &configs, to.get().ip(), expected.as_ref(), under_way).await;
+        count(metrics, Direction::Outbound, started, &shaken);
+        shaken
+    }
+}
+
+/// Counts a handshake by its result, and the time of one that succeeded.
+pub(crate) fn count(
+    metrics: &TlsMetrics,
+    direction: Direction,
+    started: Instant,
+    shaken: &Result<Shaken, TlsError>,
+) {
+    let result = match shaken {
+        Ok(shaken) => {
+            metrics.handshake_seconds(direction).observe(started.elapsed().as_secs_f64());
+            if shaken.resumed { Handshake::Resumed } else { Handshake::Full }
+        }
+        Err(_) => Handshake::Failed,
+    };
+    metrics.handshakes(direction, result).inc();
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Everything that can refuse a connection before a server is dialled: the listener's limit, guards, route, STRICT.
+
+use crate::cluster::registry::Running;
+use crate::connection::accepted::Accepted;
+use crate::connection::downstream::Downstream;
+use crate::connection::error::ForwardError;
+use crate::connection::route::{self, Route};
+use crate::connection::{guard, tls};
+use crate::net::addrs::OrigDst;
+use crate::net::original_dst::Redirected;
+use crate::tls::handshake::Shaken;
+use std::sync::Arc;
+
+/// A connection that may be served.
+pub(crate) struct Admitted {
+    /// The plan in force when it was admitted; a reload does not change it.
+    pub(crate) running: Arc<Running>,
+    pub(crate) route: Route,
+    pub(crate) original: OrigDst,
+    /// The client's TLS session, if it had to begin with one.
+    pub(crate) session: Option<Shaken>,
+}
+
+/// Admits the connection, or returns the reason to refuse it.
+pub(crate) async fn admit(
+    downstream: &mut Downstream,
+    accepted: &mut Accepted,
+    redirected: Redirected,
+) -> Result<Admitted, ForwardError> {
+    let proxy = downstream.proxy();
+    let direction = accepted.direction;
+    let running = proxy.running.load_full();
+    let Some(permit) = proxy.limits.listener(direction).try_acquire() else {
+        proxy.metrics.direction(direction).listener_overflow.inc();
+        running.passthrough(direction, accepted.client.family()).metrics.overflow.inc();
+        return Err(ForwardError::ListenerFull);
+    };
+    downstream.hold(permit);
+    let (original, route) = match &accepted.bound {
+        None => {
+            let original = guard::check(direction, redirected, &proxy.ports, |ip| proxy.own.contains(ip))
+                .inspect_err(|refusal| {
+                    proxy.metrics.direction(direction).loop_rejected(refusal.guard()).inc();
+                })?;
+            (original, route::route(&running, direction, original))
+        }
+        // A document binds the port and says where it leads, for every client: there is nothing to guard.
+        Some(bound) => {
+            let listener = running.listener_named(&bound.name).ok_or(ForwardError::NoListener)?;
+            (OrigDst::new(bound.address), route::of_listener(listener))
+        }
+    };
+    downstream.routed(&running.plan, &route);
+    let session = tls::admit(downstream, &running.plan, &route, original, &mut accepted.stream).await?;
+    Ok(Admitted { running, route, original, session })
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The reasons why a connection is not forwarded.
+
+use crate::cluster::connect::ConnectError;
+use crate::connection::guard::Refusal;
+use crate::net::addrs::OrigDst;
+use crate::observe::close_reason::CloseReason;
+use crate::tls::TlsError;
+use culvert_mesh::model::spiffe::SpiffeId;
+
+/// The reason why a connection could not be forwarded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ForwardError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the listener holds as many connections as the limit of open files allows")]
+    ListenerFull,
+    /// The mesh lets connections leave only for what documents name.
+    #[error(
+        "the mesh lets nothing leave for {0}, which no document names: write a Dataplane for it, or set networking.outbound.passthrough to true"
+    )]
+    Denied(OrigDst),
+    /// A reload took the listener out between accept and here.
+    #[error("the listener was taken away while the connection came in")]
+    NoListener,
+    /// mTLS is STRICT, and no inbound names the port.
+    #[error(
+        "no inbound of this pod's Dataplane names {0}, and the mesh's mTLS is STRICT: add it to networking.inbound"
+    )]
+    NotInbound(OrigDst),
+    /// The client's TLS, or what came in place of it.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("no MeshTrafficPermission lets {0} call this pod")]
+    Forbidden(SpiffeId),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The table stopped the connection before it was established.
+    #[error("stopped while connecting")]
+    Stopped(CloseReason),
+}
+
+impl ForwardError {
+    /// The reason in the closing record and in metrics.
+    pub(crate) fn reason(&self) -> CloseReason {
+        match self {
+            Self::Refused(refusal) => refusal.reason(),
+            Self::ListenerFull => CloseReason::Limit,
+            Self::Denied(_) => CloseReason::Denied,
+            Self::NoListener => CloseReason::NoEndpoint,
+            Self::NotInbound(_) => CloseReason::NotInbound,
+            Self::Tls(error) => error.reason(),
+            Self::Forbidden(_) => CloseReason::Forbidden,
+            Self::Connect(error) => error.reason(),
+            Self::Stopped(reason) => *reason,
+        }
+    }
+}

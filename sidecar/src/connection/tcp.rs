@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A connection served as TCP: one server, and bytes in both directions until one side or the table ends it.
+
+use crate::cluster::connect::{self, Event, Upstream};
+use crate::cluster::origination::Origination;
+use crate::cluster::stream::Stream;
+use crate::connection::admission::Admitted;
+use crate::connection::downstream::Downstream;
+use crate::connection::error::ForwardError;
+use crate::connection::table::{Entry, State};
+use crate::connection::tls;
+use crate::connection::upstream::UpstreamUse;
+use crate::net::addrs::Direction;
+use crate::net::dial::DialError;
+use crate::observe::close_reason::CloseReason;
+use crate::observe::spoken::Spoken;
+use crate::plan::Gate;
+use crate::relay::pipes::Pipes;
+use crate::relay::{End, Mode, Moved, Relay, Side, Watch};
+use crate::tls::handshake::Shaken;
+use std::error::Error;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// A connection with both its sides. Fields are dropped in this order, which a panic relies on: sockets first, then the
+/// use of the cluster, then the closing record.
+pub(crate) struct Tcp {
+    client: Stream,
+    server: Stream,
+    relay: Relay,
+    session: TcpSession,
+}
+
+/// The part of a [`Tcp`] that watches the relay.
+struct TcpSession {
+    upstream: UpstreamUse,
+    downstream: Downstream,
+    /// The waker that the entry has; see [`Entry::poll_stop`].
+    registered: Option<Waker>,
+}
+
+/// Connects an admitted connection; `None` when it ended on the way.
+pub(crate) async fn establish(
+    mut downstream: Downstream,
+    mut client: TcpStream,
+    admitted: Admitted,
+) -> Option<Tcp> {
+    match connect(&mut downstream, &mut client, admitted).await {
+        Ok(connected) => {
+            let Connected { session, upstream, using } = connected;
+            let client = match session {
+                Some(shaken) => Stream::Tls(shaken.over(client).into()),
+                None => Stream::Plain(client),
+            };
+            let session = TcpSession { upstream: using, downstream, registered: None };
+            Some(Tcp { client, server: upstream.stream, relay: Relay::default(), session })
+        }
+        Err(error) => {
+            downstream.refuse(client, &error);
+            None
+        }
+    }
+}
+
+/// The outcome of [`connect`].
+struct Connected {
+    /// The client's TLS session, if it speaks TLS.
+    session: Option<Shaken>,
+    upstream: Upstream,
+    using: UpstreamUse,
+}
+
+async fn connect(
+    downstream: &mut Downstream,
+    client: &mut TcpStream,
+    admitted: Admitted,
+) -> Result<Connected, ForwardError> {
+    let Admitted { running, route, original, session } = admitted;
+    let Some(cluster) = &route.cluster else {
+        route.listener.metrics.no_route.inc();
+        return Err(ForwardError::Denied(original));
+    };
+    let proxy = downstream.proxy();
+    let (mut using, attempts) =
+        UpstreamUse::begin(&proxy, downstream.info(), cluster, original, route.member.as_deref())?;
+    let entry = downstream.enter(using.cluster(), attempts.first(), route.listener.plan.idle_timeout);
+    let mtls = running.plan.mtls.as_ref();
+    let origination = mtls.map(|_| Origination { tls: &proxy.tls, metrics: &proxy.metrics.tls });
+    let report = |event: Event<'_>| {
+        using.note(&event, &proxy.destinations);
+        match event {
+            Event::Retrying(addr) => entry.set_dial(addr),
+            Event::Connected(_) => {
+                proxy.table.touch(&entry);
+                entry.set_state(State::Relaying);
+            }
+            Event::Failed(error @ DialError::NoSource { .. }) if proxy.no_source.ready() => {
+                tracing::error!("{error}");
+            }
+            Event::Failed(_) | Event::RetryRefused => {}
+        }
+    };
+    let gate = mtls.filter(|_| route.listener.plan.direction == Direction::Inbound && session.is_none());
+    let gate = gate.map(|mtls| mtls.gate(&route.listener.plan));
+    let connecting = async {
+        let upstream = connect::connect(attempts, origination, report).await?;
+        let session = finish(downstream, client, &upstream, session, gate).await?;
+        Ok((upstream, session))
+    };
+    match unless_stopped(&entry, connecting).await {
+        Ok((upstream, session)) => Ok(Connected { session, upstream, using }),
+        Err(error) => {
+            using.ends(error.reason());
+            Err(error)
+        }
+    }
+}
+
+/// Finds out what the client speaks, where that has to wait for the server, and notes the member that answered as server.
+async fn finish(
+    downstream: &mut Downstream,
+    client: &mut TcpStream,
+    upstream: &Upstream,
+    session: Option<Shaken>,
+    gate: Option<&Gate>,
+) -> Result<Option<Shaken>, ForwardError> {
+    if let Some(peer) = &upstream.peer {
+        downstream.speaks(Spoken::MeshTls, Some(peer.clone()));
+    }
+    match gate {
+        Some(gate) => tls::recognise(downstream, client, upstream.stream.tcp(), gate).await,
+        None => Ok(session),
+    }
+}
+
+/// Does the work, unless the table stops the connection.
+async fn unless_stopped<T>(
+    entry: &Entry,
+    work: impl Future<Output = Result<T, ForwardError>>,
+) -> Result<T, ForwardError> {
+    let mut registered = None;
+    tokio::select! {
+        // Asked first: a connection that is to stop must not be established, even if the server has just answered.
+        biased;
+        reason = poll_fn(|cx| entry.poll_stop(cx, &mut registered)) => Err(ForwardError::Stopped(reason)),
+        done = work => done,
+    }
+}
+
+impl Tcp {
+    /// Relays until the connection is over.
+    pub(crate) fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End<CloseReason>> {
+        self.relay.poll(cx, &mut self.client, &mut self.server, &mut self.session)
+    }
+
+    /// Closes both sides and writes the closing record.
+    pub(crate) fn end(self, end: End<CloseReason>) {
+        let Self { client, server, relay: _, session } = self;
+        let TcpSession { upstream, downstream, .. } = session;
+        let (reason, error) = match end {
+            End::Closed => (CloseReason::Ok, None),
+            End::Died(side, error) => {
+                let reset = match side {
+                    Side::Client => CloseReason::ClientReset,
+                    Side::Server => CloseReason::ServerReset,
+                };
+                (tls::reason_of(&error, reset), Some(error))
+            }
+            End::Stopped(reason) => (reason, None),
+        };
+        if reason != CloseReason::Ok {
+            client.reset();
+            server.reset();
+        }
+        // Before the record: a reader of the record, or of an empty table, may rely on both being closed.
+        drop((client, server));
+        upstream.ends(reason);
+        drop(upstream);
+        downstream.end(reason, error.as_ref().map(|error| error as &dyn Error));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn cluster(&self) -> &Arc<crate::cluster::registry::ClusterState> {
+        self.session.upstream.cluster()
+    }
+}
+
+impl Watch for TcpSession {
+    type Stop = CloseReason;
+
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let Self { downstream, registered, .. } = self;
+        downstream.entry().poll_stop(cx, registered)
+    }
+
+    fn moved(&mut self, moved: Moved) {
+        let entry = self.downstream.entry();
+        entry.add_bytes(moved.to_server, moved.to_client);
+        self.downstream.shared().table.touch(entry);
+        self.upstream.moved(moved);
+    }
+
+    fn half_closed(&mut self, by: Side) {
+        let entry = self.downstream.entry();
+        self.downstream.shared().table.touch(entry);
+        entry.set_state(match by {
+            Side::Client => State::HalfClosedByClient,
+            Side::Server => State::HalfClosedByServer,
+        });
+    }
+
+    fn not_read(&mut self, deaf: bool) {
+        self.downstream.entry().set_unread(deaf);
+    }
+
+    fn check_due(&mut self) -> bool {
+        self.downstream.entry().take_check()
+    }
+
+    fn keep_alive(&self) -> Option<Duration> {
+        self.downstream.shared().config.tcp_keepalive
+    }
+
+    fn pipes(&self) -> &Arc<Pipes> {
+        &self.downstream.shared().pipes
+    }
+
+    fn mode(&mut self, mode: Mode) {
+        self.downstream.entry().set_mode(mode);
+    }
+}
