@@ -5,6 +5,8 @@ mod decide;
 mod decision;
 mod grammar;
 mod kuma;
+#[cfg(test)]
+mod promises;
 mod settings;
 
 pub use self::decide::decide;

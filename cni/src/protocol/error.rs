@@ -32,7 +32,7 @@ pub(crate) enum Code {
 /// A failed verb, in the specification's terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Kind of the failure, by which the runtime decides about a retry.
+    /// Kind of the failure, as the number in the CNI error.
     pub(crate) code: Code,
     /// One line: the object, its value, and the operator's next step.
     pub message: String,

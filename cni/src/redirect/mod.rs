@@ -13,8 +13,6 @@ pub mod nftables;
 pub mod owner;
 mod plan;
 pub mod policy;
-#[cfg(test)]
-mod promises;
 pub mod repair;
 pub mod ruleset;
 pub mod sysctl;

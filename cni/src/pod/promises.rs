@@ -6,11 +6,11 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::explain::{Connection, Landing, Origin, explain};
-use super::policy::{Policy, Protocol};
-use super::ruleset::Family;
-use super::{iptables, nftables, plan};
-use crate::pod::{Annotations, Decision, Settings, decide_policy};
+use super::{Annotations, Decision, Settings, decide_policy};
+use crate::redirect::explain::{Connection, Landing, Origin, explain};
+use crate::redirect::policy::{Policy, Protocol};
+use crate::redirect::ruleset::Family;
+use crate::redirect::{iptables, nftables, plan};
 
 /// Every annotation, with a value that changes the rules.
 const EXAMPLES: [(&str, &str); 21] = [
@@ -98,7 +98,7 @@ fn hostile() -> impl Strategy<Value = String> {
 }
 
 fn any_name() -> impl Strategy<Value = &'static str> {
-    let names: Vec<&str> = crate::pod::names().map(|(name, _)| name).collect();
+    let names: Vec<&str> = super::names().map(|(name, _)| name).collect();
     proptest::sample::select(names)
 }
 
