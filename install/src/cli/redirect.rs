@@ -68,7 +68,7 @@ pub(crate) struct ShowArgs {
 pub(crate) struct ApplyArgs {
     /// Where.
     #[command(flatten)]
-    pub place: Place,
+    pub place: PlaceArgs,
     /// Also where nobody listens on the sidecar's ports, and over another's rules
     #[arg(long)]
     pub force: bool,
@@ -82,7 +82,7 @@ pub(crate) struct ApplyArgs {
 pub(crate) struct VerifyArgs {
     /// Where.
     #[command(flatten)]
-    pub place: Place,
+    pub place: PlaceArgs,
     /// What should happen to which traffic.
     #[command(flatten)]
     pub settings: Settings,
@@ -93,7 +93,7 @@ pub(crate) struct VerifyArgs {
 pub(crate) struct RemoveArgs {
     /// Where.
     #[command(flatten)]
-    pub place: Place,
+    pub place: PlaceArgs,
     /// Also another's rules, such as those of culvert-cni
     #[arg(long)]
     pub force: bool,
@@ -101,7 +101,7 @@ pub(crate) struct RemoveArgs {
 
 /// A network namespace, and where is kept what was changed in it.
 #[derive(Debug, Args)]
-pub(crate) struct Place {
+pub(crate) struct PlaceArgs {
     /// The network namespace [default: the current one, as of a virtual machine or an init container]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub netns: Option<PathBuf>,

@@ -32,10 +32,10 @@ const SSH_KEPT_OUT: &str = "port 22 stays out of the inbound redirect, so that S
 
 /// Why `redirect` did not do its work.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum RedirectRefusal {
     /// The settings.
     #[error(transparent)]
-    Settings(#[from] settings::Refusal),
+    Settings(#[from] settings::SettingsError),
     /// The namespace.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -83,13 +83,13 @@ pub(crate) enum Refusal {
     NotForIptables,
 }
 
-impl From<RedirectError> for Refusal {
+impl From<RedirectError> for RedirectRefusal {
     fn from(error: RedirectError) -> Self {
         Self::Redirect { error }
     }
 }
 
-impl Refusal {
+impl RedirectRefusal {
     /// 64 where the command line must change, 1 where the machine must.
     const fn exit(&self) -> Exit {
         match self {
