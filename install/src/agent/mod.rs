@@ -92,7 +92,7 @@ async fn work(options: AgentOptions, layout: Layout) -> Result<(), AgentError> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!("told to end: the plugin and its entry stay on the node");
+    tracing::info!("shutting down: the plugin and its entry stay on the node");
     let _ = end.send(true);
     let all = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(ENDS_WITHIN, all).await.is_err() {

@@ -229,3 +229,48 @@ fn note_report(report: &Report, context: &Context, shared: &Shared) {
     }
     shared.news.store(true, Ordering::Relaxed);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_is_one_line_of_bounded_length() {
+        let too_long = vec![b' '; MAX_REQUEST + 1];
+        for (name, bytes, expected) in [
+            ("a line", &b"{\"status\":{}}\n"[..], "a request"),
+            ("a line, then the end of the stream", b"{\"status\":{}}", "a request"),
+            ("only the first line counts", b"{\"status\":{}}\nmore", "a request"),
+            ("nothing", b"", "nothing"),
+            ("an empty line", b"\n", "nothing"),
+            ("another protocol", b"GET / HTTP/1.1\r\n\r\n", "no request: "),
+            ("too long", &too_long, "a request has at most 16384 bytes"),
+        ] {
+            let (mut peer, mut stream) = UnixStream::pair().unwrap();
+            peer.write_all(bytes).await.unwrap();
+            drop(peer);
+            let found = match request(&mut stream).await {
+                Ok(Some(_)) => "a request".to_owned(),
+                Ok(None) => "nothing".to_owned(),
+                Err(problem) => problem,
+            };
+            assert!(found.starts_with(expected), "{name}: {found}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_takes_the_path_of_any_file_and_gives_it_up_to_a_newer_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("culvert/agent.sock");
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        fs::write(&path, "left by another").unwrap();
+        let first = Listening::at(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let second = Listening::at(&path).unwrap();
+        assert!(!first.is_in_place() && second.is_in_place());
+        drop(first);
+        assert!(second.is_in_place(), "the older one must not remove the newer one's file");
+        drop(second);
+        assert!(!path.exists());
+    }
+}

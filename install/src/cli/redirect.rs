@@ -67,7 +67,7 @@ pub(crate) struct ShowArgs {
 pub(crate) struct ApplyArgs {
     /// Namespace and state folder.
     #[command(flatten)]
-    pub place: Place,
+    pub place: PlaceArgs,
     /// Also if nothing listens on the sidecar's ports, and over rules of another owner
     #[arg(long)]
     pub force: bool,
@@ -81,7 +81,7 @@ pub(crate) struct ApplyArgs {
 pub(crate) struct VerifyArgs {
     /// Namespace and state folder.
     #[command(flatten)]
-    pub place: Place,
+    pub place: PlaceArgs,
     /// Settings of the redirect.
     #[command(flatten)]
     pub settings: Settings,
@@ -92,7 +92,7 @@ pub(crate) struct VerifyArgs {
 pub(crate) struct RemoveArgs {
     /// Namespace and state folder.
     #[command(flatten)]
-    pub place: Place,
+    pub place: PlaceArgs,
     /// Also rules of another owner, such as culvert-cni
     #[arg(long)]
     pub force: bool,
@@ -100,7 +100,7 @@ pub(crate) struct RemoveArgs {
 
 /// A network namespace, and the folder for records of changes in it.
 #[derive(Debug, Args)]
-pub(crate) struct Place {
+pub(crate) struct PlaceArgs {
     /// Network namespace [default: the current one, for example of a virtual machine or an init container]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub netns: Option<PathBuf>,

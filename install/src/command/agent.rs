@@ -21,7 +21,7 @@ const MAX_ENTRY: u64 = 64 << 10;
 
 /// Reasons why the agent does not start.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum StartError {
     /// The node's layout cannot be found.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -44,12 +44,12 @@ pub(crate) enum Refusal {
 pub(crate) fn run(args: &AgentArgs) -> Answer {
     match try_run(args) {
         Ok(()) => Answer::said("", Exit::Well),
-        Err(refusal @ Refusal::Agent(_)) => Answer::refused(&refusal, Exit::Attention),
+        Err(refusal @ StartError::Agent(_)) => Answer::refused(&refusal, Exit::Attention),
         Err(refusal) => Answer::refused(&refusal, Exit::Usage),
     }
 }
 
-fn try_run(args: &AgentArgs) -> Result<(), Refusal> {
+fn try_run(args: &AgentArgs) -> Result<(), StartError> {
     let AgentArgs {
         paths,
         mode,
@@ -66,10 +66,11 @@ fn try_run(args: &AgentArgs) -> Result<(), Refusal> {
     let settings = entry
         .as_ref()
         .map(|path| {
-            read_bounded(path, MAX_ENTRY).map_err(|source| Refusal::EntryFile { path: path.clone(), source })
+            read_bounded(path, MAX_ENTRY)
+                .map_err(|source| StartError::EntryFile { path: path.clone(), source })
         })
         .transpose()?;
-    let entry = Entry::new(&paths.state_dir, settings.as_deref()).map_err(Refusal::Entry)?;
+    let entry = Entry::new(&paths.state_dir, settings.as_deref()).map_err(StartError::Entry)?;
     let options = AgentOptions {
         paths,
         mode: *mode,

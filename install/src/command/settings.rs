@@ -31,7 +31,7 @@ const PLUGIN: &str = "culvert-cni";
 
 /// Reasons why there is no decision.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum SettingsError {
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
@@ -55,7 +55,7 @@ pub(crate) enum Refusal {
     NotOnboarded { path: PathBuf, reason: Reason },
 }
 
-impl Refusal {
+impl SettingsError {
     /// Exit code: 1 if a file cannot be read, else 64.
     pub(crate) const fn exit(&self) -> Exit {
         match self {
@@ -66,16 +66,16 @@ impl Refusal {
 }
 
 /// Defaults of the node, or none.
-pub(crate) fn node_defaults(conflist: Option<&Path>) -> Result<pod::Settings, Refusal> {
+pub(crate) fn node_defaults(conflist: Option<&Path>) -> Result<pod::Settings, SettingsError> {
     let Some(path) = conflist else { return Ok(pod::Settings::default()) };
-    let malformed = |what: String| Refusal::Malformed { path: path.to_owned(), what };
+    let malformed = |what: String| SettingsError::Malformed { path: path.to_owned(), what };
     let text = read(path)?;
-    let conflist: Conflist<'_> = serde_json::from_str(&text)
+    let conflist: ConflistFile<'_> = serde_json::from_str(&text)
         .map_err(|error| malformed(format!("no conflist with a culvert-cni entry: {error}")))?;
     let mut entries = conflist.plugins.into_iter().filter(|plugin| plugin.kind == PLUGIN);
     let (entry, second) = (entries.next(), entries.next());
     match (entry, second) {
-        (Some(Entry { redirect, locked, .. }), None) => {
+        (Some(PluginEntry { redirect, locked, .. }), None) => {
             let redirect = redirect.filter(|raw| raw.get() != "null");
             pod::Settings::of_node(redirect, &locked.unwrap_or_default())
                 .map_err(|error| malformed(error.to_string()))
@@ -88,13 +88,13 @@ pub(crate) fn node_defaults(conflist: Option<&Path>) -> Result<pod::Settings, Re
 }
 
 #[derive(Deserialize)]
-struct Conflist<'a> {
+struct ConflistFile<'a> {
     #[serde(borrow)]
-    plugins: Vec<Entry<'a>>,
+    plugins: Vec<PluginEntry<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Entry<'a> {
+struct PluginEntry<'a> {
     #[serde(rename = "type")]
     kind: String,
     #[serde(borrow)]
@@ -104,7 +104,7 @@ struct Entry<'a> {
 
 /// Decides as the plugin would for a pod with the file's annotations and `options` over them. Without a file the pod
 /// counts as onboarded.
-pub(crate) fn decide(settings: &Settings, defaults: &pod::Settings) -> Result<Decided, Refusal> {
+pub(crate) fn decide(settings: &Settings, defaults: &pod::Settings) -> Result<Decided, SettingsError> {
     let Settings { annotations: file, options } = settings;
     decide_by(merged(file.as_deref(), options)?, options, defaults)
 }
@@ -122,7 +122,7 @@ pub(crate) struct Wanted {
 
 /// Decides for `redirect`. Without a named `netns`, on a machine of its own, the SSH port stays out unless a setting
 /// names the redirected ports.
-pub(crate) fn wanted(settings: &Settings, netns: Option<&Path>) -> Result<Wanted, Refusal> {
+pub(crate) fn wanted(settings: &Settings, netns: Option<&Path>) -> Result<Wanted, SettingsError> {
     let Settings { annotations: file, options } = settings;
     let defaults = pod::Settings::default();
     let mut annotations = merged(file.as_deref(), options)?;
@@ -143,17 +143,17 @@ pub(crate) fn wanted(settings: &Settings, netns: Option<&Path>) -> Result<Wanted
             Ok(Wanted { policy: *policy, warnings: decided.warnings, keeps_ssh })
         }
         (Decision::PassThrough(reason), Some(path)) => {
-            Err(Refusal::NotOnboarded { path: path.clone(), reason })
+            Err(SettingsError::NotOnboarded { path: path.clone(), reason })
         }
         // Without a file the pod counts as onboarded.
-        (Decision::PassThrough(reason), None) => Err(Refusal::Settings(reason.as_str().to_owned())),
+        (Decision::PassThrough(reason), None) => Err(SettingsError::Settings(reason.as_str().to_owned())),
     }
 }
 
-fn merged(file: Option<&Path>, Options(options): &Options) -> Result<Annotations, Refusal> {
+fn merged(file: Option<&Path>, Options(options): &Options) -> Result<Annotations, SettingsError> {
     let mut annotations = match file {
         Some(path) => {
-            parse(&read(path)?).map_err(|what| Refusal::Malformed { path: path.to_owned(), what })?
+            parse(&read(path)?).map_err(|what| SettingsError::Malformed { path: path.to_owned(), what })?
         }
         None => Annotations::from([(ONBOARD.to_owned(), "enabled".to_owned())]),
     };
@@ -165,13 +165,13 @@ fn decide_by(
     annotations: Annotations,
     Options(options): &Options,
     defaults: &pod::Settings,
-) -> Result<Decided, Refusal> {
+) -> Result<Decided, SettingsError> {
     let mut decided = pod::decide_policy(&annotations, defaults).map_err(|error| {
         // A person who typed an option looks for its name.
         let as_typed = |said: String, (name, _): &(&str, String)| {
             said.replace(&format!("{OWN}{name} "), &format!("--{name} "))
         };
-        Refusal::Settings(options.iter().fold(error.to_string(), as_typed))
+        SettingsError::Settings(options.iter().fold(error.to_string(), as_typed))
     })?;
     for (name, _) in options {
         if let Some(source) = decided.sources.get_mut(name) {
@@ -218,12 +218,12 @@ fn parse_yaml(text: &str) -> Result<BTreeMap<String, Value>, String> {
         .map_err(|error| format!("no `key: value` lines of annotations: {error}"))
 }
 
-fn read(path: &Path) -> Result<String, Refusal> {
-    let unreadable = |source| Refusal::Unreadable { path: path.to_owned(), source };
+fn read(path: &Path) -> Result<String, SettingsError> {
+    let unreadable = |source| SettingsError::Unreadable { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)).map_err(unreadable)?;
     String::from_utf8(bytes)
-        .map_err(|_| Refusal::Malformed { path: path.to_owned(), what: "no UTF-8 text".to_owned() })
+        .map_err(|_| SettingsError::Malformed { path: path.to_owned(), what: "no UTF-8 text".to_owned() })
 }
 
 #[cfg(test)]

@@ -280,11 +280,11 @@ impl Network {
         #[derive(Deserialize, Default)]
         #[serde(default)]
         struct Linux {
-            namespaces: Vec<Namespace>,
+            namespaces: Vec<LinuxNamespace>,
         }
         #[derive(Deserialize, Default)]
         #[serde(default)]
-        struct Namespace {
+        struct LinuxNamespace {
             #[serde(rename = "type")]
             kind: String,
             path: PathBuf,

@@ -246,3 +246,92 @@ pub(crate) fn identify(path: &Path) -> io::Result<Identity> {
 pub(crate) fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o111 == 0o111)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conflist::Loader;
+    use crate::host::root::HostRoot;
+
+    const WORKS: &str = "#!/bin/sh\necho '{\"supportedVersions\":[\"1.0.0\"]}'\n";
+
+    /// A node with one plugin folder, and a script as the plugin to place.
+    fn node(root: &Path, plugin: &str) -> Layout {
+        fs::create_dir_all(root.join("bin")).unwrap();
+        fs::write(root.join("plugin"), plugin).unwrap();
+        Layout {
+            root: HostRoot::new(root),
+            runtime: String::new(),
+            conf_dir: "/net.d".into(),
+            loader: Loader::FirstOrNone,
+            bin_dirs: vec!["/missing".into(), "/bin".into()],
+            state_dir: "/state".into(),
+            runtime_socket: None,
+            plugin: root.join("plugin"),
+            complaints: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_binary_is_placed_once_and_again_after_each_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = node(folder.path(), WORKS);
+        let entry = Entry::new(Path::new("/state"), None).unwrap();
+        let placed = folder.path().join("bin").join(TYPE);
+        type Damage = fn(&Path);
+        let damages: [(&str, Damage, bool); 6] = [
+            ("missing", |_| {}, true),
+            ("untouched", |_| {}, false),
+            ("deleted", |path| fs::remove_file(path).unwrap(), true),
+            ("another's", |path| fs::write(path, "another's").unwrap(), true),
+            (
+                "not executable",
+                |path| fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap(),
+                true,
+            ),
+            ("retired", |path| fs::write(retired::note_of(path), "{}").unwrap(), true),
+        ];
+        let mut memory = Memory::default();
+        for (name, damage, is_new) in damages {
+            damage(&placed);
+            let found = ensure(&layout, &entry, &mut memory).await.unwrap();
+            assert_eq!(
+                (found.is_new, found.path.as_path()),
+                (is_new, Path::new("/bin/culvert-cni")),
+                "{name}"
+            );
+            assert_eq!(fs::read_to_string(&placed).unwrap(), WORKS, "{name}");
+            assert!(is_executable(&placed) && !retired::note_of(&placed).exists(), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_binary_that_does_not_work_is_refused_and_the_old_one_stays() {
+        let entry = Entry::new(Path::new("/state"), None).unwrap();
+        for (name, plugin, refusal) in [
+            ("fails", "#!/bin/sh\necho broken\nexit 1\n", "does not answer VERSION"),
+            ("says nothing", "#!/bin/sh\n", "does not answer VERSION"),
+            (
+                "cannot run here",
+                "#!/bin/sh\n[ $CNI_COMMAND = VERSION ] || exit 1\necho supportedVersions\n",
+                "does not answer STATUS",
+            ),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let layout = node(folder.path(), plugin);
+            let placed = folder.path().join("bin").join(TYPE);
+            fs::write(&placed, "the old one").unwrap();
+            let error = ensure(&layout, &entry, &mut Memory::default()).await.unwrap_err().to_string();
+            assert!(
+                error.contains(refusal) && error.contains("the one that was there stays"),
+                "{name}: {error}"
+            );
+            assert_eq!(fs::read_to_string(&placed).unwrap(), "the old one", "{name}");
+            assert_eq!(
+                fs::read_dir(folder.path().join("bin")).unwrap().count(),
+                1,
+                "{name}: nothing is left"
+            );
+        }
+    }
+}

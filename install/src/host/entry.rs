@@ -112,8 +112,8 @@ pub(crate) fn loaded_files(layout: &Layout) -> io::Result<Vec<conflist::Loaded>>
     Ok(loaded)
 }
 
-/// Compares the folder with the desired state. Changes nothing but this: an entry of the other mode that would put the plugin
-/// into the chain twice is removed.
+/// Compares the folder with the desired state. Changes nothing, except that a drop-in of ours is removed in mode `chained`, since
+/// the chain would run the plugin twice.
 pub(crate) fn inspect(layout: &Layout, desired: &EntrySpec) -> EntryState {
     if state::is_uninstalled(layout) {
         return EntryState::Uninstalled;

@@ -121,7 +121,7 @@ struct Trust {
 
 /// An answer whose body is still to be read; dropping it closes the connection.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ApiResponse {
     response: Response<Incoming>,
     _connection: Connection,
 }
@@ -236,7 +236,7 @@ impl Client {
     }
 
     /// Makes a call. Any status but 2xx is an error.
-    pub async fn call(&self, call: Call<'_>) -> Result<Answer, ApiError> {
+    pub async fn call(&self, call: Call<'_>) -> Result<ApiResponse, ApiError> {
         let Call { method, path, accept, body } = call;
         let token = self.credential("token")?;
         let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim())).map_err(|error| {
@@ -264,7 +264,7 @@ impl Client {
             Ok(response) => response.map_err(ApiError::Broken)?,
             Err(_) => return Err(ApiError::TimedOut),
         };
-        let answer = Answer { response, _connection: connection };
+        let answer = ApiResponse { response, _connection: connection };
         if answer.response.status().is_success() { Ok(answer) } else { Err(answer.refused().await) }
     }
 
@@ -275,7 +275,7 @@ impl Client {
     }
 }
 
-impl Answer {
+impl ApiResponse {
     /// Returns the next piece of the body, or None at its end. Waits at most `limit`.
     pub async fn piece(&mut self, limit: Duration) -> Result<Option<Bytes>, ApiError> {
         loop {
@@ -316,10 +316,10 @@ impl Answer {
 /// Message of a Kubernetes `Status`, or the body itself; on one line and cut short.
 pub fn message_of(body: &[u8]) -> String {
     #[derive(Deserialize)]
-    struct Status {
+    struct StatusObject {
         message: String,
     }
-    let said = match serde_json::from_slice::<Status>(body) {
+    let said = match serde_json::from_slice::<StatusObject>(body) {
         Ok(status) => status.message,
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };

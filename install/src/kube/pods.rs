@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::http::{Answer, ApiError, Call, Client, encoded, message_of};
+use super::http::{ApiError, ApiResponse, Call, Client, encoded, message_of};
 use super::metadata::ObjectMeta;
 
 /// Pods a page of a list.
@@ -239,9 +239,9 @@ impl Pods {
             client.call(Call { method: Method::GET, path: &path, accept: OBJECT, body: None }).await?;
         let mut lines = Lines { answer, held: Vec::new() };
         while let Some(line) = lines.next().await? {
-            let event: Event =
+            let event: WatchEvent =
                 serde_json::from_slice(&line).map_err(|error| ApiError::Garbled(error.to_string()))?;
-            let Event { kind, object } = event;
+            let WatchEvent { kind, object } = event;
             if kind == "ERROR" {
                 let (code, message) = (object.code, message_of(&line_object(&line)));
                 let code = code.and_then(|code| StatusCode::from_u16(code).ok());
@@ -278,7 +278,7 @@ struct Object {
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct WatchEvent {
     #[serde(rename = "type")]
     kind: String,
     object: Object,
@@ -292,7 +292,7 @@ fn line_object(line: &[u8]) -> Vec<u8> {
 
 /// Lines of a watch.
 struct Lines {
-    answer: Answer,
+    answer: ApiResponse,
     held: Vec<u8>,
 }
 

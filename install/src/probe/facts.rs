@@ -11,7 +11,7 @@ use nix::sys::utsname::uname;
 
 use super::iptables::{self, Tool};
 use super::namespace::{NamespaceError, in_namespace};
-use super::nftables::{self, Refusal};
+use super::nftables::{self, NftablesError};
 
 /// Facts about a node.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub(crate) struct Facts {
 #[derive(Debug, Clone)]
 pub(crate) struct Trial {
     /// Result of writing rules such as the plugin's.
-    pub nat: Result<(), Refusal>,
+    pub nat: Result<(), NftablesError>,
     /// Names of [`SYSCTLS`] that do not exist.
     pub missing_sysctls: Vec<&'static str>,
     /// True if `lo` has IPv6.
@@ -103,7 +103,9 @@ mod tests {
         assert_eq!(facts.iptables.len(), iptables::COMMANDS.len());
         match facts.trial {
             Ok(trial) if trial.nat.is_ok() => assert_eq!(trial.missing_sysctls, [""; 0]),
-            Ok(trial) => assert!(matches!(trial.nat, Err(Refusal::Part(..) | Refusal::Transaction(_)))),
+            Ok(trial) => {
+                assert!(matches!(trial.nat, Err(NftablesError::Part(..) | NftablesError::Transaction(_))))
+            }
             Err(error) => assert_eq!(error, NamespaceError::NeedsRoot),
         }
     }

@@ -40,7 +40,7 @@ pub(crate) struct Inventory {
     /// Folder of network configurations.
     pub conf_dir: PathBuf,
     /// Choice of the runtime in that folder.
-    pub network: Network,
+    pub network: NetworkInUse,
     /// Further files there that name the plugin.
     pub others: Vec<String>,
     /// Files that Cilium renamed.
@@ -63,7 +63,7 @@ pub(crate) struct Inventory {
 
 /// Choice of the runtime in its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Network {
+pub(crate) enum NetworkInUse {
     Used(Used),
     /// The folder has no configuration.
     Empty,
@@ -99,12 +99,12 @@ pub(crate) struct Folder {
     /// True if programs can be run from it.
     pub is_executable: bool,
     pub is_writable: bool,
-    pub plugin: Option<Plugin>,
+    pub plugin: Option<PlacedPlugin>,
 }
 
 /// Our plugin on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Plugin {
+pub(crate) struct PlacedPlugin {
     /// None if the binary cannot be read.
     pub identity: Option<Identity>,
     pub is_executable: bool,
@@ -132,8 +132,8 @@ pub(crate) fn take(layout: &Layout) -> Inventory {
     let network = network(layout, &folder);
     let names = names_in(&folder);
     let used = match &network {
-        Network::Used(used) => Some(used),
-        Network::Empty | Network::Broken { .. } | Network::Unreadable(_) => None,
+        NetworkInUse::Used(used) => Some(used),
+        NetworkInUse::Empty | NetworkInUse::Broken { .. } | NetworkInUse::Unreadable(_) => None,
     };
     let by_cilium =
         used.is_some_and(|used| used.chain.first().is_some_and(|kind| kind.starts_with("cilium")));
@@ -170,15 +170,17 @@ fn names_us(path: &Path) -> bool {
         .is_ok_and(|text| Conflist::parse(&text).is_ok_and(|list| list.kinds().contains(&TYPE)))
 }
 
-fn network(layout: &Layout, folder: &Path) -> Network {
+fn network(layout: &Layout, folder: &Path) -> NetworkInUse {
     let files = match entry::loaded_files(layout) {
         Ok(files) => files,
-        Err(error) => return Network::Unreadable(error.to_string()),
+        Err(error) => return NetworkInUse::Unreadable(error.to_string()),
     };
     let name = match conflist::effective(&files, &layout.loader) {
         Choice::File { name, .. } => name,
-        Choice::Empty => return Network::Empty,
-        Choice::Broken { name, problem } => return Network::Broken { name, problem: problem.to_string() },
+        Choice::Empty => return NetworkInUse::Empty,
+        Choice::Broken { name, problem } => {
+            return NetworkInUse::Broken { name, problem: problem.to_string() };
+        }
     };
     let text = conflist::text_of(&files, &name);
     let Ok(list) = Conflist::parse(text) else {
@@ -186,7 +188,7 @@ fn network(layout: &Layout, folder: &Path) -> Network {
             Ok(conf) => (vec![conf.kind], conf.cni_version.unwrap_or_default()),
             Err(_) => (Vec::new(), String::new()),
         };
-        return Network::Used(Used { name, chain, version: Ok(version), asks: None, drop_in: false });
+        return NetworkInUse::Used(Used { name, chain, version: Ok(version), asks: None, drop_in: false });
     };
     let ours =
         list.plugins.iter().position(|plugin| plugin.kind == TYPE).and_then(|index| list.plugin(index));
@@ -195,7 +197,7 @@ fn network(layout: &Layout, folder: &Path) -> Network {
         let entry: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
         entry["capabilities"][POD_ANNOTATIONS] == true
     };
-    Network::Used(Used {
+    NetworkInUse::Used(Used {
         chain: list.kinds().into_iter().map(str::to_owned).collect(),
         version: list.speakable().map(|()| list.cni_version.clone().unwrap_or_default()),
         asks: ours.map(asks).or_else(|| read_bounded(&drop_in, MAX_BYTES).ok().map(|text| asks(&text))),
@@ -208,7 +210,7 @@ fn look_at(layout: &Layout, path: &Path) -> Folder {
     let here = layout.at(path);
     let flags = statvfs(&here).map(|stat| stat.flags()).unwrap_or(FsFlags::empty());
     let binary = here.join(TYPE);
-    let plugin = binary.exists().then(|| Plugin {
+    let plugin = binary.exists().then(|| PlacedPlugin {
         identity: binary::identify(&binary).ok(),
         is_executable: binary::is_executable(&binary),
         is_retired: retired::note_of(&binary).exists(),

@@ -26,7 +26,7 @@ pub(crate) enum Backend {
 
 /// Result of a search for one program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum ToolState {
     /// The program ran and printed its version, such as `1.8.9`.
     Runs {
         /// Version as printed.
@@ -47,7 +47,7 @@ pub(crate) enum Answer {
 pub(crate) struct Tool {
     /// Name of the program, such as `ip6tables-legacy`.
     pub command: &'static str,
-    pub answer: Answer,
+    pub answer: ToolState,
 }
 
 /// All names under which distributions install iptables; the first of a family is what users call.
@@ -68,47 +68,47 @@ pub(crate) fn find(host_root: &Path) -> Vec<Tool> {
         asked
             .map(|(command, look)| {
                 let answer =
-                    look.join().unwrap_or_else(|_| Answer::Broken("looking for it panicked".to_owned()));
+                    look.join().unwrap_or_else(|_| ToolState::Broken("looking for it panicked".to_owned()));
                 Tool { command, answer }
             })
             .into()
     })
 }
 
-fn look_for(command: &'static str, host_root: &Path) -> Answer {
+fn look_for(command: &'static str, host_root: &Path) -> ToolState {
     // Programs of a node that is only mounted would run with this container's libraries.
     let answer = if host_root == Path::new("/") {
-        within(LIMIT, move || run(command)).unwrap_or_else(|late| Answer::Broken(late.to_string()))
+        within(LIMIT, move || run(command)).unwrap_or_else(|late| ToolState::Broken(late.to_string()))
     } else {
-        Answer::Absent
+        ToolState::Absent
     };
     // Links are not followed: those of a mounted node lead out of it.
     let exists = |folder| host_root.join(folder).join(command).symlink_metadata().is_ok();
     match answer {
-        Answer::Absent if FOLDERS.into_iter().any(exists) => Answer::Found,
+        ToolState::Absent if FOLDERS.into_iter().any(exists) => ToolState::Found,
         answer => answer,
     }
 }
 
-fn run(command: &'static str) -> Answer {
+fn run(command: &'static str) -> ToolState {
     // The crate's options for rules do not matter here, and every release understands `--version`.
     let tool = IPTables { cmd: command, has_check: true, has_wait: false, is_numeric: true };
     match tool.execute("nat", "--version") {
         Ok(output) => read_version(&String::from_utf8_lossy(&output.stdout)).unwrap_or_else(|| {
             let complaint = String::from_utf8_lossy(&output.stderr);
-            Answer::Broken(complaint.lines().next().unwrap_or("it does not tell its version").to_owned())
+            ToolState::Broken(complaint.lines().next().unwrap_or("it does not tell its version").to_owned())
         }),
-        Err(error) if is_not_there(&*error) => Answer::Absent,
-        Err(error) => Answer::Broken(error.to_string()),
+        Err(error) if is_not_there(&*error) => ToolState::Absent,
+        Err(error) => ToolState::Broken(error.to_string()),
     }
 }
 
 /// Parses `iptables v1.8.9 (nf_tables)`.
-fn read_version(line: &str) -> Option<Answer> {
+fn read_version(line: &str) -> Option<ToolState> {
     let mut words = line.split_whitespace().skip(1);
     let version = words.next()?.strip_prefix('v')?.to_owned();
     let backend = if words.next() == Some("(nf_tables)") { Backend::Nft } else { Backend::Legacy };
-    Some(Answer::Runs { version, backend })
+    Some(ToolState::Runs { version, backend })
 }
 
 /// A folder of PATH that may not be searched turns an absent program into a forbidden one.
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn versions() {
-        let runs = |version: &str, backend| Some(Answer::Runs { version: version.to_owned(), backend });
+        let runs = |version: &str, backend| Some(ToolState::Runs { version: version.to_owned(), backend });
         for (line, expected) in [
             ("iptables v1.8.9 (nf_tables)\n", runs("1.8.9", Backend::Nft)),
             ("ip6tables v1.8.10 (legacy)\n", runs("1.8.10", Backend::Legacy)),
@@ -140,12 +140,12 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_absent() {
-        assert_eq!(run("culvert-has-no-such-program"), Answer::Absent);
+        assert_eq!(run("culvert-has-no-such-program"), ToolState::Absent);
     }
 
     #[test]
     fn a_program_that_does_something_else_is_broken() {
-        assert!(matches!(run("false"), Answer::Broken(_)));
+        assert!(matches!(run("false"), ToolState::Broken(_)));
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
         fs::create_dir_all(root.path().join("usr/sbin")).unwrap();
         symlink("/etc/alternatives/iptables", root.path().join("usr/sbin/iptables")).unwrap();
         let found: Vec<_> =
-            find(root.path()).into_iter().filter(|tool| tool.answer != Answer::Absent).collect();
-        assert_eq!(found, [Tool { command: "iptables", answer: Answer::Found }]);
+            find(root.path()).into_iter().filter(|tool| tool.answer != ToolState::Absent).collect();
+        assert_eq!(found, [Tool { command: "iptables", answer: ToolState::Found }]);
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Part {
 
 /// Reasons why the trial failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum NftablesError {
     /// nf_tables does not exist, or this caller may not use it.
     #[error("netfilter's netlink socket: {}", .0.desc())]
     Socket(Errno),
@@ -42,9 +42,9 @@ pub(crate) enum Refusal {
     Garbled,
 }
 
-// === impl Refusal ===
+// === impl NftablesError ===
 
-impl Refusal {
+impl NftablesError {
     /// Returns true if the caller lacks a right, which says nothing about the kernel.
     pub(crate) fn is_about_the_caller(self) -> bool {
         matches!(self, Self::Socket(Errno::EPERM | Errno::EACCES) | Self::Transaction(Errno::EPERM))
@@ -100,23 +100,25 @@ const IPPROTO_TCP: u8 = 6;
 /// Writes a table, two NAT chains and three rules such as the plugin's into the calling thread's network namespace.
 ///
 /// They stay there, so call it in a namespace that is about to go.
-pub(crate) fn try_nat() -> Result<(), Refusal> {
+pub(crate) fn try_nat() -> Result<(), NftablesError> {
     let changes = changes();
     ask(&batch(&changes), &changes.map(|change| change.part))
 }
 
-fn ask(batch: &[u8], parts: &[Part]) -> Result<(), Refusal> {
+fn ask(batch: &[u8], parts: &[Part]) -> Result<(), NftablesError> {
     let socket =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
-            .map_err(Refusal::Socket)?;
-    setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(ANSWER_LIMIT_SECONDS)).map_err(Refusal::Socket)?;
+            .map_err(NftablesError::Socket)?;
+    setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(ANSWER_LIMIT_SECONDS))
+        .map_err(NftablesError::Socket)?;
     let kernel = NetlinkAddr::new(0, 0);
-    sendto(socket.as_raw_fd(), batch, &kernel, MsgFlags::empty()).map_err(Refusal::Socket)?;
+    sendto(socket.as_raw_fd(), batch, &kernel, MsgFlags::empty()).map_err(NftablesError::Socket)?;
 
     let mut accepted = 0;
     let mut buffer = [0; ANSWER_BYTES];
     while accepted < parts.len() {
-        let bytes = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).map_err(Refusal::Socket)?;
+        let bytes =
+            recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).map_err(NftablesError::Socket)?;
         accepted += read_answers(&buffer[..bytes], parts)?;
     }
     Ok(())
@@ -159,21 +161,21 @@ fn batch(changes: &[Change]) -> Vec<u8> {
 }
 
 /// Counts the acknowledgements in one datagram; the first refusal ends it.
-fn read_answers(mut datagram: &[u8], parts: &[Part]) -> Result<usize, Refusal> {
+fn read_answers(mut datagram: &[u8], parts: &[Part]) -> Result<usize, NftablesError> {
     let mut accepted = 0;
     while !datagram.is_empty() {
-        let length = read_u32(datagram, 0).ok_or(Refusal::Garbled)? as usize;
-        let kind = datagram.get(4..6).ok_or(Refusal::Garbled)?;
-        let sequence = read_u32(datagram, 8).ok_or(Refusal::Garbled)? as usize;
+        let length = read_u32(datagram, 0).ok_or(NftablesError::Garbled)? as usize;
+        let kind = datagram.get(4..6).ok_or(NftablesError::Garbled)?;
+        let sequence = read_u32(datagram, 8).ok_or(NftablesError::Garbled)? as usize;
         if kind != NLMSG_ERROR.to_ne_bytes() || length < NLMSG_HEADER_BYTES + 4 {
-            return Err(Refusal::Garbled);
+            return Err(NftablesError::Garbled);
         }
-        let code = read_u32(datagram, NLMSG_HEADER_BYTES).ok_or(Refusal::Garbled)?.cast_signed();
+        let code = read_u32(datagram, NLMSG_HEADER_BYTES).ok_or(NftablesError::Garbled)?.cast_signed();
         match (code, sequence.checked_sub(1).map(|index| parts.get(index))) {
             (0, _) => accepted += 1,
-            (code, None) => return Err(Refusal::Transaction(Errno::from_raw(-code))),
-            (code, Some(Some(part))) => return Err(Refusal::Part(*part, Errno::from_raw(-code))),
-            (_, Some(None)) => return Err(Refusal::Garbled),
+            (code, None) => return Err(NftablesError::Transaction(Errno::from_raw(-code))),
+            (code, Some(Some(part))) => return Err(NftablesError::Part(*part, Errno::from_raw(-code))),
+            (_, Some(None)) => return Err(NftablesError::Garbled),
         }
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -304,15 +306,15 @@ mod tests {
             (
                 "second refused",
                 [answer(1, 0), answer(2, enoent)].concat(),
-                Err(Refusal::Part(NAT, Errno::ENOENT)),
+                Err(NftablesError::Part(NAT, Errno::ENOENT)),
             ),
-            ("transaction refused", answer(0, eperm), Err(Refusal::Transaction(Errno::EPERM))),
-            ("never asked", answer(3, enoent), Err(Refusal::Garbled)),
-            ("cut off", answer(1, 0)[..10].to_vec(), Err(Refusal::Garbled)),
+            ("transaction refused", answer(0, eperm), Err(NftablesError::Transaction(Errno::EPERM))),
+            ("never asked", answer(3, enoent), Err(NftablesError::Garbled)),
+            ("cut off", answer(1, 0)[..10].to_vec(), Err(NftablesError::Garbled)),
             (
                 "too short to hold a code",
                 [&4_u32.to_ne_bytes()[..], &[0; 32]].concat(),
-                Err(Refusal::Garbled),
+                Err(NftablesError::Garbled),
             ),
         ] {
             assert_eq!(read_answers(&datagram, &parts), expected, "{name}");
@@ -342,7 +344,7 @@ mod tests {
             ask(&batch(&changes), &changes.map(|change| change.part))
         });
         match answer {
-            Ok(refusal) => assert_eq!(refusal, Err(Refusal::Part(FIB, Errno::ENOENT))),
+            Ok(refusal) => assert_eq!(refusal, Err(NftablesError::Part(FIB, Errno::ENOENT))),
             Err(error) => assert_eq!(error, NamespaceError::NeedsRoot),
         }
     }

@@ -42,13 +42,13 @@ pub(super) enum CheckResult {
 pub(super) struct Verdict {
     pub checks: CheckState,
     pub count: Option<Verified>,
-    pub report: Option<Report>,
+    pub report: Option<PodReport>,
     pub follow_up: FollowUp,
 }
 
 /// A log line, and an event on the pod.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Report {
+pub(super) enum PodReport {
     Unknown {
         reason: String,
         /// An event is posted only where the pod's own rules are the trouble, such as rules of iptables on a node without
@@ -125,7 +125,7 @@ fn judge_unreadable(checks: CheckState, error: &CheckError) -> Verdict {
     Verdict {
         checks,
         count: Some(Verified::Unknown),
-        report: is_new.then_some(Report::Unknown { reason, has_event }),
+        report: is_new.then_some(PodReport::Unknown { reason, has_event }),
         follow_up: FollowUp::Wait,
     }
 }
@@ -171,7 +171,7 @@ fn judge_repaired(checks: CheckState, setting: &str, repaired: &Repaired, now: I
     Verdict {
         checks,
         count: Some(Verified::Damaged),
-        report: Some(Report::Repaired { engine, differences: repaired.differences.len(), message }),
+        report: Some(PodReport::Repaired { engine, differences: repaired.differences.len(), message }),
         follow_up: FollowUp::Wait,
     }
 }
@@ -182,7 +182,7 @@ fn damaged(checks: CheckState, reason: String) -> Verdict {
     Verdict {
         checks,
         count: Some(Verified::Damaged),
-        report: is_new.then_some(Report::Damaged { reason }),
+        report: is_new.then_some(PodReport::Damaged { reason }),
         follow_up: FollowUp::Wait,
     }
 }
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn each_result_has_its_row_count_report_and_follow_up() {
         use FollowUp::{List, Repair, Verify, Wait};
-        use OnDamage::{Off, Repair as Mend, Report as Tell};
+        use OnDamage::{Off, Repair as Mend, Report as Inform};
         use RedirectState::{Damaged, Redirected, Unknown};
         let nowhere = || CheckError::Nowhere("no path".to_owned());
         let no_program = || CheckError::Redirect(RedirectError::ReadBack(vec!["x".to_owned()]));
@@ -324,7 +324,7 @@ mod tests {
                 "culvert.dev/redirect",
             ),
             ("repairs", rules(differs()), Mend, Repair, None, Unknown, "not verified yet"),
-            ("reports", rules(differs()), Tell, Wait, Some(Verified::Damaged), Damaged, "1; 2; 3; 1 more"),
+            ("reports", rules(differs()), Inform, Wait, Some(Verified::Damaged), Damaged, "1; 2; 3; 1 more"),
             ("off", rules(differs()), Off, Wait, Some(Verified::Damaged), Damaged, "1; 2; 3; 1 more"),
             (
                 "another's",

@@ -33,7 +33,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 pub(crate) use self::check::PodCheck;
-use self::judge::{CheckResult, FollowUp, Report, Verdict, judge};
+use self::judge::{CheckResult, FollowUp, PodReport, Verdict, judge};
 use self::report::post_event;
 pub(crate) use self::report::row;
 pub(crate) use self::subjects::{Defaults, Desired, Subject, subjects};
@@ -358,18 +358,18 @@ impl Verifier {
         let pod = subject.name();
         match report {
             None => {}
-            Some(Report::Unknown { reason, has_event }) => {
+            Some(PodReport::Unknown { reason, has_event }) => {
                 tracing::warn!(pod, sandbox = id, reason, "a pod cannot be verified");
                 if has_event {
                     let message = format!("its redirect cannot be verified: {reason}");
                     post_event(events, subject, "RedirectUnknown", message);
                 }
             }
-            Some(Report::Damaged { reason }) => {
+            Some(PodReport::Damaged { reason }) => {
                 tracing::warn!(pod, sandbox = id, reason, "redirect damaged");
                 post_event(events, subject, "RedirectDamaged", reason);
             }
-            Some(Report::Repaired { engine, differences, message }) => {
+            Some(PodReport::Repaired { engine, differences, message }) => {
                 metrics.repaired.inc();
                 tracing::warn!(pod, sandbox = id, engine, differences, what = message, "redirect repaired");
                 post_event(events, subject, "RedirectRepaired", message);

@@ -23,7 +23,7 @@ const MAX_PAGES: usize = 50;
 
 /// Reasons why it cannot wait.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum AwaitError {
     /// The process does not run in a pod.
     #[error("KUBERNETES_SERVICE_HOST is not set: this runs in a pod, where the kubelet sets it")]
     NoApiServer,
@@ -39,9 +39,9 @@ pub(crate) fn run(args: &AwaitUninstallArgs) -> Answer {
     }
 }
 
-fn try_run(args: &AwaitUninstallArgs) -> Result<Answer, Refusal> {
+fn try_run(args: &AwaitUninstallArgs) -> Result<Answer, AwaitError> {
     let client = Client::in_cluster(&args.service_account, |name| std::env::var(name).ok());
-    let client = client.ok_or(Refusal::NoApiServer)?;
+    let client = client.ok_or(AwaitError::NoApiServer)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     start_logging();
     Ok(runtime.block_on(wait(&client, args)))

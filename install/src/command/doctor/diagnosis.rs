@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::probe::facts::{Facts, Ipv6, SYSCTLS, Trial};
-use crate::probe::iptables::{Answer, Backend, Tool};
+use crate::probe::iptables::{Backend, Tool, ToolState};
 use crate::probe::kernel::{INET_NAT, Version};
 use crate::probe::namespace::NamespaceError;
-use crate::probe::nftables::Refusal;
+use crate::probe::nftables::NftablesError;
 
 /// Result of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -235,7 +235,7 @@ fn judge_ipv6(ipv6: Ipv6, trial: &Result<Trial, NamespaceError>) -> Check {
 }
 
 fn judge_iptables(tools: &[Tool], nat: Nat) -> Check {
-    let there = tools.iter().any(|tool| matches!(tool.answer, Answer::Runs { .. } | Answer::Found));
+    let there = tools.iter().any(|tool| matches!(tool.answer, ToolState::Runs { .. } | ToolState::Found));
     let (status, meaning, action) = match (nat, there) {
         (Nat::Works, true) => (Status::Ok, "not needed: nftables works", None),
         (Nat::Works, false) => (Status::Absent, "not needed: nftables works", None),
@@ -279,34 +279,36 @@ fn describe(tools: &[Tool]) -> String {
     if found.is_empty() { "none".to_owned() } else { found.join(", ") }
 }
 
-fn describe_tool(command: &str, answer: Option<&Answer>) -> Option<String> {
+fn describe_tool(command: &str, answer: Option<&ToolState>) -> Option<String> {
     match answer? {
-        Answer::Absent => None,
-        Answer::Found => Some(format!("{command} (not run)")),
-        Answer::Broken(reason) => Some(format!("{command} (broken: {reason})")),
+        ToolState::Absent => None,
+        ToolState::Found => Some(format!("{command} (not run)")),
+        ToolState::Broken(reason) => Some(format!("{command} (broken: {reason})")),
         // The name contains the backend already.
-        Answer::Runs { version, .. } if command.contains('-') => Some(format!("{command} {version}")),
-        Answer::Runs { version, backend: Backend::Nft } => Some(format!("{command} {version} (nft)")),
-        Answer::Runs { version, backend: Backend::Legacy } => Some(format!("{command} {version} (legacy)")),
+        ToolState::Runs { version, .. } if command.contains('-') => Some(format!("{command} {version}")),
+        ToolState::Runs { version, backend: Backend::Nft } => Some(format!("{command} {version} (nft)")),
+        ToolState::Runs { version, backend: Backend::Legacy } => {
+            Some(format!("{command} {version} (legacy)"))
+        }
     }
 }
 
-fn remedy(refusal: Refusal, kernel: Option<Version>) -> String {
+fn remedy(refusal: NftablesError, kernel: Option<Version>) -> String {
     match refusal {
-        Refusal::Part(..) if kernel.is_some_and(|version| version < INET_NAT) => {
+        NftablesError::Part(..) if kernel.is_some_and(|version| version < INET_NAT) => {
             "upgrade the kernel, see above: no module brings this to it".to_owned()
         }
-        Refusal::Part(part, _) => format!(
+        NftablesError::Part(part, _) => format!(
             "`modprobe {}` on the node (and list it in /etc/modules-load.d); where there is no such module, boot a \
              kernel with {}",
             part.module, part.option
         ),
-        Refusal::Socket(_) | Refusal::Transaction(_) => {
+        NftablesError::Socket(_) | NftablesError::Transaction(_) => {
             "`modprobe nf_tables` on the node; where there is no such module, boot a kernel with CONFIG_NF_TABLES; \
              in a container, also look for a seccomp profile that forbids netlink"
                 .to_owned()
         }
-        Refusal::Garbled => "report this with the kernel's version".to_owned(),
+        NftablesError::Garbled => "report this with the kernel's version".to_owned(),
     }
 }
 

@@ -71,11 +71,11 @@ mod tests {
     use super::*;
     use crate::probe::deadline::Unanswered;
     use crate::probe::facts::{Facts, Ipv6, Trial};
-    use crate::probe::iptables::{Answer, Backend, COMMANDS, Tool};
+    use crate::probe::iptables::{Backend, COMMANDS, Tool, ToolState};
     use crate::probe::namespace::NamespaceError;
-    use crate::probe::nftables::{Part, Refusal};
+    use crate::probe::nftables::{NftablesError, Part};
 
-    fn tools(answer: impl Fn(&str) -> Answer) -> Vec<Tool> {
+    fn tools(answer: impl Fn(&str) -> ToolState) -> Vec<Tool> {
         COMMANDS.map(|command| Tool { command, answer: answer(command) }).into()
     }
 
@@ -84,7 +84,7 @@ mod tests {
             kernel: "6.1.0-49-amd64".to_owned(),
             trial: Ok(Trial { nat: Ok(()), missing_sysctls: vec![], ipv6_on_lo: true }),
             ipv6: Ipv6::Supported,
-            iptables: tools(|command| Answer::Runs {
+            iptables: tools(|command| ToolState::Runs {
                 version: "1.8.9".to_owned(),
                 backend: if command.ends_with("legacy") { Backend::Legacy } else { Backend::Nft },
             }),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     fn refused(part: Part, missing_sysctls: Vec<&'static str>) -> Trial {
-        Trial { nat: Err(Refusal::Part(part, Errno::ENOENT)), missing_sysctls, ipv6_on_lo: false }
+        Trial { nat: Err(NftablesError::Part(part, Errno::ENOENT)), missing_sysctls, ipv6_on_lo: false }
     }
 
     /// Every node that the checks distinguish, in both formats.
@@ -104,14 +104,14 @@ mod tests {
             ("all_well", well()),
             (
                 "no_iptables_no_ipv6",
-                Facts { ipv6: Ipv6::NotInKernel, iptables: tools(|_| Answer::Absent), ..well() },
+                Facts { ipv6: Ipv6::NotInKernel, iptables: tools(|_| ToolState::Absent), ..well() },
             ),
             (
                 "old_kernel",
                 Facts {
                     kernel: "4.19.0-27-amd64".to_owned(),
                     trial: Ok(refused(nat, vec!["net.netfilter.nf_conntrack_tcp_loose"])),
-                    iptables: tools(|_| Answer::Absent),
+                    iptables: tools(|_| ToolState::Absent),
                     ..well()
                 },
             ),
@@ -121,13 +121,13 @@ mod tests {
                 "no_nf_tables",
                 Facts {
                     trial: Ok(Trial {
-                        nat: Err(Refusal::Transaction(Errno::EOPNOTSUPP)),
+                        nat: Err(NftablesError::Transaction(Errno::EOPNOTSUPP)),
                         missing_sysctls: vec![],
                         ipv6_on_lo: true,
                     }),
                     iptables: tools(|command| match command {
-                        "iptables" => Answer::Broken("no answer within 3 s".to_owned()),
-                        _ => Answer::Absent,
+                        "iptables" => ToolState::Broken("no answer within 3 s".to_owned()),
+                        _ => ToolState::Absent,
                     }),
                     ..well()
                 },
@@ -147,7 +147,7 @@ mod tests {
                 "not_net_admin",
                 Facts {
                     trial: Ok(Trial {
-                        nat: Err(Refusal::Transaction(Errno::EPERM)),
+                        nat: Err(NftablesError::Transaction(Errno::EPERM)),
                         missing_sysctls: vec![],
                         ipv6_on_lo: true,
                     }),
@@ -159,8 +159,8 @@ mod tests {
                 Facts {
                     trial: Err(NamespaceError::NeedsRoot),
                     iptables: tools(|command| match command {
-                        "iptables" | "ip6tables" => Answer::Found,
-                        _ => Answer::Absent,
+                        "iptables" | "ip6tables" => ToolState::Found,
+                        _ => ToolState::Absent,
                     }),
                     ..well()
                 },
@@ -171,7 +171,7 @@ mod tests {
                     kernel: String::new(),
                     trial: Err(NamespaceError::Unanswered(Unanswered(Duration::from_secs(10)))),
                     ipv6: Ipv6::Refused(Errno::EACCES),
-                    iptables: tools(|_| Answer::Absent),
+                    iptables: tools(|_| ToolState::Absent),
                 },
             ),
         ];

@@ -12,7 +12,7 @@ use culvert_cni::redirect::sysctl::Changed;
 use culvert_cni::redirect::{self, Footprint, Installed, Namespace, Outcome};
 
 use super::record::{Record, RecordFile};
-use super::{Refusal, SSH_KEPT_OUT, own, rules};
+use super::{RedirectRefusal, SSH_KEPT_OUT, own, rules};
 use crate::cli::redirect::ApplyArgs;
 use crate::command::answer::Answer;
 use crate::command::answer::Exit;
@@ -23,7 +23,7 @@ use crate::probe::place::Place;
 /// Connections that are listed one by one.
 const MAX_TOLD: usize = 5;
 
-pub(crate) fn run(args: &ApplyArgs) -> Result<Answer, Refusal> {
+pub(crate) fn run(args: &ApplyArgs) -> Result<Answer, RedirectRefusal> {
     let ApplyArgs { settings, place: where_, force } = args;
     let wanted = settings::wanted(settings, where_.netns.as_deref())?;
     let place = Place::open(where_.netns.as_deref())?;
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &ApplyArgs) -> Result<Answer, Refusal> {
     Ok(Answer::said(out, Exit::Well).with("warning", &warnings))
 }
 
-fn take_back(place: &Place, engine: Engine, footprint: Footprint) -> Result<(), Refusal> {
+fn take_back(place: &Place, engine: Engine, footprint: Footprint) -> Result<(), RedirectRefusal> {
     let mut errors = place.run(move || redirect::remove(engine, Some(&footprint)))?;
     errors.pop().map_or(Ok(()), |error| Err(error.into()))
 }
@@ -94,19 +94,19 @@ struct Done {
 }
 
 impl Work {
-    fn run(self) -> Result<Done, Refusal> {
+    fn run(self) -> Result<Done, RedirectRefusal> {
         let Self { policy, place, needs_listeners, namespace, may_replace, record } = self;
         let found = rules::found(record.as_ref())?;
         if let Some(owner) =
             found.iter().find_map(|found| found.another(record.as_ref())).filter(|_| !may_replace)
         {
-            return Err(Refusal::Anothers { owner, place });
+            return Err(RedirectRefusal::Anothers { owner, place });
         }
-        let sockets = |source| Refusal::Sockets { place: place.clone(), source };
+        let sockets = |source| RedirectRefusal::Sockets { place: place.clone(), source };
         let listening = listeners().map_err(sockets)?;
         let missing = unheard(&policy, &listening);
         if needs_listeners && !missing.is_empty() {
-            return Err(Refusal::NobodyListens { ports: missing, place });
+            return Err(RedirectRefusal::NobodyListens { ports: missing, place });
         }
         let mut warnings = by_others(&policy, &listening);
         let established = living::established().map_err(sockets)?;

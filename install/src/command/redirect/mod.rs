@@ -32,9 +32,9 @@ const SSH_KEPT_OUT: &str = "port 22 stays out of the inbound redirect, so that S
 
 /// Reasons why `redirect` did not do its work.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum RedirectRefusal {
     #[error(transparent)]
-    Settings(#[from] settings::Refusal),
+    Settings(#[from] settings::SettingsError),
     #[error(transparent)]
     Place(#[from] PlaceError),
     #[error(transparent)]
@@ -66,13 +66,13 @@ pub(crate) enum Refusal {
     NotForIptables,
 }
 
-impl From<RedirectError> for Refusal {
+impl From<RedirectError> for RedirectRefusal {
     fn from(error: RedirectError) -> Self {
         Self::Redirect { error }
     }
 }
 
-impl Refusal {
+impl RedirectRefusal {
     /// 64 if the command line must change, 1 if the machine must.
     const fn exit(&self) -> Exit {
         match self {

@@ -7,7 +7,7 @@ use culvert_cni::redirect::engine::Engine;
 use culvert_cni::redirect::loopback::HopAddress;
 use culvert_cni::redirect::policy::IpFamilies;
 
-use super::Refusal;
+use super::RedirectRefusal;
 use super::record::{Record, RecordFile};
 use super::rules::{self, Found};
 use crate::cli::redirect::RemoveArgs;
@@ -15,7 +15,7 @@ use crate::command::answer::Answer;
 use crate::command::answer::Exit;
 use crate::probe::place::Place;
 
-pub(crate) fn run(args: &RemoveArgs) -> Result<Answer, Refusal> {
+pub(crate) fn run(args: &RemoveArgs) -> Result<Answer, RedirectRefusal> {
     let RemoveArgs { place: where_, force } = args;
     let place = Place::open(where_.netns.as_deref())?;
     let file = RecordFile::new(&where_.state_dir, place.id());
@@ -58,12 +58,12 @@ struct Work {
 }
 
 impl Work {
-    fn run(self) -> Result<(Vec<Found>, Vec<RedirectError>), Refusal> {
+    fn run(self) -> Result<(Vec<Found>, Vec<RedirectError>), RedirectRefusal> {
         let Self { record, may_remove_others, place } = self;
         let found = rules::found(record.as_ref())?;
         let another = found.iter().find_map(|found| found.another(record.as_ref()));
         if let Some(owner) = another.filter(|_| !may_remove_others) {
-            return Err(Refusal::Anothers { owner, place });
+            return Err(RedirectRefusal::Anothers { owner, place });
         }
         let mut errors: Vec<_> =
             found.iter().filter_map(|found| found.engine.remove().err()).map(Into::into).collect();

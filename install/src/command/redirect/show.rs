@@ -5,7 +5,7 @@ use culvert_cni::redirect::policy::{ClosedPorts, IpFamilies, Policy};
 use culvert_cni::redirect::ruleset::{Chain, Family, Hook, Point, Rule, Ruleset, Stage};
 use culvert_cni::redirect::{iptables, nftables, plan};
 
-use super::{Refusal, SSH_KEPT_OUT};
+use super::{RedirectRefusal, SSH_KEPT_OUT};
 use crate::cli::redirect::{Format, ShowArgs};
 use crate::command::answer::Answer;
 use crate::command::answer::Exit;
@@ -13,7 +13,7 @@ use crate::command::settings;
 use crate::command::table::table;
 use crate::probe::facts::SYSCTLS;
 
-pub(crate) fn run(args: &ShowArgs) -> Result<Answer, Refusal> {
+pub(crate) fn run(args: &ShowArgs) -> Result<Answer, RedirectRefusal> {
     let ShowArgs { netns, format, settings } = args;
     let wanted = settings::wanted(settings, netns.as_deref())?;
     let notes: Vec<_> = wanted.keeps_ssh.then(|| SSH_KEPT_OUT.to_owned()).into_iter().collect();
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &ShowArgs) -> Result<Answer, Refusal> {
         Format::Words => in_words(policy),
         Format::Nft => for_nft(&plan(policy)),
         Format::Iptables if policy.inbound.closed_ports == ClosedPorts::Refuse => {
-            return Err(Refusal::NotForIptables);
+            return Err(RedirectRefusal::NotForIptables);
         }
         Format::Iptables => for_iptables(policy),
     };

@@ -4,20 +4,20 @@
 use culvert_cni::redirect;
 
 use super::record::RecordFile;
-use super::{Refusal, SSH_KEPT_OUT, rules};
+use super::{RedirectRefusal, SSH_KEPT_OUT, rules};
 use crate::cli::redirect::VerifyArgs;
 use crate::command::answer::Answer;
 use crate::command::answer::Exit;
 use crate::command::settings;
 use crate::probe::place::Place;
 
-pub(crate) fn run(args: &VerifyArgs) -> Result<Answer, Refusal> {
+pub(crate) fn run(args: &VerifyArgs) -> Result<Answer, RedirectRefusal> {
     let VerifyArgs { settings, place: where_ } = args;
     let wanted = settings::wanted(settings, where_.netns.as_deref())?;
     let place = Place::open(where_.netns.as_deref())?;
     let record = RecordFile::new(&where_.state_dir, place.id()).read()?;
     let policy = wanted.policy;
-    let work = move || -> Result<_, Refusal> {
+    let work = move || -> Result<_, RedirectRefusal> {
         let found = rules::found(record.as_ref())?;
         let engine = rules::expected(&policy, record.as_ref(), &found)?;
         let mut differences = redirect::verify(&policy, engine)?;

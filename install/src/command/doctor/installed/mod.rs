@@ -4,7 +4,7 @@
 use super::diagnosis::{Check, Status};
 use crate::conflist::TYPE;
 use crate::host::neighbours;
-use crate::probe::inventory::{Cilium, Folder, Inventory, Network, Plugin, Used};
+use crate::probe::inventory::{Cilium, Folder, Inventory, NetworkInUse, PlacedPlugin, Used};
 
 /// Pods that are named one by one.
 const MAX_NAMED: usize = 5;
@@ -83,29 +83,29 @@ fn network(inventory: &Inventory) -> Check {
         check("network", Status::Missing, found, meaning, Some(action))
     };
     match network {
-        Network::Used(Used { name, chain, version: Ok(version), .. }) => check(
+        NetworkInUse::Used(Used { name, chain, version: Ok(version), .. }) => check(
             "network",
             Status::Ok,
             format!("{folder}/{name}: {}", chain.join(" → ")),
             format!("the file that the runtime uses, cniVersion {version}"),
             None,
         ),
-        Network::Used(Used { name, version: Err(problem), .. }) => missing(
+        NetworkInUse::Used(Used { name, version: Err(problem), .. }) => missing(
             format!("{folder}/{name}"),
             &problem.to_string(),
             "upgrade the network plugin, or have it write a cniVersion from 0.3.0 to 1.1.0",
         ),
-        Network::Empty => missing(
+        NetworkInUse::Empty => missing(
             format!("{folder} holds no configuration"),
             "no pod can start: the network plugin has not come yet, or writes elsewhere",
             "look at the network plugin's DaemonSet; if it writes elsewhere, name the folder by --cni-conf-dir",
         ),
-        Network::Broken { name, problem } => missing(
+        NetworkInUse::Broken { name, problem } => missing(
             format!("{folder}/{name}: {problem}"),
             "the runtime cannot load it, and takes no other: it works by what it loaded before, and by nothing after a restart",
             "put the file right, or move it out of the folder",
         ),
-        Network::Unreadable(problem) => missing(
+        NetworkInUse::Unreadable(problem) => missing(
             format!("{folder}: {problem}"),
             "nobody knows what the runtime uses",
             "run doctor as root; if the folder is another, name it by --cni-conf-dir",
@@ -114,14 +114,14 @@ fn network(inventory: &Inventory) -> Check {
 }
 
 /// The plugin that the runtime finds, and its folder.
-fn placed(inventory: &Inventory) -> Option<(&Folder, &Plugin)> {
+fn placed(inventory: &Inventory) -> Option<(&Folder, &PlacedPlugin)> {
     inventory.folders.iter().find_map(|folder| Some((folder, folder.plugin.as_ref()?)))
 }
 
 fn used(inventory: &Inventory) -> Option<&Used> {
     match &inventory.network {
-        Network::Used(used) => Some(used),
-        Network::Empty | Network::Broken { .. } | Network::Unreadable(_) => None,
+        NetworkInUse::Used(used) => Some(used),
+        NetworkInUse::Empty | NetworkInUse::Broken { .. } | NetworkInUse::Unreadable(_) => None,
     }
 }
 
@@ -135,7 +135,7 @@ fn plugin(inventory: &Inventory) -> Check {
             inventory.folders.iter().map(|folder| folder.path.display().to_string()).collect();
         paths.join(", ")
     };
-    let Some((folder, Plugin { identity, is_executable, is_retired })) = placed(inventory) else {
+    let Some((folder, PlacedPlugin { identity, is_executable, is_retired })) = placed(inventory) else {
         let found = format!("not in {}", folders());
         if has_entry(inventory) {
             let meaning = "the network names a plugin that is not there: no pod can start, and none can go";

@@ -10,13 +10,13 @@ fn identity(byte: &str) -> Identity {
 }
 
 fn well() -> Inventory {
-    let plugin = Plugin { identity: Some(identity("ab")), is_executable: true, is_retired: false };
+    let plugin = PlacedPlugin { identity: Some(identity("ab")), is_executable: true, is_retired: false };
     Inventory {
         runtime: "containerd, /etc/containerd/config.toml".to_owned(),
         complaints: vec![],
         version: Ok(("containerd".to_owned(), "1.7.2".to_owned())),
         conf_dir: "/etc/cni/net.d".into(),
-        network: Network::Used(Used {
+        network: NetworkInUse::Used(Used {
             name: "10-calico.conflist".to_owned(),
             chain: ["calico", "portmap", TYPE].map(str::to_owned).to_vec(),
             version: Ok("0.3.1".to_owned()),
@@ -43,7 +43,7 @@ fn well() -> Inventory {
 
 fn used(inventory: &mut Inventory) -> &mut Used {
     match &mut inventory.network {
-        Network::Used(used) => used,
+        NetworkInUse::Used(used) => used,
         other => panic!("{other:?}"),
     }
 }
@@ -57,7 +57,7 @@ fn without_culvert(inventory: &mut Inventory) {
     used.chain.pop();
 }
 
-fn plugin(inventory: &mut Inventory) -> &mut Plugin {
+fn plugin(inventory: &mut Inventory) -> &mut PlacedPlugin {
     inventory.folders[0].plugin.as_mut().unwrap()
 }
 
@@ -94,17 +94,17 @@ const ROWS: [Row; 27] = [
     ("old CRI-O", |i| i.version = Ok(("cri-o".into(), "1.27.1".into())), "runtime", Status::Degraded, "1.28"),
     ("new CRI-O", |i| i.version = Ok(("cri-o".into(), "1.31.0".into())), "runtime", Status::Ok, "hands"),
     ("unreadable", |i| i.complaints = vec!["x.toml: no".into()], "runtime", Status::Degraded, "x.toml"),
-    ("empty", |i| i.network = Network::Empty, "network", Status::Missing, "not come yet"),
+    ("empty", |i| i.network = NetworkInUse::Empty, "network", Status::Missing, "not come yet"),
     (
         "broken",
-        |i| i.network = Network::Broken { name: "00-x.conf".into(), problem: "half".into() },
+        |i| i.network = NetworkInUse::Broken { name: "00-x.conf".into(), problem: "half".into() },
         "network",
         Status::Missing,
         "00-x.conf",
     ),
     (
         "unreadable folder",
-        |i| i.network = Network::Unreadable("no".into()),
+        |i| i.network = NetworkInUse::Unreadable("no".into()),
         "network",
         Status::Missing,
         "as root",
