@@ -3,7 +3,7 @@
 //!
 //! `UPDATE_PAGES=1 cargo test -p culvert-sidecar --test program pages` writes OPTIONS.md's tables anew. METRICS.md is
 //! written by hand, since a meaning is more than a name: there the test says which rows are missing or too many. So is
-//! README.md's table of the admin's pages.
+//! README.md's list of the admin's pages.
 
 use super::{ADMIN, STATUS, Sidecar};
 use clap::CommandFactory;
@@ -321,9 +321,10 @@ fn the_admins_pages_are_those_of_its_help() {
     let help = sidecar.ask(ADMIN, "GET /help");
     let printed = body(&help).lines().filter_map(|line| line.strip_prefix("  ")?.split_once(": "));
     let printed = printed.map(|(page, _)| page.to_owned()).collect();
-    let written = rows(&read("README.md"), "Admin").into_iter().map(|row| {
-        let post = if row[1].starts_with("POST: ") { " (POST)" } else { "" };
-        format!("{}{post}", first(&row))
-    });
+    let page = read("README.md");
+    let (_, section) = page.split_once("\n## Admin\n").expect("README.md has a section on the admin");
+    let section = section.lines().take_while(|line| !line.starts_with("## "));
+    let items = section.filter_map(|line| line.strip_prefix("- `/")?.split_once(": "));
+    let written = items.map(|(page, _)| format!("/{}", page.replace('`', "")));
     compare("/help", &written.collect(), &printed);
 }
