@@ -158,3 +158,68 @@ impl From<Add> for AddLabels {
         Self { result }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use super::*;
+
+    /// Each series as `name{label="value"} type`; the count of a histogram stands for its series.
+    fn printed() -> BTreeSet<String> {
+        let metrics = Metrics::default();
+        // A family prints a series once it was counted.
+        for result in [Install::Placed, Install::Refused] {
+            drop(metrics.installs.get_or_create(&result.into()));
+        }
+        for result in [Verified::Well, Verified::Damaged, Verified::Unknown] {
+            drop(metrics.verified.get_or_create(&result.into()));
+        }
+        for result in [Add::Redirected, Add::PassedThrough, Add::Unknown, Add::Failed] {
+            drop(metrics.adds.get_or_create(&result.into()));
+        }
+        let text = metrics.text();
+        let kind_of = |series: &str| {
+            let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+            let of = |name: &str, kind: &str| match kind {
+                "counter" => series == format!("{name}_total"),
+                "histogram" => series == format!("{name}_count"),
+                _ => series == name,
+            };
+            families.into_iter().find(|(name, kind)| of(name, kind)).map(|(_, kind)| kind.to_owned())
+        };
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        samples
+            .filter_map(|line| {
+                let (sample, _) = line.rsplit_once(' ')?;
+                let name = sample.split('{').next()?;
+                Some(format!("{} {}", sample.replace("_count", ""), kind_of(name)?))
+            })
+            .collect()
+    }
+
+    fn written(page: &str) -> BTreeSet<String> {
+        let (_, section) = page.split_once("\n## Metrics\n").expect("the page has a section on metrics");
+        let rows = section.lines().take_while(|line| !line.starts_with("## "));
+        let rows =
+            rows.filter_map(|line| line.strip_prefix("| `")).map(|row| row.split(" | ").collect::<Vec<_>>());
+        rows.flat_map(|row| {
+            let (name, kind) = (row[0].trim_end_matches('`'), row[1].to_owned());
+            let words: Vec<_> = row[2].split('`').skip(1).step_by(2).collect();
+            match *words {
+                [] => vec![format!("{name} {kind}")],
+                [label, ref values @ ..] => {
+                    values.iter().map(|value| format!("{name}{{{label}=\"{value}\"}} {kind}")).collect()
+                }
+            }
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_page_names_every_series_and_no_other() {
+        let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+        assert_eq!(written(&page), printed());
+    }
+}

@@ -3,7 +3,7 @@
 //!
 //! `UPDATE_PAGES=1 cargo test -p culvert-sidecar --test program pages` writes OPTIONS.md's tables anew. METRICS.md is
 //! written by hand, since a meaning is more than a name: there the test says which rows are missing or too many. So is
-//! README.md's table of the admin's pages.
+//! README.md's list of the admin's pages.
 
 use super::{ADMIN, STATUS, Sidecar};
 use clap::CommandFactory;
@@ -77,7 +77,7 @@ fn row(argument: &clap::Arg, with_variables: bool) -> Option<String> {
         None => format!("`{value}…`"),
     };
     let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-    // Where clap does not know the default, the help says it.
+    // A default that clap does not know, because it is computed, stands in the help.
     let (help, said) = match help.split_once(" [default: ") {
         Some((help, said)) => (help.to_owned(), said.trim_end_matches(']').to_owned()),
         None => (help, String::new()),
@@ -111,7 +111,7 @@ fn rows(page: &str, heading: &str) -> Vec<Vec<String>> {
     rows
 }
 
-/// What stands in backticks in a cell.
+/// Returns the texts of a cell that stand in backticks.
 fn quoted(cell: &str) -> Vec<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
@@ -120,7 +120,7 @@ fn first(row: &[String]) -> String {
     quoted(&row[0]).into_iter().next().unwrap_or_else(|| panic!("no name in {row:?}"))
 }
 
-/// The values of labels, by label, or by series and label where a series has values of its own.
+/// The values of each label; under series and label together where a series has values of its own.
 struct Labels(BTreeMap<String, Vec<String>>);
 
 impl Labels {
@@ -243,7 +243,7 @@ fn expanded(names: Vec<String>, page: &str, sidecar: &Sidecar) -> Names {
     names
 }
 
-/// The rows that are missing, and those that are too many.
+/// Fails with the rows that are missing and those that are too many.
 fn compare(what: &str, written: &Names, printed: &Names) {
     let missing: Vec<_> = printed.difference(written).collect();
     let too_many: Vec<_> = written.difference(printed).collect();
@@ -278,7 +278,8 @@ fn every_statistic_has_its_row_and_every_row_its_statistic() {
     compare("/stats", &expanded(written, &page, &sidecar), &printed.collect());
 }
 
-/// `cluster.C.upstream_cx_total` is `envoy_cluster_upstream_cx_total{envoy_cluster_name="C"}`.
+/// Names a statistic as Prometheus knows it: `cluster.C.upstream_cx_total` becomes
+/// `envoy_cluster_upstream_cx_total{envoy_cluster_name="C"}`.
 fn as_series(statistic: &str) -> String {
     let label = |kind: &str| match kind {
         "cluster" => "envoy_cluster_name",
@@ -321,9 +322,10 @@ fn the_admins_pages_are_those_of_its_help() {
     let help = sidecar.ask(ADMIN, "GET /help");
     let printed = body(&help).lines().filter_map(|line| line.strip_prefix("  ")?.split_once(": "));
     let printed = printed.map(|(page, _)| page.to_owned()).collect();
-    let written = rows(&read("README.md"), "Admin").into_iter().map(|row| {
-        let post = if row[1].starts_with("POST: ") { " (POST)" } else { "" };
-        format!("{}{post}", first(&row))
-    });
+    let page = read("README.md");
+    let (_, section) = page.split_once("\n## Admin\n").expect("README.md has a section on the admin");
+    let section = section.lines().take_while(|line| !line.starts_with("## "));
+    let items = section.filter_map(|line| line.strip_prefix("- `/")?.split_once(": "));
+    let written = items.map(|(page, _)| format!("/{}", page.replace('`', "")));
     compare("/help", &written.collect(), &printed);
 }
