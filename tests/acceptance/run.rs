@@ -59,8 +59,11 @@ impl Stubs {
 
     fn run(&self) -> Result<Process> {
         let path = format!("{}:{}", self.0.path().join("bin").display(), std::env::var("PATH")?);
-        let mut command = Command::new(self.0.path().join("tests/run"));
+        // A shell cannot trap a signal that is ignored when it starts, as in the background of another shell.
+        let mut command = Command::new("env");
         command
+            .arg("--default-signal")
+            .arg(self.0.path().join("tests/run"))
             .env("PATH", path)
             .env("GRACE", "1")
             .env_remove("CARGO_TARGET_DIR")

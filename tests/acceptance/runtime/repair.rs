@@ -131,10 +131,17 @@ fn pods_older_than_the_plugin_and_flushed_pods_are_repaired_and_reported() -> Re
             let new_host = new.host()?;
             assert!(is_covered(&new_host)?);
             eventually!(status(node, "default/new").is_ok_and(|(_, row)| row["state"] == "redirected"), SOON);
+            // The rules are there before the agent has read them back: a flush in between would be one more damage of the same
+            // repair. So each repair is over before the next flush.
+            let repaired =
+                |count: f64| agent.metric("culvert_agent_pods_repaired_total").is_ok_and(|now| now == count);
             println!("flushed: put right after {:?}", flush(&new_host)?);
+            eventually!(repaired(2.0), SOON);
             println!("flushed again: put right after {:?}", flush(&new_host)?);
+            eventually!(repaired(3.0), SOON);
             // A redirected connection was open all the while.
             println!("flushed with connections: put right after {:?}", flush(&host)?);
+            eventually!(repaired(4.0), SOON);
             is_alive(&mut redirected, "flushed")?;
             is_alive(&mut open, "flushed")?;
             eventually!(cluster.events().len() == 4, SOON);
