@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `Mesh`: what holds for all pods of a mesh.
 
+use crate::context::Context;
+use crate::kinds::Resource;
 use crate::model::log_template::{SocketTarget, Template};
 use crate::read::part::{Part, Told};
 use crate::read::{At, Ignored, fields, words};
@@ -132,9 +134,12 @@ impl Mesh {
         let outbound = self.networking.as_ref().and_then(|networking| networking.outbound.as_ref());
         outbound.and_then(|outbound| outbound.passthrough).unwrap_or(true)
     }
+}
 
-    /// What the fields say together.
-    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+impl Resource for Mesh {
+    const NAME: &'static str = "Mesh";
+
+    fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         for (section, chosen) in [("mtls", "enabledBackend"), ("logging", "defaultBackend")] {
             let section = part.field(section);
             let _ = is_of_the_list(&section, chosen, at);

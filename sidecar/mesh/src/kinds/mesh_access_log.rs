@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshAccessLog`: where the connections of some pods are logged.
 
+use crate::context::Context;
+use crate::kinds::Resource;
 use crate::model::log_template::{SocketTarget, Template};
 use crate::read::part::{Part, Told};
 use crate::read::{At, Read, fields, words};
-use crate::target::{TargetRef, WholeMesh};
+use crate::target::{Target, TargetRef, WholeMesh};
 use serde_json::{Value, json};
 
 fields! {
@@ -187,9 +189,15 @@ fields! {
     }
 }
 
-impl MeshAccessLog {
-    /// What the fields say together.
-    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+impl Resource for MeshAccessLog {
+    const NAME: &'static str = "MeshAccessLog";
+    const HAS_SPEC: bool = true;
+
+    fn target(&self) -> Target<'_> {
+        Target::Ref(self.target_ref.as_ref())
+    }
+
+    fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
         TargetRef::check(&target, at);
         if target.has("sectionName") == Ok(true) {

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshTLS`: how the mesh's TLS is spoken, where its `Mesh` document turns it on.
 
+use crate::context::Context;
+use crate::kinds::Resource;
+use crate::merge::merge_fields;
 use crate::read::part::Part;
 use crate::read::{At, fields, words};
-use crate::target::{TargetRef, WholeMesh};
+use crate::target::{Target, TargetRef, WholeMesh};
 
 fields! {
     /// How some pods speak the mesh's TLS.
@@ -46,6 +49,8 @@ fields! {
         ciphers: default Vec<Cipher> = "tlsCiphers",
     }
 }
+
+merge_fields!(Conf { mode, version, ciphers });
 
 words! {
     /// Whom pods let in.
@@ -98,13 +103,23 @@ words! {
 }
 
 impl MeshTls {
-    /// All that it says of how TLS is spoken.
+    /// Returns everything that the policy says, the deciding entry first: of several the last one decides.
     pub fn confs(&self) -> impl Iterator<Item = &Conf> {
-        self.from.iter().map(|from| &from.default).chain(self.rules.iter().map(|rule| &rule.default))
+        let all =
+            self.from.iter().map(|from| &from.default).chain(self.rules.iter().map(|rule| &rule.default));
+        all.rev()
+    }
+}
+
+impl Resource for MeshTls {
+    const NAME: &'static str = "MeshTLS";
+    const HAS_SPEC: bool = true;
+
+    fn target(&self) -> Target<'_> {
+        Target::Ref(self.target_ref.as_ref())
     }
 
-    /// What the fields say together.
-    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+    fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
         TargetRef::check(&target, at);
         // One handshake's settings are a whole pod's: which port it is for, it does not say.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshTrafficPermission`: which members of the mesh may call some pods.
 
+use crate::context::Context;
+use crate::kinds::Resource;
 use crate::read::part::Part;
 use crate::read::{At, fields, words};
-use crate::target::{TargetKind, TargetRef};
+use crate::target::{Target, TargetKind, TargetRef};
 
 fields! {
     /// Which members may call some pods. Where none is about a pod, all may; where one is, whoever none allows may not.
@@ -95,9 +97,15 @@ words! {
     }
 }
 
-impl MeshTrafficPermission {
-    /// What the fields say together.
-    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+impl Resource for MeshTrafficPermission {
+    const NAME: &'static str = "MeshTrafficPermission";
+    const HAS_SPEC: bool = true;
+
+    fn target(&self) -> Target<'_> {
+        Target::Ref(self.target_ref.as_ref())
+    }
+
+    fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         TargetRef::check(&part.field("targetRef"), at);
         for from in part.items("from").unwrap_or_default() {
             let target = from.field("targetRef");

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ProxyTemplate`: patches of the generated clusters and listeners, as far as they mean something here.
 
+use crate::context::Context;
+use crate::kinds::Resource;
 use crate::model::tags::Tags;
+use crate::read::part::Part;
 use crate::read::yaml;
 use crate::read::{At, AtMostOne, Read, Span, fields, words};
+use crate::target::Target;
 use serde_json::{Value, json};
 
 /// The one type of a tcp_proxy.
@@ -17,6 +21,17 @@ fields! {
         /// What is changed.
         conf: required Conf = "conf",
     }
+}
+
+impl Resource for ProxyTemplate {
+    const NAME: &'static str = "ProxyTemplate";
+
+    fn target(&self) -> Target<'_> {
+        Target::Selectors(self.selectors.iter().map(|selector| &selector.tags).collect())
+    }
+
+    // Its fields say nothing together.
+    fn check(_: &Part<'_>, _: Option<&Context>, _: &mut At<'_>) {}
 }
 
 fields! {

@@ -7,6 +7,17 @@ use crate::read::part::Part;
 use crate::read::{At, Read, fields, words};
 use serde_json::Value;
 
+/// The pods that a document is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target<'d> {
+    /// None: the document is no policy.
+    NoPolicy,
+    /// Pods with the tags of one of these selectors, as the older policies say it.
+    Selectors(Vec<&'d Tags>),
+    /// Pods of a `targetRef`, as the newer policies say it; without one, all pods of the mesh.
+    Ref(Option<&'d TargetRef>),
+}
+
 /// Some pods, or some of their inbounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetRef {

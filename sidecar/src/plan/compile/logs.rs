@@ -8,11 +8,13 @@ use crate::net::addrs::Direction;
 use crate::observe::traffic_log::{LineFormat, MOST_TARGETS, Sink, Target};
 use crate::plan::compile::error::CompileError;
 use crate::plan::{LogRule, Plan};
-use culvert_mesh::document::{Document, Kind, Spec};
+use culvert_mesh::document::Document;
 use culvert_mesh::kinds::mesh::{self, Mesh};
 use culvert_mesh::kinds::mesh_access_log::{
     self as policy, Backends, DestinationKind, FormatKind, MeshAccessLog,
 };
+use culvert_mesh::kinds::{Kind, Spec};
+use culvert_mesh::merge::merged;
 use culvert_mesh::model::log_template::Template;
 use culvert_mesh::select::{self, Subject};
 use std::sync::Arc;
@@ -24,25 +26,9 @@ pub(super) fn add(
     pod: &Subject<'_>,
     errors: &mut Vec<CompileError>,
 ) {
-    let mut policies: Vec<_> = ours
-        .iter()
-        .filter_map(|document| match &document.spec {
-            Spec::MeshAccessLog(policy) => {
-                Some((select::rank(policy.target_ref.as_ref(), document, pod)?, *document, policy))
-            }
-            _ => None,
-        })
-        .collect();
-    // The most specific first; by name where that is even.
-    policies.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.name.cmp(&b.1.name)));
-    plan.logs = from_mesh(mesh);
-    for direction in Direction::ALL {
-        let rules =
-            policies.iter().map(|(_, _, policy)| rules(policy, direction)).find(|rules| !rules.is_empty());
-        if let Some(rules) = rules {
-            plan.logs[direction as usize] = rules;
-        }
-    }
+    let policies = select::effective::<MeshAccessLog>(ours, std::slice::from_ref(pod));
+    let said = policies.iter().map(|one| Direction::ALL.map(|direction| rules(one.policy, direction)));
+    plan.logs = merged(said.chain([from_mesh(mesh)])).unwrap_or_default();
     // Counted once all documents that decide it are right.
     let decides = [Kind::Mesh, Kind::Dataplane, Kind::MeshAccessLog];
     let wrong = |document: &&Document| matches!(document.spec, Spec::Wrong(kind) if decides.contains(&kind));
@@ -50,7 +36,7 @@ pub(super) fn add(
     if targets > MOST_TARGETS && !ours.iter().any(wrong) {
         let last = policies
             .first()
-            .map(|(_, document, _)| *document)
+            .map(|one| one.document)
             .or(pod.pod.map(|(document, _)| document))
             .or(ours.first().copied());
         if let Some(document) = last {

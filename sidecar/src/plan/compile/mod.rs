@@ -11,8 +11,9 @@ pub use error::CompileError;
 use crate::net::addrs::{Direction, Family, inbound_source, is_loopback};
 use crate::options::config::Config;
 use crate::plan::{Cluster, Endpoint, Listener, Member, Origin, Plan, Upstream, hop_source, wildcard};
-use culvert_mesh::document::{Document, Found, Kind, Spec};
+use culvert_mesh::document::{Document, Found};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Outbound};
+use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::model::tags::SERVICE;
 use culvert_mesh::select::{self, Subject};
 use std::collections::{BTreeMap, HashMap};
@@ -58,8 +59,8 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         }
     }
     let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
-    patch::apply(&mut plan, &ours, tags.as_deref());
     let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
+    patch::apply(&mut plan, &ours, &pod);
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
     // Which policies are about a pod whose document is wrong or missing, which has been told, nobody can say.
     if this.is_some() || config.dataplane.is_none() {
@@ -71,7 +72,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         );
     }
     if config.dataplane.is_none() {
-        plan.warnings.extend(ours.iter().filter(|document| chooses_pods(document)).map(|document| {
+        plan.warnings.extend(ours.iter().filter(|document| select::chooses(document)).map(|document| {
             format!(
                 "{} {} chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here",
                 document.kind().name(),
@@ -86,18 +87,6 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         ));
     }
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
-}
-
-/// Whether it is about some pods only.
-fn chooses_pods(document: &Document) -> bool {
-    let target = match &document.spec {
-        Spec::ProxyTemplate(template) => return !patch::is_for_all(template),
-        Spec::MeshAccessLog(policy) => &policy.target_ref,
-        Spec::MeshTls(policy) => &policy.target_ref,
-        Spec::MeshTrafficPermission(policy) => &policy.target_ref,
-        Spec::Mesh(_) | Spec::Dataplane(_) | Spec::Wrong(_) => return false,
-    };
-    select::chooses(target.as_ref(), document)
 }
 
 /// Two documents of a kind and name: which one holds would be chance.

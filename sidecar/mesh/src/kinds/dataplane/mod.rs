@@ -2,6 +2,7 @@
 //! `Dataplane`: a workload, and what it serves and calls.
 
 use crate::context::Context;
+use crate::kinds::Resource;
 use crate::model::tags::Tags;
 use crate::read::part::Part;
 use crate::read::{At, Ignored, Port, RedirectPort, fields, words};
@@ -168,9 +169,12 @@ impl Dataplane {
         let [inbound, outbound] = ports.unwrap_or_default();
         [inbound != 0 && context.inbound_port != 0, outbound != 0 && context.outbound_port != 0]
     }
+}
 
-    /// What the fields say together; of this pod's document also with the options.
-    pub fn check(part: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>) {
+impl Resource for Dataplane {
+    const NAME: &'static str = "Dataplane";
+
+    fn check(part: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>) {
         check::check(&part.field("networking"), pod, at);
     }
 }
