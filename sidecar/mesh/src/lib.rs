@@ -25,6 +25,11 @@ pub mod kinds;
 pub mod load;
 pub mod merge;
 pub mod model;
-pub mod read;
+mod read;
 pub mod select;
 pub mod target;
+
+/// Compiles the example of the page.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What all documents have in common: two spellings, a kind, a name, a mesh.
+//! A document of any kind: two spellings, a kind, a name, a mesh.
 //!
 //! ```text
 //! Kubernetes: apiVersion, kind, mesh, metadata{name, namespace, labels}, spec{…}
@@ -18,14 +18,14 @@ use crate::read::Problem;
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a document stands.
+/// Place of a document in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its file.
+    /// Path of the file.
     pub file: Arc<str>,
-    /// From 1, in the file.
+    /// Number in the file, from 1.
     pub number: usize,
-    /// From 1, in a `kind: List`.
+    /// Number in a `kind: List`, from 1.
     pub item: Option<usize>,
 }
 
@@ -36,72 +36,72 @@ impl fmt::Display for Place {
     }
 }
 
-/// A document that cannot be used, and one of the reasons.
+/// One problem of a document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}{}: {problem}", if whose.is_empty() { String::new() } else { format!(" ({whose})") })]
 pub struct DocumentError {
-    /// Where it stands.
+    /// Place of the document.
     pub place: Place,
     /// Kind and name, as far as they can be read.
     pub whose: String,
-    /// What is wrong.
+    /// Field, found and allowed value.
     pub problem: Problem,
 }
 
-/// A checked document.
+/// A document that was read and checked by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
-    /// Where it stands.
+    /// Place of the document.
     pub place: Place,
-    /// The mesh that it belongs to; a Mesh belongs to itself.
+    /// Mesh of the document; a Mesh belongs to itself.
     pub mesh: String,
-    /// Its name.
+    /// Name, without the namespace.
     pub name: String,
-    /// Where that stands.
+    /// Path of the field with the name, which differs by spelling.
     pub name_field: &'static str,
-    /// Its namespace, in Kubernetes' spelling.
+    /// Namespace, in Kubernetes' spelling only.
     pub namespace: Option<String>,
-    /// Its labels; those that Kuma gives each document by itself are among them.
+    /// Labels, with those that Kuma gives each document by itself.
     pub labels: Labels,
-    /// Whether it says itself which labels it has, if only that there is none.
+    /// True if the document has a field for labels, even an empty one.
     pub labelled: bool,
-    /// What it says.
+    /// Contents of the document, by kind.
     pub spec: Spec,
 }
 
-/// A document of which not even kind, mesh and name are known.
+/// A document whose kind, mesh or name cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// Its kind, if known.
+    /// Kind, if it can be read.
     pub kind: Option<Kind>,
-    /// Its mesh, if known.
+    /// Mesh, if it can be read.
     pub mesh: Option<String>,
-    /// Its name, if known.
+    /// Name, if it can be read.
     pub name: Option<String>,
 }
 
 impl Lost {
-    /// Whether it may be this one, as far as is known.
+    /// Returns true if it may be the document with this kind, mesh and name, as far as they can be read.
     pub fn may_be(&self, kind: Kind, mesh: &str, name: &str) -> bool {
         self.kind.is_none_or(|known| known == kind)
             && self.mesh.as_ref().is_none_or(|known| known == mesh)
-            // With a namespace, which is not known here.
+            // The wanted name may have a namespace behind it, and the document's is not known.
             && self.name.as_ref().is_none_or(|known| name.starts_with(known.as_str()))
     }
 }
 
 impl Document {
-    /// Returns the kind.
+    /// Returns the kind, that of a wrong document too.
     pub fn kind(&self) -> Kind {
         self.spec.kind()
     }
 
-    /// Whether `name` names it: its name, in Kubernetes also `name.namespace`.
+    /// Returns true if `name` is the document's: its name, in Kubernetes also `name.namespace`.
     pub fn is_named(&self, name: &str) -> bool {
         is_named(&self.name, self.namespace.as_deref(), name)
     }
 
-    /// An error about it.
+    /// Returns an error about a field of the document.
     pub fn error(&self, path: &str, found: impl Into<String>, allowed: impl Into<String>) -> DocumentError {
         DocumentError {
             place: self.place.clone(),
@@ -118,12 +118,12 @@ fn is_named(name: &str, namespace: Option<&str>, wanted: &str) -> bool {
     })
 }
 
-/// What was read.
+/// Documents that were read.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Documents; those that are wrong are there as such.
+    /// Documents; a wrong one is there as [`Spec::Wrong`].
     pub documents: Vec<Document>,
-    /// Documents that are wrong from the beginning.
+    /// Documents whose kind, mesh or name cannot be read.
     pub lost: Vec<Lost>,
 }
 

@@ -9,11 +9,16 @@ use crate::model::labels::Labels;
 use crate::read::{At, Fields, Ignored, Problems, Read, describe};
 use serde_json::{Map, Value};
 
-/// The label of a document that names its mesh.
+/// Label with the mesh of a document.
 const MESH_LABEL: &str = "kuma.io/mesh";
 
-/// Reads what a document of a file says; a list, as `kubectl get -o yaml` and `kumactl get -o yaml` print it, holds several.
-pub fn read_all(context: &Context, value: &Value, place: &Place, found: &mut Found) -> Vec<DocumentError> {
+/// Reads a document of a file; a list, as `kubectl get -o yaml` and `kumactl get -o yaml` print it, holds several.
+pub(crate) fn read_all(
+    context: &Context,
+    value: &Value,
+    place: &Place,
+    found: &mut Found,
+) -> Vec<DocumentError> {
     let mut errors = Vec::new();
     let mut one = |value: &Value, place: Place| {
         let mut problems = Problems::default();
@@ -37,7 +42,7 @@ pub fn read_all(context: &Context, value: &Value, place: &Place, found: &mut Fou
     errors
 }
 
-/// Reads one, and says whose it is.
+/// Reads one document, and returns its kind and name for errors.
 fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, at: &mut At<'_>) -> String {
     let text = |path: &str| value.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
     let kubernetes = value.get("kind").is_some() || value.get("apiVersion").is_some();
@@ -46,7 +51,7 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
     let name = text(if kubernetes { "/metadata/name" } else { "/name" });
     let whose = [kind_name, name].into_iter().flatten().collect::<Vec<_>>().join(" ");
     let kind = kind_name.and_then(|name| Kind::ALL.into_iter().find(|kind| kind.name() == name));
-    // The label is the newer policies' way; `mesh` the older documents'.
+    // The newer policies name their mesh by the label, the older documents by `mesh`.
     let label = kubernetes.then(|| text("/metadata/labels/kuma.io~1mesh")).flatten();
     let mesh = match value.get("mesh").filter(|mesh| !mesh.is_null() && *mesh != "") {
         _ if kind == Some(Kind::Mesh) => name,
@@ -82,7 +87,7 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
         labels(if kubernetes { &value["metadata"] } else { value }, &mut At::root(&mut Problems::default()));
     let labelled = own.is_some();
     let mut labels = own.unwrap_or_default();
-    // What Kuma's control plane writes onto each document, for those that it has not seen.
+    // Kuma's control plane writes these labels onto each document; one from a file may not have passed through it.
     for (key, value) in
         [(MESH_LABEL, Some(mesh)), ("kuma.io/display-name", Some(name)), ("k8s.kuma.io/namespace", namespace)]
     {
@@ -103,7 +108,7 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
     whose
 }
 
-/// The kinds that there are, and which of them does what somebody asks another one for.
+/// Returns the kinds, and for a known kind of Kuma the one that does the same in culvert.
 fn unknown_kind(name: Option<&str>) -> String {
     let kinds = Kind::ALL.map(Kind::name).join(", ");
     let hint = match name.unwrap_or_default() {
@@ -177,7 +182,7 @@ fn name_of(value: &Value, at: &mut At<'_>) {
     });
 }
 
-/// The labels of a document that says which it has, if only that there is none.
+/// Reads the labels of a document, `None` where it has no field for them.
 fn labels(value: &Value, at: &mut At<'_>) -> Option<Labels> {
     let labels = value.get("labels").filter(|labels| !labels.is_null())?;
     at.field("labels", |at| Labels::read(labels, at))

@@ -15,12 +15,6 @@ use crate::context::Context;
 use crate::read::part::Part;
 use crate::read::{At, Read};
 use crate::target::Target;
-use dataplane::Dataplane;
-use mesh::Mesh;
-use mesh_access_log::MeshAccessLog;
-use mesh_tls::MeshTls;
-use mesh_traffic_permission::MeshTrafficPermission;
-use proxy_template::ProxyTemplate;
 use serde_json::Value;
 
 /// A kind of document: its name, its fields (by [`Read`]), its rules about several fields, and the pods that it is about.
@@ -48,18 +42,18 @@ pub trait FromSpec: Resource {
 /// Reads a kind's fields and checks them together.
 fn read_checked<T: Resource>(value: &Value, pod: Option<&Context>, at: &mut At<'_>) -> Option<T> {
     let read = T::read(value, at);
-    let strange = at.take_strange();
-    T::check(&Part::new(value, at.path(), &strange), pod, at);
+    let unknown = at.take_unknown_fields();
+    T::check(&Part::new(value, at.path(), &unknown), pod, at);
     read
 }
 
 /// The list of kinds → [`Kind`], [`Spec`], and everything that differs by kind.
 macro_rules! kinds {
-    ($($name:ident),* $(,)?) => {
+    ($($module:ident::$name:ident),* $(,)?) => {
         /// The kinds of documents.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind {
-            $(#[doc = concat!("See [`", stringify!($name), "`](struct@", stringify!($name), ").")] $name,)*
+            $(#[doc = concat!("See [`", stringify!($module::$name), "`].")] $name,)*
         }
 
         impl Kind {
@@ -69,13 +63,13 @@ macro_rules! kinds {
             /// Returns the kind's name, as `type` and `kind` spell it.
             pub fn name(self) -> &'static str {
                 match self {
-                    $(Self::$name => $name::NAME,)*
+                    $(Self::$name => $module::$name::NAME,)*
                 }
             }
 
             pub(crate) fn has_spec(self) -> bool {
                 match self {
-                    $(Self::$name => $name::HAS_SPEC,)*
+                    $(Self::$name => $module::$name::HAS_SPEC,)*
                 }
             }
 
@@ -87,7 +81,7 @@ macro_rules! kinds {
 
             pub(crate) fn spec_schema(self) -> Value {
                 match self {
-                    $(Self::$name => $name::schema(),)*
+                    $(Self::$name => $module::$name::schema(),)*
                 }
             }
         }
@@ -95,13 +89,13 @@ macro_rules! kinds {
         /// The contents of a document.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Spec {
-            $(#[doc = concat!("See [`", stringify!($name), "`](struct@", stringify!($name), ").")] $name($name),)*
+            $(#[doc = concat!("See [`", stringify!($module::$name), "`].")] $name($module::$name),)*
             /// A wrong document, whose problems were reported. It stays, for rules about several documents.
             Wrong(Kind),
         }
 
         impl Spec {
-            /// Returns the kind.
+            /// Returns the kind, that of a wrong document too.
             pub fn kind(&self) -> Kind {
                 match self {
                     $(Self::$name(_) => Kind::$name,)*
@@ -118,7 +112,7 @@ macro_rules! kinds {
             }
         }
 
-        $(impl FromSpec for $name {
+        $(impl FromSpec for $module::$name {
             fn from_spec(spec: &Spec) -> Option<&Self> {
                 match spec {
                     Spec::$name(spec) => Some(spec),
@@ -130,10 +124,10 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Mesh,
-    Dataplane,
-    ProxyTemplate,
-    MeshAccessLog,
-    MeshTls,
-    MeshTrafficPermission,
+    mesh::Mesh,
+    dataplane::Dataplane,
+    proxy_template::ProxyTemplate,
+    mesh_access_log::MeshAccessLog,
+    mesh_tls::MeshTls,
+    mesh_traffic_permission::MeshTrafficPermission,
 }

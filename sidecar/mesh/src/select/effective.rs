@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 pub struct Effective<'d, P> {
     /// The document that it stands in.
     pub document: &'d Document,
-    /// Its contents.
+    /// Contents of the policy.
     pub policy: &'d P,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which policies are about a pod or one of its inbounds, and in which order they hold. Pure.
+//! Policies in effect for a pod or one of its inbounds, in their order. Pure.
 
 mod effective;
 mod rank;

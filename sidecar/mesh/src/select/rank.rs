@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How specific a policy is about a subject.
+//! Rank of a policy: how specific it is about a subject.
 
 use crate::document::Document;
 use crate::kinds::dataplane::Inbound;

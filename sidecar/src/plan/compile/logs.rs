@@ -11,7 +11,7 @@ use crate::plan::{LogRule, Plan};
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::mesh::{self, Mesh};
 use culvert_mesh::kinds::mesh_access_log::{
-    self as policy, Backends, DestinationKind, FormatKind, MeshAccessLog,
+    self as policy, AccessLogBackends, DestinationKind, FormatKind, MeshAccessLog,
 };
 use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::merge::merged;
@@ -57,10 +57,10 @@ fn from_mesh(mesh: Option<&Mesh>) -> [Vec<LogRule>; 2] {
     [vec![rule.clone()], vec![rule]]
 }
 
-fn mesh_sink(backend: &mesh::Backend) -> Option<Sink> {
+fn mesh_sink(backend: &mesh::LogBackend) -> Option<Sink> {
     let target = match backend.kind {
-        mesh::BackendKind::File => Target::File(backend.conf.path.clone()?),
-        mesh::BackendKind::Tcp => Target::Tcp(backend.conf.address?.0),
+        mesh::LogBackendKind::File => Target::File(backend.conf.path.clone()?),
+        mesh::LogBackendKind::Tcp => Target::Tcp(backend.conf.address?.0),
     };
     Some(Sink { target, format: plain(backend.format.as_ref(), false) })
 }
@@ -74,7 +74,7 @@ fn plain(template: Option<&Template>, omit_empty: bool) -> Arc<LineFormat> {
 
 /// What a policy says about a direction; for one service before for all.
 fn rules(policy: &MeshAccessLog, direction: Direction) -> Vec<LogRule> {
-    let rule = |service: Option<&String>, backends: &Backends| LogRule {
+    let rule = |service: Option<&String>, backends: &AccessLogBackends| LogRule {
         service: service.cloned(),
         sinks: backends.backends.iter().filter_map(sink).collect(),
     };
@@ -86,7 +86,7 @@ fn rules(policy: &MeshAccessLog, direction: Direction) -> Vec<LogRule> {
             if all.is_empty() { Vec::new() } else { vec![LogRule { service: None, sinks }] }
         }
         Direction::Outbound => {
-            let of = |to: &policy::To| {
+            let of = |to: &policy::AccessLogTo| {
                 let one = to.target_ref.kind == DestinationKind::MeshService;
                 rule(to.target_ref.name.as_ref().filter(|_| one), &to.default)
             };
@@ -97,13 +97,13 @@ fn rules(policy: &MeshAccessLog, direction: Direction) -> Vec<LogRule> {
     rules
 }
 
-fn sink(backend: &policy::Backend) -> Option<Sink> {
+fn sink(backend: &policy::AccessLogBackend) -> Option<Sink> {
     let (target, format) = match backend.kind {
-        policy::BackendKind::File => {
+        policy::AccessLogBackendKind::File => {
             let file = backend.file.as_ref()?;
             (Target::File(file.path.clone()), file.format.as_ref())
         }
-        policy::BackendKind::Tcp => {
+        policy::AccessLogBackendKind::Tcp => {
             let tcp = backend.tcp.as_ref()?;
             (Target::Tcp(tcp.address.0), tcp.format.as_ref())
         }

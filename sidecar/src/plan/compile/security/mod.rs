@@ -8,7 +8,7 @@ use crate::plan::{Gate, Mtls, TlsMode};
 use culvert_mesh::document::{Document, DocumentError};
 use culvert_mesh::kinds::Kind;
 use culvert_mesh::kinds::mesh::{Mesh, MtlsMode};
-use culvert_mesh::kinds::mesh_tls::{Cipher, Conf, MeshTls, Mode, Version};
+use culvert_mesh::kinds::mesh_tls::{Cipher, MeshTls, TlsConf, TlsModeWord, Version};
 use culvert_mesh::kinds::mesh_traffic_permission::{ActionWord, MatchKind, MeshTrafficPermission};
 use culvert_mesh::merge::merged;
 use culvert_mesh::model::tags::SERVICE;
@@ -97,8 +97,8 @@ fn unlabelled(policy: &Document, pod: &Subject<'_>) -> Option<String> {
 
 fn gate(policies: &[&Document], subjects: &[Subject<'_>], default: TlsMode) -> Gate {
     let mode = conf(policies, subjects).and_then(|conf| conf.mode).map(|mode| match mode {
-        Mode::Strict => TlsMode::Strict,
-        Mode::Permissive => TlsMode::Permissive,
+        TlsModeWord::Strict => TlsMode::Strict,
+        TlsModeWord::Permissive => TlsMode::Permissive,
     });
     Gate {
         mode: mode.unwrap_or(default),
@@ -107,14 +107,14 @@ fn gate(policies: &[&Document], subjects: &[Subject<'_>], default: TlsMode) -> G
 }
 
 /// What `MeshTLS` documents say: field by field, the most specific that says anything.
-fn conf(policies: &[&Document], subjects: &[Subject<'_>]) -> Option<Conf> {
+fn conf(policies: &[&Document], subjects: &[Subject<'_>]) -> Option<TlsConf> {
     let effective = select::effective::<MeshTls>(policies, subjects);
     merged(effective.iter().flat_map(|one| one.policy.confs()).cloned())
 }
 
-fn settings(conf: Option<Conf>) -> TlsSettings {
+fn settings(conf: Option<TlsConf>) -> TlsSettings {
     let mut settings = TlsSettings::default();
-    let Some(Conf { mode: _, version, ciphers }) = conf else { return settings };
+    let Some(TlsConf { mode: _, version, ciphers }) = conf else { return settings };
     if let Some(range) = version {
         let version = |version, auto| match version {
             Some(Version::V12) => TlsVersion::V12,
