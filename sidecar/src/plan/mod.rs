@@ -4,9 +4,9 @@
 //! Immutable. A reload makes another one; connections keep what they began with.
 
 pub mod compile;
-pub mod load;
-pub mod permissions;
-pub mod tls;
+pub(crate) mod load;
+pub(crate) mod permissions;
+pub(crate) mod tls;
 
 use crate::net::addrs::{Direction, Family, inbound_source};
 use crate::observe::traffic_log::Sink;

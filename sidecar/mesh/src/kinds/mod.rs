@@ -17,7 +17,7 @@ use crate::read::{At, Read};
 use crate::target::Target;
 use serde_json::Value;
 
-/// A kind of document: its name, its fields (by [`Read`]), its rules about several fields, and the pods that it is about.
+/// A kind of document: its name, its fields (by `Read`), its rules about several fields, and the pods that it is about.
 pub trait Resource: Read {
     /// Name of the kind, as `type` and `kind` spell it.
     const NAME: &'static str;

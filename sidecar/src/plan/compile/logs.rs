@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which documents decide where connections are logged.
+//! Logs of connections, by MeshAccessLog and Mesh.
 //!
-//! For each direction the most specific MeshAccessLog that fits the pod and says anything about that direction; where there
-//! is none, the Mesh's default backend.
+//! For each direction the most specific MeshAccessLog in effect that says anything about that direction; without one, the
+//! Mesh's default backend.
 
 use crate::net::addrs::Direction;
 use crate::observe::traffic_log::{LineFormat, MOST_TARGETS, Sink, Target};
@@ -29,7 +29,7 @@ pub(super) fn add(
     let policies = select::effective::<MeshAccessLog>(ours, std::slice::from_ref(pod));
     let said = policies.iter().map(|one| Direction::ALL.map(|direction| rules(one.policy, direction)));
     plan.logs = merged(said.chain([from_mesh(mesh)])).unwrap_or_default();
-    // Counted once all documents that decide it are right.
+    // The number is right once all documents that decide it are.
     let decides = [Kind::Mesh, Kind::Dataplane, Kind::MeshAccessLog];
     let wrong = |document: &&Document| matches!(document.spec, Spec::Wrong(kind) if decides.contains(&kind));
     let targets = plan.log_targets().len();
@@ -72,7 +72,7 @@ fn plain(template: Option<&Template>, omit_empty: bool) -> Arc<LineFormat> {
     })
 }
 
-/// What a policy says about a direction; for one service before for all.
+/// Returns the rules of a policy for a direction; those for one service come before those for all.
 fn rules(policy: &MeshAccessLog, direction: Direction) -> Vec<LogRule> {
     let rule = |service: Option<&String>, backends: &AccessLogBackends| LogRule {
         service: service.cloned(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a ProxyTemplate changes.
+//! Changes of clusters and listeners by a ProxyTemplate.
 
 use crate::plan::{Origin, Plan};
 use culvert_mesh::document::Document;

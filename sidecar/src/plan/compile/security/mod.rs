@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which documents decide how this pod speaks TLS, and who may call it.
+//! TLS of this pod and the members that may call it, by Mesh, MeshTLS and MeshTrafficPermission.
 
 use crate::plan::compile::error::CompileError;
 use crate::plan::permissions::{Action, Permission, Permissions, Who};
@@ -17,10 +17,10 @@ use culvert_mesh::target::{Pods, Target, TargetRef};
 use rustls::CipherSuite;
 use std::collections::HashMap;
 
-/// The kinds whose policies decide it.
+/// Kinds whose policies decide mode, settings and permissions.
 const DECIDES: [Kind; 2] = [Kind::MeshTls, Kind::MeshTrafficPermission];
 
-/// What the pod speaks; `None` where the mesh has no TLS.
+/// Returns TLS settings and gates of the pod; `None` where the mesh has no TLS.
 pub(super) fn mtls(
     mesh: Option<&Mesh>,
     ours: &[&Document],
@@ -29,7 +29,7 @@ pub(super) fn mtls(
     warnings: &mut Vec<String>,
 ) -> Option<Mtls> {
     let backend = mesh?.mtls.as_ref()?.enabled()?;
-    // Taken out of thousands of Dataplanes once, as each inbound goes through them.
+    // Each inbound goes through the policies, so they are picked out of thousands of Dataplanes once.
     let policies: Vec<_> = ours.iter().copied().filter(|one| DECIDES.contains(&one.kind())).collect();
     if !any_pod {
         errors.extend(policies.iter().filter_map(|policy| undecided(policy, pod)).map(Into::into));
@@ -39,7 +39,7 @@ pub(super) fn mtls(
         None | Some(MtlsMode::Strict) => TlsMode::Strict,
         Some(MtlsMode::Permissive) => TlsMode::Permissive,
     };
-    // What is about each of the pod's inbounds is about the ports that none of them names.
+    // A policy about each of the pod's inbounds is also about the ports that no inbound names.
     let each: Vec<_> = pod.tags.chunks(1).map(|tags| Subject { tags, ..*pod }).collect();
     let others = if each.is_empty() { std::slice::from_ref(pod) } else { &each };
     let mut mtls = Mtls {
@@ -54,7 +54,7 @@ pub(super) fn mtls(
         let gate = gate(&policies, &[subject], default);
         mtls.inbounds.insert(this.listener(inbound), gate);
     }
-    // A gateway is there for strangers, and its clients' TLS is its own.
+    // The clients of a gateway are not members, and it terminates their TLS itself.
     if this.networking.gateway.is_some() {
         mtls.others.mode = TlsMode::Permissive;
     }
@@ -106,7 +106,7 @@ fn gate(policies: &[&Document], subjects: &[Subject<'_>], default: TlsMode) -> G
     }
 }
 
-/// What `MeshTLS` documents say: field by field, the most specific that says anything.
+/// Merges the `MeshTLS` policies in effect, field by field.
 fn conf(policies: &[&Document], subjects: &[Subject<'_>]) -> Option<TlsConf> {
     let effective = select::effective::<MeshTls>(policies, subjects);
     merged(effective.iter().flat_map(|one| one.policy.confs()).cloned())
@@ -148,7 +148,7 @@ fn suite(cipher: Cipher) -> CipherSuite {
 }
 
 fn permissions(policies: &[Effective<'_, MeshTrafficPermission>]) -> Permissions {
-    // The most specific caller first; of two, what the more specific document says; of one document, a denial.
+    // The most specific caller comes first; of two the one of the more specific document; within a document, a denial.
     let mut ordered: Vec<_> = policies
         .iter()
         .rev()
@@ -162,7 +162,7 @@ fn permissions(policies: &[Effective<'_, MeshTrafficPermission>]) -> Permissions
             };
             let (specific, who) = match &from.target_ref.pods {
                 Pods::Tags(tags) => ((tags.0.contains_key(SERVICE), tags.0.len()), Who::Tags(tags.clone())),
-                // No others get here: see the document's check.
+                // The check of the document refuses other targets.
                 _ => ((false, 0), Who::Everyone),
             };
             (specific, rank, Permission { who, action })
