@@ -7,28 +7,28 @@ use crate::plan::compile::{self, CompileError};
 use culvert_mesh::load::{self, LoadError, Loaded};
 use std::path::PathBuf;
 
-/// Most errors that are told: in thousands of documents of a broken generator they are the same.
+/// Most errors that are reported: thousands of documents of a broken generator all have the same.
 const MOST_ERRORS: usize = 200;
 
-/// Why documents cannot be used.
+/// Error of documents that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// One of them.
+    /// A file or document is wrong by itself.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// All of them together.
+    /// Documents are wrong together.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// There are more errors than are told.
+    /// There are more errors than are reported.
     #[error("and {0} more errors")]
     More(usize),
 }
 
-/// Files → plan.
+/// Reads files of documents and compiles them with the options.
 ///
 /// # Errors
-/// Everything that is wrong.
-pub fn load(config: &Config, paths: &[PathBuf]) -> Result<Plan, Vec<PlanError>> {
+/// Every error of the documents, but at most [`MOST_ERRORS`].
+pub(crate) fn load(config: &Config, paths: &[PathBuf]) -> Result<Plan, Vec<PlanError>> {
     let Loaded { found, errors } = load::load(&config.context(), paths);
     let mut errors: Vec<PlanError> = errors.into_iter().map(Into::into).collect();
     let plan = match compile::compile(config, &found) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What options and documents together say, as plain data: which listeners and clusters there are, and what each does.
+//! The compiled configuration as plain data: listeners and clusters by options and documents.
 //!
 //! Immutable. A reload makes another one; connections keep what they began with.
 
 pub mod compile;
-pub mod load;
-pub mod permissions;
-pub mod tls;
+pub(crate) mod load;
+pub(crate) mod permissions;
+pub(crate) mod tls;
 
 use crate::net::addrs::{Direction, Family, inbound_source};
 use crate::observe::traffic_log::Sink;
@@ -19,58 +19,58 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A workload of the mesh, as whoever dials it knows it.
+/// A workload of the mesh, as its clients know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Its Dataplane's name.
+    /// Name of its Dataplane document.
     pub dataplane: Arc<str>,
     /// The tags of the inbound; `kuma.io/service` is among them.
     pub tags: Arc<Tags>,
 }
 
 impl Member {
-    /// Its service.
+    /// Returns the service's name, empty without a tag.
     pub fn service(&self) -> &str {
         self.tags.service().unwrap_or_default()
     }
 }
 
-/// One of a service's addresses.
+/// One address of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where it is.
+    /// Address that connections dial.
     pub address: SocketAddr,
-    /// Who it is.
+    /// The workload behind the address.
     pub member: Arc<Member>,
 }
 
-/// How a cluster finds its server.
+/// Upstream of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
-    /// Where the connection was meant to go. The source is the kernel's choice where there is none.
+    /// The connection's original destination. Without a source address the kernel chooses one.
     OriginalDst {
-        /// What to dial from.
+        /// Source address of the connect.
         source: Option<IpAddr>,
     },
     /// One address: the application's.
     Application {
-        /// What to dial.
+        /// Address of the application.
         address: SocketAddr,
-        /// What to dial from.
+        /// Source address of the connect.
         source: Option<IpAddr>,
     },
     /// One of several, in turn.
     Endpoints(Vec<Endpoint>),
 }
 
-/// Where a cluster or listener comes from, as a ProxyTemplate names it.
+/// Origin of a cluster or listener, as a ProxyTemplate names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// From a Dataplane's inbound.
     Inbound,
     /// From a Dataplane's outbound.
     Outbound,
-    /// From the redirect.
+    /// From the redirect, for passthrough.
     Transparent,
 }
 
@@ -79,9 +79,9 @@ pub enum Origin {
 pub struct Cluster {
     /// Its name.
     pub name: Arc<str>,
-    /// Where it comes from.
+    /// Origin, for the match of a ProxyTemplate.
     pub origin: Origin,
-    /// How it finds its server.
+    /// Application, endpoints, or original destination.
     pub upstream: Upstream,
     /// Its limits.
     pub thresholds: Thresholds,
@@ -130,21 +130,21 @@ pub struct Listener {
     pub service: Option<Arc<str>>,
 }
 
-/// Where the connections of one direction are logged.
+/// Log targets of connections of one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogRule {
-    /// For connections to this service only.
+    /// Service whose connections the rule is for; `None`: every connection.
     pub service: Option<String>,
-    /// Where they are logged.
+    /// Targets and formats of the lines.
     pub sinks: Arc<[Sink]>,
 }
 
-/// Whom a mesh with mTLS lets in.
+/// Peers that a mesh with mTLS lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsMode {
-    /// Its members.
+    /// Members of the mesh only.
     Strict,
-    /// Everybody.
+    /// Every peer, a member or not.
     Permissive,
 }
 
@@ -161,33 +161,33 @@ impl TlsMode {
 /// TLS between the mesh's members, as this pod speaks it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mtls {
-    /// Who comes to the ports that no inbound names.
+    /// Gate of the ports that no inbound names.
     pub others: Gate,
-    /// Who comes to each inbound, by the address of its listener.
+    /// Gate of each inbound, by the address of its listener.
     pub inbounds: HashMap<SocketAddr, Gate>,
-    /// Whether STRICT closes the ports that no inbound names: where a Dataplane says what there is.
+    /// True if STRICT closes the ports that no inbound names: a Dataplane lists the pod's inbounds.
     pub named_only: bool,
-    /// Versions and suites.
+    /// Versions and suites, the same for all ports.
     pub settings: TlsSettings,
 }
 
-/// Whom a port lets in.
+/// Peers that a port lets in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gate {
-    /// Members only, or everybody.
+    /// Members only, or every peer.
     pub mode: TlsMode,
-    /// Which members.
+    /// Members that may call the port.
     pub permissions: Permissions,
 }
 
 impl Mtls {
-    /// Who comes to a listener.
+    /// Returns the gate of a listener.
     pub fn gate(&self, listener: &Listener) -> &Gate {
         let own = self.inbounds.get(&listener.address).filter(|_| listener.origin == Origin::Inbound);
         own.unwrap_or(&self.others)
     }
 
-    /// What the pod is said to be: PERMISSIVE as long as any port lets in everybody.
+    /// Returns the pod's mode for pages: PERMISSIVE as long as any port lets in every peer.
     pub fn mode(&self) -> TlsMode {
         let mut gates = self.inbounds.values().chain([&self.others]);
         if gates.any(|gate| gate.mode == TlsMode::Permissive) { TlsMode::Permissive } else { TlsMode::Strict }
@@ -236,14 +236,14 @@ impl Plan {
         self.clusters.iter().find(|cluster| &*cluster.name == name)
     }
 
-    /// Where a connection to a service is logged: the first rule that fits.
+    /// Returns the log targets of a connection to a service: those of the first rule that fits.
     pub fn sinks(&self, direction: Direction, service: Option<&str>) -> Option<&Arc<[Sink]>> {
         let fits = |rule: &&LogRule| rule.service.as_deref().is_none_or(|wanted| service == Some(wanted));
         let rule = self.logs[direction as usize].iter().find(fits)?;
         (!rule.sinks.is_empty()).then_some(&rule.sinks)
     }
 
-    /// Every target that lines go to.
+    /// Returns every target that lines go to, each once.
     pub fn log_targets(&self) -> Vec<crate::observe::traffic_log::Target> {
         let sinks = self.logs.iter().flatten().flat_map(|rule| rule.sinks.iter());
         let mut targets: Vec<_> = sinks.map(|sink| sink.target.clone()).collect();
@@ -252,7 +252,7 @@ impl Plan {
         targets
     }
 
-    /// The shortest time after which anything is idle for too long.
+    /// Returns the shortest idle timeout of all listeners.
     pub fn shortest_idle_timeout(&self) -> Option<Duration> {
         self.listeners.iter().filter_map(|listener| listener.idle_timeout).min()
     }

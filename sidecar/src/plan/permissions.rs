@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which members may call this pod, as `MeshTrafficPermission` documents say. Pure.
+//! Members that may call this pod, by `MeshTrafficPermission` documents. Pure.
 //!
-//! Where no document is about this pod, every member may. Where one is, whoever no document allows may not.
+//! Without a document about this pod every member may call it; with one, only those that a document allows.
 
 use culvert_mesh::model::spiffe::SpiffeId;
 use culvert_mesh::model::tags::{SERVICE, Tags};
@@ -10,77 +10,77 @@ use std::sync::Arc;
 /// A mesh member at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// All it is, at least one; of this mesh.
+    /// Its identities of this mesh, at least one.
     pub ids: Arc<[SpiffeId]>,
-    /// The tags that its certificate says it has, as Kong Mesh's do: `kuma://KEY/VALUE`.
+    /// Tags in its certificate, as Kong Mesh writes them: `kuma://KEY/VALUE`.
     pub tags: Arc<[(String, String)]>,
 }
 
 impl Peer {
-    /// The one to name it by.
+    /// Returns the identity that logs name the peer by.
     pub fn id(&self) -> &SpiffeId {
-        // `identify` makes none without.
+        // `identify` makes no peer without an identity.
         &self.ids[0]
     }
 }
 
-/// What a document says of somebody.
+/// Action of a document for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
-    /// It may not.
+    /// The peer may not call.
     Deny,
-    /// It may, and it is counted as if it might not: to see beforehand whom `Deny` would hit.
+    /// The peer may call, and the call counts as one that `Deny` would refuse: a trial before `Deny`.
     AllowWithShadowDeny,
-    /// It may.
+    /// The peer may call.
     Allow,
 }
 
-/// Whom a document means.
+/// Peers that a document names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// Everybody in the mesh.
+    /// Every member of the mesh.
     Everyone,
-    /// Those with these tags; `kuma.io/service` is what the identity says.
+    /// Peers with these tags; `kuma.io/service` comes from the identity.
     Tags(Tags),
-    /// Who has this identity.
+    /// Peers with this identity.
     Exactly(String),
-    /// Whose identity begins so.
+    /// Peers whose identity begins so.
     Prefix(String),
 }
 
-/// One sentence of a document.
+/// One permission of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permission {
-    /// Whom it means.
+    /// Peers that it names.
     pub who: Who,
-    /// What it says.
+    /// Action for these peers.
     pub action: Action,
 }
 
-/// All that documents say of who may call this pod.
+/// Permissions of all documents about this pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// Whether any document is about this pod.
+    /// True if any document is about this pod.
     pub restricted: bool,
-    /// Of `from`: the first that means the peer decides, so the most specific comes first.
+    /// Permissions by `from`: the first that names the peer decides, so the most specific comes first.
     pub ordered: Vec<Permission>,
-    /// Of `rules`: one that denies decides, whatever others allow.
+    /// Permissions by `rules`: one that denies decides, even if others allow.
     pub unordered: Vec<Permission>,
 }
 
-/// What came of it.
+/// Decision about a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may.
+    /// The peer may call.
     Allowed,
-    /// It may, and would not if it were meant.
+    /// The peer may call, and `Deny` would refuse it.
     ShadowDenied,
-    /// It may not.
+    /// The peer may not call.
     Denied,
 }
 
 impl Who {
-    /// Whether the peer is meant; `None` where its certificate does not tell. `names_services` says whether the path of an
+    /// Returns true if the peer is named; `None` if its certificate cannot tell. `names_services` is true if the path of an
     /// identity is a service's name.
     fn means(&self, peer: &Peer, names_services: bool) -> Option<bool> {
         let has = |(key, wanted): (&String, &String)| {
@@ -89,7 +89,7 @@ impl Who {
             if names_services && key == SERVICE {
                 return Some(tagged || peer.ids.iter().any(|id| fits(id.path())));
             }
-            // Other authorities than the mesh's own write no tags.
+            // Only the mesh's own authority writes tags, so a certificate without any does not say that the peer has none.
             (tagged || !peer.tags.is_empty()).then_some(tagged)
         };
         Some(match self {
@@ -108,12 +108,12 @@ impl Who {
 }
 
 impl Permissions {
-    /// Whether a peer may call.
+    /// Decides if a peer may call.
     pub fn decide(&self, peer: &Peer, names_services: bool) -> Verdict {
         if !self.restricted {
             return Verdict::Allowed;
         }
-        // Of whom nobody can tell, what denies holds and what allows does not.
+        // For a peer that may or may not be named, a denial holds and a permission does not.
         let means =
             |one: &&Permission| one.who.means(peer, names_services).unwrap_or(one.action == Action::Deny);
         let ordered = self.ordered.iter().find(means).map(|one| one.action);

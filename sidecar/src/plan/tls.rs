@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TLS versions and cipher suites, as documents choose them.
+//! TLS versions and cipher suites that documents choose.
 
 use rustls::CipherSuite;
 
-/// What documents may say of TLS (`MeshTLS`).
+/// Settings of TLS that documents may change (`MeshTLS`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// The oldest version that is spoken.
     pub min: TlsVersion,
-    /// The newest.
+    /// The newest version that is spoken.
     pub max: TlsVersion,
-    /// What is offered and taken, the best first.
+    /// Suites that are offered and accepted, the best first.
     pub suites: Vec<CipherSuite>,
 }
 
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
-    /// 1.2.
+    /// TLS 1.2, which a document can allow.
     V12,
-    /// 1.3.
+    /// TLS 1.3, which every member speaks.
     V13,
 }
 
 impl Default for TlsSettings {
-    /// TLS 1.3 only: who is in the mesh speaks it. AES-128-GCM first: it takes a fifth less than AES-256 of the CPU, and
-    /// is out of reach all the same.
+    /// TLS 1.3 only: every member speaks it. AES-128-GCM first: it takes a fifth less CPU than AES-256, and is
+    /// beyond attack all the same.
     fn default() -> Self {
         Self {
             min: TlsVersion::V13,

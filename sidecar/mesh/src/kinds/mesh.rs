@@ -1,76 +1,78 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `Mesh`: what holds for all pods of a mesh.
+//! `Mesh`: settings of all pods of a mesh.
 
+use crate::context::Context;
+use crate::kinds::Resource;
 use crate::model::log_template::{SocketTarget, Template};
-use crate::read::part::{Part, Told};
+use crate::read::part::{Part, Reported};
 use crate::read::{At, Ignored, fields, words};
 use std::collections::BTreeSet;
 
 fields! {
-    /// What holds for all pods of a mesh.
+    /// Settings of all pods of a mesh.
     pub struct Mesh {
-        /// What may leave the mesh.
-        networking: optional Networking = "networking",
-        /// Where connections are logged.
+        /// Traffic that leaves the mesh.
+        networking: optional MeshNetworking = "networking",
+        /// Files and servers that connections are logged to.
         logging: optional Logging = "logging",
-        /// TLS between the mesh's pods.
+        /// TLS between the pods of the mesh.
         mtls: optional Mtls = "mtls",
     }
 }
 
 fields! {
-    /// What may leave the mesh.
-    pub struct Networking {
-        /// Connections from the mesh's pods.
-        outbound: optional Outbound = "outbound",
+    /// Traffic that leaves the mesh.
+    pub struct MeshNetworking {
+        /// Connections from the pods of the mesh.
+        outbound: optional MeshOutbound = "outbound",
     }
 }
 
 fields! {
-    /// Connections from the mesh's pods.
-    pub struct Outbound {
-        /// Whether connections may leave for destinations that no document names. Default: true.
+    /// Connections from the pods of the mesh.
+    pub struct MeshOutbound {
+        /// Lets connections leave for destinations that no document names. Default: true.
         passthrough: optional bool = "passthrough",
     }
 }
 
 fields! {
-    /// Where connections are logged.
+    /// Files and servers that connections are logged to.
     pub struct Logging {
         /// The backend that every connection is logged to; without one the backends are only defined.
         default_backend: optional String = "defaultBackend",
-        /// Where logs can go.
-        backends: default Vec<Backend> = "backends",
+        /// Files and servers that take logs.
+        backends: default Vec<LogBackend> = "backends",
     }
 }
 
 fields! {
-    /// A place for logs.
-    pub struct Backend {
-        /// Its name.
+    /// A file or server that takes logs.
+    pub struct LogBackend {
+        /// Name that other fields choose it by.
         name: required String = "name",
         /// A line's text, with placeholders as %START_TIME%.
         format: optional Template = "format",
         /// A file, or a TCP server that takes lines.
-        kind: required BackendKind = "type",
-        /// Where it is.
-        conf: required BackendConf = "conf",
+        kind: required LogBackendKind = "type",
+        /// Path or address, by type.
+        conf: required LogBackendConf = "conf",
     }
 }
 
 words! {
-    /// The kinds of places for logs.
-    pub enum BackendKind {
-        /// A file.
+    /// Types of log backends.
+    pub enum LogBackendKind {
+        /// Lines are appended to a file.
         File = "file",
-        /// A TCP server.
+        /// Lines go to a TCP server.
         Tcp = "tcp",
     }
 }
 
 fields! {
-    /// Where a place for logs is.
-    pub struct BackendConf {
+    /// Path or address of a log backend.
+    pub struct LogBackendConf {
         /// Of a file: its path, or /dev/stdout.
         path: optional String = "path",
         /// Of a TCP server: its IP address and port.
@@ -79,47 +81,47 @@ fields! {
 }
 
 fields! {
-    /// TLS between the mesh's pods.
+    /// TLS between the pods of the mesh.
     pub struct Mtls {
-        /// The backend that is on; none: no TLS.
+        /// Name of the backend that is on. Absent: no TLS.
         enabled_backend: optional String = "enabledBackend",
-        /// What can be on.
+        /// Backends that can be turned on.
         backends: default Vec<MtlsBackend> = "backends",
-        /// Kuma's own, about a change of it.
+        /// Kuma's own, about a change of it; ignored.
         skip_validation: optional Ignored = "skipValidation",
     }
 }
 
 fields! {
-    /// A way to give pods identities. Which way is not culvert's: identities come from --identity.
+    /// A way to give pods identities. culvert does not act on it: identities come from --identity.
     pub struct MtlsBackend {
-        /// Its name.
+        /// Name that other fields choose it by.
         name: required String = "name",
-        /// Its kind, as builtin or provided; not looked at.
+        /// Type of the authority, as builtin or provided; ignored.
         kind: optional String = "type",
-        /// Whom the mesh's pods let in. Default: STRICT.
+        /// Peers that the pods of the mesh let in. Default: STRICT.
         mode: optional MtlsMode = "mode",
-        /// How certificates are issued; not looked at.
+        /// Settings of certificates; ignored.
         dp_cert: optional Ignored = "dpCert",
-        /// Where the authority is; not looked at.
+        /// Settings of the authority; ignored.
         conf: optional Ignored = "conf",
-        /// Kuma's own, about the authority; not looked at.
+        /// Kuma's own, about the authority; ignored.
         root_chain: optional Ignored = "rootChain",
     }
 }
 
 words! {
-    /// Whom the mesh's pods let in.
+    /// Peers that the pods of the mesh let in.
     pub enum MtlsMode {
-        /// Its members.
+        /// Members of the mesh.
         Strict = "STRICT",
-        /// Everybody.
+        /// Every peer, a member or not.
         Permissive = "PERMISSIVE",
     }
 }
 
 impl Mtls {
-    /// What is on.
+    /// Returns the backend that is on.
     pub fn enabled(&self) -> Option<&MtlsBackend> {
         let name = self.enabled_backend.as_ref().filter(|name| !name.is_empty())?;
         self.backends.iter().find(|backend| backend.name == *name)
@@ -127,14 +129,17 @@ impl Mtls {
 }
 
 impl Mesh {
-    /// Whether connections may leave for destinations that no document names.
+    /// Returns true if connections may leave for destinations that no document names.
     pub fn passthrough(&self) -> bool {
         let outbound = self.networking.as_ref().and_then(|networking| networking.outbound.as_ref());
         outbound.and_then(|outbound| outbound.passthrough).unwrap_or(true)
     }
+}
 
-    /// What the fields say together.
-    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+impl Resource for Mesh {
+    const NAME: &'static str = "Mesh";
+
+    fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         for (section, chosen) in [("mtls", "enabledBackend"), ("logging", "defaultBackend")] {
             let section = part.field(section);
             let _ = is_of_the_list(&section, chosen, at);
@@ -154,10 +159,10 @@ impl Mesh {
     }
 }
 
-fn is_of_the_list(section: &Part<'_>, chosen: &str, at: &mut At<'_>) -> Result<(), Told> {
+fn is_of_the_list(section: &Part<'_>, chosen: &str, at: &mut At<'_>) -> Result<(), Reported> {
     let Some(name) = section.get::<String>(chosen)?.filter(|name| !name.is_empty()) else { return Ok(()) };
     let names = section.items("backends")?.into_iter().map(|backend| backend.need::<String>("name"));
-    let names = names.collect::<Result<Vec<_>, Told>>()?;
+    let names = names.collect::<Result<Vec<_>, Reported>>()?;
     if !names.contains(&name) {
         let list = if names.is_empty() { "which is empty".into() } else { names.join(", ") };
         section.problem(at, chosen, format!("{name:?}"), format!("a backend of the list: {list}"));
@@ -165,10 +170,10 @@ fn is_of_the_list(section: &Part<'_>, chosen: &str, at: &mut At<'_>) -> Result<(
     Ok(())
 }
 
-fn has_its_place(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Told> {
-    let field = match backend.need::<BackendKind>("type")? {
-        BackendKind::File => "path",
-        BackendKind::Tcp => "address",
+fn has_its_place(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Reported> {
+    let field = match backend.need::<LogBackendKind>("type")? {
+        LogBackendKind::File => "path",
+        LogBackendKind::Tcp => "address",
     };
     let conf = backend.field("conf");
     if !conf.has(field)? || conf.get::<String>(field)?.is_some_and(|text| text.is_empty()) {

@@ -1,51 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `MeshAccessLog`: where the connections of some pods are logged.
+//! `MeshAccessLog`: logs of the connections of some pods.
 
+use crate::context::Context;
+use crate::kinds::Resource;
 use crate::model::log_template::{SocketTarget, Template};
-use crate::read::part::{Part, Told};
+use crate::read::part::{Part, Reported};
 use crate::read::{At, Read, fields, words};
-use crate::target::{TargetRef, WholeMesh};
+use crate::target::{Target, TargetRef, WholeMesh};
 use serde_json::{Value, json};
 
 fields! {
-    /// Where the connections of some pods are logged.
+    /// Logs of the connections of some pods.
     pub struct MeshAccessLog {
-        /// The pods; absent: all of the mesh.
+        /// The pods. Absent: all pods of the mesh.
         target_ref: optional TargetRef = "targetRef",
         /// Connections to these pods.
-        from: default Vec<From> = "from",
+        from: default Vec<AccessLogFrom> = "from",
         /// Connections from these pods.
-        to: default Vec<To> = "to",
+        to: default Vec<AccessLogTo> = "to",
         /// Connections to these pods, in the newer spelling.
-        rules: default Vec<Rule> = "rules",
+        rules: default Vec<AccessLogRule> = "rules",
     }
 }
 
 fields! {
     /// Connections from some pods.
-    pub struct From {
-        /// From whom: only Mesh, as clients have no name without TLS.
+    pub struct AccessLogFrom {
+        /// The clients: only Mesh, as clients have no name without TLS.
         target_ref: required WholeMesh = "targetRef",
-        /// Where they are logged.
-        default: required Backends = "default",
+        /// Backends that take the lines.
+        default: required AccessLogBackends = "default",
     }
 }
 
 fields! {
     /// Connections to some services.
-    pub struct To {
-        /// To whom.
+    pub struct AccessLogTo {
+        /// The destination: Mesh or a MeshService.
         target_ref: required Destination = "targetRef",
-        /// Where they are logged.
-        default: required Backends = "default",
+        /// Backends that take the lines.
+        default: required AccessLogBackends = "default",
     }
 }
 
 fields! {
-    /// Connections from whomever.
-    pub struct Rule {
-        /// Where they are logged.
-        default: required Backends = "default",
+    /// Connections from any client.
+    pub struct AccessLogRule {
+        /// Backends that take the lines.
+        default: required AccessLogBackends = "default",
     }
 }
 
@@ -54,7 +56,7 @@ fields! {
     pub struct Destination {
         /// Mesh: everything, passthrough too.
         kind: required DestinationKind = "kind",
-        /// The service's name.
+        /// Name of the service, for MeshService.
         name: optional String = "name",
     }
 }
@@ -62,7 +64,7 @@ fields! {
 words! {
     /// Everything, or one service.
     pub enum DestinationKind {
-        /// Everything.
+        /// Every destination, passthrough too.
         Mesh = "Mesh",
         /// A service, by its kuma.io/service tag.
         MeshService = "MeshService",
@@ -70,37 +72,37 @@ words! {
 }
 
 fields! {
-    /// Where connections are logged.
-    pub struct Backends {
-        /// Each of them gets every line.
-        backends: default Vec<Backend> = "backends",
+    /// Backends that take the lines.
+    pub struct AccessLogBackends {
+        /// Each backend gets every line.
+        backends: default Vec<AccessLogBackend> = "backends",
     }
 }
 
 fields! {
-    /// A place for logs.
-    pub struct Backend {
+    /// A file or server that takes logs.
+    pub struct AccessLogBackend {
         /// A file, or a TCP server that takes lines.
-        kind: required BackendKind = "type",
-        /// The file.
+        kind: required AccessLogBackendKind = "type",
+        /// The file of type File.
         file: optional File = "file",
-        /// The TCP server.
+        /// The server of type Tcp.
         tcp: optional Tcp = "tcp",
-        /// Not built: the type tells.
+        /// Not supported: the type has the error.
         open_telemetry: optional NotBuilt = "openTelemetry",
     }
 }
 
-/// The kinds of places for logs.
+/// Types of log backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackendKind {
-    /// A file.
+pub enum AccessLogBackendKind {
+    /// Lines are appended to a file.
     File,
-    /// A TCP server.
+    /// Lines go to a TCP server.
     Tcp,
 }
 
-impl Read for BackendKind {
+impl Read for AccessLogBackendKind {
     fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
         match value.as_str() {
             Some("File") => Some(Self::File),
@@ -118,13 +120,13 @@ impl Read for BackendKind {
     }
 }
 
-/// What belongs to a type that culvert does not have.
+/// Settings of a type that culvert does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotBuilt;
 
 impl Read for NotBuilt {
     fn read(_: &Value, _: &mut At<'_>) -> Option<Self> {
-        // The error about the type is enough.
+        // The error about the type is enough, a second one would say the same.
         Some(Self)
     }
 
@@ -134,11 +136,11 @@ impl Read for NotBuilt {
 }
 
 fields! {
-    /// A file.
+    /// Lines are appended to a file.
     pub struct File {
-        /// Its path, or /dev/stdout.
+        /// Path of the file, or /dev/stdout.
         path: required String = "path",
-        /// How a line looks.
+        /// Format of a line.
         format: optional Format = "format",
     }
 }
@@ -146,33 +148,33 @@ fields! {
 fields! {
     /// A TCP server that takes lines.
     pub struct Tcp {
-        /// Its IP address and port.
+        /// IP address and port of the server.
         address: required SocketTarget = "address",
-        /// How a line looks.
+        /// Format of a line.
         format: optional Format = "format",
     }
 }
 
 fields! {
-    /// How a line looks.
+    /// Format of a line.
     pub struct Format {
-        /// Text or JSON.
+        /// Text or JSON object.
         kind: required FormatKind = "type",
         /// The text, with placeholders as %START_TIME%.
         plain: optional Template = "plain",
         /// The JSON object's members.
         json: default Vec<Member> = "json",
-        /// Whether a placeholder without a value is "" rather than "-", and leaves its member out of JSON.
+        /// Writes "" rather than "-" for a placeholder without a value, and leaves its member out of JSON.
         omit_empty_values: default bool = "omitEmptyValues",
     }
 }
 
 words! {
-    /// How a line looks.
+    /// Format of a line.
     pub enum FormatKind {
-        /// Text.
+        /// A line of text.
         Plain = "Plain",
-        /// A JSON object.
+        /// A JSON object a line.
         Json = "Json",
     }
 }
@@ -180,16 +182,22 @@ words! {
 fields! {
     /// A member of a JSON object.
     pub struct Member {
-        /// Its name.
+        /// Name of the member.
         key: required String = "key",
-        /// Its value, with placeholders.
+        /// Value of the member, with placeholders.
         value: required Template = "value",
     }
 }
 
-impl MeshAccessLog {
-    /// What the fields say together.
-    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+impl Resource for MeshAccessLog {
+    const NAME: &'static str = "MeshAccessLog";
+    const HAS_SPEC: bool = true;
+
+    fn target(&self) -> Target<'_> {
+        Target::Ref(self.target_ref.as_ref())
+    }
+
+    fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
         TargetRef::check(&target, at);
         if target.has("sectionName") == Ok(true) {
@@ -208,17 +216,17 @@ impl MeshAccessLog {
     }
 }
 
-fn names_its_service(target: &Part<'_>, at: &mut At<'_>) -> Result<(), Told> {
+fn names_its_service(target: &Part<'_>, at: &mut At<'_>) -> Result<(), Reported> {
     if target.need::<DestinationKind>("kind")? == DestinationKind::MeshService && !target.has("name")? {
         target.problem(at, "name", "nothing", "the service's name");
     }
     Ok(())
 }
 
-fn backend_has_its_fields(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Told> {
-    let field = match backend.need::<BackendKind>("type")? {
-        BackendKind::File => "file",
-        BackendKind::Tcp => "tcp",
+fn backend_has_its_fields(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Reported> {
+    let field = match backend.need::<AccessLogBackendKind>("type")? {
+        AccessLogBackendKind::File => "file",
+        AccessLogBackendKind::Tcp => "tcp",
     };
     if !backend.has(field)? {
         backend.problem(at, field, "nothing", "this field is required by the backend's type");

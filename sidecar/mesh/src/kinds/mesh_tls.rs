@@ -1,68 +1,73 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `MeshTLS`: how the mesh's TLS is spoken, where its `Mesh` document turns it on.
+//! `MeshTLS`: versions, suites and mode of the mesh's TLS, where its `Mesh` document turns it on.
 
+use crate::context::Context;
+use crate::kinds::Resource;
+use crate::merge::merge_fields;
 use crate::read::part::Part;
 use crate::read::{At, fields, words};
-use crate::target::{TargetRef, WholeMesh};
+use crate::target::{Target, TargetRef, WholeMesh};
 
 fields! {
-    /// How some pods speak the mesh's TLS.
+    /// Mode, versions and suites of the mesh's TLS for some pods.
     pub struct MeshTls {
-        /// The pods; absent: all of the mesh.
+        /// The pods. Absent: all pods of the mesh.
         target_ref: optional TargetRef = "targetRef",
-        /// Connections from the mesh: what all pods speak.
-        from: default Vec<From> = "from",
-        /// The same in the newer spelling.
-        rules: default Vec<Rule> = "rules",
+        /// Settings for connections from the mesh.
+        from: default Vec<TlsFrom> = "from",
+        /// The same settings in the newer spelling.
+        rules: default Vec<TlsRule> = "rules",
     }
 }
 
 fields! {
-    /// How TLS is spoken with some pods.
-    pub struct From {
-        /// With whom: only Mesh.
+    /// Settings for connections from some pods.
+    pub struct TlsFrom {
+        /// The other pods: only Mesh.
         target_ref: required WholeMesh = "targetRef",
-        /// How.
-        default: required Conf = "default",
+        /// Mode, versions and suites.
+        default: required TlsConf = "default",
     }
 }
 
 fields! {
-    /// How TLS is spoken.
-    pub struct Rule {
-        /// How.
-        default: required Conf = "default",
+    /// Mode, versions and suites.
+    pub struct TlsRule {
+        /// Mode, versions and suites.
+        default: required TlsConf = "default",
     }
 }
 
 fields! {
-    /// How TLS is spoken.
-    pub struct Conf {
-        /// Whom the pods let in. Default: what the Mesh says.
-        mode: optional Mode = "mode",
-        /// Which versions are spoken. Default: TLS13.
-        version: optional Range = "tlsVersion",
-        /// The cipher suites of TLS 1.2; those of TLS 1.3 are always there.
+    /// Mode, versions and suites.
+    pub struct TlsConf {
+        /// Peers that the pods let in. Default: the mode of the Mesh.
+        mode: optional TlsModeWord = "mode",
+        /// Versions of TLS. Default: TLS13.
+        version: optional VersionRange = "tlsVersion",
+        /// Cipher suites of TLS 1.2; those of TLS 1.3 are always offered.
         ciphers: default Vec<Cipher> = "tlsCiphers",
     }
 }
 
+merge_fields!(TlsConf { mode, version, ciphers });
+
 words! {
-    /// Whom pods let in.
-    pub enum Mode {
-        /// The mesh's members.
+    /// Peers that pods let in.
+    pub enum TlsModeWord {
+        /// Members of the mesh.
         Strict = "Strict" | "STRICT",
-        /// Everybody.
+        /// Every peer, a member or not.
         Permissive = "Permissive" | "PERMISSIVE",
     }
 }
 
 fields! {
     /// A range of versions.
-    pub struct Range {
-        /// The oldest.
+    pub struct VersionRange {
+        /// The oldest version that is spoken.
         min: optional Version = "min",
-        /// The newest.
+        /// The newest version that is spoken.
         max: optional Version = "max",
     }
 }
@@ -70,11 +75,11 @@ fields! {
 words! {
     /// A version of TLS.
     pub enum Version {
-        /// As without a document.
+        /// The version of a pod without a document.
         Auto = "TLSAuto",
-        /// 1.2.
+        /// TLS 1.2, for older clients.
         V12 = "TLS12",
-        /// 1.3.
+        /// TLS 1.3, the default version.
         V13 = "TLS13",
     }
 }
@@ -82,32 +87,42 @@ words! {
 words! {
     /// A cipher suite of TLS 1.2.
     pub enum Cipher {
-        /// ECDSA and AES-128-GCM.
+        /// AES-128-GCM with an ECDSA certificate.
         EcdsaAes128 = "ECDHE-ECDSA-AES128-GCM-SHA256",
-        /// ECDSA and AES-256-GCM.
+        /// AES-256-GCM with an ECDSA certificate.
         EcdsaAes256 = "ECDHE-ECDSA-AES256-GCM-SHA384",
-        /// ECDSA and ChaCha20.
+        /// ChaCha20-Poly1305 with an ECDSA certificate.
         EcdsaChacha = "ECDHE-ECDSA-CHACHA20-POLY1305",
-        /// RSA and AES-128-GCM.
+        /// AES-128-GCM with an RSA certificate.
         RsaAes128 = "ECDHE-RSA-AES128-GCM-SHA256",
-        /// RSA and AES-256-GCM.
+        /// AES-256-GCM with an RSA certificate.
         RsaAes256 = "ECDHE-RSA-AES256-GCM-SHA384",
-        /// RSA and ChaCha20.
+        /// ChaCha20-Poly1305 with an RSA certificate.
         RsaChacha = "ECDHE-RSA-CHACHA20-POLY1305",
     }
 }
 
 impl MeshTls {
-    /// All that it says of how TLS is spoken.
-    pub fn confs(&self) -> impl Iterator<Item = &Conf> {
-        self.from.iter().map(|from| &from.default).chain(self.rules.iter().map(|rule| &rule.default))
+    /// Returns everything that the policy says, the deciding entry first: of several the last one decides.
+    pub fn confs(&self) -> impl Iterator<Item = &TlsConf> {
+        let all =
+            self.from.iter().map(|from| &from.default).chain(self.rules.iter().map(|rule| &rule.default));
+        all.rev()
+    }
+}
+
+impl Resource for MeshTls {
+    const NAME: &'static str = "MeshTLS";
+    const HAS_SPEC: bool = true;
+
+    fn target(&self) -> Target<'_> {
+        Target::Ref(self.target_ref.as_ref())
     }
 
-    /// What the fields say together.
-    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+    fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
         TargetRef::check(&target, at);
-        // One handshake's settings are a whole pod's: which port it is for, it does not say.
+        // A ClientHello does not name a port, so versions and suites are those of a whole pod.
         let of_inbounds = target.has("sectionName") == Ok(true) || TargetRef::goes_by_tags(&target);
         for item in ["from", "rules"].into_iter().flat_map(|list| part.items(list).unwrap_or_default()) {
             let conf = item.field("default");

@@ -1,84 +1,86 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `MeshTrafficPermission`: which members of the mesh may call some pods.
+//! `MeshTrafficPermission`: members of the mesh that may call some pods.
 
+use crate::context::Context;
+use crate::kinds::Resource;
 use crate::read::part::Part;
 use crate::read::{At, fields, words};
-use crate::target::{TargetKind, TargetRef};
+use crate::target::{Target, TargetKind, TargetRef};
 
 fields! {
-    /// Which members may call some pods. Where none is about a pod, all may; where one is, whoever none allows may not.
+    /// Members that may call some pods. Without a policy about a pod all members may call it; with one, only those that a policy allows.
     pub struct MeshTrafficPermission {
-        /// The pods; absent: all of the mesh.
+        /// The pods. Absent: all pods of the mesh.
         target_ref: optional TargetRef = "targetRef",
         /// Callers by their tags; the most specific decides.
-        from: default Vec<From> = "from",
+        from: default Vec<PermissionFrom> = "from",
         /// Callers by their identity; one that denies decides.
-        rules: default Vec<Rule> = "rules",
+        rules: default Vec<PermissionRule> = "rules",
     }
 }
 
 fields! {
     /// Callers by their tags.
-    pub struct From {
+    pub struct PermissionFrom {
         /// The callers: Mesh, MeshSubset, MeshService or MeshServiceSubset.
         target_ref: required TargetRef = "targetRef",
-        /// Whether they may.
-        default: required Default_ = "default",
+        /// Action for these callers: Allow, Deny or AllowWithShadowDeny.
+        default: required PermissionDefault = "default",
     }
 }
 
 fields! {
-    /// Whether callers may.
-    pub struct Default_ {
-        /// Whether they may.
+    /// Action for these callers: Allow, Deny or AllowWithShadowDeny.
+    pub struct PermissionDefault {
+        /// Action for these callers: Allow, Deny or AllowWithShadowDeny.
         action: required ActionWord = "action",
     }
 }
 
 words! {
-    /// Whether callers may.
+    /// Action for these callers: Allow, Deny or AllowWithShadowDeny.
     pub enum ActionWord {
-        /// They may.
+        /// The callers may call.
         Allow = "Allow" | "ALLOW",
-        /// They may not.
+        /// The callers may not call.
         Deny = "Deny" | "DENY",
-        /// They may, and are counted as if they might not.
+        /// The callers may call, and each call counts as one that Deny would refuse.
         AllowWithShadowDeny = "AllowWithShadowDeny" | "ALLOW_WITH_SHADOW_DENY",
     }
 }
 
 fields! {
     /// Callers by their identity.
-    pub struct Rule {
-        /// Who may and who may not.
-        default: required Lists = "default",
+    pub struct PermissionRule {
+        /// Callers that may call, and callers that may not.
+        default: required CallerLists = "default",
     }
 }
 
 fields! {
-    /// Who may and who may not.
-    pub struct Lists {
-        /// Who may.
-        allow: default Vec<Match> = "allow",
-        /// Who may not, whatever else says that they may.
-        deny: default Vec<Match> = "deny",
-        /// Who may, and is counted as if they might not.
-        shadow: default Vec<Match> = "allowWithShadowDeny",
+    /// Callers that may call, and callers that may not.
+    pub struct CallerLists {
+        /// Callers that may call.
+        allow: default Vec<CallerMatch> = "allow",
+        /// Callers that may not call, even if something else allows it.
+        deny: default Vec<CallerMatch> = "deny",
+        /// Callers that may call, and count as those that deny would refuse.
+        shadow: default Vec<CallerMatch> = "allowWithShadowDeny",
     }
 }
 
 fields! {
-    /// Some callers.
-    pub struct Match {
-        /// By identity.
+    /// Callers by their identity.
+    pub struct CallerMatch {
+        /// Identity or beginning of it.
         spiffe_id: required SpiffeMatch = "spiffeID",
     }
 }
 
 fields! {
-    /// Identities.
+    /// A SPIFFE identity, or the beginning of several.
     pub struct SpiffeMatch {
-        /// Whether the value is the whole identity or its beginning.
+        /// Exact: the value is a whole identity; Prefix: its beginning.
         kind: required MatchKind = "type",
         /// spiffe://TRUST-DOMAIN/PATH, or a beginning of it.
         value: required String = "value",
@@ -86,23 +88,29 @@ fields! {
 }
 
 words! {
-    /// How a value is compared.
+    /// Comparison of a value with an identity.
     pub enum MatchKind {
-        /// The whole.
+        /// The value is the whole identity.
         Exact = "Exact",
-        /// The beginning.
+        /// The value is the beginning of the identity.
         Prefix = "Prefix",
     }
 }
 
-impl MeshTrafficPermission {
-    /// What the fields say together.
-    pub fn check(part: &Part<'_>, at: &mut At<'_>) {
+impl Resource for MeshTrafficPermission {
+    const NAME: &'static str = "MeshTrafficPermission";
+    const HAS_SPEC: bool = true;
+
+    fn target(&self) -> Target<'_> {
+        Target::Ref(self.target_ref.as_ref())
+    }
+
+    fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         TargetRef::check(&part.field("targetRef"), at);
         for from in part.items("from").unwrap_or_default() {
             let target = from.field("targetRef");
             TargetRef::check(&target, at);
-            // A caller is known by its identity, and by nothing else.
+            // A certificate has the identity of a caller and no more, so other targets cannot be decided.
             let found = match target.get::<TargetKind>("kind") {
                 Ok(Some(TargetKind::Dataplane)) => "kind Dataplane",
                 Ok(Some(_)) if target.has("proxyTypes") == Ok(true) => "proxyTypes",
@@ -117,7 +125,7 @@ impl MeshTrafficPermission {
             let all = ["allow", "deny", "allowWithShadowDeny"].into_iter();
             for one in all.flat_map(|list| lists.items(list).unwrap_or_default()) {
                 let id = one.field("spiffeID");
-                // A beginning that is shorter than this would mean everybody, or nobody by a typing error.
+                // A shorter beginning fits every identity, or none by a typing error.
                 if let Ok(value) = id.need::<String>("value")
                     && !value.starts_with("spiffe://")
                 {

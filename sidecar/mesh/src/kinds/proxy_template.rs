@@ -1,26 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `ProxyTemplate`: patches of the generated clusters and listeners, as far as they mean something here.
+//! `ProxyTemplate`: patches of the generated clusters and listeners, as far as culvert has what they change.
 
+use crate::context::Context;
+use crate::kinds::Resource;
 use crate::model::tags::Tags;
+use crate::read::part::Part;
 use crate::read::yaml;
 use crate::read::{At, AtMostOne, Read, Span, fields, words};
+use crate::target::Target;
 use serde_json::{Value, json};
 
-/// The one type of a tcp_proxy.
+/// The only type that a tcp_proxy has.
 const TCP_PROXY_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 fields! {
     /// Patches of the clusters and listeners of some pods.
     pub struct ProxyTemplate {
-        /// The pods, by their tags: one of these has to fit.
+        /// The pods by their tags: one of these has to fit.
         selectors: required Vec<Selector> = "selectors",
-        /// What is changed.
-        conf: required Conf = "conf",
+        /// Base of the changes, and the changes.
+        conf: required TemplateConf = "conf",
     }
 }
 
+impl Resource for ProxyTemplate {
+    const NAME: &'static str = "ProxyTemplate";
+
+    fn target(&self) -> Target<'_> {
+        Target::Selectors(self.selectors.iter().map(|selector| &selector.tags).collect())
+    }
+
+    // No two fields of a template depend on each other.
+    fn check(_: &Part<'_>, _: Option<&Context>, _: &mut At<'_>) {}
+}
+
 fields! {
-    /// Some pods, by their tags.
+    /// Pods by their tags.
     pub struct Selector {
         /// Tags that the pod has; "*" takes any value.
         tags: required Tags = "match",
@@ -28,24 +43,24 @@ fields! {
 }
 
 fields! {
-    /// What is changed.
-    pub struct Conf {
-        /// What the changes start from.
+    /// Base of the changes, and the changes.
+    pub struct TemplateConf {
+        /// Base of the changes: only default-proxy.
         imports: required Imports = "imports",
-        /// The changes, in their order.
+        /// The changes, in order.
         modifications: default Vec<Modification> = "modifications",
     }
 }
 
 words! {
-    /// What changes start from.
+    /// Bases that changes can start from.
     pub enum Import {
-        /// What there is without a template.
+        /// The configuration without a template.
         DefaultProxy = "default-proxy",
     }
 }
 
-/// The imports; at least one, as without them nothing is there to change.
+/// Bases of the changes; at least one, as without a base there is nothing to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Imports(pub Vec<Import>);
 
@@ -63,12 +78,12 @@ impl Read for Imports {
     }
 }
 
-/// A change.
+/// A change of clusters or of a listener's filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Modification {
-    /// Of clusters.
+    /// Changes limits and deadline of clusters.
     Cluster(ClusterPatch),
-    /// Of a listener's filter.
+    /// Changes the filter of listeners.
     NetworkFilter(FilterPatch),
 }
 
@@ -110,7 +125,7 @@ impl Read for Modification {
     }
 }
 
-/// Whether this does something else than to patch, which is told; its value is no patch then, and is not held to be one.
+/// Notes an operation other than patch and returns true; its value is not a patch then, and is not read as one.
 fn is_another_operation(key: &str, value: &Value, at: &mut At<'_>) -> bool {
     let operation = &value["operation"];
     if !operation.is_string() || operation == "patch" {
@@ -128,21 +143,21 @@ fn is_another_operation(key: &str, value: &Value, at: &mut At<'_>) -> bool {
 }
 
 words! {
-    /// How something is changed.
+    /// Operations of a change.
     pub enum Operation {
-        /// What the patch says is changed, the rest stays.
+        /// Changes the fields that the patch names, and keeps the rest.
         Patch = "patch",
     }
 }
 
 words! {
-    /// Where a cluster or listener comes from.
+    /// Origins of clusters and listeners.
     pub enum Origin {
-        /// From a Dataplane's inbound.
+        /// An inbound of the Dataplane.
         Inbound = "inbound",
-        /// From a Dataplane's outbound.
+        /// An outbound of the Dataplane.
         Outbound = "outbound",
-        /// From the redirect: the passthrough ones.
+        /// The redirect: passthrough clusters and listeners.
         Transparent = "transparent",
     }
 }
@@ -150,9 +165,9 @@ words! {
 fields! {
     /// A change of clusters.
     pub struct ClusterPatch {
-        /// How: only patch.
+        /// The operation: only patch.
         operation: required Operation = "operation",
-        /// Which; absent: all.
+        /// The clusters. Absent: all.
         which: optional ClusterMatch = "match",
         /// Envoy's YAML: circuit_breakers.thresholds[] and connect_timeout.
         value: required Inline<ClusterValue> = "value",
@@ -160,11 +175,11 @@ fields! {
 }
 
 fields! {
-    /// Which clusters.
+    /// Clusters by name and origin.
     pub struct ClusterMatch {
-        /// By name.
+        /// Name of the cluster.
         name: optional String = "name",
-        /// By where they come from.
+        /// Origin of the cluster.
         origin: optional Origin = "origin",
     }
 }
@@ -172,9 +187,9 @@ fields! {
 fields! {
     /// A change of a listener's filter.
     pub struct FilterPatch {
-        /// How: only patch.
+        /// The operation: only patch.
         operation: required Operation = "operation",
-        /// Which; absent: the tcp_proxy of all listeners.
+        /// The filters. Absent: the tcp_proxy of all listeners.
         which: optional FilterMatch = "match",
         /// Envoy's YAML: the tcp_proxy's idle_timeout.
         value: required Inline<FilterValue> = "value",
@@ -182,26 +197,26 @@ fields! {
 }
 
 fields! {
-    /// Which filters.
+    /// Filters by name, listener and origin.
     pub struct FilterMatch {
-        /// The filter's name.
+        /// Name of the filter.
         name: optional FilterName = "name",
-        /// The listener's name.
+        /// Name of the listener.
         listener_name: optional String = "listenerName",
-        /// By where the listener comes from.
+        /// Origin of the listener.
         origin: optional Origin = "origin",
     }
 }
 
 words! {
-    /// The filters that there are.
+    /// Filters that a listener can have.
     pub enum FilterName {
-        /// Forwards bytes.
+        /// The filter that forwards bytes.
         TcpProxy = "envoy.filters.network.tcp_proxy",
     }
 }
 
-/// YAML within YAML, as text.
+/// YAML inside of YAML, written as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inline<T>(pub T);
 
@@ -223,17 +238,17 @@ impl<T: Read> Read for Inline<T> {
 }
 
 fields! {
-    /// What can be changed of a cluster.
+    /// Fields of a cluster that can be changed.
     pub struct ClusterValue {
-        /// Its limits.
+        /// Limits of the cluster.
         circuit_breakers: optional CircuitBreakers = "circuit_breakers" | "circuitBreakers",
-        /// How long a server may take to answer a connect.
+        /// Deadline of a connect.
         connect_timeout: optional Span = "connect_timeout" | "connectTimeout",
     }
 }
 
 fields! {
-    /// The limits of a cluster.
+    /// Limits of a cluster.
     pub struct CircuitBreakers {
         /// By priority, of which there is one here: at most one entry.
         thresholds: required AtMostOne<Thresholds> = "thresholds",
@@ -241,27 +256,27 @@ fields! {
 }
 
 fields! {
-    /// Limits; what is absent stays as it is.
+    /// Limits; an absent one stays as it is.
     pub struct Thresholds {
-        /// Connections.
+        /// Most connections that are open at once.
         max_connections: optional Wrapped = "max_connections" | "maxConnections",
-        /// Connects under way.
+        /// Most connects in flight.
         max_pending_requests: optional Wrapped = "max_pending_requests" | "maxPendingRequests",
-        /// Requests under way.
+        /// Most requests in flight.
         max_requests: optional Wrapped = "max_requests" | "maxRequests",
-        /// Retries under way.
+        /// Most retries in flight.
         max_retries: optional Wrapped = "max_retries" | "maxRetries",
-        /// Only the default one.
+        /// Priority of the limits: only DEFAULT.
         priority: optional Priority = "priority",
-        /// Whether /stats shows what is left; here it always does.
+        /// Shows in /stats how much is left; culvert always does.
         track_remaining: optional bool = "track_remaining" | "trackRemaining",
     }
 }
 
 words! {
-    /// Envoy's priorities.
+    /// Priorities of Envoy that culvert has.
     pub enum Priority {
-        /// The one that TCP has.
+        /// The priority of all TCP connections.
         Default = "DEFAULT",
     }
 }
@@ -284,34 +299,34 @@ impl Read for Wrapped {
     }
 }
 
-/// What can be changed of a filter.
+/// Fields of a filter that can be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterValue {
-    /// How long a connection may move no byte.
+    /// Time after which a connection that moves no byte is closed.
     pub idle_timeout: Option<Span>,
 }
 
 fields! {
-    /// A filter as Envoy spells it.
+    /// A filter in Envoy's spelling.
     struct RawFilter {
-        /// Its name.
+        /// Name of the filter.
         name: optional FilterName = "name",
-        /// Its configuration.
+        /// Configuration of the filter.
         config: required TcpProxy = "typed_config" | "typedConfig",
     }
 }
 
 fields! {
-    /// The tcp_proxy's configuration.
+    /// Configuration of a tcp_proxy, the only filter.
     struct TcpProxy {
-        /// Its type.
+        /// Type of the configuration.
         kind: optional TcpProxyType = "@type",
-        /// How long a connection may move no byte.
+        /// Time after which a connection that moves no byte is closed.
         idle_timeout: optional Span = "idle_timeout" | "idleTimeout",
     }
 }
 
-/// The one `@type` that a tcp_proxy has.
+/// The only `@type` that a tcp_proxy has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct TcpProxyType;
 

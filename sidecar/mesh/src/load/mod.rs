@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where documents lie: files and folders, a mounted ConfigMap among them.
+//! Files and folders → documents; a mounted ConfigMap is such a folder.
 //!
 //! Of a folder, its `.yaml`, `.yml` and `.json` files whose name does not begin with a dot. A ConfigMap's volume has its
 //! files as links into `..data`, itself a link that is exchanged in one step; by following the files' links all of that is
@@ -15,43 +15,43 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// How much is read; what is above is an error before it costs memory.
+/// Bounds of what is read; more is an error before it takes memory.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
-    /// Files of all folders together.
+    /// Most files of all folders together.
     files: usize,
-    /// Bytes of all files together; a ConfigMap holds one MiB.
+    /// Most bytes of all files together; a ConfigMap holds one MiB.
     bytes: u64,
-    /// Documents.
+    /// Most documents of all files together.
     documents: usize,
 }
 
 const BOUNDS: Bounds = Bounds { files: 20_000, bytes: 64 << 20, documents: 50_000 };
 
-/// Documents that cannot be used.
+/// Error of a file or of a document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
-    /// A file or folder that cannot be read.
+    /// A file or folder cannot be read.
     #[error("{path}: {what}", path = path.display())]
     File {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// What the kernel said, or what is allowed.
+        /// Error of the kernel, or what is allowed.
         what: String,
     },
-    /// A document.
+    /// A document is wrong.
     #[error(transparent)]
     Document(#[from] DocumentError),
 }
 
-/// How the files were when they were looked at; another one means that they changed.
+/// State of the files at one time; another fingerprint means that they changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint(Vec<(PathBuf, Option<Seen>)>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     modified: Option<SystemTime>,
-    /// A file that could not be read can be by another mode, which changes nothing else.
+    /// A new mode makes an unreadable file readable, and changes this time alone.
     changed: (i64, i64),
     size: u64,
     device: u64,
@@ -59,7 +59,7 @@ struct Seen {
 }
 
 impl Fingerprint {
-    /// Looks at the files, without opening them.
+    /// Takes the state of the files, without opening them.
     pub fn of(paths: &[PathBuf]) -> Self {
         let mut seen = Vec::new();
         for path in paths {
@@ -73,7 +73,7 @@ impl Fingerprint {
         Self(seen)
     }
 
-    /// How many files there are.
+    /// Returns the number of files.
     pub fn files(&self) -> usize {
         self.0.len()
     }
@@ -91,7 +91,7 @@ impl Seen {
     }
 }
 
-/// The files of a path, sorted; of some it may be unknown what they are.
+/// Lists the files of a path, sorted; the metadata of some may be an error.
 fn list(path: &Path) -> io::Result<Vec<(PathBuf, io::Result<Metadata>)>> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_dir() {
@@ -107,9 +107,9 @@ fn list(path: &Path) -> io::Result<Vec<(PathBuf, io::Result<Metadata>)>> {
             continue;
         }
         match fs::metadata(&file) {
-            // A folder.
+            // A folder inside of the folder is not read.
             Ok(metadata) if !metadata.is_file() => {}
-            // Taken away this moment, or a link whose file was: kubelet takes the file first.
+            // The file was removed this moment, or is a link to a removed file: the kubelet removes the file first.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             metadata => files.push((file, metadata)),
         }
@@ -118,16 +118,16 @@ fn list(path: &Path) -> io::Result<Vec<(PathBuf, io::Result<Metadata>)>> {
     Ok(files)
 }
 
-/// What files hold.
+/// Documents and errors of files.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// The documents.
+    /// Documents that were found.
     pub found: Found,
-    /// What is wrong with any of them.
+    /// Errors of files and single documents.
     pub errors: Vec<LoadError>,
 }
 
-/// Reads all documents. What is wrong is told for all of them, and what they say together can still be looked at.
+/// Reads all documents. Every error is reported, and rules about several documents can still be checked.
 pub fn load(context: &Context, paths: &[PathBuf]) -> Loaded {
     load_within(BOUNDS, context, paths)
 }
@@ -175,7 +175,7 @@ fn read(file: &Path, metadata: &Metadata, most: u64) -> io::Result<String> {
         return Err(io::Error::other("neither a file nor a folder"));
     }
     let mut bytes = Vec::new();
-    // It may have grown since it was looked at.
+    // The file may have grown since its size was read.
     fs::File::open(file)?.take(most).read_to_end(&mut bytes)?;
     String::from_utf8(bytes).map_err(|error| {
         let line =
@@ -190,7 +190,7 @@ impl Loaded {
         self.found.lost.push(Lost::default());
     }
 
-    /// Reads the documents of a text.
+    /// Reads the documents of a text, as if it came from `file`.
     pub fn add(&mut self, context: &Context, text: &str, file: &Path) {
         let name: std::sync::Arc<str> = file.display().to_string().into();
         for piece in yaml::pieces(text) {
@@ -209,7 +209,7 @@ impl Loaded {
                 let errors = read_all(context, value, &place, &mut self.found);
                 self.errors.extend(errors.into_iter().map(LoadError::from));
             } else if context.dataplane.as_ref().is_some_and(|pod| piece.holds(pod)) {
-                // It may be this pod's.
+                // The document may be the pod's Dataplane, so that one is not reported as missing.
                 self.found.lost.push(Lost::default());
             }
         }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 /// Source of the sidecar's inbound hop over IPv6. The plugin puts it on `lo`.
 pub const INBOUND_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
-/// Whether the address never leaves the pod: 127.0.0.0/8, `::1`, and `::6`, which is the sidecar's own.
+/// Returns true for an address that never leaves the pod: 127.0.0.0/8, `::1`, and `::6`, which is the sidecar's own.
 pub fn is_loopback(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_loopback(),

@@ -8,18 +8,18 @@ const MAX: Duration = Duration::from_hours(365 * 24);
 
 const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 
-/// Reason for which a text is not a duration.
+/// Error of a text that is not a duration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
     /// The text does not follow the grammar.
     #[error("not a duration; write for example 500ms, 5s, 1m30s, 1h or 0")]
     Grammar,
-    /// The duration exceeds a year.
+    /// The duration is longer than a year.
     #[error("more than a year")]
     TooLong,
 }
 
-/// Parses a duration of whole milliseconds.
+/// Reads a duration of at most a year.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     if text == "0" {
         return Ok(Duration::ZERO);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Labels of documents.
+//! Labels of documents, and of selectors that choose by them.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 pub struct Labels(pub BTreeMap<String, String>);
 
 impl Labels {
-    /// What a label says.
+    /// Returns the value of a label.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str)
     }
 
-    /// Whether each of `wanted` is among them.
+    /// Returns true if each of `wanted` is among the labels.
     pub fn has_all(&self, wanted: &Self) -> bool {
         wanted.0.iter().all(|(key, value)| self.0.get(key) == Some(value))
     }

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-/// The longest format: it is run through for each connection.
+/// Longest format in bytes: it is rendered once for each connection.
 pub const LONGEST_FORMAT: usize = 4096;
 
 /// A placeholder of a traffic log.
@@ -15,7 +15,7 @@ pub enum LogField {
     ResponseFlags,
     /// Name of the mesh.
     Mesh,
-    /// INBOUND or OUTBOUND.
+    /// Direction: INBOUND or OUTBOUND.
     Direction,
     /// Address and port of the client.
     SourceAddress,
@@ -80,7 +80,7 @@ pub const LOG_FIELDS: [(&str, LogField); 22] = [
 ];
 
 impl LogField {
-    /// Whether its value is a number, in JSON too.
+    /// Returns true if the value is a number, in JSON too.
     pub fn is_number(self) -> bool {
         matches!(
             self,
@@ -93,7 +93,7 @@ impl LogField {
     }
 }
 
-/// A text with placeholders.
+/// A text with placeholders, split at them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template(Vec<TemplatePart>);
 
@@ -118,17 +118,17 @@ fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_uppercase() || byte == b'_'
 }
 
-/// Whether it is a placeholder that only HTTP has: of a TCP connection Envoy writes `-` for it.
+/// Returns true for a placeholder that only HTTP has: Envoy writes `-` for it in the log of a TCP connection.
 fn is_of_http(name: &str) -> bool {
     ["REQ(", "RESP(", "TRAILER("].iter().any(|of| name.starts_with(of))
         || ["RESPONSE_CODE", "RESPONSE_CODE_DETAILS", "ROUTE_NAME"].contains(&name)
 }
 
 impl Template {
-    /// Takes a text apart.
+    /// Splits a text at its placeholders.
     ///
     /// # Errors
-    /// What was found, and what is allowed.
+    /// The text that was found, and the text that is allowed there.
     pub fn parse(text: &str) -> Result<Self, (String, String)> {
         if text.len() > LONGEST_FORMAT {
             return Err((
@@ -165,7 +165,7 @@ impl Template {
             rest = after;
         }
         plain.push_str(rest);
-        // One line is one record.
+        // A line is a record, so the format may not end it twice.
         let plain = plain.trim_end_matches('\n').to_owned();
         if !plain.is_empty() {
             parts.push(TemplatePart::Text(plain));

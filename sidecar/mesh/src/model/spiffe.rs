@@ -6,33 +6,33 @@ use std::str::FromStr;
 
 /// <https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md>, 2.3: an identity of more bytes is none.
 const LONGEST: usize = 2048;
-/// The same, 2.1: of the trust domain.
+/// Longest trust domain in bytes, by 2.1 of the same page.
 const LONGEST_TRUST_DOMAIN: usize = 255;
 
-/// Something that is no SPIFFE identity or no trust domain.
+/// Error of a text that is not a SPIFFE identity or not a trust domain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeError {
-    /// Another kind of name.
+    /// The name has another scheme, or is too long.
     #[error("{0:?} is no SPIFFE identity: it begins with spiffe:// and holds at most {LONGEST} bytes")]
     NotSpiffe(String),
-    /// The part before the path.
+    /// Returns the part before the path.
     #[error(
         "{0:?} is no trust domain: it holds 1 to {LONGEST_TRUST_DOMAIN} lower-case letters, digits, dots, dashes and underscores"
     )]
     TrustDomain(String),
-    /// The part after it.
+    /// The path breaks the rules.
     #[error(
         "{0:?} has a path that no SPIFFE identity has: segments of letters, digits, dots, dashes and underscores"
     )]
     Path(String),
 }
 
-/// Whose identities these are: a mesh's name, or what `--trust-domain` says.
+/// Owner of identities: a mesh's name, or the value of `--trust-domain`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TrustDomain(String);
 
 impl TrustDomain {
-    /// The name.
+    /// Returns the trust domain as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -54,33 +54,33 @@ impl fmt::Display for TrustDomain {
     }
 }
 
-/// One identity.
+/// A SPIFFE identity whose form was checked.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpiffeId(Box<str>);
 
 impl SpiffeId {
-    /// Whether a name claims to be one.
+    /// Returns true if a name claims to be a SPIFFE identity, in any case of letters.
     pub fn is_claimed_by(uri: &str) -> bool {
         uri.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
     }
 
-    /// The identity of a service of a mesh.
+    /// Returns the identity of a service of a mesh.
     pub fn of_service(trust_domain: &TrustDomain, service: &str) -> Self {
         Self(format!("{SCHEME}{trust_domain}/{service}").into())
     }
 
-    /// The whole, as it stands in the certificate.
+    /// Returns the whole identity, as it stands in a certificate.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The part before the path.
+    /// Returns the part before the path.
     pub fn trust_domain(&self) -> &str {
         let rest = &self.0[SCHEME.len()..];
         rest.split_once('/').map_or(rest, |(domain, _)| domain)
     }
 
-    /// The path without its first slash; empty where there is none.
+    /// Returns the path without its first slash; empty without a path.
     pub fn path(&self) -> &str {
         self.0[SCHEME.len()..].split_once('/').map_or("", |(_, path)| path)
     }
@@ -99,7 +99,7 @@ impl FromStr for SpiffeId {
         let (domain, path) = rest.split_once('/').map_or((rest, None), |(domain, path)| (domain, Some(path)));
         domain.parse::<TrustDomain>()?;
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-        // `.` and `..` would be another path to whoever resolves them.
+        // A reader that resolves `.` and `..` would see another path.
         let segment = |one: &str| !matches!(one, "" | "." | "..") && one.bytes().all(fits);
         if path.is_some_and(|path| !path.split('/').all(segment)) {
             return Err(SpiffeError::Path(text.to_owned()));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tags of workloads.
+//! Tags of workloads, and of selectors that choose by them.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tags(pub BTreeMap<String, String>);
 
-/// The tag that names the service.
+/// Tag with the name of the service.
 pub const SERVICE: &str = "kuma.io/service";
 
 impl Tags {
-    /// The service's name.
+    /// Returns the name of the service.
     pub fn service(&self) -> Option<&str> {
         self.0.get(SERVICE).map(String::as_str)
     }
 
-    /// Whether `tags` have each of ours; `*` takes any value.
+    /// Returns true if `tags` have each of these tags; `*` takes any value.
     pub fn select(&self, tags: &Self) -> bool {
         self.0.iter().all(|(key, value)| tags.0.get(key).is_some_and(|has| value == "*" || has == value))
     }

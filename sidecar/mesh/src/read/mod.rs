@@ -5,11 +5,11 @@
 //! Schema. So what the schema says, what the reader takes and what the error lists as allowed cannot differ.
 
 pub(crate) mod log_fields;
-pub mod part;
-pub mod problems;
-pub mod yaml;
+pub(crate) mod part;
+pub(crate) mod problems;
+pub(crate) mod yaml;
 
-pub use problems::{At, Problem, Problems, describe};
+pub(crate) use problems::{At, Problem, Problems, describe};
 
 use crate::model::labels::Labels;
 use crate::model::tags::Tags;
@@ -18,11 +18,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// What can be read from a document.
+/// A value that a document can have.
 pub trait Read: Sized {
-    /// Reads the value; `None` when it is wrong, and then the problem is noted.
+    /// Reads the value; `None` for a wrong one, whose problem is noted.
     fn read(value: &Value, at: &mut At<'_>) -> Option<Self>;
-    /// Its JSON Schema.
+    /// Returns the JSON Schema of the value.
     fn schema() -> Value;
 }
 
@@ -77,7 +77,7 @@ impl<T: Read> Read for Vec<T> {
     fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
         let Some(items) = value.as_array() else { return at.wrong(value, "a list") };
         let read = items.iter().enumerate().map(|(index, item)| at.item(index, |at| T::read(item, at)));
-        // All are read before one that is wrong makes the list wrong.
+        // Every item is read before a wrong one makes the list wrong, so that each error is reported.
         read.collect::<Vec<_>>().into_iter().collect()
     }
 
@@ -86,7 +86,7 @@ impl<T: Read> Read for Vec<T> {
     }
 }
 
-/// A list of at most one.
+/// A list of at most one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AtMostOne<T>(pub Option<T>);
 
@@ -137,7 +137,7 @@ impl Read for RedirectPort {
 
 impl Read for Tags {
     fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        /// As in Kuma; they become parts of names in statistics.
+        /// The rule is Kuma's: tags become parts of names in statistics.
         const ALLOWED: &str =
             "1 to 253 of letters, digits, '-', '_', '.', ':' and '/' (or \"*\" in a selector)";
         let Some(map) = value.as_object() else { return at.wrong(value, "a mapping of tags to text") };
@@ -189,7 +189,7 @@ impl Read for Labels {
 pub struct Span(pub Duration);
 
 impl Span {
-    /// `None` for 0.
+    /// Returns the duration, `None` for 0.
     pub fn get(self) -> Option<Duration> {
         (!self.0.is_zero()).then_some(self.0)
     }
@@ -209,7 +209,7 @@ impl Read for Span {
     }
 }
 
-/// Protobuf's `1.5s`; whole seconds are the other grammar's.
+/// Reads protobuf's `1.5s`; whole seconds belong to Go's grammar.
 fn decimal_seconds(text: &str) -> Option<Duration> {
     let (seconds, decimals) = text.strip_suffix('s')?.split_once('.')?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -221,7 +221,7 @@ fn decimal_seconds(text: &str) -> Option<Duration> {
     Some(whole + Duration::from_nanos(nanos.into()))
 }
 
-/// A part of a document that must be empty: it says something by being there.
+/// A field that is accepted with any value and not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ignored;
 
@@ -235,24 +235,24 @@ impl Read for Ignored {
     }
 }
 
-/// The fields of a mapping, taken one by one; what is left at the end is unknown.
+/// The fields of a mapping, taken one by one; a field that is left at the end is unknown.
 #[derive(Debug)]
-pub struct Fields<'v> {
+pub(crate) struct Fields<'v> {
     map: &'v Map<String, Value>,
     known: Vec<&'static str>,
 }
 
 impl<'v> Fields<'v> {
-    /// The mapping's fields.
-    pub fn of(value: &'v Value, at: &mut At<'_>) -> Option<Self> {
+    /// Returns the fields of a mapping; another value is a problem.
+    pub(crate) fn of(value: &'v Value, at: &mut At<'_>) -> Option<Self> {
         match value {
             Value::Object(map) => Some(Self { map, known: Vec::new() }),
             _ => at.wrong(value, "a mapping"),
         }
     }
 
-    /// Reads a field by the first of its names; nothing and `null` are the same.
-    pub fn take<T: Read>(&mut self, keys: &[&'static str], at: &mut At<'_>) -> Option<T> {
+    /// Reads a field by the first of its names; an absent field and `null` are the same.
+    pub(crate) fn take<T: Read>(&mut self, keys: &[&'static str], at: &mut At<'_>) -> Option<T> {
         self.known.extend(keys);
         let mut there =
             keys.iter().filter_map(|key| Some((*key, self.map.get(*key).filter(|v| !v.is_null())?)));
@@ -263,8 +263,8 @@ impl<'v> Fields<'v> {
         at.field(key, |at| T::read(value, at))
     }
 
-    /// The same for a field that has to be there.
-    pub fn require<T: Read>(&mut self, keys: &[&'static str], at: &mut At<'_>) -> Option<T> {
+    /// Reads a field that has to be there.
+    pub(crate) fn require<T: Read>(&mut self, keys: &[&'static str], at: &mut At<'_>) -> Option<T> {
         let before = at.count();
         let read = self.take(keys, at);
         if read.is_none() && at.count() == before {
@@ -273,25 +273,20 @@ impl<'v> Fields<'v> {
         read
     }
 
-    /// Whether the field is there.
-    pub fn has(&self, key: &str) -> bool {
-        self.map.get(key).is_some_and(|value| !value.is_null())
-    }
-
-    /// Whatever was not taken is a field that culvert does not have.
-    pub fn finish(self, at: &mut At<'_>) {
+    /// Reports every field that was not taken: culvert does not have it.
+    pub(crate) fn finish(self, at: &mut At<'_>) {
         for (key, value) in self.map {
             if !self.known.contains(&key.as_str()) && !value.is_null() {
                 let found = format!("a field that culvert does not have, {}", describe(value));
-                at.strange();
+                at.note_unknown_field();
                 at.field(key, |at| at.problem(found, self.known.join(", ")));
             }
         }
     }
 }
 
-/// A schema of a mapping, with one property per name of each field.
-pub fn object_schema(doc: &str, fields: &[(&[&str], &str, bool, Value)]) -> Value {
+/// Returns the schema of a mapping, with one property for each name of each field.
+pub(crate) fn object_schema(doc: &str, fields: &[(&[&str], &str, bool, Value)]) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
     for (keys, doc, must, schema) in fields {
@@ -302,7 +297,7 @@ pub fn object_schema(doc: &str, fields: &[(&[&str], &str, bool, Value)]) -> Valu
             }
             properties.insert((*key).into(), schema);
         }
-        // Of several names one is enough, which a list of required names cannot say.
+        // One of several names is enough, and a list of required names cannot express that.
         if *must && keys.len() == 1 {
             required.push(keys[0]);
         }

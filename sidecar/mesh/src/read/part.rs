@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What several fields of a document say together, as far as each of them can be read.
+//! Rules about several fields of a document, as far as each of them can be read.
 //!
 //! A struct is there only once all of its fields are right. Rules about several fields are therefore held against the tree
 //! of values: each reads the fields it is about, and has nothing to say where one of them is wrong itself. So one that is
@@ -9,54 +9,54 @@ use super::Read;
 use super::problems::{At, Problems, push_field, push_item};
 use serde_json::Value;
 
-/// The field is wrong itself, which its reader has told.
+/// The field is wrong itself, and its reader has reported that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told;
+pub struct Reported;
 
-/// A part of a document.
+/// A part of a document, with its path.
 #[derive(Debug)]
 pub struct Part<'v> {
     value: &'v Value,
     path: String,
-    strange: &'v [String],
+    unknown: &'v [String],
 }
 
 impl<'v> Part<'v> {
-    /// The part at `path`. `strange`: mappings with a field that is not known.
-    pub fn new(value: &'v Value, path: &str, strange: &'v [String]) -> Self {
-        Self { value, path: path.into(), strange }
+    /// Returns the part at `path`. `unknown`: paths of mappings that have an unknown field.
+    pub fn new(value: &'v Value, path: &str, unknown: &'v [String]) -> Self {
+        Self { value, path: path.into(), unknown }
     }
 
-    /// A field, whatever it is; where it is absent, nothing.
+    /// Returns a field of any type; an absent one is `null`.
     pub fn field(&self, key: &str) -> Self {
         let mut path = self.path.clone();
         push_field(&mut path, key);
-        Self { value: self.value.get(key).unwrap_or(&Value::Null), path, strange: self.strange }
+        Self { value: self.value.get(key).unwrap_or(&Value::Null), path, unknown: self.unknown }
     }
 
-    /// Whether the field is there; `Err` where one that is misspelt may be it.
-    pub fn has(&self, key: &str) -> Result<bool, Told> {
+    /// Returns true if the field is there; `Err` where an unknown field may be this one, misspelt.
+    pub fn has(&self, key: &str) -> Result<bool, Reported> {
         match self.value.get(key) {
             Some(value) if !value.is_null() => Ok(true),
-            _ if self.value.is_object() && !self.strange.contains(&self.path) => Ok(false),
-            _ => Err(Told),
+            _ if self.value.is_object() && !self.unknown.contains(&self.path) => Ok(false),
+            _ => Err(Reported),
         }
     }
 
-    /// A field's value, `None` where it is absent.
-    pub fn get<T: Read>(&self, key: &str) -> Result<Option<T>, Told> {
+    /// Reads a field's value, `None` for an absent field.
+    pub fn get<T: Read>(&self, key: &str) -> Result<Option<T>, Reported> {
         if !self.has(key)? {
             return Ok(None);
         }
-        T::read(&self.value[key], &mut At::root(&mut Problems::default())).map(Some).ok_or(Told)
+        T::read(&self.value[key], &mut At::root(&mut Problems::default())).map(Some).ok_or(Reported)
     }
 
-    /// The value of a field that has to be there.
-    pub fn need<T: Read>(&self, key: &str) -> Result<T, Told> {
-        self.get(key)?.ok_or(Told)
+    /// Reads the value of a field that has to be there.
+    pub fn need<T: Read>(&self, key: &str) -> Result<T, Reported> {
+        self.get(key)?.ok_or(Reported)
     }
 
-    /// Whether a mapping or list has nothing in it; `None`: it is neither.
+    /// Returns true for an empty mapping or list; `None` for another type.
     pub fn is_empty(&self) -> Option<bool> {
         match self.value {
             Value::Object(map) => Some(map.is_empty()),
@@ -65,23 +65,23 @@ impl<'v> Part<'v> {
         }
     }
 
-    /// A field's items; none where it is absent.
-    pub fn items(&self, key: &str) -> Result<Vec<Self>, Told> {
+    /// Returns a field's items; none for an absent field.
+    pub fn items(&self, key: &str) -> Result<Vec<Self>, Reported> {
         if !self.has(key)? {
             return Ok(Vec::new());
         }
         let list = self.field(key);
-        let items = list.value.as_array().ok_or(Told)?;
+        let items = list.value.as_array().ok_or(Reported)?;
         Ok(items.iter().enumerate().map(|(index, value)| list.item(index, value)).collect())
     }
 
     fn item(&self, index: usize, value: &'v Value) -> Self {
         let mut path = self.path.clone();
         push_item(&mut path, index);
-        Self { value, path, strange: self.strange }
+        Self { value, path, unknown: self.unknown }
     }
 
-    /// A mapping's keys that are text, with their values.
+    /// Returns the keys of a mapping whose values are text, with these values.
     pub fn texts(&self) -> impl Iterator<Item = (&'v str, &'v str)> + use<'v> {
         let fields = self.value.as_object().into_iter().flatten();
         fields.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is wrong with a document, each problem with its place.
+//! Problems of a document, each with its path.
 
 use serde_json::Value;
 
@@ -8,42 +8,42 @@ const MOST_PROBLEMS: usize = 100;
 /// Characters of a value that an error repeats.
 const SHOWN: usize = 60;
 
-/// What is wrong at one place of a document.
+/// A problem at one place of a document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}found {found}; allowed: {allowed}", if path.is_empty() { String::new() } else { format!("{path}: ") })]
 pub struct Problem {
-    /// The field: `networking.inbound[0].port`.
+    /// Path of the field, as `networking.inbound[0].port`.
     pub path: String,
-    /// What stands there.
+    /// Value that was found.
     pub found: String,
-    /// What may stand there.
+    /// Values that are allowed.
     pub allowed: String,
 }
 
-/// All problems of a document.
+/// All problems of one document.
 #[derive(Debug, Default)]
 pub struct Problems {
-    told: Vec<Problem>,
-    /// Those that are only counted.
+    kept: Vec<Problem>,
+    /// Number of problems that are counted only.
     more: usize,
-    /// The mappings that have a field which is not known: something that is absent there may be that field, misspelt.
-    strange: Vec<String>,
+    /// Paths of mappings with an unknown field: a field that is absent there may be that one, misspelt.
+    unknown: Vec<String>,
 }
 
 impl Problems {
-    /// How many there are.
+    /// Returns the number of problems.
     pub fn count(&self) -> usize {
-        self.told.len() + self.more
+        self.kept.len() + self.more
     }
 
-    /// All, and how many more there were than are kept.
+    /// Returns all problems, and as the last one the number of those that were not kept.
     pub fn into_all(self) -> Vec<Problem> {
-        let Self { mut told, more, strange: _ } = self;
+        let Self { mut kept, more, unknown: _ } = self;
         if more > 0 {
             let (path, found) = (String::new(), format!("{more} more problems"));
-            told.push(Problem { path, found, allowed: "none".into() });
+            kept.push(Problem { path, found, allowed: "none".into() });
         }
-        told
+        kept
     }
 }
 
@@ -55,12 +55,12 @@ pub struct At<'a> {
 }
 
 impl<'a> At<'a> {
-    /// The document's root.
+    /// Returns the root of the document.
     pub fn root(problems: &'a mut Problems) -> Self {
         Self { path: String::new(), problems }
     }
 
-    /// Goes into a field, and comes back.
+    /// Runs `work` with the path of a field.
     pub fn field<T>(&mut self, key: &str, work: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.path.len();
         push_field(&mut self.path, key);
@@ -69,7 +69,7 @@ impl<'a> At<'a> {
         result
     }
 
-    /// Goes into an item of a list, and comes back.
+    /// Runs `work` with the path of an item of a list.
     pub fn item<T>(&mut self, index: usize, work: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.path.len();
         push_item(&mut self.path, index);
@@ -92,37 +92,37 @@ impl<'a> At<'a> {
 
     /// Notes a problem elsewhere, at a whole path.
     pub(crate) fn note(&mut self, path: String, found: String, allowed: String) {
-        if self.problems.told.len() < MOST_PROBLEMS {
-            self.problems.told.push(Problem { path, found, allowed });
+        if self.problems.kept.len() < MOST_PROBLEMS {
+            self.problems.kept.push(Problem { path, found, allowed });
         } else {
             self.problems.more += 1;
         }
     }
 
-    /// Notes that the mapping here has a field which is not known.
-    pub(crate) fn strange(&mut self) {
-        if self.problems.strange.len() < MOST_PROBLEMS {
-            self.problems.strange.push(self.path.clone());
+    /// Notes that the mapping here has an unknown field.
+    pub(crate) fn note_unknown_field(&mut self) {
+        if self.problems.unknown.len() < MOST_PROBLEMS {
+            self.problems.unknown.push(self.path.clone());
         }
     }
 
-    /// Where this is.
+    /// Returns the path of this place.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
-    /// The mappings that have a field which is not known.
-    pub(crate) fn take_strange(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.problems.strange)
+    /// Takes the paths of mappings with an unknown field.
+    pub(crate) fn take_unknown_fields(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.problems.unknown)
     }
 
-    /// How many problems there are.
+    /// Returns the number of problems.
     pub fn count(&self) -> usize {
         self.problems.count()
     }
 }
 
-/// `path.key`
+/// Appends a field to a path: `path.key`.
 pub(crate) fn push_field(path: &mut String, key: &str) {
     if !path.is_empty() {
         path.push('.');
@@ -135,13 +135,13 @@ pub(crate) fn push_field(path: &mut String, key: &str) {
     }
 }
 
-/// `path[index]`
+/// Appends an item of a list to a path: `path[index]`.
 pub(crate) fn push_item(path: &mut String, index: usize) {
     path.push_str(&format!("[{index}]"));
 }
 
-/// A value in the words of whoever wrote it.
-pub fn describe(value: &Value) -> String {
+/// Returns a value as an error shows it, cut to 60 characters.
+pub(crate) fn describe(value: &Value) -> String {
     match value {
         Value::Null => "nothing".into(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),

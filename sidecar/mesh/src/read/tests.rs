@@ -11,7 +11,7 @@ words! {
 fields! {
     /// A pair.
     struct Pair {
-        /// The first.
+        /// The first of two ports.
         first: required Port = "first",
         second: optional String = "second" | "second_of_all",
         list: default Vec<Word> = "list",
@@ -93,6 +93,6 @@ fn the_schema_says_what_the_reader_takes() {
     let schema = Pair::schema();
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["required"], json!(["first"]));
-    assert_eq!(schema["properties"]["first"]["description"], "The first.");
+    assert_eq!(schema["properties"]["first"]["description"], "The first of two ports.");
     assert_eq!(schema["properties"]["second_of_all"], json!({"type": "string"}));
 }

@@ -9,27 +9,27 @@ const DEEPEST: usize = 64;
 /// Nodes of one document: a list of everything in a mesh is one document.
 const MOST_NODES: usize = 2_000_000;
 
-/// Text that is no YAML.
+/// Error of a text that is not YAML.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{what}", line.map_or_else(String::new, |line| format!("line {line}: ")))]
-pub struct YamlError {
+pub(crate) struct YamlError {
     line: Option<u64>,
     what: String,
 }
 
-/// One document.
+/// The text of one document.
 #[derive(Debug)]
-pub struct Piece<'t> {
-    /// From 1, empty ones not counted.
+pub(crate) struct Piece<'t> {
+    /// Number from 1; empty documents do not count.
     pub number: usize,
-    /// The line before its first.
+    /// Number of lines before it in the file.
     before: u64,
     text: &'t str,
 }
 
 /// Takes a file apart at its `---` lines, so that a document that is no YAML does not hide the errors of the others. A
 /// line that begins so is a mark wherever it stands: inside of a document text is indented.
-pub fn pieces(text: &str) -> Vec<Piece<'_>> {
+pub(crate) fn pieces(text: &str) -> Vec<Piece<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut pieces = Vec::new();
     let (mut start, mut before) = (0, 0);
@@ -66,8 +66,8 @@ pub fn pieces(text: &str) -> Vec<Piece<'_>> {
 
 impl Piece<'_> {
     /// Its values, and why it is no YAML, with the line of the file. Where a key stands twice there are both: the first of
-    /// the two counts, so that other errors can be told as well.
-    pub fn parse(&self) -> (Option<Value>, Option<YamlError>) {
+    /// the two counts, so that other errors can be reported as well.
+    pub(crate) fn parse(&self) -> (Option<Value>, Option<YamlError>) {
         match parse(self.text) {
             Ok(value) => (Some(value), None),
             Err(YamlError { line, what }) => {
@@ -77,17 +77,17 @@ impl Piece<'_> {
         }
     }
 
-    /// Whether the text says this anywhere.
-    pub fn holds(&self, text: &str) -> bool {
+    /// Returns true if the text has this anywhere.
+    pub(crate) fn holds(&self, text: &str) -> bool {
         self.text.contains(text)
     }
 }
 
-/// The values of one document.
+/// Reads the values of one document.
 ///
 /// # Errors
-/// When it is no YAML.
-pub fn parse(text: &str) -> Result<Value, YamlError> {
+/// The text is not YAML.
+pub(crate) fn parse(text: &str) -> Result<Value, YamlError> {
     with_policy(text, DuplicateKeyPolicy::Error)
 }
 

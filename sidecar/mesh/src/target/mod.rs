@@ -7,10 +7,21 @@ use crate::read::part::Part;
 use crate::read::{At, Read, fields, words};
 use serde_json::Value;
 
-/// Some pods, or some of their inbounds.
+/// The pods that a document is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target<'d> {
+    /// None: the document is no policy.
+    NoPolicy,
+    /// Pods with the tags of one of these selectors, as the older policies say it.
+    Selectors(Vec<&'d Tags>),
+    /// Pods of a `targetRef`, as the newer policies say it; without one, all pods of the mesh.
+    Ref(Option<&'d TargetRef>),
+}
+
+/// Some pods, or some of their inbounds, as the newer policies name them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetRef {
-    /// The pods.
+    /// The pods, by name, labels or tags.
     pub pods: Pods,
     /// Of those, proxies of these kinds; empty: all.
     pub proxy_types: Vec<ProxyType>,
@@ -18,16 +29,16 @@ pub struct TargetRef {
     pub section: Option<String>,
 }
 
-/// Some pods.
+/// Pods of a mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pods {
-    /// All of the mesh.
+    /// All pods of the mesh.
     Mesh,
-    /// Those with these tags. Each inbound has its own.
+    /// Pods with these tags. Each inbound has tags of its own.
     Tags(Tags),
-    /// All that are Dataplanes.
+    /// All pods with a Dataplane.
     Dataplanes,
-    /// Those whose Dataplane has these labels.
+    /// Pods whose Dataplane has these labels.
     Labels(Labels),
     /// One Dataplane.
     Dataplane {
@@ -51,25 +62,25 @@ fields! {
 }
 
 words! {
-    /// The kinds of pods that can be named.
+    /// Kinds of targets.
     pub enum TargetKind {
-        /// All of the mesh.
+        /// All pods of the mesh.
         Mesh = "Mesh",
-        /// By tags.
+        /// Pods by tags.
         MeshSubset = "MeshSubset",
-        /// By service.
+        /// Pods by the service of an inbound.
         MeshService = "MeshService" | "MeshServiceSubset",
-        /// By name or labels.
+        /// Pods by the name or labels of their Dataplane.
         Dataplane = "Dataplane",
     }
 }
 
 words! {
-    /// The kinds of proxies.
+    /// Kinds of proxies.
     pub enum ProxyType {
-        /// Of a workload that others call.
+        /// Sidecar of a workload that others call.
         Sidecar = "Sidecar",
-        /// Of a gateway.
+        /// Proxy of a gateway.
         Gateway = "Gateway",
     }
 }
@@ -82,7 +93,7 @@ impl Read for TargetRef {
             (TargetKind::Mesh, ..) => Pods::Mesh,
             (TargetKind::MeshSubset, ..) => Pods::Tags(tags),
             (TargetKind::MeshService, name, _) => {
-                // One without a name, which the check tells, would choose nobody.
+                // A service without a name is an error of the check; an empty name fits no pod.
                 tags.0.insert(SERVICE.into(), name.unwrap_or_default());
                 Pods::Tags(tags)
             }
@@ -99,7 +110,7 @@ impl Read for TargetRef {
 }
 
 impl TargetRef {
-    /// What the fields say together. A field that says nothing for its kind would be a choice that nobody makes.
+    /// Notes problems that several fields make together, as a field without a meaning for its kind.
     pub(crate) fn check(part: &Part<'_>, at: &mut At<'_>) {
         use TargetKind::{Dataplane, Mesh, MeshService, MeshSubset};
         let Ok(Some(kind)) = part.get::<TargetKind>("kind") else { return };
@@ -129,7 +140,7 @@ impl TargetRef {
         }
     }
 
-    /// Whether it chooses by tags, so inbounds rather than pods.
+    /// Returns true if the target chooses by tags, so inbounds rather than pods.
     pub(crate) fn goes_by_tags(part: &Part<'_>) -> bool {
         matches!(part.get("kind"), Ok(Some(TargetKind::MeshSubset | TargetKind::MeshService)))
     }
@@ -147,17 +158,17 @@ impl TargetKind {
 }
 
 fields! {
-    /// Everybody.
+    /// All pods of the mesh.
     pub struct WholeMesh {
-        /// Only Mesh.
+        /// Only the word Mesh.
         kind: required MeshKind = "kind",
     }
 }
 
 words! {
-    /// Everybody.
+    /// All pods of the mesh.
     pub enum MeshKind {
-        /// Everybody.
+        /// All pods of the mesh.
         Mesh = "Mesh",
     }
 }

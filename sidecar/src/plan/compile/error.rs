@@ -3,13 +3,13 @@
 
 use culvert_mesh::document::DocumentError;
 
-/// Why there is no plan.
+/// Error of documents that make no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
-    /// A document.
+    /// A document contradicts another one.
     #[error(transparent)]
     Document(#[from] DocumentError),
-    /// The pod's own document is not there.
+    /// The pod's own Dataplane is missing.
     #[error(
         "--dataplane {name}: no document is a Dataplane of this name in mesh {mesh:?} (--mesh); {}",
         if there.is_empty() { "there is none in that mesh".into() } else { format!("there are: {}", there.join(", ")) }
@@ -22,14 +22,14 @@ pub enum CompileError {
         /// Some that are there.
         there: Vec<String>,
     },
-    /// More than one document may be meant.
+    /// Several Dataplanes have the pod's name.
     #[error("--dataplane {name}: found several Dataplanes of this name in mesh {mesh:?}; allowed: one of {}", there.join(", "))]
     Ambiguous {
         /// The name that was looked for.
         name: String,
         /// The mesh that it was looked for in.
         mesh: String,
-        /// How they are told apart.
+        /// Their names with the namespace.
         there: Vec<String>,
     },
 }

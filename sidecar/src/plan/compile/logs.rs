@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which documents decide where connections are logged.
+//! Logs of connections, by MeshAccessLog and Mesh.
 //!
-//! For each direction the most specific MeshAccessLog that fits the pod and says anything about that direction; where there
-//! is none, the Mesh's default backend.
+//! For each direction the most specific MeshAccessLog in effect that says anything about that direction; without one, the
+//! Mesh's default backend.
 
 use crate::net::addrs::Direction;
 use crate::observe::traffic_log::{LineFormat, MOST_TARGETS, Sink, Target};
 use crate::plan::compile::error::CompileError;
 use crate::plan::{LogRule, Plan};
-use culvert_mesh::document::{Document, Kind, Spec};
+use culvert_mesh::document::Document;
 use culvert_mesh::kinds::mesh::{self, Mesh};
 use culvert_mesh::kinds::mesh_access_log::{
-    self as policy, Backends, DestinationKind, FormatKind, MeshAccessLog,
+    self as policy, AccessLogBackends, DestinationKind, FormatKind, MeshAccessLog,
 };
+use culvert_mesh::kinds::{Kind, Spec};
+use culvert_mesh::merge::merged;
 use culvert_mesh::model::log_template::Template;
 use culvert_mesh::select::{self, Subject};
 use std::sync::Arc;
@@ -24,33 +26,17 @@ pub(super) fn add(
     pod: &Subject<'_>,
     errors: &mut Vec<CompileError>,
 ) {
-    let mut policies: Vec<_> = ours
-        .iter()
-        .filter_map(|document| match &document.spec {
-            Spec::MeshAccessLog(policy) => {
-                Some((select::rank(policy.target_ref.as_ref(), document, pod)?, *document, policy))
-            }
-            _ => None,
-        })
-        .collect();
-    // The most specific first; by name where that is even.
-    policies.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.name.cmp(&b.1.name)));
-    plan.logs = from_mesh(mesh);
-    for direction in Direction::ALL {
-        let rules =
-            policies.iter().map(|(_, _, policy)| rules(policy, direction)).find(|rules| !rules.is_empty());
-        if let Some(rules) = rules {
-            plan.logs[direction as usize] = rules;
-        }
-    }
-    // Counted once all documents that decide it are right.
+    let policies = select::effective::<MeshAccessLog>(ours, std::slice::from_ref(pod));
+    let said = policies.iter().map(|one| Direction::ALL.map(|direction| rules(one.policy, direction)));
+    plan.logs = merged(said.chain([from_mesh(mesh)])).unwrap_or_default();
+    // The number is right once all documents that decide it are.
     let decides = [Kind::Mesh, Kind::Dataplane, Kind::MeshAccessLog];
     let wrong = |document: &&Document| matches!(document.spec, Spec::Wrong(kind) if decides.contains(&kind));
     let targets = plan.log_targets().len();
     if targets > MOST_TARGETS && !ours.iter().any(wrong) {
         let last = policies
             .first()
-            .map(|(_, document, _)| *document)
+            .map(|one| one.document)
             .or(pod.pod.map(|(document, _)| document))
             .or(ours.first().copied());
         if let Some(document) = last {
@@ -71,10 +57,10 @@ fn from_mesh(mesh: Option<&Mesh>) -> [Vec<LogRule>; 2] {
     [vec![rule.clone()], vec![rule]]
 }
 
-fn mesh_sink(backend: &mesh::Backend) -> Option<Sink> {
+fn mesh_sink(backend: &mesh::LogBackend) -> Option<Sink> {
     let target = match backend.kind {
-        mesh::BackendKind::File => Target::File(backend.conf.path.clone()?),
-        mesh::BackendKind::Tcp => Target::Tcp(backend.conf.address?.0),
+        mesh::LogBackendKind::File => Target::File(backend.conf.path.clone()?),
+        mesh::LogBackendKind::Tcp => Target::Tcp(backend.conf.address?.0),
     };
     Some(Sink { target, format: plain(backend.format.as_ref(), false) })
 }
@@ -86,9 +72,9 @@ fn plain(template: Option<&Template>, omit_empty: bool) -> Arc<LineFormat> {
     })
 }
 
-/// What a policy says about a direction; for one service before for all.
+/// Returns the rules of a policy for a direction; those for one service come before those for all.
 fn rules(policy: &MeshAccessLog, direction: Direction) -> Vec<LogRule> {
-    let rule = |service: Option<&String>, backends: &Backends| LogRule {
+    let rule = |service: Option<&String>, backends: &AccessLogBackends| LogRule {
         service: service.cloned(),
         sinks: backends.backends.iter().filter_map(sink).collect(),
     };
@@ -100,7 +86,7 @@ fn rules(policy: &MeshAccessLog, direction: Direction) -> Vec<LogRule> {
             if all.is_empty() { Vec::new() } else { vec![LogRule { service: None, sinks }] }
         }
         Direction::Outbound => {
-            let of = |to: &policy::To| {
+            let of = |to: &policy::AccessLogTo| {
                 let one = to.target_ref.kind == DestinationKind::MeshService;
                 rule(to.target_ref.name.as_ref().filter(|_| one), &to.default)
             };
@@ -111,13 +97,13 @@ fn rules(policy: &MeshAccessLog, direction: Direction) -> Vec<LogRule> {
     rules
 }
 
-fn sink(backend: &policy::Backend) -> Option<Sink> {
+fn sink(backend: &policy::AccessLogBackend) -> Option<Sink> {
     let (target, format) = match backend.kind {
-        policy::BackendKind::File => {
+        policy::AccessLogBackendKind::File => {
             let file = backend.file.as_ref()?;
             (Target::File(file.path.clone()), file.format.as_ref())
         }
-        policy::BackendKind::Tcp => {
+        policy::AccessLogBackendKind::Tcp => {
             let tcp = backend.tcp.as_ref()?;
             (Target::Tcp(tcp.address.0), tcp.format.as_ref())
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Options and documents → [`Plan`]. Pure: what is wrong is told all at once, and then there is no plan.
+//! Options and documents → [`Plan`]. Pure: every error is reported at once, and then there is no plan.
 
 mod error;
 mod logs;
@@ -14,8 +14,9 @@ use crate::plan::{
     Cluster, EJECTION_TIME, Endpoint, Listener, MOST_ATTEMPTS, Member, Origin, Plan, Serve, Upstream,
     hop_source, wildcard,
 };
-use culvert_mesh::document::{Document, Found, Kind, Spec};
+use culvert_mesh::document::{Document, Found};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Outbound};
+use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::model::tags::SERVICE;
 use culvert_mesh::select::{self, Subject};
 use std::collections::{BTreeMap, HashMap};
@@ -25,10 +26,10 @@ use std::sync::Arc;
 /// Names of others that an error lists.
 const NAMED: usize = 10;
 
-/// Makes the plan.
+/// Compiles options and documents to a plan.
 ///
 /// # Errors
-/// Everything that is wrong.
+/// Every error of the documents together.
 pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>> {
     let documents = &found.documents;
     let mut errors = duplicates(documents);
@@ -61,10 +62,10 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         }
     }
     let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
-    patch::apply(&mut plan, &ours, tags.as_deref());
     let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
+    patch::apply(&mut plan, &ours, &pod);
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
-    // Which policies are about a pod whose document is wrong or missing, which has been told, nobody can say.
+    // A pod whose Dataplane is wrong or missing has an error already, and its policies cannot be known.
     if this.is_some() || config.dataplane.is_none() {
         plan.mtls = security::mtls(mesh, &ours, (&pod, config.any_pod), &mut errors, &mut plan.warnings);
     }
@@ -74,7 +75,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         );
     }
     if config.dataplane.is_none() {
-        plan.warnings.extend(ours.iter().filter(|document| chooses_pods(document)).map(|document| {
+        plan.warnings.extend(ours.iter().filter(|document| select::chooses(document)).map(|document| {
             format!(
                 "{} {} chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here",
                 document.kind().name(),
@@ -91,19 +92,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
 }
 
-/// Whether it is about some pods only.
-fn chooses_pods(document: &Document) -> bool {
-    let target = match &document.spec {
-        Spec::ProxyTemplate(template) => return !patch::is_for_all(template),
-        Spec::MeshAccessLog(policy) => &policy.target_ref,
-        Spec::MeshTls(policy) => &policy.target_ref,
-        Spec::MeshTrafficPermission(policy) => &policy.target_ref,
-        Spec::Mesh(_) | Spec::Dataplane(_) | Spec::Wrong(_) => return false,
-    };
-    select::chooses(target.as_ref(), document)
-}
-
-/// Two documents of a kind and name: which one holds would be chance.
+/// Reports two documents of a kind and name: chance would decide which of them holds.
 fn duplicates(documents: &[Document]) -> Vec<CompileError> {
     let mut seen: HashMap<(Kind, &str, &str, Option<&str>), &Document> = HashMap::new();
     let mut errors = Vec::new();
@@ -121,7 +110,7 @@ fn duplicates(documents: &[Document]) -> Vec<CompileError> {
     errors
 }
 
-/// This pod's document, where there is a right one; an error, where there is none at all.
+/// Returns this pod's Dataplane if it is right; reports an error if there is none or several.
 fn this_pod<'d>(
     name: &str,
     config: &Config,
@@ -166,13 +155,13 @@ fn member(document: &Document, inbound: &Inbound) -> Arc<Member> {
     Arc::new(Member { dataplane: document.name.as_str().into(), tags: Arc::new(inbound.tags.clone()) })
 }
 
-/// Who lives where. Two that claim one address and port: the first by name, so that it does not change with the order of files.
+/// Returns the members by address. Of two that claim one address and port the first by name has it, in any order of files.
 fn members(ours: &[&Document]) -> HashMap<SocketAddr, Arc<Member>> {
     let mut members: HashMap<SocketAddr, Arc<Member>> = HashMap::new();
     for (document, dataplane) in dataplanes(ours) {
         for inbound in &dataplane.networking.inbound {
             let new = member(document, inbound);
-            // By its own address too, where it tells others another one.
+            // The workload's own address too, where it advertises another one.
             for address in [dataplane.endpoint(inbound), dataplane.listener(inbound)] {
                 let entry = members.entry(address).or_insert_with(|| Arc::clone(&new));
                 if new.dataplane < entry.dataplane {
@@ -184,7 +173,7 @@ fn members(ours: &[&Document]) -> HashMap<SocketAddr, Arc<Member>> {
     members
 }
 
-/// The endpoints of each service that others than this pod offer.
+/// Returns the endpoints of each service that other pods offer.
 fn services(ours: &[&Document], this: &Document) -> BTreeMap<String, Vec<Endpoint>> {
     let mut services: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
     for (document, dataplane) in dataplanes(ours).filter(|(document, _)| document.place != this.place) {
@@ -195,14 +184,14 @@ fn services(ours: &[&Document], this: &Document) -> BTreeMap<String, Vec<Endpoin
         }
     }
     for endpoints in services.values_mut() {
-        // Whatever order the files came in.
+        // The order of files must not matter.
         endpoints.sort_by_key(|endpoint| endpoint.address);
         endpoints.dedup_by_key(|endpoint| endpoint.address);
     }
     services
 }
 
-/// What there is without documents, and what `passthrough: false` leaves of it.
+/// Adds the listeners and clusters that exist without documents, as far as `passthrough: false` leaves them.
 fn passthrough(plan: &mut Plan, config: &Config) {
     for direction in Direction::ALL {
         for family in Family::ALL {
@@ -313,7 +302,7 @@ fn add_outbound(
     (outbound, services): (&Outbound, &BTreeMap<String, Vec<Endpoint>>),
 ) {
     let listener = outbound.listener();
-    // What goes to loopback is never redirected, so the application can only reach a port that is bound.
+    // Traffic to loopback is never redirected, so the application can only reach a port that is bound.
     let binds = is_loopback(listener.ip());
     let service = outbound.tags.service().unwrap_or_default();
     let all = services.get(service).map_or(&[][..], Vec::as_slice);
@@ -345,13 +334,13 @@ fn add_outbound(
     );
 }
 
-/// The service, with the other tags that were asked for.
+/// Returns the service's name, with the other tags of the outbound.
 fn cluster_name(outbound: &Outbound, service: &str) -> String {
     let others = outbound.tags.0.iter().filter(|(key, _)| *key != SERVICE);
     others.fold(service.to_owned(), |name, (key, value)| format!("{name}[{key}={value}]"))
 }
 
-/// The cluster of this name, which may be there already; a second one that is another gets a name of its own.
+/// Returns the cluster of this name, an existing one if it is equal; another cluster gets a number behind its name.
 fn named_cluster(
     plan: &mut Plan,
     config: &Config,

@@ -1,24 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a ProxyTemplate changes.
+//! Changes of clusters and listeners by a ProxyTemplate.
 
 use crate::plan::{Origin, Plan};
-use culvert_mesh::document::{Document, Spec};
+use culvert_mesh::document::Document;
 use culvert_mesh::kinds::proxy_template::{
     self as template, ClusterPatch, FilterPatch, Modification, ProxyTemplate,
 };
-use culvert_mesh::model::tags::Tags;
+use culvert_mesh::select::{self, Effective, Subject};
 use std::sync::Arc;
 
-/// Applies the one template that fits this pod best. Without a Dataplane document the pod's tags are not known: then only
-/// selectors that take any value fit.
-pub(super) fn apply(plan: &mut Plan, ours: &[&Document], tags: Option<&[&Tags]>) {
-    let templates = ours.iter().filter_map(|document| match &document.spec {
-        Spec::ProxyTemplate(template) => Some((rank(template, tags)?, document, template)),
-        _ => None,
-    });
-    // As in Kuma one holds, not all: the one whose selector says most; by name where that is even.
-    let best = templates.max_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.name.cmp(&a.1.name)));
-    let Some((_, document, template)) = best else { return };
+/// Applies the most specific template: as in Kuma one template holds, they do not add up.
+pub(super) fn apply(plan: &mut Plan, ours: &[&Document], pod: &Subject<'_>) {
+    let templates = select::effective::<ProxyTemplate>(ours, std::slice::from_ref(pod));
+    let Some(Effective { document, policy: template }) = templates.first() else { return };
     for (index, modification) in template.conf.modifications.iter().enumerate() {
         let changed = match modification {
             Modification::Cluster(patch) => change_clusters(plan, patch),
@@ -31,30 +25,6 @@ pub(super) fn apply(plan: &mut Plan, ours: &[&Document], tags: Option<&[&Tags]>)
             ));
         }
     }
-}
-
-/// How much the best fitting selector says: exact tags first. `None`: none fits.
-fn rank(template: &ProxyTemplate, tags: Option<&[&Tags]>) -> Option<(usize, usize)> {
-    let fits = |wanted: &Tags| match tags {
-        Some(tags) => tags.iter().any(|tags| wanted.select(tags)),
-        None => takes_any(wanted),
-    };
-    let fitting = template.selectors.iter().map(|selector| &selector.tags).filter(|tags| fits(tags));
-    fitting
-        .map(|tags| {
-            let any = tags.0.values().filter(|value| *value == "*").count();
-            (tags.0.len() - any, any)
-        })
-        .max()
-}
-
-fn takes_any(wanted: &Tags) -> bool {
-    wanted.0.values().all(|value| value == "*")
-}
-
-/// Whether one of its selectors takes any value, so that the pod's tags need not be known.
-pub(super) fn is_for_all(template: &ProxyTemplate) -> bool {
-    template.selectors.iter().any(|selector| takes_any(&selector.tags))
 }
 
 fn comes_from(wanted: Option<template::Origin>, origin: Origin) -> bool {

@@ -45,13 +45,13 @@ fn listener<'p>(plan: &'p Plan, name: &str) -> &'p Listener {
         .unwrap_or_else(|| panic!("no listener {name}"))
 }
 
-macro_rules! seed {
+macro_rules! page {
     ($name:literal) => {
         include_str!(concat!("../../../tests/documents/", $name, ".yaml"))
     };
 }
 
-/// A change of what the seeds' YAML says, in both of its spellings.
+/// Checks the plan of both spellings of one page's YAML.
 fn in_both_spellings(kubernetes: &str, universal: &str, check: impl Fn(&Plan)) {
     for text in [kubernetes, universal] {
         check(&plan(&[], text));
@@ -60,7 +60,7 @@ fn in_both_spellings(kubernetes: &str, universal: &str, check: impl Fn(&Plan)) {
 
 #[test]
 fn this_behavior_can_be_changed_by_setting_the_networking_outbound_passthrough_in_the_mesh_resource() {
-    let (kubernetes, universal) = (seed!("mesh-passthrough.kubernetes"), seed!("mesh-passthrough.universal"));
+    let (kubernetes, universal) = (page!("mesh-passthrough.kubernetes"), page!("mesh-passthrough.universal"));
     in_both_spellings(kubernetes, universal, |plan| {
         assert!(!plan.passthrough);
         for family in ["ipv4", "ipv6"] {
@@ -82,8 +82,8 @@ fn proxy_template_to_change_the_defaults_of_the_circuit_breaker() {
     let changed =
         Thresholds { max_connections: 2048, max_pending_requests: 2048, max_requests: 2048, max_retries: 4 };
     in_both_spellings(
-        seed!("proxy-template-circuit-breaker.kubernetes"),
-        seed!("proxy-template-circuit-breaker.universal"),
+        page!("proxy-template-circuit-breaker.kubernetes"),
+        page!("proxy-template-circuit-breaker.universal"),
         |plan| {
             assert_eq!(cluster(plan, "outbound:passthrough:ipv4").thresholds, changed);
             assert_eq!(cluster(plan, "outbound:passthrough:ipv6").thresholds, defaults);
@@ -96,8 +96,8 @@ fn proxy_template_to_change_the_defaults_of_the_circuit_breaker() {
 #[test]
 fn proxy_template_to_change_the_defaults_of_the_timeouts() {
     in_both_spellings(
-        seed!("proxy-template-timeouts.kubernetes"),
-        seed!("proxy-template-timeouts.universal"),
+        page!("proxy-template-timeouts.kubernetes"),
+        page!("proxy-template-timeouts.universal"),
         |plan| {
             for (name, connect, idle) in
                 [("outbound:passthrough:ipv4", 99, 3), ("outbound:passthrough:ipv6", 10, 1)]
@@ -111,7 +111,7 @@ fn proxy_template_to_change_the_defaults_of_the_timeouts() {
 
 #[test]
 fn here_we_specify_that_we_will_listen_on_the_address_10_119_249_39_15000() {
-    let plan = plan(&["--dataplane=demo-app"], seed!("dataplane.universal"));
+    let plan = plan(&["--dataplane=demo-app"], page!("dataplane.universal"));
     let listener = listener(&plan, "inbound:10.119.249.39:15000");
     assert!(listener.binds);
     assert_eq!(listener.address, "10.119.249.39:15000".parse().unwrap());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Documents with several errors: each is told at the first try, and none twice.
+//! Documents with several errors: each is reported at the first try, and none twice.
 
 use crate::options::Options;
 use crate::plan::compile::compile;

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the fields of a Dataplane say together, and, where it is this pod's, with the options.
+//! Rules about several fields of a Dataplane and, where it is the pod's own, about fields and ports of the sidecar.
 
 use super::MOST_LISTENERS;
 use crate::context::Context;
 use crate::model::addresses::is_loopback;
 use crate::model::tags::SERVICE;
-use crate::read::part::{Part, Told};
+use crate::read::part::{Part, Reported};
 use crate::read::{At, Port, RedirectPort};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Where Kuma up to 2.4 redirects IPv6 to; here both families come to one port.
+/// Port that Kuma up to 2.4 redirects IPv6 to; in culvert both families come to one port.
 const OLD_V6: u16 = 15010;
-/// What is allowed where one of the sidecar's ports would be in the way.
+/// Text for a port that is one of the sidecar's own.
 const NOT_OURS: &str = "a port that is not one of the sidecar's own";
 
 pub(super) fn check(networking: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>) {
@@ -38,7 +38,7 @@ pub(super) fn check(networking: &Part<'_>, pod: Option<&Context>, at: &mut At<'_
             let _ = can_be_served(inbound, address, redirected, context, at);
         }
     }
-    // The same for each inbound, so it is told once.
+    // It would be the same error for each inbound.
     if let (Some([Ok(true), _]), Ok(ip)) = (redirected, address)
         && is_loopback(ip)
         && inbounds.iter().any(|inbound| inbound.has("address") == Ok(false))
@@ -65,7 +65,7 @@ fn real_address(part: &Part<'_>, field: &str, at: &mut At<'_>) {
     }
 }
 
-/// Both lists have addresses and tags.
+/// Checks address and tags, which inbounds and outbounds both have.
 fn has_real_tags(one: &Part<'_>, at: &mut At<'_>) {
     real_address(one, "address", at);
     let tags = one.field("tags");
@@ -77,14 +77,14 @@ fn has_real_tags(one: &Part<'_>, at: &mut At<'_>) {
     }
 }
 
-fn listener(one: &Part<'_>, default: Result<IpAddr, Told>) -> Result<SocketAddr, Told> {
+fn listener(one: &Part<'_>, default: Result<IpAddr, Reported>) -> Result<SocketAddr, Reported> {
     let ip = one.get("address")?.map_or(default, Ok)?;
     Ok(SocketAddr::new(ip, one.need::<Port>("port")?.0))
 }
 
 fn once(
     one: &Part<'_>,
-    listener: Result<SocketAddr, Told>,
+    listener: Result<SocketAddr, Reported>,
     seen: &mut BTreeSet<SocketAddr>,
     at: &mut At<'_>,
 ) {
@@ -95,8 +95,12 @@ fn once(
     }
 }
 
-/// A sidecar forwards to its own workload.
-fn serves_itself(inbound: &Part<'_>, address: Result<IpAddr, Told>, at: &mut At<'_>) -> Result<(), Told> {
+/// Checks that a sidecar forwards to its own workload only.
+fn serves_itself(
+    inbound: &Part<'_>,
+    address: Result<IpAddr, Reported>,
+    at: &mut At<'_>,
+) -> Result<(), Reported> {
     let Some(service) = inbound.get::<IpAddr>("serviceAddress")? else { return Ok(()) };
     // Of loopback these two alone are let through to the application by the redirect rules.
     let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
@@ -107,8 +111,9 @@ fn serves_itself(inbound: &Part<'_>, address: Result<IpAddr, Told>, at: &mut At<
     Ok(())
 }
 
-/// Whether connections are redirected to us: inbound, outbound. Also: that the document says so as the options do.
-fn redirected(networking: &Part<'_>, context: &Context, at: &mut At<'_>) -> [Result<bool, Told>; 2] {
+/// Returns true for inbound and for outbound if connections are redirected to the sidecar, and notes ports that differ from its
+/// options.
+fn redirected(networking: &Part<'_>, context: &Context, at: &mut At<'_>) -> [Result<bool, Reported>; 2] {
     let transparent = networking.field("transparentProxying");
     let ports = [
         ("redirectPortInbound", "--inbound-port", context.inbound_port),
@@ -132,11 +137,11 @@ fn redirected(networking: &Part<'_>, context: &Context, at: &mut At<'_>) -> [Res
 
 fn can_be_served(
     inbound: &Part<'_>,
-    address: Result<IpAddr, Told>,
-    redirected: Result<bool, Told>,
+    address: Result<IpAddr, Reported>,
+    redirected: Result<bool, Reported>,
     context: &Context,
     at: &mut At<'_>,
-) -> Result<(), Told> {
+) -> Result<(), Reported> {
     let ours = |port: Port| context.is_own_port(port.0);
     let service_port = inbound.get::<Port>("servicePort");
     let port = inbound.need::<Port>("port");
@@ -147,7 +152,7 @@ fn can_be_served(
     }
     if let Ok(port) = port
         && ours(port)
-        // Of the listener, where we bind it; and of the application, where it has no other.
+        // The port is the listener's where the sidecar binds it, and the application's where it has no other.
         && (redirected == Ok(false) || service_port == Ok(None))
     {
         inbound.problem(at, "port", port.0.to_string(), NOT_OURS);
@@ -173,11 +178,11 @@ fn can_be_served(
 
 fn can_be_called(
     outbound: &Part<'_>,
-    redirected: Result<bool, Told>,
+    redirected: Result<bool, Reported>,
     context: &Context,
     at: &mut At<'_>,
-) -> Result<(), Told> {
-    // What goes to loopback is never redirected, so the application can only reach a port that is bound.
+) -> Result<(), Reported> {
+    // Traffic to loopback is never redirected, so the application can only reach a port that is bound.
     let ip = outbound.get::<IpAddr>("address")?.unwrap_or(Ipv4Addr::LOCALHOST.into());
     if !is_loopback(ip) {
         if !redirected? {

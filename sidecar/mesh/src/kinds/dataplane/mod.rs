@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `Dataplane`: a workload, and what it serves and calls.
+//! `Dataplane`: a workload with its inbounds and outbounds.
 
 use crate::context::Context;
+use crate::kinds::Resource;
 use crate::model::tags::Tags;
 use crate::read::part::Part;
 use crate::read::{At, Ignored, Port, RedirectPort, fields, words};
@@ -11,9 +12,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 pub const MOST_LISTENERS: usize = 512;
 
 fields! {
-    /// A workload: the one that --dataplane names is this pod, the others are where the mesh's services live.
+    /// A workload: the one that --dataplane names is this pod, the others are the endpoints of the mesh's services.
     pub struct Dataplane {
-        /// Its addresses and ports.
+        /// Addresses and ports of the workload.
         networking: required Networking = "networking",
     }
 }
@@ -21,17 +22,17 @@ fields! {
 fields! {
     /// Addresses and ports of a workload.
     pub struct Networking {
-        /// The workload's address.
+        /// Address of the workload, an IP address.
         address: required IpAddr = "address",
-        /// Where others reach it, if that is another address.
+        /// Address that other workloads dial, if it differs from address.
         advertised_address: optional IpAddr = "advertisedAddress",
-        /// What it serves.
+        /// Services that the workload offers.
         inbound: default Vec<Inbound> = "inbound",
-        /// What it calls.
+        /// Services that the workload calls.
         outbound: default Vec<Outbound> = "outbound",
         /// The tags of a gateway, which has no inbound.
         gateway: optional Gateway = "gateway",
-        /// How connections are redirected. Absent: they are not, and listeners bind their own ports.
+        /// Redirect of connections. Absent: connections are not redirected, and listeners bind their own ports.
         transparent_proxying: optional TransparentProxying = "transparentProxying",
     }
 }
@@ -48,33 +49,33 @@ fields! {
         /// The application's address: loopback or the workload's own. Default: with a redirect the listener's address,
         /// without one 127.0.0.1.
         service_address: optional IpAddr = "serviceAddress",
-        /// What the service is called and how it differs from others of that name; kuma.io/service is required.
+        /// Name of the service (kuma.io/service, required), and tags that its inbounds differ by.
         tags: required Tags = "tags",
-        /// A name, for people.
+        /// A name that sectionName can choose.
         name: optional String = "name",
-        /// Whether it can be called.
+        /// State of the service: ready or not.
         health: optional Health = "health",
-        /// Whether it can be called, in Kuma 2.x's newer words.
+        /// State of the service, in the newer words of Kuma 2.x.
         state: optional State = "state",
     }
 }
 
 fields! {
-    /// Whether a service can be called.
+    /// State of a service.
     pub struct Health {
-        /// Whether it can be called.
+        /// State of the service: ready or not.
         ready: default bool = "ready",
     }
 }
 
 words! {
-    /// Whether a service can be called.
+    /// State of a service.
     pub enum State {
-        /// It can.
+        /// The service can be called.
         Ready = "Ready",
-        /// It cannot.
+        /// The service cannot be called.
         NotReady = "NotReady",
-        /// It is none.
+        /// The inbound is not a service.
         Ignored = "Ignored",
     }
 }
@@ -94,23 +95,23 @@ fields! {
 fields! {
     /// A gateway: a workload that takes its connections itself.
     pub struct Gateway {
-        /// Its tags.
+        /// Tags of the gateway.
         tags: required Tags = "tags",
-        /// Only a gateway of its own is known here, not one that Envoy plays.
+        /// Only DELEGATED: a gateway program of its own, not Envoy.
         kind: optional GatewayKind = "type",
     }
 }
 
 words! {
-    /// The kinds of gateways.
+    /// Kinds of gateways that culvert has.
     pub enum GatewayKind {
-        /// A program of its own.
+        /// A gateway program of its own.
         Delegated = "DELEGATED",
     }
 }
 
 fields! {
-    /// How the pod's connections are redirected.
+    /// Redirect of the pod's connections.
     pub struct TransparentProxying {
         /// The inbound port; 0 = not redirected. As --inbound-port.
         redirect_port_inbound: default RedirectPort = "redirectPortInbound",
@@ -118,25 +119,25 @@ fields! {
         redirect_port_inbound_v6: default RedirectPort = "redirectPortInboundV6",
         /// The outbound port; 0 = not redirected. As --outbound-port.
         redirect_port_outbound: default RedirectPort = "redirectPortOutbound",
-        /// Services that may be called by their endpoints' addresses. Here that holds for all.
+        /// Services that may be called by their endpoints' addresses. In culvert all may.
         direct_access_services: default Vec<String> = "directAccessServices",
-        /// Which services the control plane tells this pod of. Here these are the outbounds.
+        /// Services that the control plane sends to this pod. In culvert these are the outbounds.
         reachable_services: default Vec<String> = "reachableServices",
-        /// The same in newer words.
+        /// The same in the newer spelling.
         reachable_backends: optional Ignored = "reachableBackends",
-        /// The redirected families; the plugin's annotations decide that here.
+        /// Redirected families. In culvert annotations of the pod decide them.
         ip_family_mode: optional IpFamilyMode = "ipFamilyMode",
     }
 }
 
 words! {
-    /// The redirected families.
+    /// Families of addresses that are redirected.
     pub enum IpFamilyMode {
-        /// Both.
+        /// Both IPv4 and IPv6.
         DualStack = "DualStack" | "UnSpecified",
-        /// IPv4.
+        /// IPv4, and not IPv6.
         V4 = "IPv4",
-        /// IPv6.
+        /// IPv6, and not IPv4.
         V6 = "IPv6",
     }
 }
@@ -144,39 +145,43 @@ words! {
 // === impl Dataplane ===
 
 impl Dataplane {
-    /// The tags that selectors are held against: of each inbound, or of the gateway.
+    /// Returns the tags that selectors are compared with: those of each inbound, or of the gateway.
     pub fn tags(&self) -> impl Iterator<Item = &Tags> {
         let Networking { inbound, gateway, .. } = &self.networking;
         inbound.iter().map(|inbound| &inbound.tags).chain(gateway.iter().map(|gateway| &gateway.tags))
     }
 
-    /// Where others reach an inbound.
+    /// Returns the address that others dial for an inbound.
     pub fn endpoint(&self, inbound: &Inbound) -> SocketAddr {
         let Networking { address, advertised_address, .. } = &self.networking;
         SocketAddr::new(advertised_address.or(inbound.address).unwrap_or(*address), inbound.port.0)
     }
 
-    /// Where the listener of an inbound is.
+    /// Returns the address of an inbound's listener.
     pub fn listener(&self, inbound: &Inbound) -> SocketAddr {
         SocketAddr::new(inbound.address.unwrap_or(self.networking.address), inbound.port.0)
     }
 
-    /// Whether connections are redirected to us: inbound, outbound. Without `transparentProxying`, as in Kuma, they are not.
+    /// Returns true for inbound and for outbound if connections are redirected to the sidecar. Without `transparentProxying`, as in
+    /// Kuma, they are not.
     pub fn redirected(&self, context: &Context) -> [bool; 2] {
         let ports = self.networking.transparent_proxying.as_ref();
         let ports = ports.map(|ports| [ports.redirect_port_inbound.0, ports.redirect_port_outbound.0]);
         let [inbound, outbound] = ports.unwrap_or_default();
         [inbound != 0 && context.inbound_port != 0, outbound != 0 && context.outbound_port != 0]
     }
+}
 
-    /// What the fields say together; of this pod's document also with the options.
-    pub fn check(part: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>) {
+impl Resource for Dataplane {
+    const NAME: &'static str = "Dataplane";
+
+    fn check(part: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>) {
         check::check(&part.field("networking"), pod, at);
     }
 }
 
 impl Inbound {
-    /// Whether others may call it.
+    /// Returns true if others may call the inbound.
     pub fn is_ready(&self) -> bool {
         self.health.as_ref().is_none_or(|health| health.ready)
             && !matches!(self.state, Some(State::NotReady | State::Ignored))
@@ -184,7 +189,7 @@ impl Inbound {
 }
 
 impl Outbound {
-    /// Where its listener is.
+    /// Returns the address of the listener.
     pub fn listener(&self) -> SocketAddr {
         SocketAddr::new(self.address.unwrap_or(Ipv4Addr::LOCALHOST.into()), self.port.0)
     }

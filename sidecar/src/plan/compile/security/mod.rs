@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which documents decide how this pod speaks TLS, and who may call it.
+//! TLS of this pod and the members that may call it, by Mesh, MeshTLS and MeshTrafficPermission.
 
 use crate::plan::compile::error::CompileError;
 use crate::plan::permissions::{Action, Permission, Permissions, Who};
 use crate::plan::tls::{TlsSettings, TlsVersion};
 use crate::plan::{Gate, Mtls, TlsMode};
-use culvert_mesh::document::{Document, DocumentError, Spec};
-use culvert_mesh::kinds::dataplane::Inbound;
+use culvert_mesh::document::{Document, DocumentError};
+use culvert_mesh::kinds::Kind;
 use culvert_mesh::kinds::mesh::{Mesh, MtlsMode};
-use culvert_mesh::kinds::mesh_tls::{Cipher, Conf, MeshTls, Mode, Version};
+use culvert_mesh::kinds::mesh_tls::{Cipher, MeshTls, TlsConf, TlsModeWord, Version};
 use culvert_mesh::kinds::mesh_traffic_permission::{ActionWord, MatchKind, MeshTrafficPermission};
+use culvert_mesh::merge::merged;
 use culvert_mesh::model::tags::SERVICE;
-use culvert_mesh::select::{self, Subject};
-use culvert_mesh::target::{Pods, TargetRef};
+use culvert_mesh::select::{self, Effective, Subject};
+use culvert_mesh::target::{Pods, Target, TargetRef};
 use rustls::CipherSuite;
 use std::collections::HashMap;
 
-/// What the pod speaks; `None` where the mesh has no TLS.
+/// Kinds whose policies decide mode, settings and permissions.
+const DECIDES: [Kind; 2] = [Kind::MeshTls, Kind::MeshTrafficPermission];
+
+/// Returns TLS settings and gates of the pod; `None` where the mesh has no TLS.
 pub(super) fn mtls(
     mesh: Option<&Mesh>,
     ours: &[&Document],
@@ -25,7 +29,8 @@ pub(super) fn mtls(
     warnings: &mut Vec<String>,
 ) -> Option<Mtls> {
     let backend = mesh?.mtls.as_ref()?.enabled()?;
-    let policies: Vec<Policy<'_>> = ours.iter().filter_map(|document| Policy::of(document)).collect();
+    // Each inbound goes through the policies, so they are picked out of thousands of Dataplanes once.
+    let policies: Vec<_> = ours.iter().copied().filter(|one| DECIDES.contains(&one.kind())).collect();
     if !any_pod {
         errors.extend(policies.iter().filter_map(|policy| undecided(policy, pod)).map(Into::into));
     }
@@ -34,138 +39,93 @@ pub(super) fn mtls(
         None | Some(MtlsMode::Strict) => TlsMode::Strict,
         Some(MtlsMode::Permissive) => TlsMode::Permissive,
     };
-    // What is about each of the pod's inbounds is about the ports that none of them names.
+    // A policy about each of the pod's inbounds is also about the ports that no inbound names.
     let each: Vec<_> = pod.tags.chunks(1).map(|tags| Subject { tags, ..*pod }).collect();
-    let others = about(&policies, if each.is_empty() { std::slice::from_ref(pod) } else { &each });
+    let others = if each.is_empty() { std::slice::from_ref(pod) } else { &each };
     let mut mtls = Mtls {
-        others: gate(&others, default),
+        others: gate(&policies, others, default),
         inbounds: HashMap::new(),
         named_only: pod.pod.is_some(),
-        settings: settings(&others),
+        settings: settings(conf(&policies, others)),
     };
     let Some((_, this)) = pod.pod else { return Some(mtls) };
     for inbound in &this.networking.inbound {
         let subject = Subject { tags: &[&inbound.tags], inbound: Some(inbound), ..*pod };
-        let gate = gate(&about(&policies, &[subject]), default);
+        let gate = gate(&policies, &[subject], default);
         mtls.inbounds.insert(this.listener(inbound), gate);
     }
-    // A gateway is there for strangers, and its clients' TLS is its own.
+    // The clients of a gateway are not members, and it terminates their TLS itself.
     if this.networking.gateway.is_some() {
         mtls.others.mode = TlsMode::Permissive;
     }
     Some(mtls)
 }
 
-/// What nobody can decide: a policy that is passed over may be the one that forbids.
-fn undecided(policy: &Policy<'_>, pod: &Subject<'_>) -> Option<DocumentError> {
-    let document = policy.document;
+/// A policy that is passed over may be the one that forbids: returns an error where the documents do not decide it.
+fn undecided(policy: &Document, pod: &Subject<'_>) -> Option<DocumentError> {
     let Some((this, this_pod)) = pod.pod else {
         const ALLOWED: &str = "all pods of the mesh; or --dataplane, so that one knows which pod this is";
-        return select::chooses(policy.target, document)
-            .then(|| document.error("spec.targetRef", "a choice of pods", ALLOWED));
+        return select::chooses(policy).then(|| policy.error("spec.targetRef", "a choice of pods", ALLOWED));
     };
-    let TargetRef { pods, section, proxy_types: _ } = policy.target?;
-    let (Pods::Dataplane { .. }, Some(section)) = (pods, section) else { return None };
-    let whole = TargetRef { section: None, ..policy.target?.clone() };
-    select::rank(Some(&whole), document, pod)?;
-    let named = |inbound: &Inbound| select::is_section(inbound, section);
-    (!this_pod.networking.inbound.iter().any(named)).then(|| {
-        let there = this_pod
-            .networking
-            .inbound
-            .iter()
-            .map(|inbound| inbound.name.clone().unwrap_or_else(|| inbound.port.0.to_string()));
+    let Target::Ref(Some(target)) = policy.spec.target() else { return None };
+    let (Pods::Dataplane { .. }, Some(section)) = (&target.pods, &target.section) else { return None };
+    let whole = TargetRef { section: None, ..target.clone() };
+    select::rank(&Target::Ref(Some(&whole)), policy, pod)?;
+    let inbounds = &this_pod.networking.inbound;
+    (!inbounds.iter().any(|inbound| select::is_section(inbound, section))).then(|| {
+        let there =
+            inbounds.iter().map(|inbound| inbound.name.clone().unwrap_or_else(|| inbound.port.0.to_string()));
         let allowed =
             format!("an inbound of Dataplane {}: {}", this.name, there.collect::<Vec<_>>().join(", "));
-        document.error("spec.targetRef.sectionName", format!("{section:?}"), allowed)
+        policy.error("spec.targetRef.sectionName", format!("{section:?}"), allowed)
     })
 }
 
-/// A policy that goes by labels, of a pod that says of none whether it has it: it is passed over, and may have been meant.
-fn unlabelled(policy: &Policy<'_>, pod: &Subject<'_>) -> Option<String> {
+/// Warns of a policy that goes by labels where the pod has none: it is passed over, and may have been meant.
+fn unlabelled(policy: &Document, pod: &Subject<'_>) -> Option<String> {
     let (this, _) = pod.pod.filter(|(this, _)| !this.labelled)?;
-    let Pods::Labels(wanted) = &policy.target?.pods else { return None };
+    let Target::Ref(Some(TargetRef { pods: Pods::Labels(wanted), .. })) = policy.spec.target() else {
+        return None;
+    };
     let unknown = wanted.0.keys().find(|key| this.labels.get(key).is_none())?;
-    let (kind, name) = (policy.document.kind().name(), &policy.document.name);
+    let (kind, name) = (policy.kind().name(), &policy.name);
     Some(format!(
         "{kind} {name} goes by the label {unknown:?}, and Dataplane {} has no labels: it is not about this pod (`labels: {{}}` says that this is meant)",
         this.name
     ))
 }
 
-/// A document that says something of TLS.
-#[derive(Clone, Copy)]
-struct Policy<'d> {
-    document: &'d Document,
-    target: Option<&'d TargetRef>,
-    says: Says<'d>,
-}
-
-#[derive(Clone, Copy)]
-enum Says<'d> {
-    How(&'d MeshTls),
-    Who(&'d MeshTrafficPermission),
-}
-
-impl<'d> Policy<'d> {
-    fn of(document: &'d Document) -> Option<Self> {
-        let (target, says) = match &document.spec {
-            Spec::MeshTls(policy) => (policy.target_ref.as_ref(), Says::How(policy)),
-            Spec::MeshTrafficPermission(policy) => (policy.target_ref.as_ref(), Says::Who(policy)),
-            _ => return None,
-        };
-        Some(Self { document, target, says })
+fn gate(policies: &[&Document], subjects: &[Subject<'_>], default: TlsMode) -> Gate {
+    let mode = conf(policies, subjects).and_then(|conf| conf.mode).map(|mode| match mode {
+        TlsModeWord::Strict => TlsMode::Strict,
+        TlsModeWord::Permissive => TlsMode::Permissive,
+    });
+    Gate {
+        mode: mode.unwrap_or(default),
+        permissions: permissions(&select::effective::<MeshTrafficPermission>(policies, subjects)),
     }
 }
 
-/// What is about all of the subjects, the least specific first; by name where that is even.
-fn about<'d>(policies: &[Policy<'d>], subjects: &[Subject<'_>]) -> Vec<Says<'d>> {
-    let mut about: Vec<_> = policies
-        .iter()
-        .filter_map(|policy| {
-            let ranks = subjects.iter().map(|one| select::rank(policy.target, policy.document, one));
-            let rank = ranks.collect::<Option<Vec<_>>>()?.into_iter().min()?;
-            Some((rank, std::cmp::Reverse(&policy.document.name), policy.says))
-        })
-        .collect();
-    about.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-    about.into_iter().map(|(_, _, says)| says).collect()
+/// Merges the `MeshTLS` policies in effect, field by field.
+fn conf(policies: &[&Document], subjects: &[Subject<'_>]) -> Option<TlsConf> {
+    let effective = select::effective::<MeshTls>(policies, subjects);
+    merged(effective.iter().flat_map(|one| one.policy.confs()).cloned())
 }
 
-fn gate(about: &[Says<'_>], default: TlsMode) -> Gate {
-    let mode = confs(about).filter_map(|conf| conf.mode).last().map(|mode| match mode {
-        Mode::Strict => TlsMode::Strict,
-        Mode::Permissive => TlsMode::Permissive,
-    });
-    Gate { mode: mode.unwrap_or(default), permissions: permissions(about) }
-}
-
-fn confs<'d>(about: &[Says<'d>]) -> impl Iterator<Item = &'d Conf> {
-    about
-        .iter()
-        .filter_map(|says| match says {
-            Says::How(policy) => Some(policy.confs()),
-            Says::Who(_) => None,
-        })
-        .flatten()
-}
-
-/// What `MeshTLS` documents say: field by field, the most specific that says anything.
-fn settings(about: &[Says<'_>]) -> TlsSettings {
+fn settings(conf: Option<TlsConf>) -> TlsSettings {
     let mut settings = TlsSettings::default();
-    for Conf { mode: _, version, ciphers } in confs(about) {
-        if let Some(range) = version {
-            let version = |version, auto| match version {
-                Some(Version::V12) => TlsVersion::V12,
-                Some(Version::V13) => TlsVersion::V13,
-                None | Some(Version::Auto) => auto,
-            };
-            settings.max = version(range.max, TlsVersion::V13);
-            settings.min = version(range.min, settings.max);
-        }
-        if !ciphers.is_empty() {
-            settings.suites = TLS13.into_iter().chain(ciphers.iter().map(|cipher| suite(*cipher))).collect();
-        }
+    let Some(TlsConf { mode: _, version, ciphers }) = conf else { return settings };
+    if let Some(range) = version {
+        let version = |version, auto| match version {
+            Some(Version::V12) => TlsVersion::V12,
+            Some(Version::V13) => TlsVersion::V13,
+            None | Some(Version::Auto) => auto,
+        };
+        settings.max = version(range.max, TlsVersion::V13);
+        settings.min = version(range.min, settings.max);
+    }
+    if !ciphers.is_empty() {
+        settings.suites = TLS13.into_iter().chain(ciphers.into_iter().map(suite)).collect();
     }
     settings
 }
@@ -187,19 +147,13 @@ fn suite(cipher: Cipher) -> CipherSuite {
     }
 }
 
-fn permissions(about: &[Says<'_>]) -> Permissions {
-    let policies: Vec<&MeshTrafficPermission> = about
-        .iter()
-        .filter_map(|says| match says {
-            Says::Who(policy) => Some(*policy),
-            Says::How(_) => None,
-        })
-        .collect();
-    // The most specific caller first; of two, what the more specific document says; of one document, a denial.
+fn permissions(policies: &[Effective<'_, MeshTrafficPermission>]) -> Permissions {
+    // The most specific caller comes first; of two the one of the more specific document; within a document, a denial.
     let mut ordered: Vec<_> = policies
         .iter()
+        .rev()
         .enumerate()
-        .flat_map(|(rank, policy)| policy.from.iter().map(move |from| (rank, from)))
+        .flat_map(|(rank, one)| one.policy.from.iter().map(move |from| (rank, from)))
         .map(|(rank, from)| {
             let action = match from.default.action {
                 ActionWord::Allow => Action::Allow,
@@ -208,14 +162,14 @@ fn permissions(about: &[Says<'_>]) -> Permissions {
             };
             let (specific, who) = match &from.target_ref.pods {
                 Pods::Tags(tags) => ((tags.0.contains_key(SERVICE), tags.0.len()), Who::Tags(tags.clone())),
-                // No others get here: see the document's check.
+                // The check of the document refuses other targets.
                 _ => ((false, 0), Who::Everyone),
             };
             (specific, rank, Permission { who, action })
         })
         .collect();
     ordered.sort_by(|a, b| (b.0, b.1).cmp(&(a.0, a.1)).then(a.2.action.cmp(&b.2.action)));
-    let unordered = policies.iter().flat_map(|policy| &policy.rules).flat_map(|rule| {
+    let unordered = policies.iter().rev().flat_map(|one| &one.policy.rules).flat_map(|rule| {
         let lists = &rule.default;
         [
             (Action::Allow, &lists.allow),

@@ -27,7 +27,7 @@ fn plan(documents: &str) -> Plan {
     compile(&config(), &read(&format!("{documents}\n{here}")).unwrap()).unwrap()
 }
 
-/// The listener of its first inbound.
+/// Address of the first inbound's listener.
 const HERE: std::net::SocketAddr =
     std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)), 80);
 
@@ -157,7 +157,7 @@ fn permissions_are_in_the_order_in_which_they_decide() {
     );
 }
 
-/// Why there is no plan.
+/// Errors of documents that make no plan.
 fn refused(arguments: &[&str], documents: &str) -> Vec<String> {
     let arguments = ["culvert-sidecar", "--resources=/test"].iter().chain(arguments);
     let config = Options::try_parse_from(arguments).unwrap().check().unwrap();
@@ -187,7 +187,7 @@ fn a_choice_of_pods_is_an_error_where_nobody_knows_which_pod_this_is() {
         let errors = refused(&[], &policy(STRICT, target));
         assert_eq!(errors.len(), if chooses { 2 } else { 0 }, "{target}: {errors:?}");
         assert!(errors.iter().all(|error| error.contains("spec.targetRef") && error.contains("--dataplane")));
-        // Without mTLS nothing is decided by it.
+        // Without mTLS the policy decides nothing.
         assert_eq!(refused(&[], &policy("", target)), <[String; 0]>::default(), "{target}");
     }
 }
