@@ -173,3 +173,40 @@ impl RunningServices {
         let _ = tokio::time::timeout(CLOSE_DEADLINE, all).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+    use clap::Parser;
+
+    fn bind(options: &[String]) -> Result<BoundServices, Vec<String>> {
+        let arguments = std::iter::once("culvert-sidecar".to_owned()).chain(options.iter().cloned());
+        let config = Options::try_parse_from(arguments).unwrap().check().unwrap();
+        let (_, plan) = reload::load(&config).unwrap();
+        BoundServices::bind(&config, &plan).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn every_port_that_is_taken_is_reported() {
+        let taken = ["127.0.0.1:0", "[::]:0"].map(|at| StdListener::bind(at).unwrap());
+        let [admin, status] = taken.each_ref().map(|listener| listener.local_addr().unwrap());
+        let off = ["--inbound-port=0".to_owned(), "--outbound-port=0".to_owned()];
+        let errors = bind(
+            &[&off[..], &[format!("--admin-address={admin}"), format!("--status-address={status}")]].concat(),
+        )
+        .err()
+        .unwrap();
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        assert!(
+            errors[0].contains("(--admin-address)") && errors[1].contains("(--status-address)"),
+            "{errors:?}"
+        );
+    }
+
+    #[test]
+    fn a_listener_that_is_off_has_no_next_step() {
+        let config = Options::try_parse_from(["culvert-sidecar"]).unwrap().check().unwrap();
+        assert!(redirected(&config, 0, "--inbound-port", Direction::Inbound).unwrap().is_none());
+    }
+}

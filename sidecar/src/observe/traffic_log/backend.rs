@@ -4,11 +4,12 @@
 
 use super::Target;
 use crate::metrics::{Counter, metrics};
+use crate::observe::flush;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::TcpStream;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,6 @@ pub const MOST_TARGETS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries to reach it.
 const RETRY: Duration = Duration::from_secs(1);
-/// Pause before the end is offered again to a queue that is full.
-const OFFER_AGAIN: Duration = Duration::from_millis(5);
 /// Bytes that are written at once.
 const BATCH: usize = 64 * 1024;
 
@@ -89,24 +88,11 @@ impl TrafficLogger {
     pub(crate) fn finish(&self, deadline: Duration) {
         let until = Instant::now() + deadline;
         let queues = std::mem::take(&mut *self.queues.lock().unwrap_or_else(PoisonError::into_inner));
-        let written: Vec<_> = queues
-            .into_values()
-            .filter_map(|queue| {
-                let (written, heard) = sync_channel(1);
-                let mut end = Message::End(written);
-                while let Err(TrySendError::Full(back)) = queue.try_send(end) {
-                    end = back;
-                    if Instant::now() >= until {
-                        return None;
-                    }
-                    std::thread::park_timeout(OFFER_AGAIN);
-                }
-                Some(heard)
-            })
-            .collect();
-        for heard in written {
-            // Also over when the writer is gone.
-            let _ = heard.recv_timeout(until.saturating_duration_since(Instant::now()));
+        // All writers end at the same time, so that one that is stuck costs the others nothing.
+        let ends: Vec<_> =
+            queues.values().filter_map(|queue| flush::send_end(queue, Message::End, until)).collect();
+        for written in ends {
+            flush::wait(&written, until);
         }
     }
 }
