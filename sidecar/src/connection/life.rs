@@ -360,8 +360,8 @@ impl Watch for Watched {
         });
     }
 
-    fn not_read(&mut self, deaf: bool) {
-        self.entry.set_deaf(deaf);
+    fn not_read(&mut self, not_read: bool) {
+        self.entry.set_deaf(not_read);
     }
 
     fn check_due(&mut self) -> bool {
