@@ -1,17 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Times of day as text.
 
-use jiff::civil::DateTime;
+use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
+use jiff::tz::Offset;
 use std::time::SystemTime;
 
-/// 1970 in UTC. A civil time without a zone, as jiff's `Timestamp` ends a day before the year 9999 does, and
-/// 9999-12-31T23:59:59Z is how X.509 writes "for ever" (RFC 5280, 4.1.2.5).
+/// 1970 in UTC, to count seconds from.
 pub(crate) const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
+/// Seconds of two days.
+const TWO_DAYS: i64 = 2 * 86_400;
+
+/// Last second of the year 9999, "for ever" in certificates (RFC 5280, 4.1.2.5).
+const FOREVER: i64 = 253_402_300_799;
 
 /// Writes a time in UTC by RFC 3339, in whole seconds: `2024-02-29T23:59:59Z`. Before 1970 is 1970.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    format!("{:.0}Z", EPOCH.saturating_add(since))
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(FOREVER).min(FOREVER);
+    // jiff's timestamps end 26 hours before that second, so the time of two days earlier is taken, and then the day after
+    // the next. To add a duration to `EPOCH` would be shorter, and make the program 210 KiB larger.
+    let earlier = Offset::UTC.to_datetime(Timestamp::from_second(seconds - TWO_DAYS).unwrap_or_default());
+    let day = earlier.date().tomorrow().and_then(Date::tomorrow).unwrap_or(Date::MAX);
+    format!("{:.0}Z", day.to_datetime(earlier.time()))
 }
 
 #[cfg(test)]

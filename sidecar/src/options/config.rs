@@ -50,7 +50,7 @@ pub struct Config {
     pub(crate) idle_timeout: Option<Duration>,
     /// TCP keepalive idle time; `None` = off.
     pub(crate) tcp_keepalive: Option<Duration>,
-    /// Circuit breaker of each cluster that documents give none.
+    /// Circuit breaker of each cluster, before documents change it.
     pub(crate) thresholds: Thresholds,
     /// Destination of the closing records.
     pub(crate) access_log: AccessLog,

@@ -43,7 +43,7 @@ pub(super) struct MeshOptions {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Ports")]
 pub(super) struct PortOptions {
-    // The ports are those of Istio and Kuma, so that rules and firewalls that know them fit.
+    // 15001 and 15006 are the ports of Istio and Kuma, 15020 is Istio's, 9901 is Kuma's.
     /// Port of the inbound listener, for redirected connections; 0 = off
     #[arg(long, value_name = "PORT", default_value_t = 15006, env = "CULVERT_INBOUND_PORT", hide_env = true)]
     pub(super) inbound_port: u16,

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 /// Longest answer that is read. A `HealthCheckResponse` has one number: 7 bytes.
 const LONGEST_ANSWER: usize = 256;
-/// Longest list of header lines that is accepted. h2's own bound is 16 MiB, Go's client accepts 10.
+/// Longest list of header lines that is accepted. h2's own bound, and grpc-go's, is 16 MiB.
 const LONGEST_HEADERS: u32 = 64 * 1024;
 
 /// A call that came to no answer.

@@ -56,8 +56,8 @@ pub(crate) trait Endpoint: AsyncRead + AsyncWrite + Unpin {
         Pin::new(self).poll_write(cx, bytes)
     }
 
-    /// Switches TCP keepalive on, with this idle time. Called when the connection falls silent for the first time, as the
-    /// three system calls are a tenth of what a short connection costs.
+    /// Switches TCP keepalive on, with this idle time. Called at a check, so never for a short connection: the three system
+    /// calls are a tenth of what that costs.
     fn keep_alive(&self, after: Duration) {
         let _ = after;
     }

@@ -164,7 +164,7 @@ impl Identity {
     /// Checks an identity as a peer would.
     ///
     /// # Errors
-    /// All faults of its files; behind them the first of the certificate.
+    /// All faults of the three files, or else the first fault of the identity in them.
     pub(super) fn check(
         pem: &Pem,
         trust_domain: &TrustDomain,

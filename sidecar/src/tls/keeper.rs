@@ -178,7 +178,7 @@ impl Tls {
         }
     }
 
-    /// Reads the files if they changed. Blocks the calling thread, which is the one for admin and signals, for some 100 µs.
+    /// Reads the files if they changed, on the calling thread.
     pub(super) fn check_files(&self, metrics: &TlsMetrics) {
         let Some(source) = &self.source else { return };
         let stamps = Stamps::of(&source.folder);
