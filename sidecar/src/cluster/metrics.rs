@@ -4,14 +4,14 @@
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
-/// What is counted of connections to servers: for one cluster, and for all of a direction and family.
+/// Counters of connections to servers: of one cluster, or of one direction and family.
 #[derive(Debug, Default)]
 pub(crate) struct UpstreamMetrics {
     /// Upstream connections, successful or not.
     pub(crate) total: Counter,
     /// Upstream connections that are open or being made.
     pub(crate) active: Gauge,
-    /// Upstream connections that failed for whatever reason; those that timed out are counted in both.
+    /// Upstream connections that failed for any reason, timeouts included.
     pub(crate) connect_failed: Counter,
     /// Upstream connections that were not answered in time.
     pub(crate) connect_timed_out: Counter,
@@ -33,15 +33,14 @@ pub(crate) struct UpstreamMetrics {
     pub(crate) idle_timeout: Counter,
 }
 
-/// What is counted for one listener.
+/// Counters of one listener.
 #[derive(Debug, Default)]
 pub(crate) struct ListenerMetrics {
-    /// Connections accepted.
     pub(crate) opened: Counter,
     /// Connections that are open.
     pub(crate) active: Gauge,
     /// Connections refused because the limit of its direction was reached.
     pub(crate) overflow: Counter,
-    /// Connections that have no cluster: the mesh denies them.
+    /// Connections without a cluster: the mesh denies them.
     pub(crate) no_route: Counter,
 }

@@ -39,7 +39,7 @@ macro_rules! label_from_name {
 }
 label_from_name!(Direction, Family, Flow, AcceptErrorKind, Fallback);
 
-/// Which way bytes flow through the sidecar.
+/// The direction of bytes through the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Flow {
     /// From the client to the server.
@@ -49,7 +49,6 @@ pub(crate) enum Flow {
 }
 
 impl Flow {
-    /// The label.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ToServer => "to_server",
@@ -109,22 +108,20 @@ struct BuildLabels {
     version: &'static str,
 }
 
-/// What is counted for all connections of a direction and family, whatever their listener and cluster.
+/// Counters of all connections of a direction and family.
 #[derive(Debug)]
 pub(crate) struct Totals {
-    /// Connections accepted.
     pub(crate) opened: Counter,
     /// Connections that are open.
     pub(crate) active: Gauge,
-    /// Connections to servers.
     pub(crate) upstream: UpstreamMetrics,
-    /// How long successful connects took.
+    /// Durations of successful connects.
     pub(crate) connect_seconds: Histogram,
-    /// How long connections lasted.
+    /// Durations of forwarded connections, from accept to close.
     pub(crate) duration_seconds: Histogram,
 }
 
-/// What is counted for one direction.
+/// Counters of one direction.
 #[derive(Debug)]
 pub(crate) struct DirectionMetrics {
     closed: Vec<Counter>,
@@ -145,7 +142,6 @@ impl DirectionMetrics {
         &self.loop_rejected[position(&Guard::ALL, guard)]
     }
 
-    /// Failures of accept.
     pub(crate) fn accept_errors(&self, kind: AcceptErrorKind) -> &Counter {
         &self.accept_errors[position(&AcceptErrorKind::ALL, kind)]
     }
@@ -162,7 +158,7 @@ pub(crate) struct Metrics {
     totals: Vec<Arc<Totals>>,
     directions: Vec<DirectionMetrics>,
     capture_proved: Vec<Gauge>,
-    /// Whether `/ready` says yes.
+    /// 1 while `/ready` answers 200.
     pub(crate) ready: Gauge,
     /// Closing records that were dropped because the log could not keep up or could not be written.
     pub(crate) access_log_dropped: Counter,
@@ -172,7 +168,6 @@ pub(crate) struct Metrics {
     pub(crate) config_reloaded: Counter,
     /// Changes of the documents that could not be used.
     pub(crate) config_reload_failed: Counter,
-    /// Bulk streams.
     pub(crate) pipes: PipeMetrics,
     /// TLS between mesh members.
     pub(crate) tls: TlsMetrics,
@@ -379,7 +374,7 @@ impl Metrics {
         &self.directions[direction as usize]
     }
 
-    /// Whether the redirect was proved in a family.
+    /// 1 once the redirect was proved in a family.
     pub(crate) fn capture_proved(&self, family: Family) -> &Gauge {
         &self.capture_proved[family as usize]
     }
