@@ -4,7 +4,7 @@
 
 use crate::cluster::metrics::read_limits;
 use crate::cluster::registry::{Running, stat_name};
-use crate::metrics::{Registry, Stats};
+use crate::metrics::{MetricRegistry, Stats};
 use crate::observe::readiness::ServerState;
 use crate::plan;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(crate) struct Process {
 }
 
 /// Collects the statistics of all rooms.
-pub(crate) fn collect(running: &Running, registry: &Registry, process: Process) -> Stats {
+pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Process) -> Stats {
     let mut stats = registry.stats();
     server(&mut stats, running, process);
     for cluster in running.clusters.iter().map(|cluster| &cluster.state) {

@@ -94,7 +94,7 @@ pub(crate) enum Event<'e> {
     Connected(Duration),
 }
 
-/// A connected server.
+/// A connected server, ready for the client's bytes.
 pub(crate) struct Upstream {
     pub(crate) stream: Stream,
     /// The mesh member that answered the TLS handshake.
@@ -200,7 +200,8 @@ pub(crate) async fn connect(
     let Some((origination, member)) = origination.zip(attempt.member) else {
         return Ok(Upstream { stream: Stream::Plain(tcp), peer: None });
     };
-    let shaken = origination.handshake(&mut tcp, attempt.addr, member).await?;
+    // Boxed, so that a connection without TLS does not carry the room of a handshake.
+    let shaken = Box::pin(origination.handshake(&mut tcp, attempt.addr, member)).await?;
     let peer = Some(shaken.peer.id().clone());
     Ok(Upstream { stream: Stream::Tls(shaken.over(tcp).into()), peer })
 }

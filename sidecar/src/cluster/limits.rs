@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(crate) struct ClusterLimits {
     /// Connections, those being made included.
     pub(crate) connections: Arc<Limit>,
-    /// Connections being made.
+    /// Connects in flight.
     pub(crate) pending: Arc<Limit>,
     /// Requests under way; see [`Thresholds`].
     pub(crate) requests: Arc<Limit>,
@@ -20,7 +20,6 @@ pub(crate) struct ClusterLimits {
 }
 
 impl ClusterLimits {
-    /// The limits that these thresholds say.
     pub(crate) fn new(thresholds: &Thresholds) -> Self {
         Self {
             connections: Limit::new(thresholds.max_connections),
@@ -30,7 +29,7 @@ impl ClusterLimits {
         }
     }
 
-    /// Changes them, for a cluster that lives on.
+    /// Changes the limits of a cluster that outlives a reload. Permits in use stay in use.
     pub(crate) fn set(&self, thresholds: &Thresholds) {
         self.connections.set_max(thresholds.max_connections);
         self.pending.set_max(thresholds.max_pending_requests);
@@ -39,28 +38,27 @@ impl ClusterLimits {
     }
 }
 
-/// The limits of both directions, whatever listener a connection comes to.
+/// The limits on connections by direction; all listeners of a direction share one.
 #[derive(Debug)]
 pub(crate) struct Limits {
     listeners: [Arc<Limit>; 2],
 }
 
 impl Limits {
-    /// Limits for a process that may open so many files.
+    /// Derives the limits from the number of files that the process may open.
     pub(crate) fn new(open_files: u64) -> Self {
         Self { listeners: Direction::ALL.map(|_| Limit::new(per_listener(open_files))) }
     }
 
-    /// The limit of a direction.
     pub(crate) fn listener(&self, direction: Direction) -> &Arc<Limit> {
         &self.listeners[direction as usize]
     }
 }
 
-/// How many connections each listener may hold, given the number of files this process may open.
+/// Returns the number of connections that each direction may hold, given the number of files that the process may open.
 ///
-/// A proxied connection is two files. Each listener leaves the other some places: a pod that calls itself holds one of
-/// each, and a crowd of peers must not take the application's way out.
+/// A proxied connection is two files. Each direction leaves the other some places: a pod that calls itself holds one of
+/// each, and a crowd of peers must not take the places of the application's own connections.
 pub(crate) fn per_listener(open_files: u64) -> u32 {
     /// Files for listeners, status and admin connections, epoll, logs.
     const RESERVED_FILES: u64 = 256;

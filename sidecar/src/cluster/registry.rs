@@ -50,7 +50,7 @@ pub struct Cluster {
 pub struct Listener {
     /// The listener as options and documents say it.
     pub plan: Arc<plan::Listener>,
-    /// Outlives a reload.
+    /// The same after a reload that keeps the name.
     pub(crate) metrics: Arc<ListenerMetrics>,
     /// `None` = every connection is denied.
     pub(crate) cluster: Option<Arc<Cluster>>,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The guards: which connections are never forwarded, whoever sent them. Pure.
+//! The guards: connections that are never forwarded, from any sender. Pure.
 //!
 //! | refused | because |
 //! |---|---|
 //! | never redirected | it has no destination but the sidecar itself |
 //! | to an address of this pod and a port of the sidecar | it would come back to us, without end |
-//! | inbound, to loopback or `::6` | it would open loopback-only services to whoever sent it |
+//! | inbound, to loopback or `::6` | it would open loopback-only services to the sender |
 //! | inbound, to an address that is not this pod's | we would be an open relay |
 //! | outbound, to loopback or `::6` | no rule of ours sends it here, so it was forged |
 //!
@@ -19,11 +19,11 @@ use crate::observe::close_reason::CloseReason;
 use crate::options::config::SidecarPorts;
 use std::net::IpAddr;
 
-/// Why a guard refused a connection.
+/// The reason why a guard refused a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// Somebody dialled the listener itself.
-    #[error("somebody dialled the sidecar's port itself; dial the application's port")]
+    /// The client dialled the listener itself.
+    #[error("the client dialled the sidecar's port itself; dial the application's port")]
     NotRedirected,
     /// The destination is the sidecar.
     #[error("{0} is a port of this sidecar: refusing to loop")]
@@ -31,13 +31,13 @@ pub(crate) enum Refusal {
     /// The destination is only reachable inside the pod.
     #[error("{0} is loopback, which the redirect never sends here: refusing to open it")]
     Loopback(OrigDst),
-    /// An inbound connection to somebody else.
+    /// An inbound connection to an address of another host.
     #[error("{0} is not an address of this pod: refusing to relay")]
     NotThisPod(OrigDst),
 }
 
 impl Refusal {
-    /// How the closing record names it.
+    /// Returns the reason for the closing record.
     pub(crate) fn reason(self) -> CloseReason {
         match self {
             Self::NotRedirected => CloseReason::NoOriginalDst,
@@ -45,7 +45,7 @@ impl Refusal {
         }
     }
 
-    /// The guard, as a metric's label.
+    /// Returns the guard, for the metric's label.
     pub(crate) fn guard(self) -> Guard {
         match self {
             Self::NotRedirected => Guard::NotRedirected,
@@ -59,13 +59,9 @@ impl Refusal {
 /// The guards by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Guard {
-    /// See [`Refusal::NotRedirected`].
     NotRedirected,
-    /// See [`Refusal::OwnPort`].
     OwnPort,
-    /// See [`Refusal::Loopback`].
     Loopback,
-    /// See [`Refusal::NotThisPod`].
     NotThisPod,
 }
 
@@ -73,7 +69,6 @@ impl Guard {
     /// All guards, for tables.
     pub(crate) const ALL: [Self; 4] = [Self::NotRedirected, Self::OwnPort, Self::Loopback, Self::NotThisPod];
 
-    /// The label.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::NotRedirected => "not_redirected",
@@ -86,7 +81,7 @@ impl Guard {
 
 labels! { Guard: "guard" }
 
-/// Lets a connection pass or says why not. `is_own` tells an address of this pod.
+/// Lets a connection pass, or returns the reason to refuse it. `is_own` returns true for an address of this pod.
 pub(crate) fn check(
     direction: Direction,
     redirected: Redirected,

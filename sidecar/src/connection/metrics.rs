@@ -7,7 +7,7 @@
 
 use crate::cluster::metrics::UpstreamMetrics;
 use crate::connection::guard::Guard;
-use crate::metrics::{By, Counter, Gauge, Histogram, Registry, metrics};
+use crate::metrics::{By, Counter, Gauge, Histogram, MetricRegistry, metrics};
 use crate::net::accept::AcceptMetrics;
 use crate::net::addrs::{Direction, Family};
 use crate::observe::access_log::AccessLogMetrics;
@@ -85,14 +85,14 @@ pub(crate) struct Metrics {
     pub(crate) pipes: PipeMetrics,
     pub(crate) tls: TlsMetrics,
     /// Reads all of them, for the pages.
-    pub(crate) registry: Registry,
+    pub(crate) registry: MetricRegistry,
 }
 
 // === impl Metrics ===
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::new();
+        let mut registry = MetricRegistry::new();
         registry.add::<BuildMetrics>().info.set(1);
         Self {
             totals: registry.add(),

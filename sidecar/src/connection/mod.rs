@@ -164,7 +164,7 @@ mod tests {
         }
     }
 
-    /// What an open connection costs besides its sockets: the task is as large as its largest moment.
+    /// The memory of an open connection besides its sockets: a task is as large as its largest state.
     #[tokio::test]
     async fn a_connections_task_is_small() {
         let config = Options::try_parse_from(["culvert-sidecar"]).unwrap().check().unwrap();

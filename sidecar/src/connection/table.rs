@@ -244,12 +244,10 @@ impl Table {
         entry.progress.last_moved.store(self.clock.load(Relaxed), Relaxed);
     }
 
-    /// How many are open.
     pub(crate) fn len(&self) -> usize {
         lock(&self.open).len()
     }
 
-    /// Whether none is open.
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -258,7 +256,7 @@ impl Table {
     pub(crate) async fn empty(&self) {
         loop {
             let emptied = self.emptied.notified();
-            // Enabled before the question, so that an answer in between is not missed.
+            // Enabled before the table is looked at, so that a notification in between is not missed.
             tokio::pin!(emptied);
             emptied.as_mut().enable();
             if self.is_empty() {
@@ -268,17 +266,16 @@ impl Table {
         }
     }
 
-    /// All that are open, oldest first.
+    /// Returns the open connections, oldest first.
     pub(crate) fn snapshot(&self) -> Vec<Arc<Entry>> {
         lock(&self.open).values().cloned().collect()
     }
 
-    /// The newest, newest first.
+    /// Returns the `most` newest, newest first.
     pub(crate) fn newest(&self, most: usize) -> Vec<Arc<Entry>> {
         lock(&self.open).values().rev().take(most).cloned().collect()
     }
 
-    /// Stops all.
     pub(crate) fn stop_all(&self, reason: CloseReason) {
         for entry in self.snapshot() {
             entry.stop(reason);

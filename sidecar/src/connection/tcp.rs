@@ -20,6 +20,7 @@ use crate::relay::{End, Mode, Moved, Relay, Side, Watch};
 use crate::tls::handshake::Shaken;
 use std::error::Error;
 use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -105,12 +106,16 @@ async fn connect(
     };
     let gate = mtls.filter(|_| route.listener.plan.direction == Direction::Inbound && session.is_none());
     let gate = gate.map(|mtls| mtls.gate(&route.listener.plan));
-    let connecting = async {
-        let upstream = connect::connect(attempts, origination, report).await?;
-        let session = finish(downstream, client, &upstream, session, gate).await?;
-        Ok((upstream, session))
+    let connected = {
+        // Pinned here and lent: passed by value, its kilobyte would be copied twice per connection.
+        let connecting = pin!(async {
+            let upstream = connect::connect(attempts, origination, report).await?;
+            let session = finish(downstream, client, &upstream, session, gate).await?;
+            Ok((upstream, session))
+        });
+        unless_stopped(&entry, connecting).await
     };
-    match unless_stopped(&entry, connecting).await {
+    match connected {
         Ok((upstream, session)) => Ok(Connected { session, upstream, using }),
         Err(error) => {
             using.ends(error.reason());
@@ -131,7 +136,8 @@ async fn finish(
         downstream.speaks(Spoken::MeshTls, Some(peer.clone()));
     }
     match gate {
-        Some(gate) => tls::recognise(downstream, client, upstream.stream.tcp(), gate).await,
+        // Boxed, so that a connection without TLS does not carry the room of a handshake.
+        Some(gate) => Box::pin(tls::recognise(downstream, client, upstream.stream.tcp(), gate)).await,
         None => Ok(session),
     }
 }
@@ -139,7 +145,7 @@ async fn finish(
 /// Does the work, unless the table stops the connection.
 async fn unless_stopped<T>(
     entry: &Entry,
-    work: impl Future<Output = Result<T, ForwardError>>,
+    work: Pin<&mut impl Future<Output = Result<T, ForwardError>>>,
 ) -> Result<T, ForwardError> {
     let mut registered = None;
     tokio::select! {

@@ -40,8 +40,12 @@ pub(crate) async fn admit(
     if mtls.named_only && listener.origin != Origin::Inbound {
         return Err(ForwardError::NotInbound(original));
     }
-    first::strict(client).await?;
-    accept(downstream, client, gate).await.map(Some)
+    let handshake = async {
+        first::strict(client).await?;
+        accept(downstream, client, gate).await.map(Some)
+    };
+    // Boxed, so that a connection without TLS does not carry the room of a handshake.
+    Box::pin(handshake).await
 }
 
 /// Finds out what the client of a PERMISSIVE port speaks, and answers the handshake of a member. The server is connected
@@ -90,7 +94,7 @@ async fn accept(
     Ok(shaken)
 }
 
-/// The close reason of a stream's failure: TLS has two that a socket has not.
+/// Returns the close reason of a stream's failure: TLS has two that a socket has not.
 pub(crate) fn reason_of(error: &std::io::Error, otherwise: CloseReason) -> CloseReason {
     match error.kind() {
         std::io::ErrorKind::UnexpectedEof => CloseReason::TlsTruncated,

@@ -98,7 +98,6 @@ impl UpstreamUse {
         }
     }
 
-    /// Counts bytes.
     pub(crate) fn moved(&self, Moved { to_server, to_client }: Moved) {
         for metrics in [&self.cluster.metrics, &self.totals.upstream] {
             if to_server != 0 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One metric for each value of an enum.
 
-use super::{Declared, Labels, Metric, Registry, Stats};
+use super::{Declared, Labels, Metric, MetricRegistry, Stats};
 use std::marker::PhantomData;
 use std::ops::Index;
 
@@ -68,7 +68,7 @@ impl<L: Label, M> Index<L> for By<L, M> {
 }
 
 impl<L: Label, M: Metric> Metric for By<L, M> {
-    fn register(registry: &mut Registry, declared: Declared, labels: &Labels) -> Self {
+    fn register(registry: &mut MetricRegistry, declared: Declared, labels: &Labels) -> Self {
         Self::each(|value| {
             let mut labels = labels.clone();
             labels.push((L::LABEL, value.value()));

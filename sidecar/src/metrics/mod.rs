@@ -31,7 +31,7 @@ pub(crate) use by::{By, Label, labels};
 pub(crate) use prometheus_client::metrics::counter::Counter;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 pub(crate) use prometheus_client::metrics::histogram::Histogram;
-pub(crate) use registry::{Registry, Stats};
+pub(crate) use registry::{MetricRegistry, Stats};
 use std::sync::Arc;
 
 /// Names and values of labels. A few static strings: enough, since no label comes from documents or peers.
@@ -59,14 +59,14 @@ pub(crate) struct Series {
 /// A metric, or a group of them.
 pub(crate) trait Metric: Sized {
     /// Creates it under these labels and registers it.
-    fn register(registry: &mut Registry, declared: Declared, labels: &Labels) -> Self;
+    fn register(registry: &mut MetricRegistry, declared: Declared, labels: &Labels) -> Self;
 
     /// Adds its statistics. One whose name has a placeholder that `labels` does not give is left out.
     fn read(&self, declared: Declared, labels: &[(&str, &str)], stats: &mut Stats);
 }
 
 impl<M: Metric> Metric for Arc<M> {
-    fn register(registry: &mut Registry, declared: Declared, labels: &Labels) -> Self {
+    fn register(registry: &mut MetricRegistry, declared: Declared, labels: &Labels) -> Self {
         Self::new(M::register(registry, declared, labels))
     }
 
@@ -97,7 +97,7 @@ macro_rules! metrics {
         #[allow(clippy::needless_update, reason = "some lines have all parts")]
         impl $crate::metrics::Metric for $name {
             fn register(
-                registry: &mut $crate::metrics::Registry,
+                registry: &mut $crate::metrics::MetricRegistry,
                 _: $crate::metrics::Declared,
                 labels: &$crate::metrics::Labels,
             ) -> Self {

@@ -82,7 +82,7 @@ enum Source {
 
 /// All metrics of the process. Filled at the start, then shared and only read.
 #[derive(Debug)]
-pub(crate) struct Registry {
+pub(crate) struct MetricRegistry {
     series: registry::Registry,
     counters: Families<Counter>,
     gauges: Families<Gauge>,
@@ -90,7 +90,7 @@ pub(crate) struct Registry {
     stats: Vec<(String, Source)>,
 }
 
-impl Registry {
+impl MetricRegistry {
     pub(crate) fn new() -> Self {
         Self {
             series: registry::Registry::with_prefix(PREFIX),
@@ -166,8 +166,8 @@ where
 }
 
 impl Metric for Counter {
-    fn register(registry: &mut Registry, declared: Declared, labels: &Labels) -> Self {
-        let Registry { series, counters, .. } = registry;
+    fn register(registry: &mut MetricRegistry, declared: Declared, labels: &Labels) -> Self {
+        let MetricRegistry { series, counters, .. } = registry;
         let counter = register(series, counters, declared.series, labels, |_| Self::default());
         registry.keep(declared, labels, || Source::Counter(counter.clone()));
         counter
@@ -179,8 +179,8 @@ impl Metric for Counter {
 }
 
 impl Metric for Gauge {
-    fn register(registry: &mut Registry, declared: Declared, labels: &Labels) -> Self {
-        let Registry { series, gauges, .. } = registry;
+    fn register(registry: &mut MetricRegistry, declared: Declared, labels: &Labels) -> Self {
+        let MetricRegistry { series, gauges, .. } = registry;
         let gauge = register(series, gauges, declared.series, labels, |_| Self::default());
         registry.keep(declared, labels, || Source::Gauge(gauge.clone()));
         gauge
@@ -193,8 +193,8 @@ impl Metric for Gauge {
 
 /// Envoy's histograms are percentiles, which ours have no statistic for.
 impl Metric for Histogram {
-    fn register(registry: &mut Registry, declared: Declared, labels: &Labels) -> Self {
-        let Registry { series, histograms, .. } = registry;
+    fn register(registry: &mut MetricRegistry, declared: Declared, labels: &Labels) -> Self {
+        let MetricRegistry { series, histograms, .. } = registry;
         register(series, histograms, declared.series, labels, |buckets| Self::new(buckets.iter().copied()))
     }
 

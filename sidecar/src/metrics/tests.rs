@@ -42,7 +42,7 @@ metrics! {
 
 #[test]
 fn a_line_is_a_series_and_its_statistics() {
-    let mut registry = Registry::new();
+    let mut registry = MetricRegistry::new();
     let game = registry.add::<Game>();
     game.balls[Colour::Red].thrown.inc_by(2);
     game.balls[Colour::Blue].thrown.inc();
