@@ -27,7 +27,7 @@ const SHORTEST_TICK: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
-pub(crate) enum State {
+pub(crate) enum ConnectionState {
     /// A server is being dialled.
     Connecting,
     /// Bytes flow both ways.
@@ -38,7 +38,7 @@ pub(crate) enum State {
     HalfClosedByServer,
 }
 
-impl State {
+impl ConnectionState {
     const ALL: [Self; 4] =
         [Self::Connecting, Self::Relaying, Self::HalfClosedByClient, Self::HalfClosedByServer];
 }
@@ -109,12 +109,15 @@ impl Entry {
         (self.progress.to_server.load(Relaxed), self.progress.to_client.load(Relaxed))
     }
 
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> ConnectionState {
         let code = self.progress.state.load(Relaxed);
-        State::ALL.into_iter().find(|state| *state as u8 == code).unwrap_or(State::Connecting)
+        ConnectionState::ALL
+            .into_iter()
+            .find(|state| *state as u8 == code)
+            .unwrap_or(ConnectionState::Connecting)
     }
 
-    pub(crate) fn set_state(&self, state: State) {
+    pub(crate) fn set_state(&self, state: ConnectionState) {
         self.progress.state.store(state as u8, Relaxed);
     }
 
@@ -213,7 +216,7 @@ impl Table {
                 to_server: AtomicU64::new(0),
                 to_client: AtomicU64::new(0),
                 last_moved: AtomicU64::new(self.clock.load(Relaxed)),
-                state: AtomicU8::new(State::Connecting as u8),
+                state: AtomicU8::new(ConnectionState::Connecting as u8),
                 splices_to_server: AtomicBool::new(false),
                 splices_to_client: AtomicBool::new(false),
                 unread: AtomicBool::new(false),
@@ -291,7 +294,7 @@ impl Table {
             // As of the clock before: bytes that moved since then were noted with that time too.
             let idle = last.saturating_sub(moved);
             let limit = entry.idle_timeout;
-            if limit != 0 && idle >= limit && entry.state() != State::Connecting {
+            if limit != 0 && idle >= limit && entry.state() != ConnectionState::Connecting {
                 entry.stop(CloseReason::IdleTimeout);
             } else if entry.progress.unread.load(Relaxed) || moved == before_last {
                 entry.control.check.store(true, Relaxed);
@@ -342,7 +345,7 @@ mod tests {
         };
         let cluster = Arc::clone(&running.clusters[0].state);
         let entry = table.enter(info, cluster, DialAddr::new(orig_dst.get()), idle_timeout);
-        entry.set_state(State::Relaying);
+        entry.set_state(ConnectionState::Relaying);
         entry
     }
 

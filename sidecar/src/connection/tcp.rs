@@ -7,7 +7,7 @@ use crate::cluster::stream::Stream;
 use crate::connection::admission::Admitted;
 use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
-use crate::connection::table::{Entry, State};
+use crate::connection::table::{ConnectionState, Entry};
 use crate::connection::tls;
 use crate::connection::upstream::UpstreamUse;
 use crate::net::addrs::Direction;
@@ -96,7 +96,7 @@ async fn connect(
             Event::Retrying(addr) => entry.set_dial(addr),
             Event::Connected(_) => {
                 proxy.table.touch(&entry);
-                entry.set_state(State::Relaying);
+                entry.set_state(ConnectionState::Relaying);
             }
             Event::Failed(error @ DialError::NoSource { .. }) if proxy.no_source.ready() => {
                 tracing::error!("{error}");
@@ -213,8 +213,8 @@ impl Watch for TcpSession {
         let entry = self.downstream.entry();
         self.downstream.shared().table.touch(entry);
         entry.set_state(match by {
-            Side::Client => State::HalfClosedByClient,
-            Side::Server => State::HalfClosedByServer,
+            Side::Client => ConnectionState::HalfClosedByClient,
+            Side::Server => ConnectionState::HalfClosedByServer,
         });
     }
 

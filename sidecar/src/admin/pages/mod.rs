@@ -249,7 +249,7 @@ pub(super) struct ConnectionView {
     age: f64,
     bytes_sent: u64,
     bytes_recv: u64,
-    state: crate::connection::table::State,
+    state: crate::connection::table::ConnectionState,
     relay_to_server: &'static str,
     relay_to_client: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
