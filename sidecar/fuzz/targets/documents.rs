@@ -8,7 +8,7 @@ use culvert_mesh::load::Loaded;
 use culvert_sidecar::net::addrs::{Direction, OrigDst};
 use culvert_sidecar::options::Options;
 use culvert_sidecar::plan::compile::compile;
-use culvert_sidecar::plan::{Plan, Upstream};
+use culvert_sidecar::plan::{Plan, Discovery};
 use culvert_sidecar::{Registry, route};
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn walk(plan: Plan) {
             let route = route(&running, direction, OrigDst::new(address));
             assert_eq!(route.listener.plan.direction, direction);
             if let Some(cluster) = route.cluster {
-                if let Upstream::Application { address, .. } = &cluster.plan.upstream {
+                if let Discovery::Application { address, .. } = &cluster.plan.upstream {
                     assert!(![15001, 15006, 15020, 9901].contains(&address.port()), "{address} is the sidecar");
                 }
             } else {

@@ -9,7 +9,7 @@ use crate::cluster::registry::{Cluster, Listener, Running, stat_name};
 use crate::net::addrs::{DialAddr, Direction};
 use crate::net::clock::rfc3339;
 use crate::options::config::Config;
-use crate::plan::{self, Mtls, Upstream};
+use crate::plan::{self, Discovery, Mtls};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -83,7 +83,7 @@ pub(super) fn config_dump(config: &Config, running: &Running, loaded: SystemTime
     ]})
 }
 
-fn cluster(planned: &plan::Cluster, mtls: Option<&Mtls>) -> Value {
+fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
     let thresholds = &planned.thresholds;
     let mut cluster = json!({
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
@@ -96,9 +96,9 @@ fn cluster(planned: &plan::Cluster, mtls: Option<&Mtls>) -> Value {
         }]},
     });
     let (kind, policy, source, endpoints) = match &planned.upstream {
-        Upstream::OriginalDst { source } => ("ORIGINAL_DST", "CLUSTER_PROVIDED", *source, Vec::new()),
-        Upstream::Application { address, source } => ("STATIC", "ROUND_ROBIN", *source, vec![*address]),
-        Upstream::Endpoints(endpoints) => {
+        Discovery::OriginalDst { source } => ("ORIGINAL_DST", "CLUSTER_PROVIDED", *source, Vec::new()),
+        Discovery::Application { address, source } => ("STATIC", "ROUND_ROBIN", *source, vec![*address]),
+        Discovery::Endpoints(endpoints) => {
             ("STATIC", "ROUND_ROBIN", None, endpoints.iter().map(|endpoint| endpoint.address).collect())
         }
     };
@@ -110,7 +110,7 @@ fn cluster(planned: &plan::Cluster, mtls: Option<&Mtls>) -> Value {
         cluster["load_assignment"] =
             json!({"cluster_name": &*planned.name, "endpoints": [{"lb_endpoints": endpoints}]});
     }
-    if let (Upstream::Endpoints(_), Some(mtls)) = (&planned.upstream, mtls) {
+    if let (Discovery::Endpoints(_), Some(mtls)) = (&planned.upstream, mtls) {
         cluster["transport_socket"] = transport::upstream(mtls);
     }
     if let Some(timeout) = planned.connect_timeout {

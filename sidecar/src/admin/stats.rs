@@ -60,7 +60,7 @@ fn server(stats: &mut Stats, running: &Running, Process { state, uptime, workers
 }
 
 /// Envoy's spelling of an address: 0.0.0.0_15001, [__]_15001.
-fn stat_address(planned: &plan::Listener) -> String {
+fn stat_address(planned: &plan::ListenerPlan) -> String {
     let address = planned.address.to_string();
     let (ip, port) = address.rsplit_once(':').unwrap_or((&address, ""));
     format!("{}_{port}", ip.replace(':', "_"))

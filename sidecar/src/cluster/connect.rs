@@ -135,9 +135,9 @@ impl<'a> Attempts<'a> {
         let once =
             |addr, source, member| Attempt { addr: DialAddr::new(addr), source, endpoint: None, member };
         let (first, others) = match &cluster.plan.upstream {
-            plan::Upstream::OriginalDst { source } => (once(original.get(), *source, member), None),
-            plan::Upstream::Application { address, source } => (once(*address, *source, None), None),
-            plan::Upstream::Endpoints(_) => {
+            plan::Discovery::OriginalDst { source } => (once(original.get(), *source, member), None),
+            plan::Discovery::Application { address, source } => (once(*address, *source, None), None),
+            plan::Discovery::Endpoints(_) => {
                 let mut turns = cluster.turns();
                 let first = turns.next().ok_or_else(|| ConnectError::NoEndpoint(name()))?;
                 (Attempt::at(first), Some(turns))

@@ -7,5 +7,5 @@ pub(crate) mod endpoint;
 pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod origination;
-pub mod registry;
+pub(crate) mod registry;
 pub(crate) mod stream;

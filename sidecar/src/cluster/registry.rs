@@ -9,7 +9,7 @@ use crate::cluster::endpoint::{Ejection, Endpoint, Turns};
 use crate::cluster::limits::ClusterLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::net::addrs::{Direction, Family};
-use crate::plan::{self, Origin, Plan, Upstream};
+use crate::plan::{self, Discovery, Origin, Plan};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::SocketAddr;
@@ -39,7 +39,7 @@ pub(crate) struct ClusterState {
 #[derive(Debug)]
 pub struct Cluster {
     /// The cluster as options and documents say it.
-    pub plan: Arc<plan::Cluster>,
+    pub plan: Arc<plan::ClusterPlan>,
     pub(crate) state: Arc<ClusterState>,
     /// Empty where the plan names no endpoints.
     endpoints: Box<[Arc<Endpoint>]>,
@@ -49,7 +49,7 @@ pub struct Cluster {
 #[derive(Debug)]
 pub struct Listener {
     /// The listener as options and documents say it.
-    pub plan: Arc<plan::Listener>,
+    pub plan: Arc<plan::ListenerPlan>,
     /// The same after a reload that keeps the name.
     pub(crate) metrics: Arc<ListenerMetrics>,
     /// `None` = every connection is denied.
@@ -123,7 +123,7 @@ impl Registry {
         };
         let names = plan.listeners.iter().map(|listener| Arc::clone(&listener.name));
         let metrics = reuse(&self.listeners, names, |_| ListenerMetrics::default());
-        let listener = |(plan, metrics): (&Arc<plan::Listener>, _)| {
+        let listener = |(plan, metrics): (&Arc<plan::ListenerPlan>, _)| {
             Arc::new(Listener { plan: Arc::clone(plan), metrics, cluster: cluster(&plan.cluster) })
         };
         let listeners: Vec<_> = plan.listeners.iter().zip(metrics).map(listener).collect();
@@ -143,7 +143,7 @@ impl Registry {
 }
 
 fn passthrough(listeners: &[Arc<Listener>], direction: Direction, family: Family) -> Arc<Listener> {
-    let takes = |plan: &plan::Listener| {
+    let takes = |plan: &plan::ListenerPlan| {
         plan.origin == Origin::Transparent
             && (plan.direction, Family::of(plan.address.ip())) == (direction, family)
     };
@@ -175,15 +175,15 @@ impl ClusterState {
 // === impl Cluster ===
 
 impl Cluster {
-    fn new(plan: &Arc<plan::Cluster>, state: Arc<ClusterState>) -> Self {
+    fn new(plan: &Arc<plan::ClusterPlan>, state: Arc<ClusterState>) -> Self {
         state.limits.set(&plan.thresholds);
         let planned = match &plan.upstream {
-            Upstream::Endpoints(endpoints) => &endpoints[..],
-            Upstream::OriginalDst { .. } | Upstream::Application { .. } => &[],
+            Discovery::Endpoints(endpoints) => &endpoints[..],
+            Discovery::OriginalDst { .. } | Discovery::Application { .. } => &[],
         };
         let addresses = planned.iter().map(|endpoint| endpoint.address);
         let ejections = reuse(&state.ejections, addresses, |_| Ejection::default());
-        let endpoint = |(endpoint, ejection): (&plan::Endpoint, _)| {
+        let endpoint = |(endpoint, ejection): (&plan::EndpointPlan, _)| {
             let (address, member) = (endpoint.address, Arc::clone(&endpoint.member));
             Arc::new(Endpoint { address, member, ejection })
         };
@@ -244,15 +244,15 @@ mod tests {
     /// The clusters of a plan by name, each with so many endpoints, besides those of every plan.
     fn plan(names: &[&str], endpoints: usize) -> Plan {
         let member = Arc::new(Member { dataplane: "d".into(), tags: Arc::new(Tags::default()) });
-        let endpoint = |n: usize| plan::Endpoint {
+        let endpoint = |n: usize| plan::EndpointPlan {
             address: ([10, 0, 0, u8::try_from(n).unwrap()], 80).into(),
             member: Arc::clone(&member),
         };
         let cluster = |name: &&str| {
-            Arc::new(plan::Cluster {
+            Arc::new(plan::ClusterPlan {
                 name: (*name).into(),
                 origin: Origin::Outbound,
-                upstream: Upstream::Endpoints((0..endpoints).map(endpoint).collect()),
+                upstream: Discovery::Endpoints((0..endpoints).map(endpoint).collect()),
                 thresholds: Default::default(),
                 connect_timeout: None,
                 most_attempts: MOST_ATTEMPTS,

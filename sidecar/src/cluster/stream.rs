@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One end of a connection: a socket, or TLS over one.
 
-use crate::relay::Endpoint;
+use crate::relay::RelayStream;
 use crate::relay::pipes::Pipe;
 use crate::tls::TlsStream;
 use socket2::SockRef;
@@ -68,7 +68,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-impl Endpoint for Stream {
+impl RelayStream for Stream {
     fn pending_error(&self) -> Option<io::Error> {
         either!(self, one => one.pending_error())
     }

@@ -10,7 +10,7 @@ mod error;
 pub(crate) mod guard;
 pub(crate) mod metrics;
 pub(crate) mod proxy;
-pub mod route;
+pub(crate) mod route;
 pub(crate) mod table;
 mod tcp;
 mod tls;

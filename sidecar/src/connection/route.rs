@@ -11,7 +11,7 @@
 
 use crate::cluster::registry::{Cluster, Listener, Running};
 use crate::net::addrs::{Direction, Family, OrigDst};
-use crate::plan::{Member, Upstream};
+use crate::plan::{Discovery, Member};
 use std::sync::Arc;
 
 /// The way of a connection.
@@ -46,7 +46,7 @@ pub(crate) fn of_listener(listener: &Arc<Listener>) -> Route {
 }
 
 fn dials_original(cluster: Option<&Cluster>) -> bool {
-    cluster.is_none_or(|cluster| matches!(cluster.plan.upstream, Upstream::OriginalDst { .. }))
+    cluster.is_none_or(|cluster| matches!(cluster.plan.upstream, Discovery::OriginalDst { .. }))
 }
 
 #[cfg(test)]

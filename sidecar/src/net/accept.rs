@@ -21,7 +21,7 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Cause of a failed accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum AcceptErrorKind {
+pub(crate) enum AcceptErrorKind {
     /// No file left, in this process or on the node.
     Files,
     /// No kernel memory left.

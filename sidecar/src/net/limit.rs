@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A number of places that permits take.
 #[derive(Debug)]
-pub struct Limit {
+pub(crate) struct Limit {
     max: AtomicU32,
     used: AtomicU32,
 }

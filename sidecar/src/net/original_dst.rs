@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 /// The kernel's answer about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Redirected {
+pub(crate) enum Redirected {
     /// The connection was redirected; this is its original destination.
     From(OrigDst),
     /// The client dialled the listener itself.

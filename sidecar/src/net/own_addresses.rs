@@ -47,7 +47,7 @@ fn is_reachable(ip: IpAddr) -> bool {
 
 /// The current addresses, shared by all workers.
 #[derive(Debug)]
-pub struct OwnAddresses {
+pub(crate) struct OwnAddresses {
     current: ArcSwap<AddressSet>,
     /// Time of the last reading because of an unknown address.
     asked: Mutex<Option<Instant>>,

@@ -90,7 +90,7 @@ impl Config {
 
 /// Proof of redirected connections that `/ready` requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum VerifyRedirect {
+pub(crate) enum VerifyRedirect {
     /// In each IP family of the pod.
     On,
     /// In IPv4 only, for a pod whose IPv6 is not redirected on purpose.
@@ -116,7 +116,7 @@ impl VerifyRedirect {
 
 /// Destination of the closing records.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccessLog {
+pub(crate) enum AccessLog {
     Off,
     Stdout,
     /// A file, to which records are appended.
@@ -176,7 +176,7 @@ pub enum LogFormat {
 
 /// Ports that the sidecar itself listens on; a listener that is off has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SidecarPorts(Vec<u16>);
+pub(crate) struct SidecarPorts(Vec<u16>);
 
 impl SidecarPorts {
     /// Collects the ports, without the zeros of listeners that are off.

@@ -37,16 +37,16 @@ impl Member {
 
 /// One address of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct EndpointPlan {
     /// Address that connections dial.
     pub address: SocketAddr,
     /// The workload behind the address.
     pub member: Arc<Member>,
 }
 
-/// Upstream of a cluster.
+/// Discovery of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upstream {
+pub enum Discovery {
     /// The connection's original destination. Without a source address the kernel chooses one.
     OriginalDst {
         /// Source address of the connect.
@@ -60,7 +60,7 @@ pub enum Upstream {
         source: Option<IpAddr>,
     },
     /// One of several, in turn.
-    Endpoints(Vec<Endpoint>),
+    Endpoints(Vec<EndpointPlan>),
 }
 
 /// Origin of a cluster or listener, as a ProxyTemplate names it.
@@ -76,13 +76,13 @@ pub enum Origin {
 
 /// A cluster: where connections go, and how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cluster {
+pub struct ClusterPlan {
     /// Its name.
     pub name: Arc<str>,
     /// Origin, for the match of a ProxyTemplate.
     pub origin: Origin,
     /// Application, endpoints, or original destination.
-    pub upstream: Upstream,
+    pub upstream: Discovery,
     /// Its limits.
     pub thresholds: Thresholds,
     /// Deadline of a connect; `None` leaves it to the kernel.
@@ -93,10 +93,10 @@ pub struct Cluster {
     pub ejection_time: Duration,
 }
 
-/// The default of [`Cluster::most_attempts`]: Kuma's for TCP.
+/// The default of [`ClusterPlan::most_attempts`]: Kuma's for TCP.
 pub const MOST_ATTEMPTS: usize = 5;
 
-/// The default of [`Cluster::ejection_time`].
+/// The default of [`ClusterPlan::ejection_time`].
 pub const EJECTION_TIME: Duration = Duration::from_secs(5);
 
 /// The protocol by which a listener's connections are served.
@@ -109,7 +109,7 @@ pub enum Serve {
 
 /// A listener: where connections come in, and where they go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
+pub struct ListenerPlan {
     /// Its name.
     pub name: Arc<str>,
     /// Whose traffic it is.
@@ -182,7 +182,7 @@ pub struct Gate {
 
 impl Mtls {
     /// Returns the gate of a listener.
-    pub fn gate(&self, listener: &Listener) -> &Gate {
+    pub fn gate(&self, listener: &ListenerPlan) -> &Gate {
         let own = self.inbounds.get(&listener.address).filter(|_| listener.origin == Origin::Inbound);
         own.unwrap_or(&self.others)
     }
@@ -205,9 +205,9 @@ pub struct Plan {
     pub service: Option<Arc<str>>,
     /// No two have the same name. One of each direction and family has the origin [`Origin::Transparent`]: it takes the
     /// redirected connections whose original destination is no other listener's address.
-    pub listeners: Vec<Arc<Listener>>,
+    pub listeners: Vec<Arc<ListenerPlan>>,
     /// No two have the same name. The passthrough ones come first, where they are on.
-    pub clusters: Vec<Arc<Cluster>>,
+    pub clusters: Vec<Arc<ClusterPlan>>,
     /// Who lives at an address of the mesh.
     pub members: HashMap<SocketAddr, Arc<Member>>,
     /// The name of the cluster of connections to members by address, where passthrough is off.
@@ -232,7 +232,7 @@ pub fn wildcard(family: Family) -> IpAddr {
 
 impl Plan {
     /// The cluster with this name.
-    pub fn cluster_named(&self, name: &str) -> Option<&Arc<Cluster>> {
+    pub fn cluster_named(&self, name: &str) -> Option<&Arc<ClusterPlan>> {
         self.clusters.iter().find(|cluster| &*cluster.name == name)
     }
 

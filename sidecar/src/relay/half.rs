@@ -9,7 +9,7 @@
 //! pauses.
 
 use super::pipes::{Fallback, Pipe, Pipes};
-use super::{Endpoint, SCRATCH_BYTES};
+use super::{RelayStream, SCRATCH_BYTES};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -111,8 +111,8 @@ impl Half {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut impl Endpoint,
-        sink: &mut impl Endpoint,
+        source: &mut impl RelayStream,
+        sink: &mut impl RelayStream,
         mut turn: Turn<'_>,
     ) -> Step {
         if self.is_over() {
@@ -181,8 +181,8 @@ impl Half {
     fn round(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut impl Endpoint,
-        sink: &mut impl Endpoint,
+        source: &mut impl RelayStream,
+        sink: &mut impl RelayStream,
         turn: &mut Turn<'_>,
     ) -> Poll<Result<(), Step>> {
         match &mut self.held {
@@ -284,8 +284,8 @@ impl Half {
     fn splice(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut impl Endpoint,
-        sink: &mut impl Endpoint,
+        source: &mut impl RelayStream,
+        sink: &mut impl RelayStream,
         turn: &mut Turn<'_>,
     ) -> Poll<Result<(), Step>> {
         let Held::Pipe(pipe) = &mut self.held else { return Poll::Ready(Ok(())) };
@@ -326,7 +326,7 @@ impl Half {
     fn empty_pipe(
         &mut self,
         cx: &mut Context<'_>,
-        sink: &mut impl Endpoint,
+        sink: &mut impl RelayStream,
         turn: &mut Turn<'_>,
     ) -> Poll<Result<(), Step>> {
         let Held::Pipe(pipe) = &mut self.held else { return Poll::Ready(Ok(())) };
@@ -366,7 +366,7 @@ enum Then {
 /// Reads, and reads on if the runtime knows of more: as a rule a FIN that came with the last bytes. If it knows of
 /// nothing, the second read makes no system call.
 fn read_ahead(
-    source: &mut impl Endpoint,
+    source: &mut impl RelayStream,
     cx: &mut Context<'_>,
     turn: &mut Turn<'_>,
     room: usize,
@@ -391,7 +391,7 @@ fn read_ahead(
 
 /// Reads. During a check, first the socket itself, for bytes that the runtime may not know of.
 fn read(
-    source: &mut impl Endpoint,
+    source: &mut impl RelayStream,
     cx: &mut Context<'_>,
     turn: &mut Turn<'_>,
     room: usize,
@@ -406,7 +406,11 @@ fn read(
     poll_read(source, cx, scratch)
 }
 
-fn poll_read(source: &mut impl Endpoint, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+fn poll_read(
+    source: &mut impl RelayStream,
+    cx: &mut Context<'_>,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
     let mut buffer = ReadBuf::new(buffer);
     ready!(Pin::new(source).poll_read(cx, &mut buffer))?;
     Poll::Ready(Ok(buffer.filled().len()))

@@ -42,7 +42,7 @@ pub(crate) fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
 }
 
 /// One end of a relayed connection.
-pub(crate) trait Endpoint: AsyncRead + AsyncWrite + Unpin {
+pub(crate) trait RelayStream: AsyncRead + AsyncWrite + Unpin {
     /// Takes the socket's pending error (`SO_ERROR`): the one that ended the connection and was not reported yet.
     fn pending_error(&self) -> Option<io::Error>;
 
@@ -87,7 +87,7 @@ pub(crate) trait Endpoint: AsyncRead + AsyncWrite + Unpin {
     }
 }
 
-impl Endpoint for TcpStream {
+impl RelayStream for TcpStream {
     fn pending_error(&self) -> Option<io::Error> {
         self.take_error().ok().flatten()
     }
@@ -163,7 +163,7 @@ pub(crate) trait Watch {
 
 /// The directions that are spliced; the others are copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mode {
+pub(crate) struct Mode {
     pub(crate) splices_to_server: bool,
     pub(crate) splices_to_client: bool,
 }
@@ -222,7 +222,7 @@ impl Relay {
     /// A side that is not being read (it sent FIN, or the other side takes nothing more) cannot report a reset by way of
     /// a read. So the owner learns by [`Watch::not_read`] that this is the case, and the sockets themselves are checked
     /// when [`Watch::check_due`] says so.
-    pub(crate) fn poll<C: Endpoint, S: Endpoint, W: Watch>(
+    pub(crate) fn poll<C: RelayStream, S: RelayStream, W: Watch>(
         &mut self,
         cx: &mut Context<'_>,
         client: &mut C,

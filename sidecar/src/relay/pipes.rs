@@ -70,7 +70,7 @@ metrics! {
 
 /// Pool of pipes that all connections of the process share.
 #[derive(Debug)]
-pub struct Pipes {
+pub(crate) struct Pipes {
     most: u32,
     in_use: AtomicU32,
     idle: Mutex<Idle>,

@@ -27,7 +27,7 @@ const ENDS_SOON: f64 = 0.1;
 
 /// The identity, and rustls' configuration of it, for every connection.
 #[derive(Debug)]
-pub struct Tls {
+pub(crate) struct Tls {
     source: Option<IdentitySource>,
     identity: ArcSwapOption<Identity>,
     configs: ArcSwapOption<Configs>,

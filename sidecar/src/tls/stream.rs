@@ -9,7 +9,7 @@
 //! attack on the way, so the other side gets a reset, never an orderly end.
 
 use super::session::{MOST_KEPT, Session};
-use crate::relay::{Endpoint, LONG_SCRATCH_BYTES, SCRATCH_BYTES};
+use crate::relay::{LONG_SCRATCH_BYTES, RelayStream, SCRATCH_BYTES};
 use rustls::Error;
 use std::cell::RefCell;
 use std::io;
@@ -191,7 +191,7 @@ impl AsyncWrite for TlsStream {
     }
 }
 
-impl Endpoint for TlsStream {
+impl RelayStream for TlsStream {
     fn pending_error(&self) -> Option<io::Error> {
         self.tcp.pending_error()
     }

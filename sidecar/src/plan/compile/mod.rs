@@ -11,8 +11,8 @@ pub use error::CompileError;
 use crate::net::addrs::{Direction, Family, inbound_source, is_loopback};
 use crate::options::config::Config;
 use crate::plan::{
-    Cluster, EJECTION_TIME, Endpoint, Listener, MOST_ATTEMPTS, Member, Origin, Plan, Serve, Upstream,
-    hop_source, wildcard,
+    ClusterPlan, Discovery, EJECTION_TIME, EndpointPlan, ListenerPlan, MOST_ATTEMPTS, Member, Origin, Plan,
+    Serve, hop_source, wildcard,
 };
 use culvert_mesh::document::{Document, Found};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Outbound};
@@ -174,12 +174,12 @@ fn members(ours: &[&Document]) -> HashMap<SocketAddr, Arc<Member>> {
 }
 
 /// Returns the endpoints of each service that other pods offer.
-fn services(ours: &[&Document], this: &Document) -> BTreeMap<String, Vec<Endpoint>> {
-    let mut services: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
+fn services(ours: &[&Document], this: &Document) -> BTreeMap<String, Vec<EndpointPlan>> {
+    let mut services: BTreeMap<String, Vec<EndpointPlan>> = BTreeMap::new();
     for (document, dataplane) in dataplanes(ours).filter(|(document, _)| document.place != this.place) {
         for inbound in dataplane.networking.inbound.iter().filter(|inbound| inbound.is_ready()) {
             let endpoint =
-                Endpoint { address: dataplane.endpoint(inbound), member: member(document, inbound) };
+                EndpointPlan { address: dataplane.endpoint(inbound), member: member(document, inbound) };
             services.entry(endpoint.member.service().into()).or_default().push(endpoint);
         }
     }
@@ -204,10 +204,10 @@ fn passthrough(plan: &mut Plan, config: &Config) {
                     config,
                     Arc::clone(&name),
                     Origin::Transparent,
-                    Upstream::OriginalDst { source },
+                    Discovery::OriginalDst { source },
                 )
             });
-            plan.listeners.push(Arc::new(Listener {
+            plan.listeners.push(Arc::new(ListenerPlan {
                 name,
                 direction,
                 origin: Origin::Transparent,
@@ -224,17 +224,17 @@ fn passthrough(plan: &mut Plan, config: &Config) {
         return;
     }
     if !plan.members.is_empty() {
-        let upstream = Upstream::OriginalDst { source: None };
+        let upstream = Discovery::OriginalDst { source: None };
         plan.direct_access =
             Some(push_cluster(plan, config, "direct_access".into(), Origin::Outbound, upstream));
     }
     let Some(api_server) = config.api_server.filter(|_| config.api_server_bypass) else { return };
     const NAME: &str = "kube_api_server_bypass";
     let cluster =
-        push_cluster(plan, config, NAME.into(), Origin::Outbound, Upstream::OriginalDst { source: None });
+        push_cluster(plan, config, NAME.into(), Origin::Outbound, Discovery::OriginalDst { source: None });
     push_listener(
         plan,
-        Listener {
+        ListenerPlan {
             name: NAME.into(),
             direction: Direction::Outbound,
             origin: Origin::Outbound,
@@ -253,9 +253,9 @@ fn push_cluster(
     config: &Config,
     name: Arc<str>,
     origin: Origin,
-    upstream: Upstream,
+    upstream: Discovery,
 ) -> Arc<str> {
-    plan.clusters.push(Arc::new(Cluster {
+    plan.clusters.push(Arc::new(ClusterPlan {
         name: Arc::clone(&name),
         origin,
         upstream,
@@ -267,7 +267,7 @@ fn push_cluster(
     name
 }
 
-fn push_listener(plan: &mut Plan, listener: Listener) {
+fn push_listener(plan: &mut Plan, listener: ListenerPlan) {
     plan.listeners.push(Arc::new(listener));
 }
 
@@ -277,12 +277,12 @@ fn add_inbound(plan: &mut Plan, config: &Config, (this, inbound): (&Dataplane, &
     let ip = inbound.service_address.unwrap_or(default);
     let application = SocketAddr::new(ip, inbound.service_port.unwrap_or(inbound.port).0);
     let upstream =
-        Upstream::Application { address: application, source: hop_source(application.ip(), redirected) };
+        Discovery::Application { address: application, source: hop_source(application.ip(), redirected) };
     let cluster =
         named_cluster(plan, config, format!("localhost:{}", application.port()), Origin::Inbound, upstream);
     push_listener(
         plan,
-        Listener {
+        ListenerPlan {
             name: format!("inbound:{listener}").into(),
             direction: Direction::Inbound,
             origin: Origin::Inbound,
@@ -299,7 +299,7 @@ fn add_inbound(plan: &mut Plan, config: &Config, (this, inbound): (&Dataplane, &
 fn add_outbound(
     plan: &mut Plan,
     config: &Config,
-    (outbound, services): (&Outbound, &BTreeMap<String, Vec<Endpoint>>),
+    (outbound, services): (&Outbound, &BTreeMap<String, Vec<EndpointPlan>>),
 ) {
     let listener = outbound.listener();
     // Traffic to loopback is never redirected, so the application can only reach a port that is bound.
@@ -316,11 +316,11 @@ fn add_outbound(
         config,
         cluster_name(outbound, service),
         Origin::Outbound,
-        Upstream::Endpoints(endpoints),
+        Discovery::Endpoints(endpoints),
     );
     push_listener(
         plan,
-        Listener {
+        ListenerPlan {
             name: format!("outbound:{listener}").into(),
             direction: Direction::Outbound,
             origin: Origin::Outbound,
@@ -346,7 +346,7 @@ fn named_cluster(
     config: &Config,
     name: String,
     origin: Origin,
-    upstream: Upstream,
+    upstream: Discovery,
 ) -> Arc<str> {
     let mut wanted = name.clone();
     let mut number = 1;

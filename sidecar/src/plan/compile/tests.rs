@@ -34,11 +34,11 @@ fn errors(arguments: &[&str], documents: &str) -> Vec<String> {
     errors
 }
 
-fn cluster<'p>(plan: &'p Plan, name: &str) -> &'p Cluster {
+fn cluster<'p>(plan: &'p Plan, name: &str) -> &'p ClusterPlan {
     plan.cluster_named(name).unwrap_or_else(|| panic!("no cluster {name}"))
 }
 
-fn listener<'p>(plan: &'p Plan, name: &str) -> &'p Listener {
+fn listener<'p>(plan: &'p Plan, name: &str) -> &'p ListenerPlan {
     plan.listeners
         .iter()
         .find(|listener| &*listener.name == name)
@@ -116,7 +116,7 @@ fn here_we_specify_that_we_will_listen_on_the_address_10_119_249_39_15000() {
     assert!(listener.binds);
     assert_eq!(listener.address, "10.119.249.39:15000".parse().unwrap());
     assert_eq!(listener.service.as_deref(), Some("app"));
-    let application = Upstream::Application { address: "127.0.0.1:5000".parse().unwrap(), source: None };
+    let application = Discovery::Application { address: "127.0.0.1:5000".parse().unwrap(), source: None };
     assert_eq!(cluster(&plan, listener.cluster.as_deref().unwrap()).upstream, application);
 }
 
@@ -138,7 +138,7 @@ fn where_connections_are_redirected_the_listener_stands_for_the_applications_own
     let listener = listener(&plan, "inbound:10.244.0.6:5000");
     assert!(!listener.binds);
     let application =
-        Upstream::Application { address: listener.address, source: Some("127.0.0.6".parse().unwrap()) };
+        Discovery::Application { address: listener.address, source: Some("127.0.0.6".parse().unwrap()) };
     assert_eq!(cluster(&plan, listener.cluster.as_deref().unwrap()).upstream, application);
 }
 
@@ -160,7 +160,7 @@ fn a_service_has_the_endpoints_of_every_other_dataplane_with_its_tags() {
     .concat();
     let plan = plan(&["--dataplane=here"], &text);
     let endpoints = |name: &str| match &cluster(&plan, name).upstream {
-        Upstream::Endpoints(endpoints) => endpoints
+        Discovery::Endpoints(endpoints) => endpoints
             .iter()
             .map(|one| format!("{} {}", one.address, one.member.dataplane))
             .collect::<Vec<_>>(),

@@ -44,7 +44,7 @@ impl AsyncWrite for Quiet {
     }
 }
 
-impl Endpoint for Quiet {
+impl RelayStream for Quiet {
     fn pending_error(&self) -> Option<io::Error> {
         None
     }

@@ -150,7 +150,7 @@ impl AsyncWrite for Records {
     }
 }
 
-impl Endpoint for Records {
+impl RelayStream for Records {
     fn pending_error(&self) -> Option<io::Error> {
         None
     }

@@ -124,7 +124,7 @@ impl AsyncWrite for Weird {
     }
 }
 
-impl Endpoint for Weird {
+impl RelayStream for Weird {
     fn pending_error(&self) -> Option<io::Error> {
         None
     }
@@ -200,7 +200,7 @@ impl Watch for Notes {
     }
 }
 
-async fn run<C: Endpoint, S: Endpoint>(client: &mut C, server: &mut S, notes: &mut Notes) -> End<()> {
+async fn run<C: RelayStream, S: RelayStream>(client: &mut C, server: &mut S, notes: &mut Notes) -> End<()> {
     let mut relay = Relay::default();
     poll_fn(|cx| relay.poll(cx, client, server, notes)).await
 }
@@ -267,7 +267,7 @@ impl AsyncWrite for Eager {
     }
 }
 
-impl Endpoint for Eager {
+impl RelayStream for Eager {
     fn pending_error(&self) -> Option<io::Error> {
         None
     }

@@ -104,7 +104,7 @@ impl AsyncWrite for Shared {
     }
 }
 
-impl Endpoint for Shared {
+impl RelayStream for Shared {
     fn pending_error(&self) -> Option<io::Error> {
         None
     }
