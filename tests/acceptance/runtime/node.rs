@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::eventually;
 use culvert_tests::process::binaries::Binaries;
 use culvert_tests::runtime::Node;
-use culvert_tests::runtime::node::{Client, names};
+use culvert_tests::runtime::node::{NodeClient, names};
 use culvert_tests::until::until_some;
 
 use super::leaving_nothing;
@@ -284,7 +284,7 @@ fn a_stub_lets_pods_through_and_goes_with_the_last_that_needs_it() -> Result<()>
 }
 
 /// Returns true if a new pod went through the retired plugin untouched.
-fn passes_through(client: &Client<'_>, node: &Node) -> Result<bool> {
+fn passes_through(client: &NodeClient<'_>, node: &Node) -> Result<bool> {
     let sandbox = client.run("through")?;
     let untouched = !sandbox.is_covered()?;
     let logged = node.world().logged(&["verb=ADD", sandbox.id(), "uninstalled from this node", "result=ok"]);

@@ -7,7 +7,7 @@ use std::thread;
 
 use anyhow::Result;
 use culvert_tests::Host;
-use culvert_tests::tls::Server;
+use culvert_tests::tls::TlsServer;
 use culvert_tests::tls::authority::Credentials;
 use rustls::HandshakeKind;
 
@@ -54,7 +54,7 @@ pub(crate) fn start(pod: &Host, peer: &Host, member: &Credentials) -> Result<()>
     for port in Port::ALL {
         accept(pod.as_uid(1000).listen(("0.0.0.0", port as u16))?, move |mut stream| port.serve(&mut stream));
         // No tickets, no sessions to resume.
-        let server = Server::new(member, if port == Port::Again { 1 } else { 0 })?;
+        let server = TlsServer::new(member, if port == Port::Again { 1 } else { 0 })?;
         accept(peer.as_root().listen(("0.0.0.0", port as u16))?, move |stream| {
             let Ok(mut stream) = server.over(stream) else { return };
             if stream.conn.complete_io(&mut stream.sock).is_err() {

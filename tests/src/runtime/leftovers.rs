@@ -119,22 +119,22 @@ impl Traces {
     }
 }
 
-struct Mount {
+struct MountPoint {
     point: PathBuf,
     kind: String,
 }
 
-fn mounts() -> Result<Vec<Mount>> {
+fn mounts() -> Result<Vec<MountPoint>> {
     let text = fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
     let mount = |line: &str| {
         let mut fields = line.split(' ').skip(1);
-        Some(Mount { point: fields.next()?.into(), kind: fields.next()?.to_owned() })
+        Some(MountPoint { point: fields.next()?.into(), kind: fields.next()?.to_owned() })
     };
     Ok(text.lines().filter_map(mount).collect())
 }
 
 /// Returns the mount points of cgroups: one folder, or one for each controller.
 pub(crate) fn cgroup_hierarchies() -> Result<Vec<PathBuf>> {
-    let of_cgroups = |mount: &Mount| mount.kind == "cgroup" || mount.kind == "cgroup2";
+    let of_cgroups = |mount: &MountPoint| mount.kind == "cgroup" || mount.kind == "cgroup2";
     Ok(mounts()?.into_iter().filter(of_cgroups).map(|mount| mount.point).collect())
 }

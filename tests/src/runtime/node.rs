@@ -249,19 +249,19 @@ impl Node {
     }
 
     /// A client of the runtime's; one for each thread.
-    pub fn client(&self) -> Result<Client<'_>> {
-        Ok(Client { node: self, cri: Cri::new(&self.world().folder().join(SOCKET))? })
+    pub fn client(&self) -> Result<NodeClient<'_>> {
+        Ok(NodeClient { node: self, cri: Cri::new(&self.world().folder().join(SOCKET))? })
     }
 }
 
 /// A client of a node's runtime.
 #[derive(Debug)]
-pub struct Client<'a> {
+pub struct NodeClient<'a> {
     node: &'a Node,
     cri: Cri,
 }
 
-impl<'a> Client<'a> {
+impl<'a> NodeClient<'a> {
     /// Runs a sandbox that is onboarded.
     pub fn run(&self, name: &str) -> Result<Sandbox<'a, '_>> {
         self.run_with(name, &[("culvert.dev/redirect", "enabled")])
@@ -294,7 +294,7 @@ impl<'a> Client<'a> {
     }
 }
 
-impl Client<'_> {
+impl NodeClient<'_> {
     /// Ends a sandbox, and removes what is left of it.
     pub fn end(&self, id: &str) -> Result<()> {
         let request = || PodSandboxId { pod_sandbox_id: id.to_owned() };
@@ -307,7 +307,7 @@ impl Client<'_> {
 /// A sandbox that runs.
 #[derive(Debug)]
 pub struct Sandbox<'a, 'b> {
-    client: &'b Client<'a>,
+    client: &'b NodeClient<'a>,
     id: String,
 }
 

@@ -31,18 +31,18 @@ impl<F: Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static> Behaviour for F
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     stop: OwnedFd,
     acceptor: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct ServerState {
     accepted: AtomicUsize,
     open: Mutex<HashMap<usize, TcpStream>>,
 }
 
-impl Shared {
+impl ServerState {
     fn open(&self) -> MutexGuard<'_, HashMap<usize, TcpStream>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,7 +54,7 @@ impl Server {
         let address = listener.local_addr()?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(ServerState::default());
         let behaviour = Arc::new(behaviour);
         listener.set_nonblocking(true)?;
         let acceptor = thread::Builder::new().name(format!("server {address}")).spawn({
@@ -98,7 +98,7 @@ impl Drop for Server {
 fn accept_all(
     listener: &TcpListener,
     stopped: &OwnedFd,
-    shared: &Arc<Shared>,
+    shared: &Arc<ServerState>,
     behaviour: &Arc<impl Behaviour>,
 ) {
     let mut workers = Vec::new();

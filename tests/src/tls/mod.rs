@@ -127,7 +127,7 @@ impl Client {
 
 /// A server's TLS settings: as a mesh member's sidecar, which asks for certificates and takes any.
 #[derive(Debug, Clone)]
-pub struct Server(Arc<ServerConfig>);
+pub struct TlsServer(Arc<ServerConfig>);
 
 #[derive(Debug)]
 struct AnyClient(Anybody);
@@ -169,7 +169,7 @@ impl ClientCertVerifier for AnyClient {
     }
 }
 
-impl Server {
+impl TlsServer {
     /// A server that shows these credentials and gives each client so many tickets; its sessions are resumed by nothing else.
     pub fn new(credentials: &Credentials, tickets: usize) -> Result<Self> {
         let (chain, key) = parse(credentials)?;
