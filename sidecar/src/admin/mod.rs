@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two small web servers: status for kubelet and Prometheus, admin for people on loopback.
 
+mod app;
 mod certs;
+mod connection_view;
 mod drain_request;
 mod dump;
 mod envoy;
@@ -13,5 +15,5 @@ mod reply;
 mod stats;
 mod transport;
 
+pub(crate) use app::App;
 pub(crate) use drain_request::DrainRequest;
-pub(crate) use pages::App;

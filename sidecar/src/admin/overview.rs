@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The page for people, and the values that its script draws.
 
+use super::app::App;
+use super::connection_view::ConnectionView;
 use super::envoy;
-use super::pages::{App, ConnectionView};
 use crate::cluster::registry::{ClusterState, Listener, Running};
 use crate::net::addrs::Direction;
 use crate::net::clock::rfc3339;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Errors of options, in words for the person who set them.
 
-use super::groups::MAX_WORKERS;
 use crate::options::app_probes::ProbesError;
+use crate::options::config::MAX_WORKERS;
 use culvert_mesh::model::spiffe::SpiffeError;
 use std::net::SocketAddr;
 

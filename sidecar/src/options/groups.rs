@@ -3,6 +3,7 @@
 
 use crate::options::OptionError;
 use crate::options::app_probes::AppProbes;
+use crate::options::config::MAX_WORKERS;
 use crate::options::config::{AccessLog, IdentitySource, LogFormat, LogLevel, Thresholds, VerifyRedirect};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
@@ -11,9 +12,6 @@ use culvert_mesh::model::spiffe::TrustDomain;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// Most worker threads that are accepted. More than the cores of any node is a typing error.
-pub(super) const MAX_WORKERS: usize = 1024;
 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Mesh")]

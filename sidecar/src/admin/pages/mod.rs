@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The pages of the status port and of the admin port.
 
+use super::app::App;
+use super::connection_view::ConnectionView;
 use super::overview::{self, Overview};
 use super::reply::{self, Reply};
 use super::{certs, dump, envoy, prometheus, query};
 use crate::admin::DrainRequest;
 use crate::admin::stats::{self, Process};
 use crate::connection::proxy::Proxy;
-use crate::connection::table::Entry;
 use crate::metrics::Stats;
 use crate::net::addrs::Family;
-use crate::observe::logging::LogControl;
-use crate::observe::readiness::Readiness;
 use crate::options::config::LogLevel;
 use crate::probes::{self, Probe};
 use clap::ValueEnum;
@@ -23,27 +22,10 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::mpsc;
 
 /// Time between the answer to `/quitquitquit` and the end.
 const QUIT_DELAY: Duration = Duration::from_millis(100);
-
-/// Everything that the pages show and change.
-#[derive(Clone, Debug)]
-pub(crate) struct App {
-    /// The data path, whose state the pages show.
-    pub(crate) proxy: Arc<Proxy>,
-    /// Answer of `/ready`.
-    pub(crate) readiness: Readiness,
-    /// Queue of requests to drain, read by the main task.
-    pub(crate) drain: mpsc::Sender<DrainRequest>,
-    /// Control of the log level.
-    pub(crate) log: LogControl,
-    /// Start of the process.
-    pub(crate) started: Instant,
-}
 
 impl App {
     /// The status pages, which any peer of the pod can ask for.
@@ -235,54 +217,6 @@ struct FieldNotes {
     age: &'static str,
     bytes_sent: &'static str,
     bytes_recv: &'static str,
-}
-
-/// A connection as the admin interface shows it.
-#[derive(Serialize)]
-pub(super) struct ConnectionView {
-    id: u64,
-    direction: &'static str,
-    src: String,
-    orig_dst: String,
-    dial: String,
-    cluster: String,
-    age: f64,
-    bytes_sent: u64,
-    bytes_recv: u64,
-    state: crate::connection::table::ConnectionState,
-    relay_to_server: &'static str,
-    relay_to_client: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<String>,
-}
-
-impl ConnectionView {
-    pub(super) fn of(entry: &Entry, now: Instant) -> Self {
-        let (bytes_sent, bytes_recv) = entry.bytes();
-        let mode = entry.mode();
-        Self {
-            id: entry.info.id,
-            direction: entry.info.direction.name(),
-            src: entry.info.client.to_string(),
-            orig_dst: entry.info.orig_dst.map(|addr| addr.to_string()).unwrap_or_default(),
-            dial: entry.dial().to_string(),
-            cluster: entry.cluster.name.to_string(),
-            age: now.saturating_duration_since(entry.info.opened).as_secs_f64(),
-            bytes_sent,
-            bytes_recv,
-            state: entry.state(),
-            relay_to_server: relay_name(mode.splices_to_server),
-            relay_to_client: relay_name(mode.splices_to_client),
-            tls: entry.known().map(|known| known.spoken.name()),
-            peer: entry.known().and_then(|known| known.peer.as_ref()).map(ToString::to_string),
-        }
-    }
-}
-
-fn relay_name(splices: bool) -> &'static str {
-    if splices { "splice" } else { "copy" }
 }
 
 struct StatusPages(App);

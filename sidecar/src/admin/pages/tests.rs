@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
+use crate::admin::DrainRequest;
+use crate::connection::table::Entry;
+use crate::observe::logging::LogControl;
+use crate::observe::readiness::Readiness;
+use std::sync::Arc;
+use tokio::sync::mpsc;
 use crate::observe::readiness::Block;
 use crate::options::Options;
 use clap::Parser;
