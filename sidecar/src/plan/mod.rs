@@ -44,7 +44,7 @@ pub struct EndpointPlan {
     pub member: Arc<Member>,
 }
 
-/// Discovery of a cluster.
+/// The way in which a cluster finds its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Discovery {
     /// The connection's original destination. Without a source address the kernel chooses one.
@@ -74,16 +74,16 @@ pub enum Origin {
     Transparent,
 }
 
-/// A cluster: where connections go, and how many.
+/// A cluster: the destination of connections, and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterPlan {
-    /// Its name.
+    /// Unique among the clusters of a plan.
     pub name: Arc<str>,
     /// Origin, for the match of a ProxyTemplate.
     pub origin: Origin,
     /// Application, endpoints, or original destination.
     pub upstream: Discovery,
-    /// Its limits.
+    /// Limits of its circuit breaker.
     pub thresholds: Thresholds,
     /// Deadline of a connect; `None` leaves it to the kernel.
     pub connect_timeout: Option<Duration>,
@@ -107,26 +107,26 @@ pub enum Serve {
     Tcp,
 }
 
-/// A listener: where connections come in, and where they go.
+/// A listener: the address of connections, and the cluster they go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerPlan {
-    /// Its name.
+    /// Unique among the listeners of a plan.
     pub name: Arc<str>,
-    /// Whose traffic it is.
+    /// Inbound for calls of the pod, outbound for calls by it.
     pub direction: Direction,
-    /// Where it comes from.
+    /// Origin, for the match of a ProxyTemplate.
     pub origin: Origin,
-    /// The address that it has, or stands for.
+    /// Address that it binds, or that redirected connections were meant for.
     pub address: SocketAddr,
-    /// Whether it binds that address itself; else redirected connections come to it.
+    /// True if it binds the address itself; false if it receives redirected connections.
     pub binds: bool,
     /// The protocol by which its connections are served.
     pub serve: Serve,
     /// Its cluster's name; `None` = every connection is denied.
     pub cluster: Option<Arc<str>>,
-    /// How long a connection may move no byte.
+    /// Longest time without a byte on a connection; `None` = no limit.
     pub idle_timeout: Option<Duration>,
-    /// What the server is called in logs.
+    /// Name of the server in logs.
     pub service: Option<Arc<str>>,
 }
 
@@ -194,12 +194,12 @@ impl Mtls {
     }
 }
 
-/// Everything.
+/// The whole configuration of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The mesh's name.
+    /// Name of the mesh, for logs.
     pub mesh: Arc<str>,
-    /// Whether connections may leave for destinations that no document names.
+    /// True if connections may leave for destinations that no document names.
     pub passthrough: bool,
     /// This pod's service, for logs.
     pub service: Option<Arc<str>>,
@@ -208,21 +208,21 @@ pub struct Plan {
     pub listeners: Vec<Arc<ListenerPlan>>,
     /// No two have the same name. The passthrough ones come first, where they are on.
     pub clusters: Vec<Arc<ClusterPlan>>,
-    /// Who lives at an address of the mesh.
+    /// Members of the mesh by their addresses.
     pub members: HashMap<SocketAddr, Arc<Member>>,
     /// The name of the cluster of connections to members by address, where passthrough is off.
     pub direct_access: Option<Arc<str>>,
     /// TLS between members; `None` = there is none.
     pub mtls: Option<Mtls>,
-    /// Where inbound and outbound connections are logged.
+    /// Log rules by direction.
     pub logs: [Vec<LogRule>; 2],
-    /// How many documents it was made from.
+    /// Number of documents it was compiled from.
     pub documents: usize,
-    /// What an operator may want to know, but is no error.
+    /// Notes for the operator that are no errors.
     pub warnings: Vec<String>,
 }
 
-/// The family's wildcard.
+/// Returns the wildcard address of a family.
 pub fn wildcard(family: Family) -> IpAddr {
     match family {
         Family::V4 => std::net::Ipv4Addr::UNSPECIFIED.into(),
@@ -231,7 +231,7 @@ pub fn wildcard(family: Family) -> IpAddr {
 }
 
 impl Plan {
-    /// The cluster with this name.
+    /// Finds a cluster by its name.
     pub fn cluster_named(&self, name: &str) -> Option<&Arc<ClusterPlan>> {
         self.clusters.iter().find(|cluster| &*cluster.name == name)
     }

@@ -3,13 +3,13 @@ use super::*;
 use crate::admin::DrainRequest;
 use crate::connection::table::Entry;
 use crate::observe::logging::LogControl;
-use crate::observe::readiness::Readiness;
-use std::sync::Arc;
-use tokio::sync::mpsc;
 use crate::observe::readiness::Block;
+use crate::observe::readiness::Readiness;
 use crate::options::Options;
 use clap::Parser;
 use http_body_util::BodyExt;
+use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// Pages of a sidecar that serves and has proved nothing; what the tests keep of it.
 struct Kept {
