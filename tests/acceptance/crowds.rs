@@ -1,5 +1,4 @@
-//! The sidecar under many connections, and beside peers that are slow or gone.The bounds are those that
-//! `sidecar/README.md` promises.
+//! The sidecar under many connections, and beside peers that are slow or gone: nothing is lost, and memory stays bounded.
 
 use std::fs;
 use std::io::{Read, Write};

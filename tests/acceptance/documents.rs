@@ -1,12 +1,12 @@
-//! Mesh documents: how they are loaded and exchanged while the sidecar runs, and what Dataplanes and logs mean.
+//! Mesh documents: how they are loaded and exchanged while the sidecar runs, and what Dataplanes mean.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use culvert_tests::server::{echo, who};
 use culvert_tests::{Family, Lab, eventually};
 use serde_json::Value;
@@ -14,11 +14,12 @@ use serde_json::Value;
 use crate::support::{APP, assert_taken_and_reset, read_all};
 use crate::walkthrough::{excerpt, onboarded, talks, with_documents};
 
-const SOON: Duration = Duration::from_secs(10);
-const TRANSPARENT: &str = "transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001}";
+pub const SOON: Duration = Duration::from_secs(10);
+pub const TRANSPARENT: &str =
+    "transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001}";
 
 /// Exchanged in one step, as a careful operator does.
-fn replace(file: &Path, text: &str) -> Result<()> {
+pub fn replace(file: &Path, text: &str) -> Result<()> {
     let new = file.with_extension("new");
     fs::write(&new, text)?;
     fs::rename(new, file)?;
@@ -373,120 +374,6 @@ fn a_closed_mesh_lets_its_own_members_and_the_api_server_be_called() -> Result<(
         let there = sidecar.admin("/listeners")?.body.contains("kube_api_server_bypass::192.0.2.10:6443");
         assert_eq!(there, reached, "{bypass}");
     }
-    Ok(())
-}
-
-#[test]
-fn a_mesh_access_log_gets_its_lines_by_tcp() -> Result<()> {
-    let (lab, folder) = onboarded()?;
-    let collector = lab.peer.listen("192.0.2.10:5000")?;
-    fs::write(
-        folder.join("log.yaml"),
-        "type: MeshAccessLog\nname: all\nmesh: default\nspec:\n  to:\n  - targetRef: {kind: Mesh}\n    default:\n      backends:\n      - type: Tcp\n        \
-         tcp:\n          address: 192.0.2.10:5000\n          format:\n            type: Json\n            json:\n            - {key: to, value: '%DOWNSTREAM_LOCAL_ADDRESS%'}\n            \
-         - {key: sent, value: '%BYTES_SENT%'}\n            - {key: flags, value: '%RESPONSE_FLAGS%'}\n",
-    )?;
-    let sidecar = with_documents(&lab, &folder, &[])?;
-    let server = lab.peer.serve("192.0.2.10:80", echo())?;
-    talks(lab.pod.as_uid(APP).connect("192.0.2.10:80")?)?;
-    let (stream, _) = collector.accept()?;
-    stream.set_read_timeout(Some(SOON))?;
-    let mut lines = BufReader::new(stream).lines();
-    assert_eq!(lines.next().context("no line")??, r#"{"flags":"-","sent":1,"to":"192.0.2.10:80"}"#);
-    drop(server);
-    assert_taken_and_reset(lab.pod.as_uid(APP).connect("192.0.2.10:80"), "nobody listens");
-    assert_eq!(lines.next().context("no line")??, r#"{"flags":"UF","sent":0,"to":"192.0.2.10:80"}"#);
-    assert_eq!(sidecar.stat("traffic_log.dropped")?, 0);
-    Ok(())
-}
-
-/// A folder that the sidecar's uid may write to.
-fn logs(lab: &Lab) -> Result<std::path::PathBuf> {
-    let folder = lab.folder().join("logs");
-    fs::create_dir(&folder)?;
-    std::os::unix::fs::chown(&folder, Some(culvert_tests::pod::sidecar::UID), None)?;
-    Ok(folder)
-}
-
-#[test]
-fn a_mesh_access_log_logs_inbound_by_from_and_outbound_and_passthrough_by_to() -> Result<()> {
-    let (lab, folder) = onboarded()?;
-    let logs = logs(&lab)?;
-    let collector = lab.peer.listen("192.0.2.10:5000")?;
-    fs::write(
-        folder.join("pods.yaml"),
-        format!(
-            "{{type: Dataplane, name: here, networking: {{address: 10.77.0.2, {TRANSPARENT}, \
-             inbound: [{{port: 8080, tags: {{kuma.io/service: app}}}}], outbound: [{{port: 7100, tags: {{kuma.io/service: web}}}}]}}}}\n---\n\
-             {{type: Dataplane, name: web, networking: {{address: 192.0.2.10, inbound: [{{port: 81, tags: {{kuma.io/service: web}}}}]}}}}\n"
-        ),
-    )?;
-    let log = |inbound: &str| {
-        let logs = logs.display();
-        format!(
-            "apiVersion: kuma.io/v1alpha1
-kind: MeshAccessLog
-metadata: {{name: logs, namespace: kong-mesh-system, labels: {{kuma.io/mesh: default}}}}
-spec:
-  targetRef: {{kind: MeshService, name: app}}
-  {inbound}
-    default:
-      backends:
-      - type: File
-        file:
-          path: {logs}/in
-          format:
-            type: Plain
-            plain: '%KUMA_TRAFFIC_DIRECTION% %KUMA_SOURCE_ADDRESS_WITHOUT_PORT%(%KUMA_SOURCE_SERVICE%)->%UPSTREAM_HOST%(%KUMA_DESTINATION_SERVICE%) %REQ(:path)%'
-  to:
-  - targetRef: {{kind: MeshService, name: web}}
-    default:
-      backends:
-      - type: Tcp
-        tcp:
-          address: 192.0.2.10:5000
-          format: {{type: Json, omitEmptyValues: true, json: [
-            {{key: from, value: '%KUMA_SOURCE_SERVICE%'}}, {{key: to, value: '%KUMA_DESTINATION_SERVICE% %UPSTREAM_CLUSTER%'}},
-            {{key: received, value: '%BYTES_RECEIVED%'}}, {{key: flags, value: '%RESPONSE_FLAGS%'}}]}}
-  - targetRef: {{kind: Mesh}}
-    default: {{backends: [{{type: File, file: {{path: {logs}/out}}}}]}}
-"
-        )
-    };
-    let _servers = [lab.peer.serve("192.0.2.10:81", echo())?, lab.peer.serve("192.0.2.10:82", echo())?];
-    let _app = lab.pod.as_uid(APP).serve("10.77.0.2:8080", echo())?;
-    let sidecar = {
-        fs::write(folder.join("log.yaml"), log("from:\n  - targetRef: {kind: Mesh}"))?;
-        with_documents(&lab, &folder, &["--dataplane", "here"])?
-    };
-    let inbound = "INBOUND 10.77.0.1(unknown)->10.77.0.2:8080(app) -\n";
-    let said = |file: &str| fs::read_to_string(logs.join(file)).unwrap_or_default();
-    talks(lab.peer.connect("10.77.0.2:8080")?)?;
-    eventually!(!said("in").is_empty(), SOON);
-    assert_eq!(said("in"), inbound);
-    talks(lab.pod.as_uid(APP).connect("127.0.0.1:7100")?)?;
-    let (stream, _) = collector.accept()?;
-    stream.set_read_timeout(Some(SOON))?;
-    let line = BufReader::new(stream).lines().next().context("no line")??;
-    assert_eq!(line, r#"{"from":"app","received":1,"to":"web web"}"#);
-    talks(lab.pod.as_uid(APP).connect("192.0.2.10:82")?)?;
-    let kumas = "10.77.0.2(app)->192.0.2.10:82(external) took ";
-    eventually!(
-        said("out").contains(kumas) && said("out").ends_with("ms, sent 1 bytes, received: 1 bytes\n"),
-        SOON
-    );
-    assert_eq!((said("out").lines().count(), said("in").as_str()), (1, inbound), "each in its own");
-    // The newer spelling of `from`, and inbound alone.
-    fs::remove_file(logs.join("in"))?;
-    replace(
-        &folder.join("log.yaml"),
-        &log("rules:\n  -").replace("- \n    default", "- default").replace("/in", "/rules"),
-    )?;
-    eventually!(sidecar.stat("config_reloaded").is_ok_and(|n| n == 1), SOON);
-    talks(lab.peer.connect("10.77.0.2:8080")?)?;
-    eventually!(!said("rules").is_empty(), SOON);
-    assert_eq!(said("rules"), inbound);
-    assert_eq!((said("in"), sidecar.stat("traffic_log.dropped")?), (String::new(), 0));
     Ok(())
 }
 

@@ -30,5 +30,6 @@ mod sidecar;
 mod streams;
 mod support;
 mod tls;
+mod traffic_logs;
 mod verbs;
 mod walkthrough;
