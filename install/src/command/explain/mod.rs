@@ -332,7 +332,7 @@ culvert.dev/drop-invalid: enabled
 
     /// The landing table as far as one table can hold it: row, family, landing.
     #[test]
-    fn rows_of_the_contract() {
+    fn each_row_of_the_landing_table() {
         let answer = explained(ON, &[], None, Output::Json);
         let explanation: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
         let rows = explanation["rows"].as_array().unwrap();
