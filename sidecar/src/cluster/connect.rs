@@ -160,48 +160,52 @@ impl<'a> Attempt<'a> {
 }
 
 /// Dials until a server answers or no address is left, then speaks TLS with a mesh member if `origination` is given.
-pub(crate) async fn connect(
-    attempts: Attempts<'_>,
-    origination: Option<Origination<'_>>,
-    mut report: impl FnMut(Event<'_>),
-) -> Result<Upstream, ConnectError> {
+///
+/// Not an async function, whose future would hold the arguments twice.
+pub(crate) fn connect<'a>(
+    attempts: Attempts<'a>,
+    origination: Option<Origination<'a>>,
+    mut report: impl FnMut(Event<'_>) + 'a,
+) -> impl Future<Output = Result<Upstream, ConnectError>> {
     let Attempts { cluster, pending, first: mut attempt, others } = attempts;
     let mut others = others.into_iter().flatten();
-    // Held while a second or later endpoint is dialled.
-    let mut retry = None;
-    let (mut tcp, took) = loop {
-        let started = Instant::now();
-        let error = match dial::dial(attempt.addr, attempt.source, cluster.plan.connect_timeout).await {
-            Ok(tcp) => break (tcp, started.elapsed()),
-            Err(error) => error,
+    async move {
+        // Held while a second or later endpoint is dialled.
+        let mut retry = None;
+        let (mut tcp, took) = loop {
+            let started = Instant::now();
+            let error = match dial::dial(attempt.addr, attempt.source, cluster.plan.connect_timeout).await {
+                Ok(tcp) => break (tcp, started.elapsed()),
+                Err(error) => error,
+            };
+            report(Event::Failed(&error));
+            let error = ConnectError::from(error);
+            if let Some(endpoint) = attempt.endpoint {
+                cluster.eject(endpoint);
+            }
+            let next = if error.retry() == Retry::Elsewhere { others.next() } else { None };
+            let Some(next) = next else { return Err(error) };
+            if retry.is_none() {
+                retry = cluster.state.limits.retries.try_acquire();
+            }
+            if retry.is_none() {
+                report(Event::RetryRefused);
+                return Err(error);
+            }
+            attempt = Attempt::at(next);
+            report(Event::Retrying(attempt.addr));
         };
-        report(Event::Failed(&error));
-        let error = ConnectError::from(error);
         if let Some(endpoint) = attempt.endpoint {
-            cluster.eject(endpoint);
+            endpoint.ejection.end();
         }
-        let next = if error.retry() == Retry::Elsewhere { others.next() } else { None };
-        let Some(next) = next else { return Err(error) };
-        if retry.is_none() {
-            retry = cluster.state.limits.retries.try_acquire();
-        }
-        if retry.is_none() {
-            report(Event::RetryRefused);
-            return Err(error);
-        }
-        attempt = Attempt::at(next);
-        report(Event::Retrying(attempt.addr));
-    };
-    if let Some(endpoint) = attempt.endpoint {
-        endpoint.ejection.end();
+        drop((pending, retry));
+        report(Event::Connected(took));
+        let Some((origination, member)) = origination.zip(attempt.member) else {
+            return Ok(Upstream { stream: Stream::Plain(tcp), peer: None });
+        };
+        // Boxed, so that a connection without TLS does not carry the room of a handshake.
+        let shaken = Box::pin(origination.handshake(&mut tcp, attempt.addr, member)).await?;
+        let peer = Some(shaken.peer.id().clone());
+        Ok(Upstream { stream: Stream::Tls(shaken.over(tcp).into()), peer })
     }
-    drop((pending, retry));
-    report(Event::Connected(took));
-    let Some((origination, member)) = origination.zip(attempt.member) else {
-        return Ok(Upstream { stream: Stream::Plain(tcp), peer: None });
-    };
-    // Boxed, so that a connection without TLS does not carry the room of a handshake.
-    let shaken = Box::pin(origination.handshake(&mut tcp, attempt.addr, member)).await?;
-    let peer = Some(shaken.peer.id().clone());
-    Ok(Upstream { stream: Stream::Tls(shaken.over(tcp).into()), peer })
 }

@@ -19,7 +19,7 @@ pub(crate) struct Admitted {
     pub(crate) route: Route,
     pub(crate) original: OrigDst,
     /// The client's TLS session, if it had to begin with one.
-    pub(crate) session: Option<Shaken>,
+    pub(crate) session: Option<Box<Shaken>>,
 }
 
 /// Admits the connection, or returns the reason to refuse it.

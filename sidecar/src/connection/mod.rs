@@ -54,15 +54,27 @@ async fn establish(proxy: Arc<Proxy>, accepted: Accepted) -> Option<Tcp> {
 }
 
 /// From a known destination to established: admission, then as the listener is served.
-async fn begin(proxy: Arc<Proxy>, mut accepted: Accepted, redirected: Redirected) -> Option<Tcp> {
+///
+/// Not an async function, whose future would hold the arguments twice. Those further down are lent what lives here.
+fn begin(
+    proxy: Arc<Proxy>,
+    mut accepted: Accepted,
+    redirected: Redirected,
+) -> impl Future<Output = Option<Tcp>> {
     let mut downstream = Downstream::begin(proxy, &accepted, redirected);
-    match admission::admit(&mut downstream, &mut accepted, redirected).await {
-        Ok(admitted) => match admitted.route.listener.plan.serve {
-            Serve::Tcp => tcp::establish(downstream, accepted.stream, admitted).await,
-        },
-        Err(error) => {
-            downstream.refuse(accepted.stream, &error);
-            None
+    async move {
+        let connected = match admission::admit(&mut downstream, &mut accepted, redirected).await {
+            Ok(admitted) => match admitted.route.listener.plan.serve {
+                Serve::Tcp => tcp::connect(&mut downstream, &mut accepted.stream, admitted).await,
+            },
+            Err(error) => Err(error),
+        };
+        match connected {
+            Ok(connected) => Some(Tcp::new(downstream, accepted.stream, connected)),
+            Err(error) => {
+                downstream.refuse(accepted.stream, &error);
+                None
+            }
         }
     }
 }

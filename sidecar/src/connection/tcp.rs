@@ -43,38 +43,16 @@ struct TcpSession {
     registered: Option<Waker>,
 }
 
-/// Connects an admitted connection; `None` when it ended on the way.
-pub(crate) async fn establish(
-    mut downstream: Downstream,
-    mut client: TcpStream,
-    admitted: Admitted,
-) -> Option<Tcp> {
-    match connect(&mut downstream, &mut client, admitted).await {
-        Ok(connected) => {
-            let Connected { session, upstream, using } = connected;
-            let client = match session {
-                Some(shaken) => Stream::Tls(shaken.over(client).into()),
-                None => Stream::Plain(client),
-            };
-            let session = TcpSession { upstream: using, downstream, registered: None };
-            Some(Tcp { client, server: upstream.stream, relay: Relay::default(), session })
-        }
-        Err(error) => {
-            downstream.refuse(client, &error);
-            None
-        }
-    }
-}
-
 /// The outcome of [`connect`].
-struct Connected {
+pub(crate) struct Connected {
     /// The client's TLS session, if it speaks TLS.
-    session: Option<Shaken>,
+    session: Option<Box<Shaken>>,
     upstream: Upstream,
     using: UpstreamUse,
 }
 
-async fn connect(
+/// Connects an admitted connection to a server.
+pub(crate) async fn connect(
     downstream: &mut Downstream,
     client: &mut TcpStream,
     admitted: Admitted,
@@ -107,13 +85,14 @@ async fn connect(
     let gate = mtls.filter(|_| route.listener.plan.direction == Direction::Inbound && session.is_none());
     let gate = gate.map(|mtls| mtls.gate(&route.listener.plan));
     let connected = {
-        // Pinned here and lent: passed by value, its kilobyte would be copied twice per connection.
-        let connecting = pin!(async {
-            let upstream = connect::connect(attempts, origination, report).await?;
+        // Pinned here and lent: passed by value, these futures would be copied as they are made and awaited.
+        let connecting = pin!(connect::connect(attempts, origination, report));
+        let finished = pin!(async {
+            let upstream = connecting.await?;
             let session = finish(downstream, client, &upstream, session, gate).await?;
             Ok((upstream, session))
         });
-        unless_stopped(&entry, connecting).await
+        unless_stopped(&entry, finished).await
     };
     match connected {
         Ok((upstream, session)) => Ok(Connected { session, upstream, using }),
@@ -129,9 +108,9 @@ async fn finish(
     downstream: &mut Downstream,
     client: &mut TcpStream,
     upstream: &Upstream,
-    session: Option<Shaken>,
+    session: Option<Box<Shaken>>,
     gate: Option<&Gate>,
-) -> Result<Option<Shaken>, ForwardError> {
+) -> Result<Option<Box<Shaken>>, ForwardError> {
     if let Some(peer) = &upstream.peer {
         downstream.speaks(Spoken::MeshTls, Some(peer.clone()));
     }
@@ -145,18 +124,29 @@ async fn finish(
 /// Does the work, unless the table stops the connection.
 async fn unless_stopped<T>(
     entry: &Entry,
-    work: Pin<&mut impl Future<Output = Result<T, ForwardError>>>,
+    mut work: Pin<&mut impl Future<Output = Result<T, ForwardError>>>,
 ) -> Result<T, ForwardError> {
     let mut registered = None;
-    tokio::select! {
+    poll_fn(|cx| match entry.poll_stop(cx, &mut registered) {
         // Asked first: a connection that is to stop must not be established, even if the server has just answered.
-        biased;
-        reason = poll_fn(|cx| entry.poll_stop(cx, &mut registered)) => Err(ForwardError::Stopped(reason)),
-        done = work => done,
-    }
+        Poll::Ready(reason) => Poll::Ready(Err(ForwardError::Stopped(reason))),
+        Poll::Pending => work.as_mut().poll(cx),
+    })
+    .await
 }
 
 impl Tcp {
+    /// Puts both sides together, ready to relay.
+    pub(crate) fn new(downstream: Downstream, client: TcpStream, connected: Connected) -> Self {
+        let Connected { session, upstream, using } = connected;
+        let client = match session {
+            Some(shaken) => Stream::Tls(shaken.over(client).into()),
+            None => Stream::Plain(client),
+        };
+        let session = TcpSession { upstream: using, downstream, registered: None };
+        Self { client, server: upstream.stream, relay: Relay::default(), session }
+    }
+
     /// Relays until the connection is over.
     pub(crate) fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End<CloseReason>> {
         self.relay.poll(cx, &mut self.client, &mut self.server, &mut self.session)

@@ -30,7 +30,7 @@ pub(crate) async fn admit(
     route: &Route,
     original: OrigDst,
     client: &mut TcpStream,
-) -> Result<Option<Shaken>, ForwardError> {
+) -> Result<Option<Box<Shaken>>, ForwardError> {
     let listener = &route.listener.plan;
     let Some(mtls) = &plan.mtls else { return Ok(None) };
     let gate = mtls.gate(listener);
@@ -55,7 +55,7 @@ pub(crate) async fn recognise(
     client: &mut TcpStream,
     server: &TcpStream,
     gate: &Gate,
-) -> Result<Option<Shaken>, ForwardError> {
+) -> Result<Option<Box<Shaken>>, ForwardError> {
     let opened = downstream.info().opened;
     let spoken = match first::permissive(client, server, opened.into()).await? {
         First::MeshTls => return accept(downstream, client, gate).await.map(Some),
@@ -71,7 +71,7 @@ async fn accept(
     downstream: &mut Downstream,
     client: &mut TcpStream,
     gate: &Gate,
-) -> Result<Shaken, ForwardError> {
+) -> Result<Box<Shaken>, ForwardError> {
     let proxy = downstream.proxy();
     let (tls, metrics) = (&proxy.tls, &proxy.metrics.tls);
     let configs = tls.configs().ok_or(TlsError::NoIdentity)?;
@@ -91,7 +91,7 @@ async fn accept(
             return Err(ForwardError::Forbidden(shaken.peer.id().clone()));
         }
     }
-    Ok(shaken)
+    Ok(Box::new(shaken))
 }
 
 /// Returns the close reason of a stream's failure: TLS has two that a socket has not.
