@@ -75,7 +75,7 @@ impl Config {
     }
 
     /// Returns the pod as the reader of mesh documents knows it.
-    pub(crate) fn context(&self) -> Context {
+    pub fn context(&self) -> Context {
         Context {
             mesh: self.mesh.clone(),
             dataplane: self.dataplane.clone(),
