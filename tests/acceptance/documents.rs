@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use culvert_tests::server::{echo, who};
 use culvert_tests::{Family, Lab, eventually};
 use serde_json::Value;
@@ -14,12 +14,12 @@ use serde_json::Value;
 use crate::support::{APP, assert_taken_and_reset, read_all};
 use crate::walkthrough::{excerpt, onboarded, talks, with_documents};
 
-pub const SOON: Duration = Duration::from_secs(10);
-pub const TRANSPARENT: &str =
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const TRANSPARENT: &str =
     "transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001}";
 
 /// Exchanged in one step, as a careful operator does.
-pub fn replace(file: &Path, text: &str) -> Result<()> {
+pub(crate) fn replace(file: &Path, text: &str) -> Result<()> {
     let new = file.with_extension("new");
     fs::write(&new, text)?;
     fs::rename(new, file)?;
