@@ -13,6 +13,7 @@ mod security;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest wait of any test here; on a busy machine a start takes some ten milliseconds.
@@ -193,6 +194,19 @@ fn a_listener_without_files_waits_and_goes_on() {
     assert!(counted.parse::<u64>().unwrap() > 0, "{metrics}");
 }
 
+/// Returns a port that no other test of this program was given. It lies below the range from which the kernel takes
+/// ports by itself (32768 and above), so that no connection and no listener on port 0 takes it before the sidecar does.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(port < 32_768, "no port is left for this test");
+        if TcpListener::bind(("::", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -238,8 +252,7 @@ impl Sidecar {
     }
 
     fn spawn(mut program: Command, stderr: Stdio, arguments: &[&str]) -> Self {
-        let ports = std::array::from_fn(|_| TcpListener::bind("[::]:0").unwrap())
-            .map(|listener| listener.local_addr().unwrap().port());
+        let ports = std::array::from_fn(|_| free_port());
         let [inbound, outbound, admin, status] = ports;
         let child = program
             .arg(format!("--inbound-port={inbound}"))
