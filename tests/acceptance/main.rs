@@ -27,6 +27,7 @@ mod rooms;
 mod run;
 mod runtime;
 mod sidecar;
+mod strays;
 mod streams;
 mod support;
 mod tls;
