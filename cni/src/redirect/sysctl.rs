@@ -21,12 +21,15 @@ const CLOSE_WAIT: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_timeout_close_
 /// follows the old one's decision meanwhile. Application and sidecar share the pod's ports, so it would bypass the sidecar, or
 /// loop into it. With 1 s a few of 20,000 still do.
 const CLOSE: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_timeout_close", "0");
+/// For connections that were never answered: the kernel keeps them for 120 s after the last attempt, with the same effect. An
+/// answer comes within 5 s, or the next attempt begins a new entry.
+const SYN_SENT: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_timeout_syn_sent", "5");
 /// Without it a segment outside conntrack's window would pass untranslated, and the peer would answer with a reset.
 const BE_LIBERAL: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_be_liberal", "1");
 /// Without it the hop from `::6` runs out of ports at some 470 connections a second.
 const TW_REUSE: (&str, &str) = ("net/ipv4/tcp_tw_reuse", "1");
 /// The sysctls with one value for every policy, in the order of writing.
-const FIXED: [(&str, &str); 4] = [CLOSE_WAIT, CLOSE, BE_LIBERAL, TW_REUSE];
+const FIXED: [(&str, &str); 5] = [CLOSE_WAIT, CLOSE, SYN_SENT, BE_LIBERAL, TW_REUSE];
 /// Keeps connections older than the rules direct, see [`super::living`].
 const LOOSE: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_loose", "0");
 /// Keeps outgoing connections from using a port that the sidecar will listen on.
