@@ -6,6 +6,8 @@ use std::ops::Range;
 use culvert_cni::protocol::{CniVersion, Fields};
 use serde_json::value::RawValue;
 
+use super::entry::TYPE;
+
 /// Largest file that is read, in bytes: libcni's own bound.
 pub(crate) const MAX_BYTES: u64 = 2 << 20;
 
@@ -36,6 +38,12 @@ pub(crate) enum Invalid {
         "its list names no plugin but culvert-cni, which makes no network by itself: the network plugin has to write it anew"
     )]
     Alone,
+    /// A file whose plugins only go behind others.
+    #[error(
+        "it names only {0}, which goes behind a network plugin and makes no network: no pod can start by it. Its owner has to \
+         put it into the network's own list, or to remove the file"
+    )]
+    ChainedOnly(String),
     /// A version in which our plugin would refuse every pod.
     #[error(
         "its cniVersion is {0}: culvert-cni speaks 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0, and would refuse every pod"
@@ -115,6 +123,11 @@ impl<'a> Conflist<'a> {
         speakable(named.max_by_key(|version| ordered(version)).map(String::as_str))
     }
 
+    /// Fails unless one of the plugins makes a network.
+    pub(crate) fn makes_network(&self) -> Result<(), Invalid> {
+        makes_network(&self.kinds())
+    }
+
     /// Types of the plugins in chain order.
     pub(crate) fn kinds(&self) -> Vec<&str> {
         self.plugins.iter().map(|plugin| plugin.kind.as_str()).collect()
@@ -134,6 +147,36 @@ impl<'a> Conf<'a> {
         let object = text.trim_matches([' ', '\t', '\r', '\n']);
         Ok(Self { object, name: fields.name()?, cni_version: fields.string("cniVersion")?, kind })
     }
+}
+
+/// Plugins that go behind another one: each of them fails, or makes no network, as the first of a chain. The reference
+/// plugins of that kind, and those of other meshes.
+const CHAINED: [&str; 13] = [
+    "bandwidth",
+    "consul-cni",
+    "egress-cni",
+    "firewall",
+    "istio-cni",
+    "kuma-cni",
+    "linkerd-cni",
+    "portmap",
+    "rdma",
+    "route-override",
+    "sbr",
+    "tuning",
+    "vrf",
+];
+
+/// Fails unless a plugin among `kinds` makes a network.
+pub(super) fn makes_network(kinds: &[&str]) -> Result<(), Invalid> {
+    let theirs: Vec<_> = kinds.iter().copied().filter(|kind| *kind != TYPE).collect();
+    if theirs.is_empty() {
+        return Err(Invalid::Alone);
+    }
+    if theirs.iter().all(|kind| CHAINED.contains(kind)) {
+        return Err(Invalid::ChainedOnly(theirs.join(", ")));
+    }
+    Ok(())
 }
 
 /// Fails unless our plugin speaks `version`. None means 0.2.0 or older, which has no chains.

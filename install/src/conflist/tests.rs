@@ -6,6 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::effective::effective;
 use super::samples::{SAMPLES, SINGLE};
 use super::*;
 

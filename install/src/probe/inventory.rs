@@ -13,10 +13,12 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::Deserialize;
 
 use crate::agent::status::{NodeStatus, Onboarded};
-use crate::conflist::{self, Choice, Conf, Conflist, Invalid, MAX_BYTES, TYPE};
+use crate::conflist::stand_in;
+use crate::conflist::{Choice, Conf, Conflist, Invalid, MAX_BYTES, TYPE};
 use crate::cri::Cri;
 use crate::host::binary::{self, Identity};
-use crate::host::entry::{self, DROP_IN, SET_ASIDE};
+use crate::host::entry::DROP_IN;
+use crate::host::folder::{Folder as Configurations, SET_ASIDE};
 use crate::host::layout::Layout;
 use crate::host::state;
 use crate::system::read::read_bounded;
@@ -88,6 +90,8 @@ pub(crate) struct Used {
     pub asks: Option<bool>,
     /// True if our drop-in stands beside it.
     pub drop_in: bool,
+    /// For a list of ours before a neighbour's file: the difference between the two.
+    pub stale: Option<String>,
 }
 
 /// A folder of plugins.
@@ -171,24 +175,25 @@ fn names_us(path: &Path) -> bool {
 }
 
 fn network(layout: &Layout, folder: &Path) -> NetworkInUse {
-    let files = match entry::loaded_files(layout) {
+    let files = match Configurations::read(layout) {
         Ok(files) => files,
         Err(error) => return NetworkInUse::Unreadable(error.to_string()),
     };
-    let name = match conflist::effective(&files, &layout.loader) {
+    let name = match files.effective(layout) {
         Choice::File { name, .. } => name,
         Choice::Empty => return NetworkInUse::Empty,
         Choice::Broken { name, problem } => {
             return NetworkInUse::Broken { name, problem: problem.to_string() };
         }
     };
-    let text = conflist::text_of(&files, &name);
+    let text = files.text(&name);
     let Ok(list) = Conflist::parse(text) else {
         let (chain, version) = match Conf::parse(text) {
             Ok(conf) => (vec![conf.kind], conf.cni_version.unwrap_or_default()),
             Err(_) => (Vec::new(), String::new()),
         };
-        return NetworkInUse::Used(Used { name, chain, version: Ok(version), asks: None, drop_in: false });
+        let version = Ok(version);
+        return NetworkInUse::Used(Used { name, chain, version, asks: None, drop_in: false, stale: None });
     };
     let ours =
         list.plugins.iter().position(|plugin| plugin.kind == TYPE).and_then(|index| list.plugin(index));
@@ -201,9 +206,22 @@ fn network(layout: &Layout, folder: &Path) -> NetworkInUse {
         chain: list.kinds().into_iter().map(str::to_owned).collect(),
         version: list.speakable().map(|()| list.cni_version.clone().unwrap_or_default()),
         asks: ours.map(asks).or_else(|| read_bounded(&drop_in, MAX_BYTES).ok().map(|text| asks(&text))),
-        drop_in: drop_in.exists(),
+        drop_in: drop_in.exists() && !list.inlined_only,
+        stale: stale(&files, &name),
         name,
     })
+}
+
+/// Returns the reason why a list of ours is not as its neighbour's file, which an agent would put right.
+fn stale(files: &Configurations, name: &str) -> Option<String> {
+    let sources = stand_in::sources(name);
+    let source = sources.iter().find(|source| files.has(source));
+    match source {
+        None if sources.is_empty() => None,
+        None => Some(format!("stands before {}, which is gone", sources.join(" or "))),
+        Some(source) if stand_in::represents(files.text(name), files.text(source)) => None,
+        Some(source) => Some(format!("stands before {source}, which was written anew since")),
+    }
 }
 
 fn look_at(layout: &Layout, path: &Path) -> Folder {

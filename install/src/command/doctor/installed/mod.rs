@@ -83,6 +83,15 @@ fn network(inventory: &Inventory) -> Check {
         check("network", Status::Missing, found, meaning, Some(action))
     };
     match network {
+        NetworkInUse::Used(Used { name, stale: Some(stale), .. }) => check(
+            "network",
+            Status::Degraded,
+            format!("{folder}/{name} {stale}"),
+            "the runtime uses culvert's list, and not what the network plugin wants",
+            Some(
+                "start the agent, which follows the network plugin's file; or run `culvert-install uninstall`",
+            ),
+        ),
         NetworkInUse::Used(Used { name, chain, version: Ok(version), .. }) => check(
             "network",
             Status::Ok,

@@ -22,6 +22,7 @@ fn well() -> Inventory {
             version: Ok("0.3.1".to_owned()),
             asks: Some(true),
             drop_in: false,
+            stale: None,
         }),
         others: vec![],
         renamed_by_cilium: vec![],
@@ -83,7 +84,7 @@ fn a_node_that_is_well_and_one_without_culvert_need_nothing() {
 /// Name, change, name of the check, its status, and words that its reader needs.
 type Row = (&'static str, fn(&mut Inventory), &'static str, Status, &'static str);
 
-const ROWS: [Row; 27] = [
+const ROWS: [Row; 28] = [
     (
         "old containerd",
         |i| i.version = Ok(("containerd".into(), "1.4.13".into())),
@@ -108,6 +109,13 @@ const ROWS: [Row; 27] = [
         "network",
         Status::Missing,
         "as root",
+    ),
+    (
+        "a list of ours that stayed",
+        |i| used(i).stale = Some("stands before 10-a.conf, which is gone".into()),
+        "network",
+        Status::Degraded,
+        "which is gone",
     ),
     (
         "a version",
