@@ -21,6 +21,7 @@ use crate::cri::Network;
 use crate::host::entry::DROP_IN;
 use crate::host::folder::Folder;
 use crate::host::layout::{self, Layout};
+use crate::host::plugins::Plugins;
 use crate::system::clock::rfc3339;
 use crate::system::read::read_bounded;
 
@@ -148,7 +149,7 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> PodRow {
 fn defaults(layout: &Layout) -> Result<Defaults, String> {
     let shown = layout.conf_dir.display();
     let none = || format!("no entry of culvert-cni is effective in {shown}: new pods are not redirected");
-    let files = Folder::read(layout).map_err(|error| format!("{shown}: {error}"))?;
+    let files = Folder::read(layout, &Plugins::default()).map_err(|error| format!("{shown}: {error}"))?;
     let Choice::File { name, .. } = files.effective(layout) else { return Err(none()) };
     let conflist = Conflist::parse(files.text(&name)).map_err(|_| none())?;
     if let Some(index) = conflist.plugins.iter().position(|plugin| plugin.kind == TYPE) {

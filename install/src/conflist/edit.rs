@@ -88,6 +88,9 @@ pub(crate) fn wrap(text: &str, entry: &Entry) -> Result<String, Invalid> {
     let Conf { object, name, cni_version, kind } = Conf::parse(text)?;
     speakable(cni_version.as_deref())?;
     makes_network(&[&kind])?;
+    if name.is_empty() {
+        return Err(Invalid::Missing("name"));
+    }
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let version = cni_version.map(|version| format!("\n  \"cniVersion\": {},", quoted(&version)));
     Ok(format!(

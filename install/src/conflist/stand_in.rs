@@ -54,6 +54,9 @@ pub(crate) fn check(
     position: &Position,
 ) -> Result<StandIn, Invalid> {
     let whole = wrap(conf, entry)?;
+    if present == Some(whole.as_str()) {
+        return Ok(StandIn::AsItShould);
+    }
     let Some(present) = present.filter(|present| represents(present, conf)) else {
         return Ok(StandIn::Write(whole));
     };
@@ -95,7 +98,7 @@ pub(crate) fn stale<'a>(files: &'a [Loaded], chosen: &Choice) -> Option<&'a str>
 mod tests {
     use std::path::Path;
 
-    use super::super::effective::{Kind, Loader, effective};
+    use super::super::effective::{Binary, Kind, Loader, effective};
     use super::super::samples::SINGLE;
     use super::*;
 
@@ -180,7 +183,7 @@ mod tests {
         ] {
             let theirs: Vec<_> =
                 theirs.iter().map(|(name, text)| ((*name).to_owned(), Ok(text.clone()))).collect();
-            let chosen = effective(&theirs, &Loader::FirstOrNone);
+            let chosen = effective(theirs.iter(), &Loader::containerd(1), &|_| Binary::Silent);
             let mut files = theirs;
             files.push((ours.to_owned(), Ok(list.to_owned())));
             assert_eq!(stale(&files, &chosen), is_stale.then_some(ours), "{name}: {chosen:?}");
@@ -188,6 +191,6 @@ mod tests {
         let both = [("80-x.conf", conf("a")), ("80-x.conflist", list.to_owned())];
         let both = both.map(|(name, text)| (name.to_owned(), Ok(text)));
         let chosen = Choice::File { name: "80-x.conf".to_owned(), kind: Kind::Single };
-        assert_eq!(effective(&both, &Loader::FirstOrNone), chosen);
+        assert_eq!(effective(both.iter(), &Loader::containerd(1), &|_| Binary::Silent), chosen);
     }
 }

@@ -13,6 +13,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::Deserialize;
 
 use crate::agent::status::{NodeStatus, Onboarded};
+use crate::conflist::effective::InvalidFile;
 use crate::conflist::stand_in;
 use crate::conflist::{Choice, Conf, Conflist, Invalid, MAX_BYTES, TYPE};
 use crate::cri::Cri;
@@ -20,6 +21,7 @@ use crate::host::binary::{self, Identity};
 use crate::host::entry::DROP_IN;
 use crate::host::folder::{Folder as Configurations, SET_ASIDE};
 use crate::host::layout::Layout;
+use crate::host::plugins::Plugins;
 use crate::host::state;
 use crate::system::read::read_bounded;
 
@@ -67,12 +69,14 @@ pub(crate) struct Inventory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NetworkInUse {
     Used(Used),
-    /// The folder has no configuration.
-    Empty,
+    /// The folder has no configuration, or none of this network, which is the only one that the runtime wants.
+    Empty(Option<String>),
     /// This file cannot be loaded.
     Broken {
         name: String,
         problem: String,
+        /// What it is to the runtime.
+        rule: InvalidFile,
     },
     /// The folder cannot be read.
     Unreadable(String),
@@ -92,6 +96,8 @@ pub(crate) struct Used {
     pub drop_in: bool,
     /// For a list of ours before a neighbour's file: the difference between the two.
     pub stale: Option<String>,
+    /// Files before it that the runtime passes over, each with the reason.
+    pub passed_over: Vec<String>,
 }
 
 /// A folder of plugins.
@@ -137,7 +143,7 @@ pub(crate) fn take(layout: &Layout) -> Inventory {
     let names = names_in(&folder);
     let used = match &network {
         NetworkInUse::Used(used) => Some(used),
-        NetworkInUse::Empty | NetworkInUse::Broken { .. } | NetworkInUse::Unreadable(_) => None,
+        NetworkInUse::Empty(_) | NetworkInUse::Broken { .. } | NetworkInUse::Unreadable(_) => None,
     };
     let by_cilium =
         used.is_some_and(|used| used.chain.first().is_some_and(|kind| kind.starts_with("cilium")));
@@ -175,15 +181,15 @@ fn names_us(path: &Path) -> bool {
 }
 
 fn network(layout: &Layout, folder: &Path) -> NetworkInUse {
-    let files = match Configurations::read(layout) {
+    let files = match Configurations::read(layout, &Plugins::default()) {
         Ok(files) => files,
         Err(error) => return NetworkInUse::Unreadable(error.to_string()),
     };
     let name = match files.effective(layout) {
         Choice::File { name, .. } => name,
-        Choice::Empty => return NetworkInUse::Empty,
+        Choice::Empty => return NetworkInUse::Empty(layout.loader.network.clone()),
         Choice::Broken { name, problem } => {
-            return NetworkInUse::Broken { name, problem: problem.to_string() };
+            return NetworkInUse::Broken { name, problem: problem.to_string(), rule: layout.loader.invalid };
         }
     };
     let text = files.text(&name);
@@ -193,7 +199,9 @@ fn network(layout: &Layout, folder: &Path) -> NetworkInUse {
             Err(_) => (Vec::new(), String::new()),
         };
         let version = Ok(version);
-        return NetworkInUse::Used(Used { name, chain, version, asks: None, drop_in: false, stale: None });
+        let passed_over = passed_over(&files, layout, &name);
+        let (asks, drop_in, stale) = (None, false, None);
+        return NetworkInUse::Used(Used { name, chain, version, asks, drop_in, stale, passed_over });
     };
     let ours =
         list.plugins.iter().position(|plugin| plugin.kind == TYPE).and_then(|index| list.plugin(index));
@@ -208,8 +216,15 @@ fn network(layout: &Layout, folder: &Path) -> NetworkInUse {
         asks: ours.map(asks).or_else(|| read_bounded(&drop_in, MAX_BYTES).ok().map(|text| asks(&text))),
         drop_in: drop_in.exists() && !list.inlined_only,
         stale: stale(&files, &name),
+        passed_over: passed_over(&files, layout, &name),
         name,
     })
+}
+
+/// Returns the files that the runtime passes over before `name`, each with the reason.
+fn passed_over(files: &Configurations, layout: &Layout, name: &str) -> Vec<String> {
+    let passed = files.passed_over(layout, name).into_iter();
+    passed.map(|(name, problem)| format!("{name}: {problem}")).collect()
 }
 
 /// Returns the reason why a list of ours is not as its neighbour's file, which an agent would put right.

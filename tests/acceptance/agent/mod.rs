@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The node agent and `uninstall` on a node's files: ours stay and come back, and nothing else changes.
 
+mod crio;
 mod doctor;
 mod killed;
 mod looks;

@@ -29,6 +29,7 @@ use crate::host::binary::{self, BinaryError, Memory};
 use crate::host::entry::{self, ChangeError, EntryChange, EntrySpec, EntryState, UsedFile, Withdrawal};
 use crate::host::files::{self, Replaced, Stamp};
 use crate::host::layout::{self, Layout};
+use crate::host::plugins::Plugins;
 use crate::host::state::{self, LockError};
 use crate::host::{neighbours, uninstall};
 
@@ -47,6 +48,8 @@ struct EntryKeeper {
     publishers: Publishers,
     desired: EntrySpec,
     memory: Memory,
+    /// The answers of the runtime's plugins to VERSION.
+    plugins: Arc<Plugins>,
     is_effective: bool,
     /// Owns all that is known of losses of the entry.
     contention: Contention,
@@ -79,6 +82,7 @@ pub(crate) async fn run(context: Context, publishers: Publishers) {
         publishers,
         desired,
         memory: Memory::default(),
+        plugins: Arc::default(),
         is_effective: false,
         contention: Contention::new(&context),
         complaint: String::new(),
@@ -193,7 +197,10 @@ impl EntryKeeper {
         {
             folders.push(nearest(&layout.at(folder)));
         }
-        folders.extend(layout.bin_dirs.iter().map(|folder| nearest(&layout.at(folder))));
+        // CRI-O chooses anew when a plugin comes or goes.
+        let asked = layout.plugin_dirs.iter().filter(|_| layout.loader.asks_plugins);
+        folders.extend(layout.bin_dirs.iter().chain(asked).map(|folder| nearest(&layout.at(folder))));
+        folders.sort_unstable();
         folders.dedup();
         folders
     }
@@ -209,8 +216,8 @@ impl EntryKeeper {
         }
         let desired = self.desired.clone();
         let inspected = {
-            let layout = Arc::clone(&layout);
-            tokio::task::spawn_blocking(move || entry::inspect(&layout, &desired)).await
+            let (layout, plugins) = (Arc::clone(&layout), Arc::clone(&self.plugins));
+            tokio::task::spawn_blocking(move || entry::inspect(&layout, &desired, &plugins)).await
         };
         let found = match inspected {
             Ok(found) => found,

@@ -16,8 +16,9 @@ pub(crate) use self::change::{ChangeError, EntryChange, Withdrawal, apply, withd
 use super::files;
 use super::folder::Folder;
 use super::layout::Layout;
+use super::plugins::Plugins;
 use super::state;
-use crate::conflist::effective::Kind;
+use crate::conflist::effective::{InvalidFile, Kind};
 use crate::conflist::stand_in::{self, StandIn};
 use crate::conflist::{self, Choice, Conf, Conflist, Ensured, Entry, Invalid, Position};
 
@@ -67,13 +68,13 @@ pub(crate) struct UsedFile {
 
 /// Compares the folder with the desired state. Changes nothing, except that a drop-in of ours is removed where the chain has
 /// the entry, since the plugin would run twice.
-pub(crate) fn inspect(layout: &Layout, desired: &EntrySpec) -> EntryState {
+pub(crate) fn inspect(layout: &Layout, desired: &EntrySpec, plugins: &Plugins) -> EntryState {
     if state::is_uninstalled(layout) {
         return EntryState::Uninstalled;
     }
     let here = layout.at(&layout.conf_dir);
     let shown = layout.conf_dir.display();
-    let folder = match Folder::read(layout) {
+    let folder = match Folder::read(layout, plugins) {
         Ok(folder) => folder,
         Err(error) => return EntryState::Blocked(format!("{shown}: {error}")),
     };
@@ -87,15 +88,16 @@ pub(crate) fn inspect(layout: &Layout, desired: &EntrySpec) -> EntryState {
     }
     let (name, kind) = match chosen {
         Choice::File { name, kind } => (name, kind),
-        Choice::Empty => {
-            return EntryState::Blocked(format!(
-                "{shown} holds no network configuration: the cluster's network plugin has not written it yet"
-            ));
-        }
+        Choice::Empty => return EntryState::Blocked(empty(layout)),
         Choice::Broken { name, problem } => {
-            return EntryState::Blocked(format!(
-                "{shown}/{name} cannot be loaded, so the runtime takes no other: {problem}"
-            ));
+            return EntryState::Blocked(match layout.loader.invalid {
+                InvalidFile::Stops => {
+                    format!("{shown}/{name} cannot be loaded, so the runtime takes no other: {problem}")
+                }
+                InvalidFile::PassedOver => {
+                    format!("{shown} holds no file that the runtime takes; {name}: {problem}")
+                }
+            });
         }
     };
     let text = folder.text(&name).to_owned();
@@ -107,6 +109,19 @@ pub(crate) fn inspect(layout: &Layout, desired: &EntrySpec) -> EntryState {
         (Kind::Single, Mode::Chained | Mode::DropIn) => file.before_single(desired),
     };
     state.unwrap_or_else(EntryState::Blocked)
+}
+
+/// Says that the runtime finds no network.
+fn empty(layout: &Layout) -> String {
+    let shown = layout.conf_dir.display();
+    match &layout.loader.network {
+        Some(network) => format!(
+            "{shown} holds no configuration of the network {network:?}, which is the only one that the runtime is set to use"
+        ),
+        None => format!(
+            "{shown} holds no network configuration: the cluster's network plugin has not written it yet"
+        ),
+    }
 }
 
 /// The file that the runtime would use without our lists, with its text.
@@ -159,6 +174,13 @@ impl InUse<'_> {
     }
 
     fn before_single(self, desired: &EntrySpec) -> Result<EntryState, String> {
+        if self.layout.loader.networks != 1 {
+            return Err(format!(
+                "{}: the runtime takes several files of the folder (max_conf_num), so with a list of culvert's before this one \
+                 each pod would get its network twice: set max_conf_num to 1, or have the network plugin write a .conflist",
+                self.on_node(self.name).display()
+            ));
+        }
         let before = stand_in::name_before(self.name).unwrap_or_default();
         let list = self.here.join(&before);
         let present = self.folder.has(&before).then(|| self.folder.text(&before));
@@ -175,7 +197,13 @@ impl InUse<'_> {
         self.clear_drop_in(&network);
         let follows = present.is_some();
         Ok(match stand_in {
-            StandIn::AsItShould => EntryState::Effective(file),
+            StandIn::AsItShould => {
+                let passed_over = self.folder.passed_over(self.layout, self.name);
+                if let Some((_, problem)) = passed_over.iter().find(|(name, _)| *name == before) {
+                    return Err(format!("{}: {problem}, so the runtime passes it over", file.path.display()));
+                }
+                EntryState::Effective(file)
+            }
             StandIn::Edit(to) => {
                 let from = present.unwrap_or_default().to_owned();
                 EntryState::Needs(file, EntryChange::Edit { path: list, from, to })
