@@ -6,6 +6,8 @@ use std::ops::Range;
 use culvert_cni::protocol::{CniVersion, Fields};
 use serde_json::value::RawValue;
 
+use super::entry::TYPE;
+
 /// Largest file that is read, in bytes: libcni's own bound.
 pub(crate) const MAX_BYTES: u64 = 2 << 20;
 
@@ -36,6 +38,18 @@ pub(crate) enum Invalid {
         "its list names no plugin but culvert-cni, which makes no network by itself: the network plugin has to write it anew"
     )]
     Alone,
+    /// A file whose plugins only go behind others.
+    #[error(
+        "it names only {0}, which goes behind a network plugin and makes no network: no pod can start by it. Its owner has to \
+         put it into the network's own list, or to remove the file"
+    )]
+    ChainedOnly(String),
+    /// A plugin that CRI-O does not find.
+    #[error("its plugin {0} is in none of the runtime's folders of plugins")]
+    NoPlugin(String),
+    /// A plugin that does not answer VERSION with the file's version, as CRI-O wants it to.
+    #[error("its plugin {kind} does not speak cniVersion {version}, but {speaks}")]
+    PluginVersion { kind: String, version: String, speaks: String },
     /// A version in which our plugin would refuse every pod.
     #[error(
         "its cniVersion is {0}: culvert-cni speaks 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0, and would refuse every pod"
@@ -72,6 +86,7 @@ pub(crate) struct Plugin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Conf<'a> {
     pub object: &'a str,
+    /// Empty where the file has none: libcni itself does not need it here.
     pub name: String,
     /// `cniVersion`, if the file has one.
     pub cni_version: Option<String>,
@@ -109,10 +124,22 @@ impl<'a> Conflist<'a> {
         Ok(Self { text, name, cni_version, cni_versions, inlined_only, plugins })
     }
 
-    /// Fails unless our plugin speaks the version that a runtime will choose, the newest of those named.
+    /// The version that a runtime will choose: the newest of those named that libcni knows, and else `cniVersion`.
+    pub(crate) fn chosen_version(&self) -> Option<String> {
+        let named =
+            self.cni_versions.iter().chain(self.cni_version.iter().filter(|_| !self.cni_versions.is_empty()));
+        let known = named.filter(|version| ordered(version) <= ordered(NEWEST));
+        known.max_by_key(|version| ordered(version)).or(self.cni_version.as_ref()).cloned()
+    }
+
+    /// Fails unless our plugin speaks the version that a runtime will choose.
     pub(crate) fn speakable(&self) -> Result<(), Invalid> {
-        let named = self.cni_version.iter().chain(&self.cni_versions);
-        speakable(named.max_by_key(|version| ordered(version)).map(String::as_str))
+        speakable(self.chosen_version().as_deref())
+    }
+
+    /// Fails unless one of the plugins makes a network.
+    pub(crate) fn makes_network(&self) -> Result<(), Invalid> {
+        makes_network(&self.kinds())
     }
 
     /// Types of the plugins in chain order.
@@ -132,8 +159,42 @@ impl<'a> Conf<'a> {
         let fields = fields(text)?;
         let kind = fields.string("type")?.filter(|kind| !kind.is_empty()).ok_or(Invalid::Missing("type"))?;
         let object = text.trim_matches([' ', '\t', '\r', '\n']);
-        Ok(Self { object, name: fields.name()?, cni_version: fields.string("cniVersion")?, kind })
+        let name = fields.string("name")?.unwrap_or_default();
+        Ok(Self { object, name, cni_version: fields.string("cniVersion")?, kind })
     }
+}
+
+/// The newest version of today's libcni, which skips newer ones that a file offers in `cniVersions`.
+const NEWEST: &str = "1.1.0";
+
+/// Plugins that go behind another one: each of them fails, or makes no network, as the first of a chain. The reference
+/// plugins of that kind, and those of other meshes.
+const CHAINED: [&str; 13] = [
+    "bandwidth",
+    "consul-cni",
+    "egress-cni",
+    "firewall",
+    "istio-cni",
+    "kuma-cni",
+    "linkerd-cni",
+    "portmap",
+    "rdma",
+    "route-override",
+    "sbr",
+    "tuning",
+    "vrf",
+];
+
+/// Fails unless a plugin among `kinds` makes a network.
+pub(super) fn makes_network(kinds: &[&str]) -> Result<(), Invalid> {
+    let theirs: Vec<_> = kinds.iter().copied().filter(|kind| *kind != TYPE).collect();
+    if theirs.is_empty() {
+        return Err(Invalid::Alone);
+    }
+    if theirs.iter().all(|kind| CHAINED.contains(kind)) {
+        return Err(Invalid::ChainedOnly(theirs.join(", ")));
+    }
+    Ok(())
 }
 
 /// Fails unless our plugin speaks `version`. None means 0.2.0 or older, which has no chains.

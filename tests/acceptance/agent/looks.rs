@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::*;
 
 /// Returns the result of the check `name` of `doctor`.
-fn found(node: &Mounted, name: &str) -> Result<String> {
+pub(super) fn found(node: &Mounted, name: &str) -> Result<String> {
     let (_, report) = json_of(node.command(&[], "doctor")?)?;
     let checks = report["checks"].as_array().context("no checks")?;
     let check = checks.iter().find(|check| check["name"] == name).context("no such check")?;

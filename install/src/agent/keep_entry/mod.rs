@@ -21,14 +21,15 @@ use culvert_cni::protocol::{Attachment, CniArgs};
 use tokio::time::Instant;
 
 use self::decide::{Step, decide};
-use super::contention::Contention;
+use super::contention::{Contention, Loss};
 use super::context::{Context, Publishers, Readiness};
 use super::metrics::Install;
 use super::watch::{Watch, nearest};
 use crate::host::binary::{self, BinaryError, Memory};
-use crate::host::entry::{self, ChangeError, EntryChange, EntrySpec, EntryState, UsedFile};
+use crate::host::entry::{self, ChangeError, EntryChange, EntrySpec, EntryState, UsedFile, Withdrawal};
 use crate::host::files::{self, Replaced, Stamp};
 use crate::host::layout::{self, Layout};
+use crate::host::plugins::Plugins;
 use crate::host::state::{self, LockError};
 use crate::host::{neighbours, uninstall};
 
@@ -47,6 +48,8 @@ struct EntryKeeper {
     publishers: Publishers,
     desired: EntrySpec,
     memory: Memory,
+    /// The answers of the runtime's plugins to VERSION.
+    plugins: Arc<Plugins>,
     is_effective: bool,
     /// Owns all that is known of losses of the entry.
     contention: Contention,
@@ -79,6 +82,7 @@ pub(crate) async fn run(context: Context, publishers: Publishers) {
         publishers,
         desired,
         memory: Memory::default(),
+        plugins: Arc::default(),
         is_effective: false,
         contention: Contention::new(&context),
         complaint: String::new(),
@@ -193,7 +197,10 @@ impl EntryKeeper {
         {
             folders.push(nearest(&layout.at(folder)));
         }
-        folders.extend(layout.bin_dirs.iter().map(|folder| nearest(&layout.at(folder))));
+        // CRI-O chooses anew when a plugin comes or goes.
+        let asked = layout.plugin_dirs.iter().filter(|_| layout.loader.asks_plugins);
+        folders.extend(layout.bin_dirs.iter().chain(asked).map(|folder| nearest(&layout.at(folder))));
+        folders.sort_unstable();
         folders.dedup();
         folders
     }
@@ -209,8 +216,8 @@ impl EntryKeeper {
         }
         let desired = self.desired.clone();
         let inspected = {
-            let layout = Arc::clone(&layout);
-            tokio::task::spawn_blocking(move || entry::inspect(&layout, &desired)).await
+            let (layout, plugins) = (Arc::clone(&layout), Arc::clone(&self.plugins));
+            tokio::task::spawn_blocking(move || entry::inspect(&layout, &desired, &plugins)).await
         };
         let found = match inspected {
             Ok(found) => found,
@@ -239,6 +246,7 @@ impl EntryKeeper {
                 self.is_effective = false;
                 self.write(layout, file, change).await
             }
+            Step::Withdraw(withdrawal) => self.withdraw(layout, withdrawal).await,
             Step::Block(reason) => {
                 self.not_ready(reason);
                 Pace::OnChange
@@ -287,7 +295,7 @@ impl EntryKeeper {
     async fn rest(&mut self, layout: &Layout, file: UsedFile) -> Pace {
         let restored = self.contention.take_unreported();
         if restored > 0 {
-            self.contention.report("was taken out of", &file, restored);
+            self.contention.report(Loss::TakenOut, &file, restored);
             // The quick restore did not wait for the disk.
             let path = layout.at(&file.path);
             let _ = tokio::task::spawn_blocking(move || files::sync_folder_of(&path)).await;
@@ -298,9 +306,14 @@ impl EntryKeeper {
                 tracing::info!(file = %file.path.display(), "the entry is effective");
             }
             self.complaint.clear();
-            let shown = file.path.display().to_string();
-            self.publishers.readiness.send_replace(Readiness::Effective(shown));
         }
+        let ready = Readiness::Effective(file.path.display().to_string());
+        // Also where it was effective before, in a file that is gone.
+        self.publishers.readiness.send_if_modified(|readiness| {
+            let is_new = *readiness != ready;
+            *readiness = ready;
+            is_new
+        });
         self.is_effective = true;
         self.contention.set_standing(file);
         self.contention.prepare().await;
@@ -318,9 +331,9 @@ impl EntryKeeper {
         watch: &mut Watch,
     ) {
         self.context.metrics.entry_present.set(0);
-        let how = if before.path == now.path { "was taken out of" } else { "is no longer effective but in" };
-        self.contention.report(how, now, 1);
-        let wait = self.contention.lose(layout, change);
+        let loss = Loss::of(before, now, layout);
+        self.contention.report(loss, now, 1);
+        let wait = self.contention.lose(layout, change, loss);
         if wait.is_zero() {
             return;
         }
@@ -339,8 +352,8 @@ impl EntryKeeper {
 
     async fn write(&mut self, layout: Arc<Layout>, file: UsedFile, change: EntryChange) -> Pace {
         let applied = tokio::task::spawn_blocking(move || entry::apply(&layout, &change)).await;
-        match applied {
-            Ok(Ok(Replaced::Done)) => {
+        match applied.unwrap_or_else(|error| Err(ChangeError::ended(&error))) {
+            Ok(Replaced::Done) => {
                 self.context.metrics.entry_writes.inc();
                 if !self.contention.has_written() {
                     tracing::info!(file = %file.path.display(), "the entry was put in");
@@ -351,17 +364,32 @@ impl EntryKeeper {
                 self.context.verify_now.notify_one();
                 Pace::AT_ONCE
             }
-            Ok(Ok(Replaced::Overtaken)) => Pace::AT_ONCE,
-            Ok(Err(ChangeError::Lock(LockError::Busy))) => Pace::After(AGAIN_AFTER),
-            Ok(Err(error)) => {
-                self.not_ready(error.to_string());
-                Pace::After(AGAIN_AFTER * 4)
-            }
-            Err(error) => {
-                self.not_ready(format!("the change ended: {error}"));
-                Pace::After(AGAIN_AFTER)
-            }
+            Ok(Replaced::Overtaken) => Pace::AT_ONCE,
+            Err(error) => self.failed(&error),
         }
+    }
+
+    /// Takes away a file of ours that the runtime must not use any more.
+    async fn withdraw(&mut self, layout: Arc<Layout>, withdrawal: Withdrawal) -> Pace {
+        let done = tokio::task::spawn_blocking(move || entry::withdraw(&layout, &withdrawal)).await;
+        match done.unwrap_or_else(|error| Err(ChangeError::ended(&error))) {
+            Ok(done) => {
+                if let Some(done) = done {
+                    tracing::info!("{done}");
+                }
+                Pace::AT_ONCE
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// A change of the folder could not be made.
+    fn failed(&mut self, error: &ChangeError) -> Pace {
+        if matches!(error, ChangeError::Lock(LockError::Busy)) {
+            return Pace::After(AGAIN_AFTER);
+        }
+        self.not_ready(error.to_string());
+        Pace::After(AGAIN_AFTER * 4)
     }
 
     fn stand_back(&mut self) -> Pace {
