@@ -15,6 +15,7 @@ mod kubernetes;
 mod kuma;
 mod lab;
 mod landing;
+mod lost_documents;
 mod mishaps;
 mod networks;
 mod other_nat;
