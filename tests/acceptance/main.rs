@@ -15,6 +15,7 @@ mod kubernetes;
 mod kuma;
 mod lab;
 mod landing;
+mod loops;
 mod mishaps;
 mod networks;
 mod pages;
