@@ -16,6 +16,7 @@ mod kuma;
 mod lab;
 mod landing;
 mod lost_documents;
+mod loops;
 mod mishaps;
 mod networks;
 mod other_nat;
