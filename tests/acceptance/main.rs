@@ -26,6 +26,7 @@ mod repair;
 mod rooms;
 mod run;
 mod runtime;
+mod shared;
 mod sidecar;
 mod streams;
 mod support;
