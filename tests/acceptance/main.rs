@@ -29,6 +29,7 @@ mod repair;
 mod rooms;
 mod run;
 mod runtime;
+mod shared;
 mod sidecar;
 mod strays;
 mod streams;

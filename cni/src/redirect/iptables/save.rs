@@ -166,7 +166,7 @@ mod tests {
             assert_eq!(difference(&wanted, &found), Vec::<String>::new());
             processor_time() - before
         };
-        // Eight times the rules: 8 times the work, and 64 times if each rule is looked for among all of them.
+        // Eight times the rules are 8 times the work, and 64 times if each rule searches all of them.
         let (short, long) = (time_of(500), time_of(4_000));
         assert!(long < 24 * short, "500 rules took {short:?}, 4,000 took {long:?}");
     }
