@@ -33,3 +33,4 @@ mod tls;
 mod traffic_logs;
 mod verbs;
 mod walkthrough;
+mod way_out;
