@@ -42,3 +42,4 @@ mod tracked_dns;
 mod traffic_logs;
 mod verbs;
 mod walkthrough;
+mod way_out;

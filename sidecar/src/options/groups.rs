@@ -122,7 +122,8 @@ pub(super) struct DrainOptions {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse, env = "CULVERT_DRAIN_DELAY", hide_env = true)]
     pub(super) drain_delay: Duration,
 
-    /// After the delay: time for which open connections may continue before they are reset
+    /// After the delay: longest time for which outbound serves on, until no connection is open and no other user of the
+    /// pod holds a TCP socket; what is open then is reset
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse, env = "CULVERT_DRAIN_TIME", hide_env = true)]
     pub(super) drain_time: Duration,
 }
