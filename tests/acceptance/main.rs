@@ -3,6 +3,7 @@
 mod agent;
 mod annotations;
 mod bad_input;
+mod bypassed;
 mod chart;
 mod crowds;
 mod defaults;
@@ -13,6 +14,7 @@ mod forged;
 mod go_json;
 mod guards;
 mod kubernetes;
+mod kubevirt;
 mod kuma;
 mod kuma_config;
 mod lab;

@@ -69,10 +69,11 @@ fn of_agent(socket: &Path) -> Result<NodeStatus, String> {
 /// Makes the agent's list by one check of each pod, which changes nothing.
 fn look(layout: &Layout) -> std::io::Result<NodeStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (defaults, mut problem) = match defaults(layout) {
+    let (mut defaults, mut problem) = match defaults(layout) {
         Ok(defaults) => (defaults, None),
         Err(problem) => (Defaults::default(), Some(problem)),
     };
+    defaults.handlers.clone_from(&layout.handlers);
     let records = Records::new(&layout.at(&layout.attachments())).all()?;
     let (listed_by, subjects) = runtime.block_on(async {
         let (listed_by, sandboxes, mut cri) = match verify::sandboxes(layout).await {
@@ -110,7 +111,8 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> PodRow {
     if network.of_node {
         return row;
     }
-    let (policy, setting) = (policy.clone(), setting.clone());
+    let policy = policy.clone();
+    let (state, reason) = verify::well(&subject, setting);
     let check = PodCheck {
         root: layout.root.clone(),
         records: layout.at(&layout.attachments()),
@@ -122,13 +124,9 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> PodRow {
     let verified = Some(rfc3339(SystemTime::now()));
     match check.verify(policy, Mode::Report) {
         Ok((_, checked)) => match checked.state {
-            Redirect::Well(engine) => PodRow {
-                state: RedirectState::Redirected,
-                engine: Some(engine.name().to_owned()),
-                verified,
-                reason: setting,
-                ..row
-            },
+            Redirect::Well(engine) => {
+                PodRow { state, engine: Some(engine.name().to_owned()), verified, reason, ..row }
+            }
             Redirect::Differs(lines) => {
                 PodRow { state: RedirectState::Damaged, verified, reason: lines.join("; "), ..row }
             }

@@ -3,6 +3,7 @@
 
 mod crio;
 mod doctor;
+mod handlers;
 mod killed;
 mod looks;
 mod memory;

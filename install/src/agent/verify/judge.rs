@@ -20,8 +20,8 @@ use culvert_cni::redirect::repair::{Checked, Repaired, State as Rules};
 use tokio::time::Instant;
 
 use super::check::CheckError;
-use super::report::{summary_of_differences, summary_of_repair};
-use super::subjects::Desired;
+use super::report::{summary_of_differences, summary_of_repair, well};
+use super::subjects::{Desired, Subject};
 use super::tracked::{CHECK_EVERY, CheckState, PULSE, Tracked};
 use crate::agent::metrics::Verified;
 use crate::agent::options::OnDamage;
@@ -111,7 +111,9 @@ pub(super) fn judge(
             let due = now + CHECK_EVERY;
             let checks = CheckState { netns: Some(netns), generation, due, row, ..checks };
             match &tracked.subject.desired {
-                Desired::Redirect(_, setting) => judge_rules(checks, setting, state, on_damage, now),
+                Desired::Redirect(_, setting) => {
+                    judge_rules(checks, (&tracked.subject, setting), state, on_damage, now)
+                }
                 Desired::Direct(_) | Desired::Unknown(_) => Verdict::silent(checks, FollowUp::Wait),
             }
         }
@@ -132,7 +134,7 @@ fn judge_unreadable(checks: CheckState, error: &CheckError) -> Verdict {
 
 fn judge_rules(
     checks: CheckState,
-    setting: &str,
+    (subject, setting): (&Subject, &str),
     rules: Rules,
     on_damage: OnDamage,
     now: Instant,
@@ -141,10 +143,11 @@ fn judge_rules(
         Rules::Well(engine) => {
             let row = PodRow { engine: Some(engine.name().to_owned()), ..checks.row };
             let checks = CheckState { strikes: 0, row, ..checks };
-            let (checks, _) = with_state(checks, RedirectState::Redirected, setting.to_owned());
+            let (state, reason) = well(subject, setting);
+            let (checks, _) = with_state(checks, state, reason);
             Verdict { count: Some(Verified::Well), ..Verdict::silent(checks, FollowUp::Wait) }
         }
-        Rules::Repaired(repaired) => judge_repaired(checks, setting, &repaired, now),
+        Rules::Repaired(repaired) => judge_repaired(checks, (subject, setting), &repaired, now),
         Rules::Differs(_) if on_damage == OnDamage::Repair => Verdict::silent(checks, FollowUp::Repair),
         Rules::Differs(differences) => damaged(
             checks,
@@ -156,7 +159,12 @@ fn judge_rules(
     }
 }
 
-fn judge_repaired(checks: CheckState, setting: &str, repaired: &Repaired, now: Instant) -> Verdict {
+fn judge_repaired(
+    checks: CheckState,
+    (subject, setting): (&Subject, &str),
+    repaired: &Repaired,
+    now: Instant,
+) -> Verdict {
     let strikes = checks.strikes + 1;
     // The pulse follows the first repair at once. Each further one doubles the pause, up to the interval of checks: so
     // another program that keeps removing the rules costs one repair in 30 s.
@@ -167,7 +175,8 @@ fn judge_repaired(checks: CheckState, setting: &str, repaired: &Repaired, now: I
     let (engine, message) = (repaired.installed.engine.name().to_owned(), summary_of_repair(repaired));
     let row = PodRow { engine: Some(engine.clone()), repairs: checks.row.repairs + 1, ..checks.row };
     let checks = CheckState { strikes, quiet_until: now + pause, row, ..checks };
-    let (checks, _) = with_state(checks, RedirectState::Redirected, format!("{setting}; {message}"));
+    let (state, reason) = well(subject, setting);
+    let (checks, _) = with_state(checks, state, format!("{reason}; {message}"));
     Verdict {
         checks,
         count: Some(Verified::Damaged),
@@ -205,6 +214,7 @@ mod tests {
     use super::super::report::row;
     use super::super::subjects::{Defaults, subjects};
     use super::*;
+    use crate::cri::sandboxes::Bypass;
     use crate::cri::{Network, Sandbox};
 
     const NETNS: NetnsId = NetnsId { device: 4, inode: 7 };
@@ -219,6 +229,7 @@ mod tests {
             uid: "u1".to_owned(),
             annotations: on,
             created_at: 1,
+            handler: String::new(),
         };
         let subject = subjects(Some(vec![sandbox]), Vec::new(), &Defaults::default()).remove(0);
         let network = Network::default();
@@ -249,6 +260,18 @@ mod tests {
 
     fn verdict(tracked: &Tracked, result: CheckResult, on_damage: OnDamage) -> Verdict {
         judge(tracked, result, on_damage, tracked.checks.due, UNIX_EPOCH)
+    }
+
+    #[test]
+    fn intact_rules_are_no_redirect_where_packets_bypass_them() {
+        let mut bypassed = tracked();
+        bypassed.subject.bypass = Some(Bypass::Kata);
+        for result in [Rules::Well(Engine::Nftables), repaired()] {
+            let verdict = verdict(&bypassed, rules(result), OnDamage::Repair);
+            let row = verdict.checks.row;
+            assert_eq!(row.state, RedirectState::Bypassed);
+            assert!(row.reason.contains("virtual machine") && row.is_ill(), "{row:?}");
+        }
     }
 
     #[test]

@@ -50,6 +50,15 @@ pub(crate) fn row(subject: &Subject, network: &Network, before: Option<&PodRow>)
     }
 }
 
+/// Returns the state of a pod whose rules are as they should be, and the reason. They are no redirect where packets bypass
+/// them.
+pub(crate) fn well(subject: &Subject, setting: &str) -> (RedirectState, String) {
+    match subject.bypass {
+        None => (RedirectState::Redirected, setting.to_owned()),
+        Some(bypass) => (RedirectState::Bypassed, format!("{setting}; {}", bypass.reason())),
+    }
+}
+
 /// Joins the first few differences to one line.
 pub(super) fn summary_of_differences(differences: &[String]) -> String {
     let more = differences.len().saturating_sub(MAX_NAMED);
