@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use culvert_tests::server::who;
-use culvert_tests::{Family, Host, Lab, Landing};
+use culvert_tests::{At, Family, Host, Lab, Landed, Landing};
 
 use crate::support::{Rows, SIDECAR, by_every_engine, seen};
 
@@ -74,7 +74,7 @@ fn what_closed_ports_refuses_reaches_nothing_whatever_nat_rules_the_pod_has() ->
                 for family in Family::BOTH {
                     let what = format!("{what}, rules first {rules_first}, {include:?}");
                     let peer = lab.peer.as_root();
-                    rows.row(&what, peer, (family.pod(), 80), culvert_tests::Landed::Refused)?;
+                    rows.row(&what, peer, (family.pod(), 80), Landed::Refused)?;
                     rows.inbound(&what, peer, (family.pod(), 8080))?;
                 }
             }
@@ -99,7 +99,7 @@ fn what_closed_ports_did_not_redirect_is_reset_on_delivery() -> Result<()> {
     let mut rows = Rows::of(&landing);
     for family in Family::BOTH {
         let peer = lab.peer.as_root();
-        rows.row("closed", peer, (family.pod(), 80), culvert_tests::Landed::Refused)?;
+        rows.row("closed", peer, (family.pod(), 80), Landed::Refused)?;
         rows.direct("excluded", peer, (family.pod(), 9000))?;
         rows.direct("status", peer, (family.pod(), 15_020))?;
     }
@@ -158,6 +158,67 @@ fn a_port_that_docker_publishes_is_served_through_the_sidecar(engine: &str) -> R
     Ok(())
 }
 
+/// The advice of ANNOTATIONS.md for a filter that lets only the application's port in.
+fn a_filter_lets_in_by_the_original_port(engine: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    lab.add(&[("engine", engine)])?.expect_success();
+    nft(
+        &lab.pod,
+        "add table inet guard; add chain inet guard in { type filter hook input priority 0; policy drop; }; \
+         add rule inet guard in iif lo accept; add rule inet guard in icmpv6 type != echo-request accept; \
+         add rule inet guard in ct state established accept; \
+         add rule inet guard in tcp dport 8080 accept",
+    )?;
+    let mut landing = Landing::new(&lab.pod)?;
+    for family in Family::BOTH {
+        landing.target(&lab.pod, (family.pod(), 8080))?;
+    }
+    for (what, expected) in [("only 8080", None), ("by the original port", Some(()))] {
+        let mut rows = Rows::of(&landing);
+        for family in Family::BOTH {
+            let peer = lab.peer.as_root();
+            match expected {
+                None => rows.row(what, peer, (family.pod(), 8080), Landed::TimedOut)?,
+                Some(()) => rows.inbound(what, peer, (family.pod(), 8080))?,
+            }
+            rows.row(what, peer, (family.pod(), 8081), Landed::TimedOut)?;
+        }
+        nft(&lab.pod, "add rule inet guard in meta l4proto tcp ct original proto-dst 8080 accept")?;
+    }
+    Ok(())
+}
+
+/// The advice of ANNOTATIONS.md for an application that listens on 8080 behind a rule for 80.
+fn an_own_redirect_works_where_its_port_is_excluded(engine: &str) -> Result<()> {
+    for (annotations, expected) in
+        [(&[][..], None), (&[("exclude-inbound-ports", "80")], Some(Landed::Direct))]
+    {
+        let lab = Lab::new()?;
+        nft(&lab.pod, OF_THE_POD[0].1)?;
+        let outcome = lab.add(&[annotations, &[("engine", engine)]].concat())?;
+        outcome.expect_success();
+        assert!(
+            lab.plugin_log().contains("NAT in table inet own, chain pre: 1 rule"),
+            "{}",
+            lab.plugin_log()
+        );
+        let mut landing = Landing::new(&lab.pod)?;
+        for family in Family::BOTH {
+            landing.target(&lab.pod, (family.pod(), 8080))?;
+        }
+        let mut rows = Rows::of(&landing);
+        for family in Family::BOTH {
+            let peer = lab.peer.as_root();
+            let to = (family.pod(), 80).at();
+            rows.row("80", peer, to, expected.unwrap_or(Landed::Inbound(to)))?;
+            rows.inbound("8080", peer, (family.pod(), 8080))?;
+        }
+    }
+    Ok(())
+}
+
 by_every_engine! {
+    a_filter_lets_in_by_the_original_port,
+    an_own_redirect_works_where_its_port_is_excluded,
     a_port_that_docker_publishes_is_served_through_the_sidecar,
 }
