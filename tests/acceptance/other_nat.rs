@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use culvert_tests::server::who;
+use culvert_tests::until::{DEADLINE, until_some};
 use culvert_tests::{At, Family, Host, Lab, Landed, Landing};
 
 use crate::support::{Rows, SIDECAR, by_every_engine, seen};
@@ -217,7 +218,40 @@ fn an_own_redirect_works_where_its_port_is_excluded(engine: &str) -> Result<()> 
     Ok(())
 }
 
+/// KubeVirt's rules for a machine in a mesh: its `sidecar.istio.io/inject` leaves arriving connections to a sidecar, and leads
+/// the hop from 127.0.0.6 to the guest.
+const KUBEVIRT_IN_A_MESH: &str = "add table ip nat; \
+     add chain ip nat output { type nat hook output priority -100; }; \
+     add chain ip nat postrouting { type nat hook postrouting priority 100; }; \
+     add rule ip nat output ip daddr { 127.0.0.1, 10.77.0.2 } tcp dport 8080 counter dnat to 10.77.1.1; \
+     add rule ip nat postrouting oifname k6t-eth0 tcp dport 8080 ip saddr { 127.0.0.1, 127.0.0.6 } counter snat to 10.77.1.2";
+
+/// The advice of ANNOTATIONS.md for a guest.
+fn a_guest_of_kubevirt_is_reached_through_the_sidecar(engine: &str) -> Result<()> {
+    let mut lab = Lab::new()?;
+    let guest = lab.another_peer()?;
+    for words in [
+        &["ip", "link", "set", "dev", "eth1", "down"][..],
+        &["ip", "link", "set", "dev", "eth1", "name", "k6t-eth0"],
+        &["ip", "link", "set", "dev", "k6t-eth0", "up"],
+    ] {
+        run(&lab.pod, words)?;
+    }
+    lab.pod.set_sysctl("net.ipv4.ip_forward", "1")?;
+    lab.pod.set_sysctl("net.ipv4.conf.all.route_localnet", "1")?;
+    nft(&lab.pod, KUBEVIRT_IN_A_MESH)?;
+    lab.add(&[("engine", engine), ("virtual-interfaces", "k6t-eth0:10.77.1.0/24")])?.expect_success();
+    let sidecar = lab.pod.sidecar().start()?;
+    let _application = guest.serve("10.77.1.1:8080", who())?;
+    // The cable was pulled a moment ago.
+    let client = until_some(DEADLINE, || seen(lab.peer.connect("10.77.0.2:8080").ok()?).ok());
+    assert_eq!(client.map(|client| client.ip()), Some("10.77.1.2".parse()?));
+    assert!(sidecar.stat("cluster.inbound_passthrough_ipv4.upstream_cx_total")? > 0);
+    Ok(())
+}
+
 by_every_engine! {
+    a_guest_of_kubevirt_is_reached_through_the_sidecar,
     a_filter_lets_in_by_the_original_port,
     an_own_redirect_works_where_its_port_is_excluded,
     a_port_that_docker_publishes_is_served_through_the_sidecar,
