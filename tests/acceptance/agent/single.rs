@@ -197,9 +197,9 @@ fn an_upgrade_gives_a_file_back_that_an_earlier_release_renamed_away() -> Result
     node.agent(&[])?.ready()?.terminate()?;
     assert_eq!(node.kept(CONFIGURATIONS)?.len(), 1);
     assert!(has_entry(&node.configuration(NAME)));
-    node.uninstall()
-        .map(drop)
-        .and_then(|()| Ok(assert_eq!(fs::read_to_string(node.configuration(NAME))?, LIST)))
+    node.uninstall()?;
+    assert_eq!(fs::read_to_string(node.configuration(NAME))?, LIST);
+    Ok(())
 }
 
 #[test]
