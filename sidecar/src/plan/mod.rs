@@ -15,7 +15,7 @@ use crate::options::config::Thresholds;
 use crate::plan::permissions::Permissions;
 use crate::plan::tls::TlsSettings;
 use culvert_mesh::model::tags::Tags;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,6 +211,8 @@ pub struct Plan {
     pub clusters: Vec<Arc<ClusterPlan>>,
     /// Members of the mesh by their addresses.
     pub members: HashMap<SocketAddr, Arc<Member>>,
+    /// Addresses of all workloads of the mesh, from which their connections come.
+    pub workloads: HashSet<IpAddr>,
     /// The name of the cluster of connections to members by address, where passthrough is off.
     pub direct_access: Option<Arc<str>>,
     /// TLS between members; `None` = there is none.

@@ -15,13 +15,13 @@ use crate::plan::{
     Serve, hop_source, wildcard,
 };
 use culvert_mesh::document::{Document, Found};
-use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Outbound};
+use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking, Outbound};
 use culvert_mesh::kinds::mesh::Mesh;
 use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::model::tags::SERVICE;
 use culvert_mesh::select::{self, Subject};
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Names of others that an error lists.
@@ -42,6 +42,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         passthrough: mesh.is_none_or(|mesh| mesh.passthrough()),
         service: this.and_then(|(_, this)| this.tags().find_map(|tags| tags.service()).map(Into::into)),
         members: members(&ours),
+        workloads: workloads(&ours),
         documents: documents.len(),
         ..Plan::default()
     };
@@ -186,6 +187,16 @@ fn members(ours: &[&Document]) -> HashMap<SocketAddr, Arc<Member>> {
         }
     }
     members
+}
+
+/// Returns the addresses of all workloads, of gateways and of workloads that offer nothing too.
+fn workloads(ours: &[&Document]) -> HashSet<IpAddr> {
+    let addresses = dataplanes(ours).flat_map(|(_, dataplane)| {
+        let Networking { address, advertised_address, inbound, .. } = &dataplane.networking;
+        let inbound = inbound.iter().filter_map(|inbound| inbound.address);
+        std::iter::once(*address).chain(*advertised_address).chain(inbound)
+    });
+    addresses.map(|ip| ip.to_canonical()).filter(|&ip| !is_loopback(ip)).collect()
 }
 
 /// Returns the endpoints of each service that other pods offer.
