@@ -177,8 +177,8 @@ pub struct Mtls {
 pub struct Gate {
     /// Members only, or every peer.
     pub mode: TlsMode,
-    /// Members that may call the port.
-    pub permissions: Permissions,
+    /// Members that may call the port. Ports with the same ones share them.
+    pub permissions: Arc<Permissions>,
 }
 
 impl Mtls {

@@ -52,7 +52,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         for inbound in &this.networking.inbound {
             add_inbound(&mut plan, config, (this, inbound), redirects_in);
         }
-        let services = services(&ours, document);
+        let services = services(&ours, (document, this));
         debug_assert!(
             redirects_out || this.networking.outbound.iter().all(|one| is_loopback(one.listener().ip()))
         );
@@ -168,7 +168,7 @@ fn dataplanes<'d>(documents: &[&'d Document]) -> impl Iterator<Item = (&'d Docum
 }
 
 fn member(document: &Document, inbound: &Inbound) -> Arc<Member> {
-    Arc::new(Member { dataplane: document.name.as_str().into(), tags: Arc::new(inbound.tags.clone()) })
+    Arc::new(Member { dataplane: document.name.as_str().into(), tags: Arc::clone(&inbound.tags) })
 }
 
 /// Returns the members by address. Of two that claim one address and port the first by name has it, in any order of files.
@@ -199,14 +199,18 @@ fn workloads(ours: &[&Document]) -> HashSet<IpAddr> {
     addresses.map(|ip| ip.to_canonical()).filter(|&ip| !is_loopback(ip)).collect()
 }
 
-/// Returns the endpoints of each service that other pods offer.
-fn services(ours: &[&Document], this: &Document) -> BTreeMap<String, Vec<EndpointPlan>> {
-    let mut services: BTreeMap<String, Vec<EndpointPlan>> = BTreeMap::new();
-    for (document, dataplane) in dataplanes(ours).filter(|(document, _)| document.place != this.place) {
+/// Returns the endpoints that other pods offer of each service that this pod calls.
+fn services(ours: &[&Document], this: (&Document, &Dataplane)) -> BTreeMap<String, Vec<EndpointPlan>> {
+    let called = this.1.networking.outbound.iter().filter_map(|outbound| outbound.tags.service());
+    let mut services: BTreeMap<String, Vec<EndpointPlan>> =
+        called.map(|service| (service.to_owned(), Vec::new())).collect();
+    for (document, dataplane) in dataplanes(ours).filter(|(document, _)| document.place != this.0.place) {
         for inbound in dataplane.networking.inbound.iter().filter(|inbound| inbound.is_ready()) {
-            let endpoint =
-                EndpointPlan { address: dataplane.endpoint(inbound), member: member(document, inbound) };
-            services.entry(endpoint.member.service().into()).or_default().push(endpoint);
+            let service = inbound.tags.service().unwrap_or_default();
+            if let Some(endpoints) = services.get_mut(service) {
+                let address = dataplane.endpoint(inbound);
+                endpoints.push(EndpointPlan { address, member: member(document, inbound) });
+            }
         }
     }
     for endpoints in services.values_mut() {
