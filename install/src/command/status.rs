@@ -100,7 +100,8 @@ fn look(layout: &Layout) -> std::io::Result<NodeStatus> {
     let table = PodTable::default();
     table.listed(listed_by.to_owned(), problem, |_| true);
     for (subject, network) in subjects {
-        table.set(looked_at(layout, subject, network));
+        let bypass = subject.bypass;
+        table.set(verify::with_bypass(looked_at(layout, subject, network), bypass));
     }
     Ok(NodeStatus { agent: false, ..table.status() })
 }
@@ -111,8 +112,7 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> PodRow {
     if network.of_node {
         return row;
     }
-    let policy = policy.clone();
-    let (state, reason) = verify::well(&subject, setting);
+    let (policy, setting) = (policy.clone(), setting.clone());
     let check = PodCheck {
         root: layout.root.clone(),
         records: layout.at(&layout.attachments()),
@@ -123,22 +123,39 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> PodRow {
     };
     let verified = Some(rfc3339(SystemTime::now()));
     match check.verify(policy, Mode::Report) {
-        Ok((_, checked)) => match checked.state {
-            Redirect::Well(engine) => {
-                PodRow { state, engine: Some(engine.name().to_owned()), verified, reason, ..row }
+        Ok((_, checked)) => {
+            let row = PodRow { beside: checked.beside, ..row };
+            match checked.state {
+                Redirect::Well(engine) => PodRow {
+                    state: RedirectState::Redirected,
+                    engine: Some(engine.name().to_owned()),
+                    verified,
+                    reason: setting,
+                    ..row
+                },
+                Redirect::Differs(lines) => {
+                    PodRow { state: RedirectState::Damaged, verified, reason: lines.join("; "), ..row }
+                }
+                Redirect::Anothers(owner) => PodRow {
+                    state: RedirectState::Damaged,
+                    verified,
+                    reason: format!("its rules were written for another: {owner}"),
+                    ..row
+                },
+                Redirect::Incomplete(engine, lines) => PodRow {
+                    state: RedirectState::Redirected,
+                    engine: Some(engine.name().to_owned()),
+                    verified,
+                    reason: format!(
+                        "{setting}; by the pod's own securityContext.sysctls, {}",
+                        lines.join("; ")
+                    ),
+                    ..row
+                },
+                // Impossible in a check that only reports.
+                Redirect::Repaired(_) | Redirect::Completed(_) => row,
             }
-            Redirect::Differs(lines) => {
-                PodRow { state: RedirectState::Damaged, verified, reason: lines.join("; "), ..row }
-            }
-            Redirect::Anothers(owner) => PodRow {
-                state: RedirectState::Damaged,
-                verified,
-                reason: format!("its rules were written for another: {owner}"),
-                ..row
-            },
-            // Impossible in a check that only reports.
-            Redirect::Repaired(_) => row,
-        },
+        }
         Err(error) => PodRow { reason: error.to_string(), ..row },
     }
 }
@@ -166,15 +183,17 @@ fn text(status: &NodeStatus) -> String {
     let rows: Vec<[String; 6]> = pods
         .iter()
         .map(|row| {
-            let PodRow { pod, sandbox: _, onboarded, engine, state, verified, repairs: _, reason } = row;
+            let PodRow { pod, sandbox: _, onboarded, engine, state, verified, repairs: _, reason, beside } =
+                row;
             let (engine, verified) = (engine.clone(), verified.clone());
+            let others: String = beside.iter().map(|line| format!("; beside {line}")).collect();
             [
                 pod.clone(),
                 onboarded.as_str().to_owned(),
                 state.as_str().to_owned(),
                 engine.unwrap_or_else(|| "-".to_owned()),
                 verified.unwrap_or_else(|| "never".to_owned()),
-                printable(reason),
+                printable(&format!("{reason}{others}")),
             ]
         })
         .collect();
@@ -228,6 +247,7 @@ mod tests {
             verified: (onboarded == Onboarded::Yes).then(|| "2026-11-21T21:59:59Z".to_owned()),
             repairs: 0,
             reason: reason.to_owned(),
+            beside: Vec::new(),
         }
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The node agent and `uninstall` on a node's files: ours stay and come back, and nothing else changes.
 
+mod again;
 mod crio;
 mod doctor;
 mod handlers;
@@ -163,6 +164,8 @@ fn an_uninstall_beside_a_running_agent_is_not_undone_and_a_new_agent_comes_back(
         agent.get("/ready").is_ok_and(|answer| answer.status == 503 && answer.body.contains("uninstall")),
         HEALS_WITHIN
     );
+    // A cleaner of /run takes the uninstall's mark; only a new agent brings culvert back.
+    fs::remove_dir_all(node.at("run/culvert"))?;
     // What would wake it.
     renamed_in(&node, NAME, LIST)?;
     eventually!(agent.get("/live").is_ok_and(|answer| answer.status == 200));

@@ -60,6 +60,8 @@ struct EntryKeeper {
     layout_read: Instant,
     /// The lock by which `uninstall` sees that an agent runs.
     alive: Option<File>,
+    /// True from an `uninstall` on, also where its mark is gone: only a new agent brings culvert back.
+    has_left: bool,
 }
 
 /// The time of the next inspection.
@@ -89,6 +91,7 @@ pub(crate) async fn run(context: Context, publishers: Publishers) {
         refused: None,
         layout_read: Instant::now(),
         alive: None,
+        has_left: false,
         context: context.clone(),
     };
     keeper.begin();
@@ -144,10 +147,7 @@ impl EntryKeeper {
         for complaint in &layout.complaints {
             tracing::warn!("a part of the runtime's configuration cannot be read: {complaint}");
         }
-        match state::mark_alive(&layout) {
-            Ok(alive) => self.alive = Some(alive),
-            Err(error) => tracing::error!("{}: {error}", layout.state_dir.display()),
-        }
+        self.mark_alive(&layout);
         if let Err(error) = state::unmark_uninstalled(&layout) {
             tracing::error!("cannot take back the note of an uninstall: {error}");
         }
@@ -156,6 +156,17 @@ impl EntryKeeper {
                 // A folder that is missing holds nothing to clear.
                 let _ = files::clear_unfinished(&layout.at(folder));
             }
+        }
+    }
+
+    /// Takes the lock by which `uninstall` and `doctor` see that an agent runs, unless it is held at its path.
+    fn mark_alive(&mut self, layout: &Layout) {
+        if self.alive.as_ref().is_some_and(|alive| state::is_alive_mark(layout, alive)) {
+            return;
+        }
+        match state::mark_alive(layout) {
+            Ok(alive) => self.alive = Some(alive),
+            Err(error) => tracing::error!("{}: {error}", layout.state_dir.display()),
         }
     }
 
@@ -169,10 +180,17 @@ impl EntryKeeper {
         let found = tokio::task::spawn_blocking(move || layout::discover(&paths)).await;
         let layout = self.context.layout();
         let _ = tokio::task::spawn_blocking(move || remove_stale_records(&layout)).await;
+        if !self.has_left {
+            // A cleaner of /run may have removed the state folder.
+            self.mark_alive(&self.context.layout());
+        }
         let Ok(Ok(found)) = found else { return };
         self.publishers.layout.send_if_modified(|layout| {
             let is_new = **layout != found;
             if is_new {
+                for complaint in found.complaints.iter().filter(|new| !layout.complaints.contains(new)) {
+                    tracing::warn!("a part of the runtime's configuration cannot be read: {complaint}");
+                }
                 let folders = (&layout.conf_dir, &layout.bin_dirs) != (&found.conf_dir, &found.bin_dirs);
                 if folders {
                     tracing::info!(
@@ -207,7 +225,7 @@ impl EntryKeeper {
 
     async fn step(&mut self, watch: &mut Watch) -> Pace {
         let layout = self.context.layout();
-        if state::is_uninstalled(&layout) {
+        if self.has_left || state::is_uninstalled(&layout) {
             return self.stand_back();
         }
         if let Err(reason) = self.place_binary(&layout).await {
@@ -393,6 +411,7 @@ impl EntryKeeper {
     }
 
     fn stand_back(&mut self) -> Pace {
+        self.has_left = true;
         self.contention.discard_prepared();
         let reason =
             "culvert-install uninstall was run on this node; restart the agent to bring culvert back";

@@ -35,7 +35,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 pub(crate) use self::check::PodCheck;
 use self::judge::{CheckResult, FollowUp, PodReport, Verdict, judge};
 use self::report::post_event;
-pub(crate) use self::report::{row, well};
+pub(crate) use self::report::{row, with_bypass};
 pub(crate) use self::subjects::{Defaults, Desired, Subject, subjects};
 use self::tracked::{CHECK_EVERY, PULSE, Tracked};
 use crate::agent::context::{Context, Readiness};
