@@ -21,7 +21,7 @@ pub(crate) enum Bypass {
 pub(crate) type Handlers = BTreeMap<String, Bypass>;
 
 impl Bypass {
-    /// Tells the kind by the name of a handler, or by the type or path of its program.
+    /// Returns the kind by the name of a handler, or by the type or path of its program.
     pub(crate) fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
         let kinds = [
