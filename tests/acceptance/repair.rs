@@ -31,7 +31,7 @@ fn nft(pod: &Host, words: &[&str]) -> Result<()> {
 #[test]
 fn every_damage_is_reported_and_repaired() -> Result<()> {
     type Damage = fn(&Host) -> Result<()>;
-    let damages: [(&str, &str, Damage); 8] = [
+    let damages: [(&str, &str, Damage); 9] = [
         ("all rules flushed", "is missing", |pod| nft(pod, &["flush", "ruleset"])),
         ("our table deleted", "is missing", |pod| nft(pod, &["delete", "table", "inet", "culvert"])),
         ("a chain flushed", "missing", |pod| nft(pod, &["flush", "chain", "inet", "culvert", "outbound"])),
@@ -43,6 +43,9 @@ fn every_damage_is_reported_and_repaired() -> Result<()> {
         }),
         ("a sysctl", "close_wait", |pod| {
             pod.set_sysctl("net.netfilter.nf_conntrack_tcp_timeout_close_wait", "60")
+        }),
+        ("another sysctl", "tcp_timeout_close is 10", |pod| {
+            pod.set_sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "10")
         }),
         ("the reserved ports", "15001", |pod| pod.set_sysctl("net.ipv4.ip_local_reserved_ports", "\n")),
         ("::6", "::6", |pod| {

@@ -5,8 +5,9 @@ use crate::cluster::registry::Running;
 use crate::connection::accepted::Accepted;
 use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
+use crate::connection::guard::{self, Ours};
 use crate::connection::route::{self, Route};
-use crate::connection::{guard, tls};
+use crate::connection::tls;
 use crate::net::addrs::OrigDst;
 use crate::net::original_dst::Redirected;
 use crate::tls::handshake::Shaken;
@@ -39,10 +40,13 @@ pub(crate) async fn admit(
     downstream.hold(permit);
     let (original, route) = match &accepted.bound {
         None => {
-            let original = guard::check(direction, redirected, &proxy.ports, |ip| proxy.own.contains(ip))
-                .inspect_err(|refusal| {
-                    proxy.metrics.direction(direction).loop_rejected(refusal.guard()).inc();
-                })?;
+            let ours = Ours {
+                ports: &proxy.ports,
+                is_address: |ip| proxy.own.contains(ip),
+                is_socket: |client, original| proxy.own_sockets.contains(client, original),
+            };
+            let original = guard::check(direction, accepted.client, redirected, &ours)
+                .inspect_err(|refusal| proxy.refused(direction, refusal))?;
             (original, route::route(&running, direction, original))
         }
         // A document binds the port and says where it leads, for every client: there is nothing to guard.

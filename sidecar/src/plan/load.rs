@@ -63,7 +63,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(&["--dataplane=app"]);
         let missed = |text: &str| {
-            fs::write(folder.path().join("a.yaml"), text).unwrap();
+            fs::write(folder.path().join("a.yaml"), format!("{text}\n---\n{{type: Mesh, name: default}}\n"))
+                .unwrap();
             let Err(errors) = load(&config, &[folder.path().into()]) else { panic!("{text}") };
             let words: Vec<_> = errors.iter().map(ToString::to_string).collect();
             words.iter().any(|error| error.starts_with("--dataplane app: no document"))

@@ -5,6 +5,7 @@
 
 pub mod compile;
 pub(crate) mod load;
+pub(crate) mod openings;
 pub(crate) mod permissions;
 pub(crate) mod tls;
 

@@ -14,7 +14,7 @@ use crate::process::services::{BoundServices, Context, RunningServices};
 use crate::process::signals::Signals;
 use crate::process::start::{self, StartError, system};
 use crate::process::workers::Workers;
-use crate::process::{prober, reload};
+use crate::process::{holders, prober, reload};
 use culvert_mesh::load::Fingerprint;
 use std::io;
 use std::sync::Arc;
@@ -132,6 +132,14 @@ async fn announce_ready(proxy: Arc<Proxy>, readiness: Readiness) {
     );
 }
 
+/// An event of the drain.
+enum Next {
+    Request(DrainRequest),
+    /// No connection is open, and the application has ended.
+    Unused,
+    Time,
+}
+
 /// Serves until the drain is over.
 async fn drain_when_asked(
     proxy: &Proxy,
@@ -142,22 +150,22 @@ async fn drain_when_asked(
 ) {
     let mut drain = Drain::new(proxy.config.drain_delay, proxy.config.drain_time);
     loop {
-        let request = tokio::select! {
+        let next = tokio::select! {
             // A request comes before what time brings: a second SIGTERM means now.
             biased;
-            request = signals.next() => Some(request),
-            Some(request) = requests.recv() => Some(request),
-            () = proxy.table.empty(), if drain.waits_for_empty() => None,
-            () = sleep_until(drain.deadline()) => None,
+            request = signals.next() => Next::Request(request),
+            Some(request) = requests.recv() => Next::Request(request),
+            () = holders::gone(proxy), if drain.waits_for_unused() => Next::Unused,
+            () = sleep_until(drain.deadline()) => Next::Time,
         };
         let now = Instant::now();
-        let open = proxy.table.len();
-        let actions = match request {
-            Some(request) => drain.request(request, now, open),
-            None => drain.tick(now, open),
+        let actions = match next {
+            Next::Request(request) => drain.request(request, now),
+            Next::Unused => drain.unused(),
+            Next::Time => drain.tick(now),
         };
-        if request.is_some() || !actions.is_empty() {
-            tracing::info!(open, state = drain.name(), "draining");
+        if matches!(next, Next::Request(_)) || !actions.is_empty() {
+            tracing::info!(open = proxy.table.len(), state = drain.name(), "draining");
         }
         for action in actions {
             match action {

@@ -4,9 +4,13 @@
 //! Of a folder, its `.yaml`, `.yml` and `.json` files whose name does not begin with a dot. A ConfigMap's volume has its
 //! files as links into `..data`, itself a link that is exchanged in one step; by following the files' links all of that is
 //! seen and nothing is seen twice.
+//!
+//! An absence is an error, never a statement: a path without files, a file without documents and a link to nothing are
+//! what a full disk, an unmounted volume or a wrong path leave behind.
 
 use crate::context::Context;
 use crate::document::{DocumentError, Found, Lost, Place, read_all};
+use crate::kinds::Kind;
 use crate::read::Problem;
 use crate::read::yaml;
 use std::fs::{self, Metadata};
@@ -27,6 +31,9 @@ struct Bounds {
 }
 
 const BOUNDS: Bounds = Bounds { files: 20_000, bytes: 64 << 20, documents: 50_000 };
+
+const NO_FILE: &str =
+    "found a folder without files; allowed: at least one *.yaml, *.yml or *.json, or no --resources for it";
 
 /// Error of a file or of a document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,12 +113,13 @@ fn list(path: &Path) -> io::Result<Vec<(PathBuf, io::Result<Metadata>)>> {
         if hidden || !ours {
             continue;
         }
-        match fs::metadata(&file) {
-            // A folder inside of the folder is not read.
-            Ok(metadata) if !metadata.is_file() => {}
-            // The file was removed this moment, or is a link to a removed file: the kubelet removes the file first.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            metadata => files.push((file, metadata)),
+        let metadata = fs::metadata(&file);
+        let gone = |found: &io::Result<Metadata>| {
+            found.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        // Removed since the folder was read. A link that stays and leads nowhere is an error instead: its file is lost.
+        if !(gone(&metadata) && gone(&fs::symlink_metadata(&file))) {
+            files.push((file, metadata));
         }
     }
     files.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -154,9 +162,16 @@ fn load_within(bounds: Bounds, context: &Context, paths: &[PathBuf]) -> Loaded {
             );
             break;
         }
+        if files.is_empty() {
+            loaded.cannot_read(path, NO_FILE);
+        }
         for (file, metadata) in files {
             match metadata.and_then(|metadata| read(&file, &metadata, bounds.bytes)) {
-                Ok(text) => loaded.add(context, &text, &file),
+                Ok(text) => {
+                    if loaded.add_pieces(context, &text, &file) == 0 {
+                        loaded.cannot_read(&file, no_document(&text));
+                    }
+                }
                 Err(error) => loaded.cannot_read(&file, error),
             }
         }
@@ -172,7 +187,9 @@ fn load_within(bounds: Bounds, context: &Context, paths: &[PathBuf]) -> Loaded {
 fn read(file: &Path, metadata: &Metadata, most: u64) -> io::Result<String> {
     use std::io::Read as _;
     if !metadata.is_file() {
-        return Err(io::Error::other("neither a file nor a folder"));
+        let found =
+            if metadata.is_dir() { "a folder inside of a folder" } else { "neither a file nor a folder" };
+        return Err(io::Error::other(format!("found {found}; allowed: a file")));
     }
     let mut bytes = Vec::new();
     // The file may have grown since its size was read.
@@ -184,6 +201,12 @@ fn read(file: &Path, metadata: &Metadata, most: u64) -> io::Result<String> {
     })
 }
 
+/// Describes a file that says nothing: truncated by a full disk, or of comments only.
+fn no_document(text: &str) -> String {
+    let bytes = text.len();
+    format!("found no document in {bytes} bytes; allowed: at least one (remove the file if none is meant)")
+}
+
 impl Loaded {
     fn cannot_read(&mut self, path: &Path, what: impl ToString) {
         self.errors.push(LoadError::File { path: path.into(), what: what.to_string() });
@@ -192,8 +215,15 @@ impl Loaded {
 
     /// Reads the documents of a text, as if it came from `file`.
     pub fn add(&mut self, context: &Context, text: &str, file: &Path) {
+        self.add_pieces(context, text, file);
+    }
+
+    /// Reads the documents of a text and returns their number, wrong ones included.
+    fn add_pieces(&mut self, context: &Context, text: &str, file: &Path) -> usize {
         let name: std::sync::Arc<str> = file.display().to_string().into();
-        for piece in yaml::pieces(text) {
+        let pieces = yaml::pieces(text);
+        let count = pieces.len();
+        for piece in pieces {
             let place = Place { file: name.clone(), number: piece.number, item: None };
             let (value, error) = piece.parse();
             if let Some(error) = error {
@@ -211,8 +241,11 @@ impl Loaded {
             } else if context.dataplane.as_ref().is_some_and(|pod| piece.holds(pod)) {
                 // The document may be the pod's Dataplane, so that one is not reported as missing.
                 self.found.lost.push(Lost::default());
+            } else if piece.holds(Kind::Mesh.name()) && piece.holds(&context.mesh) {
+                self.found.lost.push(Lost { kind: Some(Kind::Mesh), ..Lost::default() });
             }
         }
+        count
     }
 }
 

@@ -18,10 +18,15 @@ fn errors(files: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn what_is_out_of_bounds_is_told_with_the_bounds() {
     const MESH: &str = "---\n{type: Mesh, name: a}\n";
-    assert_eq!(errors(&[("a.yaml", MESH), ("b.yaml", ""), ("c.json", ""), ("d.txt", MESH)]), [""; 0]);
+    let other = |name: char| format!("{{type: Mesh, name: {name}}}");
+    let (b, c, d) = (other('b'), other('c'), other('d'));
+    assert_eq!(errors(&[("a.yaml", MESH), ("b.yaml", &b), ("c.json", &c), ("d.txt", MESH)]), [""; 0]);
     assert_eq!(
-        errors(&[("a.yaml", MESH), ("b.yaml", ""), ("c.json", ""), ("d.yml", "")]),
-        [format!("F: found 4 files with {} bytes; allowed: 3 files and 100 bytes in all", MESH.len())]
+        errors(&[("a.yaml", MESH), ("b.yaml", &b), ("c.json", &c), ("d.yml", &d)]),
+        [format!(
+            "F: found 4 files with {} bytes; allowed: 3 files and 100 bytes in all",
+            MESH.len() + 3 * b.len()
+        )]
     );
     assert_eq!(
         errors(&[("a.yaml", &"#".repeat(60)), ("b.yaml", &"#".repeat(41))]),
@@ -56,6 +61,7 @@ fn what_cannot_be_read_is_told_by_its_file_and_hides_no_other() {
     std::os::unix::fs::symlink("loop.yaml", at("loop.yaml")).unwrap();
     std::os::unix::fs::symlink("nowhere", at("gone.yaml")).unwrap();
     fs::create_dir(at("folder.yaml")).unwrap();
+    fs::create_dir(at("folder")).unwrap();
     fs::write(at("latin.yaml"), b"# a\nname: \xe4\n").unwrap();
     fs::write(at("wrong.yml"), "type: x").unwrap();
     fs::write(at("README.md"), "# no document").unwrap();
@@ -65,15 +71,37 @@ fn what_cannot_be_read_is_told_by_its_file_and_hides_no_other() {
     let path = format!("{}/", folder.path().display());
     let errors: Vec<_> = loaded.errors.iter().map(|error| error.to_string().replace(&path, "")).collect();
     let expected = [
+        "folder.yaml: found a folder inside of a folder; allowed: a file",
+        "gone.yaml: No such file or directory (os error 2)",
         "latin.yaml: line 2: found bytes that are no UTF-8; allowed: text in UTF-8",
         "loop.yaml: Too many levels of symbolic links (os error 40)",
         "wrong.yml: document 1 (x): type: found \"x\"; allowed: Mesh, ",
         "missing: No such file or directory (os error 2)",
-        "/dev/null: neither a file nor a folder",
+        "/dev/null: found neither a file nor a folder; allowed: a file",
     ];
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");
     for (error, expected) in errors.iter().zip(expected) {
         assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_file_without_documents_and_a_folder_without_files_are_errors() {
+    for (text, found) in [
+        ("", "0 bytes"),
+        ("\n", "1 bytes"),
+        ("# a: 1\n---\n...\n# b\n", "19 bytes"),
+        ("\u{feff}---\nnull\n", "12 bytes"),
+        ("%YAML 1.2\n---\n", "14 bytes"),
+    ] {
+        let expected = format!("F/a.yaml: found no document in {found}; allowed: at least one");
+        let errors = errors(&[("a.yaml", text), ("b.yaml", "{type: Mesh, name: b}")]);
+        assert!(matches!(&errors[..], [one] if one.starts_with(&expected)), "{text:?}: {errors:?}");
+    }
+    // A document that says "none" is a statement.
+    assert_eq!(errors(&[("a.yaml", "{kind: List, items: []}")]), [""; 0]);
+    for files in [&[][..], &[("README.md", "type: Mesh"), (".a.yaml", "type: Mesh")]] {
+        assert_eq!(errors(files), [format!("F: {NO_FILE}")]);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::plan::{
 };
 use culvert_mesh::document::{Document, Found};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Outbound};
+use culvert_mesh::kinds::mesh::Mesh;
 use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::model::tags::SERVICE;
 use culvert_mesh::select::{self, Subject};
@@ -34,10 +35,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     let documents = &found.documents;
     let mut errors = duplicates(documents);
     let ours: Vec<&Document> = documents.iter().filter(|document| document.mesh == config.mesh).collect();
-    let mesh = ours.iter().find_map(|document| match &document.spec {
-        Spec::Mesh(mesh) => Some(mesh),
-        _ => None,
-    });
+    let mesh = this_mesh(config, &ours, found, &mut errors);
     let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
     let mut plan = Plan {
         mesh: config.mesh.as_str().into(),
@@ -83,12 +81,6 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
             )
         }));
     }
-    if let (true, Some(other)) = (ours.is_empty(), documents.first()) {
-        plan.warnings.push(format!(
-            "no document is of mesh {:?} (--mesh), so none holds here; the first is of mesh {:?}",
-            config.mesh, other.mesh
-        ));
-    }
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
 }
 
@@ -108,6 +100,29 @@ fn duplicates(documents: &[Document]) -> Vec<CompileError> {
         }
     }
     errors
+}
+
+/// Returns the pod's Mesh if it is right; reports an error if there is none. A missing Mesh must not pass for one without
+/// mTLS and with passthrough: it opened everything that the lost one closed.
+fn this_mesh<'d>(
+    config: &Config,
+    ours: &[&'d Document],
+    found: &Found,
+    errors: &mut Vec<CompileError>,
+) -> Option<&'d Mesh> {
+    let is_mesh = |document: &&&Document| document.kind() == Kind::Mesh;
+    let meant = ours.iter().find(is_mesh);
+    let expected = !config.resources.is_empty() || config.identity.is_some();
+    let mesh = &config.mesh;
+    if expected && meant.is_none() && !found.lost.iter().any(|lost| lost.may_be(Kind::Mesh, mesh, mesh)) {
+        let all = found.documents.iter().filter(|document| document.kind() == Kind::Mesh);
+        let there = all.take(NAMED).map(|document| document.name.clone()).collect();
+        errors.push(CompileError::NoMesh { mesh: mesh.clone(), there });
+    }
+    match &meant?.spec {
+        Spec::Mesh(mesh) => Some(mesh),
+        _ => None,
+    }
 }
 
 /// Returns this pod's Dataplane if it is right; reports an error if there is none or several.
@@ -358,6 +373,25 @@ fn named_cluster(
         wanted = format!("{name}#{number}");
     }
     push_cluster(plan, config, wanted.into(), origin, upstream)
+}
+
+/// Reads documents, with a Mesh that says nothing where they have none.
+#[cfg(test)]
+pub(crate) fn read_with_mesh(config: &Config, text: &str, file: &str) -> culvert_mesh::load::Loaded {
+    let mut loaded = culvert_mesh::load::Loaded::default();
+    loaded.add(&config.context(), text, file.as_ref());
+    let mesh = &config.mesh;
+    let found = &loaded.found;
+    let there =
+        found.documents.iter().any(|document| document.kind() == Kind::Mesh && document.mesh == *mesh);
+    if !there && !found.lost.iter().any(|lost| lost.may_be(Kind::Mesh, mesh, mesh)) {
+        loaded.add(
+            &config.context(),
+            &format!("{{type: Mesh, name: {mesh}}}"),
+            "mesh-of-the-test.yaml".as_ref(),
+        );
+    }
+    loaded
 }
 
 #[cfg(test)]
