@@ -23,6 +23,7 @@ use crate::host::folder::{Folder as Configurations, SET_ASIDE};
 use crate::host::layout::Layout;
 use crate::host::plugins::Plugins;
 use crate::host::state;
+use crate::system::lossless::read_lossless;
 use crate::system::read::read_bounded;
 
 /// Deadline of the runtime and of the agent, each.
@@ -176,7 +177,7 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 fn names_us(path: &Path) -> bool {
-    read_bounded(path, MAX_BYTES)
+    read_lossless(path, MAX_BYTES)
         .is_ok_and(|text| Conflist::parse(&text).is_ok_and(|list| list.kinds().contains(&TYPE)))
 }
 
@@ -233,8 +234,8 @@ fn stale(files: &Configurations, name: &str) -> Option<String> {
     let source = sources.iter().find(|source| files.has(source));
     match source {
         None if sources.is_empty() => None,
-        None => Some(format!("stands before {}, which is gone", sources.join(" or "))),
-        Some(source) if stand_in::represents(files.text(name), files.text(source)) => None,
+        None => Some(format!("stands before {}, which is gone", sources[0])),
+        Some(source) if stand_in::represents(files.text(name), source, files.text(source)) => None,
         Some(source) => Some(format!("stands before {source}, which was written anew since")),
     }
 }
