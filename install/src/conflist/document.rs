@@ -15,9 +15,12 @@ pub(crate) const MAX_BYTES: u64 = 2 << 20;
 /// Reasons why libcni would not load a file, or we could not edit it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Invalid {
-    /// A file without text: larger than libcni's bound, or a link that leads nowhere.
+    /// A file without text, such as one that is larger than libcni's bound.
     #[error("it cannot be read: {0}")]
     Unreadable(String),
+    /// A link whose target is gone.
+    #[error("it cannot be read: it is a link that leads nowhere")]
+    LeadsNowhere,
     /// Not a JSON object, for example half a file.
     #[error("it is no JSON object: {0}")]
     Json(String),

@@ -104,7 +104,9 @@ fn represents_single(list: &str, conf: &str) -> bool {
 /// Finds a list of ours that must go: its neighbour's file is gone, or it would be taken in place of `chosen`, the runtime's
 /// choice among the neighbours' files. One behind that choice does no harm, and is needed again when that goes.
 pub(crate) fn stale<'a>(files: &'a [Loaded], chosen: &Choice) -> Option<&'a str> {
-    let is_there = |wanted: &String| files.iter().any(|(name, _)| name == wanted);
+    let is_there = |wanted: &String| {
+        files.iter().any(|(name, text)| name == wanted && *text != Err(Invalid::LeadsNowhere))
+    };
     let ours = files.iter().map(|(name, _)| name.as_str()).filter(|name| is_ours(name));
     ours.into_iter().find(|ours| {
         let sources = sources(ours);

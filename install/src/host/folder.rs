@@ -89,7 +89,7 @@ fn load(layout: &Layout, name: String) -> Option<Loaded> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             layout.at(&layout.conf_dir).join(&name).symlink_metadata().ok()?;
             // A link that leads nowhere stays in the list, since the runtime fails at it.
-            Err(Invalid::Unreadable("it is a link that leads nowhere".to_owned()))
+            Err(Invalid::LeadsNowhere)
         }
         Err(error) => Err(Invalid::Unreadable(error.to_string())),
     };

@@ -76,7 +76,7 @@ pub(crate) enum NetworkInUse {
     Broken {
         name: String,
         problem: String,
-        /// What it is to the runtime.
+        /// The runtime's treatment of such a file.
         rule: InvalidFile,
     },
     /// The folder cannot be read.
@@ -228,7 +228,7 @@ fn passed_over(files: &Configurations, layout: &Layout, name: &str) -> Vec<Strin
     passed.map(|(name, problem)| format!("{name}: {problem}")).collect()
 }
 
-/// Returns the reason why a list of ours is not as its neighbour's file, which an agent would put right.
+/// Returns the difference between a list of ours and its neighbour's file, which an agent removes.
 fn stale(files: &Configurations, name: &str) -> Option<String> {
     let sources = stand_in::sources(name);
     let source = sources.iter().find(|source| files.has(source));

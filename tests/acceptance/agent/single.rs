@@ -152,6 +152,28 @@ fn a_chained_plugins_own_file_gets_no_list_and_leaves_no_trace() -> Result<()> {
     Ok(())
 }
 
+/// The folder itself has no event then.
+#[test]
+fn a_conf_that_is_a_link_is_followed_where_it_leads() -> Result<()> {
+    let node = Mounted::new()?;
+    let theirs = node.at("var/lib/primary/net.conf");
+    fs::create_dir_all(theirs.parent().context("below the root")?)?;
+    fs::write(&theirs, SINGLE)?;
+    std::os::unix::fs::symlink("/var/lib/primary/net.conf", node.configuration(CONF))?;
+    let agent = node.agent(&[])?.ready()?;
+    let ours = || fs::read_to_string(node.configuration(OURS)).unwrap_or_default();
+    fs::write(&theirs, SINGLE.replace("\"bridge\"", "\"bridge\", \"mtu\": 1400"))?;
+    eventually!(ours().contains("1400"), HEALS_WITHIN);
+    fs::remove_file(&theirs)?;
+    eventually!(!node.configuration(OURS).exists(), HEALS_WITHIN);
+    fs::write(&theirs, SINGLE)?;
+    agent.ready()?.terminate()?;
+    node.uninstall()?;
+    ensure!(node.configuration(CONF).is_symlink() && fs::read_to_string(&theirs)? == SINGLE);
+    assert_eq!(loaded(&node)?, [CONF]);
+    Ok(())
+}
+
 #[test]
 fn a_list_and_a_single_plugin_of_one_name_are_both_the_neighbours() -> Result<()> {
     let node = Mounted::new()?;

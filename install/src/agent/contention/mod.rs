@@ -48,19 +48,15 @@ pub(crate) enum Loss {
 const CILIUM_BACKUP: &str = ".cilium_bak";
 
 impl Loss {
-    /// Tells the loss of an entry that stood in the file `before`, where the runtime uses the file `now`.
+    /// Classifies the loss of an entry that stood in the file `before`, where the runtime uses the file `now`.
     pub(crate) fn of(before: &UsedFile, now: &UsedFile, layout: &Layout) -> Self {
-        if before.path == now.path {
-            return Self::TakenOut;
-        }
         let mut renamed = before.path.clone().into_os_string();
         renamed.push(CILIUM_BACKUP);
         let exists = |path: &Path| layout.at(path).exists();
         if exists(Path::new(&renamed)) && !exists(&before.path) {
-            Self::RenamedByCilium
-        } else {
-            Self::OtherFile
+            return Self::RenamedByCilium;
         }
+        if before.path == now.path { Self::TakenOut } else { Self::OtherFile }
     }
 }
 
