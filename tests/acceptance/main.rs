@@ -9,6 +9,7 @@ mod defaults;
 mod demo;
 mod dns;
 mod documents;
+mod documents_memory;
 mod forged;
 mod go_json;
 mod guards;

@@ -34,6 +34,8 @@ const FIXED: [(&str, &str); 5] = [CLOSE_WAIT, CLOSE, SYN_SENT, BE_LIBERAL, TW_RE
 const LOOSE: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_loose", "0");
 /// Keeps outgoing connections from using a port that the sidecar will listen on.
 const RESERVED_PORTS: &str = "net/ipv4/ip_local_reserved_ports";
+/// Begins each difference about [`RESERVED_PORTS`].
+const LACKS: &str = "sysctl net/ipv4/ip_local_reserved_ports does not hold ";
 /// Largest value of a sysctl that is read, in bytes; a list of all odd ports is smaller.
 const MAX_VALUE: u64 = 512 << 10;
 
@@ -142,10 +144,17 @@ pub(crate) fn difference(policy: &Policy) -> Result<Vec<String>, SysctlError> {
     let reserved = parse_ports(&read(RESERVED_PORTS)?);
     for port in policy.sidecar_ports().into_iter().map(super::policy::Port::get).collect::<BTreeSet<_>>() {
         if !reserved.iter().any(|(first, last)| (*first..=*last).contains(&port)) {
-            lines.push(format!("sysctl {RESERVED_PORTS} does not hold {port}"));
+            lines.push(format!("{LACKS}{port}"));
         }
     }
     Ok(lines)
+}
+
+/// Returns true if ports of the sidecar are missing in the list of reserved ports, and nothing else differs.
+///
+/// That is no damage: the list is a safe sysctl since Kubernetes 1.27, and runtimes write a pod's own after ADD.
+pub(crate) fn only_lacks_ports(differences: &[String]) -> bool {
+    !differences.is_empty() && differences.iter().all(|line| line.starts_with(LACKS))
 }
 
 /// Restore the values from before, in reverse order, unless another program changed them since. Continues after a failure

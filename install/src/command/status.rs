@@ -121,26 +121,39 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> PodRow {
     };
     let verified = Some(rfc3339(SystemTime::now()));
     match check.verify(policy, Mode::Report) {
-        Ok((_, checked)) => match checked.state {
-            Redirect::Well(engine) => PodRow {
-                state: RedirectState::Redirected,
-                engine: Some(engine.name().to_owned()),
-                verified,
-                reason: setting,
-                ..row
-            },
-            Redirect::Differs(lines) => {
-                PodRow { state: RedirectState::Damaged, verified, reason: lines.join("; "), ..row }
+        Ok((_, checked)) => {
+            let row = PodRow { beside: checked.beside, ..row };
+            match checked.state {
+                Redirect::Well(engine) => PodRow {
+                    state: RedirectState::Redirected,
+                    engine: Some(engine.name().to_owned()),
+                    verified,
+                    reason: setting,
+                    ..row
+                },
+                Redirect::Differs(lines) => {
+                    PodRow { state: RedirectState::Damaged, verified, reason: lines.join("; "), ..row }
+                }
+                Redirect::Anothers(owner) => PodRow {
+                    state: RedirectState::Damaged,
+                    verified,
+                    reason: format!("its rules were written for another: {owner}"),
+                    ..row
+                },
+                Redirect::Incomplete(engine, lines) => PodRow {
+                    state: RedirectState::Redirected,
+                    engine: Some(engine.name().to_owned()),
+                    verified,
+                    reason: format!(
+                        "{setting}; by the pod's own securityContext.sysctls, {}",
+                        lines.join("; ")
+                    ),
+                    ..row
+                },
+                // Impossible in a check that only reports.
+                Redirect::Repaired(_) | Redirect::Completed(_) => row,
             }
-            Redirect::Anothers(owner) => PodRow {
-                state: RedirectState::Damaged,
-                verified,
-                reason: format!("its rules were written for another: {owner}"),
-                ..row
-            },
-            // Impossible in a check that only reports.
-            Redirect::Repaired(_) => row,
-        },
+        }
         Err(error) => PodRow { reason: error.to_string(), ..row },
     }
 }
@@ -168,15 +181,17 @@ fn text(status: &NodeStatus) -> String {
     let rows: Vec<[String; 6]> = pods
         .iter()
         .map(|row| {
-            let PodRow { pod, sandbox: _, onboarded, engine, state, verified, repairs: _, reason } = row;
+            let PodRow { pod, sandbox: _, onboarded, engine, state, verified, repairs: _, reason, beside } =
+                row;
             let (engine, verified) = (engine.clone(), verified.clone());
+            let others: String = beside.iter().map(|line| format!("; beside {line}")).collect();
             [
                 pod.clone(),
                 onboarded.as_str().to_owned(),
                 state.as_str().to_owned(),
                 engine.unwrap_or_else(|| "-".to_owned()),
                 verified.unwrap_or_else(|| "never".to_owned()),
-                printable(reason),
+                printable(&format!("{reason}{others}")),
             ]
         })
         .collect();
@@ -230,6 +245,7 @@ mod tests {
             verified: (onboarded == Onboarded::Yes).then(|| "2026-11-21T21:59:59Z".to_owned()),
             repairs: 0,
             reason: reason.to_owned(),
+            beside: Vec::new(),
         }
     }
 

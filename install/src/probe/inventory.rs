@@ -12,7 +12,7 @@ use culvert_cni::retired;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::Deserialize;
 
-use crate::agent::status::{NodeStatus, Onboarded};
+use crate::agent::status::{NodeStatus, Onboarded, PodRow};
 use crate::conflist::effective::InvalidFile;
 use crate::conflist::stand_in;
 use crate::conflist::{Choice, Conf, Conflist, Invalid, MAX_BYTES, TYPE};
@@ -64,6 +64,8 @@ pub(crate) struct Inventory {
     pub unknown: Option<Vec<String>>,
     /// Onboarded pods with missing rules or that cannot be checked, with the agent's reason.
     pub ill: Vec<String>,
+    /// NAT rules and drop policies of other programs in onboarded pods, as the agent saw them.
+    pub beside: Vec<String>,
 }
 
 /// Choice of the runtime in its folder.
@@ -150,7 +152,7 @@ pub(crate) fn take(layout: &Layout) -> Inventory {
         used.is_some_and(|used| used.chain.first().is_some_and(|kind| kind.starts_with("cilium")));
     let others =
         names.iter().filter(|name| used.is_none_or(|used| used.name != **name) && !name.ends_with(SET_ASIDE));
-    let (unknown, ill) = pods(layout);
+    let (unknown, ill, beside) = pods(layout);
     Inventory {
         runtime: layout.runtime.clone(),
         complaints: layout.complaints.clone(),
@@ -165,6 +167,7 @@ pub(crate) fn take(layout: &Layout) -> Inventory {
         left: state::is_uninstalled(layout),
         unknown,
         ill,
+        beside,
         network,
     }
 }
@@ -302,22 +305,25 @@ fn cilium(layout: &Layout, writes_the_network: bool) -> Option<Cilium> {
 
 /// Pods with unknown annotations and pods with damage, from the agent, or from the records, which also list the
 /// former.
-fn pods(layout: &Layout) -> (Option<Vec<String>>, Vec<String>) {
+fn pods(layout: &Layout) -> (Option<Vec<String>>, Vec<String>, Vec<String>) {
     let socket = layout.at(&layout.agent_socket());
     if let Ok(Answer::Status(status)) = client::ask(&socket, &Request::Status {}, ANSWERS_WITHIN)
         && let Ok(status) = serde_json::from_value::<NodeStatus>(status)
     {
         let ill = status.pods.iter().filter(|row| row.is_ill());
         let ill = ill.map(|row| format!("{}: {}", row.pod, row.reason)).collect();
+        let named =
+            |row: &PodRow| row.beside.iter().map(|line| format!("{}: {line}", row.pod)).collect::<Vec<_>>();
+        let beside = status.pods.iter().flat_map(named).collect();
         let unknown = status.pods.into_iter().filter(|row| row.onboarded == Onboarded::Unknown);
-        return (Some(unknown.map(|row| row.pod).collect()), ill);
+        return (Some(unknown.map(|row| row.pod).collect()), ill, beside);
     }
     let Ok(records) = Records::new(&layout.at(&layout.attachments())).all() else {
-        return (None, Vec::new());
+        return (None, Vec::new(), Vec::new());
     };
     let unknown: Vec<_> = records.into_iter().filter(|record| record.engine == NO_ENGINE).collect();
     // An empty folder of records is not a report: records of known pods may have gone with the last boot.
     let pods =
         unknown.into_iter().map(|record| record.pod.unwrap_or(record.container_id)).collect::<Vec<_>>();
-    ((!pods.is_empty()).then_some(pods), Vec::new())
+    ((!pods.is_empty()).then_some(pods), Vec::new(), Vec::new())
 }

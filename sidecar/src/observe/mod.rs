@@ -8,6 +8,7 @@ pub(crate) mod documents;
 pub(crate) mod failures;
 pub(crate) mod flush;
 pub(crate) mod history;
+pub(crate) mod log_file;
 pub mod logging;
 pub(crate) mod readiness;
 pub mod spoken;

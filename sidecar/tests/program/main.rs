@@ -9,6 +9,7 @@
 
 mod pages;
 mod security;
+mod signals;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

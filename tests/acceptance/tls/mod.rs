@@ -4,6 +4,7 @@ mod bulk;
 mod keys;
 mod members;
 mod probes;
+mod strangers;
 mod who;
 
 use std::fs;

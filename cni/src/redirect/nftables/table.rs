@@ -13,9 +13,9 @@ pub(crate) const TABLE: &str = "culvert";
 const AHEAD: i32 = 10;
 
 // `NF_INET_PRE_ROUTING`, `NF_INET_LOCAL_IN` and `NF_INET_LOCAL_OUT`.
-const HOOK_PREROUTING: u32 = 0;
+pub(super) const HOOK_PREROUTING: u32 = 0;
 const HOOK_INPUT: u32 = 1;
-const HOOK_OUTPUT: u32 = 3;
+pub(super) const HOOK_OUTPUT: u32 = 3;
 /// `NFTNL_UDATA_RULE_COMMENT`: nft's own format of a comment, which `nft list` shows.
 const USERDATA_COMMENT: u8 = 0;
 

@@ -98,8 +98,9 @@ fn invalid(policy: &Policy) -> Chain {
 /// were redirected. All others have the destination that they were sent to.
 fn opened_elsewhere() -> [Rule; 3] {
     [
-        rule([NOT_TCP], Action::Direct, "only TCP is redirected"),
+        // First: most packets end here, and each rule costs them some 50 ns.
         rule([TCP, Match::NotOpening], Action::Direct, "only a connection's first segment is judged"),
+        rule([NOT_TCP], Action::Direct, "only TCP is redirected"),
         rule([TCP, Match::Translated], Action::Direct, "it was redirected"),
     ]
 }

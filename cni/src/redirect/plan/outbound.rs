@@ -15,6 +15,9 @@ use crate::redirect::policy::{
 };
 use crate::redirect::ruleset::{Action, Chain, ChainName, Family, Match, Point, Rule, Stage};
 
+/// Beginning of the names that KubeVirt gives to a guest's bridge.
+const KUBEVIRT: &str = "k6t";
+
 pub(super) fn chain(policy: &Policy) -> Chain {
     let mut rules = other_family(policy.families);
     if policy.dns.capture != DnsCapture::Off {
@@ -102,12 +105,18 @@ fn from_sidecar(policy: &Policy, captured: Action) -> Vec<Rule> {
         // as Kuma's validator makes one.
         rule([uid(), to(loopback_v4())], captured, to_oneself),
         rule([uid(), to(host(HOP_SOURCE_V6))], captured, to_oneself),
-        // Kept from the nat chains behind ours: Docker's would send it to a container, where its source has no route.
-        rule([TCP, uid(), from(host(HOP_SOURCE_V4))], Action::Keep(Family::V4), hop),
-        rule([TCP, uid(), from(host(HOP_SOURCE_V6))], Action::Keep(Family::V6), hop),
+        rule([TCP, uid(), from(host(HOP_SOURCE_V4))], hop_stays(policy, Family::V4), hop),
+        rule([TCP, uid(), from(host(HOP_SOURCE_V6))], hop_stays(policy, Family::V6), hop),
         rule([uid(), Match::DestinationOwn(true)], captured, to_oneself),
         rule([uid()], Action::Direct, "the sidecar's own, to others"),
     ]
+}
+
+/// Action for the hop. The nat chains behind ours are kept from it: Docker's would send it to a container, where its source has
+/// no route. KubeVirt's have a source for it, and the guest is the application.
+fn hop_stays(policy: &Policy, family: Family) -> Action {
+    let for_guest = policy.virtual_interfaces.iter().any(|interface| interface.name.starts_with(KUBEVIRT));
+    if for_guest { Action::Direct } else { Action::Keep(family) }
 }
 
 /// Chain for UDP that bypasses the sidecar; captured DNS already has its loopback destination here.

@@ -246,6 +246,13 @@ fn port_setting(policy: &Policy, port: u16) -> Option<&'static str> {
 fn notes(policy: &Policy, sources: &Sources) -> Vec<String> {
     let from = |name: &'static str| setting(name, sources).source;
     let mut notes = Vec::new();
+    if policy.inbound.redirect.is_enabled() {
+        let port = policy.inbound.port;
+        notes.push(format!(
+            "a filter in the pod sees inbound-port {port} in place of a peer's port, and NAT rules in the pod do not see what \
+             is redirected: \"Beside other NAT and filters\" in cni/ANNOTATIONS.md says what to set"
+        ));
+    }
     match policy.families {
         IpFamilies::Dual => {}
         IpFamilies::V4 => {

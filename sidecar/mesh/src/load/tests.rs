@@ -2,7 +2,7 @@
 use super::*;
 use std::fs::File;
 
-const SMALL: Bounds = Bounds { files: 3, bytes: 100, documents: 4 };
+const SMALL: Bounds = Bounds { files: 3, bytes: 100, documents: 4, memory: 1 << 20 };
 
 /// The errors of a folder with these files.
 fn errors(files: &[(&str, &str)]) -> Vec<String> {
@@ -42,6 +42,37 @@ fn what_is_out_of_bounds_is_told_with_the_bounds() {
         loaded.errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
         [format!("{}: found 5 documents; allowed: 4", folder.path().display())]
     );
+}
+
+#[test]
+fn memory_counts_whatever_the_text_looks_like_and_what_does_not_fit_is_not_read() {
+    let with = |tag: usize| {
+        format!(
+            "--- {{type: Dataplane, name: a{tag}, networking: {{address: 10.0.0.1, inbound: [{{port: 1, tags: {{kuma.io/service: a{tag}}}}}]}}}}\n"
+        )
+    };
+    let read = |text: &str, memory: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.yaml"), text).unwrap();
+        load_within(Bounds { memory, ..BOUNDS }, &Context::default(), &[folder.path().into()])
+    };
+    let each: String = (0..1000).map(with).collect();
+    let same = with(0).repeat(1000);
+    let (each_memory, same_memory) = (read(&each, BOUNDS.memory).memory, read(&same, BOUNDS.memory).memory);
+    assert!(each_memory > 1_000_000 && each_memory - same_memory > 500_000, "{each_memory} {same_memory}");
+    for as_list in [false, true] {
+        let text = if as_list { format!("items:\n{}", each.replace("--- ", "- ")) } else { each.clone() };
+        let loaded = read(&text, each_memory / 10);
+        let words = loaded.errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let end = format!("take more memory than is allowed: {} bytes", each_memory / 10);
+        assert!(matches!(&words[..], [one] if one.ends_with(&end)), "{words:?}");
+        assert!((90..=110).contains(&loaded.found.documents.len()), "{}", loaded.found.documents.len());
+    }
+    // Of thousands of errors a part is kept, in a list too.
+    for text in ["---\na: 1\n".repeat(1000), format!("items: [{}]", "a,".repeat(1000))] {
+        let loaded = read(&text, BOUNDS.memory);
+        assert_eq!((loaded.errors.len(), loaded.more), (MOST_ERRORS, 1000 - MOST_ERRORS), "{text:.20}");
+    }
 }
 
 #[test]

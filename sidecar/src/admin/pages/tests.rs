@@ -57,6 +57,7 @@ fn enter(app: &App) -> Arc<Entry> {
         client: crate::net::addrs::ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
         orig_dst: Some(orig_dst),
         opened: Instant::now(),
+        claim: crate::net::limit::Claim::Full,
     };
     let cluster = Arc::clone(&running.clusters[2].state);
     app.proxy.table.enter(info, cluster, crate::net::addrs::DialAddr::new(orig_dst.get()), None)

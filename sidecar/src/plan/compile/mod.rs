@@ -15,13 +15,13 @@ use crate::plan::{
     Serve, hop_source, wildcard,
 };
 use culvert_mesh::document::{Document, Found};
-use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Outbound};
+use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking, Outbound};
 use culvert_mesh::kinds::mesh::Mesh;
 use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::model::tags::SERVICE;
 use culvert_mesh::select::{self, Subject};
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Names of others that an error lists.
@@ -42,6 +42,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         passthrough: mesh.is_none_or(|mesh| mesh.passthrough()),
         service: this.and_then(|(_, this)| this.tags().find_map(|tags| tags.service()).map(Into::into)),
         members: members(&ours),
+        workloads: workloads(&ours),
         documents: documents.len(),
         ..Plan::default()
     };
@@ -51,7 +52,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         for inbound in &this.networking.inbound {
             add_inbound(&mut plan, config, (this, inbound), redirects_in);
         }
-        let services = services(&ours, document);
+        let services = services(&ours, (document, this));
         debug_assert!(
             redirects_out || this.networking.outbound.iter().all(|one| is_loopback(one.listener().ip()))
         );
@@ -167,7 +168,7 @@ fn dataplanes<'d>(documents: &[&'d Document]) -> impl Iterator<Item = (&'d Docum
 }
 
 fn member(document: &Document, inbound: &Inbound) -> Arc<Member> {
-    Arc::new(Member { dataplane: document.name.as_str().into(), tags: Arc::new(inbound.tags.clone()) })
+    Arc::new(Member { dataplane: document.name.as_str().into(), tags: Arc::clone(&inbound.tags) })
 }
 
 /// Returns the members by address. Of two that claim one address and port the first by name has it, in any order of files.
@@ -188,14 +189,28 @@ fn members(ours: &[&Document]) -> HashMap<SocketAddr, Arc<Member>> {
     members
 }
 
-/// Returns the endpoints of each service that other pods offer.
-fn services(ours: &[&Document], this: &Document) -> BTreeMap<String, Vec<EndpointPlan>> {
-    let mut services: BTreeMap<String, Vec<EndpointPlan>> = BTreeMap::new();
-    for (document, dataplane) in dataplanes(ours).filter(|(document, _)| document.place != this.place) {
+/// Returns the addresses of all workloads, of gateways and of workloads that offer nothing too.
+fn workloads(ours: &[&Document]) -> HashSet<IpAddr> {
+    let addresses = dataplanes(ours).flat_map(|(_, dataplane)| {
+        let Networking { address, advertised_address, inbound, .. } = &dataplane.networking;
+        let inbound = inbound.iter().filter_map(|inbound| inbound.address);
+        std::iter::once(*address).chain(*advertised_address).chain(inbound)
+    });
+    addresses.map(|ip| ip.to_canonical()).filter(|&ip| !is_loopback(ip)).collect()
+}
+
+/// Returns the endpoints that other pods offer of each service that this pod calls.
+fn services(ours: &[&Document], this: (&Document, &Dataplane)) -> BTreeMap<String, Vec<EndpointPlan>> {
+    let called = this.1.networking.outbound.iter().filter_map(|outbound| outbound.tags.service());
+    let mut services: BTreeMap<String, Vec<EndpointPlan>> =
+        called.map(|service| (service.to_owned(), Vec::new())).collect();
+    for (document, dataplane) in dataplanes(ours).filter(|(document, _)| document.place != this.0.place) {
         for inbound in dataplane.networking.inbound.iter().filter(|inbound| inbound.is_ready()) {
-            let endpoint =
-                EndpointPlan { address: dataplane.endpoint(inbound), member: member(document, inbound) };
-            services.entry(endpoint.member.service().into()).or_default().push(endpoint);
+            let service = inbound.tags.service().unwrap_or_default();
+            if let Some(endpoints) = services.get_mut(service) {
+                let address = dataplane.endpoint(inbound);
+                endpoints.push(EndpointPlan { address, member: member(document, inbound) });
+            }
         }
     }
     for endpoints in services.values_mut() {

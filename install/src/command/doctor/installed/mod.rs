@@ -16,7 +16,7 @@ const DROP_INS_SINCE: [(&str, u32, u32); 2] = [("containerd", 2, 1), ("cri-o", 1
 
 /// Judges the inventory in the order in which a pod meets its parts.
 pub(crate) fn judge(inventory: &Inventory) -> Vec<Check> {
-    vec![
+    let mut checks = vec![
         runtime(inventory),
         network(inventory),
         plugin(inventory),
@@ -24,7 +24,9 @@ pub(crate) fn judge(inventory: &Inventory) -> Vec<Check> {
         neighbour(inventory),
         agent(inventory),
         pods(inventory),
-    ]
+    ];
+    checks.extend(beside(inventory));
+    checks
 }
 
 fn check(
@@ -416,6 +418,23 @@ fn pods(inventory: &Inventory) -> Check {
             )
         }
     }
+}
+
+/// Rules of other programs in pods. Most are meant, so they need no attention.
+fn beside(inventory: &Inventory) -> Option<Check> {
+    let named = inventory.beside.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>();
+    let more = inventory.beside.len().saturating_sub(named.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!named.is_empty()).then(|| {
+        check(
+            "beside",
+            Status::Ok,
+            format!("{}{more}", named.join("; ")),
+            "redirected connections pass that NAT by, and show that filter the sidecar's ports: see \"Beside other NAT and \
+             filters\" in cni/ANNOTATIONS.md",
+            None,
+        )
+    })
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ fn well() -> Inventory {
         left: false,
         unknown: Some(vec![]),
         ill: vec![],
+        beside: vec![],
     }
 }
 
@@ -89,7 +90,7 @@ fn a_node_that_is_well_and_one_without_culvert_need_nothing() {
 /// Name, change, name of the check, its status, and words that its reader needs.
 type Row = (&'static str, fn(&mut Inventory), &'static str, Status, &'static str);
 
-const ROWS: [Row; 31] = [
+const ROWS: [Row; 32] = [
     (
         "old containerd",
         |i| i.version = Ok(("containerd".into(), "1.4.13".into())),
@@ -224,6 +225,13 @@ const ROWS: [Row; 31] = [
         "pods",
         Status::Degraded,
         "no iptables-nft-restore and 2 more",
+    ),
+    (
+        "NAT of a pod",
+        |i| i.beside = vec!["a/b: NAT in table ip nat, chain PREROUTING: 2 rules".into(); 6],
+        "beside",
+        Status::Ok,
+        "2 rules and 1 more",
     ),
     ("unknown pods", |i| i.unknown = Some(vec!["a/b".into(); 7]), "pods", Status::Degraded, "and 2 more"),
 ];

@@ -140,7 +140,7 @@ fn permissions_are_in_the_order_in_which_they_decide() {
     let tags = |key: &str, value: &str| Who::Tags(Tags([(key.into(), value.into())].into()));
     let one = |who, action| Permission { who, action };
     assert_eq!(
-        permissions,
+        *permissions,
         Permissions {
             restricted: true,
             ordered: vec![
