@@ -18,6 +18,7 @@ mod lab;
 mod landing;
 mod lost_documents;
 mod mishaps;
+mod names;
 mod networks;
 mod pages;
 mod plugin;

@@ -9,16 +9,19 @@
 //!
 //! | level | room | holds |
 //! |---|---|---|
+//! | 2 | `metrics` | metrics in the format that is asked for |
 //! | 2 | `server` | accepting, bounds, fairness between peers |
 //! | 1 | `reply` | answers |
 //! | 1 | `bind` | listening sockets |
 
 mod bind;
+pub mod metrics;
 pub mod reply;
 mod server;
 
 pub use bind::{BindError, bind, bind_with};
 pub use hyper::body::Incoming;
+pub use hyper::header::HeaderMap;
 pub use hyper::{Method, Request, StatusCode};
 pub use reply::Reply;
 pub use server::{Pages, serve};

@@ -9,6 +9,7 @@ pub(crate) mod failures;
 pub(crate) mod flush;
 pub(crate) mod history;
 pub mod logging;
+pub mod one_line;
 pub(crate) mod readiness;
 pub mod spoken;
 pub mod traffic_log;
