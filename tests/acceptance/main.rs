@@ -24,6 +24,7 @@ mod loops;
 mod lost_documents;
 mod messages;
 mod mishaps;
+mod names;
 mod networks;
 mod other_nat;
 mod pages;

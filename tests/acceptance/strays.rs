@@ -59,7 +59,10 @@ const EVERY_END: [End; 6] =
     [End::Reset, End::ClientResets, End::ServerCloses, End::ClientCloses, End::Silence, End::Vanished];
 
 /// A pod whose listeners say which of them took a connection.
-struct World {
+struct World<'a> {
+    engine: &'a str,
+    /// True if the first connection of each two comes while no rules are there.
+    rules_were_gone: bool,
     lab: Lab,
     arrivals: Receiver<Place>,
     sender: Sender<Place>,
@@ -69,12 +72,21 @@ struct World {
     wrong: String,
 }
 
-impl World {
-    fn new(engine: &str, annotations: &[(&str, &str)]) -> Result<Self> {
+impl<'a> World<'a> {
+    fn new(engine: &'a str, annotations: &[(&str, &str)]) -> Result<Self> {
         let lab = Lab::new()?;
         lab.add(&[annotations, &[("engine", engine)]].concat())?.expect_success();
         let (sender, arrivals) = channel();
-        Ok(Self { lab, arrivals, sender, servers: Vec::new(), port: 20_000, wrong: String::new() })
+        Ok(Self {
+            engine,
+            rules_were_gone: false,
+            lab,
+            arrivals,
+            sender,
+            servers: Vec::new(),
+            port: 20_000,
+            wrong: String::new(),
+        })
     }
 
     /// Listeners in place of the sidecar's, and a server outside; all end their connections in this way.
@@ -103,6 +115,9 @@ impl World {
     fn two(&mut self, family: Family, first: (u32, Place), end: End, second: (u32, Place)) -> Result<()> {
         self.serve(end)?;
         let server = (family.outside(), 80).at();
+        if self.rules_were_gone {
+            self.lab.del()?.expect_success();
+        }
         self.port += 1;
         let source = (family.pod(), self.port).at();
         let what = format!("{family}: uid {} after uid {}, {end:?}", second.0, first.0);
@@ -128,11 +143,19 @@ impl World {
             self.serve(End::Reset)?;
             self.hole(false)?;
         }
+        if self.rules_were_gone {
+            self.lab.add(&[("engine", self.engine)])?.expect_success();
+        }
         let again = || match connect_from(self.lab.pod.as_uid(second.0), source, server, DEADLINE) {
             // The last one's end is not over yet.
             Err(error) if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable) => None,
             // The kernel still holds the unfinished connection; what would follow it is refused.
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused && end.is_unfinished() => None,
+            Err(error)
+                if error.kind() == ErrorKind::ConnectionRefused
+                    && (end.is_unfinished() || self.rules_were_gone) =>
+            {
+                None
+            }
             other => Some(other),
         };
         let again = until_some(DEADLINE, again).with_context(|| format!("{what}: port is never free"))?;
@@ -163,7 +186,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for World<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             assert!(self.wrong.is_empty(), "an old decision was met:\n{}", self.wrong);
@@ -248,6 +271,27 @@ fn a_port_that_was_the_others_is_decided_anew(engine: &str) -> Result<()> {
                 }
                 world.two(family, first, end, second)?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Rules that are removed, and put back: what went out directly meanwhile is no precedent. The pod's own NAT keeps conntrack
+/// at work all the time.
+fn a_port_that_was_used_without_rules_is_decided_anew(engine: &str) -> Result<()> {
+    let mut world = World::new(engine, &[])?;
+    world.lab.del()?.expect_success();
+    nft(
+        &world.lab.pod,
+        "add table inet own; add chain inet own out { type nat hook output priority -100; }; \
+         add rule inet own out tcp dport 4444 redirect to :5555",
+    )?;
+    // By default 10 s, for which a reset connection's successor is refused here.
+    world.lab.pod.set_sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "1")?;
+    world.rules_were_gone = true;
+    for family in Family::BOTH {
+        for end in EVERY_END {
+            world.two(family, (APP, Place::Server), end, (APP, Place::Outbound))?;
         }
     }
     Ok(())
@@ -378,4 +422,5 @@ by_every_engine! {
     a_server_that_resets_everything_is_reached_through_the_sidecar_only,
     the_port_of_a_sidecars_dead_connection_is_relayed_for_the_application,
     a_port_that_was_the_others_is_decided_anew,
+    a_port_that_was_used_without_rules_is_decided_anew,
 }

@@ -3,6 +3,7 @@
 
 use super::document::{Conf, Conflist, Invalid, makes_network, speakable};
 use super::entry::{Entry, TYPE};
+use super::go_json;
 use super::position::Position;
 
 /// Result of a check of our entry's place.
@@ -108,10 +109,7 @@ pub(crate) fn unwrap(conflist: &str, conf: &str) -> bool {
         return false;
     };
     let (Ok(list), Ok(single)) = (Conflist::parse(&without), Conf::parse(conf)) else { return false };
-    let same = |a: &str, b: &str| {
-        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
-        value(a).is_some_and(|a| Some(a) == value(b))
-    };
+    let same = |a: &str, b: &str| go_json::value(a).is_some_and(|a| Some(a) == go_json::value(b));
     list.name == single.name
         && list.cni_version == single.cni_version
         && list.plugins.len() == 1

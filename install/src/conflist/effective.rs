@@ -11,7 +11,7 @@ const UNNAMED_VERSION: &str = "0.1.0";
 /// Rule by which a runtime reads its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Loader {
-    /// What a file is to the runtime that does not load.
+    /// The treatment of a file that does not load.
     pub invalid: InvalidFile,
     /// True if a file is valid only where each of its plugins is in the folders of plugins and speaks its version.
     pub asks_plugins: bool,
@@ -21,7 +21,7 @@ pub(crate) struct Loader {
     pub networks: usize,
 }
 
-/// What a file is to a runtime that does not load.
+/// A runtime's treatment of a file that does not load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InvalidFile {
     /// The end: no other is loaded, and the configuration in memory stays until the runtime's next start.

@@ -14,6 +14,7 @@ pub(crate) mod document;
 pub(crate) mod edit;
 pub(crate) mod effective;
 pub(crate) mod entry;
+mod go_json;
 pub(crate) mod position;
 #[cfg(test)]
 mod samples;

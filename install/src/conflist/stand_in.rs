@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Lists of ours that stand before a neighbour's single plugin, which stays as it is. Pure.
+//! Lists of ours that stand before a neighbour's file, which stays as it is: a single plugin, or a list that cannot be replaced.
+//! Pure.
 //!
 //! ```text
 //! 10-net.0-culvert.conflist   ours: the same plugin, and our entry behind it
@@ -10,14 +11,15 @@
 
 use super::document::{Conf, Conflist, Invalid};
 use super::edit::{Ensured, ensure, wrap};
-use super::effective::{Choice, Loaded};
-use super::entry::Entry;
+use super::effective::{Choice, Kind, Loaded, kind};
+use super::entry::{Entry, TYPE};
+use super::go_json;
 use super::position::Position;
 
 /// Suffix of a list of ours, in place of the neighbour's `.conf`: `0` is before the `c` of `.conf` and the `j` of `.json`.
 const SUFFIX: &str = ".0-culvert.conflist";
-/// Endings of the files that a list of ours stands before.
-const SOURCES: [&str; 2] = ["conf", "json"];
+/// Endings of the files that a list of ours stands before, in the runtimes' order.
+const SOURCES: [&str; 3] = ["conf", "conflist", "json"];
 
 /// State of the list of ours that is to stand before a single plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub(crate) enum StandIn {
     Write(String),
 }
 
-/// Returns the name of our list before the file `name`; `None` for a list, which gets our entry itself.
+/// Returns the name of our list before the file `name`.
 pub(crate) fn name_before(name: &str) -> Option<String> {
     let (stem, ending) = name.rsplit_once('.')?;
     SOURCES.contains(&ending).then(|| format!("{stem}{SUFFIX}"))
@@ -57,7 +59,7 @@ pub(crate) fn check(
     if present == Some(whole.as_str()) {
         return Ok(StandIn::AsItShould);
     }
-    let Some(present) = present.filter(|present| represents(present, conf)) else {
+    let Some(present) = present.filter(|present| represents_single(present, conf)) else {
         return Ok(StandIn::Write(whole));
     };
     Ok(match ensure(present, entry, position) {
@@ -67,19 +69,44 @@ pub(crate) fn check(
     })
 }
 
-/// Returns true if the first plugin of `list`, its name and its version are those of `conf`. Plugins that others added behind
-/// are theirs, as in a neighbour's own list.
-pub(crate) fn represents(list: &str, conf: &str) -> bool {
+/// Returns true if our list `ours` says what its neighbour's file `name` says.
+pub(crate) fn represents(ours: &str, name: &str, theirs: &str) -> bool {
+    match kind(name) {
+        Some(Kind::List) => represents_list(ours, theirs),
+        Some(Kind::Single) => represents_single(ours, theirs),
+        None => false,
+    }
+}
+
+/// Returns true if the list `ours` begins with the plugins of the list `theirs`, our entry left out of both. Plugins that others
+/// added behind are theirs, as in a neighbour's own list.
+pub(crate) fn represents_list(ours: &str, theirs: &str) -> bool {
+    let (Ok(ours), Ok(theirs)) = (Conflist::parse(ours), Conflist::parse(theirs)) else { return false };
+    let plugins = |list: &Conflist<'_>| -> Option<Vec<serde_json::Value>> {
+        let others = (0..list.plugins.len()).filter(|index| list.plugins[*index].kind != TYPE);
+        others.map(|index| go_json::value(list.plugin(index)?)).collect()
+    };
+    let head = |list: &Conflist<'_>| (list.name.clone(), list.cni_version.clone(), list.cni_versions.clone());
+    head(&ours) == head(&theirs)
+        && plugins(&ours).zip(plugins(&theirs)).is_some_and(|(ours, theirs)| ours.starts_with(&theirs))
+}
+
+/// Returns true if the first plugin of `list`, its name and its version are those of `conf`.
+fn represents_single(list: &str, conf: &str) -> bool {
     let (Ok(list), Ok(conf)) = (Conflist::parse(list), Conf::parse(conf)) else { return false };
-    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
     (&list.name, &list.cni_version) == (&conf.name, &conf.cni_version)
-        && list.plugin(0).and_then(value).is_some_and(|first| Some(first) == value(conf.object))
+        && list
+            .plugin(0)
+            .and_then(go_json::value)
+            .is_some_and(|first| Some(first) == go_json::value(conf.object))
 }
 
 /// Finds a list of ours that must go: its neighbour's file is gone, or it would be taken in place of `chosen`, the runtime's
 /// choice among the neighbours' files. One behind that choice does no harm, and is needed again when that goes.
 pub(crate) fn stale<'a>(files: &'a [Loaded], chosen: &Choice) -> Option<&'a str> {
-    let is_there = |wanted: &String| files.iter().any(|(name, _)| name == wanted);
+    let is_there = |wanted: &String| {
+        files.iter().any(|(name, text)| name == wanted && *text != Err(Invalid::LeadsNowhere))
+    };
     let ours = files.iter().map(|(name, _)| name.as_str()).filter(|name| is_ours(name));
     ours.into_iter().find(|ours| {
         let sources = sources(ours);
@@ -98,7 +125,7 @@ pub(crate) fn stale<'a>(files: &'a [Loaded], chosen: &Choice) -> Option<&'a str>
 mod tests {
     use std::path::Path;
 
-    use super::super::effective::{Binary, Kind, Loader, effective};
+    use super::super::effective::{Binary, Loader, effective};
     use super::super::samples::SINGLE;
     use super::*;
 
@@ -112,9 +139,15 @@ mod tests {
 
     #[test]
     fn a_list_of_ours_is_before_its_file_and_behind_what_is_before_that() {
-        for name in
-            ["00-multus.conf", "10-weave.json", "80-openshift-network.conf", ".conf", "a b.conf", "x.y.conf"]
-        {
+        for name in [
+            "00-multus.conf",
+            "10-net.conflist",
+            "10-weave.json",
+            "80-openshift-network.conf",
+            ".conf",
+            "a b.conf",
+            "x.y.conf",
+        ] {
             let ours = name_before(name).unwrap();
             assert!(ours.as_str() < name && is_ours(&ours), "{ours}");
             assert!(sources(&ours).contains(&name.to_owned()), "{ours}");
@@ -123,7 +156,7 @@ mod tests {
                 assert_eq!(theirs < ours, theirs.as_str() < name, "{theirs} and {ours}");
             }
         }
-        assert_eq!((name_before("10-net.conflist"), name_before("10-net")), (None, None));
+        assert_eq!((name_before("10-net.conflist.bak"), name_before("10-net")), (None, None));
     }
 
     #[test]
@@ -179,7 +212,8 @@ mod tests {
             ),
             ("another is between", &[("10-a.1.conflist", list.to_owned()), ("10-a.conf", conf("a"))], true),
             ("its file is half written", &[("10-a.conf", "{".to_owned())], false),
-            ("a list of its name", &[("10-a.conflist", list.to_owned())], true),
+            // Only where that list cannot be replaced, which the caller finds out.
+            ("a list of its name", &[("10-a.conflist", list.to_owned())], false),
         ] {
             let theirs: Vec<_> =
                 theirs.iter().map(|(name, text)| ((*name).to_owned(), Ok(text.clone()))).collect();
@@ -192,5 +226,22 @@ mod tests {
         let both = both.map(|(name, text)| (name.to_owned(), Ok(text)));
         let chosen = Choice::File { name: "80-x.conf".to_owned(), kind: Kind::Single };
         assert_eq!(effective(both.iter(), &Loader::containerd(1), &|_| Binary::Silent), chosen);
+    }
+
+    #[test]
+    fn a_list_of_ours_says_what_a_neighbours_list_says() {
+        let list =
+            |plugins: &str| format!("{{\"name\":\"n\",\"cniVersion\":\"0.3.1\",\"plugins\":[{plugins}]}}");
+        let theirs = list("{\"type\":\"a\"},{\"type\":\"portmap\"}");
+        for (name, ours, is_same) in [
+            ("ours behind", "{\"type\":\"a\"},{\"type\":\"portmap\"},{\"type\":\"culvert-cni\"}", true),
+            ("ours between", "{\"type\":\"a\"},{\"type\":\"culvert-cni\"},{\"type\":\"portmap\"}", true),
+            ("another's behind", "{\"type\":\"a\"},{\"type\":\"portmap\"},{\"type\":\"istio-cni\"}", true),
+            ("one less", "{\"type\":\"a\"},{\"type\":\"culvert-cni\"}", false),
+            ("one changed", "{\"type\":\"a\",\"mtu\":1},{\"type\":\"portmap\"}", false),
+        ] {
+            assert_eq!(represents(&list(ours), "10-a.conflist", &theirs), is_same, "{name}");
+        }
+        assert!(!represents(&theirs.replace("\"n\"", "\"m\""), "10-a.conflist", &theirs));
     }
 }

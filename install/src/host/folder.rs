@@ -10,7 +10,7 @@ use super::plugins::Plugins;
 use crate::conflist::effective::{self, Binary, Choice};
 use crate::conflist::stand_in;
 use crate::conflist::{Invalid, Loaded, MAX_BYTES, text_of};
-use crate::system::read::read_bounded;
+use crate::system::lossless::read_lossless;
 
 /// Suffix of a single plugin's file that an earlier release renamed away. No runtime loads a file of this name.
 pub(crate) const SET_ASIDE: &str = ".culvert-original";
@@ -84,15 +84,12 @@ impl Folder {
 /// Reads one file; `None` where it is gone since the folder was read, which an event follows.
 fn load(layout: &Layout, name: String) -> Option<Loaded> {
     let path = layout.conf_dir.join(&name);
-    let text = match read_bounded(&layout.at(&path), MAX_BYTES) {
+    let text = match read_lossless(&layout.at(&path), MAX_BYTES) {
         Ok(text) => Ok(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             layout.at(&layout.conf_dir).join(&name).symlink_metadata().ok()?;
             // A link that leads nowhere stays in the list, since the runtime fails at it.
-            Err(Invalid::Unreadable("it is a link that leads nowhere".to_owned()))
-        }
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(Invalid::Unreadable("it is not UTF-8".to_owned()))
+            Err(Invalid::LeadsNowhere)
         }
         Err(error) => Err(Invalid::Unreadable(error.to_string())),
     };

@@ -24,6 +24,7 @@ use crate::host::folder::{Folder as Configurations, SET_ASIDE};
 use crate::host::layout::Layout;
 use crate::host::plugins::Plugins;
 use crate::host::state;
+use crate::system::lossless::read_lossless;
 use crate::system::read::read_bounded;
 
 /// Deadline of the runtime and of the agent, each.
@@ -80,7 +81,7 @@ pub(crate) enum NetworkInUse {
     Broken {
         name: String,
         problem: String,
-        /// What it is to the runtime.
+        /// The runtime's treatment of such a file.
         rule: InvalidFile,
     },
     /// The folder cannot be read.
@@ -183,7 +184,7 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 fn names_us(path: &Path) -> bool {
-    read_bounded(path, MAX_BYTES)
+    read_lossless(path, MAX_BYTES)
         .is_ok_and(|text| Conflist::parse(&text).is_ok_and(|list| list.kinds().contains(&TYPE)))
 }
 
@@ -234,14 +235,14 @@ fn passed_over(files: &Configurations, layout: &Layout, name: &str) -> Vec<Strin
     passed.map(|(name, problem)| format!("{name}: {problem}")).collect()
 }
 
-/// Returns the reason why a list of ours is not as its neighbour's file, which an agent would put right.
+/// Returns the difference between a list of ours and its neighbour's file, which an agent removes.
 fn stale(files: &Configurations, name: &str) -> Option<String> {
     let sources = stand_in::sources(name);
     let source = sources.iter().find(|source| files.has(source));
     match source {
         None if sources.is_empty() => None,
-        None => Some(format!("stands before {}, which is gone", sources.join(" or "))),
-        Some(source) if stand_in::represents(files.text(name), files.text(source)) => None,
+        None => Some(format!("stands before {}, which is gone", sources[0])),
+        Some(source) if stand_in::represents(files.text(name), source, files.text(source)) => None,
         Some(source) => Some(format!("stands before {source}, which was written anew since")),
     }
 }

@@ -20,10 +20,11 @@ use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
 use crate::plan::permissions::Verdict;
 use crate::plan::{Gate, Origin, Plan, TlsMode};
+use crate::tls::TlsError;
+use crate::tls::first::{self, Expects};
 use crate::tls::handshake::{self, Shaken};
 use crate::tls::places::{Candidate, Place};
 use crate::tls::sniff::First;
-use crate::tls::{TlsError, first};
 use std::time::Instant;
 use tokio::net::TcpStream;
 
@@ -61,10 +62,14 @@ pub(crate) async fn recognise(
     downstream: &mut Downstream,
     client: &mut TcpStream,
     server: &TcpStream,
+    plan: &Plan,
     gate: &Gate,
 ) -> Result<Option<Box<Shaken>>, ForwardError> {
-    let opened = downstream.info().opened;
-    let spoken = match first::permissive(client, server, opened.into()).await? {
+    let &ConnectionInfo { opened, client: from, .. } = downstream.info();
+    // Not the addresses from which members came once: an address translation may put plain clients behind one, too.
+    let named = plan.workloads.contains(&from.get().ip());
+    let expects = if named { Expects::Member } else { Expects::Anyone };
+    let spoken = match first::permissive(client, server, opened.into(), expects).await? {
         First::MeshTls => {
             let proxy = downstream.proxy();
             let place = take_place(&proxy, downstream)?;

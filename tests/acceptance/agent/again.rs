@@ -39,6 +39,6 @@ fn a_taint_that_is_put_back_and_a_state_folder_that_is_removed() -> Result<()> {
     came("the socket", &|| node.at("run/culvert/agent.sock").exists())?;
     came("the mark of an agent", &|| looks::found(&node, "agent").is_ok_and(|found| found == "runs"))?;
     came("no taint", &is_off)?;
-    ensure!(agent.log().contains("was put back"), "{}", agent.log());
+    eventually!(agent.log().contains("the taint was put back"), HEALS_WITHIN);
     Ok(())
 }

@@ -62,7 +62,7 @@ fn a_plugin_that_comes_or_goes_moves_the_entry() -> Result<()> {
         agent.get("/ready").is_ok_and(|ready| ready.status == 503 && ready.body.contains("is in none")),
         10 * HEALS_WITHIN
     );
-    // Nobody took an entry out.
+    // No program took an entry out.
     assert_eq!(agent.metric("culvert_agent_fights_total")?, 0.0, "{}", agent.log());
     ensure!(!agent.log().contains("is put back"), "{}", agent.log());
     Ok(())
@@ -122,5 +122,6 @@ fn ready_names_the_file_in_use_and_a_change_of_file_blames_no_one() -> Result<()
     renamed_in(&node, cilium, &LIST.replace("bridge", "cilium-cni"))?;
     eventually!(is_ready_in(&agent, cilium), HEALS_WITHIN);
     eventually!(agent.log().contains("cni-exclusive"), HEALS_WITHIN);
+    assert_eq!(agent.metric("culvert_agent_fights_total")?, 1.0, "{}", agent.log());
     Ok(())
 }

@@ -23,7 +23,7 @@ fn doctor_reports_why_a_file_cannot_be_read() -> Result<()> {
     let large = LIST.to_owned() + &" ".repeat(2 << 20);
     let broken = [LIST.as_bytes(), b"\xff"].concat();
     for (bytes, reason) in [
-        (broken.as_slice(), "it is not UTF-8"),
+        (broken.as_slice(), "it is no JSON object"),
         (large.as_bytes(), "more than 2097152 bytes"),
         (b"", "it is empty"),
     ] {

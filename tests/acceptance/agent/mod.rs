@@ -2,8 +2,10 @@
 //! The node agent and `uninstall` on a node's files: ours stay and come back, and nothing else changes.
 
 mod again;
+mod bound;
 mod crio;
 mod doctor;
+mod go_json;
 mod handlers;
 mod killed;
 mod looks;

@@ -66,7 +66,9 @@ fn a_conf_that_its_primary_writes_anew_or_removes_is_followed() -> Result<()> {
     assert_eq!(agent.metric("culvert_agent_fights_total")?, 0.0, "{}", agent.log());
     // As Multus ends.
     fs::remove_file(node.configuration(CONF))?;
+    let start = Instant::now();
     eventually!(loaded(&node).is_ok_and(|names| names.is_empty()), HEALS_WITHIN);
+    println!("our list was gone {:.1} ms after its file", start.elapsed().as_secs_f64() * 1e3);
     eventually!(
         agent.get("/ready").is_ok_and(|ready| ready.status == 503 && ready.body.contains("no network")),
         HEALS_WITHIN
@@ -80,6 +82,42 @@ fn a_conf_that_its_primary_writes_anew_or_removes_is_followed() -> Result<()> {
     fs::write(node.configuration("20-next.conflist"), LIST)?;
     node.agent(&[])?.ready()?.terminate()?;
     assert_eq!(loaded(&node)?, ["20-next.conflist"]);
+    Ok(())
+}
+
+/// Whatever the agent is at when the file comes or goes, the last word is the neighbour's.
+#[test]
+fn a_conf_that_comes_and_goes_all_the_time_is_followed_to_its_end() -> Result<()> {
+    let node = Mounted::new()?;
+    let agent = node.agent(&[])?;
+    eventually!(agent.get("/ready").is_ok_and(|ready| ready.body.contains("no network")), 20 * HEALS_WITHIN);
+    for round in 0..120_u64 {
+        fs::write(
+            node.configuration(CONF),
+            SINGLE.replace("bridge", if round % 2 == 0 { "bridge" } else { "ptp" }),
+        )?;
+        std::thread::park_timeout(Duration::from_micros(round * 977 % 9000));
+        fs::remove_file(node.configuration(CONF))?;
+        std::thread::park_timeout(Duration::from_micros(round * 1409 % 5000));
+        if round % 30 == 29 {
+            eventually!(node.kept(CONFIGURATIONS).is_ok_and(|kept| kept.is_empty()), HEALS_WITHIN);
+        }
+    }
+    fs::write(node.configuration(CONF), SINGLE)?;
+    eventually!(agent.get("/ready").is_ok_and(|ready| ready.status == 200), HEALS_WITHIN);
+    assert_eq!(loaded(&node)?, [OURS, CONF]);
+    ensure!(!fs::read_to_string(node.configuration(OURS))?.contains("ptp"));
+    // A neighbour in exclusive mode renames both away, and culvert leaves.
+    agent.terminate()?;
+    for name in [OURS, CONF] {
+        fs::rename(node.configuration(name), node.configuration(&format!("{name}.cilium_bak")))?;
+    }
+    node.uninstall()?;
+    let kept = node.kept(CONFIGURATIONS)?;
+    assert_eq!(
+        kept.iter().map(|kept| (kept.name.as_str(), kept.bytes.as_slice())).collect::<Vec<_>>(),
+        [("10-net.conf.cilium_bak", SINGLE.as_bytes())]
+    );
     Ok(())
 }
 
@@ -111,6 +149,28 @@ fn a_chained_plugins_own_file_gets_no_list_and_leaves_no_trace() -> Result<()> {
         node.uninstall()?;
         assert_eq!(node.kept(CONFIGURATIONS)?, before, "{kind}");
     }
+    Ok(())
+}
+
+/// The folder itself has no event then.
+#[test]
+fn a_conf_that_is_a_link_is_followed_where_it_leads() -> Result<()> {
+    let node = Mounted::new()?;
+    let theirs = node.at("var/lib/primary/net.conf");
+    fs::create_dir_all(theirs.parent().context("below the root")?)?;
+    fs::write(&theirs, SINGLE)?;
+    std::os::unix::fs::symlink("/var/lib/primary/net.conf", node.configuration(CONF))?;
+    let agent = node.agent(&[])?.ready()?;
+    let ours = || fs::read_to_string(node.configuration(OURS)).unwrap_or_default();
+    fs::write(&theirs, SINGLE.replace("\"bridge\"", "\"bridge\", \"mtu\": 1400"))?;
+    eventually!(ours().contains("1400"), HEALS_WITHIN);
+    fs::remove_file(&theirs)?;
+    eventually!(!node.configuration(OURS).exists(), HEALS_WITHIN);
+    fs::write(&theirs, SINGLE)?;
+    agent.ready()?.terminate()?;
+    node.uninstall()?;
+    ensure!(node.configuration(CONF).is_symlink() && fs::read_to_string(&theirs)? == SINGLE);
+    assert_eq!(loaded(&node)?, [CONF]);
     Ok(())
 }
 

@@ -50,7 +50,7 @@ impl<'a> Flood<'a> {
     /// Goes on with some 600 a second.
     fn going_on(self) -> Self {
         /// Fewer than the files that this process may open.
-        const MOST: usize = 15_000;
+        const MOST: usize = 9000;
         Self { most: MOST, ..self }
     }
 

@@ -28,6 +28,7 @@ use crate::host::entry::{EntryChange, UsedFile};
 use crate::host::files::{Replaced, Unfinished};
 use crate::host::layout::Layout;
 use crate::host::{neighbours, state};
+use crate::system::lossless::bytes;
 
 /// A loss within this time after the last one is expected to be followed by another; without one for so long, it is over.
 const LATELY: Duration = Duration::from_secs(10);
@@ -47,19 +48,15 @@ pub(crate) enum Loss {
 const CILIUM_BACKUP: &str = ".cilium_bak";
 
 impl Loss {
-    /// Tells the loss of an entry that stood in the file `before`, where the runtime uses the file `now`.
+    /// Classifies the loss of an entry that stood in the file `before`, where the runtime uses the file `now`.
     pub(crate) fn of(before: &UsedFile, now: &UsedFile, layout: &Layout) -> Self {
-        if before.path == now.path {
-            return Self::TakenOut;
-        }
         let mut renamed = before.path.clone().into_os_string();
         renamed.push(CILIUM_BACKUP);
         let exists = |path: &Path| layout.at(path).exists();
         if exists(Path::new(&renamed)) && !exists(&before.path) {
-            Self::RenamedByCilium
-        } else {
-            Self::OtherFile
+            return Self::RenamedByCilium;
         }
+        if before.path == now.path { Self::TakenOut } else { Self::OtherFile }
     }
 }
 
@@ -231,7 +228,7 @@ fn write_missing(missing: &[(ListEdit, usize)], losses: &Mutex<Losses>) -> std::
     for (edit, count) in missing {
         let like = std::fs::metadata(&edit.path)?;
         for _ in 0..*count {
-            let spare = Unfinished::write(&edit.path, edit.to.as_bytes(), Some(&like), 0o600)?;
+            let spare = Unfinished::write(&edit.path, &bytes(&edit.to), Some(&like), 0o600)?;
             let mut losses = lock(losses);
             // An uninstall clears the folder under the node's lock, and no file may appear after that.
             let Ok(_lock) = state::lock(&losses.layout) else { return Ok(()) };
@@ -299,5 +296,5 @@ fn put(layout: &Layout, edit: &ListEdit, spare: &Unfinished) -> Option<Replaced>
     if state::is_uninstalled(layout) {
         return None;
     }
-    spare.put_copy_if(edit.to.as_bytes(), edit.from.as_bytes()).ok()
+    spare.put_copy_if(&bytes(&edit.to), &bytes(&edit.from)).ok()
 }

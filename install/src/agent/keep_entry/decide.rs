@@ -52,7 +52,7 @@ mod tests {
         let needs = || EntryState::Needs(file("b"), change());
         let contest = Step::Contest { before: file("a"), file: file("b"), change: change() };
         let follows = || EntryChange::StandIn {
-            conf: "/x.conf".into(),
+            theirs: "/x.conf".into(),
             from: String::new(),
             list: "/x".into(),
             to: String::new(),

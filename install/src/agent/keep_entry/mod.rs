@@ -25,6 +25,7 @@ use super::contention::{Contention, Loss};
 use super::context::{Context, Publishers, Readiness};
 use super::metrics::Install;
 use super::watch::{Watch, nearest};
+use crate::conflist::stand_in;
 use crate::host::binary::{self, BinaryError, Memory};
 use crate::host::entry::{self, ChangeError, EntryChange, EntrySpec, EntryState, UsedFile, Withdrawal};
 use crate::host::files::{self, Replaced, Stamp};
@@ -209,11 +210,12 @@ impl EntryKeeper {
     fn folders(&self) -> Vec<PathBuf> {
         let layout = self.context.layout();
         let mut folders = vec![nearest(&layout.at(&layout.conf_dir))];
-        if let Some(file) = self.contention.standing()
-            && let Some(folder) = file.path.parent()
-            && folder != layout.conf_dir
-        {
-            folders.push(nearest(&layout.at(folder)));
+        if let Some(file) = self.contention.standing() {
+            let name = file.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let theirs = stand_in::sources(name).into_iter().map(|name| layout.conf_dir.join(name));
+            // Where a link leads, its target's folder has the events.
+            let targets = theirs.chain([file.path.clone()]).map(|path| layout.at(&path));
+            folders.extend(targets.filter_map(|path| path.parent().map(nearest)));
         }
         // CRI-O chooses anew when a plugin comes or goes.
         let asked = layout.plugin_dirs.iter().filter(|_| layout.loader.asks_plugins);

@@ -9,7 +9,7 @@ use crate::conflist::stand_in;
 use crate::conflist::{self, Entry, MAX_BYTES};
 use crate::host::files::{self, Unfinished};
 use crate::host::folder::SET_ASIDE;
-use crate::system::read::read_bounded;
+use crate::system::lossless::{bytes, read_lossless};
 
 /// Gives the file `name` of `folder` its own name back, unless that is taken again or the list in its place has changed. With
 /// `entry`, a list of ours stands before it at all times; without, it comes back as it was. The caller holds the node's lock.
@@ -17,8 +17,8 @@ pub(crate) fn bring_back(folder: &Path, name: &str, entry: Option<&Entry>) -> io
     let conf_name = name.strip_suffix(SET_ASIDE).unwrap_or(name);
     let (aside, conf) = (folder.join(name), folder.join(conf_name));
     let list = conf.with_extension("conflist");
-    let original = read_bounded(&aside, MAX_BYTES)?;
-    let (is_ours, is_there) = match fs::read_to_string(&list) {
+    let original = read_lossless(&aside, MAX_BYTES)?;
+    let (is_ours, is_there) = match read_lossless(&list, MAX_BYTES) {
         Ok(text) => (conflist::unwrap(&text, &original), true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (true, false),
         Err(error) => return Err(error),
@@ -28,7 +28,7 @@ pub(crate) fn bring_back(folder: &Path, name: &str, entry: Option<&Entry>) -> io
         && let (Some(before), Ok(text)) = (stand_in::name_before(conf_name), conflist::wrap(&original, entry))
     {
         let like = fs::metadata(&aside)?;
-        Unfinished::write(&folder.join(before), text.as_bytes(), Some(&like), 0o600)?.replace()?;
+        Unfinished::write(&folder.join(before), &bytes(&text), Some(&like), 0o600)?.replace()?;
         // Only now, since the list must not outlive its original: without that no later run would know whose it is.
         files::remove_if_there(&list)?;
         is_covered = true;

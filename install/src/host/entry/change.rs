@@ -12,19 +12,26 @@ use crate::conflist::Entry;
 use crate::host::files::{self, Replaced, Unfinished};
 use crate::host::layout::Layout;
 use crate::host::state::{self, LockError, advice};
+use crate::system::lossless::bytes;
 
 /// A change of the folder. All paths are as this process opens them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EntryChange {
     /// Replace the text `from` of a list by `to`.
-    Edit { path: PathBuf, from: String, to: String },
-    /// Write `to` to our list before the single plugin `conf`, which holds `from`.
+    Edit {
+        path: PathBuf,
+        from: String,
+        to: String,
+        /// Our list before it, for a file that cannot be replaced; `None` where there is to be none.
+        instead: Option<PathBuf>,
+    },
+    /// Write `to` to our list before the neighbour's file `theirs`, which holds `from`.
     StandIn {
-        conf: PathBuf,
+        theirs: PathBuf,
         from: String,
         list: PathBuf,
         to: String,
-        /// True where our list is there already, and `conf` says something else since.
+        /// True where our list is there already, and `theirs` says something else since.
         follows: bool,
     },
     /// Write `text` to a file of ours in the network's drop-in folder.
@@ -44,8 +51,8 @@ impl EntryChange {
     /// Returns true where the file no longer holds the text that the change was made from.
     pub(crate) fn is_overtaken(&self) -> bool {
         match self {
-            Self::Edit { path: source, from, .. } | Self::StandIn { conf: source, from, .. } => {
-                fs::read(source).is_ok_and(|bytes| bytes != from.as_bytes())
+            Self::Edit { path: source, from, .. } | Self::StandIn { theirs: source, from, .. } => {
+                fs::read(source).is_ok_and(|there| there != *bytes(from))
             }
             Self::DropIn { .. } => false,
         }
@@ -92,8 +99,8 @@ pub(crate) fn apply(layout: &Layout, change: &EntryChange) -> Result<Replaced, C
         EntryChange::Edit { path, to, .. } => {
             beside(path, path, to).map_err(ChangeError::of(layout, path))?
         }
-        EntryChange::StandIn { conf, list, to, .. } => {
-            beside(list, conf, to).map_err(ChangeError::of(layout, list))?
+        EntryChange::StandIn { theirs, list, to, .. } => {
+            beside(list, theirs, to).map_err(ChangeError::of(layout, list))?
         }
         EntryChange::DropIn { .. } => None,
     };
@@ -102,20 +109,27 @@ pub(crate) fn apply(layout: &Layout, change: &EntryChange) -> Result<Replaced, C
         return Ok(Replaced::Overtaken);
     }
     match (change, new) {
-        (EntryChange::Edit { path, from, .. }, Some(new)) => {
+        (EntryChange::Edit { path, from, to, instead }, Some(new)) => {
             let failed = ChangeError::of(layout, path);
-            let replaced = new.replace_if(from.as_bytes()).map_err(&failed)?;
+            let replaced = match (new.replace_if(&bytes(from)), instead) {
+                // A file that is mounted by itself, or that may not be changed, keeps its place. The runtime takes ours before.
+                (Err(error), Some(list)) if cannot_be_replaced(&error) => {
+                    let failed = ChangeError::of(layout, list);
+                    let Some(new) = beside(list, path, to).map_err(&failed)? else {
+                        return Ok(Replaced::Overtaken);
+                    };
+                    return before(path, from, new).map_err(&failed);
+                }
+                (replaced, _) => replaced.map_err(&failed)?,
+            };
             // containerd watches the folder, not where a link of it leads.
             if replaced == Replaced::Done && path.parent() != Some(&layout.at(&layout.conf_dir)) {
                 trigger_reload(&layout.at(&layout.conf_dir)).map_err(&failed)?;
             }
             Ok(replaced)
         }
-        (EntryChange::StandIn { conf, from, list, .. }, Some(new)) => {
-            if !fs::read(conf).is_ok_and(|bytes| bytes == from.as_bytes()) {
-                return Ok(Replaced::Overtaken);
-            }
-            new.replace().map(|()| Replaced::Done).map_err(ChangeError::of(layout, list))
+        (EntryChange::StandIn { theirs, from, list, .. }, Some(new)) => {
+            before(theirs, from, new).map_err(ChangeError::of(layout, list))
         }
         // The neighbour's file went after the inspection.
         (EntryChange::Edit { .. } | EntryChange::StandIn { .. }, None) => Ok(Replaced::Overtaken),
@@ -129,6 +143,19 @@ pub(crate) fn apply(layout: &Layout, change: &EntryChange) -> Result<Replaced, C
             write().map(|()| Replaced::Done).map_err(ChangeError::of(layout, path))
         }
     }
+}
+
+/// Returns true for the error of a mount point (EBUSY) and for that of a file with the immutable attribute (EPERM).
+fn cannot_be_replaced(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied)
+}
+
+/// Puts our list into its place before the file `theirs`, if that still holds `from`.
+fn before(theirs: &Path, from: &str, new: Unfinished) -> io::Result<Replaced> {
+    if !fs::read(theirs).is_ok_and(|there| there == *bytes(from)) {
+        return Ok(Replaced::Overtaken);
+    }
+    new.replace().map(|()| Replaced::Done)
 }
 
 /// Takes a file of ours away, unless `uninstall` ran. Returns what was done, for the log.
@@ -161,14 +188,14 @@ pub(crate) fn withdraw(layout: &Layout, withdrawal: &Withdrawal) -> Result<Optio
 
 /// Replaces the text `from` of a file by `to`.
 pub(crate) fn edit(path: &Path, from: &str, to: &str) -> io::Result<Replaced> {
-    beside(path, path, to)?.map_or(Ok(Replaced::Overtaken), |new| new.replace_if(from.as_bytes()))
+    beside(path, path, to)?.map_or(Ok(Replaced::Overtaken), |new| new.replace_if(&bytes(from)))
 }
 
 /// Writes `to` beside the file, with the mode and owner of `like`; `None` where that is gone.
 fn beside(path: &Path, like: &Path, to: &str) -> io::Result<Option<Unfinished>> {
     match fs::metadata(like) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        like => Unfinished::write(path, to.as_bytes(), Some(&like?), 0o600).map(Some),
+        like => Unfinished::write(path, &bytes(to), Some(&like?), 0o600).map(Some),
     }
 }
 

@@ -164,13 +164,43 @@ impl InUse<'_> {
             .map_err(|problem| self.wrong(&problem))?;
         let file = UsedFile { path: self.on_node(self.name), primary };
         self.clear_drop_in(&network);
+        let before = stand_in::name_before(self.name).unwrap_or_default();
+        let (list, present) = (self.here.join(&before), self.folder.has(&before));
         Ok(match ensured {
+            Ensured::AsItShould if present => EntryState::Leftover(Withdrawal::StandIn { list }),
             Ensured::AsItShould => EntryState::Effective(file),
+            Ensured::Needs(to) if present => {
+                self.behind_ours(UsedFile { path: self.on_node(&before), ..file }, list, to, desired)
+            }
             Ensured::Needs(to) => {
                 let path = self.itself();
-                EntryState::Needs(file, EntryChange::Edit { path, from: self.text, to })
+                let instead = (self.layout.loader.networks == 1).then_some(list);
+                EntryState::Needs(file, EntryChange::Edit { path, from: self.text, to, instead })
             }
         })
+    }
+
+    /// The list has no entry, and our list `list` stands before it, since it could not be replaced.
+    fn behind_ours(&self, file: UsedFile, list: PathBuf, to: String, desired: &EntrySpec) -> EntryState {
+        let before = file.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let present = self.folder.text(before);
+        if stand_in::represents_list(present, &self.text) {
+            return match conflist::ensure(present, &desired.entry, &desired.position) {
+                Ok(Ensured::Needs(to)) => {
+                    let from = present.to_owned();
+                    EntryState::Needs(file, EntryChange::Edit { path: list, from, to, instead: None })
+                }
+                Ok(Ensured::AsItShould) | Err(_) => EntryState::Effective(file),
+            };
+        }
+        let theirs = self.itself();
+        if !files::is_mount_point(&theirs) {
+            return EntryState::Leftover(Withdrawal::StandIn { list });
+        }
+        EntryState::Needs(
+            file,
+            EntryChange::StandIn { theirs, from: self.text.clone(), list, to, follows: true },
+        )
     }
 
     fn before_single(self, desired: &EntrySpec) -> Result<EntryState, String> {
@@ -206,11 +236,11 @@ impl InUse<'_> {
             }
             StandIn::Edit(to) => {
                 let from = present.unwrap_or_default().to_owned();
-                EntryState::Needs(file, EntryChange::Edit { path: list, from, to })
+                EntryState::Needs(file, EntryChange::Edit { path: list, from, to, instead: None })
             }
             StandIn::Write(to) => {
-                let conf = self.itself();
-                EntryState::Needs(file, EntryChange::StandIn { conf, from: self.text, list, to, follows })
+                let theirs = self.itself();
+                EntryState::Needs(file, EntryChange::StandIn { theirs, from: self.text, list, to, follows })
             }
         })
     }
@@ -229,12 +259,16 @@ impl InUse<'_> {
         if network.contains('/') || network == "." || network == ".." {
             return Err(format!("{}: its network {network:?} cannot be a folder's name", path.display()));
         }
+        let before = stand_in::name_before(self.name).unwrap_or_default();
+        if self.folder.has(&before) {
+            return Ok(EntryState::Leftover(Withdrawal::StandIn { list: self.here.join(before) }));
+        }
         // Left by an agent that ran with --mode chained: the chain would run the plugin twice.
         if let Ok(Some(to)) = conflist::remove(&self.text) {
             let itself = self.itself();
             return Ok(EntryState::Needs(
                 UsedFile { path, primary },
-                EntryChange::Edit { path: itself, from: self.text, to },
+                EntryChange::Edit { path: itself, from: self.text, to, instead: None },
             ));
         }
         let file = UsedFile { path: path.with_file_name(&network).join(DROP_IN), primary };

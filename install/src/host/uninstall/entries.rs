@@ -15,7 +15,7 @@ use crate::host::files::{self, Replaced};
 use crate::host::folder::SET_ASIDE;
 use crate::host::layout::Layout;
 use crate::host::state::{self, LockError};
-use crate::system::read::read_bounded;
+use crate::system::lossless::read_lossless;
 
 /// Wait for the node's lock; another culvert-install holds it for milliseconds.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
@@ -103,8 +103,8 @@ fn remove_from(layout: &Layout, name: &str) -> io::Result<Option<&'static str>> 
         return Ok(None);
     }
     for _ in 0..EDITS {
-        // A file that is no text holds no entry, and one that is gone neither.
-        let Ok(text) = read_bounded(&path, MAX_BYTES) else { return Ok(None) };
+        // A file that is gone holds no entry.
+        let Ok(text) = read_lossless(&path, MAX_BYTES) else { return Ok(None) };
         match removal_from(&text, &originals_of(&folder.join(name))) {
             FileChange::Nothing => return Ok(None),
             FileChange::Delete(reason) => {
@@ -140,7 +140,10 @@ fn originals_of(list: &Path) -> Vec<String> {
     if list.extension().is_none_or(|end| end != "conflist") {
         return Vec::new();
     }
-    ["conf", "json"].iter().filter_map(|end| fs::read_to_string(list.with_extension(end)).ok()).collect()
+    ["conf", "json"]
+        .iter()
+        .filter_map(|end| read_lossless(&list.with_extension(end), MAX_BYTES).ok())
+        .collect()
 }
 
 /// The change that removes our entry from a file.
@@ -173,7 +176,7 @@ fn removal_from(text: &str, originals: &[String]) -> FileChange {
 
 /// Reads the path of the plugin's log from the entry in a file.
 fn log_file(path: &Path) -> Option<PathBuf> {
-    let text = read_bounded(path, MAX_BYTES).ok()?;
+    let text = read_lossless(path, MAX_BYTES).ok()?;
     let list = Conflist::parse(&text).ok()?;
     let ours = list.plugins.iter().position(|plugin| plugin.kind == TYPE)?;
     let entry: serde_json::Value = serde_json::from_str(list.plugin(ours)?).ok()?;

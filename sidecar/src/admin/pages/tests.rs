@@ -43,7 +43,7 @@ async fn admin(app: &App, method: Method, path: &str) -> (StatusCode, String) {
 }
 
 async fn status(app: &App, path: &str) -> (StatusCode, String) {
-    let reply = StatusPages(app.clone()).answer(&Method::GET, &path.parse().unwrap());
+    let reply = StatusPages(app.clone()).answer(&Method::GET, &path.parse().unwrap(), &HeaderMap::new());
     (reply.status(), body(reply).await)
 }
 
@@ -89,7 +89,7 @@ async fn status_has_no_admin_pages() {
     for path in ["/", "/stats", "/connections", "/quitquitquit", "/drain"] {
         assert_eq!(status(&app, path).await.0, StatusCode::NOT_FOUND, "{path}");
     }
-    let post = StatusPages(app).answer(&Method::POST, &"/ready".parse().unwrap());
+    let post = StatusPages(app).answer(&Method::POST, &"/ready".parse().unwrap(), &HeaderMap::new());
     assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
 }
 
