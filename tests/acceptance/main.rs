@@ -3,6 +3,7 @@
 mod agent;
 mod annotations;
 mod bad_input;
+mod bypassed;
 mod chart;
 mod crowds;
 mod defaults;
@@ -14,6 +15,7 @@ mod forged;
 mod go_json;
 mod guards;
 mod kubernetes;
+mod kubevirt;
 mod kuma;
 mod kuma_config;
 mod lab;

@@ -69,6 +69,8 @@ pub(crate) enum RedirectState {
     Redirected,
     /// The rules are missing, differ, or were written for another.
     Damaged,
+    /// The rules match the policy, and the sandbox's packets bypass them.
+    Bypassed,
     /// There are no rules, as desired.
     Direct,
     /// The rules could not be read, or were not checked yet.
@@ -92,6 +94,7 @@ impl RedirectState {
         match self {
             Self::Redirected => "redirected",
             Self::Damaged => "damaged",
+            Self::Bypassed => "bypassed",
             Self::Direct => "direct",
             Self::Unknown => "unknown",
         }

@@ -269,6 +269,7 @@ mod tests {
             state_dir: "/state".into(),
             runtime_socket: None,
             plugin: root.join("plugin"),
+            handlers: Default::default(),
             complaints: Vec::new(),
         }
     }

@@ -8,6 +8,7 @@ use super::paths::Paths;
 use super::root::HostRoot;
 use super::runtimes::{self, Runtime};
 use crate::conflist::{Loader, TYPE};
+use crate::cri::sandboxes::Handlers;
 
 /// The folders and files that matter to culvert. All paths but `plugin` are as the node names them; [`Layout::at`] gives the path
 /// to open.
@@ -30,6 +31,8 @@ pub(crate) struct Layout {
     pub runtime_socket: Option<PathBuf>,
     /// The binary to place, as this process opens it.
     pub plugin: PathBuf,
+    /// The runtime's handlers whose sandboxes bypass their namespace's netfilter.
+    pub handlers: Handlers,
     /// Lines about configuration that could not be read, for people.
     pub complaints: Vec<String>,
 }
@@ -58,7 +61,7 @@ pub(crate) fn discover(paths: &Paths) -> Result<Layout, LayoutError> {
         }
     }
     let root = HostRoot::new(host_root);
-    let Runtime { name, conf_dir, bin_dirs, loader, socket, complaints } =
+    let Runtime { name, conf_dir, bin_dirs, loader, socket, handlers, complaints } =
         runtimes::find(&root, runtime_socket.as_deref());
     Ok(Layout {
         runtime: name,
@@ -69,6 +72,7 @@ pub(crate) fn discover(paths: &Paths) -> Result<Layout, LayoutError> {
         state_dir: state_dir.clone(),
         runtime_socket: runtime_socket.clone().or(socket),
         plugin: plugin.clone().unwrap_or_else(beside),
+        handlers,
         complaints,
         root,
     })

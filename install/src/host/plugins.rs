@@ -133,6 +133,7 @@ mod tests {
             state_dir: "/state".into(),
             runtime_socket: None,
             plugin: PathBuf::new(),
+            handlers: Default::default(),
             complaints: Vec::new(),
         };
         let plugins = Plugins::default();

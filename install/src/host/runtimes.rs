@@ -10,6 +10,7 @@ use super::glob;
 use super::root::HostRoot;
 use super::runtime_config::{self, RuntimeSettings};
 use crate::conflist::Loader;
+use crate::cri::sandboxes::Handlers;
 use crate::system::read::read_bounded;
 
 /// The runtime of a node.
@@ -25,6 +26,8 @@ pub(crate) struct Runtime {
     pub loader: Loader,
     /// Its CRI socket, if that exists.
     pub socket: Option<PathBuf>,
+    /// The handlers whose sandboxes bypass their namespace's netfilter.
+    pub handlers: Handlers,
     /// Lines about files that could not be read.
     pub complaints: Vec<String>,
 }
@@ -122,6 +125,7 @@ pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Runtime {
             bin_dirs: vec![BIN_DIR.into()],
             loader: Loader::containerd(1),
             socket: None,
+            handlers: Handlers::new(),
             complaints: Vec::new(),
         };
     };
@@ -130,7 +134,7 @@ pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Runtime {
         Program::Containerd => reader.containerd(Path::new(known.config)),
         Program::Crio => reader.crio(Path::new(known.config)),
     };
-    let RuntimeSettings { conf_dir, bin_dirs, socket, network, max_conf_num } = settings;
+    let RuntimeSettings { conf_dir, bin_dirs, socket, network, max_conf_num, handlers } = settings;
     let or = |found: Option<PathBuf>, distribution: Option<&str>, default: &str| {
         found.unwrap_or_else(|| distribution.unwrap_or(default).into())
     };
@@ -145,6 +149,7 @@ pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Runtime {
             Program::Crio => Loader::crio(network),
         },
         socket,
+        handlers,
         complaints: reader.complaints,
     }
 }

@@ -128,6 +128,7 @@ mod tests {
             state_dir: "/run/culvert".into(),
             runtime_socket: None,
             plugin: PathBuf::new(),
+            handlers: Default::default(),
             complaints: Vec::new(),
         };
         let said = lock(&layout).expect_err("a lock in a file").to_string();

@@ -17,6 +17,7 @@ use crate::conflist::effective::InvalidFile;
 use crate::conflist::stand_in;
 use crate::conflist::{Choice, Conf, Conflist, Invalid, MAX_BYTES, TYPE};
 use crate::cri::Cri;
+use crate::cri::sandboxes::Handlers;
 use crate::host::binary::{self, Identity};
 use crate::host::entry::DROP_IN;
 use crate::host::folder::{Folder as Configurations, SET_ASIDE};
@@ -40,6 +41,8 @@ pub(crate) struct Inventory {
     pub runtime: String,
     /// Parts of that configuration that could not be read.
     pub complaints: Vec<String>,
+    /// Its handlers whose sandboxes bypass the rules.
+    pub handlers: Handlers,
     /// Name and version as the runtime reports them, or the reason why it does not.
     pub version: Result<(String, String), String>,
     /// Folder of network configurations.
@@ -156,6 +159,7 @@ pub(crate) fn take(layout: &Layout) -> Inventory {
     Inventory {
         runtime: layout.runtime.clone(),
         complaints: layout.complaints.clone(),
+        handlers: layout.handlers.clone(),
         version: version(layout),
         conf_dir: layout.conf_dir.clone(),
         others: others.filter(|name| names_us(&folder.join(name))).cloned().collect(),

@@ -6,6 +6,7 @@ mod bound;
 mod crio;
 mod doctor;
 mod go_json;
+mod handlers;
 mod killed;
 mod looks;
 mod memory;

@@ -240,6 +240,7 @@ mod tests {
 
     fn check(network: Network, created_at: Option<i64>) -> PodCheck {
         let subject = Subject {
+            bypass: None,
             id: "s1".to_owned(),
             pod: ("shop".to_owned(), "web".to_owned()),
             uid: None,

@@ -25,7 +25,7 @@ use culvert_cni::redirect::repair::{Checked, Completed, State as Rules};
 use tokio::time::Instant;
 
 use super::check::CheckError;
-use super::report::{summary_of_differences, summary_of_repair};
+use super::report::{summary_of_differences, summary_of_repair, with_bypass};
 use super::subjects::Desired;
 use super::tracked::{CHECK_EVERY, CheckState, PULSE, Tracked};
 use crate::agent::metrics::Verified;
@@ -119,7 +119,11 @@ pub(super) fn judge(
             let due = now + CHECK_EVERY;
             let checks = CheckState { netns: Some(netns), generation, due, row, ..checks };
             match &tracked.subject.desired {
-                Desired::Redirect(_, setting) => judge_rules(checks, setting, state, on_damage, now),
+                Desired::Redirect(_, setting) => {
+                    let verdict = judge_rules(checks, setting, state, on_damage, now);
+                    let row = with_bypass(verdict.checks.row, tracked.subject.bypass);
+                    Verdict { checks: CheckState { row, ..verdict.checks }, ..verdict }
+                }
                 Desired::Direct(_) | Desired::Unknown(_) => Verdict::silent(checks, FollowUp::Wait),
             }
         }
@@ -246,6 +250,7 @@ mod tests {
     use super::super::report::row;
     use super::super::subjects::{Defaults, subjects};
     use super::*;
+    use crate::cri::sandboxes::Bypass;
     use crate::cri::{Network, Sandbox};
 
     const NETNS: NetnsId = NetnsId { device: 4, inode: 7 };
@@ -260,6 +265,7 @@ mod tests {
             uid: "u1".to_owned(),
             annotations: on,
             created_at: 1,
+            handler: String::new(),
         };
         let subject = subjects(Some(vec![sandbox]), Vec::new(), &Defaults::default()).remove(0);
         let network = Network::default();
@@ -299,6 +305,18 @@ mod tests {
 
     fn verdict(tracked: &Tracked, result: CheckResult, on_damage: OnDamage) -> Verdict {
         judge(tracked, result, on_damage, tracked.checks.due, UNIX_EPOCH)
+    }
+
+    #[test]
+    fn intact_rules_are_no_redirect_where_packets_bypass_them() {
+        let mut bypassed = tracked();
+        bypassed.subject.bypass = Some(Bypass::Kata);
+        for result in [Rules::Well(Engine::Nftables), repaired()] {
+            let verdict = verdict(&bypassed, rules(result), OnDamage::Repair);
+            let row = verdict.checks.row;
+            assert_eq!(row.state, RedirectState::Bypassed);
+            assert!(row.reason.contains("virtual machine") && row.is_ill(), "{row:?}");
+        }
     }
 
     #[test]

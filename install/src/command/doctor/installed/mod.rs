@@ -4,6 +4,7 @@
 use super::diagnosis::{Check, Status};
 use crate::conflist::TYPE;
 use crate::conflist::effective::InvalidFile;
+use crate::cri::sandboxes::Bypass;
 use crate::host::neighbours;
 use crate::probe::inventory::{Cilium, Folder, Inventory, NetworkInUse, PlacedPlugin, Used};
 
@@ -48,6 +49,27 @@ fn is_older(version: &Result<(String, String), String>, since: &[(&str, u32, u32
 }
 
 fn runtime(inventory: &Inventory) -> Check {
+    let (found, meaning) = handlers(inventory);
+    let check = annotations(inventory);
+    Check { found: check.found + &found, meaning: check.meaning + &meaning, ..check }
+}
+
+/// What the runtime's handlers add to its check: pods of theirs are no fault of the node.
+fn handlers(inventory: &Inventory) -> (String, String) {
+    let named = |(name, kind): (&String, &Bypass)| {
+        if name.is_empty() { format!("the default ({kind})") } else { format!("{name} ({kind})") }
+    };
+    let handlers: Vec<_> = inventory.handlers.iter().map(named).collect();
+    if handlers.is_empty() {
+        return (String::new(), String::new());
+    }
+    (
+        format!("; handlers of runtime classes: {}", handlers.join(", ")),
+        "; pods of these handlers bypass the rules, and are not redirected".to_owned(),
+    )
+}
+
+fn annotations(inventory: &Inventory) -> Check {
     let Inventory { runtime, complaints, version, .. } = inventory;
     let found = match version {
         Ok((name, version)) => format!("{name} {version}; {runtime}"),

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::conflist::Invalid;
+use crate::cri::sandboxes::{Bypass, Handlers};
 use crate::host::binary::Identity;
 
 fn identity(byte: &str) -> Identity {
@@ -14,6 +15,7 @@ fn well() -> Inventory {
     Inventory {
         runtime: "containerd, /etc/containerd/config.toml".to_owned(),
         complaints: vec![],
+        handlers: Handlers::new(),
         version: Ok(("containerd".to_owned(), "1.7.2".to_owned())),
         conf_dir: "/etc/cni/net.d".into(),
         network: NetworkInUse::Used(Used {
@@ -90,7 +92,7 @@ fn a_node_that_is_well_and_one_without_culvert_need_nothing() {
 /// Name, change, name of the check, its status, and words that its reader needs.
 type Row = (&'static str, fn(&mut Inventory), &'static str, Status, &'static str);
 
-const ROWS: [Row; 32] = [
+const ROWS: [Row; 33] = [
     (
         "old containerd",
         |i| i.version = Ok(("containerd".into(), "1.4.13".into())),
@@ -100,6 +102,16 @@ const ROWS: [Row; 32] = [
     ),
     ("old CRI-O", |i| i.version = Ok(("cri-o".into(), "1.27.1".into())), "runtime", Status::Degraded, "1.28"),
     ("new CRI-O", |i| i.version = Ok(("cri-o".into(), "1.31.0".into())), "runtime", Status::Ok, "hands"),
+    (
+        "Kata and gVisor",
+        |i| {
+            i.handlers =
+                [("a", Bypass::Kata), ("b", Bypass::Gvisor)].map(|(n, kind)| (n.to_owned(), kind)).into()
+        },
+        "runtime",
+        Status::Ok,
+        "runtime classes: a (Kata), b (gVisor)",
+    ),
     ("unreadable", |i| i.complaints = vec!["x.toml: no".into()], "runtime", Status::Degraded, "x.toml"),
     ("empty", |i| i.network = NetworkInUse::Empty(None), "network", Status::Missing, "not come yet"),
     ("broken", |i| i.network = broken(InvalidFile::Stops), "network", Status::Missing, "takes no other"),
