@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `iptables-save → Rendered`: culvert's lines in the program's output, and their difference from a plan. Pure.
 
+use std::collections::BTreeMap;
+
 use super::render::{Lines, PREFIX, Rendered, Table};
 use crate::redirect::owner::Owner;
 use crate::redirect::ruleset::Family;
@@ -103,7 +105,8 @@ pub(crate) fn difference(wanted: &Rendered, found: &Rendered) -> Vec<String> {
         let mut found_rules = found.rules.iter().filter(about);
         // The order within a chain matters, and iptables-save keeps it.
         let mut by_chain: Vec<&String> = wanted.rules.iter().filter(about).collect();
-        by_chain.sort_by_key(|line| chain_position(found, line));
+        let positions = chain_positions(found);
+        by_chain.sort_by_key(|line| chain_of(line).and_then(|chain| positions.get(chain)));
         for rule in by_chain {
             match found_rules.next() {
                 Some(installed) if parts(installed) == parts(rule) => {}
@@ -119,10 +122,19 @@ pub(crate) fn difference(wanted: &Rendered, found: &Rendered) -> Vec<String> {
     lines
 }
 
-/// Returns the position of the line's chain in `found`: iptables-save prints chains in an order of its own.
-fn chain_position(found: &Lines, line: &str) -> Option<usize> {
-    let chain = line.split(' ').nth(1)?;
-    found.rules.iter().position(|rule| rule.split(' ').nth(1) == Some(chain))
+/// Returns the position of each chain in `found`: iptables-save prints chains in an order of its own.
+fn chain_positions(found: &Lines) -> BTreeMap<&str, usize> {
+    let mut positions = BTreeMap::new();
+    for (index, rule) in found.rules.iter().enumerate() {
+        if let Some(chain) = chain_of(rule) {
+            positions.entry(chain).or_insert(index);
+        }
+    }
+    positions
+}
+
+fn chain_of(line: &str) -> Option<&str> {
+    line.split(' ').nth(1)
 }
 
 /// Split a line into its options, sorted, since versions of iptables print matches in different orders. `-m NAME` is left
