@@ -33,7 +33,7 @@ pub(crate) fn state(pod: &Host) -> Result<Vec<String>> {
 }
 
 /// Runs a program in a host, as an operator with root would.
-fn run(host: &Host, words: &[&str]) -> Result<String> {
+pub(crate) fn run(host: &Host, words: &[&str]) -> Result<String> {
     let output = host.namespace().run(|| Command::new(words[0]).args(&words[1..]).output())?;
     ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

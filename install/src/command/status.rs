@@ -16,10 +16,12 @@ use crate::agent::verify::{self, Defaults, Desired, PodCheck, Subject};
 use crate::cli::shared::Output;
 use crate::cli::status::StatusArgs;
 use crate::command::answer::Exit;
-use crate::conflist::{Choice, Conflist, MAX_BYTES, TYPE, effective, text_of};
+use crate::conflist::{Choice, Conflist, MAX_BYTES, TYPE};
 use crate::cri::Network;
-use crate::host::entry::{self, DROP_IN};
+use crate::host::entry::DROP_IN;
+use crate::host::folder::Folder;
 use crate::host::layout::{self, Layout};
+use crate::host::plugins::Plugins;
 use crate::system::clock::rfc3339;
 use crate::system::read::read_bounded;
 
@@ -160,9 +162,9 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> PodRow {
 fn defaults(layout: &Layout) -> Result<Defaults, String> {
     let shown = layout.conf_dir.display();
     let none = || format!("no entry of culvert-cni is effective in {shown}: new pods are not redirected");
-    let files = entry::loaded_files(layout).map_err(|error| format!("{shown}: {error}"))?;
-    let Choice::File { name, .. } = effective(&files, &layout.loader) else { return Err(none()) };
-    let conflist = Conflist::parse(text_of(&files, &name)).map_err(|_| none())?;
+    let files = Folder::read(layout, &Plugins::default()).map_err(|error| format!("{shown}: {error}"))?;
+    let Choice::File { name, .. } = files.effective(layout) else { return Err(none()) };
+    let conflist = Conflist::parse(files.text(&name)).map_err(|_| none())?;
     if let Some(index) = conflist.plugins.iter().position(|plugin| plugin.kind == TYPE) {
         return Defaults::of_entry(conflist.plugin(index).unwrap_or_default());
     }

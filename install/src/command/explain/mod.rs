@@ -374,9 +374,9 @@ culvert.dev/drop-invalid: enabled
         let text = "culvert.dev/redirekt: enabled\nculvert.dev/inbound-port: 'x'\n";
         let Answer { out, err, exit } = explained(text, &[], None, Output::Text);
         assert_eq!((out.as_str(), exit), ("", Exit::Usage));
-        assert!(err.contains("culvert.dev/redirekt is no annotation of culvert"), "{err}");
+        assert!(err.contains("no annotation of culvert: \"culvert.dev/redirekt\""), "{err}");
         assert!(
-            err.contains("culvert.dev/inbound-port is \"x\": it must be a port from 1 to 65535"),
+            err.contains("culvert.dev/inbound-port must be a port from 1 to 65535: it is \"x\""),
             "{err}"
         );
     }
