@@ -122,7 +122,7 @@ impl<'a> World<'a> {
         let source = (family.pod(), self.port).at();
         let what = format!("{family}: uid {} after uid {}, {end:?}", second.0, first.0);
         if end == End::Silence {
-            self.hole(true)?;
+            hole(&self.lab.peer, true)?;
         }
         match connect_from(self.lab.pod.as_uid(first.0), source, server, IMPATIENCE) {
             Err(error) if error.kind() == ErrorKind::ConnectionReset && end == End::Reset => {
@@ -132,7 +132,7 @@ impl<'a> World<'a> {
                 let landed = self.arrivals.recv_timeout(DEADLINE)?;
                 ensure!(landed == first.1, "{what}: the first landed at {landed:?}");
                 if end == End::Vanished {
-                    self.hole(true)?;
+                    hole(&self.lab.peer, true)?;
                 }
                 end_as_client(stream, end).with_context(|| what.clone())?;
             }
@@ -141,7 +141,7 @@ impl<'a> World<'a> {
         if end.is_unfinished() {
             // The server forgets what it knows, unheard.
             self.serve(End::Reset)?;
-            self.hole(false)?;
+            hole(&self.lab.peer, false)?;
         }
         if self.rules_were_gone {
             self.lab.add(&[("engine", self.engine)])?.expect_success();
@@ -170,20 +170,6 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
-
-    /// Lets the peer hear nothing, as if it had gone, or hear again.
-    fn hole(&self, is_there: bool) -> Result<()> {
-        let script = match is_there {
-            true => {
-                "add table inet hole; add chain inet hole in { type filter hook input priority 0; policy drop; }; \
-                     add chain inet hole out { type filter hook output priority 0; policy drop; }; \
-                     add rule inet hole in icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept; \
-                     add rule inet hole out icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
-            }
-            false => "delete table inet hole",
-        };
-        nft(&self.lab.peer, script)
-    }
 }
 
 impl Drop for World<'_> {
@@ -192,6 +178,20 @@ impl Drop for World<'_> {
             assert!(self.wrong.is_empty(), "an old decision was met:\n{}", self.wrong);
         }
     }
+}
+
+/// Lets a host hear nothing, as if it had gone, or hear again.
+fn hole(host: &Host, is_there: bool) -> Result<()> {
+    let script = match is_there {
+        true => {
+            "add table inet hole; add chain inet hole in { type filter hook input priority 0; policy drop; }; \
+             add chain inet hole out { type filter hook output priority 0; policy drop; }; \
+             add rule inet hole in icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept; \
+             add rule inet hole out icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
+        }
+        false => "delete table inet hole",
+    };
+    nft(host, script)
 }
 
 /// Listens where a listener was a moment ago. A program that another test just started may hold it until it is executed.
@@ -330,7 +330,7 @@ fn tells_port_and_resets(mut stream: TcpStream) -> io::Result<()> {
 fn attempts(actor: Actor<'_>, server: SocketAddr, count: usize) -> Storm {
     actor.run(|| {
         let one = || -> io::Result<bool> {
-            let mut stream = TcpStream::connect(server)?;
+            let mut stream = TcpStream::connect_timeout(&server, DEADLINE / 5)?;
             stream.set_read_timeout(Some(DEADLINE))?;
             let mut port = [0; 2];
             stream.read_exact(&mut port)?;
@@ -351,6 +351,53 @@ fn attempts(actor: Actor<'_>, server: SocketAddr, count: usize) -> Storm {
     })
 }
 
+/// So many attempts by so many threads at a server that resets each.
+fn storm(lab: &Lab, family: Family, threads: usize, count: usize) -> Result<Storm> {
+    let server = (family.outside(), 80).at();
+    let listener = listener(lab.peer.as_root(), server)?;
+    Ok(thread::scope(|scope| {
+        for _ in 0..threads {
+            let listener = listener.try_clone().expect("a second descriptor");
+            scope.spawn(move || {
+                while let Ok((stream, _)) = listener.accept() {
+                    let _ = tells_port_and_resets(stream);
+                }
+            });
+        }
+        let clients: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| attempts(lab.pod.as_uid(APP), server, count / threads)))
+            .collect();
+        let storm = clients.into_iter().map(|client| client.join().expect("no panic")).sum();
+        // Ends every accept.
+        let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
+        storm
+    }))
+}
+
+/// A dependency that is away answers nothing. What the sidecar gave up is no precedent when it is back.
+fn a_server_that_was_silent_is_reached_through_the_sidecar_only(engine: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    lab.add(&[("engine", engine)])?.expect_success();
+    lab.pod.set_sysctl("net.ipv4.ip_local_port_range", "40000 40199")?;
+    let _sidecar = lab.pod.sidecar().options(["--connect-timeout", "50ms"]).start()?;
+    for family in Family::BOTH {
+        hole(&lab.peer, true)?;
+        let while_away = storm(&lab, family, 8, 160)?;
+        assert_eq!(while_away, Storm { failed: 160, ..Storm::default() }, "{family}");
+        hole(&lab.peer, false)?;
+        let mut strays = 0;
+        let all_are_relayed = || {
+            let storm = storm(&lab, family, 8, 160).ok()?;
+            println!("{engine}, {family}, back again: {storm:?}");
+            strays += storm.strays;
+            (storm.relayed == 160 || strays > 0).then_some(())
+        };
+        let relayed = until_some(DEADLINE * 2, all_are_relayed);
+        assert_eq!((strays, relayed), (0, Some(())), "{family}");
+    }
+    Ok(())
+}
+
 fn a_server_that_resets_everything_is_reached_through_the_sidecar_only(engine: &str) -> Result<()> {
     let count = scaled(400);
     let mut wrong = String::new();
@@ -363,26 +410,7 @@ fn a_server_that_resets_everything_is_reached_through_the_sidecar_only(engine: &
         }
         let _sidecar = lab.pod.sidecar().start()?;
         for family in Family::BOTH {
-            let server = (family.outside(), 80).at();
-            let listener = lab.peer.listen(server)?;
-            let storm: Storm = thread::scope(|scope| {
-                for _ in 0..threads {
-                    let listener = listener.try_clone().expect("a second descriptor");
-                    scope.spawn(move || {
-                        while listener.accept().is_ok_and(|(stream, _)| {
-                            let _ = tells_port_and_resets(stream);
-                            true
-                        }) {}
-                    });
-                }
-                let clients: Vec<_> = (0..threads)
-                    .map(|_| scope.spawn(|| attempts(lab.pod.as_uid(APP), server, count / threads)))
-                    .collect();
-                let storm = clients.into_iter().map(|client| client.join().expect("no panic")).sum();
-                // Ends every accept.
-                let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
-                storm
-            });
+            let storm = storm(&lab, family, threads, count)?;
             let line = format!("{engine}, {family}, {threads} threads: {storm:?}");
             println!("{line}");
             if (storm.strays, storm.failed) != (0, 0) {
@@ -420,6 +448,7 @@ fn the_port_of_a_sidecars_dead_connection_is_relayed_for_the_application(engine:
 
 by_every_engine! {
     a_server_that_resets_everything_is_reached_through_the_sidecar_only,
+    a_server_that_was_silent_is_reached_through_the_sidecar_only,
     the_port_of_a_sidecars_dead_connection_is_relayed_for_the_application,
     a_port_that_was_the_others_is_decided_anew,
     a_port_that_was_used_without_rules_is_decided_anew,
