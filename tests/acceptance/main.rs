@@ -9,6 +9,7 @@ mod defaults;
 mod demo;
 mod dns;
 mod documents;
+mod endpoints;
 mod forged;
 mod guards;
 mod kubernetes;

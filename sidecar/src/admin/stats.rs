@@ -23,10 +23,12 @@ pub(crate) struct Process {
 pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Process) -> Stats {
     let mut stats = registry.stats();
     server(&mut stats, running, process);
-    for cluster in running.clusters.iter().map(|cluster| &cluster.state) {
-        let name = stat_name(&cluster.name);
-        stats.read(&cluster.metrics, &[("cluster", &name)]);
-        read_limits(&cluster.limits, &name, &mut stats);
+    for cluster in &running.clusters {
+        let name = stat_name(&cluster.state.name);
+        stats.read(&cluster.state.metrics, &[("cluster", &name)]);
+        read_limits(&cluster.state.limits, &name, &mut stats);
+        let ejected = cluster.health().filter(|(_, ejected)| *ejected).count();
+        stats.add(format!("cluster.{name}.outlier_detection.ejections_active"), count(ejected));
     }
     for of in &running.listeners {
         let planned = &of.plan;
@@ -42,10 +44,13 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
     stats
 }
 
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 fn server(stats: &mut Stats, running: &Running, Process { state, uptime, workers }: Process) {
     let open = running.listeners.iter().map(|listener| listener.metrics.active.get()).sum();
     let on = running.plan.listeners.iter().filter(|listener| listener.address.port() != 0).count();
-    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     for (name, value) in [
         ("server.live", i64::from(state != ServerState::Draining)),
         ("server.state", state as i64),

@@ -6,9 +6,10 @@ use crate::connection::accepted::Accepted;
 use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
 use crate::connection::guard::{self, Ours};
+use crate::connection::proxy::Proxy;
 use crate::connection::route::{self, Route};
 use crate::connection::tls;
-use crate::net::addrs::OrigDst;
+use crate::net::addrs::{Direction, OrigDst};
 use crate::net::original_dst::Redirected;
 use crate::tls::handshake::Shaken;
 use std::sync::Arc;
@@ -21,6 +22,16 @@ pub(crate) struct Admitted {
     pub(crate) original: OrigDst,
     /// The client's TLS session, if it had to begin with one.
     pub(crate) session: Option<Box<Shaken>>,
+}
+
+/// Returns true if an outbound connection is one of the sidecar's own that came back.
+async fn is_own_socket(proxy: &Proxy, accepted: &Accepted, redirected: Redirected) -> bool {
+    match redirected {
+        Redirected::From(original) if accepted.direction == Direction::Outbound => {
+            proxy.own_sockets.contain(accepted.client, original).await
+        }
+        _ => false,
+    }
 }
 
 /// Admits the connection, or returns the reason to refuse it.
@@ -43,7 +54,7 @@ pub(crate) async fn admit(
             let ours = Ours {
                 ports: &proxy.ports,
                 is_address: |ip| proxy.own.contains(ip),
-                is_socket: |client, original| proxy.own_sockets.contains(client, original),
+                is_socket: is_own_socket(&proxy, accepted, redirected).await,
             };
             let original = guard::check(direction, accepted.client, redirected, &ours)
                 .inspect_err(|refusal| proxy.refused(direction, refusal))?;
