@@ -4,19 +4,20 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use culvert_tests::server::{Server, resets, silent, speaks_first};
+use culvert_tests::server::{Server, resets, silent, speaks_first, who};
 use culvert_tests::tls::TlsServer;
 use culvert_tests::tls::authority::Credentials;
-use culvert_tests::{Authority, Lab, Sidecar, Wish, eventually};
+use culvert_tests::{Authority, Family, Lab, Sidecar, Wish, eventually};
+use serde_json::Value;
 
 use crate::documents::TRANSPARENT;
-use crate::support::{APP, read_all};
+use crate::support::{APP, read_all, seen};
 
 const SOON: Duration = Duration::from_secs(20);
 /// The pause after a first failure.
@@ -386,5 +387,55 @@ fn an_endpoint_that_failed_is_tried_by_one_connection_at_a_time_with_growing_pau
     ensure!(failed >= 3, "only {failed} in {took:?}");
     ensure!(failed <= 1 + trials_within(took), "{failed} failures in {took:?} and {calls} calls");
     ensure!(calls > 100, "only {calls} calls in {took:?}");
+    Ok(())
+}
+
+/// Calls the pod's own service, which has no other endpoint, and returns what the application heard last of its client.
+fn a_call_to_oneself(family: Family, mode: Option<&str>, more: &str) -> Result<(Result<IpAddr>, Vec<Value>)> {
+    let lab = Lab::new()?;
+    lab.add(&[])?.expect_success();
+    let authority = Authority::new("mesh default")?;
+    let folder = |name: &str| lab.folder().join(name).display().to_string();
+    authority.service("web")?.write(&lab.folder().join("identity"))?;
+    let mtls = mode.map_or(String::new(), |mode| {
+        format!(", mtls: {{enabledBackend: ca, backends: [{{name: ca, type: provided, mode: {mode}}}]}}")
+    });
+    let text = format!(
+        "{{type: Mesh, name: default{mtls}}}\n---\n{{type: Dataplane, name: here, networking: {{address: '{}', {TRANSPARENT}, inbound: [{{port: 8080, tags: {{kuma.io/service: web}}}}], outbound: [{{port: 7100, tags: {{kuma.io/service: web}}}}]}}}}\n{more}",
+        family.pod()
+    );
+    fs::create_dir(lab.folder().join("mesh"))?;
+    fs::write(lab.folder().join("mesh/mesh.yaml"), text)?;
+    let _application = lab.pod.as_uid(APP).serve((family.pod(), 8080), who())?;
+    let options = ["--resources", &folder("mesh"), "--dataplane", "here", "--identity", &folder("identity")];
+    let sidecar = lab.pod.sidecar().options(options).start()?;
+    let heard = lab.pod.as_uid(APP).connect("127.0.0.1:7100").map_err(Into::into).and_then(seen);
+    eventually!(sidecar.access_log().len() == 2, SOON);
+    Ok((heard.map(|client| client.ip()), sidecar.access_log()))
+}
+
+#[test]
+fn a_call_through_the_pods_own_service_goes_through_the_inbound_rules() -> Result<()> {
+    let denied = "---\n{type: MeshTrafficPermission, name: none, spec: {targetRef: {kind: Mesh}, from: [{targetRef: {kind: Mesh}, default: {action: Deny}}]}}\n";
+    for family in Family::BOTH {
+        for (mode, more, reason) in [
+            (None, "", "ok"),
+            (Some("STRICT"), "", "ok"),
+            (Some("PERMISSIVE"), "", "ok"),
+            (Some("STRICT"), denied, "forbidden"),
+        ] {
+            let (heard, records) = a_call_to_oneself(family, mode, more)?;
+            let of = |direction: &str| records.iter().find(|record| record["direction"] == direction);
+            let (inbound, outbound) =
+                (of("inbound").context("no inbound")?, of("outbound").context("no outbound")?);
+            let what = format!("{family} {mode:?}: {heard:?}, {records:#?}");
+            ensure!(inbound["reason"] == reason, "{what}");
+            ensure!(outbound["cluster"] == "web", "{what}");
+            // From the hop, so through the inbound side; under mTLS as a member like any other.
+            ensure!(heard.ok() == (reason == "ok").then_some(family.hop()), "{what}");
+            let peer = mode.map(|_| "spiffe://default/web");
+            ensure!(inbound["peer"].as_str() == peer, "{what}");
+        }
+    }
     Ok(())
 }

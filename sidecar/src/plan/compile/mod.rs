@@ -173,13 +173,15 @@ fn members(ours: &[&Document]) -> HashMap<SocketAddr, Arc<Member>> {
     members
 }
 
-/// Returns the endpoints of each service that other pods offer.
+/// Returns the endpoints of each service. This pod is among them, as in Kuma: by its own address rather than the advertised
+/// one, so that the call goes through its inbound rules and not out of the pod.
 fn services(ours: &[&Document], this: &Document) -> BTreeMap<String, Vec<EndpointPlan>> {
     let mut services: BTreeMap<String, Vec<EndpointPlan>> = BTreeMap::new();
-    for (document, dataplane) in dataplanes(ours).filter(|(document, _)| document.place != this.place) {
+    for (document, dataplane) in dataplanes(ours) {
+        let is_this = document.place == this.place;
         for inbound in dataplane.networking.inbound.iter().filter(|inbound| inbound.is_ready()) {
-            let endpoint =
-                EndpointPlan { address: dataplane.endpoint(inbound), member: member(document, inbound) };
+            let address = if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) };
+            let endpoint = EndpointPlan { address, member: member(document, inbound) };
             services.entry(endpoint.member.service().into()).or_default().push(endpoint);
         }
     }
