@@ -84,7 +84,7 @@ fn a_connection_of_its_own_that_comes_back_is_ended_as_a_loop(engine: &str) -> R
         ensure!(client.contains(":420"), "{client}");
         ensure!(own_connections_refused(&sidecar)? == 1);
         ensure!(sidecar.stat("listener_manager.outbound.loop_rejected")? == 1);
-        ensure!(sidecar.stderr().text().contains("nf_conntrack_tcp_timeout_close"), "no warning");
+        eventually!(sidecar.stderr().text().contains("nf_conntrack_tcp_timeout_close"), SOON);
         ensure!(server.accepted() == before, "{family}: the server was reached");
         ports(&lab, 41_000, 41_999)?;
         talks(connect_from(app, SocketAddr::new(pod, 43_001), to)).context("from ports without a past")?;

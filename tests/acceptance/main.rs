@@ -11,6 +11,7 @@ mod demo;
 mod dns;
 mod documents;
 mod documents_memory;
+mod endpoints;
 mod forged;
 mod go_json;
 mod guards;

@@ -12,6 +12,7 @@ use crate::observe::one_line::one_line;
 use crate::options::config::Config;
 use crate::plan::{self, Discovery, Mtls};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -202,18 +203,29 @@ fn limits(of: &ClusterLimits) -> [(&'static str, u32); 4] {
     ]
 }
 
-/// Destinations that a cluster dialled, each with the document that names it, if any: `passthrough: false` would close the
-/// way to the others.
-fn hosts<'r>(
-    running: &'r Running,
-    of: &Cluster,
-    destinations: &Destinations,
-) -> Vec<(DialAddr, Destination, Option<Named<'r>>)> {
+/// A destination that a cluster dialled.
+struct Host<'r> {
+    addr: DialAddr,
+    counted: Destination,
+    /// The document that names it, of passthrough: `passthrough: false` would close the way to the others.
+    named: Option<Named<'r>>,
+    /// Of a service's endpoint: true while it comes after all others, as it failed.
+    ejected: Option<bool>,
+}
+
+fn hosts<'r>(running: &'r Running, of: &Cluster, destinations: &Destinations) -> Vec<Host<'r>> {
     let asked = of.plan.origin == plan::Origin::Transparent && of.plan.name.starts_with("outbound");
     let named =
         |addr: DialAddr| Named(running.plan.members.get(&addr.get()).map(|member| &*member.dataplane));
+    let health: HashMap<_, _> = of.health().collect();
     let hosts = destinations.of(of.state.id).into_iter().take(MOST_HOSTS);
-    hosts.map(|(addr, host)| (addr, host, asked.then(|| named(addr)))).collect()
+    let host = |(addr, counted): (DialAddr, _)| Host {
+        addr,
+        counted,
+        named: asked.then(|| named(addr)),
+        ejected: health.get(&addr.get()).copied(),
+    };
+    hosts.map(host).collect()
 }
 
 /// The Dataplane that names a destination.
@@ -248,11 +260,15 @@ pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> S
         }
         let _ = writeln!(text, "{name}::added_via_api::false");
         let _ = writeln!(text, "{name}::cx_active::{}", of.state.metrics.active.get());
-        for (addr, host, named) in hosts(running, of, destinations) {
-            let _ = writeln!(text, "{name}::{addr}::cx_active::{}", host.active);
-            let _ = writeln!(text, "{name}::{addr}::cx_connect_fail::{}", host.connect_fail);
-            let _ = writeln!(text, "{name}::{addr}::cx_total::{}", host.total);
-            let _ = writeln!(text, "{name}::{addr}::last_seen::{}", rfc3339(host.last_seen_at()));
+        for Host { addr, counted, named, ejected } in hosts(running, of, destinations) {
+            let _ = writeln!(text, "{name}::{addr}::cx_active::{}", counted.active);
+            let _ = writeln!(text, "{name}::{addr}::cx_connect_fail::{}", counted.connect_fail);
+            let _ = writeln!(text, "{name}::{addr}::cx_total::{}", counted.total);
+            if let Some(ejected) = ejected {
+                let flags = if ejected { "/failed_outlier_check" } else { "healthy" };
+                let _ = writeln!(text, "{name}::{addr}::health_flags::{flags}");
+            }
+            let _ = writeln!(text, "{name}::{addr}::last_seen::{}", rfc3339(counted.last_seen_at()));
             if let Some(Named(named)) = named {
                 let _ =
                     writeln!(text, "{name}::{addr}::named_by::{}", one_line(named.unwrap_or("no document")));
@@ -272,16 +288,21 @@ pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> V
                 .collect();
             let hosts: Vec<_> = hosts(running, of, destinations)
                 .into_iter()
-                .map(|(addr, host, named)| {
+                .map(|Host { addr, counted, named, ejected }| {
                     let mut shown = json!({
                         "address": socket_address(addr.get()),
                         "stats": [
-                            {"name": "cx_active", "type": "GAUGE", "value": host.active.to_string()},
-                            {"name": "cx_connect_fail", "value": host.connect_fail.to_string()},
-                            {"name": "cx_total", "value": host.total.to_string()},
+                            {"name": "cx_active", "type": "GAUGE", "value": counted.active.to_string()},
+                            {"name": "cx_connect_fail", "value": counted.connect_fail.to_string()},
+                            {"name": "cx_total", "value": counted.total.to_string()},
                         ],
-                        "last_seen": rfc3339(host.last_seen_at()),
+                        "last_seen": rfc3339(counted.last_seen_at()),
                     });
+                    match ejected {
+                        Some(true) => shown["health_status"] = json!({"failed_outlier_check": true}),
+                        Some(false) => shown["health_status"] = json!({"eds_health_status": "HEALTHY"}),
+                        None => {}
+                    }
                     if let Some(Named(named)) = named {
                         shown["named_by"] = named.into();
                     }

@@ -31,8 +31,9 @@ pub(super) fn series(stats: &Stats) -> String {
     for (name, value) in stats.iter() {
         let Some((kind, rest)) = name.split_once('.') else { continue };
         let Some((_, label)) = LABELS.iter().find(|(first, _)| *first == kind) else { continue };
-        // The listener's address has dots of its own; what is measured has none, but for the breaker's.
-        let at = rest.find(".circuit_breakers.").or_else(|| rest.rfind('.'));
+        // The listener's address has dots of its own; what is measured has none, but for that of these two.
+        let mut groups = [".circuit_breakers.", ".outlier_detection."].into_iter();
+        let at = groups.find_map(|group| rest.find(group)).or_else(|| rest.rfind('.'));
         let Some((whose, what)) = at.map(|at| (&rest[..at], &rest[at + 1..])) else { continue };
         let family = format!("envoy_{kind}_{}", what.replace('.', "_"));
         families.entry(family).or_default().push(format!("{{{label}=\"{whose}\"}} {value}"));
@@ -67,6 +68,7 @@ mod tests {
         let mut stats = Stats::default();
         for (name, value) in [
             ("cluster.outbound_passthrough_ipv4.circuit_breakers.default.cx_open", 0),
+            ("cluster.outbound_passthrough_ipv4.outlier_detection.ejections_active", 1),
             ("cluster.outbound_passthrough_ipv4.upstream_cx_active", 3),
             ("cluster.inbound_passthrough_ipv4.upstream_cx_active", 4),
             ("listener.0.0.0.0_15001.downstream_cx_total", 5),
@@ -82,6 +84,8 @@ mod tests {
              envoy_server_uptime 7\n\
              # TYPE envoy_cluster_circuit_breakers_default_cx_open gauge\n\
              envoy_cluster_circuit_breakers_default_cx_open{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 0\n\
+             # TYPE envoy_cluster_outlier_detection_ejections_active gauge\n\
+             envoy_cluster_outlier_detection_ejections_active{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 1\n\
              # TYPE envoy_cluster_upstream_cx_active gauge\n\
              envoy_cluster_upstream_cx_active{envoy_cluster_name=\"inbound_passthrough_ipv4\"} 4\n\
              envoy_cluster_upstream_cx_active{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 3\n\

@@ -27,6 +27,8 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
         let (state, name) = (&cluster.state, &cluster.stat_name);
         stats.read(&state.metrics, &[("cluster", name)]);
         read_limits(&state.limits, name, &mut stats);
+        let ejected = cluster.health().filter(|(_, ejected)| *ejected).count();
+        stats.add(format!("cluster.{name}.outlier_detection.ejections_active"), count(ejected));
     }
     for of in &running.listeners {
         let planned = &of.plan;
@@ -42,10 +44,13 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
     stats
 }
 
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 fn server(stats: &mut Stats, running: &Running, Process { state, uptime, workers }: Process) {
     let open = running.listeners.iter().map(|listener| listener.metrics.active.get()).sum();
     let on = running.plan.listeners.iter().filter(|listener| listener.address.port() != 0).count();
-    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     for (name, value) in [
         ("server.live", i64::from(state != ServerState::Draining)),
         ("server.state", state as i64),

@@ -1,10 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From a cluster to a connected server: endpoints in turn, each within its deadline, then TLS.
+//! From a cluster to a connected server: endpoints in turn, each to be dialled and, as a mesh member, to speak TLS.
+//!
+//! An endpoint that fails in either is followed by the next. No byte of the client was sent by then, and none of a server
+//! was passed on. While others are left, an endpoint has a share of the time only:
+//!
+//! | | all attempts together | one, while others are left | comes last for others after |
+//! |---|---|---|---|
+//! | dial | connect timeout | 2 s, half of what is left at most | 500 ms |
+//! | TLS | 10 s | 5 s, half of what is left at most | 2 s |
+//!
+//! A trial of an ejected endpoint has the shorter time of the last column, as it delays a connection that others would serve.
 //!
 //! Nothing here knows the client's connection, nor who counts: each step is reported as an [`Event`]. Dropping the future
 //! of [`connect`] at any point closes what it dialled and gives its permits back.
 
-use crate::cluster::endpoint::{Endpoint, Turns};
+use crate::cluster::endpoint::{Endpoint, Standing, Turn, Turns};
 use crate::cluster::origination::Origination;
 use crate::cluster::registry::Cluster;
 use crate::cluster::stream::Stream;
@@ -14,10 +24,11 @@ use crate::net::limit::{Claim, Permit};
 use crate::net::own_sockets::{OwnSocket, OwnSockets};
 use crate::observe::close_reason::CloseReason;
 use crate::plan::{self, Member};
-use crate::tls::TlsError;
+use crate::tls::{TlsError, handshake};
 use culvert_mesh::model::spiffe::SpiffeId;
 use std::fmt;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -46,12 +57,11 @@ pub(crate) enum Breaker {
 /// The use of trying again after a [`ConnectError`]. No byte of the client was sent in any of these cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// Another endpoint may do better, and may be tried at once.
+    /// The endpoint failed: another may do better, and may be tried at once.
     Elsewhere,
-    /// The cluster has no place or no endpoint now: trying again at once adds load and changes nothing.
+    /// The cluster has no place or no endpoint now, or this host or sidecar lacks something: trying again at once adds load
+    /// and changes nothing.
     Later,
-    /// The server is not who it should be, or this pod has no identity: trying again could hide an attack.
-    Never,
 }
 
 impl fmt::Display for Breaker {
@@ -74,11 +84,17 @@ impl ConnectError {
         }
     }
 
+    /// Returns true if no answer came in time.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self, Self::Dial(DialError::TimedOut { .. }) | Self::Tls(TlsError::TimedOut(_)))
+    }
+
     pub(crate) fn retry(&self) -> Retry {
         match self {
-            Self::Dial(_) => Retry::Elsewhere,
+            Self::Dial(error) if error.is_ours() => Retry::Later,
+            Self::Tls(error) if error.is_ours() => Retry::Later,
+            Self::Dial(_) | Self::Tls(_) => Retry::Elsewhere,
             Self::Full { .. } | Self::NoEndpoint(_) => Retry::Later,
-            Self::Tls(_) => Retry::Never,
         }
     }
 }
@@ -86,11 +102,13 @@ impl ConnectError {
 /// A step of [`connect`], for the counters of its caller.
 #[derive(Debug)]
 pub(crate) enum Event<'e> {
-    /// The address that was dialled last could not be reached.
-    Failed(&'e DialError),
+    /// The address that was dialled last failed.
+    Failed(&'e ConnectError),
+    /// With that its endpoint comes after all others of the cluster.
+    Ejected,
     /// The next address is dialled.
     Retrying(DialAddr),
-    /// The cluster's limit on retries does not allow to dial the next address.
+    /// The cluster's limit on retries does not allow to dial an endpoint that is ejected.
     RetryRefused,
     /// The server was reached after this time; TLS, if any, comes now. The place among connects under way is free again.
     Connected(Duration),
@@ -109,8 +127,8 @@ pub(crate) struct Upstream {
 struct Attempt<'a> {
     addr: DialAddr,
     source: Option<IpAddr>,
-    /// The endpoint to eject when it cannot be reached.
-    endpoint: Option<&'a Endpoint>,
+    /// The endpoint to eject when it fails.
+    endpoint: Option<(&'a Endpoint, Standing)>,
     /// The mesh member that lives at the address; TLS is for these only.
     member: Option<&'a Member>,
 }
@@ -159,26 +177,139 @@ impl<'a> Attempts<'a> {
 
 impl<'a> Attempt<'a> {
     /// Dials. The inbound hop needs no note: its source tells it from all other connections.
-    async fn dial(
-        &self,
-        deadline: Option<Duration>,
-        sockets: &Arc<OwnSockets>,
-    ) -> Result<(TcpStream, Option<OwnSocket>), DialError> {
+    async fn dial(self, sockets: &Arc<OwnSockets>) -> Result<(TcpStream, Option<OwnSocket>), DialError> {
         match self.source {
-            Some(_) => Ok((dial::dial(self.addr, self.source, deadline).await?, None)),
-            None => {
-                dial::dial_noted(self.addr, deadline, sockets).await.map(|(tcp, noted)| (tcp, Some(noted)))
-            }
+            Some(_) => Ok((dial::dial(self.addr, self.source, None).await?, None)),
+            None => dial::dial_noted(self.addr, sockets).await.map(|(tcp, noted)| (tcp, Some(noted))),
         }
     }
 
-    fn at(endpoint: &'a Endpoint) -> Self {
+    fn at(Turn { endpoint, standing }: Turn<'a>) -> Self {
         let (addr, member) = (DialAddr::new(endpoint.address), Some(&*endpoint.member));
-        Self { addr, source: None, endpoint: Some(endpoint), member }
+        Self { addr, source: None, endpoint: Some((endpoint, standing)), member }
+    }
+
+    fn is(&self, wanted: Standing) -> bool {
+        self.endpoint.is_some_and(|(_, standing)| standing == wanted)
     }
 }
 
-/// Dials until a server answers or no address is left, then speaks TLS with a mesh member if `origination` is given.
+/// The time that the attempts of one connection may take for one of the two phases.
+struct Budget {
+    /// `None` leaves it to the kernel.
+    left: Option<Duration>,
+    patience: Patience,
+}
+
+/// The time for one endpoint, while others are left.
+#[derive(Clone, Copy)]
+struct Patience {
+    most: Duration,
+    /// Without an answer by then, the endpoint comes last for other connections, so that they need not wait too.
+    suspect: Duration,
+}
+
+/// One retransmission of a SYN comes after a second; its answer is awaited too.
+const DIAL: Patience = Patience { most: Duration::from_secs(2), suspect: Duration::from_millis(500) };
+/// A server with few CPUs may need seconds for the handshakes of a burst.
+const HANDSHAKE: Patience = Patience { most: Duration::from_secs(5), suspect: Duration::from_secs(2) };
+
+impl Budget {
+    /// The time for an attempt; all that is left for the last one.
+    fn share(&self, attempt: &Attempt<'_>, has_more: bool) -> Option<Duration> {
+        if !has_more {
+            return self.left;
+        }
+        let Patience { most, suspect } = self.patience;
+        let most = if attempt.is(Standing::Trial) { suspect } else { most };
+        Some(self.left.map_or(most, |left| most.min(left / 2)))
+    }
+
+    /// Does the work of an attempt within its share. `None` if the time was over.
+    async fn spend<T>(
+        &mut self,
+        cluster: &Cluster,
+        attempt: &Attempt<'_>,
+        share: Option<Duration>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let started = Instant::now();
+        let done = match attempt.endpoint {
+            Some((endpoint, _)) => {
+                self.watch(share, work, || cluster.suspect(endpoint, self.patience.most)).await
+            }
+            None => limited(share, work).await,
+        };
+        self.left = self.left.map(|left| left.saturating_sub(started.elapsed()));
+        done
+    }
+
+    /// Does the work, and reports it when it is slow. One timer at a time: most work is done before the first.
+    async fn watch<T>(
+        &self,
+        share: Option<Duration>,
+        work: impl Future<Output = T>,
+        slow: impl FnOnce(),
+    ) -> Option<T> {
+        let mut work = pin!(work);
+        let suspect = self.patience.suspect;
+        let early = share.map_or(suspect, |share| share.min(suspect));
+        if let Ok(done) = tokio::time::timeout(early, &mut work).await {
+            return Some(done);
+        }
+        slow();
+        limited(share.map(|share| share - early), work).await
+    }
+}
+
+async fn limited<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+/// The attempts of one connection.
+struct Attempting<'a> {
+    cluster: &'a Cluster,
+    origination: Option<Origination<'a>>,
+    sockets: &'a Arc<OwnSockets>,
+    /// Held while an endpoint is dialled.
+    pending: Option<Permit>,
+    dial: Budget,
+    handshake: Budget,
+}
+
+impl<'a> Attempting<'a> {
+    /// Makes one attempt. `more` is true if others are left after it.
+    async fn attempt(
+        &mut self,
+        attempt: Attempt<'a>,
+        more: bool,
+        report: &mut impl FnMut(Event<'_>),
+    ) -> Result<Upstream, ConnectError> {
+        let started = Instant::now();
+        let share = self.dial.share(&attempt, more);
+        let dialled = self.dial.spend(self.cluster, &attempt, share, attempt.dial(self.sockets)).await;
+        let (mut tcp, noted) = dialled.unwrap_or(Err(DialError::TimedOut { addr: attempt.addr }))?;
+        self.pending = None;
+        report(Event::Connected(started.elapsed()));
+        let Some((origination, member)) = self.origination.zip(attempt.member) else {
+            return Ok(Upstream { noted, stream: Stream::Plain(tcp), peer: None });
+        };
+        let share = self.handshake.share(&attempt, more).unwrap_or(handshake::DEADLINE);
+        // Boxed, so that a connection without TLS does not carry the room of a handshake. It ends by the same limit itself,
+        // and counts.
+        let shaking = Box::pin(origination.handshake(&mut tcp, attempt.addr, member, share));
+        let shaken = self.handshake.spend(self.cluster, &attempt, Some(share), shaking).await;
+        let shaken = shaken.unwrap_or(Err(TlsError::TimedOut(share)))?;
+        let peer = Some(shaken.peer.id().clone());
+        Ok(Upstream { noted, stream: Stream::Tls(shaken.over(tcp).into()), peer })
+    }
+}
+
+/// Connects to one address after the other, until a server is ready for the client's bytes or no address is left. TLS is
+/// spoken with mesh members if `origination` is given.
 ///
 /// Not an async function, whose future would hold the arguments twice.
 pub(crate) fn connect<'a>(
@@ -187,45 +318,87 @@ pub(crate) fn connect<'a>(
     sockets: &'a Arc<OwnSockets>,
     mut report: impl FnMut(Event<'_>) + 'a,
 ) -> impl Future<Output = Result<Upstream, ConnectError>> {
-    let Attempts { cluster, pending, first: mut attempt, others } = attempts;
-    let mut others = others.into_iter().flatten();
+    let Attempts { cluster, pending, first: mut attempt, mut others } = attempts;
+    let dial = Budget { left: cluster.plan.connect_timeout, patience: DIAL };
+    let handshake = Budget { left: Some(handshake::DEADLINE), patience: HANDSHAKE };
+    let mut attempting =
+        Attempting { cluster, origination, sockets, pending: Some(pending), dial, handshake };
     async move {
-        // Held while a second or later endpoint is dialled.
+        // Held while ejected endpoints are tried.
         let mut retry = None;
-        let (mut tcp, noted, took) = loop {
-            let started = Instant::now();
-            let error = match attempt.dial(cluster.plan.connect_timeout, sockets).await {
-                Ok((tcp, noted)) => break (tcp, noted, started.elapsed()),
+        loop {
+            let more = others.as_ref().is_some_and(Turns::has_more);
+            let error = match attempting.attempt(attempt, more, &mut report).await {
+                Ok(upstream) => {
+                    if let Some((endpoint, _)) = attempt.endpoint {
+                        endpoint.ejection.end();
+                    }
+                    return Ok(upstream);
+                }
                 Err(error) => error,
             };
-            report(Event::Failed(&error));
-            let error = ConnectError::from(error);
-            if let Some(endpoint) = attempt.endpoint {
-                cluster.eject(endpoint);
+            let elsewhere = error.retry() == Retry::Elsewhere;
+            if elsewhere || matches!(error, ConnectError::Dial(_)) {
+                report(Event::Failed(&error));
             }
-            let next = if error.retry() == Retry::Elsewhere { others.next() } else { None };
-            let Some(next) = next else { return Err(error) };
-            if retry.is_none() {
-                retry = cluster.state.limits.retries.try_acquire();
-            }
-            if retry.is_none() {
-                report(Event::RetryRefused);
+            if !elsewhere {
                 return Err(error);
             }
+            if let Some((endpoint, standing)) = attempt.endpoint
+                && cluster.failed(endpoint, standing)
+            {
+                report(Event::Ejected);
+            }
+            let Some(next) = others.as_mut().and_then(Iterator::next) else { return Err(error) };
             attempt = Attempt::at(next);
+            // An endpoint in service is tried in any case: to refuse that would lose a connection for nothing. Where all have
+            // failed, the limit keeps each connection from becoming as many dials as there are endpoints.
+            if attempt.is(Standing::LastResort) && retry.is_none() {
+                retry = cluster.state.limits.retries.try_acquire();
+                if retry.is_none() {
+                    report(Event::RetryRefused);
+                    return Err(error);
+                }
+            }
+            if attempting.pending.is_none() {
+                attempting.pending = cluster.state.limits.pending.try_acquire();
+            }
             report(Event::Retrying(attempt.addr));
-        };
-        if let Some(endpoint) = attempt.endpoint {
-            endpoint.ejection.end();
         }
-        drop((pending, retry));
-        report(Event::Connected(took));
-        let Some((origination, member)) = origination.zip(attempt.member) else {
-            return Ok(Upstream { noted, stream: Stream::Plain(tcp), peer: None });
-        };
-        // Boxed, so that a connection without TLS does not carry the room of a handshake.
-        let shaken = Box::pin(origination.handshake(&mut tcp, attempt.addr, member)).await?;
-        let peer = Some(shaken.peer.id().clone());
-        Ok(Upstream { noted, stream: Stream::Tls(shaken.over(tcp).into()), peer })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(standing: Option<Standing>) -> Attempt<'static> {
+        let endpoint: &'static Endpoint = Box::leak(Box::new(Endpoint {
+            address: "192.0.2.1:80".parse().unwrap(),
+            member: Arc::new(Member { dataplane: "d".into(), tags: Arc::default() }),
+            ejection: Arc::default(),
+        }));
+        let addr = DialAddr::new(endpoint.address);
+        Attempt { addr, source: None, endpoint: standing.map(|standing| (endpoint, standing)), member: None }
+    }
+
+    #[test]
+    fn an_attempt_leaves_time_for_the_others_and_the_last_has_all_that_is_left() {
+        let ms = Duration::from_millis;
+        for (name, left, standing, has_more, expected) in [
+            ("one of several", Some(10_000), Standing::InService, true, Some(2_000)),
+            ("little is left", Some(1_000), Standing::InService, true, Some(500)),
+            ("no connect timeout", None, Standing::InService, true, Some(2_000)),
+            ("a trial", Some(10_000), Standing::Trial, true, Some(500)),
+            ("a trial, little is left", Some(400), Standing::Trial, true, Some(200)),
+            ("the last", Some(10_000), Standing::InService, false, Some(10_000)),
+            ("a trial of the only one", Some(10_000), Standing::Trial, false, Some(10_000)),
+            ("the last, no connect timeout", None, Standing::LastResort, false, None),
+        ] {
+            let budget = Budget { left: left.map(ms), patience: DIAL };
+            assert_eq!(budget.share(&attempt(Some(standing)), has_more), expected.map(ms), "{name}");
+        }
+        let budget = Budget { left: Some(ms(10_000)), patience: DIAL };
+        assert_eq!(budget.share(&attempt(None), false), Some(ms(10_000)), "an original destination");
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Endpoints of a cluster, and the order in which a connection tries them.
+//! Endpoints of a cluster, their failures, and the order in which a connection tries them.
 
 use crate::plan::Member;
 use std::net::SocketAddr;
@@ -16,29 +16,108 @@ pub(crate) struct Endpoint {
     pub(crate) ejection: Arc<Ejection>,
 }
 
-/// The time until which an endpoint comes after all others of its cluster, because it could not be reached.
+/// The longest pause between two trials, in milliseconds. Envoy's is five minutes; a minute costs one connection's delay, and
+/// an endpoint that recovered is used four minutes sooner.
+const LONGEST_PAUSE: u64 = 60_000;
+
+/// The time until which an endpoint comes after all others of its cluster, and the failures that led there.
 ///
-/// Written by each connection that dials the endpoint, on any worker; read by each that chooses one.
+/// An endpoint that fails is ejected for a pause. When that is over, one connection tries the endpoint; the others leave it
+/// last until the trial has succeeded. Each trial that fails doubles the pause. Written by each connection that dials the
+/// endpoint, on any worker; read by each that chooses one.
 #[derive(Debug, Default)]
 pub(crate) struct Ejection {
-    /// Milliseconds of the cluster's clock; 0 = not ejected.
-    until: AtomicU64,
+    /// A [`State`] in one word, so that it changes as a whole; 0 = in service.
+    word: AtomicU64,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    /// Milliseconds of the cluster's clock.
+    until: u64,
+    /// Failures in a row that ejected it; 0 = it was slow, and did not fail yet.
+    failures: u64,
+}
+
+/// The standing of an endpoint when a connection chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    InService,
+    /// Its pause is over, and this connection tries it for all.
+    Trial,
+    /// It is ejected, and nothing else is left.
+    LastResort,
+}
+
+impl State {
+    const IN_SERVICE: Self = Self { until: 0, failures: 0 };
+    /// More would overflow the shift in [`State::pause`]; the longest pause is reached long before.
+    const MOST_FAILURES: u64 = 32;
+
+    fn from_word(word: u64) -> Self {
+        Self { until: word >> 8, failures: word & 0xff }
+    }
+
+    fn word(self) -> u64 {
+        self.until << 8 | self.failures
+    }
+
+    fn is_out(self, now: u64) -> bool {
+        self.until > now || self.failures != 0
+    }
+
+    /// The pause after so many failures, the first of which costs `first` milliseconds.
+    fn pause(self, first: u64) -> u64 {
+        (first << self.failures.saturating_sub(1)).min(LONGEST_PAUSE.max(first))
+    }
 }
 
 impl Ejection {
-    pub(crate) fn eject_until(&self, millis: u64) {
-        self.until.store(millis, Relaxed);
+    /// Notes a failure, and returns true if it ejected the endpoint. Connections that failed together count as one, and one
+    /// that tried an ejected endpoint as a last resort proves nothing new.
+    pub(crate) fn failed(&self, now: u64, first_pause: u64, standing: Standing) -> bool {
+        let failed = |word| {
+            let before = State::from_word(word);
+            if before.failures != 0 && standing != Standing::Trial {
+                return None;
+            }
+            let mut after = State { failures: (before.failures + 1).min(State::MOST_FAILURES), ..before };
+            after.until = now.saturating_add(after.pause(first_pause));
+            Some(after.word())
+        };
+        let before = self.word.fetch_update(Relaxed, Relaxed, failed);
+        before.is_ok_and(|word| State::from_word(word).failures == 0)
     }
 
-    /// Ends the ejection. Reads first: a store would take the cache line from all other workers at each connect.
+    /// Lets it come after the others for `time`, as an answer is overdue. Once it has failed, that counts.
+    pub(crate) fn suspect(&self, now: u64, time: u64) {
+        let slow = State { until: now.saturating_add(time), failures: 0 };
+        let suspected = |word| (!State::from_word(word).is_out(now)).then_some(slow.word());
+        let _ = self.word.fetch_update(Relaxed, Relaxed, suspected);
+    }
+
+    /// Puts it in service. Reads first: a store would take the cache line from all other workers at each connect.
     pub(crate) fn end(&self) {
-        if self.until.load(Relaxed) != 0 {
-            self.until.store(0, Relaxed);
+        if self.word.load(Relaxed) != State::IN_SERVICE.word() {
+            self.word.store(State::IN_SERVICE.word(), Relaxed);
         }
     }
 
-    fn holds(&self, now: u64) -> bool {
-        self.until.load(Relaxed) > now
+    /// Returns true while it comes after all others, but for trials.
+    pub(crate) fn is_out(&self, now: u64) -> bool {
+        State::from_word(self.word.load(Relaxed)).is_out(now)
+    }
+
+    /// Takes the trial that is due, if no other connection did. The next one is due after another pause, whatever becomes of
+    /// this one.
+    fn take_trial(&self, now: u64, first_pause: u64) -> bool {
+        let word = self.word.load(Relaxed);
+        let state = State::from_word(word);
+        if state.failures == 0 || state.until > now {
+            return false;
+        }
+        let taken = State { until: now.saturating_add(state.pause(first_pause)), ..state };
+        self.word.compare_exchange(word, taken.word(), Relaxed, Relaxed).is_ok()
     }
 }
 
@@ -52,41 +131,131 @@ pub(crate) struct Turns<'a> {
     step: usize,
     /// Passed over in the first round. Allocates only where there is one.
     ejected: Vec<&'a Arc<Endpoint>>,
-    left: usize,
+    /// Endpoints that were returned.
+    tried: usize,
+    most: usize,
     now: u64,
+    first_pause: u64,
+}
+
+/// An endpoint for the next attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn<'a> {
+    pub(crate) endpoint: &'a Arc<Endpoint>,
+    pub(crate) standing: Standing,
 }
 
 impl<'a> Turns<'a> {
     /// Begins with the endpoint that `turn` chooses, and tries `most` at most. `now` is the cluster's clock.
-    pub(crate) fn new(endpoints: &'a [Arc<Endpoint>], turn: usize, most: usize, now: u64) -> Self {
+    pub(crate) fn new(
+        endpoints: &'a [Arc<Endpoint>],
+        turn: usize,
+        most: usize,
+        now: u64,
+        first_pause: u64,
+    ) -> Self {
         let start = turn % endpoints.len().max(1);
-        Self { endpoints, start, step: 0, ejected: Vec::new(), left: most, now }
+        Self { endpoints, start, step: 0, ejected: Vec::new(), tried: 0, most, now, first_pause }
+    }
+
+    /// Returns true if there is an endpoint to try after this one.
+    pub(crate) fn has_more(&self) -> bool {
+        self.tried < self.endpoints.len().min(self.most)
+    }
+
+    fn turn(&mut self, endpoint: &'a Arc<Endpoint>, standing: Standing) -> Turn<'a> {
+        self.tried += 1;
+        Turn { endpoint, standing }
     }
 }
 
 impl<'a> Iterator for Turns<'a> {
-    type Item = &'a Arc<Endpoint>;
+    type Item = Turn<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let endpoints = self.endpoints;
-        if self.left == 0 {
+        if !self.has_more() {
             return None;
         }
         while self.step < endpoints.len() {
             let endpoint = &endpoints[(self.start + self.step) % endpoints.len()];
             self.step += 1;
-            if !endpoint.ejection.holds(self.now) {
-                self.left -= 1;
-                return Some(endpoint);
+            if !endpoint.ejection.is_out(self.now) {
+                return Some(self.turn(endpoint, Standing::InService));
             }
-            if self.ejected.len() < self.left {
+            // A connection whose first endpoint failed must not wait for a doubtful one while others are in service.
+            if self.tried == 0 && endpoint.ejection.take_trial(self.now, self.first_pause) {
+                return Some(self.turn(endpoint, Standing::Trial));
+            }
+            if self.ejected.len() < self.most {
                 self.ejected.push(endpoint);
             }
         }
         // One that this connection failed to reach is not among these: it was not ejected when it was chosen.
         let endpoint = *self.ejected.get(self.step - endpoints.len())?;
         self.step += 1;
-        self.left -= 1;
-        Some(endpoint)
+        Some(self.turn(endpoint, Standing::LastResort))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Standing::{InService, LastResort, Trial};
+
+    const FIRST: u64 = 5_000;
+
+    #[test]
+    fn pauses_double_by_trials_alone_and_end_with_a_success() {
+        let ejection = Ejection::default();
+        assert!(!ejection.is_out(1));
+        assert!(ejection.failed(1, FIRST, InService), "the first");
+        for _ in 0..20 {
+            assert!(!ejection.failed(2, FIRST, InService), "those that failed together with it");
+            assert!(!ejection.failed(3, FIRST, LastResort));
+        }
+        let mut now = 1;
+        for pause in [5_000, 10_000, 20_000, 40_000, 60_000, 60_000] {
+            assert!(!ejection.take_trial(now + pause - 1, FIRST), "too early, after {pause}");
+            now += pause;
+            assert!(ejection.is_out(now), "for all but the trial");
+            assert!(ejection.take_trial(now, FIRST), "after {pause}");
+            assert!(!ejection.take_trial(now, FIRST), "one at a time");
+            assert!(!ejection.failed(now, FIRST, Trial), "it is ejected already");
+        }
+        ejection.end();
+        assert!(!ejection.is_out(now) && !ejection.take_trial(now, FIRST));
+        assert!(ejection.failed(now, FIRST, InService));
+        assert!(ejection.take_trial(now + 5_000, FIRST), "from the beginning");
+    }
+
+    #[test]
+    fn a_trial_without_an_outcome_is_followed_by_another() {
+        let ejection = Ejection::default();
+        ejection.failed(1, FIRST, InService);
+        assert!(ejection.take_trial(10_000, FIRST));
+        assert!(!ejection.take_trial(14_999, FIRST));
+        assert!(ejection.take_trial(15_000, FIRST));
+    }
+
+    #[test]
+    fn a_slow_endpoint_comes_last_for_its_time_and_is_not_ejected_by_that() {
+        let ejection = Ejection::default();
+        ejection.suspect(1_000, 2_000);
+        assert!(ejection.is_out(2_999) && !ejection.is_out(3_000));
+        assert!(!ejection.take_trial(3_000, FIRST), "nothing to prove");
+        ejection.suspect(1_000, 2_000);
+        assert!(ejection.failed(2_000, FIRST, InService), "slow, then failed");
+        ejection.suspect(2_000, 60_000);
+        assert!(ejection.take_trial(7_000, FIRST), "a suspicion changes no pause");
+    }
+
+    #[test]
+    fn no_number_of_failures_overflows() {
+        let ejection = Ejection::default();
+        for now in 0..1_000 {
+            ejection.failed(now * 100_000, FIRST, Trial);
+        }
+        assert!(ejection.take_trial(999 * 100_000 + 60_000, FIRST));
     }
 }

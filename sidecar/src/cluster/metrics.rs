@@ -17,9 +17,9 @@ metrics! {
         active: Gauge = "upstream_connections_active", "Connections to servers that are open or being made"
             => "cluster.{cluster}.upstream_cx_active";
         /// Those that timed out are counted in both.
-        connect_failed: Counter = "connect_failures", "Connects that failed or timed out"
+        connect_failed: Counter = "connect_failures", "Connects that failed or timed out, handshakes of TLS included"
             => "cluster.{cluster}.upstream_cx_connect_fail";
-        connect_timed_out: Counter = "connect_timeouts", "Connects not answered within the connect timeout"
+        connect_timed_out: Counter = "connect_timeouts", "Connects that timed out"
             => "cluster.{cluster}.upstream_cx_connect_timeout";
         overflow: Counter = "connection_overflow", "Connections refused by --circuit-breaker-max-connections"
             => "cluster.{cluster}.upstream_cx_overflow";
@@ -29,8 +29,10 @@ metrics! {
         retries: Counter = "retries", "Connects to a second or later endpoint of a service"
             => "cluster.{cluster}.upstream_rq_retry";
         retry_overflow: Counter = "retry_overflow",
-            "Such connects that --circuit-breaker-max-retries did not allow"
+            "Such connects to an ejected endpoint that --circuit-breaker-max-retries did not allow"
             => "cluster.{cluster}.upstream_rq_retry_overflow";
+        ejections: Counter = "ejections", "Endpoints that failed, to be tried last until a trial succeeds"
+            => "cluster.{cluster}.outlier_detection.ejections_enforced_total";
         no_endpoint: Counter = "no_endpoint", "Connections to a service without endpoints"
             => "cluster.{cluster}.upstream_cx_none_healthy";
         to_server: Counter = "bytes", "Bytes forwarded" { flow: "to_server" }

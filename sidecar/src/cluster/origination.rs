@@ -6,7 +6,7 @@ use crate::plan::Member;
 use crate::tls::handshake::{self, Shaken};
 use crate::tls::{Handshake, Tls, TlsError, TlsMetrics};
 use culvert_mesh::model::spiffe::SpiffeId;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// The identity and the counters that TLS to members needs.
@@ -17,12 +17,13 @@ pub(crate) struct Origination<'a> {
 }
 
 impl Origination<'_> {
-    /// Shows this pod's identity to the member at `to`, and checks that it is the one that was dialled.
+    /// Shows this pod's identity to the member at `to`, and checks that it is the one that was dialled, `within` this time.
     pub(crate) async fn handshake(
         self,
         server: &mut TcpStream,
         to: DialAddr,
         member: &Member,
+        within: Duration,
     ) -> Result<Shaken, TlsError> {
         let Self { tls, metrics } = self;
         let configs = tls.configs().ok_or(TlsError::NoIdentity)?;
@@ -30,7 +31,8 @@ impl Origination<'_> {
         let expected = source.map(|source| SpiffeId::of_service(&source.trust_domain, member.service()));
         let started = Instant::now();
         let places = tls.places(Direction::Outbound);
-        let shaken = handshake::connect(server, &configs, to.get().ip(), expected.as_ref(), places).await;
+        let shaking = handshake::connect(server, &configs, to.get().ip(), expected.as_ref(), places);
+        let shaken = tokio::time::timeout(within, shaking).await.unwrap_or(Err(TlsError::TimedOut(within)));
         count(metrics, Direction::Outbound, started, &shaken);
         shaken
     }

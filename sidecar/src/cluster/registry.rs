@@ -5,7 +5,7 @@
 //! counters, permits in use, round robin and ejections, and an open connection keeps the ones that it began with. So a
 //! connection looks them up once, and a byte never.
 
-use crate::cluster::endpoint::{Ejection, Endpoint, Turns};
+use crate::cluster::endpoint::{Ejection, Endpoint, Standing, Turns};
 use crate::cluster::limits::ClusterLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::net::addrs::{Direction, Family};
@@ -15,7 +15,7 @@ use std::hash::Hash;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The number of a cluster in this process; none is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -193,8 +193,14 @@ impl ClusterState {
 
     /// Returns the clock that ejections are in. It begins at 1, as 0 is no ejection.
     fn millis(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+        millis(self.since.elapsed()).saturating_add(1)
     }
+}
+
+/// In 48 bits, some 8,900 years, so that an ejection has room for its failures beside it.
+fn millis(duration: Duration) -> u64 {
+    const MOST: u64 = (1 << 48) - 1;
+    u64::try_from(duration.as_millis()).unwrap_or(MOST).min(MOST)
 }
 
 // === impl Cluster ===
@@ -219,13 +225,27 @@ impl Cluster {
     /// Returns the endpoints in the order in which the next connection tries them.
     pub(crate) fn turns(&self) -> Turns<'_> {
         let turn = self.state.turn.fetch_add(1, Relaxed);
-        Turns::new(&self.endpoints, turn, self.plan.most_attempts, self.state.millis())
+        Turns::new(&self.endpoints, turn, self.plan.most_attempts, self.state.millis(), self.first_pause())
     }
 
-    /// Lets an endpoint that could not be reached come after all others for a while.
-    pub(crate) fn eject(&self, endpoint: &Endpoint) {
-        let time = u64::try_from(self.plan.ejection_time.as_millis()).unwrap_or(u64::MAX);
-        endpoint.ejection.eject_until(self.state.millis().saturating_add(time));
+    /// Lets an endpoint that failed come after all others for a while. Returns true if it was in service until now.
+    pub(crate) fn failed(&self, endpoint: &Endpoint, standing: Standing) -> bool {
+        endpoint.ejection.failed(self.state.millis(), self.first_pause(), standing)
+    }
+
+    /// Lets an endpoint whose answer is overdue come after all others for this time.
+    pub(crate) fn suspect(&self, endpoint: &Endpoint, time: Duration) {
+        endpoint.ejection.suspect(self.state.millis(), millis(time));
+    }
+
+    /// Returns the addresses of all endpoints, each with true if it is ejected.
+    pub(crate) fn health(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
+        let now = self.state.millis();
+        self.endpoints.iter().map(move |endpoint| (endpoint.address, endpoint.ejection.is_out(now)))
+    }
+
+    fn first_pause(&self) -> u64 {
+        millis(self.plan.ejection_time)
     }
 }
 
@@ -263,6 +283,7 @@ pub(crate) fn plan_without_documents() -> Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::endpoint::Turn;
     use crate::plan::{EJECTION_TIME, MOST_ATTEMPTS, Member};
     use culvert_mesh::model::tags::Tags;
 
@@ -300,10 +321,10 @@ mod tests {
     }
 
     /// The last byte of an endpoint's address, which is its place in [`plan`].
-    fn number(endpoint: &Arc<Endpoint>) -> u8 {
-        match endpoint.address.ip() {
+    fn number(turn: Turn<'_>) -> u8 {
+        match turn.endpoint.address.ip() {
             std::net::IpAddr::V4(ip) => ip.octets()[3],
-            std::net::IpAddr::V6(_) => panic!("{}", endpoint.address),
+            std::net::IpAddr::V6(_) => panic!("{}", turn.endpoint.address),
         }
     }
 
@@ -344,7 +365,7 @@ mod tests {
     #[test]
     fn an_endpoint_that_could_not_be_reached_comes_last_for_a_while() {
         let web = web(3);
-        web.eject(&web.endpoints[1]);
+        web.failed(&web.endpoints[1], Standing::InService);
         for _ in 0..3 {
             assert_eq!(web.turns().last().map(number), Some(1));
         }
@@ -357,7 +378,7 @@ mod tests {
         let registry = Registry::default();
         let before = registry.open(plan(&["web"], 3));
         let web = cluster(&before, "web");
-        web.eject(&web.endpoints[1]);
+        web.failed(&web.endpoints[1], Standing::InService);
         let after = registry.open(plan(&["web", "db"], 3));
         for _ in 0..3 {
             assert_eq!(cluster(&after, "web").turns().last().map(number), Some(1));
@@ -383,11 +404,23 @@ mod tests {
     fn one_that_fails_in_a_turn_is_not_tried_again_in_it() {
         let web = web(2);
         let mut tried = Vec::new();
-        for endpoint in web.turns() {
-            web.eject(endpoint);
-            tried.push(number(endpoint));
+        for turn in web.turns() {
+            web.failed(turn.endpoint, turn.standing);
+            tried.push(number(turn));
         }
         assert_eq!(tried, [0, 1]);
+    }
+
+    #[test]
+    fn a_trial_comes_in_its_turn_as_a_first_choice_and_never_in_place_of_one_in_service() {
+        let mut plan = plan(&["web"], 2);
+        let planned = plan.clusters.iter_mut().find(|cluster| &*cluster.name == "web").unwrap();
+        Arc::make_mut(planned).ejection_time = Duration::ZERO;
+        let web = cluster(&Registry::default().open(plan), "web");
+        web.failed(&web.endpoints[1], Standing::InService);
+        let order = || web.turns().map(|turn| turn.standing).collect::<Vec<_>>();
+        assert_eq!(order(), [Standing::InService, Standing::LastResort]);
+        assert_eq!(order(), [Standing::Trial, Standing::InService]);
     }
 
     #[test]
@@ -395,7 +428,7 @@ mod tests {
         let web = web(100);
         assert_eq!(web.turns().count(), MOST_ATTEMPTS);
         for endpoint in &web.endpoints {
-            web.eject(endpoint);
+            web.failed(endpoint, Standing::InService);
         }
         assert_eq!(web.turns().count(), MOST_ATTEMPTS);
     }

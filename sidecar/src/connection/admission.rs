@@ -25,6 +25,16 @@ pub(crate) struct Admitted {
     pub(crate) session: Option<Box<Shaken>>,
 }
 
+/// Returns true if an outbound connection is one of the sidecar's own that came back.
+async fn is_own_socket(proxy: &Proxy, accepted: &Accepted, redirected: Redirected) -> bool {
+    match redirected {
+        Redirected::From(original) if accepted.direction == Direction::Outbound => {
+            proxy.own_sockets.contain(accepted.client, original).await
+        }
+        _ => false,
+    }
+}
+
 /// Admits the connection, or returns the reason to refuse it.
 pub(crate) async fn admit(
     downstream: &mut Downstream,
@@ -46,7 +56,7 @@ pub(crate) async fn admit(
             let ours = Ours {
                 ports: &proxy.ports,
                 is_address: |ip| proxy.own.contains(ip),
-                is_socket: |client, original| proxy.own_sockets.contains(client, original),
+                is_socket: is_own_socket(&proxy, accepted, redirected).await,
             };
             let original = guard::check(direction, accepted.client, redirected, &ours)
                 .inspect_err(|refusal| proxy.refused(direction, refusal))?;

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A connection served as TCP: one server, and bytes in both directions until one side or the table ends it.
 
-use crate::cluster::connect::{self, Event, Upstream};
+use crate::cluster::connect::{self, ConnectError, Event, Upstream};
 use crate::cluster::origination::Origination;
 use crate::cluster::stream::Stream;
-use crate::connection::accepted::ConnectionInfo;
 use crate::connection::admission::Admitted;
 use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
-use crate::connection::guard::Refusal;
 use crate::connection::table::{ConnectionState, Entry};
 use crate::connection::tls;
 use crate::connection::upstream::UpstreamUse;
-use crate::net::addrs::{Direction, OrigDst};
+use crate::net::addrs::Direction;
 use crate::net::dial::DialError;
 use crate::net::own_sockets::OwnSocket;
 use crate::observe::close_reason::CloseReason;
@@ -76,15 +74,20 @@ pub(crate) async fn connect(
     let report = |event: Event<'_>| {
         using.note(&event, &proxy.destinations);
         match event {
-            Event::Retrying(addr) => entry.set_dial(addr),
+            Event::Retrying(addr) => {
+                entry.set_dial(addr);
+                entry.set_state(ConnectionState::Connecting);
+            }
             Event::Connected(_) => {
                 proxy.table.touch(&entry);
                 entry.set_state(ConnectionState::Relaying);
             }
-            Event::Failed(error @ DialError::NoSource { .. }) if proxy.no_source.ready() => {
+            Event::Failed(ConnectError::Dial(error @ DialError::NoSource { .. }))
+                if proxy.no_source.ready() =>
+            {
                 tracing::error!("{error}");
             }
-            Event::Failed(_) | Event::RetryRefused => {}
+            Event::Failed(_) | Event::Ejected | Event::RetryRefused => {}
         }
     };
     let gate = mtls.filter(|_| route.listener.plan.direction == Direction::Inbound && session.is_none());
@@ -94,7 +97,6 @@ pub(crate) async fn connect(
         let connecting = pin!(connect::connect(attempts, origination, &proxy.own_sockets, report));
         let finished = pin!(async {
             let upstream = connecting.await?;
-            came_back(downstream)?;
             let session = finish(downstream, client, &upstream, session, (&running.plan, gate)).await?;
             Ok((upstream, session))
         });
@@ -107,20 +109,6 @@ pub(crate) async fn connect(
             Err(error)
         }
     }
-}
-
-/// Refuses a connection of the sidecar's own that admission let pass. Another worker notes its socket a microsecond after
-/// the first packet was sent, and may be interrupted there; by now a server has answered.
-fn came_back(downstream: &Downstream) -> Result<(), Refusal> {
-    let &ConnectionInfo { direction, client, orig_dst, .. } = downstream.info();
-    let proxy = downstream.shared();
-    let ours = |original: &OrigDst| {
-        direction == Direction::Outbound && proxy.own_sockets.contains(client, *original)
-    };
-    let Some(original) = orig_dst.filter(ours) else { return Ok(()) };
-    let refusal = Refusal::OwnConnection(original);
-    proxy.refused(direction, &refusal);
-    Err(refusal)
 }
 
 /// Finds out what the client speaks, where that has to wait for the server, and notes the member that answered as server.

@@ -9,7 +9,6 @@ use crate::connection::accepted::ConnectionInfo;
 use crate::connection::metrics::Totals;
 use crate::connection::proxy::Proxy;
 use crate::net::addrs::OrigDst;
-use crate::net::dial::DialError;
 use crate::net::limit::Permit;
 use crate::observe::close_reason::CloseReason;
 use crate::plan::Member;
@@ -84,7 +83,7 @@ impl UpstreamUse {
                 if let Some(destination) = &self.destination {
                     destination.failed();
                 }
-                if matches!(error, DialError::TimedOut { .. }) {
+                if error.is_timeout() {
                     self.count(|upstream| &upstream.connect_timed_out);
                 }
             }
@@ -95,6 +94,7 @@ impl UpstreamUse {
                 self.destination = None;
                 self.destination = destinations.dialled(self.cluster.id, *addr);
             }
+            Event::Ejected => self.count(|upstream| &upstream.ejections),
             Event::RetryRefused => self.count(|upstream| &upstream.retry_overflow),
             Event::Connected(took) => self.totals.connect_seconds.observe(took.as_secs_f64()),
         }

@@ -48,6 +48,19 @@ pub(crate) enum DialError {
 }
 
 impl DialError {
+    /// Returns true if this host lacks something, so that any other server would not be reached either.
+    pub(crate) fn is_ours(&self) -> bool {
+        let lacking = |error: &io::Error| {
+            let errno = error.raw_os_error().map(Errno::from_raw);
+            matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+        };
+        match self {
+            Self::NoSource { .. } => true,
+            Self::Failed { source, .. } => lacking(source),
+            Self::Refused { .. } | Self::TimedOut { .. } => false,
+        }
+    }
+
     fn new(addr: DialAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Self::Refused { addr },
@@ -66,61 +79,57 @@ pub(crate) async fn dial(
     from: Option<IpAddr>,
     deadline: Option<Duration>,
 ) -> Result<TcpStream, DialError> {
-    within(addr, deadline, connect(addr, from, |_| ())).await.map(|(stream, ())| stream)
-}
-
-/// Dials `addr` and notes the socket as the sidecar's own, before its first packet can come back.
-///
-/// # Errors
-/// Those of [`dial`].
-pub(crate) async fn dial_noted(
-    addr: DialAddr,
-    deadline: Option<Duration>,
-    sockets: &Arc<OwnSockets>,
-) -> Result<(TcpStream, OwnSocket), DialError> {
-    let note = |socket: &Socket| {
-        let local = socket.local_addr().ok().and_then(|local| local.as_socket());
-        local.map(|local| sockets.note(local, addr))
-    };
-    let (stream, noted) = within(addr, deadline, connect(addr, None, note)).await?;
-    let nameless = || io::Error::other("the socket has no address of its own");
-    Ok((stream, noted.ok_or_else(|| DialError::new(addr, nameless()))?))
-}
-
-async fn within<T>(
-    addr: DialAddr,
-    deadline: Option<Duration>,
-    connecting: impl Future<Output = Result<T, DialError>>,
-) -> Result<T, DialError> {
+    let socket = prepare(addr, from)?;
+    begin(&socket, addr)?;
+    let stream = TcpStream::from_std(socket.into()).map_err(|error| DialError::new(addr, error))?;
+    let answer = answered(&stream, addr);
     match deadline {
         Some(deadline) => {
-            tokio::time::timeout(deadline, connecting).await.unwrap_or(Err(DialError::TimedOut { addr }))
+            tokio::time::timeout(deadline, answer).await.unwrap_or(Err(DialError::TimedOut { addr }))?;
         }
-        None => connecting.await,
+        None => answer.await?,
+    }
+    Ok(stream)
+}
+
+/// Dials `addr` and notes the socket as the sidecar's own.
+///
+/// # Errors
+/// Those of [`dial`] without a deadline.
+pub(crate) async fn dial_noted(
+    addr: DialAddr,
+    sockets: &Arc<OwnSockets>,
+) -> Result<(TcpStream, OwnSocket), DialError> {
+    let failed = |source| DialError::new(addr, source);
+    let socket = prepare(addr, None)?;
+    let noted = {
+        let announced = sockets.announce(addr);
+        begin(&socket, addr)?;
+        let local = socket.local_addr().map_err(failed)?;
+        let nameless = || failed(io::Error::other("the socket has no address of its own"));
+        announced.note(local.as_socket().ok_or_else(nameless)?)
+    };
+    // The stream is declared first, so that it is dropped last: a socket is forgotten before it is closed.
+    let (stream, noted) = (TcpStream::from_std(socket.into()).map_err(failed)?, noted);
+    answered(&stream, addr).await?;
+    Ok((stream, noted))
+}
+
+/// Sends the first packet.
+fn begin(socket: &Socket, addr: DialAddr) -> Result<(), DialError> {
+    match socket.connect(&addr.get().into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => {
+            Err(DialError::new(addr, error))
+        }
+        _ => Ok(()),
     }
 }
 
-/// Connects. `sent` sees the socket once it has an address and a port, when the first packet has just been sent.
-async fn connect<T>(
-    addr: DialAddr,
-    from: Option<IpAddr>,
-    sent: impl FnOnce(&Socket) -> T,
-) -> Result<(TcpStream, T), DialError> {
+/// Waits until the server has answered.
+async fn answered(stream: &TcpStream, addr: DialAddr) -> Result<(), DialError> {
     let failed = |source| DialError::new(addr, source);
-    let socket = prepare(addr, from)?;
-    match socket.connect(&addr.get().into()) {
-        Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => return Err(failed(error)),
-        _ => {}
-    }
-    let sent = sent(&socket);
-    let stream = TcpStream::from_std(socket.into()).map_err(failed)?;
-    // Declared after the stream, so that it is dropped first: a socket is forgotten before it is closed.
-    let sent = sent;
     stream.writable().await.map_err(failed)?;
-    match stream.take_error().map_err(failed)? {
-        Some(error) => Err(failed(error)),
-        None => Ok((stream, sent)),
-    }
+    stream.take_error().map_err(failed)?.map_or(Ok(()), |error| Err(failed(error)))
 }
 
 /// Makes a socket and sets its options before the runtime registers it, so that it is registered only once.

@@ -5,24 +5,61 @@
 //! connection is redirected to its outbound listener. Its client is the local end of a socket noted here, and its original
 //! destination the remote end. Addresses and ports of both ends belong to one open socket at a time, so that a client with a
 //! port of ours and another destination is not taken for us.
+//!
+//! The kernel chooses the local port when it sends the first packet, so that the connection may come back before its socket
+//! is noted. So the destination is noted before, and a client of that destination waits until the note is complete.
 
 use crate::net::addrs::{ClientAddr, DialAddr, OrigDst};
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Parts with a lock each, so that workers rarely wait for each other.
 const SHARDS: usize = 16;
 
+/// Looks without a pause at a socket that is being opened: another worker needs some microseconds for that.
+const LOOKS: usize = 16;
+/// The pause between further looks. That worker was interrupted then, and may need this core.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// The sockets that are open; the limits on connections bound their number.
 ///
-/// Kept as hashes of 64 bits with a random key: 10 to 20 bytes a socket, where both addresses would take 64. Among 10,000
-/// sockets a foreign connection is taken for one of them once in 10^15.
+/// Kept as hashes with a random key: 10 to 20 bytes a socket, where both addresses would take 64. Among 10,000 sockets a
+/// foreign connection is taken for one of them once in 10^14.
 #[derive(Debug, Default)]
 pub(crate) struct OwnSockets {
     hasher: RandomState,
-    shards: [Mutex<HashSet<u64>>; SHARDS],
+    /// By destination: all that a look needs is in one.
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    open: HashSet<Key>,
+    /// One for each worker at most.
+    opening: Vec<Opening>,
+    next_ticket: u64,
+}
+
+/// Both ends of a socket: a hash whose last bits are the shard, by the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key(u64);
+
+/// A socket whose first packet is being sent.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    destination: u64,
+    /// Unique in its shard, ascending.
+    ticket: u64,
+}
+
+/// The announcement of a socket. Dropped, it is taken back.
+#[derive(Debug)]
+pub(crate) struct Announced<'s> {
+    sockets: &'s Arc<OwnSockets>,
+    opening: Opening,
 }
 
 /// A socket that is noted until this is dropped. Drop it before the socket is closed: its addresses and ports may belong to
@@ -31,39 +68,103 @@ pub(crate) struct OwnSockets {
 #[must_use = "dropping it forgets the socket"]
 pub(crate) struct OwnSocket {
     sockets: Arc<OwnSockets>,
-    hash: u64,
+    key: Key,
 }
+
+/// The result of a look.
+enum Look {
+    Ours,
+    Foreign,
+    /// Sockets to that destination are being opened.
+    Unsure,
+}
+
+// === impl OwnSockets ===
 
 impl OwnSockets {
-    /// Notes a socket of the sidecar's.
-    pub(crate) fn note(self: &Arc<Self>, local: SocketAddr, to: DialAddr) -> OwnSocket {
-        let hash = self.hash(local, to.get());
-        self.shard(hash).insert(hash);
-        OwnSocket { sockets: Arc::clone(self), hash }
+    /// Announces a socket, before its first packet is sent. Not to be held over an await: clients that dialled the same
+    /// destination wait for it.
+    pub(crate) fn announce(self: &Arc<Self>, to: DialAddr) -> Announced<'_> {
+        let destination = self.destination(to.get());
+        let mut shard = self.shard(destination);
+        let opening = Opening { destination, ticket: shard.next_ticket };
+        shard.next_ticket += 1;
+        shard.opening.push(opening);
+        Announced { sockets: self, opening }
     }
 
-    /// Returns true if an accepted connection is the other end of a socket that is noted.
-    pub(crate) fn contains(&self, client: ClientAddr, original: OrigDst) -> bool {
-        let hash = self.hash(client.get(), original.get());
-        self.shard(hash).contains(&hash)
+    /// Returns true if an accepted connection is the other end of a socket of the sidecar's.
+    pub(crate) async fn contain(&self, client: ClientAddr, original: OrigDst) -> bool {
+        let destination = self.destination(original.get());
+        let key = self.key(client.get(), destination);
+        // Its own socket was announced before it could be accepted; later ones do not matter.
+        let mut tickets = None;
+        let mut looks = 0;
+        loop {
+            match self.look(key, destination, &mut tickets) {
+                Look::Ours => return true,
+                Look::Foreign => return false,
+                Look::Unsure if looks < LOOKS => tokio::task::yield_now().await,
+                Look::Unsure => tokio::time::sleep(PAUSE).await,
+            }
+            looks += 1;
+        }
     }
 
-    fn hash(&self, local: SocketAddr, remote: SocketAddr) -> u64 {
-        // By address and port alone: a link-local address has its scope at one end and not at the other.
-        let of = |end: SocketAddr| (end.ip().to_canonical(), end.port());
-        self.hasher.hash_one((of(local), of(remote)))
+    /// Looks once. `tickets` are those below which it asks for sockets that are being opened; the first look sets it.
+    fn look(&self, key: Key, destination: u64, tickets: &mut Option<u64>) -> Look {
+        let shard = self.shard(destination);
+        if shard.open.contains(&key) {
+            return Look::Ours;
+        }
+        let below = *tickets.get_or_insert(shard.next_ticket);
+        let awaited = |one: &Opening| one.destination == destination && one.ticket < below;
+        if shard.opening.iter().any(awaited) { Look::Unsure } else { Look::Foreign }
     }
 
-    fn shard(&self, hash: u64) -> MutexGuard<'_, HashSet<u64>> {
-        // The low bits choose the place within a set.
-        let shard = &self.shards[(hash >> 32) as usize % SHARDS];
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn destination(&self, remote: SocketAddr) -> u64 {
+        self.hasher.hash_one(by_address_and_port(remote))
+    }
+
+    fn key(&self, local: SocketAddr, destination: u64) -> Key {
+        let hash = self.hasher.hash_one((by_address_and_port(local), destination));
+        let shards = SHARDS as u64;
+        Key(hash / shards * shards + destination % shards)
+    }
+
+    fn shard(&self, of: u64) -> MutexGuard<'_, Shard> {
+        self.shards[of as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Leaves out the scope of a link-local address, which one end has and the other has not.
+fn by_address_and_port(end: SocketAddr) -> (std::net::IpAddr, u16) {
+    (end.ip().to_canonical(), end.port())
+}
+
+// === impl Announced ===
+
+impl Announced<'_> {
+    /// Notes the socket, now that it has a local end.
+    pub(crate) fn note(self, local: SocketAddr) -> OwnSocket {
+        let key = self.sockets.key(local, self.opening.destination);
+        self.sockets.shard(key.0).open.insert(key);
+        OwnSocket { sockets: Arc::clone(self.sockets), key }
+    }
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        let Opening { destination, ticket } = self.opening;
+        self.sockets.shard(destination).opening.retain(|one| one.ticket != ticket);
+    }
+}
+
+// === impl OwnSocket ===
 
 impl Drop for OwnSocket {
     fn drop(&mut self) {
-        self.sockets.shard(self.hash).remove(&self.hash);
+        self.sockets.shard(self.key.0).open.remove(&self.key);
     }
 }
 
@@ -75,14 +176,19 @@ mod tests {
         text.parse().unwrap()
     }
 
-    #[test]
-    fn a_socket_is_recognised_by_both_ends_until_it_is_dropped() {
+    fn to(text: &str) -> DialAddr {
+        DialAddr::new(addr(text))
+    }
+
+    async fn contain(sockets: &OwnSockets, client: &str, original: &str) -> bool {
+        sockets.contain(ClientAddr::new(addr(client)), OrigDst::new(addr(original))).await
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_recognised_by_both_ends_until_it_is_dropped() {
         let sockets = Arc::new(OwnSockets::default());
-        let noted = sockets.note(addr("10.0.0.2:4000"), DialAddr::new(addr("192.0.2.1:80")));
-        let _other = sockets.note(addr("[fd00::2]:4001"), DialAddr::new(addr("[2001:db8::1]:80")));
-        let contains = |client: &str, original: &str| {
-            sockets.contains(ClientAddr::new(addr(client)), OrigDst::new(addr(original)))
-        };
+        let noted = sockets.announce(to("192.0.2.1:80")).note(addr("10.0.0.2:4000"));
+        let _other = sockets.announce(to("[2001:db8::1]:80")).note(addr("[fd00::2]:4001"));
         for (client, original, expected) in [
             ("10.0.0.2:4000", "192.0.2.1:80", true),
             // As a dual-stack listener shows it.
@@ -94,21 +200,49 @@ mod tests {
             ("10.0.0.2:4001", "192.0.2.1:80", false),
             ("10.0.0.3:4000", "192.0.2.1:80", false),
         ] {
-            assert_eq!(contains(client, original), expected, "{client} to {original}");
+            assert_eq!(contain(&sockets, client, original).await, expected, "{client} to {original}");
         }
         drop(noted);
-        assert!(!contains("10.0.0.2:4000", "192.0.2.1:80"));
-        assert!(contains("[fd00::2]:4001", "[2001:db8::1]:80"), "another socket's");
+        assert!(!contain(&sockets, "10.0.0.2:4000", "192.0.2.1:80").await);
+        assert!(contain(&sockets, "[fd00::2]:4001", "[2001:db8::1]:80").await, "another socket's");
+    }
+
+    #[tokio::test]
+    async fn a_client_waits_for_the_sockets_that_are_being_opened_to_its_destination_and_for_no_others() {
+        let sockets = Arc::new(OwnSockets::default());
+        let client = || contain(&sockets, "10.0.0.2:4000", "192.0.2.1:80");
+        for (local, ours) in [(Some("10.0.0.2:4000"), true), (Some("10.0.0.2:4001"), false), (None, false)] {
+            let announced = sockets.announce(to("192.0.2.1:80"));
+            let _elsewhere = sockets.announce(to("192.0.2.2:80"));
+            let mut waiting = std::pin::pin!(client());
+            let early = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
+            assert!(early.is_err(), "{local:?}: it did not wait");
+            // Began after the client was accepted, so it is not the client's.
+            let _later = sockets.announce(to("192.0.2.1:80"));
+            let _noted = match local {
+                Some(local) => Some(announced.note(addr(local))),
+                None => {
+                    drop(announced);
+                    None
+                }
+            };
+            assert_eq!(waiting.await, ours, "{local:?}");
+        }
+        assert!(!client().await, "all are forgotten");
     }
 
     #[test]
     fn all_shards_are_used_and_emptied() {
         let sockets = Arc::new(OwnSockets::default());
-        let to = DialAddr::new(addr("192.0.2.1:80"));
-        let noted: Vec<_> = (0..1000).map(|port| sockets.note(([10, 0, 0, 2], port).into(), to)).collect();
-        let lens = || sockets.shards.each_ref().map(|shard| shard.lock().unwrap().len());
-        assert!(lens().iter().all(|&len| len > 0), "{:?}", lens());
+        let note =
+            |port| sockets.announce(DialAddr::new(([192, 0, 2, 1], port).into())).note(addr("10.0.0.2:4000"));
+        let noted: Vec<_> = (0..1000).map(note).collect();
+        let count =
+            |of: fn(&Shard) -> usize| sockets.shards.each_ref().map(|shard| of(&shard.lock().unwrap()));
+        let open = count(|shard| shard.open.len());
+        assert!(open.iter().all(|&open| open > 0), "{open:?}");
+        assert_eq!(count(|shard| shard.opening.len()), [0; SHARDS]);
         drop(noted);
-        assert_eq!(lens(), [0; SHARDS]);
+        assert_eq!(count(|shard| shard.open.len()), [0; SHARDS]);
     }
 }

@@ -161,7 +161,7 @@ pub(super) struct LimitOptions {
     #[arg(long, value_name = "N", default_value_t = Thresholds::default().max_requests, env = "CULVERT_CIRCUIT_BREAKER_MAX_REQUESTS", hide_env = true)]
     pub(super) circuit_breaker_max_requests: u32,
 
-    /// Retries in progress per cluster: connects to another endpoint of the service
+    /// Retries in progress per cluster: connects to another endpoint that failed lately
     #[arg(long, value_name = "N", default_value_t = Thresholds::default().max_retries, env = "CULVERT_CIRCUIT_BREAKER_MAX_RETRIES", hide_env = true)]
     pub(super) circuit_breaker_max_retries: u32,
 

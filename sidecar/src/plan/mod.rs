@@ -90,7 +90,7 @@ pub struct ClusterPlan {
     pub connect_timeout: Option<Duration>,
     /// Endpoints that one connection tries at most.
     pub most_attempts: usize,
-    /// Time for which an endpoint that could not be reached comes after all others.
+    /// Time for which an endpoint that failed comes after all others, until its first trial.
     pub ejection_time: Duration,
 }
 

@@ -32,7 +32,7 @@ pub(crate) enum TlsError {
     #[error("the connection to the client failed before it sent a whole ClientHello: {0}")]
     Lost(io::Error),
     /// The handshake did not end before its deadline.
-    #[error("the TLS handshake did not end within {} s", .0.as_secs())]
+    #[error("the TLS handshake did not end within {0:?}")]
     TimedOut(Duration),
     /// Too many handshakes are in progress.
     #[error(
@@ -94,6 +94,11 @@ pub(crate) enum PeerFault {
 }
 
 impl TlsError {
+    /// Returns true if this sidecar lacks something, so that any other peer would fail too.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self, Self::NoIdentity | Self::TooMany(_) | Self::GaveWay(_))
+    }
+
     /// Returns the reason in the closing record.
     pub(crate) fn reason(&self) -> CloseReason {
         match self {

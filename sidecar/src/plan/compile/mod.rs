@@ -199,16 +199,19 @@ fn workloads(ours: &[&Document]) -> HashSet<IpAddr> {
     addresses.map(|ip| ip.to_canonical()).filter(|&ip| !is_loopback(ip)).collect()
 }
 
-/// Returns the endpoints that other pods offer of each service that this pod calls.
+/// Returns the endpoints of each service that this pod calls. This pod is among them, as in Kuma: by its own address rather
+/// than the advertised one, so that the call goes through its inbound rules and not out of the pod.
 fn services(ours: &[&Document], this: (&Document, &Dataplane)) -> BTreeMap<String, Vec<EndpointPlan>> {
     let called = this.1.networking.outbound.iter().filter_map(|outbound| outbound.tags.service());
     let mut services: BTreeMap<String, Vec<EndpointPlan>> =
         called.map(|service| (service.to_owned(), Vec::new())).collect();
-    for (document, dataplane) in dataplanes(ours).filter(|(document, _)| document.place != this.0.place) {
+    for (document, dataplane) in dataplanes(ours) {
+        let is_this = document.place == this.0.place;
         for inbound in dataplane.networking.inbound.iter().filter(|inbound| inbound.is_ready()) {
             let service = inbound.tags.service().unwrap_or_default();
             if let Some(endpoints) = services.get_mut(service) {
-                let address = dataplane.endpoint(inbound);
+                let address =
+                    if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) };
                 endpoints.push(EndpointPlan { address, member: member(document, inbound) });
             }
         }

@@ -143,14 +143,14 @@ fn where_connections_are_redirected_the_listener_stands_for_the_applications_own
 }
 
 #[test]
-fn a_service_has_the_endpoints_of_every_other_dataplane_with_its_tags() {
+fn a_service_has_the_endpoints_of_every_dataplane_with_its_tags_this_one_by_its_own_address() {
     let inbound = |port: u16, more: &str| {
         format!("inbound: [{{port: {port}, tags: {{kuma.io/service: web, version: v{port}}}{more}}}]")
     };
     let outbound = "outbound: [{port: 1000, tags: {kuma.io/service: web}}, {port: 1001, tags: {kuma.io/service: web, version: v81}}, \
          {port: 1002, tags: {kuma.io/service: nobody}}]";
     let text = [
-        dataplane("here", &format!("address: 10.0.0.1, {}, {outbound}", inbound(80, ""))),
+        dataplane("here", &format!("address: 10.0.0.1, advertisedAddress: 192.0.2.1, {}, {outbound}", inbound(80, ""))),
         dataplane("b", &format!("address: 10.0.0.3, {}", inbound(81, ""))),
         dataplane("a", &format!("address: 10.0.0.2, advertisedAddress: 192.0.2.2, {}", inbound(82, ""))),
         dataplane("sick", &format!("address: 10.0.0.4, {}", inbound(83, ", health: {ready: false}"))),
@@ -166,7 +166,7 @@ fn a_service_has_the_endpoints_of_every_other_dataplane_with_its_tags() {
             .collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(endpoints("web"), ["10.0.0.3:81 b", "192.0.2.2:82 a"]);
+    assert_eq!(endpoints("web"), ["10.0.0.1:80 here", "10.0.0.3:81 b", "192.0.2.2:82 a"]);
     assert_eq!(endpoints("web[version=v81]"), ["10.0.0.3:81 b"]);
     assert_eq!(endpoints("nobody"), [] as [&str; 0]);
     assert_eq!(plan.warnings.len(), 1);
