@@ -19,6 +19,7 @@ mod mishaps;
 mod networks;
 mod pages;
 mod plugin;
+mod probes;
 mod promises;
 mod refusals;
 mod release;

@@ -21,4 +21,4 @@ pub use bind::{BindError, bind, bind_with};
 pub use hyper::body::Incoming;
 pub use hyper::{Method, Request, StatusCode};
 pub use reply::Reply;
-pub use server::{Pages, serve};
+pub use server::{LocalAddress, Pages, serve};

@@ -22,8 +22,6 @@ mod schedule;
 mod session;
 pub mod sniff;
 mod stream;
-
-pub(crate) mod unverified;
 mod verify;
 
 pub(crate) use error::TlsError;
