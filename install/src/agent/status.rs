@@ -47,6 +47,9 @@ pub(crate) struct PodRow {
     pub repairs: u32,
     /// The reason of the state.
     pub reason: String,
+    /// NAT rules and drop policies of other programs in the pod, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<String>,
 }
 
 /// The pod's own wish to be redirected, by its annotations or the node's defaults.

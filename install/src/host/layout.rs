@@ -20,8 +20,10 @@ pub(crate) struct Layout {
     pub conf_dir: PathBuf,
     /// The runtime's rule for the file that it uses.
     pub loader: Loader,
-    /// The folders of plugins, in the runtime's order of search.
+    /// The folders that our plugin may be placed in, in the runtime's order of search.
     pub bin_dirs: Vec<PathBuf>,
+    /// The runtime's own folders of plugins, in its order of search.
+    pub plugin_dirs: Vec<PathBuf>,
     /// The folder of our records and sockets.
     pub state_dir: PathBuf,
     /// The runtime's CRI socket, if there is one.
@@ -62,7 +64,8 @@ pub(crate) fn discover(paths: &Paths) -> Result<Layout, LayoutError> {
         runtime: name,
         conf_dir: cni_conf_dir.clone().unwrap_or(conf_dir),
         loader,
-        bin_dirs: cni_bin_dir.clone().map_or(bin_dirs, |folder| vec![folder]),
+        bin_dirs: cni_bin_dir.clone().map_or_else(|| bin_dirs.clone(), |folder| vec![folder]),
+        plugin_dirs: bin_dirs.into_iter().chain(cni_bin_dir.clone()).collect(),
         state_dir: state_dir.clone(),
         runtime_socket: runtime_socket.clone().or(socket),
         plugin: plugin.clone().unwrap_or_else(beside),

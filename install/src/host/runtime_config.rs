@@ -14,6 +14,8 @@ pub(crate) struct RuntimeSettings {
     pub socket: Option<PathBuf>,
     /// The name of the network that pods are attached to.
     pub network: Option<String>,
+    /// The number of files whose networks pods are attached to; 0 is all.
+    pub max_conf_num: Option<usize>,
 }
 
 /// The names of the CRI plugin's section in files of version 3, 2 and 1. The first that a file has is read.
@@ -32,7 +34,15 @@ pub(crate) fn containerd(text: &str) -> Result<(Option<Section>, Vec<String>), t
         if bin_dirs.is_empty() {
             bin_dirs.extend(path(at("bin_dir")));
         }
-        RuntimeSettings { conf_dir: path(at("conf_dir")), bin_dirs, socket: None, network: None }
+        let max_conf_num = at("max_conf_num").and_then(Value::as_integer);
+        // A negative number is no limit, as 0 is.
+        let max_conf_num = max_conf_num.map(|number| usize::try_from(number).unwrap_or_default());
+        RuntimeSettings {
+            conf_dir: path(at("conf_dir")),
+            bin_dirs,
+            max_conf_num,
+            ..RuntimeSettings::default()
+        }
     });
     Ok(((cni.is_some() || socket.is_some()).then_some(Section { cni, socket }), imports))
 }
@@ -62,6 +72,7 @@ pub(crate) fn crio(text: &str) -> Result<RuntimeSettings, toml::de::Error> {
             .and_then(Value::as_str)
             .filter(|name| !name.is_empty())
             .map(str::to_owned),
+        max_conf_num: None,
     })
 }
 
@@ -80,6 +91,7 @@ impl RuntimeSettings {
             bin_dirs: if later.bin_dirs.is_empty() { self.bin_dirs } else { later.bin_dirs },
             socket: later.socket.or(self.socket),
             network: later.network.or(self.network),
+            max_conf_num: later.max_conf_num.or(self.max_conf_num),
         }
     }
 }
@@ -187,6 +199,7 @@ mod tests {
                 bin_dirs: paths(&["/var/lib/cni/bin", "/usr/libexec/cni"]),
                 socket: Some("/run/x.sock".into()),
                 network: Some("multus-cni-network".to_owned()),
+                max_conf_num: None,
             }
         );
         assert_eq!(crio("[crio.network]\nplugin_dir = \"/old\"\n").unwrap().bin_dirs, paths(&["/old"]));

@@ -120,7 +120,7 @@ pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Runtime {
             name: "no runtime's configuration found".to_owned(),
             conf_dir: CONF_DIR.into(),
             bin_dirs: vec![BIN_DIR.into()],
-            loader: Loader::FirstOrNone,
+            loader: Loader::containerd(1),
             socket: None,
             complaints: Vec::new(),
         };
@@ -130,7 +130,7 @@ pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Runtime {
         Program::Containerd => reader.containerd(Path::new(known.config)),
         Program::Crio => reader.crio(Path::new(known.config)),
     };
-    let RuntimeSettings { conf_dir, bin_dirs, socket, network } = settings;
+    let RuntimeSettings { conf_dir, bin_dirs, socket, network, max_conf_num } = settings;
     let or = |found: Option<PathBuf>, distribution: Option<&str>, default: &str| {
         found.unwrap_or_else(|| distribution.unwrap_or(default).into())
     };
@@ -141,8 +141,8 @@ pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Runtime {
         conf_dir: or(conf_dir, known.conf_dir, CONF_DIR),
         bin_dirs: if bin_dirs.is_empty() { vec![or(None, known.bin_dir, BIN_DIR)] } else { bin_dirs },
         loader: match known.program {
-            Program::Containerd => Loader::FirstOrNone,
-            Program::Crio => Loader::FirstValid { network },
+            Program::Containerd => Loader::containerd(max_conf_num.unwrap_or(1)),
+            Program::Crio => Loader::crio(network),
         },
         socket,
         complaints: reader.complaints,

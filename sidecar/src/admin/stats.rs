@@ -23,10 +23,10 @@ pub(crate) struct Process {
 pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Process) -> Stats {
     let mut stats = registry.stats();
     server(&mut stats, running, process);
-    for cluster in running.clusters.iter().map(|cluster| &cluster.state) {
-        let name = stat_name(&cluster.name);
-        stats.read(&cluster.metrics, &[("cluster", &name)]);
-        read_limits(&cluster.limits, &name, &mut stats);
+    for cluster in &running.clusters {
+        let (state, name) = (&cluster.state, &cluster.stat_name);
+        stats.read(&state.metrics, &[("cluster", name)]);
+        read_limits(&state.limits, name, &mut stats);
     }
     for of in &running.listeners {
         let planned = &of.plan;

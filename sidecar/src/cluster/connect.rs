@@ -10,7 +10,8 @@ use crate::cluster::registry::Cluster;
 use crate::cluster::stream::Stream;
 use crate::net::addrs::{DialAddr, OrigDst};
 use crate::net::dial::{self, DialError};
-use crate::net::limit::Permit;
+use crate::net::limit::{Claim, Permit};
+use crate::net::own_sockets::{OwnSocket, OwnSockets};
 use crate::observe::close_reason::CloseReason;
 use crate::plan::{self, Member};
 use crate::tls::TlsError;
@@ -19,12 +20,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 
 /// The reason why a cluster could not be connected to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    #[error("the cluster {cluster} has as many {what} as its circuit breaker allows")]
-    Full { cluster: Arc<str>, what: Breaker },
+    #[error("the cluster {cluster} has as many {what} as its circuit breaker allows{}", .claim.limited())]
+    Full { cluster: Arc<str>, what: Breaker, claim: Claim },
     #[error("no Dataplane document offers {0}, or none that is ready")]
     NoEndpoint(Arc<str>),
     #[error(transparent)]
@@ -96,6 +98,8 @@ pub(crate) enum Event<'e> {
 
 /// A connected server, ready for the client's bytes.
 pub(crate) struct Upstream {
+    /// Dropped before the stream; see [`OwnSocket`].
+    pub(crate) noted: Option<OwnSocket>,
     pub(crate) stream: Stream,
     /// The mesh member that answered the TLS handshake.
     pub(crate) peer: Option<SpiffeId>,
@@ -127,11 +131,12 @@ impl<'a> Attempts<'a> {
         cluster: &'a Cluster,
         original: OrigDst,
         member: Option<&'a Member>,
+        claim: Claim,
     ) -> Result<Self, ConnectError> {
         let name = || Arc::clone(&cluster.state.name);
-        let pending = cluster.state.limits.pending.try_acquire();
+        let pending = cluster.state.limits.pending.try_acquire_for(claim);
         let pending =
-            pending.ok_or_else(|| ConnectError::Full { cluster: name(), what: Breaker::Pending })?;
+            pending.ok_or_else(|| ConnectError::Full { cluster: name(), what: Breaker::Pending, claim })?;
         let once =
             |addr, source, member| Attempt { addr: DialAddr::new(addr), source, endpoint: None, member };
         let (first, others) = match &cluster.plan.upstream {
@@ -153,6 +158,20 @@ impl<'a> Attempts<'a> {
 }
 
 impl<'a> Attempt<'a> {
+    /// Dials. The inbound hop needs no note: its source tells it from all other connections.
+    async fn dial(
+        &self,
+        deadline: Option<Duration>,
+        sockets: &Arc<OwnSockets>,
+    ) -> Result<(TcpStream, Option<OwnSocket>), DialError> {
+        match self.source {
+            Some(_) => Ok((dial::dial(self.addr, self.source, deadline).await?, None)),
+            None => {
+                dial::dial_noted(self.addr, deadline, sockets).await.map(|(tcp, noted)| (tcp, Some(noted)))
+            }
+        }
+    }
+
     fn at(endpoint: &'a Endpoint) -> Self {
         let (addr, member) = (DialAddr::new(endpoint.address), Some(&*endpoint.member));
         Self { addr, source: None, endpoint: Some(endpoint), member }
@@ -165,6 +184,7 @@ impl<'a> Attempt<'a> {
 pub(crate) fn connect<'a>(
     attempts: Attempts<'a>,
     origination: Option<Origination<'a>>,
+    sockets: &'a Arc<OwnSockets>,
     mut report: impl FnMut(Event<'_>) + 'a,
 ) -> impl Future<Output = Result<Upstream, ConnectError>> {
     let Attempts { cluster, pending, first: mut attempt, others } = attempts;
@@ -172,10 +192,10 @@ pub(crate) fn connect<'a>(
     async move {
         // Held while a second or later endpoint is dialled.
         let mut retry = None;
-        let (mut tcp, took) = loop {
+        let (mut tcp, noted, took) = loop {
             let started = Instant::now();
-            let error = match dial::dial(attempt.addr, attempt.source, cluster.plan.connect_timeout).await {
-                Ok(tcp) => break (tcp, started.elapsed()),
+            let error = match attempt.dial(cluster.plan.connect_timeout, sockets).await {
+                Ok((tcp, noted)) => break (tcp, noted, started.elapsed()),
                 Err(error) => error,
             };
             report(Event::Failed(&error));
@@ -201,11 +221,11 @@ pub(crate) fn connect<'a>(
         drop((pending, retry));
         report(Event::Connected(took));
         let Some((origination, member)) = origination.zip(attempt.member) else {
-            return Ok(Upstream { stream: Stream::Plain(tcp), peer: None });
+            return Ok(Upstream { noted, stream: Stream::Plain(tcp), peer: None });
         };
         // Boxed, so that a connection without TLS does not carry the room of a handshake.
         let shaken = Box::pin(origination.handshake(&mut tcp, attempt.addr, member)).await?;
         let peer = Some(shaken.peer.id().clone());
-        Ok(Upstream { stream: Stream::Tls(shaken.over(tcp).into()), peer })
+        Ok(Upstream { noted, stream: Stream::Tls(shaken.over(tcp).into()), peer })
     }
 }

@@ -5,9 +5,12 @@ use crate::cluster::registry::Running;
 use crate::connection::accepted::Accepted;
 use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
+use crate::connection::guard::{self, Ours};
+use crate::connection::proxy::Proxy;
 use crate::connection::route::{self, Route};
-use crate::connection::{guard, tls};
-use crate::net::addrs::OrigDst;
+use crate::connection::tls;
+use crate::net::addrs::{ClientAddr, Direction, OrigDst};
+use crate::net::limit::{Claim, Stranger};
 use crate::net::original_dst::Redirected;
 use crate::tls::handshake::Shaken;
 use std::sync::Arc;
@@ -31,18 +34,22 @@ pub(crate) async fn admit(
     let proxy = downstream.proxy();
     let direction = accepted.direction;
     let running = proxy.running.load_full();
-    let Some(permit) = proxy.limits.listener(direction).try_acquire() else {
+    let claim = claim(&proxy, &running, accepted);
+    let Some(permit) = proxy.limits.listener(direction).try_acquire_for(claim) else {
         proxy.metrics.direction(direction).listener_overflow.inc();
         running.passthrough(direction, accepted.client.family()).metrics.overflow.inc();
-        return Err(ForwardError::ListenerFull);
+        return Err(ForwardError::ListenerFull(claim));
     };
-    downstream.hold(permit);
+    downstream.hold(permit, claim);
     let (original, route) = match &accepted.bound {
         None => {
-            let original = guard::check(direction, redirected, &proxy.ports, |ip| proxy.own.contains(ip))
-                .inspect_err(|refusal| {
-                    proxy.metrics.direction(direction).loop_rejected(refusal.guard()).inc();
-                })?;
+            let ours = Ours {
+                ports: &proxy.ports,
+                is_address: |ip| proxy.own.contains(ip),
+                is_socket: |client, original| proxy.own_sockets.contains(client, original),
+            };
+            let original = guard::check(direction, accepted.client, redirected, &ours)
+                .inspect_err(|refusal| proxy.refused(direction, refusal))?;
             (original, route::route(&running, direction, original))
         }
         // A document binds the port and says where it leads, for every client: there is nothing to guard.
@@ -54,4 +61,19 @@ pub(crate) async fn admit(
     downstream.routed(&running.plan, &route);
     let session = tls::admit(downstream, &running.plan, &route, original, &mut accepted.stream).await?;
     Ok(Admitted { running, route, original, session })
+}
+
+/// Returns the standing of the client. Only a mesh with TLS has strangers: elsewhere nothing tells a member from another.
+fn claim(proxy: &Proxy, running: &Running, accepted: &Accepted) -> Claim {
+    let strangers = accepted.direction == Direction::Inbound && running.plan.mtls.is_some();
+    if !strangers || is_known(proxy, running, accepted.client) {
+        return Claim::Full;
+    }
+    Claim::Stranger(Stranger::new(accepted.client.get().ip()))
+}
+
+/// Returns true if a document names the client's address, or if a member came from there before.
+fn is_known(proxy: &Proxy, running: &Running, client: ClientAddr) -> bool {
+    let ip = client.get().ip();
+    running.plan.workloads.contains(&ip) || proxy.tls.acquaintances.contains(ip)
 }

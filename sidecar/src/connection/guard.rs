@@ -7,13 +7,15 @@
 //! | to an address of this pod and a port of the sidecar | it would come back to us, without end |
 //! | inbound, to loopback or `::6` | it would open loopback-only services to the sender |
 //! | inbound, to an address that is not this pod's | we would be an open relay |
+//! | inbound, from the source of the inbound hop | it is that hop, which came back |
+//! | outbound, from a socket of the sidecar's own | conntrack sent it by an earlier connection's decision |
 //! | outbound, to loopback or `::6` | no rule of ours sends it here, so it was forged |
 //!
 //! An outbound connection to the pod's own address and a port of the application passes: it goes through the inbound
 //! rules like any peer's (it comes back to us once, from the sidecar's uid).
 
 use crate::metrics::labels;
-use crate::net::addrs::{Direction, OrigDst, is_loopback};
+use crate::net::addrs::{ClientAddr, Direction, OrigDst, inbound_source, is_loopback};
 use crate::net::original_dst::Redirected;
 use crate::observe::close_reason::CloseReason;
 use crate::options::config::SidecarPorts;
@@ -34,6 +36,12 @@ pub(crate) enum Refusal {
     /// An inbound connection to an address of another host.
     #[error("{0} is not an address of this pod: refusing to relay")]
     NotThisPod(OrigDst),
+    /// The client is the sidecar.
+    #[error(
+        "this sidecar's own connection to {0} came back to it: refusing to loop; is nf_conntrack_tcp_timeout_close 0 in \
+         this pod, and are the redirect rules whole?"
+    )]
+    OwnConnection(OrigDst),
 }
 
 impl Refusal {
@@ -41,7 +49,9 @@ impl Refusal {
     pub(crate) fn reason(self) -> CloseReason {
         match self {
             Self::NotRedirected => CloseReason::NoOriginalDst,
-            Self::OwnPort(_) | Self::Loopback(_) | Self::NotThisPod(_) => CloseReason::Loop,
+            Self::OwnPort(_) | Self::Loopback(_) | Self::NotThisPod(_) | Self::OwnConnection(_) => {
+                CloseReason::Loop
+            }
         }
     }
 
@@ -52,6 +62,7 @@ impl Refusal {
             Self::OwnPort(_) => Guard::OwnPort,
             Self::Loopback(_) => Guard::Loopback,
             Self::NotThisPod(_) => Guard::NotThisPod,
+            Self::OwnConnection(_) => Guard::OwnConnection,
         }
     }
 }
@@ -63,11 +74,13 @@ pub(crate) enum Guard {
     OwnPort,
     Loopback,
     NotThisPod,
+    OwnConnection,
 }
 
 impl Guard {
     /// All guards, for tables.
-    pub(crate) const ALL: [Self; 4] = [Self::NotRedirected, Self::OwnPort, Self::Loopback, Self::NotThisPod];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::NotRedirected, Self::OwnPort, Self::Loopback, Self::NotThisPod, Self::OwnConnection];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -75,36 +88,47 @@ impl Guard {
             Self::OwnPort => "own_port",
             Self::Loopback => "loopback",
             Self::NotThisPod => "not_this_pod",
+            Self::OwnConnection => "own_connection",
         }
     }
 }
 
 labels! { Guard: "guard" }
 
-/// Lets a connection pass, or returns the reason to refuse it. `is_own` returns true for an address of this pod.
+/// The pod's and the sidecar's own, as the guards have to know it.
+pub(crate) struct Ours<'a, A, S> {
+    pub(crate) ports: &'a SidecarPorts,
+    /// Returns true for an address of this pod.
+    pub(crate) is_address: A,
+    /// Returns true if the connection from that client to that destination is a socket of the sidecar's.
+    pub(crate) is_socket: S,
+}
+
+/// Lets a connection pass, or returns the reason to refuse it.
 pub(crate) fn check(
     direction: Direction,
+    client: ClientAddr,
     redirected: Redirected,
-    ports: &SidecarPorts,
-    is_own: impl Fn(IpAddr) -> bool,
+    ours: &Ours<'_, impl Fn(IpAddr) -> bool, impl Fn(ClientAddr, OrigDst) -> bool>,
 ) -> Result<OrigDst, Refusal> {
     let Redirected::From(original) = redirected else { return Err(Refusal::NotRedirected) };
     let (ip, port) = (original.get().ip(), original.get().port());
+    let to_our_port = ours.ports.contains(port);
     if is_loopback(ip) {
-        return Err(if ports.contains(port) {
-            Refusal::OwnPort(original)
-        } else {
-            Refusal::Loopback(original)
-        });
+        return Err(if to_our_port { Refusal::OwnPort(original) } else { Refusal::Loopback(original) });
     }
-    match (direction, ports.contains(port)) {
+    match direction {
         // Most connections leave the pod: no need to know whose address it is.
-        (Direction::Outbound, false) => Ok(original),
-        (Direction::Outbound, true) if is_own(ip) => Err(Refusal::OwnPort(original)),
-        (Direction::Outbound, true) => Ok(original),
-        (Direction::Inbound, _) if !is_own(ip) => Err(Refusal::NotThisPod(original)),
-        (Direction::Inbound, true) => Err(Refusal::OwnPort(original)),
-        (Direction::Inbound, false) => Ok(original),
+        Direction::Outbound if to_our_port && (ours.is_address)(ip) => Err(Refusal::OwnPort(original)),
+        Direction::Outbound if (ours.is_socket)(client, original) => Err(Refusal::OwnConnection(original)),
+        Direction::Outbound => Ok(original),
+        Direction::Inbound if !(ours.is_address)(ip) => Err(Refusal::NotThisPod(original)),
+        Direction::Inbound if to_our_port => Err(Refusal::OwnPort(original)),
+        // A socket of the outbound side is a call to oneself, which passes here once.
+        Direction::Inbound if client.get().ip() == inbound_source(client.family()) => {
+            Err(Refusal::OwnConnection(original))
+        }
+        Direction::Inbound => Ok(original),
     }
 }
 
@@ -116,13 +140,49 @@ mod tests {
     const POD: [&str; 4] = ["10.0.0.2", "fd00::2", "127.0.0.1", "::1"];
 
     fn verdict(direction: Direction, original: Option<&str>) -> Result<OrigDst, Guard> {
+        of_client(direction, "10.0.0.9:4000", original)
+    }
+
+    fn of_client(direction: Direction, client: &str, original: Option<&str>) -> Result<OrigDst, Guard> {
         let redirected = match original {
             Some(text) => Redirected::From(OrigDst::new(text.parse().unwrap())),
             None => Redirected::Not,
         };
         let ports = SidecarPorts::new([15001, 15006, 15020, 9901, 0]);
-        check(direction, redirected, &ports, |ip| POD.contains(&ip.to_string().as_str()))
-            .map_err(Refusal::guard)
+        let ours = Ours {
+            ports: &ports,
+            is_address: |ip: IpAddr| POD.contains(&ip.to_string().as_str()),
+            is_socket: |client: ClientAddr, original: OrigDst| {
+                OWN.contains(&(client.to_string().as_str(), original.to_string().as_str()))
+            },
+        };
+        check(direction, ClientAddr::new(client.parse().unwrap()), redirected, &ours).map_err(Refusal::guard)
+    }
+
+    /// Sockets of the sidecar's own.
+    const OWN: [(&str, &str); 2] = [("10.0.0.2:4001", "192.0.2.1:443"), ("10.0.0.2:4002", "10.0.0.2:80")];
+
+    #[test]
+    fn a_connection_of_the_sidecar_that_comes_back_is_refused_but_a_call_to_oneself_passes() {
+        for (direction, client, original, passes) in [
+            (Outbound, "10.0.0.2:4001", "192.0.2.1:443", false),
+            (Outbound, "[::ffff:10.0.0.2]:4001", "192.0.2.1:443", false),
+            (Outbound, "10.0.0.2:4002", "10.0.0.2:80", false),
+            // The application's, by a port of ours.
+            (Outbound, "10.0.0.2:4001", "192.0.2.1:80", true),
+            (Inbound, "10.0.0.2:4002", "10.0.0.2:80", true),
+            // The hop to the application.
+            (Inbound, "127.0.0.6:4003", "10.0.0.2:80", false),
+            (Inbound, "[::6]:4003", "[fd00::2]:80", false),
+        ] {
+            let expected =
+                if passes { Ok(OrigDst::new(original.parse().unwrap())) } else { Err(Guard::OwnConnection) };
+            assert_eq!(
+                of_client(direction, client, Some(original)),
+                expected,
+                "{direction} {client} {original}"
+            );
+        }
     }
 
     #[test]

@@ -4,9 +4,12 @@
 use crate::cluster::destinations::Destinations;
 use crate::cluster::limits::Limits;
 use crate::cluster::registry::{Registry, Running};
+use crate::connection::guard::{Guard, Refusal};
 use crate::connection::metrics::Metrics;
 use crate::connection::table::Table;
+use crate::net::addrs::Direction;
 use crate::net::own_addresses::OwnAddresses;
+use crate::net::own_sockets::OwnSockets;
 use crate::net::throttle::Throttle;
 use crate::observe::access_log::AccessLogger;
 use crate::observe::capture::Capture;
@@ -44,6 +47,8 @@ pub(crate) struct Proxy {
     pub(crate) ports: SidecarPorts,
     /// The pod's addresses. The guards read them, and ask the kernel again when they may be out of date.
     pub(crate) own: OwnAddresses,
+    /// The sockets to servers outside. Workers note each that they dial; the guards look accepted connections up.
+    pub(crate) own_sockets: Arc<OwnSockets>,
     /// The counters of `/metrics`. Workers add to them, admin pages and the history read them.
     pub(crate) metrics: Metrics,
     /// The limits on connections by direction. Each connection takes a permit on its worker and gives it back there.
@@ -65,6 +70,18 @@ pub(crate) struct Proxy {
     pub(crate) access_log: AccessLogger,
     /// Keeps the error about a missing source address from filling the log. Workers ask it before they log.
     pub(crate) no_source: Throttle,
+    /// The same for the warning about connections of the sidecar's own that came back.
+    pub(crate) came_back: Throttle,
+}
+
+impl Proxy {
+    /// Counts a refusal of a guard, and warns of one that says that the pod's rules or sysctls are not whole.
+    pub(crate) fn refused(&self, direction: Direction, refusal: &Refusal) {
+        self.metrics.direction(direction).loop_rejected(refusal.guard()).inc();
+        if refusal.guard() == Guard::OwnConnection && self.came_back.ready() {
+            tracing::warn!(%direction, "{refusal}");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -83,6 +100,7 @@ impl Proxy {
         Self {
             ports: config.sidecar_ports(),
             own: OwnAddresses::from_kernel().expect("netlink answers"),
+            own_sockets: Arc::default(),
             documents: Documents::new(0, metrics.documents.clone()),
             traffic_log: TrafficLogger::new(metrics.traffic_log.clone()),
             capture: Capture::new(metrics.capture.clone()),
@@ -102,6 +120,7 @@ impl Proxy {
             history: History::default(),
             mishaps: RecentFailures::default(),
             no_source: Throttle::new(std::time::Duration::ZERO),
+            came_back: Throttle::new(std::time::Duration::ZERO),
             config,
         }
     }

@@ -4,17 +4,20 @@
 use crate::cluster::connect::{self, Event, Upstream};
 use crate::cluster::origination::Origination;
 use crate::cluster::stream::Stream;
+use crate::connection::accepted::ConnectionInfo;
 use crate::connection::admission::Admitted;
 use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
+use crate::connection::guard::Refusal;
 use crate::connection::table::{ConnectionState, Entry};
 use crate::connection::tls;
 use crate::connection::upstream::UpstreamUse;
-use crate::net::addrs::Direction;
+use crate::net::addrs::{Direction, OrigDst};
 use crate::net::dial::DialError;
+use crate::net::own_sockets::OwnSocket;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
-use crate::plan::Gate;
+use crate::plan::{Gate, Plan};
 use crate::relay::pipes::Pipes;
 use crate::relay::{End, Mode, Moved, Relay, Side, Watch};
 use crate::tls::handshake::Shaken;
@@ -26,9 +29,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// A connection with both its sides. Fields are dropped in this order, which a panic relies on: sockets first, then the
-/// use of the cluster, then the closing record.
+/// A connection with both its sides. Fields are dropped in this order, which a panic relies on: sockets before the use of
+/// the cluster, and that before the closing record.
 pub(crate) struct Tcp {
+    /// Forgotten first, while the server's socket is open.
+    noted: Option<OwnSocket>,
     client: Stream,
     server: Stream,
     relay: Relay,
@@ -86,10 +91,11 @@ pub(crate) async fn connect(
     let gate = gate.map(|mtls| mtls.gate(&route.listener.plan));
     let connected = {
         // Pinned here and lent: passed by value, these futures would be copied as they are made and awaited.
-        let connecting = pin!(connect::connect(attempts, origination, report));
+        let connecting = pin!(connect::connect(attempts, origination, &proxy.own_sockets, report));
         let finished = pin!(async {
             let upstream = connecting.await?;
-            let session = finish(downstream, client, &upstream, session, gate).await?;
+            came_back(downstream)?;
+            let session = finish(downstream, client, &upstream, session, (&running.plan, gate)).await?;
             Ok((upstream, session))
         });
         unless_stopped(&entry, finished).await
@@ -103,20 +109,34 @@ pub(crate) async fn connect(
     }
 }
 
+/// Refuses a connection of the sidecar's own that admission let pass. Another worker notes its socket a microsecond after
+/// the first packet was sent, and may be interrupted there; by now a server has answered.
+fn came_back(downstream: &Downstream) -> Result<(), Refusal> {
+    let &ConnectionInfo { direction, client, orig_dst, .. } = downstream.info();
+    let proxy = downstream.shared();
+    let ours = |original: &OrigDst| {
+        direction == Direction::Outbound && proxy.own_sockets.contains(client, *original)
+    };
+    let Some(original) = orig_dst.filter(ours) else { return Ok(()) };
+    let refusal = Refusal::OwnConnection(original);
+    proxy.refused(direction, &refusal);
+    Err(refusal)
+}
+
 /// Finds out what the client speaks, where that has to wait for the server, and notes the member that answered as server.
 async fn finish(
     downstream: &mut Downstream,
     client: &mut TcpStream,
     upstream: &Upstream,
     session: Option<Box<Shaken>>,
-    gate: Option<&Gate>,
+    (plan, gate): (&Plan, Option<&Gate>),
 ) -> Result<Option<Box<Shaken>>, ForwardError> {
     if let Some(peer) = &upstream.peer {
         downstream.speaks(Spoken::MeshTls, Some(peer.clone()));
     }
     match gate {
         // Boxed, so that a connection without TLS does not carry the room of a handshake.
-        Some(gate) => Box::pin(tls::recognise(downstream, client, upstream.stream.tcp(), gate)).await,
+        Some(gate) => Box::pin(tls::recognise(downstream, client, upstream.stream.tcp(), plan, gate)).await,
         None => Ok(session),
     }
 }
@@ -138,13 +158,13 @@ async fn unless_stopped<T>(
 impl Tcp {
     /// Puts both sides together, ready to relay.
     pub(crate) fn new(downstream: Downstream, client: TcpStream, connected: Connected) -> Self {
-        let Connected { session, upstream, using } = connected;
+        let Connected { session, upstream: Upstream { noted, stream: server, peer: _ }, using } = connected;
         let client = match session {
             Some(shaken) => Stream::Tls(shaken.over(client).into()),
             None => Stream::Plain(client),
         };
         let session = TcpSession { upstream: using, downstream, registered: None };
-        Self { client, server: upstream.stream, relay: Relay::default(), session }
+        Self { noted, client, server, relay: Relay::default(), session }
     }
 
     /// Relays until the connection is over.
@@ -154,7 +174,7 @@ impl Tcp {
 
     /// Closes both sides and writes the closing record.
     pub(crate) fn end(self, end: End<CloseReason>) {
-        let Self { client, server, relay: _, session } = self;
+        let Self { noted, client, server, relay: _, session } = self;
         let TcpSession { upstream, downstream, .. } = session;
         let (reason, error) = match end {
             End::Closed => (CloseReason::Ok, None),
@@ -171,6 +191,7 @@ impl Tcp {
             client.reset();
             server.reset();
         }
+        drop(noted);
         // Before the record: a reader of the record, or of an empty table, may rely on both being closed.
         drop((client, server));
         upstream.ends(reason);

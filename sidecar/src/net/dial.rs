@@ -2,12 +2,15 @@
 //! Connects to a server within a deadline.
 
 use crate::net::addrs::DialAddr;
+use crate::net::own_sockets::{OwnSocket, OwnSockets};
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
-use socket2::SockRef;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 /// Reason for which a server was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -63,32 +66,76 @@ pub(crate) async fn dial(
     from: Option<IpAddr>,
     deadline: Option<Duration>,
 ) -> Result<TcpStream, DialError> {
-    let connecting = prepare(addr, from)?.connect(addr.get());
-    let connected = match deadline {
+    within(addr, deadline, connect(addr, from, |_| ())).await.map(|(stream, ())| stream)
+}
+
+/// Dials `addr` and notes the socket as the sidecar's own, before its first packet can come back.
+///
+/// # Errors
+/// Those of [`dial`].
+pub(crate) async fn dial_noted(
+    addr: DialAddr,
+    deadline: Option<Duration>,
+    sockets: &Arc<OwnSockets>,
+) -> Result<(TcpStream, OwnSocket), DialError> {
+    let note = |socket: &Socket| {
+        let local = socket.local_addr().ok().and_then(|local| local.as_socket());
+        local.map(|local| sockets.note(local, addr))
+    };
+    let (stream, noted) = within(addr, deadline, connect(addr, None, note)).await?;
+    let nameless = || io::Error::other("the socket has no address of its own");
+    Ok((stream, noted.ok_or_else(|| DialError::new(addr, nameless()))?))
+}
+
+async fn within<T>(
+    addr: DialAddr,
+    deadline: Option<Duration>,
+    connecting: impl Future<Output = Result<T, DialError>>,
+) -> Result<T, DialError> {
+    match deadline {
         Some(deadline) => {
-            tokio::time::timeout(deadline, connecting).await.map_err(|_| DialError::TimedOut { addr })?
+            tokio::time::timeout(deadline, connecting).await.unwrap_or(Err(DialError::TimedOut { addr }))
         }
         None => connecting.await,
-    };
-    connected.map_err(|source| DialError::new(addr, source))
+    }
+}
+
+/// Connects. `sent` sees the socket once it has an address and a port, when the first packet has just been sent.
+async fn connect<T>(
+    addr: DialAddr,
+    from: Option<IpAddr>,
+    sent: impl FnOnce(&Socket) -> T,
+) -> Result<(TcpStream, T), DialError> {
+    let failed = |source| DialError::new(addr, source);
+    let socket = prepare(addr, from)?;
+    match socket.connect(&addr.get().into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => return Err(failed(error)),
+        _ => {}
+    }
+    let sent = sent(&socket);
+    let stream = TcpStream::from_std(socket.into()).map_err(failed)?;
+    // Declared after the stream, so that it is dropped first: a socket is forgotten before it is closed.
+    let sent = sent;
+    stream.writable().await.map_err(failed)?;
+    match stream.take_error().map_err(failed)? {
+        Some(error) => Err(failed(error)),
+        None => Ok((stream, sent)),
+    }
 }
 
 /// Makes a socket and sets its options before the runtime registers it, so that it is registered only once.
-fn prepare(addr: DialAddr, from: Option<IpAddr>) -> Result<TcpSocket, DialError> {
+fn prepare(addr: DialAddr, from: Option<IpAddr>) -> Result<Socket, DialError> {
     let failed = |source| DialError::new(addr, source);
-    let socket = match addr.get() {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }
-    .map_err(failed)?;
-    socket.set_nodelay(true).map_err(failed)?;
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(addr.get()), kind, Some(Protocol::TCP)).map_err(failed)?;
+    socket.set_tcp_nodelay(true).map_err(failed)?;
     // An urgent byte stays at its place in the stream; else it is lost on the way.
-    SockRef::from(&socket).set_out_of_band_inline(true).map_err(failed)?;
+    socket.set_out_of_band_inline(true).map_err(failed)?;
     if let Some(source_ip) = from {
         // The port is chosen at connect, by the whole 4-tuple. Chosen at bind, the ports of the one source address
         // would be used up by some 28,000 connections, TIME_WAIT included.
         setsockopt(&socket, IpBindAddressNoPort, &true).map_err(|errno| failed(errno.into()))?;
-        socket.bind(SocketAddr::new(source_ip, 0)).map_err(|error| match error.kind() {
+        socket.bind(&SocketAddr::new(source_ip, 0).into()).map_err(|error| match error.kind() {
             io::ErrorKind::AddrNotAvailable => DialError::NoSource { addr, source_ip },
             _ => failed(error),
         })?;

@@ -10,4 +10,5 @@ pub(crate) mod dial;
 pub(crate) mod limit;
 pub(crate) mod original_dst;
 pub(crate) mod own_addresses;
+pub(crate) mod own_sockets;
 pub(crate) mod throttle;

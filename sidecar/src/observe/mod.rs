@@ -10,6 +10,7 @@ pub(crate) mod flush;
 pub(crate) mod history;
 pub(crate) mod log_file;
 pub mod logging;
+pub mod one_line;
 pub(crate) mod readiness;
 pub mod spoken;
 pub mod traffic_log;

@@ -271,10 +271,13 @@ impl PortOptions {
 
 impl TlsOptions {
     /// Returns the source of this pod's identity, if it has one.
-    pub(super) fn check(self, mesh: &str, errors: &mut Vec<OptionError>) -> Option<IdentitySource> {
+    pub(super) fn check(self, mesh: &MeshOptions, errors: &mut Vec<OptionError>) -> Option<IdentitySource> {
         let Self { identity, trust_domain } = self;
         let folder = identity?;
-        match trust_domain.as_deref().unwrap_or(mesh).parse::<TrustDomain>() {
+        if mesh.resources.is_empty() {
+            errors.push(OptionError::NoResources { what: format!("--identity {}", folder.display()) });
+        }
+        match trust_domain.as_deref().unwrap_or(&mesh.mesh).parse::<TrustDomain>() {
             Ok(domain) => {
                 Some(IdentitySource { folder, trust_domain: domain, names_services: trust_domain.is_none() })
             }

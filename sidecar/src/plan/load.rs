@@ -4,11 +4,8 @@
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::compile::{self, CompileError};
-use culvert_mesh::load::{self, LoadError, Loaded};
+use culvert_mesh::load::{self, LoadError, Loaded, MOST_ERRORS};
 use std::path::PathBuf;
-
-/// Most errors that are reported: thousands of documents of a broken generator all have the same.
-const MOST_ERRORS: usize = 200;
 
 /// Error of documents that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +26,7 @@ pub enum PlanError {
 /// # Errors
 /// Every error of the documents, but at most [`MOST_ERRORS`].
 pub(crate) fn load(config: &Config, paths: &[PathBuf]) -> Result<Plan, Vec<PlanError>> {
-    let Loaded { found, errors } = load::load(&config.context(), paths);
+    let Loaded { found, errors, more, .. } = load::load(&config.context(), paths);
     let mut errors: Vec<PlanError> = errors.into_iter().map(Into::into).collect();
     let plan = match compile::compile(config, &found) {
         Ok(plan) if errors.is_empty() => return Ok(plan),
@@ -37,8 +34,8 @@ pub(crate) fn load(config: &Config, paths: &[PathBuf]) -> Result<Plan, Vec<PlanE
         Err(together) => together,
     };
     errors.extend(plan.into_iter().map(PlanError::from));
-    if errors.len() > MOST_ERRORS {
-        let more = errors.len() - MOST_ERRORS;
+    let more = more + errors.len().saturating_sub(MOST_ERRORS);
+    if more > 0 {
         errors.truncate(MOST_ERRORS);
         errors.push(PlanError::More(more));
     }
@@ -63,7 +60,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(&["--dataplane=app"]);
         let missed = |text: &str| {
-            fs::write(folder.path().join("a.yaml"), text).unwrap();
+            fs::write(folder.path().join("a.yaml"), format!("{text}\n---\n{{type: Mesh, name: default}}\n"))
+                .unwrap();
             let Err(errors) = load(&config, &[folder.path().into()]) else { panic!("{text}") };
             let words: Vec<_> = errors.iter().map(ToString::to_string).collect();
             words.iter().any(|error| error.starts_with("--dataplane app: no document"))

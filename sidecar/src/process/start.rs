@@ -24,6 +24,7 @@ use crate::tls::Tls;
 use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
@@ -113,6 +114,7 @@ pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -
         traffic_log,
         ports: config.sidecar_ports(),
         own: OwnAddresses::from_kernel().map_err(StartError::Addresses)?,
+        own_sockets: Arc::default(),
         pipes: Pipes::new(pipes::MOST, metrics.pipes.clone()),
         capture: Capture::new(metrics.capture.clone()),
         access_log: AccessLogger::start(&config.access_log, metrics.access_log.clone())?,
@@ -124,6 +126,7 @@ pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -
         history: History::default(),
         mishaps: RecentFailures::default(),
         no_source: Throttle::new(NO_SOURCE_LOG_EVERY),
+        came_back: Throttle::new(NO_SOURCE_LOG_EVERY),
         config,
     })
 }

@@ -35,8 +35,15 @@ pub(crate) enum TlsError {
     #[error("the TLS handshake did not end within {} s", .0.as_secs())]
     TimedOut(Duration),
     /// Too many handshakes are in progress.
-    #[error("{0} TLS handshakes are in progress, which is the limit")]
-    TooMany(u32),
+    #[error(
+        "{0} TLS handshakes are in progress, which is the limit, and no peer has more of them than this one"
+    )]
+    TooMany(usize),
+    /// Another peer got the place.
+    #[error(
+        "the TLS handshake gave its place to another peer's: {0} are in progress, and this peer had most"
+    )]
+    GaveWay(usize),
     /// The sidecar has no identity.
     #[error("this sidecar has no identity (--identity), so it cannot speak TLS: see /certs")]
     NoIdentity,
@@ -94,7 +101,7 @@ impl TlsError {
             Self::OwnTls => CloseReason::ForeignTls,
             Self::Silent(_) | Self::TimedOut(_) => CloseReason::TlsTimeout,
             Self::Lost(_) => CloseReason::ClientReset,
-            Self::TooMany(_) => CloseReason::Limit,
+            Self::TooMany(_) | Self::GaveWay(_) => CloseReason::Limit,
             Self::NoIdentity => CloseReason::TlsNoIdentity,
             Self::Gone | Self::Cut | Self::Io(_) => CloseReason::TlsFailure,
             Self::Peer(PeerFault::Expired) => CloseReason::TlsExpired,

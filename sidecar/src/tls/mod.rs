@@ -18,7 +18,7 @@ mod identity;
 mod keeper;
 mod metrics;
 mod peer;
-mod schedule;
+pub(crate) mod places;
 mod session;
 pub mod sniff;
 mod stream;

@@ -47,6 +47,7 @@ fn bad_usage_is_64_with_the_reason_on_stderr() {
         (vec!["--redirekt"], "unexpected argument '--redirekt'"),
         (vec!["--outbound-port", "70000"], "invalid value '70000' for '--outbound-port <PORT>'"),
         (vec!["--identity", "/etc/tls", "--trust-domain", "A B"], "\"A B\" is no trust domain"),
+        (vec!["--identity", "/etc/tls"], "--identity /etc/tls needs mesh documents"),
         (vec!["--app-probes", "[]"], "--app-probes: not a JSON object"),
         (vec!["--admin-address", "0.0.0.0:9901"], "--admin-address 0.0.0.0:9901 is not a loopback address"),
         (vec!["validate", "/no/such/mesh.yaml"], "/no/such/mesh.yaml: No such file or directory"),
@@ -113,10 +114,13 @@ fn validate_checks_documents_and_runs_nothing() {
         ),
     ] {
         let path = format!("{folder}/{name}");
-        let (code, stdout, stderr) = output(program().args(options).args(["validate", &path]));
+        let mesh = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/mesh.yaml");
+        let paths = if name.starts_with("mesh") { vec![path.as_str()] } else { vec![&path, mesh] };
+        let (code, stdout, stderr) = output(program().args(options).arg("validate").args(&paths));
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{name}");
         assert!(
-            stdout.starts_with("1 documents are well-formed; ") && stdout.contains(summary),
+            stdout.starts_with(&format!("{} documents are well-formed; ", paths.len()))
+                && stdout.contains(summary),
             "{name}: {stdout}"
         );
     }

@@ -5,6 +5,7 @@ mod containerd;
 mod node;
 mod podman;
 mod repair;
+mod single;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 

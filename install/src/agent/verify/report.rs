@@ -36,6 +36,7 @@ pub(crate) fn row(subject: &Subject, network: &Network, before: Option<&PodRow>)
         verified: None,
         repairs: 0,
         reason,
+        beside: Vec::new(),
     };
     match before {
         // Only the record changed: the result of the last check still holds.
@@ -44,6 +45,7 @@ pub(crate) fn row(subject: &Subject, network: &Network, before: Option<&PodRow>)
             reason: before.reason.clone(),
             verified: before.verified.clone(),
             repairs: before.repairs,
+            beside: before.beside.clone(),
             ..row
         },
         _ => row,

@@ -287,7 +287,11 @@ mod tests {
         }
         let wrong =
             subjects(Some(vec![sandbox("shop", &[("culvert.dev/redirekt", "on")])]), vec![], &defaults);
-        assert!(kind(&wrong[0].desired).starts_with("unknown: culvert.dev/redirekt"), "{wrong:?}");
+        assert!(
+            kind(&wrong[0].desired)
+                .starts_with("unknown: no annotation of culvert: \"culvert.dev/redirekt\""),
+            "{wrong:?}"
+        );
         assert_eq!(subjects(Some(vec![]), vec![record("nftables", None)], &defaults), vec![]);
     }
 

@@ -47,8 +47,8 @@ impl App {
         }
     }
 
-    fn metrics(&self) -> Reply {
-        reply::of_type(StatusCode::OK, reply::OPENMETRICS, self.proxy.metrics.registry.text())
+    fn metrics(&self, headers: &HeaderMap) -> Reply {
+        reply::metrics(headers, self.proxy.metrics.registry.text())
     }
 
     /// State of the process, for statistics and `/server_info`.
@@ -65,21 +65,21 @@ impl App {
     }
 
     /// Answers with our metrics, and with the statistics that Envoy has under its names.
-    fn prometheus(&self) -> Reply {
+    fn prometheus(&self, headers: &HeaderMap) -> Reply {
         let envoys = prometheus::series(&self.collect());
         let ours = self.proxy.metrics.registry.text();
         let ours = ours.strip_suffix("# EOF\n").unwrap_or(&ours);
-        reply::of_type(StatusCode::OK, reply::OPENMETRICS, format!("{ours}{envoys}# EOF\n"))
+        reply::metrics(headers, format!("{ours}{envoys}# EOF\n"))
     }
 
-    fn stats(&self, query: &str) -> Reply {
+    fn stats(&self, query: &str, headers: &HeaderMap) -> Reply {
         let (mut as_json, mut used_only) = (false, false);
         let mut filter = None;
         for (key, value) in query::pairs(query) {
             match (key.as_str(), value.as_str()) {
                 ("format", "json") => as_json = true,
                 ("format", "text") => as_json = false,
-                ("format", "prometheus") => return self.prometheus(),
+                ("format", "prometheus") => return self.prometheus(headers),
                 // Counters above 0. Envoy ignores the value too.
                 ("usedonly", _) => used_only = true,
                 ("filter", pattern) => match regex_lite::Regex::new(pattern) {
@@ -230,7 +230,7 @@ impl Pages for StatusPages {
         let probe =
             (method == Method::GET || method == Method::HEAD).then(|| self.probe(uri, local)).flatten();
         // Our own pages are answered at once; a probe has to ask the application.
-        let reply = probe.is_none().then(|| self.answer(method, uri));
+        let reply = probe.is_none().then(|| self.answer(method, uri, request.headers()));
         let proxy = Arc::clone(&self.0.proxy);
         async move {
             match (probe, reply) {
@@ -264,7 +264,7 @@ impl StatusPages {
         Some((probe, pod))
     }
 
-    fn answer(&self, method: &Method, uri: &Uri) -> Reply {
+    fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Reply {
         if method != Method::GET && method != Method::HEAD {
             return reply::wrong_method("GET, HEAD");
         }
@@ -272,7 +272,7 @@ impl StatusPages {
             "/ready" => self.0.ready(),
             // The answer itself is the proof that this thread runs.
             "/live" => reply::text(StatusCode::OK, "live"),
-            "/metrics" => self.0.metrics(),
+            "/metrics" => self.0.metrics(headers),
             _ => reply::not_found("/ready, /live, /metrics, and what --app-probes names"),
         }
     }
@@ -347,9 +347,9 @@ impl AdminPages {
             "/" => App::page(),
             "/overview" => reply::json(&Overview::of(app)),
             "/ready" => app.ready(),
-            "/stats" => app.stats(query),
-            "/stats/prometheus" => app.prometheus(),
-            "/metrics" => app.metrics(),
+            "/stats" => app.stats(query, headers),
+            "/stats/prometheus" => app.prometheus(headers),
+            "/metrics" => app.metrics(headers),
             "/help" => reply::text(StatusCode::OK, help()),
             "/server_info" => reply::json(&envoy::server_info(&app.proxy.config, app.process())),
             "/connections" => app.connections(),

@@ -3,12 +3,10 @@ use super::*;
 use crate::options::Options;
 use crate::options::config::Config;
 use crate::plan::Plan;
-use crate::plan::compile::compile;
+use crate::plan::compile::{compile, read_with_mesh};
 use clap::Parser;
 use culvert_mesh::document::Found;
-use culvert_mesh::load::Loaded;
 use culvert_mesh::model::tags::Tags;
-use std::path::Path;
 
 fn config() -> Config {
     let arguments = ["culvert-sidecar", "--resources=/test", "--dataplane=here"];
@@ -16,8 +14,7 @@ fn config() -> Config {
 }
 
 fn read(documents: &str) -> Result<Found, Vec<String>> {
-    let mut loaded = Loaded::default();
-    loaded.add(&config().context(), documents, Path::new("test.yaml"));
+    let loaded = read_with_mesh(&config(), documents, "test.yaml");
     let errors: Vec<_> = loaded.errors.iter().map(ToString::to_string).collect();
     if errors.is_empty() { Ok(loaded.found) } else { Err(errors) }
 }
@@ -143,7 +140,7 @@ fn permissions_are_in_the_order_in_which_they_decide() {
     let tags = |key: &str, value: &str| Who::Tags(Tags([(key.into(), value.into())].into()));
     let one = |who, action| Permission { who, action };
     assert_eq!(
-        permissions,
+        *permissions,
         Permissions {
             restricted: true,
             ordered: vec![
