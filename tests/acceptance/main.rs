@@ -30,6 +30,7 @@ mod networks;
 mod other_nat;
 mod pages;
 mod plugin;
+mod probes;
 mod promises;
 mod refusals;
 mod release;

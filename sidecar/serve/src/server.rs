@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,6 +30,10 @@ const MAX_HEAD: usize = 8 * 1024;
 /// Pause after an accept that failed, mostly for want of files. Without one the loop would spin, as the connection that
 /// could not be accepted is still there; a probe waits longer than this.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// The address of this host that a request came to, among the request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalAddress(pub SocketAddr);
 
 /// The pages of one port.
 pub trait Pages: Send + Sync + 'static {
@@ -61,15 +65,23 @@ pub async fn serve(listener: TcpListener, most: usize, pages: impl Pages) {
         {
             oldest.abort();
         }
-        let task = tokio::spawn(answer_all(stream, Arc::clone(&pages)));
+        let local = stream.local_addr().ok().map(LocalAddress);
+        let task = tokio::spawn(answer_all(stream, local, Arc::clone(&pages)));
         open.push_back((peer, task.abort_handle()));
     }
 }
 
 /// Answers the requests of one connection. Any stream will do: one that begins with a handshake does it inside, so that
 /// the handshake counts against the same place and the same time.
-async fn answer_all(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<impl Pages>) {
-    let service = service_fn(move |request| {
+async fn answer_all(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    local: Option<LocalAddress>,
+    pages: Arc<impl Pages>,
+) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(local) = local {
+            request.extensions_mut().insert(local);
+        }
         let reply = pages.answer(&request);
         async move { Ok::<_, Infallible>(reply.await) }
     });
@@ -185,7 +197,7 @@ mod tests {
     #[tokio::test]
     async fn a_head_that_is_too_long_is_refused() {
         let (mut client, server) = tokio::io::duplex(64 * 1024);
-        let answering = tokio::spawn(answer_all(server, Arc::new(Nothing)));
+        let answering = tokio::spawn(answer_all(server, None, Arc::new(Nothing)));
         let head = format!("GET / HTTP/1.1\r\nHost: local\r\nX: {}\r\n\r\n", "x".repeat(MAX_HEAD));
         client.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();

@@ -22,7 +22,6 @@ pub(crate) mod places;
 mod session;
 pub mod sniff;
 mod stream;
-pub(crate) mod unverified;
 mod verify;
 
 pub(crate) use error::TlsError;

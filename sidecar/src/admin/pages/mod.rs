@@ -11,10 +11,11 @@ use crate::admin::stats::{self, Process};
 use crate::connection::proxy::Proxy;
 use crate::metrics::Stats;
 use crate::net::addrs::Family;
+use crate::net::own_addresses::is_reachable;
 use crate::options::config::LogLevel;
 use crate::probes::{self, Probe};
 use clap::ValueEnum;
-use culvert_serve::Pages;
+use culvert_serve::{LocalAddress, Pages};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue, ORIGIN};
 use hyper::{Method, Request, StatusCode, Uri};
@@ -22,6 +23,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Time between the answer to `/quitquitquit` and the end.
@@ -224,12 +226,15 @@ struct StatusPages(App);
 impl Pages for StatusPages {
     fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
         let (method, uri) = (request.method(), request.uri());
-        let probe = (method == Method::GET || method == Method::HEAD).then(|| self.probe(uri)).flatten();
+        let local = request.extensions().get().copied();
+        let probe =
+            (method == Method::GET || method == Method::HEAD).then(|| self.probe(uri, local)).flatten();
         // Our own pages are answered at once; a probe has to ask the application.
         let reply = probe.is_none().then(|| self.answer(method, uri, request.headers()));
+        let proxy = Arc::clone(&self.0.proxy);
         async move {
             match (probe, reply) {
-                (Some(probe), _) => probed(probe).await,
+                (Some((probe, pod)), _) => probed(&proxy, &probe, pod).await,
                 (None, Some(reply)) => reply,
                 (None, None) => reply::not_found("nothing"),
             }
@@ -238,21 +243,24 @@ impl Pages for StatusPages {
 }
 
 /// Passes a probe on to the application.
-async fn probed((probe, pod): (Probe, Option<IpAddr>)) -> Reply {
+async fn probed(proxy: &Proxy, probe: &Probe, pod: Option<IpAddr>) -> Reply {
     let Some(pod) = pod else {
         return reply::text(StatusCode::SERVICE_UNAVAILABLE, "the pod has no address yet");
     };
-    let probes::ProbeReply { status, words } = probes::run(&probe, pod).await;
+    let probes::ProbeReply { status, words } = probes::run(probe, pod, &proxy.ports).await;
     reply::text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), words)
 }
 
 impl StatusPages {
-    /// Returns the probe of a path, and the address at which the application is asked.
-    fn probe(&self, uri: &Uri) -> Option<(Probe, Option<IpAddr>)> {
+    /// Returns the probe of a path, and the address at which the application is asked: the one that the kubelet asked, as a
+    /// pod may have several (Multus, dual-stack). From within the pod, any that peers can reach.
+    fn probe(&self, uri: &Uri, asked: Option<LocalAddress>) -> Option<(Probe, Option<IpAddr>)> {
         let proxy = &self.0.proxy;
         let probe = proxy.config.app_probes.get(uri.path())?.clone();
+        let asked =
+            asked.map(|LocalAddress(address)| address.ip().to_canonical()).filter(|ip| is_reachable(*ip));
         let own = proxy.own.current();
-        let pod = Family::ALL.into_iter().find_map(|family| own.reachable(family).next());
+        let pod = asked.or_else(|| Family::ALL.into_iter().find_map(|family| own.reachable(family).next()));
         Some((probe, pod))
     }
 

@@ -84,6 +84,23 @@ async fn members_know_each_other() {
     assert!(!client.resumed && !server.resumed);
 }
 
+/// A certificate is public; the key proves whose it is. Only the HTTPS probe of the pod's own application does without.
+#[tokio::test]
+async fn a_members_certificate_without_its_key_is_refused_by_either_side() {
+    let authority = Authority::new();
+    let uri = |service: &str| format!("spiffe://default/{service}");
+    let issue = |uri: &str| authority.issue(&Wish { uris: &[uri], ..Wish::default() });
+    let (web, db) = (issue(&uri("web")), issue(&uri("db")));
+    let stolen = |pem: &Pem| {
+        let key = issue("spiffe://default/thief").key;
+        unchecked(&Pem { chain: pem.chain.clone(), key, authorities: pem.authorities.clone() }, pem)
+    };
+    let (client, server) = both(&configs(&web), &stolen(&db), Some(&uri("db"))).await;
+    assert!(client.is_err() && server.is_err(), "a server with a stolen certificate");
+    let (_, server) = both(&stolen(&web), &configs(&db), Some(&uri("db"))).await;
+    assert!(server.is_err(), "a client with a stolen certificate");
+}
+
 #[tokio::test]
 async fn a_session_is_resumed_and_the_peer_still_known() {
     let authority = Authority::new();
