@@ -7,6 +7,9 @@ use crate::plan::compile::{self, CompileError};
 use culvert_mesh::load::{self, LoadError, Loaded, MOST_ERRORS};
 use std::path::PathBuf;
 
+/// Warnings that are kept: each is a line of the log at every reload.
+const MOST_WARNINGS: usize = 200;
+
 /// Error of documents that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -29,7 +32,14 @@ pub(crate) fn load(config: &Config, paths: &[PathBuf]) -> Result<Plan, Vec<PlanE
     let Loaded { found, errors, more, .. } = load::load(&config.context(), paths);
     let mut errors: Vec<PlanError> = errors.into_iter().map(Into::into).collect();
     let plan = match compile::compile(config, &found) {
-        Ok(plan) if errors.is_empty() => return Ok(plan),
+        Ok(mut plan) if errors.is_empty() => {
+            let more = plan.warnings.len().saturating_sub(MOST_WARNINGS);
+            if more > 0 {
+                plan.warnings.truncate(MOST_WARNINGS);
+                plan.warnings.push(format!("and {more} more warnings"));
+            }
+            return Ok(plan);
+        }
         Ok(_) => Vec::new(),
         Err(together) => together,
     };
@@ -53,6 +63,27 @@ mod tests {
     fn config(arguments: &[&str]) -> Config {
         let arguments = ["culvert-sidecar", "--resources=/mesh"].iter().chain(arguments);
         Options::try_parse_from(arguments).unwrap().check().unwrap()
+    }
+
+    #[test]
+    fn of_many_warnings_and_errors_a_part_is_kept_and_the_rest_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(folder.path().join("a.yaml"), text).unwrap();
+        let template = |number: usize| {
+            format!(
+                "---\n{{type: ProxyTemplate, name: p{number}, selectors: [{{match: {{kuma.io/service: x}}}}], conf: {{imports: [default-proxy]}}}}\n"
+            )
+        };
+        write(
+            &(0..250)
+                .fold("{type: Mesh, name: default}\n".to_owned(), |text, number| text + &template(number)),
+        );
+        let warnings = load(&config(&[]), &[folder.path().into()]).unwrap().warnings;
+        assert_eq!((warnings.len(), warnings[200].as_str()), (201, "and 50 more warnings"));
+        write(&"---\n{type: Mesh, name: default, mtls: 5}\n".repeat(201));
+        let errors = load(&config(&[]), &[folder.path().into()]).unwrap_err();
+        // Each is wrong by itself, and all but the first are duplicates.
+        assert_eq!((errors.len(), errors[200].to_string().as_str()), (201, "and 201 more errors"));
     }
 
     #[test]
