@@ -75,7 +75,7 @@ impl Write for Lines {
     }
 }
 
-/// Keeps an event in one line, whatever names it has in it.
+/// Keeps an event in one line, with escapes in the names that would break it.
 fn whole(line: &[u8], escape: Escape) -> Vec<u8> {
     let text = line.strip_suffix(b"\n").unwrap_or(line);
     match std::str::from_utf8(text).map(|text| escaped(text, escape)) {

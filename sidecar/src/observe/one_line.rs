@@ -10,9 +10,9 @@ use std::fmt::Write;
 /// Notation of the characters that are escaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Escape {
-    /// `\n`, `\u{2028}`
+    /// Rust's notation: `\n`, `\u{2028}`.
     Text,
-    /// `\u000a`, `\u2028`: within the strings of JSON, where all others are escaped already.
+    /// The notation of JSON, `\u2028`: within the strings of JSON, where all others are escaped already.
     Json,
 }
 

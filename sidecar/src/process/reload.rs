@@ -98,10 +98,10 @@ pub(crate) async fn keep(
     }
 }
 
-/// Changed documents, read.
+/// Result of reading changed documents.
 struct Reading {
     plan: Result<Plan, Vec<String>>,
-    /// What the plan opens, compared with the one in force.
+    /// Openings of the plan, compared with the one in force.
     opened: Vec<String>,
     /// State of the files after they were read.
     after: Fingerprint,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A tree of values, built within an allowance of memory. The items of a list leave it one by one.
 //!
-//! Aliases make a short text a large tree, and so do short values: a list of `x` takes 50 times its text. So what counts
-//! is the memory of the tree, whatever the text looks like. A list of everything in a mesh is one document, and its tree
+//! Aliases make a short text a large tree, and so do short values: a list of `x` takes 32 times its text. So the memory of
+//! the tree counts, and not its text. A list of everything in a mesh is one document, and its tree
 //! would take more than the documents that come of it; each of its items is a tree of its own instead.
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
