@@ -202,6 +202,11 @@ impl MountedAgent {
         self.process.stderr().text()
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// SIGTERM, and what it logged.
     pub fn terminate(mut self) -> Result<String> {
         self.process.signal(Signal::TERM)?;

@@ -65,6 +65,10 @@ pub(crate) fn run(options: AgentOptions, layout: Layout) -> Result<(), AgentErro
 async fn work(options: AgentOptions, layout: Layout) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Start)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Start)?;
+    for harmless in [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()] {
+        // The kernel goes on calling the handler when nothing listens any more: the signal no longer ends the agent.
+        drop(signal(harmless).map_err(AgentError::Start)?);
+    }
     let address = options.status_address.0;
     let listener = health::bind(address).map_err(|source| AgentError::Listen { address, source })?;
 

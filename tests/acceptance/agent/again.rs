@@ -2,6 +2,7 @@
 //! Things that the agent does at its start, undone by others later, are done again.
 
 use culvert_tests::api_server::ApiServer;
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::*;
@@ -41,4 +42,18 @@ fn a_taint_that_is_put_back_and_a_state_folder_that_is_removed() -> Result<()> {
     came("no taint", &is_off)?;
     eventually!(agent.log().contains("the taint was put back"), HEALS_WITHIN);
     Ok(())
+}
+
+#[test]
+fn the_signals_that_a_runbook_sends_to_reload_do_not_end_the_agent() -> Result<()> {
+    let node = with_list()?;
+    let agent = node.agent(&[])?.ready()?;
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+        agent.signal(signal)?;
+    }
+    // Signals are handled before the process answers, and the entry is still kept after them.
+    fs::write(node.configuration(NAME), LIST)?;
+    eventually!(has_entry(&node.configuration(NAME)), HEALS_WITHIN);
+    assert_eq!(agent.get("/ready")?.status, 200);
+    agent.terminate().map(drop)
 }

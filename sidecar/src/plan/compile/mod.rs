@@ -210,8 +210,7 @@ fn services(ours: &[&Document], this: (&Document, &Dataplane)) -> BTreeMap<Strin
         for inbound in dataplane.networking.inbound.iter().filter(|inbound| inbound.is_ready()) {
             let service = inbound.tags.service().unwrap_or_default();
             if let Some(endpoints) = services.get_mut(service) {
-                let address =
-                    if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) };
+                let address = if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) };
                 endpoints.push(EndpointPlan { address, member: member(document, inbound) });
             }
         }
