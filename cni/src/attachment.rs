@@ -69,6 +69,15 @@ pub struct Considered {
     pub locked: Vec<String>,
 }
 
+impl Record {
+    /// Returns true if the attachment is in `namespace`. A record that was left behind is not: the inode may be another
+    /// namespace's by now, but the path no longer leads there.
+    pub(crate) fn is_in(&self, namespace: NetnsId) -> bool {
+        self.netns_id.is_none_or(|id| id == namespace)
+            && NetnsId::of(Path::new(&self.netns)).is_ok_and(|id| id == namespace)
+    }
+}
+
 impl Considered {
     /// Take the inputs from `conf` and `annotations`; `None` if they are larger than 64 KiB.
     pub(crate) fn new(conf: &NetConf<'_>, annotations: &Annotations) -> Option<Self> {
@@ -92,7 +101,7 @@ impl Considered {
 }
 
 /// The folder of records, `stateDir`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Records {
     folder: PathBuf,
 }
@@ -160,6 +169,26 @@ impl Records {
             .filter(|name| name.starts_with(&prefix) && *name != own)
             .filter_map(|name| self.read_file(&name))
             .filter(|record| record.container_id == attachment.container_id)
+            .collect()
+    }
+
+    /// Read the records of redirected attachments in `namespace`, without the one of `attachment`: containers may share a
+    /// namespace.
+    pub(crate) fn others_in(
+        &self,
+        namespace: NetnsId,
+        network: &str,
+        attachment: &Attachment,
+    ) -> Vec<Record> {
+        let own = file_name(&attachment.container_id, network, &attachment.ifname);
+        let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('.') && *name != own)
+            .take(MAX_RECORDS)
+            .filter_map(|name| self.read_file(&name))
+            .filter(|record| record.engine != NO_ENGINE && record.is_in(namespace))
             .collect()
     }
 

@@ -24,6 +24,7 @@
 //! | 1 | `netlink` | netlink messages and sockets |
 //! | 1 | `netns` | network namespaces, entered on a thread of their own |
 //! | 1 | `retired` | the plugin's end after an uninstall |
+//! | 0 | `shown` | foreign values in messages |
 
 pub mod agent;
 pub mod attachment;
@@ -36,3 +37,4 @@ pub mod pod;
 pub mod protocol;
 pub mod redirect;
 pub mod retired;
+mod shown;

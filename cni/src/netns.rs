@@ -13,6 +13,8 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
+use crate::shown::shown;
+
 /// Time limit for the wait until another plugin has ended its work in the namespace: a hundred times its duration.
 const TURN_WITHIN: Duration = Duration::from_secs(1);
 
@@ -20,7 +22,7 @@ const TURN_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
     /// The path cannot be opened.
-    #[error("network namespace {path:?}: {source}")]
+    #[error("cannot open the network namespace: {source}: {}", shown(path.to_string_lossy()))]
     Open {
         /// Path as the runtime passed it.
         path: PathBuf,
@@ -28,13 +30,19 @@ pub enum NetnsError {
         source: io::Error,
     },
     /// The file at the path is no network namespace.
-    #[error("{0:?} is no network namespace")]
+    #[error("the path is no network namespace: {}", shown(.0.to_string_lossy()))]
     NotANamespace(PathBuf),
     /// The path names the host's own namespace, into which rules must never be written.
-    #[error("{0:?} is the host's own network namespace: the plugin never writes rules there")]
+    #[error(
+        "the path is the host's own network namespace, where the plugin never writes rules: {}",
+        shown(.0.to_string_lossy())
+    )]
     Host(PathBuf),
     /// The kernel refused to let the thread enter.
-    #[error("cannot enter network namespace {path:?}: {errno}: the plugin needs CAP_SYS_ADMIN")]
+    #[error(
+        "cannot enter the network namespace, the plugin needs CAP_SYS_ADMIN: {errno}: {}",
+        shown(path.to_string_lossy())
+    )]
     Enter {
         /// Path as the runtime passed it.
         path: PathBuf,
@@ -42,7 +50,10 @@ pub enum NetnsError {
         errno: Errno,
     },
     /// The work in the namespace did not end in time.
-    #[error("the work in network namespace {path:?} did not end within {limit:?}")]
+    #[error(
+        "the work in the network namespace did not end within {limit:?}: {}",
+        shown(path.to_string_lossy())
+    )]
     TimedOut {
         /// Path as the runtime passed it.
         path: PathBuf,

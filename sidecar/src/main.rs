@@ -3,6 +3,7 @@
 
 use clap::error::ErrorKind;
 use culvert_sidecar::observe::logging;
+use culvert_sidecar::observe::one_line::one_line;
 use culvert_sidecar::options::{Command, Options};
 use culvert_sidecar::process::{run, validate, wait};
 use culvert_sidecar::{EXIT_NOT_IN_TIME, EXIT_USAGE};
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
 
 fn usage<E: std::fmt::Display>(errors: impl IntoIterator<Item = E>) -> ExitCode {
     for error in errors {
-        eprintln!("culvert-sidecar: {error}");
+        eprintln!("culvert-sidecar: {}", one_line(&error.to_string()));
     }
     ExitCode::from(EXIT_USAGE)
 }

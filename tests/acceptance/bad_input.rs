@@ -142,8 +142,8 @@ fn standard_input_is_checked() -> Result<()> {
         ("a number", b"1".to_vec()),
         ("null", b"null".to_vec()),
         (
-            "bytes that are no text",
-            b"{\"cniVersion\":\"1.0.0\",\"name\":\"\xff\xfe\",\"type\":\"culvert-cni\"}".to_vec(),
+            "bytes outside a string that are no text",
+            b"{\"cniVersion\":\"1.0.0\",\xff\xfe\"name\":\"lab\",\"type\":\"culvert-cni\"}".to_vec(),
         ),
         ("a version that is a number", br#"{"cniVersion":1,"name":"lab","type":"culvert-cni"}"#.to_vec()),
         ("NUL bytes", vec![0; 4096]),

@@ -257,7 +257,7 @@ fn draining_under_load_loses_nothing_that_was_promised() -> Result<()> {
         inbound_is_closed.store(true, Relaxed);
         anyhow::Ok((inbound?, sum(own)?))
     })?;
-    drop(held);
+    drop((held, inside));
     assert_eq!(sidecar.wait(A_WHILE)?.code(), Some(0), "{}", sidecar.stderr().text());
     println!("{inbound} inbound and {outbound} outbound connections, all served");
     let records = sidecar.access_log();

@@ -12,7 +12,7 @@ use culvert_tests::{Family, Lab, eventually};
 use serde_json::Value;
 
 use crate::support::{APP, assert_taken_and_reset, read_all};
-use crate::walkthrough::{excerpt, onboarded, talks, with_documents};
+use crate::walkthrough::{OPEN_MESH, excerpt, onboarded, talks, with_documents};
 
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 pub(crate) const TRANSPARENT: &str =
@@ -29,6 +29,7 @@ pub(crate) fn replace(file: &Path, text: &str) -> Result<()> {
 #[test]
 fn all_errors_of_the_start_are_reported_at_once_with_exit_code_64() -> Result<()> {
     let (lab, folder) = onboarded()?;
+    fs::remove_file(folder.join("mesh.yaml"))?;
     fs::write(
         folder.join("a.yaml"),
         "type: Mesh\nname: default\nmtls: {enabledBackend: ca, backends: [{name: cb, mode: Loose}]}\n---\ntype: Mash\nname: x\n",
@@ -93,7 +94,7 @@ fn a_change_is_put_in_force_and_open_connections_do_not_notice() -> Result<()> {
     assert_taken_and_reset(lab.pod.as_uid(APP).connect("192.0.2.10:80"), "closed by the change");
     talks(open.try_clone()?).context("the open connection")?;
     // Opened again, the cluster still knows its connection.
-    fs::remove_file(&file)?;
+    replace(&file, OPEN_MESH)?;
     eventually!(sidecar.stat("config_reloaded").is_ok_and(|n| n == 2), SOON);
     assert_eq!(sidecar.stat("cluster.outbound_passthrough_ipv4.upstream_cx_active")?, 1);
     talks(lab.pod.as_uid(APP).connect("192.0.2.10:80")?)?;
@@ -133,6 +134,7 @@ fn files_out_of_bounds_are_an_error_at_the_start_and_at_a_reload_and_are_not_rea
     let too_big =
         || -> Result<()> { Ok(fs::File::create(folder.join("big.yaml"))?.set_len((64 << 20) + 1)?) };
     let path = folder.display().to_string();
+    fs::remove_file(folder.join("mesh.yaml"))?;
     too_big()?;
     let mut sidecar = lab.pod.sidecar().options(["--resources", &path]).start_unready()?;
     assert_eq!(sidecar.wait(SOON)?.code(), Some(64));
@@ -208,6 +210,7 @@ fn a_mounted_config_map_is_followed_through_its_links() -> Result<()> {
         fs::rename(folder.join("..data_tmp"), folder.join("..data"))?;
         Ok(())
     };
+    fs::remove_file(folder.join("mesh.yaml"))?;
     publish("..2026_01", "type: Mesh\nname: default\n")?;
     symlink("..data/mesh.yaml", folder.join("mesh.yaml"))?;
     let sidecar = with_documents(&lab, &folder, &[])?;
@@ -392,7 +395,7 @@ fn the_inbound_half_drains_with_the_ports_that_documents_bind() -> Result<()> {
     let file = lab.folder().join("app.yaml");
     fs::write(
         &file,
-        "{type: Dataplane, name: app, networking: {address: 10.77.0.2, inbound: [{port: 8000, servicePort: 8001, tags: {kuma.io/service: app}}]}}",
+        "{type: Dataplane, name: app, networking: {address: 10.77.0.2, inbound: [{port: 8000, servicePort: 8001, tags: {kuma.io/service: app}}]}}\n---\n{type: Mesh, name: default}",
     )?;
     let path = file.display().to_string();
     let options = [

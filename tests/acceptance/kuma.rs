@@ -94,7 +94,7 @@ fn a_lock_holds_for_kumas_names_too() -> Result<()> {
 fn an_unknown_field_of_kumas_config_is_an_error() -> Result<()> {
     let lab = Lab::new()?;
     for (value, word) in [
-        ("redirekt: {}", "redirekt"),
+        ("redirekt: {inbound: {enabled: true}}", "redirekt"),
         ("redirect: {inbound: {prot: 15006}}", "prot"),
         ("redirect: {outbound: {port: 70000}}", "70000"),
         ("kumaDPUser: [", CONFIG),

@@ -222,6 +222,15 @@ fn sixteen_open_files_are_enough() -> Result<()> {
 }
 
 #[test]
+fn files_that_may_not_grow_stop_no_pod() -> Result<()> {
+    // As by LimitFSIZE=0 of systemd: a write to a file then ends the process by a signal.
+    let limited = ["sh", "-c", "ulimit -f 0 && exec \"$0\""];
+    all_is_well("RLIMIT_FSIZE", |call| call.under(limited))?;
+    let without_rights = ["setpriv", "--bounding-set=-sys_resource"];
+    all_is_well("RLIMIT_FSIZE for ever", |call| call.under(without_rights.iter().chain(&limited)))
+}
+
+#[test]
 fn a_working_folder_that_is_gone_stops_no_pod() -> Result<()> {
     let gone = "folder=$(mktemp -d) && cd \"$folder\" && rmdir \"$folder\" && exec \"$0\"";
     all_is_well("no folder", |call| call.under(["sh", "-c", gone]))

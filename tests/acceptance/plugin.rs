@@ -259,6 +259,9 @@ fn add_sets_what_redirected_connections_need_of_the_kernel() -> Result<()> {
     lab.add(&[])?.expect_success();
     // Half-closed connections live for the idle timeout's sake, not for the kernel's minute.
     assert_eq!(lab.pod.sysctl("net.netfilter.nf_conntrack_tcp_timeout_close_wait")?, "43200");
+    // A new connection does not follow the decision about one that was reset, or never answered.
+    assert_eq!(lab.pod.sysctl("net.netfilter.nf_conntrack_tcp_timeout_close")?, "0");
+    assert_eq!(lab.pod.sysctl("net.netfilter.nf_conntrack_tcp_timeout_syn_sent")?, "5");
     assert_eq!(lab.pod.sysctl("net.netfilter.nf_conntrack_tcp_be_liberal")?, "1");
     assert_eq!(lab.pod.sysctl("net.ipv4.tcp_tw_reuse")?, "1");
     let reserved = lab.pod.sysctl("net.ipv4.ip_local_reserved_ports")?;

@@ -4,12 +4,13 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Result, bail, ensure};
 use culvert_cni::redirect::engine::Engine;
 use culvert_cni::redirect::nftables;
 use culvert_cni::redirect::owner::Owner;
-use culvert_cni::redirect::policy::Policy;
+use culvert_cni::redirect::policy::{IpFamilies, Policy};
 use culvert_cni::redirect::repair::{self, Mode, State};
 use culvert_tests::pod::landing::original_destination;
 use culvert_tests::pod::plugin::CONTAINER_ID;
@@ -25,6 +26,93 @@ fn check(pod: &Host, recorded: Option<Engine>, mode: Mode) -> Result<State> {
 fn nft(pod: &Host, words: &[&str]) -> Result<()> {
     let ran = pod.namespace().run(|| Command::new("nft").args(words).output())?;
     ensure!(ran.status.success(), "nft {words:?}: {}", String::from_utf8_lossy(&ran.stderr));
+    Ok(())
+}
+
+/// A pod's own list is a safe sysctl, which the runtime writes after ADD.
+#[test]
+fn a_pods_own_reserved_ports_are_completed_and_kept() -> Result<()> {
+    const NAME: &str = "net.ipv4.ip_local_reserved_ports";
+    for own in ["", "8000-8010,15006"] {
+        let lab = Lab::new()?;
+        lab.add(&[])?.expect_success();
+        lab.pod.set_sysctl("net.netfilter.nf_conntrack_tcp_loose", "1")?;
+        lab.pod.set_sysctl(NAME, &format!("{own}\n"))?;
+        match check(&lab.pod, None, Mode::Report)? {
+            State::Incomplete(Engine::Nftables, lines) => {
+                assert!(lines.iter().all(|line| line.contains("reserved_ports")), "{lines:?}")
+            }
+            other => bail!("{own}: {other:?}"),
+        }
+        assert_eq!(lab.pod.sysctl(NAME)?, own, "a report changes nothing");
+        let State::Completed(completed) = check(&lab.pod, None, Mode::Repair)? else {
+            bail!("not completed")
+        };
+        let kept = &completed.footprint.sysctls;
+        assert_eq!(kept.iter().map(|sysctl| sysctl.before.as_str()).collect::<Vec<_>>(), [own]);
+        assert_eq!(check(&lab.pod, None, Mode::Report)?, State::Well(Engine::Nftables));
+        // No open connection has to be kept from being redirected.
+        assert_eq!(lab.pod.sysctl("net.netfilter.nf_conntrack_tcp_loose")?, "1");
+        for port in own.split_terminator(',') {
+            assert!(lab.pod.sysctl(NAME)?.contains(port.split('-').next().unwrap_or(port)), "{port} is gone");
+        }
+    }
+    Ok(())
+}
+
+/// Beside each other's rules, both would apply.
+#[test]
+fn rules_of_a_second_engine_are_reported_and_removed() -> Result<()> {
+    for second in ["iptables-nft", "iptables-legacy"] {
+        let lab = Lab::new()?;
+        lab.add(&[])?.expect_success();
+        let rules = lab.pod.ruleset()?;
+        let saved = |variant: &str| -> Result<String> {
+            let words = format!("{}-save", second.replace("iptables", variant));
+            let ran = lab.pod.namespace().run(|| Command::new(words).output())?;
+            Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+        };
+        // As if both had been written at once: the last one would have removed the first.
+        let chain = ["-t", "nat", "-N", "CULVERT_OUTBOUND"];
+        let ran = lab.pod.namespace().run(|| Command::new(second).args(chain).output())?;
+        ensure!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        match check(&lab.pod, Some(Engine::Nftables), Mode::Report)? {
+            State::Differs(lines) => assert_eq!(lines, [format!("rules by {second} are there too")]),
+            other => bail!("{second}: {other:?}"),
+        }
+        let State::Repaired(_) = check(&lab.pod, Some(Engine::Nftables), Mode::Repair)? else {
+            bail!("{second}: not repaired")
+        };
+        assert!(!saved("iptables")?.contains("CULVERT"), "{second}: {}", saved("iptables")?);
+        assert!(lab.pod.ruleset()?.says_the_same_as(&rules) || second == "iptables-nft");
+    }
+    Ok(())
+}
+
+/// Two attachments of one namespace, by two engines at once.
+#[test]
+fn two_engines_at_once_leave_the_rules_of_one() -> Result<()> {
+    for second in ["iptables-nft", "iptables-legacy"] {
+        for round in 0..4 {
+            let lab = Lab::new()?;
+            let add = |ifname: &str, engine: &str| -> Result<()> {
+                let call = lab.invoke("ADD")?.redirect().env("CNI_IFNAME", ifname);
+                call.annotations(&[("engine", engine)]).run()?.expect_success();
+                Ok(())
+            };
+            thread::scope(|scope| -> Result<()> {
+                let first = scope.spawn(|| add("eth0", "nftables"));
+                add("net1", second)?;
+                first.join().expect("no panic")
+            })?;
+            let present = lab.pod.namespace().run(|| -> Result<usize> {
+                let nftables = Engine::Nftables.owner()?.is_some();
+                let second = Engine::by_name(second, IpFamilies::Dual).expect("an engine").owner()?.is_some();
+                Ok(usize::from(nftables) + usize::from(second))
+            })?;
+            assert_eq!(present, 1, "{second}, round {round}");
+        }
+    }
     Ok(())
 }
 
@@ -44,7 +132,9 @@ fn every_damage_is_reported_and_repaired() -> Result<()> {
         ("a sysctl", "close_wait", |pod| {
             pod.set_sysctl("net.netfilter.nf_conntrack_tcp_timeout_close_wait", "60")
         }),
-        ("the reserved ports", "15001", |pod| pod.set_sysctl("net.ipv4.ip_local_reserved_ports", "\n")),
+        ("another sysctl", "tcp_timeout_close is 10", |pod| {
+            pod.set_sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "10")
+        }),
         ("::6", "::6", |pod| {
             pod.set_sysctl("net.ipv6.conf.lo.disable_ipv6", "1")?;
             pod.set_sysctl("net.ipv6.conf.lo.disable_ipv6", "0")

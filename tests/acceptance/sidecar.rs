@@ -221,7 +221,7 @@ fn sigterm_drains_open_connections_before_the_exit() -> Result<()> {
     let lab = onboarded()?;
     let mut sidecar = lab.pod.sidecar().options(["--drain-delay", "1s", "--drain-time", "10s"]).start()?;
     let _outside = lab.peer.serve("192.0.2.10:80", echo())?;
-    let _inside = lab.pod.serve("10.77.0.2:8080", echo())?;
+    let inside = lab.pod.serve("10.77.0.2:8080", echo())?;
     let mut open = lab.pod.as_uid(APP).connect("192.0.2.10:80")?;
     let start = Instant::now();
     sidecar.signal(Signal::TERM)?;
@@ -244,7 +244,7 @@ fn sigterm_drains_open_connections_before_the_exit() -> Result<()> {
     late.read_exact(&mut [0]).context("a new outbound connection")?;
     assert!(sidecar.is_running()?);
 
-    drop((open, late));
+    drop((open, late, inside));
     assert_eq!(sidecar.wait(SOON)?.code(), Some(0), "{}", sidecar.stderr().text());
     assert!(start.elapsed() < Duration::from_secs(8), "ended after {:?}", start.elapsed());
     Ok(())

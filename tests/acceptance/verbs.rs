@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use crate::support::by_every_engine;
 
 /// The sysctls that ADD may change.
-const SYSCTLS: [&str; 5] = [
+const SYSCTLS: [&str; 7] = [
     "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
+    "net.netfilter.nf_conntrack_tcp_timeout_close",
+    "net.netfilter.nf_conntrack_tcp_timeout_syn_sent",
     "net.netfilter.nf_conntrack_tcp_be_liberal",
     "net.netfilter.nf_conntrack_tcp_loose",
     "net.ipv4.tcp_tw_reuse",
@@ -31,7 +33,7 @@ pub(crate) fn state(pod: &Host) -> Result<Vec<String>> {
 }
 
 /// Runs a program in a host, as an operator with root would.
-fn run(host: &Host, words: &[&str]) -> Result<String> {
+pub(crate) fn run(host: &Host, words: &[&str]) -> Result<String> {
     let output = host.namespace().run(|| Command::new(words[0]).args(&words[1..]).output())?;
     ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -69,9 +71,12 @@ fn check_tells_each_damage_and_repairs_none(engine: &str) -> Result<()> {
         pod.set_sysctl("net.ipv6.conf.lo.disable_ipv6", "0")
     };
     type Damage<'a> = (&'a str, &'a dyn Fn(&Host) -> Result<()>);
-    let damages: [Damage<'_>; 4] = [
+    let damages: [Damage<'_>; 5] = [
         ("outbound", &|pod| run(pod, flush).map(drop)),
         ("::6", &off_and_on),
+        ("tcp_timeout_close is 10", &|pod| {
+            pod.set_sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "10")
+        }),
         ("tcp_tw_reuse", &|pod| pod.set_sysctl("net.ipv4.tcp_tw_reuse", "0")),
         ("ip_local_reserved_ports", &|pod| pod.set_sysctl("net.ipv4.ip_local_reserved_ports", "15001")),
     ];

@@ -20,18 +20,22 @@ use crate::support::{APP, assert_reset, assert_taken_and_reset, seen};
 
 const SOON: Duration = Duration::from_secs(5);
 
+/// A Mesh that says nothing: passthrough is on, and mTLS off.
+pub(crate) const OPEN_MESH: &str = "type: Mesh\nname: default\n";
+
 /// A YAML excerpt of the pages.
 pub(crate) fn excerpt(name: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sidecar/tests/documents").join(name);
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
-/// A lab whose pod is onboarded, with a folder for documents.
+/// A lab whose pod is onboarded, with a folder for documents that has a Mesh by default: `mesh.yaml`.
 pub(crate) fn onboarded() -> Result<(Lab, PathBuf)> {
     let lab = Lab::new()?;
     lab.add(&[])?.expect_success();
     let folder = lab.folder().join("mesh");
     fs::create_dir(&folder)?;
+    fs::write(folder.join("mesh.yaml"), OPEN_MESH)?;
     Ok((lab, folder))
 }
 
@@ -274,7 +278,7 @@ fn without_transparent_proxying_it_listens_on_the_dataplanes_port_and_redirects_
     lab.pod.add_address("eth0", "10.119.249.39/24")?;
     lab.peer.add_route("10.119.249.0/24", Family::V4.pod())?;
     let file = lab.folder().join("dataplane.yaml");
-    fs::write(&file, excerpt("dataplane.universal.yaml")?)?;
+    fs::write(&file, excerpt("dataplane.universal.yaml")? + "\n---\n" + OPEN_MESH)?;
     let file = file.display().to_string();
     let options =
         ["--resources", &file, "--dataplane", "demo-app", "--inbound-port", "0", "--outbound-port", "0"];

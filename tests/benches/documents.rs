@@ -37,6 +37,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Without their Mesh documents are an error.
+const MESH: &str = "{type: Mesh, name: default}\n";
+
 fn document(number: u32, port: u16) -> String {
     let address = Ipv4Addr::from(0x0a00_0001 + number);
     let service = number % 50;
@@ -47,7 +50,7 @@ fn document(number: u32, port: u16) -> String {
 }
 
 fn all(port: u16) -> String {
-    (0..DOCUMENTS).fold(String::new(), |mut text, number| {
+    (0..DOCUMENTS).fold(MESH.to_owned(), |mut text, number| {
         let _ = writeln!(text, "---\n{}", document(number, port));
         text
     })
@@ -93,6 +96,7 @@ fn run() -> Result<()> {
     fs::write(&file, all(8080))?;
     let folder = lab.folder().join("each");
     fs::create_dir(&folder)?;
+    fs::write(folder.join("mesh.yaml"), MESH)?;
     for number in 0..DOCUMENTS {
         fs::write(folder.join(format!("web-{number}.yaml")), document(number, 8080))?;
     }

@@ -22,11 +22,21 @@ pub fn get(stream: TcpStream, path: &str) -> Result<Response> {
 }
 
 /// Sends a request without a body over a fresh connection, which the request also ends.
-pub fn request(mut stream: TcpStream, method: &str, path: &str) -> Result<Response> {
+pub fn request(stream: TcpStream, method: &str, path: &str) -> Result<Response> {
+    send(stream, method, path, "")
+}
+
+/// Asks for a path in a content type, over a fresh connection, which the request also ends.
+pub fn get_accepting(stream: TcpStream, path: &str, accept: &str) -> Result<Response> {
+    send(stream, "GET", path, &format!("accept: {accept}\r\n"))
+}
+
+fn send(mut stream: TcpStream, method: &str, path: &str, header: &str) -> Result<Response> {
     // A connection that was reset has no peer any more; the write says so.
     let host = stream.peer_addr().map_or_else(|_| "gone".into(), |peer| peer.to_string());
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{header}content-length: 0\r\nconnection: close\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).with_context(|| format!("{method} {path}"))?;
     let mut answer = Vec::new();
     let mut buffer = [0; 16 * 1024];

@@ -211,6 +211,13 @@ capabilities:
     - FOWNER
 {{- end -}}
 
+{{/* Where pods of the chart may run, beside nodeSelector and tolerations. */}}
+{{- define "culvert.affinity" -}}
+{{- with .Values.agent.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "culvert.pullSecrets" -}}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:

@@ -25,6 +25,8 @@ use crate::redirect::{self, Footprint, Installed, Namespace};
 struct Details {
     from_agent: bool,
     installed: Option<(Installed, IpFamilies)>,
+    /// NAT rules and drop policies of other programs in the pod.
+    beside: Vec<String>,
     warnings: Vec<String>,
     phases: Vec<(&'static str, Duration)>,
 }
@@ -107,7 +109,7 @@ fn redirect_pod(
     details: &mut Details,
 ) -> Result<(), CommandError> {
     let earlier = Records::new(&conf.state_dir).read(&conf.name, attachment);
-    let (installed, netns_id) =
+    let (installed, beside, netns_id) =
         details.phase("program", || install(attachment, policy, earlier.as_ref(), limit))?;
     let footprint = match earlier {
         Some(earlier) => installed.footprint.clone().after(&earlier.footprint),
@@ -119,6 +121,7 @@ fn redirect_pod(
         ..record(attachment, conf, installed.engine.name(), footprint)
     };
     details.installed = Some((installed, policy.families));
+    details.beside = beside;
     details.remember(conf, &record);
     Ok(())
 }
@@ -128,14 +131,18 @@ fn install(
     policy: &Policy,
     earlier: Option<&Record>,
     limit: Duration,
-) -> Result<(Installed, Option<NetnsId>), CommandError> {
+) -> Result<(Installed, Vec<String>, Option<NetnsId>), CommandError> {
     let netns = Netns::open(Path::new(attachment.netns.as_deref().unwrap_or_default()))?;
     let id = netns.id().ok();
     let owner = Owner::new(&attachment.container_id, &attachment.ifname);
     let policy = policy.clone();
     let earlier = earlier.and_then(|record| Engine::by_name(&record.engine, IpFamilies::Dual));
-    let work = move || redirect::install(&policy, &owner, earlier, Namespace::New);
-    Ok((netns.enter(limit, work)??, id))
+    let work = move || {
+        redirect::install(&policy, &owner, earlier, Namespace::New)
+            .map(|installed| (installed, redirect::beside::others()))
+    };
+    let (installed, beside) = netns.enter(limit, work)??;
+    Ok((installed, beside, id))
 }
 
 fn record(attachment: &Attachment, conf: &NetConf<'_>, engine: &str, footprint: Footprint) -> Record {
@@ -171,7 +178,7 @@ impl Details {
 }
 
 fn line(report: &Report, details: &Details, result: &Result<Vec<u8>, Failure>) -> Line {
-    let Details { from_agent, installed, warnings, phases } = details;
+    let Details { from_agent, installed, beside, warnings, phases } = details;
     let level = match result {
         Err(_) => Level::Error,
         Ok(_) if !warnings.is_empty() => Level::Warn,
@@ -186,7 +193,10 @@ fn line(report: &Report, details: &Details, result: &Result<Vec<u8>, Failure>) -
             HopAddress::Off => "off",
             HopAddress::Added | HopAddress::Present => "redirected",
         };
-        line = line.field("rules", outcome).field("ipv6", ipv6);
+        line = line
+            .field("rules", outcome)
+            .field("ipv6", ipv6)
+            .maybe("beside", (!beside.is_empty()).then(|| beside.join("; ")));
     }
     for (name, duration) in phases {
         line = line.field(&format!("{name}_us"), duration.as_micros());

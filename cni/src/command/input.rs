@@ -9,9 +9,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::budget::{STDIN_WITHIN, VERSION_STDIN_WITHIN};
-use crate::protocol::{CniVersion, MAX_STDIN, NetConf};
+use crate::protocol::{CniVersion, MAX_STDIN, NetConf, utf8};
 
-/// Read all of stdin.
+/// Read all of stdin, as UTF-8.
 pub(super) fn all(stdin: &Stdin) -> io::Result<Vec<u8>> {
     read(stdin, STDIN_WITHIN)
 }
@@ -41,7 +41,7 @@ fn read(stdin: &Stdin, limit: Duration) -> io::Result<Vec<u8>> {
             Err(errno) => return Err(errno.into()),
         }
         match stdin.lock().read(&mut chunk)? {
-            0 => return Ok(bytes),
+            0 => return Ok(utf8(bytes)),
             read if bytes.len() + read > MAX_STDIN => {
                 let message = format!("it is larger than {} MiB", MAX_STDIN >> 20);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, message));

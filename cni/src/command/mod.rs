@@ -14,6 +14,7 @@ mod status;
 use std::io::{self, Write};
 
 use cni_plugin::Command;
+use nix::sys::signal::{SigSet, Signal};
 
 use self::error::CommandError;
 use crate::protocol::{
@@ -25,6 +26,7 @@ use crate::retired;
 ///
 /// `stdin` is read only as far as the verb needs it. A panic inside becomes a [`Code::Bug`].
 pub fn run(env: &impl Strings, stdin: io::Stdin) -> (Vec<u8>, u8) {
+    survive_size_limits();
     let mut version = CniVersion::NEWEST;
     let guarded = std::panic::AssertUnwindSafe(|| dispatch(env, stdin, &mut version));
     let outcome = std::panic::catch_unwind(guarded).unwrap_or_else(|_| {
@@ -75,6 +77,15 @@ fn dispatch(env: &impl Strings, stdin: io::Stdin, version: &mut CniVersion) -> R
         (Verb::Classic(_), _) => {}
     }
     Ok(Vec::new())
+}
+
+/// Block SIGXFSZ, which ends a process at its first write to a file where RLIMIT_FSIZE is 0 (systemd's `LimitFSIZE=0`). The
+/// write then fails, and costs a log line or a record, not the pod.
+fn survive_size_limits() {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGXFSZ);
+    // Threads inherit the mask, so this comes before the first one.
+    let _ = signals.thread_block();
 }
 
 /// Write the document to stdout in one piece. An error is ignored: a closed stdout means that the runtime is gone.

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::grammar;
 use crate::metadata::Annotations;
 use crate::redirect::policy::{Ports, Ranges};
+use crate::shown::{plain, shown};
 
 /// Name of the annotation.
 pub(crate) const CONFIG: &str = "traffic.kuma.io/transparent-proxy-config";
@@ -35,7 +36,7 @@ pub(crate) fn own_ports(annotations: &Annotations) -> Result<Ports, String> {
             Some("0") => {}
             Some(value) => {
                 let port = grammar::port(value)
-                    .map_err(|allowed| format!("{name} is {value:?}: it must be {allowed}"))?;
+                    .map_err(|allowed| format!("{name} must be {allowed}: it is {}", shown(value)))?;
                 ports.push(port.get()..=port.get());
             }
         }
@@ -43,221 +44,178 @@ pub(crate) fn own_ports(annotations: &Annotations) -> Result<Ports, String> {
     Ok(Ranges::new(ports))
 }
 
-/// Parse the YAML. An unknown key is an error, and so is a key that asks for a function that culvert does not have.
+/// Parse the YAML. An unknown key with a value is an error, and so is a key that asks for a function that culvert does not
+/// have.
 pub(crate) fn parse(yaml: &str) -> Result<Config, String> {
-    let document: Document = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
-    let mut values = BTreeMap::new();
-    let mut warnings = Vec::new();
-    let Document {
-        kuma_dp_user,
-        ip_family_mode,
-        redirect,
-        drop_invalid_packets,
-        log,
-        store_firewalld,
-        ebpf,
-        ..
-    } = document;
+    let mut root = Keys::read(yaml)?;
+    let mut log = root.below("log")?;
+    let mut ebpf = root.below("ebpf")?;
+    let mut redirect = root.below("redirect")?;
+    let mut inbound = redirect.below("inbound")?;
+    let mut outbound = redirect.below("outbound")?;
+    let mut dns = redirect.below("dns")?;
+    let mut vnet = redirect.below("vnet")?;
     for (asked, key) in [
-        (store_firewalld == Some(true), "storeFirewalld"),
-        (ebpf.is_some_and(|ebpf| ebpf.enabled), "ebpf.enabled"),
-        (!redirect.inbound.exclude_ports_for_uids.is_empty(), "redirect.inbound.excludePortsForUIDs"),
+        (root.switch("storeFirewalld")? == Some(true), "storeFirewalld"),
+        (ebpf.switch("enabled")? == Some(true), "ebpf.enabled"),
+        (!inbound.text("excludePortsForUIDs", ",").is_empty(), "redirect.inbound.excludePortsForUIDs"),
     ] {
         if asked {
             return Err(format!("{key} is set, which culvert cannot do"));
         }
     }
-    let mut set = |name: &'static str, value: Option<String>| {
+    let mut values = BTreeMap::new();
+    let mut warnings = Vec::new();
+    let mut set = |name: &'static str, value: String| {
         // Empty counts as absent: Kuma writes every key, and an empty list means none.
-        if let Some(value) = value.filter(|value| !value.is_empty()) {
+        if !value.is_empty() {
             values.insert(name, value);
         }
     };
-    set("proxy-uid", kuma_dp_user.map(|uid| uid.text()));
-    set("ip-family", ip_family_mode);
-    set("drop-invalid", drop_invalid_packets.map(enabled));
-    set("trace", log.and_then(|log| log.enabled).map(enabled));
+    set("proxy-uid", root.text("kumaDPUser", ","));
+    set("ip-family", root.text("ipFamilyMode", ","));
+    set("drop-invalid", spelled(root.switch("dropInvalidPackets")?));
+    set("trace", spelled(log.switch("enabled")?));
 
-    let Redirect { inbound, outbound, dns, vnet } = redirect;
-    set("redirect-inbound", inbound.enabled.map(enabled));
-    set("inbound-port", inbound.port.map(|port| port.text()));
-    set("include-inbound-ports", Some(inbound.include_ports.text()));
-    set("exclude-inbound-ports", Some(inbound.exclude_ports.text()));
-    set("exclude-inbound-cidrs", Some(inbound.exclude_ports_for_ips.text()));
-    set("redirect-outbound", outbound.enabled.map(enabled));
-    set("outbound-port", outbound.port.map(|port| port.text()));
-    set("include-outbound-ports", Some(outbound.include_ports.text()));
-    set("exclude-outbound-ports", Some(outbound.exclude_ports.text()));
-    set("exclude-outbound-cidrs", Some(outbound.exclude_ports_for_ips.text()));
-    set("exclude-outbound-ports-for-uids", Some(outbound.exclude_ports_for_uids.joined(";")));
-    set("virtual-interfaces", Some(vnet.networks.text()));
+    let is_on = inbound.switch("enabled")?;
+    set("redirect-inbound", spelled(is_on));
+    set("inbound-port", inbound.port(is_on != Some(false)));
+    set("include-inbound-ports", inbound.text("includePorts", ","));
+    set("exclude-inbound-ports", inbound.text("excludePorts", ","));
+    set("exclude-inbound-cidrs", inbound.text("excludePortsForIPs", ","));
+    let is_on = outbound.switch("enabled")?;
+    set("redirect-outbound", spelled(is_on));
+    set("outbound-port", outbound.port(is_on != Some(false)));
+    set("include-outbound-ports", outbound.text("includePorts", ","));
+    set("exclude-outbound-ports", outbound.text("excludePorts", ","));
+    set("exclude-outbound-cidrs", outbound.text("excludePortsForIPs", ","));
+    set("exclude-outbound-ports-for-uids", outbound.text("excludePortsForUIDs", ";"));
+    set("virtual-interfaces", vnet.text("networks", ","));
 
-    set("redirect-dns", dns_capture(&dns, &mut warnings));
-    set("dns-port", dns.port.map(|port| port.text()));
-    Ok(Config { values, warnings })
-}
-
-/// Returns the value of `redirect-dns`, if the YAML sets it.
-fn dns_capture(dns: &DnsConfig, warnings: &mut Vec<String>) -> Option<String> {
-    if dns.capture_all == Some(true) {
-        return Some("all".to_owned());
+    let (is_on, captures_all) = (dns.switch("enabled")?, dns.switch("captureAll")? == Some(true));
+    let captures = captures_all || is_on == Some(true);
+    if captures && !captures_all {
+        // Kuma captures the servers in resolv.conf here, but its CNI plugin reads the node's file, not the pod's.
+        warnings.push("redirect.dns without captureAll: every DNS server's queries are captured".to_owned());
     }
-    dns.enabled.map(|on| {
-        if on {
-            // Kuma captures the servers in resolv.conf here, but its CNI plugin reads the node's file, not the pod's.
-            warnings
-                .push("redirect.dns without captureAll: every DNS server's queries are captured".to_owned());
-        }
-        if on { "all" } else { "disabled" }.to_owned()
-    })
+    let capture = if captures { "all".to_owned() } else { spelled(is_on) };
+    set("redirect-dns", capture);
+    set("dns-port", dns.port(captures));
+
+    let parts = [root, log, redirect, inbound, outbound, dns, vnet];
+    let unknown: Vec<String> = parts.into_iter().flat_map(Keys::unknown).collect();
+    if unknown.is_empty() {
+        Ok(Config { values, warnings })
+    } else {
+        Err(format!("unknown, and so is its effect: {}", shown(unknown.join(", "))))
+    }
 }
 
-fn enabled(on: bool) -> String {
-    if on { "enabled" } else { "disabled" }.to_owned()
+/// Spell a switch as an annotation does; an absent one is empty.
+fn spelled(on: Option<bool>) -> String {
+    on.map_or("", |on| if on { "enabled" } else { "disabled" }).to_owned()
 }
 
-/// `config.Config` of Kuma's `pkg/transparentproxy/config`. Keys that configure Kuma's own programs are accepted and
-/// ignored.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "accepted keys without a meaning here")]
-struct Document {
-    #[serde(rename = "kumaDPUser")]
-    kuma_dp_user: Option<Scalar>,
-    ip_family_mode: Option<String>,
-    redirect: Redirect,
-    drop_invalid_packets: Option<bool>,
-    log: Option<LogConfig>,
-    store_firewalld: Option<bool>,
-    ebpf: Option<Ebpf>,
-    wait: Option<u64>,
-    wait_interval: Option<u64>,
-    retry: Option<Retry>,
-    iptables_executables: Option<serde::de::IgnoredAny>,
-    comments: Option<Comments>,
-    cni_mode: Option<bool>,
-    verbose: Option<bool>,
-    dry_run: Option<bool>,
+/// Keys of Kuma's own programs, which say how they run iptables and what they print.
+const IGNORED: [&str; 13] = [
+    "wait",
+    "waitInterval",
+    "retry",
+    "iptablesExecutables",
+    "comments",
+    "cniMode",
+    "verbose",
+    "dryRun",
+    "log.level",
+    "redirect.inbound.insertRedirectInsteadOfAppend",
+    "redirect.outbound.insertRedirectInsteadOfAppend",
+    "redirect.dns.skipConntrackZoneSplit",
+    "redirect.dns.resolvConfigPath",
+];
+
+/// Keys at one place of the YAML that nothing has read yet.
+struct Keys {
+    /// Path of the place with a dot behind it, or empty.
+    path: String,
+    fields: Map<String, Value>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct Redirect {
-    inbound: Direction,
-    outbound: Direction,
-    dns: DnsConfig,
-    vnet: Vnet,
-}
+impl Keys {
+    fn read(yaml: &str) -> Result<Self, String> {
+        // The lines behind the first show the place in the text.
+        let said = |error: serde_saphyr::Error| plain(error.to_string().lines().next().unwrap_or_default());
+        let value = serde_saphyr::from_str(yaml).map_err(said)?;
+        Self::at(String::new(), "the annotation", value)
+    }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "accepted keys without a meaning here")]
-struct Direction {
-    enabled: Option<bool>,
-    port: Option<Scalar>,
-    include_ports: List,
-    exclude_ports: List,
-    #[serde(rename = "excludePortsForIPs")]
-    exclude_ports_for_ips: List,
-    #[serde(rename = "excludePortsForUIDs")]
-    exclude_ports_for_uids: List,
-    insert_redirect_instead_of_append: Option<bool>,
-}
+    fn below(&mut self, key: &str) -> Result<Self, String> {
+        let name = format!("{}{key}", self.path);
+        Self::at(format!("{name}."), &name, self.take(key))
+    }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "accepted keys without a meaning here")]
-struct DnsConfig {
-    enabled: Option<bool>,
-    capture_all: Option<bool>,
-    port: Option<Scalar>,
-    skip_conntrack_zone_split: Option<bool>,
-    resolv_config_path: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct Vnet {
-    networks: List,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "accepted keys without a meaning here")]
-struct LogConfig {
-    enabled: Option<bool>,
-    level: Option<u16>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "accepted keys without a meaning here")]
-struct Retry {
-    max_retries: Option<u64>,
-    sleep_between_retries: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(dead_code, reason = "accepted keys without a meaning here")]
-struct Comments {
-    disabled: Option<bool>,
-}
-
-/// Only `enabled` is read: culvert has no eBPF mode, so `true` is an error.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Ebpf {
-    enabled: bool,
-}
-
-/// A number or a string: Kuma writes ports as numbers and uids as strings, and users write either.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Scalar {
-    Number(u64),
-    Text(String),
-}
-
-impl Scalar {
-    fn text(&self) -> String {
-        match self {
-            Self::Number(number) => number.to_string(),
-            Self::Text(text) => text.trim().to_owned(),
+    fn at(path: String, name: &str, value: Value) -> Result<Self, String> {
+        match value {
+            Value::Null => Ok(Self { path, fields: Map::new() }),
+            Value::Object(fields) => Ok(Self { path, fields }),
+            other => Err(format!("{name} must hold keys: it is {}", shown(other.to_string()))),
         }
     }
-}
 
-/// A list, or one string with commas.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum List {
-    Items(Vec<Scalar>),
-    One(Scalar),
-    Absent(()),
-}
-
-impl Default for List {
-    fn default() -> Self {
-        Self::Absent(())
-    }
-}
-
-impl List {
-    fn is_empty(&self) -> bool {
-        self.text().is_empty()
+    fn take(&mut self, key: &str) -> Value {
+        self.fields.remove(key).unwrap_or_default()
     }
 
-    fn text(&self) -> String {
-        self.joined(",")
-    }
-
-    fn joined(&self, separator: &str) -> String {
-        match self {
-            Self::Items(items) => items.iter().map(Scalar::text).collect::<Vec<_>>().join(separator),
-            Self::One(scalar) => scalar.text(),
-            Self::Absent(()) => String::new(),
+    fn switch(&mut self, key: &str) -> Result<Option<bool>, String> {
+        match self.take(key) {
+            Value::Null => Ok(None),
+            Value::Bool(on) => Ok(Some(on)),
+            other => {
+                Err(format!("{}{key} must be true or false: it is {}", self.path, shown(other.to_string())))
+            }
         }
+    }
+
+    /// Returns a number, a string or a list of them as text: Kuma writes ports as numbers and uids as strings, and users
+    /// write either, and a list as one string with commas.
+    fn text(&mut self, key: &str, separator: &str) -> String {
+        fn text(value: &Value, separator: &str) -> String {
+            match value {
+                Value::Null => String::new(),
+                Value::String(text) => text.trim().to_owned(),
+                Value::Array(items) => {
+                    items.iter().map(|item| text(item, separator)).collect::<Vec<_>>().join(separator)
+                }
+                other => other.to_string(),
+            }
+        }
+        text(&self.take(key), separator)
+    }
+
+    /// Returns the port; none for the 0 that Kuma writes where nothing is redirected.
+    fn port(&mut self, is_used: bool) -> String {
+        let port = self.text("port", ",");
+        if is_used || port != "0" { port } else { String::new() }
+    }
+
+    /// Paths of the keys that are unknown and may ask for something, since they have a value. A newer injector writes its
+    /// new keys on each pod, with the zero of their type where nobody set them.
+    fn unknown(self) -> Vec<String> {
+        let Self { path, fields } = self;
+        let with_value = fields.iter().filter(|(_, value)| !is_zero(value));
+        let paths = with_value.map(|(key, _)| format!("{path}{key}"));
+        paths.filter(|path| !IGNORED.contains(&path.as_str())).collect()
+    }
+}
+
+/// Returns true for the zero of a type of Go: nothing, false, 0, an empty text, list or map, and a map of zeros.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.values().all(is_zero),
     }
 }
 
@@ -330,8 +288,10 @@ waitInterval: 0
     #[test]
     fn unknown_and_unsupported_keys_are_refused() {
         for yaml in [
-            "redirekt: {}",
+            "redirekt: {inbound: {enabled: true}}",
             "redirect: {inbound: {prot: 1}}",
+            "redirect: {dns: {upstreamTargetChain: DOCKER}}",
+            "redirect: [inbound]",
             "ebpf: {enabled: true}",
             "storeFirewalld: true",
             "redirect: {inbound: {excludePortsForUIDs: ['1']}}",
@@ -345,6 +305,44 @@ waitInterval: 0
 
     #[test]
     fn an_empty_configuration_sets_nothing() {
-        assert!(parse("{}").unwrap().values.is_empty());
+        for yaml in ["{}", "", "null", "redirect:", "redirect: {inbound: null, dns: {}}", "kumaDPUser: ''"] {
+            assert!(parse(yaml).unwrap().values.is_empty(), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn a_port_of_zero_is_none_where_nothing_is_redirected() {
+        let rows = [
+            ("dns: {captureAll: false, enabled: false, port: 0}", "dns-port", None),
+            ("dns: {captureAll: false, enabled: false, port: '0'}", "dns-port", None),
+            ("dns: {enabled: false, port: 7053}", "dns-port", Some("7053")),
+            ("dns: {port: 0}", "dns-port", None),
+            ("inbound: {enabled: false, port: 0}", "inbound-port", None),
+            ("outbound: {enabled: false, port: 0}", "outbound-port", None),
+            // Refused later, by the setting's own rule.
+            ("dns: {enabled: true, port: 0}", "dns-port", Some("0")),
+            ("dns: {captureAll: true, port: 0}", "dns-port", Some("0")),
+            ("inbound: {port: 0}", "inbound-port", Some("0")),
+            ("outbound: {enabled: true, port: 0}", "outbound-port", Some("0")),
+        ];
+        for (yaml, name, expected) in rows {
+            let config = parse(&format!("redirect: {{{yaml}}}")).unwrap();
+            assert_eq!(config.values.get(name).map(String::as_str), expected, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_without_a_value_ask_for_nothing() {
+        let zeros = ["null", "false", "0", "0.0", "''", "[]", "{}", "{enabled: false, ports: []}"];
+        for (before, after) in [("", ""), ("redirect: {", "}"), ("redirect: {dns: {", "}}")] {
+            for zero in zeros {
+                let yaml = format!("{before}later: {zero}{after}");
+                assert!(parse(&yaml).is_ok_and(|config| config.values.is_empty()), "{yaml}");
+            }
+            for value in ["true", "1", "x", "[a]", "{enabled: true}"] {
+                let error = parse(&format!("{before}later: {value}{after}")).unwrap_err();
+                assert!(error.contains("later"), "{value}: {error}");
+            }
+        }
     }
 }

@@ -78,7 +78,6 @@ fn connection(uid: Option<u32>, destination: IpAddr, port: u16) -> Connection {
         origin: uid.map_or(Origin::Peer("eth0".to_owned()), Origin::Process),
         protocol: Protocol::Tcp,
         source,
-        source_port: 40_000,
         destination,
         destination_is_own: uid.is_none(),
         destination_port: port,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Failures in the terms of the CNI specification: code, message, details.
 
+use crate::shown::cut;
+
 /// An error code: below 100 of the CNI specification, from 100 on the plugin's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
@@ -34,7 +36,7 @@ pub(crate) enum Code {
 pub struct Failure {
     /// Kind of the failure, as the number in the CNI error.
     pub(crate) code: Code,
-    /// One line: the object, its value, and the operator's next step.
+    /// One line of at most 700 characters: the object, the operator's next step, and the value last.
     pub message: String,
     /// Further lines, such as the differences that CHECK found; may be empty.
     pub(crate) details: String,
@@ -43,6 +45,6 @@ pub struct Failure {
 impl Failure {
     /// A failure without details.
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: String::new() }
+        Self { code, message: cut(message.into()), details: String::new() }
     }
 }

@@ -11,7 +11,7 @@ mod request;
 mod version;
 
 pub use config::{Fields, NetConf, POD_ANNOTATIONS, repeated};
-pub(crate) use config::{OnUnknown, PrevResult, ValidAttachment};
+pub(crate) use config::{OnUnknown, PrevResult, Text, ValidAttachment, utf8};
 pub(crate) use error::{Code, Failure};
 pub(crate) use reply::version_reply;
 pub use reply::{error_reply, is_json, result_reply};

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use cni_plugin::Command;
 
 use crate::metadata::PodRef;
+use crate::shown::shown;
 
 /// Largest configuration on stdin, in bytes: libcni's own bound for a conflist is 2 MiB.
 pub(crate) const MAX_STDIN: usize = 4 << 20;
@@ -35,16 +36,16 @@ pub(crate) enum EnvironmentError {
     #[error("{0} is empty")]
     Empty(&'static str),
     /// A verb that the CNI specification does not have.
-    #[error("CNI_COMMAND is {0:?}: it must be one of ADD, DEL, CHECK, GC, STATUS, VERSION")]
+    #[error("CNI_COMMAND must be one of ADD, DEL, CHECK, GC, STATUS, VERSION: it is {}", shown(.0))]
     Verb(String),
     /// A container id with characters that the CNI specification does not allow.
     #[error(
-        "CNI_CONTAINERID is {0:?}: it must begin with a letter or digit and hold only letters, digits and _.-"
+        "CNI_CONTAINERID must begin with a letter or digit and hold only letters, digits and _.-: it is {}", shown(.0)
     )]
     ContainerId(String),
     /// An interface name that the kernel would refuse.
     #[error(
-        "CNI_IFNAME is {0:?}: it must be 1 to 15 bytes without '/', ':' or white space, and not '.' or '..'"
+        "CNI_IFNAME must be 1 to 15 bytes without '/', ':' or white space, and not '.' or '..': it is {}", shown(.0)
     )]
     Ifname(String),
 }

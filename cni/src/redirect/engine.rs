@@ -235,13 +235,46 @@ pub(crate) fn present() -> Result<Option<Engine>, EngineError> {
     if nftables::has_chain(iptables::PREFIX)? {
         return Ok(Some(Engine::Iptables(Variant::Nft, families)));
     }
-    // Lists the x_tables tables of this namespace; a pod without legacy rules has none.
-    let has_tables = |name: &str| {
+    Ok(has_legacy_tables().then_some(Engine::Iptables(Variant::Legacy, families)))
+}
+
+/// Returns true if x_tables tables are loaded in this thread's network namespace; a pod without legacy rules has none.
+pub(super) fn has_legacy_tables() -> bool {
+    ["ip_tables_names", "ip6_tables_names"].into_iter().any(|name| {
         fs::read_to_string(format!("/proc/thread-self/net/{name}"))
             .is_ok_and(|tables| !tables.trim().is_empty())
+    })
+}
+
+/// Find rules of culvert that another engine than `engine` wrote into this thread's network namespace. Both would apply.
+/// Runs a program only if x_tables tables are loaded.
+pub(crate) fn others_present(engine: Engine) -> Result<Vec<Engine>, EngineError> {
+    let families = IpFamilies::Dual;
+    let is_there = |other: &Engine| -> Result<bool, EngineError> {
+        match other {
+            Engine::Nftables => Ok(nftables::read()?.is_some()),
+            Engine::Iptables(Variant::Nft, _) => Ok(nftables::has_chain(iptables::PREFIX)?),
+            Engine::Iptables(Variant::Legacy, _) => Ok(has_legacy_tables() && other.owner()?.is_some()),
+        }
     };
-    let by_legacy = has_tables("ip_tables_names") || has_tables("ip6_tables_names");
-    Ok(by_legacy.then_some(Engine::Iptables(Variant::Legacy, families)))
+    let mut found = Vec::new();
+    for other in [
+        Engine::Nftables,
+        Engine::Iptables(Variant::Nft, families),
+        Engine::Iptables(Variant::Legacy, families),
+    ] {
+        if other.name() == engine.name() {
+            continue;
+        }
+        match is_there(&other) {
+            Ok(true) => found.push(other),
+            Ok(false) => {}
+            // An engine that this node does not have has no rules here.
+            Err(error) if error.is_absent() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// Find an engine that works on this node, for STATUS: cheap, and without changes.

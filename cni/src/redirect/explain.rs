@@ -24,8 +24,6 @@ pub struct Connection {
     pub protocol: Protocol,
     /// Source address, before any translation.
     pub source: IpAddr,
-    /// Source port, before any translation.
-    pub source_port: u16,
     /// Destination address, before any translation.
     pub destination: IpAddr,
     /// True if the destination is an address of the pod, loopback included.
@@ -120,11 +118,10 @@ fn walk<'a>(
         let before = by.len();
         by.push(rule);
         match rule.then {
-            Action::Direct => return Walk::Decided(Landing::Direct),
+            Action::Direct | Action::Keep(_) | Action::Zone => return Walk::Decided(Landing::Direct),
             Action::Drop => return Walk::Decided(Landing::Dropped),
-            Action::Reject => return Walk::Decided(Landing::Rejected),
+            Action::Reject | Action::Reset => return Walk::Decided(Landing::Rejected),
             Action::Redirect(port) => return Walk::Decided(Landing::Redirected(port)),
-            Action::Untrack => return Walk::Decided(Landing::Direct),
             Action::Back => return Walk::Back,
             Action::Goto(name) => return enter(name, by),
             Action::Jump(name) => match enter(name, by) {
@@ -146,7 +143,6 @@ fn holds(condition: &Match, connection: &Connection) -> bool {
         origin,
         protocol,
         source,
-        source_port,
         destination,
         destination_is_own,
         destination_port,
@@ -171,12 +167,11 @@ fn holds(condition: &Match, connection: &Connection) -> bool {
         Match::Source(net) => net.contains(source),
         Match::DestinationPort(range) => range.contains(destination_port),
         Match::NotDestinationPort(port) => destination_port != port,
-        Match::SourcePort(port) => source_port == port,
-        Match::NotSourcePort(port) => source_port != port,
         Match::Uid(range) => matches!(origin, Origin::Process(uid) if range.contains(uid)),
         Match::Listening => *is_listened,
-        // The first packet of a connection is never invalid for conntrack, and never a reply.
-        Match::Invalid | Match::Reply => false,
+        // The first packet of a connection opens it, is never invalid for conntrack, and never a reply. Where its destination
+        // was translated, the walk has ended.
+        Match::NotOpening | Match::Translated | Match::Invalid | Match::Reply => false,
     }
 }
 
@@ -191,7 +186,6 @@ mod tests {
             origin: Origin::Process(uid),
             protocol: Protocol::Tcp,
             source: source.parse().unwrap(),
-            source_port: 40_000,
             destination: destination.parse().unwrap(),
             destination_is_own: own,
             destination_port: 80,

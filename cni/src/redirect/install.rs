@@ -62,6 +62,18 @@ impl Footprint {
         }
         self
     }
+
+    /// Merge as [`Self::after`], but restore the values that other programs wrote since the `earlier` installation.
+    pub fn over(self, earlier: &Self) -> Self {
+        let newer = self.sysctls.clone();
+        let mut merged = self.after(earlier);
+        for sysctl in &mut merged.sysctls {
+            if let Some(newer) = newer.iter().find(|newer| newer.name == sysctl.name) {
+                sysctl.before.clone_from(&newer.before);
+            }
+        }
+        merged
+    }
 }
 
 /// The kind of network namespace that rules are written into.
@@ -130,8 +142,9 @@ pub fn install(
     if !differences.is_empty() {
         return Err(RedirectError::ReadBack(differences));
     }
-    // Rules of two engines would both apply, so those of every other engine have to go.
-    let others = earlier.into_iter().chain((engine != Engine::Nftables).then_some(Engine::Nftables));
+    // Rules of two engines would both apply, so those of every other engine have to go: also those that another plugin
+    // wrote for this namespace a moment ago.
+    let others = earlier.into_iter().chain(engine::others_present(engine)?);
     for other in others.filter(|other| other.name() != engine.name()) {
         match other.remove() {
             // An engine that this node does not have has no rules here.
@@ -146,6 +159,8 @@ pub fn install(
 /// nothing.
 pub fn verify(policy: &Policy, engine: Engine) -> Result<Vec<String>, RedirectError> {
     let mut lines = rules_difference(policy, &plan(policy), engine)?;
+    let others = engine::others_present(engine)?;
+    lines.extend(others.iter().map(|other| format!("rules by {} are there too", other.name())));
     lines.extend(sysctl::difference(policy)?);
     Ok(lines)
 }

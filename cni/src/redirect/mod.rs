@@ -3,6 +3,7 @@
 //!
 //! Everything here acts on the network namespace of the calling thread; [`crate::netns::Netns::enter`] provides one.
 
+pub mod beside;
 pub mod engine;
 pub mod explain;
 mod install;

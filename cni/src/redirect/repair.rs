@@ -3,18 +3,22 @@
 //!
 //! ```text
 //! generation ─▶ verify ─┬─ no difference
+//!                       ├─ only lacks reserved ports ─▶ they are added
 //!                       ├─ rules of another owner: left alone
 //!                       └─ differs ─▶ open connections listed ─▶ tcp_loose = 0 ─▶ install ─▶ verify again
 //! ```
 //! [`install`] replaces damaged rules in one transaction: the kernel's NAT stays registered meanwhile, and redirected
 //! connections keep their entries in conntrack. Connections older than the rules stay direct ([`super::living`]).
 
+use super::beside;
 use super::engine::{self, Engine};
-use super::install::{Installed, Namespace, RedirectError, install, verify};
+use super::install::{Footprint, Installed, Namespace, RedirectError, install, verify};
 use super::living::{self, Established};
+use super::loopback::HopAddress;
 use super::nftables;
 use super::owner::Owner;
 use super::policy::Policy;
+use super::sysctl;
 
 /// The reaction to a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct Checked {
     pub state: State,
     /// The kernel's count of rule changes before the last check; `None` if the kernel has none.
     pub generation: Option<u32>,
+    /// NAT rules and drop policies of other programs, a line each.
+    pub beside: Vec<String>,
 }
 
 /// The state of a pod's redirect.
@@ -45,6 +51,22 @@ pub enum State {
     Anothers(String),
     /// Different before, and repaired.
     Repaired(Box<Repaired>),
+    /// Equal, but for ports of the sidecar in the pod's own `ip_local_reserved_ports`; one line for each. Only with
+    /// [`Mode::Report`].
+    Incomplete(Engine, Vec<String>),
+    /// Incomplete before, and completed.
+    Completed(Box<Completed>),
+}
+
+/// The details of a completion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completed {
+    /// The engine whose rules are there.
+    pub engine: Engine,
+    /// One line for each port that was missing.
+    pub differences: Vec<String>,
+    /// The sysctl, for the attachment's record.
+    pub footprint: Footprint,
 }
 
 /// The details of a repair.
@@ -68,13 +90,30 @@ pub fn check(
 ) -> Result<Checked, RedirectError> {
     // Read first: a change during the check then shows as a newer generation at the next one.
     let generation = nftables::generation().ok().flatten();
+    let state = state(policy, owner, recorded, mode)?;
+    let generation = match &state {
+        State::Repaired(_) => nftables::generation().ok().flatten(),
+        _ => generation,
+    };
+    Ok(Checked { state, generation, beside: beside::others() })
+}
+
+fn state(
+    policy: &Policy,
+    owner: &Owner,
+    recorded: Option<Engine>,
+    mode: Mode,
+) -> Result<State, RedirectError> {
     let wanted = match recorded {
         Some(engine) => engine,
         None => engine::candidates(policy)?.into_iter().next().unwrap_or(Engine::Nftables),
     };
     let differences = verify(policy, wanted)?;
     if differences.is_empty() {
-        return Ok(Checked { state: State::Well(wanted), generation });
+        return Ok(State::Well(wanted));
+    }
+    if sysctl::only_lacks_ports(&differences) {
+        return complete(policy, wanted, differences, mode);
     }
     let present = engine::present()?;
     let noted = match present.map(Engine::owner).transpose() {
@@ -85,20 +124,38 @@ pub fn check(
     };
     // Rules without a note are the rest of damaged ones, and count as ours.
     if let Some(another) = noted.filter(|found| found.container != owner.container) {
-        return Ok(Checked { state: State::Anothers(another.to_string()), generation });
+        return Ok(State::Anothers(another.to_string()));
     }
     if mode == Mode::Report {
-        return Ok(Checked { state: State::Differs(differences), generation });
+        return Ok(State::Differs(differences));
     }
     let established = living::established().unwrap_or_default();
     // Rules of nftables are replaced or removed in any case, so they need not be named here.
     let earlier = [present, recorded].into_iter().flatten().find(|engine| *engine != Engine::Nftables);
     let installed = install(policy, owner, earlier, Namespace::Living)?;
-    let generation = nftables::generation().ok().flatten();
     let left = verify(policy, installed.engine)?;
     if !left.is_empty() {
         return Err(RedirectError::ReadBack(left));
     }
-    let repaired = Repaired { differences, installed, established };
-    Ok(Checked { state: State::Repaired(Box::new(repaired)), generation })
+    Ok(State::Repaired(Box::new(Repaired { differences, installed, established })))
+}
+
+/// Add the sidecar's ports to the pod's own list of reserved ones.
+fn complete(
+    policy: &Policy,
+    engine: Engine,
+    differences: Vec<String>,
+    mode: Mode,
+) -> Result<State, RedirectError> {
+    if mode == Mode::Report {
+        return Ok(State::Incomplete(engine, differences));
+    }
+    let mut sysctls = Vec::new();
+    sysctl::set(policy, &mut sysctls)?;
+    let left = sysctl::difference(policy)?;
+    if !left.is_empty() {
+        return Err(RedirectError::ReadBack(left));
+    }
+    let footprint = Footprint { hop_address: HopAddress::Present, sysctls };
+    Ok(State::Completed(Box::new(Completed { engine, differences, footprint })))
 }

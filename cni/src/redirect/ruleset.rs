@@ -9,6 +9,9 @@ use ipnet::IpNet;
 
 use super::policy::Protocol;
 
+/// Number of the conntrack zone for captured DNS queries. Any would do that no other program in the pod uses.
+pub(crate) const ZONE: u16 = 15053;
+
 /// The place of a base chain in the kernel's packet path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hook {
@@ -23,6 +26,8 @@ pub struct Hook {
 pub enum Point {
     /// A packet that arrived on an interface, before routing.
     Prerouting,
+    /// A packet for the pod itself, after routing.
+    Input,
     /// A packet that a process of the pod sends.
     Output,
 }
@@ -30,13 +35,13 @@ pub enum Point {
 /// The purpose of a chain, in the order of evaluation; also its table in iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Before conntrack: untracked and traced packets.
+    /// Before conntrack: traced packets, and those with a zone of their own.
     Raw,
     /// After conntrack: dropped packets.
     Mangle,
     /// First packet of a connection: its destination.
     Nat,
-    /// After nat: rejected packets.
+    /// After nat: rejected and reset packets.
     Filter,
 }
 
@@ -59,6 +64,10 @@ pub enum ChainName {
     Dns,
     /// Connections from behind a virtual interface.
     VirtualInterfaces,
+    /// Connections of peers that nat should have redirected.
+    InboundStrays,
+    /// Connections of the pod's processes that nat should have redirected.
+    OutboundStrays,
     /// UDP of the pod's processes.
     OutboundUdp,
     /// Redirect to the sidecar's inbound listener.
@@ -81,6 +90,8 @@ impl ChainName {
             Self::Outbound => "outbound",
             Self::Dns => "dns",
             Self::VirtualInterfaces => "virtual_interfaces",
+            Self::InboundStrays => "inbound_strays",
+            Self::OutboundStrays => "outbound_strays",
             Self::OutboundUdp => "outbound_udp",
             Self::InboundRedirect => "inbound_redirect",
             Self::OutboundRedirect => "outbound_redirect",
@@ -135,14 +146,14 @@ pub enum Match {
     DestinationPort(RangeInclusive<u16>),
     /// The destination port is another one.
     NotDestinationPort(u16),
-    /// The source port is this one.
-    SourcePort(u16),
-    /// The source port is another one.
-    NotSourcePort(u16),
     /// The sending process runs as one of these uids.
     Uid(RangeInclusive<u32>),
     /// A process listens on the destination's address and port.
     Listening,
+    /// The TCP segment does not open a connection.
+    NotOpening,
+    /// The connection's destination was translated.
+    Translated,
     /// The packet is invalid for conntrack.
     Invalid,
     /// The packet goes in the reply direction of its connection.
@@ -160,8 +171,13 @@ pub enum Action {
     Drop,
     /// Answer with ICMP's "port unreachable".
     Reject,
-    /// Let the packet pass conntrack untracked.
-    Untrack,
+    /// Answer with a TCP reset; behind a condition that leaves only TCP.
+    Reset,
+    /// Leave the connection as it is, and keep later nat chains from changing its destination. Behind conditions that leave
+    /// only TCP of this family.
+    Keep(Family),
+    /// Let conntrack look the packet up in a zone of culvert's own, in its original direction.
+    Zone,
     /// Mark the packet for `nft monitor trace` and continue with the next rule.
     Trace,
     /// Enter another chain, and continue here if it does not decide.
@@ -219,10 +235,10 @@ impl fmt::Display for Match {
             Self::Source(net) => write!(f, "from {}", words(net)),
             Self::DestinationPort(range) => write!(f, "to {}", range_words("port", range)),
             Self::NotDestinationPort(port) => write!(f, "not to port {port}"),
-            Self::SourcePort(port) => write!(f, "from port {port}"),
-            Self::NotSourcePort(port) => write!(f, "not from port {port}"),
             Self::Uid(range) => write!(f, "from {}", range_words("uid", range)),
             Self::Listening => f.write_str("where a process listens"),
+            Self::NotOpening => f.write_str("opening no connection"),
+            Self::Translated => f.write_str("with another destination than at first"),
             Self::Invalid => f.write_str("which conntrack cannot place"),
             Self::Reply => f.write_str("in answer to a peer"),
         }
@@ -245,7 +261,9 @@ impl fmt::Display for Action {
             Self::Back => f.write_str("decided further on"),
             Self::Drop => f.write_str("dropped"),
             Self::Reject => f.write_str("rejected"),
-            Self::Untrack => f.write_str("untracked"),
+            Self::Reset => f.write_str("reset"),
+            Self::Keep(_) => f.write_str("direct, past other NAT rules"),
+            Self::Zone => f.write_str("tracked in a zone of its own"),
             Self::Trace => f.write_str("traced"),
             Self::Jump(chain) => write!(f, "see {}, then further on", chain.nftables()),
             Self::Goto(chain) => write!(f, "see {}", chain.nftables()),

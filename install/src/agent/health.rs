@@ -4,8 +4,9 @@
 use std::io;
 use std::net::SocketAddr;
 
-use culvert_serve::reply::{self, OPENMETRICS, Reply};
-use culvert_serve::{Incoming, Method, Pages, Request, StatusCode};
+use culvert_serve::metrics::metrics;
+use culvert_serve::reply::{self, Reply};
+use culvert_serve::{HeaderMap, Incoming, Method, Pages, Request, StatusCode};
 use tokio::net::TcpListener;
 
 use super::context::Context;
@@ -27,11 +28,11 @@ struct Health(Context);
 
 impl Pages for Health {
     fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
-        std::future::ready(answer(request.method(), request.uri().path(), &self.0))
+        std::future::ready(answer(request.method(), request.uri().path(), request.headers(), &self.0))
     }
 }
 
-fn answer(method: &Method, path: &str, context: &Context) -> Reply {
+fn answer(method: &Method, path: &str, headers: &HeaderMap, context: &Context) -> Reply {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return reply::wrong_method("GET, HEAD");
     }
@@ -42,7 +43,7 @@ fn answer(method: &Method, path: &str, context: &Context) -> Reply {
             let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             reply::text(status, readiness.to_string())
         }
-        "/metrics" => reply::of_type(StatusCode::OK, OPENMETRICS, context.metrics.text()),
+        "/metrics" => metrics(headers, context.metrics.text()),
         _ => reply::not_found("/metrics, /ready, /live"),
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct AgentOptions {
     pub node_name: Option<String>,
     /// The API server of the cluster that this process runs in; unused without `node_name`.
     pub api_server: Option<Arc<Client>>,
-    /// Key of the taint that the agent removes from the node once the entry is effective.
+    /// Key of the taint that the agent keeps off the node while the entry is effective.
     pub hold_until_ready: Option<String>,
     /// Address of `/metrics`, `/ready` and `/live`.
     pub status_address: StatusAddress,

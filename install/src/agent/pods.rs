@@ -40,10 +40,9 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
         };
         let post = events::post(&client, &node, events);
         let hold = async {
-            if let Some(taint) = &context.options.hold_until_ready
-                && context.until_ready().await
-            {
-                hold::release(&client, &node, taint).await;
+            if let Some(taint) = &context.options.hold_until_ready {
+                let is_ready = || context.until_ready();
+                hold::keep_off(&client, &node, taint, hold::LOOK_EVERY, is_ready).await;
             }
         };
         tokio::select! {

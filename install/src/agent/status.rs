@@ -47,6 +47,9 @@ pub(crate) struct PodRow {
     pub repairs: u32,
     /// The reason of the state.
     pub reason: String,
+    /// NAT rules and drop policies of other programs in the pod, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<String>,
 }
 
 /// The pod's own wish to be redirected, by its annotations or the node's defaults.
@@ -66,6 +69,8 @@ pub(crate) enum RedirectState {
     Redirected,
     /// The rules are missing, differ, or were written for another.
     Damaged,
+    /// The rules match the policy, and the sandbox's packets bypass them.
+    Bypassed,
     /// There are no rules, as desired.
     Direct,
     /// The rules could not be read, or were not checked yet.
@@ -89,6 +94,7 @@ impl RedirectState {
         match self {
             Self::Redirected => "redirected",
             Self::Damaged => "damaged",
+            Self::Bypassed => "bypassed",
             Self::Direct => "direct",
             Self::Unknown => "unknown",
         }

@@ -57,7 +57,7 @@ pub(crate) struct AgentArgs {
     /// This node's name in Kubernetes; without it no API server is asked
     #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = NonEmptyStringValueParser::new())]
     pub node_name: Option<String>,
-    /// Key of a taint (effect NoSchedule) that the node starts with; it is removed once the entry is effective
+    /// Key of a taint (effect NoSchedule) that the node starts with; it is kept off while the entry is effective
     #[arg(long, value_name = "TAINT", num_args = 0..=1, require_equals = true,
           default_missing_value = DEFAULT_TAINT, requires = "node_name", value_parser = taint_key)]
     pub hold_until_ready: Option<String>,

@@ -288,8 +288,8 @@ mod tests {
         let error = wanted(&asking(&[("inbound-port", "x"), ("proxy-uid", "0")]), None).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "--proxy-uid is \"0\": it must be a uid from 1 to 4294967294; --inbound-port is \"x\": it must be a port from 1 \
-             to 65535"
+            "--proxy-uid must be a uid from 1 to 4294967294: it is \"0\"; --inbound-port must be a port from 1 to 65535: it \
+             is \"x\""
         );
         assert_eq!(error.exit(), Exit::Usage);
     }
@@ -330,7 +330,7 @@ mod tests {
         for (text, named) in [
             (r#"{"plugins":[{"type":"bridge"}]}"#.to_owned(), "no plugin of type culvert-cni"),
             (format!(r#"{{"plugins":[{entry},{entry}]}}"#), "which one counts?"),
-            (r#"{"plugins":[{"type":"culvert-cni","redirect":{"x":1}}]}"#.to_owned(), "redirect.x"),
+            (r#"{"plugins":[{"type":"culvert-cni","redirect":{"x":1}}]}"#.to_owned(), "redirect: \"x\""),
             ("{}".to_owned(), "plugins"),
         ] {
             let error = file(&text).unwrap_err();

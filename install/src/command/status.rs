@@ -16,10 +16,12 @@ use crate::agent::verify::{self, Defaults, Desired, PodCheck, Subject};
 use crate::cli::shared::Output;
 use crate::cli::status::StatusArgs;
 use crate::command::answer::Exit;
-use crate::conflist::{Choice, Conflist, MAX_BYTES, TYPE, effective, text_of};
+use crate::conflist::{Choice, Conflist, MAX_BYTES, TYPE};
 use crate::cri::Network;
-use crate::host::entry::{self, DROP_IN};
+use crate::host::entry::DROP_IN;
+use crate::host::folder::Folder;
 use crate::host::layout::{self, Layout};
+use crate::host::plugins::Plugins;
 use crate::system::clock::rfc3339;
 use crate::system::read::read_bounded;
 
@@ -67,10 +69,11 @@ fn of_agent(socket: &Path) -> Result<NodeStatus, String> {
 /// Makes the agent's list by one check of each pod, which changes nothing.
 fn look(layout: &Layout) -> std::io::Result<NodeStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (defaults, mut problem) = match defaults(layout) {
+    let (mut defaults, mut problem) = match defaults(layout) {
         Ok(defaults) => (defaults, None),
         Err(problem) => (Defaults::default(), Some(problem)),
     };
+    defaults.handlers.clone_from(&layout.handlers);
     let records = Records::new(&layout.at(&layout.attachments())).all()?;
     let (listed_by, subjects) = runtime.block_on(async {
         let (listed_by, sandboxes, mut cri) = match verify::sandboxes(layout).await {
@@ -97,7 +100,8 @@ fn look(layout: &Layout) -> std::io::Result<NodeStatus> {
     let table = PodTable::default();
     table.listed(listed_by.to_owned(), problem, |_| true);
     for (subject, network) in subjects {
-        table.set(looked_at(layout, subject, network));
+        let bypass = subject.bypass;
+        table.set(verify::with_bypass(looked_at(layout, subject, network), bypass));
     }
     Ok(NodeStatus { agent: false, ..table.status() })
 }
@@ -119,26 +123,39 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> PodRow {
     };
     let verified = Some(rfc3339(SystemTime::now()));
     match check.verify(policy, Mode::Report) {
-        Ok((_, checked)) => match checked.state {
-            Redirect::Well(engine) => PodRow {
-                state: RedirectState::Redirected,
-                engine: Some(engine.name().to_owned()),
-                verified,
-                reason: setting,
-                ..row
-            },
-            Redirect::Differs(lines) => {
-                PodRow { state: RedirectState::Damaged, verified, reason: lines.join("; "), ..row }
+        Ok((_, checked)) => {
+            let row = PodRow { beside: checked.beside, ..row };
+            match checked.state {
+                Redirect::Well(engine) => PodRow {
+                    state: RedirectState::Redirected,
+                    engine: Some(engine.name().to_owned()),
+                    verified,
+                    reason: setting,
+                    ..row
+                },
+                Redirect::Differs(lines) => {
+                    PodRow { state: RedirectState::Damaged, verified, reason: lines.join("; "), ..row }
+                }
+                Redirect::Anothers(owner) => PodRow {
+                    state: RedirectState::Damaged,
+                    verified,
+                    reason: format!("its rules were written for another: {owner}"),
+                    ..row
+                },
+                Redirect::Incomplete(engine, lines) => PodRow {
+                    state: RedirectState::Redirected,
+                    engine: Some(engine.name().to_owned()),
+                    verified,
+                    reason: format!(
+                        "{setting}; by the pod's own securityContext.sysctls, {}",
+                        lines.join("; ")
+                    ),
+                    ..row
+                },
+                // Impossible in a check that only reports.
+                Redirect::Repaired(_) | Redirect::Completed(_) => row,
             }
-            Redirect::Anothers(owner) => PodRow {
-                state: RedirectState::Damaged,
-                verified,
-                reason: format!("its rules were written for another: {owner}"),
-                ..row
-            },
-            // Impossible in a check that only reports.
-            Redirect::Repaired(_) => row,
-        },
+        }
         Err(error) => PodRow { reason: error.to_string(), ..row },
     }
 }
@@ -147,9 +164,9 @@ fn looked_at(layout: &Layout, subject: Subject, network: Network) -> PodRow {
 fn defaults(layout: &Layout) -> Result<Defaults, String> {
     let shown = layout.conf_dir.display();
     let none = || format!("no entry of culvert-cni is effective in {shown}: new pods are not redirected");
-    let files = entry::loaded_files(layout).map_err(|error| format!("{shown}: {error}"))?;
-    let Choice::File { name, .. } = effective(&files, &layout.loader) else { return Err(none()) };
-    let conflist = Conflist::parse(text_of(&files, &name)).map_err(|_| none())?;
+    let files = Folder::read(layout, &Plugins::default()).map_err(|error| format!("{shown}: {error}"))?;
+    let Choice::File { name, .. } = files.effective(layout) else { return Err(none()) };
+    let conflist = Conflist::parse(files.text(&name)).map_err(|_| none())?;
     if let Some(index) = conflist.plugins.iter().position(|plugin| plugin.kind == TYPE) {
         return Defaults::of_entry(conflist.plugin(index).unwrap_or_default());
     }
@@ -166,15 +183,17 @@ fn text(status: &NodeStatus) -> String {
     let rows: Vec<[String; 6]> = pods
         .iter()
         .map(|row| {
-            let PodRow { pod, sandbox: _, onboarded, engine, state, verified, repairs: _, reason } = row;
+            let PodRow { pod, sandbox: _, onboarded, engine, state, verified, repairs: _, reason, beside } =
+                row;
             let (engine, verified) = (engine.clone(), verified.clone());
+            let others: String = beside.iter().map(|line| format!("; beside {line}")).collect();
             [
                 pod.clone(),
                 onboarded.as_str().to_owned(),
                 state.as_str().to_owned(),
                 engine.unwrap_or_else(|| "-".to_owned()),
                 verified.unwrap_or_else(|| "never".to_owned()),
-                printable(reason),
+                printable(&format!("{reason}{others}")),
             ]
         })
         .collect();
@@ -228,6 +247,7 @@ mod tests {
             verified: (onboarded == Onboarded::Yes).then(|| "2026-11-21T21:59:59Z".to_owned()),
             repairs: 0,
             reason: reason.to_owned(),
+            beside: Vec::new(),
         }
     }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Insertion of our entry into a text, and its removal.
 
-use super::document::{Conf, Conflist, Invalid, speakable};
+use super::document::{Conf, Conflist, Invalid, makes_network, speakable};
 use super::entry::{Entry, TYPE};
+use super::go_json;
 use super::position::Position;
 
 /// Result of a check of our entry's place.
@@ -22,9 +23,7 @@ const BEFORE_OURS: [&str; 1] = ["portmap"];
 pub(crate) fn ensure(text: &str, entry: &Entry, position: &Position) -> Result<Ensured, Invalid> {
     let conflist = Conflist::parse(text)?;
     conflist.speakable()?;
-    if conflist.plugins.iter().all(|plugin| plugin.kind == TYPE) {
-        return Err(Invalid::Alone);
-    }
+    conflist.makes_network()?;
     let ours: Vec<usize> =
         (0..conflist.plugins.len()).filter(|index| conflist.plugins[*index].kind == TYPE).collect();
     if let [index] = ours.as_slice()
@@ -84,14 +83,19 @@ pub(crate) fn remove(text: &str) -> Result<Option<String>, Invalid> {
     Ok(removed.then_some(text))
 }
 
-/// Makes a list of a single plugin and ours and keeps the plugin's text, as libcni does itself.
+/// Makes a list of a single plugin and ours and keeps the plugin's text, as libcni does itself. libcni 1.3 and later reads a
+/// drop-in folder for a list, and none for a single plugin, so the list asks for none.
 pub(crate) fn wrap(text: &str, entry: &Entry) -> Result<String, Invalid> {
-    let Conf { object, name, cni_version, kind: _ } = Conf::parse(text)?;
+    let Conf { object, name, cni_version, kind } = Conf::parse(text)?;
     speakable(cni_version.as_deref())?;
+    makes_network(&[&kind])?;
+    if name.is_empty() {
+        return Err(Invalid::Missing("name"));
+    }
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let version = cni_version.map(|version| format!("\n  \"cniVersion\": {},", quoted(&version)));
     Ok(format!(
-        "{{{}\n  \"name\": {},\n  \"plugins\": [\n    {object},\n    {}\n  ]\n}}\n",
+        "{{{}\n  \"name\": {},\n  \"loadOnlyInlinedPlugins\": true,\n  \"plugins\": [\n    {object},\n    {}\n  ]\n}}\n",
         version.unwrap_or_default(),
         quoted(&name),
         entry.compact(" ")
@@ -99,16 +103,13 @@ pub(crate) fn wrap(text: &str, entry: &Entry) -> Result<String, Invalid> {
 }
 
 /// Returns true if the list `conflist` without our entry says the same as the single plugin's `conf`, so that it came
-/// from [`wrap`].
+/// from [`wrap`]. Earlier releases renamed the plugin's file away and put such a list in its place.
 pub(crate) fn unwrap(conflist: &str, conf: &str) -> bool {
     let Ok(without) = remove(conflist).map(|without| without.unwrap_or_else(|| conflist.to_owned())) else {
         return false;
     };
     let (Ok(list), Ok(single)) = (Conflist::parse(&without), Conf::parse(conf)) else { return false };
-    let same = |a: &str, b: &str| {
-        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
-        value(a).is_some_and(|a| Some(a) == value(b))
-    };
+    let same = |a: &str, b: &str| go_json::value(a).is_some_and(|a| Some(a) == go_json::value(b));
     list.name == single.name
         && list.cni_version == single.cni_version
         && list.plugins.len() == 1

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! names and texts of a folder ─effective─▶ the file that the runtime uses ─document─▶ byte range of each plugin
+//!                             ─stand_in─▶ the list of ours before a single plugin's file
 //!                                                    entry, position ─edit─▶ the text with our entry, or without
 //! ```
 //!
@@ -13,14 +14,16 @@ pub(crate) mod document;
 pub(crate) mod edit;
 pub(crate) mod effective;
 pub(crate) mod entry;
+mod go_json;
 pub(crate) mod position;
 #[cfg(test)]
 mod samples;
+pub(crate) mod stand_in;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use document::{Conf, Conflist, Invalid, MAX_BYTES};
 pub(crate) use edit::{Ensured, ensure, remove, unwrap, wrap};
-pub(crate) use effective::{Choice, Loaded, Loader, effective, text_of};
+pub(crate) use effective::{Choice, Loaded, Loader, text_of};
 pub(crate) use entry::{Entry, EntryError, TYPE};
 pub(crate) use position::Position;

@@ -6,6 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::effective::{Binary, effective};
 use super::samples::{SAMPLES, SINGLE};
 use super::*;
 
@@ -141,7 +142,11 @@ fn a_version_that_would_fail_every_pod_gets_no_entry() {
         ("\"cniVersion\":\"\",", false),
         ("", false),
         ("\"cniVersion\":\"0.2.0\",\"cniVersions\":[\"0.4.0\"],", true),
-        ("\"cniVersion\":\"0.4.0\",\"cniVersions\":[\"0.4.0\",\"1.10.0\",\"1.1.0\"],", false),
+        // libcni skips versions to come.
+        ("\"cniVersion\":\"0.4.0\",\"cniVersions\":[\"0.4.0\",\"1.10.0\",\"1.1.0\"],", true),
+        ("\"cniVersion\":\"1.2.0\",\"cniVersions\":[\"1.1.0\",\"1.2.0\"],", true),
+        ("\"cniVersion\":\"1.2.0\",\"cniVersions\":[\"1.2.0\"],", false),
+        ("\"cniVersion\":\"0.4.0\",\"cniVersions\":[\"0.2.0\",\"0.1.0\"],", true),
     ] {
         let text = format!("{{{versions}\"name\":\"n\",\"plugins\":[{{\"type\":\"a\"}}]}}");
         assert_eq!(ensure(&text, &entry(), &Position::Last).is_ok(), is_fine, "{versions}");
@@ -149,80 +154,150 @@ fn a_version_that_would_fail_every_pod_gets_no_entry() {
     assert!(wrap("{\"name\":\"n\",\"type\":\"a\"}", &entry()).is_err());
 }
 
+/// One row a folder: its files, its plugins, and the choice of containerd and of CRI-O.
 #[test]
-fn the_file_that_the_runtime_uses() {
-    let good = |name: &str| {
-        format!("{{\"name\":\"{name}\",\"cniVersion\":\"1.0.0\",\"plugins\":[{{\"type\":\"a\"}}]}}")
+fn the_file_that_each_runtime_uses() {
+    let list = |name: &str, version: &str, kinds: &[&str]| {
+        let plugins: Vec<_> = kinds.iter().map(|kind| format!("{{\"type\":\"{kind}\"}}")).collect();
+        let version =
+            if version.is_empty() { String::new() } else { format!("\"cniVersion\":\"{version}\",") };
+        format!("{{\"name\":\"{name}\",{version}\"plugins\":[{}]}}", plugins.join(","))
     };
-    let single = "{\"name\":\"single\",\"type\":\"a\"}".to_owned();
-    let crio = |network: Option<&str>| Loader::FirstValid { network: network.map(str::to_owned) };
-    let file = |name: &str| Some(name.to_owned());
-    for (name, files, loader, expected) in [
-        (
-            "in order",
-            vec![("20-b.conflist", good("b")), ("10-a.conflist", good("a"))],
-            Loader::FirstOrNone,
-            file("10-a.conflist"),
-        ),
+    let good = |name: &str| list(name, "1.0.0", &["a"]);
+    let (single, nameless) =
+        ("{\"name\":\"single\",\"type\":\"old\"}", "{\"type\":\"a\",\"cniVersion\":\"1.0.0\"}");
+    let offered = "{\"name\":\"n\",\"cniVersion\":\"0.4.0\",\"cniVersions\":[\"1.0.0\",\"9.0.0\"],\"plugins\":[{\"type\":\"a\"}]}";
+    // What the folders of plugins hold.
+    let binary = |kind: &str| match kind {
+        "a" => Binary::Speaks(vec!["0.3.1".to_owned(), "1.0.0".to_owned()]),
+        "old" => Binary::Speaks(vec!["0.1.0".to_owned(), "0.3.1".to_owned()]),
+        "mute" => Binary::Silent,
+        _ => Binary::Missing,
+    };
+    let (first, second) = ("10-a.conflist", "20-b.conflist");
+    type Row<'a> = (&'a str, &'a [(&'a str, String)], Option<&'a str>, Option<&'a str>);
+    let rows: [Row<'_>; 21] = [
+        ("in order", &[(second, good("b")), (first, good("a"))], Some(first), Some(first)),
         (
             "by bytes",
-            vec![("a.conflist", good("a")), ("Z.conflist", good("z"))],
-            Loader::FirstOrNone,
-            file("Z.conflist"),
+            &[("a.conflist", good("a")), ("Z.conflist", good("z"))],
+            Some("Z.conflist"),
+            Some("Z.conflist"),
         ),
         (
-            "conf first",
-            vec![("10-x.conflist", good("x")), ("10-x.conf", single.clone())],
-            Loader::FirstOrNone,
-            file("10-x.conf"),
+            "a single one",
+            &[("10-x.conflist", good("x")), ("10-x.conf", single.to_owned())],
+            Some("10-x.conf"),
+            Some("10-x.conf"),
         ),
-        ("json", vec![("10-x.json", single.clone())], Loader::FirstOrNone, file("10-x.json")),
+        ("json", &[("10-x.json", single.to_owned())], Some("10-x.json"), Some("10-x.json")),
         (
             "other endings",
-            vec![
+            &[
                 ("00.conflist.bak", good("a")),
                 (".05.conflist.7.culvert-unfinished", good("a")),
                 ("05-x.conflist.cilium_bak", good("a")),
                 ("conflist", good("a")),
-                ("10-x.conf.culvert-original", single.clone()),
+                ("10-x.conf.culvert-original", single.to_owned()),
                 ("99-z.conflist", good("z")),
             ],
-            Loader::FirstOrNone,
-            file("99-z.conflist"),
+            Some("99-z.conflist"),
+            Some("99-z.conflist"),
+        ),
+        ("broken first", &[(first, "{".to_owned()), (second, good("b"))], None, Some(second)),
+        ("broken behind", &[(first, good("a")), (second, "{".to_owned())], Some(first), Some(first)),
+        ("a list in a .conf", &[("10-a.conf", good("a")), (second, good("b"))], None, Some(second)),
+        ("no plugins", &[(first, list("a", "1.0.0", &[])), (second, good("b"))], None, Some(second)),
+        (
+            "a plugin is missing",
+            &[(first, list("a", "1.0.0", &["a", "gone"])), (second, good("b"))],
+            Some(first),
+            Some(second),
         ),
         (
-            "broken first, containerd",
-            vec![("10-a.conflist", "{".to_owned()), ("20-b.conflist", good("b"))],
-            Loader::FirstOrNone,
+            "one does not speak it",
+            &[(first, list("a", "1.0.0", &["a", "old"])), (second, good("b"))],
+            Some(first),
+            Some(second),
+        ),
+        (
+            "both speak it",
+            &[(first, list("a", "0.3.1", &["a", "old"])), (second, good("b"))],
+            Some(first),
+            Some(first),
+        ),
+        (
+            "no version is 0.1.0",
+            &[(first, list("a", "", &["a"])), (second, good("b"))],
+            Some(first),
+            Some(second),
+        ),
+        (
+            "which an old one speaks",
+            &[(first, list("a", "", &["old"])), (second, good("b"))],
+            Some(first),
+            Some(first),
+        ),
+        (
+            "a single one that is missing",
+            &[("10-a.conf", single.replace("old", "gone")), (second, good("b"))],
+            Some("10-a.conf"),
+            Some(second),
+        ),
+        (
+            "one that cannot be asked",
+            &[(first, list("a", "1.0.0", &["mute"])), (second, good("b"))],
+            Some(first),
+            Some(first),
+        ),
+        ("none is left", &[(first, list("a", "1.0.0", &["gone"]))], Some(first), None),
+        ("a version to come", &[(first, offered.to_owned()), (second, good("b"))], Some(first), Some(first)),
+        (
+            "a list without a name",
+            &[(first, "{\"plugins\":[{\"type\":\"a\"}]}".to_owned()), (second, good("b"))],
             None,
+            Some(second),
         ),
         (
-            "broken first, CRI-O",
-            vec![("10-a.conflist", "{".to_owned()), ("20-b.conflist", good("b"))],
-            crio(None),
-            file("20-b.conflist"),
-        ),
-        (
-            "a list in a .conf",
-            vec![("10-a.conf", good("a")), ("20-b.conflist", good("b"))],
-            Loader::FirstOrNone,
+            "a single one without a name",
+            &[("10-a.conf", nameless.to_owned()), (second, good("b"))],
             None,
+            Some("10-a.conf"),
         ),
-        (
-            "by name, CRI-O",
-            vec![("10-a.conflist", good("a")), ("20-b.conflist", good("b"))],
-            crio(Some("b")),
-            file("20-b.conflist"),
-        ),
-        ("by a name that is not there", vec![("10-a.conflist", good("a"))], crio(Some("b")), None),
-        ("empty", vec![], Loader::FirstOrNone, None),
-    ] {
-        let files: Vec<_> = files.into_iter().map(|(name, text)| (name.to_owned(), Ok(text))).collect();
-        let found = match effective(&files, &loader) {
+        ("empty", &[], None, None),
+    ];
+    let chosen = |files: &[(&str, String)], loader: &Loader| {
+        let files: Vec<_> = files.iter().map(|(name, text)| ((*name).to_owned(), Ok(text.clone()))).collect();
+        match effective(files.iter(), loader, &binary) {
             Choice::File { name, .. } => Some(name),
             Choice::Empty | Choice::Broken { .. } => None,
-        };
-        assert_eq!(found, expected, "{name}");
+        }
+    };
+    for (name, files, containerd, crio) in rows {
+        assert_eq!(chosen(files, &Loader::containerd(1)).as_deref(), containerd, "containerd: {name}");
+        assert_eq!(chosen(files, &Loader::crio(None)).as_deref(), crio, "CRI-O: {name}");
+    }
+    let two = [(first, good("a")), (second, good("b"))];
+    let of = |network: &str| Loader::crio(Some(network.to_owned()));
+    for (name, files, loader, expected) in [
+        ("of a network", &two[..], of("b"), Some(second)),
+        ("of a network that is not there", &two[..1], of("b"), None),
+        // containerd attaches each pod to several, or to all.
+        ("two", &two, Loader::containerd(2), Some(first)),
+        (
+            "two of which one is broken",
+            &[(first, good("a")), (second, "{".to_owned())],
+            Loader::containerd(2),
+            None,
+        ),
+        (
+            "all of which one is broken",
+            &[(first, good("a")), (second, "{".to_owned())],
+            Loader::containerd(0),
+            None,
+        ),
+    ] {
+        assert_eq!(chosen(files, &loader).as_deref(), expected, "{name}");
     }
 }
 
@@ -338,7 +413,8 @@ proptest! {
             let _ = remove(&text);
             let _ = wrap(&text, &entry());
             let _ = unwrap(&text, &list);
-            let _ = effective(&[("10-x.conflist".to_owned(), Ok(text))], &Loader::FirstOrNone);
+            let file = ("10-x.conflist".to_owned(), Ok(text));
+            let _ = effective([file].iter(), &Loader::crio(None), &|_| Binary::Silent);
         }
     }
 }

@@ -8,6 +8,7 @@
 #[rustfmt::skip]
 #[allow(unreachable_pub, reason = "prost makes every message `pub`")]
 mod runtime;
+pub(crate) mod sandboxes;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -90,6 +91,8 @@ pub(crate) struct Sandbox {
     pub annotations: Annotations,
     /// Creation time in nanoseconds since 1970; 0 = unknown.
     pub created_at: i64,
+    /// The handler of its RuntimeClass; empty for the runtime's default.
+    pub handler: String,
 }
 
 /// Network namespace of a sandbox.
@@ -256,10 +259,10 @@ fn unframed(body: &[u8]) -> Option<&[u8]> {
 
 impl From<messages::PodSandbox> for Sandbox {
     fn from(item: messages::PodSandbox) -> Self {
-        let messages::PodSandbox { id, metadata, state: _, created_at, annotations } = item;
+        let messages::PodSandbox { id, metadata, state: _, created_at, annotations, runtime_handler } = item;
         let messages::PodSandboxMetadata { name, uid, namespace } = metadata.unwrap_or_default();
         let annotations = annotations.into_iter().filter(|(name, _)| concerns_us(name)).collect();
-        Self { id, namespace, name, uid, annotations, created_at }
+        Self { id, namespace, name, uid, annotations, created_at, handler: runtime_handler }
     }
 }
 

@@ -33,6 +33,9 @@ pub struct PodSandbox {
     pub created_at: i64,
     #[prost(btree_map = "string, string", tag = "6")]
     pub annotations: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    /// Of the RuntimeClass; empty is the default.
+    #[prost(string, tag = "7")]
+    pub runtime_handler: ::prost::alloc::string::String,
 }
 /// The pod, as Kubernetes names it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

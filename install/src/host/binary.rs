@@ -263,11 +263,13 @@ mod tests {
             root: HostRoot::new(root),
             runtime: String::new(),
             conf_dir: "/net.d".into(),
-            loader: Loader::FirstOrNone,
+            loader: Loader::containerd(1),
             bin_dirs: vec!["/missing".into(), "/bin".into()],
+            plugin_dirs: Vec::new(),
             state_dir: "/state".into(),
             runtime_socket: None,
             plugin: root.join("plugin"),
+            handlers: Default::default(),
             complaints: Vec::new(),
         }
     }

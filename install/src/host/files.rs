@@ -194,6 +194,19 @@ fn inode(path: &Path) -> io::Result<u64> {
     fs::symlink_metadata(path).map(|file| file.ino())
 }
 
+/// Returns true for a file that is mounted by itself, so that no other can be renamed over it.
+pub(crate) fn is_mount_point(path: &Path) -> bool {
+    let Ok(path) = fs::canonicalize(path) else { return false };
+    // The fifth word of a line, in which white space and backslashes are escaped by their octal numbers.
+    let escaped = |path: &Path| {
+        let text = path.to_string_lossy().replace('\\', "\\134");
+        text.replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012")
+    };
+    let path = escaped(&path);
+    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    String::from_utf8_lossy(&mounts).lines().any(|line| line.split(' ').nth(4) == Some(path.as_str()))
+}
+
 /// Removes unfinished files of killed runs from `folder`. The caller holds the node's lock.
 pub(crate) fn clear_unfinished(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)?.flatten() {

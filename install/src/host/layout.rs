@@ -8,6 +8,7 @@ use super::paths::Paths;
 use super::root::HostRoot;
 use super::runtimes::{self, Runtime};
 use crate::conflist::{Loader, TYPE};
+use crate::cri::sandboxes::Handlers;
 
 /// The folders and files that matter to culvert. All paths but `plugin` are as the node names them; [`Layout::at`] gives the path
 /// to open.
@@ -20,14 +21,18 @@ pub(crate) struct Layout {
     pub conf_dir: PathBuf,
     /// The runtime's rule for the file that it uses.
     pub loader: Loader,
-    /// The folders of plugins, in the runtime's order of search.
+    /// The folders that our plugin may be placed in, in the runtime's order of search.
     pub bin_dirs: Vec<PathBuf>,
+    /// The runtime's own folders of plugins, in its order of search.
+    pub plugin_dirs: Vec<PathBuf>,
     /// The folder of our records and sockets.
     pub state_dir: PathBuf,
     /// The runtime's CRI socket, if there is one.
     pub runtime_socket: Option<PathBuf>,
     /// The binary to place, as this process opens it.
     pub plugin: PathBuf,
+    /// The runtime's handlers whose sandboxes bypass their namespace's netfilter.
+    pub handlers: Handlers,
     /// Lines about configuration that could not be read, for people.
     pub complaints: Vec<String>,
 }
@@ -56,16 +61,18 @@ pub(crate) fn discover(paths: &Paths) -> Result<Layout, LayoutError> {
         }
     }
     let root = HostRoot::new(host_root);
-    let Runtime { name, conf_dir, bin_dirs, loader, socket, complaints } =
+    let Runtime { name, conf_dir, bin_dirs, loader, socket, handlers, complaints } =
         runtimes::find(&root, runtime_socket.as_deref());
     Ok(Layout {
         runtime: name,
         conf_dir: cni_conf_dir.clone().unwrap_or(conf_dir),
         loader,
-        bin_dirs: cni_bin_dir.clone().map_or(bin_dirs, |folder| vec![folder]),
+        bin_dirs: cni_bin_dir.clone().map_or_else(|| bin_dirs.clone(), |folder| vec![folder]),
+        plugin_dirs: bin_dirs.into_iter().chain(cni_bin_dir.clone()).collect(),
         state_dir: state_dir.clone(),
         runtime_socket: runtime_socket.clone().or(socket),
         plugin: plugin.clone().unwrap_or_else(beside),
+        handlers,
         complaints,
         root,
     })

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use crate::cri::sandboxes::{Bypass, Handlers};
+
 /// The CNI settings of one file, or of several merged; `None` where no file sets a value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RuntimeSettings {
@@ -14,6 +16,10 @@ pub(crate) struct RuntimeSettings {
     pub socket: Option<PathBuf>,
     /// The name of the network that pods are attached to.
     pub network: Option<String>,
+    /// The number of files whose networks pods are attached to; 0 is all.
+    pub max_conf_num: Option<usize>,
+    /// The handlers whose sandboxes bypass their namespace's netfilter.
+    pub handlers: Handlers,
 }
 
 /// The names of the CRI plugin's section in files of version 3, 2 and 1. The first that a file has is read.
@@ -32,7 +38,16 @@ pub(crate) fn containerd(text: &str) -> Result<(Option<Section>, Vec<String>), t
         if bin_dirs.is_empty() {
             bin_dirs.extend(path(at("bin_dir")));
         }
-        RuntimeSettings { conf_dir: path(at("conf_dir")), bin_dirs, socket: None, network: None }
+        let max_conf_num = at("max_conf_num").and_then(Value::as_integer);
+        // A negative number is no limit, as 0 is.
+        let max_conf_num = max_conf_num.map(|number| usize::try_from(number).unwrap_or_default());
+        RuntimeSettings {
+            conf_dir: path(at("conf_dir")),
+            bin_dirs,
+            max_conf_num,
+            handlers: handlers(cri.get("containerd"), "default_runtime_name"),
+            ..RuntimeSettings::default()
+        }
     });
     Ok(((cni.is_some() || socket.is_some()).then_some(Section { cni, socket }), imports))
 }
@@ -62,6 +77,8 @@ pub(crate) fn crio(text: &str) -> Result<RuntimeSettings, toml::de::Error> {
             .and_then(Value::as_str)
             .filter(|name| !name.is_empty())
             .map(str::to_owned),
+        max_conf_num: None,
+        handlers: handlers(lookup(&table, &["crio", "runtime"]), "default_runtime"),
     })
 }
 
@@ -80,8 +97,25 @@ impl RuntimeSettings {
             bin_dirs: if later.bin_dirs.is_empty() { self.bin_dirs } else { later.bin_dirs },
             socket: later.socket.or(self.socket),
             network: later.network.or(self.network),
+            max_conf_num: later.max_conf_num.or(self.max_conf_num),
+            handlers: self.handlers.into_iter().chain(later.handlers).collect(),
         }
     }
+}
+
+/// Reads the table `runtimes` of `section`, and the default among them.
+fn handlers(section: Option<&Value>, default: &str) -> Handlers {
+    let Some(section) = section.and_then(Value::as_table) else { return Handlers::new() };
+    let kind = |(name, runtime): (&String, &Value)| {
+        let text = |key: &str| runtime.get(key).and_then(Value::as_str).unwrap_or_default();
+        let named = [name, text("runtime_type"), text("runtime_path")].into_iter().find_map(Bypass::of);
+        Some((name.clone(), named.or((text("runtime_type") == "vm").then_some(Bypass::Machine))?))
+    };
+    let runtimes = section.get("runtimes").and_then(Value::as_table).into_iter().flatten();
+    let mut handlers: Handlers = runtimes.filter_map(kind).collect();
+    let default = section.get(default).and_then(Value::as_str).and_then(|name| handlers.get(name).copied());
+    handlers.extend(default.map(|kind| (String::new(), kind)));
+    handlers
 }
 
 fn lookup<'a>(table: &'a Table, keys: &[&str]) -> Option<&'a Value> {
@@ -118,6 +152,39 @@ mod tests {
 
     fn paths(paths: &[&str]) -> Vec<PathBuf> {
         paths.iter().map(PathBuf::from).collect()
+    }
+
+    #[test]
+    fn handlers_of_sandboxes_that_bypass_the_rules() {
+        let version_2 = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndefault_runtime_name = \"runc\"\n\
+            [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n\
+            [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.secure]\nruntime_type = \"io.containerd.kata.v2\"\n\
+            [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.gvisor]\nruntime_type = \"io.containerd.runsc.v1\"\n";
+        let version_3 = "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd]\ndefault_runtime_name = 'kata-clh'\n\
+            [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.kata-clh]\nruntime_type = 'io.containerd.kata.v2'\n";
+        let kinds = |handlers: Handlers| -> Vec<(String, Bypass)> { handlers.into_iter().collect() };
+        let named = |pairs: &[(&str, Bypass)]| -> Vec<(String, Bypass)> {
+            pairs.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect()
+        };
+        assert_eq!(
+            kinds(section(version_2).handlers),
+            named(&[("gvisor", Bypass::Gvisor), ("secure", Bypass::Kata)])
+        );
+        assert_eq!(
+            kinds(section(version_3).handlers),
+            named(&[("", Bypass::Kata), ("kata-clh", Bypass::Kata)])
+        );
+        let crio = "[crio.runtime]\ndefault_runtime = \"crun\"\n[crio.runtime.runtimes.crun]\nruntime_type = \"oci\"\n\
+            [crio.runtime.runtimes.kata]\nruntime_path = \"/usr/bin/containerd-shim-kata-v2\"\nruntime_type = \"vm\"\n\
+            [crio.runtime.runtimes.own]\nruntime_path = \"/opt/own\"\nruntime_type = \"vm\"\n\
+            [crio.runtime.runtimes.sandboxed]\nruntime_path = \"/usr/local/bin/runsc\"\n";
+        let expected = [("kata", Bypass::Kata), ("own", Bypass::Machine), ("sandboxed", Bypass::Gvisor)];
+        assert_eq!(kinds(super::crio(crio).unwrap().handlers), named(&expected));
+        assert!(
+            section("version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd]\nruntimes = 5\n")
+                .handlers
+                .is_empty()
+        );
     }
 
     #[test]
@@ -187,6 +254,8 @@ mod tests {
                 bin_dirs: paths(&["/var/lib/cni/bin", "/usr/libexec/cni"]),
                 socket: Some("/run/x.sock".into()),
                 network: Some("multus-cni-network".to_owned()),
+                max_conf_num: None,
+                handlers: Handlers::new(),
             }
         );
         assert_eq!(crio("[crio.network]\nplugin_dir = \"/old\"\n").unwrap().bin_dirs, paths(&["/old"]));

@@ -10,6 +10,7 @@ use super::glob;
 use super::root::HostRoot;
 use super::runtime_config::{self, RuntimeSettings};
 use crate::conflist::Loader;
+use crate::cri::sandboxes::Handlers;
 use crate::system::read::read_bounded;
 
 /// The runtime of a node.
@@ -25,6 +26,8 @@ pub(crate) struct Runtime {
     pub loader: Loader,
     /// Its CRI socket, if that exists.
     pub socket: Option<PathBuf>,
+    /// The handlers whose sandboxes bypass their namespace's netfilter.
+    pub handlers: Handlers,
     /// Lines about files that could not be read.
     pub complaints: Vec<String>,
 }
@@ -120,8 +123,9 @@ pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Runtime {
             name: "no runtime's configuration found".to_owned(),
             conf_dir: CONF_DIR.into(),
             bin_dirs: vec![BIN_DIR.into()],
-            loader: Loader::FirstOrNone,
+            loader: Loader::containerd(1),
             socket: None,
+            handlers: Handlers::new(),
             complaints: Vec::new(),
         };
     };
@@ -130,7 +134,7 @@ pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Runtime {
         Program::Containerd => reader.containerd(Path::new(known.config)),
         Program::Crio => reader.crio(Path::new(known.config)),
     };
-    let RuntimeSettings { conf_dir, bin_dirs, socket, network } = settings;
+    let RuntimeSettings { conf_dir, bin_dirs, socket, network, max_conf_num, handlers } = settings;
     let or = |found: Option<PathBuf>, distribution: Option<&str>, default: &str| {
         found.unwrap_or_else(|| distribution.unwrap_or(default).into())
     };
@@ -141,10 +145,11 @@ pub(crate) fn find(root: &HostRoot, socket: Option<&Path>) -> Runtime {
         conf_dir: or(conf_dir, known.conf_dir, CONF_DIR),
         bin_dirs: if bin_dirs.is_empty() { vec![or(None, known.bin_dir, BIN_DIR)] } else { bin_dirs },
         loader: match known.program {
-            Program::Containerd => Loader::FirstOrNone,
-            Program::Crio => Loader::FirstValid { network },
+            Program::Containerd => Loader::containerd(max_conf_num.unwrap_or(1)),
+            Program::Crio => Loader::crio(network),
         },
         socket,
+        handlers,
         complaints: reader.complaints,
     }
 }

@@ -2,9 +2,9 @@
 //! The state folder: the lock under which files of the node are changed, and the marks of `agent` and `uninstall` for each
 //! other.
 
-use std::fs::{DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::PathBuf;
 
 use super::files;
@@ -74,6 +74,13 @@ pub(crate) fn mark_alive(layout: &Layout) -> io::Result<File> {
     }
 }
 
+/// Returns true if the lock `alive` of an agent is still at its path, where others look for it.
+pub(crate) fn is_alive_mark(layout: &Layout, alive: &File) -> bool {
+    let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let there = fs::metadata(layout.at(&layout.state_dir.join(ALIVE))).map(identity);
+    there.is_ok_and(|there| alive.metadata().is_ok_and(|ours| identity(ours) == there))
+}
+
 /// Returns true while any agent of this node runs.
 pub(crate) fn is_agent_alive(layout: &Layout) -> bool {
     let file = File::open(layout.at(&layout.state_dir.join(ALIVE)));
@@ -103,8 +110,6 @@ fn create_folder(layout: &Layout) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::conflist::Loader;
     use crate::host::root::HostRoot;
@@ -117,11 +122,13 @@ mod tests {
             root: HostRoot::new(folder.path()),
             runtime: String::new(),
             conf_dir: "/etc/cni/net.d".into(),
-            loader: Loader::FirstOrNone,
+            loader: Loader::containerd(1),
             bin_dirs: Vec::new(),
+            plugin_dirs: Vec::new(),
             state_dir: "/run/culvert".into(),
             runtime_socket: None,
             plugin: PathBuf::new(),
+            handlers: Default::default(),
             complaints: Vec::new(),
         };
         let said = lock(&layout).expect_err("a lock in a file").to_string();

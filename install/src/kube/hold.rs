@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The taint that a node starts with, removed once its pods will be covered.
+//! The taint that a node starts with, kept off while its pods will be covered.
+
+use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
@@ -21,18 +23,43 @@ struct Spec {
     taints: Option<Vec<Value>>,
 }
 
-/// Removes every taint with this key from the node; retries until it is done or already gone.
-pub async fn release(client: &Client, node: &str, key: &str) {
+/// Interval between two looks at the node. Karpenter, a cloud's controller or an operator may put a taint back: it is off again
+/// within 30 s. A look costs the API server one object of its cache.
+pub const LOOK_EVERY: Duration = Duration::from_secs(20);
+
+/// Keeps every taint with this key off the node, each time that `is_ready` returns true; ends when that returns false. Another
+/// look follows `every` one, and an error by the backoff.
+pub async fn keep_off<R: Future<Output = bool>>(
+    client: &Client,
+    node: &str,
+    key: &str,
+    every: Duration,
+    is_ready: impl Fn() -> R,
+) {
     let mut backoff = Backoff::new();
-    loop {
-        match release_once(client, node, key).await {
-            Ok(true) => return tracing::info!(node, taint = key, "the node takes pods: its taint is off"),
-            Ok(false) => return tracing::info!(node, taint = key, "the node has no such taint"),
+    let mut is_first = true;
+    while is_ready().await {
+        let pause = match release_once(client, node, key).await {
+            Ok(is_off) => {
+                match (is_off, is_first) {
+                    (true, true) => {
+                        tracing::info!(node, taint = key, "the node takes pods: its taint is off")
+                    }
+                    (true, false) => {
+                        tracing::warn!(node, taint = key, "the taint was put back: it is off again")
+                    }
+                    (false, true) => tracing::info!(node, taint = key, "the node has no such taint"),
+                    (false, false) => {}
+                }
+                (is_first, backoff) = (false, Backoff::new());
+                every
+            }
             Err(error) => {
                 tracing::warn!(%error, node, taint = key, "the taint cannot be taken off yet: pods without a toleration wait");
-                tokio::time::sleep(backoff.pause(error.retry_after())).await;
+                backoff.pause(error.retry_after())
             }
-        }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -40,6 +67,11 @@ pub async fn release(client: &Client, node: &str, key: &str) {
 /// list, which others write too.
 pub async fn release_once(client: &Client, node: &str, key: &str) -> Result<bool, ApiError> {
     let path = format!("/api/v1/nodes/{}", encoded(node));
+    // Version 0 is the API server's cache, and may be a moment old; a taint that is seen there is looked up again.
+    let Node { spec, .. } = client.json(Call::get(&format!("{path}?resourceVersion=0"))).await?;
+    if !spec.taints.unwrap_or_default().iter().any(|taint| taint["key"] == key) {
+        return Ok(false);
+    }
     for _ in 0..5 {
         let Node { metadata, spec } = client.json(Call::get(&path)).await?;
         let taints = spec.taints.unwrap_or_default();

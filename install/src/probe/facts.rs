@@ -49,8 +49,10 @@ pub(crate) enum Ipv6 {
 }
 
 /// Sysctls that the plugin sets in each onboarded pod.
-pub(crate) const SYSCTLS: [&str; 5] = [
+pub(crate) const SYSCTLS: [&str; 7] = [
     "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
+    "net.netfilter.nf_conntrack_tcp_timeout_close",
+    "net.netfilter.nf_conntrack_tcp_timeout_syn_sent",
     "net.netfilter.nf_conntrack_tcp_be_liberal",
     "net.netfilter.nf_conntrack_tcp_loose",
     "net.ipv4.tcp_tw_reuse",

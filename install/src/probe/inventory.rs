@@ -12,13 +12,19 @@ use culvert_cni::retired;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::Deserialize;
 
-use crate::agent::status::{NodeStatus, Onboarded};
-use crate::conflist::{self, Choice, Conf, Conflist, Invalid, MAX_BYTES, TYPE};
+use crate::agent::status::{NodeStatus, Onboarded, PodRow};
+use crate::conflist::effective::InvalidFile;
+use crate::conflist::stand_in;
+use crate::conflist::{Choice, Conf, Conflist, Invalid, MAX_BYTES, TYPE};
 use crate::cri::Cri;
+use crate::cri::sandboxes::Handlers;
 use crate::host::binary::{self, Identity};
-use crate::host::entry::{self, DROP_IN, SET_ASIDE};
+use crate::host::entry::DROP_IN;
+use crate::host::folder::{Folder as Configurations, SET_ASIDE};
 use crate::host::layout::Layout;
+use crate::host::plugins::Plugins;
 use crate::host::state;
+use crate::system::lossless::read_lossless;
 use crate::system::read::read_bounded;
 
 /// Deadline of the runtime and of the agent, each.
@@ -35,6 +41,8 @@ pub(crate) struct Inventory {
     pub runtime: String,
     /// Parts of that configuration that could not be read.
     pub complaints: Vec<String>,
+    /// Its handlers whose sandboxes bypass the rules.
+    pub handlers: Handlers,
     /// Name and version as the runtime reports them, or the reason why it does not.
     pub version: Result<(String, String), String>,
     /// Folder of network configurations.
@@ -59,18 +67,22 @@ pub(crate) struct Inventory {
     pub unknown: Option<Vec<String>>,
     /// Onboarded pods with missing rules or that cannot be checked, with the agent's reason.
     pub ill: Vec<String>,
+    /// NAT rules and drop policies of other programs in onboarded pods, as the agent saw them.
+    pub beside: Vec<String>,
 }
 
 /// Choice of the runtime in its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NetworkInUse {
     Used(Used),
-    /// The folder has no configuration.
-    Empty,
+    /// The folder has no configuration, or none of this network, which is the only one that the runtime wants.
+    Empty(Option<String>),
     /// This file cannot be loaded.
     Broken {
         name: String,
         problem: String,
+        /// The runtime's treatment of such a file.
+        rule: InvalidFile,
     },
     /// The folder cannot be read.
     Unreadable(String),
@@ -88,6 +100,10 @@ pub(crate) struct Used {
     pub asks: Option<bool>,
     /// True if our drop-in stands beside it.
     pub drop_in: bool,
+    /// For a list of ours before a neighbour's file: the difference between the two.
+    pub stale: Option<String>,
+    /// Files before it that the runtime passes over, each with the reason.
+    pub passed_over: Vec<String>,
 }
 
 /// A folder of plugins.
@@ -133,16 +149,17 @@ pub(crate) fn take(layout: &Layout) -> Inventory {
     let names = names_in(&folder);
     let used = match &network {
         NetworkInUse::Used(used) => Some(used),
-        NetworkInUse::Empty | NetworkInUse::Broken { .. } | NetworkInUse::Unreadable(_) => None,
+        NetworkInUse::Empty(_) | NetworkInUse::Broken { .. } | NetworkInUse::Unreadable(_) => None,
     };
     let by_cilium =
         used.is_some_and(|used| used.chain.first().is_some_and(|kind| kind.starts_with("cilium")));
     let others =
         names.iter().filter(|name| used.is_none_or(|used| used.name != **name) && !name.ends_with(SET_ASIDE));
-    let (unknown, ill) = pods(layout);
+    let (unknown, ill, beside) = pods(layout);
     Inventory {
         runtime: layout.runtime.clone(),
         complaints: layout.complaints.clone(),
+        handlers: layout.handlers.clone(),
         version: version(layout),
         conf_dir: layout.conf_dir.clone(),
         others: others.filter(|name| names_us(&folder.join(name))).cloned().collect(),
@@ -154,6 +171,7 @@ pub(crate) fn take(layout: &Layout) -> Inventory {
         left: state::is_uninstalled(layout),
         unknown,
         ill,
+        beside,
         network,
     }
 }
@@ -166,29 +184,32 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 fn names_us(path: &Path) -> bool {
-    read_bounded(path, MAX_BYTES)
+    read_lossless(path, MAX_BYTES)
         .is_ok_and(|text| Conflist::parse(&text).is_ok_and(|list| list.kinds().contains(&TYPE)))
 }
 
 fn network(layout: &Layout, folder: &Path) -> NetworkInUse {
-    let files = match entry::loaded_files(layout) {
+    let files = match Configurations::read(layout, &Plugins::default()) {
         Ok(files) => files,
         Err(error) => return NetworkInUse::Unreadable(error.to_string()),
     };
-    let name = match conflist::effective(&files, &layout.loader) {
+    let name = match files.effective(layout) {
         Choice::File { name, .. } => name,
-        Choice::Empty => return NetworkInUse::Empty,
+        Choice::Empty => return NetworkInUse::Empty(layout.loader.network.clone()),
         Choice::Broken { name, problem } => {
-            return NetworkInUse::Broken { name, problem: problem.to_string() };
+            return NetworkInUse::Broken { name, problem: problem.to_string(), rule: layout.loader.invalid };
         }
     };
-    let text = conflist::text_of(&files, &name);
+    let text = files.text(&name);
     let Ok(list) = Conflist::parse(text) else {
         let (chain, version) = match Conf::parse(text) {
             Ok(conf) => (vec![conf.kind], conf.cni_version.unwrap_or_default()),
             Err(_) => (Vec::new(), String::new()),
         };
-        return NetworkInUse::Used(Used { name, chain, version: Ok(version), asks: None, drop_in: false });
+        let version = Ok(version);
+        let passed_over = passed_over(&files, layout, &name);
+        let (asks, drop_in, stale) = (None, false, None);
+        return NetworkInUse::Used(Used { name, chain, version, asks, drop_in, stale, passed_over });
     };
     let ours =
         list.plugins.iter().position(|plugin| plugin.kind == TYPE).and_then(|index| list.plugin(index));
@@ -201,9 +222,29 @@ fn network(layout: &Layout, folder: &Path) -> NetworkInUse {
         chain: list.kinds().into_iter().map(str::to_owned).collect(),
         version: list.speakable().map(|()| list.cni_version.clone().unwrap_or_default()),
         asks: ours.map(asks).or_else(|| read_bounded(&drop_in, MAX_BYTES).ok().map(|text| asks(&text))),
-        drop_in: drop_in.exists(),
+        drop_in: drop_in.exists() && !list.inlined_only,
+        stale: stale(&files, &name),
+        passed_over: passed_over(&files, layout, &name),
         name,
     })
+}
+
+/// Returns the files that the runtime passes over before `name`, each with the reason.
+fn passed_over(files: &Configurations, layout: &Layout, name: &str) -> Vec<String> {
+    let passed = files.passed_over(layout, name).into_iter();
+    passed.map(|(name, problem)| format!("{name}: {problem}")).collect()
+}
+
+/// Returns the difference between a list of ours and its neighbour's file, which an agent removes.
+fn stale(files: &Configurations, name: &str) -> Option<String> {
+    let sources = stand_in::sources(name);
+    let source = sources.iter().find(|source| files.has(source));
+    match source {
+        None if sources.is_empty() => None,
+        None => Some(format!("stands before {}, which is gone", sources[0])),
+        Some(source) if stand_in::represents(files.text(name), source, files.text(source)) => None,
+        Some(source) => Some(format!("stands before {source}, which was written anew since")),
+    }
 }
 
 fn look_at(layout: &Layout, path: &Path) -> Folder {
@@ -268,22 +309,25 @@ fn cilium(layout: &Layout, writes_the_network: bool) -> Option<Cilium> {
 
 /// Pods with unknown annotations and pods with damage, from the agent, or from the records, which also list the
 /// former.
-fn pods(layout: &Layout) -> (Option<Vec<String>>, Vec<String>) {
+fn pods(layout: &Layout) -> (Option<Vec<String>>, Vec<String>, Vec<String>) {
     let socket = layout.at(&layout.agent_socket());
     if let Ok(Answer::Status(status)) = client::ask(&socket, &Request::Status {}, ANSWERS_WITHIN)
         && let Ok(status) = serde_json::from_value::<NodeStatus>(status)
     {
         let ill = status.pods.iter().filter(|row| row.is_ill());
         let ill = ill.map(|row| format!("{}: {}", row.pod, row.reason)).collect();
+        let named =
+            |row: &PodRow| row.beside.iter().map(|line| format!("{}: {line}", row.pod)).collect::<Vec<_>>();
+        let beside = status.pods.iter().flat_map(named).collect();
         let unknown = status.pods.into_iter().filter(|row| row.onboarded == Onboarded::Unknown);
-        return (Some(unknown.map(|row| row.pod).collect()), ill);
+        return (Some(unknown.map(|row| row.pod).collect()), ill, beside);
     }
     let Ok(records) = Records::new(&layout.at(&layout.attachments())).all() else {
-        return (None, Vec::new());
+        return (None, Vec::new(), Vec::new());
     };
     let unknown: Vec<_> = records.into_iter().filter(|record| record.engine == NO_ENGINE).collect();
     // An empty folder of records is not a report: records of known pods may have gone with the last boot.
     let pods =
         unknown.into_iter().map(|record| record.pod.unwrap_or(record.container_id)).collect::<Vec<_>>();
-    ((!pods.is_empty()).then_some(pods), Vec::new())
+    ((!pods.is_empty()).then_some(pods), Vec::new(), Vec::new())
 }

@@ -59,9 +59,14 @@ const REDIRECT: Part = Part { what: "`redirect`", module: "nft_redir", option: "
 const FIB: Part = Part { what: "`fib daddr type`", module: "nft_fib_inet", option: "CONFIG_NFT_FIB_INET" };
 const OWNER: Part = Part { what: "`meta skuid`", module: "nf_tables", option: "CONFIG_NF_TABLES" };
 
+const STATUS: Part = Part { what: "`ct status`", module: "nft_ct", option: "CONFIG_NFT_CT" };
+const RESET: Part =
+    Part { what: "`reject with tcp reset`", module: "nft_reject_inet", option: "CONFIG_NFT_REJECT_INET" };
+const DESTINATION: Part = Part { what: "`dnat`", module: "nft_nat", option: "CONFIG_NFT_NAT" };
+
 /// The kernel answers within the `send` that asks, including module loads. This bounds a kernel that lost an answer.
 const ANSWER_LIMIT_SECONDS: i64 = 2;
-/// Six acknowledgements are some 220 bytes; an error repeats the refused message, 200 more.
+/// Ten acknowledgements are some 360 bytes; an error repeats the refused message, 200 more.
 const ANSWER_BYTES: usize = 8 * 1024;
 
 const NAME: &str = "culvert-doctor";
@@ -83,6 +88,8 @@ const NLA_F_NESTED: u16 = 0x8000;
 
 /// Priority of the plugin's chains: before rules of iptables-nft, which use −100.
 const PRIORITY: i32 = -110;
+/// Priority of the plugin's chain that resets.
+const PRIORITY_OF_FILTER: i32 = -10;
 const NF_INET_PRE_ROUTING: u32 = 0;
 const NF_INET_LOCAL_OUT: u32 = 3;
 
@@ -96,8 +103,13 @@ const NFTA_FIB_F_DADDR: u32 = 2;
 const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 const RTN_LOCAL: u32 = 2;
 const IPPROTO_TCP: u8 = 6;
+const NFT_CT_STATUS: u32 = 2;
+const NFT_REJECT_TCP_RST: u32 = 1;
+const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFT_NAT_DNAT: u32 = 1;
+const NFPROTO_IPV4: u32 = 2;
 
-/// Writes a table, two NAT chains and three rules such as the plugin's into the calling thread's network namespace.
+/// Writes a table, three chains and six rules such as the plugin's into the calling thread's network namespace.
 ///
 /// They stay there, so call it in a namespace that is about to go.
 pub(crate) fn try_nat() -> Result<(), NftablesError> {
@@ -133,7 +145,7 @@ struct Change {
     attributes: Vec<u8>,
 }
 
-fn changes() -> [Change; 6] {
+fn changes() -> [Change; 10] {
     let inbound = [fib_daddr_is_local(), l4proto_is_tcp(), redirect_to(15006)].concat();
     let outbound = [skuid_is_not(5678), l4proto_is_tcp(), redirect_to(15001)].concat();
     [
@@ -144,6 +156,10 @@ fn changes() -> [Change; 6] {
         rule(REDIRECT, "out", &redirect_to(15001)),
         rule(FIB, "in", &inbound),
         rule(OWNER, "out", &outbound),
+        chain(TABLE, "strays", "filter", NF_INET_LOCAL_OUT, PRIORITY_OF_FILTER),
+        rule(STATUS, "strays", &is_translated()),
+        rule(RESET, "strays", &[l4proto_is_tcp(), reset()].concat()),
+        rule(DESTINATION, "out", &to_its_own_destination()),
     ]
 }
 
@@ -189,9 +205,13 @@ fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
 // === what is written ===
 
 fn nat_chain(name: &str, hook: u32) -> Change {
-    let hook = [number(1, hook), number(2, PRIORITY.cast_unsigned())].concat();
-    let attributes = [string(1, NAME), string(3, name), nested(4, &hook), string(7, "nat")].concat();
-    Change { part: NAT, kind: NFT_MSG_NEWCHAIN, flags: NLM_F_CREATE, attributes }
+    chain(NAT, name, "nat", hook, PRIORITY)
+}
+
+fn chain(part: Part, name: &str, kind: &str, hook: u32, priority: i32) -> Change {
+    let hook = [number(1, hook), number(2, priority.cast_unsigned())].concat();
+    let attributes = [string(1, NAME), string(3, name), nested(4, &hook), string(7, kind)].concat();
+    Change { part, kind: NFT_MSG_NEWCHAIN, flags: NLM_F_CREATE, attributes }
 }
 
 fn rule(part: Part, chain: &str, expressions: &[u8]) -> Change {
@@ -230,6 +250,21 @@ fn redirect_to(port: u16) -> Vec<u8> {
     let port = nested(2, &attribute(1, &port.to_be_bytes()));
     let load = expression("immediate", &[number(1, NFT_REG_2), port].concat());
     [load, expression("redir", &number(1, NFT_REG_2))].concat()
+}
+
+fn is_translated() -> Vec<u8> {
+    let load = expression("ct", &[number(1, NFT_REG_1), number(2, NFT_CT_STATUS)].concat());
+    [load, compare_register_1(NFT_CMP_NEQ, &0_u32.to_ne_bytes())].concat()
+}
+
+fn reset() -> Vec<u8> {
+    expression("reject", &number(1, NFT_REJECT_TCP_RST))
+}
+
+fn to_its_own_destination() -> Vec<u8> {
+    let at = [number(1, NFT_REG_1), number(2, NFT_PAYLOAD_NETWORK_HEADER), number(3, 16), number(4, 4)];
+    let nat = [number(1, NFT_NAT_DNAT), number(2, NFPROTO_IPV4), number(3, NFT_REG_1)];
+    [expression("payload", &at.concat()), expression("nat", &nat.concat())].concat()
 }
 
 // === netlink's wire format ===
@@ -332,7 +367,7 @@ mod tests {
             sequences.push(read_u32(rest, 8).unwrap());
             rest = &rest[length..];
         }
-        assert_eq!(sequences, [0, 1, 2, 3, 4, 5, 6, 0]);
+        assert_eq!(sequences, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0]);
     }
 
     /// With root the kernel names the missing part; without root nothing can be tried.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Helpers for every room: bounded reads of files, and times as text.
+//! Helpers for every room: bounded reads of files, texts that keep bytes of any kind, and times as text.
 
 pub(crate) mod clock;
+pub(crate) mod lossless;
 pub(crate) mod read;

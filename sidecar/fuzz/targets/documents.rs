@@ -4,6 +4,7 @@
 #![no_main]
 
 use clap::Parser;
+use culvert_mesh::kinds::Kind;
 use culvert_mesh::load::Loaded;
 use culvert_sidecar::net::addrs::{Direction, OrigDst};
 use culvert_sidecar::options::Options;
@@ -45,6 +46,10 @@ fuzz_target!(|text: &str| {
         let config = Options::try_parse_from(arguments).expect("good options").check().expect("good options");
         let mut loaded = Loaded::default();
         loaded.add(&config.context(), text, Path::new("fuzz.yaml"));
+        // Without a Mesh there is no plan; a second one of the text's own name is an error that hides the rest.
+        if !loaded.found.documents.iter().any(|one| one.kind() == Kind::Mesh && one.mesh == config.context().mesh) {
+            loaded.add(&config.context(), "{type: Mesh, name: default}", Path::new("fuzz.yaml"));
+        }
         for error in &loaded.errors {
             let words = error.to_string();
             assert!(words.starts_with("fuzz.yaml: document "), "{words}");

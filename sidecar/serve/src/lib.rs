@@ -9,16 +9,22 @@
 //!
 //! | level | room | holds |
 //! |---|---|---|
+//! | 2 | `metrics` | metrics in the format that is asked for |
 //! | 2 | `server` | accepting, bounds, fairness between peers |
 //! | 1 | `reply` | answers |
 //! | 1 | `bind` | listening sockets |
+//! | 1 | `network` | the network that counts as one peer |
 
 mod bind;
+pub mod metrics;
+mod network;
 pub mod reply;
 mod server;
 
 pub use bind::{BindError, bind, bind_with};
 pub use hyper::body::Incoming;
+pub use hyper::header::HeaderMap;
 pub use hyper::{Method, Request, StatusCode};
+pub use network::network_of;
 pub use reply::Reply;
-pub use server::{Pages, serve};
+pub use server::{LocalAddress, Pages, serve};

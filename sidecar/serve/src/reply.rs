@@ -9,9 +9,6 @@ use hyper::{Response, StatusCode};
 /// A whole answer. None is streamed: they are small, or made for one reader.
 pub type Reply = Response<Full<Bytes>>;
 
-/// Content type of metrics, as Prometheus asks for it.
-pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Makes an answer of a content type that browsers neither keep nor take for another type.

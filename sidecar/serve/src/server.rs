@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Accepting, with bounds on everything that a peer controls.
 
+use crate::network::network_of;
 use crate::reply::Reply;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,6 +31,10 @@ const MAX_HEAD: usize = 8 * 1024;
 /// could not be accepted is still there; a probe waits longer than this.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
+/// The address of this host that a request came to, among the request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalAddress(pub SocketAddr);
+
 /// The pages of one port.
 pub trait Pages: Send + Sync + 'static {
     /// Answers a request, of which only the head is read.
@@ -37,8 +43,10 @@ pub trait Pages: Send + Sync + 'static {
 
 /// Serves pages for ever, on at most `most` connections at a time.
 ///
-/// One more closes the oldest connection of the peer that has most. A peer that hoards connections then neither keeps the
-/// kubelet from asking, as it could if the newest were turned away, nor cuts off a probe that is being answered.
+/// One more closes the oldest connection of the peer that has most: of the network (see [`network_of`]), and in it of the
+/// address. A peer that hoards connections, from however many addresses of its own, then neither keeps the kubelet from
+/// asking, as it could if the newest were turned away, nor cuts off a probe that is being answered. Nor does it close those
+/// of its neighbours: all pods of a node may share a /64.
 pub async fn serve(listener: TcpListener, most: usize, pages: impl Pages) {
     let pages = Arc::new(pages);
     let mut open: VecDeque<(IpAddr, AbortHandle)> = VecDeque::new();
@@ -57,15 +65,23 @@ pub async fn serve(listener: TcpListener, most: usize, pages: impl Pages) {
         {
             oldest.abort();
         }
-        let task = tokio::spawn(answer_all(stream, Arc::clone(&pages)));
+        let local = stream.local_addr().ok().map(LocalAddress);
+        let task = tokio::spawn(answer_all(stream, local, Arc::clone(&pages)));
         open.push_back((peer, task.abort_handle()));
     }
 }
 
 /// Answers the requests of one connection. Any stream will do: one that begins with a handshake does it inside, so that
 /// the handshake counts against the same place and the same time.
-async fn answer_all(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<impl Pages>) {
-    let service = service_fn(move |request| {
+async fn answer_all(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    local: Option<LocalAddress>,
+    pages: Arc<impl Pages>,
+) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(local) = local {
+            request.extensions_mut().insert(local);
+        }
         let reply = pages.answer(&request);
         async move { Ok::<_, Infallible>(reply.await) }
     });
@@ -78,20 +94,25 @@ async fn answer_all(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<impl
     let _ = tokio::time::timeout(MAX_AGE, connection).await;
 }
 
-/// Returns the place of the oldest connection of the address that has most; of several such, the one whose oldest is
-/// oldest.
+/// Returns the place of the oldest connection of the peer that has most.
 fn oldest_of_most<T>(open: &VecDeque<(IpAddr, T)>) -> Option<usize> {
-    let mut most = None;
-    for (at, (ip, _)) in open.iter().enumerate() {
-        if open.iter().take(at).any(|(earlier, _)| earlier == ip) {
-            continue;
-        }
-        let count = open.iter().filter(|(other, _)| other == ip).count();
-        if most.is_none_or(|(_, before)| count > before) {
-            most = Some((at, count));
-        }
+    let peers = || open.iter().map(|(ip, _)| *ip).enumerate();
+    let network = heaviest(peers(), network_of)?;
+    let address = heaviest(peers().filter(|(_, ip)| network_of(*ip) == network), |ip| ip)?;
+    open.iter().position(|(ip, _)| *ip == address)
+}
+
+/// Returns the group that has most; of several such, the one whose oldest is oldest.
+fn heaviest(
+    peers: impl Iterator<Item = (usize, IpAddr)>,
+    group: impl Fn(IpAddr) -> IpAddr,
+) -> Option<IpAddr> {
+    let mut groups: HashMap<IpAddr, (usize, usize)> = HashMap::new();
+    for (at, ip) in peers {
+        groups.entry(group(ip)).or_insert((0, at)).0 += 1;
     }
-    most.map(|(at, _)| at)
+    let most = groups.into_iter().max_by_key(|(_, (count, oldest))| (*count, Reverse(*oldest)))?;
+    Some(most.0)
 }
 
 #[cfg(test)]
@@ -121,6 +142,20 @@ mod tests {
             [(&[][..], None), (&[1, 2, 2, 2], Some(1)), (&[1, 2, 3], Some(0)), (&[3, 1, 2, 1], Some(1))]
         {
             assert_eq!(oldest_of_most(&open(peers)), gives_way, "{peers:?}");
+        }
+    }
+
+    #[test]
+    fn the_addresses_of_a_64_are_one_peer_whose_quiet_neighbours_stay() {
+        let open = |peers: &[&str]| -> VecDeque<(IpAddr, ())> {
+            peers.iter().map(|peer| (peer.parse().unwrap(), ())).collect()
+        };
+        for (peers, gives_way) in [
+            (&["10.0.0.1", "fd00::1", "fd00::2", "fd00::3"][..], 1),
+            (&["10.0.0.1", "10.0.0.2", "fd00::1", "fd00:0:0:1::1"], 0),
+            (&["fd00::1", "fd00::2", "fd00::9", "fd00::9", "10.0.0.1"], 2),
+        ] {
+            assert_eq!(oldest_of_most(&open(peers)), Some(gives_way), "{peers:?}");
         }
     }
 
@@ -162,7 +197,7 @@ mod tests {
     #[tokio::test]
     async fn a_head_that_is_too_long_is_refused() {
         let (mut client, server) = tokio::io::duplex(64 * 1024);
-        let answering = tokio::spawn(answer_all(server, Arc::new(Nothing)));
+        let answering = tokio::spawn(answer_all(server, None, Arc::new(Nothing)));
         let head = format!("GET / HTTP/1.1\r\nHost: local\r\nX: {}\r\n\r\n", "x".repeat(MAX_HEAD));
         client.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();

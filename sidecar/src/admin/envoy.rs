@@ -8,6 +8,7 @@ use crate::cluster::limits::ClusterLimits;
 use crate::cluster::registry::{Cluster, Listener, Running, stat_name};
 use crate::net::addrs::{DialAddr, Direction};
 use crate::net::clock::rfc3339;
+use crate::observe::one_line::one_line;
 use crate::options::config::Config;
 use crate::plan::{self, Discovery, Mtls};
 use serde_json::{Value, json};
@@ -253,7 +254,7 @@ pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> S
     let mut text = String::new();
     for of in clusters(running) {
         let name = &of.plan.name;
-        let _ = writeln!(text, "{name}::observability_name::{}", stat_name(name));
+        let _ = writeln!(text, "{name}::observability_name::{}", of.stat_name);
         for (limit, value) in limits(&of.state.limits) {
             let _ = writeln!(text, "{name}::default_priority::{limit}::{value}");
         }
@@ -269,7 +270,8 @@ pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> S
             }
             let _ = writeln!(text, "{name}::{addr}::last_seen::{}", rfc3339(counted.last_seen_at()));
             if let Some(Named(named)) = named {
-                let _ = writeln!(text, "{name}::{addr}::named_by::{}", named.unwrap_or("no document"));
+                let _ =
+                    writeln!(text, "{name}::{addr}::named_by::{}", one_line(named.unwrap_or("no document")));
             }
         }
     }
@@ -309,7 +311,7 @@ pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> V
                 .collect();
             json!({
                 "name": &*of.plan.name,
-                "observability_name": stat_name(&of.plan.name),
+                "observability_name": &*of.stat_name,
                 "circuit_breakers": {"thresholds": [thresholds]},
                 "host_statuses": hosts,
             })

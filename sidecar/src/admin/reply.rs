@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers in JSON, beside those of the server.
 
-pub(super) use culvert_serve::reply::{OPENMETRICS, Reply, not_found, of_type, text, wrong_method};
+pub(super) use culvert_serve::metrics::metrics;
+pub(super) use culvert_serve::reply::{Reply, not_found, of_type, text, wrong_method};
 use hyper::StatusCode;
 
 /// JSON, indented for people.

@@ -24,9 +24,9 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
     let mut stats = registry.stats();
     server(&mut stats, running, process);
     for cluster in &running.clusters {
-        let name = stat_name(&cluster.state.name);
-        stats.read(&cluster.state.metrics, &[("cluster", &name)]);
-        read_limits(&cluster.state.limits, &name, &mut stats);
+        let (state, name) = (&cluster.state, &cluster.stat_name);
+        stats.read(&state.metrics, &[("cluster", name)]);
+        read_limits(&state.limits, name, &mut stats);
         let ejected = cluster.health().filter(|(_, ejected)| *ejected).count();
         stats.add(format!("cluster.{name}.outlier_detection.ejections_active"), count(ejected));
     }

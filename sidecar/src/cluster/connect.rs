@@ -20,7 +20,7 @@ use crate::cluster::registry::Cluster;
 use crate::cluster::stream::Stream;
 use crate::net::addrs::{DialAddr, OrigDst, is_link_local};
 use crate::net::dial::{self, DialError};
-use crate::net::limit::Permit;
+use crate::net::limit::{Claim, Permit};
 use crate::net::own_sockets::{OwnSocket, OwnSockets};
 use crate::observe::close_reason::CloseReason;
 use crate::plan::{self, Member};
@@ -36,8 +36,8 @@ use tokio::net::TcpStream;
 /// The reason why a cluster could not be connected to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    #[error("the cluster {cluster} has as many {what} as its circuit breaker allows")]
-    Full { cluster: Arc<str>, what: Breaker },
+    #[error("the cluster {cluster} has as many {what} as its circuit breaker allows{}", .claim.limited())]
+    Full { cluster: Arc<str>, what: Breaker, claim: Claim },
     #[error("no Dataplane document offers {0}, or none that is ready")]
     NoEndpoint(Arc<str>),
     #[error(transparent)]
@@ -149,11 +149,12 @@ impl<'a> Attempts<'a> {
         cluster: &'a Cluster,
         original: OrigDst,
         member: Option<&'a Member>,
+        claim: Claim,
     ) -> Result<Self, ConnectError> {
         let name = || Arc::clone(&cluster.state.name);
-        let pending = cluster.state.limits.pending.try_acquire();
+        let pending = cluster.state.limits.pending.try_acquire_for(claim);
         let pending =
-            pending.ok_or_else(|| ConnectError::Full { cluster: name(), what: Breaker::Pending })?;
+            pending.ok_or_else(|| ConnectError::Full { cluster: name(), what: Breaker::Pending, claim })?;
         let once =
             |addr, source, member| Attempt { addr: DialAddr::new(addr), source, endpoint: None, member };
         let (first, others) = match &cluster.plan.upstream {

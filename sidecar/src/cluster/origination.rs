@@ -30,8 +30,8 @@ impl Origination<'_> {
         let source = tls.source().filter(|source| source.names_services);
         let expected = source.map(|source| SpiffeId::of_service(&source.trust_domain, member.service()));
         let started = Instant::now();
-        let under_way = tls.under_way(Direction::Outbound);
-        let shaking = handshake::connect(server, &configs, to.get().ip(), expected.as_ref(), under_way);
+        let places = tls.places(Direction::Outbound);
+        let shaking = handshake::connect(server, &configs, to.get().ip(), expected.as_ref(), places);
         let shaken = tokio::time::timeout(within, shaking).await.unwrap_or(Err(TlsError::TimedOut(within)));
         count(metrics, Direction::Outbound, started, &shaken);
         shaken

@@ -10,7 +10,7 @@ use crate::cluster::limits::ClusterLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::net::addrs::{Direction, Family};
 use crate::plan::{self, Discovery, Origin, Plan};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -41,6 +41,8 @@ pub struct Cluster {
     /// The cluster as options and documents say it.
     pub plan: Arc<plan::ClusterPlan>,
     pub(crate) state: Arc<ClusterState>,
+    /// Its name in statistics, which no other cluster of the plan has.
+    pub(crate) stat_name: Arc<str>,
     /// Empty where the plan names no endpoints.
     endpoints: Box<[Arc<Endpoint>]>,
 }
@@ -56,9 +58,31 @@ pub struct Listener {
     pub(crate) cluster: Option<Arc<Cluster>>,
 }
 
-/// Returns the name in statistics: Envoy replaces `:` by `_`, and here every other character that may need quotes is too.
+/// Returns the name in statistics: Kuma replaces each of these characters too, for StatsD and Prometheus.
 pub(crate) fn stat_name(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).collect()
+}
+
+/// Returns the names of clusters in statistics, in their order, no two alike. Of several that differ only in characters that
+/// are replaced, one that needs no replacement keeps its name, else the first by name; the others get a number behind it.
+fn stat_names(clusters: &[Arc<plan::ClusterPlan>]) -> Vec<Arc<str>> {
+    let name = |index: &usize| &*clusters[*index].name;
+    let mut order: Vec<_> = (0..clusters.len()).collect();
+    order.sort_by_cached_key(|index| (stat_name(name(index)) != name(index), name(index).to_owned()));
+    let mut taken = HashSet::new();
+    let mut names = vec![Arc::from(""); clusters.len()];
+    for index in order {
+        let plain = stat_name(name(&index));
+        let mut unique: Arc<str> = plain.as_str().into();
+        let mut number = 1;
+        while !taken.insert(Arc::clone(&unique)) {
+            number += 1;
+            // No name has this character once it is replaced.
+            unique = format!("{plain}#{number}").into();
+        }
+        names[index] = unique;
+    }
+    names
 }
 
 /// A plan in force. Immutable but for what its listeners, clusters and endpoints count.
@@ -115,7 +139,8 @@ impl Registry {
             .clusters
             .iter()
             .zip(states)
-            .map(|(plan, state)| Arc::new(Cluster::new(plan, state)))
+            .zip(stat_names(&plan.clusters))
+            .map(|((plan, state), stat_name)| Arc::new(Cluster::new(plan, state, stat_name)))
             .collect();
         let by_name: HashMap<_, _> = clusters.iter().map(|cluster| (&*cluster.plan.name, cluster)).collect();
         let cluster = |name: &Option<Arc<str>>| {
@@ -181,7 +206,7 @@ fn millis(duration: Duration) -> u64 {
 // === impl Cluster ===
 
 impl Cluster {
-    fn new(plan: &Arc<plan::ClusterPlan>, state: Arc<ClusterState>) -> Self {
+    fn new(plan: &Arc<plan::ClusterPlan>, state: Arc<ClusterState>, stat_name: Arc<str>) -> Self {
         state.limits.set(&plan.thresholds);
         let planned = match &plan.upstream {
             Discovery::Endpoints(endpoints) => &endpoints[..],
@@ -194,7 +219,7 @@ impl Cluster {
             Arc::new(Endpoint { address, member, ejection })
         };
         let endpoints = planned.iter().zip(ejections).map(endpoint).collect();
-        Self { plan: Arc::clone(plan), state, endpoints }
+        Self { plan: Arc::clone(plan), state, stat_name, endpoints }
     }
 
     /// Returns the endpoints in the order in which the next connection tries them.
@@ -417,5 +442,13 @@ mod tests {
     fn names_in_statistics_are_envoys() {
         assert_eq!(stat_name("outbound:passthrough:ipv4"), "outbound_passthrough_ipv4");
         assert_eq!(stat_name("web.default.svc[version=1]"), "web_default_svc_version_1_");
+        let names = |names: &[&str]| {
+            let plan = plan(names, 0);
+            let own: Vec<_> =
+                plan.clusters.iter().filter(|cluster| names.contains(&&*cluster.name)).cloned().collect();
+            stat_names(&own).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["a.b", "a_b", "a:b", "a_b#2"]), ["a_b#2", "a_b", "a_b#3", "a_b_2"]);
+        assert_eq!(names(&["a:b", "a.b"]), ["a_b#2", "a_b"], "the order of documents does not matter");
     }
 }

@@ -2,6 +2,7 @@
 //! A connection as it came from a listener.
 
 use crate::net::addrs::{ClientAddr, Direction, OrigDst};
+use crate::net::limit::Claim;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,7 +27,7 @@ pub(crate) struct Bound {
     pub(crate) address: SocketAddr,
 }
 
-/// The facts of a connection that are known when it is accepted, and never change.
+/// The facts of a connection that are known when it is admitted, and never change.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionInfo {
     /// Unique in this process, ascending.
@@ -36,4 +37,6 @@ pub(crate) struct ConnectionInfo {
     /// `None` where the kernel knows none: the connection was not redirected, and will be refused.
     pub(crate) orig_dst: Option<OrigDst>,
     pub(crate) opened: Instant,
+    /// The standing of the client where a limit is near. Written by admission; until then the client may have every place.
+    pub(crate) claim: Claim,
 }

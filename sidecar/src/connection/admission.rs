@@ -9,7 +9,8 @@ use crate::connection::guard::{self, Ours};
 use crate::connection::proxy::Proxy;
 use crate::connection::route::{self, Route};
 use crate::connection::tls;
-use crate::net::addrs::{Direction, OrigDst};
+use crate::net::addrs::{ClientAddr, Direction, OrigDst};
+use crate::net::limit::{Claim, Stranger};
 use crate::net::original_dst::Redirected;
 use crate::tls::handshake::Shaken;
 use std::sync::Arc;
@@ -43,12 +44,13 @@ pub(crate) async fn admit(
     let proxy = downstream.proxy();
     let direction = accepted.direction;
     let running = proxy.running.load_full();
-    let Some(permit) = proxy.limits.listener(direction).try_acquire() else {
+    let claim = claim(&proxy, &running, accepted);
+    let Some(permit) = proxy.limits.listener(direction).try_acquire_for(claim) else {
         proxy.metrics.direction(direction).listener_overflow.inc();
         running.passthrough(direction, accepted.client.family()).metrics.overflow.inc();
-        return Err(ForwardError::ListenerFull);
+        return Err(ForwardError::ListenerFull(claim));
     };
-    downstream.hold(permit);
+    downstream.hold(permit, claim);
     let (original, route) = match &accepted.bound {
         None => {
             let ours = Ours {
@@ -69,4 +71,19 @@ pub(crate) async fn admit(
     downstream.routed(&running.plan, &route);
     let session = tls::admit(downstream, &running.plan, &route, original, &mut accepted.stream).await?;
     Ok(Admitted { running, route, original, session })
+}
+
+/// Returns the standing of the client. Only a mesh with TLS has strangers: elsewhere nothing tells a member from another.
+fn claim(proxy: &Proxy, running: &Running, accepted: &Accepted) -> Claim {
+    let strangers = accepted.direction == Direction::Inbound && running.plan.mtls.is_some();
+    if !strangers || is_known(proxy, running, accepted.client) {
+        return Claim::Full;
+    }
+    Claim::Stranger(Stranger::new(accepted.client.get().ip()))
+}
+
+/// Returns true if a document names the client's address, or if a member came from there before.
+fn is_known(proxy: &Proxy, running: &Running, client: ClientAddr) -> bool {
+    let ip = client.get().ip();
+    running.plan.workloads.contains(&ip) || proxy.tls.acquaintances.contains(ip)
 }

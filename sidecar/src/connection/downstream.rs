@@ -11,7 +11,7 @@ use crate::connection::proxy::Proxy;
 use crate::connection::route::Route;
 use crate::connection::table::Entry;
 use crate::net::addrs::{DialAddr, Direction};
-use crate::net::limit::Permit;
+use crate::net::limit::{Claim, Permit};
 use crate::net::original_dst::Redirected;
 use crate::observe::access_log::Record;
 use crate::observe::close_reason::CloseReason;
@@ -72,7 +72,8 @@ impl Downstream {
         };
         let &Accepted { client, direction, .. } = accepted;
         let id = proxy.table.take_id();
-        let info = ConnectionInfo { id, direction, client, orig_dst, opened: Instant::now() };
+        let info =
+            ConnectionInfo { id, direction, client, orig_dst, opened: Instant::now(), claim: Claim::Full };
         let this = Self {
             proxy,
             info,
@@ -128,9 +129,15 @@ impl Downstream {
         self.entry.as_ref().expect("a connection is entered before a server is dialled")
     }
 
-    /// Keeps the place among the connections of its direction until the end.
-    pub(crate) fn hold(&mut self, permit: Permit) {
+    /// Keeps the place among the connections of its direction, which was taken by this claim, until the end.
+    pub(crate) fn hold(&mut self, permit: Permit, claim: Claim) {
         self.permit = Some(permit);
+        self.info.claim = claim;
+    }
+
+    /// Notes that the client is a member, which may have every place.
+    pub(crate) fn is_member(&mut self) {
+        self.info.claim = Claim::Full;
     }
 
     /// Enters the connection in the table, from where it can be stopped from now on.
@@ -231,7 +238,7 @@ impl Downstream {
         if !debug && !self.proxy.access_log.is_on() {
             return;
         }
-        let ConnectionInfo { id, direction, client, orig_dst, opened: _ } = self.info;
+        let ConnectionInfo { id, direction, client, orig_dst, opened: _, claim: _ } = self.info;
         let (bytes_sent, bytes_recv) = self.bytes();
         let record = Record {
             id,
@@ -256,7 +263,7 @@ impl Downstream {
 
     fn write_traffic_log(&self, log: &LogEntry, reason: CloseReason, duration: Duration) {
         let now = SystemTime::now();
-        let ConnectionInfo { id, direction, client, orig_dst, opened: _ } = self.info;
+        let ConnectionInfo { id, direction, client, orig_dst, opened: _, claim: _ } = self.info;
         let (bytes_sent, bytes_recv) = self.bytes();
         let traffic = Traffic {
             id,

@@ -4,6 +4,7 @@
 use crate::cluster::connect::ConnectError;
 use crate::connection::guard::Refusal;
 use crate::net::addrs::OrigDst;
+use crate::net::limit::Claim;
 use crate::observe::close_reason::CloseReason;
 use crate::tls::TlsError;
 use culvert_mesh::model::spiffe::SpiffeId;
@@ -13,8 +14,8 @@ use culvert_mesh::model::spiffe::SpiffeId;
 pub(crate) enum ForwardError {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("the listener holds as many connections as the limit of open files allows")]
-    ListenerFull,
+    #[error("the listener holds as many connections as the limit of open files allows{}", .0.limited())]
+    ListenerFull(Claim),
     /// The mesh lets connections leave only for what documents name.
     #[error(
         "the mesh lets nothing leave for {0}, which no document names: write a Dataplane for it, or set networking.outbound.passthrough to true"
@@ -45,7 +46,7 @@ impl ForwardError {
     pub(crate) fn reason(&self) -> CloseReason {
         match self {
             Self::Refused(refusal) => refusal.reason(),
-            Self::ListenerFull => CloseReason::Limit,
+            Self::ListenerFull(_) => CloseReason::Limit,
             Self::Denied(_) => CloseReason::Denied,
             Self::NoListener => CloseReason::NoEndpoint,
             Self::NotInbound(_) => CloseReason::NotInbound,

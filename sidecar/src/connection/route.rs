@@ -55,17 +55,14 @@ mod tests {
     use crate::cluster::registry::Registry;
     use crate::net::addrs::Direction::{Inbound, Outbound};
     use crate::options::Options;
-    use crate::plan::compile::compile;
+    use crate::plan::compile::{compile, read_with_mesh};
     use clap::Parser;
-    use culvert_mesh::load::Loaded;
-    use std::path::Path;
 
     fn running(arguments: &[&str], documents: &str) -> Arc<Running> {
         let arguments = ["culvert-sidecar", "--resources=/mesh"].iter().chain(arguments);
         let mut config = Options::try_parse_from(arguments).unwrap().check().unwrap();
         config.api_server = Some("10.96.0.1:443".parse().unwrap());
-        let mut loaded = Loaded::default();
-        loaded.add(&config.context(), documents, Path::new("test.yaml"));
+        let loaded = read_with_mesh(&config, documents, "test.yaml");
         assert_eq!(loaded.errors, []);
         Registry::default().open(compile(&config, &loaded.found).unwrap())
     }

@@ -331,6 +331,7 @@ mod tests {
     use super::*;
     use crate::cluster::registry::{Registry, plan_without_documents};
     use crate::net::addrs::{ClientAddr, Direction, OrigDst};
+    use crate::net::limit::Claim;
     use std::time::Instant;
 
     fn entry(table: &Table, idle_timeout: Option<Duration>) -> Arc<Entry> {
@@ -342,6 +343,7 @@ mod tests {
             client: ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
             orig_dst: Some(orig_dst),
             opened: Instant::now(),
+            claim: Claim::Full,
         };
         let cluster = Arc::clone(&running.clusters[0].state);
         let entry = table.enter(info, cluster, DialAddr::new(orig_dst.get()), idle_timeout);

@@ -15,7 +15,7 @@ use crate::net::dial::DialError;
 use crate::net::own_sockets::OwnSocket;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
-use crate::plan::Gate;
+use crate::plan::{Gate, Plan};
 use crate::relay::pipes::Pipes;
 use crate::relay::{End, Mode, Moved, Relay, Side, Watch};
 use crate::tls::handshake::Shaken;
@@ -97,7 +97,7 @@ pub(crate) async fn connect(
         let connecting = pin!(connect::connect(attempts, origination, &proxy.own_sockets, report));
         let finished = pin!(async {
             let upstream = connecting.await?;
-            let session = finish(downstream, client, &upstream, session, gate).await?;
+            let session = finish(downstream, client, &upstream, session, (&running.plan, gate)).await?;
             Ok((upstream, session))
         });
         unless_stopped(&entry, finished).await
@@ -117,14 +117,14 @@ async fn finish(
     client: &mut TcpStream,
     upstream: &Upstream,
     session: Option<Box<Shaken>>,
-    gate: Option<&Gate>,
+    (plan, gate): (&Plan, Option<&Gate>),
 ) -> Result<Option<Box<Shaken>>, ForwardError> {
     if let Some(peer) = &upstream.peer {
         downstream.speaks(Spoken::MeshTls, Some(peer.clone()));
     }
     match gate {
         // Boxed, so that a connection without TLS does not carry the room of a handshake.
-        Some(gate) => Box::pin(tls::recognise(downstream, client, upstream.stream.tcp(), gate)).await,
+        Some(gate) => Box::pin(tls::recognise(downstream, client, upstream.stream.tcp(), plan, gate)).await,
         None => Ok(session),
     }
 }

@@ -9,17 +9,22 @@
 //! | outbound to another address | | nothing |
 
 use crate::cluster::origination::count;
+use crate::connection::accepted::ConnectionInfo;
 use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
+use crate::connection::proxy::Proxy;
 use crate::connection::route::Route;
 use crate::net::addrs::{Direction, OrigDst};
+use crate::net::limit::Claim;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
 use crate::plan::permissions::Verdict;
 use crate::plan::{Gate, Origin, Plan, TlsMode};
+use crate::tls::TlsError;
+use crate::tls::first::{self, Expects};
 use crate::tls::handshake::{self, Shaken};
+use crate::tls::places::{Candidate, Place};
 use crate::tls::sniff::First;
-use crate::tls::{TlsError, first};
 use std::time::Instant;
 use tokio::net::TcpStream;
 
@@ -41,8 +46,11 @@ pub(crate) async fn admit(
         return Err(ForwardError::NotInbound(original));
     }
     let handshake = async {
-        first::strict(client).await?;
-        accept(downstream, client, gate).await.map(Some)
+        let proxy = downstream.proxy();
+        let place = take_place(&proxy, downstream)?;
+        // The client, which may stay silent, holds the place from here on.
+        place.held(first::strict(client)).await?;
+        accept(downstream, client, gate, &place).await.map(Some)
     };
     // Boxed, so that a connection without TLS does not carry the room of a handshake.
     Box::pin(handshake).await
@@ -54,11 +62,19 @@ pub(crate) async fn recognise(
     downstream: &mut Downstream,
     client: &mut TcpStream,
     server: &TcpStream,
+    plan: &Plan,
     gate: &Gate,
 ) -> Result<Option<Box<Shaken>>, ForwardError> {
-    let opened = downstream.info().opened;
-    let spoken = match first::permissive(client, server, opened.into()).await? {
-        First::MeshTls => return accept(downstream, client, gate).await.map(Some),
+    let &ConnectionInfo { opened, client: from, .. } = downstream.info();
+    // Not the addresses from which members came once: an address translation may put plain clients behind one, too.
+    let named = plan.workloads.contains(&from.get().ip());
+    let expects = if named { Expects::Member } else { Expects::Anyone };
+    let spoken = match first::permissive(client, server, opened.into(), expects).await? {
+        First::MeshTls => {
+            let proxy = downstream.proxy();
+            let place = take_place(&proxy, downstream)?;
+            return accept(downstream, client, gate, &place).await.map(Some);
+        }
         First::OwnTls => Spoken::OwnTls,
         First::Plain | First::NeedMore => Spoken::Plain,
     };
@@ -66,17 +82,24 @@ pub(crate) async fn recognise(
     Ok(None)
 }
 
+fn take_place<'a>(proxy: &'a Proxy, downstream: &Downstream) -> Result<Place<'a>, TlsError> {
+    let &ConnectionInfo { client, claim, .. } = downstream.info();
+    let candidate = Candidate { address: client.get().ip(), known: claim == Claim::Full };
+    proxy.tls.places(Direction::Inbound).take(candidate)
+}
+
 /// Answers a member's handshake, and lets it in if a permission allows it.
 async fn accept(
     downstream: &mut Downstream,
     client: &mut TcpStream,
     gate: &Gate,
+    place: &Place<'_>,
 ) -> Result<Box<Shaken>, ForwardError> {
     let proxy = downstream.proxy();
     let (tls, metrics) = (&proxy.tls, &proxy.metrics.tls);
     let configs = tls.configs().ok_or(TlsError::NoIdentity)?;
     let started = Instant::now();
-    let shaken = handshake::accept(client, &configs, tls.under_way(Direction::Inbound)).await;
+    let shaken = place.held(handshake::accept(client, &configs, place)).await;
     count(metrics, Direction::Inbound, started, &shaken);
     let shaken = shaken?;
     downstream.speaks(Spoken::MeshTls, Some(shaken.peer.id().clone()));
@@ -91,6 +114,8 @@ async fn accept(
             return Err(ForwardError::Forbidden(shaken.peer.id().clone()));
         }
     }
+    downstream.is_member();
+    tls.acquaintances.meet(downstream.info().client.get().ip());
     Ok(Box::new(shaken))
 }
 

@@ -49,14 +49,16 @@ impl UpstreamUse {
     ) -> Result<(Self, Attempts<'a>), ConnectError> {
         let totals = proxy.metrics.totals(info.direction, info.client.family());
         let state = &cluster.state;
-        let Some(permit) = state.limits.connections.try_acquire() else {
+        let Some(permit) = state.limits.connections.try_acquire_for(info.claim) else {
             count(state, totals, |upstream| &upstream.overflow);
-            return Err(ConnectError::Full { cluster: Arc::clone(&state.name), what: Breaker::Connections });
+            let (cluster, what) = (Arc::clone(&state.name), Breaker::Connections);
+            return Err(ConnectError::Full { cluster, what, claim: info.claim });
         };
-        let attempts = Attempts::begin(cluster, original, member).inspect_err(|error| match error {
-            ConnectError::NoEndpoint(_) => count(state, totals, |upstream| &upstream.no_endpoint),
-            _ => count(state, totals, |upstream| &upstream.pending_overflow),
-        })?;
+        let attempts =
+            Attempts::begin(cluster, original, member, info.claim).inspect_err(|error| match error {
+                ConnectError::NoEndpoint(_) => count(state, totals, |upstream| &upstream.no_endpoint),
+                _ => count(state, totals, |upstream| &upstream.pending_overflow),
+            })?;
         count(state, totals, |upstream| &upstream.total);
         state.metrics.active.inc();
         totals.upstream.active.inc();

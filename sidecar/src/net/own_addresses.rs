@@ -41,7 +41,8 @@ impl FromIterator<IpAddr> for AddressSet {
     }
 }
 
-fn is_reachable(ip: IpAddr) -> bool {
+/// Returns true for an address that a peer could dial without naming an interface.
+pub(crate) fn is_reachable(ip: IpAddr) -> bool {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip == Ipv4Addr::UNSPECIFIED,
         IpAddr::V6(ip) => ip.is_unicast_link_local() || ip == Ipv6Addr::UNSPECIFIED,

@@ -10,16 +10,17 @@ use crate::net::clock::rfc3339;
 use crate::net::throttle::Throttle;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::flush;
+use crate::observe::log_file::{Followed, LOOK_EVERY, LogFile, Output};
 use crate::observe::spoken::Known;
 use crate::options::config::AccessLog;
 use culvert_mesh::model::spiffe::SpiffeId;
 use serde::Serialize;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, SystemTime};
 
 /// Records that may wait for the writer: some 3 MB, and half a second of a busy pod.
@@ -132,7 +133,7 @@ metrics! {
     #[derive(Clone, Default)]
     pub(crate) struct AccessLogMetrics {
         dropped: Counter = "access_log_dropped",
-            "Closing records that the access log could not keep up with or could not write"
+            "Closing records that the access log could not keep up with, could not write, or wrote to a file that was removed"
             => "access_log.dropped";
     }
 }
@@ -147,6 +148,8 @@ pub(crate) struct AccessLogger {
 #[derive(Debug)]
 enum Message {
     Record(Record),
+    /// Look for the file of the log's name.
+    Reopen,
     /// Write out the queue, answer, and end.
     End(SyncSender<()>),
 }
@@ -161,17 +164,14 @@ impl AccessLogger {
             let path = path.to_owned();
             move |source| AccessLogError { path, uid: nix::unistd::geteuid(), source }
         };
-        let out = match target {
+        let out: Box<dyn Output + Send> = match target {
             AccessLog::Off => return Ok(Self { queue: None, metrics }),
             // Not std's handle: its buffer hides how much of a line was written, and a cut line has to be counted.
-            AccessLog::Stdout => io::stdout()
-                .as_fd()
-                .try_clone_to_owned()
-                .map(File::from)
-                .map_err(failed("stdout".as_ref()))?,
-            AccessLog::File(path) => {
-                OpenOptions::new().append(true).create(true).open(path).map_err(failed(path))?
+            AccessLog::Stdout => {
+                let out = io::stdout().as_fd().try_clone_to_owned().map_err(failed("stdout".as_ref()))?;
+                Box::new(File::from(out))
             }
+            AccessLog::File(path) => Box::new(LogFile::open(path).map_err(failed(path))?),
         };
         let (queue, records) = sync_channel(QUEUE);
         let mut log = Log { out, metrics: metrics.clone(), cut: false, warnings: Throttle::new(LOG_EVERY) };
@@ -196,6 +196,13 @@ impl AccessLogger {
         }
     }
 
+    /// Looks for the file of the log's name. With a full queue the writer does so by itself, within a second.
+    pub(crate) fn reopen(&self) {
+        if let Some(queue) = &self.queue {
+            let _ = queue.try_send(Message::Reopen);
+        }
+    }
+
     /// Writes out all records so far, within `deadline`, as a pipe may have no reader any more.
     pub(crate) fn finish(&self, deadline: Duration) {
         if let Some(queue) = &self.queue {
@@ -205,36 +212,45 @@ impl AccessLogger {
 }
 
 /// Writes until the end: all queued records in one go, then waits for more.
-fn write_all(records: &Receiver<Message>, log: &mut Log<impl Write>) {
+fn write_all(records: &Receiver<Message>, log: &mut Log<impl Output>) {
     let mut batch = Vec::new();
-    let mut next = records.recv().ok();
     let mut done = None;
-    while let Some(message) = next {
-        let record = match message {
-            Message::Record(record) => record,
+    while let Some(message) = next(records, log, &mut batch) {
+        match message {
+            // Writing to a Vec does not fail.
+            Message::Record(record) => _ = record.write(&mut batch),
+            Message::Reopen => log.follow(),
             Message::End(written) => {
                 done = Some(written);
                 break;
             }
-        };
-        // Writing to a Vec does not fail.
-        let _ = record.write(&mut batch);
+        }
         if batch.len() >= BATCH {
             log.put(&mut batch);
         }
-        next = match records.try_recv() {
-            Ok(message) => Some(message),
-            Err(TryRecvError::Empty) => {
-                log.put(&mut batch);
-                records.recv().ok()
-            }
-            Err(TryRecvError::Disconnected) => None,
-        };
     }
     log.put(&mut batch);
     if let Some(written) = done {
         let _ = written.send(());
     }
+}
+
+/// Returns the next message, for which it waits once what came before is written. `None` when no more will come.
+fn next(records: &Receiver<Message>, log: &mut Log<impl Output>, batch: &mut Vec<u8>) -> Option<Message> {
+    match records.try_recv() {
+        Ok(message) => return Some(message),
+        Err(TryRecvError::Disconnected) => return None,
+        Err(TryRecvError::Empty) => log.put(batch),
+    }
+    while log.out.is_followed() {
+        match records.recv_timeout(LOOK_EVERY) {
+            Ok(message) => return Some(message),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            // A file that is away is made again, though no connection has ended.
+            Err(RecvTimeoutError::Timeout) => log.follow(),
+        }
+    }
+    records.recv().ok()
 }
 
 /// The file or pipe of the log, and the state of its last line.
@@ -246,9 +262,26 @@ struct Log<W> {
     warnings: Throttle,
 }
 
-impl<W: Write> Log<W> {
+impl<W: Output> Log<W> {
+    /// Changes to another file if the log's name stands for one.
+    fn follow(&mut self) {
+        let followed = self.out.follow();
+        self.note(followed);
+    }
+
+    fn note(&mut self, followed: Followed) {
+        self.metrics.dropped.inc_by(followed.lost);
+        // A new file has no line that was cut.
+        self.cut &= !followed.reopened;
+    }
+
     /// Writes lines. Those that a full disk or a closed pipe does not take are dropped, so that the queue does not fill up.
     fn put(&mut self, lines: &mut Vec<u8>) {
+        if lines.is_empty() {
+            return;
+        }
+        let followed = self.out.follow_when_due();
+        self.note(followed);
         if self.cut {
             // What comes next begins a line of its own.
             lines.insert(0, b'\n');
@@ -357,6 +390,8 @@ mod tests {
             Ok(())
         }
     }
+
+    impl Output for Disk {}
 
     #[test]
     fn what_a_full_disk_does_not_take_is_counted_and_later_lines_are_whole() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! State of the mesh documents, for the admin page: those in force, and a change that could not be used.
 
-use crate::metrics::{Counter, metrics};
+use crate::metrics::{Counter, Gauge, metrics};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -33,6 +33,12 @@ metrics! {
         reload_failed: Counter = "config_reload_failed",
             "Changed documents that could not be used; the old configuration stays"
             => "config_reload_failed";
+        reload_opened: Counter = "config_reload_opened",
+            "Changed documents that were put to use and let more in or out than those before"
+            => "config_reload_opened";
+        stale: Gauge = "config_stale",
+            "1 while the documents that are there cannot be used and earlier ones are in force"
+            => "config_stale";
     }
 }
 
@@ -52,12 +58,19 @@ impl Documents {
     /// Notes that changed documents are in force.
     pub(crate) fn reloaded(&self, files: usize) {
         self.metrics.reloaded.inc();
+        self.metrics.stale.set(0);
         *self.status() = DocumentStatus::in_force(files);
+    }
+
+    /// Counts changed documents that open something.
+    pub(crate) fn opened(&self) {
+        self.metrics.reload_opened.inc();
     }
 
     /// Notes that changed documents cannot be used; those before stay in force.
     pub(crate) fn reload_failed<E: ToString>(&self, errors: &[E]) {
         self.metrics.reload_failed.inc();
+        self.metrics.stale.set(1);
         let mut status = self.status();
         status.errors = errors.iter().take(KEPT).map(ToString::to_string).collect();
         if errors.len() > KEPT {
@@ -68,6 +81,7 @@ impl Documents {
 
     /// Notes that the files are again those in force.
     pub(crate) fn as_before(&self) {
+        self.metrics.stale.set(0);
         let mut status = self.status();
         status.errors.clear();
         status.failed = None;

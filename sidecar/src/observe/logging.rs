@@ -5,7 +5,9 @@
 //! connections at any level. When it cannot keep up, lines are left out and the log says how many.
 
 use crate::observe::flush;
+use crate::observe::one_line::{Escape, escaped};
 use crate::options::config::{LogFormat, LogLevel};
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -35,6 +37,8 @@ struct Lines {
     queue: SyncSender<Message>,
     /// Lines left out since the last one written.
     left_out: Arc<AtomicU64>,
+    /// Notation of what must not begin a line of its own.
+    escape: Escape,
 }
 
 enum Message {
@@ -48,19 +52,19 @@ enum Message {
 
 impl Lines {
     /// Starts the thread that writes.
-    fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+    fn start(out: impl Write + Send + 'static, escape: Escape) -> io::Result<Self> {
         let (queue, lines) = sync_channel(QUEUE);
         let left_out = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&left_out);
         std::thread::Builder::new().name("log".into()).spawn(move || write_all(&lines, &counted, out))?;
-        Ok(Self { queue, left_out })
+        Ok(Self { queue, left_out, escape })
     }
 }
 
 /// The formatter hands over one line at a time.
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.queue.try_send(Message::Line(line.to_vec())).is_err() {
+        if self.queue.try_send(Message::Line(whole(line, self.escape))).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -68,6 +72,15 @@ impl Write for Lines {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Keeps an event in one line, whatever names it has in it.
+fn whole(line: &[u8], escape: Escape) -> Vec<u8> {
+    let text = line.strip_suffix(b"\n").unwrap_or(line);
+    match std::str::from_utf8(text).map(|text| escaped(text, escape)) {
+        Ok(Cow::Owned(text)) => (text + "\n").into_bytes(),
+        Ok(Cow::Borrowed(_)) | Err(_) => line.to_vec(),
     }
 }
 
@@ -121,7 +134,11 @@ impl LogControl {
 /// Starts logging. A second call in one process, as in a test, changes nothing.
 pub fn start(level: LogLevel, format: LogFormat) -> LogControl {
     let (filter, level) = reload::Layer::new(LevelFilter::from(level));
-    let lines = Lines::start(io::stderr()).ok();
+    let escape = match format {
+        LogFormat::Text => Escape::Text,
+        LogFormat::Json => Escape::Json,
+    };
+    let lines = Lines::start(io::stderr(), escape).ok();
     let writer = match lines.clone() {
         Some(lines) => BoxMakeWriter::new(move || lines.clone()),
         // Without a thread the start fails soon, and its error has to be seen.
@@ -143,7 +160,7 @@ mod tests {
     #[test]
     fn lines_that_find_no_place_are_left_out_and_delay_no_connection() {
         let (queue, _unread) = sync_channel(1);
-        let mut lines = Lines { queue, left_out: Arc::default() };
+        let mut lines = Lines { queue, left_out: Arc::default(), escape: Escape::Text };
         for _ in 0..3 {
             lines.write_all(b"line\n").unwrap();
         }

@@ -122,7 +122,8 @@ pub(super) struct DrainOptions {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse, env = "CULVERT_DRAIN_DELAY", hide_env = true)]
     pub(super) drain_delay: Duration,
 
-    /// After the delay: time for which open connections may continue before they are reset
+    /// After the delay: longest time for which outbound serves on, until no connection is open and no other user of the
+    /// pod holds a TCP socket; what is open then is reset
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse, env = "CULVERT_DRAIN_TIME", hide_env = true)]
     pub(super) drain_time: Duration,
 }
@@ -270,10 +271,13 @@ impl PortOptions {
 
 impl TlsOptions {
     /// Returns the source of this pod's identity, if it has one.
-    pub(super) fn check(self, mesh: &str, errors: &mut Vec<OptionError>) -> Option<IdentitySource> {
+    pub(super) fn check(self, mesh: &MeshOptions, errors: &mut Vec<OptionError>) -> Option<IdentitySource> {
         let Self { identity, trust_domain } = self;
         let folder = identity?;
-        match trust_domain.as_deref().unwrap_or(mesh).parse::<TrustDomain>() {
+        if mesh.resources.is_empty() {
+            errors.push(OptionError::NoResources { what: format!("--identity {}", folder.display()) });
+        }
+        match trust_domain.as_deref().unwrap_or(&mesh.mesh).parse::<TrustDomain>() {
             Ok(domain) => {
                 Some(IdentitySource { folder, trust_domain: domain, names_services: trust_domain.is_none() })
             }

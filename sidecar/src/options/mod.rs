@@ -127,7 +127,7 @@ impl Options {
         let mut errors = Vec::new();
         let api_server = mesh.check(&mut errors);
         ports.check(&mut errors);
-        let identity = tls.check(&mesh.mesh, &mut errors);
+        let identity = tls.check(&mesh, &mut errors);
         let app_probes = pod.check(&mut errors);
         limits.check(&mut errors);
         if !errors.is_empty() {

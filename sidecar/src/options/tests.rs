@@ -77,13 +77,16 @@ fn an_option_that_is_not_built_is_refused_by_name() {
 
 #[test]
 fn the_trust_domain_is_the_meshs_name_by_default() {
-    let source = |arguments: &[&str]| check(arguments).unwrap().identity.unwrap();
+    let source = |arguments: &[&str]| {
+        check(&[&["--resources", "/mesh"], arguments].concat()).unwrap().identity.unwrap()
+    };
     let ours = source(&["--identity", "/tls", "--mesh", "shop"]);
     assert_eq!((ours.trust_domain.as_str(), ours.names_services), ("shop", true));
     let named = source(&["--identity", "/tls", "--trust-domain", "cluster.local"]);
     assert_eq!((named.trust_domain.as_str(), named.names_services), ("cluster.local", false));
     let wrong =
-        check(&["--identity", "/tls", "--trust-domain", "spiffe://x", "--app-probes", "[]"]).unwrap_err();
+        ["--resources", "/m", "--identity", "/tls", "--trust-domain", "spiffe://x", "--app-probes", "[]"];
+    let wrong = check(&wrong).unwrap_err();
     assert_eq!(wrong.len(), 2, "{wrong:?}");
     assert!(
         wrong[0].contains("\"spiffe://x\" is no trust domain") && wrong[1].starts_with("--app-probes: "),
@@ -92,13 +95,15 @@ fn the_trust_domain_is_the_meshs_name_by_default() {
 }
 
 #[test]
-fn a_dataplane_without_documents_is_an_error() {
-    let errors = check(&["--dataplane", "web"]).unwrap_err();
-    assert_eq!(
-        errors,
-        ["--dataplane web needs mesh documents; name their files or folders with --resources"]
-    );
-    assert!(check(&["--dataplane", "web", "--resources", "/etc/mesh"]).is_ok());
+fn a_dataplane_or_an_identity_without_documents_is_an_error() {
+    for option in [["--dataplane", "web"], ["--identity", "/tls"]] {
+        let words = format!(
+            "{} needs mesh documents; name their files or folders with --resources",
+            option.join(" ")
+        );
+        assert_eq!(check(&option).unwrap_err(), [words]);
+        assert!(check(&[&option[..], &["--resources", "/etc/mesh"]].concat()).is_ok());
+    }
 }
 
 #[test]

@@ -4,11 +4,11 @@
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::compile::{self, CompileError};
-use culvert_mesh::load::{self, LoadError, Loaded};
+use culvert_mesh::load::{self, LoadError, Loaded, MOST_ERRORS};
 use std::path::PathBuf;
 
-/// Most errors that are reported: thousands of documents of a broken generator all have the same.
-const MOST_ERRORS: usize = 200;
+/// Warnings that are kept: each is a line of the log at every reload.
+const MOST_WARNINGS: usize = 200;
 
 /// Error of documents that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,16 +29,23 @@ pub enum PlanError {
 /// # Errors
 /// Every error of the documents, but at most [`MOST_ERRORS`].
 pub(crate) fn load(config: &Config, paths: &[PathBuf]) -> Result<Plan, Vec<PlanError>> {
-    let Loaded { found, errors } = load::load(&config.context(), paths);
+    let Loaded { found, errors, more, .. } = load::load(&config.context(), paths);
     let mut errors: Vec<PlanError> = errors.into_iter().map(Into::into).collect();
     let plan = match compile::compile(config, &found) {
-        Ok(plan) if errors.is_empty() => return Ok(plan),
+        Ok(mut plan) if errors.is_empty() => {
+            let more = plan.warnings.len().saturating_sub(MOST_WARNINGS);
+            if more > 0 {
+                plan.warnings.truncate(MOST_WARNINGS);
+                plan.warnings.push(format!("and {more} more warnings"));
+            }
+            return Ok(plan);
+        }
         Ok(_) => Vec::new(),
         Err(together) => together,
     };
     errors.extend(plan.into_iter().map(PlanError::from));
-    if errors.len() > MOST_ERRORS {
-        let more = errors.len() - MOST_ERRORS;
+    let more = more + errors.len().saturating_sub(MOST_ERRORS);
+    if more > 0 {
         errors.truncate(MOST_ERRORS);
         errors.push(PlanError::More(more));
     }
@@ -59,11 +66,33 @@ mod tests {
     }
 
     #[test]
+    fn of_many_warnings_and_errors_a_part_is_kept_and_the_rest_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(folder.path().join("a.yaml"), text).unwrap();
+        let template = |number: usize| {
+            format!(
+                "---\n{{type: ProxyTemplate, name: p{number}, selectors: [{{match: {{kuma.io/service: x}}}}], conf: {{imports: [default-proxy]}}}}\n"
+            )
+        };
+        write(
+            &(0..250)
+                .fold("{type: Mesh, name: default}\n".to_owned(), |text, number| text + &template(number)),
+        );
+        let warnings = load(&config(&[]), &[folder.path().into()]).unwrap().warnings;
+        assert_eq!((warnings.len(), warnings[200].as_str()), (201, "and 50 more warnings"));
+        write(&"---\n{type: Mesh, name: default, mtls: 5}\n".repeat(201));
+        let errors = load(&config(&[]), &[folder.path().into()]).unwrap_err();
+        // Each is wrong by itself, and all but the first are duplicates.
+        assert_eq!((errors.len(), errors[200].to_string().as_str()), (201, "and 201 more errors"));
+    }
+
+    #[test]
     fn no_dataplane_is_missed_that_may_be_in_what_cannot_be_read() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(&["--dataplane=app"]);
         let missed = |text: &str| {
-            fs::write(folder.path().join("a.yaml"), text).unwrap();
+            fs::write(folder.path().join("a.yaml"), format!("{text}\n---\n{{type: Mesh, name: default}}\n"))
+                .unwrap();
             let Err(errors) = load(&config, &[folder.path().into()]) else { panic!("{text}") };
             let words: Vec<_> = errors.iter().map(ToString::to_string).collect();
             words.iter().any(|error| error.starts_with("--dataplane app: no document"))

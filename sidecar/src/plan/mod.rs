@@ -5,6 +5,7 @@
 
 pub mod compile;
 pub(crate) mod load;
+pub(crate) mod openings;
 pub(crate) mod permissions;
 pub(crate) mod tls;
 
@@ -14,7 +15,7 @@ use crate::options::config::Thresholds;
 use crate::plan::permissions::Permissions;
 use crate::plan::tls::TlsSettings;
 use culvert_mesh::model::tags::Tags;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -176,8 +177,8 @@ pub struct Mtls {
 pub struct Gate {
     /// Members only, or every peer.
     pub mode: TlsMode,
-    /// Members that may call the port.
-    pub permissions: Permissions,
+    /// Members that may call the port. Ports with the same ones share them.
+    pub permissions: Arc<Permissions>,
 }
 
 impl Mtls {
@@ -210,6 +211,8 @@ pub struct Plan {
     pub clusters: Vec<Arc<ClusterPlan>>,
     /// Members of the mesh by their addresses.
     pub members: HashMap<SocketAddr, Arc<Member>>,
+    /// Addresses of all workloads of the mesh, from which their connections come.
+    pub workloads: HashSet<IpAddr>,
     /// The name of the cluster of connections to members by address, where passthrough is off.
     pub direct_access: Option<Arc<str>>,
     /// TLS between members; `None` = there is none.

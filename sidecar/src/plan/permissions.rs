@@ -108,6 +108,11 @@ impl Who {
 }
 
 impl Permissions {
+    /// Returns the number of permissions.
+    pub(crate) fn len(&self) -> usize {
+        self.ordered.len() + self.unordered.len()
+    }
+
     /// Decides if a peer may call.
     pub fn decide(&self, peer: &Peer, names_services: bool) -> Verdict {
         if !self.restricted {

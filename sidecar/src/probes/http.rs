@@ -1,77 +1,109 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One HTTP/1.1 GET. Only the status of the answer counts; a redirect (3xx) is passed on, and a kubelet takes it for success.
-//!
-//! By hand: hyper's client would wait for the whole head of the answer, and write header names in lower case, which an
-//! application does not get from a kubelet.
+//! The HTTP probe, as a kubelet makes it: a GET, and up to nine more where the application redirects to itself. A redirect to
+//! another host is the answer, and a kubelet takes it for success.
 
-use super::ProbeReply;
+use super::answer::Answer;
+use super::target::{Next, Target};
+use super::{ProbeReply, connect, https};
 use crate::options::app_probes::HttpGet;
-use crate::tls::unverified;
+use crate::options::config::SidecarPorts;
 use std::fmt::Write;
 use std::io;
-use std::net::IpAddr;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use std::net::{IpAddr, SocketAddr};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Bytes of the answer that are read at most; a status line is shorter.
-const LONGEST_LINE: usize = 1024;
+/// Requests of one probe, as in Go.
+const MOST_REQUESTS: usize = 10;
+/// Header lines that are not the probe's to set; Go leaves them out, too.
+const LEFT_OUT: [&str; 5] = ["host", "connection", "content-length", "transfer-encoding", "trailer"];
 
-pub(super) async fn get(mut tcp: TcpStream, pod: IpAddr, get: &HttpGet) -> ProbeReply {
-    let request = request(pod, get);
-    let status = if get.tls {
-        unverified::exchange(tcp, &request, LONGEST_LINE, |came| status_line(came).is_some()).await
+/// Asks the application at `pod`. `own` are ports of the sidecar, to which no redirect leads.
+pub(super) async fn get(pod: IpAddr, get: &HttpGet, own: &SidecarPorts) -> ProbeReply {
+    let host = get.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
+    let host = host.map(|(_, value)| value.clone()).filter(|host| !host.is_empty());
+    let mut target = Target { tls: get.tls, port: get.port, path: get.path.clone(), host, referer: None };
+    for _ in 0..MOST_REQUESTS {
+        let tcp = match connect(SocketAddr::new(pod, target.port)).await {
+            Ok(tcp) => tcp,
+            Err(error) => return ProbeReply::unavailable(error.to_string()),
+        };
+        let mut answer = Answer::new();
+        let request = request(pod, get, &target);
+        let asked = if target.tls {
+            https::exchange(tcp, &request, &mut answer).await
+        } else {
+            exchange(tcp, &request, &mut answer).await
+        };
+        if let Err(error) = asked {
+            return ProbeReply::unavailable(format!("the request to the application failed: {error}"));
+        }
+        match target.follow(pod, answer.status(), answer.location()) {
+            Next::Answer => return reply(answer.status()),
+            Next::Refused => {
+                return ProbeReply::unavailable("the application redirects to what is no address");
+            }
+            Next::Request(next) if own.contains(next.port) => {
+                return ProbeReply::unavailable(format!(
+                    "the application redirects to the sidecar's port {}",
+                    next.port
+                ));
+            }
+            Next::Request(next) => target = next,
+        }
+    }
+    ProbeReply::unavailable(format!("the application redirects {MOST_REQUESTS} times"))
+}
+
+/// Passes on a status that a kubelet could have got as the final one.
+fn reply(status: u16) -> ProbeReply {
+    let words = format!("the application answers {status}");
+    if (200..=599).contains(&status) {
+        ProbeReply::new(status, words)
     } else {
-        exchange(&mut tcp, &request).await
-    };
-    match status {
-        Ok(came) => match status_line(&came).and_then(code) {
-            Some(status) => ProbeReply::new(status, format!("the application answers {status}")),
-            None => ProbeReply::unavailable("the application does not speak HTTP"),
-        },
-        Err(error) => ProbeReply::unavailable(format!("the request to the application failed: {error}")),
+        ProbeReply::unavailable(words)
     }
 }
 
-fn request(pod: IpAddr, get: &HttpGet) -> Vec<u8> {
+fn request(pod: IpAddr, get: &HttpGet, target: &Target) -> Vec<u8> {
     let named = |wanted: &str| get.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
-    let mut text = format!("GET {} HTTP/1.1\r\n", get.path);
+    let mut text = format!("GET {} HTTP/1.1\r\n", target.path);
     // Writing to a String does not fail.
-    if !named("host") {
-        let _ = write!(text, "Host: {}\r\n", std::net::SocketAddr::new(pod, get.port));
-    }
+    let _ = match &target.host {
+        Some(host) => write!(text, "Host: {host}\r\n"),
+        None => write!(text, "Host: {}\r\n", SocketAddr::new(pod, target.port)),
+    };
     if !named("user-agent") {
         text.push_str("User-Agent: kube-probe/culvert\r\n");
     }
     if !named("accept") {
         text.push_str("Accept: */*\r\n");
     }
-    for (name, value) in get.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("connection")) {
-        let _ = write!(text, "{name}: {value}\r\n");
+    for (name, value) in &get.headers {
+        let is_unset =
+            value.is_empty() && ["accept", "user-agent"].iter().any(|n| name.eq_ignore_ascii_case(n));
+        if !is_unset && !LEFT_OUT.iter().any(|left_out| name.eq_ignore_ascii_case(left_out)) {
+            let _ = write!(text, "{name}: {value}\r\n");
+        }
+    }
+    if let Some(referer) = target.referer.as_ref().filter(|_| !named("referer")) {
+        let _ = write!(text, "Referer: {referer}\r\n");
     }
     text.push_str("Connection: close\r\n\r\n");
     text.into_bytes()
 }
 
-/// Sends the request, and reads the answer up to its status line.
-async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &[u8]) -> io::Result<Vec<u8>> {
-    stream.write_all(request).await?;
-    let mut came = Vec::with_capacity(LONGEST_LINE);
-    while status_line(&came).is_none() && came.len() < LONGEST_LINE {
-        if stream.read_buf(&mut came).await? == 0 {
-            break;
+/// Sends the request and reads the answer, as far as it is needed.
+async fn exchange(mut tcp: TcpStream, request: &[u8], answer: &mut Answer) -> io::Result<()> {
+    tcp.write_all(request).await?;
+    let mut buffer = vec![0; 4096];
+    loop {
+        let read = tcp.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(answer.end()?);
+        }
+        if answer.take(&buffer[..read])? {
+            return Ok(());
         }
     }
-    Ok(came)
-}
-
-fn status_line(came: &[u8]) -> Option<&[u8]> {
-    came.iter().position(|byte| *byte == b'\n').map(|end| &came[..end])
-}
-
-/// Parses `HTTP/1.1 204 No Content`.
-fn code(line: &[u8]) -> Option<u16> {
-    let line = std::str::from_utf8(line).ok()?;
-    let (version, rest) = line.split_once(' ')?;
-    let status: u16 = rest.get(..3)?.parse().ok()?;
-    (version.starts_with("HTTP/1.") && (100..=599).contains(&status)).then_some(status)
 }

@@ -5,11 +5,15 @@
 //! The injector rewrites each probe to an HTTP GET of the status port, and gives the original ones to the sidecar by
 //! `--app-probes`. Any other path is not found, so the status port opens no other port or path of the application.
 
+mod answer;
 mod grpc;
 mod http;
+mod https;
+mod target;
 
 pub(crate) use crate::options::app_probes::Probe;
 use crate::options::app_probes::ProbeKind;
+use crate::options::config::SidecarPorts;
 
 use crate::net::addrs::{DialAddr, Family, inbound_source};
 use crate::net::dial;
@@ -35,17 +39,17 @@ impl ProbeReply {
     }
 }
 
-/// Sends a probe to the application, at the pod's address, as the kubelet would.
-pub(crate) async fn run(probe: &Probe, pod: IpAddr) -> ProbeReply {
+/// Sends a probe to the application, at the pod's address, as the kubelet would. `own` are ports of the sidecar.
+pub(crate) async fn run(probe: &Probe, pod: IpAddr, own: &SidecarPorts) -> ProbeReply {
     let asked = async {
-        let tcp = match connect(SocketAddr::new(pod, probe.kind.port())).await {
-            Ok(tcp) => tcp,
-            Err(error) => return ProbeReply::unavailable(error.to_string()),
+        let port = match &probe.kind {
+            ProbeKind::Http(get) => return http::get(pod, get, own).await,
+            ProbeKind::Tcp { port } | ProbeKind::Grpc { port, .. } => *port,
         };
-        match &probe.kind {
-            ProbeKind::Tcp { .. } => ProbeReply::new(200, "connected"),
-            ProbeKind::Http(get) => http::get(tcp, pod, get).await,
-            ProbeKind::Grpc { service, .. } => grpc::check(tcp, service).await,
+        match (connect(SocketAddr::new(pod, port)).await, &probe.kind) {
+            (Ok(tcp), ProbeKind::Grpc { service, .. }) => grpc::check(tcp, service).await,
+            (Ok(_), _) => ProbeReply::new(200, "connected"),
+            (Err(error), _) => ProbeReply::unavailable(error.to_string()),
         }
     };
     let timeout = probe.timeout;

@@ -65,6 +65,8 @@ fn all_errors_are_reported_at_once() {
 }
 
 const HTTP_END: &[u8] = b"\r\n\r\n";
+/// A port of the sidecar.
+const OWN_PORT: u16 = 15020;
 /// gRPC's message for the service `api`.
 const GRPC_END: &[u8] = b"\x00\x00\x00\x00\x05\x0a\x03api";
 
@@ -88,7 +90,8 @@ async fn application(request_end: &'static [u8], says: Vec<u8>) -> (u16, tokio::
 }
 
 async fn answer(kind: ProbeKind) -> ProbeReply {
-    run(&Probe { kind, timeout: Duration::from_secs(5) }, "127.0.0.1".parse().unwrap()).await
+    let own = SidecarPorts::new([OWN_PORT]);
+    run(&Probe { kind, timeout: Duration::from_secs(5) }, "127.0.0.1".parse().unwrap(), &own).await
 }
 
 fn http(port: u16, headers: &[(&str, &str)]) -> ProbeKind {
@@ -104,7 +107,10 @@ async fn an_http_probe_passes_on_the_applications_status() {
         ("HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\n\r\n", 302),
         ("HTTP/1.1 503\r\n\r\n", 503),
         ("SSH-2.0-x\r\n", 503),
-        ("HTTP/1.1 999 ?\r\n", 503),
+        ("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", 204),
+        ("HTTP/1.1 101 Switching Protocols\r\n\r\n", 503),
+        ("HTTP/1.1 999 ?\r\n\r\n", 503),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ncut", 503),
         ("", 503),
     ] {
         let (port, heard) = application(HTTP_END, says.into()).await;
@@ -124,8 +130,62 @@ async fn its_own_headers_replace_the_usual_ones() {
     let heard = String::from_utf8(heard.await.unwrap()).unwrap();
     assert_eq!(
         heard,
-        "GET /ready HTTP/1.1\r\nhost: web\r\nUser-Agent: me\r\nX-Probe: 1\r\nAccept: a/b\r\nConnection: close\r\n\r\n"
+        "GET /ready HTTP/1.1\r\nHost: web\r\nUser-Agent: me\r\nX-Probe: 1\r\nAccept: a/b\r\nConnection: close\r\n\r\n"
     );
+}
+
+#[tokio::test]
+async fn a_header_that_is_empty_is_left_out_and_one_of_the_connection_is_not_the_probes() {
+    let (port, heard) = application(HTTP_END, b"HTTP/1.1 200 OK\r\n\r\n".into()).await;
+    answer(http(port, &[("accept", ""), ("user-agent", ""), ("Content-Length", "5"), ("connection", "x")]))
+        .await;
+    let heard = String::from_utf8(heard.await.unwrap()).unwrap();
+    assert_eq!(heard, format!("GET /ready HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"));
+}
+
+/// Starts an application that answers each request on a connection of its own. Returns what it heard, in order.
+async fn applications(says: impl Fn(u16) -> Vec<String>) -> (u16, tokio::task::JoinHandle<Vec<String>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(listener).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let says = says(port);
+    let serving = tokio::spawn(async move {
+        let mut all = Vec::new();
+        for answer in says {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut heard = Vec::new();
+            while !heard.ends_with(HTTP_END) && tcp.read_buf(&mut heard).await.unwrap() > 0 {}
+            tcp.write_all(answer.as_bytes()).await.unwrap();
+            all.push(String::from_utf8(heard).unwrap().lines().next().unwrap().to_owned());
+        }
+        all
+    });
+    (port, serving)
+}
+
+#[tokio::test]
+async fn a_redirect_to_the_pod_itself_is_followed_as_by_the_kubelet() {
+    let to =
+        |location: String| format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
+    let (port, heard) = applications(|port| {
+        let there = format!("http://127.0.0.1:{port}/there");
+        vec![to("/ready/".into()), to(there), "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".into()]
+    })
+    .await;
+    assert_eq!(answer(http(port, &[])).await.status, 404);
+    assert_eq!(heard.await.unwrap(), ["GET /ready HTTP/1.1", "GET /ready/ HTTP/1.1", "GET /there HTTP/1.1"]);
+
+    let (port, heard) = applications(|_| vec![to("/again".into()); 10]).await;
+    let got = answer(http(port, &[])).await;
+    assert_eq!((got.status, &*got.words), (503, "the application redirects 10 times"));
+    assert_eq!(heard.await.unwrap().len(), 10);
+
+    // The status port would ask the application again, and so on.
+    let (port, _heard) =
+        applications(|_| vec![to(format!("http://127.0.0.1:{OWN_PORT}/app-health/x"))]).await;
+    let got = answer(http(port, &[])).await;
+    assert_eq!((got.status, &*got.words), (503, "the application redirects to the sidecar's port 15020"));
 }
 
 #[tokio::test]

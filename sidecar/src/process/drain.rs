@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The drain, as a state machine without a clock of its own:
 //!
-//! serving → (SIGTERM: not ready) delay → inbound closes → outbound serves until no connection is open or time is up →
+//! serving → (SIGTERM: not ready) delay → inbound closes → outbound serves until the application has ended or time is up →
 //! the rest is reset → exit.
+//!
+//! An application that got its SIGTERM together with the sidecar may have something to send after the delay, though no
+//! connection is open at that moment: [`holders`](super::holders) says when it has ended.
 
 use crate::admin::DrainRequest;
 use std::time::{Duration, Instant};
@@ -28,7 +31,7 @@ enum Phase {
     },
     /// Only the outbound half serves, without end.
     InboundClosed,
-    /// Only the outbound half serves, and not for long.
+    /// Only the outbound half serves: until the application has ended, and not for long.
     Draining {
         until: Instant,
     },
@@ -49,7 +52,7 @@ impl Drain {
     }
 
     /// Takes a request, and returns the steps that follow at once.
-    pub(crate) fn request(&mut self, request: DrainRequest, now: Instant, open: usize) -> Vec<DrainAction> {
+    pub(crate) fn request(&mut self, request: DrainRequest, now: Instant) -> Vec<DrainAction> {
         let mut actions = Vec::new();
         match (request, self.phase) {
             (_, Phase::Finished) => {}
@@ -72,12 +75,12 @@ impl Drain {
             }
             (DrainRequest::Inbound, _) => {}
         }
-        actions.extend(self.tick(now, open));
+        actions.extend(self.tick(now));
         actions
     }
 
-    /// Returns the steps that time, or the end of a connection, brings.
-    pub(crate) fn tick(&mut self, now: Instant, open: usize) -> Vec<DrainAction> {
+    /// Returns the steps that time brings.
+    pub(crate) fn tick(&mut self, now: Instant) -> Vec<DrainAction> {
         let mut actions = Vec::new();
         if let Phase::Delaying { until, then_exit } = self.phase
             && now >= until
@@ -87,12 +90,21 @@ impl Drain {
                 if then_exit { Phase::Draining { until: now + self.time } } else { Phase::InboundClosed };
         }
         if let Phase::Draining { until } = self.phase
-            && (open == 0 || now >= until)
+            && now >= until
         {
             actions.push(DrainAction::Finish);
             self.phase = Phase::Finished;
         }
         actions
+    }
+
+    /// Returns the steps that follow when no connection is open and the application has ended.
+    pub(crate) fn unused(&mut self) -> Vec<DrainAction> {
+        if !self.waits_for_unused() {
+            return Vec::new();
+        }
+        self.phase = Phase::Finished;
+        vec![DrainAction::Finish]
     }
 
     /// Time of the next tick, if time alone changes anything.
@@ -103,8 +115,8 @@ impl Drain {
         }
     }
 
-    /// Returns true when the end of the last connection is the next step.
-    pub(crate) fn waits_for_empty(&self) -> bool {
+    /// Returns true when [`Self::unused`] would be the next step.
+    pub(crate) fn waits_for_unused(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. })
     }
 
@@ -114,7 +126,7 @@ impl Drain {
             Phase::Serving => "serving",
             Phase::Delaying { .. } => "not ready, still serving",
             Phase::InboundClosed => "inbound closed, outbound serving",
-            Phase::Draining { .. } => "inbound closed, waiting for connections to end",
+            Phase::Draining { .. } => "inbound closed, outbound serving until the application has ended",
             Phase::Finished => "finished",
         }
     }
@@ -134,36 +146,39 @@ mod tests {
     }
 
     #[test]
-    fn sigterm_with_connections_that_end_in_time() {
+    fn sigterm_to_an_application_that_ends_in_time() {
         let start = Instant::now();
         let mut drain = Drain::new(DELAY, TIME);
-        assert_eq!(drain.request(DrainRequest::All, start, 3), [NotReady]);
+        assert_eq!(drain.request(DrainRequest::All, start), [NotReady]);
         assert_eq!(drain.deadline(), Some(start + DELAY));
-        assert_eq!(drain.tick(start + seconds(4), 3), NONE);
-        assert_eq!(drain.tick(start + DELAY, 3), [CloseInbound]);
-        assert!(drain.waits_for_empty());
-        assert_eq!(drain.tick(start + seconds(10), 1), NONE);
-        assert_eq!(drain.tick(start + seconds(11), 0), [Finish]);
-        assert_eq!(drain.tick(start + seconds(12), 0), NONE);
+        assert_eq!(drain.tick(start + seconds(4)), NONE);
+        assert!(!drain.waits_for_unused());
+        assert_eq!(drain.tick(start + DELAY), [CloseInbound]);
+        assert!(drain.waits_for_unused());
+        assert_eq!(drain.tick(start + seconds(10)), NONE);
+        assert_eq!(drain.unused(), [Finish]);
+        assert_eq!(drain.tick(start + seconds(12)), NONE);
+        assert_eq!(drain.unused(), NONE);
     }
 
     #[test]
-    fn both_listeners_serve_through_the_delay_even_without_connections() {
+    fn both_listeners_serve_through_the_delay_even_when_nothing_uses_them() {
         let start = Instant::now();
         let mut drain = Drain::new(DELAY, TIME);
-        assert_eq!(drain.request(DrainRequest::All, start, 0), [NotReady]);
-        assert_eq!(drain.tick(start + seconds(1), 0), NONE);
-        assert_eq!(drain.tick(start + DELAY, 0), [CloseInbound, Finish]);
+        assert_eq!(drain.request(DrainRequest::All, start), [NotReady]);
+        assert_eq!(drain.unused(), NONE);
+        assert_eq!(drain.tick(start + DELAY), [CloseInbound]);
+        assert_eq!(drain.unused(), [Finish]);
     }
 
     #[test]
     fn what_remains_is_reset_when_time_is_up() {
         let start = Instant::now();
         let mut drain = Drain::new(DELAY, TIME);
-        drain.request(DrainRequest::All, start, 1);
-        assert_eq!(drain.tick(start + DELAY, 1), [CloseInbound]);
+        drain.request(DrainRequest::All, start);
+        assert_eq!(drain.tick(start + DELAY), [CloseInbound]);
         assert_eq!(drain.deadline(), Some(start + DELAY + TIME));
-        assert_eq!(drain.tick(start + DELAY + TIME, 1), [Finish]);
+        assert_eq!(drain.tick(start + DELAY + TIME), [Finish]);
     }
 
     #[test]
@@ -171,51 +186,56 @@ mod tests {
         let start = Instant::now();
         for delay in [DELAY, Duration::ZERO] {
             let mut drain = Drain::new(delay, TIME);
-            drain.request(DrainRequest::All, start, 1);
-            assert_eq!(drain.request(DrainRequest::All, start, 1), [NotReady, Finish], "delay {delay:?}");
+            drain.request(DrainRequest::All, start);
+            assert_eq!(drain.request(DrainRequest::All, start), [NotReady, Finish], "delay {delay:?}");
         }
     }
 
     #[test]
-    fn without_delay_and_connections_it_ends_at_once() {
-        let mut drain = Drain::new(Duration::ZERO, TIME);
-        assert_eq!(drain.request(DrainRequest::All, Instant::now(), 0), [NotReady, CloseInbound, Finish]);
+    fn without_delay_and_time_it_ends_at_once() {
+        let mut drain = Drain::new(Duration::ZERO, Duration::ZERO);
+        assert_eq!(drain.request(DrainRequest::All, Instant::now()), [NotReady, CloseInbound, Finish]);
     }
 
     #[test]
     fn the_inbound_half_alone_drains_and_the_process_goes_on() {
         let start = Instant::now();
         let mut drain = Drain::new(DELAY, TIME);
-        assert_eq!(drain.request(DrainRequest::Inbound, start, 2), [NotReady]);
-        assert_eq!(drain.request(DrainRequest::Inbound, start, 2), NONE);
-        assert_eq!(drain.tick(start + DELAY, 0), [CloseInbound]);
+        assert_eq!(drain.request(DrainRequest::Inbound, start), [NotReady]);
+        assert_eq!(drain.request(DrainRequest::Inbound, start), NONE);
+        assert_eq!(drain.tick(start + DELAY), [CloseInbound]);
         assert_eq!(drain.deadline(), None);
-        assert_eq!(drain.tick(start + seconds(1000), 0), NONE);
+        assert_eq!(drain.unused(), NONE);
+        assert_eq!(drain.tick(start + seconds(1000)), NONE);
         // SIGTERM at last: the peers have long known, so no second delay.
-        assert_eq!(drain.request(DrainRequest::All, start + seconds(1000), 1), NONE);
-        assert_eq!(drain.tick(start + seconds(1001), 0), [Finish]);
+        assert_eq!(drain.request(DrainRequest::All, start + seconds(1000)), NONE);
+        assert_eq!(drain.deadline(), Some(start + seconds(1000) + TIME));
+        assert_eq!(drain.unused(), [Finish]);
     }
 
     #[test]
     fn sigterm_in_the_delay_of_the_inbound_half_does_not_lengthen_it() {
         let start = Instant::now();
         let mut drain = Drain::new(DELAY, TIME);
-        drain.request(DrainRequest::Inbound, start, 1);
-        assert_eq!(drain.request(DrainRequest::All, start + seconds(3), 1), NONE);
-        assert_eq!(drain.tick(start + DELAY, 1), [CloseInbound]);
-        assert!(drain.waits_for_empty());
+        drain.request(DrainRequest::Inbound, start);
+        assert_eq!(drain.request(DrainRequest::All, start + seconds(3)), NONE);
+        assert_eq!(drain.tick(start + DELAY), [CloseInbound]);
+        assert!(drain.waits_for_unused());
     }
 
     #[test]
     fn now_means_now_in_every_phase() {
         let start = Instant::now();
         for before in [None, Some(DrainRequest::Inbound), Some(DrainRequest::All)] {
-            let mut drain = Drain::new(DELAY, TIME);
-            if let Some(request) = before {
-                drain.request(request, start, 1);
+            for later in [Duration::ZERO, DELAY] {
+                let mut drain = Drain::new(DELAY, TIME);
+                if let Some(request) = before {
+                    drain.request(request, start);
+                }
+                drain.tick(start + later);
+                assert_eq!(drain.request(DrainRequest::Now, start + later), [NotReady, Finish], "{before:?}");
+                assert_eq!(drain.request(DrainRequest::Now, start + later), NONE, "{before:?}");
             }
-            assert_eq!(drain.request(DrainRequest::Now, start, 1), [NotReady, Finish], "{before:?}");
-            assert_eq!(drain.request(DrainRequest::Now, start, 1), NONE, "{before:?}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //! The life of the process.
 
 mod drain;
+mod holders;
 mod identity;
 mod listeners;
 mod prober;

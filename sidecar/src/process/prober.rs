@@ -40,7 +40,7 @@ enum AttemptError {
     #[error(
         "a connection from this sidecar to {0} did not come back on its inbound port, so the redirect rules are missing: \
          is culvert-cni in the node's conflist, is the pod annotated with culvert.dev/redirect: enabled, and is {1} its \
-         proxy-uid?"
+         proxy-uid? Rules that are there are bypassed in sandboxes of Kata (tc mirred), gVisor and other virtual machines"
     )]
     NotCaptured(SocketAddr, nix::unistd::Uid),
     #[error("{0} cannot be used yet (an IPv6 address may still be under duplicate address detection): {1}")]

@@ -6,6 +6,7 @@ use crate::connection::proxy::Proxy;
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::load::{self as documents, PlanError};
+use crate::plan::openings::openings;
 use crate::process::identity::IdentityGate;
 use crate::process::listeners::{self, ListenerSet};
 use culvert_mesh::load::Fingerprint;
@@ -20,13 +21,31 @@ const SETTLE_TIME: Duration = Duration::from_millis(200);
 /// Polls before files are read although they still change; else a storm of changes would never be seen.
 const MAX_POLLS: usize = 5;
 
+/// Reads at a start before files are taken as they are although they still change.
+const MAX_READS: usize = 5;
+
 /// Loads the documents, with the fingerprint of what was loaded.
 ///
 /// # Errors
 /// Every error in the documents. They stay until a file changes.
 pub(crate) fn load(config: &Config) -> Result<(Fingerprint, Plan), Vec<PlanError>> {
-    let seen = Fingerprint::of(&config.resources);
-    Ok((seen, documents::load(config, &config.resources)?))
+    let look = || Fingerprint::of(&config.resources);
+    let (seen, plan) = read_unchanged(look, || documents::load(config, &config.resources));
+    Ok((seen, plan?))
+}
+
+/// Reads again while files change: one that vanished after it was listed is no error of its documents.
+fn read_unchanged<S: PartialEq, T>(look: impl Fn() -> S, mut read: impl FnMut() -> T) -> (S, T) {
+    let mut seen = look();
+    let mut reads = 1;
+    loop {
+        let done = read();
+        let after = look();
+        if after == seen || reads == MAX_READS {
+            return (seen, done);
+        }
+        (seen, reads) = (after, reads + 1);
+    }
 }
 
 /// Logs the plan's warnings.
@@ -55,24 +74,14 @@ pub(crate) async fn keep(
             last = seen;
             continue;
         }
-        let Some(loaded) = blocking(&proxy, |proxy| {
-            let loaded = load(&proxy.config);
-            (loaded, Fingerprint::of(&proxy.config.resources))
-        })
-        .await
-        else {
-            continue;
-        };
+        let read = blocking(&proxy, |proxy| Reading::of(&proxy.config, &proxy.running.load().plan)).await;
+        let Reading { plan, opened, after } = read.unwrap_or_else(|| Reading::failed(seen.clone()));
         // The files changed while they were read: they may be half written.
-        if settled && loaded.1 != seen {
+        if settled && after != seen {
             continue;
         }
         last = seen;
-        let applied = match loaded.0 {
-            Ok((_, plan)) => apply(&proxy, &listeners, &identity, plan),
-            Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
-        };
-        match applied {
+        match plan.and_then(|plan| apply(&proxy, &listeners, &identity, plan, opened)) {
             Ok(()) => {
                 in_force = last.clone();
                 proxy.documents.reloaded(in_force.files());
@@ -86,6 +95,30 @@ pub(crate) async fn keep(
                 proxy.documents.reload_failed(&errors);
             }
         }
+    }
+}
+
+/// Changed documents, read.
+struct Reading {
+    plan: Result<Plan, Vec<String>>,
+    /// What the plan opens, compared with the one in force.
+    opened: Vec<String>,
+    /// State of the files after they were read.
+    after: Fingerprint,
+}
+
+impl Reading {
+    fn of(config: &Config, in_force: &Plan) -> Self {
+        let plan = documents::load(config, &config.resources);
+        let opened = plan.as_ref().map(|plan| openings(in_force, plan)).unwrap_or_default();
+        let words = |errors: Vec<PlanError>| errors.iter().map(ToString::to_string).collect();
+        Self { plan: plan.map_err(words), opened, after: Fingerprint::of(&config.resources) }
+    }
+
+    /// The reading thread panicked. The old plan stays, and operators see that as for any other error.
+    fn failed(after: Fingerprint) -> Self {
+        let words = "reading them failed by a fault of the sidecar, which the log shows".to_owned();
+        Self { plan: Err(vec![words]), opened: Vec::new(), after }
     }
 }
 
@@ -114,7 +147,13 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Puts a plan in force. Ports come first, as one that is taken must change nothing.
-fn apply(proxy: &Proxy, set: &ListenerSet, identity: &IdentityGate, plan: Plan) -> Result<(), Vec<String>> {
+fn apply(
+    proxy: &Proxy,
+    set: &ListenerSet,
+    identity: &IdentityGate,
+    mut plan: Plan,
+    opened: Vec<String>,
+) -> Result<(), Vec<String>> {
     let text = |errors: Vec<crate::net::bind::ListenError>| {
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -123,6 +162,12 @@ fn apply(proxy: &Proxy, set: &ListenerSet, identity: &IdentityGate, plan: Plan) 
     proxy.traffic_log.use_only(&plan.log_targets()).map_err(one)?;
     if let Some(mtls) = &plan.mtls {
         proxy.tls.set(mtls.settings.clone()).map_err(|error| vec![format!("MeshTLS: {error}")])?;
+    }
+    if !opened.is_empty() {
+        proxy.documents.opened();
+        // First on the page, which shows a limited number of warnings.
+        plan.warnings
+            .splice(0..0, opened.iter().map(|words| format!("the last change of documents opens: {words}")));
     }
     warn(&plan);
     let running = proxy.registry.open(plan);
@@ -143,6 +188,21 @@ mod tests {
     use super::*;
     use std::cell::Cell;
     use std::fs;
+
+    #[test]
+    fn a_start_reads_again_while_files_change_but_not_for_ever() {
+        for (changes, reads) in [(0, 1), (1, 2), (3, 4), (100, MAX_READS)] {
+            let (seen, mut done) = (Cell::new(0), 0);
+            read_unchanged(
+                || seen.get(),
+                || {
+                    seen.set((seen.get() + 1).min(changes));
+                    done += 1;
+                },
+            );
+            assert_eq!(done, reads, "{changes}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_change_counts_once_writing_ends_or_goes_on_for_too_long() {

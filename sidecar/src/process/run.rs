@@ -11,10 +11,10 @@ use crate::options::config::Config;
 use crate::process::drain::{Drain, DrainAction};
 use crate::process::identity::IdentityGate;
 use crate::process::services::{BoundServices, Context, RunningServices};
-use crate::process::signals::Signals;
+use crate::process::signals::{self, Asked, Signals};
 use crate::process::start::{self, StartError, system};
 use crate::process::workers::Workers;
-use crate::process::{prober, reload};
+use crate::process::{holders, prober, reload};
 use culvert_mesh::load::Fingerprint;
 use std::io;
 use std::sync::Arc;
@@ -32,10 +32,12 @@ const DRAIN_REQUESTS: usize = 8;
 /// All reasons why it cannot start; nothing is left running then.
 pub fn run(config: Config, log: LogControl) -> Result<(), Vec<StartError>> {
     tracing::debug!(?config, "options");
+    let main = start::main_loop()?;
+    // Documents may take seconds to read, and log rotation does not ask whether they have been.
+    main.block_on(async { signals::survive() }).map_err(system("signal handling"))?;
     // Documents first: their errors are reported even where a port is in use as well.
     let (documents, plan) = reload::load(&config).map_err(start::all)?;
-    let main = start::main_loop()?;
-    // Before a port is open: until then SIGUSR2 would kill, and SIGTERM not be an orderly end.
+    // Before a port is open: until then SIGTERM is no orderly end.
     let signals = main.block_on(async { Signals::new() }).map_err(system("signal handling"))?;
     let open_files = start::raise_open_files();
     let services = BoundServices::bind(&config, &plan).map_err(start::all)?;
@@ -132,6 +134,14 @@ async fn announce_ready(proxy: Arc<Proxy>, readiness: Readiness) {
     );
 }
 
+/// An event of the drain.
+enum Next {
+    Request(DrainRequest),
+    /// No connection is open, and the application has ended.
+    Unused,
+    Time,
+}
+
 /// Serves until the drain is over.
 async fn drain_when_asked(
     proxy: &Proxy,
@@ -142,22 +152,29 @@ async fn drain_when_asked(
 ) {
     let mut drain = Drain::new(proxy.config.drain_delay, proxy.config.drain_time);
     loop {
-        let request = tokio::select! {
+        let next = tokio::select! {
             // A request comes before what time brings: a second SIGTERM means now.
             biased;
-            request = signals.next() => Some(request),
-            Some(request) = requests.recv() => Some(request),
-            () = proxy.table.empty(), if drain.waits_for_empty() => None,
-            () = sleep_until(drain.deadline()) => None,
+            asked = signals.next() => match asked {
+                Asked::Drain(request) => Next::Request(request),
+                Asked::ReopenLogs => {
+                    proxy.access_log.reopen();
+                    proxy.traffic_log.reopen();
+                    continue;
+                }
+            },
+            Some(request) = requests.recv() => Next::Request(request),
+            () = holders::gone(proxy), if drain.waits_for_unused() => Next::Unused,
+            () = sleep_until(drain.deadline()) => Next::Time,
         };
         let now = Instant::now();
-        let open = proxy.table.len();
-        let actions = match request {
-            Some(request) => drain.request(request, now, open),
-            None => drain.tick(now, open),
+        let actions = match next {
+            Next::Request(request) => drain.request(request, now),
+            Next::Unused => drain.unused(),
+            Next::Time => drain.tick(now),
         };
-        if request.is_some() || !actions.is_empty() {
-            tracing::info!(open, state = drain.name(), "draining");
+        if matches!(next, Next::Request(_)) || !actions.is_empty() {
+            tracing::info!(open = proxy.table.len(), state = drain.name(), "draining");
         }
         for action in actions {
             match action {

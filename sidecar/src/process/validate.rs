@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `culvert-sidecar validate PATH…`: checks documents as a start would, and runs nothing.
 
+use crate::observe::one_line::one_line;
 use crate::options::Options;
 use crate::plan::load::{self, PlanError};
 use std::fmt::Write;
@@ -17,7 +18,7 @@ pub fn validate(options: Options, paths: &[PathBuf]) -> Result<String, Vec<Strin
     let mut text = String::new();
     for warning in &plan.warnings {
         // Writing to a String does not fail.
-        let _ = writeln!(text, "warning: {warning}");
+        let _ = writeln!(text, "warning: {}", one_line(warning));
     }
     let whose = config.dataplane.map_or(String::new(), |name| format!(", Dataplane {name:?}"));
     let _ = write!(

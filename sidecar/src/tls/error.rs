@@ -35,8 +35,15 @@ pub(crate) enum TlsError {
     #[error("the TLS handshake did not end within {0:?}")]
     TimedOut(Duration),
     /// Too many handshakes are in progress.
-    #[error("{0} TLS handshakes are in progress, which is the limit")]
-    TooMany(u32),
+    #[error(
+        "{0} TLS handshakes are in progress, which is the limit, and no peer has more of them than this one"
+    )]
+    TooMany(usize),
+    /// Another peer got the place.
+    #[error(
+        "the TLS handshake gave its place to another peer's: {0} are in progress, and this peer had most"
+    )]
+    GaveWay(usize),
     /// The sidecar has no identity.
     #[error("this sidecar has no identity (--identity), so it cannot speak TLS: see /certs")]
     NoIdentity,
@@ -89,7 +96,7 @@ pub(crate) enum PeerFault {
 impl TlsError {
     /// Returns true if this sidecar lacks something, so that any other peer would fail too.
     pub(crate) fn is_ours(&self) -> bool {
-        matches!(self, Self::NoIdentity | Self::TooMany(_))
+        matches!(self, Self::NoIdentity | Self::TooMany(_) | Self::GaveWay(_))
     }
 
     /// Returns the reason in the closing record.
@@ -99,7 +106,7 @@ impl TlsError {
             Self::OwnTls => CloseReason::ForeignTls,
             Self::Silent(_) | Self::TimedOut(_) => CloseReason::TlsTimeout,
             Self::Lost(_) => CloseReason::ClientReset,
-            Self::TooMany(_) => CloseReason::Limit,
+            Self::TooMany(_) | Self::GaveWay(_) => CloseReason::Limit,
             Self::NoIdentity => CloseReason::TlsNoIdentity,
             Self::Gone | Self::Cut | Self::Io(_) => CloseReason::TlsFailure,
             Self::Peer(PeerFault::Expired) => CloseReason::TlsExpired,

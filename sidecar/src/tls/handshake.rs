@@ -4,15 +4,13 @@
 use super::configs::Configs;
 use super::error::TlsError;
 use super::peer;
-use super::schedule::scheduled;
+use super::places::{Candidate, Place, Places};
 use super::session::{MOST_KEPT, Session};
 use super::stream::TlsStream;
-use crate::net::limit::Limit;
 use crate::plan::permissions::Peer;
 use culvert_mesh::model::spiffe::SpiffeId;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,9 +19,9 @@ use tokio::net::TcpStream;
 /// are as long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Most handshakes in progress at a time, some 20 KiB each. Those that wait delay no established stream (see
-/// [`super::schedule`]), so memory alone decides.
-pub(crate) const MOST: u32 = 2048;
+/// Most handshakes in progress at a time, some 20 KiB each, the waits for a ClientHello under STRICT included. Those that
+/// wait delay no established stream (see [`super::places`]), so memory alone decides.
+pub(crate) const MOST: usize = 2048;
 
 /// Room of a read during the handshake: a flight with two certificates has 2 to 3 KiB.
 const FLIGHT: usize = 4096;
@@ -44,32 +42,33 @@ impl Shaken {
     }
 }
 
-/// Answers a handshake.
+/// Answers a handshake, in a place that its caller holds.
 ///
 /// # Errors
 /// Any failure; TLS' alert is sent then, and the caller closes the socket.
 pub(crate) async fn accept(
     tcp: &mut TcpStream,
     configs: &Configs,
-    under_way: &Arc<Limit>,
+    place: &Place<'_>,
 ) -> Result<Shaken, TlsError> {
-    let _permit = under_way.try_acquire().ok_or(TlsError::TooMany(under_way.max()))?;
-    within_deadline(shake(tcp, configs, None, || Session::server(configs))).await
+    within_deadline(shake(tcp, configs, None, place, || Session::server(configs))).await
 }
 
 /// Begins a handshake with the server at `to`, which must be `expected` if that is known.
 ///
 /// # Errors
-/// Those of [`accept`].
+/// Those of [`accept`], and if there is no place for it.
 pub(crate) async fn connect(
     tcp: &mut TcpStream,
     configs: &Configs,
     to: IpAddr,
     expected: Option<&SpiffeId>,
-    under_way: &Arc<Limit>,
+    places: &Places,
 ) -> Result<Shaken, TlsError> {
-    let _permit = under_way.try_acquire().ok_or(TlsError::TooMany(under_way.max()))?;
-    let shaken = within_deadline(shake(tcp, configs, expected, || Session::client(configs, to))).await;
+    // This pod chose the server, so none is a stranger; but one that answers nothing must not take the places of others.
+    let place = places.take(Candidate { address: to, known: true })?;
+    let shaking = shake(tcp, configs, expected, &place, || Session::client(configs, to));
+    let shaken = within_deadline(place.held(shaking)).await;
     // A resumed session has the certificate of its first handshake. The server may have another by now, which only a full
     // handshake shows.
     if let Err(TlsError::Peer(_)) = shaken {
@@ -88,13 +87,14 @@ async fn shake(
     tcp: &mut TcpStream,
     configs: &Configs,
     expected: Option<&SpiffeId>,
+    place: &Place<'_>,
     begin: impl FnOnce() -> Result<Session, rustls::Error>,
 ) -> Result<Shaken, TlsError> {
     let mut session = begin().map_err(TlsError::Protocol)?;
     let mut came = Vec::new();
     loop {
         // The first round has no bytes to process; a client sends its ClientHello then.
-        let processed = scheduled(|| session.process_early(&mut came)).await;
+        let processed = place.in_turn(|| session.process_early(&mut came)).await;
         if let Err(error) = processed {
             session.alert();
             // Best effort: the connection is over, also if the peer does not get the alert.

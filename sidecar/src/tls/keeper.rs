@@ -7,8 +7,8 @@
 use super::configs::{Configs, provider};
 use super::identity::{FILES, Identity, IdentityFault, Pem};
 use super::metrics::TlsMetrics;
+use super::places::{Acquaintances, Places};
 use crate::net::addrs::Direction;
-use crate::net::limit::Limit;
 use crate::net::throttle::Throttle;
 use crate::options::config::IdentitySource;
 use crate::plan::tls::TlsSettings;
@@ -32,7 +32,9 @@ pub(crate) struct Tls {
     identity: ArcSwapOption<Identity>,
     configs: ArcSwapOption<Configs>,
     /// Handshakes in progress, by direction: clients that begin many and end none must not block outbound connections.
-    under_way: [Arc<Limit>; 2],
+    places: [Places; 2],
+    /// Addresses of members that came in.
+    pub(crate) acquaintances: Acquaintances,
     state: Mutex<KeeperState>,
     complaining: Throttle,
 }
@@ -71,7 +73,8 @@ impl Tls {
             source,
             identity: ArcSwapOption::empty(),
             configs: ArcSwapOption::empty(),
-            under_way: Direction::ALL.map(|_| Limit::new(super::handshake::MOST)),
+            places: Direction::ALL.map(|_| Places::new(super::handshake::MOST)),
+            acquaintances: Acquaintances::default(),
             state: Mutex::default(),
             complaining: Throttle::new(COMPLAIN_EVERY),
         };
@@ -86,9 +89,9 @@ impl Tls {
         self.configs.load_full()
     }
 
-    /// Returns the limit of handshakes in a direction.
-    pub(crate) fn under_way(&self, direction: Direction) -> &Arc<Limit> {
-        &self.under_way[direction as usize]
+    /// Returns the places of handshakes in a direction.
+    pub(crate) fn places(&self, direction: Direction) -> &Places {
+        &self.places[direction as usize]
     }
 
     /// Returns the workload's identity.

@@ -18,12 +18,10 @@ mod identity;
 mod keeper;
 mod metrics;
 mod peer;
-mod schedule;
+pub(crate) mod places;
 mod session;
 pub mod sniff;
 mod stream;
-
-pub(crate) mod unverified;
 mod verify;
 
 pub(crate) use error::TlsError;

@@ -9,6 +9,7 @@
 
 mod pages;
 mod security;
+mod signals;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -46,6 +47,7 @@ fn bad_usage_is_64_with_the_reason_on_stderr() {
         (vec!["--redirekt"], "unexpected argument '--redirekt'"),
         (vec!["--outbound-port", "70000"], "invalid value '70000' for '--outbound-port <PORT>'"),
         (vec!["--identity", "/etc/tls", "--trust-domain", "A B"], "\"A B\" is no trust domain"),
+        (vec!["--identity", "/etc/tls"], "--identity /etc/tls needs mesh documents"),
         (vec!["--app-probes", "[]"], "--app-probes: not a JSON object"),
         (vec!["--admin-address", "0.0.0.0:9901"], "--admin-address 0.0.0.0:9901 is not a loopback address"),
         (vec!["validate", "/no/such/mesh.yaml"], "/no/such/mesh.yaml: No such file or directory"),
@@ -112,10 +114,13 @@ fn validate_checks_documents_and_runs_nothing() {
         ),
     ] {
         let path = format!("{folder}/{name}");
-        let (code, stdout, stderr) = output(program().args(options).args(["validate", &path]));
+        let mesh = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/mesh.yaml");
+        let paths = if name.starts_with("mesh") { vec![path.as_str()] } else { vec![&path, mesh] };
+        let (code, stdout, stderr) = output(program().args(options).arg("validate").args(&paths));
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{name}");
         assert!(
-            stdout.starts_with("1 documents are well-formed; ") && stdout.contains(summary),
+            stdout.starts_with(&format!("{} documents are well-formed; ", paths.len()))
+                && stdout.contains(summary),
             "{name}: {stdout}"
         );
     }
@@ -331,7 +336,7 @@ fn a_log_that_is_not_read_delays_no_connection() {
     let mut sidecar = Sidecar::start_program(
         program,
         Stdio::piped,
-        &["--verify-redirect=off", "--log-level=debug", "--drain-delay=0"],
+        &["--verify-redirect=off", "--log-level=debug", "--drain-delay=0", "--drain-time=0"],
     );
     for _ in 0..1000 {
         // The reset may come before connect has returned.
@@ -365,7 +370,13 @@ fn without_a_proof_of_capture_it_is_alive_and_not_ready() {
 
 #[test]
 fn sigterm_without_connections_ends_it_after_the_delay_with_0() {
-    let sidecar = Sidecar::start(&["--verify-redirect=off", "--drain-delay=300ms", "--access-log=stdout"]);
+    // Other programs of this machine hold sockets, for as long as they like.
+    let sidecar = Sidecar::start(&[
+        "--verify-redirect=off",
+        "--drain-delay=300ms",
+        "--drain-time=0",
+        "--access-log=stdout",
+    ]);
     assert!(sidecar.ask(STATUS, "GET /ready").starts_with("HTTP/1.1 200 "));
     drop(TcpStream::connect(("127.0.0.1", sidecar.ports[OUTBOUND])).unwrap());
     let start = Instant::now();
@@ -399,7 +410,7 @@ fn a_second_sigterm_and_quitquitquit_mean_now() {
 
 #[test]
 fn the_inbound_half_drains_alone() {
-    let sidecar = Sidecar::start(&["--verify-redirect=off", "--drain-delay=0"]);
+    let sidecar = Sidecar::start(&["--verify-redirect=off", "--drain-delay=0", "--drain-time=0"]);
     sidecar.signal("USR2");
     let until = Instant::now() + PATIENCE;
     while TcpStream::connect(("127.0.0.1", sidecar.ports[INBOUND])).is_ok() {

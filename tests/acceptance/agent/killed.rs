@@ -35,22 +35,28 @@ fn killed_everywhere(
 #[test]
 fn an_agent_that_is_killed_anywhere_is_finished_by_the_next() -> Result<()> {
     let names = |kept: Vec<Kept>| kept.into_iter().map(|kept| kept.name).collect::<Vec<_>>();
-    for (name, text) in [(NAME, LIST), ("10-net.conf", SINGLE)] {
+    for (name, text, is_upgrade) in
+        [(NAME, LIST, false), ("10-net.conf", SINGLE, false), ("10-net.conf", SINGLE, true)]
+    {
         let node = || {
+            if is_upgrade {
+                return single::of_an_earlier_release();
+            }
             let node = Mounted::new()?;
             fs::write(node.configuration(name), text)?;
             Ok(node)
         };
+        let list = if name == NAME { NAME } else { "10-net.0-culvert.conflist" };
         let kills = killed_everywhere(
             &node,
             |node, strace| node.agent_behind(strace, &[])?.comes_to_its_end(),
             |node, when| {
                 // At no time does a configuration name a plugin that is not there, nor is there none.
-                ensure!(!has_entry(&node.configuration(NAME)) || node.plugin().exists(), "{when}");
-                ensure!(node.configuration(name).exists() || has_entry(&node.configuration(NAME)), "{when}");
+                ensure!(!has_entry(&node.configuration(list)) || node.plugin().exists(), "{when}");
+                let is_there = |name: &&str| node.configuration(name).exists();
+                ensure!([name, list, NAME].iter().any(is_there), "{when}: {:?}", node.kept(CONFIGURATIONS)?);
                 node.agent(&[])?.ready().context(when.to_owned())?.terminate()?;
-                let expected =
-                    if name == NAME { vec![NAME] } else { vec!["10-net.conf.culvert-original", NAME] };
+                let expected = if name == NAME { vec![NAME] } else { vec![list, name] };
                 ensure!(
                     names(node.kept(CONFIGURATIONS)?) == expected,
                     "{when}: {:?}",
@@ -66,7 +72,7 @@ fn an_agent_that_is_killed_anywhere_is_finished_by_the_next() -> Result<()> {
                 Ok(())
             },
         )?;
-        println!("{name}: the agent was killed {kills} times");
+        println!("{name}, an upgrade: {is_upgrade}: the agent was killed {kills} times");
         assert!(kills >= 5, "{kills}");
     }
     Ok(())
@@ -74,8 +80,13 @@ fn an_agent_that_is_killed_anywhere_is_finished_by_the_next() -> Result<()> {
 
 #[test]
 fn an_uninstall_that_is_killed_anywhere_is_finished_by_the_next() -> Result<()> {
-    for (name, text) in [(NAME, LIST), ("10-net.conf", SINGLE)] {
+    for (name, text, is_earlier) in
+        [(NAME, LIST, false), ("10-net.conf", SINGLE, false), ("10-net.conf", SINGLE, true)]
+    {
         let node = || {
+            if is_earlier {
+                return single::of_an_earlier_release();
+            }
             let node = Mounted::new()?;
             fs::write(node.configuration(name), text)?;
             node.agent(&[])?.ready()?.terminate()?;
@@ -85,8 +96,10 @@ fn an_uninstall_that_is_killed_anywhere_is_finished_by_the_next() -> Result<()> 
             &node,
             |node, strace| Ok(node.uninstall_behind(strace, &["--now"])?.0),
             |node, when| {
-                ensure!(!has_entry(&node.configuration(NAME)) || node.plugin().exists(), "{when}");
-                ensure!(node.configuration(name).exists() || node.configuration(NAME).exists(), "{when}");
+                let lists = [NAME, "10-net.0-culvert.conflist"].map(|list| node.configuration(list));
+                ensure!(!lists.iter().any(|list| has_entry(list)) || node.plugin().exists(), "{when}");
+                let is_there = |name: &&str| node.configuration(name).exists();
+                ensure!([name, NAME].iter().any(is_there), "{when}: {:?}", node.kept(CONFIGURATIONS)?);
                 node.uninstall().context(when.to_owned())?;
                 let kept = node.kept(CONFIGURATIONS)?;
                 ensure!(
@@ -98,7 +111,7 @@ fn an_uninstall_that_is_killed_anywhere_is_finished_by_the_next() -> Result<()> 
                 Ok(())
             },
         )?;
-        println!("{name}: uninstall was killed {kills} times");
+        println!("{name}, of an earlier release: {is_earlier}: uninstall was killed {kills} times");
         assert!(kills >= 5, "{kills}");
     }
     Ok(())

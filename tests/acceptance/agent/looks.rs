@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::*;
 
 /// Returns the result of the check `name` of `doctor`.
-fn found(node: &Mounted, name: &str) -> Result<String> {
+pub(super) fn found(node: &Mounted, name: &str) -> Result<String> {
     let (_, report) = json_of(node.command(&[], "doctor")?)?;
     let checks = report["checks"].as_array().context("no checks")?;
     let check = checks.iter().find(|check| check["name"] == name).context("no such check")?;
@@ -23,7 +23,7 @@ fn doctor_reports_why_a_file_cannot_be_read() -> Result<()> {
     let large = LIST.to_owned() + &" ".repeat(2 << 20);
     let broken = [LIST.as_bytes(), b"\xff"].concat();
     for (bytes, reason) in [
-        (broken.as_slice(), "it is not UTF-8"),
+        (broken.as_slice(), "it is no JSON object"),
         (large.as_bytes(), "more than 2097152 bytes"),
         (b"", "it is empty"),
     ] {

@@ -58,8 +58,8 @@ const ATTACKS: [Attack; 10] = [
         name: "a .conf comes first",
         on: |node| Ok(fs::write(node.configuration("09-first.conf"), SINGLE)?),
         healed: |node| {
-            has_entry(&node.configuration("09-first.conflist"))
-                && !node.configuration("09-first.conf").exists()
+            has_entry(&node.configuration("09-first.0-culvert.conflist"))
+                && node.configuration("09-first.conf").exists()
         },
     },
     Attack {

@@ -278,13 +278,17 @@ fn before_anything_is_deleted_every_node_is_cleaned_and_waited_for() -> Result<(
         }
         assert_eq!(annotations["helm.sh/hook"], "pre-delete");
         assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
-        assert_eq!(document["metadata"]["namespace"], NAMESPACE);
+        let is_of_cluster = document["kind"].as_str().is_some_and(|kind| kind.starts_with("Cluster"));
+        assert!(is_of_cluster || document["metadata"]["namespace"] == NAMESPACE, "{document}");
         let weight: i32 = annotations["helm.sh/hook-weight"].as_str().context("no weight")?.parse()?;
         order.push((weight, document["kind"].as_str().context("no kind")?));
     }
     order.sort_unstable();
     let kinds: Vec<&str> = order.iter().map(|(_, kind)| *kind).collect();
-    assert_eq!(kinds, ["Role", "ServiceAccount", "RoleBinding", "DaemonSet", "Job"]);
+    assert_eq!(
+        kinds,
+        ["ClusterRole", "Role", "ServiceAccount", "ClusterRoleBinding", "RoleBinding", "DaemonSet", "Job"]
+    );
 
     let (agents, _) = pod(&rendered, "-agent")?;
     let (pod, container) = pod(&rendered, "-uninstall")?;

@@ -119,6 +119,53 @@ fn a_node_that_is_down_is_skipped_or_stops_it_as_the_chart_says() -> Result<()> 
     Ok(())
 }
 
+/// A node with the word of the control plane about its kubelet.
+fn node(server: &ApiServer, name: &str, ready: &str) {
+    let conditions =
+        json!([{ "type": "MemoryPressure", "status": ready }, { "type": "Ready", "status": ready }]);
+    let object = json!({ "metadata": { "name": name }, "status": { "conditions": conditions } });
+    server.object(&format!("/api/v1/nodes/{name}"), object);
+}
+
+#[test]
+fn nodes_that_the_control_plane_calls_unreachable_cost_no_wait() -> Result<()> {
+    for (unreachable, expected) in [("skip", 0), ("fail", 1)] {
+        let server = ApiServer::local()?;
+        daemon_set(&server, 22)?;
+        let mut all = vec![pod("up", &ended(0, ""))];
+        all.extend((0..20).map(|n| pod(&format!("down-{n}"), &json!({ "phase": "Pending" }))));
+        // One that went down while it was at work.
+        all.push(pod(
+            "gone",
+            &json!({ "startTime": "x", "containerStatuses": [{ "state": { "running": {} } }] }),
+        ));
+        pods(&server, &all);
+        (0..20).for_each(|n| node(&server, &format!("down-{n}"), "Unknown"));
+        node(&server, "gone", "Unknown");
+        // With the chart's wait of a minute, which is longer than this test waits for the job.
+        let (code, said) = outcome(job(&server, &json!({ "unreachable": unreachable }))?)?;
+        assert_eq!(code, expected, "{said}");
+        assert!(said.contains("1 of 22 nodes") && said.matches("not reached").count() == 21, "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_whose_kubelet_is_heard_of_is_waited_for() -> Result<()> {
+    let server = ApiServer::local()?;
+    daemon_set(&server, 2)?;
+    pods(&server, &[pod("up", &ended(0, "")), pod("slow", &json!({ "phase": "Pending" }))]);
+    node(&server, "slow", "False");
+    let job = job(&server, &json!({}))?;
+    let asked = || server.asked().iter().filter(|asked| asked.path == "/api/v1/nodes/slow").count();
+    eventually!(asked() >= 2, SOON);
+    pods(&server, &[pod("up", &ended(0, "")), pod("slow", &ended(0, ""))]);
+    let (code, said) = outcome(job)?;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("2 of 2 nodes are done"), "{said}");
+    Ok(())
+}
+
 #[test]
 fn a_node_that_cannot_be_done_stops_it_with_the_reason() -> Result<()> {
     let server = ApiServer::local()?;

@@ -6,6 +6,7 @@ mod cluster;
 mod image;
 mod node;
 mod options;
+mod scheduling;
 mod sidecar;
 mod values;
 
@@ -46,6 +47,16 @@ fn choices() -> Vec<(&'static str, Value)> {
                                "redirect": { "proxyUid": 4294967294u32, "excludeInboundPorts": "22,8000-8999",
                                              "dropInvalid": true } } }),
         ),
+        (
+            "some nodes",
+            json!({ "agent": {
+                "nodeSelector": { "pool": "apps" },
+                "tolerations": [{ "key": "pool", "operator": "Equal", "value": "apps", "effect": "NoSchedule" }],
+                "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [{ "matchExpressions": [
+                        { "key": "zone", "operator": "In", "values": ["a", "b"] }] }] } } } } }),
+        ),
+        ("any node", json!({ "agent": { "affinity": null } })),
         ("no uninstall", json!({ "uninstall": { "enabled": false } })),
     ]
 }

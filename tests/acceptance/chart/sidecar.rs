@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -137,8 +138,7 @@ fn carries_traffic(manifest: &Manifest) -> Result<()> {
             assert_eq!(probe(world, &pod, &container["readinessProbe"])?, 200);
             assert_eq!(probe(world, &pod, &container["livenessProbe"])?, 200);
 
-            let application =
-                pod.container("web", 1000, &["/bin/httpd", "-f", "-p", "8080", "-h", "/www"])?;
+            let application = pod.container("web", 1000, &["/bin/sh", "-c", &flushes(manifest)?])?;
             for family in Family::BOTH {
                 let to = SocketAddr::from((family.outside(), 80));
                 let fetched = application.exec(&["wget", "-q", "-O", "-", &format!("http://{to}/")])?;
@@ -154,18 +154,52 @@ fn carries_traffic(manifest: &Manifest) -> Result<()> {
                 }
             }
 
-            // SIGTERM, and SIGKILL when the grace period is over.
-            let grace = manifest.pod["spec"]["terminationGracePeriodSeconds"].as_i64().context("no grace")?;
-            let begun = Instant::now();
-            sidecar.stop(grace)?;
-            assert_eq!(sidecar.wait()?, Exit::Code(0), "{}", sidecar.log()?);
-            let took = begun.elapsed();
-            let delay = Duration::from_secs(manifest.seconds("--drain-delay")?);
-            // Nothing is open any more: it goes when the delay is over.
-            ensure!(took >= delay && took < delay + Duration::from_secs(10), "{}: {took:?}", manifest.kind);
-            Ok(())
+            ends(world, &application, &sidecar, manifest)
         },
     )
+}
+
+/// An application that serves for a second after the delay once it is asked to end, and then sends what it has left.
+fn flushes(manifest: &Manifest) -> Result<String> {
+    let last = format!("http://{}/", SocketAddr::from((Family::V4.outside(), 80)));
+    let serves = manifest.seconds("--drain-delay")? + 1;
+    Ok(format!(
+        "trap 'sleep {serves}; wget -q -O /dev/null {last}; exit $?' TERM; httpd -f -p 8080 -h /www & wait"
+    ))
+}
+
+/// As a kubelet ends the pod: a native sidecar gets its SIGTERM after the application's end, a plain one together with it;
+/// SIGKILL when the grace period is over. The application loses nothing, and no container outlives it for long.
+fn ends(
+    world: &World,
+    application: &Container<'_>,
+    sidecar: &Container<'_>,
+    manifest: &Manifest,
+) -> Result<()> {
+    let grace = manifest.pod["spec"]["terminationGracePeriodSeconds"].as_i64().context("no grace")?;
+    let delay = Duration::from_secs(manifest.seconds("--drain-delay")?);
+    let mut begun = Instant::now();
+    thread::scope(|scope| {
+        let stopping = scope.spawn(|| application.stop(grace));
+        if !manifest.is_native() {
+            // Peers that have not heard of the end yet.
+            let stream = world.outside.connect((World::node_address(Family::V4), 18080))?;
+            assert_eq!(http::get(stream, "/")?.body.trim_end(), PAGE);
+            sidecar.stop(grace)?;
+        }
+        stopping.join().expect("no panic")
+    })?;
+    assert_eq!(application.wait()?, Exit::Code(0), "{}: its last words; {}", manifest.kind, sidecar.log()?);
+    if manifest.is_native() {
+        begun = Instant::now();
+        sidecar.stop(grace)?;
+    }
+    assert_eq!(sidecar.wait()?, Exit::Code(0), "{}", sidecar.log()?);
+    let took = begun.elapsed();
+    println!("{}: the sidecar ended {took:?} after its SIGTERM", manifest.kind);
+    // Far from --drain-time.
+    ensure!(took >= delay && took < delay + Duration::from_secs(15), "{}: {took:?}", manifest.kind);
+    Ok(())
 }
 
 /// The kernel's view of its process: no capability, no way to one, a filter of system calls.

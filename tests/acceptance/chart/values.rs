@@ -101,6 +101,8 @@ fn wrong_values_are_refused_and_named() -> Result<()> {
         (json!({ "agent": { "maxUnavailable": 0 } }), &["/agent/maxUnavailable"]),
         (json!({ "agent": { "maxUnavailable": "0%" } }), &["/agent/maxUnavailable"]),
         (json!({ "agent": { "tolerations": [{ "operator": "Any" }] } }), &["/agent/tolerations/0/operator"]),
+        (json!({ "agent": { "affinity": { "nodeAfinity": {} } } }), &["/agent/affinity", "nodeAfinity"]),
+        (json!({ "agent": { "affinity": [] } }), &["/agent/affinity", "object"]),
         (json!({ "agent": { "hostNetwork": true } }), &["hostNetwork"]),
         // The DaemonSet would not know its pods by these.
         (
@@ -142,7 +144,10 @@ fn wrong_values_are_refused_and_named() -> Result<()> {
 /// Every leaf below an object, as `a.b.c`; what users fill in as they like (maps, lists) is one leaf.
 fn leaves(value: &Value, at: &str, into: &mut BTreeSet<String>) {
     match value.as_object() {
-        Some(fields) if !fields.is_empty() && !at.ends_with("nodeSelector") && !at.ends_with("resources") => {
+        Some(fields)
+            if !fields.is_empty()
+                && !["nodeSelector", "resources", "affinity"].iter().any(|map| at.ends_with(map)) =>
+        {
             for (key, value) in fields {
                 let below = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
                 leaves(value, &below, into);

@@ -5,6 +5,8 @@ mod containerd;
 mod node;
 mod podman;
 mod repair;
+mod sandboxes;
+mod single;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 

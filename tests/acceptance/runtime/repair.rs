@@ -225,6 +225,40 @@ fn an_agent_in_a_container_puts_pods_right_with_three_capabilities() -> Result<(
     )
 }
 
+/// A pod's own list of reserved ports is a safe sysctl, which the runtime writes after the plugin's ADD.
+#[test]
+fn a_pods_own_reserved_ports_are_completed_without_a_word() -> Result<()> {
+    const NAME: &str = "net.ipv4.ip_local_reserved_ports";
+    leaving_nothing(
+        || Node::start("1.0.0"),
+        |node| {
+            let client = node.client()?;
+            node.agent(&[])?.ready()?.terminate()?;
+            let pod = client.run("pod")?;
+            let host = pod.host()?;
+            assert!(host.sysctl(NAME)?.contains("15001"));
+            host.set_sysctl(NAME, "8000-8010\n")?;
+            let agent = node.agent(&[])?.ready()?;
+            eventually!(host.sysctl(NAME).is_ok_and(|ports| ports.contains("15001")), SOON);
+            assert!(host.sysctl(NAME)?.starts_with("8000-8010"), "{}", host.sysctl(NAME)?);
+            let row = || status(node, "default/pod").map(|(_, row)| row);
+            eventually!(row().is_ok_and(|row| row["reason"].to_string().contains("completed")), SOON);
+            assert_eq!(row()?["state"], "redirected", "{}", row()?);
+            assert_eq!(agent.metric("culvert_agent_pods_repaired_total")?, 0.0, "{}", agent.log());
+            let log = agent.terminate()?;
+            assert!(!log.contains("WARN") && !log.contains("repaired"), "{log}");
+            // The plugin's DEL would give back the pod's own list, not the one before it.
+            let folder = node.state().join("attachments");
+            let record = std::fs::read_dir(folder)?.next().context("no record")??.path();
+            let record: Value = serde_json::from_slice(&std::fs::read(record)?)?;
+            let kept = record["footprint"]["sysctls"].as_array().context("no sysctls")?;
+            let kept = kept.iter().find(|sysctl| sysctl["name"].to_string().contains("reserved_ports"));
+            assert_eq!(kept.context("not kept")?["before"], "8000-8010");
+            pod.end()
+        },
+    )
+}
+
 /// A pod that ends loses its rules a moment before the runtime forgets it.
 #[test]
 fn pods_that_end_are_not_put_right() -> Result<()> {

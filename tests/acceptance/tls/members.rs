@@ -281,7 +281,7 @@ fn under_strict_the_kubelets_probes_reach_the_application_and_nothing_else_does(
     let app = world.lab.pod.as_uid(APP);
     let _servers = [
         app.serve(("0.0.0.0", WAITS), http("well"))?,
-        app.serve(("0.0.0.0", OWN_TLS), own_tls("HTTP/1.1 200 OK\r\n\r\n")?)?,
+        app.serve(("0.0.0.0", OWN_TLS), own_tls("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?)?,
     ];
     // As the kubelet comes: from outside, to the status port.
     let ask = |path: &str| culvert_tests::http::get(world.lab.peer.connect((SERVER, 15020))?, path);

@@ -1,9 +1,11 @@
 //! TLS between workloads: whom STRICT keeps out and PERMISSIVE lets in, by which reason, and what a member notices of it.
 
 mod bulk;
+mod bursts;
 mod keys;
 mod members;
 mod probes;
+mod strangers;
 mod who;
 
 use std::fs;

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, fexecve, getppid, setgroups, setresgid, setresuid};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{
@@ -104,9 +104,9 @@ fn become_program(arguments: Vec<OsString>) -> Result<Infallible> {
     env::set_current_dir("/")?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     if files != "-" {
-        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let wanted = number(&files)?;
-        setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted.max(hard))?;
+        // The hard limit too, which the sidecar raises its own to.
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted)?;
     }
 
     give_up_privileges(uid).with_context(|| format!("cannot become uid {uid} without capabilities"))?;

@@ -209,6 +209,11 @@ state = "{state}"
   disable_apparmor = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "native"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+  # A handler is told by its name: the program behind this one is runc too.
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.kata-lab]
+    runtime_type = "io.containerd.runc.v2"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{plugins}"
     conf_dir = "{network}"
@@ -253,7 +258,7 @@ impl<'a> PodSettings<'a> {
     /// Starts the sandbox, as a kubelet does first.
     pub fn run(self) -> Result<Pod<'a>> {
         let Self { node, config } = self;
-        let request = RunPodSandboxRequest { config: Some(config.clone()) };
+        let request = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
         let PodSandboxId { pod_sandbox_id: id } = node.cri.call("RunPodSandbox", request)?;
         let status: PodSandboxStatusResponse =
             node.cri.call("PodSandboxStatus", PodSandboxId { pod_sandbox_id: id.clone() })?;

@@ -90,6 +90,9 @@ pub(super) struct RuntimeCondition {
 pub(super) struct RunPodSandboxRequest {
     #[prost(message, optional, tag = "1")]
     pub(super) config: Option<PodSandboxConfig>,
+    /// Of the RuntimeClass; empty is the default.
+    #[prost(string, tag = "2")]
+    pub(super) runtime_handler: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

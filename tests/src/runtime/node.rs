@@ -269,6 +269,11 @@ impl<'a> NodeClient<'a> {
 
     /// Runs a sandbox with these annotations.
     pub fn run_with(&self, name: &str, annotations: &[(&str, &str)]) -> Result<Sandbox<'a, '_>> {
+        self.run_by("", name, annotations)
+    }
+
+    /// Runs a sandbox by the handler of a RuntimeClass; `""` is the default, `kata-lab` another.
+    pub fn run_by(&self, handler: &str, name: &str, annotations: &[(&str, &str)]) -> Result<Sandbox<'a, '_>> {
         let world = self.node.world();
         let metadata = PodSandboxMetadata {
             name: name.to_owned(),
@@ -287,7 +292,7 @@ impl<'a> NodeClient<'a> {
                 .collect(),
             linux: Some(LinuxPodSandboxConfig { cgroup_parent: world.cgroup() }),
         };
-        let request = RunPodSandboxRequest { config: Some(config) };
+        let request = RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
         let PodSandboxId { pod_sandbox_id: id } =
             self.cri.call("RunPodSandbox", request).with_context(|| format!("{name} could not be made"))?;
         Ok(Sandbox { client: self, id })

@@ -14,6 +14,7 @@ use super::decision::{Decided, Decision, Reason};
 use super::{grammar, kuma};
 use crate::metadata::Annotations;
 use crate::redirect::policy::{ClosedPorts, DnsCapture, EngineChoice, OutboundUdp, Policy, Ports, Toggle};
+use crate::shown::shown;
 
 /// Prefix of culvert's own annotations.
 const OWN: &str = "culvert.dev/";
@@ -27,7 +28,7 @@ const KUMA_ONBOARD: &str = "kuma.io/sidecar-injected";
 /// the node's. All errors are returned at once. Annotations under `culvert.dev/` are checked on a pod that is not onboarded
 /// too: a misspelled `culvert.dev/redirekt` must not leave a pod outside the mesh without an error.
 pub fn decide_policy(annotations: &Annotations, defaults: &Settings) -> Result<Decided, SettingsError> {
-    let mut errors = unknown(annotations);
+    let mut errors = Vec::new();
     let onboarded = onboarded(annotations, &mut errors);
     let mut warnings = Vec::new();
     let kuma_config =
@@ -53,8 +54,11 @@ pub fn decide_policy(annotations: &Annotations, defaults: &Settings) -> Result<D
         let Some(Given { name, value, apply, of_pod }) = layers.given(setting) else { continue };
         let default = defaults.values.get(setting.key).map(String::as_str);
         if of_pod && defaults.locked.contains(&setting.key) && Some(value) != default {
-            errors
-                .push(format!("{} is locked on this node: {name} may not set it to {value:?}", setting.name));
+            errors.push(format!(
+                "{} is locked on this node: {name} may not set it to {}",
+                setting.name,
+                shown(value)
+            ));
             continue;
         }
         // An empty value stands for culvert's default, not for the node's.
@@ -63,7 +67,7 @@ pub fn decide_policy(annotations: &Annotations, defaults: &Settings) -> Result<D
         }
         match apply(&mut policy, value.trim()) {
             Ok(()) => drop(sources.insert(setting.name, name.into_owned())),
-            Err(allowed) => errors.push(format!("{name} is {value:?}: it must be {allowed}")),
+            Err(allowed) => errors.push(format!("{name} must be {allowed}: it is {}", shown(value))),
         }
     }
     if onboarded.is_ok() && onboarded_by == KUMA_ONBOARD && kuma_config.is_none() {
@@ -73,6 +77,7 @@ pub fn decide_policy(annotations: &Annotations, defaults: &Settings) -> Result<D
         }
     }
     errors.extend(clashes(&policy));
+    errors.extend(unknown(annotations));
     warnings.extend(surprises(&policy));
     match onboarded {
         _ if !errors.is_empty() => Err(SettingsError(errors)),
@@ -159,17 +164,18 @@ fn surprises(policy: &Policy) -> Vec<String> {
     warnings
 }
 
-/// Errors for unknown annotations under `culvert.dev/`.
-fn unknown(annotations: &Annotations) -> Vec<String> {
+/// One error for all unknown annotations under `culvert.dev/`.
+fn unknown(annotations: &Annotations) -> Option<String> {
     let known = |name: &str| name == ONBOARD || SETTINGS.iter().any(|setting| setting.name == name);
-    annotations
+    let wrong: Vec<&str> = annotations
         .keys()
         .filter(|key| key.strip_prefix(OWN).is_some_and(|name| !known(name)))
-        .map(|key| {
-            let names = SETTINGS.iter().map(|setting| setting.name).collect::<Vec<_>>().join(", ");
-            format!("{key} is no annotation of culvert: known are {ONBOARD}, {names}")
-        })
-        .collect()
+        .map(String::as_str)
+        .collect();
+    let names = SETTINGS.iter().map(|setting| setting.name).collect::<Vec<_>>().join(", ");
+    (!wrong.is_empty()).then(|| {
+        format!("no annotation of culvert: {} (known are {ONBOARD}, {names})", shown(wrong.join(", ")))
+    })
 }
 
 /// Returns `Ok` if an annotation onboards the pod, ours before Kuma's.
@@ -178,7 +184,7 @@ fn onboarded(annotations: &Annotations, errors: &mut Vec<String>) -> Result<(), 
         Some((_, Ok(Toggle::Enabled))) => Ok(()),
         Some((_, Ok(Toggle::Disabled))) => Err(Reason::Disabled),
         Some((value, Err(allowed))) => {
-            errors.push(format!("{OWN}{ONBOARD} is {value:?}: it must be {allowed}"));
+            errors.push(format!("{OWN}{ONBOARD} must be {allowed}: it is {}", shown(value)));
             Err(Reason::NotOnboarded)
         }
         None if annotations.get(KUMA_ONBOARD).is_some_and(|value| value == "true") => Ok(()),

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 
 use super::table::SETTINGS;
 use crate::metadata::Annotations;
-use crate::protocol::{Fields, repeated};
+use crate::protocol::{Fields, Text, repeated};
+use crate::shown::shown;
 
 /// Settings that cannot be followed: CNI code 7. One line for each, with its name, its value and the allowed values.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,22 +37,28 @@ impl Settings {
         let fields = match redirect.map(|raw| serde_json::from_str::<Fields<'_>>(raw.get())) {
             None => Vec::new(),
             Some(Ok(Fields(fields))) => fields,
-            Some(Err(error)) => {
-                return Err(format!("the conflist's redirect is no JSON object: {error}").into());
+            Some(Err(_)) => {
+                let it_is = redirect.map(|raw| shown(raw.get())).unwrap_or_default();
+                return Err(format!("the conflist's redirect is no JSON object: it is {it_is}").into());
             }
         };
         if let Some(key) = repeated(&fields) {
-            errors.push(format!("redirect.{key} is in the conflist twice: which value should count?"));
+            errors.push(format!("a key of redirect is in the conflist twice: {}", shown(key)));
         }
         for (key, raw) in &fields {
-            let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
-                errors.push(format!("redirect.{key} in the conflist is unknown; known are {}", allowed()));
+            let Some(setting) = SETTINGS.iter().find(|setting| setting.key.eq_ignore_ascii_case(key)) else {
+                errors.push(format!(
+                    "unknown in the conflist's redirect: {} (known are {})",
+                    shown(key),
+                    allowed()
+                ));
                 continue;
             };
             match scalar(raw) {
                 Some(value) => drop(values.insert(setting.key, value)),
                 None => errors.push(format!(
-                    "redirect.{key} in the conflist is {raw}: it must be a string, a number, true or false"
+                    "redirect.{key} in the conflist must be a string, a number, true or false: it is {}",
+                    shown(raw.get())
                 )),
             }
         }
@@ -59,9 +66,11 @@ impl Settings {
         for key in locked {
             match SETTINGS.iter().find(|setting| setting.key == key) {
                 Some(setting) => locked_keys.push(setting.key),
-                None => {
-                    errors.push(format!("locked names {key:?}, which is unknown; known are {}", allowed()))
-                }
+                None => errors.push(format!(
+                    "unknown in the conflist's locked: {} (known are {})",
+                    shown(key),
+                    allowed()
+                )),
             }
         }
         if errors.is_empty() { Ok(Self { values, locked: locked_keys }) } else { Err(SettingsError(errors)) }
@@ -72,14 +81,14 @@ impl Settings {
 pub(crate) fn parse_annotations(raw: Option<&RawValue>) -> Result<Annotations, SettingsError> {
     let Some(raw) = raw else { return Ok(Annotations::new()) };
     let wrong = |what: String| SettingsError(vec![format!("runtimeConfig's pod annotations {what}")]);
-    let Fields(fields) =
-        serde_json::from_str(raw.get()).map_err(|error| wrong(format!("are no JSON object: {error}")))?;
+    let Fields(fields) = serde_json::from_str(raw.get())
+        .map_err(|_| wrong(format!("are no JSON object: they are {}", shown(raw.get()))))?;
     if let Some(key) = repeated(&fields) {
-        return Err(wrong(format!("hold {key:?} twice: which value should count?")));
+        return Err(wrong(format!("hold a key twice: {}", shown(key))));
     }
     let text = |(key, value): (String, &RawValue)| match serde_json::from_str(value.get()) {
-        Ok(text) => Ok((key, text)),
-        Err(_) => Err(wrong(format!("hold {key:?} with a value that is no string"))),
+        Ok(Text(text)) => Ok((key, text)),
+        Err(_) => Err(wrong(format!("hold a value that is no string, under {}", shown(key)))),
     };
     fields.into_iter().map(text).collect()
 }

@@ -95,16 +95,16 @@ fn a_locked_value_may_be_repeated_but_not_changed() {
 #[test]
 fn errors_name_the_annotation_the_value_and_what_is_allowed() {
     let rows = [
-        ("culvert.dev/redirect", "yes", "culvert.dev/redirect is \"yes\": it must be enabled or disabled"),
+        ("culvert.dev/redirect", "yes", "culvert.dev/redirect must be enabled or disabled: it is \"yes\""),
         (
             "culvert.dev/proxy-uid",
             "0",
-            "culvert.dev/proxy-uid is \"0\": it must be a uid from 1 to 4294967294",
+            "culvert.dev/proxy-uid must be a uid from 1 to 4294967294: it is \"0\"",
         ),
         (
             "culvert.dev/inbound-port",
             "70000",
-            "culvert.dev/inbound-port is \"70000\": it must be a port from 1 to 65535",
+            "culvert.dev/inbound-port must be a port from 1 to 65535: it is \"70000\"",
         ),
     ];
     for (name, value, expected) in rows {
@@ -112,7 +112,7 @@ fn errors_name_the_annotation_the_value_and_what_is_allowed() {
     }
     let error = refused(&[("culvert.dev/redirekt", "enabled")], &Settings::default());
     assert!(
-        error.starts_with("culvert.dev/redirekt is no annotation of culvert: known are redirect, "),
+        error.starts_with("no annotation of culvert: \"culvert.dev/redirekt\" (known are redirect, "),
         "{error}"
     );
 }

@@ -113,6 +113,26 @@ pub(crate) fn remove(variant: Variant) -> Result<(), RunError> {
     undo(variant, &SavedTables(nothing.into()))
 }
 
+/// Name NAT rules and drop policies of other programs that iptables-legacy wrote, a line each. Best effort.
+pub(crate) fn others_of_legacy() -> Vec<String> {
+    isolate();
+    let mut lines = Vec::new();
+    for family in families(IpFamilies::Dual) {
+        let saved = find(Tool::Save, Variant::Legacy, family).and_then(|program| run(&program, &[], b""));
+        lines.extend(save::others(family, &saved.unwrap_or_default()));
+    }
+    lines
+}
+
+/// Returns the built-in chain of nat that leads into culvert's chain `name`.
+pub(crate) fn hooked_into(name: &str) -> Option<&'static str> {
+    match name {
+        "CULVERT_INBOUND" => Some("PREROUTING"),
+        "CULVERT_OUTBOUND" => Some("OUTPUT"),
+        _ => None,
+    }
+}
+
 /// Find the programs of `variant` for all families of `which`.
 pub fn available(variant: Variant, which: IpFamilies) -> Result<(), RunError> {
     for family in families(which) {

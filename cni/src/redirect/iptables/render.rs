@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::redirect::owner::Owner;
 use crate::redirect::policy::Protocol;
-use crate::redirect::ruleset::{Action, Chain, ChainName, Family, Match, Point, Rule, Ruleset, Stage};
+use crate::redirect::ruleset::{Action, Chain, ChainName, Family, Match, Point, Rule, Ruleset, Stage, ZONE};
 
 /// A table of iptables, in the order of writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,6 +141,7 @@ fn table_of(chain: &Chain) -> Table {
 const fn built_in(at: Point) -> &'static str {
     match at {
         Point::Prerouting => "PREROUTING",
+        Point::Input => "INPUT",
         Point::Output => "OUTPUT",
     }
 }
@@ -185,14 +186,14 @@ fn line(chain: &str, rule: &Rule, family: Family) -> String {
             }
             Match::DestinationPort(range) => write!(ports, " --dport {}:{}", range.start(), range.end()),
             Match::NotDestinationPort(port) => write!(ports, " ! --dport {port}"),
-            Match::SourcePort(port) => write!(ports, " --sport {port}"),
-            Match::NotSourcePort(port) => write!(ports, " ! --sport {port}"),
             Match::Uid(range) if range.start() == range.end() => {
                 write!(matches, " -m owner --uid-owner {}", range.start())
             }
             Match::Uid(range) => write!(matches, " -m owner --uid-owner {}-{}", range.start(), range.end()),
             // The settings refuse this for iptables. Left out, closed ports are redirected, which is the safe side.
             Match::Listening => Ok(()),
+            Match::NotOpening => write!(ports, " ! --tcp-flags FIN,SYN,RST,ACK SYN"),
+            Match::Translated => write!(matches, " -m conntrack --ctstate DNAT"),
             Match::Invalid => write!(matches, " -m conntrack --ctstate INVALID"),
             Match::Reply => write!(matches, " -m conntrack --ctdir REPLY"),
         };
@@ -211,7 +212,10 @@ fn target(action: Action, family: Family) -> String {
             Family::V4 => " -j REJECT --reject-with icmp-port-unreachable".to_owned(),
             Family::V6 => " -j REJECT --reject-with icmp6-port-unreachable".to_owned(),
         },
-        Action::Untrack => " -j CT --notrack".to_owned(),
+        Action::Reset => " -j REJECT --reject-with tcp-reset".to_owned(),
+        // A translation into the range of all ports, which changes none.
+        Action::Keep(_) => " -j DNAT --to-destination :1-65535".to_owned(),
+        Action::Zone => format!(" -j CT --zone-orig {ZONE}"),
         Action::Trace => " -j TRACE".to_owned(),
         Action::Jump(chain) => format!(" -j {}", chain_name(chain)),
         Action::Goto(chain) => format!(" -g {}", chain_name(chain)),

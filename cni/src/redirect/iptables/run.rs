@@ -3,18 +3,17 @@
 //! own `/run` (and so an own `xtables.lock`) and an empty `nsswitch.conf` (the owner match looks up names), with an empty
 //! environment and a deadline.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::os::fd::AsFd;
 
 use crate::redirect::ruleset::Family;
 
@@ -23,7 +22,7 @@ const FOLDERS: [&str; 6] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/loca
 /// Time limit for one program. The slowest measured restore of 1,000 rules took 0.1 s.
 const WITHIN: Duration = Duration::from_secs(2);
 /// Limit for the part of a program's output that is read, in bytes.
-const MAX_OUTPUT: u64 = 4 << 20;
+const MAX_OUTPUT: usize = 4 << 20;
 
 /// A variant of the iptables programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,10 +135,6 @@ pub(crate) fn isolate() {
 /// Run `program` with `input` on its stdin and return its stdout.
 pub(crate) fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<String, RunError> {
     let start = |source| RunError::Start { program: program.to_owned(), source };
-    // Files in memory rather than pipes, which would have to be read and written at the same time.
-    let mut stdin = memory("stdin").map_err(start)?;
-    stdin.write_all(input).and_then(|()| stdin.rewind()).map_err(start)?;
-    let (mut stdout, mut stderr) = (memory("stdout").map_err(start)?, memory("stderr").map_err(start)?);
     let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
@@ -147,49 +142,121 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<St
         // For iptables from 1.8.6 on, if /run could not be replaced.
         .env("XTABLES_LOCKFILE", "/run/culvert-xtables.lock")
         .current_dir("/")
-        .stdin(Stdio::from(stdin))
-        .stdout(Stdio::from(stdout.try_clone().map_err(start)?))
-        .stderr(Stdio::from(stderr.try_clone().map_err(start)?))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(start)?;
-    if !ends_in_time(child.id()) {
+    let talk = Talk::with(&mut child, input).and_then(Talk::until_it_ends);
+    let Ok(Some(said)) = talk else {
         // The child is not reaped yet, so its pid cannot belong to another process.
         let _ = child.kill();
         let _ = child.wait();
-        return Err(RunError::TimedOut(program.to_owned()));
-    }
+        return Err(talk.err().map_or(RunError::TimedOut(program.to_owned()), start));
+    };
     let status = child.wait().map_err(start)?;
     if status.success() {
-        return text(&mut stdout).map_err(start);
+        return Ok(String::from_utf8_lossy(&said.stdout).into_owned());
     }
-    let said = text(&mut stderr).map_err(start)?;
+    let said = String::from_utf8_lossy(&said.stderr);
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
     Err(RunError::Failed { program: program.to_owned(), said: format!("{status}: {said}") })
 }
 
-fn memory(name: &str) -> io::Result<File> {
-    Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?))
+/// A program's pipes, read and written at the same time. Not memory files: RLIMIT_FSIZE counts for these.
+struct Talk<'a> {
+    /// Readable once the process has ended; `None` if the kernel has no pidfds, then the end of its output counts.
+    process: Option<OwnedFd>,
+    stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    input: &'a [u8],
+    said: Said,
 }
 
-fn text(file: &mut File) -> io::Result<String> {
-    file.rewind()?;
-    let mut bytes = Vec::new();
-    file.take(MAX_OUTPUT).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// The output of a program, each part cut at [`MAX_OUTPUT`].
+#[derive(Default)]
+struct Said {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
 }
 
-/// Wait at most [`WITHIN`] for the end of the process. A process without a pidfd counts as ended.
-fn ends_in_time(id: u32) -> bool {
-    let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
-    let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return true };
-    let deadline = Instant::now() + WITHIN;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) if left.is_zero() => return false,
-            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-            Ok(_) | Err(_) => return true,
+impl<'a> Talk<'a> {
+    fn with(child: &mut Child, input: &'a [u8]) -> io::Result<Self> {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let pipes = [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd)];
+        for pipe in pipes.into_iter().chain([stderr.as_ref().map(AsFd::as_fd)]).flatten() {
+            fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        Ok(Self { process, stdin, stdout, stderr, input, said: Said::default() })
+    }
+
+    /// Returns the output once the process has ended; `None` if it has not within [`WITHIN`].
+    fn until_it_ends(mut self) -> io::Result<Option<Said>> {
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            self.write()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let has_ended = self.wait(PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+            // After the end of the process, so that nothing of its output is missed.
+            read(&mut self.stdout, &mut self.said.stdout)?;
+            read(&mut self.stderr, &mut self.said.stderr)?;
+            let is_silent = self.stdout.is_none() && self.stderr.is_none();
+            if has_ended || (self.process.is_none() && is_silent) {
+                return Ok(Some(self.said));
+            }
+            if left.is_zero() {
+                return Ok(None);
+            }
         }
     }
+
+    /// Wait until something can be done; returns true if the process has ended.
+    fn wait(&self, timeout: PollTimeout) -> bool {
+        let readable = [self.process.as_ref().map(AsFd::as_fd), self.stdout.as_ref().map(AsFd::as_fd)];
+        let readable = readable.into_iter().chain([self.stderr.as_ref().map(AsFd::as_fd)]).flatten();
+        let writable = self.stdin.as_ref().map(AsFd::as_fd);
+        let mut fds: Vec<PollFd<'_>> = readable
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .chain(writable.map(|fd| PollFd::new(fd, PollFlags::POLLOUT)))
+            .collect();
+        // EINTR and a timeout both lead to another look at the clock.
+        let found = poll(&mut fds, timeout).unwrap_or_default();
+        found > 0 && self.process.is_some() && fds.first().is_some_and(|fd| fd.any().unwrap_or_default())
+    }
+
+    /// Write as much of the input as fits into the pipe, and close it behind the last byte.
+    fn write(&mut self) -> io::Result<()> {
+        while let Some(stdin) = self.stdin.as_mut().filter(|_| !self.input.is_empty()) {
+            match stdin.write(self.input) {
+                Ok(written) => self.input = &self.input[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The program has ended, and says why.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.stdin = None;
+        Ok(())
+    }
+}
+
+/// Read all that is in the pipe; drop it at its end.
+fn read(pipe: &mut Option<impl Read>, said: &mut Vec<u8>) -> io::Result<()> {
+    let mut chunk = [0; 64 << 10];
+    while let Some(open) = pipe {
+        match open.read(&mut chunk) {
+            Ok(0) => *pipe = None,
+            // Beyond the limit it is read, so that the program can end, and not kept.
+            Ok(read) if said.len() + read > MAX_OUTPUT => {}
+            Ok(read) => said.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::render::{Lines, PREFIX, Rendered, Table};
 use crate::redirect::owner::Owner;
+use crate::redirect::ruleset::Family;
 
 /// Parse culvert's lines in the output of `iptables-save`; all other lines are left out.
 pub(crate) fn parse(saved: &str) -> Rendered {
@@ -30,6 +31,41 @@ pub(crate) fn parse(saved: &str) -> Rendered {
         }
     }
     tables
+}
+
+/// Name NAT rules and drop policies of other programs in the output of `iptables-save`, a line each.
+pub(crate) fn others(family: Family, saved: &str) -> Vec<String> {
+    let program = match family {
+        Family::V4 => "iptables-legacy",
+        Family::V6 => "ip6tables-legacy",
+    };
+    let mut lines = Vec::new();
+    let mut table = "";
+    for line in saved.lines().map(str::trim_end) {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some(declared) = line.strip_prefix(':') {
+            let mut words = declared.split(' ');
+            if let (Some(chain), Some("DROP")) = (words.next(), words.next()) {
+                lines.push(format!("drop as policy of {program}, table {table}, chain {chain}"));
+            }
+        }
+    }
+    let nat = saved.lines().skip_while(|line| *line != "*nat").take_while(|line| *line != "COMMIT");
+    for chain in ["PREROUTING", "OUTPUT"] {
+        let is_others = |line: &&str| {
+            line.strip_prefix("-A ").is_some_and(|rule| {
+                rule.split(' ').next() == Some(chain)
+                    && !target(rule).is_some_and(|target| target.starts_with(PREFIX))
+            })
+        };
+        let rules = nat.clone().filter(is_others).count();
+        if rules > 0 {
+            let s = if rules == 1 { "" } else { "s" };
+            lines.push(format!("NAT in {program}, chain {chain}: {rules} rule{s}"));
+        }
+    }
+    lines
 }
 
 /// Find the owner's note in the rules.
@@ -166,7 +202,7 @@ mod tests {
             assert_eq!(difference(&wanted, &found), Vec::<String>::new());
             processor_time() - before
         };
-        // Eight times the rules: 8 times the work, and 64 times if each rule is looked for among all of them.
+        // Eight times the rules are 8 times the work, and 64 times if each rule searches all of them.
         let (short, long) = (time_of(500), time_of(4_000));
         assert!(long < 24 * short, "500 rules took {short:?}, 4,000 took {long:?}");
     }

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 
 use super::expression::{Base, Compare, Expression, Meta, Verdict};
 use crate::redirect::policy::Protocol;
-use crate::redirect::ruleset::{Action, Family, Match, Rule};
+use crate::redirect::ruleset::{Action, Family, Match, Rule, ZONE};
 
 /// `LOOPBACK_IFINDEX` of the kernel's net/flow.h: `lo` is the first interface of every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
@@ -21,6 +21,11 @@ const UDP: u8 = 17;
 const INTERFACE_NAME: usize = 16;
 // `IP_CT_DIR_REPLY`.
 const CT_REPLY: u8 = 1;
+// `IPS_DST_NAT` of linux/netfilter/nf_conntrack_common.h.
+const CT_TRANSLATED: u32 = 1 << 5;
+// Flags of TCP in byte 13 of its header: FIN, SYN, RST and ACK.
+const FLAGS: u8 = 0x17;
+const FLAG_SYN: u8 = 0x02;
 // `NF_CT_STATE_INVALID_BIT`.
 const CT_INVALID: u32 = 1;
 
@@ -35,7 +40,18 @@ pub(crate) fn compile(rule: &Rule) -> Vec<Expression> {
         Action::Direct | Action::Back => expressions.extend(verdict(Verdict::Return)),
         Action::Drop => expressions.extend(verdict(Verdict::Drop)),
         Action::Reject => expressions.push(Expression::Reject),
-        Action::Untrack => expressions.push(Expression::Untrack),
+        Action::Reset => expressions.push(Expression::Reset),
+        Action::Keep(family) => {
+            let (offset, length, number) = match family {
+                Family::V4 => (DESTINATION.v4, 4, FAMILY_V4),
+                Family::V6 => (DESTINATION.v6, 16, FAMILY_V6),
+            };
+            expressions.push(Expression::Payload { base: Base::Network, offset, length });
+            expressions.push(Expression::TranslateDestination(number));
+        }
+        Action::Zone => {
+            expressions.extend([Expression::Load(ZONE.to_ne_bytes().to_vec()), Expression::SetOriginalZone]);
+        }
         Action::Trace => expressions.extend([Expression::Load(vec![1]), Expression::Trace]),
         Action::Jump(chain) => expressions.extend(verdict(Verdict::Jump(chain.nftables().to_owned()))),
         Action::Goto(chain) => expressions.extend(verdict(Verdict::Goto(chain.nftables().to_owned()))),
@@ -67,20 +83,14 @@ fn condition_expressions(condition: &Match, out: &mut Vec<Expression>) {
             let local = ROUTE_LOCAL.to_ne_bytes().to_vec();
             out.extend([Expression::DestinationRouteType, Expression::Compare(equal_if(*own), local)]);
         }
-        Match::Destination(net) => address(net, AddressOffsets { v4: 16, v6: 24 }, out),
+        Match::Destination(net) => address(net, DESTINATION, out),
         Match::Source(net) => address(net, AddressOffsets { v4: 12, v6: 8 }, out),
         Match::DestinationPort(range) => {
-            out.push(port(2));
+            out.push(port());
             out.push(between(range.start().to_be_bytes().to_vec(), range.end().to_be_bytes().to_vec()));
         }
         Match::NotDestinationPort(number) => {
-            out.extend([port(2), Expression::Compare(Compare::NotEqual, number.to_be_bytes().to_vec())]);
-        }
-        Match::SourcePort(number) => {
-            out.extend([port(0), Expression::Compare(Compare::Equal, number.to_be_bytes().to_vec())]);
-        }
-        Match::NotSourcePort(number) => {
-            out.extend([port(0), Expression::Compare(Compare::NotEqual, number.to_be_bytes().to_vec())]);
+            out.extend([port(), Expression::Compare(Compare::NotEqual, number.to_be_bytes().to_vec())]);
         }
         Match::Uid(range) => {
             out.push(Expression::Meta(Meta::SocketUid));
@@ -95,6 +105,16 @@ fn condition_expressions(condition: &Match, out: &mut Vec<Expression>) {
         Match::Reply => {
             out.extend([Expression::ConntrackDirection, Expression::Compare(Compare::Equal, vec![CT_REPLY])])
         }
+        Match::NotOpening => out.extend([
+            Expression::Payload { base: Base::Transport, offset: 13, length: 1 },
+            Expression::Mask(vec![FLAGS]),
+            Expression::Compare(Compare::NotEqual, vec![FLAG_SYN]),
+        ]),
+        Match::Translated => out.extend([
+            Expression::ConntrackStatus,
+            Expression::Mask(CT_TRANSLATED.to_ne_bytes().to_vec()),
+            Expression::Compare(Compare::NotEqual, vec![0; 4]),
+        ]),
         Match::Invalid => out.extend([
             Expression::ConntrackState,
             Expression::Mask(CT_INVALID.to_ne_bytes().to_vec()),
@@ -111,9 +131,9 @@ fn family(number: u8) -> [Expression; 2] {
     [Expression::Meta(Meta::Family), Expression::Compare(Compare::Equal, vec![number])]
 }
 
-/// Load a port: the source port is at offset 0 of TCP and UDP alike, the destination port at 2.
-const fn port(offset: u32) -> Expression {
-    Expression::Payload { base: Base::Transport, offset, length: 2 }
+/// Load the destination port, which TCP and UDP have at the same place.
+const fn port() -> Expression {
+    Expression::Payload { base: Base::Transport, offset: 2, length: 2 }
 }
 
 fn between(first: Vec<u8>, last: Vec<u8>) -> Expression {
@@ -127,6 +147,9 @@ fn transport(how: Compare, protocol: Protocol) -> [Expression; 2] {
     };
     [Expression::Meta(Meta::Transport), Expression::Compare(how, vec![number])]
 }
+
+/// Offsets of the destination.
+const DESTINATION: AddressOffsets = AddressOffsets { v4: 16, v6: 24 };
 
 /// Offset of an address in the header of each family.
 struct AddressOffsets {

@@ -79,6 +79,8 @@ pub(crate) enum Expression {
     Socket,
     /// Load conntrack's state of the packet as bits, host byte order.
     ConntrackState,
+    /// Load conntrack's status of the connection as bits (`IPS_…`), host byte order; ends the rule if it is not tracked.
+    ConntrackStatus,
     /// Load conntrack's direction of the packet, one byte; ends the rule if the packet is not tracked.
     ConntrackDirection,
     /// Convert the 32-bit number in the register from host to network byte order, for a range.
@@ -87,12 +89,16 @@ pub(crate) enum Expression {
     Load(Vec<u8>),
     /// Mark the packet for `nft monitor trace` if the register is not 0.
     Trace,
-    /// Pass conntrack untracked.
-    Untrack,
+    /// Let conntrack look the packet up in the zone in the register, in its original direction.
+    SetOriginalZone,
     /// Answer by ICMP's "port unreachable" of the packet's family.
     Reject,
+    /// Answer by a TCP reset.
+    Reset,
     /// Redirect to the port in the register.
     Redirect,
+    /// Translate the destination to the address in the register, of this family.
+    TranslateDestination(u8),
     /// End the rule with a verdict.
     Verdict(Verdict),
     /// An expression that no rule of culvert has, by its name.
@@ -149,6 +155,10 @@ impl Expression {
                     a.be32(1, REGISTER); // NFTA_CT_DREG
                     a.be32(2, CT_STATE); // NFTA_CT_KEY
                 }),
+                Self::ConntrackStatus => expression("ct", &|a| {
+                    a.be32(1, REGISTER); // NFTA_CT_DREG
+                    a.be32(2, CT_STATUS); // NFTA_CT_KEY
+                }),
                 Self::ConntrackDirection => expression("ct", &|a| {
                     a.be32(1, REGISTER); // NFTA_CT_DREG
                     a.be32(2, CT_DIRECTION); // NFTA_CT_KEY
@@ -164,16 +174,26 @@ impl Expression {
                     a.be32(2, META_NFTRACE); // NFTA_META_KEY
                     a.be32(3, REGISTER); // NFTA_META_SREG
                 }),
-                Self::Untrack => expression("notrack", &|_| {}),
+                Self::SetOriginalZone => expression("ct", &|a| {
+                    a.be32(2, CT_ZONE); // NFTA_CT_KEY
+                    a.bytes(3, &[CT_ORIGINAL]); // NFTA_CT_DIRECTION
+                    a.be32(4, REGISTER); // NFTA_CT_SREG
+                }),
                 Self::Reject => expression("reject", &|a| {
                     a.be32(1, REJECT_ICMPX); // NFTA_REJECT_TYPE
                     a.bytes(2, &[REJECT_PORT_UNREACHABLE]); // NFTA_REJECT_ICMP_CODE
                 }),
+                Self::Reset => expression("reject", &|a| a.be32(1, REJECT_TCP_RESET)), // NFTA_REJECT_TYPE
                 Self::Load(bytes) => expression("immediate", &|a| {
                     a.be32(1, REGISTER); // NFTA_IMMEDIATE_DREG
                     value(a, 2, bytes); // NFTA_IMMEDIATE_DATA
                 }),
                 Self::Redirect => expression("redir", &|a| a.be32(1, REGISTER)), // NFTA_REDIR_REG_PROTO_MIN
+                Self::TranslateDestination(family) => expression("nat", &|a| {
+                    a.be32(1, NAT_DESTINATION); // NFTA_NAT_TYPE
+                    a.be32(2, u32::from(*family)); // NFTA_NAT_FAMILY
+                    a.be32(3, REGISTER); // NFTA_NAT_REG_ADDR_MIN
+                }),
                 Self::Verdict(verdict) => expression("immediate", &|a| {
                     a.be32(1, REGISTER_VERDICT); // NFTA_IMMEDIATE_DREG
                     a.nested(2, |data| {
@@ -215,10 +235,20 @@ const SOCKET_TRANSPARENT: u32 = 0;
 const CT_STATE: u32 = 0;
 // `NFT_CT_DIRECTION`.
 const CT_DIRECTION: u32 = 1;
+// `NFT_CT_STATUS`.
+const CT_STATUS: u32 = 2;
+// `NFT_CT_ZONE`.
+const CT_ZONE: u32 = 17;
+// `IP_CT_DIR_ORIGINAL`.
+const CT_ORIGINAL: u8 = 0;
+// `NFT_NAT_DNAT`.
+const NAT_DESTINATION: u32 = 1;
 // `NFT_BYTEORDER_HTON`.
 const BYTEORDER_HTON: u32 = 1;
 // `NFT_META_NFTRACE`.
 const META_NFTRACE: u32 = 12;
+// `NFT_REJECT_TCP_RST`.
+const REJECT_TCP_RESET: u32 = 1;
 // `NFT_REJECT_ICMPX_UNREACH`.
 const REJECT_ICMPX: u32 = 2;
 // `NFT_REJECT_ICMPX_PORT_UNREACH`.
@@ -278,10 +308,15 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
             in_register(2)?;
             (number(1) == Some(SOCKET_TRANSPARENT)).then_some(Expression::Socket)
         }
+        "ct" if number(2) == Some(CT_ZONE) => {
+            in_register(4)?;
+            (attribute(data, 3) == Some(&[CT_ORIGINAL])).then_some(Expression::SetOriginalZone)
+        }
         "ct" => {
             in_register(1)?;
             match number(2) {
                 Some(CT_STATE) => Some(Expression::ConntrackState),
+                Some(CT_STATUS) => Some(Expression::ConntrackStatus),
                 Some(CT_DIRECTION) => Some(Expression::ConntrackDirection),
                 _ => None,
             }
@@ -292,7 +327,16 @@ fn decode_known(name: &str, data: &[u8]) -> Option<Expression> {
             let ours = number(3) == Some(BYTEORDER_HTON) && number(4) == Some(4) && number(5) == Some(4);
             ours.then_some(Expression::ToNetworkOrder)
         }
-        "notrack" => Some(Expression::Untrack),
+        "reject" if number(1) == Some(REJECT_TCP_RESET) => Some(Expression::Reset),
+        "nat" => {
+            in_register(3)?;
+            // The kernel repeats the register as the range's end, and sets NF_NAT_RANGE_MAP_IPS.
+            let one_address = number(4).is_none_or(|register| register == REGISTER);
+            let no_port = number(5).is_none();
+            let family = number(2).and_then(|family| u8::try_from(family).ok())?;
+            let ours = number(1) == Some(NAT_DESTINATION) && one_address && no_port;
+            ours.then_some(Expression::TranslateDestination(family))
+        }
         "reject" => {
             let ours =
                 number(1) == Some(REJECT_ICMPX) && attribute(data, 2) == Some(&[REJECT_PORT_UNREACHABLE]);

@@ -6,6 +6,7 @@
 
 mod batch;
 mod compile;
+mod existing;
 mod expression;
 mod table;
 mod text;
@@ -17,6 +18,7 @@ use self::batch::{
     DELETE_TABLE, FAMILY_ANY, GET_CHAIN, GET_GENERATION, GET_RULE, GET_TABLE, NEW_CHAIN, NEW_GENERATION,
     NEW_RULE, Replace, begin, create, end, nfgenmsg, restore,
 };
+pub(crate) use self::existing::{Existing, existing};
 use self::expression::decode_list;
 use self::table::{KernelChain, KernelHook, KernelRule};
 pub(crate) use self::table::{Snapshot, TABLE, difference};
@@ -95,11 +97,7 @@ pub fn generation() -> Result<Option<u32>, NetlinkError> {
 
 /// Returns true if a chain of any family has a name with this prefix; rules of iptables-nft are in nf_tables too.
 pub(crate) fn has_chain(prefix: &str) -> Result<bool, NetlinkError> {
-    let mut request = Batch::default();
-    request.message(GET_CHAIN, DUMP, &[FAMILY_ANY, 0, 0, 0], |_| {});
-    let chains = Socket::open(SockProtocol::NetlinkNetFilter)?.dump(&request)?;
-    let name = |body: &[u8]| attribute(body.get(4..)?, 3).and_then(text).map(|name| name.starts_with(prefix));
-    Ok(chains.iter().any(|(kind, body)| *kind == NEW_CHAIN && name(body) == Some(true)))
+    Ok(existing()?.iter().any(|chain| chain.name.starts_with(prefix)))
 }
 
 /// Delete table `inet culvert` of any owner; no table is no error.

@@ -12,9 +12,10 @@ pub(crate) const TABLE: &str = "culvert";
 /// Distance of our chains' priority from the usual one of their stage: they come before those of iptables-nft.
 const AHEAD: i32 = 10;
 
-// `NF_INET_PRE_ROUTING` and `NF_INET_LOCAL_OUT`.
-const HOOK_PREROUTING: u32 = 0;
-const HOOK_OUTPUT: u32 = 3;
+// `NF_INET_PRE_ROUTING`, `NF_INET_LOCAL_IN` and `NF_INET_LOCAL_OUT`.
+pub(super) const HOOK_PREROUTING: u32 = 0;
+const HOOK_INPUT: u32 = 1;
+pub(super) const HOOK_OUTPUT: u32 = 3;
 /// `NFTNL_UDATA_RULE_COMMENT`: nft's own format of a comment, which `nft list` shows.
 const USERDATA_COMMENT: u8 = 0;
 
@@ -42,6 +43,7 @@ impl From<Hook> for KernelHook {
     fn from(hook: Hook) -> Self {
         let number = match hook.at {
             Point::Prerouting => HOOK_PREROUTING,
+            Point::Input => HOOK_INPUT,
             Point::Output => HOOK_OUTPUT,
         };
         // The usual priorities: NF_IP_PRI_RAW, _MANGLE, _NAT_DST, _FILTER of linux/netfilter_ipv4.h.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::table::{KernelHook, TABLE};
 use crate::redirect::policy::Protocol;
-use crate::redirect::ruleset::{Action, Chain, Family, Match, Point, Rule, Ruleset};
+use crate::redirect::ruleset::{Action, Chain, Family, Match, Point, Rule, Ruleset, ZONE};
 
 /// Render the rules as a file for `nft -f`.
 pub fn text(rules: &Ruleset) -> String {
@@ -27,6 +27,7 @@ fn chain_text(chain: &Chain) -> String {
         let KernelHook { number: _, priority, kind } = hook.into();
         let at = match hook.at {
             Point::Prerouting => "prerouting",
+            Point::Input => "input",
             Point::Output => "output",
         };
         let _ = writeln!(out, "\t\ttype {kind} hook {at} priority {priority}; policy accept;");
@@ -43,7 +44,10 @@ fn rule_text(rule: &Rule) -> String {
         Action::Direct | Action::Back => "return".to_owned(),
         Action::Drop => "drop".to_owned(),
         Action::Reject => "reject with icmpx port-unreachable".to_owned(),
-        Action::Untrack => "notrack".to_owned(),
+        Action::Reset => "reject with tcp reset".to_owned(),
+        Action::Keep(Family::V4) => "dnat ip to ip daddr".to_owned(),
+        Action::Keep(Family::V6) => "dnat ip6 to ip6 daddr".to_owned(),
+        Action::Zone => format!("ct original zone set {ZONE}"),
         Action::Trace => "meta nftrace set 1".to_owned(),
         Action::Jump(chain) => format!("jump {}", chain.nftables()),
         Action::Goto(chain) => format!("goto {}", chain.nftables()),
@@ -69,11 +73,11 @@ fn condition_text(condition: &Match) -> String {
         Match::Source(net) => address("saddr", net),
         Match::DestinationPort(range) => format!("th dport {}", numbers(range)),
         Match::NotDestinationPort(port) => format!("th dport != {port}"),
-        Match::SourcePort(port) => format!("th sport {port}"),
-        Match::NotSourcePort(port) => format!("th sport != {port}"),
         Match::Uid(range) => format!("meta skuid {}", numbers(range)),
         // Both values match: only a missing socket ends the rule.
         Match::Listening => "socket transparent { 0, 1 }".to_owned(),
+        Match::NotOpening => "tcp flags & (fin | syn | rst | ack) != syn".to_owned(),
+        Match::Translated => "ct status dnat".to_owned(),
         Match::Invalid => "ct state invalid".to_owned(),
         Match::Reply => "ct direction reply".to_owned(),
     }

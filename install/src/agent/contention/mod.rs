@@ -28,9 +28,37 @@ use crate::host::entry::{EntryChange, UsedFile};
 use crate::host::files::{Replaced, Unfinished};
 use crate::host::layout::Layout;
 use crate::host::{neighbours, state};
+use crate::system::lossless::bytes;
 
 /// A loss within this time after the last one is expected to be followed by another; without one for so long, it is over.
 const LATELY: Duration = Duration::from_secs(10);
+
+/// The way in which the entry was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// It was taken out of the file that the runtime uses.
+    TakenOut,
+    /// Cilium renamed the file away that it stood in.
+    RenamedByCilium,
+    /// The runtime uses another file, and the entry is where it was, or gone with its own file.
+    OtherFile,
+}
+
+/// The suffix that Cilium in exclusive mode puts on files of others.
+const CILIUM_BACKUP: &str = ".cilium_bak";
+
+impl Loss {
+    /// Classifies the loss of an entry that stood in the file `before`, where the runtime uses the file `now`.
+    pub(crate) fn of(before: &UsedFile, now: &UsedFile, layout: &Layout) -> Self {
+        let mut renamed = before.path.clone().into_os_string();
+        renamed.push(CILIUM_BACKUP);
+        let exists = |path: &Path| layout.at(path).exists();
+        if exists(Path::new(&renamed)) && !exists(&before.path) {
+            return Self::RenamedByCilium;
+        }
+        if before.path == now.path { Self::TakenOut } else { Self::OtherFile }
+    }
+}
 
 /// The task's side. Its methods hold the lock of the shared part for a moment only.
 #[derive(Debug)]
@@ -40,7 +68,10 @@ pub(crate) struct Contention {
     watcher: Option<FolderWatcher>,
     /// The file in which the entry stood since it was last written, until its loss is seen.
     standing: Option<UsedFile>,
+    /// For losses by another program.
     log: Throttle,
+    /// For changes of the file that the runtime uses.
+    moves: Throttle,
 }
 
 /// The part that the task shares with the thread of the quick restore.
@@ -69,7 +100,8 @@ impl Contention {
             backoff: RestoreBackoff::default(),
             unreported: 0,
         };
-        Self { losses: Arc::new(Mutex::new(losses)), watcher: None, standing: None, log: Throttle::default() }
+        let (log, moves) = (Throttle::default(), Throttle::default());
+        Self { losses: Arc::new(Mutex::new(losses)), watcher: None, standing: None, log, moves }
     }
 
     fn losses(&self) -> MutexGuard<'_, Losses> {
@@ -96,11 +128,13 @@ impl Contention {
     }
 
     /// Notes that the entry was lost and `change` is to bring it back. Returns the wait before the task may write it.
-    pub(crate) fn lose(&mut self, layout: &Arc<Layout>, change: &EntryChange) -> Duration {
+    pub(crate) fn lose(&mut self, layout: &Arc<Layout>, change: &EntryChange, loss: Loss) -> Duration {
         self.standing = None;
         let now = Instant::now();
         let mut losses = self.losses();
-        losses.context.metrics.fights.inc();
+        if loss != Loss::OtherFile {
+            losses.context.metrics.fights.inc();
+        }
         let survived = losses.survived(now);
         losses.note_loss(layout, ListEdit::of(change), now);
         losses.backoff.wait_after(survived, now)
@@ -125,12 +159,23 @@ impl Contention {
         losses.restore();
     }
 
-    /// Logs who removed the entry, and the remedy, at most once a minute.
-    pub(crate) fn report(&mut self, how: &str, file: &UsedFile, times: u64) {
-        if let Some(times) = self.log.pass(times, Instant::now()) {
-            let (owner, advice) = (neighbours::name(&file.primary), neighbours::advice(&file.primary));
-            let file = file.path.display();
-            tracing::warn!(%file, owner, times, "the entry {how} the file that the runtime uses; it is put back. {advice}");
+    /// Logs a loss, at most once a minute: with the owner and the remedy where a program took the entry out.
+    pub(crate) fn report(&mut self, loss: Loss, file: &UsedFile, times: u64) {
+        let log = if loss == Loss::OtherFile { &mut self.moves } else { &mut self.log };
+        let Some(times) = log.pass(times, Instant::now()) else { return };
+        let kind = if loss == Loss::RenamedByCilium { "cilium-cni" } else { &file.primary };
+        let (owner, advice) = (neighbours::name(kind), neighbours::advice(kind));
+        let file = file.path.display();
+        match loss {
+            Loss::TakenOut => tracing::warn!(
+                %file, owner, times, "the entry was taken out of the file that the runtime uses; it is put back. {advice}"
+            ),
+            Loss::RenamedByCilium => tracing::warn!(
+                %file, owner, times, "the file with the entry was renamed away; the entry is put into this one. {advice}"
+            ),
+            Loss::OtherFile => tracing::info!(
+                %file, times, "the runtime uses another file than before; the entry is put in there too"
+            ),
         }
     }
 
@@ -183,7 +228,7 @@ fn write_missing(missing: &[(ListEdit, usize)], losses: &Mutex<Losses>) -> std::
     for (edit, count) in missing {
         let like = std::fs::metadata(&edit.path)?;
         for _ in 0..*count {
-            let spare = Unfinished::write(&edit.path, edit.to.as_bytes(), Some(&like), 0o600)?;
+            let spare = Unfinished::write(&edit.path, &bytes(&edit.to), Some(&like), 0o600)?;
             let mut losses = lock(losses);
             // An uninstall clears the folder under the node's lock, and no file may appear after that.
             let Ok(_lock) = state::lock(&losses.layout) else { return Ok(()) };
@@ -251,5 +296,5 @@ fn put(layout: &Layout, edit: &ListEdit, spare: &Unfinished) -> Option<Replaced>
     if state::is_uninstalled(layout) {
         return None;
     }
-    spare.put_copy_if(edit.to.as_bytes(), edit.from.as_bytes()).ok()
+    spare.put_copy_if(&bytes(&edit.to), &bytes(&edit.from)).ok()
 }

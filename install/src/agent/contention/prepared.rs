@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::host::entry::EntryChange;
 use crate::host::files::Unfinished;
+use crate::system::lossless::bytes;
 
 /// Lists of a neighbour that are kept: some write two in turn.
 const MAX_LISTS: usize = 4;
@@ -26,7 +27,7 @@ pub(super) struct ListEdit {
 impl ListEdit {
     /// The edit in a change; other kinds of changes are not prepared.
     pub(super) fn of(change: &EntryChange) -> Option<Self> {
-        let EntryChange::Edit { path, from, to } = change else { return None };
+        let EntryChange::Edit { path, from, to, .. } = change else { return None };
         Some(Self { path: path.clone(), from: from.clone(), to: to.clone() })
     }
 
@@ -62,7 +63,7 @@ impl Prepared {
     /// Drops spoiled files and returns the edits that lack files, with the number of them.
     pub(super) fn missing(&mut self) -> Vec<(ListEdit, usize)> {
         for (ListEdit { to, .. }, spares) in &mut self.0 {
-            spares.retain(|spare| spare.still_holds(to.as_bytes()));
+            spares.retain(|spare| spare.still_holds(&bytes(to)));
         }
         let missing = self.0.iter().map(|(edit, spares)| (edit.clone(), SPARES.saturating_sub(spares.len())));
         missing.filter(|(_, missing)| *missing > 0).collect()
@@ -78,8 +79,8 @@ impl Prepared {
     /// Finds a file that fits the live file's present text.
     pub(super) fn fitting(&self) -> Option<(&ListEdit, &Unfinished)> {
         self.0.iter().find_map(|(edit, spares)| {
-            let spare = spares.iter().find(|spare| spare.still_holds(edit.to.as_bytes()))?;
-            spare.would_replace(edit.from.as_bytes()).then_some((edit, spare))
+            let spare = spares.iter().find(|spare| spare.still_holds(&bytes(&edit.to)))?;
+            spare.would_replace(&bytes(&edit.from)).then_some((edit, spare))
         })
     }
 }

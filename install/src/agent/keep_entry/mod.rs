@@ -21,14 +21,16 @@ use culvert_cni::protocol::{Attachment, CniArgs};
 use tokio::time::Instant;
 
 use self::decide::{Step, decide};
-use super::contention::Contention;
+use super::contention::{Contention, Loss};
 use super::context::{Context, Publishers, Readiness};
 use super::metrics::Install;
 use super::watch::{Watch, nearest};
+use crate::conflist::stand_in;
 use crate::host::binary::{self, BinaryError, Memory};
-use crate::host::entry::{self, ChangeError, EntryChange, EntrySpec, EntryState, UsedFile};
+use crate::host::entry::{self, ChangeError, EntryChange, EntrySpec, EntryState, UsedFile, Withdrawal};
 use crate::host::files::{self, Replaced, Stamp};
 use crate::host::layout::{self, Layout};
+use crate::host::plugins::Plugins;
 use crate::host::state::{self, LockError};
 use crate::host::{neighbours, uninstall};
 
@@ -47,6 +49,8 @@ struct EntryKeeper {
     publishers: Publishers,
     desired: EntrySpec,
     memory: Memory,
+    /// The answers of the runtime's plugins to VERSION.
+    plugins: Arc<Plugins>,
     is_effective: bool,
     /// Owns all that is known of losses of the entry.
     contention: Contention,
@@ -57,6 +61,8 @@ struct EntryKeeper {
     layout_read: Instant,
     /// The lock by which `uninstall` sees that an agent runs.
     alive: Option<File>,
+    /// True from an `uninstall` on, also where its mark is gone: only a new agent brings culvert back.
+    has_left: bool,
 }
 
 /// The time of the next inspection.
@@ -79,12 +85,14 @@ pub(crate) async fn run(context: Context, publishers: Publishers) {
         publishers,
         desired,
         memory: Memory::default(),
+        plugins: Arc::default(),
         is_effective: false,
         contention: Contention::new(&context),
         complaint: String::new(),
         refused: None,
         layout_read: Instant::now(),
         alive: None,
+        has_left: false,
         context: context.clone(),
     };
     keeper.begin();
@@ -140,10 +148,7 @@ impl EntryKeeper {
         for complaint in &layout.complaints {
             tracing::warn!("a part of the runtime's configuration cannot be read: {complaint}");
         }
-        match state::mark_alive(&layout) {
-            Ok(alive) => self.alive = Some(alive),
-            Err(error) => tracing::error!("{}: {error}", layout.state_dir.display()),
-        }
+        self.mark_alive(&layout);
         if let Err(error) = state::unmark_uninstalled(&layout) {
             tracing::error!("cannot take back the note of an uninstall: {error}");
         }
@@ -152,6 +157,17 @@ impl EntryKeeper {
                 // A folder that is missing holds nothing to clear.
                 let _ = files::clear_unfinished(&layout.at(folder));
             }
+        }
+    }
+
+    /// Takes the lock by which `uninstall` and `doctor` see that an agent runs, unless it is held at its path.
+    fn mark_alive(&mut self, layout: &Layout) {
+        if self.alive.as_ref().is_some_and(|alive| state::is_alive_mark(layout, alive)) {
+            return;
+        }
+        match state::mark_alive(layout) {
+            Ok(alive) => self.alive = Some(alive),
+            Err(error) => tracing::error!("{}: {error}", layout.state_dir.display()),
         }
     }
 
@@ -165,10 +181,17 @@ impl EntryKeeper {
         let found = tokio::task::spawn_blocking(move || layout::discover(&paths)).await;
         let layout = self.context.layout();
         let _ = tokio::task::spawn_blocking(move || remove_stale_records(&layout)).await;
+        if !self.has_left {
+            // A cleaner of /run may have removed the state folder.
+            self.mark_alive(&self.context.layout());
+        }
         let Ok(Ok(found)) = found else { return };
         self.publishers.layout.send_if_modified(|layout| {
             let is_new = **layout != found;
             if is_new {
+                for complaint in found.complaints.iter().filter(|new| !layout.complaints.contains(new)) {
+                    tracing::warn!("a part of the runtime's configuration cannot be read: {complaint}");
+                }
                 let folders = (&layout.conf_dir, &layout.bin_dirs) != (&found.conf_dir, &found.bin_dirs);
                 if folders {
                     tracing::info!(
@@ -187,20 +210,24 @@ impl EntryKeeper {
     fn folders(&self) -> Vec<PathBuf> {
         let layout = self.context.layout();
         let mut folders = vec![nearest(&layout.at(&layout.conf_dir))];
-        if let Some(file) = self.contention.standing()
-            && let Some(folder) = file.path.parent()
-            && folder != layout.conf_dir
-        {
-            folders.push(nearest(&layout.at(folder)));
+        if let Some(file) = self.contention.standing() {
+            let name = file.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let theirs = stand_in::sources(name).into_iter().map(|name| layout.conf_dir.join(name));
+            // Where a link leads, its target's folder has the events.
+            let targets = theirs.chain([file.path.clone()]).map(|path| layout.at(&path));
+            folders.extend(targets.filter_map(|path| path.parent().map(nearest)));
         }
-        folders.extend(layout.bin_dirs.iter().map(|folder| nearest(&layout.at(folder))));
+        // CRI-O chooses anew when a plugin comes or goes.
+        let asked = layout.plugin_dirs.iter().filter(|_| layout.loader.asks_plugins);
+        folders.extend(layout.bin_dirs.iter().chain(asked).map(|folder| nearest(&layout.at(folder))));
+        folders.sort_unstable();
         folders.dedup();
         folders
     }
 
     async fn step(&mut self, watch: &mut Watch) -> Pace {
         let layout = self.context.layout();
-        if state::is_uninstalled(&layout) {
+        if self.has_left || state::is_uninstalled(&layout) {
             return self.stand_back();
         }
         if let Err(reason) = self.place_binary(&layout).await {
@@ -209,8 +236,8 @@ impl EntryKeeper {
         }
         let desired = self.desired.clone();
         let inspected = {
-            let layout = Arc::clone(&layout);
-            tokio::task::spawn_blocking(move || entry::inspect(&layout, &desired)).await
+            let (layout, plugins) = (Arc::clone(&layout), Arc::clone(&self.plugins));
+            tokio::task::spawn_blocking(move || entry::inspect(&layout, &desired, &plugins)).await
         };
         let found = match inspected {
             Ok(found) => found,
@@ -239,6 +266,7 @@ impl EntryKeeper {
                 self.is_effective = false;
                 self.write(layout, file, change).await
             }
+            Step::Withdraw(withdrawal) => self.withdraw(layout, withdrawal).await,
             Step::Block(reason) => {
                 self.not_ready(reason);
                 Pace::OnChange
@@ -287,7 +315,7 @@ impl EntryKeeper {
     async fn rest(&mut self, layout: &Layout, file: UsedFile) -> Pace {
         let restored = self.contention.take_unreported();
         if restored > 0 {
-            self.contention.report("was taken out of", &file, restored);
+            self.contention.report(Loss::TakenOut, &file, restored);
             // The quick restore did not wait for the disk.
             let path = layout.at(&file.path);
             let _ = tokio::task::spawn_blocking(move || files::sync_folder_of(&path)).await;
@@ -298,9 +326,14 @@ impl EntryKeeper {
                 tracing::info!(file = %file.path.display(), "the entry is effective");
             }
             self.complaint.clear();
-            let shown = file.path.display().to_string();
-            self.publishers.readiness.send_replace(Readiness::Effective(shown));
         }
+        let ready = Readiness::Effective(file.path.display().to_string());
+        // Also where it was effective before, in a file that is gone.
+        self.publishers.readiness.send_if_modified(|readiness| {
+            let is_new = *readiness != ready;
+            *readiness = ready;
+            is_new
+        });
         self.is_effective = true;
         self.contention.set_standing(file);
         self.contention.prepare().await;
@@ -318,9 +351,9 @@ impl EntryKeeper {
         watch: &mut Watch,
     ) {
         self.context.metrics.entry_present.set(0);
-        let how = if before.path == now.path { "was taken out of" } else { "is no longer effective but in" };
-        self.contention.report(how, now, 1);
-        let wait = self.contention.lose(layout, change);
+        let loss = Loss::of(before, now, layout);
+        self.contention.report(loss, now, 1);
+        let wait = self.contention.lose(layout, change, loss);
         if wait.is_zero() {
             return;
         }
@@ -339,8 +372,8 @@ impl EntryKeeper {
 
     async fn write(&mut self, layout: Arc<Layout>, file: UsedFile, change: EntryChange) -> Pace {
         let applied = tokio::task::spawn_blocking(move || entry::apply(&layout, &change)).await;
-        match applied {
-            Ok(Ok(Replaced::Done)) => {
+        match applied.unwrap_or_else(|error| Err(ChangeError::ended(&error))) {
+            Ok(Replaced::Done) => {
                 self.context.metrics.entry_writes.inc();
                 if !self.contention.has_written() {
                     tracing::info!(file = %file.path.display(), "the entry was put in");
@@ -351,20 +384,36 @@ impl EntryKeeper {
                 self.context.verify_now.notify_one();
                 Pace::AT_ONCE
             }
-            Ok(Ok(Replaced::Overtaken)) => Pace::AT_ONCE,
-            Ok(Err(ChangeError::Lock(LockError::Busy))) => Pace::After(AGAIN_AFTER),
-            Ok(Err(error)) => {
-                self.not_ready(error.to_string());
-                Pace::After(AGAIN_AFTER * 4)
-            }
-            Err(error) => {
-                self.not_ready(format!("the change ended: {error}"));
-                Pace::After(AGAIN_AFTER)
-            }
+            Ok(Replaced::Overtaken) => Pace::AT_ONCE,
+            Err(error) => self.failed(&error),
         }
     }
 
+    /// Takes away a file of ours that the runtime must not use any more.
+    async fn withdraw(&mut self, layout: Arc<Layout>, withdrawal: Withdrawal) -> Pace {
+        let done = tokio::task::spawn_blocking(move || entry::withdraw(&layout, &withdrawal)).await;
+        match done.unwrap_or_else(|error| Err(ChangeError::ended(&error))) {
+            Ok(done) => {
+                if let Some(done) = done {
+                    tracing::info!("{done}");
+                }
+                Pace::AT_ONCE
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// A change of the folder could not be made.
+    fn failed(&mut self, error: &ChangeError) -> Pace {
+        if matches!(error, ChangeError::Lock(LockError::Busy)) {
+            return Pace::After(AGAIN_AFTER);
+        }
+        self.not_ready(error.to_string());
+        Pace::After(AGAIN_AFTER * 4)
+    }
+
     fn stand_back(&mut self) -> Pace {
+        self.has_left = true;
         self.contention.discard_prepared();
         let reason =
             "culvert-install uninstall was run on this node; restart the agent to bring culvert back";

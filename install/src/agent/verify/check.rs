@@ -19,7 +19,7 @@ use culvert_cni::redirect::engine::Engine;
 use culvert_cni::redirect::owner::Owner;
 use culvert_cni::redirect::policy::Policy;
 use culvert_cni::redirect::repair::{self, Checked, Mode, State};
-use culvert_cni::redirect::{Installed, RedirectError, nftables, sysctl};
+use culvert_cni::redirect::{Footprint, Installed, RedirectError, nftables, sysctl};
 
 use super::subjects::Subject;
 use crate::cri::Network;
@@ -31,6 +31,9 @@ const WITHIN: Duration = Duration::from_secs(10);
 const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(30);
 /// `USER_HZ`, the unit of a process' start time: 100 on every architecture that Rust's Linux targets have.
 const TICKS: u64 = 100;
+
+/// Merges a footprint with that of the pod's ADD.
+type Merge = fn(Footprint, &Footprint) -> Footprint;
 
 /// The reason why a pod could not be checked.
 #[derive(Debug, thiserror::Error)]
@@ -97,10 +100,19 @@ impl PodCheck {
             sysctl::write_below(&proc);
             repair::check(&policy, &owner, recorded, mode)
         })??;
-        if let State::Repaired(repaired) = &checked.state
+        let written = match &checked.state {
+            State::Repaired(repaired) => {
+                let Installed { engine, footprint, .. } = &repaired.installed;
+                Some((engine, footprint, Footprint::after as Merge))
+            }
+            State::Completed(completed) => {
+                Some((&completed.engine, &completed.footprint, Footprint::over as Merge))
+            }
+            _ => None,
+        };
+        if let Some((engine, footprint, merge)) = written
             && let Some(network) = subject.network.clone().or(network_name.clone())
         {
-            let Installed { engine, footprint, .. } = &repaired.installed;
             let record = Record {
                 network,
                 container_id: subject.id.clone(),
@@ -112,7 +124,7 @@ impl PodCheck {
                 netns_id: Some(id),
                 considered: subject.considered.clone(),
             };
-            write_record(records, subject, record);
+            write_record(records, subject, record, merge);
         }
         Ok((id, Box::new(checked)))
     }
@@ -208,13 +220,13 @@ fn has_ended(folder: &Path, subject: &Subject) -> bool {
 }
 
 /// Writes what a repair changed, so that DEL can undo it. Best effort, as in an ADD: DEL goes by the note in the rules.
-fn write_record(folder: &Path, subject: &Subject, mut record: Record) {
+fn write_record(folder: &Path, subject: &Subject, mut record: Record, merge: Merge) {
     let records = Records::new(folder);
     match record_of(&records, subject) {
         // A DEL removed it during the repair: the pod is ending, and its record must not come back.
         None if subject.network.is_some() => return,
         None => {}
-        Some(earlier) => record.footprint = record.footprint.after(&earlier.footprint),
+        Some(earlier) => record.footprint = merge(record.footprint, &earlier.footprint),
     }
     if let Err(error) = records.write(&record) {
         tracing::warn!(%error, folder = %folder.display(), "no record of a repair can be kept");
@@ -228,6 +240,7 @@ mod tests {
 
     fn check(network: Network, created_at: Option<i64>) -> PodCheck {
         let subject = Subject {
+            bypass: None,
             id: "s1".to_owned(),
             pod: ("shop".to_owned(), "web".to_owned()),
             uid: None,

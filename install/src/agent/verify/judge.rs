@@ -8,6 +8,10 @@
 //! | count of changes unreadable, or the pod ends | stays | | | list the pods |
 //! | rules unreadable | unknown | unknown | if that is new | wait |
 //! | rules intact | redirected | well | | wait |
+//! | only reserved ports are missing, to be added | stays | | | repair |
+//! | the same, to be reported | redirected | well | | wait |
+//! | reserved ports added for the first time | redirected | well | | wait |
+//! | added again | redirected | damaged | always | wait |
 //! | rules differ, to be repaired | stays | | | repair |
 //! | rules differ, to be reported | damaged | damaged | if that is new | wait |
 //! | another's rules | damaged | damaged | if that is new | wait |
@@ -16,17 +20,21 @@
 use std::time::{Duration, SystemTime};
 
 use culvert_cni::netns::NetnsId;
-use culvert_cni::redirect::repair::{Checked, Repaired, State as Rules};
+use culvert_cni::redirect::engine::Engine;
+use culvert_cni::redirect::repair::{Checked, Completed, State as Rules};
 use tokio::time::Instant;
 
 use super::check::CheckError;
-use super::report::{summary_of_differences, summary_of_repair};
+use super::report::{summary_of_differences, summary_of_repair, with_bypass};
 use super::subjects::Desired;
 use super::tracked::{CHECK_EVERY, CheckState, PULSE, Tracked};
 use crate::agent::metrics::Verified;
 use crate::agent::options::OnDamage;
 use crate::agent::status::{PodRow, RedirectState};
 use crate::system::clock::rfc3339;
+
+/// Reason of a pod whose own list of reserved ports was completed.
+const COMPLETED: &str = "completed: the sidecar's ports were added to the pod's own ip_local_reserved_ports";
 
 /// The result of a check.
 #[derive(Debug)]
@@ -106,12 +114,16 @@ pub(super) fn judge(
             judge_unreadable(CheckState { due: now + CHECK_EVERY, ..checks }, &error)
         }
         CheckResult::Rules(Ok((netns, checked))) => {
-            let Checked { state, generation } = *checked;
-            let row = PodRow { verified: Some(rfc3339(time)), ..checks.row };
+            let Checked { state, generation, beside } = *checked;
+            let row = PodRow { verified: Some(rfc3339(time)), beside, ..checks.row };
             let due = now + CHECK_EVERY;
             let checks = CheckState { netns: Some(netns), generation, due, row, ..checks };
             match &tracked.subject.desired {
-                Desired::Redirect(_, setting) => judge_rules(checks, setting, state, on_damage, now),
+                Desired::Redirect(_, setting) => {
+                    let verdict = judge_rules(checks, setting, state, on_damage, now);
+                    let row = with_bypass(verdict.checks.row, tracked.subject.bypass);
+                    Verdict { checks: CheckState { row, ..verdict.checks }, ..verdict }
+                }
                 Desired::Direct(_) | Desired::Unknown(_) => Verdict::silent(checks, FollowUp::Wait),
             }
         }
@@ -141,10 +153,32 @@ fn judge_rules(
         Rules::Well(engine) => {
             let row = PodRow { engine: Some(engine.name().to_owned()), ..checks.row };
             let checks = CheckState { strikes: 0, row, ..checks };
-            let (checks, _) = with_state(checks, RedirectState::Redirected, setting.to_owned());
-            Verdict { count: Some(Verified::Well), ..Verdict::silent(checks, FollowUp::Wait) }
+            let reason =
+                if checks.completed { format!("{setting}; {COMPLETED}") } else { setting.to_owned() };
+            well(checks, reason)
         }
-        Rules::Repaired(repaired) => judge_repaired(checks, setting, &repaired, now),
+        Rules::Incomplete(..) if on_damage == OnDamage::Repair => Verdict::silent(checks, FollowUp::Repair),
+        Rules::Incomplete(engine, differences) => {
+            let row = PodRow { engine: Some(engine.name().to_owned()), ..checks.row };
+            let differences = summary_of_differences(&differences);
+            let reason = format!("{setting}; by the pod's own securityContext.sysctls, {differences}");
+            well(CheckState { strikes: 0, row, ..checks }, reason)
+        }
+        // The runtime writes a pod's own list once, after ADD. Another time it is another program.
+        Rules::Completed(completed) if !checks.completed => {
+            let row = PodRow { engine: Some(completed.engine.name().to_owned()), ..checks.row };
+            well(CheckState { completed: true, row, ..checks }, format!("{setting}; {COMPLETED}"))
+        }
+        Rules::Completed(completed) => {
+            let Completed { engine, differences, footprint: _ } = *completed;
+            let message = format!("completed again: {}", summary_of_differences(&differences));
+            judge_repaired(checks, setting, (engine, differences.len(), message), now)
+        }
+        Rules::Repaired(repaired) => {
+            let message = summary_of_repair(&repaired);
+            let done = (repaired.installed.engine, repaired.differences.len(), message);
+            judge_repaired(checks, setting, done, now)
+        }
         Rules::Differs(_) if on_damage == OnDamage::Repair => Verdict::silent(checks, FollowUp::Repair),
         Rules::Differs(differences) => damaged(
             checks,
@@ -156,7 +190,18 @@ fn judge_rules(
     }
 }
 
-fn judge_repaired(checks: CheckState, setting: &str, repaired: &Repaired, now: Instant) -> Verdict {
+/// The verdict on a pod that is redirected as it should be.
+fn well(checks: CheckState, reason: String) -> Verdict {
+    let (checks, _) = with_state(checks, RedirectState::Redirected, reason);
+    Verdict { count: Some(Verified::Well), ..Verdict::silent(checks, FollowUp::Wait) }
+}
+
+fn judge_repaired(
+    checks: CheckState,
+    setting: &str,
+    (engine, differences, message): (Engine, usize, String),
+    now: Instant,
+) -> Verdict {
     let strikes = checks.strikes + 1;
     // The pulse follows the first repair at once. Each further one doubles the pause, up to the interval of checks: so
     // another program that keeps removing the rules costs one repair in 30 s.
@@ -164,14 +209,14 @@ fn judge_repaired(checks: CheckState, setting: &str, repaired: &Repaired, now: I
         1 => Duration::ZERO,
         more => PULSE.saturating_mul(1 << (more - 1).min(4)).min(CHECK_EVERY),
     };
-    let (engine, message) = (repaired.installed.engine.name().to_owned(), summary_of_repair(repaired));
+    let engine = engine.name().to_owned();
     let row = PodRow { engine: Some(engine.clone()), repairs: checks.row.repairs + 1, ..checks.row };
     let checks = CheckState { strikes, quiet_until: now + pause, row, ..checks };
     let (checks, _) = with_state(checks, RedirectState::Redirected, format!("{setting}; {message}"));
     Verdict {
         checks,
         count: Some(Verified::Damaged),
-        report: Some(PodReport::Repaired { engine, differences: repaired.differences.len(), message }),
+        report: Some(PodReport::Repaired { engine, differences, message }),
         follow_up: FollowUp::Wait,
     }
 }
@@ -199,12 +244,13 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use culvert_cni::pod::Annotations;
-    use culvert_cni::redirect::engine::Engine;
+    use culvert_cni::redirect::repair::Repaired;
     use culvert_cni::redirect::{Footprint, Installed, Outcome, RedirectError};
 
     use super::super::report::row;
     use super::super::subjects::{Defaults, subjects};
     use super::*;
+    use crate::cri::sandboxes::Bypass;
     use crate::cri::{Network, Sandbox};
 
     const NETNS: NetnsId = NetnsId { device: 4, inode: 7 };
@@ -219,6 +265,7 @@ mod tests {
             uid: "u1".to_owned(),
             annotations: on,
             created_at: 1,
+            handler: String::new(),
         };
         let subject = subjects(Some(vec![sandbox]), Vec::new(), &Defaults::default()).remove(0);
         let network = Network::default();
@@ -229,7 +276,7 @@ mod tests {
     }
 
     fn rules(state: Rules) -> CheckResult {
-        CheckResult::Rules(Ok((NETNS, Box::new(Checked { state, generation: Some(6) }))))
+        CheckResult::Rules(Ok((NETNS, Box::new(Checked { state, generation: Some(6), beside: Vec::new() }))))
     }
 
     fn repaired() -> Rules {
@@ -243,12 +290,33 @@ mod tests {
         Rules::Repaired(Box::new(Repaired { differences, installed, established: Vec::new() }))
     }
 
+    fn completed() -> Rules {
+        let (differences, footprint) = (vec!["15001 is missing".to_owned()], Footprint::nothing());
+        Rules::Completed(Box::new(Completed { engine: Engine::Nftables, differences, footprint }))
+    }
+
+    fn incomplete() -> Rules {
+        Rules::Incomplete(Engine::Nftables, vec!["15001 is missing".to_owned()])
+    }
+
     fn differs() -> Rules {
         Rules::Differs(["1", "2", "3", "4"].map(str::to_owned).to_vec())
     }
 
     fn verdict(tracked: &Tracked, result: CheckResult, on_damage: OnDamage) -> Verdict {
         judge(tracked, result, on_damage, tracked.checks.due, UNIX_EPOCH)
+    }
+
+    #[test]
+    fn intact_rules_are_no_redirect_where_packets_bypass_them() {
+        let mut bypassed = tracked();
+        bypassed.subject.bypass = Some(Bypass::Kata);
+        for result in [Rules::Well(Engine::Nftables), repaired()] {
+            let verdict = verdict(&bypassed, rules(result), OnDamage::Repair);
+            let row = verdict.checks.row;
+            assert_eq!(row.state, RedirectState::Bypassed);
+            assert!(row.reason.contains("virtual machine") && row.is_ill(), "{row:?}");
+        }
     }
 
     #[test]
@@ -323,6 +391,17 @@ mod tests {
                 Redirected,
                 "culvert.dev/redirect",
             ),
+            ("completes", rules(incomplete()), Mend, Repair, None, Unknown, "not verified yet"),
+            (
+                "lacks",
+                rules(incomplete()),
+                Inform,
+                Wait,
+                Some(Verified::Well),
+                Redirected,
+                "15001 is missing",
+            ),
+            ("completed", rules(completed()), Mend, Wait, Some(Verified::Well), Redirected, "completed: the"),
             ("repairs", rules(differs()), Mend, Repair, None, Unknown, "not verified yet"),
             ("reports", rules(differs()), Inform, Wait, Some(Verified::Damaged), Damaged, "1; 2; 3; 1 more"),
             ("off", rules(differs()), Off, Wait, Some(Verified::Damaged), Damaged, "1; 2; 3; 1 more"),
@@ -364,6 +443,9 @@ mod tests {
             ("differs", || rules(differs()), [true, false]),
             ("another's", || rules(Rules::Anothers("x".to_owned())), [true, false]),
             ("repaired", || rules(repaired()), [true, true]),
+            ("incomplete", || rules(incomplete()), [false, false]),
+            // Once, as a runtime does it.
+            ("completed", || rules(completed()), [false, true]),
             ("intact", || rules(Rules::Well(Engine::Nftables)), [false, false]),
         ] {
             let mut tracked = tracked();

@@ -35,7 +35,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 pub(crate) use self::check::PodCheck;
 use self::judge::{CheckResult, FollowUp, PodReport, Verdict, judge};
 use self::report::post_event;
-pub(crate) use self::report::row;
+pub(crate) use self::report::{row, with_bypass};
 pub(crate) use self::subjects::{Defaults, Desired, Subject, subjects};
 use self::tracked::{CHECK_EVERY, PULSE, Tracked};
 use crate::agent::context::{Context, Readiness};
@@ -175,6 +175,7 @@ impl Verifier {
                 return;
             }
         };
+        self.defaults.handlers.clone_from(&layout.handlers);
         let subjects = subjects(sandboxes, records, &self.defaults);
         self.follow(subjects, cri).await;
         self.report_problem(unreached.or(unread));

@@ -8,6 +8,7 @@ use culvert_cni::redirect::repair::Repaired;
 use super::subjects::{Desired, Subject};
 use crate::agent::status::{NOT_YET, Onboarded, PodRow, RedirectState};
 use crate::cri::Network;
+use crate::cri::sandboxes::Bypass;
 use crate::kube::{Events, events::Event};
 
 /// Differences that a line names one by one.
@@ -36,6 +37,7 @@ pub(crate) fn row(subject: &Subject, network: &Network, before: Option<&PodRow>)
         verified: None,
         repairs: 0,
         reason,
+        beside: Vec::new(),
     };
     match before {
         // Only the record changed: the result of the last check still holds.
@@ -44,6 +46,19 @@ pub(crate) fn row(subject: &Subject, network: &Network, before: Option<&PodRow>)
             reason: before.reason.clone(),
             verified: before.verified.clone(),
             repairs: before.repairs,
+            beside: before.beside.clone(),
+            ..row
+        },
+        _ => row,
+    }
+}
+
+/// Changes the row of a pod whose rules are as they should be: they are no redirect where packets bypass them.
+pub(crate) fn with_bypass(row: PodRow, bypass: Option<Bypass>) -> PodRow {
+    match bypass {
+        Some(bypass) if row.state == RedirectState::Redirected => PodRow {
+            state: RedirectState::Bypassed,
+            reason: format!("{}; {}", row.reason, bypass.reason()),
             ..row
         },
         _ => row,

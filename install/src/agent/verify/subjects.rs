@@ -13,6 +13,7 @@ use culvert_cni::redirect::policy::Policy;
 use serde_json::{Map, Value, json};
 
 use crate::cri::Sandbox;
+use crate::cri::sandboxes::{Bypass, Handlers};
 
 /// The interface of a pod's main network, as every runtime of Kubernetes names it.
 const MAIN_INTERFACE: &str = "eth0";
@@ -24,6 +25,8 @@ pub(crate) struct Defaults {
     redirect: Option<String>,
     locked: Vec<String>,
     exclude_namespaces: Vec<String>,
+    /// The runtime's handlers whose sandboxes bypass the rules.
+    pub(crate) handlers: Handlers,
 }
 
 impl Defaults {
@@ -40,6 +43,7 @@ impl Defaults {
             redirect: conf.redirect.map(|raw| raw.get().to_owned()),
             locked: conf.locked.clone(),
             exclude_namespaces: conf.exclude_namespaces,
+            handlers: Handlers::new(),
         })
     }
 }
@@ -68,6 +72,8 @@ pub(crate) struct Subject {
     pub desired: Desired,
     /// Time of the sandbox's creation in nanoseconds since 1970, where the runtime says it.
     pub created_at: Option<i64>,
+    /// The kind of sandbox, if its packets bypass the rules.
+    pub bypass: Option<Bypass>,
     /// The engine that wrote the rules.
     pub engine: Option<String>,
     /// The path of the namespace at the pod's ADD.
@@ -122,7 +128,7 @@ fn rank(record: &Record) -> (bool, bool, bool) {
 }
 
 fn of_sandbox(sandbox: Sandbox, record: Option<Record>, defaults: &Defaults) -> Subject {
-    let Sandbox { id, namespace, name, uid, annotations, created_at } = sandbox;
+    let Sandbox { id, namespace, name, uid, annotations, created_at, handler } = sandbox;
     let considered = record.as_ref().and_then(|record| record.considered.clone());
     let decided_at_add = considered.as_ref().map(|considered| desired(considered.decide()));
     let excluded = defaults.exclude_namespaces.contains(&namespace);
@@ -138,6 +144,7 @@ fn of_sandbox(sandbox: Sandbox, record: Option<Record>, defaults: &Defaults) -> 
         uid: Some(uid).filter(|uid| !uid.is_empty()),
         desired,
         created_at: Some(created_at).filter(|at| *at > 0),
+        bypass: defaults.handlers.get(&handler).copied().or_else(|| Bypass::of(&handler)),
         considered: considered.or(Some(now)),
         ..attached(id, record)
     }
@@ -173,6 +180,7 @@ fn attached(id: String, record: Option<Record>) -> Subject {
         ifname: MAIN_INTERFACE.to_owned(),
         desired: Desired::Unknown(String::new()),
         created_at: None,
+        bypass: None,
         engine: None,
         netns: None,
         netns_id: None,
@@ -221,6 +229,7 @@ mod tests {
             uid: "u1".to_owned(),
             annotations: annotations(pairs),
             created_at: 1,
+            handler: String::new(),
         }
     }
 
@@ -287,7 +296,11 @@ mod tests {
         }
         let wrong =
             subjects(Some(vec![sandbox("shop", &[("culvert.dev/redirekt", "on")])]), vec![], &defaults);
-        assert!(kind(&wrong[0].desired).starts_with("unknown: culvert.dev/redirekt"), "{wrong:?}");
+        assert!(
+            kind(&wrong[0].desired)
+                .starts_with("unknown: no annotation of culvert: \"culvert.dev/redirekt\""),
+            "{wrong:?}"
+        );
         assert_eq!(subjects(Some(vec![]), vec![record("nftables", None)], &defaults), vec![]);
     }
 

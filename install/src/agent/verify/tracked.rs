@@ -35,6 +35,8 @@ pub(super) struct CheckState {
     pub due: Instant,
     /// Until then the pulse skips the pod, since it was repaired often of late.
     pub quiet_until: Instant,
+    /// True once the pod's own list of reserved ports was completed.
+    pub completed: bool,
     /// Repairs since a check last found the rules intact.
     pub strikes: u32,
     pub row: PodRow,
@@ -44,8 +46,15 @@ impl Tracked {
     /// A pod that was never checked, so that its first check is due at once.
     pub(super) fn new(subject: Subject, network: Network, row: PodRow) -> Self {
         let now = Instant::now();
-        let checks =
-            CheckState { netns: None, generation: None, due: now, quiet_until: now, strikes: 0, row };
+        let checks = CheckState {
+            netns: None,
+            generation: None,
+            due: now,
+            quiet_until: now,
+            completed: false,
+            strikes: 0,
+            row,
+        };
         Self { subject, network, checks }
     }
 

@@ -5,9 +5,10 @@ pub(crate) mod progress;
 
 use std::time::Duration;
 
+use hyper::StatusCode;
 use tokio::time::{Instant, sleep};
 
-use self::progress::{DaemonSet, Pod, PodList, Progress};
+use self::progress::{DaemonSet, Node, Pod, PodList, Progress};
 use super::logging::start_logging;
 use crate::cli::await_uninstall::AwaitUninstallArgs;
 use crate::command::answer::Answer;
@@ -20,6 +21,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const PAGE: usize = 200;
 /// Most pages: twice as many nodes as Kubernetes is made for.
 const MAX_PAGES: usize = 50;
+/// Polls before the nodes themselves are asked about: most kubelets start the pod within these.
+const FIRST_POLLS: u32 = 2;
+/// Most nodes that one poll asks about. More that are down at once are waited for.
+const MAX_NODES: usize = 50;
 
 /// Reasons why it cannot wait.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +58,17 @@ async fn wait(client: &Client, args: &AwaitUninstallArgs) -> Answer {
     let mut progress = Progress::default();
     let mut trouble = None;
     let mut said = (0, None);
+    let mut polls = 0;
     while begun.elapsed() < args.timeout {
         match look(client, args).await {
             Ok((daemon_set, pods)) => {
                 trouble = None;
                 progress.look(&daemon_set, &pods);
+                polls += 1;
+                if polls > FIRST_POLLS {
+                    let silent = silent(client, progress.waited_for()).await;
+                    progress.silent(silent);
+                }
                 if progress.is_over(begun.elapsed(), args.unreachable_after) {
                     break;
                 }
@@ -79,6 +90,23 @@ async fn wait(client: &Client, args: &AwaitUninstallArgs) -> Answer {
         Some(trouble) => answer.with("the last look failed", &[trouble]),
         None => answer,
     }
+}
+
+/// Returns the nodes whose kubelet the control plane does not hear of. Best effort: where nodes may not be read, the wait for
+/// unreachable nodes is all there is.
+async fn silent(client: &Client, nodes: Vec<String>) -> Vec<String> {
+    let mut silent = Vec::new();
+    for name in nodes.into_iter().take(MAX_NODES) {
+        let path = format!("/api/v1/nodes/{}", encoded(&name));
+        match client.json::<Node>(Call::get(&path)).await {
+            Ok(node) if node.is_silent() => silent.push(name),
+            Ok(_) => {}
+            // Deleted meanwhile: its pod goes too.
+            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => {}
+            Err(_) => break,
+        }
+    }
+    silent
 }
 
 /// Reads the DaemonSet and all of its pods.

@@ -121,6 +121,35 @@ pub(crate) struct Terminated {
     pub message: String,
 }
 
+/// Fields of a node that are read.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Node {
+    pub status: NodeStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NodeStatus {
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Condition {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: String,
+}
+
+impl Node {
+    /// Returns true if the control plane has not heard of the kubelet for its grace period, 40 or 50 s. A node that is not
+    /// ready by its own kubelet's word is at work.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.status.conditions.iter().any(|of| of.kind == "Ready" && of.status == "Unknown")
+    }
+}
+
 /// Progress of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
@@ -132,6 +161,8 @@ enum State {
     Working(String),
     /// The kubelet has not started the pod.
     NotTakenUp,
+    /// The control plane does not hear of the kubelet either, so there is nothing to wait for.
+    Silent,
 }
 
 /// Progress of all nodes. It remembers nodes that were done, since a container that has done its work is restarted and
@@ -175,6 +206,21 @@ impl Progress {
         (self.nodes.values().filter(|state| **state == State::Done).count(), self.wanted)
     }
 
+    /// Names the nodes that are not done, those first whose kubelet has not started the pod.
+    pub(crate) fn waited_for(&self) -> Vec<String> {
+        let is_started = |state: &State| *state != State::NotTakenUp;
+        let mut nodes: Vec<_> = self.others().collect();
+        nodes.sort_by_key(|(_, state)| is_started(state));
+        nodes.into_iter().map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Takes the nodes whose kubelet is silent, until the next poll.
+    pub(crate) fn silent(&mut self, nodes: impl IntoIterator<Item = String>) {
+        for node in nodes {
+            self.nodes.entry(node).and_modify(|state| *state = State::Silent);
+        }
+    }
+
     fn others(&self) -> impl Iterator<Item = (&String, &State)> {
         self.nodes.iter().filter(|(_, state)| **state != State::Done)
     }
@@ -183,7 +229,12 @@ impl Progress {
     pub(crate) fn is_over(&self, waited: Duration, unreachable_after: Duration) -> bool {
         let all_made = self.wanted.is_some_and(|wanted| self.nodes.len() >= wanted);
         let late = waited >= unreachable_after;
-        all_made && self.others().all(|(_, state)| late && *state == State::NotTakenUp)
+        all_made
+            && self.others().all(|(_, state)| match state {
+                State::Silent => true,
+                State::NotTakenUp => late,
+                State::Done | State::Failing(_) | State::Working(_) => false,
+            })
     }
 
     /// Final text, and true if all is well.
@@ -206,7 +257,7 @@ impl Progress {
                 State::Done => continue,
                 State::Failing(why) => ("failed", why.as_str()),
                 State::Working(why) => ("not done in time", why.as_str()),
-                State::NotTakenUp => {
+                State::NotTakenUp | State::Silent => {
                     well &= unreachable == Unreachable::Skip;
                     let todo = "its kubelet does not answer. Should it come back, run `culvert-install uninstall` on it";
                     text.push_str(&format!("{node}: not reached: {todo}\n"));
@@ -344,6 +395,32 @@ mod tests {
         assert!(!at(&progress, 1000), "it is tried again");
         let (text, well) = progress.outcome(Unreachable::Skip);
         assert!(!well && text.contains("a: failed: exit code 1: the folder is read-only"), "{text}");
+    }
+
+    #[test]
+    fn a_silent_node_is_not_waited_for() {
+        let node = |ready: &str| -> Node {
+            let conditions = json!([{ "type": "MemoryPressure", "status": "Unknown" }, { "type": "Ready", "status": ready }]);
+            serde_json::from_value(json!({ "metadata": {}, "status": { "conditions": conditions } })).unwrap()
+        };
+        assert_eq!(["True", "False", "Unknown"].map(|ready| node(ready).is_silent()), [false, false, true]);
+        assert!(!Node::default().is_silent());
+
+        let running = json!({ "startTime": "x", "containerStatuses": [{ "state": { "running": {} } }] });
+        let pods = [pod("a", &ended(0, "")), pod("b", &running), pod("c", &json!({ "phase": "Pending" }))];
+        let mut progress = Progress::default();
+        progress.look(&daemon_set(1, 3), &pods);
+        assert_eq!(progress.waited_for(), ["c", "b"]);
+        progress.silent(["c".to_owned()]);
+        assert!(!at(&progress, 1), "another one is at work");
+        progress.silent(["b".to_owned(), "no node of it".to_owned()]);
+        assert!(at(&progress, 1));
+        let (text, well) = progress.outcome(Unreachable::Skip);
+        assert!(well && text.contains("b: not reached") && text.contains("c: not reached"), "{text}");
+        assert!(!progress.outcome(Unreachable::Fail).1);
+        // Each poll begins anew: the kubelet may be back.
+        progress.look(&daemon_set(1, 3), &pods);
+        assert!(!at(&progress, 1));
     }
 
     #[test]

@@ -30,8 +30,8 @@ pub(crate) enum Status {
 /// One check. Keys and names are stable in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Check {
-    /// `kernel`, `nftables`, `conntrack`, `ipv6`, `iptables`, `runtime`, `network`, `plugin`, `entry`, `neighbour`, `agent` or
-    /// `pods`.
+    /// `kernel`, `nftables`, `conntrack`, `ipv6`, `iptables`, `runtime`, `network`, `plugin`, `entry`, `neighbour`, `agent`,
+    /// `pods` or, if there is any to name, `beside`.
     pub name: &'static str,
     pub status: Status,
     /// Facts that were found.

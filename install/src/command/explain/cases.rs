@@ -41,7 +41,6 @@ const HOPS: [IpAddr; 2] = [IpAddr::V4(HOP_SOURCE_V4), IpAddr::V6(HOP_SOURCE_V6)]
 const LINK_LOCAL: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 /// A loopback address other than 127.0.0.1, as resolvers on loopback use.
 const OTHER_LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
-const SOURCE_PORT: u16 = 40_000;
 /// Interface of the pod; any name that is no virtual interface works.
 const INTERFACE: &str = "eth0";
 
@@ -305,7 +304,6 @@ fn from_process(
         origin: Origin::Process(uid),
         protocol,
         source: source(*destination),
-        source_port: SOURCE_PORT,
         destination: *destination,
         destination_is_own: is_own(*destination),
         destination_port: port,
@@ -328,7 +326,6 @@ fn from_peer(
             origin: Origin::Peer(interface.to_owned()),
             protocol: Tcp,
             source: *source,
-            source_port: SOURCE_PORT,
             destination: *destination,
             destination_is_own: is_own(*destination),
             destination_port: port,

@@ -246,6 +246,13 @@ fn port_setting(policy: &Policy, port: u16) -> Option<&'static str> {
 fn notes(policy: &Policy, sources: &Sources) -> Vec<String> {
     let from = |name: &'static str| setting(name, sources).source;
     let mut notes = Vec::new();
+    if policy.inbound.redirect.is_enabled() {
+        let port = policy.inbound.port;
+        notes.push(format!(
+            "a filter in the pod sees inbound-port {port} in place of a peer's port, and NAT rules in the pod do not see what \
+             is redirected: \"Beside other NAT and filters\" in cni/ANNOTATIONS.md says what to set"
+        ));
+    }
     match policy.families {
         IpFamilies::Dual => {}
         IpFamilies::V4 => {
@@ -367,9 +374,9 @@ culvert.dev/drop-invalid: enabled
         let text = "culvert.dev/redirekt: enabled\nculvert.dev/inbound-port: 'x'\n";
         let Answer { out, err, exit } = explained(text, &[], None, Output::Text);
         assert_eq!((out.as_str(), exit), ("", Exit::Usage));
-        assert!(err.contains("culvert.dev/redirekt is no annotation of culvert"), "{err}");
+        assert!(err.contains("no annotation of culvert: \"culvert.dev/redirekt\""), "{err}");
         assert!(
-            err.contains("culvert.dev/inbound-port is \"x\": it must be a port from 1 to 65535"),
+            err.contains("culvert.dev/inbound-port must be a port from 1 to 65535: it is \"x\""),
             "{err}"
         );
     }

@@ -20,6 +20,9 @@ use crate::command::settings;
 use crate::probe::listeners::{Listener, listeners};
 use crate::probe::place::Place;
 
+/// Heads the list of other programs' rules.
+const BESIDE: &str = "rules of other programs, which see redirected connections otherwise than before; see \
+                      \"Beside other NAT and filters\" in cni/ANNOTATIONS.md:";
 /// Connections that are listed one by one.
 const MAX_TOLD: usize = 5;
 
@@ -40,7 +43,7 @@ pub(crate) fn run(args: &ApplyArgs) -> Result<Answer, RedirectRefusal> {
         may_replace: *force,
         record: record.clone(),
     };
-    let Done { installed, established, mut warnings } = place.run(move || work.run())??;
+    let Done { installed, established, beside: others, mut warnings } = place.run(move || work.run())??;
     warnings.splice(0..0, wanted.warnings);
     let Installed { engine, outcome, footprint, left_out: _ } = installed;
     let footprint = match &record {
@@ -67,6 +70,10 @@ pub(crate) fn run(args: &ApplyArgs) -> Result<Answer, RedirectRefusal> {
     if let Some(text) = carried_on(outcome, &established) {
         line(&text);
     }
+    if !others.is_empty() {
+        line(BESIDE);
+        others.iter().for_each(|text| line(&format!("  {text}")));
+    }
     line(&format!("changed beside the rules, kept in {} for `redirect remove`:", file.path().display()));
     beside(&record.footprint).iter().for_each(|text| line(&format!("  {text}")));
     Ok(Answer::said(out, Exit::Well).with("warning", &warnings))
@@ -90,6 +97,8 @@ struct Work {
 struct Done {
     installed: Installed,
     established: Vec<Established>,
+    /// NAT rules and drop policies of other programs.
+    beside: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -119,7 +128,7 @@ impl Work {
             )
         };
         warnings.extend(installed.left_out.iter().map(left_out));
-        Ok(Done { installed, established, warnings })
+        Ok(Done { installed, established, beside: redirect::beside::others(), warnings })
     }
 }
 

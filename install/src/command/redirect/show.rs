@@ -64,6 +64,7 @@ fn entered(hook: Option<Hook>) -> String {
     let Some(Hook { at, stage }) = hook else { return "from other chains".to_owned() };
     let at = match at {
         Point::Prerouting => "on arrival",
+        Point::Input => "on delivery",
         Point::Output => "on leaving",
     };
     let stage = match stage {

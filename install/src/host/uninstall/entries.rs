@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{UninstallReport, leavings};
+use crate::conflist::stand_in;
 use crate::conflist::{self, Conflist, MAX_BYTES, TYPE};
-use crate::host::entry::{self, DROP_IN, SET_ASIDE};
+use crate::host::entry::change::{edit, trigger_reload};
+use crate::host::entry::{DROP_IN, aside};
 use crate::host::files::{self, Replaced};
+use crate::host::folder::SET_ASIDE;
 use crate::host::layout::Layout;
 use crate::host::state::{self, LockError};
-use crate::system::read::read_bounded;
+use crate::system::lossless::read_lossless;
 
 /// Wait for the node's lock; another culvert-install holds it for milliseconds.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
@@ -63,10 +66,11 @@ pub(super) async fn remove_all(
         logs.extend(log_file(&layout.at(&layout.conf_dir.join(name))));
     }
     for name in set_aside {
-        add_line(name, restore(&folder, name).map(Some));
+        add_line(name, aside::bring_back(&folder, name, None).map(Some));
     }
     for name in others {
-        add_line(name, remove_from(layout, name));
+        let is_ours = stand_in::is_ours(name);
+        add_line(name, if is_ours { remove_stand_in(&folder.join(name)) } else { remove_from(layout, name) });
     }
     logs.dedup();
     if report.problems.is_empty() { Ok(logs) } else { Err(report.problems.pop().unwrap_or_default()) }
@@ -79,38 +83,11 @@ fn names_in(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Gives a `.conf` that was set aside its name back, unless that name is taken again or the list in its place has changed.
-fn restore(folder: &Path, name: &str) -> io::Result<&'static str> {
-    let conf_name = name.strip_suffix(SET_ASIDE).unwrap_or(name);
-    let (aside, conf) = (folder.join(name), folder.join(conf_name));
-    let list = conf.with_extension("conflist");
-    let original = read_bounded(&aside, MAX_BYTES)?;
-    let is_ours = match fs::read_to_string(&list) {
-        Ok(text) => conflist::unwrap(&text, &original),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-        Err(error) => return Err(error),
-    };
-    let what = match (conf.exists(), is_ours) {
-        // The new file counts, and the runtime orders it before a list of ours.
-        (true, _) => {
-            files::remove_if_there(&aside)?;
-            "removed: the network plugin wrote its file anew"
-        }
-        // Renamed before the list is removed, so that the folder is never without a configuration.
-        (false, true) => {
-            fs::rename(&aside, &conf)?;
-            "is back under its name"
-        }
-        (false, false) => {
-            files::remove_if_there(&aside)?;
-            "removed: the list in its place was changed since, and stays without our entry"
-        }
-    };
-    if is_ours {
-        files::remove_if_there(&list)?;
-    }
-    files::sync_folder_of(&conf)?;
-    Ok(what)
+/// Removes a list of ours, which stands before a neighbour's own file.
+fn remove_stand_in(list: &Path) -> io::Result<Option<&'static str>> {
+    let is_removed = files::remove_if_there(list)?;
+    files::sync_folder_of(list)?;
+    Ok(is_removed.then_some("removed: it was culvert's, and the network plugin's own file is as it was"))
 }
 
 /// Removes our entry from one name of the folder, if it is there. Files of every suffix are searched, since a
@@ -126,8 +103,8 @@ fn remove_from(layout: &Layout, name: &str) -> io::Result<Option<&'static str>> 
         return Ok(None);
     }
     for _ in 0..EDITS {
-        // A file that is no text holds no entry, and one that is gone neither.
-        let Ok(text) = read_bounded(&path, MAX_BYTES) else { return Ok(None) };
+        // A file that is gone holds no entry.
+        let Ok(text) = read_lossless(&path, MAX_BYTES) else { return Ok(None) };
         match removal_from(&text, &originals_of(&folder.join(name))) {
             FileChange::Nothing => return Ok(None),
             FileChange::Delete(reason) => {
@@ -136,9 +113,9 @@ fn remove_from(layout: &Layout, name: &str) -> io::Result<Option<&'static str>> 
                 return Ok(Some(reason));
             }
             FileChange::Rewrite(without) => {
-                if entry::edit(&path, &text, &without)? == Replaced::Done {
+                if edit(&path, &text, &without)? == Replaced::Done {
                     if path.parent() != Some(&folder) {
-                        entry::trigger_reload(&folder)?;
+                        trigger_reload(&folder)?;
                     }
                     return Ok(Some("our entry is taken out"));
                 }
@@ -154,7 +131,7 @@ fn remove_drop_in(folder: &Path, network: &Path) -> io::Result<Option<&'static s
     }
     // Succeeds only where the folder is empty, which was made for our file then.
     let _ = fs::remove_dir(network);
-    entry::trigger_reload(folder)?;
+    trigger_reload(folder)?;
     Ok(Some("our drop-in is removed"))
 }
 
@@ -163,7 +140,10 @@ fn originals_of(list: &Path) -> Vec<String> {
     if list.extension().is_none_or(|end| end != "conflist") {
         return Vec::new();
     }
-    ["conf", "json"].iter().filter_map(|end| fs::read_to_string(list.with_extension(end)).ok()).collect()
+    ["conf", "json"]
+        .iter()
+        .filter_map(|end| read_lossless(&list.with_extension(end), MAX_BYTES).ok())
+        .collect()
 }
 
 /// The change that removes our entry from a file.
@@ -196,7 +176,7 @@ fn removal_from(text: &str, originals: &[String]) -> FileChange {
 
 /// Reads the path of the plugin's log from the entry in a file.
 fn log_file(path: &Path) -> Option<PathBuf> {
-    let text = read_bounded(path, MAX_BYTES).ok()?;
+    let text = read_lossless(path, MAX_BYTES).ok()?;
     let list = Conflist::parse(&text).ok()?;
     let ours = list.plugins.iter().position(|plugin| plugin.kind == TYPE)?;
     let entry: serde_json::Value = serde_json::from_str(list.plugin(ours)?).ok()?;
@@ -246,33 +226,6 @@ mod tests {
             ),
         ] {
             assert_eq!(removal_from(&text, originals), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_conf_that_was_set_aside_comes_back_unless_its_place_is_taken() {
-        let wrapped = conflist::wrap(CONF, &our_entry()).unwrap();
-        for (name, conf, list, expected) in [
-            ("untouched", None, Some(wrapped.as_str()), &[("10-a.conf", CONF)][..]),
-            ("list gone", None, None, &[("10-a.conf", CONF)]),
-            ("list changed", None, Some("{}"), &[("10-a.conflist", "{}")]),
-            ("written anew", Some("new"), Some(wrapped.as_str()), &[("10-a.conf", "new")]),
-            ("both changed", Some("new"), Some("{}"), &[("10-a.conf", "new"), ("10-a.conflist", "{}")]),
-        ] {
-            let folder = tempfile::tempdir().unwrap();
-            let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
-            let aside = format!("10-a.conf{SET_ASIDE}");
-            write(&aside, CONF);
-            conf.inspect(|text| write("10-a.conf", text));
-            list.inspect(|text| write("10-a.conflist", text));
-            restore(folder.path(), &aside).unwrap();
-            let names = names_in(folder.path()).unwrap();
-            let found: Vec<_> = names
-                .iter()
-                .map(|file| (file.as_str(), fs::read_to_string(folder.path().join(file)).unwrap()))
-                .collect();
-            let expected: Vec<_> = expected.iter().map(|(file, text)| (*file, (*text).to_owned())).collect();
-            assert_eq!(found, expected, "{name}");
         }
     }
 }

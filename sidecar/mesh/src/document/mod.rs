@@ -10,11 +10,15 @@ mod reader;
 mod schema;
 mod spelling;
 
-pub(crate) use reader::read_all;
+pub(crate) use reader::{is_list, read_document};
 
+use crate::kinds::dataplane::Inbound;
 use crate::kinds::{Kind, Spec};
 use crate::model::labels::Labels;
-use crate::read::Problem;
+use crate::model::tags::Tags;
+use crate::read::{Problem, tree};
+use serde_json::Value;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -61,7 +65,8 @@ pub struct Document {
     pub name_field: &'static str,
     /// Namespace, in Kubernetes' spelling only.
     pub namespace: Option<String>,
-    /// Labels, with those that Kuma gives each document by itself.
+    /// Labels, with those that Kuma gives each document by itself; none of another pod's Dataplane, as no policy that holds
+    /// here looks at them.
     pub labels: Labels,
     /// True if the document has a field for labels, even an empty one.
     pub labelled: bool,
@@ -125,6 +130,52 @@ pub struct Found {
     pub documents: Vec<Document>,
     /// Documents whose kind, mesh or name cannot be read.
     pub lost: Vec<Lost>,
+    /// Tags of inbounds, each set once: the replicas of a service have the same.
+    tags: HashSet<Arc<Tags>>,
+    /// Bytes that `tags` takes.
+    tags_memory: usize,
+}
+
+/// Bytes that a mapping of text to text takes beside its text: the node of a map, and each text's share of the allocator.
+const MAPPING: usize = 560;
+/// Bytes that a plan takes for an inbound of another pod.
+const MEMBER: usize = 200;
+const EACH_TEXT: usize = 24;
+
+impl Found {
+    /// Returns the set of tags that stands for all equal ones.
+    fn shared(&mut self, tags: &Arc<Tags>) -> Arc<Tags> {
+        if let Some(there) = self.tags.get(tags) {
+            return Arc::clone(there);
+        }
+        let text = tags.0.iter().map(|(key, value)| key.len() + value.len() + 2 * EACH_TEXT).sum::<usize>();
+        self.tags_memory += MAPPING + text;
+        self.tags.insert(Arc::clone(tags));
+        Arc::clone(tags)
+    }
+
+    /// Adds what was found elsewhere.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        let Self { documents, lost, tags, tags_memory } = other;
+        self.documents.append(documents);
+        self.lost.append(lost);
+        self.tags.extend(tags.drain());
+        self.tags_memory += *tags_memory;
+    }
+
+    /// Estimates the bytes that the last document takes, with the tags that no document before it had. `value` is its tree.
+    pub(crate) fn memory_of_last(&mut self, value: &Value) -> usize {
+        let tags = std::mem::take(&mut self.tags_memory);
+        let Some(document) = self.documents.last() else { return size_of::<Lost>() };
+        let own = match &document.spec {
+            Spec::Wrong(_) => 0,
+            Spec::Dataplane(dataplane) if dataplane.networking.outbound.is_empty() => {
+                dataplane.networking.inbound.len() * (size_of::<Inbound>() + MEMBER)
+            }
+            _ => tree::memory(value),
+        };
+        size_of::<Document>() + document.name.len() + document.mesh.len() + 2 * EACH_TEXT + own + tags
+    }
 }
 
 #[cfg(test)]

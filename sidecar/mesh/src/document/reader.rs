@@ -12,34 +12,24 @@ use serde_json::{Map, Value};
 /// Label with the mesh of a document.
 const MESH_LABEL: &str = "kuma.io/mesh";
 
-/// Reads a document of a file; a list, as `kubectl get -o yaml` and `kumactl get -o yaml` print it, holds several.
-pub(crate) fn read_all(
+/// Returns true for a list, as `kubectl get -o yaml` and `kumactl get -o yaml` print it: its items are documents.
+pub(crate) fn is_list(value: &Value) -> bool {
+    // kubectl's lists have a kind, kumactl's have none.
+    let list = value.get("kind").and_then(Value::as_str).unwrap_or("List").ends_with("List");
+    list && value.get("type").is_none() && value.get("items").is_some_and(Value::is_array)
+}
+
+/// Reads a document, and returns its problems.
+pub(crate) fn read_document(
     context: &Context,
     value: &Value,
     place: &Place,
     found: &mut Found,
 ) -> Vec<DocumentError> {
-    let mut errors = Vec::new();
-    let mut one = |value: &Value, place: Place| {
-        let mut problems = Problems::default();
-        let whose = read_one(context, value, &place, found, &mut At::root(&mut problems));
-        errors.extend(problems.into_all().into_iter().map(|problem| DocumentError {
-            place: place.clone(),
-            whose: whose.clone(),
-            problem,
-        }));
-    };
-    // kubectl's lists have a kind, kumactl's have none.
-    let list = value.get("kind").and_then(Value::as_str).unwrap_or("List").ends_with("List");
-    match value.get("items").and_then(Value::as_array).filter(|_| list && value.get("type").is_none()) {
-        Some(items) => {
-            for (index, item) in items.iter().enumerate() {
-                one(item, Place { item: Some(index + 1), ..place.clone() });
-            }
-        }
-        None => one(value, place.clone()),
-    }
-    errors
+    let mut problems = Problems::default();
+    let whose = read_one(context, value, place, found, &mut At::root(&mut problems));
+    let error = |problem| DocumentError { place: place.clone(), whose: whose.clone(), problem };
+    problems.into_all().into_iter().map(error).collect()
 }
 
 /// Reads one document, and returns its kind and name for errors.
@@ -83,15 +73,26 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
         return whose;
     };
     let right = at.count() == 0;
+    let mut spec = spec.filter(|_| right).unwrap_or(Spec::Wrong(kind));
+    let other_pod = kind == Kind::Dataplane && pod.is_none();
+    if let Spec::Dataplane(dataplane) = &mut spec {
+        if other_pod {
+            dataplane.keep_endpoints();
+        }
+        for inbound in &mut dataplane.networking.inbound {
+            inbound.tags = found.shared(&inbound.tags);
+        }
+    }
     let own =
         labels(if kubernetes { &value["metadata"] } else { value }, &mut At::root(&mut Problems::default()));
     let labelled = own.is_some();
-    let mut labels = own.unwrap_or_default();
+    let mut labels = own.filter(|_| !other_pod).unwrap_or_default();
     // Kuma's control plane writes these labels onto each document; one from a file may not have passed through it.
     for (key, value) in
         [(MESH_LABEL, Some(mesh)), ("kuma.io/display-name", Some(name)), ("k8s.kuma.io/namespace", namespace)]
     {
-        if let Some(value) = value {
+        // No policy looks at the labels of another pod.
+        if let Some(value) = value.filter(|_| !other_pod) {
             labels.0.entry(key.into()).or_insert_with(|| value.into());
         }
     }
@@ -103,7 +104,7 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
         namespace: namespace.map(Into::into),
         labels,
         labelled,
-        spec: spec.filter(|_| right).unwrap_or(Spec::Wrong(kind)),
+        spec,
     });
     whose
 }

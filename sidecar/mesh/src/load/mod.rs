@@ -4,15 +4,21 @@
 //! Of a folder, its `.yaml`, `.yml` and `.json` files whose name does not begin with a dot. A ConfigMap's volume has its
 //! files as links into `..data`, itself a link that is exchanged in one step; by following the files' links all of that is
 //! seen and nothing is seen twice.
+//!
+//! An absence is an error, never a statement: a path without files, a file without documents and a link to nothing are
+//! what a full disk, an unmounted volume or a wrong path leave behind.
 
 use crate::context::Context;
-use crate::document::{DocumentError, Found, Lost, Place, read_all};
+use crate::document::{DocumentError, Found, Lost, Place, is_list, read_document};
+use crate::kinds::Kind;
 use crate::read::Problem;
 use crate::read::yaml;
+use serde_json::Value;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Bounds of what is read; more is an error before it takes memory.
@@ -24,9 +30,15 @@ struct Bounds {
     bytes: u64,
     /// Most documents of all files together.
     documents: usize,
+    /// Most bytes of memory that documents may take once they are read.
+    memory: usize,
 }
 
-const BOUNDS: Bounds = Bounds { files: 20_000, bytes: 64 << 20, documents: 50_000 };
+/// Beside the plan in force, the text and the tree of one document, these fit into the 256 MiB of the manifests.
+const BOUNDS: Bounds = Bounds { files: 20_000, bytes: 64 << 20, documents: 50_000, memory: 80 << 20 };
+
+const NO_FILE: &str =
+    "found a folder without files; allowed: at least one *.yaml, *.yml or *.json, or no --resources for it";
 
 /// Error of a file or of a document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,25 +118,42 @@ fn list(path: &Path) -> io::Result<Vec<(PathBuf, io::Result<Metadata>)>> {
         if hidden || !ours {
             continue;
         }
-        match fs::metadata(&file) {
-            // A folder inside of the folder is not read.
-            Ok(metadata) if !metadata.is_file() => {}
-            // The file was removed this moment, or is a link to a removed file: the kubelet removes the file first.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            metadata => files.push((file, metadata)),
+        let metadata = fs::metadata(&file);
+        let gone = |found: &io::Result<Metadata>| {
+            found.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        // Removed since the folder was read. A link that stays and leads nowhere is an error instead: its file is lost.
+        if !(gone(&metadata) && gone(&fs::symlink_metadata(&file))) {
+            files.push((file, metadata));
         }
     }
     files.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(files)
 }
 
+/// Errors that are kept and reported: thousands of documents of a broken generator all have the same.
+pub const MOST_ERRORS: usize = 200;
+
 /// Documents and errors of files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Loaded {
     /// Documents that were found.
     pub found: Found,
-    /// Errors of files and single documents.
+    /// Errors of files and single documents, at most [`MOST_ERRORS`].
     pub errors: Vec<LoadError>,
+    /// Number of further errors.
+    pub more: usize,
+    /// Documents so far, those that are not read because there are too many included.
+    documents: usize,
+    /// Bytes of memory that documents take.
+    memory: usize,
+    bounds: Bounds,
+}
+
+impl Default for Loaded {
+    fn default() -> Self {
+        Self::within(BOUNDS)
+    }
 }
 
 /// Reads all documents. Every error is reported, and rules about several documents can still be checked.
@@ -133,7 +162,7 @@ pub fn load(context: &Context, paths: &[PathBuf]) -> Loaded {
 }
 
 fn load_within(bounds: Bounds, context: &Context, paths: &[PathBuf]) -> Loaded {
-    let mut loaded = Loaded::default();
+    let mut loaded = Loaded::within(bounds);
     let mut bytes = 0;
     let mut count = 0;
     for path in paths {
@@ -154,16 +183,26 @@ fn load_within(bounds: Bounds, context: &Context, paths: &[PathBuf]) -> Loaded {
             );
             break;
         }
+        if files.is_empty() {
+            loaded.cannot_read(path, NO_FILE);
+        }
         for (file, metadata) in files {
             match metadata.and_then(|metadata| read(&file, &metadata, bounds.bytes)) {
-                Ok(text) => loaded.add(context, &text, &file),
+                Ok(text) => {
+                    if loaded.add_pieces(context, &text, &file) == 0 {
+                        loaded.cannot_read(&file, no_document(&text));
+                    }
+                }
                 Err(error) => loaded.cannot_read(&file, error),
             }
         }
     }
-    let documents = loaded.found.documents.len();
-    if documents > bounds.documents {
-        let what = format!("found {documents} documents; allowed: {}", bounds.documents);
+    if loaded.documents > bounds.documents {
+        let what = format!("found {} documents; allowed: {}", loaded.documents, bounds.documents);
+        loaded.cannot_read(paths.first().map_or(Path::new(""), PathBuf::as_path), what);
+    }
+    if loaded.memory > bounds.memory {
+        let what = format!("found documents that take more memory than is allowed: {} bytes", bounds.memory);
         loaded.cannot_read(paths.first().map_or(Path::new(""), PathBuf::as_path), what);
     }
     loaded
@@ -172,7 +211,9 @@ fn load_within(bounds: Bounds, context: &Context, paths: &[PathBuf]) -> Loaded {
 fn read(file: &Path, metadata: &Metadata, most: u64) -> io::Result<String> {
     use std::io::Read as _;
     if !metadata.is_file() {
-        return Err(io::Error::other("neither a file nor a folder"));
+        let found =
+            if metadata.is_dir() { "a folder inside of a folder" } else { "neither a file nor a folder" };
+        return Err(io::Error::other(format!("found {found}; allowed: a file")));
     }
     let mut bytes = Vec::new();
     // The file may have grown since its size was read.
@@ -184,18 +225,97 @@ fn read(file: &Path, metadata: &Metadata, most: u64) -> io::Result<String> {
     })
 }
 
+/// Describes a file that says nothing: truncated by a full disk, or of comments only.
+fn no_document(text: &str) -> String {
+    let bytes = text.len();
+    format!("found no document in {bytes} bytes; allowed: at least one (remove the file if none is meant)")
+}
+
+/// Documents of a list. They count once the whole of it is known to be one: kubectl writes its kind behind the items.
+struct ListItems {
+    attempt: usize,
+    loaded: Loaded,
+}
+
+impl ListItems {
+    fn read(&mut self, context: &Context, item: &Value, place: &Place, attempt: usize) {
+        if attempt != self.attempt {
+            *self = Self { attempt, loaded: Loaded::within(self.loaded.bounds) };
+        }
+        self.loaded.add_document(context, item, place, true);
+    }
+}
+
 impl Loaded {
+    fn within(bounds: Bounds) -> Self {
+        Self { found: Found::default(), errors: Vec::new(), more: 0, documents: 0, memory: 0, bounds }
+    }
+
+    /// Returns true once no further document is read.
+    fn is_full(&self) -> bool {
+        self.documents > self.bounds.documents || self.memory > self.bounds.memory
+    }
+
+    fn note(&mut self, errors: impl IntoIterator<Item = LoadError>) {
+        for error in errors {
+            if self.errors.len() < MOST_ERRORS {
+                self.errors.push(error);
+            } else {
+                self.more += 1;
+            }
+        }
+    }
+
+    /// Reads one document, unless there were too many before.
+    fn add_document(&mut self, context: &Context, value: &Value, place: &Place, item: bool) {
+        self.documents += 1;
+        if self.is_full() {
+            return;
+        }
+        let place = Place { item: item.then_some(self.documents), ..place.clone() };
+        let errors = read_document(context, value, &place, &mut self.found);
+        self.note(errors.into_iter().map(Into::into));
+        self.memory += self.found.memory_of_last(value);
+    }
+
+    fn append(&mut self, mut list: Self) {
+        let Self { found, errors, more, documents, memory, bounds: _ } = &mut list;
+        self.found.append(found);
+        self.documents += *documents;
+        self.memory += *memory;
+        self.more += *more;
+        self.note(errors.drain(..));
+    }
+
     fn cannot_read(&mut self, path: &Path, what: impl ToString) {
-        self.errors.push(LoadError::File { path: path.into(), what: what.to_string() });
+        self.note([LoadError::File { path: path.into(), what: what.to_string() }]);
         self.found.lost.push(Lost::default());
     }
 
     /// Reads the documents of a text, as if it came from `file`.
     pub fn add(&mut self, context: &Context, text: &str, file: &Path) {
-        let name: std::sync::Arc<str> = file.display().to_string().into();
+        self.add_pieces(context, text, file);
+    }
+
+    /// Reads the documents of a text and returns their number, wrong ones included.
+    fn add_pieces(&mut self, context: &Context, text: &str, file: &Path) -> usize {
+        let name: Arc<str> = file.display().to_string().into();
+        let mut count = 0;
         for piece in yaml::pieces(text) {
-            let place = Place { file: name.clone(), number: piece.number, item: None };
-            let (value, error) = piece.parse();
+            count += 1;
+            if self.is_full() {
+                self.documents += 1;
+                continue;
+            }
+            let place = Place { file: Arc::clone(&name), number: piece.number, item: None };
+            let left = Bounds {
+                documents: self.bounds.documents.saturating_sub(self.documents),
+                memory: self.bounds.memory.saturating_sub(self.memory),
+                ..self.bounds
+            };
+            let mut items = ListItems { attempt: 1, loaded: Self::within(left) };
+            let (value, error) =
+                piece.parse(&mut |attempt, item| items.read(context, &item, &place, attempt));
             if let Some(error) = error {
                 let problem = Problem {
                     path: String::new(),
@@ -203,16 +323,21 @@ impl Loaded {
                     allowed: "a YAML document; documents are separated by --- lines".into(),
                 };
                 let place = place.clone();
-                self.errors.push(DocumentError { place, whose: String::new(), problem }.into());
+                self.note([DocumentError { place, whose: String::new(), problem }.into()]);
             }
             if let Some(value) = &value {
-                let errors = read_all(context, value, &place, &mut self.found);
-                self.errors.extend(errors.into_iter().map(LoadError::from));
+                match is_list(value) {
+                    true => self.append(items.loaded),
+                    false => self.add_document(context, value, &place, false),
+                }
             } else if context.dataplane.as_ref().is_some_and(|pod| piece.holds(pod)) {
                 // The document may be the pod's Dataplane, so that one is not reported as missing.
                 self.found.lost.push(Lost::default());
+            } else if piece.holds(Kind::Mesh.name()) && piece.holds(&context.mesh) {
+                self.found.lost.push(Lost { kind: Some(Kind::Mesh), ..Lost::default() });
             }
         }
+        count
     }
 }
 

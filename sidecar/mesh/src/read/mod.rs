@@ -7,6 +7,7 @@
 pub(crate) mod log_fields;
 pub(crate) mod part;
 pub(crate) mod problems;
+pub(crate) mod tree;
 pub(crate) mod yaml;
 
 pub(crate) use problems::{At, Problem, Problems, describe};
@@ -16,6 +17,7 @@ use crate::model::tags::Tags;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A value that a document can have.
@@ -132,6 +134,16 @@ impl Read for RedirectPort {
 
     fn schema() -> Value {
         json!({"type": "integer", "minimum": 0, "maximum": u16::MAX})
+    }
+}
+
+impl<T: Read> Read for Arc<T> {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        T::read(value, at).map(Self::new)
+    }
+
+    fn schema() -> Value {
+        T::schema()
     }
 }
 

@@ -24,7 +24,9 @@ spec: {networking: {address: 10.0.0.2, inbound: [
 
 fn read(text: &str) -> Vec<Document> {
     let mut loaded = Loaded::default();
-    loaded.add(&Context::default(), text, Path::new("test.yaml"));
+    let context =
+        Context { mesh: "default".into(), dataplane: Some("here.shop".into()), ..Context::default() };
+    loaded.add(&context, text, Path::new("test.yaml"));
     assert_eq!(loaded.errors, []);
     loaded.found.documents
 }
@@ -44,7 +46,7 @@ fn order<P: FromSpec>(policies: &str, of_inbound: bool) -> Vec<String> {
     let pod = documents[documents.len() - 1];
     let dataplane = Dataplane::from_spec(&pod.spec).unwrap();
     let inbound = &dataplane.networking.inbound[0];
-    let tags: Vec<_> = if of_inbound { vec![&inbound.tags] } else { dataplane.tags().collect() };
+    let tags: Vec<_> = if of_inbound { vec![&*inbound.tags] } else { dataplane.tags().collect() };
     let subject =
         Subject { pod: Some((pod, dataplane)), tags: &tags, inbound: Some(inbound).filter(|_| of_inbound) };
     let spelt = |one: &Effective<'_, P>| match one.document.namespace.as_deref() {

@@ -11,10 +11,11 @@ use crate::admin::stats::{self, Process};
 use crate::connection::proxy::Proxy;
 use crate::metrics::Stats;
 use crate::net::addrs::Family;
+use crate::net::own_addresses::is_reachable;
 use crate::options::config::LogLevel;
 use crate::probes::{self, Probe};
 use clap::ValueEnum;
-use culvert_serve::Pages;
+use culvert_serve::{LocalAddress, Pages};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue, ORIGIN};
 use hyper::{Method, Request, StatusCode, Uri};
@@ -22,6 +23,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Time between the answer to `/quitquitquit` and the end.
@@ -45,8 +47,8 @@ impl App {
         }
     }
 
-    fn metrics(&self) -> Reply {
-        reply::of_type(StatusCode::OK, reply::OPENMETRICS, self.proxy.metrics.registry.text())
+    fn metrics(&self, headers: &HeaderMap) -> Reply {
+        reply::metrics(headers, self.proxy.metrics.registry.text())
     }
 
     /// State of the process, for statistics and `/server_info`.
@@ -63,21 +65,21 @@ impl App {
     }
 
     /// Answers with our metrics, and with the statistics that Envoy has under its names.
-    fn prometheus(&self) -> Reply {
+    fn prometheus(&self, headers: &HeaderMap) -> Reply {
         let envoys = prometheus::series(&self.collect());
         let ours = self.proxy.metrics.registry.text();
         let ours = ours.strip_suffix("# EOF\n").unwrap_or(&ours);
-        reply::of_type(StatusCode::OK, reply::OPENMETRICS, format!("{ours}{envoys}# EOF\n"))
+        reply::metrics(headers, format!("{ours}{envoys}# EOF\n"))
     }
 
-    fn stats(&self, query: &str) -> Reply {
+    fn stats(&self, query: &str, headers: &HeaderMap) -> Reply {
         let (mut as_json, mut used_only) = (false, false);
         let mut filter = None;
         for (key, value) in query::pairs(query) {
             match (key.as_str(), value.as_str()) {
                 ("format", "json") => as_json = true,
                 ("format", "text") => as_json = false,
-                ("format", "prometheus") => return self.prometheus(),
+                ("format", "prometheus") => return self.prometheus(headers),
                 // Counters above 0. Envoy ignores the value too.
                 ("usedonly", _) => used_only = true,
                 ("filter", pattern) => match regex_lite::Regex::new(pattern) {
@@ -224,12 +226,15 @@ struct StatusPages(App);
 impl Pages for StatusPages {
     fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
         let (method, uri) = (request.method(), request.uri());
-        let probe = (method == Method::GET || method == Method::HEAD).then(|| self.probe(uri)).flatten();
+        let local = request.extensions().get().copied();
+        let probe =
+            (method == Method::GET || method == Method::HEAD).then(|| self.probe(uri, local)).flatten();
         // Our own pages are answered at once; a probe has to ask the application.
-        let reply = probe.is_none().then(|| self.answer(method, uri));
+        let reply = probe.is_none().then(|| self.answer(method, uri, request.headers()));
+        let proxy = Arc::clone(&self.0.proxy);
         async move {
             match (probe, reply) {
-                (Some(probe), _) => probed(probe).await,
+                (Some((probe, pod)), _) => probed(&proxy, &probe, pod).await,
                 (None, Some(reply)) => reply,
                 (None, None) => reply::not_found("nothing"),
             }
@@ -238,25 +243,28 @@ impl Pages for StatusPages {
 }
 
 /// Passes a probe on to the application.
-async fn probed((probe, pod): (Probe, Option<IpAddr>)) -> Reply {
+async fn probed(proxy: &Proxy, probe: &Probe, pod: Option<IpAddr>) -> Reply {
     let Some(pod) = pod else {
         return reply::text(StatusCode::SERVICE_UNAVAILABLE, "the pod has no address yet");
     };
-    let probes::ProbeReply { status, words } = probes::run(&probe, pod).await;
+    let probes::ProbeReply { status, words } = probes::run(probe, pod, &proxy.ports).await;
     reply::text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), words)
 }
 
 impl StatusPages {
-    /// Returns the probe of a path, and the address at which the application is asked.
-    fn probe(&self, uri: &Uri) -> Option<(Probe, Option<IpAddr>)> {
+    /// Returns the probe of a path, and the address at which the application is asked: the one that the kubelet asked, as a
+    /// pod may have several (Multus, dual-stack). From within the pod, any that peers can reach.
+    fn probe(&self, uri: &Uri, asked: Option<LocalAddress>) -> Option<(Probe, Option<IpAddr>)> {
         let proxy = &self.0.proxy;
         let probe = proxy.config.app_probes.get(uri.path())?.clone();
+        let asked =
+            asked.map(|LocalAddress(address)| address.ip().to_canonical()).filter(|ip| is_reachable(*ip));
         let own = proxy.own.current();
-        let pod = Family::ALL.into_iter().find_map(|family| own.reachable(family).next());
+        let pod = asked.or_else(|| Family::ALL.into_iter().find_map(|family| own.reachable(family).next()));
         Some((probe, pod))
     }
 
-    fn answer(&self, method: &Method, uri: &Uri) -> Reply {
+    fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Reply {
         if method != Method::GET && method != Method::HEAD {
             return reply::wrong_method("GET, HEAD");
         }
@@ -264,7 +272,7 @@ impl StatusPages {
             "/ready" => self.0.ready(),
             // The answer itself is the proof that this thread runs.
             "/live" => reply::text(StatusCode::OK, "live"),
-            "/metrics" => self.0.metrics(),
+            "/metrics" => self.0.metrics(headers),
             _ => reply::not_found("/ready, /live, /metrics, and what --app-probes names"),
         }
     }
@@ -339,9 +347,9 @@ impl AdminPages {
             "/" => App::page(),
             "/overview" => reply::json(&Overview::of(app)),
             "/ready" => app.ready(),
-            "/stats" => app.stats(query),
-            "/stats/prometheus" => app.prometheus(),
-            "/metrics" => app.metrics(),
+            "/stats" => app.stats(query, headers),
+            "/stats/prometheus" => app.prometheus(headers),
+            "/metrics" => app.metrics(headers),
             "/help" => reply::text(StatusCode::OK, help()),
             "/server_info" => reply::json(&envoy::server_info(&app.proxy.config, app.process())),
             "/connections" => app.connections(),

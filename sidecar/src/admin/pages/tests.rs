@@ -43,7 +43,7 @@ async fn admin(app: &App, method: Method, path: &str) -> (StatusCode, String) {
 }
 
 async fn status(app: &App, path: &str) -> (StatusCode, String) {
-    let reply = StatusPages(app.clone()).answer(&Method::GET, &path.parse().unwrap());
+    let reply = StatusPages(app.clone()).answer(&Method::GET, &path.parse().unwrap(), &HeaderMap::new());
     (reply.status(), body(reply).await)
 }
 
@@ -57,6 +57,7 @@ fn enter(app: &App) -> Arc<Entry> {
         client: crate::net::addrs::ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
         orig_dst: Some(orig_dst),
         opened: Instant::now(),
+        claim: crate::net::limit::Claim::Full,
     };
     let cluster = Arc::clone(&running.clusters[2].state);
     app.proxy.table.enter(info, cluster, crate::net::addrs::DialAddr::new(orig_dst.get()), None)
@@ -88,7 +89,7 @@ async fn status_has_no_admin_pages() {
     for path in ["/", "/stats", "/connections", "/quitquitquit", "/drain"] {
         assert_eq!(status(&app, path).await.0, StatusCode::NOT_FOUND, "{path}");
     }
-    let post = StatusPages(app).answer(&Method::POST, &"/ready".parse().unwrap());
+    let post = StatusPages(app).answer(&Method::POST, &"/ready".parse().unwrap(), &HeaderMap::new());
     assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
 }
 

@@ -5,11 +5,11 @@
 use super::Target;
 use crate::metrics::{Counter, metrics};
 use crate::observe::flush;
+use crate::observe::log_file::{LOOK_EVERY, LogFile, Output};
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io;
 use std::net::TcpStream;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ metrics! {
     #[derive(Clone, Default)]
     pub(crate) struct TrafficLogMetrics {
         dropped: Counter = "traffic_log_dropped",
-            "Lines of traffic logs dropped because their target could not keep up"
+            "Lines of traffic logs dropped because their target could not keep up, or written to a file that was removed"
             => "traffic_log.dropped";
     }
 }
@@ -44,6 +44,8 @@ pub(crate) struct TrafficLogger {
 #[derive(Debug)]
 enum Message {
     Line(String),
+    /// Look for the file of the target's name.
+    Reopen,
     /// Write out the queue, answer, and end.
     End(SyncSender<()>),
 }
@@ -65,7 +67,7 @@ impl TrafficLogger {
                 continue;
             }
             let (queue, lines) = sync_channel(QUEUE);
-            let writer = TargetWriter { target: target.clone(), metrics: self.metrics.clone() };
+            let mut writer = TargetWriter::new(target.clone(), self.metrics.clone());
             std::thread::Builder::new().name("traffic-log".into()).spawn(move || writer.write_all(&lines))?;
             queues.insert(target.clone(), queue);
         }
@@ -81,6 +83,13 @@ impl TrafficLogger {
         let Some(queue) = queue else { return };
         if queue.try_send(Message::Line(line)).is_err() {
             self.metrics.dropped.inc();
+        }
+    }
+
+    /// Looks for the files of the targets' names. With a full queue a writer does so by itself, within a second.
+    pub(crate) fn reopen(&self) {
+        for queue in self.queues.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            let _ = queue.try_send(Message::Reopen);
         }
     }
 
@@ -100,72 +109,110 @@ impl TrafficLogger {
 struct TargetWriter {
     target: Target,
     metrics: TrafficLogMetrics,
+    out: Option<Box<dyn Output + Send>>,
+    /// Time of the last try to open it.
+    tried: Option<Instant>,
+    /// It was said that it cannot be opened.
+    warned: bool,
+    /// Lines to write, and how many they are.
+    batch: String,
+    count: u64,
 }
 
 impl TargetWriter {
-    fn write_all(&self, lines: &Receiver<Message>) {
-        let mut out: Option<Box<dyn Write>> = None;
-        let mut tried: Option<Instant> = None;
-        let mut warned = false;
-        let mut batch = String::new();
-        let mut count = 0;
-        let mut done = None;
-        while done.is_none() {
-            match lines.recv() {
-                Ok(Message::Line(line)) => {
-                    batch.push_str(&line);
-                    count += 1;
-                }
-                Ok(Message::End(written)) => done = Some(written),
-                Err(_) => return,
-            }
-            while done.is_none() && batch.len() < BATCH {
-                match lines.try_recv() {
-                    Ok(Message::Line(line)) => {
-                        batch.push_str(&line);
-                        count += 1;
+    fn new(target: Target, metrics: TrafficLogMetrics) -> Self {
+        Self { target, metrics, out: None, tried: None, warned: false, batch: String::new(), count: 0 }
+    }
+
+    /// Writes until the end: all queued lines in one go, then waits for more.
+    fn write_all(&mut self, lines: &Receiver<Message>) {
+        while let Some(first) = self.wait(lines) {
+            let mut next = Some(first);
+            let mut done = None;
+            while let Some(message) = next {
+                match message {
+                    Message::Line(line) => {
+                        self.batch.push_str(&line);
+                        self.count += 1;
                     }
-                    Ok(Message::End(written)) => done = Some(written),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
-            }
-            if batch.is_empty() {
-                continue;
-            }
-            // A server that is away is tried again now and then; meanwhile lines are dropped rather than piled up.
-            if out.is_none() && tried.is_none_or(|at| at.elapsed() >= RETRY) {
-                tried = Some(Instant::now());
-                match open(&self.target) {
-                    Ok(opened) => (out, warned) = (Some(opened), false),
-                    // Once, until it worked again: it may be away for long.
-                    Err(error) if !std::mem::replace(&mut warned, true) => {
-                        tracing::warn!(target = %self.target, %error, "cannot write the traffic log; trying again");
+                    Message::Reopen => self.reopen(),
+                    Message::End(written) => {
+                        done = Some(written);
+                        break;
                     }
-                    Err(_) => {}
                 }
+                next = if self.batch.len() < BATCH { lines.try_recv().ok() } else { None };
             }
-            let failed = match &mut out {
-                Some(open) => open.write_all(batch.as_bytes()).and_then(|()| open.flush()).is_err(),
-                None => true,
-            };
-            if failed {
-                out = None;
-                self.metrics.dropped.inc_by(count);
+            self.write();
+            if let Some(written) = done {
+                let _ = written.send(());
+                return;
             }
-            batch.clear();
-            count = 0;
         }
-        if let Some(written) = done {
-            let _ = written.send(());
+    }
+
+    /// Waits for the next message; `None` when no more will come.
+    fn wait(&mut self, lines: &Receiver<Message>) -> Option<Message> {
+        while self.out.as_ref().is_some_and(|out| out.is_followed()) {
+            match lines.recv_timeout(LOOK_EVERY) {
+                Ok(message) => return Some(message),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.follow(),
+            }
         }
+        lines.recv().ok()
+    }
+
+    fn follow(&mut self) {
+        if let Some(out) = &mut self.out {
+            self.metrics.dropped.inc_by(out.follow().lost);
+        }
+    }
+
+    /// Looks for the file at once, and tries what could not be opened again.
+    fn reopen(&mut self) {
+        self.tried = None;
+        self.follow();
+    }
+
+    /// Writes the batch. A target that is away is tried again now and then; meanwhile lines are dropped rather than piled
+    /// up.
+    fn write(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        if self.out.is_none() && self.tried.is_none_or(|at| at.elapsed() >= RETRY) {
+            self.tried = Some(Instant::now());
+            match open(&self.target) {
+                Ok(opened) => (self.out, self.warned) = (Some(opened), false),
+                // Once, until it worked again: it may be away for long.
+                Err(error) if !std::mem::replace(&mut self.warned, true) => {
+                    tracing::warn!(target = %self.target, %error, "cannot write the traffic log; trying again");
+                }
+                Err(_) => {}
+            }
+        }
+        let failed = match &mut self.out {
+            Some(out) => {
+                self.metrics.dropped.inc_by(out.follow_when_due().lost);
+                out.write_all(self.batch.as_bytes()).and_then(|()| out.flush()).is_err()
+            }
+            None => true,
+        };
+        if failed {
+            self.out = None;
+            self.metrics.dropped.inc_by(self.count);
+        }
+        self.batch.clear();
+        self.count = 0;
     }
 }
 
-fn open(target: &Target) -> io::Result<Box<dyn Write>> {
+fn open(target: &Target) -> io::Result<Box<dyn Output + Send>> {
     Ok(match target {
         Target::File(path) if path == "/dev/stdout" => Box::new(io::stdout()),
         Target::File(path) if path == "/dev/stderr" => Box::new(io::stderr()),
-        Target::File(path) => Box::new(OpenOptions::new().append(true).create(true).open(path)?),
+        Target::File(path) => Box::new(LogFile::open(path)?),
         Target::Tcp(address) => {
             let stream = TcpStream::connect_timeout(address, PATIENCE)?;
             stream.set_write_timeout(Some(PATIENCE))?;
@@ -214,6 +261,33 @@ mod tests {
         logger.finish(Duration::from_secs(10));
         assert_eq!(logger.metrics.dropped.get(), 2 * QUEUE as u64);
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_or_removed_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let target = Target::File(path.display().to_string());
+        let logger = TrafficLogger::default();
+        logger.use_only(std::slice::from_ref(&target)).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let holds = |text: &str| {
+            while std::fs::read_to_string(&path).ok().as_deref() != Some(text) {
+                assert!(Instant::now() < until, "{text:?}");
+                std::thread::yield_now();
+            }
+        };
+        logger.send(&target, "one\n".into());
+        holds("one\n");
+        // By itself, without a line to write.
+        std::fs::rename(&path, folder.path().join("old")).unwrap();
+        holds("");
+        logger.send(&target, "two\n".into());
+        holds("two\n");
+        std::fs::remove_file(&path).unwrap();
+        logger.reopen();
+        holds("");
+        logger.finish(Duration::from_secs(10));
     }
 
     #[test]

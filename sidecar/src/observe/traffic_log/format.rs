@@ -3,8 +3,10 @@
 
 use crate::net::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
 use crate::observe::close_reason::CloseReason;
+use crate::observe::one_line::one_line;
 use culvert_mesh::model::log_template::{LogField, Template, TemplatePart};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 use tracing_subscriber::fmt::{format::Writer, time::FormatTime};
@@ -133,6 +135,9 @@ fn render(template: &Template, of: &Traffic<'_>, omit_empty: bool, out: &mut Str
             TemplatePart::Field(field) => {
                 let before = out.len();
                 write_field(*field, of, out);
+                if let Cow::Owned(value) = one_line(&out[before..]) {
+                    out.replace_range(before.., &value);
+                }
                 if out.len() != before {
                     said = true;
                 } else if !omit_empty {

@@ -9,6 +9,17 @@ pub enum CompileError {
     /// A document contradicts another one.
     #[error(transparent)]
     Document(#[from] DocumentError),
+    /// The mesh itself is missing: without it nothing says who may call and where calls may go.
+    #[error(
+        "--mesh {mesh}: no document is a Mesh of this name; {}",
+        if there.is_empty() { "there is no Mesh".into() } else { format!("there are: {}", there.join(", ")) }
+    )]
+    NoMesh {
+        /// The name that was looked for.
+        mesh: String,
+        /// Some that are there.
+        there: Vec<String>,
+    },
     /// The pod's own Dataplane is missing.
     #[error(
         "--dataplane {name}: no document is a Dataplane of this name in mesh {mesh:?} (--mesh); {}",

@@ -15,12 +15,13 @@ use crate::plan::{
     Serve, hop_source, wildcard,
 };
 use culvert_mesh::document::{Document, Found};
-use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Outbound};
+use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking, Outbound};
+use culvert_mesh::kinds::mesh::Mesh;
 use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::model::tags::SERVICE;
 use culvert_mesh::select::{self, Subject};
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Names of others that an error lists.
@@ -34,16 +35,14 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     let documents = &found.documents;
     let mut errors = duplicates(documents);
     let ours: Vec<&Document> = documents.iter().filter(|document| document.mesh == config.mesh).collect();
-    let mesh = ours.iter().find_map(|document| match &document.spec {
-        Spec::Mesh(mesh) => Some(mesh),
-        _ => None,
-    });
+    let mesh = this_mesh(config, &ours, found, &mut errors);
     let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
     let mut plan = Plan {
         mesh: config.mesh.as_str().into(),
         passthrough: mesh.is_none_or(|mesh| mesh.passthrough()),
         service: this.and_then(|(_, this)| this.tags().find_map(|tags| tags.service()).map(Into::into)),
         members: members(&ours),
+        workloads: workloads(&ours),
         documents: documents.len(),
         ..Plan::default()
     };
@@ -53,7 +52,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         for inbound in &this.networking.inbound {
             add_inbound(&mut plan, config, (this, inbound), redirects_in);
         }
-        let services = services(&ours, document);
+        let services = services(&ours, (document, this));
         debug_assert!(
             redirects_out || this.networking.outbound.iter().all(|one| is_loopback(one.listener().ip()))
         );
@@ -83,12 +82,6 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
             )
         }));
     }
-    if let (true, Some(other)) = (ours.is_empty(), documents.first()) {
-        plan.warnings.push(format!(
-            "no document is of mesh {:?} (--mesh), so none holds here; the first is of mesh {:?}",
-            config.mesh, other.mesh
-        ));
-    }
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
 }
 
@@ -108,6 +101,29 @@ fn duplicates(documents: &[Document]) -> Vec<CompileError> {
         }
     }
     errors
+}
+
+/// Returns the pod's Mesh if it is right; reports an error if there is none. A missing Mesh must not pass for one without
+/// mTLS and with passthrough: it opened everything that the lost one closed.
+fn this_mesh<'d>(
+    config: &Config,
+    ours: &[&'d Document],
+    found: &Found,
+    errors: &mut Vec<CompileError>,
+) -> Option<&'d Mesh> {
+    let is_mesh = |document: &&&Document| document.kind() == Kind::Mesh;
+    let meant = ours.iter().find(is_mesh);
+    let expected = !config.resources.is_empty() || config.identity.is_some();
+    let mesh = &config.mesh;
+    if expected && meant.is_none() && !found.lost.iter().any(|lost| lost.may_be(Kind::Mesh, mesh, mesh)) {
+        let all = found.documents.iter().filter(|document| document.kind() == Kind::Mesh);
+        let there = all.take(NAMED).map(|document| document.name.clone()).collect();
+        errors.push(CompileError::NoMesh { mesh: mesh.clone(), there });
+    }
+    match &meant?.spec {
+        Spec::Mesh(mesh) => Some(mesh),
+        _ => None,
+    }
 }
 
 /// Returns this pod's Dataplane if it is right; reports an error if there is none or several.
@@ -152,7 +168,7 @@ fn dataplanes<'d>(documents: &[&'d Document]) -> impl Iterator<Item = (&'d Docum
 }
 
 fn member(document: &Document, inbound: &Inbound) -> Arc<Member> {
-    Arc::new(Member { dataplane: document.name.as_str().into(), tags: Arc::new(inbound.tags.clone()) })
+    Arc::new(Member { dataplane: document.name.as_str().into(), tags: Arc::clone(&inbound.tags) })
 }
 
 /// Returns the members by address. Of two that claim one address and port the first by name has it, in any order of files.
@@ -173,16 +189,30 @@ fn members(ours: &[&Document]) -> HashMap<SocketAddr, Arc<Member>> {
     members
 }
 
-/// Returns the endpoints of each service. This pod is among them, as in Kuma: by its own address rather than the advertised
-/// one, so that the call goes through its inbound rules and not out of the pod.
-fn services(ours: &[&Document], this: &Document) -> BTreeMap<String, Vec<EndpointPlan>> {
-    let mut services: BTreeMap<String, Vec<EndpointPlan>> = BTreeMap::new();
+/// Returns the addresses of all workloads, of gateways and of workloads that offer nothing too.
+fn workloads(ours: &[&Document]) -> HashSet<IpAddr> {
+    let addresses = dataplanes(ours).flat_map(|(_, dataplane)| {
+        let Networking { address, advertised_address, inbound, .. } = &dataplane.networking;
+        let inbound = inbound.iter().filter_map(|inbound| inbound.address);
+        std::iter::once(*address).chain(*advertised_address).chain(inbound)
+    });
+    addresses.map(|ip| ip.to_canonical()).filter(|&ip| !is_loopback(ip)).collect()
+}
+
+/// Returns the endpoints of each service that this pod calls. This pod is among them, as in Kuma: by its own address rather
+/// than the advertised one, so that the call goes through its inbound rules and not out of the pod.
+fn services(ours: &[&Document], this: (&Document, &Dataplane)) -> BTreeMap<String, Vec<EndpointPlan>> {
+    let called = this.1.networking.outbound.iter().filter_map(|outbound| outbound.tags.service());
+    let mut services: BTreeMap<String, Vec<EndpointPlan>> =
+        called.map(|service| (service.to_owned(), Vec::new())).collect();
     for (document, dataplane) in dataplanes(ours) {
-        let is_this = document.place == this.place;
+        let is_this = document.place == this.0.place;
         for inbound in dataplane.networking.inbound.iter().filter(|inbound| inbound.is_ready()) {
-            let address = if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) };
-            let endpoint = EndpointPlan { address, member: member(document, inbound) };
-            services.entry(endpoint.member.service().into()).or_default().push(endpoint);
+            let service = inbound.tags.service().unwrap_or_default();
+            if let Some(endpoints) = services.get_mut(service) {
+                let address = if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) };
+                endpoints.push(EndpointPlan { address, member: member(document, inbound) });
+            }
         }
     }
     for endpoints in services.values_mut() {
@@ -360,6 +390,25 @@ fn named_cluster(
         wanted = format!("{name}#{number}");
     }
     push_cluster(plan, config, wanted.into(), origin, upstream)
+}
+
+/// Reads documents, with a Mesh that says nothing where they have none.
+#[cfg(test)]
+pub(crate) fn read_with_mesh(config: &Config, text: &str, file: &str) -> culvert_mesh::load::Loaded {
+    let mut loaded = culvert_mesh::load::Loaded::default();
+    loaded.add(&config.context(), text, file.as_ref());
+    let mesh = &config.mesh;
+    let found = &loaded.found;
+    let there =
+        found.documents.iter().any(|document| document.kind() == Kind::Mesh && document.mesh == *mesh);
+    if !there && !found.lost.iter().any(|lost| lost.may_be(Kind::Mesh, mesh, mesh)) {
+        loaded.add(
+            &config.context(),
+            &format!("{{type: Mesh, name: {mesh}}}"),
+            "mesh-of-the-test.yaml".as_ref(),
+        );
+    }
+    loaded
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ fn config(arguments: &[&str]) -> Config {
 }
 
 fn read(arguments: &[&str], documents: &str) -> (Config, Loaded) {
-    let (config, mut loaded) = (config(arguments), Loaded::default());
-    loaded.add(&config.context(), documents, Path::new("mesh.yaml"));
+    let config = config(arguments);
+    let loaded = read_with_mesh(&config, documents, "mesh.yaml");
     (config, loaded)
 }
 
@@ -335,7 +335,7 @@ fn a_patch_that_fits_nothing_is_a_warning() {
 }
 
 #[test]
-fn what_does_not_hold_because_nobody_knows_this_pod_or_its_mesh_is_a_warning() {
+fn what_does_not_hold_because_nobody_knows_this_pod_is_a_warning() {
     let template = |selector: &str| {
         format!(
             "{{type: ProxyTemplate, name: p, selectors: [{{match: {{kuma.io/service: {selector}}}}}], conf: {{imports: [default-proxy]}}}}\n---\n"
@@ -350,18 +350,43 @@ fn what_does_not_hold_because_nobody_knows_this_pod_or_its_mesh_is_a_warning() {
         (&[], log("kind: MeshService, name: app"), Some("MeshAccessLog l chooses pods")),
         (&[], log("kind: Mesh"), None),
         (&["--dataplane=app"], log("kind: MeshService, name: web") + &template("web"), None),
-        (
-            &["--mesh=prod"],
-            log("kind: Mesh"),
-            Some(
-                "no document is of mesh \"prod\" (--mesh), so none holds here; the first is of mesh \"default\"",
-            ),
-        ),
     ] {
         let warnings = plan(arguments, &format!("{documents}{app}")).warnings;
         assert_eq!(warnings.len(), usize::from(expected.is_some()), "{warnings:?}");
         assert!(warnings.iter().all(|warning| warning.starts_with(expected.unwrap_or("-"))), "{warnings:?}");
     }
+}
+
+#[test]
+fn a_mesh_that_is_lost_is_an_error_and_one_that_may_be_wrong_is_none() {
+    const APP: &str = "{type: Dataplane, name: app, networking: {address: 10.0.0.2}}";
+    let no_mesh = |arguments: &[&str], documents: &str| {
+        let (config, mut loaded) = (config(arguments), Loaded::default());
+        loaded.add(&config.context(), documents, Path::new("mesh.yaml"));
+        let errors = compile(&config, &loaded.found).err().unwrap_or_default();
+        errors.iter().map(ToString::to_string).find(|error| error.starts_with("--mesh "))
+    };
+    let lost =
+        |mesh: &str, there: &str| Some(format!("--mesh {mesh}: no document is a Mesh of this name; {there}"));
+    for (arguments, documents, expected) in [
+        (&[][..], "", lost("default", "there is no Mesh")),
+        (&[], APP, lost("default", "there is no Mesh")),
+        (&[], "{type: Mesh, name: prod}", lost("default", "there are: prod")),
+        (&["--mesh=prod"], "{type: Mesh, name: default}", lost("prod", "there are: default")),
+        (&[], "{kind: List, items: []}", lost("default", "there is no Mesh")),
+        (&[], "{type: MeshTLS, name: default, spec: {}}", lost("default", "there is no Mesh")),
+        (&[], "{type: Mesh, name: default}", None),
+        // These are errors by themselves, and may be the Mesh.
+        (&[], "{type: Mesh, name: default, mtls: 5}", None),
+        (&[], "{type: Mash, name: default}", None),
+        (&[], "{type: Mesh, name: 5}", None),
+        (&[], "type: Mesh\nname: default\nmtls: [", None),
+    ] {
+        assert_eq!(no_mesh(arguments, documents), expected, "{arguments:?} {documents}");
+    }
+    // Without documents and identity there is no mesh to lose.
+    let bare = Options::try_parse_from(["culvert-sidecar"]).unwrap().check().unwrap();
+    assert!(compile(&bare, &Default::default()).is_ok());
 }
 
 #[test]

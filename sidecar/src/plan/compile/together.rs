@@ -2,17 +2,14 @@
 //! Documents with several errors: each is reported at the first try, and none twice.
 
 use crate::options::Options;
-use crate::plan::compile::compile;
+use crate::plan::compile::{compile, read_with_mesh};
 use clap::Parser;
-use culvert_mesh::load::Loaded;
-use std::path::Path;
 
 /// All errors of these documents, with `--dataplane app`.
 fn errors(documents: &str) -> Vec<String> {
     let arguments = ["culvert-sidecar", "--resources=/mesh", "--dataplane=app"];
     let config = Options::try_parse_from(arguments).unwrap().check().unwrap();
-    let mut loaded = Loaded::default();
-    loaded.add(&config.context(), documents, Path::new("m.yaml"));
+    let loaded = read_with_mesh(&config, documents, "m.yaml");
     let together = compile(&config, &loaded.found).err().unwrap_or_default();
     let errors = loaded.errors.iter().map(ToString::to_string);
     errors.chain(together.iter().map(ToString::to_string)).collect()

@@ -2,12 +2,12 @@
 //! Handshakes that succeed, and the reasons of those that do not.
 
 use super::authority::{Authority, Wish, configs, mesh};
-use crate::net::limit::Limit;
 use crate::observe::close_reason::CloseReason;
 use crate::plan::tls::{TlsSettings, TlsVersion};
 use crate::tls::configs::{Configs, provider};
 use crate::tls::handshake::{self, DEADLINE, Shaken};
 use crate::tls::identity::{Identity, Pem};
+use crate::tls::places::{Candidate, Places};
 use crate::tls::{TlsError, TlsStream};
 use culvert_mesh::model::spiffe::SpiffeId;
 use rustls::pki_types::pem::PemObject;
@@ -29,6 +29,12 @@ pub(super) async fn pair() -> (TcpStream, TcpStream) {
     (near.unwrap(), far.unwrap().0)
 }
 
+/// Answers a handshake in a place of its own.
+async fn accept(tcp: &mut TcpStream, server: &Configs, places: &Places) -> Result<Shaken, TlsError> {
+    let place = places.take(Candidate { address: HOST, known: false })?;
+    place.held(handshake::accept(tcp, server, &place)).await
+}
+
 /// Both sides of a handshake, over sockets of their own.
 async fn both(
     client: &Configs,
@@ -36,14 +42,14 @@ async fn both(
     expected: Option<&str>,
 ) -> (Result<(TcpStream, Shaken), TlsError>, Result<(TcpStream, Shaken), TlsError>) {
     let (mut near, mut far) = pair().await;
-    let limit = Limit::new(2);
+    let places = Places::new(2);
     let expected = expected.map(|id| id.parse::<SpiffeId>().unwrap());
     let dialling = async {
-        let shaken = handshake::connect(&mut near, client, HOST, expected.as_ref(), &limit).await;
+        let shaken = handshake::connect(&mut near, client, HOST, expected.as_ref(), &places).await;
         shaken.map(|shaken| (near, shaken))
     };
     let accepting = async {
-        let shaken = handshake::accept(&mut far, server, &limit).await;
+        let shaken = accept(&mut far, server, &places).await;
         shaken.map(|shaken| (far, shaken))
     };
     tokio::join!(dialling, accepting)
@@ -76,6 +82,23 @@ async fn members_know_each_other() {
     assert_eq!(client.peer.id().as_str(), "spiffe://default/db");
     assert_eq!(server.peer.id().as_str(), "spiffe://default/web");
     assert!(!client.resumed && !server.resumed);
+}
+
+/// A certificate is public; the key proves whose it is. Only the HTTPS probe of the pod's own application does without.
+#[tokio::test]
+async fn a_members_certificate_without_its_key_is_refused_by_either_side() {
+    let authority = Authority::new();
+    let uri = |service: &str| format!("spiffe://default/{service}");
+    let issue = |uri: &str| authority.issue(&Wish { uris: &[uri], ..Wish::default() });
+    let (web, db) = (issue(&uri("web")), issue(&uri("db")));
+    let stolen = |pem: &Pem| {
+        let key = issue("spiffe://default/thief").key;
+        unchecked(&Pem { chain: pem.chain.clone(), key, authorities: pem.authorities.clone() }, pem)
+    };
+    let (client, server) = both(&configs(&web), &stolen(&db), Some(&uri("db"))).await;
+    assert!(client.is_err() && server.is_err(), "a server with a stolen certificate");
+    let (_, server) = both(&stolen(&web), &configs(&db), Some(&uri("db"))).await;
+    assert!(server.is_err(), "a client with a stolen certificate");
 }
 
 #[tokio::test]
@@ -221,8 +244,8 @@ async fn a_client_without_certificate_is_refused_with_that_reason() {
     config.alpn_protocols = vec![b"kuma".to_vec()];
     let server = authority.configs("db");
     let (near, mut far) = pair().await;
-    let limit = Limit::new(1);
-    let (refused, _) = tokio::join!(handshake::accept(&mut far, &server, &limit), stranger(config, near));
+    let places = Places::new(1);
+    let (refused, _) = tokio::join!(accept(&mut far, &server, &places), stranger(config, near));
     let Err(error) = refused else { panic!("it got through") };
     assert_eq!(error.reason(), CloseReason::TlsNoCertificate, "{error}");
 }
@@ -245,19 +268,19 @@ async fn a_refused_client_gets_the_alert() {
 async fn a_handshake_that_does_not_end_is_given_up() {
     let authority = Authority::new();
     let (mut near, mut far) = pair().await;
-    let limit = Limit::new(1);
+    let places = Places::new(1);
     let slow = authority.configs("db");
-    let accepted = handshake::accept(&mut far, &slow, &limit).await;
+    let accepted = accept(&mut far, &slow, &places).await;
     assert!(matches!(accepted, Err(TlsError::TimedOut(DEADLINE))));
-    let dialled = handshake::connect(&mut near, &slow, HOST, None, &limit).await;
+    let dialled = handshake::connect(&mut near, &slow, HOST, None, &places).await;
     assert!(matches!(dialled, Err(TlsError::TimedOut(DEADLINE))));
-    assert_eq!(limit.used(), 0);
+    assert_eq!(places.used(), 0);
 }
 
 #[tokio::test]
 async fn one_too_many_is_refused_at_once() {
     let (_near, mut far) = pair().await;
-    let refused = handshake::accept(&mut far, &Authority::new().configs("db"), &Limit::new(0)).await;
+    let refused = accept(&mut far, &Authority::new().configs("db"), &Places::new(0)).await;
     let Err(error) = refused else { panic!("it got through") };
     assert_eq!(error.reason(), CloseReason::Limit);
 }
@@ -269,13 +292,13 @@ async fn bytes_that_are_no_handshake_are_refused() {
         [&b"GET / HTTP/1.1\r\n\r\n"[..], &[22, 3, 1, 0, 2, 1, 0], &[0; 70_000], b"", &[21, 3, 3, 0, 2, 2, 40]]
     {
         let (mut near, mut far) = pair().await;
-        let limit = Limit::new(1);
+        let places = Places::new(1);
         let saying = async {
             // The other side may be gone before all is said.
             let _ = near.write_all(bytes).await;
             let _ = near.shutdown().await;
         };
-        let (refused, ()) = tokio::join!(handshake::accept(&mut far, &server, &limit), saying);
+        let (refused, ()) = tokio::join!(accept(&mut far, &server, &places), saying);
         let Err(error) = refused else { panic!("{bytes:?} got through") };
         let reasons = [CloseReason::TlsFailure, CloseReason::TlsRefused];
         assert!(reasons.contains(&error.reason()), "{error}");

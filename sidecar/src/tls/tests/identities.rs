@@ -6,8 +6,11 @@ use crate::connection::metrics::Metrics;
 use crate::net::addrs::Direction;
 use crate::options::config::IdentitySource;
 use crate::tls::configs::provider;
+use crate::tls::handshake::MOST;
 use crate::tls::identity::{Identity, Pem};
 use crate::tls::keeper::Tls;
+use crate::tls::places::Candidate;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -210,8 +213,10 @@ fn an_identity_that_ends_soon_is_complained_of() {
 #[test]
 fn strangers_handshakes_leave_the_pods_own_their_places() {
     let tls = Tls::new(None, &Metrics::default().tls);
-    let inbound = tls.under_way(Direction::Inbound);
-    let held: Vec<_> = std::iter::from_fn(|| inbound.try_acquire()).collect();
-    assert_eq!(held.len(), inbound.max() as usize);
-    assert!(tls.under_way(Direction::Outbound).try_acquire().is_some());
+    let inbound = tls.places(Direction::Inbound);
+    let candidate = |last| Candidate { address: IpAddr::from([10, 0, 0, last]), known: false };
+    let held: Vec<_> = std::iter::from_fn(|| inbound.take(candidate(66)).ok()).collect();
+    assert_eq!(held.len(), MOST);
+    assert!(inbound.take(candidate(1)).is_ok(), "another peer");
+    assert!(tls.places(Direction::Outbound).take(candidate(66)).is_ok());
 }

@@ -3,6 +3,8 @@
 
 use super::diagnosis::{Check, Status};
 use crate::conflist::TYPE;
+use crate::conflist::effective::InvalidFile;
+use crate::cri::sandboxes::Bypass;
 use crate::host::neighbours;
 use crate::probe::inventory::{Cilium, Folder, Inventory, NetworkInUse, PlacedPlugin, Used};
 
@@ -15,7 +17,7 @@ const DROP_INS_SINCE: [(&str, u32, u32); 2] = [("containerd", 2, 1), ("cri-o", 1
 
 /// Judges the inventory in the order in which a pod meets its parts.
 pub(crate) fn judge(inventory: &Inventory) -> Vec<Check> {
-    vec![
+    let mut checks = vec![
         runtime(inventory),
         network(inventory),
         plugin(inventory),
@@ -23,7 +25,9 @@ pub(crate) fn judge(inventory: &Inventory) -> Vec<Check> {
         neighbour(inventory),
         agent(inventory),
         pods(inventory),
-    ]
+    ];
+    checks.extend(beside(inventory));
+    checks
 }
 
 fn check(
@@ -45,6 +49,27 @@ fn is_older(version: &Result<(String, String), String>, since: &[(&str, u32, u32
 }
 
 fn runtime(inventory: &Inventory) -> Check {
+    let (found, meaning) = handlers(inventory);
+    let check = annotations(inventory);
+    Check { found: check.found + &found, meaning: check.meaning + &meaning, ..check }
+}
+
+/// What the runtime's handlers add to its check: pods of theirs are no fault of the node.
+fn handlers(inventory: &Inventory) -> (String, String) {
+    let named = |(name, kind): (&String, &Bypass)| {
+        if name.is_empty() { format!("the default ({kind})") } else { format!("{name} ({kind})") }
+    };
+    let handlers: Vec<_> = inventory.handlers.iter().map(named).collect();
+    if handlers.is_empty() {
+        return (String::new(), String::new());
+    }
+    (
+        format!("; handlers of runtime classes: {}", handlers.join(", ")),
+        "; pods of these handlers bypass the rules, and are not redirected".to_owned(),
+    )
+}
+
+fn annotations(inventory: &Inventory) -> Check {
     let Inventory { runtime, complaints, version, .. } = inventory;
     let found = match version {
         Ok((name, version)) => format!("{name} {version}; {runtime}"),
@@ -83,6 +108,26 @@ fn network(inventory: &Inventory) -> Check {
         check("network", Status::Missing, found, meaning, Some(action))
     };
     match network {
+        NetworkInUse::Used(Used { name, stale: Some(stale), .. }) => check(
+            "network",
+            Status::Degraded,
+            format!("{folder}/{name} {stale}"),
+            "the runtime uses culvert's list, and not what the network plugin wants",
+            Some(
+                "start the agent, which follows the network plugin's file; or run `culvert-install uninstall`",
+            ),
+        ),
+        NetworkInUse::Used(Used { name, passed_over, version: Ok(_), .. }) if !passed_over.is_empty() => {
+            check(
+                "network",
+                Status::Degraded,
+                format!("{folder}/{name}, behind {}", passed_over.join("; ")),
+                "the runtime passes files over that come before the one that it uses",
+                Some(
+                    "put them right or remove them; where a plugin is missing, see why its network plugin did not place it",
+                ),
+            )
+        }
         NetworkInUse::Used(Used { name, chain, version: Ok(version), .. }) => check(
             "network",
             Status::Ok,
@@ -95,12 +140,22 @@ fn network(inventory: &Inventory) -> Check {
             &problem.to_string(),
             "upgrade the network plugin, or have it write a cniVersion from 0.3.0 to 1.1.0",
         ),
-        NetworkInUse::Empty => missing(
+        NetworkInUse::Empty(Some(wanted)) => missing(
+            format!("{folder} holds no configuration of the network {wanted:?}"),
+            "no pod can start: the runtime is set to use this network only (cni_default_network)",
+            "look at the network plugin's DaemonSet, or at the runtime's setting",
+        ),
+        NetworkInUse::Broken { name, problem, rule: InvalidFile::PassedOver } => missing(
+            format!("{folder}/{name}: {problem}"),
+            "no pod can start: the runtime passes over every file of the folder, this one first",
+            "put the file right; where a plugin is missing, see why its network plugin did not place it",
+        ),
+        NetworkInUse::Empty(None) => missing(
             format!("{folder} holds no configuration"),
             "no pod can start: the network plugin has not come yet, or writes elsewhere",
             "look at the network plugin's DaemonSet; if it writes elsewhere, name the folder by --cni-conf-dir",
         ),
-        NetworkInUse::Broken { name, problem } => missing(
+        NetworkInUse::Broken { name, problem, rule: InvalidFile::Stops } => missing(
             format!("{folder}/{name}: {problem}"),
             "the runtime cannot load it, and takes no other: it works by what it loaded before, and by nothing after a restart",
             "put the file right, or move it out of the folder",
@@ -121,7 +176,7 @@ fn placed(inventory: &Inventory) -> Option<(&Folder, &PlacedPlugin)> {
 fn used(inventory: &Inventory) -> Option<&Used> {
     match &inventory.network {
         NetworkInUse::Used(used) => Some(used),
-        NetworkInUse::Empty | NetworkInUse::Broken { .. } | NetworkInUse::Unreadable(_) => None,
+        NetworkInUse::Empty(_) | NetworkInUse::Broken { .. } | NetworkInUse::Unreadable(_) => None,
     }
 }
 
@@ -385,6 +440,23 @@ fn pods(inventory: &Inventory) -> Check {
             )
         }
     }
+}
+
+/// Rules of other programs in pods. Most are meant, so they need no attention.
+fn beside(inventory: &Inventory) -> Option<Check> {
+    let named = inventory.beside.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>();
+    let more = inventory.beside.len().saturating_sub(named.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!named.is_empty()).then(|| {
+        check(
+            "beside",
+            Status::Ok,
+            format!("{}{more}", named.join("; ")),
+            "redirected connections pass that NAT by, and show that filter the sidecar's ports: see \"Beside other NAT and \
+             filters\" in cni/ANNOTATIONS.md",
+            None,
+        )
+    })
 }
 
 #[cfg(test)]

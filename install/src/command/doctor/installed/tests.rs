@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::conflist::Invalid;
+use crate::cri::sandboxes::{Bypass, Handlers};
 use crate::host::binary::Identity;
 
 fn identity(byte: &str) -> Identity {
@@ -14,6 +15,7 @@ fn well() -> Inventory {
     Inventory {
         runtime: "containerd, /etc/containerd/config.toml".to_owned(),
         complaints: vec![],
+        handlers: Handlers::new(),
         version: Ok(("containerd".to_owned(), "1.7.2".to_owned())),
         conf_dir: "/etc/cni/net.d".into(),
         network: NetworkInUse::Used(Used {
@@ -22,6 +24,8 @@ fn well() -> Inventory {
             version: Ok("0.3.1".to_owned()),
             asks: Some(true),
             drop_in: false,
+            stale: None,
+            passed_over: vec![],
         }),
         others: vec![],
         renamed_by_cilium: vec![],
@@ -38,7 +42,12 @@ fn well() -> Inventory {
         left: false,
         unknown: Some(vec![]),
         ill: vec![],
+        beside: vec![],
     }
+}
+
+fn broken(rule: InvalidFile) -> NetworkInUse {
+    NetworkInUse::Broken { name: "00-x.conf".into(), problem: "half".into(), rule }
 }
 
 fn used(inventory: &mut Inventory) -> &mut Used {
@@ -83,7 +92,7 @@ fn a_node_that_is_well_and_one_without_culvert_need_nothing() {
 /// Name, change, name of the check, its status, and words that its reader needs.
 type Row = (&'static str, fn(&mut Inventory), &'static str, Status, &'static str);
 
-const ROWS: [Row; 27] = [
+const ROWS: [Row; 33] = [
     (
         "old containerd",
         |i| i.version = Ok(("containerd".into(), "1.4.13".into())),
@@ -93,14 +102,39 @@ const ROWS: [Row; 27] = [
     ),
     ("old CRI-O", |i| i.version = Ok(("cri-o".into(), "1.27.1".into())), "runtime", Status::Degraded, "1.28"),
     ("new CRI-O", |i| i.version = Ok(("cri-o".into(), "1.31.0".into())), "runtime", Status::Ok, "hands"),
-    ("unreadable", |i| i.complaints = vec!["x.toml: no".into()], "runtime", Status::Degraded, "x.toml"),
-    ("empty", |i| i.network = NetworkInUse::Empty, "network", Status::Missing, "not come yet"),
     (
-        "broken",
-        |i| i.network = NetworkInUse::Broken { name: "00-x.conf".into(), problem: "half".into() },
+        "Kata and gVisor",
+        |i| {
+            i.handlers =
+                [("a", Bypass::Kata), ("b", Bypass::Gvisor)].map(|(n, kind)| (n.to_owned(), kind)).into()
+        },
+        "runtime",
+        Status::Ok,
+        "runtime classes: a (Kata), b (gVisor)",
+    ),
+    ("unreadable", |i| i.complaints = vec!["x.toml: no".into()], "runtime", Status::Degraded, "x.toml"),
+    ("empty", |i| i.network = NetworkInUse::Empty(None), "network", Status::Missing, "not come yet"),
+    ("broken", |i| i.network = broken(InvalidFile::Stops), "network", Status::Missing, "takes no other"),
+    (
+        "all broken",
+        |i| i.network = broken(InvalidFile::PassedOver),
         "network",
         Status::Missing,
-        "00-x.conf",
+        "passes over every file",
+    ),
+    (
+        "another network",
+        |i| i.network = NetworkInUse::Empty(Some("blue".into())),
+        "network",
+        Status::Missing,
+        "network \"blue\"",
+    ),
+    (
+        "passed over",
+        |i| used(i).passed_over = vec!["05-x.conflist: no plugin x".into()],
+        "network",
+        Status::Degraded,
+        "05-x.conflist: no plugin x",
     ),
     (
         "unreadable folder",
@@ -108,6 +142,13 @@ const ROWS: [Row; 27] = [
         "network",
         Status::Missing,
         "as root",
+    ),
+    (
+        "a list of ours that stayed",
+        |i| used(i).stale = Some("stands before 10-a.conf, which is gone".into()),
+        "network",
+        Status::Degraded,
+        "which is gone",
     ),
     (
         "a version",
@@ -196,6 +237,13 @@ const ROWS: [Row; 27] = [
         "pods",
         Status::Degraded,
         "no iptables-nft-restore and 2 more",
+    ),
+    (
+        "NAT of a pod",
+        |i| i.beside = vec!["a/b: NAT in table ip nat, chain PREROUTING: 2 rules".into(); 6],
+        "beside",
+        Status::Ok,
+        "2 rules and 1 more",
     ),
     ("unknown pods", |i| i.unknown = Some(vec!["a/b".into(); 7]), "pods", Status::Degraded, "and 2 more"),
 ];

@@ -7,6 +7,7 @@ use crate::model::tags::Tags;
 use crate::read::part::Part;
 use crate::read::{At, Ignored, Port, RedirectPort, fields, words};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 /// Most inbounds or outbounds of one document: each is a listener and a cluster with statistics.
 pub const MOST_LISTENERS: usize = 512;
@@ -50,7 +51,7 @@ fields! {
         /// without one 127.0.0.1.
         service_address: optional IpAddr = "serviceAddress",
         /// Name of the service (kuma.io/service, required), and tags that its inbounds differ by.
-        tags: required Tags = "tags",
+        tags: required Arc<Tags> = "tags",
         /// A name that sectionName can choose.
         name: optional String = "name",
         /// State of the service: ready or not.
@@ -148,7 +149,7 @@ impl Dataplane {
     /// Returns the tags that selectors are compared with: those of each inbound, or of the gateway.
     pub fn tags(&self) -> impl Iterator<Item = &Tags> {
         let Networking { inbound, gateway, .. } = &self.networking;
-        inbound.iter().map(|inbound| &inbound.tags).chain(gateway.iter().map(|gateway| &gateway.tags))
+        inbound.iter().map(|inbound| &*inbound.tags).chain(gateway.iter().map(|gateway| &gateway.tags))
     }
 
     /// Returns the address that others dial for an inbound.
@@ -160,6 +161,21 @@ impl Dataplane {
     /// Returns the address of an inbound's listener.
     pub fn listener(&self, inbound: &Inbound) -> SocketAddr {
         SocketAddr::new(inbound.address.unwrap_or(self.networking.address), inbound.port.0)
+    }
+
+    /// Keeps what other pods need of a workload: its addresses and services.
+    pub(crate) fn keep_endpoints(&mut self) {
+        let Networking {
+            outbound,
+            transparent_proxying,
+            inbound,
+            address: _,
+            advertised_address: _,
+            gateway: _,
+        } = &mut self.networking;
+        *outbound = Vec::new();
+        *transparent_proxying = None;
+        inbound.shrink_to_fit();
     }
 
     /// Returns true for inbound and for outbound if connections are redirected to the sidecar. Without `transparentProxying`, as in

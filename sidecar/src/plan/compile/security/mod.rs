@@ -16,6 +16,11 @@ use culvert_mesh::select::{self, Effective, Subject};
 use culvert_mesh::target::{Pods, Target, TargetRef};
 use rustls::CipherSuite;
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Permissions of all inbounds, those of equal inbounds counted once. Each takes some 200 bytes, in two plans at a reload.
+const MOST_PERMISSIONS: usize = 50_000;
 
 /// Kinds whose policies decide mode, settings and permissions.
 const DECIDES: [Kind; 2] = [Kind::MeshTls, Kind::MeshTrafficPermission];
@@ -49,16 +54,36 @@ pub(super) fn mtls(
         settings: settings(conf(&policies, others)),
     };
     let Some((_, this)) = pod.pod else { return Some(mtls) };
+    let mut count = mtls.others.permissions.len();
     for inbound in &this.networking.inbound {
         let subject = Subject { tags: &[&inbound.tags], inbound: Some(inbound), ..*pod };
         let gate = gate(&policies, &[subject], default);
-        mtls.inbounds.insert(this.listener(inbound), gate);
+        count += add_inbound(&mut mtls, this.listener(inbound), gate);
+        if count > MOST_PERMISSIONS {
+            let permission = policies.iter().find(|one| one.kind() == Kind::MeshTrafficPermission);
+            let found = format!("more than {MOST_PERMISSIONS} permissions of all inbounds");
+            errors.extend(permission.map(|one| one.error("spec", found, "fewer").into()));
+            break;
+        }
     }
     // The clients of a gateway are not members, and it terminates their TLS itself.
     if this.networking.gateway.is_some() {
         mtls.others.mode = TlsMode::Permissive;
     }
     Some(mtls)
+}
+
+/// Adds an inbound's gate, and returns the number of its permissions; 0 where another gate has the same.
+fn add_inbound(mtls: &mut Mtls, address: SocketAddr, mut gate: Gate) -> usize {
+    let mut known = mtls.inbounds.values().chain([&mtls.others]).map(|known| &known.permissions);
+    let same = known.find(|known| **known == gate.permissions).cloned();
+    drop(known);
+    let count = if same.is_some() { 0 } else { gate.permissions.len() };
+    if let Some(same) = same {
+        gate.permissions = same;
+    }
+    mtls.inbounds.insert(address, gate);
+    count
 }
 
 /// A policy that is passed over may be the one that forbids: returns an error where the documents do not decide it.
@@ -102,7 +127,7 @@ fn gate(policies: &[&Document], subjects: &[Subject<'_>], default: TlsMode) -> G
     });
     Gate {
         mode: mode.unwrap_or(default),
-        permissions: permissions(&select::effective::<MeshTrafficPermission>(policies, subjects)),
+        permissions: Arc::new(permissions(&select::effective::<MeshTrafficPermission>(policies, subjects))),
     }
 }
 

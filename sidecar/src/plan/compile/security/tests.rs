@@ -3,12 +3,10 @@ use super::*;
 use crate::options::Options;
 use crate::options::config::Config;
 use crate::plan::Plan;
-use crate::plan::compile::compile;
+use crate::plan::compile::{compile, read_with_mesh};
 use clap::Parser;
 use culvert_mesh::document::Found;
-use culvert_mesh::load::Loaded;
 use culvert_mesh::model::tags::Tags;
-use std::path::Path;
 
 fn config() -> Config {
     let arguments = ["culvert-sidecar", "--resources=/test", "--dataplane=here"];
@@ -16,8 +14,7 @@ fn config() -> Config {
 }
 
 fn read(documents: &str) -> Result<Found, Vec<String>> {
-    let mut loaded = Loaded::default();
-    loaded.add(&config().context(), documents, Path::new("test.yaml"));
+    let loaded = read_with_mesh(&config(), documents, "test.yaml");
     let errors: Vec<_> = loaded.errors.iter().map(ToString::to_string).collect();
     if errors.is_empty() { Ok(loaded.found) } else { Err(errors) }
 }
@@ -143,7 +140,7 @@ fn permissions_are_in_the_order_in_which_they_decide() {
     let tags = |key: &str, value: &str| Who::Tags(Tags([(key.into(), value.into())].into()));
     let one = |who, action| Permission { who, action };
     assert_eq!(
-        permissions,
+        *permissions,
         Permissions {
             restricted: true,
             ordered: vec![
@@ -345,4 +342,40 @@ fn a_gateway_is_there_for_strangers() {
     let plan = compile(&config, &read(&format!("{STRICT}{edge}")).unwrap()).unwrap();
     assert_eq!(plan.mtls.unwrap().others.mode, TlsMode::Permissive);
     assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
+}
+
+#[test]
+fn inbounds_with_the_same_permissions_share_them_and_all_others_are_bounded() {
+    const INBOUNDS: usize = 110;
+    let denials = |callers: std::ops::Range<usize>| {
+        let one =
+            |number: usize| format!("{{spiffeID: {{type: Exact, value: 'spiffe://default/s{number}'}}}}");
+        callers.map(one).collect::<Vec<_>>().join(", ")
+    };
+    let policy = |name: usize, target: &str, callers| {
+        format!(
+            "---\n{{type: MeshTrafficPermission, name: p{name}, spec: {{targetRef: {target}, rules: [{{default: {{deny: [{}]}}}}]}}}}\n",
+            denials(callers)
+        )
+    };
+    let inbound = |port: usize| format!("{{port: {port}, tags: {{kuma.io/service: here}}}}");
+    let inbounds = (1..=INBOUNDS).map(inbound).collect::<Vec<_>>().join(", ");
+    let here = format!(
+        "---\n{{type: Dataplane, name: here, networking: {{address: 10.0.0.2, inbound: [{inbounds}]}}}}\n"
+    );
+    let common = format!("{STRICT}{here}{}", policy(0, "{kind: Mesh}", 0..500));
+    let mtls = compile(&config(), &read(&common).unwrap()).unwrap().mtls.unwrap();
+    assert!(mtls.inbounds.values().all(|gate| Arc::ptr_eq(&gate.permissions, &mtls.others.permissions)));
+    // One denial of its own makes each a list of its own.
+    let own = |port: usize| {
+        let target = format!("{{kind: Dataplane, name: here, sectionName: '{port}'}}");
+        policy(port, &target, 1000 + port..1001 + port)
+    };
+    let documents = (1..=INBOUNDS).fold(common, |text, port| text + &own(port));
+    let errors = compile(&config(), &read(&documents).unwrap()).unwrap_err();
+    let words: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    assert!(
+        matches!(&words[..], [one] if one.contains("more than 50000 permissions of all inbounds")),
+        "{words:?}"
+    );
 }
