@@ -1,5 +1,6 @@
 //! The acceptance tests of culvert: each is one promise to a user, kept in the lab. They need root.
 
+mod addresses;
 mod agent;
 mod annotations;
 mod bad_input;

@@ -18,7 +18,7 @@ use crate::cluster::endpoint::{Endpoint, Standing, Turn, Turns};
 use crate::cluster::origination::Origination;
 use crate::cluster::registry::Cluster;
 use crate::cluster::stream::Stream;
-use crate::net::addrs::{DialAddr, OrigDst};
+use crate::net::addrs::{DialAddr, OrigDst, is_link_local};
 use crate::net::dial::{self, DialError};
 use crate::net::limit::{Claim, Permit};
 use crate::net::own_sockets::{OwnSocket, OwnSockets};
@@ -158,7 +158,12 @@ impl<'a> Attempts<'a> {
         let once =
             |addr, source, member| Attempt { addr: DialAddr::new(addr), source, endpoint: None, member };
         let (first, others) = match &cluster.plan.upstream {
-            plan::Discovery::OriginalDst { source } => (once(original.get(), *source, member), None),
+            plan::Discovery::OriginalDst { source } => {
+                // The rules let the sidecar's connections to link-local addresses through from any source, and the hop's
+                // could not be answered on that link.
+                let source = source.filter(|_| !is_link_local(original.get().ip()));
+                (once(original.get(), source, member), None)
+            }
             plan::Discovery::Application { address, source } => (once(*address, *source, None), None),
             plan::Discovery::Endpoints(_) => {
                 let mut turns = cluster.turns();

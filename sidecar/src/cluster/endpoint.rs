@@ -108,8 +108,8 @@ impl Ejection {
         State::from_word(self.word.load(Relaxed)).is_out(now)
     }
 
-    /// Takes the trial that is due, if no other connection did. The next one is due after another pause, whatever becomes of
-    /// this one.
+    /// Takes the trial that is due, if no other connection did. The next one is due after another pause, even if this one has
+    /// no outcome.
     fn take_trial(&self, now: u64, first_pause: u64) -> bool {
         let word = self.word.load(Relaxed);
         let state = State::from_word(word);

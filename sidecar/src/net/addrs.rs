@@ -7,7 +7,7 @@
 use crate::metrics::labels;
 pub use culvert_mesh::model::addresses::{INBOUND_SOURCE_V6, is_loopback};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident) => {
@@ -16,9 +16,15 @@ macro_rules! address {
         pub struct $name(SocketAddr);
 
         impl $name {
-            /// Takes the address, an IPv4-mapped IPv6 one as the IPv4 address that it is.
+            /// Takes the address, an IPv4-mapped IPv6 one as the IPv4 address that it is. A link-local one keeps its scope,
+            /// without which it cannot be dialled.
             pub fn new(addr: SocketAddr) -> Self {
-                Self(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
+                match addr {
+                    SocketAddr::V6(v6) if is_link_local((*v6.ip()).into()) => {
+                        Self(SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into())
+                    }
+                    _ => Self(SocketAddr::new(addr.ip().to_canonical(), addr.port())),
+                }
             }
 
             /// Returns the address without its meaning.
@@ -135,6 +141,11 @@ labels! { Direction: "direction", Family: "family" }
 /// through to the application.
 pub const INBOUND_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 
+/// Returns true for `fe80::/10`, where an address means something on one link only.
+pub(crate) fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
 /// Returns the source of the inbound hop in a family.
 pub fn inbound_source(family: Family) -> IpAddr {
     match family {
@@ -152,5 +163,16 @@ mod tests {
         let client = ClientAddr::new("[::ffff:10.1.2.3]:80".parse().unwrap());
         assert_eq!(client.get(), "10.1.2.3:80".parse().unwrap());
         assert_eq!(client.family(), Family::V4);
+    }
+
+    #[test]
+    fn a_link_local_address_keeps_its_scope_and_no_other_has_one() {
+        for (text, expected) in [
+            ("[fe80::1%3]:80", "[fe80::1%3]:80"),
+            ("[fd00::1%3]:80", "[fd00::1]:80"),
+            ("[fe80::1]:80", "[fe80::1]:80"),
+        ] {
+            assert_eq!(OrigDst::new(text.parse().unwrap()).to_string(), expected);
+        }
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod bind;
 pub(crate) mod clock;
 pub(crate) mod dial;
 pub(crate) mod limit;
+mod local_route;
 pub(crate) mod original_dst;
 pub(crate) mod own_addresses;
 pub(crate) mod own_sockets;

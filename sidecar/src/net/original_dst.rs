@@ -5,8 +5,10 @@
 //! conntrack tracks it, answers with the listener's own address: both mean that the client dialled the listener. The local
 //! address is never used instead, as that would forward the connection to the sidecar itself.
 
-use crate::net::addrs::{ClientAddr, Family, ListenAddr, OrigDst};
+use crate::net::addrs::{ClientAddr, Family, ListenAddr, OrigDst, is_link_local};
+use crate::net::own_addresses;
 use socket2::SockRef;
+use std::net::{SocketAddr, SocketAddrV6};
 use tokio::net::TcpStream;
 
 /// The kernel's answer about a connection.
@@ -28,8 +30,20 @@ pub(crate) fn lookup(stream: &TcpStream, client: ClientAddr, listen_port: u16) -
         Family::V4 => socket.original_dst_v4(),
         Family::V6 => socket.original_dst_v6(),
     };
-    let original = answer.ok().and_then(|addr| addr.as_socket()).map(OrigDst::new);
+    let original = answer.ok().and_then(|addr| addr.as_socket()).map(|addr| OrigDst::new(scoped(addr)));
     decide(original, listen_port, || stream.local_addr().ok().map(ListenAddr::new))
+}
+
+/// Gives a link-local address the scope of the interface that has it. The kernel tells the scope only where the client's
+/// address is link-local too.
+fn scoped(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V6(v6) if v6.scope_id() == 0 && is_link_local(addr.ip()) => {
+            let scope = own_addresses::scope_of(*v6.ip()).unwrap_or_default();
+            SocketAddrV6::new(*v6.ip(), v6.port(), 0, scope).into()
+        }
+        _ => addr,
+    }
 }
 
 /// Distinguishes a redirected connection from one to the listener itself.
@@ -54,7 +68,6 @@ fn decide(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::SocketAddr;
 
     fn addr(text: &str) -> SocketAddr {
         text.parse().unwrap()

@@ -2,18 +2,22 @@
 //! The addresses of this pod, as the guards and the proof of capture need them.
 //!
 //! They are read from the kernel at start, and again when a connection arrives for an unknown address: a pod may get one
-//! at run time. An address that the pod lost may stay in the set; no connection is redirected for it any more.
+//! at run time. Whether that address is the pod's, the kernel's routes say: a route of type local makes a whole prefix the
+//! pod's own, of which no interface has an address. An address that the pod lost may stay in the set; no connection is
+//! redirected for it any more.
 
 use crate::net::addrs::{Family, is_loopback};
+use crate::net::local_route;
 use arc_swap::ArcSwap;
 use nix::net::if_::InterfaceFlags;
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Shortest time between two readings because of unknown addresses. A reading takes some 50 µs, so even a flood of such
-/// connections costs less than a thousandth of a core, and a second new address waits no longer than a TCP retransmission.
+/// Shortest time between two readings because of unknown addresses. A reading takes some 50 µs; meanwhile the routes are
+/// asked for each connection, which takes some 5 µs.
 const MIN_REREAD: Duration = Duration::from_millis(100);
 
 /// A set of addresses, mapped ones as IPv4.
@@ -52,17 +56,21 @@ pub(crate) struct OwnAddresses {
     current: ArcSwap<AddressSet>,
     /// Time of the last reading because of an unknown address.
     asked: Mutex<Option<Instant>>,
-    read: fn() -> std::io::Result<AddressSet>,
+    read: fn() -> io::Result<AddressSet>,
+    is_local: fn(IpAddr) -> io::Result<bool>,
 }
 
 impl OwnAddresses {
     /// Reads the addresses of this network namespace.
-    pub(crate) fn from_kernel() -> std::io::Result<Self> {
-        Self::with_reader(read_kernel)
+    pub(crate) fn from_kernel() -> io::Result<Self> {
+        Self::with_kernel(read_kernel, local_route::is_local)
     }
 
-    fn with_reader(read: fn() -> std::io::Result<AddressSet>) -> std::io::Result<Self> {
-        Ok(Self { current: ArcSwap::from_pointee(read()?), asked: Mutex::new(None), read })
+    fn with_kernel(
+        read: fn() -> io::Result<AddressSet>,
+        is_local: fn(IpAddr) -> io::Result<bool>,
+    ) -> io::Result<Self> {
+        Ok(Self { current: ArcSwap::from_pointee(read()?), asked: Mutex::new(None), read, is_local })
     }
 
     /// Returns the addresses as last read.
@@ -70,16 +78,26 @@ impl OwnAddresses {
         self.current.load_full()
     }
 
-    /// Returns true if the address is the pod's. Reads the addresses again before it says no.
+    /// Returns true if the address is the pod's. Asks the kernel before it says no.
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         if self.current.load().contains(ip) {
             return true;
         }
-        if !self.may_ask() {
-            return false;
+        match (self.is_local)(ip) {
+            Ok(true) => {
+                // So that the next connections to an address that came late need not ask.
+                if self.may_ask() {
+                    self.refresh();
+                }
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::debug!(%error, %ip, "cannot ask for the route to an address; the addresses are read instead");
+                self.refresh();
+                self.current.load().contains(ip)
+            }
         }
-        self.refresh();
-        self.current.load().contains(ip)
     }
 
     /// Reads the addresses again. On failure the old ones stay: to refuse all connections would be worse than to be late.
@@ -106,7 +124,7 @@ impl OwnAddresses {
     }
 }
 
-fn read_kernel() -> std::io::Result<AddressSet> {
+fn read_kernel() -> io::Result<AddressSet> {
     let addresses = nix::ifaddrs::getifaddrs()?
         .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
         .filter_map(|interface| {
@@ -118,6 +136,16 @@ fn read_kernel() -> std::io::Result<AddressSet> {
             }
         });
     Ok(addresses.collect())
+}
+
+/// Returns the interface that has this link-local address; `None` where none or several have.
+pub(super) fn scope_of(ip: Ipv6Addr) -> Option<u32> {
+    let addresses = nix::ifaddrs::getifaddrs().ok()?.filter_map(|interface| interface.address);
+    let mut scopes = addresses
+        .filter_map(|address| address.as_sockaddr_in6().copied())
+        .filter(|address| address.ip() == ip)
+        .map(|address| address.scope_id());
+    scopes.next().filter(|_| scopes.next().is_none())
 }
 
 #[cfg(test)]
@@ -145,17 +173,32 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_address_is_looked_up_but_not_at_the_peers_pace() {
+    fn each_unknown_address_is_asked_for_and_all_are_read_not_at_the_peers_pace() {
         static READS: AtomicU32 = AtomicU32::new(0);
-        let own = OwnAddresses::with_reader(|| {
+        let read = || {
             let nth = READS.fetch_add(1, Ordering::Relaxed);
             Ok(if nth == 0 { set(&["10.0.0.2"]) } else { set(&["10.0.0.2", "10.0.0.3"]) })
-        })
-        .unwrap();
-        assert!(own.contains("10.0.0.3".parse().unwrap()), "added after the start");
+        };
+        let is_local = |ip: IpAddr| Ok(ip.to_string() != "10.0.0.4");
+        let own = OwnAddresses::with_kernel(read, is_local).unwrap();
+        for ip in ["10.0.0.3", "10.0.0.5", "198.51.100.77"] {
+            assert!(own.contains(ip.parse().unwrap()), "{ip}, after the start");
+        }
         for _ in 0..100 {
             assert!(!own.contains("10.0.0.4".parse().unwrap()));
         }
         assert_eq!(READS.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn where_the_kernel_does_not_say_the_addresses_are_read() {
+        static READS: AtomicU32 = AtomicU32::new(0);
+        let read = || {
+            let nth = READS.fetch_add(1, Ordering::Relaxed);
+            Ok(if nth == 0 { set(&["10.0.0.2"]) } else { set(&["10.0.0.2", "10.0.0.3"]) })
+        };
+        let own = OwnAddresses::with_kernel(read, |_| Err(io::ErrorKind::PermissionDenied.into())).unwrap();
+        assert!(own.contains("10.0.0.3".parse().unwrap()));
+        assert!(!own.contains("10.0.0.4".parse().unwrap()));
     }
 }

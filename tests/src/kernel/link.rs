@@ -184,6 +184,28 @@ impl Links {
             .with_context(|| format!("cannot add a route to {}/{} via {gateway}", to.address, to.prefix))
     }
 
+    /// `ip route add local TO dev lo`: every address of `to` is the host's own.
+    pub(crate) fn add_local_route(&mut self, to: Cidr) -> Result<()> {
+        let lo = self.index("lo")?;
+        let mut route = RouteMessage::default();
+        route.header = RouteHeader {
+            address_family: family(to.address),
+            destination_prefix_length: to.prefix,
+            // RT_TABLE_LOCAL
+            table: 255,
+            protocol: RouteProtocol::Static,
+            scope: RouteScope::Host,
+            kind: RouteType::Local,
+            flags: RouteFlags::empty(),
+            ..RouteHeader::default()
+        };
+        route.attributes.push(RouteAttribute::Destination(route_address(to.address)));
+        route.attributes.push(RouteAttribute::Oif(lo));
+        self.0
+            .request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
+            .with_context(|| format!("cannot make {}/{} local", to.address, to.prefix))
+    }
+
     /// All addresses of a link.
     pub(crate) fn addresses(&mut self, name: &str) -> Result<Vec<IpAddr>> {
         let index = self.index(name)?;

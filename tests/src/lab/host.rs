@@ -88,6 +88,12 @@ impl Host {
         self.namespace.run(|| Links::open()?.add_route(to, gateway))
     }
 
+    /// Makes every address of `cidr` the host's own, without adding one to an interface.
+    pub fn add_local_route(&self, cidr: &str) -> Result<()> {
+        let cidr: Cidr = cidr.parse()?;
+        self.namespace.run(|| Links::open()?.add_local_route(cidr))
+    }
+
     /// The names of the interfaces.
     pub fn interfaces(&self) -> Result<Vec<String>> {
         self.namespace.run(|| Ok(Links::open()?.list()?.into_iter().map(|(name, _)| name).collect()))
