@@ -7,6 +7,7 @@
 use crate::cluster::registry::ClusterState;
 use crate::connection::accepted::ConnectionInfo;
 use crate::net::addrs::DialAddr;
+use crate::net::own_sockets::OwnSocket;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Known;
 use crate::relay::Mode;
@@ -53,6 +54,8 @@ pub(crate) struct Entry {
     idle_timeout: u64,
     /// The address that was dialled last. Written by the connection's task.
     dial: Mutex<DialAddr>,
+    /// The socket to the server, noted as the sidecar's own. Here and not in the task, which would grow by 16 bytes.
+    own_socket: Mutex<Option<OwnSocket>>,
     /// Written by the connection's task alone, read by the admin pages and the sweep.
     progress: Progress,
     /// Written by the sweep, drain and other threads that want something of the connection; read by its task.
@@ -92,6 +95,11 @@ impl Entry {
     /// Notes that the next endpoint is dialled.
     pub(crate) fn set_dial(&self, dial: DialAddr) {
         *lock(&self.dial) = dial;
+    }
+
+    /// Keeps the note of the socket to the server, or forgets it: before the socket is closed.
+    pub(crate) fn set_own_socket(&self, noted: Option<OwnSocket>) {
+        *lock(&self.own_socket) = noted;
     }
 
     /// The protocol and the peer; not known where mTLS is off.
@@ -212,6 +220,7 @@ impl Table {
             // A timeout of less than a millisecond is not the absence of one.
             idle_timeout: idle_timeout.map_or(0, |timeout| millis(timeout).max(1)),
             dial: Mutex::new(dial),
+            own_socket: Mutex::default(),
             progress: Progress {
                 to_server: AtomicU64::new(0),
                 to_client: AtomicU64::new(0),

@@ -12,7 +12,6 @@ use crate::connection::tls;
 use crate::connection::upstream::UpstreamUse;
 use crate::net::addrs::Direction;
 use crate::net::dial::DialError;
-use crate::net::own_sockets::OwnSocket;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
 use crate::plan::{Gate, Plan};
@@ -30,8 +29,6 @@ use tokio::net::TcpStream;
 /// A connection with both its sides. Fields are dropped in this order, which a panic relies on: sockets before the use of
 /// the cluster, and that before the closing record.
 pub(crate) struct Tcp {
-    /// Forgotten first, while the server's socket is open.
-    noted: Option<OwnSocket>,
     client: Stream,
     server: Stream,
     relay: Relay,
@@ -147,12 +144,13 @@ impl Tcp {
     /// Puts both sides together, ready to relay.
     pub(crate) fn new(downstream: Downstream, client: TcpStream, connected: Connected) -> Self {
         let Connected { session, upstream: Upstream { noted, stream: server, peer: _ }, using } = connected;
+        downstream.entry().set_own_socket(noted);
         let client = match session {
             Some(shaken) => Stream::Tls(shaken.over(client).into()),
             None => Stream::Plain(client),
         };
         let session = TcpSession { upstream: using, downstream, registered: None };
-        Self { noted, client, server, relay: Relay::default(), session }
+        Self { client, server, relay: Relay::default(), session }
     }
 
     /// Relays until the connection is over.
@@ -162,7 +160,7 @@ impl Tcp {
 
     /// Closes both sides and writes the closing record.
     pub(crate) fn end(self, end: End<CloseReason>) {
-        let Self { noted, client, server, relay: _, session } = self;
+        let Self { client, server, relay: _, session } = self;
         let TcpSession { upstream, downstream, .. } = session;
         let (reason, error) = match end {
             End::Closed => (CloseReason::Ok, None),
@@ -179,7 +177,7 @@ impl Tcp {
             client.reset();
             server.reset();
         }
-        drop(noted);
+        downstream.entry().set_own_socket(None);
         // Before the record: a reader of the record, or of an empty table, may rely on both being closed.
         drop((client, server));
         upstream.ends(reason);
