@@ -112,7 +112,7 @@ spec:
     );
     assert_eq!((said("out").lines().count(), said("in").as_str()), (1, inbound), "each in its own");
     // The newer spelling of `from`, and inbound alone.
-    fs::remove_file(logs.join("in"))?;
+    fs::write(logs.join("in"), "")?;
     replace(
         &folder.join("log.yaml"),
         &log("rules:\n  -").replace("- \n    default", "- default").replace("/in", "/rules"),

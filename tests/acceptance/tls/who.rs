@@ -70,10 +70,11 @@ fn strict_keeps_strangers_out_and_permissive_lets_one_get_there() -> Result<()> 
                 let (before, known) = (servers[server].accepted(), reasons(&sidecar, port).len());
                 let came = come(&world, &who, port, ends);
                 came.with_context(|| what.clone())?;
+                // The record of this connection, so that the next row does not take it for its own.
+                eventually!(reasons(&sidecar, port).len() > known, SOON);
                 if ends == Talks {
                     continue;
                 }
-                eventually!(reasons(&sidecar, port).len() > known, SOON);
                 let reason = reasons(&sidecar, port).pop().unwrap_or_default();
                 match ends {
                     Closed(expected) => assert_eq!(reason, expected, "{what}"),
