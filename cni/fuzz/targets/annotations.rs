@@ -22,7 +22,8 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
     assert_eq!(script.lines().filter(|line| line.starts_with("\t\t")).count(), wanted, "{script}");
     for family in [Family::V4, Family::V6] {
         let text = iptables::script(&rules, family);
-        let known = ["*", ":", "-A CULVERT_", "-I PREROUTING -j CULVERT_", "-I OUTPUT -j CULVERT_", "COMMIT"];
-        assert!(text.lines().all(|line| known.iter().any(|begin| line.starts_with(begin))), "{text}");
+        let hooks = ["-I PREROUTING -j CULVERT_", "-I INPUT -j CULVERT_", "-I OUTPUT -j CULVERT_"];
+        let known = ["*", ":", "-A CULVERT_", "COMMIT"].into_iter().chain(hooks);
+        assert!(text.lines().all(|line| known.clone().any(|begin| line.starts_with(begin))), "{text}");
     }
 });
