@@ -115,6 +115,10 @@ fn accept_all(
         let Ok(second) = stream.try_clone() else { continue };
         shared.open().insert(number, second);
         let (shared, behaviour) = (Arc::clone(shared), Arc::clone(behaviour));
+        // A thread that ended keeps its stack until it is joined or forgotten, and a process has at most 65,530 mappings.
+        if workers.len() % 256 == 255 {
+            workers.retain(|worker: &thread::JoinHandle<()>| !worker.is_finished());
+        }
         workers.push(thread::spawn(move || {
             // What a peer does wrong is for the test to notice, at its own end.
             let _ = prepare(&stream).and_then(|()| behaviour(stream));
