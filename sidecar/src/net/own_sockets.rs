@@ -23,6 +23,8 @@ const SHARDS: usize = 16;
 const LOOKS: usize = 16;
 /// The pause between further looks. That worker was interrupted then, and may need this core.
 const PAUSE: Duration = Duration::from_millis(1);
+/// Pauses for which a socket has to stay noted until a client is taken for it.
+const PAUSES: usize = 200;
 
 /// The sockets that are open; the limits on connections bound their number.
 ///
@@ -99,9 +101,14 @@ impl OwnSockets {
         let key = self.key(client.get(), destination);
         // Its own socket was announced before it could be accepted; later ones do not matter.
         let mut tickets = None;
-        let mut looks = 0;
+        let (mut looks, mut pauses) = (0, 0);
         loop {
             match self.look(key, destination, &mut tickets) {
+                // A socket that a reset has ended is noted until its task sees that, and its port is free meanwhile.
+                Look::Ours if pauses < PAUSES => {
+                    pauses += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
                 Look::Ours => return true,
                 Look::Foreign => return false,
                 Look::Unsure if looks < LOOKS => tokio::task::yield_now().await,
