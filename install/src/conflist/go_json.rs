@@ -38,7 +38,7 @@ pub(super) fn tolerated(text: &str) -> Cow<'_, str> {
     Cow::Owned(tolerated)
 }
 
-/// The number of the escape `\uXXXX` at this position.
+/// Reads the number of the escape at this position: `\u` and four hexadecimal digits.
 fn escaped(text: &str, at: usize) -> Option<u32> {
     let digits = text.get(at..at + ESCAPE)?.strip_prefix("\\u")?;
     u32::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))

@@ -238,6 +238,25 @@ mod tests {
         assert!(!client().await, "all are forgotten");
     }
 
+    /// On a clock that runs ahead whenever all tasks wait.
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_is_forgotten_while_a_client_has_its_port_is_not_that_client() {
+        let sockets = Arc::new(OwnSockets::default());
+        for (forgotten_after, ours) in [(Some(PAUSE * 20), false), (None, true)] {
+            let mut noted = Some(sockets.announce(to("192.0.2.1:80")).note(addr("10.0.0.2:4000")));
+            let forgets = async {
+                if let Some(after) = forgotten_after {
+                    tokio::time::sleep(after).await;
+                    noted = None;
+                }
+            };
+            let client = contain(&sockets, "10.0.0.2:4000", "192.0.2.1:80");
+            let (found, ()) = tokio::join!(client, forgets);
+            assert_eq!(found, ours, "{forgotten_after:?}");
+            drop(noted);
+        }
+    }
+
     #[test]
     fn all_shards_are_used_and_emptied() {
         let sockets = Arc::new(OwnSockets::default());
