@@ -41,7 +41,8 @@ impl Crowd {
     }
 }
 
-/// The sidecar's memory and open files.
+/// The sidecar's memory of its own and its open files. Not `Pss`: in that the program's pages count by how many processes run
+/// it, which are sometimes the sidecars of other tests.
 #[derive(Debug, Clone, Copy)]
 struct Size {
     kib: u64,
@@ -53,8 +54,8 @@ fn size_of(sidecar: &Sidecar<'_>) -> Result<Size> {
     let memory = fs::read_to_string(format!("{folder}/smaps_rollup"))?;
     let kib = memory
         .lines()
-        .find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok())
-        .context("no Pss")?;
+        .find_map(|line| line.strip_prefix("Pss_Anon:")?.trim().strip_suffix(" kB")?.parse().ok())
+        .context("no Pss_Anon")?;
     Ok(Size { kib, files: fs::read_dir(format!("{folder}/fd"))?.count() })
 }
 
