@@ -21,7 +21,7 @@ use crate::cluster::stream::Stream;
 use crate::net::addrs::{DialAddr, OrigDst, is_link_local};
 use crate::net::dial::{self, DialError};
 use crate::net::limit::{Claim, Permit};
-use crate::net::own_sockets::{OwnSocket, OwnSockets};
+use crate::net::own_sockets::{OwnSocket, OwnSockets, Returned};
 use crate::observe::close_reason::CloseReason;
 use crate::plan::{self, Member};
 use crate::tls::{TlsError, handshake};
@@ -182,10 +182,15 @@ impl<'a> Attempts<'a> {
 
 impl<'a> Attempt<'a> {
     /// Dials. The inbound hop needs no note: its source tells it from all other connections.
-    async fn dial(self, sockets: &Arc<OwnSockets>) -> Result<(TcpStream, Option<OwnSocket>), DialError> {
+    async fn dial(
+        self,
+        (sockets, returned): (&Arc<OwnSockets>, Returned),
+    ) -> Result<(TcpStream, Option<OwnSocket>), DialError> {
         match self.source {
             Some(_) => Ok((dial::dial(self.addr, self.source, None).await?, None)),
-            None => dial::dial_noted(self.addr, sockets).await.map(|(tcp, noted)| (tcp, Some(noted))),
+            None => {
+                dial::dial_noted(self.addr, sockets, returned).await.map(|(tcp, noted)| (tcp, Some(noted)))
+            }
         }
     }
 
@@ -278,7 +283,8 @@ async fn limited<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> O
 struct Attempting<'a> {
     cluster: &'a Cluster,
     origination: Option<Origination<'a>>,
-    sockets: &'a Arc<OwnSockets>,
+    /// Where sockets are noted, and how often the client's call came back.
+    noting: (&'a Arc<OwnSockets>, Returned),
     /// Held while an endpoint is dialled.
     pending: Option<Permit>,
     dial: Budget,
@@ -295,7 +301,7 @@ impl<'a> Attempting<'a> {
     ) -> Result<Upstream, ConnectError> {
         let started = Instant::now();
         let share = self.dial.share(&attempt, more);
-        let dialled = self.dial.spend(self.cluster, &attempt, share, attempt.dial(self.sockets)).await;
+        let dialled = self.dial.spend(self.cluster, &attempt, share, attempt.dial(self.noting)).await;
         let (mut tcp, noted) = dialled.unwrap_or(Err(DialError::TimedOut { addr: attempt.addr }))?;
         self.pending = None;
         report(Event::Connected(started.elapsed()));
@@ -320,14 +326,13 @@ impl<'a> Attempting<'a> {
 pub(crate) fn connect<'a>(
     attempts: Attempts<'a>,
     origination: Option<Origination<'a>>,
-    sockets: &'a Arc<OwnSockets>,
+    noting: (&'a Arc<OwnSockets>, Returned),
     mut report: impl FnMut(Event<'_>) + 'a,
 ) -> impl Future<Output = Result<Upstream, ConnectError>> {
     let Attempts { cluster, pending, first: mut attempt, mut others } = attempts;
     let dial = Budget { left: cluster.plan.connect_timeout, patience: DIAL };
     let handshake = Budget { left: Some(handshake::DEADLINE), patience: HANDSHAKE };
-    let mut attempting =
-        Attempting { cluster, origination, sockets, pending: Some(pending), dial, handshake };
+    let mut attempting = Attempting { cluster, origination, noting, pending: Some(pending), dial, handshake };
     async move {
         // Held while ejected endpoints are tried.
         let mut retry = None;

@@ -12,6 +12,7 @@ use crate::connection::tls;
 use crate::net::addrs::{ClientAddr, Direction, OrigDst};
 use crate::net::limit::{Claim, Stranger};
 use crate::net::original_dst::Redirected;
+use crate::net::own_sockets::Returned;
 use crate::tls::handshake::Shaken;
 use std::sync::Arc;
 
@@ -23,15 +24,17 @@ pub(crate) struct Admitted {
     pub(crate) original: OrigDst,
     /// The client's TLS session, if it had to begin with one.
     pub(crate) session: Option<Box<Shaken>>,
+    /// Times that its call came back to the sidecar.
+    pub(crate) returned: Returned,
 }
 
-/// Returns true if an outbound connection is one of the sidecar's own that came back.
-async fn is_own_socket(proxy: &Proxy, accepted: &Accepted, redirected: Redirected) -> bool {
+/// Returns how often the call of an outbound connection came back to the sidecar.
+async fn returned(proxy: &Proxy, accepted: &Accepted, redirected: Redirected) -> Returned {
     match redirected {
         Redirected::From(original) if accepted.direction == Direction::Outbound => {
-            proxy.own_sockets.contain(accepted.client, original).await
+            proxy.own_sockets.returned(accepted.client, original).await
         }
-        _ => false,
+        _ => Returned::Never,
     }
 }
 
@@ -51,12 +54,14 @@ pub(crate) async fn admit(
         return Err(ForwardError::ListenerFull(claim));
     };
     downstream.hold(permit, claim);
+    let mut returns = Returned::Never;
     let (original, route) = match &accepted.bound {
         None => {
+            returns = returned(&proxy, accepted, redirected).await;
             let ours = Ours {
                 ports: &proxy.ports,
                 is_address: |ip| proxy.own.contains(ip),
-                is_socket: is_own_socket(&proxy, accepted, redirected).await,
+                is_loop: returns == Returned::Twice,
             };
             let original = guard::check(direction, accepted.client, redirected, &ours)
                 .inspect_err(|refusal| proxy.refused(direction, refusal))?;
@@ -70,7 +75,7 @@ pub(crate) async fn admit(
     };
     downstream.routed(&running.plan, &route);
     let session = tls::admit(downstream, &running.plan, &route, original, &mut accepted.stream).await?;
-    Ok(Admitted { running, route, original, session })
+    Ok(Admitted { running, route, original, session, returned: returns })
 }
 
 /// Returns the standing of the client. Only a mesh with TLS has strangers: elsewhere nothing tells a member from another.

@@ -8,7 +8,7 @@
 //! | inbound, to loopback or `::6` | it would open loopback-only services to the sender |
 //! | inbound, to an address that is not this pod's | we would be an open relay |
 //! | inbound, from the source of the inbound hop | it is that hop, which came back |
-//! | outbound, from a socket of the sidecar's own | conntrack sent it by an earlier connection's decision |
+//! | outbound, from a socket of the sidecar's own, for the second time in a row | conntrack sends it by earlier connections' decisions |
 //! | outbound, to loopback or `::6` | no rule of ours sends it here, so it was forged |
 //!
 //! An outbound connection to the pod's own address and a port of the application passes: it goes through the inbound
@@ -100,8 +100,8 @@ pub(crate) struct Ours<'a, A> {
     pub(crate) ports: &'a SidecarPorts,
     /// Returns true for an address of this pod.
     pub(crate) is_address: A,
-    /// True if the client's end of an outbound connection is a socket of the sidecar's.
-    pub(crate) is_socket: bool,
+    /// True if an outbound connection is a call of the sidecar's that came back for the second time.
+    pub(crate) is_loop: bool,
 }
 
 /// Lets a connection pass, or returns the reason to refuse it.
@@ -120,7 +120,7 @@ pub(crate) fn check(
     match direction {
         // Most connections leave the pod: no need to know whose address it is.
         Direction::Outbound if to_our_port && (ours.is_address)(ip) => Err(Refusal::OwnPort(original)),
-        Direction::Outbound if ours.is_socket => Err(Refusal::OwnConnection(original)),
+        Direction::Outbound if ours.is_loop => Err(Refusal::OwnConnection(original)),
         Direction::Outbound => Ok(original),
         Direction::Inbound if !(ours.is_address)(ip) => Err(Refusal::NotThisPod(original)),
         Direction::Inbound if to_our_port => Err(Refusal::OwnPort(original)),
@@ -152,7 +152,7 @@ mod tests {
         let ours = Ours {
             ports: &ports,
             is_address: |ip: IpAddr| POD.contains(&ip.to_string().as_str()),
-            is_socket: OWN.contains(&(client, original.unwrap_or_default())),
+            is_loop: OWN.contains(&(client, original.unwrap_or_default())),
         };
         check(direction, ClientAddr::new(client.parse().unwrap()), redirected, &ours).map_err(Refusal::guard)
     }

@@ -57,7 +57,7 @@ pub(crate) async fn connect(
     client: &mut TcpStream,
     admitted: Admitted,
 ) -> Result<Connected, ForwardError> {
-    let Admitted { running, route, original, session } = admitted;
+    let Admitted { running, route, original, session, returned } = admitted;
     let Some(cluster) = &route.cluster else {
         route.listener.metrics.no_route.inc();
         return Err(ForwardError::Denied(original));
@@ -91,7 +91,8 @@ pub(crate) async fn connect(
     let gate = gate.map(|mtls| mtls.gate(&route.listener.plan));
     let connected = {
         // Pinned here and lent: passed by value, these futures would be copied as they are made and awaited.
-        let connecting = pin!(connect::connect(attempts, origination, &proxy.own_sockets, report));
+        let connecting =
+            pin!(connect::connect(attempts, origination, (&proxy.own_sockets, returned), report));
         let finished = pin!(async {
             let upstream = connecting.await?;
             let session = finish(downstream, client, &upstream, session, (&running.plan, gate)).await?;

@@ -2,7 +2,7 @@
 //! Connects to a server within a deadline.
 
 use crate::net::addrs::DialAddr;
-use crate::net::own_sockets::{OwnSocket, OwnSockets};
+use crate::net::own_sockets::{OwnSocket, OwnSockets, Returned};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -92,13 +92,14 @@ pub(crate) async fn dial(
     Ok(stream)
 }
 
-/// Dials `addr` and notes the socket as the sidecar's own.
+/// Dials `addr` and notes the socket as the sidecar's own, opened for a connection that came back so often.
 ///
 /// # Errors
 /// Those of [`dial`] without a deadline.
 pub(crate) async fn dial_noted(
     addr: DialAddr,
     sockets: &Arc<OwnSockets>,
+    returned: Returned,
 ) -> Result<(TcpStream, OwnSocket), DialError> {
     let failed = |source| DialError::new(addr, source);
     let socket = prepare(addr, None)?;
@@ -107,7 +108,7 @@ pub(crate) async fn dial_noted(
         begin(&socket, addr)?;
         let local = socket.local_addr().map_err(failed)?;
         let nameless = || failed(io::Error::other("the socket has no address of its own"));
-        announced.note(local.as_socket().ok_or_else(nameless)?)
+        announced.note(local.as_socket().ok_or_else(nameless)?, returned)
     };
     // The stream is declared first, so that it is dropped last: a socket is forgotten before it is closed.
     let (stream, noted) = (TcpStream::from_std(socket.into()).map_err(failed)?, noted);

@@ -3,8 +3,13 @@
 //!
 //! conntrack may keep the decision of an earlier connection with the same addresses and ports: then the sidecar's own
 //! connection is redirected to its outbound listener. Its client is the local end of a socket noted here, and its original
-//! destination the remote end. Addresses and ports of both ends belong to one open socket at a time, so that a client with a
-//! port of ours and another destination is not taken for us.
+//! destination the remote end. A client with a port of ours and another destination is not taken for us.
+//!
+//! One with both may be the application all the same. Where it calls two servers from one port, both calls are redirected to
+//! the listener's one address, and conntrack gives the second another port towards us, by chance one of ours: of 1,024 calls
+//! to two servers one in fifteen such crowds. So a connection that looks like one of ours is served, and the socket that is
+//! opened for it is noted as the second of a row. A connection that is the other end of such a socket is a loop: chance does
+//! not hit twice.
 //!
 //! The kernel chooses the local port when it sends the first packet, so that the connection may come back before its socket
 //! is noted. So the destination is noted before, and a client of that destination waits until the note is complete.
@@ -23,8 +28,6 @@ const SHARDS: usize = 16;
 const LOOKS: usize = 16;
 /// The pause between further looks. That worker was interrupted then, and may need this core.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Pauses for which a socket has to stay noted until a client is taken for it.
-const PAUSES: usize = 200;
 
 /// The sockets that are open; the limits on connections bound their number.
 ///
@@ -40,6 +43,8 @@ pub(crate) struct OwnSockets {
 #[derive(Debug, Default)]
 struct Shard {
     open: HashSet<Key>,
+    /// Of these the ones that were opened for a connection which looked like one of ours.
+    second: HashSet<Key>,
     /// One for each worker at most.
     opening: Vec<Opening>,
     next_ticket: u64,
@@ -73,12 +78,15 @@ pub(crate) struct OwnSocket {
     key: Key,
 }
 
-/// The result of a look.
-enum Look {
-    Ours,
-    Foreign,
-    /// Sockets to that destination are being opened.
-    Unsure,
+/// Times in a row that a call came back to the sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Returned {
+    /// Its client is the application.
+    Never,
+    /// Its client looks like a socket of ours.
+    Once,
+    /// Its client looks like a socket that was opened for such a client.
+    Twice,
 }
 
 // === impl OwnSockets ===
@@ -95,38 +103,36 @@ impl OwnSockets {
         Announced { sockets: self, opening }
     }
 
-    /// Returns true if an accepted connection is the other end of a socket of the sidecar's.
-    pub(crate) async fn contain(&self, client: ClientAddr, original: OrigDst) -> bool {
+    /// Returns how often the call of an accepted connection came back.
+    pub(crate) async fn returned(&self, client: ClientAddr, original: OrigDst) -> Returned {
         let destination = self.destination(original.get());
         let key = self.key(client.get(), destination);
         // Its own socket was announced before it could be accepted; later ones do not matter.
         let mut tickets = None;
-        let (mut looks, mut pauses) = (0, 0);
+        let mut looks = 0;
         loop {
-            match self.look(key, destination, &mut tickets) {
-                // A socket that a reset has ended is noted until its task sees that, and its port is free meanwhile.
-                Look::Ours if pauses < PAUSES => {
-                    pauses += 1;
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Look::Ours => return true,
-                Look::Foreign => return false,
-                Look::Unsure if looks < LOOKS => tokio::task::yield_now().await,
-                Look::Unsure => tokio::time::sleep(PAUSE).await,
+            if let Some(returned) = self.look(key, destination, &mut tickets) {
+                return returned;
+            }
+            if looks < LOOKS {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(PAUSE).await;
             }
             looks += 1;
         }
     }
 
-    /// Looks once. `tickets` are those below which it asks for sockets that are being opened; the first look sets it.
-    fn look(&self, key: Key, destination: u64, tickets: &mut Option<u64>) -> Look {
+    /// Looks once; `None` while sockets to that destination are being opened. `tickets` are those below which it asks for
+    /// such sockets; the first look sets it.
+    fn look(&self, key: Key, destination: u64, tickets: &mut Option<u64>) -> Option<Returned> {
         let shard = self.shard(destination);
         if shard.open.contains(&key) {
-            return Look::Ours;
+            return Some(if shard.second.contains(&key) { Returned::Twice } else { Returned::Once });
         }
         let below = *tickets.get_or_insert(shard.next_ticket);
         let awaited = |one: &Opening| one.destination == destination && one.ticket < below;
-        if shard.opening.iter().any(awaited) { Look::Unsure } else { Look::Foreign }
+        (!shard.opening.iter().any(awaited)).then_some(Returned::Never)
     }
 
     fn destination(&self, remote: SocketAddr) -> u64 {
@@ -152,10 +158,15 @@ fn by_address_and_port(end: SocketAddr) -> (std::net::IpAddr, u16) {
 // === impl Announced ===
 
 impl Announced<'_> {
-    /// Notes the socket, now that it has a local end.
-    pub(crate) fn note(self, local: SocketAddr) -> OwnSocket {
+    /// Notes the socket, now that it has a local end. `returned` is that of the connection which it is opened for.
+    pub(crate) fn note(self, local: SocketAddr, returned: Returned) -> OwnSocket {
         let key = self.sockets.key(local, self.opening.destination);
-        self.sockets.shard(key.0).open.insert(key);
+        let mut shard = self.sockets.shard(key.0);
+        shard.open.insert(key);
+        if returned != Returned::Never {
+            shard.second.insert(key);
+        }
+        drop(shard);
         OwnSocket { sockets: Arc::clone(self.sockets), key }
     }
 }
@@ -171,12 +182,17 @@ impl Drop for Announced<'_> {
 
 impl Drop for OwnSocket {
     fn drop(&mut self) {
-        self.sockets.shard(self.key.0).open.remove(&self.key);
+        let mut shard = self.sockets.shard(self.key.0);
+        shard.open.remove(&self.key);
+        if !shard.second.is_empty() {
+            shard.second.remove(&self.key);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Returned::{Never, Once, Twice};
     use super::*;
 
     fn addr(text: &str) -> SocketAddr {
@@ -187,38 +203,38 @@ mod tests {
         DialAddr::new(addr(text))
     }
 
-    async fn contain(sockets: &OwnSockets, client: &str, original: &str) -> bool {
-        sockets.contain(ClientAddr::new(addr(client)), OrigDst::new(addr(original))).await
+    async fn returned(sockets: &OwnSockets, client: &str, original: &str) -> Returned {
+        sockets.returned(ClientAddr::new(addr(client)), OrigDst::new(addr(original))).await
     }
 
     #[tokio::test]
     async fn a_socket_is_recognised_by_both_ends_until_it_is_dropped() {
         let sockets = Arc::new(OwnSockets::default());
-        let noted = sockets.announce(to("192.0.2.1:80")).note(addr("10.0.0.2:4000"));
-        let _other = sockets.announce(to("[2001:db8::1]:80")).note(addr("[fd00::2]:4001"));
+        let noted = sockets.announce(to("192.0.2.1:80")).note(addr("10.0.0.2:4000"), Never);
+        let _other = sockets.announce(to("[2001:db8::1]:80")).note(addr("[fd00::2]:4001"), Never);
         for (client, original, expected) in [
-            ("10.0.0.2:4000", "192.0.2.1:80", true),
+            ("10.0.0.2:4000", "192.0.2.1:80", Once),
             // As a dual-stack listener shows it.
-            ("[::ffff:10.0.0.2]:4000", "192.0.2.1:80", true),
-            ("[fd00::2]:4001", "[2001:db8::1]:80", true),
+            ("[::ffff:10.0.0.2]:4000", "192.0.2.1:80", Once),
+            ("[fd00::2]:4001", "[2001:db8::1]:80", Once),
             // The application shares the port, for another destination.
-            ("10.0.0.2:4000", "192.0.2.1:81", false),
-            ("10.0.0.2:4000", "192.0.2.2:80", false),
-            ("10.0.0.2:4001", "192.0.2.1:80", false),
-            ("10.0.0.3:4000", "192.0.2.1:80", false),
+            ("10.0.0.2:4000", "192.0.2.1:81", Never),
+            ("10.0.0.2:4000", "192.0.2.2:80", Never),
+            ("10.0.0.2:4001", "192.0.2.1:80", Never),
+            ("10.0.0.3:4000", "192.0.2.1:80", Never),
         ] {
-            assert_eq!(contain(&sockets, client, original).await, expected, "{client} to {original}");
+            assert_eq!(returned(&sockets, client, original).await, expected, "{client} to {original}");
         }
         drop(noted);
-        assert!(!contain(&sockets, "10.0.0.2:4000", "192.0.2.1:80").await);
-        assert!(contain(&sockets, "[fd00::2]:4001", "[2001:db8::1]:80").await, "another socket's");
+        assert_eq!(returned(&sockets, "10.0.0.2:4000", "192.0.2.1:80").await, Never);
+        assert_eq!(returned(&sockets, "[fd00::2]:4001", "[2001:db8::1]:80").await, Once, "another socket's");
     }
 
     #[tokio::test]
     async fn a_client_waits_for_the_sockets_that_are_being_opened_to_its_destination_and_for_no_others() {
         let sockets = Arc::new(OwnSockets::default());
-        let client = || contain(&sockets, "10.0.0.2:4000", "192.0.2.1:80");
-        for (local, ours) in [(Some("10.0.0.2:4000"), true), (Some("10.0.0.2:4001"), false), (None, false)] {
+        let client = || returned(&sockets, "10.0.0.2:4000", "192.0.2.1:80");
+        for (local, ours) in [(Some("10.0.0.2:4000"), Once), (Some("10.0.0.2:4001"), Never), (None, Never)] {
             let announced = sockets.announce(to("192.0.2.1:80"));
             let _elsewhere = sockets.announce(to("192.0.2.2:80"));
             let mut waiting = std::pin::pin!(client());
@@ -227,7 +243,7 @@ mod tests {
             // Began after the client was accepted, so it is not the client's.
             let _later = sockets.announce(to("192.0.2.1:80"));
             let _noted = match local {
-                Some(local) => Some(announced.note(addr(local))),
+                Some(local) => Some(announced.note(addr(local), Never)),
                 None => {
                     drop(announced);
                     None
@@ -235,33 +251,36 @@ mod tests {
             };
             assert_eq!(waiting.await, ours, "{local:?}");
         }
-        assert!(!client().await, "all are forgotten");
+        assert_eq!(client().await, Never, "all are forgotten");
     }
 
-    /// On a clock that runs ahead whenever all tasks wait.
-    #[tokio::test(start_paused = true)]
-    async fn a_socket_that_is_forgotten_while_a_client_has_its_port_is_not_that_client() {
+    #[tokio::test]
+    async fn a_call_that_comes_back_twice_is_a_loop() {
         let sockets = Arc::new(OwnSockets::default());
-        for (forgotten_after, ours) in [(Some(PAUSE * 20), false), (None, true)] {
-            let mut noted = Some(sockets.announce(to("192.0.2.1:80")).note(addr("10.0.0.2:4000")));
-            let forgets = async {
-                if let Some(after) = forgotten_after {
-                    tokio::time::sleep(after).await;
-                    noted = None;
-                }
-            };
-            let client = contain(&sockets, "10.0.0.2:4000", "192.0.2.1:80");
-            let (found, ()) = tokio::join!(client, forgets);
-            assert_eq!(found, ours, "{forgotten_after:?}");
-            drop(noted);
-        }
+        let client = |port: u16| sockets.returned(ClientAddr::new(([10, 0, 0, 2], port).into()), original());
+        let open = async |port: u16, client_port| {
+            let returned = client(client_port).await;
+            sockets.announce(to("192.0.2.1:80")).note(([10, 0, 0, 2], port).into(), returned)
+        };
+        let _first = open(4000, 3999).await;
+        let second = open(4001, 4000).await;
+        assert_eq!(client(4001).await, Twice);
+        drop(second);
+        // The port is another call's now.
+        let _other = open(4001, 3998).await;
+        assert_eq!(client(4001).await, Once);
+    }
+
+    fn original() -> OrigDst {
+        OrigDst::new(addr("192.0.2.1:80"))
     }
 
     #[test]
     fn all_shards_are_used_and_emptied() {
         let sockets = Arc::new(OwnSockets::default());
-        let note =
-            |port| sockets.announce(DialAddr::new(([192, 0, 2, 1], port).into())).note(addr("10.0.0.2:4000"));
+        let note = |port| {
+            sockets.announce(DialAddr::new(([192, 0, 2, 1], port).into())).note(addr("10.0.0.2:4000"), Never)
+        };
         let noted: Vec<_> = (0..1000).map(note).collect();
         let count =
             |of: fn(&Shard) -> usize| sockets.shards.each_ref().map(|shard| of(&shard.lock().unwrap()));
