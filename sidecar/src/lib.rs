@@ -12,7 +12,7 @@
 //!
 //! | level | room | holds |
 //! |---|---|---|
-//! | 11 | `process` | run, workers, the list of services, drain, the prober of capture, reload; `validate` and `wait` |
+//! | 11 | `process` | run, workers, the list of services, drain, the prober of capture, reload; `validate`, `inspect` and `wait` |
 //! | 10 | `admin` | the status port and the admin, the page, statistics under Envoy's names |
 //! | 9 | `probes` | application probes |
 //! | 8 | `connection` | one accepted connection: guards, admission, route, TLS, relay; the table of open ones |

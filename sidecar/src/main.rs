@@ -5,7 +5,7 @@ use clap::error::ErrorKind;
 use culvert_sidecar::observe::logging;
 use culvert_sidecar::observe::one_line::one_line;
 use culvert_sidecar::options::{Command, Options};
-use culvert_sidecar::process::{run, validate, wait};
+use culvert_sidecar::process::{inspect, run, validate, wait};
 use culvert_sidecar::{EXIT_NOT_IN_TIME, EXIT_USAGE};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,13 +29,11 @@ fn main() -> ExitCode {
         None => {}
         Some(Command::Validate { paths }) => {
             let paths = paths.clone();
-            return match validate::validate(options, &paths) {
-                Ok(words) => {
-                    println!("{words}");
-                    ExitCode::SUCCESS
-                }
-                Err(errors) => usage(errors),
-            };
+            return told(validate::validate(options, &paths));
+        }
+        Some(Command::Inspect { caller, paths }) => {
+            let (caller, paths) = (caller.clone(), paths.clone());
+            return told(inspect::inspect(options, caller.as_deref(), &paths));
         }
         Some(Command::Wait { condition: _, timeout }) => {
             let timeout = (!timeout.is_zero()).then_some(*timeout);
@@ -57,6 +55,16 @@ fn main() -> ExitCode {
     log.finish(FLUSH_DEADLINE);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
+        Err(errors) => usage(errors),
+    }
+}
+
+fn told(said: Result<String, Vec<String>>) -> ExitCode {
+    match said {
+        Ok(words) => {
+            println!("{words}");
+            ExitCode::SUCCESS
+        }
         Err(errors) => usage(errors),
     }
 }

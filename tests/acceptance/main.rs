@@ -20,6 +20,7 @@ mod kubernetes;
 mod kubevirt;
 mod kuma;
 mod kuma_config;
+mod kuma_documents;
 mod lab;
 mod landing;
 mod loops;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use culvert_tests::server::echo;
@@ -122,5 +123,34 @@ spec:
     eventually!(!said("rules").is_empty(), SOON);
     assert_eq!(said("rules"), inbound);
     assert_eq!((said("in"), sidecar.stat("traffic_log.dropped")?), (String::new(), 0));
+    Ok(())
+}
+
+#[test]
+fn the_format_of_kumas_tests_has_the_second_the_services_the_zone_and_the_workload() -> Result<()> {
+    let (lab, folder) = onboarded()?;
+    let collector = lab.peer.listen("192.0.2.10:5000")?;
+    fs::write(
+        folder.join("pods.yaml"),
+        format!(
+            "{{type: Dataplane, name: here, labels: {{kuma.io/zone: east, kuma.io/workload: web}}, networking: {{address: 10.77.0.2, \
+             {TRANSPARENT}, inbound: [{{port: 8080, tags: {{kuma.io/service: app}}}}]}}}}\n---\n\
+             {{type: MeshAccessLog, name: all, spec: {{to: [{{targetRef: {{kind: Mesh}}, default: {{backends: [{{type: Tcp, tcp: {{\
+             address: '192.0.2.10:5000', format: {{type: Plain, plain: '%START_TIME(%s)%,%KUMA_SOURCE_SERVICE%,\
+             %KUMA_DESTINATION_SERVICE%,%KUMA_ZONE%,%KUMA_WORKLOAD%'}}}}}}]}}}}]}}}}\n"
+        ),
+    )?;
+    let _sidecar = with_documents(&lab, &folder, &["--dataplane", "here"])?;
+    let _server = lab.peer.serve("192.0.2.10:80", echo())?;
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map(|since| since.as_secs());
+    let before = now()?;
+    talks(lab.pod.as_uid(APP).connect("192.0.2.10:80")?)?;
+    let (stream, _) = collector.accept()?;
+    stream.set_read_timeout(Some(SOON))?;
+    let line = BufReader::new(stream).lines().next().context("no line")??;
+    let (second, rest) = line.split_once(',').context("no field")?;
+    assert_eq!(rest, "app,external,east,kri_wl_default_east__web_", "{line}");
+    // The start is computed back from the end, on another clock.
+    assert!((before.saturating_sub(1)..=now()?).contains(&second.parse::<u64>()?), "{line}, from {before}");
     Ok(())
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The pod that documents are read for.
 
+use std::collections::BTreeMap;
+
 /// The pod that documents are read for. Its own Dataplane is checked against the ports of the sidecar; without a name no
 /// Dataplane is the pod's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,6 +11,8 @@ pub struct Context {
     pub mesh: String,
     /// Name of the pod's Dataplane, in Kubernetes also `name.namespace`.
     pub dataplane: Option<String>,
+    /// Values of the variables in the pod's own Dataplane, by name.
+    pub variables: BTreeMap<String, String>,
     /// Port that redirected inbound connections come to; 0 = off.
     pub inbound_port: u16,
     /// Port that redirected outbound connections come to; 0 = off.

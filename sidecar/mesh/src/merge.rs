@@ -23,15 +23,6 @@ impl<T> Merge for Vec<T> {
     }
 }
 
-/// One value for each direction, merged apart.
-impl<T: Merge> Merge for [T; 2] {
-    fn over(self, less_specific: Self) -> Self {
-        let [a, b] = self;
-        let [less_a, less_b] = less_specific;
-        [a.over(less_a), b.over(less_b)]
-    }
-}
-
 /// Merges values, the most specific first; `None` without any.
 pub fn merged<T: Merge>(most_specific_first: impl IntoIterator<Item = T>) -> Option<T> {
     most_specific_first.into_iter().reduce(Merge::over)
@@ -82,10 +73,5 @@ mod tests {
         ] {
             assert_eq!(merged(most_specific_first), expected, "{name}");
         }
-    }
-
-    #[test]
-    fn directions_are_merged_apart() {
-        assert_eq!([vec![1], vec![]].over([vec![2], vec![3]]), [vec![1], vec![3]]);
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS of listeners and clusters, as Envoy's configuration would have it, in the chains of Kong Mesh's sidecars.
 
-use crate::plan::tls::TlsVersion;
+use crate::plan::tls::{TlsSettings, TlsVersion};
 use crate::plan::{Mtls, TlsMode};
 use crate::tls::sniff::ALPN;
+use rustls::CipherSuite;
 use serde_json::{Value, json};
 
 const EXTENSION: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
@@ -45,18 +46,37 @@ fn socket(context: &str, mtls: &Mtls) -> Value {
         TlsVersion::V12 => "TLSv1_2",
         TlsVersion::V13 => "TLSv1_3",
     };
+    let mut parameters = json!({
+        "tls_minimum_protocol_version": version(mtls.settings.min),
+        "tls_maximum_protocol_version": version(mtls.settings.max),
+    });
+    // As in Envoy: none is a list of its own, and those of TLS 1.3 cannot be chosen.
+    if mtls.settings.suites != TlsSettings::default().suites {
+        let suites = mtls.settings.suites.iter().filter_map(|suite| openssl_name(*suite));
+        parameters["cipher_suites"] = suites.collect();
+    }
     json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
             "@type": format!("{EXTENSION}.{context}"),
             "common_tls_context": {
                 "alpn_protocols": [alpn()],
-                "tls_params": {
-                    "tls_minimum_protocol_version": version(mtls.settings.min),
-                    "tls_maximum_protocol_version": version(mtls.settings.max),
-                },
+                "tls_params": parameters,
             },
         },
+    })
+}
+
+/// Returns the name of a suite of TLS 1.2 as OpenSSL, Envoy and documents spell it.
+fn openssl_name(suite: CipherSuite) -> Option<&'static str> {
+    Some(match suite {
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-ECDSA-CHACHA20-POLY1305",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
+        _ => return None,
     })
 }
 
@@ -68,13 +88,12 @@ fn alpn() -> String {
 mod tests {
     use super::*;
     use crate::plan::Gate;
-    use crate::plan::tls::TlsSettings;
 
     #[test]
     fn chains_are_those_of_kong_mesh() {
         for (mode, chains) in [(TlsMode::Strict, 1), (TlsMode::Permissive, 3)] {
             let settings = TlsSettings::default();
-            let others = Gate { mode, permissions: Default::default() };
+            let others = Gate { mode, permissions: Default::default(), shadow: None };
             let mtls = Mtls { others, inbounds: Default::default(), named_only: true, settings };
             let mut listener =
                 json!({"filter_chains": [{"filters": [{"name": "envoy.filters.network.tcp_proxy"}]}]});
@@ -85,7 +104,22 @@ mod tests {
             let tls = &all[chains - 1]["transport_socket"]["typed_config"];
             assert_eq!(tls["require_client_certificate"], true);
             assert_eq!(tls["common_tls_context"]["alpn_protocols"][0], "kuma");
-            assert_eq!(tls["common_tls_context"]["tls_params"]["tls_minimum_protocol_version"], "TLSv1_3");
+            let parameters =
+                json!({"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"});
+            assert_eq!(tls["common_tls_context"]["tls_params"], parameters);
         }
+    }
+
+    #[test]
+    fn suites_that_a_document_chose_are_named_as_it_named_them() {
+        let suites = vec![
+            CipherSuite::TLS13_AES_128_GCM_SHA256,
+            CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        ];
+        let settings = TlsSettings { suites, ..TlsSettings::default() };
+        let others = Gate { mode: TlsMode::Strict, permissions: Default::default(), shadow: None };
+        let mtls = Mtls { others, inbounds: Default::default(), named_only: true, settings };
+        let context = &upstream(&mtls)["typed_config"]["common_tls_context"];
+        assert_eq!(context["tls_params"]["cipher_suites"], json!(["ECDHE-RSA-CHACHA20-POLY1305"]));
     }
 }

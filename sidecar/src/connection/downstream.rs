@@ -59,6 +59,8 @@ pub(crate) struct Downstream {
 struct LogEntry {
     sinks: Arc<[Sink]>,
     mesh: Arc<str>,
+    zone: Option<Arc<str>>,
+    workload: Option<Arc<str>>,
     source: Option<Arc<str>>,
     destination: Option<Arc<str>>,
 }
@@ -105,7 +107,14 @@ impl Downstream {
         });
         let source = plan.service.clone().filter(|_| direction == Direction::Outbound);
         self.log = plan.sinks(direction, destination.as_deref()).map(|sinks| {
-            Box::new(LogEntry { sinks: Arc::clone(sinks), mesh: Arc::clone(&plan.mesh), source, destination })
+            Box::new(LogEntry {
+                sinks: Arc::clone(sinks),
+                mesh: Arc::clone(&plan.mesh),
+                zone: plan.zone.clone(),
+                workload: plan.workload.clone(),
+                source,
+                destination,
+            })
         });
     }
 
@@ -268,6 +277,8 @@ impl Downstream {
         let traffic = Traffic {
             id,
             mesh: &log.mesh,
+            zone: log.zone.as_deref(),
+            workload: log.workload.as_deref(),
             direction,
             client,
             orig_dst,

@@ -18,13 +18,13 @@ use crate::net::addrs::{Direction, OrigDst};
 use crate::net::limit::Claim;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
-use crate::plan::permissions::Verdict;
+use crate::plan::permissions::{Peer, Verdict};
 use crate::plan::{Gate, Origin, Plan, TlsMode};
-use crate::tls::TlsError;
 use crate::tls::first::{self, Expects};
 use crate::tls::handshake::{self, Shaken};
 use crate::tls::places::{Candidate, Place};
 use crate::tls::sniff::First;
+use crate::tls::{TlsError, TlsMetrics};
 use std::time::Instant;
 use tokio::net::TcpStream;
 
@@ -78,6 +78,9 @@ pub(crate) async fn recognise(
         First::OwnTls => Spoken::OwnTls,
         First::Plain | First::NeedMore => Spoken::Plain,
     };
+    if gate.shadow.as_ref().is_some_and(|shadow| shadow.mode == TlsMode::Strict) {
+        downstream.proxy().metrics.tls.shadow_not_member.inc();
+    }
     downstream.speaks(spoken, None);
     Ok(None)
 }
@@ -103,20 +106,38 @@ async fn accept(
     count(metrics, Direction::Inbound, started, &shaken);
     let shaken = shaken?;
     downstream.speaks(Spoken::MeshTls, Some(shaken.peer.id().clone()));
-    match gate.permissions.decide(&shaken.peer, tls.names_services()) {
-        Verdict::Allowed => {}
-        Verdict::ShadowDenied => {
-            metrics.shadow_denied.inc();
-            tracing::debug!(peer = %shaken.peer.id(), "a MeshTrafficPermission would refuse it, if it were meant");
-        }
-        Verdict::Denied => {
-            metrics.denied.inc();
-            return Err(ForwardError::Forbidden(shaken.peer.id().clone()));
-        }
+    if !permitted(gate, &shaken.peer, tls.names_services(), metrics) {
+        return Err(ForwardError::Forbidden(shaken.peer.id().clone()));
     }
     downstream.is_member();
     tls.acquaintances.meet(downstream.info().client.get().ip());
     Ok(Box::new(shaken))
+}
+
+/// Returns true if a member may call, and counts what it may not, or may only for now.
+fn permitted(gate: &Gate, peer: &Peer, names_services: bool, metrics: &TlsMetrics) -> bool {
+    let verdict = gate.permissions.decide(peer, names_services);
+    let would =
+        gate.shadow.as_ref().map_or(verdict, |shadow| shadow.permissions.decide(peer, names_services));
+    let may = verdict != Verdict::Denied;
+    match (may, would != Verdict::Denied) {
+        (false, would) => {
+            metrics.denied.inc();
+            if would {
+                metrics.shadow_allowed.inc();
+            }
+        }
+        (true, false) => {
+            metrics.shadow_denied.inc();
+            tracing::debug!(peer = %peer.id(), "a MeshTrafficPermission on trial would refuse it");
+        }
+        (true, true) if verdict == Verdict::ShadowDenied => {
+            metrics.shadow_denied.inc();
+            tracing::debug!(peer = %peer.id(), "a MeshTrafficPermission would refuse it, if it were meant");
+        }
+        (true, true) => {}
+    }
+    may
 }
 
 /// Returns the close reason of a stream's failure: TLS has two that a socket has not.

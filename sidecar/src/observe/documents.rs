@@ -2,6 +2,7 @@
 //! State of the mesh documents, for the admin page: those in force, and a change that could not be used.
 
 use crate::metrics::{Counter, Gauge, metrics};
+use culvert_mesh::document::LeftOutCount;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -36,6 +37,11 @@ metrics! {
         reload_opened: Counter = "config_reload_opened",
             "Changed documents that were put to use and let more in or out than those before"
             => "config_reload_opened";
+        left_out_documents: Gauge = "config_left_out",
+            "Documents in force that have no effect on this pod as a whole, and fields without effect of the others"
+            { what: "documents" }
+            => "config_left_out_documents";
+        left_out_fields: Gauge = "config_left_out" { what: "fields" } => "config_left_out_fields";
         stale: Gauge = "config_stale",
             "1 while the documents that are there cannot be used and earlier ones are in force"
             => "config_stale";
@@ -60,6 +66,16 @@ impl Documents {
         self.metrics.reloaded.inc();
         self.metrics.stale.set(0);
         *self.status() = DocumentStatus::in_force(files);
+    }
+
+    /// Sets the numbers of documents and fields in force that have no effect.
+    pub(crate) fn left_out(&self, count: LeftOutCount) {
+        let LeftOutCount { documents, fields } = count;
+        for (gauge, number) in
+            [(&self.metrics.left_out_documents, documents), (&self.metrics.left_out_fields, fields)]
+        {
+            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
     }
 
     /// Counts changed documents that open something.

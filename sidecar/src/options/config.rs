@@ -6,6 +6,7 @@ use crate::options::app_probes::AppProbes;
 use clap::ValueEnum;
 use culvert_mesh::context::Context;
 use culvert_mesh::model::spiffe::TrustDomain;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -23,6 +24,8 @@ pub struct Config {
     pub(crate) mesh: String,
     /// Name of the Dataplane document that describes this pod.
     pub(crate) dataplane: Option<String>,
+    /// Values of variables in that document, by name.
+    pub(crate) variables: BTreeMap<String, String>,
     /// True for `validate` without a Dataplane: documents are checked for any pod of the mesh.
     pub(crate) any_pod: bool,
     /// Source of the workload's identity, if it has one.
@@ -79,6 +82,7 @@ impl Config {
         Context {
             mesh: self.mesh.clone(),
             dataplane: self.dataplane.clone(),
+            variables: self.variables.clone(),
             inbound_port: self.inbound_port,
             outbound_port: self.outbound_port,
             own_ports: self.sidecar_ports().0,

@@ -46,6 +46,9 @@ pub enum OptionError {
         /// The option and its value.
         what: String,
     },
+    /// A variable with two values.
+    #[error("--dataplane-var {0} is given twice; give it once")]
+    SameVariable(String),
     /// A mesh's name, or `--trust-domain`, that is not a trust domain.
     #[error("{0}; set --trust-domain to the part of the identities' URIs that follows spiffe://")]
     TrustDomain(SpiffeError),

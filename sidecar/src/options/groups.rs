@@ -7,6 +7,7 @@ use crate::options::config::MAX_WORKERS;
 use crate::options::config::{AccessLog, IdentitySource, LogFormat, LogLevel, Thresholds, VerifyRedirect};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use culvert_mesh::load::is_variable;
 use culvert_mesh::model::duration;
 use culvert_mesh::model::spiffe::TrustDomain;
 use std::net::{IpAddr, SocketAddr};
@@ -28,6 +29,11 @@ pub(super) struct MeshOptions {
     /// Name of the Dataplane document that describes this pod
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), global = true, env = "CULVERT_DATAPLANE", hide_env = true)]
     pub(super) dataplane: Option<String>,
+
+    /// Value of {{ KEY }} in that document; repeat the option, or separate pairs by commas
+    // As Kuma's option of this name, which takes several pairs too.
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = variable, global = true, env = "CULVERT_DATAPLANE_VAR", hide_env = true)]
+    pub(super) dataplane_var: Vec<(String, String)>,
 
     /// Keep the API server (KUBERNETES_SERVICE_HOST and _PORT) reachable where a mesh closes the passthrough
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = ["on", "off"], hide_possible_values = true, env = "CULVERT_API_SERVER_BYPASS", hide_env = true)]
@@ -206,6 +212,15 @@ pub(super) struct LogOptions {
     pub(super) log_format: LogFormat,
 }
 
+/// Reads `KEY=VALUE`. A line break in a value would be text of other fields.
+fn variable(text: &str) -> Result<(String, String), &'static str> {
+    const ALLOWED: &str = "write KEY=VALUE, with a key of letters, digits, '_', '-' and '.' that begins with \
+                           a letter or '_', and a value without control characters";
+    let (key, value) = text.split_once('=').ok_or(ALLOWED)?;
+    let fits = is_variable(key) && !value.chars().any(char::is_control);
+    if fits { Ok((key.to_owned(), value.to_owned())) } else { Err(ALLOWED) }
+}
+
 // === impl MeshOptions ===
 
 impl MeshOptions {
@@ -215,6 +230,14 @@ impl MeshOptions {
             && let Some(name) = &self.dataplane
         {
             errors.push(OptionError::NoResources { what: format!("--dataplane {name}") });
+        }
+        for (at, (key, value)) in self.dataplane_var.iter().enumerate() {
+            if self.resources.is_empty() {
+                errors.push(OptionError::NoResources { what: format!("--dataplane-var {key}={value}") });
+            }
+            if self.dataplane_var[..at].iter().any(|(before, _)| before == key) {
+                errors.push(OptionError::SameVariable(key.clone()));
+            }
         }
         let (host, port) = self.api_server.as_ref().filter(|_| self.bypasses_api_server())?;
         match (host.parse::<IpAddr>(), port.parse::<u16>()) {

@@ -34,6 +34,8 @@ Examples:
     culvert-sidecar --resources /etc/culvert --mesh default --dataplane web-1 --identity /run/culvert/tls
   Check documents before they are used:
     culvert-sidecar validate /etc/culvert --mesh default
+  Explain why a member may call, or may not:
+    culvert-sidecar inspect /etc/culvert --dataplane web-1 --caller spiffe://default/shop
   Hold the start of an application until the sidecar is ready:
     culvert-sidecar wait --for ready --timeout 60s";
 
@@ -69,6 +71,15 @@ pub struct Options {
 pub enum Command {
     /// Check mesh documents, for --mesh and, if given, as the pod of --dataplane
     Validate {
+        /// Files or folders
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// Explain who may call the pod of --dataplane, and by which documents
+    Inspect {
+        /// Member whose verdict is told, as spiffe://default/web
+        #[arg(long, value_name = "ID")]
+        caller: Option<String>,
         /// Files or folders
         #[arg(required = true)]
         paths: Vec<PathBuf>,
@@ -139,6 +150,7 @@ impl Options {
             resources: mesh.resources,
             mesh: mesh.mesh,
             dataplane: mesh.dataplane,
+            variables: mesh.dataplane_var.into_iter().collect(),
             any_pod: false,
             identity,
             app_probes,

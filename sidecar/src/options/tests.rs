@@ -41,6 +41,29 @@ fn one_variable_may_name_several_resources() {
 }
 
 #[test]
+fn variables_of_the_dataplane_are_pairs() {
+    let read =
+        |arguments: &[&str]| check(&[&["--resources=/m"], arguments].concat()).map(|config| config.variables);
+    let two =
+        [("address", "10.0.0.2"), ("name", "a=b")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(read(&["--dataplane-var", "name=a=b,address=10.0.0.2"]), Ok(two.clone().into()));
+    assert_eq!(read(&["--dataplane-var=name=a=b", "--dataplane-var=address=10.0.0.2"]), Ok(two.into()));
+    let words = "--dataplane-var name is given twice; give it once".to_owned();
+    assert_eq!(read(&["--dataplane-var=name=a,name=b"]), Err(vec![words]));
+    for wrong in ["name", "=x", "1a=x", "a b=x", ".a=x", "a=x\ny: z"] {
+        let error = read(&["--dataplane-var", wrong]).unwrap_err().join("\n");
+        assert!(
+            error.contains("--dataplane-var <KEY=VALUE>") && error.contains("write KEY=VALUE"),
+            "{error}"
+        );
+    }
+    let error = check(&["--dataplane-var", "name=a"]).unwrap_err().join("\n");
+    assert!(error.starts_with("--dataplane-var name=a needs mesh documents"), "{error}");
+    let after = parse(&["validate", "/etc/mesh", "--dataplane-var", "name=a"]).unwrap();
+    assert_eq!(after.mesh.dataplane_var, [("name".to_owned(), "a".to_owned())]);
+}
+
+#[test]
 fn an_empty_name_is_refused() {
     for option in ["--mesh", "--dataplane", "--trust-domain"] {
         let error = check(&[option, ""]).unwrap_err().join("\n");

@@ -4,6 +4,7 @@
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::compile::{self, CompileError};
+use culvert_mesh::document::Found;
 use culvert_mesh::load::{self, LoadError, Loaded, MOST_ERRORS};
 use std::path::PathBuf;
 
@@ -29,6 +30,11 @@ pub enum PlanError {
 /// # Errors
 /// Every error of the documents, but at most [`MOST_ERRORS`].
 pub(crate) fn load(config: &Config, paths: &[PathBuf]) -> Result<Plan, Vec<PlanError>> {
+    read(config, paths).map(|(plan, _)| plan)
+}
+
+/// Returns the documents too.
+pub(crate) fn read(config: &Config, paths: &[PathBuf]) -> Result<(Plan, Found), Vec<PlanError>> {
     let Loaded { found, errors, more, .. } = load::load(&config.context(), paths);
     let mut errors: Vec<PlanError> = errors.into_iter().map(Into::into).collect();
     let plan = match compile::compile(config, &found) {
@@ -38,7 +44,10 @@ pub(crate) fn load(config: &Config, paths: &[PathBuf]) -> Result<Plan, Vec<PlanE
                 plan.warnings.truncate(MOST_WARNINGS);
                 plan.warnings.push(format!("and {more} more warnings"));
             }
-            return Ok(plan);
+            // A line a kind and field of a fixed list, so that none is cut.
+            plan.warnings.extend(found.left_out.warnings());
+            plan.left_out = found.left_out.count();
+            return Ok((plan, found));
         }
         Ok(_) => Vec::new(),
         Err(together) => together,

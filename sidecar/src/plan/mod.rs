@@ -14,6 +14,7 @@ use crate::observe::traffic_log::Sink;
 use crate::options::config::Thresholds;
 use crate::plan::permissions::Permissions;
 use crate::plan::tls::TlsSettings;
+use culvert_mesh::document::LeftOutCount;
 use culvert_mesh::model::tags::Tags;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +26,7 @@ use std::time::Duration;
 pub struct Member {
     /// Name of its Dataplane document.
     pub dataplane: Arc<str>,
-    /// The tags of the inbound; `kuma.io/service` is among them.
+    /// The tags of the inbound; `kuma.io/service` is among them, unless it has none at all.
     pub tags: Arc<Tags>,
 }
 
@@ -179,6 +180,24 @@ pub struct Gate {
     pub mode: TlsMode,
     /// Members that may call the port. Ports with the same ones share them.
     pub permissions: Arc<Permissions>,
+    /// What policies on trial would change; `None` where they change nothing.
+    pub shadow: Option<Shadow>,
+}
+
+/// A gate as it would be with the policies on trial in force. It is counted, and lets in and refuses nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadow {
+    /// Members only, or every peer.
+    pub mode: TlsMode,
+    /// Members that may call the port.
+    pub permissions: Arc<Permissions>,
+}
+
+impl Gate {
+    /// Returns the permissions of the gate, and of its shadow.
+    pub(crate) fn all_permissions(&self) -> impl Iterator<Item = &Arc<Permissions>> {
+        std::iter::once(&self.permissions).chain(self.shadow.iter().map(|shadow| &shadow.permissions))
+    }
 }
 
 impl Mtls {
@@ -202,6 +221,10 @@ pub struct Plan {
     pub mesh: Arc<str>,
     /// True if connections may leave for destinations that no document names.
     pub passthrough: bool,
+    /// This pod's zone, for logs.
+    pub zone: Option<Arc<str>>,
+    /// Identifier of this pod's workload, for logs.
+    pub workload: Option<Arc<str>>,
     /// This pod's service, for logs.
     pub service: Option<Arc<str>>,
     /// No two have the same name. One of each direction and family has the origin [`Origin::Transparent`]: it takes the
@@ -221,6 +244,8 @@ pub struct Plan {
     pub logs: [Vec<LogRule>; 2],
     /// Number of documents it was compiled from.
     pub documents: usize,
+    /// Documents and fields that have no effect on this pod.
+    pub left_out: LeftOutCount,
     /// Notes for the operator that are no errors.
     pub warnings: Vec<String>,
 }

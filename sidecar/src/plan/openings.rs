@@ -173,11 +173,11 @@ mod tests {
             ),
             (
                 "versions",
+                strict(tls("tlsVersion: {min: TLS13}")),
                 strict(String::new()),
-                strict(tls("tlsVersion: {min: TLS12}")),
                 Some("TLS 1.2 is allowed"),
             ),
-            ("versions back", strict(tls("tlsVersion: {min: TLS12}")), strict(String::new()), None),
+            ("versions back", strict(String::new()), strict(tls("tlsVersion: {min: TLS13}")), None),
             (
                 "permission gone",
                 strict(permissions(&[(TO_WEB, "Allow")])),
@@ -198,9 +198,24 @@ mod tests {
             ),
             (
                 "a denial that changed nothing",
-                strict(permissions(&[(TO_WEB, "Allow"), (ALL, "Deny")])),
+                strict(permissions(&[(ALL, "Deny"), (TO_WEB, "Allow")])),
                 strict(permissions(&[(TO_WEB, "Allow")])),
                 None,
+            ),
+            (
+                "a denial of all that came last",
+                strict(permissions(&[(TO_WEB, "Allow"), (TO_WEB, "Deny")])),
+                strict(permissions(&[(TO_WEB, "Allow")])),
+                Some("members that were denied"),
+            ),
+            (
+                "a permission on trial",
+                strict(permissions(&[(TO_WEB, "Allow")])),
+                strict(
+                    permissions(&[(TO_WEB, "Allow")])
+                        .replace("name: p,", "name: p, labels: {kuma.io/effect: shadow},"),
+                ),
+                Some("no MeshTrafficPermission is in effect"),
             ),
             (
                 "a denial by identity gone",

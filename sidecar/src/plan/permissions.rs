@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Members that may call this pod, by `MeshTrafficPermission` documents. Pure.
 //!
-//! Without a document about this pod every member may call it; with one, only those that a document allows.
+//! Without a document about this pod every member may call it; with one, only those that a document allows. Of `from` the
+//! last item that fits a caller decides, as in Kuma; of `rules` one that denies decides.
 
 use culvert_mesh::model::spiffe::SpiffeId;
 use culvert_mesh::model::tags::{SERVICE, Tags};
@@ -62,7 +63,7 @@ pub struct Permission {
 pub struct Permissions {
     /// True if any document is about this pod.
     pub restricted: bool,
-    /// Permissions by `from`: the first that names the peer decides, so the most specific comes first.
+    /// Permissions by `from`: the first that names the peer decides, so the last one of the documents comes first.
     pub ordered: Vec<Permission>,
     /// Permissions by `rules`: one that denies decides, even if others allow.
     pub unordered: Vec<Permission>,
@@ -107,6 +108,13 @@ impl Who {
     }
 }
 
+impl Who {
+    /// Returns true if a permission with this action applies to the peer. Where the certificate cannot tell, a denial does.
+    pub(crate) fn may_mean(&self, peer: &Peer, names_services: bool, action: Action) -> bool {
+        self.means(peer, names_services).unwrap_or(action == Action::Deny)
+    }
+}
+
 impl Permissions {
     /// Returns the number of permissions.
     pub(crate) fn len(&self) -> usize {
@@ -118,9 +126,7 @@ impl Permissions {
         if !self.restricted {
             return Verdict::Allowed;
         }
-        // For a peer that may or may not be named, a denial holds and a permission does not.
-        let means =
-            |one: &&Permission| one.who.means(peer, names_services).unwrap_or(one.action == Action::Deny);
+        let means = |one: &&Permission| one.who.may_mean(peer, names_services, one.action);
         let ordered = self.ordered.iter().find(means).map(|one| one.action);
         let unordered = self.unordered.iter().filter(means).map(|one| one.action);
         match unordered.chain(ordered).min() {
@@ -190,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_decides_and_a_denying_rule_in_any_case() {
+    fn the_first_that_fits_decides_and_a_denying_rule_in_any_case() {
         use Action::{Allow, AllowWithShadowDeny, Deny};
         let one = |who, action| Permission { who, action };
         let web = || tags(&[(SERVICE, "web")]);

@@ -4,6 +4,7 @@
 mod drain;
 mod holders;
 mod identity;
+pub mod inspect;
 mod listeners;
 mod prober;
 mod reload;

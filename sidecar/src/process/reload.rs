@@ -170,6 +170,7 @@ fn apply(
             .splice(0..0, opened.iter().map(|words| format!("the last change of documents opens: {words}")));
     }
     warn(&plan);
+    proxy.documents.left_out(plan.left_out);
     let running = proxy.registry.open(plan);
     proxy.running.store(Arc::clone(&running));
     identity.update();

@@ -107,10 +107,12 @@ pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -
     if let Some(mtls) = &plan.mtls {
         tls.set(mtls.settings.clone()).map_err(StartError::Tls)?;
     }
+    let documents = Documents::new(files, metrics.documents.clone());
+    documents.left_out(plan.left_out);
     Ok(Proxy {
         running: ArcSwap::new(registry.open(plan)),
         registry,
-        documents: Documents::new(files, metrics.documents.clone()),
+        documents,
         traffic_log,
         ports: config.sidecar_ports(),
         own: OwnAddresses::from_kernel().map_err(StartError::Addresses)?,

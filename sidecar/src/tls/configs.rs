@@ -88,6 +88,8 @@ impl Configs {
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.ticketer = ring::Ticketer::new()?;
         server.send_tls13_tickets = TICKETS;
+        // Without it a session of TLS 1.2 could be tied to another one's keys (RFC 7627).
+        server.require_ems = true;
 
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions)?
@@ -97,6 +99,7 @@ impl Configs {
         client.alpn_protocols = vec![ALPN.to_vec()];
         // The server is known by its identity; a name in clear text would show it to others on the way.
         client.enable_sni = false;
+        client.require_ems = true;
         let sessions: Arc<dyn ClientSessionStore> = Arc::new(ClientSessionMemoryCache::new(SESSIONS));
         client.resumption = Resumption::store(Arc::clone(&sessions));
         let trust_domain = trust_domain.clone();

@@ -60,8 +60,14 @@ metrics! {
         denied: Counter = "permission_denied", "Inbound connections refused by a MeshTrafficPermission"
             => "rbac.denied";
         shadow_denied: Counter = "permission_shadow_denied",
-            "Inbound connections that AllowWithShadowDeny let through"
+            "Inbound connections that AllowWithShadowDeny let through, or that a MeshTrafficPermission on trial would refuse"
             => "rbac.shadow_denied";
+        shadow_allowed: Counter = "permission_shadow_allowed",
+            "Inbound connections that were refused, and that a MeshTrafficPermission on trial would let in"
+            => "rbac.shadow_allowed";
+        shadow_not_member: Counter = "mode_shadow_denied",
+            "Inbound connections without the mesh's TLS that a MeshTLS on trial would refuse"
+            => "listener_manager.inbound.spoken.shadow_denied";
     }
 }
 

@@ -4,6 +4,7 @@ mod bulk;
 mod bursts;
 mod keys;
 mod members;
+mod orders;
 mod probes;
 mod strangers;
 mod who;
@@ -73,7 +74,7 @@ impl World {
         let text = format!(
             "{{type: Mesh, name: default, mtls: {{enabledBackend: ca, backends: [{{name: ca, type: provided, mode: {mode}}}]}}}}
 ---
-{{type: Dataplane, name: server, labels: {{app: server}}, networking: {{address: {SERVER}, {transparent}, inbound: [{}]}}}}
+{{type: Dataplane, name: server, labels: {{app: server, k8s.kuma.io/namespace: shop, kuma.io/zone: zone-1}}, networking: {{address: {SERVER}, {transparent}, inbound: [{}]}}}}
 ---
 {{type: Dataplane, name: client, networking: {{address: 10.77.1.1, {transparent},
   inbound: [{{port: 9000, tags: {{kuma.io/service: client}}}}],

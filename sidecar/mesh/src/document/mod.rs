@@ -6,21 +6,36 @@
 //! Universal:  type, name, mesh, …
 //! ```
 
+mod left_out;
 mod reader;
 mod schema;
 mod spelling;
 
+pub use left_out::{LeftOut, LeftOutCount};
 pub(crate) use reader::{is_list, read_document};
+pub(crate) use spelling::DEFAULT_MESH;
 
 use crate::kinds::dataplane::Inbound;
 use crate::kinds::{Kind, Spec};
 use crate::model::labels::Labels;
 use crate::model::tags::Tags;
 use crate::read::{Problem, tree};
+use crate::target::Target;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+
+/// Label with the name that a document was written with.
+const DISPLAY_NAME: &str = "kuma.io/display-name";
+/// Label by which a policy is only tried.
+const EFFECT: &str = "kuma.io/effect";
+/// Label and tag with the zone of a document.
+pub const ZONE: &str = "kuma.io/zone";
+/// Label and tag with the workload of a Dataplane.
+const WORKLOAD: &str = "kuma.io/workload";
+/// Label with the namespace of a document.
+const NAMESPACE: &str = "k8s.kuma.io/namespace";
 
 /// Place of a document in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,9 +116,38 @@ impl Document {
         self.spec.kind()
     }
 
+    /// Returns the name that it was written with: Kuma's control plane adds a hash to the name of one that it hands on.
+    pub fn display_name(&self) -> &str {
+        self.labels.get(DISPLAY_NAME).unwrap_or(&self.name)
+    }
+
+    /// Returns true if it is a policy on trial: Kuma shows what it would change, and nothing is changed.
+    pub fn is_shadow(&self) -> bool {
+        matches!(self.spec.target(), Target::Ref(_)) && self.labels.get(EFFECT) == Some("shadow")
+    }
+
     /// Returns true if `name` is the document's: its name, in Kubernetes also `name.namespace`.
     pub fn is_named(&self, name: &str) -> bool {
         is_named(&self.name, self.namespace.as_deref(), name)
+    }
+
+    /// Returns a label of the document or, where it has none, a tag of the Dataplane.
+    pub fn label_or_tag(&self, key: &str) -> Option<&str> {
+        let tag = || match &self.spec {
+            Spec::Dataplane(dataplane) => {
+                dataplane.tags().find_map(|tags| tags.0.get(key).map(String::as_str))
+            }
+            _ => None,
+        };
+        self.labels.get(key).or_else(tag)
+    }
+
+    /// Returns the identifier of the workload that a Dataplane belongs to, as Kuma writes it into logs.
+    pub fn workload(&self) -> Option<String> {
+        let name = self.label_or_tag(WORKLOAD)?;
+        let zone = self.label_or_tag(ZONE).unwrap_or_default();
+        let namespace = self.labels.get(NAMESPACE).unwrap_or_default();
+        Some(format!("kri_wl_{}_{zone}_{namespace}_{name}_", self.mesh))
     }
 
     /// Returns an error about a field of the document.
@@ -116,7 +160,7 @@ impl Document {
     }
 }
 
-fn is_named(name: &str, namespace: Option<&str>, wanted: &str) -> bool {
+pub(crate) fn is_named(name: &str, namespace: Option<&str>, wanted: &str) -> bool {
     let rest = wanted.strip_prefix(name);
     rest.is_some_and(|rest| {
         rest.is_empty() || rest.strip_prefix('.').is_some_and(|rest| Some(rest) == namespace)
@@ -130,6 +174,8 @@ pub struct Found {
     pub documents: Vec<Document>,
     /// Documents whose kind, mesh or name cannot be read.
     pub lost: Vec<Lost>,
+    /// Documents and fields that have no effect here.
+    pub left_out: LeftOut,
     /// Tags of inbounds, each set once: the replicas of a service have the same.
     tags: HashSet<Arc<Tags>>,
     /// Bytes that `tags` takes.
@@ -156,9 +202,10 @@ impl Found {
 
     /// Adds what was found elsewhere.
     pub(crate) fn append(&mut self, other: &mut Self) {
-        let Self { documents, lost, tags, tags_memory } = other;
+        let Self { documents, lost, left_out, tags, tags_memory } = other;
         self.documents.append(documents);
         self.lost.append(lost);
+        self.left_out.append(left_out);
         self.tags.extend(tags.drain());
         self.tags_memory += *tags_memory;
     }

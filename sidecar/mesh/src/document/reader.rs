@@ -3,10 +3,12 @@
 
 use crate::context::Context;
 use crate::document::spelling::{API_VERSION, DEFAULT_MESH, UNIVERSAL_BOOKKEEPING};
-use crate::document::{Document, DocumentError, Found, Lost, Place, is_named};
+use crate::document::{
+    DISPLAY_NAME, Document, DocumentError, Found, Lost, NAMESPACE, Place, is_named, left_out,
+};
 use crate::kinds::{Kind, Spec};
 use crate::model::labels::Labels;
-use crate::read::{At, Fields, Ignored, Problems, Read, describe};
+use crate::read::{At, FieldWithoutEffect, Fields, Ignored, Problems, Read, describe};
 use serde_json::{Map, Value};
 
 /// Label with the mesh of a document.
@@ -27,7 +29,13 @@ pub(crate) fn read_document(
     found: &mut Found,
 ) -> Vec<DocumentError> {
     let mut problems = Problems::default();
+    let documents = found.documents.len();
     let whose = read_one(context, value, place, found, &mut At::root(&mut problems));
+    let kind = found.documents.get(documents).map(|document| document.kind().name());
+    for FieldWithoutEffect { field, about } in problems.take_no_effect() {
+        let field = field.strip_prefix("spec.").unwrap_or(&field);
+        found.left_out.add(kind.unwrap_or_default(), field, about, place);
+    }
     let error = |problem| DocumentError { place: place.clone(), whose: whose.clone(), problem };
     problems.into_all().into_iter().map(error).collect()
 }
@@ -49,6 +57,10 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
         None => Some(label.unwrap_or(DEFAULT_MESH)),
     };
     let Some(kind) = kind else {
+        if let Some((name, about)) = kind_name.and_then(left_out::kind) {
+            found.left_out.add(name, "", about, place);
+            return whose;
+        }
         match value.as_object() {
             None => at.problem(describe(value), "a mapping with type or kind"),
             Some(_) => at.field(key, |at| {
@@ -88,9 +100,7 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
     let labelled = own.is_some();
     let mut labels = own.filter(|_| !other_pod).unwrap_or_default();
     // Kuma's control plane writes these labels onto each document; one from a file may not have passed through it.
-    for (key, value) in
-        [(MESH_LABEL, Some(mesh)), ("kuma.io/display-name", Some(name)), ("k8s.kuma.io/namespace", namespace)]
-    {
+    for (key, value) in [(MESH_LABEL, Some(mesh)), (DISPLAY_NAME, Some(name)), (NAMESPACE, namespace)] {
         // No policy looks at the labels of another pod.
         if let Some(value) = value.filter(|_| !other_pod) {
             labels.0.entry(key.into()).or_insert_with(|| value.into());
@@ -112,19 +122,10 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
 /// Returns the kinds, and for a known kind of Kuma the one that does the same in culvert.
 fn unknown_kind(name: Option<&str>) -> String {
     let kinds = Kind::ALL.map(Kind::name).join(", ");
-    let hint = match name.unwrap_or_default() {
-        "TrafficLog" => {
-            "connections are logged by a Mesh's logging.defaultBackend, or by a MeshAccessLog for some pods or services"
-        }
-        "TrafficPermission" => "who may call is what a MeshTrafficPermission says",
-        "MeshProxyPatch" => "patches are a ProxyTemplate's conf.modifications",
-        "Timeout" | "MeshTimeout" | "CircuitBreaker" | "MeshCircuitBreaker" => {
-            "timeouts and limits are a ProxyTemplate's patches, or options as --idle-timeout"
-        }
-        "ConfigMap" => "a ConfigMap is mounted, and --resources names the folder",
-        _ => return kinds,
-    };
-    format!("{kinds}; {hint}")
+    match left_out::hint(name.unwrap_or_default()) {
+        Some(hint) => format!("{kinds}; {hint}"),
+        None => kinds,
+    }
 }
 
 fn read_kubernetes(kind: Kind, value: &Value, pod: Option<&Context>, at: &mut At<'_>) -> Option<Spec> {

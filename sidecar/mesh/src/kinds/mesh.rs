@@ -4,8 +4,9 @@
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::model::log_template::{SocketTarget, Template};
+use crate::model::tags::Tags;
 use crate::read::part::{Part, Reported};
-use crate::read::{At, Ignored, fields, words};
+use crate::read::{At, Lifetime, Mapping, Percentage, Span, fields, words};
 use std::collections::BTreeSet;
 
 fields! {
@@ -17,6 +18,18 @@ fields! {
         logging: optional Logging = "logging",
         /// TLS between the pods of the mesh.
         mtls: optional Mtls = "mtls",
+        /// Prometheus on a port of each of Kuma's proxies; the sidecar's metrics are on its status port.
+        metrics: no_effect MeshMetrics = "metrics",
+        /// Spans of HTTP requests; HTTP is forwarded as TCP here, which has none.
+        tracing: no_effect Tracing = "tracing",
+        /// Tags that a Dataplane must have; the control plane checks them when a Dataplane comes.
+        constraints: no_effect Constraints = "constraints",
+        /// Preference of near endpoints, and ways by a zone's egress; endpoints take turns here.
+        routing: no_effect Routing = "routing",
+        /// Services that the control plane makes of Dataplanes.
+        mesh_services: no_effect MeshServices = "meshServices",
+        /// Policies that the control plane does not create with the mesh.
+        skip_creating_initial_policies: no_effect Vec<String> = "skipCreatingInitialPolicies",
     }
 }
 
@@ -88,7 +101,7 @@ fields! {
         /// Backends that can be turned on.
         backends: default Vec<MtlsBackend> = "backends",
         /// Kuma's own, about a change of it; ignored.
-        skip_validation: optional Ignored = "skipValidation",
+        skip_validation: optional bool = "skipValidation",
     }
 }
 
@@ -102,11 +115,161 @@ fields! {
         /// Peers that the pods of the mesh let in. Default: STRICT.
         mode: optional MtlsMode = "mode",
         /// Settings of certificates; ignored.
-        dp_cert: optional Ignored = "dpCert",
+        dp_cert: optional DpCert = "dpCert",
         /// Settings of the authority; ignored.
-        conf: optional Ignored = "conf",
+        conf: optional Mapping = "conf",
         /// Kuma's own, about the authority; ignored.
-        root_chain: optional Ignored = "rootChain",
+        root_chain: optional RootChain = "rootChain",
+    }
+}
+
+fields! {
+    /// Settings of certificates.
+    pub struct DpCert {
+        /// Change of a certificate before it ends.
+        rotation: optional Rotation = "rotation",
+        /// Time to wait for a certificate.
+        request_timeout: optional Span = "requestTimeout",
+    }
+}
+
+fields! {
+    /// Change of a certificate before it ends.
+    pub struct Rotation {
+        /// Lifetime of a certificate.
+        expiration: optional Lifetime = "expiration",
+    }
+}
+
+fields! {
+    /// Settings of the authority's own certificate.
+    pub struct RootChain {
+        /// Time to wait for the certificate.
+        request_timeout: optional Span = "requestTimeout",
+    }
+}
+
+fields! {
+    /// Prometheus on a port of each proxy.
+    pub struct MeshMetrics {
+        /// Name of the backend that is on.
+        enabled_backend: optional String = "enabledBackend",
+        /// Backends that can be turned on.
+        backends: default Vec<MetricsBackend> = "backends",
+    }
+}
+
+fields! {
+    /// A way to show metrics.
+    pub struct MetricsBackend {
+        /// Name that other fields choose it by.
+        name: required String = "name",
+        /// Only prometheus.
+        kind: required MetricsBackendKind = "type",
+        /// Port, path and applications.
+        conf: optional Mapping = "conf",
+    }
+}
+
+words! {
+    /// Types of backends of metrics.
+    pub enum MetricsBackendKind {
+        /// A port with Prometheus' text.
+        Prometheus = "prometheus",
+    }
+}
+
+fields! {
+    /// Spans of HTTP requests.
+    pub struct Tracing {
+        /// The backend of every span, unless a TrafficTrace names another.
+        default_backend: optional String = "defaultBackend",
+        /// Servers that take spans.
+        backends: default Vec<TracingBackend> = "backends",
+    }
+}
+
+fields! {
+    /// A server that takes spans.
+    pub struct TracingBackend {
+        /// Name that other fields choose it by.
+        name: required String = "name",
+        /// Percentage of requests with spans.
+        sampling: optional Percentage = "sampling",
+        /// Type of the server.
+        kind: required TracingBackendKind = "type",
+        /// Address of the server, by type.
+        conf: optional Mapping = "conf",
+    }
+}
+
+words! {
+    /// Types of servers that take spans.
+    pub enum TracingBackendKind {
+        /// Zipkin, or another that speaks its protocol.
+        Zipkin = "zipkin",
+        /// The agent of Datadog.
+        Datadog = "datadog",
+    }
+}
+
+fields! {
+    /// Conditions of Dataplanes.
+    pub struct Constraints {
+        /// Conditions of a Dataplane's tags.
+        dataplane_proxy: optional DataplaneConstraints = "dataplaneProxy",
+    }
+}
+
+fields! {
+    /// Conditions of a Dataplane's tags.
+    pub struct DataplaneConstraints {
+        /// Sets of tags of which a Dataplane needs one.
+        requirements: default Vec<TagConstraint> = "requirements",
+        /// Sets of tags that a Dataplane must not have.
+        restrictions: default Vec<TagConstraint> = "restrictions",
+    }
+}
+
+fields! {
+    /// A set of tags.
+    pub struct TagConstraint {
+        /// Tags with their values, or "*" for any.
+        tags: required Tags = "tags",
+    }
+}
+
+fields! {
+    /// Ways of connections between zones.
+    pub struct Routing {
+        /// Endpoints of the same zone come first.
+        locality_aware_load_balancing: optional bool = "localityAwareLoadBalancing",
+        /// Connections to other zones and to external services go by way of the zone's egress.
+        zone_egress: optional bool = "zoneEgress",
+        /// Only a MeshTrafficPermission lets pods call external services.
+        default_forbid_mesh_external_service_access: optional bool = "defaultForbidMeshExternalServiceAccess",
+    }
+}
+
+fields! {
+    /// Services that the control plane makes of Dataplanes.
+    pub struct MeshServices {
+        /// Use of these services.
+        mode: optional MeshServicesMode = "mode",
+    }
+}
+
+words! {
+    /// Use of the services that the control plane makes.
+    pub enum MeshServicesMode {
+        /// There are none.
+        Disabled = "Disabled",
+        /// Beside those of tags.
+        Everywhere = "Everywhere",
+        /// Beside those of tags, where a Dataplane names them.
+        ReachableBackends = "ReachableBackends",
+        /// In place of those of tags.
+        Exclusive = "Exclusive",
     }
 }
 
@@ -140,8 +303,13 @@ impl Resource for Mesh {
     const NAME: &'static str = "Mesh";
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
-        for (section, chosen) in [("mtls", "enabledBackend"), ("logging", "defaultBackend")] {
-            let section = part.field(section);
+        for (name, chosen) in [
+            ("mtls", "enabledBackend"),
+            ("logging", "defaultBackend"),
+            ("metrics", "enabledBackend"),
+            ("tracing", "defaultBackend"),
+        ] {
+            let section = part.field(name);
             let _ = is_of_the_list(&section, chosen, at);
             let backends = section.items("backends").unwrap_or_default();
             let mut names = BTreeSet::new();
@@ -151,9 +319,11 @@ impl Resource for Mesh {
                 {
                     backend.problem(at, "name", format!("{name:?} again"), "each name once");
                 }
-                if chosen == "defaultBackend" {
-                    let _ = has_its_place(backend, at);
-                }
+                let _ = match name {
+                    "logging" => has_its_place(backend, at),
+                    "mtls" => certificates_end(backend, at),
+                    _ => Ok(()),
+                };
             }
         }
     }
@@ -166,6 +336,14 @@ fn is_of_the_list(section: &Part<'_>, chosen: &str, at: &mut At<'_>) -> Result<(
     if !names.contains(&name) {
         let list = if names.is_empty() { "which is empty".into() } else { names.join(", ") };
         section.problem(at, chosen, format!("{name:?}"), format!("a backend of the list: {list}"));
+    }
+    Ok(())
+}
+
+/// Checks the lifetime of the certificate that Kuma makes for an authority of its own.
+fn certificates_end(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Reported> {
+    if backend.get::<String>("type")?.as_deref() == Some("builtin") {
+        backend.field("conf").field("caCert").check::<Lifetime>("expiration", at);
     }
     Ok(())
 }

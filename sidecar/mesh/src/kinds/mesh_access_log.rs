@@ -2,7 +2,7 @@
 //! `MeshAccessLog`: logs of the connections of some pods.
 
 use crate::context::Context;
-use crate::kinds::Resource;
+use crate::kinds::{Resource, one_inbound_list};
 use crate::model::log_template::{SocketTarget, Template};
 use crate::read::part::{Part, Reported};
 use crate::read::{At, Read, fields, words};
@@ -203,10 +203,19 @@ impl Resource for MeshAccessLog {
         if target.has("sectionName") == Ok(true) {
             target.problem(at, "sectionName", "an inbound", "whole pods: a log is a pod's");
         }
-        for list in ["from", "to", "rules"] {
-            for item in part.items(list).unwrap_or_default() {
+        one_inbound_list(part, at);
+        let lists = ["from", "to", "rules"].map(|list| (list, part.items(list)));
+        if lists.iter().all(|(_, items)| items.as_ref().is_ok_and(Vec::is_empty)) {
+            part.problem(at, "rules", "nothing", "at least one item of to, rules or from");
+        }
+        for (list, items) in lists {
+            for item in items.unwrap_or_default() {
                 if list == "to" {
                     let _ = names_its_service(&item.field("targetRef"), at);
+                }
+                if item.field("default").has("backends") == Ok(false) {
+                    let allowed = "a list of backends; an empty one turns the log off";
+                    item.field("default").problem(at, "backends", "nothing", allowed);
                 }
                 for backend in item.field("default").items("backends").unwrap_or_default() {
                     let _ = backend_has_its_fields(&backend, at);
@@ -232,6 +241,16 @@ fn backend_has_its_fields(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Rep
         backend.problem(at, field, "nothing", "this field is required by the backend's type");
         return Ok(());
     }
+    if let Ok(path) = backend.field(field).need::<String>("path")
+        && !is_path(&path)
+    {
+        backend.field(field).problem(
+            at,
+            "path",
+            format!("{path:?}"),
+            "an absolute path, as /var/log/access.log",
+        );
+    }
     let format = backend.field(field).field("format");
     match format.need::<FormatKind>("type")? {
         FormatKind::Plain if !format.has("plain")? => {
@@ -240,7 +259,28 @@ fn backend_has_its_fields(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Rep
         FormatKind::Json if format.items("json")?.is_empty() => {
             format.problem(at, "json", "nothing", "at least one key with its value");
         }
-        FormatKind::Plain | FormatKind::Json => {}
+        FormatKind::Json => {
+            for member in format.items("json")? {
+                for field in ["key", "value"] {
+                    stands_in_json(&member, field, at);
+                }
+            }
+        }
+        FormatKind::Plain => {}
     }
     Ok(())
+}
+
+/// Returns true for the path of a file that Kuma takes.
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && !path.contains('\0')
+}
+
+/// Notes a key or value of a member that is empty, or that JSON could not hold as it is written. Kuma refuses these too.
+fn stands_in_json(member: &Part<'_>, field: &str, at: &mut At<'_>) {
+    let Ok(text) = member.need::<String>(field) else { return };
+    if text.is_empty() || text.contains(['"', '\\']) || text.contains(char::is_control) {
+        const ALLOWED: &str = "text without quotes, backslashes and control characters";
+        member.problem(at, field, format!("{text:?}"), ALLOWED);
+    }
 }

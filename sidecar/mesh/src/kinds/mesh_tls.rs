@@ -2,11 +2,11 @@
 //! `MeshTLS`: versions, suites and mode of the mesh's TLS, where its `Mesh` document turns it on.
 
 use crate::context::Context;
-use crate::kinds::Resource;
+use crate::kinds::{Resource, one_inbound_list};
 use crate::merge::merge_fields;
 use crate::read::part::Part;
 use crate::read::{At, fields, words};
-use crate::target::{Target, TargetRef, WholeMesh};
+use crate::target::{Target, TargetKind, TargetRef, WholeMesh};
 
 fields! {
     /// Mode, versions and suites of the mesh's TLS for some pods.
@@ -43,7 +43,7 @@ fields! {
     pub struct TlsConf {
         /// Peers that the pods let in. Default: the mode of the Mesh.
         mode: optional TlsModeWord = "mode",
-        /// Versions of TLS. Default: TLS13.
+        /// Versions of TLS. Default: TLS12 to TLS13.
         version: optional VersionRange = "tlsVersion",
         /// Cipher suites of TLS 1.2; those of TLS 1.3 are always offered.
         ciphers: default Vec<Cipher> = "tlsCiphers",
@@ -79,7 +79,7 @@ words! {
         Auto = "TLSAuto",
         /// TLS 1.2, for older clients.
         V12 = "TLS12",
-        /// TLS 1.3, the default version.
+        /// TLS 1.3, the newest version.
         V13 = "TLS13",
     }
 }
@@ -122,6 +122,11 @@ impl Resource for MeshTls {
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
         TargetRef::check(&target, at);
+        one_inbound_list(part, at);
+        if let Ok(Some(kind @ (TargetKind::MeshService | TargetKind::MeshServiceSubset))) = target.get("kind")
+        {
+            target.problem(at, "kind", format!("{:?}", kind.name()), "Mesh, MeshSubset, Dataplane");
+        }
         // A ClientHello does not name a port, so versions and suites are those of a whole pod.
         let of_inbounds = target.has("sectionName") == Ok(true) || TargetRef::goes_by_tags(&target);
         for item in ["from", "rules"].into_iter().flat_map(|list| part.items(list).unwrap_or_default()) {

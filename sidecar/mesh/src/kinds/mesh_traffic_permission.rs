@@ -8,11 +8,11 @@ use crate::read::{At, fields, words};
 use crate::target::{Target, TargetKind, TargetRef};
 
 fields! {
-    /// Members that may call some pods. Without a policy about a pod all members may call it; with one, only those that a policy allows.
+    /// Members that may call some pods. With a policy about a pod only those may call it that a policy allows.
     pub struct MeshTrafficPermission {
         /// The pods. Absent: all pods of the mesh.
         target_ref: optional TargetRef = "targetRef",
-        /// Callers by their tags; the most specific decides.
+        /// Callers by their tags; the last one that fits a caller decides.
         from: default Vec<PermissionFrom> = "from",
         /// Callers by their identity; one that denies decides.
         rules: default Vec<PermissionRule> = "rules",
@@ -97,6 +97,9 @@ words! {
     }
 }
 
+/// Lists of callers.
+const LISTS: [&str; 3] = ["allow", "deny", "allowWithShadowDeny"];
+
 impl Resource for MeshTrafficPermission {
     const NAME: &'static str = "MeshTrafficPermission";
     const HAS_SPEC: bool = true;
@@ -107,6 +110,13 @@ impl Resource for MeshTrafficPermission {
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         TargetRef::check(&part.field("targetRef"), at);
+        if let (Ok(from), Ok(rules)) = (part.items("from"), part.items("rules"))
+            && from.is_empty()
+            && rules.is_empty()
+        {
+            // Taken for a policy about the pods, it would close them.
+            part.problem(at, "rules", "nothing", "at least one item of rules or from");
+        }
         for from in part.items("from").unwrap_or_default() {
             let target = from.field("targetRef");
             TargetRef::check(&target, at);
@@ -122,8 +132,12 @@ impl Resource for MeshTrafficPermission {
         }
         for rule in part.items("rules").unwrap_or_default() {
             let lists = rule.field("default");
-            let all = ["allow", "deny", "allowWithShadowDeny"].into_iter();
-            for one in all.flat_map(|list| lists.items(list).unwrap_or_default()) {
+            let all = LISTS.map(|list| lists.items(list));
+            if all.iter().all(|list| list.as_ref().is_ok_and(Vec::is_empty)) {
+                let allowed = "at least one caller in allow, deny or allowWithShadowDeny";
+                lists.problem_here(at, "no callers", allowed);
+            }
+            for one in all.into_iter().flatten().flatten() {
                 let id = one.field("spiffeID");
                 // A shorter beginning fits every identity, or none by a typing error.
                 if let Ok(value) = id.need::<String>("value")

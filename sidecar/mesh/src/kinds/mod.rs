@@ -10,6 +10,7 @@ pub mod mesh_access_log;
 pub mod mesh_tls;
 pub mod mesh_traffic_permission;
 pub mod proxy_template;
+pub mod traffic_permission;
 
 use crate::context::Context;
 use crate::read::part::Part;
@@ -45,6 +46,14 @@ fn read_checked<T: Resource>(value: &Value, pod: Option<&Context>, at: &mut At<'
     let unknown = at.take_unknown_fields();
     T::check(&Part::new(value, at.path(), &unknown), pod, at);
     read
+}
+
+/// Notes `from` beside `rules`: they say the same of connections to a pod, so nobody could say which holds.
+fn one_inbound_list(part: &Part<'_>, at: &mut At<'_>) {
+    let both = ["from", "rules"].map(|list| part.items(list));
+    if both.iter().all(|list| list.as_ref().is_ok_and(|items| !items.is_empty())) {
+        part.problem(at, "from", "from beside rules", "one or the other: rules is the newer spelling");
+    }
 }
 
 /// The list of kinds → [`Kind`], [`Spec`], and everything that differs by kind.
@@ -130,4 +139,5 @@ kinds! {
     mesh_access_log::MeshAccessLog,
     mesh_tls::MeshTls,
     mesh_traffic_permission::MeshTrafficPermission,
+    traffic_permission::TrafficPermission,
 }

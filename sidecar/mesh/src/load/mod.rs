@@ -8,11 +8,13 @@
 //! An absence is an error, never a statement: a path without files, a file without documents and a link to nothing are
 //! what a full disk, an unmounted volume or a wrong path leave behind.
 
+mod variables;
+
 use crate::context::Context;
 use crate::document::{DocumentError, Found, Lost, Place, is_list, read_document};
 use crate::kinds::Kind;
 use crate::read::Problem;
-use crate::read::yaml;
+use crate::read::yaml::{self, Piece, YamlError};
 use serde_json::Value;
 use std::fs::{self, Metadata};
 use std::io;
@@ -20,6 +22,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
+use variables::Filled;
+
+pub use variables::is_variable;
 
 /// Bounds of what is read; more is an error before it takes memory.
 #[derive(Clone, Copy, Debug)]
@@ -273,9 +278,14 @@ impl Loaded {
             return;
         }
         let place = Place { item: item.then_some(self.documents), ..place.clone() };
+        let before = self.found.documents.len();
         let errors = read_document(context, value, &place, &mut self.found);
         self.note(errors.into_iter().map(Into::into));
-        self.memory += self.found.memory_of_last(value);
+        self.memory += match self.found.documents.len() == before {
+            // Lost, or left out.
+            true => size_of::<Lost>(),
+            false => self.found.memory_of_last(value),
+        };
     }
 
     fn append(&mut self, mut list: Self) {
@@ -308,37 +318,55 @@ impl Loaded {
                 continue;
             }
             let place = Place { file: Arc::clone(&name), number: piece.number, item: None };
-            let left = Bounds {
-                documents: self.bounds.documents.saturating_sub(self.documents),
-                memory: self.bounds.memory.saturating_sub(self.memory),
-                ..self.bounds
-            };
-            let mut items = ListItems { attempt: 1, loaded: Self::within(left) };
-            let (value, error) =
-                piece.parse(&mut |attempt, item| items.read(context, &item, &place, attempt));
-            if let Some(error) = error {
-                let problem = Problem {
-                    path: String::new(),
-                    found: format!("no YAML: {error}"),
-                    allowed: "a YAML document; documents are separated by --- lines".into(),
-                };
-                let place = place.clone();
-                self.note([DocumentError { place, whose: String::new(), problem }.into()]);
-            }
-            if let Some(value) = &value {
-                match is_list(value) {
-                    true => self.append(items.loaded),
-                    false => self.add_document(context, value, &place, false),
+            match variables::fill(context, &piece) {
+                Filled::Nothing => self.add_piece(context, &piece, &place),
+                Filled::Text(text) => self.add_piece(context, &piece.with_text(&text), &place),
+                Filled::Wrong { whose, problems, lost } => {
+                    self.documents += 1;
+                    self.memory += size_of::<Lost>();
+                    self.found.lost.push(lost);
+                    let error =
+                        |problem| DocumentError { place: place.clone(), whose: whose.clone(), problem };
+                    self.note(problems.into_iter().map(|problem| error(problem).into()));
                 }
-            } else if context.dataplane.as_ref().is_some_and(|pod| piece.holds(pod)) {
-                // The document may be the pod's Dataplane, so that one is not reported as missing.
-                self.found.lost.push(Lost::default());
-            } else if piece.holds(Kind::Mesh.name()) && piece.holds(&context.mesh) {
-                self.found.lost.push(Lost { kind: Some(Kind::Mesh), ..Lost::default() });
             }
         }
         count
     }
+
+    /// Reads the document of a piece, or the items of a list.
+    fn add_piece(&mut self, context: &Context, piece: &Piece<'_>, place: &Place) {
+        let left = Bounds {
+            documents: self.bounds.documents.saturating_sub(self.documents),
+            memory: self.bounds.memory.saturating_sub(self.memory),
+            ..self.bounds
+        };
+        let mut items = ListItems { attempt: 1, loaded: Self::within(left) };
+        let (value, error) = piece.parse(&mut |attempt, item| items.read(context, &item, place, attempt));
+        if let Some(error) = error {
+            self.note([no_yaml(&error, place).into()]);
+        }
+        if let Some(value) = &value {
+            match is_list(value) {
+                true => self.append(items.loaded),
+                false => self.add_document(context, value, place, false),
+            }
+        } else if context.dataplane.as_ref().is_some_and(|pod| piece.holds(pod)) {
+            // The document may be the pod's Dataplane, so that one is not reported as missing.
+            self.found.lost.push(Lost::default());
+        } else if piece.holds(Kind::Mesh.name()) && piece.holds(&context.mesh) {
+            self.found.lost.push(Lost { kind: Some(Kind::Mesh), ..Lost::default() });
+        }
+    }
+}
+
+fn no_yaml(error: &YamlError, place: &Place) -> DocumentError {
+    let problem = Problem {
+        path: String::new(),
+        found: format!("no YAML: {error}"),
+        allowed: "a YAML document; documents are separated by --- lines".into(),
+    };
+    DocumentError { place: place.clone(), whose: String::new(), problem }
 }
 
 #[cfg(test)]

@@ -152,3 +152,123 @@ fn a_file_that_can_be_read_by_another_mode_is_another_file() {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     }
 }
+
+/// The documents of a text for any pod of the mesh `default`.
+fn read_text(text: &str) -> Loaded {
+    let mut loaded = Loaded::default();
+    let context = Context { mesh: "default".into(), ..Context::default() };
+    loaded.add(&context, text, Path::new("a.yaml"));
+    loaded
+}
+
+#[test]
+fn what_is_not_about_this_pod_passes_and_is_told_once_a_kind_and_field() {
+    let probe =
+        "serviceProbe: {tcp: {}, interval: 1s, timeout: 500ms, healthyThreshold: 1, unhealthyThreshold: 3}";
+    let dataplane = |name: usize| {
+        format!(
+            "---\n{{type: Dataplane, name: d{name}, networking: {{address: 10.0.0.1, admin: {{port: 9902}}, inbound: [\
+             {{port: 1, tags: {{kuma.io/service: a}}, {probe}}}, {{port: 2, tags: {{kuma.io/service: b}}, {probe}}}]}}}}\n"
+        )
+    };
+    let text = format!(
+        "{{type: Mesh, name: default, metrics: {{enabledBackend: p, backends: [{{name: p, type: prometheus, conf: {{port: 5670}}}}]}}}}
+---
+{{apiVersion: v1, kind: Secret, metadata: {{name: a}}, data: {{value: eA==}}, type: system.kuma.io/secret}}
+---
+apiVersion: v1
+kind: List
+items:
+- {{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {{name: b}}, spec: {{meshServices: {{mode: Exclusive}}, metrics: {{}}}}}}
+- {{apiVersion: v1, kind: Secret, metadata: {{name: b}}}}
+- {{apiVersion: kuma.io/v1alpha1, kind: ZoneInsight, metadata: {{name: z}}, spec: {{subscriptions: []}}, status: {{a: 1}}}}
+{}",
+        (0..1000).map(dataplane).collect::<String>()
+    );
+    let Loaded { found, errors, .. } = read_text(&text);
+    assert_eq!((errors, found.lost.len()), (vec![], 0));
+    assert_eq!(found.documents.len(), 1002);
+    let warnings = found.left_out.warnings();
+    let expected = [
+        "without effect here: networking.admin of 1000 Dataplane documents (Port of Envoy's admin;",
+        "without effect here: networking.inbound[].serviceProbe of 1000 Dataplane documents (Connects by which",
+        "without effect here: meshServices of 1 Mesh document (Services that",
+        "without effect here: metrics of 2 Mesh documents (Prometheus on a port",
+        "left out: 2 Secret documents (keys and tokens of the control plane; identities come from --identity); the first is a.yaml: document 2",
+        "left out: 1 ZoneInsight document (state of a zone",
+    ];
+    assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
+    for (warning, expected) in warnings.iter().zip(expected) {
+        assert!(warning.starts_with(expected), "{expected}: {warning}");
+    }
+    assert!(warnings[0].ends_with("; the first is a.yaml: document 4"), "{}", warnings[0]);
+    assert!(warnings[2].ends_with("; the first is a.yaml: document 3, item 1"), "{}", warnings[2]);
+    let count = found.left_out.count();
+    assert_eq!((count.documents, count.fields), (3, 2003));
+}
+
+#[test]
+fn a_kind_that_would_change_what_the_pod_does_stays_an_error_that_names_it() {
+    for kind in
+        ["Zone", "DataplaneInsight", "AccessRole", "ContainerPatch", "MeshGateway", "MeshTrace", "Workload"]
+    {
+        for text in [
+            format!("{{type: {kind}, name: x, mesh: default, anything: {{at: [all]}}}}"),
+            format!(
+                "{{apiVersion: kuma.io/v1alpha1, kind: {kind}, mesh: default, metadata: {{name: x}}, spec: {{at: all}}}}"
+            ),
+            format!("{{items: [{{type: {kind}, name: x}}]}}"),
+        ] {
+            let Loaded { found, errors, .. } = read_text(&text);
+            assert_eq!(
+                (errors, found.documents.len(), found.left_out.count().documents),
+                (vec![], 0, 1),
+                "{text}"
+            );
+        }
+    }
+    for (kind, hint) in [
+        ("MeshOPA", "would let them in"),
+        ("MeshRetry", "is not built yet"),
+        ("MeshService", "names of services are not built yet"),
+        ("ConfigMap", "a ConfigMap is mounted"),
+        ("Deployment", "MeshTrafficPermission"),
+        ("secret", "MeshTrafficPermission"),
+        ("", "MeshTrafficPermission"),
+    ] {
+        for text in [
+            format!("{{type: '{kind}', name: x}}"),
+            format!("{{apiVersion: v1, kind: '{kind}', metadata: {{name: x}}}}"),
+        ] {
+            let Loaded { found, errors, .. } = read_text(&text);
+            let words = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            let named = words.contains(&format!("found {kind:?}; allowed: Mesh, ")) && words.contains(hint);
+            assert!(named && errors.len() == 1, "{text}: {words}");
+            assert_eq!((found.lost.len(), found.left_out.count().documents), (1, 0), "{text}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_field_beside_those_without_effect_stays_an_error() {
+    for (text, path) in [
+        ("{type: Mesh, name: a, metric: {}}", "metric"),
+        ("{type: Mesh, name: a, routing: {zoneIngress: true}}", "routing.zoneIngress"),
+        (
+            "{type: Mesh, name: a, tracing: {backends: [{name: z, type: zipkin, url: x}]}}",
+            "tracing.backends[0].url",
+        ),
+        (
+            "{type: Dataplane, name: a, networking: {address: 10.0.0.1, admin: {ports: 1}}}",
+            "networking.admin.ports",
+        ),
+        (
+            "{type: Dataplane, name: a, networking: {address: 10.0.0.1, inbound: [{port: 1, serviceProbe: {http: {}}}]}}",
+            "networking.inbound[0].serviceProbe.http",
+        ),
+    ] {
+        let words = read_text(text).errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let start = format!(": {path}: found a field that culvert does not have");
+        assert!(words.len() == 1 && words[0].contains(&start), "{text}: {words:?}");
+    }
+}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The format of a line of a traffic log: Envoy's placeholders and Kuma's, as far as a TCP connection has them.
 
+use crate::model::time_format::{TIME_LETTERS, TimeFormat};
 use std::net::SocketAddr;
 
 /// Longest format in bytes: it is rendered once for each connection.
@@ -15,6 +16,10 @@ pub enum LogField {
     ResponseFlags,
     /// Name of the mesh.
     Mesh,
+    /// Zone of this pod, by its Dataplane.
+    Zone,
+    /// Identifier of this pod's workload, by its Dataplane.
+    Workload,
     /// Direction: INBOUND or OUTBOUND.
     Direction,
     /// Address and port of the client.
@@ -54,7 +59,7 @@ pub enum LogField {
 }
 
 /// Every placeholder by its name.
-pub const LOG_FIELDS: [(&str, LogField); 22] = [
+pub const LOG_FIELDS: [(&str, LogField); 24] = [
     ("START_TIME", LogField::StartTime),
     ("RESPONSE_FLAGS", LogField::ResponseFlags),
     ("DURATION", LogField::Duration),
@@ -72,6 +77,8 @@ pub const LOG_FIELDS: [(&str, LogField); 22] = [
     ("PROTOCOL", LogField::Nothing),
     ("REQUESTED_SERVER_NAME", LogField::Nothing),
     ("KUMA_MESH", LogField::Mesh),
+    ("KUMA_ZONE", LogField::Zone),
+    ("KUMA_WORKLOAD", LogField::Workload),
     ("KUMA_SOURCE_ADDRESS", LogField::SourceAddress),
     ("KUMA_SOURCE_ADDRESS_WITHOUT_PORT", LogField::SourceIp),
     ("KUMA_SOURCE_SERVICE", LogField::SourceService),
@@ -104,6 +111,8 @@ pub enum TemplatePart {
     Text(String),
     /// A placeholder.
     Field(LogField),
+    /// Time of the accept, in a format of its own.
+    Time(TimeFormat),
 }
 
 /// Takes `NAME%` or `NAME(argument):length%` off a text; an argument may hold any character but `)`.
@@ -122,6 +131,29 @@ fn is_of_name(byte: u8) -> bool {
 fn is_of_http(name: &str) -> bool {
     ["REQ(", "RESP(", "TRAILER("].iter().any(|of| name.starts_with(of))
         || ["RESPONSE_CODE", "RESPONSE_CODE_DETAILS", "ROUTE_NAME"].contains(&name)
+}
+
+/// Returns the piece that a placeholder's name stands for, or what was found and what is allowed.
+fn part_of(name: &str) -> Result<TemplatePart, (String, String)> {
+    let format = name.strip_prefix("START_TIME(").and_then(|rest| rest.strip_suffix(')'));
+    if let Some(format) = format.filter(|format| !format.is_empty()) {
+        return TimeFormat::parse(format).map(TemplatePart::Time).ok_or_else(|| {
+            (
+                format!("\"%{name}%\""),
+                format!("a format of these letters: {TIME_LETTERS}; %% is the character"),
+            )
+        });
+    }
+    // Envoy takes an empty format for none.
+    let plain = if format.is_some() { "START_TIME" } else { name };
+    let known = LOG_FIELDS.iter().find(|(known, _)| *known == plain).map(|(_, field)| *field);
+    known.or_else(|| is_of_http(name).then_some(LogField::Nothing)).map(TemplatePart::Field).ok_or_else(
+        || {
+            let names: Vec<_> = LOG_FIELDS.iter().map(|(name, _)| format!("%{name}%")).collect();
+            let allowed = format!("{} (and those of HTTP, which have no value here)", names.join(" "));
+            (format!("\"%{name}%\""), allowed)
+        },
+    )
 }
 
 impl Template {
@@ -152,16 +184,11 @@ impl Template {
                     "a placeholder between two %, or %% for the character".into(),
                 ));
             };
-            let known = LOG_FIELDS.iter().find(|(known, _)| *known == name).map(|(_, field)| *field);
-            let Some(field) = known.or_else(|| is_of_http(name).then_some(LogField::Nothing)) else {
-                let names: Vec<_> = LOG_FIELDS.iter().map(|(name, _)| format!("%{name}%")).collect();
-                let allowed = format!("{} (and those of HTTP, which have no value here)", names.join(" "));
-                return Err((format!("\"%{name}%\""), allowed));
-            };
+            let part = part_of(name)?;
             if !plain.is_empty() {
                 parts.push(TemplatePart::Text(std::mem::take(&mut plain)));
             }
-            parts.push(TemplatePart::Field(field));
+            parts.push(part);
             rest = after;
         }
         plain.push_str(rest);
@@ -191,7 +218,9 @@ mod tests {
     fn what_is_no_format_says_what_is() {
         for (text, found) in [
             ("%START_TIME", "\"%START_TIME\""),
-            ("%START_TIME(%s)%", "\"%START_TIME(%s)%\""),
+            ("%START_TIME(%Q)%", "\"%START_TIME(%Q)%\""),
+            ("%START_TIME(%s", "\"%START_TIME(%s\""),
+            ("%START_TIMES(%s)%", "\"%START_TIMES(%s)%\""),
             ("a (%NO%)", "\"%NO%\""),
             ("%REQ(:path", "\"%REQ(:path\""),
             ("%start_time%", "\"%start_time%\""),
@@ -201,5 +230,22 @@ mod tests {
             assert!(allowed.contains('%'), "{allowed}");
         }
         assert!(Template::parse(&"x".repeat(5000)).is_err());
+    }
+
+    #[test]
+    fn the_time_may_have_a_format_of_its_own() {
+        let seconds = TimeFormat::parse("%s").unwrap();
+        let parts = |text: &str| Template::parse(text).unwrap().parts().to_vec();
+        assert_eq!(
+            parts("%START_TIME(%s)%,%KUMA_ZONE%"),
+            [
+                TemplatePart::Time(seconds),
+                TemplatePart::Text(",".into()),
+                TemplatePart::Field(LogField::Zone)
+            ]
+        );
+        for default in ["%START_TIME%", "%START_TIME()%"] {
+            assert_eq!(parts(default), [TemplatePart::Field(LogField::StartTime)]);
+        }
     }
 }

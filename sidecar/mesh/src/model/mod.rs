@@ -7,3 +7,4 @@ pub mod labels;
 pub mod log_template;
 pub mod spiffe;
 pub mod tags;
+pub mod time_format;

@@ -8,9 +8,11 @@ pub(crate) mod log_fields;
 pub(crate) mod part;
 pub(crate) mod problems;
 pub(crate) mod tree;
+pub(crate) mod values;
 pub(crate) mod yaml;
 
-pub(crate) use problems::{At, Problem, Problems, describe};
+pub(crate) use problems::{At, FieldWithoutEffect, Problem, Problems, describe};
+pub(crate) use values::{Lifetime, Percentage, UrlPath};
 
 use crate::model::labels::Labels;
 use crate::model::tags::Tags;
@@ -235,7 +237,7 @@ fn decimal_seconds(text: &str) -> Option<Duration> {
 
 /// A field that is accepted with any value and not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ignored;
+pub(crate) struct Ignored;
 
 impl Read for Ignored {
     fn read(_: &Value, _: &mut At<'_>) -> Option<Self> {
@@ -246,6 +248,24 @@ impl Read for Ignored {
         json!(true)
     }
 }
+
+/// A mapping whose fields are not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping;
+
+impl Read for Mapping {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        if value.is_object() { Some(Self) } else { at.wrong(value, "a mapping") }
+    }
+
+    fn schema() -> Value {
+        json!({"type": "object"})
+    }
+}
+
+/// A field that was read and checked, and has no effect on this pod's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoEffect;
 
 /// The fields of a mapping, taken one by one; a field that is left at the end is unknown.
 #[derive(Debug)]
@@ -283,6 +303,19 @@ impl<'v> Fields<'v> {
             at.field(keys[0], |at| at.problem("nothing", "this field is required"));
         }
         read
+    }
+
+    /// Reads a field that has no effect here and notes that. `about` says what Kuma has it for.
+    pub(crate) fn without_effect<T: Read>(
+        &mut self,
+        keys: &[&'static str],
+        about: &'static str,
+        at: &mut At<'_>,
+    ) -> NoEffect {
+        if self.take::<T>(keys, at).is_some() {
+            at.field(keys[0], |at| at.note_no_effect(about));
+        }
+        NoEffect
     }
 
     /// Reports every field that was not taken: culvert does not have it.
@@ -325,7 +358,8 @@ pub(crate) fn object_schema(doc: &str, fields: &[(&[&str], &str, bool, Value)]) 
 }
 
 /// A struct, its reader and its schema from one list of fields. A field is `name: Type = "key" | "other key"`, where
-/// the type is `required T`, `optional T` (an `Option<T>`) or `default T` (`T::default()` where it is absent).
+/// the type is `required T`, `optional T` (an `Option<T>`), `default T` (`T::default()` where it is absent) or
+/// `no_effect T` (checked and not kept; its documentation is the reason in a warning).
 macro_rules! fields {
     ($(#[doc = $doc:literal])* $vis:vis struct $name:ident {
         $($(#[doc = $field_doc:literal])* $field:ident: $kind:ident $type:ty = $($key:literal)|+,)*
@@ -340,7 +374,7 @@ macro_rules! fields {
             fn read(value: &serde_json::Value, at: &mut $crate::read::At<'_>) -> Option<Self> {
                 let before = at.count();
                 let mut fields = $crate::read::Fields::of(value, at)?;
-                $(let $field = $crate::read::fields!(@read $kind fields at $($key)|+);)*
+                $(let $field = $crate::read::fields!(@read $kind [$type] fields at [$($field_doc)*] $($key)|+);)*
                 fields.finish(at);
                 if at.count() != before {
                     return None;
@@ -361,11 +395,20 @@ macro_rules! fields {
         }
     };
     (@type optional $type:ty) => { Option<$type> };
+    (@type no_effect $type:ty) => { $crate::read::NoEffect };
     (@type $kind:ident $type:ty) => { $type };
-    (@read required $fields:ident $at:ident $($key:literal)|+) => { $fields.require(&[$($key),+], $at) };
-    (@read $kind:ident $fields:ident $at:ident $($key:literal)|+) => { $fields.take(&[$($key),+], $at) };
+    (@read required [$type:ty] $fields:ident $at:ident [$($doc:literal)*] $($key:literal)|+) => {
+        $fields.require(&[$($key),+], $at)
+    };
+    (@read no_effect [$type:ty] $fields:ident $at:ident [$($doc:literal)*] $($key:literal)|+) => {
+        $fields.without_effect::<$type>(&[$($key),+], concat!($($doc),*), $at)
+    };
+    (@read $kind:ident [$type:ty] $fields:ident $at:ident [$($doc:literal)*] $($key:literal)|+) => {
+        $fields.take(&[$($key),+], $at)
+    };
     (@keep required $field:ident) => { $field? };
     (@keep optional $field:ident) => { $field };
+    (@keep no_effect $field:ident) => { $field };
     (@keep default $field:ident) => { $field.unwrap_or_default() };
     (@must required) => { true };
     (@must $kind:ident) => { false };

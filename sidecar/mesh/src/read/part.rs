@@ -51,6 +51,18 @@ impl<'v> Part<'v> {
         T::read(&self.value[key], &mut At::root(&mut Problems::default())).map(Some).ok_or(Reported)
     }
 
+    /// Reads a value whose type another field decides, and notes its problem.
+    pub fn check<T: Read>(&self, key: &str, at: &mut At<'_>) {
+        if self.has(key) == Ok(true) {
+            let part = self.field(key);
+            let mut problems = Problems::default();
+            T::read(part.value, &mut At::root(&mut problems));
+            for problem in problems.into_all() {
+                part.problem_here(at, problem.found, problem.allowed);
+            }
+        }
+    }
+
     /// Reads the value of a field that has to be there.
     pub fn need<T: Read>(&self, key: &str) -> Result<T, Reported> {
         self.get(key)?.ok_or(Reported)

@@ -28,6 +28,17 @@ pub struct Problems {
     more: usize,
     /// Paths of mappings with an unknown field: a field that is absent there may be that one, misspelt.
     unknown: Vec<String>,
+    /// Fields without effect here.
+    no_effect: Vec<FieldWithoutEffect>,
+}
+
+/// A field that is read and has no effect here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FieldWithoutEffect {
+    /// Path without the numbers of list items, as `networking.inbound[].serviceProbe`.
+    pub field: String,
+    /// Purpose of the field in Kuma.
+    pub about: &'static str,
 }
 
 impl Problems {
@@ -36,9 +47,14 @@ impl Problems {
         self.kept.len() + self.more
     }
 
+    /// Takes the fields without effect, each once.
+    pub(crate) fn take_no_effect(&mut self) -> Vec<FieldWithoutEffect> {
+        std::mem::take(&mut self.no_effect)
+    }
+
     /// Returns all problems, and as the last one the number of those that were not kept.
     pub fn into_all(self) -> Vec<Problem> {
-        let Self { mut kept, more, unknown: _ } = self;
+        let Self { mut kept, more, unknown: _, no_effect: _ } = self;
         if more > 0 {
             let (path, found) = (String::new(), format!("{more} more problems"));
             kept.push(Problem { path, found, allowed: "none".into() });
@@ -106,6 +122,15 @@ impl<'a> At<'a> {
         }
     }
 
+    /// Notes that the field here has no effect.
+    pub(crate) fn note_no_effect(&mut self, about: &'static str) {
+        let field = without_numbers(&self.path);
+        // Each inbound of a Dataplane has the same fields.
+        if !self.problems.no_effect.iter().any(|there| there.field == field) {
+            self.problems.no_effect.push(FieldWithoutEffect { field, about: about.trim() });
+        }
+    }
+
     /// Returns the path of this place.
     pub(crate) fn path(&self) -> &str {
         &self.path
@@ -138,6 +163,17 @@ pub(crate) fn push_field(path: &mut String, key: &str) {
 /// Appends an item of a list to a path: `path[index]`.
 pub(crate) fn push_item(path: &mut String, index: usize) {
     path.push_str(&format!("[{index}]"));
+}
+
+/// Returns a path without the numbers of its items: `path[3]` becomes `path[]`.
+fn without_numbers(path: &str) -> String {
+    let mut inside = false;
+    path.chars()
+        .filter(|&letter| {
+            inside = letter == '[' || (inside && letter != ']');
+            !inside || letter == '['
+        })
+        .collect()
 }
 
 /// Returns a value as an error shows it, cut to 60 characters.

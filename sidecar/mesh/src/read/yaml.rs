@@ -68,7 +68,7 @@ fn says_something(line: &str) -> bool {
     !directive && !["", "...", "null", "~"].contains(&line) && !line.starts_with('#')
 }
 
-impl Piece<'_> {
+impl<'t> Piece<'t> {
     /// Its values, and why it is no YAML, with the line of the file. Where a key stands twice there are both: the first of
     /// the two counts, so that other errors can be reported as well. A field `items` is empty: its items go to `take` with
     /// the number of the attempt, of which the last one counts.
@@ -82,6 +82,16 @@ impl Piece<'_> {
                 (twice.then(again).and_then(Result::ok), Some(error))
             }
         }
+    }
+
+    /// Returns the text of the document.
+    pub(crate) fn text(&self) -> &'t str {
+        self.text
+    }
+
+    /// Returns the same document with another text of as many lines.
+    pub(crate) fn with_text<'a>(&self, text: &'a str) -> Piece<'a> {
+        Piece { number: self.number, before: self.before, text }
     }
 
     /// Returns true if the text has this anywhere.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A pod, or one of its inbounds, that a policy may be about.
 
-use crate::document::Document;
+use crate::document::{Document, ZONE};
 use crate::kinds::dataplane::{Dataplane, Inbound};
 use crate::model::tags::Tags;
 use crate::target::ProxyType;
@@ -17,7 +17,13 @@ pub struct Subject<'a> {
     pub inbound: Option<&'a Inbound>,
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// Returns the pod's zone: the label that Kuma gives each Dataplane, or the tag of an inbound.
+    pub(super) fn zone(&self) -> Option<&'a str> {
+        let (document, _) = self.pod?;
+        document.label_or_tag(ZONE)
+    }
+
     pub(crate) fn is(&self, kind: ProxyType) -> bool {
         let gateway = self.pod.is_some_and(|(_, of)| of.networking.gateway.is_some());
         gateway == (kind == ProxyType::Gateway)

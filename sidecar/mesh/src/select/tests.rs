@@ -18,7 +18,7 @@ kind: Dataplane
 apiVersion: kuma.io/v1alpha1
 metadata: {name: here, namespace: shop, labels: {app: here}}
 spec: {networking: {address: 10.0.0.2, inbound: [
-  {port: 80, name: api, tags: {kuma.io/service: here, version: '1'}},
+  {port: 80, name: api, tags: {kuma.io/service: here, version: '1', kuma.io/zone: east}},
   {port: 81, name: ops, tags: {kuma.io/service: here-ops, version: '1'}}]}}
 ";
 
@@ -32,11 +32,22 @@ fn read(text: &str) -> Vec<Document> {
 }
 
 /// A policy as `kubectl` prints it.
-fn policy<P: Resource>(name: &str, namespace: &str, target: &str) -> String {
+fn policy<P: Resource>(name: &str, labels: &str, target: &str) -> String {
     format!(
-        "---\n{{apiVersion: kuma.io/v1alpha1, kind: {}, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{targetRef: {target}}}}}\n",
-        P::NAME
+        "---\n{{apiVersion: kuma.io/v1alpha1, kind: {}, metadata: {{name: {name}, namespace: shop, labels: {{{labels}}}}}, \
+         spec: {{targetRef: {target}, {}}}}}\n",
+        P::NAME,
+        says(P::NAME)
     )
+}
+
+/// A policy needs something to say.
+fn says(kind: &str) -> &'static str {
+    match kind {
+        "MeshTrafficPermission" => "from: [{targetRef: {kind: Mesh}, default: {action: Allow}}]",
+        "MeshAccessLog" => "rules: [{default: {backends: []}}]",
+        _ => "rules: [{default: {mode: Strict}}]",
+    }
 }
 
 /// Names of the policies in effect for the pod's first inbound, or for the pod.
@@ -49,58 +60,107 @@ fn order<P: FromSpec>(policies: &str, of_inbound: bool) -> Vec<String> {
     let tags: Vec<_> = if of_inbound { vec![&*inbound.tags] } else { dataplane.tags().collect() };
     let subject =
         Subject { pod: Some((pod, dataplane)), tags: &tags, inbound: Some(inbound).filter(|_| of_inbound) };
-    let spelt = |one: &Effective<'_, P>| match one.document.namespace.as_deref() {
-        Some("x") | None => one.document.name.clone(),
-        Some(namespace) => format!("{}.{namespace}", one.document.name),
-    };
-    effective(&documents, &[subject]).iter().map(spelt).collect()
+    effective(&documents, &[subject]).iter().map(|one: &Effective<'_, P>| one.document.name.clone()).collect()
 }
 
-/// Targets from the least to the most specific one, and some that are about other pods.
-const TARGETS: [(&str, &str); 10] = [
-    ("mesh", "{kind: Mesh}"),
-    ("tags", "{kind: MeshSubset, tags: {version: '1'}}"),
-    ("service", "{kind: MeshService, name: here}"),
-    ("any", "{kind: Dataplane}"),
-    ("labels", "{kind: Dataplane, labels: {app: here}}"),
-    ("name", "{kind: Dataplane, name: here, namespace: shop}"),
-    ("inbound", "{kind: Dataplane, sectionName: api}"),
-    ("inbound-of-name", "{kind: Dataplane, name: here, namespace: shop, sectionName: '80'}"),
-    ("other-service", "{kind: MeshService, name: web}"),
-    ("gateways", "{kind: Mesh, proxyTypes: [Gateway]}"),
+/// `targetRef`, and labels of the policy, from the least to the most specific one. Those of a row are even: Kuma's order.
+const ORDER: [&[(&str, &str)]; 14] = [
+    &[("{kind: Mesh}", "kuma.io/origin: global")],
+    &[("{kind: Mesh}", ""), ("{kind: Mesh, proxyTypes: [Sidecar]}", "kuma.io/policy-role: system")],
+    &[("{kind: Mesh}", "kuma.io/policy-role: producer")],
+    &[("{kind: Mesh}", "kuma.io/policy-role: consumer")],
+    &[("{kind: Mesh}", "kuma.io/policy-role: workload-owner")],
+    &[("{kind: Mesh}", "kuma.io/origin: zone"), ("{kind: Mesh}", "kuma.io/origin: zone, kuma.io/zone: east")],
+    &[("{kind: Mesh}", "kuma.io/origin: zone, kuma.io/policy-role: workload-owner")],
+    &[("{kind: Dataplane}", ""), ("{kind: Dataplane, labels: {app: here}}", "")],
+    &[
+        ("{kind: Dataplane, sectionName: api}", ""),
+        ("{kind: Dataplane, sectionName: '80'}", ""),
+        ("{kind: Dataplane, labels: {app: here}, sectionName: api}", ""),
+    ],
+    &[("{kind: Dataplane, name: here, namespace: shop}", ""), ("{kind: Dataplane, name: here.shop}", "")],
+    &[("{kind: Dataplane, name: here, sectionName: api}", "")],
+    &[
+        ("{kind: MeshSubset, tags: {version: '1'}}", ""),
+        ("{kind: MeshSubset, tags: {kuma.io/service: here, version: '*'}}", ""),
+        ("{kind: MeshSubset}", ""),
+    ],
+    &[("{kind: MeshService, name: here}", "")],
+    &[("{kind: MeshServiceSubset, name: here, tags: {version: '1'}}", "")],
 ];
 
-fn holds_for<P: FromSpec>(with_sections: bool) {
-    let about: Vec<_> = TARGETS
-        .iter()
-        .filter(|(_, target)| with_sections || !target.contains("sectionName"))
-        .map(|(name, target)| policy::<P>(name, "x", target))
-        .collect();
-    let expected = ["inbound-of-name", "inbound", "name", "labels", "any", "service", "tags", "mesh"];
-    let expected = &expected[if with_sections { 0 } else { 2 }..];
-    let backwards: String = about.iter().rev().map(String::as_str).collect();
-    for (name, documents) in [("forwards", about.concat()), ("backwards", backwards)] {
-        assert_eq!(order::<P>(&documents, true), expected, "{}, {name}", P::NAME);
+/// Policies that are about other pods.
+const ELSEWHERE: [(&str, &str); 8] = [
+    ("{kind: MeshService, name: web}", ""),
+    ("{kind: MeshSubset, tags: {version: '2'}}", ""),
+    ("{kind: Mesh, proxyTypes: [Gateway]}", ""),
+    ("{kind: Dataplane, labels: {app: web}}", ""),
+    ("{kind: Dataplane, name: here, namespace: bank}", ""),
+    ("{kind: Dataplane, sectionName: web}", ""),
+    ("{kind: Mesh}", "kuma.io/origin: zone, kuma.io/zone: west"),
+    ("{kind: Mesh}", "kuma.io/policy-role: consumer, k8s.kuma.io/namespace: bank"),
+];
+
+/// Compares each pair of targets that the kind has, with both names and in both orders of documents.
+fn holds_for<P: FromSpec>(has: impl Fn(&str) -> bool) {
+    let has = |(target, _): &&(&str, &str)| has(target);
+    for (row, less) in ORDER.iter().enumerate() {
+        for (target, labels) in less.iter().filter(has) {
+            for (more_row, more) in ORDER.iter().enumerate().skip(row) {
+                for (more_target, more_labels) in more.iter().filter(has) {
+                    for (name, more_name) in [("a", "b"), ("b", "a")] {
+                        let one = policy::<P>(name, labels, target);
+                        let other = policy::<P>(more_name, more_labels, more_target);
+                        let first = if row == more_row { "a" } else { more_name };
+                        for documents in [format!("{one}{other}"), format!("{other}{one}")] {
+                            let order = order::<P>(&documents, true);
+                            let what = format!("{} {target} {labels} < {more_target} {more_labels}", P::NAME);
+                            assert_eq!((order.len(), order[0].as_str()), (2, first), "{what}");
+                        }
+                    }
+                }
+            }
+        }
     }
-    let even: String = ["b", "c", "a"].map(|name| policy::<P>(name, "x", "{kind: Mesh}")).concat();
-    assert_eq!(order::<P>(&even, false), ["a", "b", "c"], "{}: by name where even", P::NAME);
-    let namesakes = policy::<P>("a", "one", "{kind: Mesh}") + &policy::<P>("a", "two", "{kind: Mesh}");
-    assert_eq!(order::<P>(&namesakes, false), ["a.two", "a.one"], "{}: the later of namesakes", P::NAME);
-    let specific = policy::<P>("z", "x", "{kind: MeshService, name: here}") + &even;
-    assert_eq!(order::<P>(&specific, false)[0], "z", "{}: the more specific before the name", P::NAME);
+    for (target, labels) in ELSEWHERE.iter().filter(has) {
+        assert_eq!(
+            order::<P>(&policy::<P>("a", labels, target), true),
+            <[String; 0]>::default(),
+            "{} {target} {labels}",
+            P::NAME
+        );
+    }
+    // A policy of a producer is for the clients of all zones.
+    let producer = "kuma.io/policy-role: producer, kuma.io/origin: zone, kuma.io/zone: west";
+    assert_eq!(order::<P>(&policy::<P>("a", producer, "{kind: Mesh}"), true), ["a"], "{}", P::NAME);
 }
 
 #[test]
-fn the_most_specific_policy_comes_first_in_any_order_of_documents() {
-    holds_for::<MeshTls>(true);
-    holds_for::<MeshTrafficPermission>(true);
-    holds_for::<MeshAccessLog>(false);
+fn policies_are_in_kumas_order_whatever_their_names_and_places() {
+    holds_for::<MeshTls>(|target| !target.contains("MeshService"));
+    holds_for::<MeshTrafficPermission>(|_| true);
+    holds_for::<MeshAccessLog>(|target| !target.contains("sectionName"));
+}
+
+#[test]
+fn even_policies_are_ordered_by_the_names_that_they_were_written_with() {
+    let shown = |name: &str, shown: &str| {
+        policy::<MeshTls>(name, &format!("kuma.io/display-name: {shown}"), "{kind: Mesh}")
+    };
+    let hashed = shown("a-x2", "z") + &shown("z-x1", "a") + &policy::<MeshTls>("m", "", "{kind: Mesh}");
+    assert_eq!(order::<MeshTls>(&hashed, false), ["z-x1", "m", "a-x2"]);
+    let of = |namespace| policy::<MeshTls>("a", "", "{kind: Mesh}").replace("shop", namespace);
+    let documents = read(&format!("{}{}", of("one"), of("two")));
+    let documents: Vec<_> = documents.iter().collect();
+    let any = Subject { pod: None, tags: &[], inbound: None };
+    let first = effective::<MeshTls>(&documents, &[any])[0].document;
+    assert_eq!(first.namespace.as_deref(), Some("two"), "the later of namesakes");
 }
 
 #[test]
 fn a_policy_counts_by_the_subject_that_it_is_least_specific_about() {
-    let text = policy::<MeshTls>("b", "x", "{kind: MeshService, name: here}")
-        + &policy::<MeshTls>("a", "x", "{kind: MeshSubset, tags: {version: '1'}}")
+    let text = policy::<MeshTrafficPermission>("b", "", "{kind: MeshService, name: here}")
+        + &policy::<MeshTrafficPermission>("a", "", "{kind: MeshSubset, tags: {version: '1'}}")
         + POD;
     let documents = read(&text);
     let documents: Vec<_> = documents.iter().collect();
@@ -111,7 +171,7 @@ fn a_policy_counts_by_the_subject_that_it_is_least_specific_about() {
         .map(|tags| Subject { pod: Some((documents[2], dataplane)), tags, inbound: None })
         .collect();
     let names = |subjects: &[Subject<'_>]| {
-        let policies = effective::<MeshTls>(&documents, subjects);
+        let policies = effective::<MeshTrafficPermission>(&documents, subjects);
         policies.iter().map(|one| one.document.name.as_str()).collect::<Vec<_>>()
     };
     assert_eq!(names(&each[..1]), ["b", "a"]);

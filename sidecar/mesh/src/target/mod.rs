@@ -21,6 +21,8 @@ pub enum Target<'d> {
 /// Some pods, or some of their inbounds, as the newer policies name them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetRef {
+    /// The word that it is spelt with, by which Kuma orders policies.
+    pub kind: TargetKind,
     /// The pods, by name, labels or tags.
     pub pods: Pods,
     /// Of those, proxies of these kinds; empty: all.
@@ -69,7 +71,9 @@ words! {
         /// Pods by tags.
         MeshSubset = "MeshSubset",
         /// Pods by the service of an inbound.
-        MeshService = "MeshService" | "MeshServiceSubset",
+        MeshService = "MeshService",
+        /// Pods by the service and further tags of an inbound.
+        MeshServiceSubset = "MeshServiceSubset",
         /// Pods by the name or labels of their Dataplane.
         Dataplane = "Dataplane",
     }
@@ -92,7 +96,7 @@ impl Read for TargetRef {
         let pods = match (kind, name, labels) {
             (TargetKind::Mesh, ..) => Pods::Mesh,
             (TargetKind::MeshSubset, ..) => Pods::Tags(tags),
-            (TargetKind::MeshService, name, _) => {
+            (TargetKind::MeshService | TargetKind::MeshServiceSubset, name, _) => {
                 // A service without a name is an error of the check; an empty name fits no pod.
                 tags.0.insert(SERVICE.into(), name.unwrap_or_default());
                 Pods::Tags(tags)
@@ -101,7 +105,7 @@ impl Read for TargetRef {
             (TargetKind::Dataplane, None, Some(labels)) => Pods::Labels(labels),
             (TargetKind::Dataplane, None, None) => Pods::Dataplanes,
         };
-        Some(Self { pods, proxy_types, section: section_name })
+        Some(Self { kind, pods, proxy_types, section: section_name })
     }
 
     fn schema() -> Value {
@@ -112,16 +116,26 @@ impl Read for TargetRef {
 impl TargetRef {
     /// Notes problems that several fields make together, as a field without a meaning for its kind.
     pub(crate) fn check(part: &Part<'_>, at: &mut At<'_>) {
-        use TargetKind::{Dataplane, Mesh, MeshService, MeshSubset};
+        use TargetKind::{Dataplane, Mesh, MeshService, MeshServiceSubset, MeshSubset};
         let Ok(Some(kind)) = part.get::<TargetKind>("kind") else { return };
         let there = |field| part.has(field) == Ok(true);
         let some = |field| part.field(field).is_empty() == Some(false);
         for (field, there, kinds, allowed) in [
-            ("name", there("name"), &[MeshService, Dataplane][..], "a name of a MeshService or Dataplane"),
+            (
+                "name",
+                there("name"),
+                &[MeshService, MeshServiceSubset, Dataplane][..],
+                "a name of a MeshService or Dataplane",
+            ),
             ("namespace", there("namespace"), &[Dataplane], "a namespace of a Dataplane"),
             ("labels", there("labels"), &[Dataplane], "labels of a Dataplane"),
             ("sectionName", there("sectionName"), &[Dataplane], "an inbound of a Dataplane"),
-            ("tags", some("tags"), &[MeshSubset, MeshService], "tags of a MeshSubset or MeshServiceSubset"),
+            (
+                "tags",
+                some("tags"),
+                &[MeshSubset, MeshServiceSubset],
+                "tags of a MeshSubset or MeshServiceSubset",
+            ),
             ("proxyTypes", some("proxyTypes"), &[Mesh, MeshSubset], "proxyTypes of Mesh or MeshSubset"),
         ] {
             if there && !kinds.contains(&kind) {
@@ -129,7 +143,7 @@ impl TargetRef {
             }
         }
         let nameless = part.has("name") == Ok(false);
-        if kind == MeshService && nameless {
+        if matches!(kind, MeshService | MeshServiceSubset) && nameless {
             part.problem(at, "name", "nothing", "the service's name");
         }
         if there("labels") && (there("name") || there("namespace")) {
@@ -142,16 +156,18 @@ impl TargetRef {
 
     /// Returns true if the target chooses by tags, so inbounds rather than pods.
     pub(crate) fn goes_by_tags(part: &Part<'_>) -> bool {
-        matches!(part.get("kind"), Ok(Some(TargetKind::MeshSubset | TargetKind::MeshService)))
+        use TargetKind::{MeshService, MeshServiceSubset, MeshSubset};
+        matches!(part.get("kind"), Ok(Some(MeshSubset | MeshService | MeshServiceSubset)))
     }
 }
 
 impl TargetKind {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Mesh => "Mesh",
             Self::MeshSubset => "MeshSubset",
             Self::MeshService => "MeshService",
+            Self::MeshServiceSubset => "MeshServiceSubset",
             Self::Dataplane => "Dataplane",
         }
     }

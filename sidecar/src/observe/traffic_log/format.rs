@@ -22,6 +22,9 @@ pub(crate) struct Traffic<'a> {
     /// Unique in this process.
     pub(crate) id: u64,
     pub(crate) mesh: &'a str,
+    /// Zone and workload of this pod, where its Dataplane says them.
+    pub(crate) zone: Option<&'a str>,
+    pub(crate) workload: Option<&'a str>,
     pub(crate) direction: Direction,
     pub(crate) client: ClientAddr,
     pub(crate) orig_dst: Option<OrigDst>,
@@ -57,6 +60,8 @@ fn write_field(field: LogField, of: &Traffic<'_>, out: &mut String) {
         }
         LogField::ResponseFlags => out.push_str(flags(of.reason)),
         LogField::Mesh => out.push_str(of.mesh),
+        LogField::Zone => out.push_str(of.zone.unwrap_or_default()),
+        LogField::Workload => out.push_str(of.workload.unwrap_or_default()),
         LogField::Direction => out.push_str(match of.direction {
             Direction::Inbound => "INBOUND",
             Direction::Outbound => "OUTBOUND",
@@ -132,6 +137,10 @@ fn render(template: &Template, of: &Traffic<'_>, omit_empty: bool, out: &mut Str
     for part in template.parts() {
         match part {
             TemplatePart::Text(text) => out.push_str(text),
+            TemplatePart::Time(format) => {
+                format.write(of.started, out);
+                said = true;
+            }
             TemplatePart::Field(field) => {
                 let before = out.len();
                 write_field(*field, of, out);
@@ -215,6 +224,8 @@ mod tests {
         Traffic {
             id: 7,
             mesh: "default",
+            zone: Some("zone-1"),
+            workload: Some("kri_wl_default_zone-1__demo_"),
             direction: Direction::Outbound,
             client: ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
             orig_dst: Some(OrigDst::new("192.0.2.1:443".parse().unwrap())),
@@ -245,6 +256,18 @@ mod tests {
         let template = Template::parse(&all).unwrap();
         let line = LineFormat::Plain { template, omit_empty: false }.line(&traffic());
         insta::assert_snapshot!(line);
+    }
+
+    #[test]
+    fn the_time_has_the_format_that_the_document_gives_it() {
+        let template = Template::parse("%START_TIME(%s.%3f)%,%KUMA_ZONE%,%START_TIME(%T)%").unwrap();
+        let line = LineFormat::Plain { template, omit_empty: false };
+        assert_eq!(line.line(&traffic()), "1.500,zone-1,00:00:01\n");
+        let unknown = Traffic { zone: None, workload: None, ..traffic() };
+        assert_eq!(line.line(&unknown), "1.500,-,00:00:01\n");
+        let time = vec![("at".to_owned(), Template::parse("%START_TIME(%s)%").unwrap())];
+        let json = LineFormat::Json { members: time, omit_empty: true };
+        assert_eq!(json.line(&traffic()), "{\"at\":\"1\"}\n");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Logs of connections, by MeshAccessLog and Mesh.
 //!
-//! For each direction the most specific MeshAccessLog in effect that says anything about that direction; without one, the
-//! Mesh's default backend.
+//! The policies in effect are merged for each destination: of all entries that are about it, the one of the most specific
+//! policy decides. Where none is, the Mesh's default backend does.
 
 use crate::net::addrs::Direction;
 use crate::observe::traffic_log::{LineFormat, MOST_TARGETS, Sink, Target};
@@ -11,12 +11,12 @@ use crate::plan::{LogRule, Plan};
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::mesh::{self, Mesh};
 use culvert_mesh::kinds::mesh_access_log::{
-    self as policy, AccessLogBackends, DestinationKind, FormatKind, MeshAccessLog,
+    self as policy, AccessLogBackends, AccessLogTo, DestinationKind, FormatKind, MeshAccessLog,
 };
 use culvert_mesh::kinds::{Kind, Spec};
-use culvert_mesh::merge::merged;
 use culvert_mesh::model::log_template::Template;
-use culvert_mesh::select::{self, Subject};
+use culvert_mesh::select::{self, Effective, Subject};
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 pub(super) fn add(
@@ -27,8 +27,8 @@ pub(super) fn add(
     errors: &mut Vec<CompileError>,
 ) {
     let policies = select::effective::<MeshAccessLog>(ours, std::slice::from_ref(pod));
-    let said = policies.iter().map(|one| Direction::ALL.map(|direction| rules(one.policy, direction)));
-    plan.logs = merged(said.chain([from_mesh(mesh)])).unwrap_or_default();
+    let default = from_mesh(mesh);
+    plan.logs = Direction::ALL.map(|direction| rules(&policies, direction, default.as_ref()));
     // The number is right once all documents that decide it are.
     let decides = [Kind::Mesh, Kind::Dataplane, Kind::MeshAccessLog];
     let wrong = |document: &&Document| matches!(document.spec, Spec::Wrong(kind) if decides.contains(&kind));
@@ -46,15 +46,12 @@ pub(super) fn add(
     }
 }
 
-fn from_mesh(mesh: Option<&Mesh>) -> [Vec<LogRule>; 2] {
-    let logging = mesh.and_then(|mesh| mesh.logging.as_ref());
-    let default = logging.and_then(|logging| {
-        let name = logging.default_backend.as_ref()?;
-        logging.backends.iter().find(|backend| backend.name == *name)
-    });
-    let Some(sink) = default.and_then(mesh_sink) else { return Default::default() };
-    let rule = LogRule { service: None, sinks: [sink].into() };
-    [vec![rule.clone()], vec![rule]]
+/// Returns the rule of the Mesh's default backend.
+fn from_mesh(mesh: Option<&Mesh>) -> Option<LogRule> {
+    let logging = mesh?.logging.as_ref()?;
+    let name = logging.default_backend.as_ref()?;
+    let backend = logging.backends.iter().find(|backend| backend.name == *name)?;
+    Some(LogRule { service: None, sinks: [mesh_sink(backend)?].into() })
 }
 
 fn mesh_sink(backend: &mesh::LogBackend) -> Option<Sink> {
@@ -72,29 +69,48 @@ fn plain(template: Option<&Template>, omit_empty: bool) -> Arc<LineFormat> {
     })
 }
 
-/// Returns the rules of a policy for a direction; those for one service come before those for all.
-fn rules(policy: &MeshAccessLog, direction: Direction) -> Vec<LogRule> {
-    let rule = |service: Option<&String>, backends: &AccessLogBackends| LogRule {
+/// Returns the rules of a direction; of those that fit a connection the first decides.
+fn rules(
+    policies: &[Effective<'_, MeshAccessLog>],
+    direction: Direction,
+    default: Option<&LogRule>,
+) -> Vec<LogRule> {
+    // Of several entries of a policy the last one decides.
+    let mut entries: Vec<_> = policies
+        .iter()
+        .flat_map(|one| said(one.policy, direction).into_iter().rev().map(|entry| (one.rank, entry)))
+        .collect();
+    // Kuma sorts by the pods, then by the destination, then by name: between policies that are even, the one for a service
+    // decides whatever their names are. The sort is stable, so names and places stay in order.
+    entries.sort_by_key(|(rank, (service, _))| (Reverse(*rank), service.is_none()));
+    let rule = |(_, (service, backends)): (_, (Option<&String>, &AccessLogBackends))| LogRule {
         service: service.cloned(),
         sinks: backends.backends.iter().filter_map(sink).collect(),
     };
-    let mut rules: Vec<_> = match direction {
+    let mut rules: Vec<_> = entries.into_iter().map(rule).chain(default.cloned()).collect();
+    // What follows a rule for everything is never asked.
+    if let Some(last) = rules.iter().position(|rule| rule.service.is_none()) {
+        rules.truncate(last + 1);
+    }
+    rules
+}
+
+/// Returns the entries of a policy about a direction: a service, or none for every destination, and its backends.
+fn said(policy: &MeshAccessLog, direction: Direction) -> Vec<(Option<&String>, &AccessLogBackends)> {
+    match direction {
         Direction::Inbound => {
             let from = policy.from.iter().map(|from| &from.default);
-            let all: Vec<_> = from.chain(policy.rules.iter().map(|rule| &rule.default)).collect();
-            let sinks = all.iter().flat_map(|one| &one.backends).filter_map(sink).collect();
-            if all.is_empty() { Vec::new() } else { vec![LogRule { service: None, sinks }] }
+            from.chain(policy.rules.iter().map(|rule| &rule.default))
+                .map(|backends| (None, backends))
+                .collect()
         }
-        Direction::Outbound => {
-            let of = |to: &policy::AccessLogTo| {
-                let one = to.target_ref.kind == DestinationKind::MeshService;
-                rule(to.target_ref.name.as_ref().filter(|_| one), &to.default)
-            };
-            policy.to.iter().map(of).collect()
-        }
-    };
-    rules.sort_by_key(|rule| rule.service.is_none());
-    rules
+        Direction::Outbound => policy.to.iter().map(|to| (service(to), &to.default)).collect(),
+    }
+}
+
+/// Returns the service that an entry is about.
+fn service(AccessLogTo { target_ref: to, .. }: &AccessLogTo) -> Option<&String> {
+    to.name.as_ref().filter(|_| to.kind == DestinationKind::MeshService)
 }
 
 fn sink(backend: &policy::AccessLogBackend) -> Option<Sink> {

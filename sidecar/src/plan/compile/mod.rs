@@ -7,6 +7,7 @@ mod patch;
 mod security;
 
 pub use error::CompileError;
+pub(crate) use security::reasons::{PortReasons, Reason};
 
 use crate::net::addrs::{Direction, Family, inbound_source, is_loopback};
 use crate::options::config::Config;
@@ -14,7 +15,7 @@ use crate::plan::{
     ClusterPlan, Discovery, EJECTION_TIME, EndpointPlan, ListenerPlan, MOST_ATTEMPTS, Member, Origin, Plan,
     Serve, hop_source, wildcard,
 };
-use culvert_mesh::document::{Document, Found};
+use culvert_mesh::document::{Document, Found, ZONE};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking, Outbound};
 use culvert_mesh::kinds::mesh::Mesh;
 use culvert_mesh::kinds::{Kind, Spec};
@@ -34,12 +35,16 @@ const NAMED: usize = 10;
 pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>> {
     let documents = &found.documents;
     let mut errors = duplicates(documents);
-    let ours: Vec<&Document> = documents.iter().filter(|document| document.mesh == config.mesh).collect();
+    let all: Vec<&Document> = documents.iter().filter(|document| document.mesh == config.mesh).collect();
+    let (shadow, ours): (Vec<&Document>, Vec<&Document>) =
+        all.iter().copied().partition(|one| one.is_shadow());
     let mesh = this_mesh(config, &ours, found, &mut errors);
     let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
     let mut plan = Plan {
         mesh: config.mesh.as_str().into(),
         passthrough: mesh.is_none_or(|mesh| mesh.passthrough()),
+        zone: this.and_then(|(document, _)| document.label_or_tag(ZONE)).map(Into::into),
+        workload: this.and_then(|(document, _)| document.workload()).map(Into::into),
         service: this.and_then(|(_, this)| this.tags().find_map(|tags| tags.service()).map(Into::into)),
         members: members(&ours),
         workloads: workloads(&ours),
@@ -66,13 +71,17 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
     // A pod whose Dataplane is wrong or missing has an error already, and its policies cannot be known.
     if this.is_some() || config.dataplane.is_none() {
-        plan.mtls = security::mtls(mesh, &ours, (&pod, config.any_pod), &mut errors, &mut plan.warnings);
+        plan.mtls = security::mtls(mesh, &all, (&pod, config.any_pod), &mut errors, &mut plan.warnings);
     }
     if plan.mtls.is_some() && config.identity.is_none() {
         plan.warnings.push(
             "the mesh's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
         );
     }
+    plan.warnings.extend(shadow.iter().map(|document| {
+        let (kind, name) = (document.kind().name(), &document.name);
+        format!("{kind} {name} is on trial (kuma.io/effect: shadow): it is counted, and is not in force")
+    }));
     if config.dataplane.is_none() {
         plan.warnings.extend(ours.iter().filter(|document| select::chooses(document)).map(|document| {
             format!(
@@ -83,6 +92,19 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         }));
     }
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
+}
+
+/// Returns what decides who may call each port of the pod, for documents that make a plan.
+pub(crate) fn reasons(config: &Config, found: &Found) -> Vec<PortReasons> {
+    // Reported where the plan is made.
+    let mut errors = Vec::new();
+    let documents = found.documents.iter();
+    let ours: Vec<&Document> = documents.filter(|document| document.mesh == config.mesh).collect();
+    let mesh = this_mesh(config, &ours, found, &mut errors);
+    let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
+    let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
+    let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
+    security::reasons::reasons(mesh, &ours, &pod)
 }
 
 /// Reports two documents of a kind and name: chance would decide which of them holds.

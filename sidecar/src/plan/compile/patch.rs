@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Applies the most specific template: as in Kuma one template holds, they do not add up.
 pub(super) fn apply(plan: &mut Plan, ours: &[&Document], pod: &Subject<'_>) {
     let templates = select::effective::<ProxyTemplate>(ours, std::slice::from_ref(pod));
-    let Some(Effective { document, policy: template }) = templates.first() else { return };
+    let Some(Effective { document, policy: template, .. }) = templates.first() else { return };
     for (index, modification) in template.conf.modifications.iter().enumerate() {
         let changed = match modification {
             Modification::Cluster(patch) => change_clusters(plan, patch),

@@ -250,7 +250,6 @@ spec:
 fn a_kind_that_culvert_has_not_is_told_with_the_one_that_does_it() {
     for (kind, hint) in [
         ("TrafficLog", "logging.defaultBackend, or by a MeshAccessLog"),
-        ("TrafficPermission", "a MeshTrafficPermission says"),
         ("MeshTimeout", "a ProxyTemplate's patches"),
         ("ExternalService", "MeshTrafficPermission"),
     ] {
@@ -277,7 +276,7 @@ fn what_fields_say_together_is_checked() {
         ("a way to others", &["--dataplane=app"], inbound("serviceAddress: 10.0.0.3"), "networking.inbound[0].serviceAddress: found \"10.0.0.3\"; allowed: 127.0.0.1, ::1, or"),
         ("loopback of another kind", &["--dataplane=app"], inbound("serviceAddress: 127.0.0.2"), "serviceAddress: found \"127.0.0.2\""),
         ("the sidecar as application", &["--dataplane=app"], inbound("servicePort: 15006"), "networking.inbound[0].servicePort: found 15006; allowed: a port that is not one of"),
-        ("itself", &["--dataplane=app"], inbound("serviceAddress: 10.0.0.2"), "found 10.0.0.2:80 as both listener and application"),
+        ("itself", &["--dataplane=app"], inbound("serviceAddress: 10.0.0.2"), "networking.inbound[0].serviceAddress: found \"10.0.0.2\" with the listener's port"),
         ("the wildcard", &["--dataplane=app"], inbound("address: '::'"), "networking.inbound[0].address: found \"::\"; allowed: the address of one host"),
         ("other ports", &["--dataplane=app", "--inbound-port=7006"], dataplane("app", &format!("address: 10.0.0.2, {TRANSPARENT}")), "networking.transparentProxying.redirectPortInbound: found 15006; allowed: 7006, which is --inbound-port"),
         ("for peers", &["--dataplane=app"], dataplane("app", "address: 10.0.0.2, outbound: [{port: 1, address: 10.0.0.2, tags: {kuma.io/service: a}}]"), "networking.outbound[0].address: found \"10.0.0.2\"; allowed: an address of loopback"),
@@ -341,8 +340,11 @@ fn what_does_not_hold_because_nobody_knows_this_pod_is_a_warning() {
             "{{type: ProxyTemplate, name: p, selectors: [{{match: {{kuma.io/service: {selector}}}}}], conf: {{imports: [default-proxy]}}}}\n---\n"
         )
     };
-    let log =
-        |target: &str| format!("{{type: MeshAccessLog, name: l, spec: {{targetRef: {{{target}}}}}}}\n---\n");
+    let log = |target: &str| {
+        format!(
+            "{{type: MeshAccessLog, name: l, spec: {{targetRef: {{{target}}}, rules: [{{default: {{backends: []}}}}]}}}}\n---\n"
+        )
+    };
     let app = "{type: Dataplane, name: app, networking: {address: 10.0.0.2}}\n";
     for (arguments, documents, expected) in [
         (&[][..], template("app"), Some("ProxyTemplate p chooses pods, and without --dataplane")),
@@ -374,7 +376,7 @@ fn a_mesh_that_is_lost_is_an_error_and_one_that_may_be_wrong_is_none() {
         (&[], "{type: Mesh, name: prod}", lost("default", "there are: prod")),
         (&["--mesh=prod"], "{type: Mesh, name: default}", lost("prod", "there are: default")),
         (&[], "{kind: List, items: []}", lost("default", "there is no Mesh")),
-        (&[], "{type: MeshTLS, name: default, spec: {}}", lost("default", "there is no Mesh")),
+        (&[], "{type: MeshTLS, name: default, spec: {rules: []}}", lost("default", "there is no Mesh")),
         (&[], "{type: Mesh, name: default}", None),
         // These are errors by themselves, and may be the Mesh.
         (&[], "{type: Mesh, name: default, mtls: 5}", None),
@@ -390,7 +392,7 @@ fn a_mesh_that_is_lost_is_an_error_and_one_that_may_be_wrong_is_none() {
 }
 
 #[test]
-fn logs_are_the_meshs_or_the_most_specific_policys() {
+fn logs_are_merged_for_each_destination_and_the_meshs_come_last() {
     let mesh = "---\n{type: Mesh, name: default, logging: {defaultBackend: f, backends: [{name: f, type: file, conf: {path: /mesh}}, {name: t, type: tcp, conf: {address: '127.0.0.1:5'}}]}}\n";
     let policy = |name: &str, target: &str, rest: &str| {
         format!("---\n{{type: MeshAccessLog, name: {name}, spec: {{targetRef: {{{target}}}, {rest}}}}}\n")
@@ -429,12 +431,49 @@ fn logs_are_the_meshs_or_the_most_specific_policys() {
         policy("other", "kind: MeshService, name: other", &format!("to: [{}]", to("/other", "kind: Mesh")));
     let three = format!("{both}{one}{other}");
     assert_eq!((of(&three, Outbound, Some("web")), of(&three, Inbound, None)), ("/app".into(), "/in".into()));
-    let off = policy(
-        "off",
-        "kind: Dataplane, name: app",
-        "to: [{targetRef: {kind: Mesh}, default: {backends: []}}]",
+    let narrow = |name: &str, target: &str| {
+        policy(name, target, &format!("to: [{}]", to("/narrow", "kind: MeshService, name: web")))
+    };
+    // A narrow policy for one destination leaves the others to the wide one.
+    let merged = format!("{both}{}", narrow("narrow", "kind: Dataplane"));
+    assert_eq!(
+        (of(&merged, Outbound, Some("web")), of(&merged, Outbound, None)),
+        ("/narrow".into(), "/all".into())
     );
-    assert_eq!(of(&format!("{three}{off}"), Outbound, None), "");
+    // Between even policies the entry for a service decides, whatever the names are.
+    let wide = policy("a", "kind: Mesh", &format!("to: [{}]", to("/all", "kind: Mesh")));
+    assert_eq!(of(&format!("{wide}{}", narrow("b", "kind: Mesh")), Outbound, Some("web")), "/narrow");
+    let twice = format!("to: [{}, {}]", to("/first", "kind: Mesh"), to("/last", "kind: Mesh"));
+    assert_eq!(of(&policy("a", "kind: Mesh", &twice), Outbound, None), "/last");
+    let off =
+        |target: &str| policy("off", target, "to: [{targetRef: {kind: Mesh}, default: {backends: []}}]");
+    for (target, holds) in
+        [("kind: MeshServiceSubset, name: app", true), ("kind: Dataplane, name: app", false)]
+    {
+        let logged = of(&format!("{three}{}", off(target)), Outbound, None);
+        assert_eq!(logged, if holds { "" } else { "/app" }, "{target}");
+    }
+}
+
+#[test]
+fn an_inbound_without_tags_is_served_and_belongs_to_no_service() {
+    let text = "{type: Dataplane, name: app, labels: {app: web, kuma.io/zone: east}, networking: {address: 10.0.0.2, inbound: \
+                [{port: 80, servicePort: 8080, name: http, protocol: http}], outbound: [{port: 1, tags: {kuma.io/service: web}}]}}
+---
+{type: MeshTrafficPermission, name: web, spec: {targetRef: {kind: Dataplane, labels: {app: web}, sectionName: http},
+  rules: [{default: {deny: [{spiffeID: {type: Exact, value: spiffe://default/x}}]}}]}}
+---
+{type: Mesh, name: default, mtls: {enabledBackend: ca, backends: [{name: ca, type: builtin}]}}
+";
+    let plan = plan(&["--dataplane=app"], text);
+    assert_eq!(listener(&plan, "inbound:10.0.0.2:80").service, None);
+    assert_eq!(cluster(&plan, "localhost:8080").origin, Origin::Inbound);
+    assert_eq!(cluster(&plan, "web").upstream, Discovery::Endpoints(vec![]));
+    let address = "10.0.0.2:80".parse().unwrap();
+    assert_eq!(plan.members[&address].service(), "");
+    assert_eq!((plan.zone.as_deref(), plan.workload.as_deref(), plan.service), (Some("east"), None, None));
+    let mtls = plan.mtls.unwrap();
+    assert_ne!(mtls.inbounds[&address].permissions, mtls.others.permissions, "a policy chose it by labels");
 }
 
 #[test]

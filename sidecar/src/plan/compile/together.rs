@@ -122,7 +122,31 @@ fn what_is_wrong_itself_makes_no_second_error() {
             "networking.inbound[0].tags.\"kuma.io/service\"",
         ),
         ("tags", with("address: 10.0.0.1, inbound: [{port: 80, tags: []}]"), "networking.inbound[0].tags"),
-        ("no tags", with("address: 10.0.0.1, inbound: [{port: 80}]"), "networking.inbound[0].tags"),
+        ("no tags", with("address: 10.0.0.1, outbound: [{port: 80}]"), "networking.outbound[0].tags"),
+        (
+            "a gateway's tags",
+            with("address: 10.0.0.1, gateway: {tags: {kuma.io/service: 5}}"),
+            "networking.gateway.tags.\"kuma.io/service\"",
+        ),
+        (
+            "a protocol of another type",
+            with("address: 10.0.0.1, inbound: [{port: 80, tags: {kuma.io/service: a, kuma.io/protocol: 5}}]"),
+            "networking.inbound[0].tags.\"kuma.io/protocol\"",
+        ),
+        (
+            "a reference's labels",
+            with(
+                "address: 10.0.0.1, transparentProxying: {reachableBackends: {refs: [{kind: MeshService, labels: 5}]}}",
+            ),
+            "networking.transparentProxying.reachableBackends.refs[0].labels",
+        ),
+        (
+            "a reference's misspelt name",
+            with(
+                "address: 10.0.0.1, transparentProxying: {reachableBackends: {refs: [{kind: MeshService, nam: a}]}}",
+            ),
+            "networking.transparentProxying.reachableBackends.refs[0].nam",
+        ),
         (
             "the redirect",
             with(&format!(
@@ -154,8 +178,16 @@ fn what_is_wrong_itself_makes_no_second_error() {
         ("this pod itself", with("address: here"), "networking.address"),
         ("its kind", "{type: DataPlane, name: app}".into(), "type"),
         ("its name", "{type: Dataplane, name: [app], networking: {address: 10.0.0.1}}".into(), "name"),
-        ("a service without a name", log("targetRef: {kind: MeshService, nam: a}"), "spec.targetRef.nam"),
-        ("a target", log("to: [{targetRef: {kind: Service}, default: {}}]"), "spec.to[0].targetRef.kind"),
+        (
+            "a service without a name",
+            log("targetRef: {kind: MeshService, nam: a}, rules: [{default: {backends: []}}]"),
+            "spec.targetRef.nam",
+        ),
+        (
+            "a target",
+            log("to: [{targetRef: {kind: Service}, default: {backends: []}}]"),
+            "spec.to[0].targetRef.kind",
+        ),
         (
             "a format",
             log("rules: [{default: {backends: [{type: File, file: {path: /x, format: {type: Xml}}}]}}]"),

@@ -318,6 +318,7 @@ async fn versions_and_suites_of_documents_are_applied() {
     let old = of(TlsVersion::V12, TlsVersion::V12);
     let both_versions = of(TlsVersion::V12, TlsVersion::V13);
     let new = of(TlsVersion::V13, TlsVersion::V13);
+    let default = Configs::new(&identity(&pem), &mesh(), &TlsSettings::default()).unwrap();
     for (client, server, speaks) in [
         (&old, &old, true),
         (&old, &both_versions, true),
@@ -325,11 +326,18 @@ async fn versions_and_suites_of_documents_are_applied() {
         (&new, &new, true),
         (&old, &new, false),
         (&new, &old, false),
+        // As Envoy calls.
+        (&old, &default, true),
+        (&default, &old, true),
+        (&default, &new, true),
     ] {
         let (_, server) = both(client, server, None).await;
         assert_eq!(server.is_ok(), speaks);
     }
-    let settings =
-        TlsSettings { suites: TlsSettings::default().suites[3..].to_vec(), ..TlsSettings::default() };
+    let settings = TlsSettings {
+        suites: TlsSettings::default().suites[3..].to_vec(),
+        min: TlsVersion::V13,
+        ..TlsSettings::default()
+    };
     assert!(Configs::new(&identity(&pem), &mesh(), &settings).is_err(), "TLS 1.3 without a suite of its own");
 }

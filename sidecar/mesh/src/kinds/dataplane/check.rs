@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rules about several fields of a Dataplane and, where it is the pod's own, about fields and ports of the sidecar.
 
-use super::MOST_LISTENERS;
+use super::{GatewayKind, MOST_LISTENERS, Protocol};
 use crate::context::Context;
 use crate::model::addresses::is_loopback;
 use crate::model::tags::SERVICE;
 use crate::read::part::{Part, Reported};
-use crate::read::{At, Port, RedirectPort};
+use crate::read::{At, Port, RedirectPort, Span};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -15,7 +15,15 @@ const OLD_V6: u16 = 15010;
 /// Text for a port that is one of the sidecar's own.
 const NOT_OURS: &str = "a port that is not one of the sidecar's own";
 
-pub(super) fn check(networking: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>) {
+/// Tag with the protocol of a service.
+const PROTOCOL: &str = "kuma.io/protocol";
+
+pub(super) fn check(document: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>) {
+    let networking = &document.field("networking");
+    if networking.has("gateway") == Ok(true) {
+        gateway(document, pod, at);
+    }
+    reachable_backends(&networking.field("transparentProxying"), at);
     for field in ["address", "advertisedAddress"] {
         real_address(networking, field, at);
     }
@@ -32,7 +40,10 @@ pub(super) fn check(networking: &Part<'_>, pod: Option<&Context>, at: &mut At<'_
     let mut seen = BTreeSet::new();
     for inbound in &inbounds {
         has_real_tags(inbound, at);
+        has_known_protocol(inbound, at);
+        probes_in_time(&inbound.field("serviceProbe"), at);
         let _ = serves_itself(inbound, address, at);
+        let _ = differs_from_its_listener(inbound, address, at);
         once(inbound, listener(inbound, address), &mut seen, at);
         if let (Some(context), Some([redirected, _])) = (pod, redirected) {
             let _ = can_be_served(inbound, address, redirected, context, at);
@@ -55,6 +66,117 @@ pub(super) fn check(networking: &Part<'_>, pod: Option<&Context>, at: &mut At<'_
             let _ = can_be_called(outbound, redirected, context, at);
         }
     }
+    let inbounds = inbounds.iter().map(|one| listener(one, address));
+    let outbounds = outbounds.iter().map(|one| listener(one, Ok(Ipv4Addr::LOCALHOST.into())));
+    admin_is_apart(&networking.field("admin"), inbounds.chain(outbounds), at);
+}
+
+fn admin_is_apart(
+    admin: &Part<'_>,
+    mut listeners: impl Iterator<Item = Result<SocketAddr, Reported>>,
+    at: &mut At<'_>,
+) {
+    let Ok(port) = admin.need::<Port>("port") else { return };
+    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port.0);
+    if listeners.any(|listener| listener == Ok(address)) {
+        admin.problem(at, "port", port.0.to_string(), "a port that no listener on 127.0.0.1 has");
+    }
+}
+
+/// Checks a gateway, which takes its connections itself.
+fn gateway(document: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>) {
+    let networking = document.field("networking");
+    let gateway = networking.field("gateway");
+    has_real_tags(&gateway, at);
+    let tags = gateway.field("tags");
+    if let Ok(Some(protocol)) = tags.get::<String>(PROTOCOL)
+        && protocol != "tcp"
+    {
+        tags.problem(at, PROTOCOL, format!("{protocol:?}"), "tcp, for a gateway");
+    }
+    let beside = |list: &str, kind: &str, at: &mut At<'_>| {
+        let items = networking.items(list).unwrap_or_default().len();
+        if items > 0 {
+            let found = format!("a list of {items} beside {kind}");
+            networking.problem(at, list, found, "none, as a gateway takes its connections itself");
+        }
+    };
+    beside("inbound", "a gateway", at);
+    if gateway.get::<GatewayKind>("type") == Ok(Some(GatewayKind::Builtin)) {
+        beside("outbound", "a built-in gateway", at);
+        if document.has("probes") == Ok(true) {
+            document.problem(at, "probes", "probes of a built-in gateway", "none");
+        }
+        if pod.is_some() {
+            let allowed = "DELEGATED for this pod, as the sidecar is no built-in gateway";
+            gateway.problem(at, "type", "\"BUILTIN\"", allowed);
+        }
+    }
+}
+
+/// Checks the references of `reachableBackends`: each has a name or labels.
+fn reachable_backends(transparent: &Part<'_>, at: &mut At<'_>) {
+    for reference in transparent.field("reachableBackends").items("refs").unwrap_or_default() {
+        let name = reference.get::<String>("name");
+        let [has_name, has_namespace, has_labels] =
+            ["name", "namespace", "labels"].map(|field| reference.has(field));
+        if let Ok(Some(name)) = &name
+            && !is_subdomain(name)
+        {
+            reference.problem(
+                at,
+                "name",
+                format!("{name:?}"),
+                "lower-case letters, digits, '-' and '.', with a letter or digit at both ends",
+            );
+        }
+        match (has_name, has_namespace, has_labels) {
+            (Ok(false), Ok(false), Ok(false)) => {
+                reference.problem_here(at, "neither name nor labels", "a name, or labels");
+            }
+            (Ok(false), Ok(true), _) => {
+                reference.problem(at, "name", "nothing", "a name, where there is a namespace");
+            }
+            (Ok(true), _, Ok(true)) => {
+                reference.problem(at, "labels", "labels beside a name", "a name, or labels");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Returns true for a name by RFC 1123, as Kubernetes has it for subdomains.
+fn is_subdomain(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        let ends = bytes.first().zip(bytes.last());
+        ends.is_some_and(|(first, last)| inner(*first) && inner(*last))
+            && bytes.iter().all(|&byte| inner(byte) || byte == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+/// Checks the tag with the protocol of an inbound.
+fn has_known_protocol(inbound: &Part<'_>, at: &mut At<'_>) {
+    let tags = inbound.field("tags");
+    // Another value of the tag's own type has no second error.
+    if tags.get::<String>(PROTOCOL).is_ok_and(|value| value.is_some_and(|value| value != "*")) {
+        tags.check::<Protocol>(PROTOCOL, at);
+    }
+}
+
+fn probes_in_time(probe: &Part<'_>, at: &mut At<'_>) {
+    for field in ["interval", "timeout"] {
+        if probe.get::<Span>(field).is_ok_and(|span| span.is_some_and(|span| span.0.is_zero())) {
+            probe.problem(at, field, "0", "a duration over 0");
+        }
+    }
+    for field in ["healthyThreshold", "unhealthyThreshold"] {
+        if probe.get::<u32>(field) == Ok(Some(0)) {
+            probe.problem(at, field, "0", "a number of at least 1");
+        }
+    }
 }
 
 fn real_address(part: &Part<'_>, field: &str, at: &mut At<'_>) {
@@ -71,6 +193,10 @@ fn has_real_tags(one: &Part<'_>, at: &mut At<'_>) {
     let tags = one.field("tags");
     for (key, _) in tags.texts().filter(|(_, value)| *value == "*") {
         tags.problem(at, key, "\"*\"", "one value; \"*\" is for selectors");
+    }
+    // Selectors may have it, and Kuma refuses it here: a service's name is the path of its identity.
+    for (key, value) in tags.texts().filter(|(_, value)| value.contains('/')) {
+        tags.problem(at, key, format!("{value:?}"), "a value without '/'");
     }
     if tags.has(SERVICE) == Ok(false) {
         tags.problem(at, SERVICE, "nothing", "this field is required");
@@ -107,6 +233,24 @@ fn serves_itself(
     if !loopback.contains(&service) && service != address? && inbound.get("address")? != Some(service) {
         let allowed = "127.0.0.1, ::1, or this workload's own address: a sidecar is no way to another host";
         inbound.problem(at, "serviceAddress", format!("\"{service}\""), allowed);
+    }
+    Ok(())
+}
+
+/// Checks that an application at an address of the workload's own has another port than the listener: else the sidecar would
+/// call itself.
+fn differs_from_its_listener(
+    inbound: &Part<'_>,
+    address: Result<IpAddr, Reported>,
+    at: &mut At<'_>,
+) -> Result<(), Reported> {
+    let Some(service) = inbound.get::<IpAddr>("serviceAddress")? else { return Ok(()) };
+    let port = inbound.need::<Port>("port")?;
+    let same_port = inbound.get::<Port>("servicePort")?.is_none_or(|service_port| service_port == port);
+    let own = address == Ok(service) || inbound.get("address")? == Some(service);
+    if same_port && own {
+        let allowed = "another address or servicePort than the listener's";
+        inbound.problem(at, "serviceAddress", format!("\"{service}\" with the listener's port"), allowed);
     }
     Ok(())
 }
@@ -165,8 +309,10 @@ fn can_be_served(
         }
         return Ok(());
     }
-    let ip = inbound.get("serviceAddress")?.unwrap_or(Ipv4Addr::LOCALHOST.into());
-    if listener == SocketAddr::new(ip, service_port?.map_or(listener.port(), |port| port.0)) {
+    // Where the document names the address, that is an error of every pod.
+    let ip = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let port = service_port?.map_or(listener.port(), |port| port.0);
+    if !inbound.has("serviceAddress")? && listener == SocketAddr::new(ip, port) {
         inbound.problem_here(
             at,
             format!("{listener} as both listener and application"),

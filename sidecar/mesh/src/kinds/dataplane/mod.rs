@@ -3,9 +3,11 @@
 
 use crate::context::Context;
 use crate::kinds::Resource;
+use crate::kinds::mesh::MetricsBackendKind;
+use crate::model::labels::Labels;
 use crate::model::tags::Tags;
 use crate::read::part::Part;
-use crate::read::{At, Ignored, Port, RedirectPort, fields, words};
+use crate::read::{At, Mapping, Port, RedirectPort, Span, UrlPath, fields, words};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -17,6 +19,10 @@ fields! {
     pub struct Dataplane {
         /// Addresses and ports of the workload.
         networking: required Networking = "networking",
+        /// Prometheus on a port of Kuma's proxy; the sidecar's metrics are on its status port.
+        metrics: no_effect Metrics = "metrics",
+        /// Probes by way of a port of Kuma's proxy; the sidecar passes on those of --app-probes.
+        probes: no_effect Probes = "probes",
     }
 }
 
@@ -33,6 +39,10 @@ fields! {
         outbound: default Vec<Outbound> = "outbound",
         /// The tags of a gateway, which has no inbound.
         gateway: optional Gateway = "gateway",
+        /// Port of Envoy's admin; the sidecar's is --admin-address.
+        admin: no_effect Admin = "admin",
+        /// Listeners of a zone's proxy, which the sidecar is not.
+        listeners: no_effect Vec<Mapping> = "listeners",
         /// Redirect of connections. Absent: connections are not redirected, and listeners bind their own ports.
         transparent_proxying: optional TransparentProxying = "transparentProxying",
     }
@@ -50,14 +60,98 @@ fields! {
         /// The application's address: loopback or the workload's own. Default: with a redirect the listener's address,
         /// without one 127.0.0.1.
         service_address: optional IpAddr = "serviceAddress",
-        /// Name of the service (kuma.io/service, required), and tags that its inbounds differ by.
-        tags: required Arc<Tags> = "tags",
+        /// Name of the service (kuma.io/service, required), and tags that its inbounds differ by. Absent, as in Kuma 3:
+        /// policies choose the inbound by the Dataplane's labels.
+        tags: default Arc<Tags> = "tags",
+        /// Protocol of the service. Everything is forwarded as TCP.
+        protocol: optional Protocol = "protocol",
         /// A name that sectionName can choose.
         name: optional String = "name",
         /// State of the service: ready or not.
         health: optional Health = "health",
         /// State of the service, in the newer words of Kuma 2.x.
         state: optional State = "state",
+        /// Connects by which Kuma's proxy learns the state; here health and state say it, and endpoints that fail are
+        /// ejected.
+        service_probe: no_effect ServiceProbe = "serviceProbe",
+    }
+}
+
+words! {
+    /// Protocols of services.
+    pub enum Protocol {
+        /// Bytes.
+        Tcp = "tcp",
+        /// TLS of the application's own.
+        Tls = "tls",
+        /// HTTP/1.
+        Http = "http",
+        /// HTTP/2.
+        Http2 = "http2",
+        /// gRPC.
+        Grpc = "grpc",
+        /// Kafka.
+        Kafka = "kafka",
+        /// MySQL.
+        Mysql = "mysql",
+    }
+}
+
+fields! {
+    /// Connects by which Kuma's proxy learns the state of a service.
+    pub struct ServiceProbe {
+        /// Time between two connects.
+        interval: optional Span = "interval",
+        /// Time for a connect.
+        timeout: optional Span = "timeout",
+        /// Connects in a row that fail before the service is not ready.
+        unhealthy_threshold: optional u32 = "unhealthyThreshold",
+        /// Connects in a row that succeed before the service is ready.
+        healthy_threshold: optional u32 = "healthyThreshold",
+        /// Marks a probe by TCP, the only one.
+        tcp: optional Mapping = "tcp",
+    }
+}
+
+fields! {
+    /// Port of Envoy's admin.
+    pub struct Admin {
+        /// The port, on loopback.
+        port: optional Port = "port",
+    }
+}
+
+fields! {
+    /// Prometheus on a port of Kuma's proxy.
+    pub struct Metrics {
+        /// Name of the mesh's backend.
+        name: optional String = "name",
+        /// Only prometheus.
+        kind: required MetricsBackendKind = "type",
+        /// Port, path and applications.
+        conf: optional Mapping = "conf",
+    }
+}
+
+fields! {
+    /// Probes by way of a port of Kuma's proxy.
+    pub struct Probes {
+        /// The port.
+        port: required Port = "port",
+        /// Paths of the port, and paths of the application behind them.
+        endpoints: default Vec<ProbeEndpoint> = "endpoints",
+    }
+}
+
+fields! {
+    /// A path of the port, and the path of the application behind it.
+    pub struct ProbeEndpoint {
+        /// The application's port.
+        inbound_port: required Port = "inboundPort",
+        /// The application's path.
+        inbound_path: required UrlPath = "inboundPath",
+        /// The port's path.
+        path: required UrlPath = "path",
     }
 }
 
@@ -98,16 +192,18 @@ fields! {
     pub struct Gateway {
         /// Tags of the gateway.
         tags: required Tags = "tags",
-        /// Only DELEGATED: a gateway program of its own, not Envoy.
+        /// DELEGATED, the default: a gateway program of its own. BUILTIN is Kuma's own, so never this pod.
         kind: optional GatewayKind = "type",
     }
 }
 
 words! {
-    /// Kinds of gateways that culvert has.
+    /// Kinds of gateways.
     pub enum GatewayKind {
         /// A gateway program of its own.
         Delegated = "DELEGATED",
+        /// Kuma's own gateway, which is a proxy of its own.
+        Builtin = "BUILTIN",
     }
 }
 
@@ -125,9 +221,45 @@ fields! {
         /// Services that the control plane sends to this pod. In culvert these are the outbounds.
         reachable_services: default Vec<String> = "reachableServices",
         /// The same in the newer spelling.
-        reachable_backends: optional Ignored = "reachableBackends",
+        reachable_backends: optional ReachableBackends = "reachableBackends",
         /// Redirected families. In culvert annotations of the pod decide them.
         ip_family_mode: optional IpFamilyMode = "ipFamilyMode",
+    }
+}
+
+fields! {
+    /// Services that the control plane sends to this pod.
+    pub struct ReachableBackends {
+        /// References to services.
+        refs: default Vec<ReachableBackend> = "refs",
+    }
+}
+
+fields! {
+    /// A reference to services: by name, or by labels.
+    pub struct ReachableBackend {
+        /// Kind of the services.
+        kind: required ReachableKind = "kind",
+        /// Name of one service.
+        name: optional String = "name",
+        /// Namespace of that service.
+        namespace: optional String = "namespace",
+        /// Labels of services.
+        labels: optional Labels = "labels",
+        /// Port of the service.
+        port: optional Port = "port",
+    }
+}
+
+words! {
+    /// Kinds of services that can be reached.
+    pub enum ReachableKind {
+        /// A service of the mesh.
+        MeshService = "MeshService",
+        /// A service outside of the mesh.
+        MeshExternalService = "MeshExternalService",
+        /// A service of several zones.
+        MeshMultiZoneService = "MeshMultiZoneService",
     }
 }
 
@@ -172,6 +304,8 @@ impl Dataplane {
             address: _,
             advertised_address: _,
             gateway: _,
+            admin: _,
+            listeners: _,
         } = &mut self.networking;
         *outbound = Vec::new();
         *transparent_proxying = None;
@@ -192,7 +326,7 @@ impl Resource for Dataplane {
     const NAME: &'static str = "Dataplane";
 
     fn check(part: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>) {
-        check::check(&part.field("networking"), pod, at);
+        check::check(part, pod, at);
     }
 }
 
@@ -212,3 +346,6 @@ impl Outbound {
 }
 
 mod check;
+
+#[cfg(test)]
+mod tests;

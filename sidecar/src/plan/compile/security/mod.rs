@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS of this pod and the members that may call it, by Mesh, MeshTLS and MeshTrafficPermission.
 
+pub(crate) mod reasons;
+
 use crate::plan::compile::error::CompileError;
 use crate::plan::permissions::{Action, Permission, Permissions, Who};
 use crate::plan::tls::{TlsSettings, TlsVersion};
-use crate::plan::{Gate, Mtls, TlsMode};
+use crate::plan::{Gate, Mtls, Shadow, TlsMode};
 use culvert_mesh::document::{Document, DocumentError};
 use culvert_mesh::kinds::Kind;
+use culvert_mesh::kinds::dataplane::Dataplane;
 use culvert_mesh::kinds::mesh::{Mesh, MtlsMode};
 use culvert_mesh::kinds::mesh_tls::{Cipher, MeshTls, TlsConf, TlsModeWord, Version};
-use culvert_mesh::kinds::mesh_traffic_permission::{ActionWord, MatchKind, MeshTrafficPermission};
+use culvert_mesh::kinds::mesh_traffic_permission::{
+    ActionWord, CallerLists, CallerMatch, MatchKind, MeshTrafficPermission, PermissionRule,
+};
+use culvert_mesh::kinds::proxy_template::Selector;
+use culvert_mesh::kinds::traffic_permission::TrafficPermission;
 use culvert_mesh::merge::merged;
 use culvert_mesh::model::tags::SERVICE;
 use culvert_mesh::select::{self, Effective, Subject};
@@ -21,9 +28,37 @@ use std::sync::Arc;
 
 /// Permissions of all inbounds, those of equal inbounds counted once. Each takes some 200 bytes, in two plans at a reload.
 const MOST_PERMISSIONS: usize = 50_000;
+/// Ports that a warning lists; a Dataplane has 512 inbounds.
+const LISTED: usize = 10;
 
 /// Kinds whose policies decide mode, settings and permissions.
-const DECIDES: [Kind; 2] = [Kind::MeshTls, Kind::MeshTrafficPermission];
+const DECIDES: [Kind; 3] = [Kind::MeshTls, Kind::MeshTrafficPermission, Kind::TrafficPermission];
+
+/// Policies that decide mode, settings and permissions.
+struct Policies<'d> {
+    /// Those in force.
+    live: Vec<&'d Document>,
+    /// These and those on trial; empty where none is on trial.
+    tried: Vec<&'d Document>,
+}
+
+impl<'d> Policies<'d> {
+    /// Each inbound goes through the policies, so they are picked out of thousands of Dataplanes once.
+    fn of(ours: &[&'d Document]) -> Self {
+        let decides = ours.iter().copied().filter(|one| DECIDES.contains(&one.kind()));
+        let (shadow, live): (Vec<_>, Vec<_>) = decides.partition(|one| one.is_shadow());
+        let tried = if shadow.is_empty() { Vec::new() } else { live.iter().copied().chain(shadow).collect() };
+        Self { live, tried }
+    }
+}
+
+/// Returns the mode of ports that no MeshTLS is about; `None` where the mesh has no TLS.
+fn default_mode(mesh: Option<&Mesh>) -> Option<TlsMode> {
+    Some(match mesh?.mtls.as_ref()?.enabled()?.mode {
+        None | Some(MtlsMode::Strict) => TlsMode::Strict,
+        Some(MtlsMode::Permissive) => TlsMode::Permissive,
+    })
+}
 
 /// Returns TLS settings and gates of the pod; `None` where the mesh has no TLS.
 pub(super) fn mtls(
@@ -33,17 +68,12 @@ pub(super) fn mtls(
     errors: &mut Vec<CompileError>,
     warnings: &mut Vec<String>,
 ) -> Option<Mtls> {
-    let backend = mesh?.mtls.as_ref()?.enabled()?;
-    // Each inbound goes through the policies, so they are picked out of thousands of Dataplanes once.
-    let policies: Vec<_> = ours.iter().copied().filter(|one| DECIDES.contains(&one.kind())).collect();
+    let default = default_mode(mesh)?;
+    let policies = Policies::of(ours);
     if !any_pod {
-        errors.extend(policies.iter().filter_map(|policy| undecided(policy, pod)).map(Into::into));
+        errors.extend(policies.live.iter().filter_map(|policy| undecided(policy, pod)).map(Into::into));
     }
-    warnings.extend(policies.iter().filter_map(|policy| unlabelled(policy, pod)));
-    let default = match backend.mode {
-        None | Some(MtlsMode::Strict) => TlsMode::Strict,
-        Some(MtlsMode::Permissive) => TlsMode::Permissive,
-    };
+    warnings.extend(policies.live.iter().filter_map(|policy| unlabelled(policy, pod)));
     // A policy about each of the pod's inbounds is also about the ports that no inbound names.
     let each: Vec<_> = pod.tags.chunks(1).map(|tags| Subject { tags, ..*pod }).collect();
     let others = if each.is_empty() { std::slice::from_ref(pod) } else { &each };
@@ -51,39 +81,80 @@ pub(super) fn mtls(
         others: gate(&policies, others, default),
         inbounds: HashMap::new(),
         named_only: pod.pod.is_some(),
-        settings: settings(conf(&policies, others)),
+        settings: settings(conf(&policies.live, others)),
     };
-    let Some((_, this)) = pod.pod else { return Some(mtls) };
-    let mut count = mtls.others.permissions.len();
-    for inbound in &this.networking.inbound {
-        let subject = Subject { tags: &[&inbound.tags], inbound: Some(inbound), ..*pod };
-        let gate = gate(&policies, &[subject], default);
-        count += add_inbound(&mut mtls, this.listener(inbound), gate);
-        if count > MOST_PERMISSIONS {
-            let permission = policies.iter().find(|one| one.kind() == Kind::MeshTrafficPermission);
-            let found = format!("more than {MOST_PERMISSIONS} permissions of all inbounds");
-            errors.extend(permission.map(|one| one.error("spec", found, "fewer").into()));
-            break;
+    if let Some((_, this)) = pod.pod {
+        if let Some(error) = add_inbounds(&mut mtls, &policies, (pod, this), default) {
+            errors.push(error.into());
+        }
+        // The clients of a gateway are not members, and it terminates their TLS itself.
+        if this.networking.gateway.is_some() {
+            mtls.others.mode = TlsMode::Permissive;
+            mtls.others.shadow.iter_mut().for_each(|shadow| shadow.mode = TlsMode::Permissive);
         }
     }
-    // The clients of a gateway are not members, and it terminates their TLS itself.
-    if this.networking.gateway.is_some() {
-        mtls.others.mode = TlsMode::Permissive;
-    }
+    warnings.extend(unrestricted(&mtls, pod));
     Some(mtls)
 }
 
-/// Adds an inbound's gate, and returns the number of its permissions; 0 where another gate has the same.
-fn add_inbound(mtls: &mut Mtls, address: SocketAddr, mut gate: Gate) -> usize {
-    let mut known = mtls.inbounds.values().chain([&mtls.others]).map(|known| &known.permissions);
-    let same = known.find(|known| **known == gate.permissions).cloned();
-    drop(known);
-    let count = if same.is_some() { 0 } else { gate.permissions.len() };
-    if let Some(same) = same {
-        gate.permissions = same;
+/// Adds the gates of the pod's inbounds. Returns an error where their permissions are too many.
+fn add_inbounds(
+    mtls: &mut Mtls,
+    policies: &Policies<'_>,
+    (pod, this): (&Subject<'_>, &Dataplane),
+    default: TlsMode,
+) -> Option<DocumentError> {
+    let mut count: usize = mtls.others.all_permissions().map(|permissions| permissions.len()).sum();
+    for inbound in &this.networking.inbound {
+        let subject = Subject { tags: &[&inbound.tags], inbound: Some(inbound), ..*pod };
+        let mut gate = gate(policies, &[subject], default);
+        count += share(mtls, &mut gate.permissions);
+        if let Some(shadow) = &mut gate.shadow {
+            count += share(mtls, &mut shadow.permissions);
+        }
+        mtls.inbounds.insert(this.listener(inbound), gate);
+        if count > MOST_PERMISSIONS {
+            let mut all = policies.live.iter().chain(&policies.tried);
+            let permission = all.find(|one| one.kind() != Kind::MeshTls);
+            let found = format!("more than {MOST_PERMISSIONS} permissions of all inbounds");
+            return permission.map(|one| one.error("spec", found, "fewer"));
+        }
     }
-    mtls.inbounds.insert(address, gate);
-    count
+    None
+}
+
+/// Replaces permissions by the equal ones of another gate. Returns the number of those that no other gate has.
+fn share(mtls: &Mtls, permissions: &mut Arc<Permissions>) -> usize {
+    let gates = mtls.inbounds.values().chain([&mtls.others]);
+    match gates.flat_map(Gate::all_permissions).find(|known| **known == *permissions) {
+        Some(same) => *permissions = Arc::clone(same),
+        None => return permissions.len(),
+    }
+    0
+}
+
+/// Warns of ports that every member may call, because no permission is about them. Kuma refuses every caller there.
+fn unrestricted(mtls: &Mtls, pod: &Subject<'_>) -> Option<String> {
+    let Some((_, this)) = pod.pod else {
+        return (!mtls.others.permissions.restricted).then(|| warning_of_unrestricted("this pod"));
+    };
+    let ports = this.networking.inbound.iter().map(|inbound| this.listener(inbound));
+    let open =
+        |address: &SocketAddr| mtls.inbounds.get(address).is_some_and(|gate| !gate.permissions.restricted);
+    let open: Vec<_> = ports.filter(open).map(|address| address.to_string()).collect();
+    match open.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        _ if open.is_empty() => None,
+        Some(more) => {
+            Some(warning_of_unrestricted(&format!("{} and {more} more ports", open[..LISTED].join(", "))))
+        }
+        None => Some(warning_of_unrestricted(&open.join(", "))),
+    }
+}
+
+fn warning_of_unrestricted(ports: &str) -> String {
+    format!(
+        "no MeshTrafficPermission is about {ports}: every member may call, where Kuma refuses each; one for the mesh says who may"
+    )
 }
 
 /// A policy that is passed over may be the one that forbids: returns an error where the documents do not decide it.
@@ -120,21 +191,32 @@ fn unlabelled(policy: &Document, pod: &Subject<'_>) -> Option<String> {
     ))
 }
 
-fn gate(policies: &[&Document], subjects: &[Subject<'_>], default: TlsMode) -> Gate {
+fn gate(policies: &Policies<'_>, subjects: &[Subject<'_>], default: TlsMode) -> Gate {
+    let (mode, permissions) = decided(&policies.live, subjects, default);
+    let shadow = (!policies.tried.is_empty()).then(|| decided(&policies.tried, subjects, default));
+    let shadow = shadow.filter(|shadow| (&shadow.0, &shadow.1) != (&mode, &permissions));
+    let shadow = shadow.map(|(mode, permissions)| Shadow { mode, permissions: Arc::new(permissions) });
+    Gate { mode, permissions: Arc::new(permissions), shadow }
+}
+
+/// Returns what policies say of a port.
+fn decided(policies: &[&Document], subjects: &[Subject<'_>], default: TlsMode) -> (TlsMode, Permissions) {
     let mode = conf(policies, subjects).and_then(|conf| conf.mode).map(|mode| match mode {
         TlsModeWord::Strict => TlsMode::Strict,
         TlsModeWord::Permissive => TlsMode::Permissive,
     });
-    Gate {
-        mode: mode.unwrap_or(default),
-        permissions: Arc::new(permissions(&select::effective::<MeshTrafficPermission>(policies, subjects))),
-    }
+    (mode.unwrap_or(default), permissions(policies, subjects))
 }
 
 /// Merges the `MeshTLS` policies in effect, field by field.
 fn conf(policies: &[&Document], subjects: &[Subject<'_>]) -> Option<TlsConf> {
+    merged(conf_of(policies, subjects).into_iter().map(|(_, conf)| conf.clone()))
+}
+
+/// Returns what the `MeshTLS` policies in effect say, the deciding entry first.
+fn conf_of<'d>(policies: &[&'d Document], subjects: &[Subject<'_>]) -> Vec<(&'d Document, &'d TlsConf)> {
     let effective = select::effective::<MeshTls>(policies, subjects);
-    merged(effective.iter().flat_map(|one| one.policy.confs()).cloned())
+    effective.iter().flat_map(|one| one.policy.confs().map(|conf| (one.document, conf))).collect()
 }
 
 fn settings(conf: Option<TlsConf>) -> TlsSettings {
@@ -146,8 +228,8 @@ fn settings(conf: Option<TlsConf>) -> TlsSettings {
             Some(Version::V13) => TlsVersion::V13,
             None | Some(Version::Auto) => auto,
         };
-        settings.max = version(range.max, TlsVersion::V13);
-        settings.min = version(range.min, settings.max);
+        settings.max = version(range.max, settings.max);
+        settings.min = version(range.min, settings.min);
     }
     if !ciphers.is_empty() {
         settings.suites = TLS13.into_iter().chain(ciphers.into_iter().map(suite)).collect();
@@ -172,51 +254,93 @@ fn suite(cipher: Cipher) -> CipherSuite {
     }
 }
 
-fn permissions(policies: &[Effective<'_, MeshTrafficPermission>]) -> Permissions {
-    // The most specific caller comes first; of two the one of the more specific document; within a document, a denial.
-    let mut ordered: Vec<_> = policies
-        .iter()
-        .rev()
-        .enumerate()
-        .flat_map(|(rank, one)| one.policy.from.iter().map(move |from| (rank, from)))
-        .map(|(rank, from)| {
-            let action = match from.default.action {
-                ActionWord::Allow => Action::Allow,
-                ActionWord::Deny => Action::Deny,
-                ActionWord::AllowWithShadowDeny => Action::AllowWithShadowDeny,
-            };
-            let (specific, who) = match &from.target_ref.pods {
-                Pods::Tags(tags) => ((tags.0.contains_key(SERVICE), tags.0.len()), Who::Tags(tags.clone())),
-                // The check of the document refuses other targets.
-                _ => ((false, 0), Who::Everyone),
-            };
-            (specific, rank, Permission { who, action })
-        })
-        .collect();
-    ordered.sort_by(|a, b| (b.0, b.1).cmp(&(a.0, a.1)).then(a.2.action.cmp(&b.2.action)));
-    let unordered = policies.iter().rev().flat_map(|one| &one.policy.rules).flat_map(|rule| {
-        let lists = &rule.default;
-        [
-            (Action::Allow, &lists.allow),
-            (Action::Deny, &lists.deny),
-            (Action::AllowWithShadowDeny, &lists.shadow),
-        ]
-        .into_iter()
-        .flat_map(|(action, list)| list.iter().map(move |one| (action, &one.spiffe_id)))
-        .map(|(action, id)| Permission {
-            who: match id.kind {
-                MatchKind::Exact => Who::Exactly(id.value.clone()),
-                MatchKind::Prefix => Who::Prefix(id.value.clone()),
-            },
-            action,
-        })
+fn permissions(policies: &[&Document], subjects: &[Subject<'_>]) -> Permissions {
+    let Some(items) = items(policies, subjects) else { return Permissions::default() };
+    let (unordered, ordered): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.list == List::Rules);
+    let permissions = |items: Vec<Item<'_>>| items.into_iter().map(|item| item.permission).collect();
+    Permissions { restricted: true, ordered: permissions(ordered), unordered: permissions(unordered) }
+}
+
+/// A permission, and its place in a document.
+struct Item<'d> {
+    document: &'d Document,
+    list: List,
+    /// Place in the list.
+    index: usize,
+    permission: Permission,
+}
+
+/// A list of permissions in a document.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum List {
+    From,
+    Rules,
+    Sources,
+}
+
+/// Returns the items of all policies in effect, the deciding ones first; `None` where no policy is.
+fn items<'d>(policies: &[&'d Document], subjects: &[Subject<'_>]) -> Option<Vec<Item<'d>>> {
+    let newer = select::effective::<MeshTrafficPermission>(policies, subjects);
+    if !newer.is_empty() {
+        return Some(newer.iter().flat_map(of_policy).collect());
+    }
+    // Of the older kind the most specific holds alone.
+    let older = select::effective::<TrafficPermission>(policies, subjects);
+    let &Effective { document, policy, .. } = older.first()?;
+    let item = |(index, Selector { tags }): (usize, &Selector)| {
+        let all = tags.0.iter().all(|(key, value)| key == SERVICE && value == "*");
+        let who = if all { Who::Everyone } else { Who::Tags(tags.clone()) };
+        Item { document, list: List::Sources, index, permission: Permission { who, action: Action::Allow } }
+    };
+    Some(policy.sources.iter().enumerate().map(item).collect())
+}
+
+/// Returns the items of a policy, the deciding one first: of `from` the last item that fits a caller decides.
+fn of_policy<'d>(policy: &Effective<'d, MeshTrafficPermission>) -> impl Iterator<Item = Item<'d>> + use<'d> {
+    let &Effective { document, policy, .. } = policy;
+    let from = policy.from.iter().enumerate().rev().map(move |(index, from)| Item {
+        document,
+        list: List::From,
+        index,
+        permission: Permission { who: caller(&from.target_ref), action: action(from.default.action) },
     });
-    Permissions {
-        restricted: !policies.is_empty(),
-        unordered: unordered.collect(),
-        ordered: ordered.into_iter().map(|(_, _, permission)| permission).collect(),
+    let rules = policy.rules.iter().enumerate().flat_map(move |(index, rule)| {
+        of_rule(rule).map(move |permission| Item { document, list: List::Rules, index, permission })
+    });
+    from.chain(rules)
+}
+
+fn caller(target: &TargetRef) -> Who {
+    match &target.pods {
+        Pods::Tags(tags) => Who::Tags(tags.clone()),
+        // The check of the document refuses other targets.
+        _ => Who::Everyone,
     }
 }
 
+fn action(word: ActionWord) -> Action {
+    match word {
+        ActionWord::Allow => Action::Allow,
+        ActionWord::Deny => Action::Deny,
+        ActionWord::AllowWithShadowDeny => Action::AllowWithShadowDeny,
+    }
+}
+
+fn of_rule(rule: &PermissionRule) -> impl Iterator<Item = Permission> {
+    let CallerLists { allow, deny, shadow } = &rule.default;
+    let lists = [(Action::Allow, allow), (Action::Deny, deny), (Action::AllowWithShadowDeny, shadow)];
+    lists.into_iter().flat_map(|(action, list)| {
+        list.iter().map(move |CallerMatch { spiffe_id: id }| {
+            let who = match id.kind {
+                MatchKind::Exact => Who::Exactly(id.value.clone()),
+                MatchKind::Prefix => Who::Prefix(id.value.clone()),
+            };
+            Permission { who, action }
+        })
+    })
+}
+
+#[cfg(test)]
+mod merging;
 #[cfg(test)]
 mod tests;
