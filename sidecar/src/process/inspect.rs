@@ -23,7 +23,12 @@ pub fn inspect(options: Options, caller: Option<&str>, paths: &[PathBuf]) -> Res
     let caller =
         caller.map(|id| id.parse::<SpiffeId>().map_err(|error| vec![format!("--caller {id:?}: {error}")]));
     let caller = caller.transpose()?.map(|id| Peer { ids: [id].into(), tags: [].into() });
-    let names_services = config.identity.as_ref().is_none_or(|source| source.names_services);
+    // Without --identity nothing says more than the names: only a mesh's own trust domain names services.
+    let of_mesh = |peer: &Peer| peer.id().trust_domain() == config.mesh;
+    let names_services = match &config.identity {
+        Some(source) => source.names_services,
+        None => caller.as_ref().is_some_and(of_mesh),
+    };
     let (_, found) = load::read(&config, paths).map_err(|errors| words(&errors))?;
     let whose = config.dataplane.as_ref().map_or("any pod".into(), |name| format!("Dataplane {name:?}"));
     let mut text = format!("mesh {:?}, {whose}\n", config.mesh);
@@ -111,6 +116,12 @@ mod tests {
     #[test]
     fn each_port_has_its_reasons_in_the_order_in_which_they_decide() {
         insta::assert_snapshot!(inspected(Some("spiffe://default/web"), DOCUMENTS).unwrap());
+    }
+
+    #[test]
+    fn the_path_of_a_foreign_authority_names_no_service() {
+        let text = inspected(Some("spiffe://cluster.local/web"), DOCUMENTS).unwrap();
+        assert_eq!(text.matches("spiffe://cluster.local/web: is refused").count(), 3, "{text}");
     }
 
     #[test]
