@@ -2,6 +2,7 @@
 //! A line's format: Envoy's placeholders and Kuma's, as far as a TCP connection has them.
 
 use crate::net::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
+use crate::net::clock::strftime;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::one_line::one_line;
 use culvert_mesh::model::log_template::{LogField, Template, TemplatePart};
@@ -138,7 +139,7 @@ fn render(template: &Template, of: &Traffic<'_>, omit_empty: bool, out: &mut Str
         match part {
             TemplatePart::Text(text) => out.push_str(text),
             TemplatePart::Time(format) => {
-                format.write(of.started, out);
+                strftime(of.started, format.strftime(), out);
                 said = true;
             }
             TemplatePart::Field(field) => {
