@@ -44,6 +44,8 @@ fn listens_on(pid: u32) -> Vec<(String, u16)> {
 #[test]
 fn nothing_listens_outside_loopback_but_the_two_data_ports_and_the_status_port() {
     let sidecar = Sidecar::start(&["--verify-redirect=off"]);
+    // While the listeners are handed to the workers, their descriptors move; the status port serves after all others.
+    assert!(!sidecar.ask(STATUS, "GET /ready").is_empty());
     let found = listens_on(sidecar.child.id());
     assert_eq!(found.len(), 4, "{found:?}");
     for (ip, port) in found {
