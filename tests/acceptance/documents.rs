@@ -411,7 +411,7 @@ fn the_inbound_half_drains_with_the_ports_that_documents_bind() -> Result<()> {
         "0s",
     ];
     let sidecar = lab.pod.sidecar().options(options).start()?;
-    let _app = lab.pod.as_uid(APP).serve("127.0.0.1:8001", echo())?;
+    let _app = lab.pod.as_uid(APP).serve((Family::V4.pod(), 8001), echo())?;
     let open = lab.peer.connect((Family::V4.pod(), 8000))?;
     talks(open.try_clone()?)?;
     sidecar.signal(rustix::process::Signal::USR2)?;

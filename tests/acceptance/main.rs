@@ -23,6 +23,7 @@ mod kuma_config;
 mod kuma_documents;
 mod lab;
 mod landing;
+mod limits;
 mod loops;
 mod lost_documents;
 mod messages;

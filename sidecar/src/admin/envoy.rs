@@ -10,7 +10,7 @@ use crate::net::addrs::{DialAddr, Direction};
 use crate::net::clock::rfc3339;
 use crate::observe::one_line::one_line;
 use crate::options::config::Config;
-use crate::plan::{self, Discovery, Mtls};
+use crate::plan::{self, Discovery, Mtls, OutlierPlan};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -118,6 +118,18 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
     if let Some(timeout) = planned.connect_timeout {
         cluster["connect_timeout"] = duration(timeout).into();
     }
+    // Without a policy Envoy ejects no endpoint.
+    if let (Discovery::Endpoints(_), Some(outlier)) = (&planned.upstream, planned.outlier)
+        && outlier != OutlierPlan::default()
+    {
+        cluster["outlier_detection"] = json!({
+            "consecutive_5xx": outlier.consecutive,
+            "base_ejection_time": duration(outlier.ejection_time),
+            "max_ejection_percent": outlier.most_ejected,
+        });
+        let percent = f64::from(outlier.panic_threshold) / 1000.0;
+        cluster["common_lb_config"] = json!({"healthy_panic_threshold": {"value": percent}});
+    }
     if let Some(source) = source {
         cluster["upstream_bind_config"] =
             json!({"source_address": inner_address(SocketAddr::new(source, 0))});
@@ -125,8 +137,14 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
     cluster
 }
 
-fn listener(running: &Running, listener: &Listener) -> Value {
-    let planned = &listener.plan;
+/// Returns the number of endpoints that a connection to the listener tries at most, where there are several.
+fn listener_attempts(of: &Listener) -> Option<usize> {
+    let planned = &of.cluster.as_ref()?.plan;
+    matches!(planned.upstream, Discovery::Endpoints(_)).then_some(planned.most_attempts)
+}
+
+fn listener(running: &Running, of: &Listener) -> Value {
+    let planned = &of.plan;
     // Without a cluster Envoy has a name that leads nowhere; the listener's own, as in Kong Mesh.
     let cluster = planned.cluster.as_ref().unwrap_or(&planned.name);
     let mut listener = json!({
@@ -145,6 +163,9 @@ fn listener(running: &Running, listener: &Listener) -> Value {
         }]}],
         "traffic_direction": planned.direction.name().to_uppercase(),
     });
+    if let Some(attempts) = listener_attempts(of) {
+        listener["filter_chains"][0]["filters"][0]["typed_config"]["max_connect_attempts"] = attempts.into();
+    }
     if planned.origin == plan::Origin::Transparent {
         listener["use_original_dst"] = true.into();
     } else if !planned.binds {

@@ -341,7 +341,7 @@ pub(crate) fn connect<'a>(
             let error = match attempting.attempt(attempt, more, &mut report).await {
                 Ok(upstream) => {
                     if let Some((endpoint, _)) = attempt.endpoint {
-                        endpoint.ejection.end();
+                        cluster.succeeded(endpoint);
                     }
                     return Ok(upstream);
                 }

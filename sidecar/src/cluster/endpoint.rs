@@ -4,7 +4,7 @@
 use crate::plan::Member;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// An endpoint of the plan in force.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ const LONGEST_PAUSE: u64 = 60_000;
 pub(crate) struct Ejection {
     /// A [`State`] in one word, so that it changes as a whole; 0 = in service.
     word: AtomicU64,
+    /// Failed connects in a row while it is in service; 0 once one succeeds.
+    streak: AtomicU32,
 }
 
 #[derive(Clone, Copy)]
@@ -68,7 +70,7 @@ impl State {
 
     /// The pause after so many failures, the first of which costs `first` milliseconds.
     fn pause(self, first: u64) -> u64 {
-        (first << self.failures.saturating_sub(1)).min(LONGEST_PAUSE.max(first))
+        first.saturating_mul(1 << self.failures.saturating_sub(1)).min(LONGEST_PAUSE.max(first))
     }
 }
 
@@ -89,6 +91,13 @@ impl Ejection {
         before.is_ok_and(|word| State::from_word(word).failures == 0)
     }
 
+    /// Counts a failed connect of an endpoint that is in service. Returns true if `most` in a row have failed.
+    pub(crate) fn strikes_out(&self, most: u32) -> bool {
+        let counted = |streak: u32| Some(streak.saturating_add(1));
+        let before = self.streak.fetch_update(Relaxed, Relaxed, counted).unwrap_or_default();
+        before.saturating_add(1) >= most
+    }
+
     /// Lets it come after the others for `time`, as an answer is overdue. Once it has failed, that counts.
     pub(crate) fn suspect(&self, now: u64, time: u64) {
         let slow = State { until: now.saturating_add(time), failures: 0 };
@@ -96,11 +105,22 @@ impl Ejection {
         let _ = self.word.fetch_update(Relaxed, Relaxed, suspected);
     }
 
-    /// Puts it in service. Reads first: a store would take the cache line from all other workers at each connect.
-    pub(crate) fn end(&self) {
-        if self.word.load(Relaxed) != State::IN_SERVICE.word() {
+    /// Puts it in service, and returns true if it was ejected. Reads first: a store would take the cache line from all other
+    /// workers at each connect.
+    pub(crate) fn end(&self) -> bool {
+        if self.streak.load(Relaxed) != 0 {
+            self.streak.store(0, Relaxed);
+        }
+        let word = self.word.load(Relaxed);
+        if word != State::IN_SERVICE.word() {
             self.word.store(State::IN_SERVICE.word(), Relaxed);
         }
+        State::from_word(word).failures != 0
+    }
+
+    /// Returns true while it is ejected; one that is only slow is not.
+    pub(crate) fn is_ejected(&self) -> bool {
+        State::from_word(self.word.load(Relaxed)).failures != 0
     }
 
     /// Returns true while it comes after all others, but for trials.
@@ -136,6 +156,8 @@ pub(crate) struct Turns<'a> {
     most: usize,
     now: u64,
     first_pause: u64,
+    /// True: ejections do not count.
+    all: bool,
 }
 
 /// An endpoint for the next attempt.
@@ -155,7 +177,12 @@ impl<'a> Turns<'a> {
         first_pause: u64,
     ) -> Self {
         let start = turn % endpoints.len().max(1);
-        Self { endpoints, start, step: 0, ejected: Vec::new(), tried: 0, most, now, first_pause }
+        Self { endpoints, start, step: 0, ejected: Vec::new(), tried: 0, most, now, first_pause, all: false }
+    }
+
+    /// Tries all endpoints in turn, whether they are ejected or not.
+    pub(crate) fn without_ejections(self) -> Self {
+        Self { all: true, ..self }
     }
 
     /// Returns true if there is an endpoint to try after this one.
@@ -180,7 +207,7 @@ impl<'a> Iterator for Turns<'a> {
         while self.step < endpoints.len() {
             let endpoint = &endpoints[(self.start + self.step) % endpoints.len()];
             self.step += 1;
-            if !endpoint.ejection.is_out(self.now) {
+            if self.all || !endpoint.ejection.is_out(self.now) {
                 return Some(self.turn(endpoint, Standing::InService));
             }
             // A connection whose first endpoint failed must not wait for a doubtful one while others are in service.
@@ -251,7 +278,24 @@ mod tests {
     }
 
     #[test]
+    fn failures_in_a_row_strike_out_and_a_success_begins_anew() {
+        let ejection = Ejection::default();
+        assert_eq!([3, 3, 3, 3].map(|most| ejection.strikes_out(most)), [false, false, true, true]);
+        assert!(!ejection.end() && !ejection.strikes_out(2), "a success in between");
+        assert!(ejection.strikes_out(2));
+        ejection.failed(1, FIRST, InService);
+        assert!(ejection.is_ejected() && ejection.end() && !ejection.is_ejected());
+        ejection.suspect(1, 1_000);
+        assert!(!ejection.is_ejected() && ejection.is_out(1) && !ejection.end(), "slow only");
+    }
+
+    #[test]
     fn no_number_of_failures_overflows() {
+        let year = Ejection::default();
+        for _ in 0..100 {
+            year.failed(1, 31_536_000_000, Trial);
+        }
+        assert!(!year.take_trial(31_536_000_000, FIRST) && year.take_trial(31_536_000_001, FIRST));
         let ejection = Ejection::default();
         for now in 0..1_000 {
             ejection.failed(now * 100_000, FIRST, Trial);

@@ -8,4 +8,5 @@ pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod origination;
 pub(crate) mod registry;
+mod remembered;
 pub(crate) mod stream;

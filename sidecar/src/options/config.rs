@@ -50,10 +50,10 @@ pub struct Config {
     pub(crate) drain_time: Duration,
     /// Proof of redirected connections that `/ready` requires.
     pub(crate) verify_redirect: VerifyRedirect,
-    /// Deadline of a connect; `None` = the kernel's.
-    pub(crate) connect_timeout: Option<Duration>,
-    /// Time without a byte after which a connection is reset; `None` = never.
-    pub(crate) idle_timeout: Option<Duration>,
+    /// Deadline of a connect; none = the kernel's.
+    pub(crate) connect_timeout: TimeoutOption,
+    /// Time without a byte after which a connection is reset; none = never.
+    pub(crate) idle_timeout: TimeoutOption,
     /// TCP keepalive idle time; `None` = off.
     pub(crate) tcp_keepalive: Option<Duration>,
     /// Circuit breaker of each cluster, before documents change it.
@@ -117,6 +117,25 @@ impl VerifyRedirect {
             Self::V4 => &[Family::V4],
             Self::V6 => &[Family::V6],
             Self::Off => &[],
+        }
+    }
+}
+
+/// A timeout that an option may set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimeoutOption {
+    /// The option is not given: each listener and cluster has a default of its own.
+    Absent,
+    /// The same for all of them; `None` = no timeout.
+    Given(Option<Duration>),
+}
+
+impl TimeoutOption {
+    /// Returns the option's timeout, or the default where it is not given.
+    pub(crate) fn or(self, default: Duration) -> Option<Duration> {
+        match self {
+            Self::Absent => Some(default),
+            Self::Given(timeout) => timeout,
         }
     }
 }

@@ -137,14 +137,14 @@ pub(super) struct DrainOptions {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Timeouts")]
 pub(super) struct TimeoutOptions {
-    /// Time for a connect to a server; 0 = as long as the kernel tries
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse, env = "CULVERT_CONNECT_TIMEOUT", hide_env = true)]
-    pub(super) connect_timeout: Duration,
+    // Without the options each number is Kuma's; DOCUMENTS.md has the table.
+    /// Time for a connect to a server; 0 = as long as the kernel tries [default: 10s; 5s to services of documents]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, env = "CULVERT_CONNECT_TIMEOUT", hide_env = true)]
+    pub(super) connect_timeout: Option<Duration>,
 
-    /// Time after which a connection that moves no byte is reset; 0 = never
-    // The default is that of Envoy's TCP proxy.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration::parse, env = "CULVERT_IDLE_TIMEOUT", hide_env = true)]
-    pub(super) idle_timeout: Duration,
+    /// Time after which a connection that moves no byte is reset; 0 = never [default: 1h; 2h of inbounds of documents]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, env = "CULVERT_IDLE_TIMEOUT", hide_env = true)]
+    pub(super) idle_timeout: Option<Duration>,
 
     /// TCP keepalive idle time; nine probes follow over the same time again; 0 = off
     // The default is ztunnel's: below the 350 s after which the NAT gateways of the large clouds forget a connection.

@@ -12,7 +12,7 @@ mod groups;
 
 pub use error::OptionError;
 
-use crate::options::config::{Config, Thresholds};
+use crate::options::config::{Config, Thresholds, TimeoutOption};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use culvert_mesh::model::duration;
 use groups::{
@@ -145,6 +145,9 @@ impl Options {
             return Err(errors);
         }
         let some_if_set = |duration: Duration| (!duration.is_zero()).then_some(duration);
+        let option = |given: Option<Duration>| {
+            given.map_or(TimeoutOption::Absent, |duration| TimeoutOption::Given(some_if_set(duration)))
+        };
         Ok(Config {
             api_server_bypass: mesh.bypasses_api_server(),
             resources: mesh.resources,
@@ -162,8 +165,8 @@ impl Options {
             drain_delay: drain.drain_delay,
             drain_time: drain.drain_time,
             verify_redirect: pod.verify_redirect,
-            connect_timeout: some_if_set(timeouts.connect_timeout),
-            idle_timeout: some_if_set(timeouts.idle_timeout),
+            connect_timeout: option(timeouts.connect_timeout),
+            idle_timeout: option(timeouts.idle_timeout),
             tcp_keepalive: some_if_set(timeouts.tcp_keepalive),
             thresholds: Thresholds {
                 max_connections: limits.circuit_breaker_max_connections,

@@ -86,8 +86,8 @@ fn global_options_may_follow_the_subcommand() {
 #[test]
 fn zero_means_no_timeout_and_no_listener() {
     let config = check(&["--connect-timeout", "0", "--idle-timeout", "0s", "--inbound-port", "0"]).unwrap();
-    assert_eq!(config.connect_timeout, None);
-    assert_eq!(config.idle_timeout, None);
+    assert_eq!(config.connect_timeout, TimeoutOption::Given(None));
+    assert_eq!(config.idle_timeout, TimeoutOption::Given(None));
     assert_eq!(config.inbound_port, 0);
 }
 

@@ -91,15 +91,34 @@ pub struct ClusterPlan {
     pub connect_timeout: Option<Duration>,
     /// Endpoints that one connection tries at most.
     pub most_attempts: usize,
-    /// Time for which an endpoint that failed comes after all others, until its first trial.
-    pub ejection_time: Duration,
+    /// Ejection of endpoints that fail; `None` = none is ejected.
+    pub outlier: Option<OutlierPlan>,
 }
 
 /// The default of [`ClusterPlan::most_attempts`]: Kuma's for TCP.
 pub const MOST_ATTEMPTS: usize = 5;
 
-/// The default of [`ClusterPlan::ejection_time`].
-pub const EJECTION_TIME: Duration = Duration::from_secs(5);
+/// Ejection of endpoints that fail: an ejected one comes after all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutlierPlan {
+    /// Failed connects in a row that eject an endpoint.
+    pub consecutive: u32,
+    /// Time until the first trial of an ejected endpoint.
+    pub ejection_time: Duration,
+    /// Share of the endpoints that may be ejected at once, in percent; one always may.
+    pub most_ejected: u32,
+    /// Share of the endpoints in service below which ejections do not count, in thousandths of a percent; 0 = they always
+    /// count.
+    pub panic_threshold: u32,
+}
+
+impl Default for OutlierPlan {
+    /// The ejection without a policy: it changes the order of attempts only, so the first failure is enough, and all
+    /// endpoints may be ejected.
+    fn default() -> Self {
+        Self { consecutive: 1, ejection_time: Duration::from_secs(5), most_ejected: 100, panic_threshold: 0 }
+    }
+}
 
 /// The protocol by which a listener's connections are served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

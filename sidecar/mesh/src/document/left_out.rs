@@ -51,9 +51,6 @@ pub(super) fn hint(kind: &str) -> Option<&'static str> {
             "connections are logged by a Mesh's logging.defaultBackend, or by a MeshAccessLog for some pods or services"
         }
         "MeshProxyPatch" => "patches are a ProxyTemplate's conf.modifications",
-        "Timeout" | "MeshTimeout" | "CircuitBreaker" | "MeshCircuitBreaker" => {
-            "timeouts and limits are a ProxyTemplate's patches, or options as --idle-timeout"
-        }
         "ConfigMap" => "a ConfigMap is mounted, and --resources names the folder",
         "ExternalService"
         | "HostnameGenerator"
@@ -78,11 +75,9 @@ pub(super) fn hint(kind: &str) -> Option<&'static str> {
         | "MeshMetric"
         | "MeshPassthrough"
         | "MeshRateLimit"
-        | "MeshRetry"
         | "MeshTCPRoute"
         | "MeshTrust"
         | "RateLimit"
-        | "Retry"
         | "TrafficRoute" => "this kind would change what the pod does, and is not built yet",
         _ => return None,
     })

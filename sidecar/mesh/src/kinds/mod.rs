@@ -5,10 +5,15 @@
 //! them its reader, its checks, its schema and its target; `ARCHITECTURE.md` says how to add one.
 
 pub mod dataplane;
+pub mod destination;
 pub mod mesh;
 pub mod mesh_access_log;
+pub mod mesh_circuit_breaker;
+pub mod mesh_retry;
+pub mod mesh_timeout;
 pub mod mesh_tls;
 pub mod mesh_traffic_permission;
+pub mod older;
 pub mod proxy_template;
 pub mod traffic_permission;
 
@@ -140,4 +145,10 @@ kinds! {
     mesh_tls::MeshTls,
     mesh_traffic_permission::MeshTrafficPermission,
     traffic_permission::TrafficPermission,
+    mesh_timeout::MeshTimeout,
+    mesh_circuit_breaker::MeshCircuitBreaker,
+    mesh_retry::MeshRetry,
+    older::Timeout,
+    older::CircuitBreaker,
+    older::Retry,
 }

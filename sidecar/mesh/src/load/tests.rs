@@ -229,7 +229,6 @@ fn a_kind_that_would_change_what_the_pod_does_stays_an_error_that_names_it() {
     }
     for (kind, hint) in [
         ("MeshOPA", "would let them in"),
-        ("MeshRetry", "is not built yet"),
         ("MeshService", "names of services are not built yet"),
         ("ConfigMap", "a ConfigMap is mounted"),
         ("Deployment", "MeshTrafficPermission"),

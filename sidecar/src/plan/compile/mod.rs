@@ -2,6 +2,7 @@
 //! Options and documents → [`Plan`]. Pure: every error is reported at once, and then there is no plan.
 
 mod error;
+mod limits;
 mod logs;
 mod patch;
 mod security;
@@ -11,12 +12,13 @@ pub(crate) use security::reasons::{PortReasons, Reason};
 
 use crate::net::addrs::{Direction, Family, inbound_source, is_loopback};
 use crate::options::config::Config;
+use crate::plan::compile::limits::{Limits, Numbers};
 use crate::plan::{
-    ClusterPlan, Discovery, EJECTION_TIME, EndpointPlan, ListenerPlan, MOST_ATTEMPTS, Member, Origin, Plan,
-    Serve, hop_source, wildcard,
+    ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Member, Origin, Plan, Serve, hop_source, wildcard,
 };
 use culvert_mesh::document::{Document, Found, ZONE};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking, Outbound};
+use culvert_mesh::kinds::destination::CalledService;
 use culvert_mesh::kinds::mesh::Mesh;
 use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::model::tags::SERVICE;
@@ -52,21 +54,17 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         ..Plan::default()
     };
     passthrough(&mut plan, config);
-    if let Some((document, this)) = this {
-        let [redirects_in, redirects_out] = this.redirected(&config.context());
-        for inbound in &this.networking.inbound {
-            add_inbound(&mut plan, config, (this, inbound), redirects_in);
-        }
-        let services = services(&ours, (document, this));
-        debug_assert!(
-            redirects_out || this.networking.outbound.iter().all(|one| is_loopback(one.listener().ip()))
-        );
-        for outbound in &this.networking.outbound {
-            add_outbound(&mut plan, config, (outbound, &services));
-        }
-    }
     let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
     let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
+    let limits = Limits::new(config, &ours, pod);
+    if let Some(this) = this {
+        let redirected = this.1.redirected(&config.context());
+        if !redirected[0] {
+            errors.extend(circles(this));
+        }
+        add_pod(&mut plan, &ours, this, (redirected, &limits));
+    }
+    plan.warnings.extend(limits.warnings());
     patch::apply(&mut plan, &ours, &pod);
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
     // A pod whose Dataplane is wrong or missing has an error already, and its policies cannot be known.
@@ -245,21 +243,43 @@ fn services(ours: &[&Document], this: (&Document, &Dataplane)) -> BTreeMap<Strin
     services
 }
 
+/// Adds the listeners and clusters of the pod's own Dataplane.
+fn add_pod(
+    plan: &mut Plan,
+    ours: &[&Document],
+    this: (&Document, &Dataplane),
+    ([redirects_in, redirects_out], limits): ([bool; 2], &Limits<'_>),
+) {
+    let Networking { inbound, outbound, .. } = &this.1.networking;
+    for inbound in inbound {
+        add_inbound(plan, (this.1, inbound), redirects_in, &limits.inbound(inbound));
+    }
+    let services = services(ours, this);
+    debug_assert!(redirects_out || outbound.iter().all(|one| is_loopback(one.listener().ip())));
+    for outbound in outbound {
+        let has_inbound = |section: &str| {
+            let inbounds = dataplanes(ours).flat_map(|(_, dataplane)| &dataplane.networking.inbound);
+            inbounds
+                .filter(|inbound| outbound.tags.select(&inbound.tags))
+                .any(|inbound| select::is_section(inbound, section))
+        };
+        let (mesh, service) = (Arc::clone(&plan.mesh), outbound.tags.service().unwrap_or_default());
+        let called = CalledService { mesh: &mesh, service, has_inbound: &has_inbound };
+        add_outbound(plan, (outbound, &services), &limits.outbound(&called));
+    }
+}
+
 /// Adds the listeners and clusters that exist without documents, as far as `passthrough: false` leaves them.
 fn passthrough(plan: &mut Plan, config: &Config) {
+    let numbers = Numbers::of_passthrough(config);
     for direction in Direction::ALL {
         for family in Family::ALL {
             let name: Arc<str> = format!("{direction}:passthrough:{}", family.name()).into();
             let source = (direction == Direction::Inbound).then(|| inbound_source(family));
             let on = direction == Direction::Inbound || plan.passthrough;
+            let upstream = Discovery::OriginalDst { source };
             let cluster = on.then(|| {
-                push_cluster(
-                    plan,
-                    config,
-                    Arc::clone(&name),
-                    Origin::Transparent,
-                    Discovery::OriginalDst { source },
-                )
+                push_cluster(plan, numbers.cluster(Arc::clone(&name), Origin::Transparent, upstream))
             });
             plan.listeners.push(Arc::new(ListenerPlan {
                 name,
@@ -269,7 +289,7 @@ fn passthrough(plan: &mut Plan, config: &Config) {
                 binds: false,
                 serve: Serve::Tcp,
                 cluster,
-                idle_timeout: config.idle_timeout,
+                idle_timeout: numbers.idle_timeout,
                 service: None,
             }));
         }
@@ -279,13 +299,13 @@ fn passthrough(plan: &mut Plan, config: &Config) {
     }
     if !plan.members.is_empty() {
         let upstream = Discovery::OriginalDst { source: None };
-        plan.direct_access =
-            Some(push_cluster(plan, config, "direct_access".into(), Origin::Outbound, upstream));
+        let cluster = numbers.cluster("direct_access".into(), Origin::Outbound, upstream);
+        plan.direct_access = Some(push_cluster(plan, cluster));
     }
     let Some(api_server) = config.api_server.filter(|_| config.api_server_bypass) else { return };
     const NAME: &str = "kube_api_server_bypass";
-    let cluster =
-        push_cluster(plan, config, NAME.into(), Origin::Outbound, Discovery::OriginalDst { source: None });
+    let upstream = Discovery::OriginalDst { source: None };
+    let cluster = push_cluster(plan, numbers.cluster(NAME.into(), Origin::Outbound, upstream));
     push_listener(
         plan,
         ListenerPlan {
@@ -296,28 +316,15 @@ fn passthrough(plan: &mut Plan, config: &Config) {
             binds: false,
             serve: Serve::Tcp,
             cluster: Some(cluster),
-            idle_timeout: config.idle_timeout,
+            idle_timeout: numbers.idle_timeout,
             service: None,
         },
     );
 }
 
-fn push_cluster(
-    plan: &mut Plan,
-    config: &Config,
-    name: Arc<str>,
-    origin: Origin,
-    upstream: Discovery,
-) -> Arc<str> {
-    plan.clusters.push(Arc::new(ClusterPlan {
-        name: Arc::clone(&name),
-        origin,
-        upstream,
-        thresholds: config.thresholds,
-        connect_timeout: config.connect_timeout,
-        most_attempts: MOST_ATTEMPTS,
-        ejection_time: EJECTION_TIME,
-    }));
+fn push_cluster(plan: &mut Plan, cluster: ClusterPlan) -> Arc<str> {
+    let name = Arc::clone(&cluster.name);
+    plan.clusters.push(Arc::new(cluster));
     name
 }
 
@@ -325,15 +332,47 @@ fn push_listener(plan: &mut Plan, listener: ListenerPlan) {
     plan.listeners.push(Arc::new(listener));
 }
 
-fn add_inbound(plan: &mut Plan, config: &Config, (this, inbound): (&Dataplane, &Inbound), redirected: bool) {
+/// Returns the address of the application behind an inbound.
+fn application(this: &Dataplane, inbound: &Inbound, redirected: bool) -> SocketAddr {
     let listener = this.listener(inbound);
-    let default = if redirected { listener.ip() } else { std::net::Ipv4Addr::LOCALHOST.into() };
-    let ip = inbound.service_address.unwrap_or(default);
-    let application = SocketAddr::new(ip, inbound.service_port.unwrap_or(inbound.port).0);
+    let port = inbound.service_port.unwrap_or(inbound.port).0;
+    // Where the sidecar itself binds that address and port, the application can only be on loopback.
+    let taken = !redirected && port == listener.port();
+    let default = if taken { std::net::Ipv4Addr::LOCALHOST.into() } else { listener.ip() };
+    SocketAddr::new(inbound.service_address.unwrap_or(default), port)
+}
+
+/// Reports inbounds whose application is the listener of an inbound: a connection would go round in the sidecar.
+fn circles((document, this): (&Document, &Dataplane)) -> Vec<CompileError> {
+    let inbounds = &this.networking.inbound;
+    let listeners: HashSet<_> = inbounds.iter().map(|inbound| this.listener(inbound)).collect();
+    let circle = |(index, inbound): (usize, &Inbound)| {
+        let application = application(this, inbound, false);
+        // One that leads to itself has an error by itself.
+        let is_circle = application != this.listener(inbound) && listeners.contains(&application);
+        is_circle.then(|| {
+            let allowed = "an address and port that no inbound listens on; serviceAddress may be 127.0.0.1";
+            let path = format!("networking.inbound[{index}]");
+            document
+                .error(&path, format!("the application at {application}, another inbound"), allowed)
+                .into()
+        })
+    };
+    inbounds.iter().enumerate().filter_map(circle).collect()
+}
+
+fn add_inbound(
+    plan: &mut Plan,
+    (this, inbound): (&Dataplane, &Inbound),
+    redirected: bool,
+    numbers: &Numbers,
+) {
+    let listener = this.listener(inbound);
+    let application = application(this, inbound, redirected);
     let upstream =
         Discovery::Application { address: application, source: hop_source(application.ip(), redirected) };
-    let cluster =
-        named_cluster(plan, config, format!("localhost:{}", application.port()), Origin::Inbound, upstream);
+    let name = format!("localhost:{}", application.port());
+    let cluster = named_cluster(plan, numbers.cluster(name.into(), Origin::Inbound, upstream));
     push_listener(
         plan,
         ListenerPlan {
@@ -344,7 +383,7 @@ fn add_inbound(plan: &mut Plan, config: &Config, (this, inbound): (&Dataplane, &
             binds: !redirected,
             serve: Serve::Tcp,
             cluster: Some(cluster),
-            idle_timeout: config.idle_timeout,
+            idle_timeout: numbers.idle_timeout,
             service: inbound.tags.service().map(Into::into),
         },
     );
@@ -352,8 +391,8 @@ fn add_inbound(plan: &mut Plan, config: &Config, (this, inbound): (&Dataplane, &
 
 fn add_outbound(
     plan: &mut Plan,
-    config: &Config,
     (outbound, services): (&Outbound, &BTreeMap<String, Vec<EndpointPlan>>),
+    numbers: &Numbers,
 ) {
     let listener = outbound.listener();
     // Traffic to loopback is never redirected, so the application can only reach a port that is bound.
@@ -365,13 +404,9 @@ fn add_outbound(
     if endpoints.is_empty() {
         plan.warnings.push(format!("outbound {listener}: no Dataplane offers {service} with these tags"));
     }
-    let cluster = named_cluster(
-        plan,
-        config,
-        cluster_name(outbound, service),
-        Origin::Outbound,
-        Discovery::Endpoints(endpoints),
-    );
+    let name = cluster_name(outbound, service).into();
+    let cluster =
+        named_cluster(plan, numbers.cluster(name, Origin::Outbound, Discovery::Endpoints(endpoints)));
     push_listener(
         plan,
         ListenerPlan {
@@ -382,7 +417,7 @@ fn add_outbound(
             binds,
             serve: Serve::Tcp,
             cluster: Some(cluster),
-            idle_timeout: config.idle_timeout,
+            idle_timeout: numbers.idle_timeout,
             service: Some(service.into()),
         },
     );
@@ -394,24 +429,18 @@ fn cluster_name(outbound: &Outbound, service: &str) -> String {
     others.fold(service.to_owned(), |name, (key, value)| format!("{name}[{key}={value}]"))
 }
 
-/// Returns the cluster of this name, an existing one if it is equal; another cluster gets a number behind its name.
-fn named_cluster(
-    plan: &mut Plan,
-    config: &Config,
-    name: String,
-    origin: Origin,
-    upstream: Discovery,
-) -> Arc<str> {
-    let mut wanted = name.clone();
+/// Adds a cluster, and returns the name of an existing one if it is equal; another cluster gets a number behind its name.
+fn named_cluster(plan: &mut Plan, mut cluster: ClusterPlan) -> Arc<str> {
+    let wanted = Arc::clone(&cluster.name);
     let mut number = 1;
-    while let Some(there) = plan.cluster_named(&wanted) {
-        if there.upstream == upstream && there.origin == origin {
+    while let Some(there) = plan.cluster_named(&cluster.name) {
+        if **there == cluster {
             return Arc::clone(&there.name);
         }
         number += 1;
-        wanted = format!("{name}#{number}");
+        cluster.name = format!("{wanted}#{number}").into();
     }
-    push_cluster(plan, config, wanted.into(), origin, upstream)
+    push_cluster(plan, cluster)
 }
 
 /// Reads documents, with a Mesh that says nothing where they have none.

@@ -127,6 +127,42 @@ fn dataplane(name: &str, networking: &str) -> String {
 }
 
 #[test]
+fn without_a_redirect_the_application_is_at_the_inbounds_own_address_or_where_that_is_taken_on_loopback() {
+    for (networking, name, application) in [
+        ("port: 80, servicePort: 8080", "localhost:8080", "10.0.0.2:8080"),
+        ("port: 80, address: 10.0.0.9, servicePort: 8080", "localhost:8080", "10.0.0.9:8080"),
+        ("port: 80, servicePort: 8080, serviceAddress: 127.0.0.1", "localhost:8080", "127.0.0.1:8080"),
+        ("port: 80", "localhost:80", "127.0.0.1:80"),
+        ("port: 80, servicePort: 80", "localhost:80", "127.0.0.1:80"),
+    ] {
+        let inbound = format!("address: 10.0.0.2, inbound: [{{{networking}, tags: {{kuma.io/service: a}}}}]");
+        let plan = plan(&["--dataplane=app"], &dataplane("app", &inbound));
+        let expected = Discovery::Application { address: application.parse().unwrap(), source: None };
+        assert_eq!(cluster(&plan, name).upstream, expected, "{networking}");
+    }
+}
+
+#[test]
+fn an_application_that_is_another_inbound_of_the_sidecar_is_an_error() {
+    let tags = "tags: {kuma.io/service: a}";
+    let two = |more: &str| {
+        dataplane(
+            "app",
+            &format!(
+                "address: 10.0.0.2{more}, inbound: [{{port: 80, servicePort: 81, {tags}}}, {{port: 81, servicePort: 80, {tags}}}]"
+            ),
+        )
+    };
+    let errors = errors(&["--dataplane=app"], &two(""));
+    assert_eq!(errors.len(), 2, "{errors:#?}");
+    assert!(
+        errors[0].contains("networking.inbound[0]: found the application at 10.0.0.2:81, another inbound"),
+        "{errors:#?}"
+    );
+    plan(&["--dataplane=app"], &two(&format!(", {TRANSPARENT}")));
+}
+
+#[test]
 fn where_connections_are_redirected_the_listener_stands_for_the_applications_own_address() {
     let text = dataplane(
         "app",
@@ -250,7 +286,6 @@ spec:
 fn a_kind_that_culvert_has_not_is_told_with_the_one_that_does_it() {
     for (kind, hint) in [
         ("TrafficLog", "logging.defaultBackend, or by a MeshAccessLog"),
-        ("MeshTimeout", "a ProxyTemplate's patches"),
         ("ExternalService", "MeshTrafficPermission"),
     ] {
         let errors = errors(&[], &format!("{{type: {kind}, mesh: default, name: x, conf: {{}}}}"));

@@ -57,8 +57,8 @@ fields! {
         address: optional IpAddr = "address",
         /// The application's port. Default: port.
         service_port: optional Port = "servicePort",
-        /// The application's address: loopback or the workload's own. Default: with a redirect the listener's address,
-        /// without one 127.0.0.1.
+        /// The application's address: loopback or the workload's own. Default: the listener's address, or 127.0.0.1 where
+        /// the sidecar binds that address and port itself.
         service_address: optional IpAddr = "serviceAddress",
         /// Name of the service (kuma.io/service, required), and tags that its inbounds differ by. Absent, as in Kuma 3:
         /// policies choose the inbound by the Dataplane's labels.

@@ -8,8 +8,9 @@
 use crate::cluster::endpoint::{Ejection, Endpoint, Standing, Turns};
 use crate::cluster::limits::ClusterLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
+use crate::cluster::remembered::Remembered;
 use crate::net::addrs::{Direction, Family};
-use crate::plan::{self, Discovery, Origin, Plan};
+use crate::plan::{self, Discovery, Origin, OutlierPlan, Plan};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::SocketAddr;
@@ -33,6 +34,9 @@ pub(crate) struct ClusterState {
     /// The zero of the clock that ejections are in.
     since: Instant,
     ejections: Mutex<HashMap<SocketAddr, Weak<Ejection>>>,
+    /// True while too few endpoints are in service, so that ejections do not count. Forgotten whenever one is ejected or
+    /// returns: a connection must not look at thousands of endpoints.
+    panics: Remembered,
 }
 
 /// A cluster of the plan in force.
@@ -188,6 +192,7 @@ impl ClusterState {
             turn: AtomicUsize::new(0),
             since: Instant::now(),
             ejections: Mutex::default(),
+            panics: Remembered::default(),
         }
     }
 
@@ -219,18 +224,60 @@ impl Cluster {
             Arc::new(Endpoint { address, member, ejection })
         };
         let endpoints = planned.iter().zip(ejections).map(endpoint).collect();
+        state.panics.forget();
         Self { plan: Arc::clone(plan), state, stat_name, endpoints }
     }
 
     /// Returns the endpoints in the order in which the next connection tries them.
     pub(crate) fn turns(&self) -> Turns<'_> {
         let turn = self.state.turn.fetch_add(1, Relaxed);
-        Turns::new(&self.endpoints, turn, self.plan.most_attempts, self.state.millis(), self.first_pause())
+        let now = self.state.millis();
+        let turns = Turns::new(&self.endpoints, turn, self.plan.most_attempts, now, self.first_pause());
+        if self.ejections_count() { turns } else { turns.without_ejections() }
     }
 
-    /// Lets an endpoint that failed come after all others for a while. Returns true if it was in service until now.
+    /// Returns false where no endpoint is ejected by the plan, and while too few are in service.
+    fn ejections_count(&self) -> bool {
+        let Some(OutlierPlan { panic_threshold, .. }) = self.plan.outlier else { return false };
+        let in_service = |endpoint: &&Arc<Endpoint>| !endpoint.ejection.is_ejected();
+        let panics = || {
+            let in_service = self.endpoints.iter().filter(in_service).count();
+            in_service * 100_000 < panic_threshold as usize * self.endpoints.len()
+        };
+        panic_threshold == 0 || !self.state.panics.get_or(panics)
+    }
+
+    /// Counts a failed connect, and lets an endpoint that is ejected by that come after all others for a while. Returns true
+    /// if it was in service until now.
     pub(crate) fn failed(&self, endpoint: &Endpoint, standing: Standing) -> bool {
-        endpoint.ejection.failed(self.state.millis(), self.first_pause(), standing)
+        let Some(outlier) = self.plan.outlier else { return false };
+        let ejection = &endpoint.ejection;
+        let in_service = !ejection.is_ejected();
+        if in_service && !(ejection.strikes_out(outlier.consecutive) && self.may_eject(outlier.most_ejected))
+        {
+            return false;
+        }
+        let ejected = ejection.failed(self.state.millis(), self.first_pause(), standing);
+        if ejected {
+            self.state.panics.forget();
+        }
+        ejected
+    }
+
+    /// Returns true if one more endpoint may be ejected: the first in any case, as in Envoy.
+    fn may_eject(&self, percent: u32) -> bool {
+        if percent >= 100 {
+            return true;
+        }
+        let ejected = self.endpoints.iter().filter(|endpoint| endpoint.ejection.is_ejected()).count();
+        ejected == 0 || (ejected + 1) * 100 <= percent as usize * self.endpoints.len()
+    }
+
+    /// Puts an endpoint that answered in service.
+    pub(crate) fn succeeded(&self, endpoint: &Endpoint) {
+        if endpoint.ejection.end() {
+            self.state.panics.forget();
+        }
     }
 
     /// Lets an endpoint whose answer is overdue come after all others for this time.
@@ -245,7 +292,7 @@ impl Cluster {
     }
 
     fn first_pause(&self) -> u64 {
-        millis(self.plan.ejection_time)
+        millis(self.plan.outlier.unwrap_or_default().ejection_time)
     }
 }
 
@@ -281,174 +328,4 @@ pub(crate) fn plan_without_documents() -> Plan {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cluster::endpoint::Turn;
-    use crate::plan::{EJECTION_TIME, MOST_ATTEMPTS, Member};
-    use culvert_mesh::model::tags::Tags;
-
-    /// The clusters of a plan by name, each with so many endpoints, besides those of every plan.
-    fn plan(names: &[&str], endpoints: usize) -> Plan {
-        let member = Arc::new(Member { dataplane: "d".into(), tags: Arc::new(Tags::default()) });
-        let endpoint = |n: usize| plan::EndpointPlan {
-            address: ([10, 0, 0, u8::try_from(n).unwrap()], 80).into(),
-            member: Arc::clone(&member),
-        };
-        let cluster = |name: &&str| {
-            Arc::new(plan::ClusterPlan {
-                name: (*name).into(),
-                origin: Origin::Outbound,
-                upstream: Discovery::Endpoints((0..endpoints).map(endpoint).collect()),
-                thresholds: Default::default(),
-                connect_timeout: None,
-                most_attempts: MOST_ATTEMPTS,
-                ejection_time: EJECTION_TIME,
-            })
-        };
-        let mut plan = plan_without_documents();
-        plan.clusters.extend(names.iter().map(cluster));
-        plan
-    }
-
-    fn cluster(running: &Running, name: &str) -> Arc<Cluster> {
-        let found = running.clusters.iter().find(|cluster| &*cluster.plan.name == name);
-        Arc::clone(found.unwrap_or_else(|| panic!("no cluster {name}")))
-    }
-
-    /// The cluster `web` with so many endpoints.
-    fn web(endpoints: usize) -> Arc<Cluster> {
-        cluster(&Registry::default().open(plan(&["web"], endpoints)), "web")
-    }
-
-    /// The last byte of an endpoint's address, which is its place in [`plan`].
-    fn number(turn: Turn<'_>) -> u8 {
-        match turn.endpoint.address.ip() {
-            std::net::IpAddr::V4(ip) => ip.octets()[3],
-            std::net::IpAddr::V6(_) => panic!("{}", turn.endpoint.address),
-        }
-    }
-
-    #[test]
-    fn a_name_that_stays_keeps_its_state_and_one_that_goes_takes_it_along() {
-        let registry = Registry::default();
-        let first = registry.open(plan(&["web", "db"], 1));
-        let before = cluster(&first, "web").state.clone();
-        before.metrics.total.inc();
-        let permit = before.limits.connections.try_acquire();
-        let mut changed = plan(&["web", "cache"], 1);
-        let web = changed.clusters.iter_mut().find(|cluster| &*cluster.name == "web").unwrap();
-        Arc::make_mut(web).thresholds.max_connections = 5;
-        let second = registry.open(changed);
-        let after = cluster(&second, "web").state.clone();
-        assert!(Arc::ptr_eq(&before, &after));
-        assert_eq!(after.metrics.total.get(), 1);
-        assert_eq!((after.limits.connections.used(), after.limits.connections.max()), (1, 5));
-        let old = cluster(&first, "db").state.id;
-        drop((first, permit, before, after));
-        let third = registry.open(plan(&["db"], 1));
-        assert_ne!(cluster(&third, "db").state.id, old, "a new state");
-        drop(second);
-        let fourth = registry.open(plan(&[], 1));
-        let left = registry.clusters.lock().unwrap().len();
-        assert_eq!(left, fourth.clusters.len() + 1, "db is in use, web and cache are gone");
-        drop(third);
-    }
-
-    #[test]
-    fn endpoints_take_turns() {
-        let web = web(3);
-        let firsts: Vec<_> = (0..6).map(|_| number(web.turns().next().unwrap())).collect();
-        assert_eq!(firsts, [0, 1, 2, 0, 1, 2]);
-        assert_eq!(web.turns().map(number).collect::<Vec<_>>(), [0, 1, 2]);
-    }
-
-    #[test]
-    fn an_endpoint_that_could_not_be_reached_comes_last_for_a_while() {
-        let web = web(3);
-        web.failed(&web.endpoints[1], Standing::InService);
-        for _ in 0..3 {
-            assert_eq!(web.turns().last().map(number), Some(1));
-        }
-        web.endpoints[1].ejection.end();
-        assert_eq!((0..3).filter(|_| web.turns().next().map(number) == Some(1)).count(), 1);
-    }
-
-    #[test]
-    fn an_endpoint_that_failed_still_comes_last_after_an_unrelated_document_changed() {
-        let registry = Registry::default();
-        let before = registry.open(plan(&["web"], 3));
-        let web = cluster(&before, "web");
-        web.failed(&web.endpoints[1], Standing::InService);
-        let after = registry.open(plan(&["web", "db"], 3));
-        for _ in 0..3 {
-            assert_eq!(cluster(&after, "web").turns().last().map(number), Some(1));
-        }
-        assert_eq!(cluster(&after, "db").turns().next().map(number), Some(0), "another cluster's");
-    }
-
-    #[test]
-    fn ejections_go_with_their_last_user() {
-        let registry = Registry::default();
-        let many = registry.open(plan(&["web"], 100));
-        let state = Arc::clone(&cluster(&many, "web").state);
-        let kept = || state.ejections.lock().unwrap().len();
-        assert_eq!(kept(), 100);
-        let few = registry.open(plan(&["web"], 2));
-        assert_eq!(kept(), 100, "the plan of before may still be in use");
-        drop((many, few));
-        let _few = registry.open(plan(&["web"], 2));
-        assert_eq!(kept(), 2);
-    }
-
-    #[test]
-    fn one_that_fails_in_a_turn_is_not_tried_again_in_it() {
-        let web = web(2);
-        let mut tried = Vec::new();
-        for turn in web.turns() {
-            web.failed(turn.endpoint, turn.standing);
-            tried.push(number(turn));
-        }
-        assert_eq!(tried, [0, 1]);
-    }
-
-    #[test]
-    fn a_trial_comes_in_its_turn_as_a_first_choice_and_never_in_place_of_one_in_service() {
-        let mut plan = plan(&["web"], 2);
-        let planned = plan.clusters.iter_mut().find(|cluster| &*cluster.name == "web").unwrap();
-        Arc::make_mut(planned).ejection_time = Duration::ZERO;
-        let web = cluster(&Registry::default().open(plan), "web");
-        web.failed(&web.endpoints[1], Standing::InService);
-        let order = || web.turns().map(|turn| turn.standing).collect::<Vec<_>>();
-        assert_eq!(order(), [Standing::InService, Standing::LastResort]);
-        assert_eq!(order(), [Standing::Trial, Standing::InService]);
-    }
-
-    #[test]
-    fn a_connection_tries_a_few_of_many() {
-        let web = web(100);
-        assert_eq!(web.turns().count(), MOST_ATTEMPTS);
-        for endpoint in &web.endpoints {
-            web.failed(endpoint, Standing::InService);
-        }
-        assert_eq!(web.turns().count(), MOST_ATTEMPTS);
-    }
-
-    #[test]
-    fn without_endpoints_there_is_no_turn() {
-        assert_eq!(web(0).turns().count(), 0);
-    }
-
-    #[test]
-    fn names_in_statistics_are_envoys() {
-        assert_eq!(stat_name("outbound:passthrough:ipv4"), "outbound_passthrough_ipv4");
-        assert_eq!(stat_name("web.default.svc[version=1]"), "web_default_svc_version_1_");
-        let names = |names: &[&str]| {
-            let plan = plan(names, 0);
-            let own: Vec<_> =
-                plan.clusters.iter().filter(|cluster| names.contains(&&*cluster.name)).cloned().collect();
-            stat_names(&own).iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        assert_eq!(names(&["a.b", "a_b", "a:b", "a_b#2"]), ["a_b#2", "a_b", "a_b#3", "a_b_2"]);
-        assert_eq!(names(&["a:b", "a.b"]), ["a_b#2", "a_b"], "the order of documents does not matter");
-    }
-}
+mod tests;

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `MeshTimeout`: timeouts of the connections of some pods.
+
+use crate::context::Context;
+use crate::kinds::Resource;
+use crate::kinds::destination::{self, ConnectionPolicy, ToRef};
+use crate::merge::merge_fields;
+use crate::read::part::Part;
+use crate::read::{At, Span, fields};
+use crate::target::{Target, TargetRef, WholeMesh};
+
+fields! {
+    /// Timeouts of the connections of some pods.
+    pub struct MeshTimeout {
+        /// The pods. Absent: all pods of the mesh.
+        target_ref: optional TargetRef = "targetRef",
+        /// Connections from these pods.
+        to: default Vec<TimeoutTo> = "to",
+        /// Connections to these pods.
+        from: default Vec<TimeoutFrom> = "from",
+        /// Connections to these pods, in the newer spelling.
+        rules: default Vec<TimeoutRule> = "rules",
+    }
+}
+
+fields! {
+    /// Connections to some destinations.
+    pub struct TimeoutTo {
+        /// The destinations.
+        target_ref: required ToRef = "targetRef",
+        /// Their timeouts.
+        default: required TimeoutConf = "default",
+    }
+}
+
+fields! {
+    /// Connections from some clients.
+    pub struct TimeoutFrom {
+        /// The clients: only Mesh.
+        target_ref: required WholeMesh = "targetRef",
+        /// Their timeouts.
+        default: required TimeoutConf = "default",
+    }
+}
+
+fields! {
+    /// Connections from any client.
+    pub struct TimeoutRule {
+        /// Their timeouts.
+        default: required TimeoutConf = "default",
+    }
+}
+
+fields! {
+    /// Timeouts; an absent one is left to wider policies.
+    pub struct TimeoutConf {
+        /// Time for a connect, above 0.
+        connection_timeout: optional Span = "connectionTimeout",
+        /// Time after which a connection that moves no byte is reset; 0s = never.
+        idle_timeout: optional Span = "idleTimeout",
+        /// Timeouts of HTTP, without effect: connections are forwarded as TCP.
+        http: optional HttpTimeouts = "http",
+    }
+}
+
+merge_fields!(TimeoutConf { connection_timeout, idle_timeout, http });
+
+fields! {
+    /// Timeouts of HTTP; 0s = none.
+    pub struct HttpTimeouts {
+        /// Time for a whole request and answer.
+        request_timeout: optional Span = "requestTimeout",
+        /// Time after which a stream that moves no byte ends.
+        stream_idle_timeout: optional Span = "streamIdleTimeout",
+        /// Longest life of a stream.
+        max_stream_duration: optional Span = "maxStreamDuration",
+        /// Longest life of a connection.
+        max_connection_duration: optional Span = "maxConnectionDuration",
+        /// Time for the headers of a request.
+        request_headers_timeout: optional Span = "requestHeadersTimeout",
+    }
+}
+
+impl ConnectionPolicy for MeshTimeout {
+    type Conf = TimeoutConf;
+
+    fn to(&self) -> impl DoubleEndedIterator<Item = (&ToRef, &TimeoutConf)> {
+        self.to.iter().map(|to| (&to.target_ref, &to.default))
+    }
+
+    fn inbound(&self) -> impl DoubleEndedIterator<Item = &TimeoutConf> {
+        let from = self.from.iter().map(|from| &from.default);
+        from.chain(self.rules.iter().map(|rule| &rule.default))
+    }
+
+    fn passed_over(&self) -> Vec<&'static str> {
+        let mut confs = self.inbound().chain(self.to().map(|(_, conf)| conf));
+        if confs.any(|conf| conf.http.is_some()) { vec!["http"] } else { Vec::new() }
+    }
+}
+
+impl Resource for MeshTimeout {
+    const NAME: &'static str = "MeshTimeout";
+    const HAS_SPEC: bool = true;
+
+    fn target(&self) -> Target<'_> {
+        Target::Ref(self.target_ref.as_ref())
+    }
+
+    fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
+        TargetRef::check(&part.field("targetRef"), at);
+        destination::check_entries(part, at);
+        for list in ["to", "from", "rules"] {
+            for item in part.items(list).unwrap_or_default() {
+                if list == "to" {
+                    ToRef::check(&item.field("targetRef"), true, at);
+                }
+                check_conf(&item.field("default"), at);
+            }
+        }
+    }
+}
+
+fn check_conf(conf: &Part<'_>, at: &mut At<'_>) {
+    destination::check_says_something(conf, &["connectionTimeout", "idleTimeout", "http"], at);
+    if let Ok(Some(timeout)) = conf.get::<Span>("connectionTimeout")
+        && timeout.get().is_none()
+    {
+        conf.problem(at, "connectionTimeout", "0", "a duration above 0");
+    }
+    if conf.has("http") == Ok(true) {
+        // As Kuma has it, the timeout of headers alone is not enough.
+        const TIMEOUTS: [&str; 4] =
+            ["requestTimeout", "streamIdleTimeout", "maxStreamDuration", "maxConnectionDuration"];
+        destination::check_says_something(&conf.field("http"), &TIMEOUTS, at);
+    }
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `Timeout`, `CircuitBreaker` and `Retry` of Kuma up to 2.x, read into what the newer policies say of connections.
+//!
+//! Of these one policy holds for each destination: the one whose selectors of pods and destinations say most together.
+
+mod circuit_breaker;
+mod retry;
+mod timeout;
+
+pub use circuit_breaker::*;
+pub use retry::*;
+pub use timeout::*;
+
+use crate::kinds::FromSpec;
+use crate::kinds::proxy_template::Selector;
+use crate::merge::Merge;
+use crate::model::tags::{SERVICE, Tags};
+use crate::read::At;
+use crate::read::part::Part;
+
+/// A policy about the connections of some pods to some services.
+pub trait OlderPolicy: FromSpec {
+    /// Values of the newer kind for a connection.
+    type Conf: Merge;
+
+    /// Returns the selectors of pods, and those of services.
+    fn selectors(&self) -> [&[Selector]; 2];
+
+    /// Returns what the policy says of these connections.
+    fn conf(&self) -> Self::Conf;
+
+    /// Returns the fields that have no effect on a connection that is forwarded as TCP.
+    fn passed_over(&self) -> Vec<&'static str>;
+}
+
+/// Returns how much selectors say of a subject that has one of these sets of tags: tags with a value, then tags with any;
+/// `None` where none fits. Without any set only a selector that takes any value fits.
+pub fn fit(selectors: &[Selector], tags: &[&Tags]) -> Option<[usize; 2]> {
+    let rank = |Selector { tags: wanted }: &Selector| {
+        let any = wanted.0.values().filter(|value| *value == "*").count();
+        let fits =
+            if tags.is_empty() { any == wanted.0.len() } else { tags.iter().any(|tags| wanted.select(tags)) };
+        fits.then_some([wanted.0.len() - any, any])
+    };
+    selectors.iter().filter_map(rank).max()
+}
+
+/// Checks the selectors: each names a service, and one of destinations nothing else.
+fn check_selectors(part: &Part<'_>, at: &mut At<'_>) {
+    for list in ["sources", "destinations"] {
+        let Ok(selectors) = part.items(list) else { continue };
+        if selectors.is_empty() && part.has(list) == Ok(true) {
+            part.problem(at, list, "no selector", "at least one");
+        }
+        for selector in selectors {
+            let tags = selector.field("match");
+            if tags.has(SERVICE) == Ok(false) {
+                tags.problem(at, SERVICE, "nothing", "this field is required; \"*\" is every service");
+            }
+            for (tag, _) in tags.texts().filter(|(tag, _)| list == "destinations" && *tag != SERVICE) {
+                tags.problem(
+                    at,
+                    tag,
+                    "a tag beside the service",
+                    "the service alone: a policy is about all of it",
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+use super::*;
+use crate::cluster::endpoint::Turn;
+use crate::plan::{MOST_ATTEMPTS, Member};
+use culvert_mesh::model::tags::Tags;
+
+/// The clusters of a plan by name, each with so many endpoints, besides those of every plan.
+fn plan(names: &[&str], endpoints: usize) -> Plan {
+    let member = Arc::new(Member { dataplane: "d".into(), tags: Arc::new(Tags::default()) });
+    let endpoint = |n: usize| plan::EndpointPlan {
+        address: ([10, 0, 0, u8::try_from(n).unwrap()], 80).into(),
+        member: Arc::clone(&member),
+    };
+    let cluster = |name: &&str| {
+        Arc::new(plan::ClusterPlan {
+            name: (*name).into(),
+            origin: Origin::Outbound,
+            upstream: Discovery::Endpoints((0..endpoints).map(endpoint).collect()),
+            thresholds: Default::default(),
+            connect_timeout: None,
+            most_attempts: MOST_ATTEMPTS,
+            outlier: Some(OutlierPlan::default()),
+        })
+    };
+    let mut plan = plan_without_documents();
+    plan.clusters.extend(names.iter().map(cluster));
+    plan
+}
+
+fn cluster(running: &Running, name: &str) -> Arc<Cluster> {
+    let found = running.clusters.iter().find(|cluster| &*cluster.plan.name == name);
+    Arc::clone(found.unwrap_or_else(|| panic!("no cluster {name}")))
+}
+
+/// The cluster `web` with so many endpoints.
+fn web(endpoints: usize) -> Arc<Cluster> {
+    cluster(&Registry::default().open(plan(&["web"], endpoints)), "web")
+}
+
+/// The last byte of an endpoint's address, which is its place in [`plan`].
+fn number(turn: Turn<'_>) -> u8 {
+    match turn.endpoint.address.ip() {
+        std::net::IpAddr::V4(ip) => ip.octets()[3],
+        std::net::IpAddr::V6(_) => panic!("{}", turn.endpoint.address),
+    }
+}
+
+#[test]
+fn a_name_that_stays_keeps_its_state_and_one_that_goes_takes_it_along() {
+    let registry = Registry::default();
+    let first = registry.open(plan(&["web", "db"], 1));
+    let before = cluster(&first, "web").state.clone();
+    before.metrics.total.inc();
+    let permit = before.limits.connections.try_acquire();
+    let mut changed = plan(&["web", "cache"], 1);
+    let web = changed.clusters.iter_mut().find(|cluster| &*cluster.name == "web").unwrap();
+    Arc::make_mut(web).thresholds.max_connections = 5;
+    let second = registry.open(changed);
+    let after = cluster(&second, "web").state.clone();
+    assert!(Arc::ptr_eq(&before, &after));
+    assert_eq!(after.metrics.total.get(), 1);
+    assert_eq!((after.limits.connections.used(), after.limits.connections.max()), (1, 5));
+    let old = cluster(&first, "db").state.id;
+    drop((first, permit, before, after));
+    let third = registry.open(plan(&["db"], 1));
+    assert_ne!(cluster(&third, "db").state.id, old, "a new state");
+    drop(second);
+    let fourth = registry.open(plan(&[], 1));
+    let left = registry.clusters.lock().unwrap().len();
+    assert_eq!(left, fourth.clusters.len() + 1, "db is in use, web and cache are gone");
+    drop(third);
+}
+
+#[test]
+fn endpoints_take_turns() {
+    let web = web(3);
+    let firsts: Vec<_> = (0..6).map(|_| number(web.turns().next().unwrap())).collect();
+    assert_eq!(firsts, [0, 1, 2, 0, 1, 2]);
+    assert_eq!(web.turns().map(number).collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
+fn an_endpoint_that_could_not_be_reached_comes_last_for_a_while() {
+    let web = web(3);
+    web.failed(&web.endpoints[1], Standing::InService);
+    for _ in 0..3 {
+        assert_eq!(web.turns().last().map(number), Some(1));
+    }
+    web.endpoints[1].ejection.end();
+    assert_eq!((0..3).filter(|_| web.turns().next().map(number) == Some(1)).count(), 1);
+}
+
+#[test]
+fn an_endpoint_that_failed_still_comes_last_after_an_unrelated_document_changed() {
+    let registry = Registry::default();
+    let before = registry.open(plan(&["web"], 3));
+    let web = cluster(&before, "web");
+    web.failed(&web.endpoints[1], Standing::InService);
+    let after = registry.open(plan(&["web", "db"], 3));
+    for _ in 0..3 {
+        assert_eq!(cluster(&after, "web").turns().last().map(number), Some(1));
+    }
+    assert_eq!(cluster(&after, "db").turns().next().map(number), Some(0), "another cluster's");
+}
+
+#[test]
+fn ejections_go_with_their_last_user() {
+    let registry = Registry::default();
+    let many = registry.open(plan(&["web"], 100));
+    let state = Arc::clone(&cluster(&many, "web").state);
+    let kept = || state.ejections.lock().unwrap().len();
+    assert_eq!(kept(), 100);
+    let few = registry.open(plan(&["web"], 2));
+    assert_eq!(kept(), 100, "the plan of before may still be in use");
+    drop((many, few));
+    let _few = registry.open(plan(&["web"], 2));
+    assert_eq!(kept(), 2);
+}
+
+#[test]
+fn one_that_fails_in_a_turn_is_not_tried_again_in_it() {
+    let web = web(2);
+    let mut tried = Vec::new();
+    for turn in web.turns() {
+        web.failed(turn.endpoint, turn.standing);
+        tried.push(number(turn));
+    }
+    assert_eq!(tried, [0, 1]);
+}
+
+#[test]
+fn a_trial_comes_in_its_turn_as_a_first_choice_and_never_in_place_of_one_in_service() {
+    let mut plan = plan(&["web"], 2);
+    let planned = plan.clusters.iter_mut().find(|cluster| &*cluster.name == "web").unwrap();
+    Arc::make_mut(planned).outlier =
+        Some(OutlierPlan { ejection_time: Duration::ZERO, ..OutlierPlan::default() });
+    let web = cluster(&Registry::default().open(plan), "web");
+    web.failed(&web.endpoints[1], Standing::InService);
+    let order = || web.turns().map(|turn| turn.standing).collect::<Vec<_>>();
+    assert_eq!(order(), [Standing::InService, Standing::LastResort]);
+    assert_eq!(order(), [Standing::Trial, Standing::InService]);
+}
+
+/// The cluster `web` with so many endpoints and this ejection, opened by a registry.
+fn web_with(registry: &Registry, endpoints: usize, outlier: Option<OutlierPlan>) -> Arc<Cluster> {
+    let mut plan = plan(&["web"], endpoints);
+    let planned = plan.clusters.iter_mut().find(|cluster| &*cluster.name == "web").unwrap();
+    Arc::make_mut(planned).outlier = outlier;
+    cluster(&registry.open(plan), "web")
+}
+
+fn is_in_turn(web: &Cluster) -> Vec<u8> {
+    let all = 0..web.endpoints.len();
+    let mut firsts: Vec<_> = all.filter_map(|_| web.turns().next().map(number)).collect();
+    firsts.sort_unstable();
+    firsts.dedup();
+    firsts
+}
+
+#[test]
+fn an_endpoint_is_ejected_by_failures_in_a_row() {
+    let outlier = OutlierPlan { consecutive: 3, ..OutlierPlan::default() };
+    let web = web_with(&Registry::default(), 2, Some(outlier));
+    let fails = || web.failed(&web.endpoints[0], Standing::InService);
+    assert!(!fails() && !fails());
+    web.succeeded(&web.endpoints[0]);
+    assert!(!fails() && !fails());
+    assert_eq!(is_in_turn(&web), [0, 1]);
+    assert!(fails());
+    assert_eq!(is_in_turn(&web), [1]);
+}
+
+#[test]
+fn no_more_than_a_share_is_ejected_and_the_first_in_any_case() {
+    for (percent, ejected) in [(0, 1), (10, 1), (20, 1), (40, 2), (59, 2), (60, 3), (100, 5)] {
+        let outlier = OutlierPlan { most_ejected: percent, ..OutlierPlan::default() };
+        let web = web_with(&Registry::default(), 5, Some(outlier));
+        let failed = web.endpoints.iter().filter(|endpoint| web.failed(endpoint, Standing::InService));
+        assert_eq!(failed.count(), ejected, "{percent} %");
+    }
+}
+
+#[test]
+fn where_too_few_are_in_service_all_take_turns_until_one_returns() {
+    let outlier = OutlierPlan { panic_threshold: 50_000, ..OutlierPlan::default() };
+    let registry = Registry::default();
+    let web = web_with(&registry, 4, Some(outlier));
+    let fails = |number: usize| assert!(web.failed(&web.endpoints[number], Standing::InService));
+    fails(0);
+    fails(1);
+    assert_eq!(is_in_turn(&web), [2, 3], "half is not less than half");
+    fails(2);
+    assert_eq!(is_in_turn(&web), [0, 1, 2, 3]);
+    // A reload changes the threshold and keeps the ejections.
+    let calm = web_with(&registry, 4, Some(OutlierPlan { panic_threshold: 25_000, ..outlier }));
+    assert_eq!(is_in_turn(&calm), [3]);
+    let web = web_with(&registry, 4, Some(outlier));
+    assert_eq!(is_in_turn(&web), [0, 1, 2, 3]);
+    web.succeeded(&web.endpoints[0]);
+    assert_eq!(is_in_turn(&web), [0, 3]);
+}
+
+#[test]
+fn where_no_endpoint_is_ejected_failures_change_nothing() {
+    let registry = Registry::default();
+    let before = web_with(&registry, 2, Some(OutlierPlan::default()));
+    assert!(before.failed(&before.endpoints[0], Standing::InService));
+    let web = web_with(&registry, 2, None);
+    assert!(!web.failed(&web.endpoints[1], Standing::InService));
+    assert_eq!(is_in_turn(&web), [0, 1]);
+}
+
+#[test]
+fn a_connection_tries_a_few_of_many() {
+    let web = web(100);
+    assert_eq!(web.turns().count(), MOST_ATTEMPTS);
+    for endpoint in &web.endpoints {
+        web.failed(endpoint, Standing::InService);
+    }
+    assert_eq!(web.turns().count(), MOST_ATTEMPTS);
+}
+
+#[test]
+fn without_endpoints_there_is_no_turn() {
+    assert_eq!(web(0).turns().count(), 0);
+}
+
+#[test]
+fn names_in_statistics_are_envoys() {
+    assert_eq!(stat_name("outbound:passthrough:ipv4"), "outbound_passthrough_ipv4");
+    assert_eq!(stat_name("web.default.svc[version=1]"), "web_default_svc_version_1_");
+    let names = |names: &[&str]| {
+        let plan = plan(names, 0);
+        let own: Vec<_> =
+            plan.clusters.iter().filter(|cluster| names.contains(&&*cluster.name)).cloned().collect();
+        stat_names(&own).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&["a.b", "a_b", "a:b", "a_b#2"]), ["a_b#2", "a_b", "a_b#3", "a_b_2"]);
+    assert_eq!(names(&["a:b", "a.b"]), ["a_b#2", "a_b"], "the order of documents does not matter");
+}

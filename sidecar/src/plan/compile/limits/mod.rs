@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Times and limits of clusters and listeners.
+//!
+//! Each number is said by the first of these that says it: a ProxyTemplate's patch, which is applied later; the policies in
+//! effect (MeshTimeout, MeshCircuitBreaker, MeshRetry), the most specific first; their ancestor (Timeout, CircuitBreaker,
+//! Retry); an option that is given; the default.
+
+use crate::options::config::{Config, Thresholds};
+use crate::plan::{ClusterPlan, Discovery, MOST_ATTEMPTS, Origin, OutlierPlan};
+use culvert_mesh::document::Document;
+use culvert_mesh::kinds::dataplane::Inbound;
+use culvert_mesh::kinds::destination::{CalledService, ConnectionPolicy, Positive};
+use culvert_mesh::kinds::mesh_circuit_breaker::{
+    BreakerConf, ConnectionLimits, MeshCircuitBreaker, OutlierDetection,
+};
+use culvert_mesh::kinds::mesh_retry::{MeshRetry, RetryConf};
+use culvert_mesh::kinds::mesh_timeout::{MeshTimeout, TimeoutConf};
+use culvert_mesh::kinds::older::{self, CircuitBreaker, OlderPolicy, Retry, Timeout};
+use culvert_mesh::kinds::{FromSpec, Kind, Spec};
+use culvert_mesh::merge::merged;
+use culvert_mesh::model::tags::{SERVICE, Tags};
+use culvert_mesh::select::{self, Effective, Subject};
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The kinds of policies that are read here.
+const KINDS: [Kind; 6] = [
+    Kind::MeshTimeout,
+    Kind::MeshCircuitBreaker,
+    Kind::MeshRetry,
+    Kind::Timeout,
+    Kind::CircuitBreaker,
+    Kind::Retry,
+];
+
+/// Times of a cluster and its listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Times {
+    connect: Duration,
+    idle: Duration,
+}
+
+/// Times where a connection goes by its destination's address, and no document says more. Kuma's page says 10 s; its control
+/// plane sets 5 s.
+const PASSTHROUGH: Times = Times { connect: Duration::from_secs(10), idle: Duration::from_hours(1) };
+
+/// Times of inbounds, from the MeshTimeout that Kuma makes for each new mesh. The idle timeout is twice that of outbounds, so
+/// that a connection between two sidecars is ended by the client's.
+const INBOUND: Times = Times { connect: Duration::from_secs(10), idle: Duration::from_hours(2) };
+
+/// Times of outbounds, from the same MeshTimeout.
+const OUTBOUND: Times = Times { connect: Duration::from_secs(5), idle: Duration::from_hours(1) };
+
+/// Ejection where a policy says the number of failures: the other numbers are Envoy's, which Kuma leaves as they are.
+const ENVOY: OutlierPlan = OutlierPlan {
+    consecutive: 5,
+    ejection_time: Duration::from_secs(30),
+    most_ejected: 10,
+    panic_threshold: 50_000,
+};
+
+/// Times and limits of one cluster and its listeners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Numbers {
+    connect_timeout: Option<Duration>,
+    pub(super) idle_timeout: Option<Duration>,
+    thresholds: Thresholds,
+    most_attempts: usize,
+    outlier: Option<OutlierPlan>,
+}
+
+impl Numbers {
+    fn new(config: &Config, times: Times) -> Self {
+        Self {
+            connect_timeout: config.connect_timeout.or(times.connect),
+            idle_timeout: config.idle_timeout.or(times.idle),
+            thresholds: config.thresholds,
+            most_attempts: MOST_ATTEMPTS,
+            outlier: Some(OutlierPlan::default()),
+        }
+    }
+
+    /// Returns the numbers of connections that go by their destination's address. As in Kuma no policy about destinations is
+    /// about them, not even one for `Mesh`.
+    pub(super) fn of_passthrough(config: &Config) -> Self {
+        Self::new(config, PASSTHROUGH)
+    }
+
+    /// Returns a cluster with these numbers.
+    pub(super) fn cluster(&self, name: Arc<str>, origin: Origin, upstream: Discovery) -> ClusterPlan {
+        let Self { connect_timeout, idle_timeout: _, thresholds, most_attempts, outlier } = *self;
+        ClusterPlan { name, origin, upstream, thresholds, connect_timeout, most_attempts, outlier }
+    }
+
+    fn timeouts(mut self, conf: Option<TimeoutConf>) -> Self {
+        let Some(TimeoutConf { connection_timeout, idle_timeout, http: _ }) = conf else { return self };
+        if let Some(timeout) = connection_timeout {
+            self.connect_timeout = timeout.get();
+        }
+        if let Some(timeout) = idle_timeout {
+            self.idle_timeout = timeout.get();
+        }
+        self
+    }
+
+    fn breaker(mut self, conf: Option<BreakerConf>) -> Self {
+        let Some(BreakerConf { limits, outlier }) = conf else { return self };
+        if let Some(limits) = limits {
+            // Pools are a part of Envoy that culvert does not have.
+            let ConnectionLimits {
+                max_connections,
+                max_connection_pools: _,
+                max_pending_requests,
+                max_retries,
+                max_requests,
+            } = limits;
+            let of = &mut self.thresholds;
+            for (limit, new) in [
+                (&mut of.max_connections, max_connections),
+                (&mut of.max_pending_requests, max_pending_requests),
+                (&mut of.max_requests, max_requests),
+                (&mut of.max_retries, max_retries),
+            ] {
+                *limit = new.map_or(*limit, |Positive(new)| new);
+            }
+        }
+        if let Some(outlier) = outlier {
+            self.outlier = ejection(&outlier);
+        }
+        self
+    }
+
+    fn retry(mut self, conf: Option<RetryConf>) -> Self {
+        if let Some(tcp) = conf.and_then(|conf| conf.tcp) {
+            self.most_attempts = usize::try_from(tcp.max_connect_attempt.0).unwrap_or(usize::MAX);
+        }
+        self
+    }
+}
+
+/// Returns the ejection that a policy says. Without a detector that sees failed connects, culvert's own stays.
+fn ejection(policy: &OutlierDetection) -> Option<OutlierPlan> {
+    if policy.disabled == Some(true) {
+        return None;
+    }
+    let default = match policy.failed_connects() {
+        Some(consecutive) => OutlierPlan { consecutive, ..ENVOY },
+        None => OutlierPlan::default(),
+    };
+    Some(OutlierPlan {
+        consecutive: default.consecutive,
+        ejection_time: policy.base_ejection_time.map_or(default.ejection_time, |time| time.0),
+        most_ejected: policy.max_ejection_percent.map_or(default.most_ejected, |percent| percent.0),
+        panic_threshold: policy
+            .healthy_panic_threshold
+            .map_or(default.panic_threshold, |threshold| threshold.0),
+    })
+}
+
+/// A policy in effect for the calls of the pod.
+struct ForCalls<'a, P> {
+    /// Policies of one number differ by their names alone.
+    group: usize,
+    one: Effective<'a, P>,
+}
+
+/// The policies about times and limits, for one pod.
+pub(super) struct Limits<'a> {
+    config: &'a Config,
+    /// Each inbound goes through the policies, so they are picked out of thousands of Dataplanes once.
+    policies: Vec<&'a Document>,
+    pod: Subject<'a>,
+    timeouts: Vec<ForCalls<'a, MeshTimeout>>,
+    breakers: Vec<ForCalls<'a, MeshCircuitBreaker>>,
+    retries: Vec<ForCalls<'a, MeshRetry>>,
+}
+
+impl<'a> Limits<'a> {
+    pub(super) fn new(config: &'a Config, ours: &[&'a Document], pod: Subject<'a>) -> Self {
+        let policies: Vec<_> = ours.iter().copied().filter(|one| KINDS.contains(&one.kind())).collect();
+        Self {
+            config,
+            timeouts: for_calls(&policies, &pod),
+            breakers: for_calls(&policies, &pod),
+            retries: for_calls(&policies, &pod),
+            policies,
+            pod,
+        }
+    }
+
+    /// Returns the numbers of an outbound.
+    pub(super) fn outbound(&self, called: &CalledService<'_>) -> Numbers {
+        let timeouts =
+            of_destination(&self.timeouts, called).into_iter().chain(self.older::<Timeout>(called));
+        let breakers =
+            of_destination(&self.breakers, called).into_iter().chain(self.older::<CircuitBreaker>(called));
+        let retries = of_destination(&self.retries, called).into_iter().chain(self.older::<Retry>(called));
+        Numbers::new(self.config, OUTBOUND)
+            .timeouts(merged(timeouts))
+            .breaker(merged(breakers))
+            .retry(merged(retries))
+    }
+
+    /// Returns what the older policy of a kind says of a destination. As in Kuma one holds: the one whose selectors say most of
+    /// both ends together, and of even ones the first by name.
+    fn older<P: OlderPolicy>(&self, called: &CalledService<'_>) -> Option<P::Conf> {
+        let service = Tags([(SERVICE.to_owned(), called.service.to_owned())].into());
+        let ranked = self.policies.iter().filter_map(|one| {
+            let policy = P::from_spec(&one.spec)?;
+            let [sources, destinations] = policy.selectors();
+            let (source, destination) =
+                (older::fit(sources, self.pod.tags)?, older::fit(destinations, &[&service])?);
+            let sum = [source[0] + destination[0], source[1] + destination[1]];
+            Some(((Reverse(sum), &one.name), policy))
+        });
+        ranked.min_by_key(|(place, _)| *place).map(|(_, policy)| policy.conf())
+    }
+
+    /// Returns the numbers of an inbound.
+    pub(super) fn inbound(&self, inbound: &Inbound) -> Numbers {
+        let tags = [&*inbound.tags];
+        let subject = Subject { tags: &tags, inbound: Some(inbound), ..self.pod };
+        Numbers::new(self.config, INBOUND)
+            .timeouts(of_inbound::<MeshTimeout>(&self.policies, &subject))
+            .breaker(of_inbound::<MeshCircuitBreaker>(&self.policies, &subject))
+    }
+
+    /// Returns a line for each policy about this pod that says more than takes effect.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let said = |policy: &&&Document| self.is_about_the_pod(policy);
+        self.policies.iter().filter(said).filter_map(|policy| passed_over(policy)).collect()
+    }
+
+    fn is_about_the_pod(&self, policy: &Document) -> bool {
+        let target = policy.spec.target();
+        let is_about = |subject: &Subject<'_>| select::rank(&target, policy, subject).is_some();
+        let inbounds = self.pod.pod.map_or(&[][..], |(_, this)| this.networking.inbound.as_slice());
+        let mut inbounds = inbounds.iter();
+        is_about(&self.pod)
+            || inbounds.any(|inbound| {
+                is_about(&Subject { tags: &[&inbound.tags], inbound: Some(inbound), ..self.pod })
+            })
+    }
+}
+
+fn passed_over(policy: &Document) -> Option<String> {
+    let fields = match &policy.spec {
+        Spec::MeshTimeout(spec) => spec.passed_over(),
+        Spec::MeshCircuitBreaker(spec) => spec.passed_over(),
+        Spec::MeshRetry(spec) => spec.passed_over(),
+        Spec::Timeout(spec) => spec.passed_over(),
+        Spec::CircuitBreaker(spec) => spec.passed_over(),
+        Spec::Retry(spec) => spec.passed_over(),
+        _ => return None,
+    };
+    let (kind, name) = (policy.kind().name(), &policy.name);
+    (!fields.is_empty()).then(|| {
+        format!("{kind} {name}: passed over, as connections are forwarded as TCP: {}", fields.join(", "))
+    })
+}
+
+fn for_calls<'a, P: FromSpec>(policies: &[&'a Document], pod: &Subject<'_>) -> Vec<ForCalls<'a, P>> {
+    let mut group = 0;
+    let mut last = None;
+    let number = |one: Effective<'a, P>| {
+        let rank = select::rank(&one.document.spec.target(), one.document, pod);
+        if last.is_some_and(|last| last != rank) {
+            group += 1;
+        }
+        last = Some(rank);
+        ForCalls { group, one }
+    };
+    select::effective::<P>(policies, std::slice::from_ref(pod)).into_iter().map(number).collect()
+}
+
+/// Merges the entries about a destination.
+///
+/// Kuma sorts entries by their policy's target, then by their own, then by the policy's name. So the entry for `Mesh` of a
+/// policy about this pod decides before the entry for the service of a policy about the mesh; but of two policies about the
+/// mesh the entry for the service decides before their names. Of two such entries of one policy the later decides.
+fn of_destination<P: ConnectionPolicy>(
+    policies: &[ForCalls<'_, P>],
+    called: &CalledService<'_>,
+) -> Option<P::Conf> {
+    let mut said = Vec::new();
+    for ForCalls { group, one } in policies {
+        let namespace = one.document.namespace.as_deref();
+        for (to, conf) in one.policy.to().rev().filter(|(to, _)| to.fits(called, namespace)) {
+            said.push(((*group, Reverse(to.rank())), conf));
+        }
+    }
+    // Stable, so that policies stay in the order of their names.
+    said.sort_by_key(|(place, _)| *place);
+    merged(said.into_iter().map(|(_, conf)| conf.clone()))
+}
+
+/// Merges the entries about an inbound; of those of one policy the later decides.
+fn of_inbound<P: ConnectionPolicy>(policies: &[&Document], inbound: &Subject<'_>) -> Option<P::Conf> {
+    let effective = select::effective::<P>(policies, std::slice::from_ref(inbound));
+    merged(effective.iter().flat_map(|one| one.policy.inbound().rev()).cloned())
+}
+
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod tests;
