@@ -7,6 +7,7 @@
 pub mod dataplane;
 pub mod mesh;
 pub mod mesh_access_log;
+pub mod mesh_passthrough;
 pub mod mesh_tls;
 pub mod mesh_traffic_permission;
 pub mod proxy_template;
@@ -130,4 +131,5 @@ kinds! {
     mesh_access_log::MeshAccessLog,
     mesh_tls::MeshTls,
     mesh_traffic_permission::MeshTrafficPermission,
+    mesh_passthrough::MeshPassthrough,
 }

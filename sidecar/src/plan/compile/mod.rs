@@ -3,16 +3,17 @@
 
 mod error;
 mod logs;
+mod passthrough;
 mod patch;
 mod security;
 
 pub use error::CompileError;
 
-use crate::net::addrs::{Direction, Family, inbound_source, is_loopback};
+use crate::net::addrs::{Direction, is_loopback};
 use crate::options::config::Config;
 use crate::plan::{
     ClusterPlan, Discovery, EJECTION_TIME, EndpointPlan, ListenerPlan, MOST_ATTEMPTS, Member, Origin, Plan,
-    Serve, hop_source, wildcard,
+    Serve, hop_source,
 };
 use culvert_mesh::document::{Document, Found};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking, Outbound};
@@ -39,14 +40,15 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
     let mut plan = Plan {
         mesh: config.mesh.as_str().into(),
-        passthrough: mesh.is_none_or(|mesh| mesh.passthrough()),
         service: this.and_then(|(_, this)| this.tags().find_map(|tags| tags.service()).map(Into::into)),
         members: members(&ours),
         workloads: workloads(&ours),
         documents: documents.len(),
         ..Plan::default()
     };
-    passthrough(&mut plan, config);
+    let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
+    let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
+    passthrough::add(&mut plan, (config, mesh), &ours, &pod, &mut errors);
     if let Some((document, this)) = this {
         let [redirects_in, redirects_out] = this.redirected(&config.context());
         for inbound in &this.networking.inbound {
@@ -60,8 +62,6 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
             add_outbound(&mut plan, config, (outbound, &services));
         }
     }
-    let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
-    let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
     patch::apply(&mut plan, &ours, &pod);
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
     // A pod whose Dataplane is wrong or missing has an error already, and its policies cannot be known.
@@ -221,63 +221,6 @@ fn services(ours: &[&Document], this: (&Document, &Dataplane)) -> BTreeMap<Strin
         endpoints.dedup_by_key(|endpoint| endpoint.address);
     }
     services
-}
-
-/// Adds the listeners and clusters that exist without documents, as far as `passthrough: false` leaves them.
-fn passthrough(plan: &mut Plan, config: &Config) {
-    for direction in Direction::ALL {
-        for family in Family::ALL {
-            let name: Arc<str> = format!("{direction}:passthrough:{}", family.name()).into();
-            let source = (direction == Direction::Inbound).then(|| inbound_source(family));
-            let on = direction == Direction::Inbound || plan.passthrough;
-            let cluster = on.then(|| {
-                push_cluster(
-                    plan,
-                    config,
-                    Arc::clone(&name),
-                    Origin::Transparent,
-                    Discovery::OriginalDst { source },
-                )
-            });
-            plan.listeners.push(Arc::new(ListenerPlan {
-                name,
-                direction,
-                origin: Origin::Transparent,
-                address: SocketAddr::new(wildcard(family), config.listen_port(direction)),
-                binds: false,
-                serve: Serve::Tcp,
-                cluster,
-                idle_timeout: config.idle_timeout,
-                service: None,
-            }));
-        }
-    }
-    if plan.passthrough {
-        return;
-    }
-    if !plan.members.is_empty() {
-        let upstream = Discovery::OriginalDst { source: None };
-        plan.direct_access =
-            Some(push_cluster(plan, config, "direct_access".into(), Origin::Outbound, upstream));
-    }
-    let Some(api_server) = config.api_server.filter(|_| config.api_server_bypass) else { return };
-    const NAME: &str = "kube_api_server_bypass";
-    let cluster =
-        push_cluster(plan, config, NAME.into(), Origin::Outbound, Discovery::OriginalDst { source: None });
-    push_listener(
-        plan,
-        ListenerPlan {
-            name: NAME.into(),
-            direction: Direction::Outbound,
-            origin: Origin::Outbound,
-            address: api_server,
-            binds: false,
-            serve: Serve::Tcp,
-            cluster: Some(cluster),
-            idle_timeout: config.idle_timeout,
-            service: None,
-        },
-    );
 }
 
 fn push_cluster(
