@@ -32,6 +32,7 @@ mod names;
 mod networks;
 mod other_nat;
 mod pages;
+mod passthrough;
 mod plugin;
 mod probes;
 mod promises;

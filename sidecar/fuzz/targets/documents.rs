@@ -9,9 +9,11 @@ use culvert_mesh::load::Loaded;
 use culvert_sidecar::net::addrs::{Direction, OrigDst};
 use culvert_sidecar::options::Options;
 use culvert_sidecar::plan::compile::compile;
+use culvert_sidecar::plan::outside::Place;
 use culvert_sidecar::plan::{Plan, Discovery};
 use culvert_sidecar::{Registry, route};
 use libfuzzer_sys::fuzz_target;
+use std::net::SocketAddr;
 use std::path::Path;
 
 /// Routes connections to every address of the plan, and to one that it does not have.
@@ -32,6 +34,12 @@ fn walk(plan: Plan) {
                 assert!(!plan.passthrough && direction == Direction::Outbound, "nothing else denies");
             }
         }
+    }
+    for exit in plan.outside.exits() {
+        let Place::Network(network) = &exit.place else { continue };
+        let address = SocketAddr::new(network.address(), exit.port.unwrap_or(1));
+        let route = route(&running, Direction::Outbound, OrigDst::new(address));
+        assert!(route.cluster.is_some(), "{exit} lets nothing out");
     }
     for listener in plan.listeners.iter().filter(|listener| listener.binds) {
         assert!(!listener.address.ip().is_unspecified(), "{} is open to all peers", listener.name);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Listeners and clusters in the shape and the words of Envoy's admin interface, so that the runbooks of Kong Mesh hold.
 
-use super::{dump, transport};
+use super::{dump, outside, transport};
 use crate::admin::stats::Process;
 use crate::cluster::destinations::{Destination, Destinations};
 use crate::cluster::limits::ClusterLimits;
@@ -33,7 +33,8 @@ pub(super) fn clusters(running: &Running) -> impl Iterator<Item = &Arc<Cluster>>
         from.is_some_and(|from| Arc::ptr_eq(from, to))
     }
     let used = move |cluster: &Arc<Cluster>| {
-        leads_to(running.direct_access.as_ref(), cluster)
+        cluster.plan.origin == plan::Origin::MeshPassthrough
+            || leads_to(running.direct_access.as_ref(), cluster)
             || listeners(running).any(|listener| leads_to(listener.cluster.as_ref(), cluster))
     };
     running.clusters.iter().filter(move |cluster| used(cluster))
@@ -147,20 +148,27 @@ fn listener(running: &Running, of: &Listener) -> Value {
     let planned = &of.plan;
     // Without a cluster Envoy has a name that leads nowhere; the listener's own, as in Kong Mesh.
     let cluster = planned.cluster.as_ref().unwrap_or(&planned.name);
-    let mut listener = json!({
-        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-        "name": &*planned.name,
-        "address": socket_address(planned.address),
-        "filter_chains": [{"filters": [{
+    let filters = |cluster: &str| {
+        json!([{
             "name": "envoy.filters.network.tcp_proxy",
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
                 "stat_prefix": stat_name(&planned.name),
-                "cluster": &**cluster,
+                "cluster": cluster,
                 // Envoy's word for none is 0.
                 "idle_timeout": duration(planned.idle_timeout.unwrap_or_default()),
             },
-        }]}],
+        }])
+    };
+    let mut chains = outside::chains(running, planned, filters);
+    if chains.is_empty() {
+        chains.push(json!({"filters": filters(cluster)}));
+    }
+    let mut listener = json!({
+        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "name": &*planned.name,
+        "address": socket_address(planned.address),
+        "filter_chains": chains,
         "traffic_direction": planned.direction.name().to_uppercase(),
     });
     if let Some(attempts) = listener_attempts(of) {
@@ -225,19 +233,18 @@ fn limits(of: &ClusterLimits) -> [(&'static str, u32); 4] {
 }
 
 /// A destination that a cluster dialled.
-struct Host<'r> {
+struct Host {
     addr: DialAddr,
     counted: Destination,
-    /// The document that names it, of passthrough: `passthrough: false` would close the way to the others.
-    named: Option<Named<'r>>,
+    /// The document that names it, of passthrough: without passthrough the way to the others would be closed.
+    named: Option<Named>,
     /// Of a service's endpoint: true while it comes after all others, as it failed.
     ejected: Option<bool>,
 }
 
-fn hosts<'r>(running: &'r Running, of: &Cluster, destinations: &Destinations) -> Vec<Host<'r>> {
+fn hosts(running: &Running, of: &Cluster, destinations: &Destinations) -> Vec<Host> {
     let asked = of.plan.origin == plan::Origin::Transparent && of.plan.name.starts_with("outbound");
-    let named =
-        |addr: DialAddr| Named(running.plan.members.get(&addr.get()).map(|member| &*member.dataplane));
+    let named = |addr: DialAddr| Named(running.plan.named_by(addr.get()));
     let health: HashMap<_, _> = of.health().collect();
     let hosts = destinations.of(of.state.id).into_iter().take(MOST_HOSTS);
     let host = |(addr, counted): (DialAddr, _)| Host {
@@ -249,8 +256,8 @@ fn hosts<'r>(running: &'r Running, of: &Cluster, destinations: &Destinations) ->
     hosts.map(host).collect()
 }
 
-/// The Dataplane that names a destination.
-struct Named<'r>(Option<&'r str>);
+/// The Dataplane or match that names a destination.
+struct Named(Option<String>);
 
 /// Makes `/server_info`, with those of Envoy's fields that have a value here.
 pub(super) fn server_info(config: &Config, process: Process) -> Value {
@@ -291,8 +298,8 @@ pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> S
             }
             let _ = writeln!(text, "{name}::{addr}::last_seen::{}", rfc3339(counted.last_seen_at()));
             if let Some(Named(named)) = named {
-                let _ =
-                    writeln!(text, "{name}::{addr}::named_by::{}", one_line(named.unwrap_or("no document")));
+                let named = named.as_deref().unwrap_or("no document");
+                let _ = writeln!(text, "{name}::{addr}::named_by::{}", one_line(named));
             }
         }
     }

@@ -7,6 +7,7 @@ mod connection_view;
 mod drain_request;
 mod dump;
 mod envoy;
+mod outside;
 mod overview;
 mod pages;
 mod prometheus;

@@ -126,7 +126,7 @@ struct DestinationView {
     connect_fail: u64,
     /// In seconds before now.
     last_seen: f64,
-    /// Dataplane that names it. Without one, `passthrough: false` would close the way there.
+    /// Dataplane or match that names it. Without one, the way there would be closed without passthrough.
     named_by: Option<String>,
 }
 
@@ -245,7 +245,7 @@ fn cluster(app: &App, running: &Running, of: &ClusterState) -> ClusterView {
                 active: host.active,
                 connect_fail: host.connect_fail,
                 last_seen: host.last_seen.elapsed().as_secs_f64(),
-                named_by: running.plan.members.get(&addr.get()).map(|member| member.dataplane.to_string()),
+                named_by: running.plan.named_by(addr.get()),
             })
             .collect(),
     }

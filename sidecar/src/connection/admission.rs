@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Everything that can refuse a connection before a server is dialled: the listener's limit, guards, route, STRICT.
+//! Everything that can refuse a connection before a server is dialled: the listener's limit, guards, route, the name that is
+//! asked for, STRICT.
 
 use crate::cluster::registry::Running;
 use crate::connection::accepted::Accepted;
+use crate::connection::asked;
 use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
 use crate::connection::guard::{self, Ours};
@@ -55,7 +57,7 @@ pub(crate) async fn admit(
     };
     downstream.hold(permit, claim);
     let mut returns = Returned::Never;
-    let (original, route) = match &accepted.bound {
+    let (original, mut route) = match &accepted.bound {
         None => {
             returns = returned(&proxy, accepted, redirected).await;
             let ours = Ours {
@@ -74,6 +76,10 @@ pub(crate) async fn admit(
         }
     };
     downstream.routed(&running.plan, &route);
+    if let Some(asks) = asked::asks(&running, &route, original) {
+        // Boxed, so that other connections do not carry the room of it.
+        Box::pin(asked::let_out(&running, &mut route, (original, asks), &accepted.stream)).await?;
+    }
     let session = tls::admit(downstream, &running.plan, &route, original, &mut accepted.stream).await?;
     Ok(Admitted { running, route, original, session, returned: returns })
 }

@@ -7,6 +7,7 @@ use crate::net::addrs::OrigDst;
 use crate::net::limit::Claim;
 use crate::observe::close_reason::CloseReason;
 use crate::tls::TlsError;
+use crate::tls::asked::Nameless;
 use culvert_mesh::model::spiffe::SpiffeId;
 
 /// The reason why a connection could not be forwarded.
@@ -18,9 +19,17 @@ pub(crate) enum ForwardError {
     ListenerFull(Claim),
     /// The mesh lets connections leave only for what documents name.
     #[error(
-        "the mesh lets nothing leave for {0}, which no document names: write a Dataplane for it, or set networking.outbound.passthrough to true"
+        "the mesh lets nothing leave for {0}, which no document names: write a Dataplane or a match of a MeshPassthrough for it, or let all leave by passthroughMode All"
     )]
     Denied(OrigDst),
+    /// The name that the client asks for is none of those that a MeshPassthrough lets out.
+    #[error(
+        "the mesh lets nothing leave for {name:?} at {original}: no match of a MeshPassthrough has the name and port"
+    )]
+    Unmatched { original: OrigDst, name: String },
+    /// Only a name could let the connection out, and the client says none.
+    #[error("the mesh lets connections leave for {original} by the server's name only, and the client {why}")]
+    Nameless { original: OrigDst, why: Nameless },
     /// A reload took the listener out between accept and here.
     #[error("the listener was taken away while the connection came in")]
     NoListener,
@@ -47,7 +56,7 @@ impl ForwardError {
         match self {
             Self::Refused(refusal) => refusal.reason(),
             Self::ListenerFull(_) => CloseReason::Limit,
-            Self::Denied(_) => CloseReason::Denied,
+            Self::Denied(_) | Self::Unmatched { .. } | Self::Nameless { .. } => CloseReason::Denied,
             Self::NoListener => CloseReason::NoEndpoint,
             Self::NotInbound(_) => CloseReason::NotInbound,
             Self::Tls(error) => error.reason(),

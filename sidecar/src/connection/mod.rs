@@ -5,6 +5,7 @@
 
 pub(crate) mod accepted;
 mod admission;
+mod asked;
 mod downstream;
 mod error;
 pub(crate) mod guard;

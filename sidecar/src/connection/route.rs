@@ -6,8 +6,9 @@
 //! | the address and port of a listener of that direction | of that name | its cluster |
 //! | anything else, inbound | `inbound:passthrough:*` | where it was meant to go |
 //! | anything else, outbound | `outbound:passthrough:*` | where it was meant to go |
-//! | the same with `passthrough: false`, an address of the mesh | `outbound:passthrough:*` | where it was meant to go, by `direct_access` |
-//! | the same, any other | `outbound:passthrough:*` | nowhere: it is denied |
+//! | the same where passthrough is off, an address of the mesh | `outbound:passthrough:*` | where it was meant to go, by `direct_access` |
+//! | the same, an address that a MeshPassthrough matches | `outbound:passthrough:*` | where it was meant to go, by `meshpassthrough_*` |
+//! | the same, any other | `outbound:passthrough:*` | nowhere: it is denied, unless the name that it asks for is matched |
 
 use crate::cluster::registry::{Cluster, Listener, Running};
 use crate::net::addrs::{Direction, Family, OrigDst};
@@ -33,8 +34,10 @@ pub fn route(running: &Running, direction: Direction, original: OrigDst) -> Rout
     let mut route = of_listener(listener);
     if direction == Direction::Outbound && dials_original(route.cluster.as_deref()) {
         route.member = running.plan.members.get(&address).cloned();
-        if route.cluster.is_none() && route.member.is_some() {
-            route.cluster = running.direct_access.clone();
+        if route.cluster.is_none() {
+            let exit = || running.plan.outside.by_address(address).and_then(|exit| running.exit(exit));
+            let way = if route.member.is_some() { running.direct_access.as_ref() } else { exit() };
+            route.cluster = way.cloned();
         }
     }
     route
@@ -126,6 +129,36 @@ mod tests {
             (Outbound, "[2001:db8::1]:443", "outbound:passthrough:ipv6 → denied"),
             (Outbound, "10.96.0.1:443", "kube_api_server_bypass → kube_api_server_bypass"),
             (Outbound, "10.96.0.1:80", "outbound:passthrough:ipv4 → denied"),
+        ] {
+            assert_eq!(way(&running, direction, original), expected);
+        }
+    }
+
+    const MATCHED: &str = "---
+{type: MeshPassthrough, name: out, spec: {default: {passthroughMode: Matched, appendMatch: [
+  {type: CIDR, value: 192.0.2.0/24, port: 443, protocol: tls}, {type: IP, value: 192.0.2.9}, {type: IP, value: 10.0.0.9},
+  {type: CIDR, value: 'fd00::/8', port: 80}, {type: Domain, value: a.test, protocol: http, port: 80}]}}}
+";
+
+    #[test]
+    fn a_match_opens_its_addresses_and_no_other() {
+        let running = running(&["--dataplane=here"], &format!("{CLOSED}{WORLD}{MATCHED}"));
+        let out = "outbound:passthrough:ipv4 → ";
+        for (direction, original, expected) in [
+            (Outbound, "192.0.2.1:443", format!("{out}meshpassthrough_tls_192.0.2.0/24_443")),
+            (Outbound, "[::ffff:192.0.2.1]:443", format!("{out}meshpassthrough_tls_192.0.2.0/24_443")),
+            (Outbound, "192.0.2.1:80", format!("{out}denied")),
+            (Outbound, "192.0.2.9:443", format!("{out}meshpassthrough_tcp_192.0.2.9_*")),
+            (Outbound, "192.0.2.9:1", format!("{out}meshpassthrough_tcp_192.0.2.9_*")),
+            (Outbound, "192.0.3.1:443", format!("{out}denied")),
+            (Outbound, "[fd00::1]:80", "outbound:passthrough:ipv6 → meshpassthrough_tcp_fd00::/8_80".into()),
+            (Outbound, "[2001:db8::1]:80", "outbound:passthrough:ipv6 → denied".into()),
+            // A member is called as a member.
+            (Outbound, "10.0.0.9:8000", format!("{out}direct_access (web-1)")),
+            (Outbound, "10.0.0.9:8001", format!("{out}meshpassthrough_tcp_10.0.0.9_*")),
+            (Outbound, "240.0.0.1:80", "outbound:240.0.0.1:80 → web".into()),
+            (Outbound, "10.96.0.1:443", "kube_api_server_bypass → kube_api_server_bypass".into()),
+            (Inbound, "10.0.0.2:81", "inbound:passthrough:ipv4 → inbound:passthrough:ipv4".into()),
         ] {
             assert_eq!(way(&running, direction, original), expected);
         }

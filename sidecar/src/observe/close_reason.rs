@@ -23,7 +23,7 @@ pub enum CloseReason {
     ConnectUnreachable,
     /// No document names an endpoint of the service.
     NoEndpoint,
-    /// `passthrough: false`, and no document names the destination.
+    /// Passthrough is off, and no document names the destination.
     Denied,
     /// A guard refused the connection: forwarding it would loop or open loopback to peers.
     Loop,

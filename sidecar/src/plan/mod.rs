@@ -6,12 +6,14 @@
 pub mod compile;
 pub(crate) mod load;
 pub(crate) mod openings;
+pub mod outside;
 pub(crate) mod permissions;
 pub(crate) mod tls;
 
 use crate::net::addrs::{Direction, Family, inbound_source};
 use crate::observe::traffic_log::Sink;
 use crate::options::config::Thresholds;
+use crate::plan::outside::Outside;
 use crate::plan::permissions::Permissions;
 use crate::plan::tls::TlsSettings;
 use culvert_mesh::document::LeftOutCount;
@@ -74,6 +76,8 @@ pub enum Origin {
     Outbound,
     /// From the redirect, for passthrough.
     Transparent,
+    /// From a match of a MeshPassthrough. No ProxyTemplate names this one, as in Kuma.
+    MeshPassthrough,
 }
 
 /// A cluster: the destination of connections, and its limits.
@@ -244,6 +248,8 @@ pub struct Plan {
     pub zone: Option<Arc<str>>,
     /// Identifier of this pod's workload, for logs.
     pub workload: Option<Arc<str>>,
+    /// Destinations that connections may leave for where passthrough is off. Where it is on they are only shown.
+    pub outside: Outside,
     /// This pod's service, for logs.
     pub service: Option<Arc<str>>,
     /// No two have the same name. One of each direction and family has the origin [`Origin::Transparent`]: it takes the
@@ -281,6 +287,18 @@ impl Plan {
     /// Finds a cluster by its name.
     pub fn cluster_named(&self, name: &str) -> Option<&Arc<ClusterPlan>> {
         self.clusters.iter().find(|cluster| &*cluster.name == name)
+    }
+
+    /// Returns what keeps an address reachable where passthrough is off: a Dataplane, or a match of a MeshPassthrough.
+    pub fn named_by(&self, address: SocketAddr) -> Option<String> {
+        if let Some(member) = self.members.get(&address) {
+            return Some(member.dataplane.to_string());
+        }
+        let by_name = || self.outside.asks(address.port()).any().then(|| "MeshPassthrough by name".into());
+        self.outside
+            .by_address(address)
+            .map(|exit| format!("MeshPassthrough {}: {exit}", exit.policy))
+            .or_else(by_name)
     }
 
     /// Returns the log targets of a connection to a service: those of the first rule that fits.

@@ -7,10 +7,11 @@
 use crate::plan::permissions::{Action, Peer, Permissions, Verdict, Who};
 use crate::plan::{Gate, Mtls, Plan, TlsMode};
 use culvert_mesh::model::tags::SERVICE;
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-/// Ports that a line lists; a Dataplane has 512 inbounds.
+/// Ports or matches that a line lists; a Dataplane has 512 inbounds.
 const LISTED: usize = 10;
 /// Callers that are tried on each port, so that thousands of denials do not delay a reload.
 const TRIED: usize = 64;
@@ -20,6 +21,11 @@ pub(crate) fn openings(before: &Plan, after: &Plan) -> Vec<String> {
     let mut lines = Vec::new();
     if after.passthrough && !before.passthrough {
         lines.push("passthrough is on: calls may leave for destinations that no document names".into());
+    }
+    if !after.passthrough && !before.passthrough {
+        let exits = after.outside.exits().iter().filter(|exit| !before.outside.covers(exit));
+        let names: Vec<_> = exits.map(ToString::to_string).collect();
+        lines.extend(listed("calls may leave for more destinations", &names, "matches"));
     }
     let Some(was) = &before.mtls else { return lines };
     let Some(is) = &after.mtls else {
@@ -36,11 +42,7 @@ pub(crate) fn openings(before: &Plan, after: &Plan) -> Vec<String> {
     let mut line = |words: &str, opened: &dyn Fn(&Gate, &Gate) -> bool| {
         let opened = ports.iter().filter(|(_, was, is)| opened(was, is));
         let names: Vec<_> = opened.map(|(name, ..)| name.as_str()).collect();
-        if let Some(more) = names.len().checked_sub(LISTED).filter(|more| *more > 0) {
-            lines.push(format!("{words}: {} and {more} more ports", names[..LISTED].join(", ")));
-        } else if !names.is_empty() {
-            lines.push(format!("{words}: {}", names.join(", ")));
-        }
+        lines.extend(listed(words, &names, "ports"));
     };
     line("PERMISSIVE instead of STRICT, so peers without an identity may call", &|was, is| {
         was.mode == TlsMode::Strict && is.mode == TlsMode::Permissive
@@ -52,6 +54,14 @@ pub(crate) fn openings(before: &Plan, after: &Plan) -> Vec<String> {
         is.permissions.restricted && admits(&was.permissions, &is.permissions)
     });
     lines
+}
+
+/// Returns a line that names the first of several; none without names.
+fn listed(words: &str, names: &[impl Borrow<str>], kind: &str) -> Option<String> {
+    match names.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        Some(more) => Some(format!("{words}: {} and {more} more {kind}", names[..LISTED].join(", "))),
+        None => (!names.is_empty()).then(|| format!("{words}: {}", names.join(", "))),
+    }
 }
 
 /// Returns true if a document names the address of another pod.
@@ -133,6 +143,10 @@ mod tests {
         format!("---\n{{type: MeshTLS, name: t, spec: {{rules: [{{default: {{{spec}}}}}]}}}}\n")
     }
 
+    fn out(mode: &str) -> String {
+        format!("---\n{{type: MeshPassthrough, name: out, spec: {{default: {{passthroughMode: {mode}}}}}}}\n")
+    }
+
     fn plan(documents: &str) -> Plan {
         let arguments = ["culvert-sidecar", "--resources=/mesh", "--dataplane=here"];
         let config = Options::try_parse_from(arguments).unwrap().check().unwrap();
@@ -146,6 +160,8 @@ mod tests {
         const ALL: &str = "kind: Mesh";
         const TO_WEB: &str = "kind: MeshService, name: web";
         const STRICT: &str = "STRICT";
+        const NARROW: &str = "Matched, appendMatch: [{type: CIDR, value: 10.1.0.0/16, port: 80}, {type: Domain, value: a.b, protocol: tls, port: 443}]";
+        const WIDE: &str = "Matched, appendMatch: [{type: CIDR, value: 10.0.0.0/8}, {type: Domain, value: '*.b', protocol: tls}]";
         let closed = "networking: {outbound: {passthrough: false}}";
         let strict = |more: String| mtls(STRICT) + &more;
         let deny =
@@ -154,6 +170,22 @@ mod tests {
         for (name, before, after, told) in [
             ("passthrough", mesh(closed), mesh(""), Some("passthrough is on")),
             ("passthrough off", mesh(""), mesh(closed), None),
+            ("passthrough by a policy", mesh("") + &out("None"), mesh(""), Some("passthrough is on")),
+            ("the same said twice", mesh(closed) + &out("None"), mesh(closed), None),
+            ("open, and then matches", mesh(""), mesh("") + &out(NARROW), None),
+            (
+                "matches",
+                mesh(closed),
+                mesh("") + &out(NARROW),
+                Some("calls may leave for more destinations: tcp 10.1.0.0/16 port 80, tls a.b port 443"),
+            ),
+            (
+                "wider matches",
+                mesh("") + &out(NARROW),
+                mesh("") + &out(WIDE),
+                Some("calls may leave for more"),
+            ),
+            ("narrower matches", mesh("") + &out(WIDE), mesh("") + &out(NARROW), None),
             ("mTLS", mtls(STRICT), mesh(""), Some("mTLS is off")),
             ("mTLS of PERMISSIVE", mtls("PERMISSIVE"), mesh(""), Some("mTLS is off")),
             (

@@ -3,6 +3,7 @@
 
 use crate::observe::one_line::one_line;
 use crate::options::Options;
+use crate::plan::Plan;
 use crate::plan::load::{self, PlanError};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -28,9 +29,17 @@ pub fn validate(options: Options, paths: &[PathBuf]) -> Result<String, Vec<Strin
         config.mesh,
         plan.listeners.len(),
         plan.clusters.len(),
-        if plan.passthrough { "on" } else { "off" }
+        passthrough(&plan)
     );
     Ok(text)
+}
+
+fn passthrough(plan: &Plan) -> String {
+    match (plan.passthrough, plan.outside.exits().len()) {
+        (true, _) => "on".into(),
+        (false, 0) => "off".into(),
+        (false, exits) => format!("off but for {exits} matches"),
+    }
 }
 
 fn words<E: ToString>(errors: &[E]) -> Vec<String> {

@@ -2,12 +2,16 @@
 //! Waits for a client's first bytes and finds out the protocol. The bytes are peeked at and stay in the socket, so a plain
 //! stream is relayed (and spliced) as any other.
 //!
+//! The name that a client asks for is found in the same way ([`asked`]), without a server.
+//!
 //! A peek costs one more system call per connection, some 1 µs. To read and replay the bytes would cost a copy and a buffer
 //! in each relay, and bulk streams could not be spliced.
 
+use super::asked::{self, Asked, Nameless};
 use super::error::TlsError;
 use super::handshake::DEADLINE;
 use super::sniff::{First, MOST, sniff};
+use crate::plan::outside::Asks;
 use crate::relay::with_scratch;
 use nix::sys::socket::{MsgFlags, recv};
 use std::io;
@@ -21,6 +25,10 @@ use tokio::time::Instant;
 /// Time for which a server's first bytes are held for a client that no document names. A member sends its ClientHello at
 /// once, with the last packet of its connect. Documented are 100 ms; timers tick by the millisecond and fire a little late.
 const SERVER_FIRST_DELAY: Duration = Duration::from_millis(95);
+
+/// Time for a client to say the name that it asks for. Envoy waits 15 s; but a client that says none is refused at the end, and
+/// a person should see that soon.
+const NAME_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Expectation of a client under PERMISSIVE, from the address that it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,10 +141,46 @@ async fn find(
 }
 
 fn peek(client: &TcpStream) -> io::Result<(usize, First)> {
+    peek_and(client, MOST, sniff)
+}
+
+/// Asks about the client's first bytes that are there, and returns their number, too.
+fn peek_and<T>(client: &TcpStream, most: usize, ask: impl FnOnce(&[u8]) -> T) -> io::Result<(usize, T)> {
     with_scratch(|scratch| {
-        let there = recv(client.as_raw_fd(), &mut scratch[..MOST], MsgFlags::MSG_PEEK)?;
-        Ok((there, sniff(&scratch[..there])))
+        let there = recv(client.as_raw_fd(), &mut scratch[..most], MsgFlags::MSG_PEEK)?;
+        Ok((there, ask(&scratch[..there])))
     })
+}
+
+/// Waits until the client's first bytes show the name that it asks for, [`NAME_DEADLINE`] at most.
+///
+/// # Errors
+/// If the connection failed.
+pub(crate) async fn asked(client: &TcpStream, asks: Asks) -> io::Result<Asked> {
+    let peek = || peek_and(client, asked::MOST, |bytes| asked::read(bytes, asks));
+    let looking = async {
+        loop {
+            let ended = client.ready(Interest::READABLE).await?.is_read_closed();
+            // "Would block" makes the runtime wait for more than there is now.
+            let found = client.try_io(Interest::READABLE, || match peek()? {
+                (there, Asked::NeedMore) if ended || there == 0 => Ok(Asked::Nothing(Nameless::Gone)),
+                (_, Asked::NeedMore) => Err(io::ErrorKind::WouldBlock.into()),
+                (_, asked) => Ok(asked),
+            });
+            match found {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                found => return found,
+            }
+        }
+    };
+    if let Ok(found) = tokio::time::timeout(NAME_DEADLINE, looking).await {
+        return found;
+    }
+    // Once more, past the runtime, as in `after_the_wait`.
+    match peek() {
+        Ok((1.., asked)) if asked != Asked::NeedMore => Ok(asked),
+        _ => Ok(Asked::Nothing(Nameless::Silent)),
+    }
 }
 
 #[cfg(test)]
@@ -252,6 +296,64 @@ mod tests {
             assert_eq!(first.unwrap(), expected);
             assert!(start.elapsed() < DEADLINE);
         }
+    }
+
+    const BOTH: Asks = Asks { tls: true, http: true };
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+
+    fn is_a_test(asked: &Asked) -> bool {
+        matches!(asked, Asked::Name { name, .. } if name == "a.test")
+    }
+
+    #[tokio::test]
+    async fn a_name_may_come_in_pieces_and_stays_in_the_socket() {
+        let (mut client, mut accepted) = pair().await;
+        let saying = async {
+            for byte in HEAD {
+                client.write_all(std::slice::from_ref(byte)).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let (found, ()) = tokio::join!(asked(&accepted, BOTH), saying);
+        assert!(is_a_test(found.as_ref().unwrap()), "{found:?}");
+        let mut read = [0; 64];
+        accepted.read_exact(&mut read[..HEAD.len()]).await.unwrap();
+        assert_eq!(&read[..HEAD.len()], HEAD);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_say_a_name_is_silent_after_a_second() {
+        for said in [&b""[..], b"GET / HTTP/1.1\r\n", &BEGUN] {
+            let (mut client, accepted) = pair().await;
+            client.write_all(said).await.unwrap();
+            let start = Instant::now();
+            assert_eq!(asked(&accepted, BOTH).await.unwrap(), Asked::Nothing(Nameless::Silent), "{said:?}");
+            let waited = start.elapsed();
+            assert!(waited >= NAME_DEADLINE && waited < 2 * NAME_DEADLINE, "{waited:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_or_speaks_otherwise_is_told_at_once() {
+        for (said, why) in [
+            (&b""[..], Nameless::Gone),
+            (b"GET / HTTP/1.1\r\nHost: a", Nameless::Gone),
+            (b"\0\0", Nameless::NoRequest),
+        ] {
+            let (mut client, accepted) = pair().await;
+            client.write_all(said).await.unwrap();
+            client.shutdown().await.unwrap();
+            assert_eq!(asked(&accepted, BOTH).await.unwrap(), Asked::Nothing(why), "{said:?}");
+        }
+        // The end of the stream behind the name is the server's business.
+        let (mut client, accepted) = pair().await;
+        client.write_all(HEAD).await.unwrap();
+        client.shutdown().await.unwrap();
+        assert!(is_a_test(&asked(&accepted, BOTH).await.unwrap()));
+        let (client, accepted) = pair().await;
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        assert_eq!(asked(&accepted, BOTH).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]

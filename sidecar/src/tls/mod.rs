@@ -7,8 +7,10 @@
 //!
 //! [`first`] finds out which protocol a client speaks ([`sniff`]), [`handshake`] makes a [`session`], [`peer`] reads the
 //! peer's identity from its certificate, and the relay then reads and writes the [`stream`]. [`keeper`] holds the
-//! workload's [`identity`] and rustls' configuration of it ([`configs`], [`verify`]).
+//! workload's [`identity`] and rustls' configuration of it ([`configs`], [`verify`]). [`asked`] reads the server's name in the
+//! first bytes of calls to the outside, TLS or not.
 
+pub mod asked;
 pub(crate) mod certificate;
 mod configs;
 mod error;

@@ -20,9 +20,12 @@ const RECORD_HEAD: usize = 5;
 const HANDSHAKE_HEAD: usize = 4;
 /// Most bytes of plaintext in a record (RFC 8446, 5.1).
 const LONGEST_RECORD: usize = 16 * 1024;
-const CONTENT_HANDSHAKE: u8 = 22;
+pub(super) const CONTENT_HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
+const EXTENSION_SERVER_NAME: u16 = 0;
 const EXTENSION_ALPN: u16 = 16;
+/// The only type of server names (RFC 6066, 3).
+const HOST_NAME: u8 = 0;
 
 /// The protocol of a client's first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,21 +42,45 @@ pub enum First {
 
 /// Returns the protocol of a client by its first bytes. The answer does not depend on how they were cut on the way.
 pub fn sniff(bytes: &[u8]) -> First {
-    let first = judge(&bytes[..bytes.len().min(MOST)]);
-    // Cut into very short records, which no mesh member does.
-    if first == First::NeedMore && bytes.len() >= MOST { First::OwnTls } else { first }
+    match hello(bytes, offers_mesh) {
+        Hello::Whole(true) => First::MeshTls,
+        Hello::Whole(false) | Hello::Unreadable => First::OwnTls,
+        Hello::NotTls => First::Plain,
+        Hello::NeedMore => First::NeedMore,
+    }
 }
 
-fn judge(bytes: &[u8]) -> First {
+/// The ClientHello in a client's first bytes.
+pub(super) enum Hello<T> {
+    /// It is whole: the answer about its body.
+    Whole(T),
+    /// It began as one, and is too long or goes on as something else.
+    Unreadable,
+    /// Other bytes.
+    NotTls,
+    /// Too few bytes to decide; never from [`MOST`] bytes on.
+    NeedMore,
+}
+
+/// Looks for a ClientHello, and asks about its body.
+pub(super) fn hello<T>(bytes: &[u8], ask: impl FnOnce(&[u8]) -> T) -> Hello<T> {
+    match judge(&bytes[..bytes.len().min(MOST)], ask) {
+        // Cut into very short records, which no client does.
+        Hello::NeedMore if bytes.len() >= MOST => Hello::Unreadable,
+        found => found,
+    }
+}
+
+fn judge<T>(bytes: &[u8], ask: impl FnOnce(&[u8]) -> T) -> Hello<T> {
     let mut rest = bytes;
     // Nearly always in one piece; joined only if it is not.
     let mut hello: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     loop {
         let fragment = match Fragment::take(&mut rest) {
             Some(fragment) => fragment,
-            None if hello.is_empty() => return First::Plain,
+            None if hello.is_empty() => return Hello::NotTls,
             // It began as TLS, so the application has to judge it.
-            None => return First::OwnTls,
+            None => return Hello::Unreadable,
         };
         if hello.is_empty() {
             hello = Cow::Borrowed(fragment.bytes);
@@ -61,19 +88,19 @@ fn judge(bytes: &[u8]) -> First {
             hello.to_mut().extend_from_slice(fragment.bytes);
         }
         if hello.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
-            return First::Plain;
+            return Hello::NotTls;
         }
         if let Some(&[a, b, c]) = hello.get(1..HANDSHAKE_HEAD) {
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
             if length > LONGEST_HELLO {
-                return First::OwnTls;
+                return Hello::Unreadable;
             }
             if let Some(body) = hello.get(HANDSHAKE_HEAD..HANDSHAKE_HEAD + length) {
-                return if offers_mesh(body) { First::MeshTls } else { First::OwnTls };
+                return Hello::Whole(ask(body));
             }
         }
         if fragment.cut {
-            return First::NeedMore;
+            return Hello::NeedMore;
         }
     }
 }
@@ -118,14 +145,19 @@ fn offers_mesh(hello: &[u8]) -> bool {
     })
 }
 
-/// Finds the application protocols that a ClientHello offers.
-fn alpn(hello: &[u8]) -> Option<Reader<'_>> {
+/// Returns the extensions of a ClientHello; before TLS 1.3 there may be none.
+fn extensions(hello: &[u8]) -> Option<Reader<'_>> {
     const VERSION_AND_RANDOM: usize = 2 + 32;
     let mut hello = Reader(hello.get(VERSION_AND_RANDOM..)?);
     let _session_id = hello.take_short_block()?;
     let _cipher_suites = hello.take_block()?;
     let _compressions = hello.take_short_block()?;
-    let mut extensions = Reader(hello.take_block()?);
+    if hello.0.is_empty() { Some(hello) } else { hello.take_block().map(Reader) }
+}
+
+/// Finds the application protocols that a ClientHello offers.
+fn alpn(hello: &[u8]) -> Option<Reader<'_>> {
+    let mut extensions = extensions(hello)?;
     loop {
         let kind = extensions.take_u16()?;
         let body = extensions.take_block()?;
@@ -133,6 +165,42 @@ fn alpn(hello: &[u8]) -> Option<Reader<'_>> {
             return Some(Reader(Reader(body).take_block()?));
         }
     }
+}
+
+/// The server name of a ClientHello (SNI).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sni<'h> {
+    /// Exactly one, of any bytes.
+    Name(&'h [u8]),
+    /// None.
+    Absent,
+    /// The ClientHello is malformed, or has several: servers may choose differently.
+    Unreadable,
+}
+
+/// Finds the server name of a ClientHello by its body.
+pub(super) fn server_name(hello: &[u8]) -> Sni<'_> {
+    only_name(hello).unwrap_or(Sni::Unreadable)
+}
+
+fn only_name(hello: &[u8]) -> Option<Sni<'_>> {
+    let mut extensions = extensions(hello)?;
+    let mut found = Sni::Absent;
+    while !extensions.0.is_empty() {
+        let kind = extensions.take_u16()?;
+        let mut body = Reader(extensions.take_block()?);
+        if kind != EXTENSION_SERVER_NAME {
+            continue;
+        }
+        let mut list = Reader(body.take_block()?);
+        let (kind, name) = (list.take(1)?, list.take_block()?);
+        let alone = found == Sni::Absent && list.0.is_empty() && body.0.is_empty();
+        if !alone || kind != [HOST_NAME] {
+            return None;
+        }
+        found = Sni::Name(name);
+    }
+    Some(found)
 }
 
 /// Takes length-prefixed blocks off the front of bytes.

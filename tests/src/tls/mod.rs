@@ -109,7 +109,12 @@ impl Client {
 
     /// Speaks it over a connection; the handshake is done with the first read or write.
     pub fn over(&self, tcp: TcpStream) -> Result<StreamOwned<ClientConnection, TcpStream>> {
-        let name = ServerName::try_from("server.test")?;
+        self.asking(tcp, "server.test")
+    }
+
+    /// The same, asking for a server by this name; an address is not said.
+    pub fn asking(&self, tcp: TcpStream, name: &str) -> Result<StreamOwned<ClientConnection, TcpStream>> {
+        let name = ServerName::try_from(name.to_owned())?;
         Ok(StreamOwned::new(ClientConnection::new(Arc::clone(&self.0), name)?, tcp))
     }
 

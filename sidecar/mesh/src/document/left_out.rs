@@ -73,7 +73,6 @@ pub(super) fn hint(kind: &str) -> Option<&'static str> {
         | "MeshIdentity"
         | "MeshLoadBalancingStrategy"
         | "MeshMetric"
-        | "MeshPassthrough"
         | "MeshRateLimit"
         | "MeshTCPRoute"
         | "MeshTrust"

@@ -11,6 +11,7 @@ pub mod mesh_access_log;
 pub mod mesh_circuit_breaker;
 pub mod mesh_retry;
 pub mod mesh_timeout;
+pub mod mesh_passthrough;
 pub mod mesh_tls;
 pub mod mesh_traffic_permission;
 pub mod older;
@@ -151,4 +152,5 @@ kinds! {
     older::Timeout,
     older::CircuitBreaker,
     older::Retry,
+    mesh_passthrough::MeshPassthrough,
 }

@@ -3,8 +3,10 @@
 
 pub mod addresses;
 pub mod duration;
+pub mod host_name;
 pub mod labels;
 pub mod log_template;
+pub mod network;
 pub mod spiffe;
 pub mod tags;
 pub mod time_format;

@@ -10,6 +10,7 @@ use crate::cluster::limits::ClusterLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::cluster::remembered::Remembered;
 use crate::net::addrs::{Direction, Family};
+use crate::plan::outside::Exit;
 use crate::plan::{self, Discovery, Origin, OutlierPlan, Plan};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -98,6 +99,8 @@ pub struct Running {
     pub(crate) clusters: Vec<Arc<Cluster>>,
     /// The cluster of connections to members by address, where passthrough is off.
     pub(crate) direct_access: Option<Arc<Cluster>>,
+    /// The clusters of matches of MeshPassthrough, by name. Empty where passthrough is on.
+    exits: HashMap<Arc<str>, Arc<Cluster>>,
     by_destination: HashMap<(Direction, SocketAddr), Arc<Listener>>,
     /// By direction and family.
     passthrough: [[Arc<Listener>; 2]; 2],
@@ -161,9 +164,11 @@ impl Registry {
             .map(|listener| ((listener.plan.direction, listener.plan.address), Arc::clone(listener)))
             .collect();
         let direct_access = cluster(&plan.direct_access);
+        let exits = clusters.iter().filter(|cluster| cluster.plan.origin == Origin::MeshPassthrough);
+        let exits = exits.map(|cluster| (Arc::clone(&cluster.plan.name), Arc::clone(cluster))).collect();
         let passthrough = Direction::ALL
             .map(|direction| Family::ALL.map(|family| passthrough(&listeners, direction, family)));
-        Arc::new(Running { plan, listeners, clusters, direct_access, by_destination, passthrough })
+        Arc::new(Running { plan, listeners, clusters, direct_access, exits, by_destination, passthrough })
     }
 
     fn next_id(&self) -> ClusterId {
@@ -311,6 +316,11 @@ impl Running {
     /// The listener of redirected connections that have no other.
     pub(crate) fn passthrough(&self, direction: Direction, family: Family) -> &Arc<Listener> {
         &self.passthrough[direction as usize][family as usize]
+    }
+
+    /// The cluster of a match of MeshPassthrough.
+    pub(crate) fn exit(&self, exit: &Exit) -> Option<&Arc<Cluster>> {
+        self.exits.get(&exit.cluster)
     }
 
     pub(crate) fn listener_named(&self, name: &str) -> Option<&Arc<Listener>> {

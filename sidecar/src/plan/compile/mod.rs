@@ -4,17 +4,18 @@
 mod error;
 mod limits;
 mod logs;
+mod passthrough;
 mod patch;
 mod security;
 
 pub use error::CompileError;
 pub(crate) use security::reasons::{PortReasons, Reason};
 
-use crate::net::addrs::{Direction, Family, inbound_source, is_loopback};
+use crate::net::addrs::{Direction, is_loopback};
 use crate::options::config::Config;
 use crate::plan::compile::limits::{Limits, Numbers};
 use crate::plan::{
-    ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Member, Origin, Plan, Serve, hop_source, wildcard,
+    ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Member, Origin, Plan, Serve, hop_source,
 };
 use culvert_mesh::document::{Document, Found, ZONE};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking, Outbound};
@@ -44,7 +45,6 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
     let mut plan = Plan {
         mesh: config.mesh.as_str().into(),
-        passthrough: mesh.is_none_or(|mesh| mesh.passthrough()),
         zone: this.and_then(|(document, _)| document.label_or_tag(ZONE)).map(Into::into),
         workload: this.and_then(|(document, _)| document.workload()).map(Into::into),
         service: this.and_then(|(_, this)| this.tags().find_map(|tags| tags.service()).map(Into::into)),
@@ -53,9 +53,9 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         documents: documents.len(),
         ..Plan::default()
     };
-    passthrough(&mut plan, config);
     let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
     let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
+    passthrough::add(&mut plan, (config, mesh), &ours, &pod, &mut errors);
     let limits = Limits::new(config, &ours, pod);
     if let Some(this) = this {
         let redirected = this.1.redirected(&config.context());
@@ -267,59 +267,6 @@ fn add_pod(
         let called = CalledService { mesh: &mesh, service, has_inbound: &has_inbound };
         add_outbound(plan, (outbound, &services), &limits.outbound(&called));
     }
-}
-
-/// Adds the listeners and clusters that exist without documents, as far as `passthrough: false` leaves them.
-fn passthrough(plan: &mut Plan, config: &Config) {
-    let numbers = Numbers::of_passthrough(config);
-    for direction in Direction::ALL {
-        for family in Family::ALL {
-            let name: Arc<str> = format!("{direction}:passthrough:{}", family.name()).into();
-            let source = (direction == Direction::Inbound).then(|| inbound_source(family));
-            let on = direction == Direction::Inbound || plan.passthrough;
-            let upstream = Discovery::OriginalDst { source };
-            let cluster = on.then(|| {
-                push_cluster(plan, numbers.cluster(Arc::clone(&name), Origin::Transparent, upstream))
-            });
-            plan.listeners.push(Arc::new(ListenerPlan {
-                name,
-                direction,
-                origin: Origin::Transparent,
-                address: SocketAddr::new(wildcard(family), config.listen_port(direction)),
-                binds: false,
-                serve: Serve::Tcp,
-                cluster,
-                idle_timeout: numbers.idle_timeout,
-                service: None,
-            }));
-        }
-    }
-    if plan.passthrough {
-        return;
-    }
-    if !plan.members.is_empty() {
-        let upstream = Discovery::OriginalDst { source: None };
-        let cluster = numbers.cluster("direct_access".into(), Origin::Outbound, upstream);
-        plan.direct_access = Some(push_cluster(plan, cluster));
-    }
-    let Some(api_server) = config.api_server.filter(|_| config.api_server_bypass) else { return };
-    const NAME: &str = "kube_api_server_bypass";
-    let upstream = Discovery::OriginalDst { source: None };
-    let cluster = push_cluster(plan, numbers.cluster(NAME.into(), Origin::Outbound, upstream));
-    push_listener(
-        plan,
-        ListenerPlan {
-            name: NAME.into(),
-            direction: Direction::Outbound,
-            origin: Origin::Outbound,
-            address: api_server,
-            binds: false,
-            serve: Serve::Tcp,
-            cluster: Some(cluster),
-            idle_timeout: numbers.idle_timeout,
-            service: None,
-        },
-    );
 }
 
 fn push_cluster(plan: &mut Plan, cluster: ClusterPlan) -> Arc<str> {
