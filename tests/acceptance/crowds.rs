@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use culvert_tests::process::Process;
 use culvert_tests::server::{echo, silent, sink};
+use culvert_tests::until::uninterrupted;
 use culvert_tests::{Actor, Family, Host, Lab, Payload, Sidecar, eventually, process::lab_exec};
 use rustix::process::Signal;
 
@@ -277,7 +278,7 @@ fn visit(actor: Actor<'_>, to: &str) -> Result<bool> {
     stream.read_exact(&mut answer).context("the answer")?;
     ensure!(answer == to.as_bytes(), "another answer");
     stream.shutdown(Shutdown::Write)?;
-    ensure!(stream.read(&mut answer).context("the end")? == 0, "more came");
+    ensure!(uninterrupted(|| stream.read(&mut answer)).context("the end")? == 0, "more came");
     Ok(true)
 }
 

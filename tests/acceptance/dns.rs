@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use culvert_tests::server::{Behaviour, Server, UdpEcho};
-use culvert_tests::until::DEADLINE;
+use culvert_tests::until::{DEADLINE, uninterrupted};
 use culvert_tests::{Actor, At, Family, Host, Lab};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -140,7 +140,7 @@ fn asked(actor: Actor<'_>, by: By, server: SocketAddr) -> io::Result<String> {
             actor.run(|| socket.connect(server))?;
             socket.send(b"who are you?")?;
             let mut answer = [0; 64];
-            let length = socket.recv(&mut answer)?;
+            let length = uninterrupted(|| socket.recv(&mut answer))?;
             Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
         }
     }
@@ -328,7 +328,7 @@ fn an_application_that_asks_from_port_53_is_answered_by_the_sidecar(engine: &str
         world.lab.pod.as_root().run(|| socket.connect(server))?;
         socket.send(b"?")?;
         let mut answer = [0; 64];
-        let length = socket.recv(&mut answer)?;
+        let length = uninterrupted(|| socket.recv(&mut answer))?;
         let answer = String::from_utf8_lossy(&answer[..length]);
         if answer != SIDECARS {
             writeln!(world.wrong, "from {source}: {answer} answered")?;
@@ -396,7 +396,7 @@ fn queries(
 /// Returns true if the one datagram that waits, or comes, begins with the server's letter.
 fn is_answered(query: &UdpSocket, by: u8) -> bool {
     let mut answer = [0; 8];
-    matches!(query.recv(&mut answer), Ok(length) if length == 3 && answer[0] == by)
+    matches!(uninterrupted(|| query.recv(&mut answer)), Ok(length) if length == 3 && answer[0] == by)
 }
 
 /// A server with room for all queries: what is lost is lost on the way.

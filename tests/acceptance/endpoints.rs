@@ -13,6 +13,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use culvert_tests::server::{Server, resets, silent, speaks_first, who};
 use culvert_tests::tls::TlsServer;
 use culvert_tests::tls::authority::Credentials;
+use culvert_tests::until::uninterrupted;
 use culvert_tests::{Authority, Family, Lab, Sidecar, Wish, eventually};
 use serde_json::Value;
 
@@ -82,7 +83,7 @@ fn greets(mut stream: impl Read + Write, heard: &Heard) -> io::Result<()> {
     stream.write_all(GREETING.as_bytes())?;
     let (mut all, mut buffer) = (Vec::new(), [0; 64]);
     loop {
-        match stream.read(&mut buffer)? {
+        match uninterrupted(|| stream.read(&mut buffer))? {
             0 => break,
             n => {
                 all.extend_from_slice(&buffer[..n]);

@@ -111,6 +111,28 @@ fn a_system_call_that_fails_leaves_all_or_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_wait_that_is_interrupted_is_gone_on_with() -> Result<()> {
+    let lab = Lab::new()?;
+    let (_, all) = nothing_and_all(&lab)?;
+    let mut tried = 0;
+    // The calls that wait: the kernel ends one so where the process, its cgroup or its machine is stopped and goes on.
+    for calls in ["connect", "recvfrom", "poll,ppoll", "sendto", "read", "flock"] {
+        for n in 1..TOO_MANY {
+            let Some(outcome) = injected(&lab, calls, "error=EINTR", n)? else {
+                lab.del()?.expect_success();
+                break;
+            };
+            tried += 1;
+            assert!(outcome.status.success(), "{calls} {n}: {outcome}");
+            assert_eq!(state(&lab.pod)?, all, "{calls} {n}");
+            lab.del()?.expect_success();
+        }
+    }
+    assert!(tried > 10, "only {tried} system calls were interrupted");
+    Ok(())
+}
+
+#[test]
 fn an_add_after_a_kill_at_any_point_makes_the_pod_whole() -> Result<()> {
     let expected = {
         let lab = Lab::new()?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use culvert_tests::lab::wire::flags::{ACK, FIN, SYN};
 use culvert_tests::server::UdpEcho;
+use culvert_tests::until::uninterrupted;
 use culvert_tests::{Actor, At, Family, Knock, Lab, Landed, Landing, Segment};
 
 use crate::support::{APP, Rows, SIDECAR, by_every_engine};
@@ -108,7 +109,7 @@ fn is_rejected(actor: Actor<'_>, to: SocketAddr) -> io::Result<bool> {
         Err(e) if refused(&e) || e.kind() == ErrorKind::PermissionDenied => {}
         other => drop(other?),
     }
-    match socket.recv(&mut [0; 16]) {
+    match uninterrupted(|| socket.recv(&mut [0; 16])) {
         Ok(_) => Ok(false),
         Err(e) if refused(&e) && start.elapsed() < AT_ONCE => Ok(true),
         Err(e) => Err(e),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use culvert_tests::family::unmapped;
 use culvert_tests::server::Server;
-use culvert_tests::until::{DEADLINE, until_some};
+use culvert_tests::until::{DEADLINE, uninterrupted, until_some};
 use culvert_tests::{Actor, At, Family, Host, Lab};
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -226,11 +226,11 @@ fn end_as_server(mut stream: TcpStream, end: End) -> io::Result<()> {
     match end {
         End::Reset => SockRef::from(&stream).set_linger(Some(Duration::ZERO)),
         End::ServerCloses | End::Silence => Ok(()),
-        End::ClientCloses => stream.read(&mut [0]).map(drop),
+        End::ClientCloses => uninterrupted(|| stream.read(&mut [0])).map(drop),
         // Its end is never heard of.
         End::ClientResets | End::Vanished => {
             SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
-            stream.read(&mut [0]).map(drop)
+            uninterrupted(|| stream.read(&mut [0])).map(drop)
         }
     }
 }
@@ -238,20 +238,20 @@ fn end_as_server(mut stream: TcpStream, end: End) -> io::Result<()> {
 fn end_as_client(mut stream: TcpStream, end: End) -> Result<()> {
     match end {
         End::Reset => {
-            let seen = stream.read(&mut [0]);
+            let seen = uninterrupted(|| stream.read(&mut [0]));
             ensure!(seen.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionReset), "{seen:?}");
         }
         End::ClientResets => SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
-        End::ServerCloses => ensure!(stream.read(&mut [0])? == 0, "more than an end came"),
+        End::ServerCloses => ensure!(uninterrupted(|| stream.read(&mut [0]))? == 0, "more than an end came"),
         End::ClientCloses => {
             stream.shutdown(Shutdown::Write)?;
-            ensure!(stream.read(&mut [0])? == 0, "more than an end came");
+            ensure!(uninterrupted(|| stream.read(&mut [0]))? == 0, "more than an end came");
         }
         End::Silence => {}
         End::Vanished => {
             SockRef::from(&stream).set_tcp_user_timeout(Some(IMPATIENCE))?;
             stream.write_all(b"x")?;
-            let seen = stream.read(&mut [0]);
+            let seen = uninterrupted(|| stream.read(&mut [0]));
             ensure!(seen.as_ref().is_err_and(|e| e.kind() == ErrorKind::TimedOut), "{seen:?}");
         }
     }
@@ -336,7 +336,7 @@ fn attempts(actor: Actor<'_>, server: SocketAddr, count: usize) -> Storm {
             stream.read_exact(&mut port)?;
             stream.write_all(b"x")?;
             // The next attempt comes after the reset.
-            let _ = stream.read(&mut [0]);
+            let _ = uninterrupted(|| stream.read(&mut [0]));
             Ok(stream.local_addr()?.port() == u16::from_be_bytes(port))
         };
         let mut storm = Storm::default();
@@ -437,7 +437,7 @@ fn the_port_of_a_sidecars_dead_connection_is_relayed_for_the_application(engine:
             let mut port = [0; 2];
             stream.read_exact(&mut port)?;
             stream.write_all(b"x")?;
-            let ended = stream.read(&mut [0]);
+            let ended = uninterrupted(|| stream.read(&mut [0]));
             ensure!(ended.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
             Ok(u16::from_be_bytes(port))
         };

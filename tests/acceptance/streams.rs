@@ -12,6 +12,7 @@ use culvert_tests::server::{
     Behaviour, Server, answers_at_the_end, answers_in_two_writes, closes_first, echo, exchanges,
     reads_slowly, resets, resets_after_a_byte, silent, speaks_first, who,
 };
+use culvert_tests::until::uninterrupted;
 use culvert_tests::{Actor, Checksum, Family, Lab, Payload, Sidecar, eventually};
 use socket2::SockRef;
 
@@ -166,7 +167,7 @@ fn a_reset_by_the_client_reaches_the_server() -> Result<()> {
         let _server = way.serve(lab, move |mut stream: TcpStream| {
             stream.read_exact(&mut [0])?;
             stream.write_all(b"x")?;
-            let _ = ended.send(stream.read(&mut [0]).map_err(|e| e.kind()));
+            let _ = ended.send(uninterrupted(|| stream.read(&mut [0])).map_err(|e| e.kind()));
             Ok(())
         })?;
         let mut stream = way.connect(lab)?;
@@ -338,7 +339,7 @@ fn an_idle_connection_ends_after_the_idle_timeout_and_not_before() -> Result<()>
             stream.read_exact(&mut [0]).context("a connection in use was ended")?;
         }
         let start = Instant::now();
-        let end = stream.read(&mut [0]);
+        let end = uninterrupted(|| stream.read(&mut [0]));
         assert!(
             matches!(&end, Ok(0)) || end.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionReset),
             "{end:?}"

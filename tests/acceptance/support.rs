@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::Result;
+use culvert_tests::until::uninterrupted;
 use culvert_tests::{Actor, At, Landed, Landing};
 
 /// An application's uid.
@@ -89,7 +90,7 @@ pub(crate) fn read_all(mut stream: impl Read) -> io::Result<String> {
 /// Fails unless the connection is reset before a byte arrives.
 #[track_caller]
 pub(crate) fn assert_reset(mut stream: TcpStream, what: &str) {
-    match stream.read(&mut [0; 64]) {
+    match uninterrupted(|| stream.read(&mut [0; 64])) {
         Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
         other => panic!("{what}: expected a reset, got {other:?}"),
     }

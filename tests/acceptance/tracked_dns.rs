@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use culvert_tests::server::UdpEcho;
-use culvert_tests::until::DEADLINE;
+use culvert_tests::until::{DEADLINE, uninterrupted};
 use culvert_tests::{Family, Host, Lab};
 
 use crate::support::{APP, SIDECAR, by_every_engine};
@@ -103,7 +103,7 @@ fn a_socket_that_is_older_than_the_rules_is_captured(engine: &str) -> Result<()>
             let mut answer = [0; 64];
             socket.set_read_timeout(Some(DEADLINE))?;
             resolver.run(|| socket.send(b"?"))?;
-            let length = socket.recv(&mut answer)?;
+            let length = uninterrupted(|| socket.recv(&mut answer))?;
             Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
         };
         assert_eq!(ask()?, "outside", "{family}");

@@ -44,7 +44,13 @@ fn send(mut stream: TcpStream, method: &str, path: &str, header: &str) -> Result
         if let Some(response) = Response::parse(&answer)? {
             return Ok(response);
         }
-        match stream.read(&mut buffer).with_context(|| format!("{method} {path}: no whole answer"))? {
+        let read = loop {
+            match stream.read(&mut buffer) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                done => break done,
+            }
+        };
+        match read.with_context(|| format!("{method} {path}: no whole answer"))? {
             0 => return Response::at_end(&answer).with_context(|| format!("{method} {path}")),
             n => answer.extend_from_slice(&buffer[..n]),
         }

@@ -1,12 +1,13 @@
 //! Waiting for what comes true by itself, never longer than said.
 
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Between two looks at a condition that nothing announces.
 /// The longest that a read, a write or a connect of a test may take: no test hangs.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Between two looks at a condition that nothing announces.
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// Looks until `look` finds something, at most for `within`.
@@ -20,6 +21,17 @@ pub fn until_some<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> O
             return None;
         }
         thread::park_timeout(INTERVAL);
+    }
+}
+
+/// Makes a call again that was interrupted. A read with a deadline is, where the machine of the tests is stopped and goes on
+/// (signal(7), "socket interfaces"); its deadline begins anew.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }
 

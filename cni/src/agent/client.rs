@@ -124,10 +124,19 @@ pub fn report(path: &Path, report: Report) {
 fn connected(path: &Path, limit: Duration) -> Result<UnixStream, Errno> {
     let address = UnixAddr::new(path)?;
     let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let micros = i64::try_from(limit.as_micros()).unwrap_or(i64::MAX);
-    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::microseconds(micros))?;
-    connect(fd.as_raw_fd(), &address)?;
-    Ok(fd.into())
+    let deadline = Instant::now() + limit;
+    loop {
+        // Zero would mean no limit.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
+        let micros = i64::try_from(left.as_micros()).unwrap_or(i64::MAX);
+        setsockopt(&fd, sockopt::SendTimeout, &TimeVal::microseconds(micros))?;
+        match connect(fd.as_raw_fd(), &address) {
+            // A wait with a limit ends so when the process is stopped and goes on, as with its cgroup or machine.
+            Err(Errno::EINTR) if Instant::now() < deadline => {}
+            Err(Errno::EINTR) => return Err(Errno::EAGAIN),
+            connected => return connected.map(|()| fd.into()),
+        }
+    }
 }
 
 fn line(request: &Request) -> Vec<u8> {

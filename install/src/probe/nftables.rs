@@ -129,8 +129,11 @@ fn ask(batch: &[u8], parts: &[Part]) -> Result<(), NftablesError> {
     let mut accepted = 0;
     let mut buffer = [0; ANSWER_BYTES];
     while accepted < parts.len() {
-        let bytes =
-            recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).map_err(NftablesError::Socket)?;
+        let bytes = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            // A wait with a limit ends so when the process is stopped and goes on.
+            Err(Errno::EINTR) => continue,
+            other => other.map_err(NftablesError::Socket)?,
+        };
         accepted += read_answers(&buffer[..bytes], parts)?;
     }
     Ok(())

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use culvert_tests::server::{exchanges, sink};
 use culvert_tests::tls::{Client, MESH};
+use culvert_tests::until::uninterrupted;
 use culvert_tests::{Checksum, Payload};
 use rustls::{ClientConnection, StreamOwned};
 
@@ -34,7 +35,7 @@ fn read_by_chance(stream: &mut impl Read, mut chance: Chance, bytes: usize) -> i
     let (mut sum, mut left, mut buffer) = (Checksum::default(), bytes, vec![0; 200_000]);
     while left > 0 {
         let most = (1 + chance.below(buffer.len() as u64) as usize).min(left);
-        match stream.read(&mut buffer[..most])? {
+        match uninterrupted(|| stream.read(&mut buffer[..most]))? {
             0 => break,
             n => {
                 sum.add(&buffer[..n]);

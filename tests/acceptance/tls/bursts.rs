@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use culvert_tests::tls::{Client, MESH};
+use culvert_tests::until::uninterrupted;
 use culvert_tests::{Host, Sidecar};
 use rustix::process::Signal;
 
@@ -132,7 +133,7 @@ fn a_hello_that_comes_seconds_late_is_a_members() -> Result<()> {
     // The sidecar's uid goes out directly: a member whose own sidecar is slow.
     let stream = world.client.as_uid(SIDECAR).connect((SERVER, SPEAKS))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    let heard = (&stream).read(&mut [0; 64]);
+    let heard = uninterrupted(|| (&stream).read(&mut [0; 64]));
     ensure!(heard.is_err(), "{heard:?}: the greeting came in clear");
     stream.set_read_timeout(Some(A_WHILE))?;
     talks(Client::new(&[MESH], Some(&world.authority.service("client")?))?.over(stream)?)?;
@@ -173,7 +174,7 @@ fn the_addresses_of_members_follow_the_documents() -> Result<()> {
         culvert_tests::eventually!(reloads().is_ok_and(|now| now > before), A_WHILE);
         let stream = world.lab.peer.as_root().from(from).connect((SERVER, SPEAKS))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        Ok((&stream).read(&mut [0; 64]).is_err())
+        Ok(uninterrupted(|| (&stream).read(&mut [0; 64])).is_err())
     };
     let gateway = "---\n{type: Dataplane, name: gateway, networking: {address: 10.77.0.1, \
                    gateway: {tags: {kuma.io/service: gateway}}}}\n";

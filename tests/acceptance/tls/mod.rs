@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use culvert_tests::server::{Server, echo, speaks_first};
 use culvert_tests::tls::{Client, own_tls, waits};
+use culvert_tests::until::uninterrupted;
 use culvert_tests::{Authority, Family, Host, Lab, Sidecar};
 
 use crate::support::APP;
@@ -149,7 +150,7 @@ fn is_closed(connected: io::Result<impl Read + Write>) -> Result<()> {
         connected => connected?,
     };
     let said = stream.write_all(b"ping").and_then(|()| stream.flush());
-    match said.and_then(|()| stream.read(&mut [0; 64])) {
+    match said.and_then(|()| uninterrupted(|| stream.read(&mut [0; 64]))) {
         Ok(0) => Ok(()),
         Ok(n) => bail!("{n} bytes were heard"),
         // An alert of TLS is one, too.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use culvert_tests::server::echo;
 use culvert_tests::tls::{Client, MESH};
+use culvert_tests::until::uninterrupted;
 use culvert_tests::{Actor, At, Host, Sidecar, eventually, http};
 
 use super::{GREETING, SERVER, SOON, SPEAKS, WAITS, World, talks};
@@ -224,7 +225,7 @@ fn a_64_full_of_addresses_closes_no_other_connection_to_the_status_port() -> Res
         ensure!(&head == b"HTTP/1.1 200", "{}", String::from_utf8_lossy(&head));
         // The rest of it is read before the next question, or it would be taken for its answer.
         stream.set_read_timeout(Some(Duration::from_millis(200)))?;
-        while stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+        while uninterrupted(|| stream.read(&mut [0; 4096])).is_ok_and(|n| n > 0) {}
         Ok(stream.set_read_timeout(Some(A_WHILE))?)
     };
     let kept = peer.as_root().connect(to)?;

@@ -17,6 +17,7 @@ use crate::kernel::link::{Cidr, Links, everything};
 use crate::kernel::netns::Namespace;
 use crate::kernel::nft::Ruleset;
 use crate::server::{Behaviour, Server};
+use crate::until::uninterrupted;
 use crate::until::{DEADLINE, until_some};
 
 /// A pod, or a peer of it.
@@ -272,8 +273,8 @@ impl<'a> Actor<'a> {
         socket.set_read_timeout(Some(self.patience))?;
         socket.send_to(question, to)?;
         let mut answer = vec![0; 65536];
-        let (length, sender) =
-            socket.recv_from(&mut answer).map_err(|e| anyhow!("no answer from {to}: {e}"))?;
+        let (length, sender) = uninterrupted(|| socket.recv_from(&mut answer))
+            .map_err(|e| anyhow!("no answer from {to}: {e}"))?;
         answer.truncate(length);
         Ok((answer, sender))
     }

@@ -17,6 +17,7 @@ use socket2::SockRef;
 
 use crate::family::{At, unmapped};
 use crate::server::payload::{Checksum, Payload};
+use crate::until::uninterrupted;
 
 /// The longest that a server waits for its client: longer than any test does, so that the client's end is what fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -144,7 +145,7 @@ pub fn echo() -> impl Behaviour {
     |mut stream| {
         let mut buffer = vec![0; 64 * 1024];
         loop {
-            match stream.read(&mut buffer)? {
+            match uninterrupted(|| stream.read(&mut buffer))? {
                 0 => return Ok(()),
                 n => stream.write_all(&buffer[..n])?,
             }
@@ -166,7 +167,7 @@ pub fn speaks_first(greeting: &str) -> impl Behaviour {
 pub fn answers_in_two_writes() -> impl Behaviour {
     |mut stream| {
         let mut byte = [0];
-        while stream.read(&mut byte)? == 1 {
+        while uninterrupted(|| stream.read(&mut byte))? == 1 {
             stream.write_all(&byte)?;
             stream.write_all(&byte)?;
         }
@@ -234,7 +235,7 @@ pub fn reads_slowly(chunk: usize, pause: Duration) -> impl Behaviour {
     move |mut stream| {
         let (mut sum, mut buffer) = (Checksum::default(), vec![0; chunk]);
         loop {
-            match stream.read(&mut buffer)? {
+            match uninterrupted(|| stream.read(&mut buffer))? {
                 0 => break,
                 n => sum.add(&buffer[..n]),
             }
@@ -334,7 +335,7 @@ impl UdpEcho {
                 if poll(&mut waited, None).is_ok() && !waited[1].revents().is_empty() {
                     return;
                 }
-                if let Ok((length, sender)) = socket.recv_from(&mut buffer) {
+                if let Ok((length, sender)) = uninterrupted(|| socket.recv_from(&mut buffer)) {
                     let _ = socket.send_to(&answer(&buffer[..length]), sender);
                 }
             }

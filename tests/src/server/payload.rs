@@ -1,5 +1,6 @@
 //! Bytes that show any loss, repetition or change on the way.
 
+use crate::until::uninterrupted;
 use std::fmt;
 use std::io::{self, Read, Write};
 
@@ -66,7 +67,7 @@ impl Checksum {
     pub fn of(stream: &mut impl Read) -> io::Result<Self> {
         let (mut sum, mut buffer) = (Self::default(), vec![0; CHUNK]);
         loop {
-            match stream.read(&mut buffer)? {
+            match uninterrupted(|| stream.read(&mut buffer))? {
                 0 => return Ok(sum),
                 n => sum.add(&buffer[..n]),
             }

@@ -21,6 +21,7 @@ use rustls::{
 
 use crate::server::{Behaviour, speaks_first};
 use crate::tls::authority::{Authority, Credentials};
+use crate::until::uninterrupted;
 
 /// The application protocol of mesh members.
 pub const MESH: &[u8] = b"kuma";
@@ -212,7 +213,7 @@ pub fn own_tls(greeting: &str) -> Result<impl Behaviour + use<>> {
         tls.write_all(greeting.as_bytes())?;
         let mut buffer = [0; 16 * 1024];
         loop {
-            match tls.read(&mut buffer)? {
+            match uninterrupted(|| tls.read(&mut buffer))? {
                 0 => return Ok(()),
                 n => tls.write_all(&buffer[..n])?,
             }
@@ -224,7 +225,7 @@ pub fn own_tls(greeting: &str) -> Result<impl Behaviour + use<>> {
 pub fn waits(greeting: &str) -> impl Behaviour {
     let speaks = speaks_first(greeting);
     move |tcp: TcpStream| {
-        tcp.peek(&mut [0])?;
+        uninterrupted(|| tcp.peek(&mut [0]))?;
         speaks(tcp)
     }
 }

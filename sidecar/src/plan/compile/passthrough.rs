@@ -77,7 +77,8 @@ fn add_listener(plan: &mut Plan, config: &Config, direction: Direction, family: 
     let on = direction == Direction::Inbound || plan.passthrough;
     let upstream = Discovery::OriginalDst { source };
     let numbers = Numbers::of_passthrough(config);
-    let cluster = on.then(|| push_cluster(plan, numbers.cluster(Arc::clone(&name), Origin::Transparent, upstream)));
+    let cluster =
+        on.then(|| push_cluster(plan, numbers.cluster(Arc::clone(&name), Origin::Transparent, upstream)));
     let listener = ListenerPlan {
         name,
         direction,
@@ -95,9 +96,8 @@ fn add_listener(plan: &mut Plan, config: &Config, direction: Direction, family: 
 /// Adds the ways that stay where passthrough is closed: to members by address, and to the API server.
 fn add_what_stays(plan: &mut Plan, config: &Config) {
     let numbers = Numbers::of_passthrough(config);
-    let outbound = |name: &str| {
-        numbers.cluster(name.into(), Origin::Outbound, Discovery::OriginalDst { source: None })
-    };
+    let outbound =
+        |name: &str| numbers.cluster(name.into(), Origin::Outbound, Discovery::OriginalDst { source: None });
     if !plan.members.is_empty() {
         let cluster = push_cluster(plan, outbound("direct_access"));
         plan.direct_access = Some(cluster);
