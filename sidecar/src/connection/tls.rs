@@ -106,7 +106,7 @@ async fn accept(
     count(metrics, Direction::Inbound, started, &shaken);
     let shaken = shaken?;
     downstream.speaks(Spoken::MeshTls, Some(shaken.peer.id().clone()));
-    if !permitted(gate, &shaken.peer, tls.names_services(), metrics) {
+    if !permitted(gate, &shaken.peer, configs.names_services(), metrics) {
         return Err(ForwardError::Forbidden(shaken.peer.id().clone()));
     }
     downstream.is_member();

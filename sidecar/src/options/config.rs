@@ -28,6 +28,8 @@ pub struct Config {
     pub(crate) variables: BTreeMap<String, String>,
     /// True for `validate` without a Dataplane: documents are checked for any pod of the mesh.
     pub(crate) any_pod: bool,
+    /// True for `validate` and `inspect`: nothing runs, so no certificate is needed.
+    pub(crate) checks_only: bool,
     /// Source of the workload's identity, if it has one.
     pub(crate) identity: Option<IdentitySource>,
     /// Probes that the status port passes on to the application.

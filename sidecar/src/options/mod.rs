@@ -155,6 +155,7 @@ impl Options {
             dataplane: mesh.dataplane,
             variables: mesh.dataplane_var.into_iter().collect(),
             any_pod: false,
+            checks_only: false,
             identity,
             app_probes,
             api_server,

@@ -9,6 +9,7 @@ pub(crate) mod openings;
 pub mod outside;
 pub(crate) mod permissions;
 pub(crate) mod tls;
+pub mod trust;
 
 use crate::net::addrs::{Direction, Family, inbound_source};
 use crate::observe::traffic_log::Sink;

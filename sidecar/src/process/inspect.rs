@@ -20,6 +20,7 @@ const WIDEST: usize = 60;
 pub fn inspect(options: Options, caller: Option<&str>, paths: &[PathBuf]) -> Result<String, Vec<String>> {
     let mut config = options.with_resources(paths).check().map_err(|errors| words(&errors))?;
     config.any_pod = config.dataplane.is_none();
+    config.checks_only = true;
     let caller =
         caller.map(|id| id.parse::<SpiffeId>().map_err(|error| vec![format!("--caller {id:?}: {error}")]));
     let caller = caller.transpose()?.map(|id| Peer { ids: [id].into(), tags: [].into() });
@@ -30,14 +31,19 @@ pub fn inspect(options: Options, caller: Option<&str>, paths: &[PathBuf]) -> Res
         None => caller.as_ref().is_some_and(of_mesh),
     };
     let (_, found) = load::read(&config, paths).map_err(|errors| words(&errors))?;
+    let (identity, ports) = compile::reasons(&config, &found);
+    // The path of an identity that a MeshIdentity names is its own, not a service.
+    let names_services = names_services && identity.is_empty();
     let whose = config.dataplane.as_ref().map_or("any pod".into(), |name| format!("Dataplane {name:?}"));
     let mut text = format!("mesh {:?}, {whose}\n", config.mesh);
-    let ports = compile::reasons(&config, &found);
+    if !identity.is_empty() {
+        // Writing to a String does not fail.
+        let _ = write!(text, "\nidentity and trust\n{}", list(&identity.iter().collect::<Vec<_>>()));
+    }
     if ports.is_empty() {
         text += "\nThe mesh has no mTLS: every peer may call every port.\n";
     }
     for port in &ports {
-        // Writing to a String does not fail.
         let _ = write!(text, "\n{}", of_port(port));
         if let Some(peer) = &caller {
             let _ = writeln!(text, "  {}: {}", peer.id(), verdict(port, peer, names_services));
@@ -54,7 +60,9 @@ fn of_port(port: &PortReasons) -> String {
         list(&port.modes.iter().collect::<Vec<_>>())
     );
     let callers: Vec<_> = port.callers.iter().map(|(_, reason)| reason).collect();
-    text += if port.gate.permissions.restricted {
+    text += if port.gate.permissions.restricted && callers.is_empty() {
+        "  members: none may call, as the mesh has a MeshIdentity and no MeshTrafficPermission is about this\n"
+    } else if port.gate.permissions.restricted {
         "  members: of those that fit, the first of from and each of rules; the strictest decides. Others are refused\n"
     } else {
         "  members: each may call, as no MeshTrafficPermission is about this\n"
@@ -122,6 +130,23 @@ mod tests {
     fn the_path_of_a_foreign_authority_names_no_service() {
         let text = inspected(Some("spiffe://cluster.local/web"), DOCUMENTS).unwrap();
         assert_eq!(text.matches("spiffe://cluster.local/web: is refused").count(), 3, "{text}");
+    }
+
+    #[test]
+    fn who_the_pod_is_and_whom_it_believes_stands_before_its_ports() {
+        let documents = DOCUMENTS.replace("enabledBackend: ca, ", "").replace(", spec: {rules: [{default: {mode: Strict}}]}", ", spec: {targetRef: {kind: Dataplane, sectionName: '81'}, rules: [{default: {mode: Permissive}}]}")
+            + "---
+{type: MeshIdentity, name: all, spec: {selector: {dataplane: {}}, provider: {type: Spire, spire: {}}}}
+---
+{type: MeshIdentity, name: none, spec: {selector: {}, provider: {type: Spire, spire: {}}}}
+";
+        let text = inspected(Some("spiffe://default.default.mesh.local/ops"), &documents).unwrap();
+        insta::assert_snapshot!(text);
+        let alone = documents.split("---\n{type: MeshTrafficPermission").next().unwrap().to_owned()
+            + &documents[documents.find("---\n{type: MeshIdentity").unwrap()..];
+        let text = inspected(Some("spiffe://default.default.mesh.local/web"), &alone).unwrap();
+        assert_eq!(text.matches("members: none may call").count(), 3, "{text}");
+        assert_eq!(text.matches("/web: is refused").count(), 3, "{text}");
     }
 
     #[test]

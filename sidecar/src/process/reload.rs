@@ -161,7 +161,8 @@ fn apply(
     let one = |error: std::io::Error| vec![error.to_string()];
     proxy.traffic_log.use_only(&plan.log_targets()).map_err(one)?;
     if let Some(mtls) = &plan.mtls {
-        proxy.tls.set(mtls.settings.clone()).map_err(|error| vec![format!("MeshTLS: {error}")])?;
+        let set = proxy.tls.set(mtls.settings.clone(), &proxy.metrics.tls);
+        set.map_err(|error| vec![format!("MeshTLS: {error}")])?;
     }
     if !opened.is_empty() {
         proxy.documents.opened();

@@ -103,10 +103,8 @@ pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -
     let registry = Registry::default();
     let traffic_log = TrafficLogger::new(metrics.traffic_log.clone());
     traffic_log.use_only(&plan.log_targets()).map_err(system("the traffic log"))?;
-    let tls = Tls::new(config.identity.clone(), &metrics.tls);
-    if let Some(mtls) = &plan.mtls {
-        tls.set(mtls.settings.clone()).map_err(StartError::Tls)?;
-    }
+    let settings = plan.mtls.as_ref().map(|mtls| mtls.settings.clone()).unwrap_or_default();
+    let tls = Tls::start(config.identity.clone(), settings, &metrics.tls).map_err(StartError::Tls)?;
     let documents = Documents::new(files, metrics.documents.clone());
     documents.left_out(plan.left_out);
     Ok(Proxy {

@@ -70,12 +70,10 @@ pub(super) fn hint(kind: &str) -> Option<&'static str> {
         | "MeshGlobalRateLimit"
         | "MeshHTTPRoute"
         | "MeshHealthCheck"
-        | "MeshIdentity"
         | "MeshLoadBalancingStrategy"
         | "MeshMetric"
         | "MeshRateLimit"
         | "MeshTCPRoute"
-        | "MeshTrust"
         | "RateLimit"
         | "TrafficRoute" => "this kind would change what the pod does, and is not built yet",
         _ => return None,

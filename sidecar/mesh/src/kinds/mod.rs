@@ -6,6 +6,7 @@
 
 pub mod dataplane;
 pub mod destination;
+pub mod identity;
 pub mod mesh;
 pub mod mesh_access_log;
 pub mod mesh_circuit_breaker;
@@ -153,4 +154,6 @@ kinds! {
     older::CircuitBreaker,
     older::Retry,
     mesh_passthrough::MeshPassthrough,
+    identity::MeshIdentity,
+    identity::MeshTrust,
 }

@@ -69,7 +69,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
     // A pod whose Dataplane is wrong or missing has an error already, and its policies cannot be known.
     if this.is_some() || config.dataplane.is_none() {
-        plan.mtls = security::mtls(mesh, &all, (&pod, config.any_pod), &mut errors, &mut plan.warnings);
+        plan.mtls = security::mtls((config, mesh), &all, &pod, &mut errors, &mut plan.warnings);
     }
     if plan.mtls.is_some() && config.identity.is_none() {
         plan.warnings.push(
@@ -92,8 +92,8 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
 }
 
-/// Returns what decides who may call each port of the pod, for documents that make a plan.
-pub(crate) fn reasons(config: &Config, found: &Found) -> Vec<PortReasons> {
+/// Returns what says who the pod is, and what decides who may call each of its ports, for documents that make a plan.
+pub(crate) fn reasons(config: &Config, found: &Found) -> (Vec<Reason>, Vec<PortReasons>) {
     // Reported where the plan is made.
     let mut errors = Vec::new();
     let documents = found.documents.iter();
@@ -102,7 +102,8 @@ pub(crate) fn reasons(config: &Config, found: &Found) -> Vec<PortReasons> {
     let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
     let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
     let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
-    security::reasons::reasons(mesh, &ours, &pod)
+    let identity = security::identity_reasons(config, &ours, &pod);
+    (identity, security::reasons::reasons(security::base(mesh, &ours, &pod), &ours, &pod))
 }
 
 /// Reports two documents of a kind and name: chance would decide which of them holds.

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The documents behind the gates of a pod, in the order in which they decide: the answer to "why may this caller in?".
 
-use super::{Gate, Item, List, Policies, conf_of, default_mode, gate, items};
+use super::{Base, Gate, Item, List, Policies, conf_of, gate, items};
 use crate::plan::permissions::{Action, Peer, Permission, Verdict, Who};
 use culvert_mesh::document::Document;
-use culvert_mesh::kinds::mesh::Mesh;
 use culvert_mesh::select::Subject;
 
 /// A port of the pod, and what decides who may call it.
@@ -29,9 +28,13 @@ pub(crate) struct Reason {
     pub(crate) by: String,
 }
 
-/// Returns the ports of the pod; none where the mesh has no TLS, so that nobody knows a caller.
-pub(crate) fn reasons(mesh: Option<&Mesh>, ours: &[&Document], pod: &Subject<'_>) -> Vec<PortReasons> {
-    let Some(default) = default_mode(mesh) else { return Vec::new() };
+/// Returns the ports of the pod; none where it has no TLS, so that nobody knows a caller.
+pub(in crate::plan::compile) fn reasons(
+    base: Option<Base>,
+    ours: &[&Document],
+    pod: &Subject<'_>,
+) -> Vec<PortReasons> {
+    let Some(base) = base else { return Vec::new() };
     let policies = Policies::of(ours);
     let each: Vec<_> = pod.tags.chunks(1).map(|tags| Subject { tags, ..*pod }).collect();
     let others = if each.is_empty() { std::slice::from_ref(pod) } else { &each };
@@ -39,12 +42,17 @@ pub(crate) fn reasons(mesh: Option<&Mesh>, ours: &[&Document], pod: &Subject<'_>
         let modes = conf_of(&policies.live, subjects).into_iter().filter_map(|(document, conf)| {
             Some(Reason { says: format!("{:?}", conf.mode?), by: named(document, "") })
         });
-        let from_mesh = Reason { says: default.name().into(), by: "the Mesh".into() };
+        let by = if base.closed { "the default with a MeshIdentity" } else { "the Mesh" };
+        let default = Reason { says: base.mode.name().into(), by: by.into() };
         PortReasons {
             port,
-            gate: gate(&policies, subjects, default),
-            modes: modes.chain([from_mesh]).collect(),
-            callers: items(&policies.live, subjects).unwrap_or_default().into_iter().map(reason).collect(),
+            gate: gate(&policies, subjects, base),
+            modes: modes.chain([default]).collect(),
+            callers: items(&policies.live, subjects, base)
+                .unwrap_or_default()
+                .into_iter()
+                .map(reason)
+                .collect(),
         }
     };
     let inbounds = pod.pod.into_iter().flat_map(|(_, this)| {
@@ -60,7 +68,7 @@ pub(crate) fn reasons(mesh: Option<&Mesh>, ours: &[&Document], pod: &Subject<'_>
     ports
 }
 
-fn named(document: &Document, field: &str) -> String {
+pub(super) fn named(document: &Document, field: &str) -> String {
     let field = if field.is_empty() { String::new() } else { format!(", {field}") };
     format!("{} {} ({}{field})", document.kind().name(), document.name, document.place)
 }
