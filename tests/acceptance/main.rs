@@ -16,6 +16,7 @@ mod endpoints;
 mod forged;
 mod go_json;
 mod guards;
+mod identities;
 mod kubernetes;
 mod kubevirt;
 mod kuma;
