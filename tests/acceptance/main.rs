@@ -44,6 +44,7 @@ mod run;
 mod runtime;
 mod shared;
 mod sidecar;
+mod splits;
 mod strays;
 mod streams;
 mod support;

@@ -29,13 +29,13 @@ pub(super) fn listeners(running: &Running) -> impl Iterator<Item = &Arc<Listener
 
 /// The clusters that connections can come to: of those, listeners that are off have none.
 pub(super) fn clusters(running: &Running) -> impl Iterator<Item = &Arc<Cluster>> {
-    fn leads_to(from: Option<&Arc<Cluster>>, to: &Arc<Cluster>) -> bool {
-        from.is_some_and(|from| Arc::ptr_eq(from, to))
+    fn leads_to<'c>(from: impl IntoIterator<Item = &'c Arc<Cluster>>, to: &Arc<Cluster>) -> bool {
+        from.into_iter().any(|from| Arc::ptr_eq(from, to))
     }
     let used = move |cluster: &Arc<Cluster>| {
         cluster.plan.origin == plan::Origin::MeshPassthrough
-            || leads_to(running.direct_access.as_ref(), cluster)
-            || listeners(running).any(|listener| leads_to(listener.cluster.as_ref(), cluster))
+            || leads_to(&running.direct_access, cluster)
+            || listeners(running).any(|listener| leads_to(listener.clusters(), cluster))
     };
     running.clusters.iter().filter(move |cluster| used(cluster))
 }
@@ -174,6 +174,10 @@ fn listener(running: &Running, of: &Listener) -> Value {
     if let Some(attempts) = listener_attempts(of) {
         listener["filter_chains"][0]["filters"][0]["typed_config"]["max_connect_attempts"] = attempts.into();
     }
+    if !planned.split.is_empty() {
+        let filter = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+        weigh(filter, &planned.split);
+    }
     if planned.origin == plan::Origin::Transparent {
         listener["use_original_dst"] = true.into();
     } else if !planned.binds {
@@ -183,6 +187,16 @@ fn listener(running: &Running, of: &Listener) -> Value {
         transport::secure_listener(&mut listener, mtls.gate(planned).mode, mtls);
     }
     listener
+}
+
+/// Puts a split in the place of a filter's cluster.
+fn weigh(filter: &mut Value, split: &[plan::Share]) {
+    let share = |share: &plan::Share| json!({"name": &*share.cluster, "weight": share.weight});
+    let clusters: Vec<_> = split.iter().map(share).collect();
+    if let Some(filter) = filter.as_object_mut() {
+        filter.remove("cluster");
+        filter.insert("weighted_clusters".into(), json!({"clusters": clusters}));
+    }
 }
 
 fn socket_address(address: SocketAddr) -> Value {

@@ -37,7 +37,7 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
         }
         let (address, name) = (stat_address(planned), stat_name(&planned.name));
         stats.read(&of.metrics, &[("listener", &address), ("tcp", &name)]);
-        if let Some(cluster) = &of.cluster {
+        for cluster in of.clusters() {
             stats.read(&cluster.state.metrics, &[("tcp", &name)]);
         }
     }

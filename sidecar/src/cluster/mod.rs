@@ -9,4 +9,5 @@ pub(crate) mod metrics;
 pub(crate) mod origination;
 pub(crate) mod registry;
 mod remembered;
+mod split;
 pub(crate) mod stream;

@@ -132,6 +132,15 @@ pub enum Serve {
     Tcp,
 }
 
+/// A cluster's share of the connections of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Name of the cluster; no other share of the listener has it.
+    pub cluster: Arc<str>,
+    /// The share, beside the weights of the others; above 0.
+    pub weight: u32,
+}
+
 /// A listener: the address of connections, and the cluster they go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerPlan {
@@ -147,8 +156,10 @@ pub struct ListenerPlan {
     pub binds: bool,
     /// The protocol by which its connections are served.
     pub serve: Serve,
-    /// Its cluster's name; `None` = every connection is denied.
+    /// Its cluster's name; `None` = every connection is denied. Of a split the first one's.
     pub cluster: Option<Arc<str>>,
+    /// The clusters that its connections are split among; empty = all go to `cluster`.
+    pub split: Vec<Share>,
     /// Longest time without a byte on a connection; `None` = no limit.
     pub idle_timeout: Option<Duration>,
     /// Name of the server in logs.

@@ -74,10 +74,8 @@ pub(super) fn hint(kind: &str) -> Option<&'static str> {
         | "MeshLoadBalancingStrategy"
         | "MeshMetric"
         | "MeshRateLimit"
-        | "MeshTCPRoute"
         | "MeshTrust"
-        | "RateLimit"
-        | "TrafficRoute" => "this kind would change what the pod does, and is not built yet",
+        | "RateLimit" => "this kind would change what the pod does, and is not built yet",
         _ => return None,
     })
 }

@@ -16,6 +16,7 @@ pub mod mesh_tls;
 pub mod mesh_traffic_permission;
 pub mod older;
 pub mod proxy_template;
+pub mod routes;
 pub mod traffic_permission;
 
 use crate::context::Context;
@@ -153,4 +154,6 @@ kinds! {
     older::CircuitBreaker,
     older::Retry,
     mesh_passthrough::MeshPassthrough,
+    routes::MeshTcpRoute,
+    older::TrafficRoute,
 }

@@ -9,6 +9,7 @@ use crate::cluster::endpoint::{Ejection, Endpoint, Standing, Turns};
 use crate::cluster::limits::ClusterLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::cluster::remembered::Remembered;
+use crate::cluster::split::Split;
 use crate::net::addrs::{Direction, Family};
 use crate::plan::outside::Exit;
 use crate::plan::{self, Discovery, Origin, OutlierPlan, Plan};
@@ -59,8 +60,10 @@ pub struct Listener {
     pub plan: Arc<plan::ListenerPlan>,
     /// The same after a reload that keeps the name.
     pub(crate) metrics: Arc<ListenerMetrics>,
-    /// `None` = every connection is denied.
+    /// `None` = every connection is denied. Of a split the first one.
     pub(crate) cluster: Option<Arc<Cluster>>,
+    /// The clusters that connections are split among; `None` = all go to `cluster`.
+    split: Option<Split<Arc<Cluster>>>,
 }
 
 /// Returns the name in statistics: Kuma replaces each of these characters too, for StatsD and Prometheus.
@@ -156,7 +159,11 @@ impl Registry {
         let names = plan.listeners.iter().map(|listener| Arc::clone(&listener.name));
         let metrics = reuse(&self.listeners, names, |_| ListenerMetrics::default());
         let listener = |(plan, metrics): (&Arc<plan::ListenerPlan>, _)| {
-            Arc::new(Listener { plan: Arc::clone(plan), metrics, cluster: cluster(&plan.cluster) })
+            let share = |share: &plan::Share| {
+                by_name.get(&*share.cluster).map(|cluster| (Arc::clone(cluster), share.weight))
+            };
+            let split = Split::new(plan.split.iter().filter_map(share));
+            Arc::new(Listener { plan: Arc::clone(plan), metrics, cluster: cluster(&plan.cluster), split })
         };
         let listeners: Vec<_> = plan.listeners.iter().zip(metrics).map(listener).collect();
         let named = listeners.iter().filter(|listener| listener.plan.origin != Origin::Transparent);
@@ -211,6 +218,21 @@ impl ClusterState {
 fn millis(duration: Duration) -> u64 {
     const MOST: u64 = (1 << 48) - 1;
     u64::try_from(duration.as_millis()).unwrap_or(MOST).min(MOST)
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Returns the cluster of the next connection; of a split it is drawn. `None` = the connection is denied.
+    pub(crate) fn next_cluster(&self) -> Option<&Arc<Cluster>> {
+        self.split.as_ref().map(Split::draw).or(self.cluster.as_ref())
+    }
+
+    /// Returns all clusters that connections go to, each once.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let whole = self.cluster.iter().filter(|_| self.split.is_none());
+        whole.chain(self.split.iter().flat_map(Split::clusters))
+    }
 }
 
 // === impl Cluster ===

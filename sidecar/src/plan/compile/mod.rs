@@ -6,6 +6,7 @@ mod limits;
 mod logs;
 mod passthrough;
 mod patch;
+mod routes;
 mod security;
 
 pub use error::CompileError;
@@ -14,8 +15,9 @@ pub(crate) use security::reasons::{PortReasons, Reason};
 use crate::net::addrs::{Direction, is_loopback};
 use crate::options::config::Config;
 use crate::plan::compile::limits::{Limits, Numbers};
+use crate::plan::compile::routes::{Destination, Routed};
 use crate::plan::{
-    ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Member, Origin, Plan, Serve, hop_source,
+    ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Member, Origin, Plan, Serve, Share, hop_source,
 };
 use culvert_mesh::document::{Document, Found, ZONE};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking, Outbound};
@@ -62,7 +64,8 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         if !redirected[0] {
             errors.extend(circles(this));
         }
-        add_pod(&mut plan, &ours, this, (redirected, &limits));
+        let routed = routes::of_pod(&mut plan, &ours, &pod, &mut errors);
+        add_pod(&mut plan, &ours, this, (redirected, &limits), &routed);
     }
     plan.warnings.extend(limits.warnings());
     patch::apply(&mut plan, &ours, &pod);
@@ -219,12 +222,16 @@ fn workloads(ours: &[&Document]) -> HashSet<IpAddr> {
     addresses.map(|ip| ip.to_canonical()).filter(|&ip| !is_loopback(ip)).collect()
 }
 
-/// Returns the endpoints of each service that this pod calls. This pod is among them, as in Kuma: by its own address rather
+/// Returns the endpoints of each service that calls of this pod go to. This pod is among them, as in Kuma: by its own address rather
 /// than the advertised one, so that the call goes through its inbound rules and not out of the pod.
-fn services(ours: &[&Document], this: (&Document, &Dataplane)) -> BTreeMap<String, Vec<EndpointPlan>> {
-    let called = this.1.networking.outbound.iter().filter_map(|outbound| outbound.tags.service());
+fn services(
+    ours: &[&Document],
+    this: (&Document, &Dataplane),
+    routed: &[Routed],
+) -> BTreeMap<String, Vec<EndpointPlan>> {
+    let called = routed.iter().flat_map(|one| &one.shares);
     let mut services: BTreeMap<String, Vec<EndpointPlan>> =
-        called.map(|service| (service.to_owned(), Vec::new())).collect();
+        called.map(|(_, to)| (to.service.clone(), Vec::new())).collect();
     for (document, dataplane) in dataplanes(ours) {
         let is_this = document.place == this.0.place;
         for inbound in dataplane.networking.inbound.iter().filter(|inbound| inbound.is_ready()) {
@@ -249,23 +256,26 @@ fn add_pod(
     ours: &[&Document],
     this: (&Document, &Dataplane),
     ([redirects_in, redirects_out], limits): ([bool; 2], &Limits<'_>),
+    routed: &[Routed],
 ) {
     let Networking { inbound, outbound, .. } = &this.1.networking;
     for inbound in inbound {
         add_inbound(plan, (this.1, inbound), redirects_in, &limits.inbound(inbound));
     }
-    let services = services(ours, this);
-    debug_assert!(redirects_out || outbound.iter().all(|one| is_loopback(one.listener().ip())));
-    for outbound in outbound {
+    let services = services(ours, this, routed);
+    let mesh = Arc::clone(&plan.mesh);
+    let numbers = |to: &Destination| {
         let has_inbound = |section: &str| {
             let inbounds = dataplanes(ours).flat_map(|(_, dataplane)| &dataplane.networking.inbound);
             inbounds
-                .filter(|inbound| outbound.tags.select(&inbound.tags))
+                .filter(|inbound| to.is_offered_by(inbound))
                 .any(|inbound| select::is_section(inbound, section))
         };
-        let (mesh, service) = (Arc::clone(&plan.mesh), outbound.tags.service().unwrap_or_default());
-        let called = CalledService { mesh: &mesh, service, has_inbound: &has_inbound };
-        add_outbound(plan, (outbound, &services), &limits.outbound(&called));
+        limits.outbound(&CalledService { mesh: &mesh, service: &to.service, has_inbound: &has_inbound })
+    };
+    debug_assert!(redirects_out || outbound.iter().all(|one| is_loopback(one.listener().ip())));
+    for (outbound, routed) in outbound.iter().zip(routed) {
+        add_outbound(plan, (outbound, routed), &services, numbers);
     }
 }
 
@@ -330,6 +340,7 @@ fn add_inbound(
             binds: !redirected,
             serve: Serve::Tcp,
             cluster: Some(cluster),
+            split: Vec::new(),
             idle_timeout: numbers.idle_timeout,
             service: inbound.tags.service().map(Into::into),
         },
@@ -338,22 +349,33 @@ fn add_inbound(
 
 fn add_outbound(
     plan: &mut Plan,
-    (outbound, services): (&Outbound, &BTreeMap<String, Vec<EndpointPlan>>),
-    numbers: &Numbers,
+    (outbound, routed): (&Outbound, &Routed),
+    services: &BTreeMap<String, Vec<EndpointPlan>>,
+    numbers: impl Fn(&Destination) -> Numbers,
 ) {
     let listener = outbound.listener();
     // Traffic to loopback is never redirected, so the application can only reach a port that is bound.
     let binds = is_loopback(listener.ip());
-    let service = outbound.tags.service().unwrap_or_default();
-    let all = services.get(service).map_or(&[][..], Vec::as_slice);
-    let endpoints: Vec<_> =
-        all.iter().filter(|one| outbound.tags.select(&one.member.tags)).cloned().collect();
-    if endpoints.is_empty() {
-        plan.warnings.push(format!("outbound {listener}: no Dataplane offers {service} with these tags"));
+    let mut split: Vec<Share> = Vec::new();
+    for (weight, to) in &routed.shares {
+        let all = services.get(&to.service).map_or(&[][..], Vec::as_slice);
+        let endpoints: Vec<_> = all.iter().filter(|one| to.has(one)).cloned().collect();
+        if endpoints.is_empty() {
+            let service = &to.service;
+            let warning = format!("outbound {listener}: no Dataplane offers {service} with these tags");
+            plan.warnings.push(warning);
+        }
+        let (name, upstream) = (Arc::clone(&to.cluster), Discovery::Endpoints(endpoints));
+        let cluster = named_cluster(plan, numbers(to).cluster(name, Origin::Outbound, upstream));
+        match split.iter_mut().find(|share| share.cluster == cluster) {
+            Some(share) => share.weight = share.weight.saturating_add(*weight),
+            None => split.push(Share { cluster, weight: *weight }),
+        }
     }
-    let name = cluster_name(outbound, service).into();
-    let cluster =
-        named_cluster(plan, numbers.cluster(name, Origin::Outbound, Discovery::Endpoints(endpoints)));
+    let cluster = split.first().map(|share| Arc::clone(&share.cluster));
+    if split.len() == 1 {
+        split.clear();
+    }
     push_listener(
         plan,
         ListenerPlan {
@@ -363,9 +385,10 @@ fn add_outbound(
             address: listener,
             binds,
             serve: Serve::Tcp,
-            cluster: Some(cluster),
-            idle_timeout: numbers.idle_timeout,
-            service: Some(service.into()),
+            cluster,
+            split,
+            idle_timeout: numbers(&routed.own).idle_timeout,
+            service: Some(routed.own.service.as_str().into()),
         },
     );
 }

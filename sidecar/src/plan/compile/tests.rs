@@ -256,7 +256,7 @@ apiVersion: kuma.io/v2
 metadata: {}
 spec: {networking: {address: web.example, inbound: [{port: 0, servicePort: 5, tags: {}}], outbound: [{tags: {kuma.io/service: '*'}}]}}
 ---
-type: TrafficRoute
+type: MeshOPA
 name: x
 ---
 - 1

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rules about several fields of a Dataplane and, where it is the pod's own, about fields and ports of the sidecar.
 
-use super::{GatewayKind, MOST_LISTENERS, Protocol};
+use super::{GatewayKind, MOST_LISTENERS, Protocol, ReachableKind};
 use crate::context::Context;
 use crate::model::addresses::is_loopback;
 use crate::model::tags::SERVICE;
@@ -60,6 +60,7 @@ pub(super) fn check(document: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>)
     let mut seen = BTreeSet::new();
     for outbound in &outbounds {
         has_real_tags(outbound, at);
+        names_a_service(outbound, at);
         let loopback = Ok(Ipv4Addr::LOCALHOST.into());
         once(outbound, listener(outbound, loopback), &mut seen, at);
         if let (Some(context), Some([_, redirected])) = (pod, redirected) {
@@ -200,6 +201,35 @@ fn has_real_tags(one: &Part<'_>, at: &mut At<'_>) {
     }
     if tags.has(SERVICE) == Ok(false) {
         tags.problem(at, SERVICE, "nothing", "this field is required");
+    }
+}
+
+/// Checks that an outbound says its service: by tags or, as Kuma since 2.9 has it, by reference.
+fn names_a_service(outbound: &Part<'_>, at: &mut At<'_>) {
+    let reference = outbound.field("backendRef");
+    match (outbound.has("backendRef"), outbound.has("tags")) {
+        (Ok(true), _) => {}
+        (Ok(false), Ok(false)) => {
+            outbound.problem(at, "tags", "nothing", "tags with kuma.io/service, or a backendRef");
+            return;
+        }
+        _ => return,
+    }
+    match (reference.has("name"), reference.has("labels")) {
+        (Ok(false), Ok(false)) => {
+            reference.problem_here(at, "neither name nor labels", "a name, or labels");
+        }
+        (Ok(true), Ok(true)) => {
+            reference.problem(at, "labels", "labels beside a name", "a name, or labels");
+        }
+        _ => {}
+    }
+    let kind = reference.get::<ReachableKind>("kind");
+    // The port of a service outside of the mesh is that of its endpoints.
+    if matches!(kind, Ok(Some(kind)) if kind != ReachableKind::MeshExternalService)
+        && reference.has("port") == Ok(false)
+    {
+        reference.problem(at, "port", "nothing", "the port of the service");
     }
 }
 

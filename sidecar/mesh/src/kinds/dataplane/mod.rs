@@ -183,7 +183,23 @@ fields! {
         /// The address of the listener. Default: 127.0.0.1. One outside of loopback takes redirected connections.
         address: optional IpAddr = "address",
         /// The service: endpoints have all of these tags; kuma.io/service is required.
-        tags: required Tags = "tags",
+        tags: default Tags = "tags",
+        /// The service by reference, in place of tags.
+        backend_ref: optional OutboundRef = "backendRef",
+    }
+}
+
+fields! {
+    /// A service that the workload calls: by name, or by labels.
+    pub struct OutboundRef {
+        /// Kind of the service.
+        kind: required ReachableKind = "kind",
+        /// Name of the service: of its MeshService, or kuma.io/service.
+        name: optional String = "name",
+        /// Labels of the service.
+        labels: optional Labels = "labels",
+        /// Port of the service.
+        port: optional Port = "port",
     }
 }
 

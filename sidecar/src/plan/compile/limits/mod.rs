@@ -159,10 +159,10 @@ fn ejection(policy: &OutlierDetection) -> Option<OutlierPlan> {
 }
 
 /// A policy in effect for the calls of the pod.
-struct ForCalls<'a, P> {
+pub(super) struct ForCalls<'a, P> {
     /// Policies of one number differ by their names alone.
     group: usize,
-    one: Effective<'a, P>,
+    pub(super) one: Effective<'a, P>,
 }
 
 /// The policies about times and limits, for one pod.
@@ -202,19 +202,9 @@ impl<'a> Limits<'a> {
             .retry(merged(retries))
     }
 
-    /// Returns what the older policy of a kind says of a destination. As in Kuma one holds: the one whose selectors say most of
-    /// both ends together, and of even ones the first by name.
+    /// Returns what the older policy of a kind says of a destination.
     fn older<P: OlderPolicy>(&self, called: &CalledService<'_>) -> Option<P::Conf> {
-        let service = Tags([(SERVICE.to_owned(), called.service.to_owned())].into());
-        let ranked = self.policies.iter().filter_map(|one| {
-            let policy = P::from_spec(&one.spec)?;
-            let [sources, destinations] = policy.selectors();
-            let (source, destination) =
-                (older::fit(sources, self.pod.tags)?, older::fit(destinations, &[&service])?);
-            let sum = [source[0] + destination[0], source[1] + destination[1]];
-            Some(((Reverse(sum), &one.name), policy))
-        });
-        ranked.min_by_key(|(place, _)| *place).map(|(_, policy)| policy.conf())
+        older_policy::<P>(&self.policies, self.pod.tags, called).map(P::conf)
     }
 
     /// Returns the numbers of an inbound.
@@ -260,7 +250,28 @@ fn passed_over(policy: &Document) -> Option<String> {
     })
 }
 
-fn for_calls<'a, P: FromSpec>(policies: &[&'a Document], pod: &Subject<'_>) -> Vec<ForCalls<'a, P>> {
+/// Returns the older policy of a kind that holds for a destination. As in Kuma one does: the one whose selectors say most of
+/// both ends together, and of even ones the first by name.
+pub(super) fn older_policy<'a, P: OlderPolicy>(
+    policies: &[&'a Document],
+    pod: &[&Tags],
+    called: &CalledService<'_>,
+) -> Option<&'a P> {
+    let service = Tags([(SERVICE.to_owned(), called.service.to_owned())].into());
+    let ranked = policies.iter().filter_map(|one| {
+        let policy = P::from_spec(&one.spec)?;
+        let [sources, destinations] = policy.selectors();
+        let (source, destination) = (older::fit(sources, pod)?, older::fit(destinations, &[&service])?);
+        let sum = [source[0] + destination[0], source[1] + destination[1]];
+        Some(((Reverse(sum), &one.name), policy))
+    });
+    ranked.min_by_key(|(place, _)| *place).map(|(_, policy)| policy)
+}
+
+pub(super) fn for_calls<'a, P: FromSpec>(
+    policies: &[&'a Document],
+    pod: &Subject<'_>,
+) -> Vec<ForCalls<'a, P>> {
     let mut group = 0;
     let mut last = None;
     let number = |one: Effective<'a, P>| {
@@ -275,24 +286,32 @@ fn for_calls<'a, P: FromSpec>(policies: &[&'a Document], pod: &Subject<'_>) -> V
 }
 
 /// Merges the entries about a destination.
-///
-/// Kuma sorts entries by their policy's target, then by their own, then by the policy's name. So the entry for `Mesh` of a
-/// policy about this pod decides before the entry for the service of a policy about the mesh; but of two policies about the
-/// mesh the entry for the service decides before their names. Of two such entries of one policy the later decides.
 fn of_destination<P: ConnectionPolicy>(
     policies: &[ForCalls<'_, P>],
     called: &CalledService<'_>,
 ) -> Option<P::Conf> {
+    merged(entries_about(policies, called).into_iter().map(|(_, conf)| conf.clone()))
+}
+
+/// Returns the entries about a destination with their documents, the one that decides first.
+///
+/// Kuma sorts entries by their policy's target, then by their own, then by the policy's name. So the entry for `Mesh` of a
+/// policy about this pod decides before the entry for the service of a policy about the mesh; but of two policies about the
+/// mesh the entry for the service decides before their names. Of two such entries of one policy the later decides.
+pub(super) fn entries_about<'a, P: ConnectionPolicy>(
+    policies: &[ForCalls<'a, P>],
+    called: &CalledService<'_>,
+) -> Vec<(&'a Document, &'a P::Conf)> {
     let mut said = Vec::new();
     for ForCalls { group, one } in policies {
         let namespace = one.document.namespace.as_deref();
         for (to, conf) in one.policy.to().rev().filter(|(to, _)| to.fits(called, namespace)) {
-            said.push(((*group, Reverse(to.rank())), conf));
+            said.push(((*group, Reverse(to.rank())), (one.document, conf)));
         }
     }
     // Stable, so that policies stay in the order of their names.
     said.sort_by_key(|(place, _)| *place);
-    merged(said.into_iter().map(|(_, conf)| conf.clone()))
+    said.into_iter().map(|(_, entry)| entry).collect()
 }
 
 /// Merges the entries about an inbound; of those of one policy the later decides.
