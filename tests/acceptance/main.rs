@@ -4,6 +4,7 @@ mod addresses;
 mod agent;
 mod annotations;
 mod bad_input;
+mod balance;
 mod bypassed;
 mod chart;
 mod crowds;

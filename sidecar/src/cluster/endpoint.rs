@@ -31,6 +31,25 @@ pub(crate) struct Ejection {
     word: AtomicU64,
     /// Failed connects in a row while it is in service; 0 once one succeeds.
     streak: AtomicU32,
+    /// Connections that are open or being made, where the cluster's algorithm asks for them; see [`InUse`].
+    uses: AtomicU32,
+}
+
+/// A connection to an endpoint, counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InUse(Arc<Ejection>);
+
+impl InUse {
+    pub(crate) fn of(endpoint: &Endpoint) -> Self {
+        endpoint.ejection.uses.fetch_add(1, Relaxed);
+        Self(Arc::clone(&endpoint.ejection))
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.uses.fetch_sub(1, Relaxed);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -123,6 +142,17 @@ impl Ejection {
         State::from_word(self.word.load(Relaxed)).failures != 0
     }
 
+    /// Returns the number of connections that are open or being made.
+    pub(crate) fn uses(&self) -> u32 {
+        self.uses.load(Relaxed)
+    }
+
+    /// Returns the time of the next trial, `None` while it is not ejected.
+    pub(crate) fn trial_at(&self) -> Option<u64> {
+        let state = State::from_word(self.word.load(Relaxed));
+        (state.failures != 0).then_some(state.until)
+    }
+
     /// Returns true while it comes after all others, but for trials.
     pub(crate) fn is_out(&self, now: u64) -> bool {
         State::from_word(self.word.load(Relaxed)).is_out(now)
@@ -130,7 +160,7 @@ impl Ejection {
 
     /// Takes the trial that is due, if no other connection did. The next one is due after another pause, even if this one has
     /// no outcome.
-    fn take_trial(&self, now: u64, first_pause: u64) -> bool {
+    pub(crate) fn take_trial(&self, now: u64, first_pause: u64) -> bool {
         let word = self.word.load(Relaxed);
         let state = State::from_word(word);
         if state.failures == 0 || state.until > now {

@@ -3,6 +3,7 @@
 //!
 //! Immutable. A reload makes another one; connections keep what they began with.
 
+pub mod balance;
 pub mod compile;
 pub(crate) mod load;
 pub(crate) mod openings;
@@ -13,6 +14,7 @@ pub(crate) mod tls;
 use crate::net::addrs::{Direction, Family, inbound_source};
 use crate::observe::traffic_log::Sink;
 use crate::options::config::Thresholds;
+use crate::plan::balance::Balance;
 use crate::plan::outside::Outside;
 use crate::plan::permissions::Permissions;
 use crate::plan::tls::TlsSettings;
@@ -97,6 +99,8 @@ pub struct ClusterPlan {
     pub most_attempts: usize,
     /// Ejection of endpoints that fail; `None` = none is ejected.
     pub outlier: Option<OutlierPlan>,
+    /// The endpoints that come first.
+    pub balance: Balance,
 }
 
 /// The default of [`ClusterPlan::most_attempts`]: Kuma's for TCP.

@@ -71,7 +71,6 @@ pub(super) fn hint(kind: &str) -> Option<&'static str> {
         | "MeshHTTPRoute"
         | "MeshHealthCheck"
         | "MeshIdentity"
-        | "MeshLoadBalancingStrategy"
         | "MeshMetric"
         | "MeshRateLimit"
         | "MeshTCPRoute"

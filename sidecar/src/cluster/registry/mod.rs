@@ -5,7 +5,8 @@
 //! counters, permits in use, round robin and ejections, and an open connection keeps the ones that it began with. So a
 //! connection looks them up once, and a byte never.
 
-use crate::cluster::endpoint::{Ejection, Endpoint, Standing, Turns};
+use crate::cluster::balance::{self, Balancer, Order, Picks, Request};
+use crate::cluster::endpoint::{Ejection, Endpoint, InUse, Standing, Turns};
 use crate::cluster::limits::ClusterLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::cluster::remembered::Remembered;
@@ -14,7 +15,7 @@ use crate::plan::outside::Exit;
 use crate::plan::{self, Discovery, Origin, OutlierPlan, Plan};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ pub struct Cluster {
     pub(crate) stat_name: Arc<str>,
     /// Empty where the plan names no endpoints.
     endpoints: Box<[Arc<Endpoint>]>,
+    /// `None` where endpoints only take turns.
+    balancer: Option<Box<Balancer>>,
 }
 
 /// A listener of the plan in force.
@@ -230,10 +233,32 @@ impl Cluster {
         };
         let endpoints = planned.iter().zip(ejections).map(endpoint).collect();
         state.panics.forget();
-        Self { plan: Arc::clone(plan), state, stat_name, endpoints }
+        let balancer = Balancer::new(&plan.balance, planned.len(), balance::seed()).map(Box::new);
+        Self { plan: Arc::clone(plan), state, stat_name, endpoints, balancer }
     }
 
-    /// Returns the endpoints in the order in which the next connection tries them.
+    /// Returns the endpoints in the order in which the next connection tries them, which comes from this address.
+    pub(crate) fn order(&self, client: IpAddr) -> Order<'_> {
+        let Some(balancer) = &self.balancer else { return Order::Turns(self.turns()) };
+        let request = Request {
+            endpoints: &self.endpoints,
+            client,
+            turn: self.state.turn.fetch_add(1, Relaxed),
+            most: self.plan.most_attempts,
+            now: self.state.millis(),
+            first_pause: self.first_pause(),
+            outlier: self.plan.outlier,
+            changes: &self.state.panics,
+        };
+        Order::Picks(Picks::new(balancer, request))
+    }
+
+    /// Counts a connection to an endpoint until the result is dropped, where the algorithm asks for that.
+    pub(crate) fn in_use(&self, endpoint: &Endpoint) -> Option<InUse> {
+        self.balancer.as_ref().filter(|balancer| balancer.counts_uses()).map(|_| InUse::of(endpoint))
+    }
+
+    /// Returns the endpoints in turn, as the next connection tries them where no policy says more.
     pub(crate) fn turns(&self) -> Turns<'_> {
         let turn = self.state.turn.fetch_add(1, Relaxed);
         let now = self.state.millis();
@@ -263,7 +288,8 @@ impl Cluster {
             return false;
         }
         let ejected = ejection.failed(self.state.millis(), self.first_pause(), standing);
-        if ejected {
+        // A trial that failed changes the time of the next one.
+        if ejected || standing == Standing::Trial {
             self.state.panics.forget();
         }
         ejected

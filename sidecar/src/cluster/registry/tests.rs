@@ -20,6 +20,7 @@ fn plan(names: &[&str], endpoints: usize) -> Plan {
             connect_timeout: None,
             most_attempts: MOST_ATTEMPTS,
             outlier: Some(OutlierPlan::default()),
+            balance: Default::default(),
         })
     };
     let mut plan = plan_without_documents();

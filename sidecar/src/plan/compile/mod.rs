@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Options and documents → [`Plan`]. Pure: every error is reported at once, and then there is no plan.
 
+mod balance;
 mod error;
 mod limits;
 mod logs;

@@ -3,9 +3,10 @@
 //!
 //! Each number is said by the first of these that says it: a ProxyTemplate's patch, which is applied later; the policies in
 //! effect (MeshTimeout, MeshCircuitBreaker, MeshRetry), the most specific first; their ancestor (Timeout, CircuitBreaker,
-//! Retry); an option that is given; the default.
+//! Retry); an option that is given; the default. MeshLoadBalancingStrategy is merged by the same rules.
 
 use crate::options::config::{Config, Thresholds};
+use crate::plan::compile::balance::{self, Strategy};
 use crate::plan::{ClusterPlan, Discovery, MOST_ATTEMPTS, Origin, OutlierPlan};
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::dataplane::Inbound;
@@ -13,6 +14,7 @@ use culvert_mesh::kinds::destination::{CalledService, ConnectionPolicy, Positive
 use culvert_mesh::kinds::mesh_circuit_breaker::{
     BreakerConf, ConnectionLimits, MeshCircuitBreaker, OutlierDetection,
 };
+use culvert_mesh::kinds::mesh_load_balancing_strategy::MeshLoadBalancingStrategy;
 use culvert_mesh::kinds::mesh_retry::{MeshRetry, RetryConf};
 use culvert_mesh::kinds::mesh_timeout::{MeshTimeout, TimeoutConf};
 use culvert_mesh::kinds::older::{self, CircuitBreaker, OlderPolicy, Retry, Timeout};
@@ -25,13 +27,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The kinds of policies that are read here.
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind::MeshTimeout,
     Kind::MeshCircuitBreaker,
     Kind::MeshRetry,
     Kind::Timeout,
     Kind::CircuitBreaker,
     Kind::Retry,
+    Kind::MeshLoadBalancingStrategy,
 ];
 
 /// Times of a cluster and its listeners.
@@ -68,6 +71,7 @@ pub(super) struct Numbers {
     thresholds: Thresholds,
     most_attempts: usize,
     outlier: Option<OutlierPlan>,
+    strategy: Strategy,
 }
 
 impl Numbers {
@@ -78,6 +82,7 @@ impl Numbers {
             thresholds: config.thresholds,
             most_attempts: MOST_ATTEMPTS,
             outlier: Some(OutlierPlan::default()),
+            strategy: Strategy::default(),
         }
     }
 
@@ -89,8 +94,10 @@ impl Numbers {
 
     /// Returns a cluster with these numbers.
     pub(super) fn cluster(&self, name: Arc<str>, origin: Origin, upstream: Discovery) -> ClusterPlan {
-        let Self { connect_timeout, idle_timeout: _, thresholds, most_attempts, outlier } = *self;
-        ClusterPlan { name, origin, upstream, thresholds, connect_timeout, most_attempts, outlier }
+        let Self { connect_timeout, idle_timeout: _, thresholds, most_attempts, outlier, ref strategy } =
+            *self;
+        let (upstream, balance) = strategy.arrange(upstream);
+        ClusterPlan { name, origin, upstream, thresholds, connect_timeout, most_attempts, outlier, balance }
     }
 
     fn timeouts(mut self, conf: Option<TimeoutConf>) -> Self {
@@ -174,6 +181,7 @@ pub(super) struct Limits<'a> {
     timeouts: Vec<ForCalls<'a, MeshTimeout>>,
     breakers: Vec<ForCalls<'a, MeshCircuitBreaker>>,
     retries: Vec<ForCalls<'a, MeshRetry>>,
+    strategies: Vec<ForCalls<'a, MeshLoadBalancingStrategy>>,
 }
 
 impl<'a> Limits<'a> {
@@ -184,6 +192,7 @@ impl<'a> Limits<'a> {
             timeouts: for_calls(&policies, &pod),
             breakers: for_calls(&policies, &pod),
             retries: for_calls(&policies, &pod),
+            strategies: for_calls(&policies, &pod),
             policies,
             pod,
         }
@@ -196,10 +205,9 @@ impl<'a> Limits<'a> {
         let breakers =
             of_destination(&self.breakers, called).into_iter().chain(self.older::<CircuitBreaker>(called));
         let retries = of_destination(&self.retries, called).into_iter().chain(self.older::<Retry>(called));
-        Numbers::new(self.config, OUTBOUND)
-            .timeouts(merged(timeouts))
-            .breaker(merged(breakers))
-            .retry(merged(retries))
+        let strategy = Strategy::new(of_destination(&self.strategies, called), &self.pod);
+        let numbers = Numbers { strategy, ..Numbers::new(self.config, OUTBOUND) };
+        numbers.timeouts(merged(timeouts)).breaker(merged(breakers)).retry(merged(retries))
     }
 
     /// Returns what the older policy of a kind says of a destination. As in Kuma one holds: the one whose selectors say most of
@@ -229,7 +237,11 @@ impl<'a> Limits<'a> {
     /// Returns a line for each policy about this pod that says more than takes effect.
     pub(super) fn warnings(&self) -> Vec<String> {
         let said = |policy: &&&Document| self.is_about_the_pod(policy);
-        self.policies.iter().filter(said).filter_map(|policy| passed_over(policy)).collect()
+        let passed_over = self.policies.iter().filter(said).filter_map(|policy| passed_over(policy));
+        let no_zone = self.strategies.iter().filter_map(|ForCalls { one, .. }| {
+            balance::without_a_zone((one.document, one.policy), &self.pod)
+        });
+        passed_over.chain(no_zone).collect()
     }
 
     fn is_about_the_pod(&self, policy: &Document) -> bool {
@@ -249,6 +261,7 @@ fn passed_over(policy: &Document) -> Option<String> {
         Spec::MeshTimeout(spec) => spec.passed_over(),
         Spec::MeshCircuitBreaker(spec) => spec.passed_over(),
         Spec::MeshRetry(spec) => spec.passed_over(),
+        Spec::MeshLoadBalancingStrategy(spec) => spec.passed_over(),
         Spec::Timeout(spec) => spec.passed_over(),
         Spec::CircuitBreaker(spec) => spec.passed_over(),
         Spec::Retry(spec) => spec.passed_over(),

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Listeners and clusters in the shape and the words of Envoy's admin interface, so that the runbooks of Kong Mesh hold.
 
+mod balancing;
+
+use self::balancing::HostPlace;
 use super::{dump, outside, transport};
 use crate::admin::stats::Process;
 use crate::cluster::destinations::{Destination, Destinations};
@@ -102,7 +105,8 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
         Discovery::OriginalDst { source } => ("ORIGINAL_DST", "CLUSTER_PROVIDED", *source, Vec::new()),
         Discovery::Application { address, source } => ("STATIC", "ROUND_ROBIN", *source, vec![*address]),
         Discovery::Endpoints(endpoints) => {
-            ("STATIC", "ROUND_ROBIN", None, endpoints.iter().map(|endpoint| endpoint.address).collect())
+            let policy = balancing::policy(planned.balance.algorithm);
+            ("STATIC", policy, None, endpoints.iter().map(|endpoint| endpoint.address).collect())
         }
     };
     cluster["type"] = kind.into();
@@ -110,8 +114,8 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
     if kind == "STATIC" {
         let endpoints: Vec<_> =
             endpoints.into_iter().map(|at| json!({"endpoint": {"address": socket_address(at)}})).collect();
-        cluster["load_assignment"] =
-            json!({"cluster_name": &*planned.name, "endpoints": [{"lb_endpoints": endpoints}]});
+        let localities = planned.balance.localities.as_ref();
+        cluster["load_assignment"] = balancing::assignment(&planned.name, &endpoints, localities);
     }
     if let (Discovery::Endpoints(_), Some(mtls)) = (&planned.upstream, mtls) {
         cluster["transport_socket"] = transport::upstream(mtls);
@@ -131,6 +135,7 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
         let percent = f64::from(outlier.panic_threshold) / 1000.0;
         cluster["common_lb_config"] = json!({"healthy_panic_threshold": {"value": percent}});
     }
+    balancing::add_settings(&planned.balance, &mut cluster);
     if let Some(source) = source {
         cluster["upstream_bind_config"] =
             json!({"source_address": inner_address(SocketAddr::new(source, 0))});
@@ -173,6 +178,10 @@ fn listener(running: &Running, of: &Listener) -> Value {
     });
     if let Some(attempts) = listener_attempts(of) {
         listener["filter_chains"][0]["filters"][0]["typed_config"]["max_connect_attempts"] = attempts.into();
+    }
+    if of.cluster.as_ref().is_some_and(|cluster| cluster.plan.balance.by_source) {
+        let policy = json!([{"source_ip": {}}]);
+        listener["filter_chains"][0]["filters"][0]["typed_config"]["hash_policy"] = policy;
     }
     if planned.origin == plan::Origin::Transparent {
         listener["use_original_dst"] = true.into();
@@ -233,25 +242,29 @@ fn limits(of: &ClusterLimits) -> [(&'static str, u32); 4] {
 }
 
 /// A destination that a cluster dialled.
-struct Host {
+struct Host<'a> {
     addr: DialAddr,
     counted: Destination,
     /// The document that names it, of passthrough: without passthrough the way to the others would be closed.
     named: Option<Named>,
     /// Of a service's endpoint: true while it comes after all others, as it failed.
     ejected: Option<bool>,
+    /// Of a service's endpoint.
+    place: Option<HostPlace<'a>>,
 }
 
-fn hosts(running: &Running, of: &Cluster, destinations: &Destinations) -> Vec<Host> {
+fn hosts<'a>(running: &Running, of: &'a Cluster, destinations: &Destinations) -> Vec<Host<'a>> {
     let asked = of.plan.origin == plan::Origin::Transparent && of.plan.name.starts_with("outbound");
     let named = |addr: DialAddr| Named(running.plan.named_by(addr.get()));
     let health: HashMap<_, _> = of.health().collect();
+    let places = balancing::places(&of.plan);
     let hosts = destinations.of(of.state.id).into_iter().take(MOST_HOSTS);
     let host = |(addr, counted): (DialAddr, _)| Host {
         addr,
         counted,
         named: asked.then(|| named(addr)),
         ejected: health.get(&addr.get()).copied(),
+        place: places.get(&addr.get()).copied(),
     };
     hosts.map(host).collect()
 }
@@ -288,13 +301,16 @@ pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> S
         }
         let _ = writeln!(text, "{name}::added_via_api::false");
         let _ = writeln!(text, "{name}::cx_active::{}", of.state.metrics.active.get());
-        for Host { addr, counted, named, ejected } in hosts(running, of, destinations) {
+        for Host { addr, counted, named, ejected, place } in hosts(running, of, destinations) {
             let _ = writeln!(text, "{name}::{addr}::cx_active::{}", counted.active);
             let _ = writeln!(text, "{name}::{addr}::cx_connect_fail::{}", counted.connect_fail);
             let _ = writeln!(text, "{name}::{addr}::cx_total::{}", counted.total);
             if let Some(ejected) = ejected {
                 let flags = if ejected { "/failed_outlier_check" } else { "healthy" };
                 let _ = writeln!(text, "{name}::{addr}::health_flags::{flags}");
+            }
+            for (key, value) in place.map(HostPlace::lines).unwrap_or_default() {
+                let _ = writeln!(text, "{name}::{addr}::{key}::{}", one_line(&value));
             }
             let _ = writeln!(text, "{name}::{addr}::last_seen::{}", rfc3339(counted.last_seen_at()));
             if let Some(Named(named)) = named {
@@ -316,7 +332,7 @@ pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> V
                 .collect();
             let hosts: Vec<_> = hosts(running, of, destinations)
                 .into_iter()
-                .map(|Host { addr, counted, named, ejected }| {
+                .map(|Host { addr, counted, named, ejected, place }| {
                     let mut shown = json!({
                         "address": socket_address(addr.get()),
                         "stats": [
@@ -330,6 +346,9 @@ pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> V
                         Some(true) => shown["health_status"] = json!({"failed_outlier_check": true}),
                         Some(false) => shown["health_status"] = json!({"eds_health_status": "HEALTHY"}),
                         None => {}
+                    }
+                    if let Some(place) = place {
+                        place.add_to(&mut shown);
                     }
                     if let Some(Named(named)) = named {
                         shown["named_by"] = named.into();
