@@ -15,6 +15,7 @@
 //! | 11 | `process` | run, workers, the list of services, drain, the prober of capture, reload; `validate`, `inspect` and `wait` |
 //! | 10 | `admin` | the status port and the admin, the page, statistics under Envoy's names |
 //! | 9 | `probes` | application probes |
+//! | 9 | `health` | active checks of endpoints and applications |
 //! | 8 | `connection` | one accepted connection: guards, admission, route, TLS, relay; the table of open ones |
 //! | 7 | `cluster` | clusters by name, their endpoints, limits and counters |
 //! | 6 | `tls` | sessions, identities, the first bytes of a stream |
@@ -28,6 +29,7 @@
 mod admin;
 mod cluster;
 mod connection;
+mod health;
 mod metrics;
 pub mod net;
 pub mod observe;

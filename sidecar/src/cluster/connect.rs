@@ -38,7 +38,9 @@ use tokio::net::TcpStream;
 pub(crate) enum ConnectError {
     #[error("the cluster {cluster} has as many {what} as its circuit breaker allows{}", .claim.limited())]
     Full { cluster: Arc<str>, what: Breaker, claim: Claim },
-    #[error("no Dataplane document offers {0}, or none that is ready")]
+    #[error(
+        "no Dataplane document offers {0}, or none that is ready and passes its active checks (see /clusters)"
+    )]
     NoEndpoint(Arc<str>),
     #[error(transparent)]
     Dial(#[from] DialError),

@@ -5,6 +5,7 @@
 //! Every label on `/metrics` is from an enum, so the number of series is fixed at compile time, however many listeners and
 //! clusters documents name; each of those has counters of its own too, which the admin statistics show.
 
+use crate::cluster::health::CheckTotals;
 use crate::cluster::metrics::UpstreamMetrics;
 use crate::connection::guard::Guard;
 use crate::metrics::{By, Counter, Gauge, Histogram, MetricRegistry, metrics};
@@ -46,6 +47,8 @@ metrics! {
         closed: By<CloseReason> = "connections_closed", "Connections closed or refused, by reason"
             => "listener_manager.{direction}.closed.{reason}";
         listener_overflow: Counter = "listener_overflow", "Connections refused because of the limit of open files";
+        rate_limited: Counter = "rate_limited", "Connections refused because a MeshRateLimit limits their rate"
+            => "local_rate_limit.tcp_rate_limit.rate_limited";
         loop_rejected: By<Guard> = "loop_rejected", "Connections refused by a guard"
             => "listener_manager.{direction}.loop_rejected", "loop_rejected";
     }
@@ -84,6 +87,7 @@ pub(crate) struct Metrics {
     pub(crate) documents: DocumentMetrics,
     pub(crate) pipes: PipeMetrics,
     pub(crate) tls: TlsMetrics,
+    pub(crate) checks: CheckTotals,
     /// Reads all of them, for the pages.
     pub(crate) registry: MetricRegistry,
 }
@@ -105,6 +109,7 @@ impl Default for Metrics {
             documents: registry.add(),
             pipes: registry.add(),
             tls: registry.add(),
+            checks: registry.add(),
             registry,
         }
     }

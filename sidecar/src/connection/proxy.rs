@@ -22,6 +22,7 @@ use crate::relay::pipes::Pipes;
 use crate::tls::Tls;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// The state that all connections share, and that the admin pages show. Made once, at the start; never replaced.
 ///
@@ -33,6 +34,8 @@ pub(crate) struct Proxy {
     /// The plan in force. Exchanged as a whole by a reload, on the main thread; each connection loads it once, when it is
     /// admitted, and keeps what it took from it.
     pub(crate) running: ArcSwap<Running>,
+    /// Told by a reload, on the main thread, once another plan is in force. The active checks wait for it there.
+    pub(crate) plan_changed: Notify,
     /// The states of listeners and clusters that outlive a reload. Used by a reload only: connections get at their states
     /// through the plan in force.
     pub(crate) registry: Registry,
@@ -114,6 +117,7 @@ impl Proxy {
             metrics,
             limits: Limits::new(20_000),
             running: ArcSwap::new(registry.open(plan)),
+            plan_changed: Notify::new(),
             registry,
             table: Table::default(),
             destinations: Destinations::default(),

@@ -4,17 +4,21 @@
 //! Immutable. A reload makes another one; connections keep what they began with.
 
 pub mod compile;
+pub mod health;
 pub(crate) mod load;
 pub(crate) mod openings;
 pub mod outside;
 pub(crate) mod permissions;
+pub mod rate;
 pub(crate) mod tls;
 
 use crate::net::addrs::{Direction, Family, inbound_source};
 use crate::observe::traffic_log::Sink;
 use crate::options::config::Thresholds;
+use crate::plan::health::HealthPlan;
 use crate::plan::outside::Outside;
 use crate::plan::permissions::Permissions;
+use crate::plan::rate::RatePlan;
 use crate::plan::tls::TlsSettings;
 use culvert_mesh::document::LeftOutCount;
 use culvert_mesh::model::tags::Tags;
@@ -97,6 +101,8 @@ pub struct ClusterPlan {
     pub most_attempts: usize,
     /// Ejection of endpoints that fail; `None` = none is ejected.
     pub outlier: Option<OutlierPlan>,
+    /// Active checks, and what happens where too few endpoints are well; `None` = no document says anything.
+    pub health: Option<Arc<HealthPlan>>,
 }
 
 /// The default of [`ClusterPlan::most_attempts`]: Kuma's for TCP.
@@ -153,6 +159,8 @@ pub struct ListenerPlan {
     pub idle_timeout: Option<Duration>,
     /// Name of the server in logs.
     pub service: Option<Arc<str>>,
+    /// The rate of its connections; `None` = no limit.
+    pub rate: Option<RatePlan>,
 }
 
 /// Log targets of connections of one direction.

@@ -173,6 +173,7 @@ fn apply(
     proxy.documents.left_out(plan.left_out);
     let running = proxy.registry.open(plan);
     proxy.running.store(Arc::clone(&running));
+    proxy.plan_changed.notify_one();
     identity.update();
     set.follow(&running.plan, bound).map_err(one)?;
     tracing::info!(

@@ -3,6 +3,7 @@
 
 use crate::admin::{App, DrainRequest};
 use crate::connection::proxy::Proxy;
+use crate::health;
 use crate::net::addrs::Direction;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::logging::LogControl;
@@ -111,6 +112,8 @@ fn spawn_upkeep(context: &Context) {
         let (proxy, identity) = (proxy(), Arc::clone(&context.identity));
         async move { proxy.tls.keep(&proxy.metrics.tls, || identity.update()).await }
     });
+    // On the main thread, so that no stream waits for the handshake of a check.
+    tokio::spawn(health::keep(proxy()));
     // On a worker, as it wakes and closes connections.
     if let Some(worker) = context.workers.first() {
         let proxy = proxy();

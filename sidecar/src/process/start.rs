@@ -27,6 +27,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
 
 /// Time between two log lines about the missing source address of the inbound hop.
 const NO_SOURCE_LOG_EVERY: Duration = Duration::from_secs(60);
@@ -111,6 +112,7 @@ pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -
     documents.left_out(plan.left_out);
     Ok(Proxy {
         running: ArcSwap::new(registry.open(plan)),
+        plan_changed: Notify::new(),
         registry,
         documents,
         traffic_log,

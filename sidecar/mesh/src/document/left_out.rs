@@ -65,18 +65,14 @@ pub(super) fn hint(kind: &str) -> Option<&'static str> {
              MeshTrafficPermission says"
         }
         "FaultInjection"
-        | "HealthCheck"
         | "MeshFaultInjection"
         | "MeshGlobalRateLimit"
         | "MeshHTTPRoute"
-        | "MeshHealthCheck"
         | "MeshIdentity"
         | "MeshLoadBalancingStrategy"
         | "MeshMetric"
-        | "MeshRateLimit"
         | "MeshTCPRoute"
         | "MeshTrust"
-        | "RateLimit"
         | "TrafficRoute" => "this kind would change what the pod does, and is not built yet",
         _ => return None,
     })

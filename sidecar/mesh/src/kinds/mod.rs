@@ -4,6 +4,7 @@
 //! A kind is a type that implements [`Resource`]. The list at the end gives it its place in [`Kind`] and [`Spec`], and with
 //! them its reader, its checks, its schema and its target; `ARCHITECTURE.md` says how to add one.
 
+pub mod connections;
 pub mod dataplane;
 pub mod destination;
 pub mod mesh;
@@ -153,4 +154,8 @@ kinds! {
     older::CircuitBreaker,
     older::Retry,
     mesh_passthrough::MeshPassthrough,
+    connections::MeshHealthCheck,
+    connections::MeshRateLimit,
+    older::HealthCheck,
+    older::RateLimit,
 }

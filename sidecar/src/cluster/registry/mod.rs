@@ -5,13 +5,17 @@
 //! counters, permits in use, round robin and ejections, and an open connection keeps the ones that it began with. So a
 //! connection looks them up once, and a byte never.
 
+use crate::cluster::bucket::Bucket;
 use crate::cluster::endpoint::{Ejection, Endpoint, Standing, Turns};
+use crate::cluster::health::{ClusterHealth, EndpointHealth};
 use crate::cluster::limits::ClusterLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::cluster::remembered::Remembered;
 use crate::net::addrs::{Direction, Family};
+use crate::plan::health::CheckPlan;
 use crate::plan::outside::Exit;
-use crate::plan::{self, Discovery, Origin, OutlierPlan, Plan};
+use crate::plan::rate::RatePlan;
+use crate::plan::{self, Discovery, Origin, Plan};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::SocketAddr;
@@ -30,6 +34,7 @@ pub(crate) struct ClusterState {
     pub(crate) name: Arc<str>,
     pub(crate) limits: ClusterLimits,
     pub(crate) metrics: UpstreamMetrics,
+    pub(crate) health: ClusterHealth,
     /// Counts connections, to choose the endpoint that is first in turn.
     turn: AtomicUsize,
     /// The zero of the clock that ejections are in.
@@ -50,6 +55,8 @@ pub struct Cluster {
     pub(crate) stat_name: Arc<str>,
     /// Empty where the plan names no endpoints.
     endpoints: Box<[Arc<Endpoint>]>,
+    /// Endpoints that fail their active checks.
+    unhealthy: AtomicUsize,
 }
 
 /// A listener of the plan in force.
@@ -61,6 +68,8 @@ pub struct Listener {
     pub(crate) metrics: Arc<ListenerMetrics>,
     /// `None` = every connection is denied.
     pub(crate) cluster: Option<Arc<Cluster>>,
+    /// The rate of its connections; the same after a reload that keeps name and rate.
+    pub(crate) bucket: Option<Arc<Bucket>>,
 }
 
 /// Returns the name in statistics: Kuma replaces each of these characters too, for StatsD and Prometheus.
@@ -106,11 +115,15 @@ pub struct Running {
     passthrough: [[Arc<Listener>; 2]; 2],
 }
 
+/// The name of a listener, and its rate.
+type BucketKey = (Arc<str>, RatePlan);
+
 /// The states by name that a plan or a connection uses.
 #[derive(Debug, Default)]
 pub struct Registry {
     clusters: Mutex<HashMap<Arc<str>, Weak<ClusterState>>>,
     listeners: Mutex<HashMap<Arc<str>, Weak<ListenerMetrics>>>,
+    buckets: Mutex<HashMap<BucketKey, Weak<Bucket>>>,
     next_id: AtomicU32,
 }
 
@@ -155,8 +168,13 @@ impl Registry {
         };
         let names = plan.listeners.iter().map(|listener| Arc::clone(&listener.name));
         let metrics = reuse(&self.listeners, names, |_| ListenerMetrics::default());
+        let rated = |plan: &Arc<plan::ListenerPlan>| plan.rate.map(|rate| (Arc::clone(&plan.name), rate));
+        let mut buckets =
+            reuse(&self.buckets, plan.listeners.iter().filter_map(rated), |(_, rate)| Bucket::new(*rate))
+                .into_iter();
         let listener = |(plan, metrics): (&Arc<plan::ListenerPlan>, _)| {
-            Arc::new(Listener { plan: Arc::clone(plan), metrics, cluster: cluster(&plan.cluster) })
+            let bucket = plan.rate.and_then(|_| buckets.next());
+            Arc::new(Listener { plan: Arc::clone(plan), metrics, cluster: cluster(&plan.cluster), bucket })
         };
         let listeners: Vec<_> = plan.listeners.iter().zip(metrics).map(listener).collect();
         let named = listeners.iter().filter(|listener| listener.plan.origin != Origin::Transparent);
@@ -194,6 +212,7 @@ impl ClusterState {
             name,
             limits: ClusterLimits::new(&Default::default()),
             metrics: UpstreamMetrics::default(),
+            health: ClusterHealth::default(),
             turn: AtomicUsize::new(0),
             since: Instant::now(),
             ejections: Mutex::default(),
@@ -228,28 +247,93 @@ impl Cluster {
             let (address, member) = (endpoint.address, Arc::clone(&endpoint.member));
             Arc::new(Endpoint { address, member, ejection })
         };
-        let endpoints = planned.iter().zip(ejections).map(endpoint).collect();
+        let endpoints: Box<[Arc<Endpoint>]> = planned.iter().zip(ejections).map(endpoint).collect();
         state.panics.forget();
-        Self { plan: Arc::clone(plan), state, stat_name, endpoints }
+        let unhealthy = AtomicUsize::new(0);
+        let this = Self { plan: Arc::clone(plan), state, stat_name, endpoints, unhealthy };
+        if this.check().is_none() {
+            // A later check must not begin with what an earlier one found.
+            this.endpoints.iter().for_each(|endpoint| _ = endpoint.ejection.set_unhealthy(false));
+            this.state.health.application_down.store(false, Relaxed);
+        }
+        this.count_unhealthy();
+        this
+    }
+
+    fn count_unhealthy(&self) {
+        let unhealthy = self.endpoints.iter().filter(|endpoint| endpoint.ejection.is_unhealthy()).count();
+        self.unhealthy.store(unhealthy, Relaxed);
+    }
+
+    /// Returns the active check of its endpoints, or of its application.
+    pub(crate) fn check(&self) -> Option<&Arc<CheckPlan>> {
+        self.plan.health.as_ref()?.check.as_ref()
+    }
+
+    /// Returns the endpoints of the plan.
+    pub(crate) fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
+    }
+
+    /// Returns the number of endpoints that do not fail their active checks.
+    pub(crate) fn healthy(&self) -> usize {
+        match &self.plan.upstream {
+            Discovery::Application { .. } => usize::from(!self.state.health.application_is_down()),
+            _ => self.endpoints.len().saturating_sub(self.unhealthy.load(Relaxed)),
+        }
+    }
+
+    /// Notes the outcome of active checks: of an endpoint, or with `None` of the application.
+    pub(crate) fn set_unhealthy(&self, endpoint: Option<&Endpoint>, unhealthy: bool) {
+        let Some(endpoint) = endpoint else {
+            self.state.health.application_down.store(unhealthy, Relaxed);
+            return;
+        };
+        if endpoint.ejection.set_unhealthy(unhealthy) {
+            // Counted anew, and not up or down: that is rare, and a count that drifts would close a cluster for good.
+            self.count_unhealthy();
+            // As in Envoy, a check that lets it back ends its ejection too.
+            if !unhealthy {
+                endpoint.ejection.end();
+            }
+            self.state.panics.forget();
+        }
     }
 
     /// Returns the endpoints in the order in which the next connection tries them.
     pub(crate) fn turns(&self) -> Turns<'_> {
         let turn = self.state.turn.fetch_add(1, Relaxed);
         let now = self.state.millis();
-        let turns = Turns::new(&self.endpoints, turn, self.plan.most_attempts, now, self.first_pause());
-        if self.ejections_count() { turns } else { turns.without_ejections() }
+        let panics = self.panics();
+        let checked = self.check().is_some() && !panics;
+        let fails = panics && self.plan.health.as_ref().is_some_and(|health| health.fail_on_panic);
+        let most = if fails {
+            0
+        } else if checked {
+            self.plan.most_attempts.min(self.healthy())
+        } else {
+            self.plan.most_attempts
+        };
+        let turns = Turns::new(&self.endpoints, turn, most, now, self.first_pause());
+        let turns = if checked { turns.without_unhealthy() } else { turns };
+        // Where the plan ejects none, and while too few are in service.
+        if self.plan.outlier.is_some() && !panics { turns } else { turns.without_ejections() }
     }
 
-    /// Returns false where no endpoint is ejected by the plan, and while too few are in service.
-    fn ejections_count(&self) -> bool {
-        let Some(OutlierPlan { panic_threshold, .. }) = self.plan.outlier else { return false };
-        let in_service = |endpoint: &&Arc<Endpoint>| !endpoint.ejection.is_ejected();
-        let panics = || {
-            let in_service = self.endpoints.iter().filter(in_service).count();
-            in_service * 100_000 < panic_threshold as usize * self.endpoints.len()
+    /// Returns true while so few endpoints are in service that neither ejections nor checks count.
+    fn panics(&self) -> bool {
+        let ejections = self.plan.outlier.map_or(0, |outlier| outlier.panic_threshold);
+        let threshold = self.plan.health.as_ref().map_or(ejections, |health| health.panic_threshold);
+        let checked = self.check().is_some();
+        // The ejection without a policy only orders endpoints: none is out of service by it.
+        let is_out = |ejection: &Ejection| {
+            checked && ejection.is_unhealthy() || ejections != 0 && ejection.is_ejected()
         };
-        panic_threshold == 0 || !self.state.panics.get_or(panics)
+        let panics = || {
+            let in_service = self.endpoints.iter().filter(|endpoint| !is_out(&endpoint.ejection)).count();
+            in_service * 100_000 < threshold as usize * self.endpoints.len()
+        };
+        threshold != 0 && self.state.panics.get_or(panics)
     }
 
     /// Counts a failed connect, and lets an endpoint that is ejected by that come after all others for a while. Returns true
@@ -290,10 +374,24 @@ impl Cluster {
         endpoint.ejection.suspect(self.state.millis(), millis(time));
     }
 
-    /// Returns the addresses of all endpoints, each with true if it is ejected.
-    pub(crate) fn health(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
+    /// Returns the standing of all endpoints, or of the application where it is probed.
+    pub(crate) fn health(&self) -> impl Iterator<Item = EndpointHealth> {
         let now = self.state.millis();
-        self.endpoints.iter().map(move |endpoint| (endpoint.address, endpoint.ejection.is_out(now)))
+        let checked = self.check().is_some();
+        let application = match &self.plan.upstream {
+            Discovery::Application { address, .. } if checked => {
+                let unhealthy = self.state.health.application_is_down();
+                Some(EndpointHealth { address: *address, ejected: false, unhealthy, checked })
+            }
+            _ => None,
+        };
+        let endpoint = move |endpoint: &Arc<Endpoint>| EndpointHealth {
+            address: endpoint.address,
+            ejected: endpoint.ejection.is_out(now),
+            unhealthy: checked && endpoint.ejection.is_unhealthy(),
+            checked,
+        };
+        self.endpoints.iter().map(endpoint).chain(application)
     }
 
     fn first_pause(&self) -> u64 {

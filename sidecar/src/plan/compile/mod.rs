@@ -332,6 +332,7 @@ fn add_inbound(
             cluster: Some(cluster),
             idle_timeout: numbers.idle_timeout,
             service: inbound.tags.service().map(Into::into),
+            rate: numbers.rate,
         },
     );
 }
@@ -366,6 +367,7 @@ fn add_outbound(
             cluster: Some(cluster),
             idle_timeout: numbers.idle_timeout,
             service: Some(service.into()),
+            rate: None,
         },
     );
 }

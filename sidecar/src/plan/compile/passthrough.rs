@@ -89,6 +89,7 @@ fn add_listener(plan: &mut Plan, config: &Config, direction: Direction, family: 
         cluster,
         idle_timeout: numbers.idle_timeout,
         service: None,
+        rate: None,
     };
     push_listener(plan, listener);
 }
@@ -115,6 +116,7 @@ fn add_what_stays(plan: &mut Plan, config: &Config) {
         cluster: Some(cluster),
         idle_timeout: numbers.idle_timeout,
         service: None,
+        rate: None,
     };
     push_listener(plan, listener);
 }

@@ -71,9 +71,8 @@ fields! {
         health: optional Health = "health",
         /// State of the service, in the newer words of Kuma 2.x.
         state: optional State = "state",
-        /// Connects by which Kuma's proxy learns the state; here health and state say it, and endpoints that fail are
-        /// ejected.
-        service_probe: no_effect ServiceProbe = "serviceProbe",
+        /// Connects by which the sidecar learns whether the application answers. They mark the inbound and change no traffic.
+        service_probe: optional Arc<ServiceProbe> = "serviceProbe",
     }
 }
 
@@ -98,15 +97,15 @@ words! {
 }
 
 fields! {
-    /// Connects by which Kuma's proxy learns the state of a service.
+    /// Connects by which the sidecar learns the state of its application.
     pub struct ServiceProbe {
-        /// Time between two connects.
+        /// Time between two connects. Default: 1s.
         interval: optional Span = "interval",
-        /// Time for a connect.
+        /// Time for a connect. Default: 2s.
         timeout: optional Span = "timeout",
-        /// Connects in a row that fail before the service is not ready.
+        /// Connects in a row that fail before the application counts as down. Default: 1.
         unhealthy_threshold: optional u32 = "unhealthyThreshold",
-        /// Connects in a row that succeed before the service is ready.
+        /// Connects in a row that succeed before it counts as up. Default: 1.
         healthy_threshold: optional u32 = "healthyThreshold",
         /// Marks a probe by TCP, the only one.
         tcp: optional Mapping = "tcp",
@@ -309,6 +308,8 @@ impl Dataplane {
         } = &mut self.networking;
         *outbound = Vec::new();
         *transparent_proxying = None;
+        // Its own sidecar probes it.
+        inbound.iter_mut().for_each(|inbound| inbound.service_probe = None);
         inbound.shrink_to_fit();
     }
 

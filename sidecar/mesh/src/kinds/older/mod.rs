@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `Timeout`, `CircuitBreaker` and `Retry` of Kuma up to 2.x, read into what the newer policies say of connections.
+//! `Timeout`, `CircuitBreaker`, `Retry`, `HealthCheck` and `RateLimit` of Kuma up to 2.x, read into what the newer policies say
+//! of connections.
 //!
 //! Of these one policy holds for each destination: the one whose selectors of pods and destinations say most together.
 
 mod circuit_breaker;
+mod health_check;
+mod rate_limit;
 mod retry;
 mod timeout;
 
 pub use circuit_breaker::*;
+pub use health_check::*;
+pub use rate_limit::*;
 pub use retry::*;
 pub use timeout::*;
 

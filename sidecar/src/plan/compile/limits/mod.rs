@@ -4,18 +4,25 @@
 //! Each number is said by the first of these that says it: a ProxyTemplate's patch, which is applied later; the policies in
 //! effect (MeshTimeout, MeshCircuitBreaker, MeshRetry), the most specific first; their ancestor (Timeout, CircuitBreaker,
 //! Retry); an option that is given; the default.
+//!
+//! Active checks (MeshHealthCheck, HealthCheck) and rates (MeshRateLimit) are found in the same order, by [`health`].
+
+mod health;
 
 use crate::options::config::{Config, Thresholds};
+use crate::plan::health::HealthPlan;
+use crate::plan::rate::RatePlan;
 use crate::plan::{ClusterPlan, Discovery, MOST_ATTEMPTS, Origin, OutlierPlan};
 use culvert_mesh::document::Document;
+use culvert_mesh::kinds::connections::{HealthConf, MeshHealthCheck, MeshRateLimit};
 use culvert_mesh::kinds::dataplane::Inbound;
 use culvert_mesh::kinds::destination::{CalledService, ConnectionPolicy, Positive};
 use culvert_mesh::kinds::mesh_circuit_breaker::{
-    BreakerConf, ConnectionLimits, MeshCircuitBreaker, OutlierDetection,
+    BreakerConf, ConnectionLimits, MeshCircuitBreaker, OutlierDetection, Thousandths,
 };
 use culvert_mesh::kinds::mesh_retry::{MeshRetry, RetryConf};
 use culvert_mesh::kinds::mesh_timeout::{MeshTimeout, TimeoutConf};
-use culvert_mesh::kinds::older::{self, CircuitBreaker, OlderPolicy, Retry, Timeout};
+use culvert_mesh::kinds::older::{self, CircuitBreaker, HealthCheck, OlderPolicy, Retry, Timeout};
 use culvert_mesh::kinds::{FromSpec, Kind, Spec};
 use culvert_mesh::merge::merged;
 use culvert_mesh::model::tags::{SERVICE, Tags};
@@ -25,13 +32,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The kinds of policies that are read here.
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 10] = [
     Kind::MeshTimeout,
     Kind::MeshCircuitBreaker,
     Kind::MeshRetry,
     Kind::Timeout,
     Kind::CircuitBreaker,
     Kind::Retry,
+    Kind::MeshHealthCheck,
+    Kind::MeshRateLimit,
+    Kind::HealthCheck,
+    Kind::RateLimit,
 ];
 
 /// Times of a cluster and its listeners.
@@ -68,6 +79,8 @@ pub(super) struct Numbers {
     thresholds: Thresholds,
     most_attempts: usize,
     outlier: Option<OutlierPlan>,
+    health: Option<Arc<HealthPlan>>,
+    pub(super) rate: Option<RatePlan>,
 }
 
 impl Numbers {
@@ -78,6 +91,8 @@ impl Numbers {
             thresholds: config.thresholds,
             most_attempts: MOST_ATTEMPTS,
             outlier: Some(OutlierPlan::default()),
+            health: None,
+            rate: None,
         }
     }
 
@@ -89,8 +104,17 @@ impl Numbers {
 
     /// Returns a cluster with these numbers.
     pub(super) fn cluster(&self, name: Arc<str>, origin: Origin, upstream: Discovery) -> ClusterPlan {
-        let Self { connect_timeout, idle_timeout: _, thresholds, most_attempts, outlier } = *self;
-        ClusterPlan { name, origin, upstream, thresholds, connect_timeout, most_attempts, outlier }
+        let Self {
+            connect_timeout,
+            idle_timeout: _,
+            thresholds,
+            most_attempts,
+            outlier,
+            ref health,
+            rate: _,
+        } = *self;
+        let health = health.clone();
+        ClusterPlan { name, origin, upstream, thresholds, connect_timeout, most_attempts, outlier, health }
     }
 
     fn timeouts(mut self, conf: Option<TimeoutConf>) -> Self {
@@ -137,6 +161,20 @@ impl Numbers {
         }
         self
     }
+
+    /// `threshold` is the one that a MeshCircuitBreaker says.
+    fn health(mut self, conf: Option<HealthConf>, threshold: Option<Thousandths>) -> Self {
+        let Some(conf) = conf else { return self };
+        // The cluster has one threshold, for ejections too where a policy ejects.
+        if let (None, Some(Thousandths(said)), Some(outlier)) =
+            (threshold, conf.healthy_panic_threshold, &mut self.outlier)
+            && outlier.panic_threshold != 0
+        {
+            outlier.panic_threshold = said;
+        }
+        self.health = health::of_outbound(&conf, threshold);
+        self
+    }
 }
 
 /// Returns the ejection that a policy says. Without a detector that sees failed connects, culvert's own stays.
@@ -174,6 +212,7 @@ pub(super) struct Limits<'a> {
     timeouts: Vec<ForCalls<'a, MeshTimeout>>,
     breakers: Vec<ForCalls<'a, MeshCircuitBreaker>>,
     retries: Vec<ForCalls<'a, MeshRetry>>,
+    checks: Vec<ForCalls<'a, MeshHealthCheck>>,
 }
 
 impl<'a> Limits<'a> {
@@ -184,6 +223,7 @@ impl<'a> Limits<'a> {
             timeouts: for_calls(&policies, &pod),
             breakers: for_calls(&policies, &pod),
             retries: for_calls(&policies, &pod),
+            checks: for_calls(&policies, &pod),
             policies,
             pod,
         }
@@ -196,10 +236,15 @@ impl<'a> Limits<'a> {
         let breakers =
             of_destination(&self.breakers, called).into_iter().chain(self.older::<CircuitBreaker>(called));
         let retries = of_destination(&self.retries, called).into_iter().chain(self.older::<Retry>(called));
+        let checks =
+            of_destination(&self.checks, called).into_iter().chain(self.older::<HealthCheck>(called));
+        let breaker = merged(breakers);
+        let threshold = breaker.as_ref().and_then(|conf| conf.outlier.as_ref()?.healthy_panic_threshold);
         Numbers::new(self.config, OUTBOUND)
             .timeouts(merged(timeouts))
-            .breaker(merged(breakers))
+            .breaker(breaker)
             .retry(merged(retries))
+            .health(merged(checks), threshold)
     }
 
     /// Returns what the older policy of a kind says of a destination. As in Kuma one holds: the one whose selectors say most of
@@ -221,9 +266,14 @@ impl<'a> Limits<'a> {
     pub(super) fn inbound(&self, inbound: &Inbound) -> Numbers {
         let tags = [&*inbound.tags];
         let subject = Subject { tags: &tags, inbound: Some(inbound), ..self.pod };
-        Numbers::new(self.config, INBOUND)
+        let numbers = Numbers::new(self.config, INBOUND)
             .timeouts(of_inbound::<MeshTimeout>(&self.policies, &subject))
-            .breaker(of_inbound::<MeshCircuitBreaker>(&self.policies, &subject))
+            .breaker(of_inbound::<MeshCircuitBreaker>(&self.policies, &subject));
+        Numbers {
+            health: inbound.service_probe.as_deref().and_then(health::of_application),
+            rate: health::rate(of_inbound::<MeshRateLimit>(&self.policies, &subject)),
+            ..numbers
+        }
     }
 
     /// Returns a line for each policy about this pod that says more than takes effect.
@@ -252,6 +302,10 @@ fn passed_over(policy: &Document) -> Option<String> {
         Spec::Timeout(spec) => spec.passed_over(),
         Spec::CircuitBreaker(spec) => spec.passed_over(),
         Spec::Retry(spec) => spec.passed_over(),
+        Spec::MeshHealthCheck(spec) => spec.passed_over(),
+        Spec::MeshRateLimit(spec) => spec.passed_over(),
+        Spec::HealthCheck(spec) => spec.passed_over(),
+        Spec::RateLimit(spec) => spec.passed_over(),
         _ => return None,
     };
     let (kind, name) = (policy.kind().name(), &policy.name);
