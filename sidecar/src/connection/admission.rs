@@ -78,7 +78,8 @@ pub(crate) async fn admit(
     downstream.routed(&running.plan, &route);
     if let Some(asks) = asked::asks(&running, &route, original) {
         // Boxed, so that other connections do not carry the room of it.
-        Box::pin(asked::let_out(&running, &mut route, (original, asks), &accepted.stream)).await?;
+        Box::pin(asked::let_out(downstream, &running, &mut route, (original, asks), &accepted.stream))
+            .await?;
     }
     let session = tls::admit(downstream, &running.plan, &route, original, &mut accepted.stream).await?;
     Ok(Admitted { running, route, original, session, returned: returns })

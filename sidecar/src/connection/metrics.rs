@@ -10,6 +10,7 @@ use crate::connection::guard::Guard;
 use crate::metrics::{By, Counter, Gauge, Histogram, MetricRegistry, metrics};
 use crate::net::accept::AcceptMetrics;
 use crate::net::addrs::{Direction, Family};
+use crate::net::resolve::NameMetrics;
 use crate::observe::access_log::AccessLogMetrics;
 use crate::observe::capture::CaptureMetrics;
 use crate::observe::close_reason::CloseReason;
@@ -82,6 +83,7 @@ pub(crate) struct Metrics {
     pub(crate) access_log: AccessLogMetrics,
     pub(crate) traffic_log: TrafficLogMetrics,
     pub(crate) documents: DocumentMetrics,
+    pub(crate) names: NameMetrics,
     pub(crate) pipes: PipeMetrics,
     pub(crate) tls: TlsMetrics,
     /// Reads all of them, for the pages.
@@ -103,6 +105,7 @@ impl Default for Metrics {
             access_log: registry.add(),
             traffic_log: registry.add(),
             documents: registry.add(),
+            names: registry.add(),
             pipes: registry.add(),
             tls: registry.add(),
             registry,

@@ -10,6 +10,7 @@ use crate::connection::table::Table;
 use crate::net::addrs::Direction;
 use crate::net::own_addresses::OwnAddresses;
 use crate::net::own_sockets::OwnSockets;
+use crate::net::resolve::Names;
 use crate::net::throttle::Throttle;
 use crate::observe::access_log::AccessLogger;
 use crate::observe::capture::Capture;
@@ -38,6 +39,8 @@ pub(crate) struct Proxy {
     pub(crate) registry: Registry,
     /// The outcome of reading the documents. Written by a reload, read by the admin pages.
     pub(crate) documents: Documents,
+    /// The names in Dataplanes. A thread of its own looks them up; a reload asks for their answers.
+    pub(crate) names: Names,
     /// The identity of this workload and the configuration of handshakes. Written on the main thread when a file of the
     /// identity or a document changes; each handshake loads it, on its worker.
     pub(crate) tls: Tls,
@@ -102,6 +105,7 @@ impl Proxy {
             own: OwnAddresses::from_kernel().expect("netlink answers"),
             own_sockets: Arc::default(),
             documents: Documents::new(0, metrics.documents.clone()),
+            names: Names::new(metrics.names.clone()),
             traffic_log: TrafficLogger::new(metrics.traffic_log.clone()),
             capture: Capture::new(metrics.capture.clone()),
             access_log: AccessLogger::start(

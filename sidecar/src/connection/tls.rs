@@ -50,6 +50,7 @@ pub(crate) async fn admit(
         let place = take_place(&proxy, downstream)?;
         // The client, which may stay silent, holds the place from here on.
         place.held(first::strict(client)).await?;
+        downstream.note_server_name(client);
         accept(downstream, client, gate, &place).await.map(Some)
     };
     // Boxed, so that a connection without TLS does not carry the room of a handshake.
@@ -69,7 +70,11 @@ pub(crate) async fn recognise(
     // Not the addresses from which members came once: an address translation may put plain clients behind one, too.
     let named = plan.workloads.contains(&from.get().ip());
     let expects = if named { Expects::Member } else { Expects::Anyone };
-    let spoken = match first::permissive(client, server, opened.into(), expects).await? {
+    let first = first::permissive(client, server, opened.into(), expects).await?;
+    if matches!(first, First::MeshTls | First::OwnTls) {
+        downstream.note_server_name(client);
+    }
+    let spoken = match first {
         First::MeshTls => {
             let proxy = downstream.proxy();
             let place = take_place(&proxy, downstream)?;

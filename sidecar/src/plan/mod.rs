@@ -5,14 +5,16 @@
 
 pub mod compile;
 pub(crate) mod load;
+pub mod logs;
+mod names;
 pub(crate) mod openings;
 pub mod outside;
 pub(crate) mod permissions;
 pub(crate) mod tls;
 
 use crate::net::addrs::{Direction, Family, inbound_source};
-use crate::observe::traffic_log::Sink;
 use crate::options::config::Thresholds;
+use crate::plan::logs::Logs;
 use crate::plan::outside::Outside;
 use crate::plan::permissions::Permissions;
 use crate::plan::tls::TlsSettings;
@@ -155,15 +157,6 @@ pub struct ListenerPlan {
     pub service: Option<Arc<str>>,
 }
 
-/// Log targets of connections of one direction.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogRule {
-    /// Service whose connections the rule is for; `None`: every connection.
-    pub service: Option<String>,
-    /// Targets and formats of the lines.
-    pub sinks: Arc<[Sink]>,
-}
-
 /// Peers that a mesh with mTLS lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsMode {
@@ -265,8 +258,8 @@ pub struct Plan {
     pub direct_access: Option<Arc<str>>,
     /// TLS between members; `None` = there is none.
     pub mtls: Option<Mtls>,
-    /// Log rules by direction.
-    pub logs: [Vec<LogRule>; 2],
+    /// Traffic logs of the connections.
+    pub logs: Logs,
     /// Number of documents it was compiled from.
     pub documents: usize,
     /// Documents and fields that have no effect on this pod.
@@ -299,22 +292,6 @@ impl Plan {
             .by_address(address)
             .map(|exit| format!("MeshPassthrough {}: {exit}", exit.policy))
             .or_else(by_name)
-    }
-
-    /// Returns the log targets of a connection to a service: those of the first rule that fits.
-    pub fn sinks(&self, direction: Direction, service: Option<&str>) -> Option<&Arc<[Sink]>> {
-        let fits = |rule: &&LogRule| rule.service.as_deref().is_none_or(|wanted| service == Some(wanted));
-        let rule = self.logs[direction as usize].iter().find(fits)?;
-        (!rule.sinks.is_empty()).then_some(&rule.sinks)
-    }
-
-    /// Returns every target that lines go to, each once.
-    pub fn log_targets(&self) -> Vec<crate::observe::traffic_log::Target> {
-        let sinks = self.logs.iter().flatten().flat_map(|rule| rule.sinks.iter());
-        let mut targets: Vec<_> = sinks.map(|sink| sink.target.clone()).collect();
-        targets.sort();
-        targets.dedup();
-        targets
     }
 
     /// Returns the shortest idle timeout of all listeners.

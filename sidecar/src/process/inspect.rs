@@ -29,7 +29,7 @@ pub fn inspect(options: Options, caller: Option<&str>, paths: &[PathBuf]) -> Res
         Some(source) => source.names_services,
         None => caller.as_ref().is_some_and(of_mesh),
     };
-    let (_, found) = load::read(&config, paths).map_err(|errors| words(&errors))?;
+    let (_, found) = load::read(&config, paths, None).map_err(|errors| words(&errors))?;
     let whose = config.dataplane.as_ref().map_or("any pod".into(), |name| format!("Dataplane {name:?}"));
     let mut text = format!("mesh {:?}, {whose}\n", config.mesh);
     let ports = compile::reasons(&config, &found);

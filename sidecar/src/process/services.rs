@@ -183,7 +183,7 @@ mod tests {
     fn bind(options: &[String]) -> Result<BoundServices, Vec<String>> {
         let arguments = std::iter::once("culvert-sidecar".to_owned()).chain(options.iter().cloned());
         let config = Options::try_parse_from(arguments).unwrap().check().unwrap();
-        let (_, plan) = reload::load(&config).unwrap();
+        let (_, plan) = reload::load(&config, &crate::net::resolve::Names::default()).unwrap();
         BoundServices::bind(&config, &plan).map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 

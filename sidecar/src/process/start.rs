@@ -9,6 +9,7 @@ use crate::connection::proxy::Proxy;
 use crate::connection::table::Table;
 use crate::net::bind::ListenError;
 use crate::net::own_addresses::OwnAddresses;
+use crate::net::resolve::Names;
 use crate::net::throttle::Throttle;
 use crate::observe::access_log::{AccessLogError, AccessLogger};
 use crate::observe::capture::Capture;
@@ -98,11 +99,15 @@ pub(super) fn raise_open_files() -> u64 {
 }
 
 /// The data path, with `plan` in force. `files` are those that the plan was read from.
-pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -> Result<Proxy, StartError> {
-    let metrics = Metrics::default();
+pub(super) fn proxy(
+    config: Config,
+    (plan, files): (Plan, usize),
+    open_files: u64,
+    (metrics, names): (Metrics, Names),
+) -> Result<Proxy, StartError> {
     let registry = Registry::default();
     let traffic_log = TrafficLogger::new(metrics.traffic_log.clone());
-    traffic_log.use_only(&plan.log_targets()).map_err(system("the traffic log"))?;
+    traffic_log.use_only(&plan.logs.targets()).map_err(system("the traffic log"))?;
     let tls = Tls::new(config.identity.clone(), &metrics.tls);
     if let Some(mtls) = &plan.mtls {
         tls.set(mtls.settings.clone()).map_err(StartError::Tls)?;
@@ -113,6 +118,7 @@ pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -
         running: ArcSwap::new(registry.open(plan)),
         registry,
         documents,
+        names,
         traffic_log,
         ports: config.sidecar_ports(),
         own: OwnAddresses::from_kernel().map_err(StartError::Addresses)?,

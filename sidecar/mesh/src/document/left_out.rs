@@ -47,9 +47,6 @@ pub(super) fn kind(name: &str) -> Option<(&'static str, &'static str)> {
 /// Returns the way to do in culvert what a kind does that culvert does not have.
 pub(super) fn hint(kind: &str) -> Option<&'static str> {
     Some(match kind {
-        "TrafficLog" => {
-            "connections are logged by a Mesh's logging.defaultBackend, or by a MeshAccessLog for some pods or services"
-        }
         "MeshProxyPatch" => "patches are a ProxyTemplate's conf.modifications",
         "ConfigMap" => "a ConfigMap is mounted, and --resources names the folder",
         "ExternalService"

@@ -64,7 +64,8 @@ words! {
 }
 
 impl ToKind {
-    fn name(self) -> &'static str {
+    /// Returns the kind's name, as documents spell it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Mesh => "Mesh",
             Self::MeshService => "MeshService",

@@ -153,4 +153,5 @@ kinds! {
     older::CircuitBreaker,
     older::Retry,
     mesh_passthrough::MeshPassthrough,
+    older::TrafficLog,
 }

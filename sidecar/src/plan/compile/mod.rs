@@ -14,6 +14,7 @@ pub(crate) use security::reasons::{PortReasons, Reason};
 use crate::net::addrs::{Direction, is_loopback};
 use crate::options::config::Config;
 use crate::plan::compile::limits::{Limits, Numbers};
+use crate::plan::compile::logs::Logs;
 use crate::plan::{
     ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Member, Origin, Plan, Serve, hop_source,
 };
@@ -22,6 +23,7 @@ use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking, Outbound};
 use culvert_mesh::kinds::destination::CalledService;
 use culvert_mesh::kinds::mesh::Mesh;
 use culvert_mesh::kinds::{Kind, Spec};
+use culvert_mesh::model::address::{BY_NAME, Host};
 use culvert_mesh::model::tags::SERVICE;
 use culvert_mesh::select::{self, Subject};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -57,16 +59,17 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
     passthrough::add(&mut plan, (config, mesh), &ours, &pod, &mut errors);
     let limits = Limits::new(config, &ours, pod);
+    let logs = Logs::new(mesh, &ours, pod);
     if let Some(this) = this {
         let redirected = this.1.redirected(&config.context());
         if !redirected[0] {
             errors.extend(circles(this));
         }
-        add_pod(&mut plan, &ours, this, (redirected, &limits));
+        add_pod(&mut plan, &ours, this, (redirected, &limits, &logs));
     }
     plan.warnings.extend(limits.warnings());
     patch::apply(&mut plan, &ours, &pod);
-    logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
+    logs.add(&mut plan, &ours, &mut errors);
     // A pod whose Dataplane is wrong or missing has an error already, and its policies cannot be known.
     if this.is_some() || config.dataplane.is_none() {
         plan.mtls = security::mtls(mesh, &all, (&pod, config.any_pod), &mut errors, &mut plan.warnings);
@@ -214,9 +217,9 @@ fn workloads(ours: &[&Document]) -> HashSet<IpAddr> {
     let addresses = dataplanes(ours).flat_map(|(_, dataplane)| {
         let Networking { address, advertised_address, inbound, .. } = &dataplane.networking;
         let inbound = inbound.iter().filter_map(|inbound| inbound.address);
-        std::iter::once(*address).chain(*advertised_address).chain(inbound)
+        std::iter::once(address).chain(advertised_address).map(Host::ip).chain(inbound)
     });
-    addresses.map(|ip| ip.to_canonical()).filter(|&ip| !is_loopback(ip)).collect()
+    addresses.map(|ip| ip.to_canonical()).filter(|&ip| !is_loopback(ip) && ip != BY_NAME).collect()
 }
 
 /// Returns the endpoints of each service that this pod calls. This pod is among them, as in Kuma: by its own address rather
@@ -248,7 +251,7 @@ fn add_pod(
     plan: &mut Plan,
     ours: &[&Document],
     this: (&Document, &Dataplane),
-    ([redirects_in, redirects_out], limits): ([bool; 2], &Limits<'_>),
+    ([redirects_in, redirects_out], limits, logs): ([bool; 2], &Limits<'_>, &Logs<'_>),
 ) {
     let Networking { inbound, outbound, .. } = &this.1.networking;
     for inbound in inbound {
@@ -266,6 +269,7 @@ fn add_pod(
         let (mesh, service) = (Arc::clone(&plan.mesh), outbound.tags.service().unwrap_or_default());
         let called = CalledService { mesh: &mesh, service, has_inbound: &has_inbound };
         add_outbound(plan, (outbound, &services), &limits.outbound(&called));
+        plan.logs.outbounds.insert(outbound.listener(), logs.of_calls(Some(&called)));
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::{GatewayKind, MOST_LISTENERS, Protocol};
 use crate::context::Context;
+use crate::model::address::{BY_NAME, Host};
 use crate::model::addresses::is_loopback;
 use crate::model::tags::SERVICE;
 use crate::read::part::{Part, Reported};
@@ -25,7 +26,9 @@ pub(super) fn check(document: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>)
     }
     reachable_backends(&networking.field("transparentProxying"), at);
     for field in ["address", "advertisedAddress"] {
-        real_address(networking, field, at);
+        if let Ok(Some(host)) = networking.get::<Host>(field) {
+            is_of_one_host(networking, field, host.ip(), at);
+        }
     }
     let [inbounds, outbounds] = ["inbound", "outbound"].map(|list| {
         let items = networking.items(list).unwrap_or_default();
@@ -35,7 +38,8 @@ pub(super) fn check(document: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>)
         }
         items
     });
-    let address = networking.need::<IpAddr>("address");
+    // A name counts as an address that no other field has: two fields that mean one host have to be spelt alike.
+    let address = networking.need::<Host>("address").map(|host| host.ip());
     let redirected = pod.map(|context| redirected(networking, context, at));
     let mut seen = BTreeSet::new();
     for inbound in &inbounds {
@@ -180,9 +184,13 @@ fn probes_in_time(probe: &Part<'_>, at: &mut At<'_>) {
 }
 
 fn real_address(part: &Part<'_>, field: &str, at: &mut At<'_>) {
-    if let Ok(Some(ip)) = part.get::<IpAddr>(field)
-        && (ip.is_unspecified() || ip.is_multicast())
-    {
+    if let Ok(Some(ip)) = part.get::<IpAddr>(field) {
+        is_of_one_host(part, field, ip, at);
+    }
+}
+
+fn is_of_one_host(part: &Part<'_>, field: &str, ip: IpAddr, at: &mut At<'_>) {
+    if ip.is_unspecified() || ip.is_multicast() {
         part.problem(at, field, format!("\"{ip}\""), "the address of one host");
     }
 }
@@ -217,7 +225,12 @@ fn once(
     if let Ok(listener) = listener
         && !seen.insert(listener)
     {
-        one.problem(at, "port", format!("{listener} again"), "one listener for an address and port");
+        // The address of a name is not known here.
+        let found = match listener.ip() == BY_NAME {
+            true => format!("port {} again", listener.port()),
+            false => format!("{listener} again"),
+        };
+        one.problem(at, "port", found, "one listener for an address and port");
     }
 }
 
@@ -230,7 +243,8 @@ fn serves_itself(
     let Some(service) = inbound.get::<IpAddr>("serviceAddress")? else { return Ok(()) };
     // Of loopback these two alone are let through to the application by the redirect rules.
     let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
-    if !loopback.contains(&service) && service != address? && inbound.get("address")? != Some(service) {
+    let own = address? == service && service != BY_NAME;
+    if !loopback.contains(&service) && !own && inbound.get("address")? != Some(service) {
         let allowed = "127.0.0.1, ::1, or this workload's own address: a sidecar is no way to another host";
         inbound.problem(at, "serviceAddress", format!("\"{service}\""), allowed);
     }

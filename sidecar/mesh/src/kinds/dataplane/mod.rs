@@ -4,6 +4,7 @@
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::mesh::MetricsBackendKind;
+use crate::model::address::{BY_NAME, Host};
 use crate::model::labels::Labels;
 use crate::model::tags::Tags;
 use crate::read::part::Part;
@@ -29,10 +30,10 @@ fields! {
 fields! {
     /// Addresses and ports of a workload.
     pub struct Networking {
-        /// Address of the workload, an IP address.
-        address: required IpAddr = "address",
-        /// Address that other workloads dial, if it differs from address.
-        advertised_address: optional IpAddr = "advertisedAddress",
+        /// Address of the workload: an IP address, or a name that is looked up.
+        address: required Host = "address",
+        /// Address that other workloads dial, if it differs from address: an IP address, or a name that is looked up.
+        advertised_address: optional Host = "advertisedAddress",
         /// Services that the workload offers.
         inbound: default Vec<Inbound> = "inbound",
         /// Services that the workload calls.
@@ -287,12 +288,40 @@ impl Dataplane {
     /// Returns the address that others dial for an inbound.
     pub fn endpoint(&self, inbound: &Inbound) -> SocketAddr {
         let Networking { address, advertised_address, .. } = &self.networking;
-        SocketAddr::new(advertised_address.or(inbound.address).unwrap_or(*address), inbound.port.0)
+        let advertised = advertised_address.as_ref().map(Host::ip);
+        SocketAddr::new(advertised.or(inbound.address).unwrap_or(address.ip()), inbound.port.0)
     }
 
     /// Returns the address of an inbound's listener.
     pub fn listener(&self, inbound: &Inbound) -> SocketAddr {
-        SocketAddr::new(inbound.address.unwrap_or(self.networking.address), inbound.port.0)
+        SocketAddr::new(inbound.address.unwrap_or(self.networking.address.ip()), inbound.port.0)
+    }
+
+    /// Returns the names that stand for addresses, each with its field.
+    pub fn names(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let Networking { address, advertised_address, .. } = &self.networking;
+        let fields = [
+            ("networking.address", Some(address)),
+            ("networking.advertisedAddress", advertised_address.as_ref()),
+        ];
+        fields.into_iter().filter_map(|(field, host)| Some((field, host?.name()?)))
+    }
+
+    /// Puts the addresses of names in their place, where they have one.
+    pub fn put_in(&mut self, address_of: impl Fn(&str) -> Option<IpAddr>) {
+        let Networking { address, advertised_address, .. } = &mut self.networking;
+        for host in std::iter::once(address).chain(advertised_address) {
+            if let Some(ip) = host.name().and_then(&address_of) {
+                *host = Host::Ip(ip.to_canonical());
+            }
+        }
+    }
+
+    /// Leaves out the inbounds whose endpoint is a name still.
+    pub fn leave_out_unknown(&mut self) {
+        let mut inbounds = std::mem::take(&mut self.networking.inbound);
+        inbounds.retain(|inbound| self.endpoint(inbound).ip() != BY_NAME);
+        self.networking.inbound = inbounds;
     }
 
     /// Keeps what other pods need of a workload: its addresses and services.

@@ -359,3 +359,55 @@ fn certificates_and_backends_of_a_mesh_are_checked() {
         ),
     ]);
 }
+
+#[test]
+fn an_address_of_the_workload_may_be_a_name_and_no_other() {
+    let named = |networking: &str| {
+        format!(
+            "{{type: Dataplane, name: dp-1, networking: {{address: web.example.internal, {networking}}}}}"
+        )
+    };
+    let inbound = |more: &str| named(&format!("inbound: [{{port: 8080, {more} {TAGS}}}]"));
+    assert_rows(&[
+        ("names", named("advertisedAddress: Web.Example.Com."), &[]),
+        ("an application on loopback", inbound("serviceAddress: 127.0.0.1,"), &[]),
+        (
+            "a listener at an address",
+            inbound("address: 10.0.0.1, serviceAddress: 10.0.0.1, servicePort: 80,"),
+            &[],
+        ),
+        (
+            "an application elsewhere",
+            inbound("serviceAddress: 10.0.0.9,"),
+            &[
+                "networking.inbound[0].serviceAddress: found \"10.0.0.9\"; allowed: 127.0.0.1, ::1, or this workload's own",
+            ],
+        ),
+        (
+            "the address that stands for a name",
+            inbound("serviceAddress: 240.0.0.1, servicePort: 80,"),
+            &[
+                "networking.inbound[0].serviceAddress: found \"240.0.0.1\"; allowed: 127.0.0.1, ::1, or this workload's own",
+            ],
+        ),
+        (
+            "a listener twice",
+            named(&format!("inbound: [{{port: 80, {TAGS}}}, {{port: 80, {TAGS}}}]")),
+            &["networking.inbound[1].port: found port 80 again"],
+        ),
+        (
+            "a listener by name",
+            inbound("address: web.example.internal,"),
+            &[
+                "networking.inbound[0].address: found \"web.example.internal\"; allowed: an IPv4 or IPv6 address; names are not",
+            ],
+        ),
+        (
+            "no address and no name",
+            named("advertisedAddress: 10.0.0"),
+            &[
+                "networking.advertisedAddress: found \"10.0.0\"; allowed: an IPv4 or IPv6 address, or the name of a host",
+            ],
+        ),
+    ]);
+}

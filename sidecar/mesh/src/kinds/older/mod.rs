@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `Timeout`, `CircuitBreaker` and `Retry` of Kuma up to 2.x, read into what the newer policies say of connections.
+//! `Timeout`, `CircuitBreaker`, `Retry` and `TrafficLog` of Kuma up to 2.x, read into what the newer policies say of connections.
 //!
 //! Of these one policy holds for each destination: the one whose selectors of pods and destinations say most together.
 
 mod circuit_breaker;
 mod retry;
 mod timeout;
+mod traffic_log;
 
 pub use circuit_breaker::*;
 pub use retry::*;
 pub use timeout::*;
+pub use traffic_log::*;
 
 use crate::kinds::FromSpec;
 use crate::kinds::proxy_template::Selector;
