@@ -4,6 +4,7 @@
 //! Immutable. A reload makes another one; connections keep what they began with.
 
 pub mod compile;
+pub(crate) mod decisions;
 pub(crate) mod load;
 pub(crate) mod openings;
 pub mod outside;
@@ -13,6 +14,7 @@ pub(crate) mod tls;
 use crate::net::addrs::{Direction, Family, inbound_source};
 use crate::observe::traffic_log::Sink;
 use crate::options::config::Thresholds;
+use crate::plan::decisions::Decisions;
 use crate::plan::outside::Outside;
 use crate::plan::permissions::Permissions;
 use crate::plan::tls::TlsSettings;
@@ -78,6 +80,8 @@ pub enum Origin {
     Transparent,
     /// From a match of a MeshPassthrough. No ProxyTemplate names this one, as in Kuma.
     MeshPassthrough,
+    /// Added by a MeshProxyPatch.
+    ProxyPatch,
 }
 
 /// A cluster: the destination of connections, and its limits.
@@ -273,6 +277,8 @@ pub struct Plan {
     pub left_out: LeftOutCount,
     /// Notes for the operator that are no errors.
     pub warnings: Vec<String>,
+    /// The documents behind all this, of a plan that is made to be explained.
+    pub(crate) decisions: Decisions,
 }
 
 /// Returns the wildcard address of a family.

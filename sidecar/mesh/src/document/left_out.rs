@@ -50,7 +50,6 @@ pub(super) fn hint(kind: &str) -> Option<&'static str> {
         "TrafficLog" => {
             "connections are logged by a Mesh's logging.defaultBackend, or by a MeshAccessLog for some pods or services"
         }
-        "MeshProxyPatch" => "patches are a ProxyTemplate's conf.modifications",
         "ConfigMap" => "a ConfigMap is mounted, and --resources names the folder",
         "ExternalService"
         | "HostnameGenerator"

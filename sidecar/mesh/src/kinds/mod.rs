@@ -153,4 +153,5 @@ kinds! {
     older::CircuitBreaker,
     older::Retry,
     mesh_passthrough::MeshPassthrough,
+    proxy_template::MeshProxyPatch,
 }

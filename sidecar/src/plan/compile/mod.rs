@@ -65,7 +65,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         add_pod(&mut plan, &ours, this, (redirected, &limits));
     }
     plan.warnings.extend(limits.warnings());
-    patch::apply(&mut plan, &ours, &pod);
+    patch::apply(&mut plan, config, &ours, &pod, &mut errors);
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
     // A pod whose Dataplane is wrong or missing has an error already, and its policies cannot be known.
     if this.is_some() || config.dataplane.is_none() {
