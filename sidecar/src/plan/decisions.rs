@@ -7,6 +7,7 @@
 use culvert_mesh::document::Document;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 /// Names of fields that more than one room decides.
 pub(crate) mod field {
@@ -43,6 +44,11 @@ impl Claim {
 pub(crate) fn place(document: &Document, path: &str) -> String {
     let path = if path.is_empty() { String::new() } else { format!(", {path}") };
     format!("{} {} ({}{path})", document.kind().name(), document.name, document.place)
+}
+
+/// Returns a timeout as a claim has it.
+pub(crate) fn words(timeout: Option<Duration>) -> String {
+    timeout.map_or_else(|| "none".into(), |timeout| format!("{timeout:?}"))
 }
 
 /// A field of a subject, the claim that decides it, and those that lost.

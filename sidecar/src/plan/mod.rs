@@ -9,6 +9,7 @@ pub(crate) mod load;
 pub(crate) mod openings;
 pub mod outside;
 pub(crate) mod permissions;
+pub(crate) mod report;
 pub(crate) mod tls;
 
 use crate::net::addrs::{Direction, Family, inbound_source};

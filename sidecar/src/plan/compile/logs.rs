@@ -15,7 +15,7 @@ use culvert_mesh::kinds::mesh_access_log::{
 };
 use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::model::log_template::Template;
-use culvert_mesh::select::{self, Effective, Subject};
+use culvert_mesh::select::{self, Effective, Rank, Subject};
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ pub(super) fn add(
 }
 
 /// Returns the rule of the Mesh's default backend.
-fn from_mesh(mesh: Option<&Mesh>) -> Option<LogRule> {
+pub(super) fn from_mesh(mesh: Option<&Mesh>) -> Option<LogRule> {
     let logging = mesh?.logging.as_ref()?;
     let name = logging.default_backend.as_ref()?;
     let backend = logging.backends.iter().find(|backend| backend.name == *name)?;
@@ -75,19 +75,12 @@ fn rules(
     direction: Direction,
     default: Option<&LogRule>,
 ) -> Vec<LogRule> {
-    // Of several entries of a policy the last one decides.
-    let mut entries: Vec<_> = policies
-        .iter()
-        .flat_map(|one| said(one.policy, direction).into_iter().rev().map(|entry| (one.rank, entry)))
-        .collect();
-    // Kuma sorts by the pods, then by the destination, then by name: between policies that are even, the one for a service
-    // decides whatever their names are. The sort is stable, so names and places stay in order.
-    entries.sort_by_key(|(rank, (service, _))| (Reverse(*rank), service.is_none()));
-    let rule = |(_, (service, backends)): (_, (Option<&String>, &AccessLogBackends))| LogRule {
+    let rule = |Entry { service, backends, .. }: Entry<'_>| LogRule {
         service: service.cloned(),
         sinks: backends.backends.iter().filter_map(sink).collect(),
     };
-    let mut rules: Vec<_> = entries.into_iter().map(rule).chain(default.cloned()).collect();
+    let mut rules: Vec<_> =
+        entries(policies, direction).into_iter().map(rule).chain(default.cloned()).collect();
     // What follows a rule for everything is never asked.
     if let Some(last) = rules.iter().position(|rule| rule.service.is_none()) {
         rules.truncate(last + 1);
@@ -95,16 +88,46 @@ fn rules(
     rules
 }
 
+/// An entry of a policy about a direction.
+pub(super) struct Entry<'p> {
+    rank: Rank,
+    pub(super) document: &'p Document,
+    /// List and place in it.
+    pub(super) place: (&'static str, usize),
+    /// The service that it is about; none: every destination.
+    pub(super) service: Option<&'p String>,
+    pub(super) backends: &'p AccessLogBackends,
+}
+
+/// Returns the entries about a direction, the deciding one first.
+pub(super) fn entries<'p>(policies: &[Effective<'p, MeshAccessLog>], direction: Direction) -> Vec<Entry<'p>> {
+    let of = |one: &Effective<'p, MeshAccessLog>| {
+        let &Effective { document, policy, rank } = one;
+        let entry = move |(place, (service, backends))| Entry { rank, document, place, service, backends };
+        // Of several entries of a policy the last one decides.
+        said(policy, direction).into_iter().rev().map(entry)
+    };
+    let mut entries: Vec<_> = policies.iter().flat_map(of).collect();
+    // Kuma sorts by the pods, then by the destination, then by name: between policies that are even, the one for a service
+    // decides whatever their names are. The sort is stable, so names and places stay in order.
+    entries.sort_by_key(|entry| (Reverse(entry.rank), entry.service.is_none()));
+    entries
+}
+
+type Said<'p> = ((&'static str, usize), (Option<&'p String>, &'p AccessLogBackends));
+
 /// Returns the entries of a policy about a direction: a service, or none for every destination, and its backends.
-fn said(policy: &MeshAccessLog, direction: Direction) -> Vec<(Option<&String>, &AccessLogBackends)> {
+fn said(policy: &MeshAccessLog, direction: Direction) -> Vec<Said<'_>> {
     match direction {
         Direction::Inbound => {
-            let from = policy.from.iter().map(|from| &from.default);
-            from.chain(policy.rules.iter().map(|rule| &rule.default))
-                .map(|backends| (None, backends))
-                .collect()
+            let from = policy.from.iter().enumerate().map(|(at, from)| (("from", at), &from.default));
+            let rules = policy.rules.iter().enumerate().map(|(at, rule)| (("rules", at), &rule.default));
+            from.chain(rules).map(|(place, backends)| (place, (None, backends))).collect()
         }
-        Direction::Outbound => policy.to.iter().map(|to| (service(to), &to.default)).collect(),
+        Direction::Outbound => {
+            let to = policy.to.iter().enumerate();
+            to.map(|(at, to)| (("to", at), (service(to), &to.default))).collect()
+        }
     }
 }
 
@@ -113,7 +136,7 @@ fn service(AccessLogTo { target_ref: to, .. }: &AccessLogTo) -> Option<&String> 
     to.name.as_ref().filter(|_| to.kind == DestinationKind::MeshService)
 }
 
-fn sink(backend: &policy::AccessLogBackend) -> Option<Sink> {
+pub(super) fn sink(backend: &policy::AccessLogBackend) -> Option<Sink> {
     let (target, format) = match backend.kind {
         policy::AccessLogBackendKind::File => {
             let file = backend.file.as_ref()?;

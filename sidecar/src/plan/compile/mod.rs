@@ -2,6 +2,7 @@
 //! Options and documents → [`Plan`]. Pure: every error is reported at once, and then there is no plan.
 
 mod error;
+mod explain;
 mod limits;
 mod logs;
 mod passthrough;
@@ -9,11 +10,12 @@ mod patch;
 mod security;
 
 pub use error::CompileError;
-pub(crate) use security::reasons::{PortReasons, Reason};
+pub(crate) use security::reasons::PortReasons;
 
 use crate::net::addrs::{Direction, is_loopback};
 use crate::options::config::Config;
 use crate::plan::compile::limits::{Limits, Numbers};
+use crate::plan::decisions::Decisions;
 use crate::plan::{
     ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Member, Origin, Plan, Serve, hop_source,
 };
@@ -36,11 +38,28 @@ const NAMED: usize = 10;
 /// # Errors
 /// Every error of the documents together.
 pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>> {
+    compiled(config, found, Decisions::default(), false)
+}
+
+/// Makes a plan that says which documents decided what; with `on_trial` as it would be with the policies on trial in force.
+///
+/// # Errors
+/// Every error of the documents together.
+pub(crate) fn explained(config: &Config, found: &Found, on_trial: bool) -> Result<Plan, Vec<CompileError>> {
+    compiled(config, found, Decisions::kept(), on_trial)
+}
+
+fn compiled(
+    config: &Config,
+    found: &Found,
+    decisions: Decisions,
+    on_trial: bool,
+) -> Result<Plan, Vec<CompileError>> {
     let documents = &found.documents;
     let mut errors = duplicates(documents);
     let all: Vec<&Document> = documents.iter().filter(|document| document.mesh == config.mesh).collect();
     let (shadow, ours): (Vec<&Document>, Vec<&Document>) =
-        all.iter().copied().partition(|one| one.is_shadow());
+        all.iter().copied().partition(|one| one.is_shadow() && !on_trial);
     let mesh = this_mesh(config, &ours, found, &mut errors);
     let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
     let mut plan = Plan {
@@ -51,11 +70,14 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         members: members(&ours),
         workloads: workloads(&ours),
         documents: documents.len(),
+        decisions,
         ..Plan::default()
     };
     let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
     let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
     passthrough::add(&mut plan, (config, mesh), &ours, &pod, &mut errors);
+    explain::explain_passthrough(&mut plan, &ours, &pod);
+    limits::explain_passthrough(&mut plan, config);
     let limits = Limits::new(config, &ours, pod);
     if let Some(this) = this {
         let redirected = this.1.redirected(&config.context());
@@ -67,29 +89,36 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
     plan.warnings.extend(limits.warnings());
     patch::apply(&mut plan, config, &ours, &pod, &mut errors);
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
+    explain::explain_logs(&mut plan, mesh, &ours, &pod);
     // A pod whose Dataplane is wrong or missing has an error already, and its policies cannot be known.
     if this.is_some() || config.dataplane.is_none() {
         plan.mtls = security::mtls(mesh, &all, (&pod, config.any_pod), &mut errors, &mut plan.warnings);
+        security::reasons::explain_settings(&mut plan, &ours, &pod);
     }
     if plan.mtls.is_some() && config.identity.is_none() {
         plan.warnings.push(
             "the mesh's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
         );
     }
-    plan.warnings.extend(shadow.iter().map(|document| {
+    plan.warnings.extend(out_of_force(config, &ours, &shadow));
+    if errors.is_empty() { Ok(plan) } else { Err(errors) }
+}
+
+/// Notes policies that are not in force: those on trial, and those that choose pods where this pod is not known.
+fn out_of_force(config: &Config, ours: &[&Document], shadow: &[&Document]) -> Vec<String> {
+    let on_trial = shadow.iter().map(|document| {
         let (kind, name) = (document.kind().name(), &document.name);
         format!("{kind} {name} is on trial (kuma.io/effect: shadow): it is counted, and is not in force")
-    }));
-    if config.dataplane.is_none() {
-        plan.warnings.extend(ours.iter().filter(|document| select::chooses(document)).map(|document| {
-            format!(
-                "{} {} chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here",
-                document.kind().name(),
-                document.name
-            )
-        }));
-    }
-    if errors.is_empty() { Ok(plan) } else { Err(errors) }
+    });
+    let unknown = ours.iter().filter(|document| config.dataplane.is_none() && select::chooses(document));
+    let undecided = unknown.map(|document| {
+        format!(
+            "{} {} chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here",
+            document.kind().name(),
+            document.name
+        )
+    });
+    on_trial.chain(undecided).collect()
 }
 
 /// Returns what decides who may call each port of the pod, for documents that make a plan.
@@ -251,12 +280,14 @@ fn add_pod(
     ([redirects_in, redirects_out], limits): ([bool; 2], &Limits<'_>),
 ) {
     let Networking { inbound, outbound, .. } = &this.1.networking;
-    for inbound in inbound {
+    for (index, inbound) in inbound.iter().enumerate() {
         add_inbound(plan, (this.1, inbound), redirects_in, &limits.inbound(inbound));
+        explain::explain_way(plan, this.0, "inbound", index);
+        limits.explain_inbound(plan, inbound);
     }
     let services = services(ours, this);
     debug_assert!(redirects_out || outbound.iter().all(|one| is_loopback(one.listener().ip())));
-    for outbound in outbound {
+    for (index, outbound) in outbound.iter().enumerate() {
         let has_inbound = |section: &str| {
             let inbounds = dataplanes(ours).flat_map(|(_, dataplane)| &dataplane.networking.inbound);
             inbounds
@@ -266,6 +297,8 @@ fn add_pod(
         let (mesh, service) = (Arc::clone(&plan.mesh), outbound.tags.service().unwrap_or_default());
         let called = CalledService { mesh: &mesh, service, has_inbound: &has_inbound };
         add_outbound(plan, (outbound, &services), &limits.outbound(&called));
+        explain::explain_way(plan, this.0, "outbound", index);
+        limits.explain_outbound(plan, &called);
     }
 }
 

@@ -24,6 +24,10 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod reasons;
+
+pub(super) use reasons::explain_passthrough;
+
 /// The kinds of policies that are read here.
 const KINDS: [Kind; 6] = [
     Kind::MeshTimeout,
@@ -192,10 +196,12 @@ impl<'a> Limits<'a> {
     /// Returns the numbers of an outbound.
     pub(super) fn outbound(&self, called: &CalledService<'_>) -> Numbers {
         let timeouts =
-            of_destination(&self.timeouts, called).into_iter().chain(self.older::<Timeout>(called));
-        let breakers =
-            of_destination(&self.breakers, called).into_iter().chain(self.older::<CircuitBreaker>(called));
-        let retries = of_destination(&self.retries, called).into_iter().chain(self.older::<Retry>(called));
+            of_destination(&self.timeouts, called).into_iter().chain(conf(self.older::<Timeout>(called)));
+        let breakers = of_destination(&self.breakers, called)
+            .into_iter()
+            .chain(conf(self.older::<CircuitBreaker>(called)));
+        let retries =
+            of_destination(&self.retries, called).into_iter().chain(conf(self.older::<Retry>(called)));
         Numbers::new(self.config, OUTBOUND)
             .timeouts(merged(timeouts))
             .breaker(merged(breakers))
@@ -204,7 +210,7 @@ impl<'a> Limits<'a> {
 
     /// Returns what the older policy of a kind says of a destination. As in Kuma one holds: the one whose selectors say most of
     /// both ends together, and of even ones the first by name.
-    fn older<P: OlderPolicy>(&self, called: &CalledService<'_>) -> Option<P::Conf> {
+    fn older<P: OlderPolicy>(&self, called: &CalledService<'_>) -> Option<(&'a Document, P::Conf)> {
         let service = Tags([(SERVICE.to_owned(), called.service.to_owned())].into());
         let ranked = self.policies.iter().filter_map(|one| {
             let policy = P::from_spec(&one.spec)?;
@@ -212,9 +218,9 @@ impl<'a> Limits<'a> {
             let (source, destination) =
                 (older::fit(sources, self.pod.tags)?, older::fit(destinations, &[&service])?);
             let sum = [source[0] + destination[0], source[1] + destination[1]];
-            Some(((Reverse(sum), &one.name), policy))
+            Some(((Reverse(sum), &one.name), (*one, policy)))
         });
-        ranked.min_by_key(|(place, _)| *place).map(|(_, policy)| policy.conf())
+        ranked.min_by_key(|(place, _)| *place).map(|(_, (document, policy))| (document, policy.conf()))
     }
 
     /// Returns the numbers of an inbound.
@@ -274,31 +280,67 @@ fn for_calls<'a, P: FromSpec>(policies: &[&'a Document], pod: &Subject<'_>) -> V
     select::effective::<P>(policies, std::slice::from_ref(pod)).into_iter().map(number).collect()
 }
 
+fn conf<C>(older: Option<(&Document, C)>) -> Option<C> {
+    older.map(|(_, conf)| conf)
+}
+
+/// An entry of a policy.
+struct Entry<'a, C> {
+    document: &'a Document,
+    /// Place among the entries of its list.
+    index: usize,
+    conf: &'a C,
+}
+
 /// Merges the entries about a destination.
-///
-/// Kuma sorts entries by their policy's target, then by their own, then by the policy's name. So the entry for `Mesh` of a
-/// policy about this pod decides before the entry for the service of a policy about the mesh; but of two policies about the
-/// mesh the entry for the service decides before their names. Of two such entries of one policy the later decides.
 fn of_destination<P: ConnectionPolicy>(
     policies: &[ForCalls<'_, P>],
     called: &CalledService<'_>,
 ) -> Option<P::Conf> {
+    merged(entries_to(policies, called).into_iter().map(|entry| entry.conf.clone()))
+}
+
+/// Returns the entries about a destination, the deciding one first.
+///
+/// Kuma sorts entries by their policy's target, then by their own, then by the policy's name. So the entry for `Mesh` of a
+/// policy about this pod decides before the entry for the service of a policy about the mesh; but of two policies about the
+/// mesh the entry for the service decides before their names. Of two such entries of one policy the later decides.
+fn entries_to<'a, P: ConnectionPolicy>(
+    policies: &[ForCalls<'a, P>],
+    called: &CalledService<'_>,
+) -> Vec<Entry<'a, P::Conf>> {
     let mut said = Vec::new();
     for ForCalls { group, one } in policies {
-        let namespace = one.document.namespace.as_deref();
-        for (to, conf) in one.policy.to().rev().filter(|(to, _)| to.fits(called, namespace)) {
-            said.push(((*group, Reverse(to.rank())), conf));
+        let &Effective { document, policy, .. } = one;
+        let (namespace, count) = (document.namespace.as_deref(), policy.to().count());
+        for (back, (to, conf)) in policy.to().rev().enumerate() {
+            if to.fits(called, namespace) {
+                said.push(((*group, Reverse(to.rank())), Entry { document, index: count - 1 - back, conf }));
+            }
         }
     }
     // Stable, so that policies stay in the order of their names.
     said.sort_by_key(|(place, _)| *place);
-    merged(said.into_iter().map(|(_, conf)| conf.clone()))
+    said.into_iter().map(|(_, entry)| entry).collect()
 }
 
-/// Merges the entries about an inbound; of those of one policy the later decides.
+/// Merges the entries about an inbound.
 fn of_inbound<P: ConnectionPolicy>(policies: &[&Document], inbound: &Subject<'_>) -> Option<P::Conf> {
+    merged(entries_from::<P>(policies, inbound).into_iter().map(|entry| entry.conf.clone()))
+}
+
+/// Returns the entries about an inbound, the deciding one first; of those of one policy the later decides.
+fn entries_from<'a, P: ConnectionPolicy + 'a>(
+    policies: &[&'a Document],
+    inbound: &Subject<'_>,
+) -> Vec<Entry<'a, P::Conf>> {
     let effective = select::effective::<P>(policies, std::slice::from_ref(inbound));
-    merged(effective.iter().flat_map(|one| one.policy.inbound().rev()).cloned())
+    let entries = effective.iter().flat_map(|&Effective { document, policy, .. }| {
+        let count = policy.inbound().count();
+        let of = move |(back, conf)| Entry { document, index: count - 1 - back, conf };
+        policy.inbound().rev().enumerate().map(of)
+    });
+    entries.collect()
 }
 
 #[cfg(test)]
