@@ -12,7 +12,8 @@
 //!
 //! | level | room | holds |
 //! |---|---|---|
-//! | 11 | `process` | run, workers, the list of services, drain, the prober of capture, reload; `validate`, `inspect` and `wait` |
+//! | 12 | `process` | run, workers, the list of services, drain, the prober of capture, reload; `validate`, `inspect` and `wait` |
+//! | 11 | `scrape` | the ports that MeshMetrics open: own metrics by profile, applications' metrics joined |
 //! | 10 | `admin` | the status port and the admin, the page, statistics under Envoy's names |
 //! | 9 | `probes` | application probes |
 //! | 8 | `connection` | one accepted connection: guards, admission, route, TLS, relay; the table of open ones |
@@ -36,6 +37,7 @@ pub mod plan;
 mod probes;
 pub mod process;
 mod relay;
+mod scrape;
 pub mod tls;
 
 // For the fuzz targets alone.

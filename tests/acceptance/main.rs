@@ -26,6 +26,7 @@ mod landing;
 mod limits;
 mod loops;
 mod lost_documents;
+mod mesh_metric;
 mod messages;
 mod mishaps;
 mod names;

@@ -16,6 +16,7 @@ use crate::observe::close_reason::CloseReason;
 use crate::observe::documents::DocumentMetrics;
 use crate::observe::history::Reading;
 use crate::observe::readiness::ReadinessMetrics;
+use crate::observe::scrapes::ScrapeMetrics;
 use crate::observe::traffic_log::TrafficLogMetrics;
 use crate::relay::pipes::PipeMetrics;
 use crate::tls::TlsMetrics;
@@ -84,6 +85,7 @@ pub(crate) struct Metrics {
     pub(crate) documents: DocumentMetrics,
     pub(crate) pipes: PipeMetrics,
     pub(crate) tls: TlsMetrics,
+    pub(crate) scrapes: ScrapeMetrics,
     /// Reads all of them, for the pages.
     pub(crate) registry: MetricRegistry,
 }
@@ -105,6 +107,7 @@ impl Default for Metrics {
             documents: registry.add(),
             pipes: registry.add(),
             tls: registry.add(),
+            scrapes: registry.add(),
             registry,
         }
     }

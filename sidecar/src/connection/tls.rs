@@ -42,7 +42,7 @@ pub(crate) async fn admit(
     if listener.direction == Direction::Outbound || gate.mode == TlsMode::Permissive {
         return Ok(None);
     }
-    if mtls.named_only && listener.origin != Origin::Inbound {
+    if mtls.named_only && !matches!(listener.origin, Origin::Inbound | Origin::Prometheus) {
         return Err(ForwardError::NotInbound(original));
     }
     let handshake = async {

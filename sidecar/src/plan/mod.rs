@@ -8,6 +8,7 @@ pub(crate) mod load;
 pub(crate) mod openings;
 pub mod outside;
 pub(crate) mod permissions;
+pub mod scrape;
 pub(crate) mod tls;
 
 use crate::net::addrs::{Direction, Family, inbound_source};
@@ -15,6 +16,7 @@ use crate::observe::traffic_log::Sink;
 use crate::options::config::Thresholds;
 use crate::plan::outside::Outside;
 use crate::plan::permissions::Permissions;
+use crate::plan::scrape::Scrape;
 use crate::plan::tls::TlsSettings;
 use culvert_mesh::document::LeftOutCount;
 use culvert_mesh::model::tags::Tags;
@@ -78,6 +80,8 @@ pub enum Origin {
     Transparent,
     /// From a match of a MeshPassthrough. No ProxyTemplate names this one, as in Kuma.
     MeshPassthrough,
+    /// From a MeshMetric. No ProxyTemplate names this one, as in Kuma.
+    Prometheus,
 }
 
 /// A cluster: the destination of connections, and its limits.
@@ -267,6 +271,8 @@ pub struct Plan {
     pub mtls: Option<Mtls>,
     /// Log rules by direction.
     pub logs: [Vec<LogRule>; 2],
+    /// Metrics on ports of their own; `None` where no MeshMetric asks for them.
+    pub scrape: Option<Scrape>,
     /// Number of documents it was compiled from.
     pub documents: usize,
     /// Documents and fields that have no effect on this pod.

@@ -8,7 +8,8 @@ use crate::plan::Plan;
 use crate::plan::load::{self as documents, PlanError};
 use crate::plan::openings::openings;
 use crate::process::identity::IdentityGate;
-use crate::process::listeners::{self, ListenerSet};
+use crate::process::listeners::{self, ListenerSet, both};
+use crate::scrape::{self, ScrapePorts};
 use culvert_mesh::load::Fingerprint;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +59,7 @@ pub(crate) fn warn(plan: &Plan) {
 /// Polls, and loads documents that changed, for ever.
 pub(crate) async fn keep(
     proxy: Arc<Proxy>,
-    listeners: Arc<ListenerSet>,
+    (listeners, ports): (Arc<ListenerSet>, Arc<ScrapePorts>),
     identity: Arc<IdentityGate>,
     mut in_force: Fingerprint,
 ) {
@@ -81,7 +82,7 @@ pub(crate) async fn keep(
             continue;
         }
         last = seen;
-        match plan.and_then(|plan| apply(&proxy, &listeners, &identity, plan, opened)) {
+        match plan.and_then(|plan| apply(&proxy, (&listeners, &ports), &identity, plan, opened)) {
             Ok(()) => {
                 in_force = last.clone();
                 proxy.documents.reloaded(in_force.files());
@@ -149,7 +150,7 @@ async fn blocking<T: Send + 'static>(
 /// Puts a plan in force. Ports come first, as one that is taken must change nothing.
 fn apply(
     proxy: &Proxy,
-    set: &ListenerSet,
+    (set, ports): (&ListenerSet, &ScrapePorts),
     identity: &IdentityGate,
     mut plan: Plan,
     opened: Vec<String>,
@@ -157,7 +158,9 @@ fn apply(
     let text = |errors: Vec<crate::net::bind::ListenError>| {
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let bound = listeners::bind(&proxy.config, &plan, |name| set.is_bound(name)).map_err(text)?;
+    let bound = listeners::bind(&proxy.config, &plan, |name| set.is_bound(name));
+    let scraped = scrape::bind(&plan, |address| ports.is_open(address));
+    let (bound, scraped) = both(bound, scraped).map_err(text)?;
     let one = |error: std::io::Error| vec![error.to_string()];
     proxy.traffic_log.use_only(&plan.log_targets()).map_err(one)?;
     if let Some(mtls) = &plan.mtls {
@@ -175,6 +178,7 @@ fn apply(
     proxy.running.store(Arc::clone(&running));
     identity.update();
     set.follow(&running.plan, bound).map_err(one)?;
+    ports.follow(&running.plan, scraped).map_err(one)?;
     tracing::info!(
         documents = running.plan.documents,
         listeners = running.plan.listeners.len(),

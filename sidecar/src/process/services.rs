@@ -9,8 +9,9 @@ use crate::net::bind::{self, ListenError};
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::process::identity::IdentityGate;
-use crate::process::listeners::{self, AcceptLoops, ListenerSet};
+use crate::process::listeners::{self, AcceptLoops, ListenerSet, both};
 use crate::process::reload;
+use crate::scrape::{self, ScrapePorts};
 use culvert_mesh::load::Fingerprint;
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -85,14 +86,17 @@ const SERVICES: [Service; 5] = [
 
 /// Listeners that documents bind, and the task that follows the documents' changes.
 fn documents(config: &Config, plan: &Plan) -> Bind {
-    let bound = listeners::bind(config, plan, |_| false)?;
+    let (bound, scraped) = both(listeners::bind(config, plan, |_| false), scrape::bind(plan, |_| false))?;
     Ok(Some(Box::new(move |context| {
         let proxy = &context.proxy;
+        let ports = Arc::new(ScrapePorts::new(context.app.clone()));
+        ports.follow(&proxy.running.load().plan, scraped)?;
         let listeners = Arc::new(ListenerSet::new(Arc::clone(proxy), context.workers.clone()));
         listeners.follow(&proxy.running.load().plan, bound)?;
         if !proxy.config.resources.is_empty() {
             let (listeners, identity) = (Arc::clone(&listeners), Arc::clone(&context.identity));
-            tokio::spawn(reload::keep(Arc::clone(proxy), listeners, identity, context.documents.clone()));
+            let follow = (listeners, ports);
+            tokio::spawn(reload::keep(Arc::clone(proxy), follow, identity, context.documents.clone()));
         }
         Ok(Box::new(move |direction| listeners.close(direction)))
     })))

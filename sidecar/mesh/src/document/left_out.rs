@@ -72,7 +72,6 @@ pub(super) fn hint(kind: &str) -> Option<&'static str> {
         | "MeshHealthCheck"
         | "MeshIdentity"
         | "MeshLoadBalancingStrategy"
-        | "MeshMetric"
         | "MeshRateLimit"
         | "MeshTCPRoute"
         | "MeshTrust"

@@ -9,6 +9,7 @@ pub mod destination;
 pub mod mesh;
 pub mod mesh_access_log;
 pub mod mesh_circuit_breaker;
+pub mod mesh_metric;
 pub mod mesh_passthrough;
 pub mod mesh_retry;
 pub mod mesh_timeout;
@@ -153,4 +154,5 @@ kinds! {
     older::CircuitBreaker,
     older::Retry,
     mesh_passthrough::MeshPassthrough,
+    mesh_metric::MeshMetric,
 }

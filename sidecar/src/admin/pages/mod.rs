@@ -66,10 +66,15 @@ impl App {
 
     /// Answers with our metrics, and with the statistics that Envoy has under its names.
     fn prometheus(&self, headers: &HeaderMap) -> Reply {
+        reply::metrics(headers, self.exposition())
+    }
+
+    /// Our metrics, and the statistics that Envoy has under its names, as OpenMetrics.
+    pub(crate) fn exposition(&self) -> String {
         let envoys = prometheus::series(&self.collect());
         let ours = self.proxy.metrics.registry.text();
         let ours = ours.strip_suffix("# EOF\n").unwrap_or(&ours);
-        reply::metrics(headers, format!("{ours}{envoys}# EOF\n"))
+        format!("{ours}{envoys}# EOF\n")
     }
 
     fn stats(&self, query: &str, headers: &HeaderMap) -> Reply {

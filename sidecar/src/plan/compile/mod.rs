@@ -4,6 +4,7 @@
 mod error;
 mod limits;
 mod logs;
+mod metric;
 mod passthrough;
 mod patch;
 mod security;
@@ -48,7 +49,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         zone: this.and_then(|(document, _)| document.label_or_tag(ZONE)).map(Into::into),
         workload: this.and_then(|(document, _)| document.workload()).map(Into::into),
         service: this.and_then(|(_, this)| this.tags().find_map(|tags| tags.service()).map(Into::into)),
-        members: members(&ours),
+        members: members(&ours, this.map(|(document, _)| document)),
         workloads: workloads(&ours),
         documents: documents.len(),
         ..Plan::default()
@@ -64,6 +65,7 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         }
         add_pod(&mut plan, &ours, this, (redirected, &limits));
     }
+    metric::add(&mut plan, config, &ours, &pod, &mut errors);
     plan.warnings.extend(limits.warnings());
     patch::apply(&mut plan, &ours, &pod);
     logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
@@ -192,7 +194,8 @@ fn member(document: &Document, inbound: &Inbound) -> Arc<Member> {
 }
 
 /// Returns the members by address. Of two that claim one address and port the first by name has it, in any order of files.
-fn members(ours: &[&Document]) -> HashMap<SocketAddr, Arc<Member>> {
+fn members(ours: &[&Document], this: Option<&Document>) -> HashMap<SocketAddr, Arc<Member>> {
+    let metrics = metric::ports_of_members(ours);
     let mut members: HashMap<SocketAddr, Arc<Member>> = HashMap::new();
     for (document, dataplane) in dataplanes(ours) {
         for inbound in &dataplane.networking.inbound {
@@ -205,6 +208,14 @@ fn members(ours: &[&Document]) -> HashMap<SocketAddr, Arc<Member>> {
                 }
             }
         }
+    }
+    // Below the inbounds, which may have one of these ports. This pod's own are served here.
+    let others = || dataplanes(ours).filter(|(one, _)| this.is_none_or(|this| one.place != this.place));
+    for (port, (document, dataplane)) in metrics.iter().flat_map(|port| others().map(move |one| (*port, one)))
+    {
+        let Some(inbound) = dataplane.networking.inbound.first() else { continue };
+        let address = SocketAddr::new(dataplane.networking.address, port);
+        members.entry(address).or_insert_with(|| member(document, inbound));
     }
     members
 }
