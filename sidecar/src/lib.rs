@@ -18,6 +18,7 @@
 //! | 8 | `connection` | one accepted connection: guards, admission, route, TLS, relay; the table of open ones |
 //! | 7 | `cluster` | clusters by name, their endpoints, limits and counters |
 //! | 6 | `tls` | sessions, identities, the first bytes of a stream |
+//! | 6 | `dns` | the DNS server: names of the mesh, and a relay to the servers of the pod |
 //! | 5 | `relay` | bytes from one stream to another; no policy |
 //! | 4 | `plan` | the compiled configuration as plain data, from options and mesh documents |
 //! | 3 | `observe` | close reasons, logs, history, readiness, recent failures |
@@ -28,6 +29,7 @@
 mod admin;
 mod cluster;
 mod connection;
+pub mod dns;
 mod metrics;
 pub mod net;
 pub mod observe;

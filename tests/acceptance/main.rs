@@ -10,6 +10,7 @@ mod crowds;
 mod defaults;
 mod demo;
 mod dns;
+mod dns_server;
 mod documents;
 mod documents_memory;
 mod endpoints;

@@ -7,6 +7,7 @@
 
 use crate::cluster::metrics::UpstreamMetrics;
 use crate::connection::guard::Guard;
+use crate::dns::metrics::DnsMetrics;
 use crate::metrics::{By, Counter, Gauge, Histogram, MetricRegistry, metrics};
 use crate::net::accept::AcceptMetrics;
 use crate::net::addrs::{Direction, Family};
@@ -84,6 +85,7 @@ pub(crate) struct Metrics {
     pub(crate) documents: DocumentMetrics,
     pub(crate) pipes: PipeMetrics,
     pub(crate) tls: TlsMetrics,
+    pub(crate) dns: DnsMetrics,
     /// Reads all of them, for the pages.
     pub(crate) registry: MetricRegistry,
 }
@@ -105,6 +107,7 @@ impl Default for Metrics {
             documents: registry.add(),
             pipes: registry.add(),
             tls: registry.add(),
+            dns: registry.add(),
             registry,
         }
     }

@@ -7,6 +7,7 @@ use crate::cluster::registry::{Registry, Running};
 use crate::connection::guard::{Guard, Refusal};
 use crate::connection::metrics::Metrics;
 use crate::connection::table::Table;
+use crate::dns::Dns;
 use crate::net::addrs::Direction;
 use crate::net::own_addresses::OwnAddresses;
 use crate::net::own_sockets::OwnSockets;
@@ -41,6 +42,8 @@ pub(crate) struct Proxy {
     /// The identity of this workload and the configuration of handshakes. Written on the main thread when a file of the
     /// identity or a document changes; each handshake loads it, on its worker.
     pub(crate) tls: Tls,
+    /// The DNS server, with the names of the plan in force. Workers answer queries; the main thread reads resolv.conf.
+    pub(crate) dns: Arc<Dns>,
     /// The targets of traffic logs. Exchanged by a reload; workers send lines when connections end.
     pub(crate) traffic_log: TrafficLogger,
     /// The sidecar's own ports, from the options. The guards read them for each connection.
@@ -111,6 +114,7 @@ impl Proxy {
             .expect("nothing to open"),
             pipes: Pipes::new(crate::relay::pipes::MOST, metrics.pipes.clone()),
             tls: Tls::new(config.identity.clone(), &metrics.tls),
+            dns: Arc::new(Dns::new(0, config.resolv_conf.clone(), 20_000, metrics.dns.clone())),
             metrics,
             limits: Limits::new(20_000),
             running: ArcSwap::new(registry.open(plan)),

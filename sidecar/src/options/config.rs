@@ -40,6 +40,10 @@ pub struct Config {
     pub(crate) inbound_port: u16,
     /// Port of the outbound listener; 0 = off.
     pub(crate) outbound_port: u16,
+    /// Port of the DNS server on loopback; 0 = off.
+    pub(crate) dns_port: u16,
+    /// File that names the servers for all names but the mesh's.
+    pub(crate) resolv_conf: PathBuf,
     /// Address of the admin interface, on loopback.
     pub(crate) admin: SocketAddr,
     /// Address of the status port.
@@ -91,7 +95,8 @@ impl Config {
 
     /// Returns the ports to which no connection may be forwarded.
     pub(crate) fn sidecar_ports(&self) -> SidecarPorts {
-        SidecarPorts::new([self.inbound_port, self.outbound_port, self.admin.port(), self.status.port()])
+        let pages = [self.admin.port(), self.status.port()];
+        SidecarPorts::new([self.inbound_port, self.outbound_port, self.dns_port].into_iter().chain(pages))
     }
 }
 

@@ -160,6 +160,8 @@ impl Options {
             api_server,
             inbound_port: ports.inbound_port,
             outbound_port: ports.outbound_port,
+            dns_port: ports.dns_port,
+            resolv_conf: ports.resolv_conf,
             admin: ports.admin_address,
             status: ports.status_address,
             drain_delay: drain.drain_delay,

@@ -4,6 +4,7 @@
 
 use crate::admin::App;
 use crate::connection::proxy::Proxy;
+use crate::dns::{listen, watch};
 use crate::net::addrs::Direction;
 use crate::net::bind::{self, ListenError};
 use crate::options::config::Config;
@@ -54,7 +55,7 @@ type Spawn = Box<dyn FnOnce(&Context) -> io::Result<Close>>;
 type Close = Box<dyn FnMut(Direction) -> Vec<JoinHandle<()>>>;
 
 /// All services, in the order in which they bind and begin to serve.
-const SERVICES: [Service; 5] = [
+const SERVICES: [Service; 6] = [
     Service { name: "documents", bind: documents },
     Service {
         name: "inbound",
@@ -64,6 +65,7 @@ const SERVICES: [Service; 5] = [
         name: "outbound",
         bind: |config, _| redirected(config, config.outbound_port, "--outbound-port", Direction::Outbound),
     },
+    Service { name: "dns", bind: |config, _| dns(config) },
     Service {
         name: "admin",
         bind: |config, _| {
@@ -107,6 +109,27 @@ fn redirected(config: &Config, port: u16, option: &'static str, direction: Direc
     Ok(Some(Box::new(move |context| {
         let mut loops = AcceptLoops::start(&context.proxy, &context.workers, socket, direction, None)?;
         Ok(Box::new(move |of| if of == direction { loops.close() } else { Vec::new() }))
+    })))
+}
+
+/// The DNS server. It answers until the process ends: the application looks names up for as long as it lives.
+fn dns(config: &Config) -> Bind {
+    if config.dns_port == 0 {
+        return Ok(None);
+    }
+    let sockets = listen::bind(config.dns_port, "--dns-port")?;
+    Ok(Some(Box::new(move |context| {
+        let (proxy, readiness) = (Arc::clone(&context.proxy), &context.app.readiness);
+        let dns = Arc::clone(&proxy.dns);
+        // Before the loops: the first query finds servers.
+        tokio::spawn(watch::follow_servers(Arc::clone(&dns), readiness));
+        let failed = move |kind| _ = proxy.metrics.accept[Direction::Outbound].errors[kind].inc();
+        let running = listen::serve(&dns, sockets, &context.workers, readiness, failed)?;
+        Ok(Box::new(move |_| {
+            // Held until the process ends.
+            let _ = &running;
+            Vec::new()
+        }))
     })))
 }
 

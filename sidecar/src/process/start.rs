@@ -7,6 +7,7 @@ use crate::cluster::registry::Registry;
 use crate::connection::metrics::Metrics;
 use crate::connection::proxy::Proxy;
 use crate::connection::table::Table;
+use crate::dns::Dns;
 use crate::net::bind::ListenError;
 use crate::net::own_addresses::OwnAddresses;
 use crate::net::throttle::Throttle;
@@ -121,6 +122,7 @@ pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -
         capture: Capture::new(metrics.capture.clone()),
         access_log: AccessLogger::start(&config.access_log, metrics.access_log.clone())?,
         tls,
+        dns: Arc::new(Dns::new(config.dns_port, config.resolv_conf.clone(), open_files, metrics.dns.clone())),
         metrics,
         limits: Limits::new(open_files),
         table: Table::default(),
