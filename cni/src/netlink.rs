@@ -275,7 +275,13 @@ impl Socket {
             setsockopt(&self.fd, sockopt::SndBufForce, &(batch.bytes.len() * 2))?;
         }
         let to_kernel = NetlinkAddr::new(0, 0);
-        let sent = sendto(self.fd.as_raw_fd(), &batch.bytes, &to_kernel, MsgFlags::empty())?;
+        let sent = loop {
+            match sendto(self.fd.as_raw_fd(), &batch.bytes, &to_kernel, MsgFlags::empty()) {
+                // Nothing of it was sent.
+                Err(Errno::EINTR) => {}
+                sent => break sent?,
+            }
+        };
         if sent == batch.bytes.len() {
             Ok(())
         } else {

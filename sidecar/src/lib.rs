@@ -12,12 +12,15 @@
 //!
 //! | level | room | holds |
 //! |---|---|---|
-//! | 11 | `process` | run, workers, the list of services, drain, the prober of capture, reload; `validate`, `inspect` and `wait` |
+//! | 12 | `process` | run, workers, the list of services, drain, the prober of capture, reload; `validate`, `inspect` and `wait` |
+//! | 11 | `scrape` | the ports that MeshMetrics open: own metrics by profile, applications' metrics joined |
 //! | 10 | `admin` | the status port and the admin, the page, statistics under Envoy's names |
 //! | 9 | `probes` | application probes |
+//! | 9 | `health` | active checks of endpoints and applications |
 //! | 8 | `connection` | one accepted connection: guards, admission, route, TLS, relay; the table of open ones |
 //! | 7 | `cluster` | clusters by name, their endpoints, limits and counters |
 //! | 6 | `tls` | sessions, identities, the first bytes of a stream |
+//! | 6 | `dns` | the DNS server: names of the mesh, and a relay to the servers of the pod |
 //! | 5 | `relay` | bytes from one stream to another; no policy |
 //! | 4 | `plan` | the compiled configuration as plain data, from options and mesh documents |
 //! | 3 | `observe` | close reasons, logs, history, readiness, recent failures |
@@ -28,6 +31,8 @@
 mod admin;
 mod cluster;
 mod connection;
+pub mod dns;
+mod health;
 mod metrics;
 pub mod net;
 pub mod observe;
@@ -36,6 +41,7 @@ pub mod plan;
 mod probes;
 pub mod process;
 mod relay;
+mod scrape;
 pub mod tls;
 
 // For the fuzz targets alone.

@@ -36,7 +36,7 @@ fn all_errors_of_the_start_are_reported_at_once_with_exit_code_64() -> Result<()
     )?;
     fs::write(
         folder.join("b.yaml"),
-        "type: Dataplane\nname: y\nnetworking: {address: here, inbound: [{port: 15006, tags: {}}]}\n---\n{type: Mesh, name: default}\n",
+        "type: Dataplane\nname: y\nnetworking: {address: here!, inbound: [{port: 15006, tags: {}}]}\n---\n{type: Mesh, name: default}\n",
     )?;
     fs::write(folder.join("c.yaml"), "type: Dataplane\nname: z\nnetworking: [\n")?;
     let path = folder.display().to_string();
@@ -52,7 +52,7 @@ fn all_errors_of_the_start_are_reported_at_once_with_exit_code_64() -> Result<()
             "a.yaml: document 1 (Mesh default): mtls.enabledBackend: found \"ca\"; allowed: a backend of the list: cb",
             "a.yaml: document 2 (Mash x): type: found \"Mash\"; allowed: Mesh, Dataplane",
             "a.yaml: document 1 (Mesh default): mtls.backends[0].mode: found \"Loose\"; allowed: STRICT, PERMISSIVE",
-            "b.yaml: document 1 (Dataplane y): networking.address: found \"here\"; allowed: an IPv4 or IPv6 address",
+            "b.yaml: document 1 (Dataplane y): networking.address: found \"here!\"; allowed: an IPv4 or IPv6 address",
             "b.yaml: document 1 (Dataplane y): networking.inbound[0].port: found 15006; allowed: a port that is not one of",
             "b.yaml: document 1 (Dataplane y): networking.inbound[0].tags.\"kuma.io/service\": found nothing; allowed: this field",
             "b.yaml: document 2 (Mesh default): name: found the same Mesh again, after ",

@@ -2,7 +2,7 @@
 //! stands there (`sidecar/tests/documents`).
 //!
 //! Elsewhere: the rules by which connections come to 15006 and 15001 and the original destination (`landing`, `streams`),
-//! the listeners of these ports in `/config_dump` (sidecar, `admin/envoy.rs`), what `cluster` and `networkFilter` patches
+//! the listeners of these ports in `/config_dump` (sidecar, `admin/envoy`), what `cluster` and `networkFilter` patches
 //! come to (sidecar, `resources/compile/tests.rs`).
 
 use std::fs;

@@ -40,7 +40,11 @@ fn read(stdin: &Stdin, limit: Duration) -> io::Result<Vec<u8>> {
             Ok(_) => {}
             Err(errno) => return Err(errno.into()),
         }
-        match stdin.lock().read(&mut chunk)? {
+        let read = match stdin.lock().read(&mut chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        match read {
             0 => return Ok(utf8(bytes)),
             read if bytes.len() + read > MAX_STDIN => {
                 let message = format!("it is larger than {} MiB", MAX_STDIN >> 20);

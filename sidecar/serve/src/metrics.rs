@@ -9,7 +9,7 @@ use std::collections::HashSet;
 /// Content type of OpenMetrics, as Prometheus asks for it.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Content type of the format before it, which has a name of its own only by its version.
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Makes an answer of metrics: OpenMetrics, unless the request prefers `text/plain`.
 pub fn metrics(headers: &HeaderMap, openmetrics: impl Into<String>) -> Reply {
@@ -38,7 +38,7 @@ fn prefers_text(headers: &HeaderMap) -> bool {
 }
 
 /// Rewrites OpenMetrics: there a counter's family lacks the `_total` that its series has, and the page has an end.
-fn text_format(openmetrics: &str) -> String {
+pub fn text_format(openmetrics: &str) -> String {
     let types = || openmetrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let counters: HashSet<_> = types().filter(|(_, kind)| *kind == "counter").map(|(name, _)| name).collect();
     let mut text = String::with_capacity(openmetrics.len());

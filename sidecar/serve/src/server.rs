@@ -35,6 +35,10 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalAddress(pub SocketAddr);
 
+/// The address that a request came from, among the request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddress(pub IpAddr);
+
 /// The pages of one port.
 pub trait Pages: Send + Sync + 'static {
     /// Answers a request, of which only the head is read.
@@ -48,6 +52,11 @@ pub trait Pages: Send + Sync + 'static {
 /// asking, as it could if the newest were turned away, nor cuts off a probe that is being answered. Nor does it close those
 /// of its neighbours: all pods of a node may share a /64.
 pub async fn serve(listener: TcpListener, most: usize, pages: impl Pages) {
+    serve_for(listener, most, MAX_AGE, pages).await;
+}
+
+/// Serves pages for ever as [`serve`] does, each connection for `age` at most.
+pub async fn serve_for(listener: TcpListener, most: usize, age: Duration, pages: impl Pages) {
     let pages = Arc::new(pages);
     let mut open: VecDeque<(IpAddr, AbortHandle)> = VecDeque::new();
     loop {
@@ -65,8 +74,8 @@ pub async fn serve(listener: TcpListener, most: usize, pages: impl Pages) {
         {
             oldest.abort();
         }
-        let local = stream.local_addr().ok().map(LocalAddress);
-        let task = tokio::spawn(answer_all(stream, local, Arc::clone(&pages)));
+        let ends = (stream.local_addr().ok().map(LocalAddress), PeerAddress(peer));
+        let task = tokio::spawn(answer_all(stream, ends, age, Arc::clone(&pages)));
         open.push_back((peer, task.abort_handle()));
     }
 }
@@ -75,13 +84,15 @@ pub async fn serve(listener: TcpListener, most: usize, pages: impl Pages) {
 /// the handshake counts against the same place and the same time.
 async fn answer_all(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    local: Option<LocalAddress>,
+    (local, peer): (Option<LocalAddress>, PeerAddress),
+    age: Duration,
     pages: Arc<impl Pages>,
 ) {
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(local) = local {
             request.extensions_mut().insert(local);
         }
+        request.extensions_mut().insert(peer);
         let reply = pages.answer(&request);
         async move { Ok::<_, Infallible>(reply.await) }
     });
@@ -91,7 +102,7 @@ async fn answer_all(
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     // Errors are the peer's: it went away, or does not speak HTTP.
-    let _ = tokio::time::timeout(MAX_AGE, connection).await;
+    let _ = tokio::time::timeout(age, connection).await;
 }
 
 /// Returns the place of the oldest connection of the peer that has most.
@@ -197,7 +208,8 @@ mod tests {
     #[tokio::test]
     async fn a_head_that_is_too_long_is_refused() {
         let (mut client, server) = tokio::io::duplex(64 * 1024);
-        let answering = tokio::spawn(answer_all(server, None, Arc::new(Nothing)));
+        let peer = PeerAddress([127, 0, 0, 1].into());
+        let answering = tokio::spawn(answer_all(server, (None, peer), MAX_AGE, Arc::new(Nothing)));
         let head = format!("GET / HTTP/1.1\r\nHost: local\r\nX: {}\r\n\r\n", "x".repeat(MAX_HEAD));
         client.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();

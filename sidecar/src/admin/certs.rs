@@ -2,6 +2,7 @@
 //! `/certs`: the identity in Envoy's shape, without secrets.
 
 use crate::net::clock::rfc3339;
+use crate::plan::trust::TrustDomains;
 use crate::tls::{Described, FILES, Tls};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
@@ -28,7 +29,14 @@ pub(super) fn page(tls: &Tls, now: SystemTime) -> Value {
             json!({"ca_cert": of(&identity.bundle, FILES[2]), "cert_chain": of(&identity.chain, FILES[0])})
         })
         .collect();
-    let mut page = json!({ "certificates": certificates, "trust_domain": source.trust_domain.as_str() });
+    let trusted = tls.trusted();
+    let own = trusted.as_ref().map_or(&source.trust_domain, TrustDomains::own);
+    let mut page = json!({ "certificates": certificates, "trust_domain": own.as_str() });
+    if let Some([_, others @ ..]) = trusted.as_ref().map(TrustDomains::all)
+        && !others.is_empty()
+    {
+        page["other_trust_domains"] = others.iter().map(|domain| domain.as_str()).collect();
+    }
     if let Some(complaint) = tls.complaint(false) {
         page["note"] = complaint.into();
     }

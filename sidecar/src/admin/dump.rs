@@ -5,7 +5,9 @@
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value;
 use serde_json::ser::PrettyFormatter;
+use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 /// Fields that come first, in this order.
 const FIRST: [&str; 8] =
@@ -67,6 +69,17 @@ pub(super) fn version(of: &[Value]) -> String {
     let bits = bits & !(0xf << 76) & !(0b11 << 62) | 0x8 << 76 | 0b10 << 62;
     let hex = format!("{bits:032x}");
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+/// Protobuf's spelling: seconds, with as many decimals as it needs.
+pub(super) fn duration(duration: Duration) -> String {
+    let mut text = duration.as_secs().to_string();
+    if duration.subsec_nanos() != 0 {
+        let decimals = format!("{:09}", duration.subsec_nanos());
+        let _ = write!(text, ".{}", decimals.trim_end_matches('0'));
+    }
+    text.push('s');
+    text
 }
 
 #[cfg(test)]

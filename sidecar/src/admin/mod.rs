@@ -3,6 +3,7 @@
 
 mod app;
 mod certs;
+mod checks;
 mod connection_view;
 mod drain_request;
 mod dump;

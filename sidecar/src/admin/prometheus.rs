@@ -11,7 +11,7 @@ const LABELS: [(&str, &str); 3] =
     [("cluster", "envoy_cluster_name"), ("listener", "envoy_listener_address"), ("tcp", "envoy_tcp_prefix")];
 
 /// Endings of gauges, whose values also fall.
-const GAUGES: [&str; 2] = ["_active", "_open"];
+const GAUGES: [&str; 3] = ["_active", "_open", "_healthy"];
 
 /// Statistics of the process, which have no label.
 const UNLABELLED: [&str; 7] = [
@@ -31,8 +31,8 @@ pub(super) fn series(stats: &Stats) -> String {
     for (name, value) in stats.iter() {
         let Some((kind, rest)) = name.split_once('.') else { continue };
         let Some((_, label)) = LABELS.iter().find(|(first, _)| *first == kind) else { continue };
-        // The listener's address has dots of its own; what is measured has none, but for that of these two.
-        let mut groups = [".circuit_breakers.", ".outlier_detection."].into_iter();
+        // The listener's address has dots of its own; what is measured has none, but for that of these.
+        let mut groups = [".circuit_breakers.", ".outlier_detection.", ".health_check."].into_iter();
         let at = groups.find_map(|group| rest.find(group)).or_else(|| rest.rfind('.'));
         let Some((whose, what)) = at.map(|at| (&rest[..at], &rest[at + 1..])) else { continue };
         let family = format!("envoy_{kind}_{}", what.replace('.', "_"));

@@ -27,8 +27,12 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
         let (state, name) = (&cluster.state, &cluster.stat_name);
         stats.read(&state.metrics, &[("cluster", name)]);
         read_limits(&state.limits, name, &mut stats);
-        let ejected = cluster.health().filter(|(_, ejected)| *ejected).count();
+        let ejected = cluster.health().filter(|endpoint| endpoint.ejected).count();
         stats.add(format!("cluster.{name}.outlier_detection.ejections_active"), count(ejected));
+        if cluster.check().is_some() {
+            stats.read(state.health.metrics(), &[("cluster", name)]);
+            stats.add(format!("cluster.{name}.health_check.healthy"), count(cluster.healthy()));
+        }
     }
     for of in &running.listeners {
         let planned = &of.plan;
@@ -37,7 +41,7 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
         }
         let (address, name) = (stat_address(planned), stat_name(&planned.name));
         stats.read(&of.metrics, &[("listener", &address), ("tcp", &name)]);
-        if let Some(cluster) = &of.cluster {
+        for cluster in of.clusters() {
             stats.read(&cluster.state.metrics, &[("tcp", &name)]);
         }
     }

@@ -14,11 +14,12 @@
 //! Nothing here knows the client's connection, nor who counts: each step is reported as an [`Event`]. Dropping the future
 //! of [`connect`] at any point closes what it dialled and gives its permits back.
 
-use crate::cluster::endpoint::{Endpoint, Standing, Turn, Turns};
+use crate::cluster::balance::Order;
+use crate::cluster::endpoint::{Endpoint, InUse, Standing, Turn};
 use crate::cluster::origination::Origination;
 use crate::cluster::registry::Cluster;
 use crate::cluster::stream::Stream;
-use crate::net::addrs::{DialAddr, OrigDst, is_link_local};
+use crate::net::addrs::{ClientAddr, DialAddr, OrigDst, is_link_local};
 use crate::net::dial::{self, DialError};
 use crate::net::limit::{Claim, Permit};
 use crate::net::own_sockets::{OwnSocket, OwnSockets, Returned};
@@ -38,7 +39,9 @@ use tokio::net::TcpStream;
 pub(crate) enum ConnectError {
     #[error("the cluster {cluster} has as many {what} as its circuit breaker allows{}", .claim.limited())]
     Full { cluster: Arc<str>, what: Breaker, claim: Claim },
-    #[error("no Dataplane document offers {0}, or none that is ready")]
+    #[error(
+        "no Dataplane document offers {0}, or none that is ready and passes its active checks (see /clusters)"
+    )]
     NoEndpoint(Arc<str>),
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -121,6 +124,8 @@ pub(crate) struct Upstream {
     pub(crate) stream: Stream,
     /// The mesh member that answered the TLS handshake.
     pub(crate) peer: Option<SpiffeId>,
+    /// The connection among those of its endpoint, where they are counted.
+    pub(crate) in_use: Option<InUse>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -139,17 +144,17 @@ pub(crate) struct Attempts<'a> {
     cluster: &'a Cluster,
     pending: Permit,
     first: Attempt<'a>,
-    others: Option<Turns<'a>>,
+    others: Option<Order<'a>>,
 }
 
 impl<'a> Attempts<'a> {
     /// Takes a place among the cluster's connects under way, and chooses the first address. `original` and its `member`
-    /// count where the cluster dials the original destination.
+    /// count where the cluster dials the original destination, the client's address where a policy hashes it.
     pub(crate) fn begin(
         cluster: &'a Cluster,
         original: OrigDst,
         member: Option<&'a Member>,
-        claim: Claim,
+        (claim, client): (Claim, ClientAddr),
     ) -> Result<Self, ConnectError> {
         let name = || Arc::clone(&cluster.state.name);
         let pending = cluster.state.limits.pending.try_acquire_for(claim);
@@ -166,9 +171,9 @@ impl<'a> Attempts<'a> {
             }
             plan::Discovery::Application { address, source } => (once(*address, *source, None), None),
             plan::Discovery::Endpoints(_) => {
-                let mut turns = cluster.turns();
-                let first = turns.next().ok_or_else(|| ConnectError::NoEndpoint(name()))?;
-                (Attempt::at(first), Some(turns))
+                let mut order = cluster.order(client.get().ip());
+                let first = order.next().ok_or_else(|| ConnectError::NoEndpoint(name()))?;
+                (Attempt::at(first), Some(order))
             }
         };
         Ok(Self { cluster, pending, first, others })
@@ -306,7 +311,7 @@ impl<'a> Attempting<'a> {
         self.pending = None;
         report(Event::Connected(started.elapsed()));
         let Some((origination, member)) = self.origination.zip(attempt.member) else {
-            return Ok(Upstream { noted, stream: Stream::Plain(tcp), peer: None });
+            return Ok(Upstream { noted, stream: Stream::Plain(tcp), peer: None, in_use: None });
         };
         let share = self.handshake.share(&attempt, more).unwrap_or(handshake::DEADLINE);
         // Boxed, so that a connection without TLS does not carry the room of a handshake. It ends by the same limit itself,
@@ -315,7 +320,7 @@ impl<'a> Attempting<'a> {
         let shaken = self.handshake.spend(self.cluster, &attempt, Some(share), shaking).await;
         let shaken = shaken.unwrap_or(Err(TlsError::TimedOut(share)))?;
         let peer = Some(shaken.peer.id().clone());
-        Ok(Upstream { noted, stream: Stream::Tls(shaken.over(tcp).into()), peer })
+        Ok(Upstream { noted, stream: Stream::Tls(shaken.over(tcp).into()), peer, in_use: None })
     }
 }
 
@@ -337,13 +342,15 @@ pub(crate) fn connect<'a>(
         // Held while ejected endpoints are tried.
         let mut retry = None;
         loop {
-            let more = others.as_ref().is_some_and(Turns::has_more);
+            let more = others.as_ref().is_some_and(Order::has_more);
+            // Counted while it is being made: connections of a burst must not all choose the same endpoint.
+            let in_use = attempt.endpoint.and_then(|(endpoint, _)| cluster.in_use(endpoint));
             let error = match attempting.attempt(attempt, more, &mut report).await {
                 Ok(upstream) => {
                     if let Some((endpoint, _)) = attempt.endpoint {
                         cluster.succeeded(endpoint);
                     }
-                    return Ok(upstream);
+                    return Ok(Upstream { in_use, ..upstream });
                 }
                 Err(error) => error,
             };

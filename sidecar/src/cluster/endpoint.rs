@@ -4,7 +4,7 @@
 use crate::plan::Member;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// An endpoint of the plan in force.
 #[derive(Debug)]
@@ -31,6 +31,27 @@ pub(crate) struct Ejection {
     word: AtomicU64,
     /// Failed connects in a row while it is in service; 0 once one succeeds.
     streak: AtomicU32,
+    /// True while it fails its active checks. Written by the task of the checks alone.
+    unhealthy: AtomicBool,
+    /// Connections that are open or being made, where the cluster's algorithm asks for them; see [`InUse`].
+    uses: AtomicU32,
+}
+
+/// A connection to an endpoint, counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InUse(Arc<Ejection>);
+
+impl InUse {
+    pub(crate) fn of(endpoint: &Endpoint) -> Self {
+        endpoint.ejection.uses.fetch_add(1, Relaxed);
+        Self(Arc::clone(&endpoint.ejection))
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.uses.fetch_sub(1, Relaxed);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -123,14 +144,35 @@ impl Ejection {
         State::from_word(self.word.load(Relaxed)).failures != 0
     }
 
+    /// Returns the number of connections that are open or being made.
+    pub(crate) fn uses(&self) -> u32 {
+        self.uses.load(Relaxed)
+    }
+
+    /// Returns the time of the next trial, `None` while it is not ejected.
+    pub(crate) fn trial_at(&self) -> Option<u64> {
+        let state = State::from_word(self.word.load(Relaxed));
+        (state.failures != 0).then_some(state.until)
+    }
+
     /// Returns true while it comes after all others, but for trials.
     pub(crate) fn is_out(&self, now: u64) -> bool {
         State::from_word(self.word.load(Relaxed)).is_out(now)
     }
 
+    /// Returns true while it fails its active checks.
+    pub(crate) fn is_unhealthy(&self) -> bool {
+        self.unhealthy.load(Relaxed)
+    }
+
+    /// Notes whether it fails its active checks, and returns true if that is new.
+    pub(crate) fn set_unhealthy(&self, unhealthy: bool) -> bool {
+        self.unhealthy.swap(unhealthy, Relaxed) != unhealthy
+    }
+
     /// Takes the trial that is due, if no other connection did. The next one is due after another pause, even if this one has
     /// no outcome.
-    fn take_trial(&self, now: u64, first_pause: u64) -> bool {
+    pub(crate) fn take_trial(&self, now: u64, first_pause: u64) -> bool {
         let word = self.word.load(Relaxed);
         let state = State::from_word(word);
         if state.failures == 0 || state.until > now {
@@ -158,6 +200,8 @@ pub(crate) struct Turns<'a> {
     first_pause: u64,
     /// True: ejections do not count.
     all: bool,
+    /// True: endpoints that fail their active checks are left out.
+    checked: bool,
 }
 
 /// An endpoint for the next attempt.
@@ -177,12 +221,28 @@ impl<'a> Turns<'a> {
         first_pause: u64,
     ) -> Self {
         let start = turn % endpoints.len().max(1);
-        Self { endpoints, start, step: 0, ejected: Vec::new(), tried: 0, most, now, first_pause, all: false }
+        Self {
+            endpoints,
+            start,
+            step: 0,
+            ejected: Vec::new(),
+            tried: 0,
+            most,
+            now,
+            first_pause,
+            all: false,
+            checked: false,
+        }
     }
 
     /// Tries all endpoints in turn, whether they are ejected or not.
     pub(crate) fn without_ejections(self) -> Self {
         Self { all: true, ..self }
+    }
+
+    /// Leaves out endpoints that fail their active checks. The most to be tried is then at most the number of the others.
+    pub(crate) fn without_unhealthy(self) -> Self {
+        Self { checked: true, ..self }
     }
 
     /// Returns true if there is an endpoint to try after this one.
@@ -207,6 +267,9 @@ impl<'a> Iterator for Turns<'a> {
         while self.step < endpoints.len() {
             let endpoint = &endpoints[(self.start + self.step) % endpoints.len()];
             self.step += 1;
+            if self.checked && endpoint.ejection.is_unhealthy() {
+                continue;
+            }
             if self.all || !endpoint.ejection.is_out(self.now) {
                 return Some(self.turn(endpoint, Standing::InService));
             }

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Clusters and listeners of the plan in force, with their counters and limits, and connecting to a cluster.
 
+mod balance;
+pub(crate) mod bucket;
 pub(crate) mod connect;
 pub(crate) mod destinations;
 pub(crate) mod endpoint;
+pub(crate) mod health;
 pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod origination;
 pub(crate) mod registry;
 mod remembered;
+mod split;
 pub(crate) mod stream;

@@ -5,7 +5,6 @@ use crate::net::addrs::{DialAddr, Direction};
 use crate::plan::Member;
 use crate::tls::handshake::{self, Shaken};
 use crate::tls::{Handshake, Tls, TlsError, TlsMetrics};
-use culvert_mesh::model::spiffe::SpiffeId;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
@@ -27,8 +26,7 @@ impl Origination<'_> {
     ) -> Result<Shaken, TlsError> {
         let Self { tls, metrics } = self;
         let configs = tls.configs().ok_or(TlsError::NoIdentity)?;
-        let source = tls.source().filter(|source| source.names_services);
-        let expected = source.map(|source| SpiffeId::of_service(&source.trust_domain, member.service()));
+        let expected = configs.server(member.service());
         let started = Instant::now();
         let places = tls.places(Direction::Outbound);
         let shaking = handshake::connect(server, &configs, to.get().ip(), expected.as_ref(), places);

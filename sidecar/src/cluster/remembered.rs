@@ -21,6 +21,11 @@ impl Remembered {
         let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
     }
 
+    /// Returns a number that is another one whenever an answer was forgotten since.
+    pub(crate) fn age(&self) -> u64 {
+        self.0.load(Ordering::Acquire) & !(KNOWN | YES)
+    }
+
     /// Returns the answer, computed where it is not known.
     pub(crate) fn get_or(&self, compute: impl FnOnce() -> bool) -> bool {
         let word = self.0.load(Ordering::Acquire);

@@ -76,12 +76,25 @@ pub(crate) async fn admit(
         }
     };
     downstream.routed(&running.plan, &route);
+    within_rate(&proxy, direction, &route)?;
     if let Some(asks) = asked::asks(&running, &route, original) {
         // Boxed, so that other connections do not carry the room of it.
-        Box::pin(asked::let_out(&running, &mut route, (original, asks), &accepted.stream)).await?;
+        Box::pin(asked::let_out(downstream, &running, &mut route, (original, asks), &accepted.stream))
+            .await?;
     }
     let session = tls::admit(downstream, &running.plan, &route, original, &mut accepted.stream).await?;
     Ok(Admitted { running, route, original, session, returned: returns })
+}
+
+/// Takes a token of the listener, if its rate is limited. Before TLS, as in Envoy: a handshake is what costs.
+fn within_rate(proxy: &Proxy, direction: Direction, route: &Route) -> Result<(), ForwardError> {
+    match &route.listener.bucket {
+        Some(bucket) if !bucket.take() => {
+            proxy.metrics.direction(direction).rate_limited.inc();
+            Err(ForwardError::RateLimited(bucket.plan))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns the standing of the client. Only a mesh with TLS has strangers: elsewhere nothing tells a member from another.

@@ -4,11 +4,12 @@
 //! A connection that its address lets out is never held: a server that speaks first is not delayed.
 
 use crate::cluster::registry::Running;
+use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
 use crate::connection::route::Route;
 use crate::net::addrs::{Direction, OrigDst};
 use crate::plan::Origin;
-use crate::plan::outside::Asks;
+use crate::plan::outside::{Asks, Says};
 use crate::tls::TlsError;
 use crate::tls::asked::{Asked, Nameless};
 use crate::tls::first;
@@ -26,6 +27,7 @@ pub(super) fn asks(running: &Running, route: &Route, original: OrigDst) -> Optio
 
 /// Waits for the name that the client asks for, and gives the connection the cluster of the match for it.
 pub(super) async fn let_out(
+    downstream: &mut Downstream,
     running: &Running,
     route: &mut Route,
     (original, asks): (OrigDst, Asks),
@@ -34,6 +36,9 @@ pub(super) async fn let_out(
     let to = original.get().port();
     let refused = match first::asked(client, asks).await.map_err(TlsError::Lost)? {
         Asked::Name { says, name, port } => {
+            if says == Says::Tls {
+                downstream.asked_for(&name);
+            }
             // A host with another port than the one that is dialled is another server's.
             let matched = port.is_none_or(|port| port == to);
             let exit = running.plan.outside.by_name(says, &name, to).filter(|_| matched);

@@ -16,8 +16,11 @@ use crate::net::original_dst::Redirected;
 use crate::observe::access_log::Record;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::{Known, Spoken};
-use crate::observe::traffic_log::{Sink, Traffic};
+use crate::observe::traffic_log::Traffic;
 use crate::plan::Plan;
+use crate::plan::logs::LogTargets;
+use crate::tls::first;
+use culvert_mesh::model::log_template::LogField;
 use culvert_mesh::model::spiffe::SpiffeId;
 use std::error::Error;
 use std::sync::Arc;
@@ -57,12 +60,14 @@ pub(crate) struct Downstream {
 /// The part of a traffic log's line that the route decides.
 #[derive(Debug)]
 struct LogEntry {
-    sinks: Arc<[Sink]>,
+    targets: LogTargets,
     mesh: Arc<str>,
     zone: Option<Arc<str>>,
     workload: Option<Arc<str>>,
     source: Option<Arc<str>>,
     destination: Option<Arc<str>>,
+    /// Written when the client's ClientHello is looked at.
+    server_name: Option<Box<str>>,
 }
 
 impl Downstream {
@@ -98,7 +103,7 @@ impl Downstream {
         metrics.active.inc();
         self.listener = Some(Arc::clone(metrics));
         let direction = self.info.direction;
-        if plan.logs[direction as usize].is_empty() {
+        if plan.logs.is_off(direction) {
             return;
         }
         let destination = route.listener.plan.service.clone().or_else(|| match direction {
@@ -106,14 +111,15 @@ impl Downstream {
             Direction::Outbound => route.member.as_ref().map(|member| member.service().into()),
         });
         let source = plan.service.clone().filter(|_| direction == Direction::Outbound);
-        self.log = plan.sinks(direction, destination.as_deref()).map(|sinks| {
+        self.log = plan.logs.of(&route.listener.plan, destination.as_deref()).map(|targets| {
             Box::new(LogEntry {
-                sinks: Arc::clone(sinks),
+                targets: targets.clone(),
                 mesh: Arc::clone(&plan.mesh),
                 zone: plan.zone.clone(),
                 workload: plan.workload.clone(),
                 source,
                 destination,
+                server_name: None,
             })
         });
     }
@@ -175,6 +181,20 @@ impl Downstream {
             let metrics = self.proxy.metrics.tls.spoken(spoken);
             metrics.total.inc();
             metrics.active.inc();
+        }
+    }
+
+    /// Notes the server name of the ClientHello that waits in the client's socket, where a log has it.
+    pub(crate) fn note_server_name(&mut self, client: &TcpStream) {
+        if let Some(log) = self.log.as_mut().filter(|log| log.targets.have(LogField::ServerName)) {
+            log.server_name = first::server_name(client);
+        }
+    }
+
+    /// Notes the server name of the client's ClientHello.
+    pub(crate) fn asked_for(&mut self, server_name: &str) {
+        if let Some(log) = &mut self.log {
+            log.server_name = Some(server_name.into());
         }
     }
 
@@ -291,8 +311,10 @@ impl Downstream {
             bytes_sent,
             bytes_recv,
             reason,
+            server_name: log.server_name.as_deref(),
         };
-        for sink in &*log.sinks {
+        let caller = self.known.as_ref().and_then(|known| known.peer.as_ref());
+        for sink in log.targets.of(caller.filter(|_| direction == Direction::Inbound)) {
             self.proxy.traffic_log.send(&sink.target, sink.format.line(&traffic));
         }
     }

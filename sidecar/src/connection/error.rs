@@ -6,6 +6,7 @@ use crate::connection::guard::Refusal;
 use crate::net::addrs::OrigDst;
 use crate::net::limit::Claim;
 use crate::observe::close_reason::CloseReason;
+use crate::plan::rate::RatePlan;
 use crate::tls::TlsError;
 use crate::tls::asked::Nameless;
 use culvert_mesh::model::spiffe::SpiffeId;
@@ -17,6 +18,8 @@ pub(crate) enum ForwardError {
     Refused(#[from] Refusal),
     #[error("the listener holds as many connections as the limit of open files allows{}", .0.limited())]
     ListenerFull(Claim),
+    #[error("a MeshRateLimit lets the inbound take so many connections: {0}")]
+    RateLimited(RatePlan),
     /// The mesh lets connections leave only for what documents name.
     #[error(
         "the mesh lets nothing leave for {0}, which no document names: write a Dataplane or a match of a MeshPassthrough for it, or let all leave by passthroughMode All"
@@ -55,7 +58,7 @@ impl ForwardError {
     pub(crate) fn reason(&self) -> CloseReason {
         match self {
             Self::Refused(refusal) => refusal.reason(),
-            Self::ListenerFull(_) => CloseReason::Limit,
+            Self::ListenerFull(_) | Self::RateLimited(_) => CloseReason::Limit,
             Self::Denied(_) | Self::Unmatched { .. } | Self::Nameless { .. } => CloseReason::Denied,
             Self::NoListener => CloseReason::NoEndpoint,
             Self::NotInbound(_) => CloseReason::NotInbound,

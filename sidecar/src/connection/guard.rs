@@ -13,6 +13,9 @@
 //!
 //! An outbound connection to the pod's own address and a port of the application passes: it goes through the inbound
 //! rules like any peer's (it comes back to us once, from the sidecar's uid).
+//!
+//! A MeshMetric's port is none of the sidecar's here: an inbound connection to it has to pass, by the mesh's TLS and
+//! permissions. It cannot loop, since the port serves and relays nothing.
 
 use crate::metrics::labels;
 use crate::net::addrs::{ClientAddr, Direction, OrigDst, inbound_source, is_loopback};

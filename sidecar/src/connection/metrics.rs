@@ -5,17 +5,21 @@
 //! Every label on `/metrics` is from an enum, so the number of series is fixed at compile time, however many listeners and
 //! clusters documents name; each of those has counters of its own too, which the admin statistics show.
 
+use crate::cluster::health::CheckTotals;
 use crate::cluster::metrics::UpstreamMetrics;
 use crate::connection::guard::Guard;
+use crate::dns::metrics::DnsMetrics;
 use crate::metrics::{By, Counter, Gauge, Histogram, MetricRegistry, metrics};
 use crate::net::accept::AcceptMetrics;
 use crate::net::addrs::{Direction, Family};
+use crate::net::resolve::NameMetrics;
 use crate::observe::access_log::AccessLogMetrics;
 use crate::observe::capture::CaptureMetrics;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::documents::DocumentMetrics;
 use crate::observe::history::Reading;
 use crate::observe::readiness::ReadinessMetrics;
+use crate::observe::scrapes::ScrapeMetrics;
 use crate::observe::traffic_log::TrafficLogMetrics;
 use crate::relay::pipes::PipeMetrics;
 use crate::tls::TlsMetrics;
@@ -46,6 +50,8 @@ metrics! {
         closed: By<CloseReason> = "connections_closed", "Connections closed or refused, by reason"
             => "listener_manager.{direction}.closed.{reason}";
         listener_overflow: Counter = "listener_overflow", "Connections refused because of the limit of open files";
+        rate_limited: Counter = "rate_limited", "Connections refused because a MeshRateLimit limits their rate"
+            => "local_rate_limit.tcp_rate_limit.rate_limited";
         loop_rejected: By<Guard> = "loop_rejected", "Connections refused by a guard"
             => "listener_manager.{direction}.loop_rejected", "loop_rejected";
     }
@@ -82,8 +88,12 @@ pub(crate) struct Metrics {
     pub(crate) access_log: AccessLogMetrics,
     pub(crate) traffic_log: TrafficLogMetrics,
     pub(crate) documents: DocumentMetrics,
+    pub(crate) names: NameMetrics,
     pub(crate) pipes: PipeMetrics,
     pub(crate) tls: TlsMetrics,
+    pub(crate) scrapes: ScrapeMetrics,
+    pub(crate) checks: CheckTotals,
+    pub(crate) dns: DnsMetrics,
     /// Reads all of them, for the pages.
     pub(crate) registry: MetricRegistry,
 }
@@ -103,8 +113,12 @@ impl Default for Metrics {
             access_log: registry.add(),
             traffic_log: registry.add(),
             documents: registry.add(),
+            names: registry.add(),
             pipes: registry.add(),
             tls: registry.add(),
+            scrapes: registry.add(),
+            checks: registry.add(),
+            dns: registry.add(),
             registry,
         }
     }

@@ -7,9 +7,11 @@ use crate::cluster::registry::{Registry, Running};
 use crate::connection::guard::{Guard, Refusal};
 use crate::connection::metrics::Metrics;
 use crate::connection::table::Table;
+use crate::dns::Dns;
 use crate::net::addrs::Direction;
 use crate::net::own_addresses::OwnAddresses;
 use crate::net::own_sockets::OwnSockets;
+use crate::net::resolve::Names;
 use crate::net::throttle::Throttle;
 use crate::observe::access_log::AccessLogger;
 use crate::observe::capture::Capture;
@@ -22,6 +24,7 @@ use crate::relay::pipes::Pipes;
 use crate::tls::Tls;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// The state that all connections share, and that the admin pages show. Made once, at the start; never replaced.
 ///
@@ -33,14 +36,20 @@ pub(crate) struct Proxy {
     /// The plan in force. Exchanged as a whole by a reload, on the main thread; each connection loads it once, when it is
     /// admitted, and keeps what it took from it.
     pub(crate) running: ArcSwap<Running>,
+    /// Told by a reload, on the main thread, once another plan is in force. The active checks wait for it there.
+    pub(crate) plan_changed: Notify,
     /// The states of listeners and clusters that outlive a reload. Used by a reload only: connections get at their states
     /// through the plan in force.
     pub(crate) registry: Registry,
     /// The outcome of reading the documents. Written by a reload, read by the admin pages.
     pub(crate) documents: Documents,
+    /// The names in Dataplanes. A thread of its own looks them up; a reload asks for their answers.
+    pub(crate) names: Names,
     /// The identity of this workload and the configuration of handshakes. Written on the main thread when a file of the
     /// identity or a document changes; each handshake loads it, on its worker.
     pub(crate) tls: Tls,
+    /// The DNS server, with the names of the plan in force. Workers answer queries; the main thread reads resolv.conf.
+    pub(crate) dns: Arc<Dns>,
     /// The targets of traffic logs. Exchanged by a reload; workers send lines when connections end.
     pub(crate) traffic_log: TrafficLogger,
     /// The sidecar's own ports, from the options. The guards read them for each connection.
@@ -102,6 +111,7 @@ impl Proxy {
             own: OwnAddresses::from_kernel().expect("netlink answers"),
             own_sockets: Arc::default(),
             documents: Documents::new(0, metrics.documents.clone()),
+            names: Names::new(metrics.names.clone()),
             traffic_log: TrafficLogger::new(metrics.traffic_log.clone()),
             capture: Capture::new(metrics.capture.clone()),
             access_log: AccessLogger::start(
@@ -111,9 +121,11 @@ impl Proxy {
             .expect("nothing to open"),
             pipes: Pipes::new(crate::relay::pipes::MOST, metrics.pipes.clone()),
             tls: Tls::new(config.identity.clone(), &metrics.tls),
+            dns: Arc::new(Dns::new(0, config.resolv_conf.clone(), 20_000, metrics.dns.clone())),
             metrics,
             limits: Limits::new(20_000),
             running: ArcSwap::new(registry.open(plan)),
+            plan_changed: Notify::new(),
             registry,
             table: Table::default(),
             destinations: Destinations::default(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Original destination + the plan in force → listener and cluster. Pure.
+//! Original destination + the plan in force → listener and cluster. Pure, but that the cluster of a split is drawn.
 //!
 //! | a redirected connection to | comes to the listener | and goes to |
 //! |---|---|---|
@@ -45,7 +45,7 @@ pub fn route(running: &Running, direction: Direction, original: OrigDst) -> Rout
 
 /// Returns the route of a connection to a listener that binds its own port.
 pub(crate) fn of_listener(listener: &Arc<Listener>) -> Route {
-    Route { listener: Arc::clone(listener), cluster: listener.cluster.clone(), member: None }
+    Route { listener: Arc::clone(listener), cluster: listener.next_cluster().cloned(), member: None }
 }
 
 fn dials_original(cluster: Option<&Cluster>) -> bool {
@@ -162,6 +162,25 @@ mod tests {
         ] {
             assert_eq!(way(&running, direction, original), expected);
         }
+    }
+
+    const SPLIT: &str = "---
+{type: Dataplane, name: db-1, networking: {address: 10.0.0.8, inbound: [{port: 8000, tags: {kuma.io/service: db}}]}}
+---
+{type: MeshTCPRoute, name: r, spec: {to: [{targetRef: {kind: MeshService, name: web}, rules: [{default: {backendRefs: [
+  {kind: MeshService, name: web}, {kind: MeshService, name: db}, {kind: MeshService, name: here, weight: 0}]}}]}]}}
+";
+
+    #[test]
+    fn of_several_clusters_each_call_draws_one_and_the_others_are_not_called() {
+        let running = running(&["--dataplane=here"], &format!("{CLOSED}{WORLD}{SPLIT}"));
+        // That 64 draws are alike has a probability of 10^-19.
+        let ways: std::collections::BTreeSet<_> =
+            (0..64).map(|_| way(&running, Outbound, "240.0.0.1:80")).collect();
+        let expected = ["outbound:240.0.0.1:80 → db", "outbound:240.0.0.1:80 → web"];
+        assert_eq!(ways.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+        let clusters = running.listener_named("outbound:240.0.0.1:80").unwrap().clusters();
+        assert_eq!(clusters.map(|one| &*one.plan.name).collect::<Vec<_>>(), ["web", "db"]);
     }
 
     #[test]

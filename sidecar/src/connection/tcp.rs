@@ -144,7 +144,9 @@ async fn unless_stopped<T>(
 impl Tcp {
     /// Puts both sides together, ready to relay.
     pub(crate) fn new(downstream: Downstream, client: TcpStream, connected: Connected) -> Self {
-        let Connected { session, upstream: Upstream { noted, stream: server, peer: _ }, using } = connected;
+        let Connected { session, upstream, mut using } = connected;
+        let Upstream { noted, stream: server, peer: _, in_use } = upstream;
+        using.keeps(in_use);
         downstream.entry().set_own_socket(noted);
         let client = match session {
             Some(shaken) => Stream::Tls(shaken.over(client).into()),

@@ -42,7 +42,7 @@ pub(crate) async fn admit(
     if listener.direction == Direction::Outbound || gate.mode == TlsMode::Permissive {
         return Ok(None);
     }
-    if mtls.named_only && listener.origin != Origin::Inbound {
+    if mtls.named_only && !matches!(listener.origin, Origin::Inbound | Origin::Prometheus) {
         return Err(ForwardError::NotInbound(original));
     }
     let handshake = async {
@@ -50,6 +50,7 @@ pub(crate) async fn admit(
         let place = take_place(&proxy, downstream)?;
         // The client, which may stay silent, holds the place from here on.
         place.held(first::strict(client)).await?;
+        downstream.note_server_name(client);
         accept(downstream, client, gate, &place).await.map(Some)
     };
     // Boxed, so that a connection without TLS does not carry the room of a handshake.
@@ -69,7 +70,11 @@ pub(crate) async fn recognise(
     // Not the addresses from which members came once: an address translation may put plain clients behind one, too.
     let named = plan.workloads.contains(&from.get().ip());
     let expects = if named { Expects::Member } else { Expects::Anyone };
-    let spoken = match first::permissive(client, server, opened.into(), expects).await? {
+    let first = first::permissive(client, server, opened.into(), expects).await?;
+    if matches!(first, First::MeshTls | First::OwnTls) {
+        downstream.note_server_name(client);
+    }
+    let spoken = match first {
         First::MeshTls => {
             let proxy = downstream.proxy();
             let place = take_place(&proxy, downstream)?;
@@ -106,7 +111,7 @@ async fn accept(
     count(metrics, Direction::Inbound, started, &shaken);
     let shaken = shaken?;
     downstream.speaks(Spoken::MeshTls, Some(shaken.peer.id().clone()));
-    if !permitted(gate, &shaken.peer, tls.names_services(), metrics) {
+    if !permitted(gate, &shaken.peer, configs.names_services(), metrics) {
         return Err(ForwardError::Forbidden(shaken.peer.id().clone()));
     }
     downstream.is_member();

@@ -3,6 +3,7 @@
 
 use crate::cluster::connect::{Attempts, Breaker, ConnectError, Event};
 use crate::cluster::destinations::{DestinationUse, Destinations};
+use crate::cluster::endpoint::InUse;
 use crate::cluster::metrics::UpstreamMetrics;
 use crate::cluster::registry::{Cluster, ClusterState};
 use crate::connection::accepted::ConnectionInfo;
@@ -30,6 +31,8 @@ pub(crate) struct UpstreamUse {
     permit: Option<Permit>,
     /// The address that was dialled last; `None` where so many are in use that it is not shown.
     destination: Option<DestinationUse>,
+    /// The connection among those of its endpoint, where they are counted.
+    in_use: Option<InUse>,
 }
 
 /// Counts for the cluster, and in the totals of the direction and family.
@@ -55,9 +58,11 @@ impl UpstreamUse {
             return Err(ConnectError::Full { cluster, what, claim: info.claim });
         };
         let attempts =
-            Attempts::begin(cluster, original, member, info.claim).inspect_err(|error| match error {
-                ConnectError::NoEndpoint(_) => count(state, totals, |upstream| &upstream.no_endpoint),
-                _ => count(state, totals, |upstream| &upstream.pending_overflow),
+            Attempts::begin(cluster, original, member, (info.claim, info.client)).inspect_err(|error| {
+                match error {
+                    ConnectError::NoEndpoint(_) => count(state, totals, |upstream| &upstream.no_endpoint),
+                    _ => count(state, totals, |upstream| &upstream.pending_overflow),
+                }
             })?;
         count(state, totals, |upstream| &upstream.total);
         state.metrics.active.inc();
@@ -67,6 +72,7 @@ impl UpstreamUse {
             cluster: Arc::clone(state),
             totals: Arc::clone(totals),
             permit: Some(permit),
+            in_use: None,
         };
         Ok((this, attempts))
     }
@@ -98,6 +104,11 @@ impl UpstreamUse {
             Event::RetryRefused => self.count(|upstream| &upstream.retry_overflow),
             Event::Connected(took) => self.totals.connect_seconds.observe(took.as_secs_f64()),
         }
+    }
+
+    /// Keeps the connection among those of its endpoint until the use ends.
+    pub(crate) fn keeps(&mut self, in_use: Option<InUse>) {
+        self.in_use = in_use;
     }
 
     pub(crate) fn moved(&self, Moved { to_server, to_client }: Moved) {

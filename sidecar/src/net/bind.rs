@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Listening sockets, with the options that accepted connections inherit.
 
-use socket2::{SockRef, TcpKeepalive};
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::borrow::Cow;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 /// Connections that the kernel may complete before they are accepted; it takes fewer where `net.core.somaxconn` is lower.
 /// std and tokio ask for 128, which a burst of connections overflows within a millisecond.
 const BACKLOG: i32 = 4096;
+
+/// Memory for datagrams that wait, so that a burst of 1,000 queries is not lost: the kernel counts some 800 bytes for each, and
+/// gives less where `net.core.rmem_max` is lower.
+const DATAGRAM_BYTES: usize = 2 << 20;
 
 /// Keepalive probes before the kernel gives up (`net.ipv4.tcp_keepalive_probes`, 9 by default), spread over the idle time
 /// once more.
@@ -36,6 +41,12 @@ impl ListenError {
             _ => "choose another address",
         };
         Self { address, option, hint, source }
+    }
+
+    /// Returns true if the host does not have the address, or its family.
+    pub(crate) fn is_absent(&self) -> bool {
+        let errno = self.source.raw_os_error().map(Errno::from_raw);
+        matches!(errno, Some(Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT))
     }
 }
 
@@ -92,6 +103,24 @@ pub(crate) fn bind(
         socket.set_out_of_band_inline(true)
     });
     bound.map_err(|error| ListenError::new(error.address, option.into(), error.source))
+}
+
+/// Opens a socket for datagrams, with a port that no other socket shares.
+///
+/// # Errors
+/// If the address cannot be opened.
+pub(crate) fn bind_datagrams(
+    address: SocketAddr,
+    option: impl Into<Cow<'static, str>>,
+) -> Result<UdpSocket, ListenError> {
+    let open = || -> io::Result<UdpSocket> {
+        let kind = Type::DGRAM.nonblocking();
+        let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+        socket.set_recv_buffer_size(DATAGRAM_BYTES)?;
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    };
+    open().map_err(|source| ListenError::new(address, option.into(), source))
 }
 
 #[cfg(test)]

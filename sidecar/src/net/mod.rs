@@ -12,4 +12,5 @@ mod local_route;
 pub(crate) mod original_dst;
 pub(crate) mod own_addresses;
 pub(crate) mod own_sockets;
+pub(crate) mod resolve;
 pub(crate) mod throttle;

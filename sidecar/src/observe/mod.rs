@@ -12,5 +12,6 @@ pub(crate) mod log_file;
 pub mod logging;
 pub mod one_line;
 pub(crate) mod readiness;
+pub(crate) mod scrapes;
 pub mod spoken;
 pub mod traffic_log;

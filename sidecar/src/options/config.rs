@@ -28,6 +28,8 @@ pub struct Config {
     pub(crate) variables: BTreeMap<String, String>,
     /// True for `validate` without a Dataplane: documents are checked for any pod of the mesh.
     pub(crate) any_pod: bool,
+    /// True for `validate` and `inspect`: nothing runs, so no certificate is needed.
+    pub(crate) checks_only: bool,
     /// Source of the workload's identity, if it has one.
     pub(crate) identity: Option<IdentitySource>,
     /// Probes that the status port passes on to the application.
@@ -40,6 +42,10 @@ pub struct Config {
     pub(crate) inbound_port: u16,
     /// Port of the outbound listener; 0 = off.
     pub(crate) outbound_port: u16,
+    /// Port of the DNS server on loopback; 0 = off.
+    pub(crate) dns_port: u16,
+    /// File that names the servers for all names but the mesh's.
+    pub(crate) resolv_conf: PathBuf,
     /// Address of the admin interface, on loopback.
     pub(crate) admin: SocketAddr,
     /// Address of the status port.
@@ -91,7 +97,8 @@ impl Config {
 
     /// Returns the ports to which no connection may be forwarded.
     pub(crate) fn sidecar_ports(&self) -> SidecarPorts {
-        SidecarPorts::new([self.inbound_port, self.outbound_port, self.admin.port(), self.status.port()])
+        let pages = [self.admin.port(), self.status.port()];
+        SidecarPorts::new([self.inbound_port, self.outbound_port, self.dns_port].into_iter().chain(pages))
     }
 }
 

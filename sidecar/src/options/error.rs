@@ -9,14 +9,6 @@ use std::net::SocketAddr;
 /// An option that cannot be used, alone or beside another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
-    /// A value that a later version will accept.
-    #[error("{what} is not built yet: {instead}")]
-    NotBuilt {
-        /// The option and its value.
-        what: String,
-        /// Remedy for the operator.
-        instead: &'static str,
-    },
     /// Two listeners on one port.
     #[error("{first} and {second} both use port {port}; give one of them another port")]
     SamePort {

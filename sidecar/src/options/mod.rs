@@ -34,7 +34,7 @@ Examples:
     culvert-sidecar --resources /etc/culvert --mesh default --dataplane web-1 --identity /run/culvert/tls
   Check documents before they are used:
     culvert-sidecar validate /etc/culvert --mesh default
-  Explain why a member may call, or may not:
+  Explain where each timeout, limit and log comes from, and why a member may call, or may not:
     culvert-sidecar inspect /etc/culvert --dataplane web-1 --caller spiffe://default/shop
   Hold the start of an application until the sidecar is ready:
     culvert-sidecar wait --for ready --timeout 60s";
@@ -75,7 +75,7 @@ pub enum Command {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
-    /// Explain who may call the pod of --dataplane, and by which documents
+    /// Explain which documents decide what for the pod of --dataplane, what lost, and who may call
     Inspect {
         /// Member whose verdict is told, as spiffe://default/web
         #[arg(long, value_name = "ID")]
@@ -155,11 +155,14 @@ impl Options {
             dataplane: mesh.dataplane,
             variables: mesh.dataplane_var.into_iter().collect(),
             any_pod: false,
+            checks_only: false,
             identity,
             app_probes,
             api_server,
             inbound_port: ports.inbound_port,
             outbound_port: ports.outbound_port,
+            dns_port: ports.dns_port,
+            resolv_conf: ports.resolv_conf,
             admin: ports.admin_address,
             status: ports.status_address,
             drain_delay: drain.drain_delay,

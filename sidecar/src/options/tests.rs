@@ -92,10 +92,12 @@ fn zero_means_no_timeout_and_no_listener() {
 }
 
 #[test]
-fn an_option_that_is_not_built_is_refused_by_name() {
-    let errors = check(&["--dns-port", "15053"]).unwrap_err();
-    assert_eq!(errors.len(), 1);
-    assert!(errors[0].starts_with("--dns-port 15053 is not built yet: "), "{}", errors[0]);
+fn the_port_of_the_dns_server_is_the_sidecars_own() {
+    let config = check(&["--dns-port", "15053"]).unwrap();
+    assert!(config.sidecar_ports().contains(15053));
+    assert!(!check(&[]).unwrap().sidecar_ports().contains(0), "off");
+    let errors = check(&["--dns-port", "15001"]).unwrap_err();
+    assert_eq!(errors, ["--outbound-port and --dns-port both use port 15001; give one of them another port"]);
 }
 
 #[test]

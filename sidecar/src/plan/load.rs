@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Files of mesh documents → [`Plan`].
 
+use crate::net::resolve::Names;
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::compile::{self, CompileError};
+use crate::plan::names;
 use culvert_mesh::document::Found;
 use culvert_mesh::load::{self, LoadError, Loaded, MOST_ERRORS};
 use std::path::PathBuf;
@@ -25,20 +27,32 @@ pub enum PlanError {
     More(usize),
 }
 
-/// Reads files of documents and compiles them with the options.
+/// Reads files of documents and compiles them with the options. Without `names` no name is looked up.
 ///
 /// # Errors
 /// Every error of the documents, but at most [`MOST_ERRORS`].
-pub(crate) fn load(config: &Config, paths: &[PathBuf]) -> Result<Plan, Vec<PlanError>> {
-    read(config, paths).map(|(plan, _)| plan)
+pub(crate) fn load(
+    config: &Config,
+    paths: &[PathBuf],
+    names: Option<&Names>,
+) -> Result<Plan, Vec<PlanError>> {
+    read(config, paths, names).map(|(plan, _)| plan)
 }
 
 /// Returns the documents too.
-pub(crate) fn read(config: &Config, paths: &[PathBuf]) -> Result<(Plan, Found), Vec<PlanError>> {
-    let Loaded { found, errors, more, .. } = load::load(&config.context(), paths);
+pub(crate) fn read(
+    config: &Config,
+    paths: &[PathBuf],
+    names: Option<&Names>,
+) -> Result<(Plan, Found), Vec<PlanError>> {
+    let Loaded { mut found, errors, more, .. } = load::load(&config.context(), paths);
     let mut errors: Vec<PlanError> = errors.into_iter().map(Into::into).collect();
+    // Documents with errors make no plan, so their names need not be awaited.
+    let named = names::put_in(&mut found, config, names.filter(|_| errors.is_empty()));
+    errors.extend(named.errors.into_iter().map(PlanError::from));
     let plan = match compile::compile(config, &found) {
         Ok(mut plan) if errors.is_empty() => {
+            plan.warnings.extend(named.warnings);
             let more = plan.warnings.len().saturating_sub(MOST_WARNINGS);
             if more > 0 {
                 plan.warnings.truncate(MOST_WARNINGS);
@@ -87,10 +101,10 @@ mod tests {
             &(0..250)
                 .fold("{type: Mesh, name: default}\n".to_owned(), |text, number| text + &template(number)),
         );
-        let warnings = load(&config(&[]), &[folder.path().into()]).unwrap().warnings;
+        let warnings = load(&config(&[]), &[folder.path().into()], None).unwrap().warnings;
         assert_eq!((warnings.len(), warnings[200].as_str()), (201, "and 50 more warnings"));
         write(&"---\n{type: Mesh, name: default, mtls: 5}\n".repeat(201));
-        let errors = load(&config(&[]), &[folder.path().into()]).unwrap_err();
+        let errors = load(&config(&[]), &[folder.path().into()], None).unwrap_err();
         // Each is wrong by itself, and all but the first are duplicates.
         assert_eq!((errors.len(), errors[200].to_string().as_str()), (201, "and 201 more errors"));
     }
@@ -102,7 +116,7 @@ mod tests {
         let missed = |text: &str| {
             fs::write(folder.path().join("a.yaml"), format!("{text}\n---\n{{type: Mesh, name: default}}\n"))
                 .unwrap();
-            let Err(errors) = load(&config, &[folder.path().into()]) else { panic!("{text}") };
+            let Err(errors) = load(&config, &[folder.path().into()], None) else { panic!("{text}") };
             let words: Vec<_> = errors.iter().map(ToString::to_string).collect();
             words.iter().any(|error| error.starts_with("--dataplane app: no document"))
         };
@@ -112,7 +126,7 @@ mod tests {
             "{type: Dataplane, name: 5}",
             "{type: Dataplane, name: app, mesh: 5}",
             "{type: Dataplane, name: app}",
-            "{type: Dataplane, name: app, networking: {address: here}}",
+            "{type: Dataplane, name: app, networking: {address: here!}}",
         ] {
             assert!(!missed(may_be), "{may_be}");
         }
@@ -120,8 +134,8 @@ mod tests {
             "name: web\ntype: [",
             "{type: TrafficRoute, name: web}",
             "{type: Mesh, name: 5}",
-            "{type: Dataplane, name: app, mesh: other, networking: {address: here}}",
-            "{type: Dataplane, name: web, networking: {address: here}}",
+            "{type: Dataplane, name: app, mesh: other, networking: {address: here!}}",
+            "{type: Dataplane, name: web, networking: {address: here!}}",
             "",
         ] {
             assert!(missed(is_not), "{is_not}");

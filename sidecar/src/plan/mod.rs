@@ -3,18 +3,32 @@
 //!
 //! Immutable. A reload makes another one; connections keep what they began with.
 
+pub mod balance;
 pub mod compile;
+pub(crate) mod decisions;
+pub mod health;
 pub(crate) mod load;
+pub mod logs;
+mod names;
 pub(crate) mod openings;
 pub mod outside;
 pub(crate) mod permissions;
+pub mod rate;
+pub(crate) mod report;
+pub mod scrape;
 pub(crate) mod tls;
+pub mod trust;
 
 use crate::net::addrs::{Direction, Family, inbound_source};
-use crate::observe::traffic_log::Sink;
 use crate::options::config::Thresholds;
+use crate::plan::balance::Balance;
+use crate::plan::decisions::Decisions;
+use crate::plan::health::HealthPlan;
+use crate::plan::logs::Logs;
 use crate::plan::outside::Outside;
 use crate::plan::permissions::Permissions;
+use crate::plan::rate::RatePlan;
+use crate::plan::scrape::Scrape;
 use crate::plan::tls::TlsSettings;
 use culvert_mesh::document::LeftOutCount;
 use culvert_mesh::model::tags::Tags;
@@ -78,6 +92,10 @@ pub enum Origin {
     Transparent,
     /// From a match of a MeshPassthrough. No ProxyTemplate names this one, as in Kuma.
     MeshPassthrough,
+    /// From a MeshMetric. No ProxyTemplate names this one, as in Kuma.
+    Prometheus,
+    /// Added by a MeshProxyPatch.
+    ProxyPatch,
 }
 
 /// A cluster: the destination of connections, and its limits.
@@ -97,6 +115,10 @@ pub struct ClusterPlan {
     pub most_attempts: usize,
     /// Ejection of endpoints that fail; `None` = none is ejected.
     pub outlier: Option<OutlierPlan>,
+    /// The endpoints that come first.
+    pub balance: Balance,
+    /// Active checks, and what happens where too few endpoints are well; `None` = no document says anything.
+    pub health: Option<Arc<HealthPlan>>,
 }
 
 /// The default of [`ClusterPlan::most_attempts`]: Kuma's for TCP.
@@ -132,6 +154,15 @@ pub enum Serve {
     Tcp,
 }
 
+/// A cluster's share of the connections of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Name of the cluster; no other share of the listener has it.
+    pub cluster: Arc<str>,
+    /// The share, beside the weights of the others; above 0.
+    pub weight: u32,
+}
+
 /// A listener: the address of connections, and the cluster they go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerPlan {
@@ -147,21 +178,16 @@ pub struct ListenerPlan {
     pub binds: bool,
     /// The protocol by which its connections are served.
     pub serve: Serve,
-    /// Its cluster's name; `None` = every connection is denied.
+    /// Its cluster's name; `None` = every connection is denied. Of a split the first one's.
     pub cluster: Option<Arc<str>>,
+    /// The clusters that its connections are split among; empty = all go to `cluster`.
+    pub split: Vec<Share>,
     /// Longest time without a byte on a connection; `None` = no limit.
     pub idle_timeout: Option<Duration>,
     /// Name of the server in logs.
     pub service: Option<Arc<str>>,
-}
-
-/// Log targets of connections of one direction.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogRule {
-    /// Service whose connections the rule is for; `None`: every connection.
-    pub service: Option<String>,
-    /// Targets and formats of the lines.
-    pub sinks: Arc<[Sink]>,
+    /// The rate of its connections; `None` = no limit.
+    pub rate: Option<RatePlan>,
 }
 
 /// Peers that a mesh with mTLS lets in.
@@ -265,14 +291,18 @@ pub struct Plan {
     pub direct_access: Option<Arc<str>>,
     /// TLS between members; `None` = there is none.
     pub mtls: Option<Mtls>,
-    /// Log rules by direction.
-    pub logs: [Vec<LogRule>; 2],
+    /// Traffic logs of the connections.
+    pub logs: Logs,
+    /// Metrics on ports of their own; `None` where no MeshMetric asks for them.
+    pub scrape: Option<Scrape>,
     /// Number of documents it was compiled from.
     pub documents: usize,
     /// Documents and fields that have no effect on this pod.
     pub left_out: LeftOutCount,
     /// Notes for the operator that are no errors.
     pub warnings: Vec<String>,
+    /// The documents behind all this, of a plan that is made to be explained.
+    pub(crate) decisions: Decisions,
 }
 
 /// Returns the wildcard address of a family.
@@ -299,22 +329,6 @@ impl Plan {
             .by_address(address)
             .map(|exit| format!("MeshPassthrough {}: {exit}", exit.policy))
             .or_else(by_name)
-    }
-
-    /// Returns the log targets of a connection to a service: those of the first rule that fits.
-    pub fn sinks(&self, direction: Direction, service: Option<&str>) -> Option<&Arc<[Sink]>> {
-        let fits = |rule: &&LogRule| rule.service.as_deref().is_none_or(|wanted| service == Some(wanted));
-        let rule = self.logs[direction as usize].iter().find(fits)?;
-        (!rule.sinks.is_empty()).then_some(&rule.sinks)
-    }
-
-    /// Returns every target that lines go to, each once.
-    pub fn log_targets(&self) -> Vec<crate::observe::traffic_log::Target> {
-        let sinks = self.logs.iter().flatten().flat_map(|rule| rule.sinks.iter());
-        let mut targets: Vec<_> = sinks.map(|sink| sink.target.clone()).collect();
-        targets.sort();
-        targets.dedup();
-        targets
     }
 
     /// Returns the shortest idle timeout of all listeners.

@@ -6,7 +6,9 @@
 
 use crate::plan::permissions::{Action, Peer, Permissions, Verdict, Who};
 use crate::plan::{Gate, Mtls, Plan, TlsMode};
+use culvert_mesh::model::spiffe::TrustDomain;
 use culvert_mesh::model::tags::SERVICE;
+use rustls::pki_types::CertificateDer;
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -38,6 +40,12 @@ pub(crate) fn openings(before: &Plan, after: &Plan) -> Vec<String> {
     if others(before, was) && !others(after, is) {
         lines.push("no Dataplane of another pod is left: calls to these pods leave unencrypted".into());
     }
+    let domains = newly_trusted(was, is);
+    lines.extend(listed(
+        "identities of more authorities are accepted, in the trust domains",
+        &domains,
+        "ones",
+    ));
     let ports = ports(was, is);
     let mut line = |words: &str, opened: &dyn Fn(&Gate, &Gate) -> bool| {
         let opened = ports.iter().filter(|(_, was, is)| opened(was, is));
@@ -54,6 +62,17 @@ pub(crate) fn openings(before: &Plan, after: &Plan) -> Vec<String> {
         is.permissions.restricted && admits(&was.permissions, &is.permissions)
     });
     lines
+}
+
+/// Returns the trust domains that have an authority which they had not.
+fn newly_trusted(was: &Mtls, is: &Mtls) -> Vec<String> {
+    let (Some(was), Some(is)) = (&was.settings.trust, &is.settings.trust) else { return Vec::new() };
+    let has_more = |domain: &TrustDomain, all: &[CertificateDer<'static>]| {
+        let known = was.authorities.get(domain).map_or(&[][..], Vec::as_slice);
+        all.iter().any(|one| !known.contains(one))
+    };
+    let domains = is.authorities.iter().filter(|(domain, all)| has_more(domain, all));
+    domains.map(|(domain, _)| domain.to_string()).collect()
 }
 
 /// Returns a line that names the first of several; none without names.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS versions and cipher suites that documents choose.
 
+use crate::plan::trust::Trust;
 use rustls::CipherSuite;
+use std::sync::Arc;
 
 /// Settings of TLS that documents may change (`MeshTLS`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub struct TlsSettings {
     pub max: TlsVersion,
     /// Suites that are offered and accepted, the best first.
     pub suites: Vec<CipherSuite>,
+    /// Identity and trust by MeshIdentity and MeshTrust. Without, those of `--identity` alone.
+    pub trust: Option<Arc<Trust>>,
 }
 
 /// A version of TLS.
@@ -41,6 +45,7 @@ impl Default for TlsSettings {
                 CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
                 CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
             ],
+            trust: None,
         }
     }
 }

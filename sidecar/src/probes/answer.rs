@@ -15,7 +15,7 @@ const LINE: usize = 4096;
 
 /// An answer that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Malformed {
+pub(crate) enum Malformed {
     StatusLine,
     Header,
     Length,
@@ -57,13 +57,15 @@ enum State {
 
 /// An answer, as far as it came.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     state: State,
     /// The beginning of the line that is being read.
     line: Vec<u8>,
     line_is_cut: bool,
     heads: u64,
     body: u64,
+    /// The body, where it is wanted. Then all of it is read.
+    kept: Option<Vec<u8>>,
     head: Head,
 }
 
@@ -80,19 +82,35 @@ struct Head {
 }
 
 impl Answer {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             state: State::StatusLine,
             line: Vec::new(),
             line_is_cut: false,
             heads: 0,
             body: 0,
+            kept: None,
             head: Head::default(),
         }
     }
 
+    /// An answer whose body is kept. The caller bounds it, by [`Self::kept`].
+    pub(crate) fn keeping_body() -> Self {
+        Self { kept: Some(Vec::new()), ..Self::new() }
+    }
+
+    /// The body, as far as it came and is kept.
+    pub(crate) fn kept(&self) -> &[u8] {
+        self.kept.as_deref().unwrap_or_default()
+    }
+
+    /// Returns the body that was kept.
+    pub(crate) fn into_body(self) -> Vec<u8> {
+        self.kept.unwrap_or_default()
+    }
+
     /// The status of the final answer. 0 before it is whole.
-    pub(super) fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         if self.state == State::Whole { self.head.status } else { 0 }
     }
 
@@ -102,7 +120,7 @@ impl Answer {
     }
 
     /// Takes what came. Returns true once no more is needed.
-    pub(super) fn take(&mut self, mut came: &[u8]) -> Result<bool, Malformed> {
+    pub(crate) fn take(&mut self, mut came: &[u8]) -> Result<bool, Malformed> {
         while !came.is_empty() && self.state != State::Whole {
             came = match self.state {
                 State::Length(left) => self.skip(came, left, State::Whole, State::Length),
@@ -115,7 +133,7 @@ impl Answer {
     }
 
     /// Takes the end of the stream.
-    pub(super) fn end(&mut self) -> Result<(), Malformed> {
+    pub(crate) fn end(&mut self) -> Result<(), Malformed> {
         match self.state {
             State::UntilEnd | State::Whole => {
                 self.state = State::Whole;
@@ -131,7 +149,10 @@ impl Answer {
         let taken = came.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         self.body += taken as u64;
         let left = left - taken as u64;
-        self.state = if self.body >= BODY {
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(&came[..taken]);
+        }
+        self.state = if self.kept.is_none() && self.body >= BODY {
             // A kubelet reads no further, and does not mind.
             State::Whole
         } else if left == 0 {
@@ -324,6 +345,28 @@ mod tests {
             for piece in [1, 7, usize::MAX] {
                 assert_eq!(read(text, piece), *expected, "{name}, in pieces of {piece}");
             }
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_wanted_is_kept_as_a_whole() {
+        let body = "x".repeat(2 * BODY as usize);
+        let chunked = format!("5000\r\n{body}\r\n2\r\nok\r\n0\r\n\r\n");
+        let body = body.as_str();
+        assert_eq!(body.len(), 0x5000);
+        for (head, rest, expected) in [
+            ("Content-Length: 20480", body, body.to_owned()),
+            ("A: b", body, body.to_owned()),
+            ("Transfer-Encoding: chunked", chunked.as_str(), format!("{body}ok")),
+            ("Content-Length: 0", "", String::new()),
+        ] {
+            let mut answer = Answer::keeping_body();
+            for piece in format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{rest}").as_bytes().chunks(1000) {
+                answer.take(piece).unwrap();
+            }
+            answer.end().unwrap();
+            assert_eq!((answer.status(), answer.kept().len()), (200, expected.len()), "{head}");
+            assert_eq!(answer.into_body(), expected.into_bytes(), "{head}");
         }
     }
 

@@ -5,7 +5,7 @@
 //! The injector rewrites each probe to an HTTP GET of the status port, and gives the original ones to the sidecar by
 //! `--app-probes`. Any other path is not found, so the status port opens no other port or path of the application.
 
-mod answer;
+pub(crate) mod answer;
 mod grpc;
 mod http;
 mod https;

@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `culvert-sidecar inspect PATH…`: who may call each port of the pod, by which documents and in which order.
+//! `culvert-sidecar inspect PATH…`: what documents decide for the pod, by which of them and in which order.
 
-use crate::observe::one_line::one_line;
 use crate::options::Options;
-use crate::plan::compile::{self, PortReasons, Reason};
 use crate::plan::load;
-use crate::plan::permissions::{Peer, Verdict};
-use culvert_mesh::model::spiffe::SpiffeId;
-use std::fmt::Write;
+use crate::plan::report::{Caller, Report};
 use std::path::PathBuf;
-
-/// Widest column; a longer text pushes the next one aside.
-const WIDEST: usize = 60;
 
 /// Explains the documents below the paths, and with a caller the verdict about it.
 ///
@@ -20,66 +13,12 @@ const WIDEST: usize = 60;
 pub fn inspect(options: Options, caller: Option<&str>, paths: &[PathBuf]) -> Result<String, Vec<String>> {
     let mut config = options.with_resources(paths).check().map_err(|errors| words(&errors))?;
     config.any_pod = config.dataplane.is_none();
+    config.checks_only = true;
     let caller =
-        caller.map(|id| id.parse::<SpiffeId>().map_err(|error| vec![format!("--caller {id:?}: {error}")]));
-    let caller = caller.transpose()?.map(|id| Peer { ids: [id].into(), tags: [].into() });
-    // Without --identity nothing says more than the names: only a mesh's own trust domain names services.
-    let of_mesh = |peer: &Peer| peer.id().trust_domain() == config.mesh;
-    let names_services = match &config.identity {
-        Some(source) => source.names_services,
-        None => caller.as_ref().is_some_and(of_mesh),
-    };
-    let (_, found) = load::read(&config, paths).map_err(|errors| words(&errors))?;
-    let whose = config.dataplane.as_ref().map_or("any pod".into(), |name| format!("Dataplane {name:?}"));
-    let mut text = format!("mesh {:?}, {whose}\n", config.mesh);
-    let ports = compile::reasons(&config, &found);
-    if ports.is_empty() {
-        text += "\nThe mesh has no mTLS: every peer may call every port.\n";
-    }
-    for port in &ports {
-        // Writing to a String does not fail.
-        let _ = write!(text, "\n{}", of_port(port));
-        if let Some(peer) = &caller {
-            let _ = writeln!(text, "  {}: {}", peer.id(), verdict(port, peer, names_services));
-        }
-    }
-    Ok(text.trim_end().to_owned())
-}
-
-fn of_port(port: &PortReasons) -> String {
-    let mut text = format!(
-        "{}\n  mode: {}\n{}",
-        port.port,
-        port.gate.mode.name(),
-        list(&port.modes.iter().collect::<Vec<_>>())
-    );
-    let callers: Vec<_> = port.callers.iter().map(|(_, reason)| reason).collect();
-    text += if port.gate.permissions.restricted {
-        "  members: of those that fit, the first of from and each of rules; the strictest decides. Others are refused\n"
-    } else {
-        "  members: each may call, as no MeshTrafficPermission is about this\n"
-    };
-    text + &list(&callers)
-}
-
-/// Numbers the reasons, in two columns.
-fn list(reasons: &[&Reason]) -> String {
-    let width = reasons.iter().map(|reason| reason.says.chars().count()).max().unwrap_or(0).min(WIDEST);
-    let line = |(index, reason): (usize, &&Reason)| {
-        let (says, by) = (one_line(&reason.says), one_line(&reason.by));
-        format!("  {:>4}. {says:<width$}  {by}\n", index + 1)
-    };
-    reasons.iter().enumerate().map(line).collect()
-}
-
-fn verdict(port: &PortReasons, peer: &Peer, names_services: bool) -> String {
-    let (verdict, by) = port.decide(peer, names_services);
-    let word = match verdict {
-        Verdict::Allowed => "may call",
-        Verdict::ShadowDenied => "may call, and counts as denied",
-        Verdict::Denied => "is refused",
-    };
-    by.map_or(word.into(), |number| format!("{word}, by {number}"))
+        caller.map(|id| Caller::new(&config, id).map_err(|error| vec![format!("--caller {id:?}: {error}")]));
+    let caller = caller.transpose()?;
+    let (_, found) = load::read(&config, paths, None).map_err(|errors| words(&errors))?;
+    Ok(Report::of(&config, &found, caller.as_ref()).to_string().trim_end().to_owned())
 }
 
 fn words<E: ToString>(errors: &[E]) -> Vec<String> {
@@ -125,9 +64,30 @@ mod tests {
     }
 
     #[test]
+    fn who_the_pod_is_and_whom_it_believes_stands_before_its_ports() {
+        let documents = DOCUMENTS.replace("enabledBackend: ca, ", "").replace(", spec: {rules: [{default: {mode: Strict}}]}", ", spec: {targetRef: {kind: Dataplane, sectionName: '81'}, rules: [{default: {mode: Permissive}}]}")
+            + "---
+{type: MeshIdentity, name: all, spec: {selector: {dataplane: {}}, provider: {type: Spire, spire: {}}}}
+---
+{type: MeshIdentity, name: none, spec: {selector: {}, provider: {type: Spire, spire: {}}}}
+";
+        let text = inspected(Some("spiffe://default.default.mesh.local/ops"), &documents).unwrap();
+        insta::assert_snapshot!(text);
+        let alone = documents.split("---\n{type: MeshTrafficPermission").next().unwrap().to_owned()
+            + &documents[documents.find("---\n{type: MeshIdentity").unwrap()..];
+        let text = inspected(Some("spiffe://default.default.mesh.local/web"), &alone).unwrap();
+        assert_eq!(text.matches("members: none may call").count(), 3, "{text}");
+        assert_eq!(text.matches("/web: is refused").count(), 3, "{text}");
+    }
+
+    #[test]
     fn a_mesh_without_tls_knows_no_caller_and_wrong_input_is_an_error() {
         let open = DOCUMENTS.replace("enabledBackend: ca, ", "");
-        assert!(inspected(None, &open).unwrap().ends_with("every peer may call every port."));
+        assert!(
+            inspected(None, &open)
+                .unwrap()
+                .contains("\nThe mesh has no mTLS: every peer may call every port.\n")
+        );
         let wrong = inspected(Some("web"), DOCUMENTS).unwrap_err();
         assert!(wrong.len() == 1 && wrong[0].starts_with("--caller \"web\": "), "{wrong:?}");
         assert!(inspected(None, "{type: Mesh}").is_err());

@@ -96,6 +96,17 @@ pub(crate) fn bind(
     if errors.is_empty() { Ok(bound) } else { Err(errors) }
 }
 
+/// Returns what both opened, or the errors of both.
+pub(super) fn both<A, B>(
+    one: Result<A, Vec<ListenError>>,
+    other: Result<B, Vec<ListenError>>,
+) -> Result<(A, B), Vec<ListenError>> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (one, other) => Err([one.err(), other.err()].into_iter().flatten().flatten().collect()),
+    }
+}
+
 /// The listeners that documents bind.
 #[derive(Debug)]
 pub(crate) struct ListenerSet {

@@ -3,12 +3,14 @@
 //! at all. Connections that are open keep the configuration that they began with.
 
 use crate::connection::proxy::Proxy;
+use crate::net::resolve::Names;
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::load::{self as documents, PlanError};
 use crate::plan::openings::openings;
 use crate::process::identity::IdentityGate;
-use crate::process::listeners::{self, ListenerSet};
+use crate::process::listeners::{self, ListenerSet, both};
+use crate::scrape::{self, ScrapePorts};
 use culvert_mesh::load::Fingerprint;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +30,9 @@ const MAX_READS: usize = 5;
 ///
 /// # Errors
 /// Every error in the documents. They stay until a file changes.
-pub(crate) fn load(config: &Config) -> Result<(Fingerprint, Plan), Vec<PlanError>> {
+pub(crate) fn load(config: &Config, names: &Names) -> Result<(Fingerprint, Plan), Vec<PlanError>> {
     let look = || Fingerprint::of(&config.resources);
-    let (seen, plan) = read_unchanged(look, || documents::load(config, &config.resources));
+    let (seen, plan) = read_unchanged(look, || documents::load(config, &config.resources, Some(names)));
     Ok((seen, plan?))
 }
 
@@ -55,33 +57,40 @@ pub(crate) fn warn(plan: &Plan) {
     }
 }
 
-/// Polls, and loads documents that changed, for ever.
+/// Polls, and loads documents that changed or whose names have other addresses, for ever.
 pub(crate) async fn keep(
     proxy: Arc<Proxy>,
-    listeners: Arc<ListenerSet>,
+    (listeners, ports): (Arc<ListenerSet>, Arc<ScrapePorts>),
     identity: Arc<IdentityGate>,
     mut in_force: Fingerprint,
 ) {
     // The last fingerprint that was loaded, whether it could be used or not: the same again brings nothing new.
     let mut last = in_force.clone();
     let look = || blocking(&proxy, |proxy| Fingerprint::of(&proxy.config.resources));
+    let mut answers = proxy.names.used();
     loop {
         tokio::time::sleep(EVERY).await;
-        let Some(seen) = look().await.filter(|seen| *seen != last) else { continue };
+        let changes = proxy.names.changes();
+        let moved = changes != answers;
+        let Some(seen) = look().await.filter(|seen| moved || *seen != last) else { continue };
         let Some((seen, settled)) = settle(seen, look).await else { continue };
-        if seen == in_force {
+        if seen == in_force && !moved {
             proxy.documents.as_before();
             last = seen;
             continue;
         }
-        let read = blocking(&proxy, |proxy| Reading::of(&proxy.config, &proxy.running.load().plan)).await;
+        let read = blocking(&proxy, Reading::of).await;
         let Reading { plan, opened, after } = read.unwrap_or_else(|| Reading::failed(seen.clone()));
         // The files changed while they were read: they may be half written.
         if settled && after != seen {
             continue;
         }
+        // Those of documents with errors count as used too: read again, they would bring the same errors.
+        answers = changes.max(proxy.names.used());
         last = seen;
-        match plan.and_then(|plan| apply(&proxy, &listeners, &identity, plan, opened)) {
+        match plan.and_then(|plan| apply(&proxy, (&listeners, &ports), &identity, plan, opened)) {
+            // The same documents, with other addresses of names.
+            Ok(()) if last == in_force => proxy.documents.as_before(),
             Ok(()) => {
                 in_force = last.clone();
                 proxy.documents.reloaded(in_force.files());
@@ -108,9 +117,11 @@ struct Reading {
 }
 
 impl Reading {
-    fn of(config: &Config, in_force: &Plan) -> Self {
-        let plan = documents::load(config, &config.resources);
-        let opened = plan.as_ref().map(|plan| openings(in_force, plan)).unwrap_or_default();
+    fn of(proxy: &Proxy) -> Self {
+        let config = &proxy.config;
+        let plan = documents::load(config, &config.resources, Some(&proxy.names));
+        let in_force = proxy.running.load();
+        let opened = plan.as_ref().map(|plan| openings(&in_force.plan, plan)).unwrap_or_default();
         let words = |errors: Vec<PlanError>| errors.iter().map(ToString::to_string).collect();
         Self { plan: plan.map_err(words), opened, after: Fingerprint::of(&config.resources) }
     }
@@ -149,7 +160,7 @@ async fn blocking<T: Send + 'static>(
 /// Puts a plan in force. Ports come first, as one that is taken must change nothing.
 fn apply(
     proxy: &Proxy,
-    set: &ListenerSet,
+    (set, ports): (&ListenerSet, &ScrapePorts),
     identity: &IdentityGate,
     mut plan: Plan,
     opened: Vec<String>,
@@ -157,11 +168,14 @@ fn apply(
     let text = |errors: Vec<crate::net::bind::ListenError>| {
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let bound = listeners::bind(&proxy.config, &plan, |name| set.is_bound(name)).map_err(text)?;
+    let bound = listeners::bind(&proxy.config, &plan, |name| set.is_bound(name));
+    let scraped = scrape::bind(&plan, |address| ports.is_open(address));
+    let (bound, scraped) = both(bound, scraped).map_err(text)?;
     let one = |error: std::io::Error| vec![error.to_string()];
-    proxy.traffic_log.use_only(&plan.log_targets()).map_err(one)?;
+    proxy.traffic_log.use_only(&plan.logs.targets()).map_err(one)?;
     if let Some(mtls) = &plan.mtls {
-        proxy.tls.set(mtls.settings.clone()).map_err(|error| vec![format!("MeshTLS: {error}")])?;
+        let set = proxy.tls.set(mtls.settings.clone(), &proxy.metrics.tls);
+        set.map_err(|error| vec![format!("MeshTLS: {error}")])?;
     }
     if !opened.is_empty() {
         proxy.documents.opened();
@@ -173,8 +187,10 @@ fn apply(
     proxy.documents.left_out(plan.left_out);
     let running = proxy.registry.open(plan);
     proxy.running.store(Arc::clone(&running));
+    proxy.plan_changed.notify_one();
     identity.update();
     set.follow(&running.plan, bound).map_err(one)?;
+    ports.follow(&running.plan, scraped).map_err(one)?;
     tracing::info!(
         documents = running.plan.documents,
         listeners = running.plan.listeners.len(),

@@ -2,8 +2,11 @@
 //! The life of the process: bind everything, start the workers, serve, drain, exit.
 
 use crate::admin::{App, DrainRequest};
+use crate::connection::metrics::Metrics;
 use crate::connection::proxy::Proxy;
+use crate::health;
 use crate::net::addrs::Direction;
+use crate::net::resolve::Names;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::logging::LogControl;
 use crate::observe::readiness::Readiness;
@@ -36,13 +39,16 @@ pub fn run(config: Config, log: LogControl) -> Result<(), Vec<StartError>> {
     // Documents may take seconds to read, and log rotation does not ask whether they have been.
     main.block_on(async { signals::survive() }).map_err(system("signal handling"))?;
     // Documents first: their errors are reported even where a port is in use as well.
-    let (documents, plan) = reload::load(&config).map_err(start::all)?;
+    let metrics = Metrics::default();
+    let names = Names::new(metrics.names.clone());
+    let (documents, plan) = reload::load(&config, &names).map_err(start::all)?;
     // Before a port is open: until then SIGTERM is no orderly end.
     let signals = main.block_on(async { Signals::new() }).map_err(system("signal handling"))?;
     let open_files = start::raise_open_files();
     let services = BoundServices::bind(&config, &plan).map_err(start::all)?;
     reload::warn(&plan);
-    let proxy = Arc::new(start::proxy(config, plan, documents.files(), open_files)?);
+    let proxy = start::proxy(config, (plan, documents.files()), open_files, (metrics, names))?;
+    let proxy = Arc::new(proxy);
     let workers = Workers::start(proxy.config.workers).map_err(system("the worker threads"))?;
     let served = main.block_on(serve(&proxy, services, &workers, signals, log, documents));
     workers.stop();
@@ -111,6 +117,8 @@ fn spawn_upkeep(context: &Context) {
         let (proxy, identity) = (proxy(), Arc::clone(&context.identity));
         async move { proxy.tls.keep(&proxy.metrics.tls, || identity.update()).await }
     });
+    // On the main thread, so that no stream waits for the handshake of a check.
+    tokio::spawn(health::keep(proxy()));
     // On a worker, as it wakes and closes connections.
     if let Some(worker) = context.workers.first() {
         let proxy = proxy();

@@ -4,13 +4,15 @@
 
 use crate::admin::App;
 use crate::connection::proxy::Proxy;
+use crate::dns::{listen, watch};
 use crate::net::addrs::Direction;
 use crate::net::bind::{self, ListenError};
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::process::identity::IdentityGate;
-use crate::process::listeners::{self, AcceptLoops, ListenerSet};
+use crate::process::listeners::{self, AcceptLoops, ListenerSet, both};
 use crate::process::reload;
+use crate::scrape::{self, ScrapePorts};
 use culvert_mesh::load::Fingerprint;
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -54,7 +56,7 @@ type Spawn = Box<dyn FnOnce(&Context) -> io::Result<Close>>;
 type Close = Box<dyn FnMut(Direction) -> Vec<JoinHandle<()>>>;
 
 /// All services, in the order in which they bind and begin to serve.
-const SERVICES: [Service; 5] = [
+const SERVICES: [Service; 6] = [
     Service { name: "documents", bind: documents },
     Service {
         name: "inbound",
@@ -64,6 +66,7 @@ const SERVICES: [Service; 5] = [
         name: "outbound",
         bind: |config, _| redirected(config, config.outbound_port, "--outbound-port", Direction::Outbound),
     },
+    Service { name: "dns", bind: |config, _| dns(config) },
     Service {
         name: "admin",
         bind: |config, _| {
@@ -85,14 +88,17 @@ const SERVICES: [Service; 5] = [
 
 /// Listeners that documents bind, and the task that follows the documents' changes.
 fn documents(config: &Config, plan: &Plan) -> Bind {
-    let bound = listeners::bind(config, plan, |_| false)?;
+    let (bound, scraped) = both(listeners::bind(config, plan, |_| false), scrape::bind(plan, |_| false))?;
     Ok(Some(Box::new(move |context| {
         let proxy = &context.proxy;
+        let ports = Arc::new(ScrapePorts::new(context.app.clone()));
+        ports.follow(&proxy.running.load().plan, scraped)?;
         let listeners = Arc::new(ListenerSet::new(Arc::clone(proxy), context.workers.clone()));
         listeners.follow(&proxy.running.load().plan, bound)?;
         if !proxy.config.resources.is_empty() {
             let (listeners, identity) = (Arc::clone(&listeners), Arc::clone(&context.identity));
-            tokio::spawn(reload::keep(Arc::clone(proxy), listeners, identity, context.documents.clone()));
+            let follow = (listeners, ports);
+            tokio::spawn(reload::keep(Arc::clone(proxy), follow, identity, context.documents.clone()));
         }
         Ok(Box::new(move |direction| listeners.close(direction)))
     })))
@@ -107,6 +113,27 @@ fn redirected(config: &Config, port: u16, option: &'static str, direction: Direc
     Ok(Some(Box::new(move |context| {
         let mut loops = AcceptLoops::start(&context.proxy, &context.workers, socket, direction, None)?;
         Ok(Box::new(move |of| if of == direction { loops.close() } else { Vec::new() }))
+    })))
+}
+
+/// The DNS server. It answers until the process ends: the application looks names up for as long as it lives.
+fn dns(config: &Config) -> Bind {
+    if config.dns_port == 0 {
+        return Ok(None);
+    }
+    let sockets = listen::bind(config.dns_port, "--dns-port")?;
+    Ok(Some(Box::new(move |context| {
+        let (proxy, readiness) = (Arc::clone(&context.proxy), &context.app.readiness);
+        let dns = Arc::clone(&proxy.dns);
+        // Before the loops: the first query finds servers.
+        tokio::spawn(watch::follow_servers(Arc::clone(&dns), readiness));
+        let failed = move |kind| _ = proxy.metrics.accept[Direction::Outbound].errors[kind].inc();
+        let running = listen::serve(&dns, sockets, &context.workers, readiness, failed)?;
+        Ok(Box::new(move |_| {
+            // Held until the process ends.
+            let _ = &running;
+            Vec::new()
+        }))
     })))
 }
 
@@ -183,7 +210,7 @@ mod tests {
     fn bind(options: &[String]) -> Result<BoundServices, Vec<String>> {
         let arguments = std::iter::once("culvert-sidecar".to_owned()).chain(options.iter().cloned());
         let config = Options::try_parse_from(arguments).unwrap().check().unwrap();
-        let (_, plan) = reload::load(&config).unwrap();
+        let (_, plan) = reload::load(&config, &crate::net::resolve::Names::default()).unwrap();
         BoundServices::bind(&config, &plan).map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 

@@ -7,8 +7,10 @@ use crate::cluster::registry::Registry;
 use crate::connection::metrics::Metrics;
 use crate::connection::proxy::Proxy;
 use crate::connection::table::Table;
+use crate::dns::Dns;
 use crate::net::bind::ListenError;
 use crate::net::own_addresses::OwnAddresses;
+use crate::net::resolve::Names;
 use crate::net::throttle::Throttle;
 use crate::observe::access_log::{AccessLogError, AccessLogger};
 use crate::observe::capture::Capture;
@@ -27,6 +29,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
 
 /// Time between two log lines about the missing source address of the inbound hop.
 const NO_SOURCE_LOG_EVERY: Duration = Duration::from_secs(60);
@@ -98,21 +101,25 @@ pub(super) fn raise_open_files() -> u64 {
 }
 
 /// The data path, with `plan` in force. `files` are those that the plan was read from.
-pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -> Result<Proxy, StartError> {
-    let metrics = Metrics::default();
+pub(super) fn proxy(
+    config: Config,
+    (plan, files): (Plan, usize),
+    open_files: u64,
+    (metrics, names): (Metrics, Names),
+) -> Result<Proxy, StartError> {
     let registry = Registry::default();
     let traffic_log = TrafficLogger::new(metrics.traffic_log.clone());
-    traffic_log.use_only(&plan.log_targets()).map_err(system("the traffic log"))?;
-    let tls = Tls::new(config.identity.clone(), &metrics.tls);
-    if let Some(mtls) = &plan.mtls {
-        tls.set(mtls.settings.clone()).map_err(StartError::Tls)?;
-    }
+    traffic_log.use_only(&plan.logs.targets()).map_err(system("the traffic log"))?;
+    let settings = plan.mtls.as_ref().map(|mtls| mtls.settings.clone()).unwrap_or_default();
+    let tls = Tls::start(config.identity.clone(), settings, &metrics.tls).map_err(StartError::Tls)?;
     let documents = Documents::new(files, metrics.documents.clone());
     documents.left_out(plan.left_out);
     Ok(Proxy {
         running: ArcSwap::new(registry.open(plan)),
+        plan_changed: Notify::new(),
         registry,
         documents,
+        names,
         traffic_log,
         ports: config.sidecar_ports(),
         own: OwnAddresses::from_kernel().map_err(StartError::Addresses)?,
@@ -121,6 +128,7 @@ pub(super) fn proxy(config: Config, plan: Plan, files: usize, open_files: u64) -
         capture: Capture::new(metrics.capture.clone()),
         access_log: AccessLogger::start(&config.access_log, metrics.access_log.clone())?,
         tls,
+        dns: Arc::new(Dns::new(config.dns_port, config.resolv_conf.clone(), open_files, metrics.dns.clone())),
         metrics,
         limits: Limits::new(open_files),
         table: Table::default(),

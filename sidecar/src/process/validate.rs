@@ -15,7 +15,8 @@ use std::path::PathBuf;
 pub fn validate(options: Options, paths: &[PathBuf]) -> Result<String, Vec<String>> {
     let mut config = options.with_resources(paths).check().map_err(|errors| words(&errors))?;
     config.any_pod = config.dataplane.is_none();
-    let plan = load::load(&config, paths).map_err(|errors: Vec<PlanError>| words(&errors))?;
+    config.checks_only = true;
+    let plan = load::load(&config, paths, None).map_err(|errors: Vec<PlanError>| words(&errors))?;
     let mut text = String::new();
     for warning in &plan.warnings {
         // Writing to a String does not fail.

@@ -5,13 +5,16 @@ use super::identity::Identity;
 use super::sniff::ALPN;
 use super::verify::Verifier;
 use crate::plan::tls::{TlsSettings, TlsVersion};
-use culvert_mesh::model::spiffe::TrustDomain;
+use crate::plan::trust::TrustDomains;
+use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version,
+};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -55,8 +58,10 @@ pub(crate) struct Configs {
     pub(super) client: Arc<ClientConfig>,
     /// Sessions with servers, to be resumed.
     sessions: Arc<dyn ClientSessionStore>,
-    /// Trust domain of the mesh's identities.
-    pub(super) trust_domain: TrustDomain,
+    /// Trust domains that peers may be of.
+    pub(super) trusted: TrustDomains,
+    /// True if the path of an identity is the service's name.
+    pub(super) names_services: bool,
 }
 
 impl Configs {
@@ -69,12 +74,9 @@ impl Configs {
         trust_domain: &TrustDomain,
         settings: &TlsSettings,
     ) -> Result<Self, rustls::Error> {
-        let general = |error: &dyn std::fmt::Display| rustls::Error::General(error.to_string());
         let provider = Arc::new(CryptoProvider { cipher_suites: supported_suites(settings), ..provider() });
         let versions = versions(settings);
-        let verifier = Verifier::new(Arc::clone(&identity.authorities), Arc::clone(&provider))
-            .map_err(|error| general(&error))?;
-        let verifier = Arc::new(verifier);
+        let verifier = Arc::new(verifier(identity, trust_domain, settings, &provider)?);
         let certificate = Arc::new(SingleCertAndKey::from(Arc::clone(&identity.certified)));
 
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -102,8 +104,20 @@ impl Configs {
         client.require_ems = true;
         let sessions: Arc<dyn ClientSessionStore> = Arc::new(ClientSessionMemoryCache::new(SESSIONS));
         client.resumption = Resumption::store(Arc::clone(&sessions));
-        let trust_domain = trust_domain.clone();
-        Ok(Self { server: Arc::new(server), client: Arc::new(client), sessions, trust_domain })
+        let others = settings.trust.iter().flat_map(|trust| trust.authorities.keys());
+        let trusted = TrustDomains::new(trust_domain, others);
+        let names_services = settings.trust.is_none();
+        Ok(Self { server: Arc::new(server), client: Arc::new(client), sessions, trusted, names_services })
+    }
+
+    /// Returns true if the path of an identity is the service's name.
+    pub(crate) fn names_services(&self) -> bool {
+        self.names_services
+    }
+
+    /// Returns the identity that a server of a service has; `None` where its path does not name the service.
+    pub(crate) fn server(&self, service: &str) -> Option<SpiffeId> {
+        self.names_services.then(|| SpiffeId::of_service(self.trusted.own(), service))
     }
 
     /// Forgets the sessions with a server, so that the next handshake is a full one.
@@ -112,4 +126,38 @@ impl Configs {
         self.sessions.remove_tls12_session(&name);
         while self.sessions.take_tls13_ticket(&name).is_some() {}
     }
+}
+
+/// Makes the verifier of peers: each by the authorities of its own trust domain. Those in `ca.crt` are of this pod's.
+fn verifier(
+    identity: &Identity,
+    own: &TrustDomain,
+    settings: &TlsSettings,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Verifier, rustls::Error> {
+    let general = |error: rustls::server::VerifierBuilderError| rustls::Error::General(error.to_string());
+    let all = || settings.trust.iter().flat_map(|trust| &trust.authorities);
+    let mut roots = (*identity.authorities).clone();
+    for certificate in all().filter(|(domain, _)| *domain == own).flat_map(|(_, certificates)| certificates) {
+        roots.add(certificate.clone())?;
+    }
+    let mut verifier = Verifier::new(Arc::new(roots), Arc::clone(provider)).map_err(general)?;
+    for (domain, certificates) in all().filter(|(domain, _)| *domain != own) {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates {
+            roots.add(certificate.clone())?;
+        }
+        verifier.add(domain, Arc::new(roots)).map_err(general)?;
+    }
+    Ok(verifier)
+}
+
+/// Checks that versions and suites of the settings fit each other.
+///
+/// # Errors
+/// rustls', if they do not.
+pub(super) fn check(settings: &TlsSettings) -> Result<(), rustls::Error> {
+    let provider = CryptoProvider { cipher_suites: supported_suites(settings), ..provider() };
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider));
+    builder.with_protocol_versions(&versions(settings)).map(|_| ())
 }

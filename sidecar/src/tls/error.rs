@@ -3,7 +3,8 @@
 
 use super::certificate::CertificateFault;
 use crate::observe::close_reason::CloseReason;
-use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
+use crate::plan::trust::TrustDomains;
+use culvert_mesh::model::spiffe::SpiffeId;
 use rustls::{CertificateError, Error};
 use std::io;
 use std::time::Duration;
@@ -71,12 +72,12 @@ pub(crate) enum PeerFault {
     #[error("the peer's certificate has no usable identity, as {0}")]
     Unusable(CertificateFault),
     /// The identity is of another trust domain.
-    #[error("the peer is {id}, which is not of the trust domain {trust_domain}")]
+    #[error("the peer is {id}, which is not of the trust domain {trusted}")]
     OtherTrustDomain {
         /// Identity in the certificate.
         id: SpiffeId,
-        /// Trust domain of the mesh.
-        trust_domain: TrustDomain,
+        /// Trust domains that peers may be of.
+        trusted: TrustDomains,
     },
     /// The server is of another service than the one that was dialled.
     #[error(
@@ -147,7 +148,7 @@ fn in_words(error: &Error) -> String {
                 not_before.as_secs().saturating_sub(time.as_secs())
             ),
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                "the peer's certificate is of no authority in ca.crt: is it of another mesh?".into()
+                "the peer's certificate is of no authority in ca.crt or the MeshTrusts of its trust domain: is it of another mesh?".into()
             }
             other => format!("the peer's certificate is not valid: {other}"),
         },

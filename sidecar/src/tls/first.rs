@@ -10,7 +10,7 @@
 use super::asked::{self, Asked, Nameless};
 use super::error::TlsError;
 use super::handshake::DEADLINE;
-use super::sniff::{First, MOST, sniff};
+use super::sniff::{self, First, Hello, MOST, Sni, sniff};
 use crate::plan::outside::Asks;
 use crate::relay::with_scratch;
 use nix::sys::socket::{MsgFlags, recv};
@@ -137,6 +137,22 @@ async fn find(
             }
             found => return found.map_err(TlsError::Lost),
         }
+    }
+}
+
+/// Longest server name that is kept: a host's has at most 253 bytes, and Kuma's between zones at most 255.
+const LONGEST_NAME: usize = 255;
+
+/// Returns the server name of the ClientHello that waits in the socket, as the client wrote it.
+pub(crate) fn server_name(client: &TcpStream) -> Option<Box<str>> {
+    let name = |hello: &[u8]| match sniff::server_name(hello) {
+        Sni::Name(name) if name.len() <= LONGEST_NAME => std::str::from_utf8(name).ok().map(Box::from),
+        Sni::Name(_) | Sni::Absent | Sni::Unreadable => None,
+    };
+    let (_, hello) = peek_and(client, MOST, |bytes| sniff::hello(bytes, name)).ok()?;
+    match hello {
+        Hello::Whole(name) => name,
+        Hello::Unreadable | Hello::NotTls | Hello::NeedMore => None,
     }
 }
 

@@ -119,7 +119,7 @@ async fn shake(
     }
     // With a clock before 1970 every certificate is not valid yet.
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let peer = peer::identify(session.peer_certificates(), &configs.trust_domain, expected, now)?;
+    let peer = peer::identify(session.peer_certificates(), &configs.trusted, expected, now)?;
     let resumed = session.is_resumed();
     Ok(Shaken { session, peer, resumed })
 }

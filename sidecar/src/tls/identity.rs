@@ -5,6 +5,7 @@
 use super::certificate::{self, CertificateFault, Facts};
 use super::peer;
 use super::verify::{CLOCK_SKEW, Verifier};
+use crate::plan::trust::TrustDomains;
 use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
@@ -96,7 +97,9 @@ pub(crate) enum IdentityFault {
     #[error("tls.crt is of no authority in ca.crt, so every peer would refuse it: {0}")]
     Untrusted(rustls::Error),
     /// Peers would not accept its identity.
-    #[error("{0}: peers would refuse it; set --trust-domain or --mesh to the trust domain of this mesh")]
+    #[error(
+        "{0}: peers would refuse it; set --trust-domain, --mesh or the MeshIdentity's spiffeID.trustDomain to the trust domain of this mesh"
+    )]
     NotOurs(super::error::PeerFault),
 }
 
@@ -198,7 +201,8 @@ impl Identity {
         if from > now + CLOCK_SKEW {
             return Err(one(IdentityFault::NotYetValid((from - now).as_secs())));
         }
-        let peer = peer::identify(Some(&chain), trust_domain, None, now)
+        let own = TrustDomains::new(trust_domain, std::iter::empty());
+        let peer = peer::identify(Some(&chain), &own, None, now)
             .map_err(|fault| one(IdentityFault::NotOurs(fault)))?;
         let certified = CertifiedKey::new(chain, key);
         if certified.keys_match().is_err() {

@@ -4,7 +4,7 @@
 //! The files are checked once a second (size, inode, time; through the `..data` links of Kubernetes' volumes). A new
 //! identity is for new connections; open ones continue. A bad one is logged and not used: the old one stays.
 
-use super::configs::{Configs, provider};
+use super::configs::{self, Configs, provider};
 use super::identity::{FILES, Identity, IdentityFault, Pem};
 use super::metrics::TlsMetrics;
 use super::places::{Acquaintances, Places};
@@ -12,7 +12,9 @@ use crate::net::addrs::Direction;
 use crate::net::throttle::Throttle;
 use crate::options::config::IdentitySource;
 use crate::plan::tls::TlsSettings;
+use crate::plan::trust::TrustDomains;
 use arc_swap::ArcSwapOption;
+use culvert_mesh::model::spiffe::TrustDomain;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,14 +70,32 @@ impl Stamps {
 
 impl Tls {
     /// Reads the identity, if one is configured. Its faults are in `/ready` and in the log.
+    ///
+    /// # Errors
+    /// rustls', if versions and suites of the settings do not fit each other.
+    pub(crate) fn start(
+        source: Option<IdentitySource>,
+        settings: TlsSettings,
+        metrics: &TlsMetrics,
+    ) -> Result<Self, rustls::Error> {
+        configs::check(&settings)?;
+        Ok(Self::with(source, settings, metrics))
+    }
+
+    /// Reads the identity with the settings of a mesh without documents.
+    #[cfg(test)]
     pub(crate) fn new(source: Option<IdentitySource>, metrics: &TlsMetrics) -> Self {
+        Self::with(source, TlsSettings::default(), metrics)
+    }
+
+    fn with(source: Option<IdentitySource>, settings: TlsSettings, metrics: &TlsMetrics) -> Self {
         let tls = Self {
             source,
             identity: ArcSwapOption::empty(),
             configs: ArcSwapOption::empty(),
             places: Direction::ALL.map(|_| Places::new(super::handshake::MOST)),
             acquaintances: Acquaintances::default(),
-            state: Mutex::default(),
+            state: Mutex::new(KeeperState { settings, ..KeeperState::default() }),
             complaining: Throttle::new(COMPLAIN_EVERY),
         };
         // Twice: files that are bad are read a second time before they count as bad.
@@ -104,22 +124,38 @@ impl Tls {
         self.source.as_ref()
     }
 
-    /// Returns true if the path of an identity is the service's name.
-    pub(crate) fn names_services(&self) -> bool {
-        self.source.as_ref().is_some_and(|source| source.names_services)
+    /// Returns the trust domains that peers may be of; `None` without an identity.
+    pub(crate) fn trusted(&self) -> Option<TrustDomains> {
+        self.configs.load().as_ref().map(|configs| configs.trusted.clone())
     }
 
-    /// Sets the documents' TLS settings for new connections.
+    /// Sets the documents' TLS settings for new connections. In another trust domain the files are checked anew, on the
+    /// calling thread.
     ///
     /// # Errors
     /// rustls', if versions and suites do not fit each other. The old settings stay then.
-    pub(crate) fn set(&self, settings: TlsSettings) -> Result<(), rustls::Error> {
+    pub(crate) fn set(&self, settings: TlsSettings, metrics: &TlsMetrics) -> Result<(), rustls::Error> {
+        configs::check(&settings)?;
         let mut state = self.state();
         if state.settings == settings {
             return Ok(());
         }
-        if let (Some(source), Some(identity)) = (&self.source, self.identity()) {
-            self.configs.store(Some(Arc::new(Configs::new(&identity, &source.trust_domain, &settings)?)));
+        let Some(source) = &self.source else {
+            state.settings = settings;
+            return Ok(());
+        };
+        if own_domain(source, &state.settings) != own_domain(source, &settings) {
+            // Until the files are checked, the old identity and the old trust are in force.
+            state.read = None;
+            state.settings = settings;
+            drop(state);
+            // Twice, as at the start.
+            self.check_files(metrics);
+            self.check_files(metrics);
+            return Ok(());
+        }
+        if let Some(identity) = self.identity() {
+            self.configs.store(Some(Arc::new(configs_of(source, &identity, &settings)?)));
         }
         state.settings = settings;
         Ok(())
@@ -197,9 +233,10 @@ impl Tls {
             return;
         }
         let provider = Arc::new(provider());
-        let checked = read.and_then(|pem| Identity::check(&pem, &source.trust_domain, &provider, now()));
+        let domain = own_domain(source, &state.settings).clone();
+        let checked = read.and_then(|pem| Identity::check(&pem, &domain, &provider, now()));
         let used = checked.map_err(|faults| in_words(&faults)).and_then(|identity| {
-            let configs = Configs::new(&identity, &source.trust_domain, &state.settings);
+            let configs = configs_of(source, &identity, &state.settings);
             configs.map(|configs| (identity, configs)).map_err(|error| error.to_string())
         });
         match used {
@@ -208,6 +245,7 @@ impl Tls {
                 metrics.authorities_expire.set(seconds(identity.authorities_expire()));
                 metrics.identity_reloads.inc();
                 tracing::info!(id = %identity.ids[0], expires_in = ?identity.expires().saturating_sub(now()), "identity");
+                warn_of_another_name(&identity, &state.settings);
                 self.configs.store(Some(Arc::new(configs)));
                 self.identity.store(Some(Arc::new(identity)));
                 state.wrong = None;
@@ -219,6 +257,11 @@ impl Tls {
             }
             Err(wrong) => {
                 metrics.identity_reload_failed.inc();
+                // Its authorities would be believed about the new trust domain.
+                if self.identity().is_some_and(|old| old.ids[0].trust_domain() != domain.as_str()) {
+                    self.configs.store(None);
+                    self.identity.store(None);
+                }
                 let used =
                     if self.configs.load().is_some() { "the old one is used on" } else { "there is none" };
                 tracing::error!("the identity in {} is bad, {used}: {wrong}", source.folder.display());
@@ -231,6 +274,29 @@ impl Tls {
 
     fn state(&self) -> MutexGuard<'_, KeeperState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the trust domain of the pod's identity.
+fn own_domain<'a>(source: &'a IdentitySource, settings: &'a TlsSettings) -> &'a TrustDomain {
+    settings.trust.as_ref().map_or(&source.trust_domain, |trust| &trust.domain)
+}
+
+fn configs_of(
+    source: &IdentitySource,
+    identity: &Identity,
+    settings: &TlsSettings,
+) -> Result<Configs, rustls::Error> {
+    let mut configs = Configs::new(identity, own_domain(source, settings), settings)?;
+    configs.names_services &= source.names_services;
+    Ok(configs)
+}
+
+/// Warns of an identity that the MeshIdentity does not give this pod: permissions for that one do not mean it.
+fn warn_of_another_name(identity: &Identity, settings: &TlsSettings) {
+    let named = settings.trust.as_ref().and_then(|trust| trust.id.as_ref());
+    if let Some(named) = named.filter(|named| !identity.ids.contains(named)) {
+        tracing::warn!("tls.crt is {}, and the MeshIdentity says {named} for this pod", identity.ids[0]);
     }
 }
 

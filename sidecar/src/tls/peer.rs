@@ -4,17 +4,19 @@
 use super::certificate::{self, CertificateFault};
 use super::error::PeerFault;
 use crate::plan::permissions::Peer;
-use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
+use crate::plan::trust::TrustDomains;
+use culvert_mesh::model::spiffe::SpiffeId;
 use rustls::pki_types::CertificateDer;
 use std::time::Duration;
 
 /// Reads the peer's identity from its certificate.
 ///
 /// # Errors
-/// If there is none, if it is of another trust domain or not the expected one, or if the certificate is expired.
+/// If there is none, if it is of a trust domain that is not trusted, if its names are of several trust domains, if it is not
+/// the expected one, or if the certificate is expired.
 pub(crate) fn identify(
     chain: Option<&[CertificateDer<'_>]>,
-    trust_domain: &TrustDomain,
+    trusted: &TrustDomains,
     expected: Option<&SpiffeId>,
     now: Duration,
 ) -> Result<Peer, PeerFault> {
@@ -24,8 +26,11 @@ pub(crate) fn identify(
         return Err(PeerFault::Expired);
     }
     let ids = certificate::identities(leaf).map_err(unusable)?;
-    if let Some(foreign) = ids.iter().find(|id| id.trust_domain() != trust_domain.as_str()) {
-        return Err(PeerFault::OtherTrustDomain { id: foreign.clone(), trust_domain: trust_domain.clone() });
+    // The authorities of the first name's trust domain verified the certificate, and vouch for no name of another.
+    let domain = ids[0].trust_domain();
+    let is_foreign = |id: &&SpiffeId| id.trust_domain() != domain || !trusted.has(domain);
+    if let Some(foreign) = ids.iter().find(is_foreign) {
+        return Err(PeerFault::OtherTrustDomain { id: foreign.clone(), trusted: trusted.clone() });
     }
     if let Some(expected) = expected.filter(|expected| !ids.contains(expected)) {
         return Err(PeerFault::OtherService { id: ids[0].clone(), expected: expected.clone() });

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Verifies that a peer's certificate is of one of the mesh's authorities and valid now. [`super::peer`] reads its identity.
 
+use super::certificate;
+use culvert_mesh::model::spiffe::TrustDomain;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -10,6 +12,7 @@ use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifi
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
 };
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,25 +21,60 @@ use std::time::Duration;
 /// Kuma do, by 10 s). None is accepted after its end: they are renewed long before.
 pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
-/// Verifies peers of either side.
+/// Verifies peers of either side, each by the authorities of its own trust domain.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    authorities: Arc<RootCertStore>,
-    clients: Arc<dyn ClientCertVerifier>,
+    own: Authorities,
+    /// Authorities of other trust domains, by their names.
+    others: HashMap<String, Authorities>,
     provider: Arc<CryptoProvider>,
+}
+
+/// Authorities of a trust domain.
+#[derive(Debug)]
+struct Authorities {
+    roots: Arc<RootCertStore>,
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+impl Authorities {
+    fn new(roots: Arc<RootCertStore>, provider: &Arc<CryptoProvider>) -> Result<Self, VerifierBuilderError> {
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider))
+            // A mesh member has one certificate and needs no hint which to send; a bundle's names would fill packets.
+            .clear_root_hint_subjects()
+            .build()?;
+        Ok(Self { roots, clients })
+    }
 }
 
 impl Verifier {
     pub(super) fn new(
-        authorities: Arc<RootCertStore>,
+        own: Arc<RootCertStore>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, VerifierBuilderError> {
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&authorities), Arc::clone(&provider))
-                // A mesh member has one certificate and needs no hint which to send; a bundle's names would fill packets.
-                .clear_root_hint_subjects()
-                .build()?;
-        Ok(Self { authorities, clients, provider })
+        Ok(Self { own: Authorities::new(own, &provider)?, others: HashMap::new(), provider })
+    }
+
+    /// Adds the authorities of another trust domain than the own one.
+    pub(super) fn add(
+        &mut self,
+        domain: &TrustDomain,
+        roots: Arc<RootCertStore>,
+    ) -> Result<(), VerifierBuilderError> {
+        let authorities = Authorities::new(roots, &self.provider)?;
+        self.others.insert(domain.as_str().into(), authorities);
+        Ok(())
+    }
+
+    /// Returns the authorities that a certificate must be of: those of the trust domain of its first identity, as
+    /// [`super::peer`] refuses a certificate of several. One of an unknown trust domain is refused there too; here it is
+    /// verified by the own ones, so that the reason tells a foreign authority from a foreign name.
+    fn authorities(&self, certificate: &CertificateDer<'_>) -> &Authorities {
+        if self.others.is_empty() {
+            return &self.own;
+        }
+        let ids = certificate::identities(certificate).unwrap_or_default();
+        ids.first().and_then(|id| self.others.get(id.trust_domain())).unwrap_or(&self.own)
     }
 }
 
@@ -52,7 +90,7 @@ fn tolerant<T>(now: UnixTime, verify: impl Fn(UnixTime) -> Result<T, Error>) -> 
 
 impl ClientCertVerifier for Verifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.clients.root_hint_subjects()
+        self.own.clients.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -61,7 +99,8 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        tolerant(now, |now| self.clients.verify_client_cert(end_entity, intermediates, now))
+        let Authorities { clients, .. } = self.authorities(end_entity);
+        tolerant(now, |now| clients.verify_client_cert(end_entity, intermediates, now))
     }
 
     fn verify_tls12_signature(
@@ -70,7 +109,7 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.clients.verify_tls12_signature(message, cert, dss)
+        self.own.clients.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -79,11 +118,11 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.clients.verify_tls13_signature(message, cert, dss)
+        self.own.clients.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.clients.supported_verify_schemes()
+        self.own.clients.supported_verify_schemes()
     }
 }
 
@@ -102,7 +141,7 @@ impl ServerCertVerifier for Verifier {
         tolerant(now, |now| {
             verify_server_cert_signed_by_trust_anchor(
                 &certificate,
-                &self.authorities,
+                &self.authorities(end_entity).roots,
                 intermediates,
                 now,
                 algorithms,

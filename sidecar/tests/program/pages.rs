@@ -226,6 +226,8 @@ fn expanded(names: Vec<String>, page: &str, sidecar: &Sidecar) -> Names {
         ("DIRECTION", directions),
         ("REASON", labels.values("culvert_connections_closed_total", "reason")),
         ("SPOKEN", labels.values("", "spoken")),
+        ("ANSWER", labels.values("", "answer")),
+        ("OUTCOME", labels.values("", "outcome")),
     ];
     let each = |names: Vec<String>, (place, values): (&str, &[String])| -> Vec<String> {
         let with = |name: String| {

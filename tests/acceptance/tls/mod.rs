@@ -4,6 +4,7 @@ mod bulk;
 mod bursts;
 mod keys;
 mod members;
+mod mesh_metric;
 mod orders;
 mod probes;
 mod strangers;

@@ -5,7 +5,7 @@ pub mod wire;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -82,6 +82,19 @@ impl Lab {
             peer.add_route("default", gateway.parse()?)?;
         }
         Ok(peer)
+    }
+
+    /// A folder that programs may see as `/etc`: they find the names of these lines of `hosts`, and no others. Called again, it
+    /// exchanges the lines, which the programs notice.
+    pub fn hosts(&self, lines: &str) -> Result<PathBuf> {
+        let folder = self.folder().join("etc");
+        fs::create_dir_all(&folder)?;
+        // Without DNS, so that no test depends on a nameserver of the machine.
+        fs::write(folder.join("nsswitch.conf"), "hosts: files\n")?;
+        let new = folder.join("hosts.new");
+        fs::write(&new, lines)?;
+        fs::rename(new, folder.join("hosts"))?;
+        Ok(folder)
     }
 
     /// A folder for this lab's files that every uid may read; it goes with the lab.

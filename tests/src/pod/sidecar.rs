@@ -1,6 +1,7 @@
 //! The sidecar, run as it runs in a pod: its uid, no capability, no new privileges.
 
 use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub struct Settings<'a> {
     pod: &'a Host,
     uid: u32,
     files: Option<u64>,
+    etc: Option<PathBuf>,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     status_port: u16,
@@ -49,6 +51,7 @@ impl Host {
             pod: self,
             uid: UID,
             files: None,
+            etc: None,
             arguments: vec!["--access-log".into(), "stdout".into()],
             environment: Vec::new(),
             status_port: 15020,
@@ -86,11 +89,17 @@ impl<'a> Settings<'a> {
         Self { files: Some(files), ..self }
     }
 
+    /// Lets it see a folder as `/etc`, as [`Lab::hosts`](crate::Lab::hosts) makes one.
+    pub fn etc(self, folder: &Path) -> Self {
+        Self { etc: Some(folder.to_owned()), ..self }
+    }
+
     /// Starts it without waiting for anything.
     pub fn start_unready(self) -> Result<Sidecar<'a>> {
-        let Self { pod, uid, files, arguments, environment, status_port, admin_port } = self;
+        let Self { pod, uid, files, etc, arguments, environment, status_port, admin_port } = self;
+        let sidecar = &Binaries::built()?.sidecar;
         let mut command: Command =
-            lab_exec::command(pod.namespace(), uid, files, &Binaries::built()?.sidecar)?;
+            lab_exec::command_with_etc(pod.namespace(), uid, (files, etc.as_deref()), sidecar)?;
         command.args(arguments).env_clear().envs(environment);
         Ok(Sidecar { pod, process: Process::start(command)?, status_port, admin_port })
     }

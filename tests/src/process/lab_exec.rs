@@ -9,12 +9,13 @@ use std::env;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, fexecve, getppid, setgroups, setresgid, setresuid};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -44,8 +45,8 @@ pub fn play_if_asked() -> Result<(), ExitCode> {
     Ok(())
 }
 
-/// The helper's `main`: `NETNS UID FILES PARENT PROGRAM [ARGUMENT…]`, where FILES is the limit of open files or `-`.
-/// Returns only if something went wrong.
+/// The helper's `main`: `NETNS UID FILES ETC PARENT PROGRAM [ARGUMENT…]`, where FILES is the limit of open files or `-`,
+/// and ETC the folder that the program sees as `/etc`, or `-`. Returns only if something went wrong.
 pub fn play(arguments: Vec<OsString>) -> ExitCode {
     let Err(error) = become_program(arguments);
     eprintln!("lab-exec: {error:#}");
@@ -54,11 +55,16 @@ pub fn play(arguments: Vec<OsString>) -> ExitCode {
 
 /// A command that becomes `program` in `namespace` as `uid`, without any capability. Arguments and environment added
 /// to it are the program's.
-pub fn command(
+pub fn command(namespace: &Namespace, uid: u32, files: Option<u64>, program: &Path) -> Result<Command> {
+    command_with_etc(namespace, uid, (files, None), program)
+}
+
+/// The same, for a program that sees a folder as `/etc`: its `hosts` say the names that the program finds.
+pub fn command_with_etc(
     namespace: &Namespace,
     uid: u32,
-    files: Option<u64>,
-    program: &std::path::Path,
+    (files, etc): (Option<u64>, Option<&Path>),
+    program: &Path,
 ) -> Result<Command> {
     let mut command = match SELF.get() {
         Some(itself) => {
@@ -72,6 +78,7 @@ pub fn command(
         .arg(namespace.path())
         .arg(uid.to_string())
         .arg(files.map_or("-".to_owned(), |n| n.to_string()))
+        .arg(etc.unwrap_or(Path::new("-")))
         .arg(std::process::id().to_string())
         .arg(program);
     Ok(command)
@@ -94,6 +101,7 @@ fn become_program(arguments: Vec<OsString>) -> Result<Infallible> {
     let netns = next("NETNS")?;
     let uid: u32 = number(&next("UID")?)?;
     let files = next("FILES")?;
+    let etc = next("ETC")?;
     let parent: i32 = number(&next("PARENT")?)?;
     let program = next("PROGRAM")?;
 
@@ -101,6 +109,9 @@ fn become_program(arguments: Vec<OsString>) -> Result<Infallible> {
     let binary = File::open(&program).with_context(|| format!("cannot open {}", program.display()))?;
     let netns = File::open(&netns).with_context(|| format!("cannot open {}", netns.display()))?;
     setns(netns, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
+    if etc != "-" {
+        see_as_etc(Path::new(&etc)).with_context(|| format!("cannot mount {}", etc.display()))?;
+    }
     env::set_current_dir("/")?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     if files != "-" {
@@ -123,6 +134,15 @@ fn become_program(arguments: Vec<OsString>) -> Result<Infallible> {
         .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
         .collect::<Result<Vec<_>, _>>()?;
     fexecve(&binary, &argv, &environment).context("cannot execute the program")
+}
+
+/// Mounts a folder over `/etc`, for this process alone.
+fn see_as_etc(folder: &Path) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let nothing: Option<&str> = None;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+    mount(Some(folder), "/etc", nothing, MsFlags::MS_BIND, nothing)?;
+    Ok(())
 }
 
 fn give_up_privileges(uid: u32) -> Result<()> {

@@ -47,10 +47,6 @@ pub(super) fn kind(name: &str) -> Option<(&'static str, &'static str)> {
 /// Returns the way to do in culvert what a kind does that culvert does not have.
 pub(super) fn hint(kind: &str) -> Option<&'static str> {
     Some(match kind {
-        "TrafficLog" => {
-            "connections are logged by a Mesh's logging.defaultBackend, or by a MeshAccessLog for some pods or services"
-        }
-        "MeshProxyPatch" => "patches are a ProxyTemplate's conf.modifications",
         "ConfigMap" => "a ConfigMap is mounted, and --resources names the folder",
         "ExternalService"
         | "HostnameGenerator"
@@ -64,20 +60,9 @@ pub(super) fn hint(kind: &str) -> Option<&'static str> {
             "a decision of OPA would refuse callers, so leaving it out would let them in; who may call is what a \
              MeshTrafficPermission says"
         }
-        "FaultInjection"
-        | "HealthCheck"
-        | "MeshFaultInjection"
-        | "MeshGlobalRateLimit"
-        | "MeshHTTPRoute"
-        | "MeshHealthCheck"
-        | "MeshIdentity"
-        | "MeshLoadBalancingStrategy"
-        | "MeshMetric"
-        | "MeshRateLimit"
-        | "MeshTCPRoute"
-        | "MeshTrust"
-        | "RateLimit"
-        | "TrafficRoute" => "this kind would change what the pod does, and is not built yet",
+        "FaultInjection" | "MeshFaultInjection" | "MeshGlobalRateLimit" | "MeshHTTPRoute" => {
+            "this kind would change what the pod does, and is not built yet"
+        }
         _ => return None,
     })
 }

@@ -10,6 +10,7 @@ mod left_out;
 mod reader;
 mod schema;
 mod spelling;
+mod topology;
 
 pub use left_out::{LeftOut, LeftOutCount};
 pub(crate) use reader::{is_list, read_document};

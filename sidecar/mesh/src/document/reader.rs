@@ -4,7 +4,7 @@
 use crate::context::Context;
 use crate::document::spelling::{API_VERSION, DEFAULT_MESH, UNIVERSAL_BOOKKEEPING};
 use crate::document::{
-    DISPLAY_NAME, Document, DocumentError, Found, Lost, NAMESPACE, Place, is_named, left_out,
+    DISPLAY_NAME, Document, DocumentError, Found, Lost, NAMESPACE, Place, is_named, left_out, topology,
 };
 use crate::kinds::{Kind, Spec};
 use crate::model::labels::Labels;
@@ -87,16 +87,17 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
     let right = at.count() == 0;
     let mut spec = spec.filter(|_| right).unwrap_or(Spec::Wrong(kind));
     let other_pod = kind == Kind::Dataplane && pod.is_none();
+    let own =
+        labels(if kubernetes { &value["metadata"] } else { value }, &mut At::root(&mut Problems::default()));
     if let Spec::Dataplane(dataplane) = &mut spec {
         if other_pod {
             dataplane.keep_endpoints();
         }
         for inbound in &mut dataplane.networking.inbound {
+            topology::add(own.as_ref(), &mut inbound.tags);
             inbound.tags = found.shared(&inbound.tags);
         }
     }
-    let own =
-        labels(if kubernetes { &value["metadata"] } else { value }, &mut At::root(&mut Problems::default()));
     let labelled = own.is_some();
     let mut labels = own.filter(|_| !other_pod).unwrap_or_default();
     // Kuma's control plane writes these labels onto each document; one from a file may not have passed through it.

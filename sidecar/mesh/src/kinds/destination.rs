@@ -64,7 +64,8 @@ words! {
 }
 
 impl ToKind {
-    fn name(self) -> &'static str {
+    /// Returns the kind's name, as documents spell it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Mesh => "Mesh",
             Self::MeshService => "MeshService",
@@ -186,12 +187,17 @@ impl ToRef {
         if labels.is_empty() == Some(true) {
             part.problem(at, "labels", "none", "at least one label, or the service's name");
         }
-        for (label, _) in
-            labels.texts().filter(|(label, _)| kind == ToKind::MeshService && !LABELS.contains(label))
-        {
-            let allowed = format!("{}, which the name of a service says", LABELS.join(", "));
-            labels.problem(at, label, "a label that only a MeshService has", allowed);
+        if kind == ToKind::MeshService {
+            check_labels(&labels, at);
         }
+    }
+}
+
+/// Notes labels of a service that its name does not say.
+pub(super) fn check_labels(labels: &Part<'_>, at: &mut At<'_>) {
+    for (label, _) in labels.texts().filter(|(label, _)| !LABELS.contains(label)) {
+        let allowed = format!("{}, which the name of a service says", LABELS.join(", "));
+        labels.problem(at, label, "a label that only a MeshService has", allowed);
     }
 }
 

@@ -3,7 +3,8 @@
 
 use crate::context::Context;
 use crate::kinds::Resource;
-use crate::model::log_template::{SocketTarget, Template};
+use crate::model::address::HostPort;
+use crate::model::log_template::Template;
 use crate::model::tags::Tags;
 use crate::read::part::{Part, Reported};
 use crate::read::{At, Lifetime, Mapping, Percentage, Span, fields, words};
@@ -88,8 +89,8 @@ fields! {
     pub struct LogBackendConf {
         /// Of a file: its path, or /dev/stdout.
         path: optional String = "path",
-        /// Of a TCP server: its IP address and port.
-        address: optional SocketTarget = "address",
+        /// Of a TCP server: its IP address or name, and port.
+        address: optional HostPort = "address",
     }
 }
 

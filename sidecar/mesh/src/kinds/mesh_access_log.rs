@@ -2,8 +2,11 @@
 //! `MeshAccessLog`: logs of the connections of some pods.
 
 use crate::context::Context;
+use crate::kinds::destination::ToRef;
+use crate::kinds::mesh_traffic_permission::SpiffeMatch;
 use crate::kinds::{Resource, one_inbound_list};
-use crate::model::log_template::{SocketTarget, Template};
+use crate::model::address::HostPort;
+use crate::model::log_template::Template;
 use crate::read::part::{Part, Reported};
 use crate::read::{At, Read, fields, words};
 use crate::target::{Target, TargetRef, WholeMesh};
@@ -36,38 +39,28 @@ fields! {
 fields! {
     /// Connections to some services.
     pub struct AccessLogTo {
-        /// The destination: Mesh or a MeshService.
-        target_ref: required Destination = "targetRef",
+        /// The destinations.
+        target_ref: required ToRef = "targetRef",
         /// Backends that take the lines.
         default: required AccessLogBackends = "default",
     }
 }
 
 fields! {
-    /// Connections from any client.
+    /// Connections from any client, or from some callers.
     pub struct AccessLogRule {
+        /// The callers: one of these has to fit. Absent: every client.
+        matches: default Vec<LoggedCaller> = "matches",
         /// Backends that take the lines.
         default: required AccessLogBackends = "default",
     }
 }
 
 fields! {
-    /// Everything, or one service.
-    pub struct Destination {
-        /// Mesh: everything, passthrough too.
-        kind: required DestinationKind = "kind",
-        /// Name of the service, for MeshService.
-        name: optional String = "name",
-    }
-}
-
-words! {
-    /// Everything, or one service.
-    pub enum DestinationKind {
-        /// Every destination, passthrough too.
-        Mesh = "Mesh",
-        /// A service, by its kuma.io/service tag.
-        MeshService = "MeshService",
+    /// Callers by their identity, which only the mesh's TLS shows.
+    pub struct LoggedCaller {
+        /// Identity or beginning of it.
+        spiffe_id: required SpiffeMatch = "spiffeID",
     }
 }
 
@@ -148,8 +141,8 @@ fields! {
 fields! {
     /// A TCP server that takes lines.
     pub struct Tcp {
-        /// IP address and port of the server.
-        address: required SocketTarget = "address",
+        /// IP address or name of the server, and its port.
+        address: required HostPort = "address",
         /// Format of a line.
         format: optional Format = "format",
     }
@@ -200,8 +193,9 @@ impl Resource for MeshAccessLog {
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
         TargetRef::check(&target, at);
-        if target.has("sectionName") == Ok(true) {
-            target.problem(at, "sectionName", "an inbound", "whole pods: a log is a pod's");
+        if target.has("sectionName") == Ok(true) && part.items("to").is_ok_and(|items| !items.is_empty()) {
+            let allowed = "whole pods: calls in to leave a pod, not an inbound";
+            target.problem(at, "sectionName", "an inbound", allowed);
         }
         one_inbound_list(part, at);
         let lists = ["from", "to", "rules"].map(|list| (list, part.items(list)));
@@ -211,7 +205,10 @@ impl Resource for MeshAccessLog {
         for (list, items) in lists {
             for item in items.unwrap_or_default() {
                 if list == "to" {
-                    let _ = names_its_service(&item.field("targetRef"), at);
+                    ToRef::check(&item.field("targetRef"), true, at);
+                }
+                for caller in item.items("matches").unwrap_or_default() {
+                    begins_as_an_identity(&caller.field("spiffeID"), at);
                 }
                 if item.field("default").has("backends") == Ok(false) {
                     let allowed = "a list of backends; an empty one turns the log off";
@@ -225,11 +222,13 @@ impl Resource for MeshAccessLog {
     }
 }
 
-fn names_its_service(target: &Part<'_>, at: &mut At<'_>) -> Result<(), Reported> {
-    if target.need::<DestinationKind>("kind")? == DestinationKind::MeshService && !target.has("name")? {
-        target.problem(at, "name", "nothing", "the service's name");
+/// Notes a value that fits no identity, or by a typing error every one.
+fn begins_as_an_identity(id: &Part<'_>, at: &mut At<'_>) {
+    if let Ok(value) = id.need::<String>("value")
+        && !value.starts_with("spiffe://")
+    {
+        id.problem(at, "value", format!("{value:?}"), "spiffe:// and so on");
     }
-    Ok(())
 }
 
 fn backend_has_its_fields(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Reported> {

@@ -4,18 +4,19 @@
 //! A kind is a type that implements [`Resource`]. The list at the end gives it its place in [`Kind`] and [`Spec`], and with
 //! them its reader, its checks, its schema and its target; `ARCHITECTURE.md` says how to add one.
 
+pub mod connections;
 pub mod dataplane;
 pub mod destination;
+pub mod identity;
 pub mod mesh;
 pub mod mesh_access_log;
-pub mod mesh_circuit_breaker;
+pub mod mesh_metric;
 pub mod mesh_passthrough;
-pub mod mesh_retry;
-pub mod mesh_timeout;
 pub mod mesh_tls;
 pub mod mesh_traffic_permission;
 pub mod older;
 pub mod proxy_template;
+pub mod routes;
 pub mod traffic_permission;
 
 use crate::context::Context;
@@ -146,11 +147,23 @@ kinds! {
     mesh_tls::MeshTls,
     mesh_traffic_permission::MeshTrafficPermission,
     traffic_permission::TrafficPermission,
-    mesh_timeout::MeshTimeout,
-    mesh_circuit_breaker::MeshCircuitBreaker,
-    mesh_retry::MeshRetry,
+    connections::MeshTimeout,
+    connections::MeshCircuitBreaker,
+    connections::MeshRetry,
     older::Timeout,
     older::CircuitBreaker,
     older::Retry,
     mesh_passthrough::MeshPassthrough,
+    mesh_metric::MeshMetric,
+    identity::MeshIdentity,
+    identity::MeshTrust,
+    routes::MeshTcpRoute,
+    older::TrafficRoute,
+    connections::MeshLoadBalancingStrategy,
+    connections::MeshHealthCheck,
+    connections::MeshRateLimit,
+    older::HealthCheck,
+    older::RateLimit,
+    older::TrafficLog,
+    proxy_template::MeshProxyPatch,
 }

@@ -2,7 +2,6 @@
 //! The format of a line of a traffic log: Envoy's placeholders and Kuma's, as far as a TCP connection has them.
 
 use crate::model::time_format::{TIME_LETTERS, TimeFormat};
-use std::net::SocketAddr;
 
 /// Longest format in bytes: it is rendered once for each connection.
 pub const LONGEST_FORMAT: usize = 4096;
@@ -54,6 +53,8 @@ pub enum LogField {
     BytesReceived,
     /// Close reason, nothing for a normal end.
     Details,
+    /// Server name in the client's ClientHello, where it was looked at.
+    ServerName,
     /// A placeholder that has no value for a TCP connection.
     Nothing,
 }
@@ -75,7 +76,7 @@ pub const LOG_FIELDS: [(&str, LogField); 24] = [
     ("CONNECTION_ID", LogField::ConnectionId),
     ("CONNECTION_TERMINATION_DETAILS", LogField::Details),
     ("PROTOCOL", LogField::Nothing),
-    ("REQUESTED_SERVER_NAME", LogField::Nothing),
+    ("REQUESTED_SERVER_NAME", LogField::ServerName),
     ("KUMA_MESH", LogField::Mesh),
     ("KUMA_ZONE", LogField::Zone),
     ("KUMA_WORKLOAD", LogField::Workload),
@@ -205,10 +206,6 @@ impl Template {
         &self.0
     }
 }
-
-/// The address of a TCP server that takes lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketTarget(pub SocketAddr);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Plain data that documents and those who act by them both know.
 
+pub mod address;
 pub mod addresses;
 pub mod duration;
 pub mod host_name;

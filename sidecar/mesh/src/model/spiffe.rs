@@ -28,7 +28,7 @@ pub enum SpiffeError {
 }
 
 /// Owner of identities: a mesh's name, or the value of `--trust-domain`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrustDomain(String);
 
 impl TrustDomain {

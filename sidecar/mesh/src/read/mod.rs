@@ -4,6 +4,7 @@
 //! `fields!` makes three things of one list of fields: the struct, its reader, and its JSON
 //! Schema. So what the schema says, what the reader takes and what the error lists as allowed cannot differ.
 
+pub(crate) mod hosts;
 pub(crate) mod log_fields;
 pub(crate) mod part;
 pub(crate) mod problems;

@@ -10,7 +10,7 @@ use serde_json::{Map, Number, Value};
 use std::cell::Cell;
 use std::fmt;
 
-/// Bytes of the largest tree: a Dataplane with 512 inbounds and 512 outbounds takes 1 MiB.
+/// Bytes of the largest tree: a Dataplane with 4,096 inbounds and 4,096 outbounds takes 8 MiB.
 pub(crate) const MOST_BYTES: usize = 16 << 20;
 /// Bytes that a value takes beside its text: its place among others, and the allocator's share.
 const EACH: usize = 64;

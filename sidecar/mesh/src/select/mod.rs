@@ -6,7 +6,7 @@ mod rank;
 mod subject;
 
 pub use effective::{Effective, effective};
-pub use rank::{Rank, chooses, is_section, rank};
+pub use rank::{Rank, chooses, is_of_another_zone, is_section, rank};
 pub use subject::Subject;
 
 #[cfg(test)]

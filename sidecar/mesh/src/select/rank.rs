@@ -116,8 +116,8 @@ fn reaches(policy: &Document, subject: &Subject<'_>) -> bool {
     namespace && !is_of_another_zone(policy, subject)
 }
 
-/// Returns true if the policy was written in another zone. One of a producer is for the clients of all zones.
-fn is_of_another_zone(policy: &Document, subject: &Subject<'_>) -> bool {
+/// Returns true if the document was written in another zone. A policy of a producer is for the clients of all zones.
+pub fn is_of_another_zone(policy: &Document, subject: &Subject<'_>) -> bool {
     let of_a_zone = policy.labels.get(ORIGIN) == Some("zone") && policy.labels.get(ROLE) != Some("producer");
     let Some((policy, pod)) = policy.labels.get(ZONE).filter(|_| of_a_zone).zip(subject.zone()) else {
         return false;

@@ -19,7 +19,7 @@ pub struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     /// Returns the pod's zone: the label that Kuma gives each Dataplane, or the tag of an inbound.
-    pub(super) fn zone(&self) -> Option<&'a str> {
+    pub fn zone(&self) -> Option<&'a str> {
         let (document, _) = self.pod?;
         document.label_or_tag(ZONE)
     }

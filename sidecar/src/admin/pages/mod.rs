@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The pages of the status port and of the admin port.
 
+mod inspect;
+
 use super::app::App;
 use super::connection_view::ConnectionView;
 use super::overview::{self, Overview};
@@ -66,10 +68,15 @@ impl App {
 
     /// Answers with our metrics, and with the statistics that Envoy has under its names.
     fn prometheus(&self, headers: &HeaderMap) -> Reply {
+        reply::metrics(headers, self.exposition())
+    }
+
+    /// Our metrics, and the statistics that Envoy has under its names, as OpenMetrics.
+    pub(crate) fn exposition(&self) -> String {
         let envoys = prometheus::series(&self.collect());
         let ours = self.proxy.metrics.registry.text();
         let ours = ours.strip_suffix("# EOF\n").unwrap_or(&ours);
-        reply::metrics(headers, format!("{ours}{envoys}# EOF\n"))
+        format!("{ours}{envoys}# EOF\n")
     }
 
     fn stats(&self, query: &str, headers: &HeaderMap) -> Reply {
@@ -279,13 +286,14 @@ impl StatusPages {
 }
 
 /// Pages that can be read, with their description in `/help`.
-const PAGES: [(&str, &str); 13] = [
+const PAGES: [(&str, &str); 14] = [
     ("/", "a page for people"),
     ("/certs", "the identity, without secrets"),
     ("/clusters", "clusters, their limits and where they dialled (?format=text or json)"),
     ("/config_dump", "listeners and clusters as they are"),
     ("/connections", "what is open now"),
     ("/help", "this list"),
+    (inspect::PATH, "which documents decide what, and what lost (?caller=ID, ?format=text or json)"),
     ("/listeners", "listeners and their addresses (?format=text or json)"),
     ("/metrics", "metrics as OpenMetrics, as on the status port"),
     ("/overview", "the numbers of the page for people"),
@@ -321,7 +329,20 @@ struct AdminPages(App);
 
 impl Pages for AdminPages {
     fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
-        std::future::ready(self.answer(request.method(), request.uri(), request.headers()))
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        // It reads all documents again: on the thread that reads their changes, as this one answers the kubelet's probes.
+        let slow = (uri.path() == inspect::PATH)
+            .then(|| (Self(self.0.clone()), method.clone(), uri.clone(), headers.clone()));
+        let reply = slow.is_none().then(|| self.answer(method, uri, headers));
+        async move {
+            if let Some((pages, method, uri, headers)) = slow {
+                let answer = move || pages.answer(&method, &uri, &headers);
+                return tokio::task::spawn_blocking(answer).await.unwrap_or_else(|error| {
+                    reply::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+                });
+            }
+            reply.unwrap_or_else(|| reply::not_found("nothing"))
+        }
     }
 }
 
@@ -351,6 +372,7 @@ impl AdminPages {
             "/stats/prometheus" => app.prometheus(headers),
             "/metrics" => app.metrics(headers),
             "/help" => reply::text(StatusCode::OK, help()),
+            inspect::PATH => inspect::page(&app.proxy, query),
             "/server_info" => reply::json(&envoy::server_info(&app.proxy.config, app.process())),
             "/connections" => app.connections(),
             "/config_dump" => app.config_dump(),

@@ -5,16 +5,27 @@
 //! counters, permits in use, round robin and ejections, and an open connection keeps the ones that it began with. So a
 //! connection looks them up once, and a byte never.
 
-use crate::cluster::endpoint::{Ejection, Endpoint, Standing, Turns};
+mod stat_names;
+
+pub(crate) use stat_names::stat_name;
+
+use crate::cluster::balance::{self, Balancer, Checks, Order, Picks, Request};
+use crate::cluster::bucket::Bucket;
+use crate::cluster::endpoint::{Ejection, Endpoint, InUse, Standing, Turns};
+use crate::cluster::health::{ClusterHealth, EndpointHealth};
 use crate::cluster::limits::ClusterLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
+use crate::cluster::registry::stat_names::stat_names;
 use crate::cluster::remembered::Remembered;
+use crate::cluster::split::Split;
 use crate::net::addrs::{Direction, Family};
+use crate::plan::health::CheckPlan;
 use crate::plan::outside::Exit;
-use crate::plan::{self, Discovery, Origin, OutlierPlan, Plan};
-use std::collections::{HashMap, HashSet};
+use crate::plan::rate::RatePlan;
+use crate::plan::{self, Discovery, Origin, Plan};
+use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -30,6 +41,7 @@ pub(crate) struct ClusterState {
     pub(crate) name: Arc<str>,
     pub(crate) limits: ClusterLimits,
     pub(crate) metrics: UpstreamMetrics,
+    pub(crate) health: ClusterHealth,
     /// Counts connections, to choose the endpoint that is first in turn.
     turn: AtomicUsize,
     /// The zero of the clock that ejections are in.
@@ -50,6 +62,10 @@ pub struct Cluster {
     pub(crate) stat_name: Arc<str>,
     /// Empty where the plan names no endpoints.
     endpoints: Box<[Arc<Endpoint>]>,
+    /// `None` where endpoints only take turns.
+    balancer: Option<Box<Balancer>>,
+    /// Endpoints that fail their active checks.
+    unhealthy: AtomicUsize,
 }
 
 /// A listener of the plan in force.
@@ -59,35 +75,12 @@ pub struct Listener {
     pub plan: Arc<plan::ListenerPlan>,
     /// The same after a reload that keeps the name.
     pub(crate) metrics: Arc<ListenerMetrics>,
-    /// `None` = every connection is denied.
+    /// `None` = every connection is denied. Of a split the first one.
     pub(crate) cluster: Option<Arc<Cluster>>,
-}
-
-/// Returns the name in statistics: Kuma replaces each of these characters too, for StatsD and Prometheus.
-pub(crate) fn stat_name(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).collect()
-}
-
-/// Returns the names of clusters in statistics, in their order, no two alike. Of several that differ only in characters that
-/// are replaced, one that needs no replacement keeps its name, else the first by name; the others get a number behind it.
-fn stat_names(clusters: &[Arc<plan::ClusterPlan>]) -> Vec<Arc<str>> {
-    let name = |index: &usize| &*clusters[*index].name;
-    let mut order: Vec<_> = (0..clusters.len()).collect();
-    order.sort_by_cached_key(|index| (stat_name(name(index)) != name(index), name(index).to_owned()));
-    let mut taken = HashSet::new();
-    let mut names = vec![Arc::from(""); clusters.len()];
-    for index in order {
-        let plain = stat_name(name(&index));
-        let mut unique: Arc<str> = plain.as_str().into();
-        let mut number = 1;
-        while !taken.insert(Arc::clone(&unique)) {
-            number += 1;
-            // No name has this character once it is replaced.
-            unique = format!("{plain}#{number}").into();
-        }
-        names[index] = unique;
-    }
-    names
+    /// The clusters that connections are split among; `None` = all go to `cluster`.
+    split: Option<Split<Arc<Cluster>>>,
+    /// The rate of its connections; the same after a reload that keeps name and rate.
+    pub(crate) bucket: Option<Arc<Bucket>>,
 }
 
 /// A plan in force. Immutable but for what its listeners, clusters and endpoints count.
@@ -106,11 +99,15 @@ pub struct Running {
     passthrough: [[Arc<Listener>; 2]; 2],
 }
 
+/// The name of a listener, and its rate.
+type BucketKey = (Arc<str>, RatePlan);
+
 /// The states by name that a plan or a connection uses.
 #[derive(Debug, Default)]
 pub struct Registry {
     clusters: Mutex<HashMap<Arc<str>, Weak<ClusterState>>>,
     listeners: Mutex<HashMap<Arc<str>, Weak<ListenerMetrics>>>,
+    buckets: Mutex<HashMap<BucketKey, Weak<Bucket>>>,
     next_id: AtomicU32,
 }
 
@@ -155,8 +152,18 @@ impl Registry {
         };
         let names = plan.listeners.iter().map(|listener| Arc::clone(&listener.name));
         let metrics = reuse(&self.listeners, names, |_| ListenerMetrics::default());
+        let rated = |plan: &Arc<plan::ListenerPlan>| plan.rate.map(|rate| (Arc::clone(&plan.name), rate));
+        let mut buckets =
+            reuse(&self.buckets, plan.listeners.iter().filter_map(rated), |(_, rate)| Bucket::new(*rate))
+                .into_iter();
         let listener = |(plan, metrics): (&Arc<plan::ListenerPlan>, _)| {
-            Arc::new(Listener { plan: Arc::clone(plan), metrics, cluster: cluster(&plan.cluster) })
+            let share = |share: &plan::Share| {
+                by_name.get(&*share.cluster).map(|cluster| (Arc::clone(cluster), share.weight))
+            };
+            let split = Split::new(plan.split.iter().filter_map(share));
+            let bucket = plan.rate.and_then(|_| buckets.next());
+            let (plan, cluster) = (Arc::clone(plan), cluster(&plan.cluster));
+            Arc::new(Listener { plan, metrics, cluster, split, bucket })
         };
         let listeners: Vec<_> = plan.listeners.iter().zip(metrics).map(listener).collect();
         let named = listeners.iter().filter(|listener| listener.plan.origin != Origin::Transparent);
@@ -194,6 +201,7 @@ impl ClusterState {
             name,
             limits: ClusterLimits::new(&Default::default()),
             metrics: UpstreamMetrics::default(),
+            health: ClusterHealth::default(),
             turn: AtomicUsize::new(0),
             since: Instant::now(),
             ejections: Mutex::default(),
@@ -213,6 +221,21 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(MOST).min(MOST)
 }
 
+// === impl Listener ===
+
+impl Listener {
+    /// Returns the cluster of the next connection; of a split it is drawn. `None` = the connection is denied.
+    pub(crate) fn next_cluster(&self) -> Option<&Arc<Cluster>> {
+        self.split.as_ref().map(Split::draw).or(self.cluster.as_ref())
+    }
+
+    /// Returns all clusters that connections go to, each once.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let whole = self.cluster.iter().filter(|_| self.split.is_none());
+        whole.chain(self.split.iter().flat_map(Split::clusters))
+    }
+}
+
 // === impl Cluster ===
 
 impl Cluster {
@@ -228,28 +251,135 @@ impl Cluster {
             let (address, member) = (endpoint.address, Arc::clone(&endpoint.member));
             Arc::new(Endpoint { address, member, ejection })
         };
-        let endpoints = planned.iter().zip(ejections).map(endpoint).collect();
+        let endpoints: Box<[Arc<Endpoint>]> = planned.iter().zip(ejections).map(endpoint).collect();
         state.panics.forget();
-        Self { plan: Arc::clone(plan), state, stat_name, endpoints }
+        let balancer = Balancer::new(&plan.balance, planned.len(), balance::seed()).map(Box::new);
+        let this = Self {
+            plan: Arc::clone(plan),
+            state,
+            stat_name,
+            endpoints,
+            balancer,
+            unhealthy: AtomicUsize::default(),
+        };
+        if this.check().is_none() {
+            // A later check must not begin with what an earlier one found.
+            this.endpoints.iter().for_each(|endpoint| _ = endpoint.ejection.set_unhealthy(false));
+            this.state.health.application_down.store(false, Relaxed);
+        }
+        this.count_unhealthy();
+        this
     }
 
-    /// Returns the endpoints in the order in which the next connection tries them.
+    fn count_unhealthy(&self) {
+        let unhealthy = self.endpoints.iter().filter(|endpoint| endpoint.ejection.is_unhealthy()).count();
+        self.unhealthy.store(unhealthy, Relaxed);
+    }
+
+    /// Returns the active check of its endpoints, or of its application.
+    pub(crate) fn check(&self) -> Option<&Arc<CheckPlan>> {
+        self.plan.health.as_ref()?.check.as_ref()
+    }
+
+    /// Returns the endpoints of the plan.
+    pub(crate) fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
+    }
+
+    /// Returns the number of endpoints that do not fail their active checks.
+    pub(crate) fn healthy(&self) -> usize {
+        match &self.plan.upstream {
+            Discovery::Application { .. } => usize::from(!self.state.health.application_is_down()),
+            _ => self.endpoints.len().saturating_sub(self.unhealthy.load(Relaxed)),
+        }
+    }
+
+    /// Notes the outcome of active checks: of an endpoint, or with `None` of the application.
+    pub(crate) fn set_unhealthy(&self, endpoint: Option<&Endpoint>, unhealthy: bool) {
+        let Some(endpoint) = endpoint else {
+            self.state.health.application_down.store(unhealthy, Relaxed);
+            return;
+        };
+        if endpoint.ejection.set_unhealthy(unhealthy) {
+            // Counted anew, and not up or down: that is rare, and a count that drifts would close a cluster for good.
+            self.count_unhealthy();
+            // As in Envoy, a check that lets it back ends its ejection too.
+            if !unhealthy {
+                endpoint.ejection.end();
+            }
+            self.state.panics.forget();
+        }
+    }
+
+    /// Returns the endpoints in the order in which the next connection tries them, which comes from this address.
+    pub(crate) fn order(&self, client: IpAddr) -> Order<'_> {
+        let Some(balancer) = &self.balancer else { return Order::Turns(self.turns()) };
+        let request = Request {
+            endpoints: &self.endpoints,
+            client,
+            turn: self.state.turn.fetch_add(1, Relaxed),
+            most: self.plan.most_attempts,
+            now: self.state.millis(),
+            first_pause: self.first_pause(),
+            outlier: self.plan.outlier,
+            checks: Checks {
+                healthy: self.check().is_some().then(|| self.healthy()),
+                panic: self.panic_threshold(),
+                fails_on_panic: self.fails_on_panic(),
+            },
+            changes: &self.state.panics,
+        };
+        Order::Picks(Picks::new(balancer, request))
+    }
+
+    /// Counts a connection to an endpoint until the result is dropped, where the algorithm asks for that.
+    pub(crate) fn in_use(&self, endpoint: &Endpoint) -> Option<InUse> {
+        self.balancer.as_ref().filter(|balancer| balancer.counts_uses()).map(|_| InUse::of(endpoint))
+    }
+
+    /// Returns the endpoints in turn, as the next connection tries them where no policy says more.
     pub(crate) fn turns(&self) -> Turns<'_> {
         let turn = self.state.turn.fetch_add(1, Relaxed);
         let now = self.state.millis();
-        let turns = Turns::new(&self.endpoints, turn, self.plan.most_attempts, now, self.first_pause());
-        if self.ejections_count() { turns } else { turns.without_ejections() }
+        let panics = self.panics();
+        let checked = self.check().is_some() && !panics;
+        let most = if panics && self.fails_on_panic() {
+            0
+        } else if checked {
+            self.plan.most_attempts.min(self.healthy())
+        } else {
+            self.plan.most_attempts
+        };
+        let turns = Turns::new(&self.endpoints, turn, most, now, self.first_pause());
+        let turns = if checked { turns.without_unhealthy() } else { turns };
+        // Where the plan ejects none, and while too few are in service.
+        if self.plan.outlier.is_some() && !panics { turns } else { turns.without_ejections() }
     }
 
-    /// Returns false where no endpoint is ejected by the plan, and while too few are in service.
-    fn ejections_count(&self) -> bool {
-        let Some(OutlierPlan { panic_threshold, .. }) = self.plan.outlier else { return false };
-        let in_service = |endpoint: &&Arc<Endpoint>| !endpoint.ejection.is_ejected();
-        let panics = || {
-            let in_service = self.endpoints.iter().filter(in_service).count();
-            in_service * 100_000 < panic_threshold as usize * self.endpoints.len()
+    /// Returns the share of endpoints in service below which neither ejections nor checks count, in thousandths of a percent.
+    fn panic_threshold(&self) -> u32 {
+        let ejections = || self.plan.outlier.map_or(0, |outlier| outlier.panic_threshold);
+        self.plan.health.as_ref().map_or_else(ejections, |health| health.panic_threshold)
+    }
+
+    fn fails_on_panic(&self) -> bool {
+        self.plan.health.as_ref().is_some_and(|health| health.fail_on_panic)
+    }
+
+    /// Returns true while so few endpoints are in service that neither ejections nor checks count.
+    fn panics(&self) -> bool {
+        let ejections = self.plan.outlier.map_or(0, |outlier| outlier.panic_threshold);
+        let threshold = self.panic_threshold();
+        let checked = self.check().is_some();
+        // The ejection without a policy only orders endpoints: none is out of service by it.
+        let is_out = |ejection: &Ejection| {
+            checked && ejection.is_unhealthy() || ejections != 0 && ejection.is_ejected()
         };
-        panic_threshold == 0 || !self.state.panics.get_or(panics)
+        let panics = || {
+            let in_service = self.endpoints.iter().filter(|endpoint| !is_out(&endpoint.ejection)).count();
+            in_service * 100_000 < threshold as usize * self.endpoints.len()
+        };
+        threshold != 0 && self.state.panics.get_or(panics)
     }
 
     /// Counts a failed connect, and lets an endpoint that is ejected by that come after all others for a while. Returns true
@@ -263,7 +393,8 @@ impl Cluster {
             return false;
         }
         let ejected = ejection.failed(self.state.millis(), self.first_pause(), standing);
-        if ejected {
+        // A trial that failed changes the time of the next one.
+        if ejected || standing == Standing::Trial {
             self.state.panics.forget();
         }
         ejected
@@ -290,10 +421,24 @@ impl Cluster {
         endpoint.ejection.suspect(self.state.millis(), millis(time));
     }
 
-    /// Returns the addresses of all endpoints, each with true if it is ejected.
-    pub(crate) fn health(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
+    /// Returns the standing of all endpoints, or of the application where it is probed.
+    pub(crate) fn health(&self) -> impl Iterator<Item = EndpointHealth> {
         let now = self.state.millis();
-        self.endpoints.iter().map(move |endpoint| (endpoint.address, endpoint.ejection.is_out(now)))
+        let checked = self.check().is_some();
+        let application = match &self.plan.upstream {
+            Discovery::Application { address, .. } if checked => {
+                let unhealthy = self.state.health.application_is_down();
+                Some(EndpointHealth { address: *address, ejected: false, unhealthy, checked })
+            }
+            _ => None,
+        };
+        let endpoint = move |endpoint: &Arc<Endpoint>| EndpointHealth {
+            address: endpoint.address,
+            ejected: endpoint.ejection.is_out(now),
+            unhealthy: checked && endpoint.ejection.is_unhealthy(),
+            checked,
+        };
+        self.endpoints.iter().map(endpoint).chain(application)
     }
 
     fn first_pause(&self) -> u64 {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
 use crate::cluster::endpoint::Turn;
-use crate::plan::{MOST_ATTEMPTS, Member};
+use crate::plan::health::HealthPlan;
+use crate::plan::{MOST_ATTEMPTS, Member, OutlierPlan};
 use culvert_mesh::model::tags::Tags;
 
 /// The clusters of a plan by name, each with so many endpoints, besides those of every plan.
@@ -20,6 +21,8 @@ fn plan(names: &[&str], endpoints: usize) -> Plan {
             connect_timeout: None,
             most_attempts: MOST_ATTEMPTS,
             outlier: Some(OutlierPlan::default()),
+            balance: Default::default(),
+            health: None,
         })
     };
     let mut plan = plan_without_documents();
@@ -237,4 +240,110 @@ fn names_in_statistics_are_envoys() {
     };
     assert_eq!(names(&["a.b", "a_b", "a:b", "a_b#2"]), ["a_b#2", "a_b", "a_b#3", "a_b_2"]);
     assert_eq!(names(&["a:b", "a.b"]), ["a_b#2", "a_b"], "the order of documents does not matter");
+}
+
+/// The cluster `web` with so many endpoints, which are checked.
+fn checked(registry: &Registry, endpoints: usize, health: HealthPlan) -> Arc<Cluster> {
+    let mut plan = plan(&["web"], endpoints);
+    let planned = plan.clusters.iter_mut().find(|cluster| &*cluster.name == "web").unwrap();
+    Arc::make_mut(planned).health = Some(Arc::new(health));
+    cluster(&registry.open(plan), "web")
+}
+
+fn health(panic_threshold: u32, fail_on_panic: bool) -> HealthPlan {
+    HealthPlan { check: Some(Arc::default()), panic_threshold, fail_on_panic }
+}
+
+#[test]
+fn an_endpoint_that_fails_its_checks_is_no_endpoint_at_all() {
+    let web = checked(&Registry::default(), 4, health(0, false));
+    web.set_unhealthy(Some(&web.endpoints[1]), true);
+    web.failed(&web.endpoints[2], Standing::InService);
+    for _ in 0..4 {
+        let order: Vec<_> = web.turns().map(number).collect();
+        assert!(order.len() == 3 && !order.contains(&1), "{order:?}");
+        assert_eq!(order.last(), Some(&2), "an ejected one is a last resort");
+        let mut turns = web.turns();
+        let more: Vec<_> = std::iter::from_fn(|| turns.next().map(|_| turns.has_more())).collect();
+        assert_eq!(more, [true, true, false], "the last one has all the time that is left");
+    }
+    assert_eq!(web.healthy(), 3);
+    (0..4).for_each(|place| web.set_unhealthy(Some(&web.endpoints[place]), true));
+    assert_eq!((web.turns().count(), web.healthy()), (0, 0));
+    web.set_unhealthy(Some(&web.endpoints[3]), false);
+    assert_eq!(is_in_turn(&web), [3]);
+    web.set_unhealthy(Some(&web.endpoints[2]), false);
+    assert_eq!(is_in_turn(&web), [2, 3], "its ejection ends with that");
+}
+
+#[test]
+fn where_too_few_pass_their_checks_all_get_connections_or_none() {
+    for (fails, in_panic) in [(false, vec![0, 1, 2, 3]), (true, vec![])] {
+        let registry = Registry::default();
+        let web = checked(&registry, 4, health(50_000, fails));
+        web.set_unhealthy(Some(&web.endpoints[0]), true);
+        web.set_unhealthy(Some(&web.endpoints[1]), true);
+        assert_eq!(is_in_turn(&web), [2, 3], "half is not less than half");
+        web.set_unhealthy(Some(&web.endpoints[2]), true);
+        assert_eq!(is_in_turn(&web), in_panic);
+        // A reload keeps the flags, and another threshold counts.
+        assert_eq!(is_in_turn(&checked(&registry, 4, health(25_000, fails))), [3]);
+        let web = checked(&registry, 4, health(50_000, fails));
+        assert_eq!(is_in_turn(&web), in_panic);
+        web.set_unhealthy(Some(&web.endpoints[0]), false);
+        assert_eq!(is_in_turn(&web), [0, 3]);
+    }
+}
+
+#[test]
+fn endpoints_that_a_policy_ejected_count_with_those_that_fail_their_checks() {
+    let policy = OutlierPlan { panic_threshold: 60_000, ..OutlierPlan::default() };
+    for (outlier, in_turn) in
+        [(Some(policy), vec![0, 1, 2]), (Some(OutlierPlan::default()), vec![2]), (None, vec![1, 2])]
+    {
+        let mut plan = plan(&["web"], 3);
+        let planned = plan.clusters.iter_mut().find(|cluster| &*cluster.name == "web").unwrap();
+        let planned = Arc::make_mut(planned);
+        (planned.outlier, planned.health) = (outlier, Some(Arc::new(health(60_000, false))));
+        let web = cluster(&Registry::default().open(plan), "web");
+        web.set_unhealthy(Some(&web.endpoints[0]), true);
+        web.failed(&web.endpoints[1], Standing::InService);
+        assert_eq!(is_in_turn(&web), in_turn, "{outlier:?}");
+    }
+}
+
+#[test]
+fn without_a_check_no_flag_counts_and_none_is_left_for_a_later_one() {
+    let registry = Registry::default();
+    let web = checked(&registry, 2, health(0, false));
+    web.set_unhealthy(Some(&web.endpoints[0]), true);
+    assert_eq!(is_in_turn(&web), [1]);
+    assert_eq!(is_in_turn(&web_with(&registry, 2, Some(OutlierPlan::default()))), [0, 1]);
+    assert_eq!(is_in_turn(&checked(&registry, 2, health(0, false))), [0, 1]);
+}
+
+#[test]
+fn a_bucket_stays_as_long_as_the_name_and_the_rate_of_its_listener() {
+    let registry = Registry::default();
+    let open = |num| {
+        let mut plan = plan_without_documents();
+        let rate = RatePlan { num, interval: Duration::from_secs(3600) };
+        Arc::make_mut(&mut plan.listeners[1]).rate = Some(rate);
+        registry.open(plan)
+    };
+    let taken = |running: &Running| {
+        let bucket = running.listeners[1].bucket.as_ref().expect("a rate");
+        (0..10).take_while(|_| bucket.take()).count()
+    };
+    let first = open(3);
+    assert!(first.listeners[0].bucket.is_none());
+    assert_eq!(taken(&first), 3);
+    let second = open(3);
+    assert_eq!(taken(&second), 0, "a reload fills no bucket");
+    let other = open(4);
+    assert_eq!(taken(&other), 4, "another rate is another bucket");
+    drop((first, second));
+    assert_eq!(registry.buckets.lock().unwrap().len(), 2);
+    let _other = open(4);
+    assert_eq!(registry.buckets.lock().unwrap().len(), 1, "and the old one is gone");
 }

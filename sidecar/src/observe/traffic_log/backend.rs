@@ -6,9 +6,10 @@ use super::Target;
 use crate::metrics::{Counter, metrics};
 use crate::observe::flush;
 use crate::observe::log_file::{LOOK_EVERY, LogFile, Output};
+use culvert_mesh::model::address::{Host, HostPort};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ const QUEUE: usize = 8192;
 pub const MOST_TARGETS: usize = 16;
 /// Time for a TCP server to accept a connection, and to take a write.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Addresses of one name that are tried: each may take [`PATIENCE`], and meanwhile no line is written.
+const MOST_ADDRESSES: usize = 3;
 /// Between two tries to reach it.
 const RETRY: Duration = Duration::from_secs(1);
 /// Bytes that are written at once.
@@ -213,12 +216,30 @@ fn open(target: &Target) -> io::Result<Box<dyn Output + Send>> {
         Target::File(path) if path == "/dev/stdout" => Box::new(io::stdout()),
         Target::File(path) if path == "/dev/stderr" => Box::new(io::stderr()),
         Target::File(path) => Box::new(LogFile::open(path)?),
-        Target::Tcp(address) => {
-            let stream = TcpStream::connect_timeout(address, PATIENCE)?;
+        Target::Tcp(server) => {
+            let stream = connect(server)?;
             stream.set_write_timeout(Some(PATIENCE))?;
             Box::new(stream)
         }
     })
+}
+
+/// Connects to the first address of the server that takes the connection.
+fn connect(HostPort { host, port }: &HostPort) -> io::Result<TcpStream> {
+    let addresses = match host {
+        Host::Ip(ip) => vec![SocketAddr::new(*ip, *port)],
+        // On this thread, which may wait: resolv.conf says for how long. A server that moved is found again, as each
+        // connect asks anew.
+        Host::Name(name) => (&**name, *port).to_socket_addrs()?.take(MOST_ADDRESSES).collect(),
+    };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 #[cfg(test)]
@@ -232,7 +253,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log").display().to_string();
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let targets = [Target::File(path.clone()), Target::Tcp(server.local_addr().unwrap())];
+        let targets = [Target::File(path.clone()), Target::Tcp(server.local_addr().unwrap().into())];
         let logger = TrafficLogger::default();
         logger.use_only(&targets).unwrap();
         for target in &targets {
@@ -261,6 +282,20 @@ mod tests {
         logger.finish(Duration::from_secs(10));
         assert_eq!(logger.metrics.dropped.get(), 2 * QUEUE as u64);
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_server_is_found_by_its_name() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let target = Target::Tcp(HostPort { host: Host::parse("localhost").unwrap(), port });
+        assert_eq!(target.to_string(), format!("tcp://localhost:{port}"));
+        let logger = TrafficLogger::default();
+        logger.use_only(std::slice::from_ref(&target)).unwrap();
+        logger.send(&target, "one\n".into());
+        let (stream, _) = server.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(BufReader::new(stream).lines().next().unwrap().unwrap(), "one");
     }
 
     #[test]

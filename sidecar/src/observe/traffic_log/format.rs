@@ -40,6 +40,8 @@ pub(crate) struct Traffic<'a> {
     /// From the server to the client.
     pub(crate) bytes_recv: u64,
     pub(crate) reason: CloseReason,
+    /// Server name in the client's ClientHello, where it was looked at.
+    pub(crate) server_name: Option<&'a str>,
 }
 
 /// Writes the value of a placeholder; nothing where the connection has none.
@@ -86,6 +88,7 @@ fn write_field(field: LogField, of: &Traffic<'_>, out: &mut String) {
                 out.push_str(of.reason.name());
             }
         }
+        LogField::ServerName => out.push_str(of.server_name.unwrap_or_default()),
         LogField::Nothing => {}
     }
 }
@@ -186,6 +189,15 @@ impl Default for LineFormat {
 }
 
 impl LineFormat {
+    /// Returns true if a placeholder is in the format.
+    pub(crate) fn has(&self, field: LogField) -> bool {
+        let has = |template: &Template| template.parts().contains(&TemplatePart::Field(field));
+        match self {
+            Self::Plain { template, .. } => has(template),
+            Self::Json { members, .. } => members.iter().any(|(_, template)| has(template)),
+        }
+    }
+
     /// The line for a connection, with its end.
     pub(crate) fn line(&self, of: &Traffic<'_>) -> String {
         let mut line = String::with_capacity(256);
@@ -239,6 +251,7 @@ mod tests {
             bytes_sent: 5,
             bytes_recv: 70,
             reason: CloseReason::Ok,
+            server_name: None,
         }
     }
 
@@ -269,6 +282,20 @@ mod tests {
         let time = vec![("at".to_owned(), Template::parse("%START_TIME(%s)%").unwrap())];
         let json = LineFormat::Json { members: time, omit_empty: true };
         assert_eq!(json.line(&traffic()), "{\"at\":\"1\"}\n");
+    }
+
+    #[test]
+    fn the_server_name_is_there_where_it_was_seen() {
+        let template = Template::parse("%PROTOCOL% %REQUESTED_SERVER_NAME%").unwrap();
+        let format = LineFormat::Plain { template, omit_empty: false };
+        assert!(format.has(LogField::ServerName) && !LineFormat::default().has(LogField::ServerName));
+        assert_eq!(format.line(&traffic()), "- -\n");
+        let kumas = Traffic { server_name: Some("web{mesh=default}"), ..traffic() };
+        assert_eq!(format.line(&kumas), "- web{mesh=default}\n");
+        let hostile = Traffic { server_name: Some("a\nb"), ..traffic() };
+        assert_eq!(format.line(&hostile), "- a\\nb\n");
+        let members = vec![("name".to_owned(), Template::parse("%REQUESTED_SERVER_NAME%").unwrap())];
+        assert!(LineFormat::Json { members, omit_empty: true }.has(LogField::ServerName));
     }
 
     #[test]

@@ -13,8 +13,8 @@ pub(crate) use backend::{TrafficLogMetrics, TrafficLogger};
 pub use format::LineFormat;
 pub(crate) use format::Traffic;
 
+use culvert_mesh::model::address::HostPort;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Destination of a traffic log.
@@ -22,15 +22,15 @@ use std::sync::Arc;
 pub enum Target {
     /// A file; `/dev/stdout` too.
     File(String),
-    /// A TCP server by address.
-    Tcp(SocketAddr),
+    /// A TCP server. A name is looked up at each connect, by the target's thread.
+    Tcp(HostPort),
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => f.write_str(path),
-            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Tcp(server) => write!(f, "tcp://{server}"),
         }
     }
 }

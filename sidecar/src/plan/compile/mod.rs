@@ -1,21 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Options and documents → [`Plan`]. Pure: every error is reported at once, and then there is no plan.
 
+mod balance;
+mod endpoints;
 mod error;
+mod explain;
 mod limits;
 mod logs;
+mod metric;
 mod passthrough;
 mod patch;
+mod routes;
 mod security;
 
 pub use error::CompileError;
-pub(crate) use security::reasons::{PortReasons, Reason};
+pub(crate) use security::reasons::PortReasons;
 
 use crate::net::addrs::{Direction, is_loopback};
 use crate::options::config::Config;
+use crate::plan::compile::endpoints::{members, services, workloads};
 use crate::plan::compile::limits::{Limits, Numbers};
+use crate::plan::compile::logs::Logs;
+use crate::plan::compile::routes::{Destination, Routed};
+use crate::plan::decisions::{Claim, Decisions};
 use crate::plan::{
-    ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Member, Origin, Plan, Serve, hop_source,
+    ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Origin, Plan, Serve, Share, hop_source,
 };
 use culvert_mesh::document::{Document, Found, ZONE};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking, Outbound};
@@ -25,7 +34,7 @@ use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::model::tags::SERVICE;
 use culvert_mesh::select::{self, Subject};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Names of others that an error lists.
@@ -36,11 +45,28 @@ const NAMED: usize = 10;
 /// # Errors
 /// Every error of the documents together.
 pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>> {
+    compiled(config, found, Decisions::default(), false)
+}
+
+/// Makes a plan that says which documents decided what; with `on_trial` as it would be with the policies on trial in force.
+///
+/// # Errors
+/// Every error of the documents together.
+pub(crate) fn explained(config: &Config, found: &Found, on_trial: bool) -> Result<Plan, Vec<CompileError>> {
+    compiled(config, found, Decisions::kept(), on_trial)
+}
+
+fn compiled(
+    config: &Config,
+    found: &Found,
+    decisions: Decisions,
+    on_trial: bool,
+) -> Result<Plan, Vec<CompileError>> {
     let documents = &found.documents;
     let mut errors = duplicates(documents);
     let all: Vec<&Document> = documents.iter().filter(|document| document.mesh == config.mesh).collect();
     let (shadow, ours): (Vec<&Document>, Vec<&Document>) =
-        all.iter().copied().partition(|one| one.is_shadow());
+        all.iter().copied().partition(|one| one.is_shadow() && !on_trial);
     let mesh = this_mesh(config, &ours, found, &mut errors);
     let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
     let mut plan = Plan {
@@ -48,52 +74,65 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
         zone: this.and_then(|(document, _)| document.label_or_tag(ZONE)).map(Into::into),
         workload: this.and_then(|(document, _)| document.workload()).map(Into::into),
         service: this.and_then(|(_, this)| this.tags().find_map(|tags| tags.service()).map(Into::into)),
-        members: members(&ours),
+        members: members(&ours, this.map(|(document, _)| document)),
         workloads: workloads(&ours),
         documents: documents.len(),
+        decisions,
         ..Plan::default()
     };
     let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
     let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
     passthrough::add(&mut plan, (config, mesh), &ours, &pod, &mut errors);
+    explain::explain_passthrough(&mut plan, &ours, &pod);
+    limits::explain_passthrough(&mut plan, config);
     let limits = Limits::new(config, &ours, pod);
+    let logs = Logs::new(mesh, &ours, pod);
     if let Some(this) = this {
         let redirected = this.1.redirected(&config.context());
         if !redirected[0] {
             errors.extend(circles(this));
         }
-        add_pod(&mut plan, &ours, this, (redirected, &limits));
+        let routed = routes::of_pod(&mut plan, &ours, &pod, &mut errors);
+        add_pod(&mut plan, &ours, this, (redirected, &limits, &logs), &routed);
     }
+    metric::add(&mut plan, config, &ours, &pod, &mut errors);
     plan.warnings.extend(limits.warnings());
-    patch::apply(&mut plan, &ours, &pod);
-    logs::add(&mut plan, mesh, &ours, &pod, &mut errors);
+    patch::apply(&mut plan, config, &ours, &pod, &mut errors);
+    logs.add(&mut plan, &ours, &mut errors);
+    logs.explain(&mut plan, &ours);
     // A pod whose Dataplane is wrong or missing has an error already, and its policies cannot be known.
     if this.is_some() || config.dataplane.is_none() {
-        plan.mtls = security::mtls(mesh, &all, (&pod, config.any_pod), &mut errors, &mut plan.warnings);
+        plan.mtls = security::mtls((config, mesh), &all, &pod, &mut errors, &mut plan.warnings);
+        security::reasons::explain_settings(&mut plan, &ours, &pod);
     }
     if plan.mtls.is_some() && config.identity.is_none() {
         plan.warnings.push(
             "the mesh's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
         );
     }
-    plan.warnings.extend(shadow.iter().map(|document| {
-        let (kind, name) = (document.kind().name(), &document.name);
-        format!("{kind} {name} is on trial (kuma.io/effect: shadow): it is counted, and is not in force")
-    }));
-    if config.dataplane.is_none() {
-        plan.warnings.extend(ours.iter().filter(|document| select::chooses(document)).map(|document| {
-            format!(
-                "{} {} chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here",
-                document.kind().name(),
-                document.name
-            )
-        }));
-    }
+    plan.warnings.extend(out_of_force(config, &ours, &shadow));
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
 }
 
-/// Returns what decides who may call each port of the pod, for documents that make a plan.
-pub(crate) fn reasons(config: &Config, found: &Found) -> Vec<PortReasons> {
+/// Notes policies that are not in force: those on trial, and those that choose pods where this pod is not known.
+fn out_of_force(config: &Config, ours: &[&Document], shadow: &[&Document]) -> Vec<String> {
+    let on_trial = shadow.iter().map(|document| {
+        let (kind, name) = (document.kind().name(), &document.name);
+        format!("{kind} {name} is on trial (kuma.io/effect: shadow): it is counted, and is not in force")
+    });
+    let unknown = ours.iter().filter(|document| config.dataplane.is_none() && select::chooses(document));
+    let undecided = unknown.map(|document| {
+        format!(
+            "{} {} chooses pods, and without --dataplane nobody knows whether this is one: it does not hold here",
+            document.kind().name(),
+            document.name
+        )
+    });
+    on_trial.chain(undecided).collect()
+}
+
+/// Returns what says who the pod is, and what decides who may call each of its ports, for documents that make a plan.
+pub(crate) fn reasons(config: &Config, found: &Found) -> (Vec<Claim>, Vec<PortReasons>) {
     // Reported where the plan is made.
     let mut errors = Vec::new();
     let documents = found.documents.iter();
@@ -102,7 +141,8 @@ pub(crate) fn reasons(config: &Config, found: &Found) -> Vec<PortReasons> {
     let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
     let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
     let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
-    security::reasons::reasons(mesh, &ours, &pod)
+    let identity = security::identity_reasons(config, &ours, &pod);
+    (identity, security::reasons::reasons(security::base(mesh, &ours, &pod), &ours, &pod))
 }
 
 /// Reports two documents of a kind and name: chance would decide which of them holds.
@@ -187,86 +227,51 @@ fn dataplanes<'d>(documents: &[&'d Document]) -> impl Iterator<Item = (&'d Docum
     })
 }
 
-fn member(document: &Document, inbound: &Inbound) -> Arc<Member> {
-    Arc::new(Member { dataplane: document.name.as_str().into(), tags: Arc::clone(&inbound.tags) })
-}
-
-/// Returns the members by address. Of two that claim one address and port the first by name has it, in any order of files.
-fn members(ours: &[&Document]) -> HashMap<SocketAddr, Arc<Member>> {
-    let mut members: HashMap<SocketAddr, Arc<Member>> = HashMap::new();
-    for (document, dataplane) in dataplanes(ours) {
-        for inbound in &dataplane.networking.inbound {
-            let new = member(document, inbound);
-            // The workload's own address too, where it advertises another one.
-            for address in [dataplane.endpoint(inbound), dataplane.listener(inbound)] {
-                let entry = members.entry(address).or_insert_with(|| Arc::clone(&new));
-                if new.dataplane < entry.dataplane {
-                    *entry = Arc::clone(&new);
-                }
-            }
-        }
-    }
-    members
-}
-
-/// Returns the addresses of all workloads, of gateways and of workloads that offer nothing too.
-fn workloads(ours: &[&Document]) -> HashSet<IpAddr> {
-    let addresses = dataplanes(ours).flat_map(|(_, dataplane)| {
-        let Networking { address, advertised_address, inbound, .. } = &dataplane.networking;
-        let inbound = inbound.iter().filter_map(|inbound| inbound.address);
-        std::iter::once(*address).chain(*advertised_address).chain(inbound)
-    });
-    addresses.map(|ip| ip.to_canonical()).filter(|&ip| !is_loopback(ip)).collect()
-}
-
-/// Returns the endpoints of each service that this pod calls. This pod is among them, as in Kuma: by its own address rather
-/// than the advertised one, so that the call goes through its inbound rules and not out of the pod.
-fn services(ours: &[&Document], this: (&Document, &Dataplane)) -> BTreeMap<String, Vec<EndpointPlan>> {
-    let called = this.1.networking.outbound.iter().filter_map(|outbound| outbound.tags.service());
-    let mut services: BTreeMap<String, Vec<EndpointPlan>> =
-        called.map(|service| (service.to_owned(), Vec::new())).collect();
-    for (document, dataplane) in dataplanes(ours) {
-        let is_this = document.place == this.0.place;
-        for inbound in dataplane.networking.inbound.iter().filter(|inbound| inbound.is_ready()) {
-            let service = inbound.tags.service().unwrap_or_default();
-            if let Some(endpoints) = services.get_mut(service) {
-                let address = if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) };
-                endpoints.push(EndpointPlan { address, member: member(document, inbound) });
-            }
-        }
-    }
-    for endpoints in services.values_mut() {
-        // The order of files must not matter.
-        endpoints.sort_by_key(|endpoint| endpoint.address);
-        endpoints.dedup_by_key(|endpoint| endpoint.address);
-    }
-    services
-}
-
 /// Adds the listeners and clusters of the pod's own Dataplane.
 fn add_pod(
     plan: &mut Plan,
     ours: &[&Document],
     this: (&Document, &Dataplane),
-    ([redirects_in, redirects_out], limits): ([bool; 2], &Limits<'_>),
+    ([redirects_in, redirects_out], limits, logs): ([bool; 2], &Limits<'_>, &Logs<'_>),
+    routed: &[Routed],
 ) {
     let Networking { inbound, outbound, .. } = &this.1.networking;
-    for inbound in inbound {
+    for (index, inbound) in inbound.iter().enumerate() {
         add_inbound(plan, (this.1, inbound), redirects_in, &limits.inbound(inbound));
+        explain::explain_way(plan, this.0, "inbound", index);
+        limits.explain_inbound(plan, inbound);
     }
-    let services = services(ours, this);
+    let services = services(ours, this, routed);
+    let mesh = Arc::clone(&plan.mesh);
+    let numbers = |to: &Destination| with_called(ours, &mesh, to, |called| limits.outbound(called));
     debug_assert!(redirects_out || outbound.iter().all(|one| is_loopback(one.listener().ip())));
-    for outbound in outbound {
-        let has_inbound = |section: &str| {
-            let inbounds = dataplanes(ours).flat_map(|(_, dataplane)| &dataplane.networking.inbound);
-            inbounds
-                .filter(|inbound| outbound.tags.select(&inbound.tags))
-                .any(|inbound| select::is_section(inbound, section))
-        };
-        let (mesh, service) = (Arc::clone(&plan.mesh), outbound.tags.service().unwrap_or_default());
-        let called = CalledService { mesh: &mesh, service, has_inbound: &has_inbound };
-        add_outbound(plan, (outbound, &services), &limits.outbound(&called));
+    for (index, (outbound, routed)) in outbound.iter().zip(routed).enumerate() {
+        add_outbound(plan, (outbound, routed), &services, numbers);
+        let log = with_called(ours, &mesh, &routed.own, |called| logs.of_calls(Some(called)));
+        plan.logs.outbounds.insert(outbound.listener(), log);
+        with_called(ours, &mesh, &routed.own, |called| logs.explain_calls(plan, ours, called));
+        explain::explain_way(plan, this.0, "outbound", index);
+        explain::explain_split(plan, routed);
+        for (_, to) in &routed.shares {
+            with_called(ours, &mesh, to, |called| limits.explain_outbound(plan, called, &to.cluster));
+        }
     }
+}
+
+/// Calls a function with what policies about destinations see of one.
+fn with_called<T>(
+    ours: &[&Document],
+    mesh: &str,
+    to: &Destination,
+    then: impl FnOnce(&CalledService<'_>) -> T,
+) -> T {
+    let has_inbound = |section: &str| {
+        let inbounds = dataplanes(ours).flat_map(|(_, dataplane)| &dataplane.networking.inbound);
+        inbounds
+            .filter(|inbound| to.is_offered_by(inbound))
+            .any(|inbound| select::is_section(inbound, section))
+    };
+    then(&CalledService { mesh, service: &to.service, has_inbound: &has_inbound })
 }
 
 fn push_cluster(plan: &mut Plan, cluster: ClusterPlan) -> Arc<str> {
@@ -330,30 +335,43 @@ fn add_inbound(
             binds: !redirected,
             serve: Serve::Tcp,
             cluster: Some(cluster),
+            split: Vec::new(),
             idle_timeout: numbers.idle_timeout,
             service: inbound.tags.service().map(Into::into),
+            rate: numbers.rate,
         },
     );
 }
 
 fn add_outbound(
     plan: &mut Plan,
-    (outbound, services): (&Outbound, &BTreeMap<String, Vec<EndpointPlan>>),
-    numbers: &Numbers,
+    (outbound, routed): (&Outbound, &Routed),
+    services: &BTreeMap<String, Vec<EndpointPlan>>,
+    numbers: impl Fn(&Destination) -> Numbers,
 ) {
     let listener = outbound.listener();
     // Traffic to loopback is never redirected, so the application can only reach a port that is bound.
     let binds = is_loopback(listener.ip());
-    let service = outbound.tags.service().unwrap_or_default();
-    let all = services.get(service).map_or(&[][..], Vec::as_slice);
-    let endpoints: Vec<_> =
-        all.iter().filter(|one| outbound.tags.select(&one.member.tags)).cloned().collect();
-    if endpoints.is_empty() {
-        plan.warnings.push(format!("outbound {listener}: no Dataplane offers {service} with these tags"));
+    let mut split: Vec<Share> = Vec::new();
+    for (weight, to) in &routed.shares {
+        let all = services.get(&to.service).map_or(&[][..], Vec::as_slice);
+        let endpoints: Vec<_> = all.iter().filter(|one| to.has(one)).cloned().collect();
+        if endpoints.is_empty() {
+            let service = &to.service;
+            let warning = format!("outbound {listener}: no Dataplane offers {service} with these tags");
+            plan.warnings.push(warning);
+        }
+        let (name, upstream) = (Arc::clone(&to.cluster), Discovery::Endpoints(endpoints));
+        let cluster = named_cluster(plan, numbers(to).cluster(name, Origin::Outbound, upstream));
+        match split.iter_mut().find(|share| share.cluster == cluster) {
+            Some(share) => share.weight = share.weight.saturating_add(*weight),
+            None => split.push(Share { cluster, weight: *weight }),
+        }
     }
-    let name = cluster_name(outbound, service).into();
-    let cluster =
-        named_cluster(plan, numbers.cluster(name, Origin::Outbound, Discovery::Endpoints(endpoints)));
+    let cluster = split.first().map(|share| Arc::clone(&share.cluster));
+    if split.len() == 1 {
+        split.clear();
+    }
     push_listener(
         plan,
         ListenerPlan {
@@ -363,9 +381,11 @@ fn add_outbound(
             address: listener,
             binds,
             serve: Serve::Tcp,
-            cluster: Some(cluster),
-            idle_timeout: numbers.idle_timeout,
-            service: Some(service.into()),
+            cluster,
+            split,
+            idle_timeout: numbers(&routed.own).idle_timeout,
+            service: Some(routed.own.service.as_str().into()),
+            rate: None,
         },
     );
 }

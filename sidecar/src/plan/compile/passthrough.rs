@@ -87,8 +87,10 @@ fn add_listener(plan: &mut Plan, config: &Config, direction: Direction, family: 
         binds: false,
         serve: Serve::Tcp,
         cluster,
+        split: Vec::new(),
         idle_timeout: numbers.idle_timeout,
         service: None,
+        rate: None,
     };
     push_listener(plan, listener);
 }
@@ -113,8 +115,10 @@ fn add_what_stays(plan: &mut Plan, config: &Config) {
         binds: false,
         serve: Serve::Tcp,
         cluster: Some(cluster),
+        split: Vec::new(),
         idle_timeout: numbers.idle_timeout,
         service: None,
+        rate: None,
     };
     push_listener(plan, listener);
 }

@@ -254,9 +254,9 @@ mtls: {enabledBackend: ca-1}
 kind: Dataplane
 apiVersion: kuma.io/v2
 metadata: {}
-spec: {networking: {address: web.example, inbound: [{port: 0, servicePort: 5, tags: {}}], outbound: [{tags: {kuma.io/service: '*'}}]}}
+spec: {networking: {address: 10.0.0, inbound: [{port: 0, servicePort: 5, tags: {}}], outbound: [{tags: {kuma.io/service: '*'}}]}}
 ---
-type: TrafficRoute
+type: MeshOPA
 name: x
 ---
 - 1
@@ -277,17 +277,14 @@ conf:
 type: MeshAccessLog
 name: l
 spec:
-  to: [{targetRef: {kind: MeshService}, default: {backends: [{type: Tcp, tcp: {address: log.example:5000}}, {type: File}, {type: OpenTelemetry}]}}]
+  to: [{targetRef: {kind: MeshService}, default: {backends: [{type: Tcp, tcp: {address: log.example}}, {type: File}, {type: OpenTelemetry}]}}]
 ";
     insta::assert_snapshot!(errors(&[], text).join("\n"));
 }
 
 #[test]
 fn a_kind_that_culvert_has_not_is_told_with_the_one_that_does_it() {
-    for (kind, hint) in [
-        ("TrafficLog", "logging.defaultBackend, or by a MeshAccessLog"),
-        ("ExternalService", "MeshTrafficPermission"),
-    ] {
+    for (kind, hint) in [("MeshOPA", "a decision of OPA"), ("ExternalService", "MeshTrafficPermission")] {
         let errors = errors(&[], &format!("{{type: {kind}, mesh: default, name: x, conf: {{}}}}"));
         let start =
             format!("mesh.yaml: document 1 ({kind} x): type: found \"{kind}\"; allowed: Mesh, Dataplane, ");
@@ -424,70 +421,6 @@ fn a_mesh_that_is_lost_is_an_error_and_one_that_may_be_wrong_is_none() {
     // Without documents and identity there is no mesh to lose.
     let bare = Options::try_parse_from(["culvert-sidecar"]).unwrap().check().unwrap();
     assert!(compile(&bare, &Default::default()).is_ok());
-}
-
-#[test]
-fn logs_are_merged_for_each_destination_and_the_meshs_come_last() {
-    let mesh = "---\n{type: Mesh, name: default, logging: {defaultBackend: f, backends: [{name: f, type: file, conf: {path: /mesh}}, {name: t, type: tcp, conf: {address: '127.0.0.1:5'}}]}}\n";
-    let policy = |name: &str, target: &str, rest: &str| {
-        format!("---\n{{type: MeshAccessLog, name: {name}, spec: {{targetRef: {{{target}}}, {rest}}}}}\n")
-    };
-    let to = |path: &str, whom: &str| {
-        format!("{{targetRef: {{{whom}}}, default: {{backends: [{{type: File, file: {{path: {path}}}}}]}}}}")
-    };
-    let app = dataplane(
-        "app",
-        "address: 10.0.0.2, inbound: [{port: 80, servicePort: 81, tags: {kuma.io/service: app}}]",
-    );
-    let of = |documents: &str, direction, service: Option<&str>| {
-        let plan = plan(&["--dataplane=app"], &format!("{app}{documents}"));
-        let sinks = plan
-            .sinks(direction, service)
-            .map(|sinks| sinks.iter().map(|sink| sink.target.to_string()).collect::<Vec<_>>());
-        sinks.unwrap_or_default().join(" ")
-    };
-    use Direction::{Inbound, Outbound};
-    assert_eq!(of(mesh, Inbound, None), "/mesh");
-    let all = policy(
-        "all",
-        "kind: Mesh",
-        &format!("to: [{}, {}]", to("/all", "kind: Mesh"), to("/web", "kind: MeshService, name: web")),
-    );
-    let both = format!("{mesh}{all}");
-    assert_eq!(of(&both, Outbound, None), "/all");
-    assert_eq!(of(&both, Outbound, Some("web")), "/web");
-    assert_eq!(of(&both, Inbound, None), "/mesh", "no policy says anything of it");
-    let one = policy(
-        "one",
-        "kind: MeshService, name: app",
-        &format!("to: [{}], from: [{}]", to("/app", "kind: Mesh"), to("/in", "kind: Mesh")),
-    );
-    let other =
-        policy("other", "kind: MeshService, name: other", &format!("to: [{}]", to("/other", "kind: Mesh")));
-    let three = format!("{both}{one}{other}");
-    assert_eq!((of(&three, Outbound, Some("web")), of(&three, Inbound, None)), ("/app".into(), "/in".into()));
-    let narrow = |name: &str, target: &str| {
-        policy(name, target, &format!("to: [{}]", to("/narrow", "kind: MeshService, name: web")))
-    };
-    // A narrow policy for one destination leaves the others to the wide one.
-    let merged = format!("{both}{}", narrow("narrow", "kind: Dataplane"));
-    assert_eq!(
-        (of(&merged, Outbound, Some("web")), of(&merged, Outbound, None)),
-        ("/narrow".into(), "/all".into())
-    );
-    // Between even policies the entry for a service decides, whatever the names are.
-    let wide = policy("a", "kind: Mesh", &format!("to: [{}]", to("/all", "kind: Mesh")));
-    assert_eq!(of(&format!("{wide}{}", narrow("b", "kind: Mesh")), Outbound, Some("web")), "/narrow");
-    let twice = format!("to: [{}, {}]", to("/first", "kind: Mesh"), to("/last", "kind: Mesh"));
-    assert_eq!(of(&policy("a", "kind: Mesh", &twice), Outbound, None), "/last");
-    let off =
-        |target: &str| policy("off", target, "to: [{targetRef: {kind: Mesh}, default: {backends: []}}]");
-    for (target, holds) in
-        [("kind: MeshServiceSubset, name: app", true), ("kind: Dataplane, name: app", false)]
-    {
-        let logged = of(&format!("{three}{}", off(target)), Outbound, None);
-        assert_eq!(logged, if holds { "" } else { "/app" }, "{target}");
-    }
 }
 
 #[test]

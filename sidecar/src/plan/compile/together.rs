@@ -101,7 +101,7 @@ fn what_is_wrong_itself_makes_no_second_error() {
         ),
         (
             "the address",
-            with(&format!("address: here, inbound: [{{port: 80, serviceAddress: 10.0.0.2, {tags}}}]")),
+            with(&format!("address: here!, inbound: [{{port: 80, serviceAddress: 10.0.0.2, {tags}}}]")),
             "networking.address",
         ),
         (
@@ -175,7 +175,7 @@ fn what_is_wrong_itself_makes_no_second_error() {
             )),
             "networking.inbound[0].servicePort",
         ),
-        ("this pod itself", with("address: here"), "networking.address"),
+        ("this pod itself", with("address: here!"), "networking.address"),
         ("its kind", "{type: DataPlane, name: app}".into(), "type"),
         ("its name", "{type: Dataplane, name: [app], networking: {address: 10.0.0.1}}".into(), "name"),
         (

@@ -36,7 +36,7 @@ async fn accept(tcp: &mut TcpStream, server: &Configs, places: &Places) -> Resul
 }
 
 /// Both sides of a handshake, over sockets of their own.
-async fn both(
+pub(super) async fn both(
     client: &Configs,
     server: &Configs,
     expected: Option<&str>,

@@ -5,3 +5,4 @@ mod authority;
 mod handshakes;
 mod identities;
 mod streams;
+mod trust;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rules about several fields of a Dataplane and, where it is the pod's own, about fields and ports of the sidecar.
 
-use super::{GatewayKind, MOST_LISTENERS, Protocol};
+use super::{GatewayKind, MOST_LISTENERS, Protocol, ReachableKind};
 use crate::context::Context;
+use crate::model::address::{BY_NAME, Host};
 use crate::model::addresses::is_loopback;
 use crate::model::tags::SERVICE;
 use crate::read::part::{Part, Reported};
@@ -25,7 +26,9 @@ pub(super) fn check(document: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>)
     }
     reachable_backends(&networking.field("transparentProxying"), at);
     for field in ["address", "advertisedAddress"] {
-        real_address(networking, field, at);
+        if let Ok(Some(host)) = networking.get::<Host>(field) {
+            is_of_one_host(networking, field, host.ip(), at);
+        }
     }
     let [inbounds, outbounds] = ["inbound", "outbound"].map(|list| {
         let items = networking.items(list).unwrap_or_default();
@@ -35,7 +38,8 @@ pub(super) fn check(document: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>)
         }
         items
     });
-    let address = networking.need::<IpAddr>("address");
+    // A name counts as an address that no other field has: two fields that mean one host have to be spelt alike.
+    let address = networking.need::<Host>("address").map(|host| host.ip());
     let redirected = pod.map(|context| redirected(networking, context, at));
     let mut seen = BTreeSet::new();
     for inbound in &inbounds {
@@ -60,6 +64,7 @@ pub(super) fn check(document: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>)
     let mut seen = BTreeSet::new();
     for outbound in &outbounds {
         has_real_tags(outbound, at);
+        names_a_service(outbound, at);
         let loopback = Ok(Ipv4Addr::LOCALHOST.into());
         once(outbound, listener(outbound, loopback), &mut seen, at);
         if let (Some(context), Some([_, redirected])) = (pod, redirected) {
@@ -180,9 +185,13 @@ fn probes_in_time(probe: &Part<'_>, at: &mut At<'_>) {
 }
 
 fn real_address(part: &Part<'_>, field: &str, at: &mut At<'_>) {
-    if let Ok(Some(ip)) = part.get::<IpAddr>(field)
-        && (ip.is_unspecified() || ip.is_multicast())
-    {
+    if let Ok(Some(ip)) = part.get::<IpAddr>(field) {
+        is_of_one_host(part, field, ip, at);
+    }
+}
+
+fn is_of_one_host(part: &Part<'_>, field: &str, ip: IpAddr, at: &mut At<'_>) {
+    if ip.is_unspecified() || ip.is_multicast() {
         part.problem(at, field, format!("\"{ip}\""), "the address of one host");
     }
 }
@@ -203,6 +212,35 @@ fn has_real_tags(one: &Part<'_>, at: &mut At<'_>) {
     }
 }
 
+/// Checks that an outbound says its service: by tags or, as Kuma since 2.9 has it, by reference.
+fn names_a_service(outbound: &Part<'_>, at: &mut At<'_>) {
+    let reference = outbound.field("backendRef");
+    match (outbound.has("backendRef"), outbound.has("tags")) {
+        (Ok(true), _) => {}
+        (Ok(false), Ok(false)) => {
+            outbound.problem(at, "tags", "nothing", "tags with kuma.io/service, or a backendRef");
+            return;
+        }
+        _ => return,
+    }
+    match (reference.has("name"), reference.has("labels")) {
+        (Ok(false), Ok(false)) => {
+            reference.problem_here(at, "neither name nor labels", "a name, or labels");
+        }
+        (Ok(true), Ok(true)) => {
+            reference.problem(at, "labels", "labels beside a name", "a name, or labels");
+        }
+        _ => {}
+    }
+    let kind = reference.get::<ReachableKind>("kind");
+    // The port of a service outside of the mesh is that of its endpoints.
+    if matches!(kind, Ok(Some(kind)) if kind != ReachableKind::MeshExternalService)
+        && reference.has("port") == Ok(false)
+    {
+        reference.problem(at, "port", "nothing", "the port of the service");
+    }
+}
+
 fn listener(one: &Part<'_>, default: Result<IpAddr, Reported>) -> Result<SocketAddr, Reported> {
     let ip = one.get("address")?.map_or(default, Ok)?;
     Ok(SocketAddr::new(ip, one.need::<Port>("port")?.0))
@@ -217,7 +255,12 @@ fn once(
     if let Ok(listener) = listener
         && !seen.insert(listener)
     {
-        one.problem(at, "port", format!("{listener} again"), "one listener for an address and port");
+        // The address of a name is not known here.
+        let found = match listener.ip() == BY_NAME {
+            true => format!("port {} again", listener.port()),
+            false => format!("{listener} again"),
+        };
+        one.problem(at, "port", found, "one listener for an address and port");
     }
 }
 
@@ -230,7 +273,8 @@ fn serves_itself(
     let Some(service) = inbound.get::<IpAddr>("serviceAddress")? else { return Ok(()) };
     // Of loopback these two alone are let through to the application by the redirect rules.
     let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
-    if !loopback.contains(&service) && service != address? && inbound.get("address")? != Some(service) {
+    let own = address? == service && service != BY_NAME;
+    if !loopback.contains(&service) && !own && inbound.get("address")? != Some(service) {
         let allowed = "127.0.0.1, ::1, or this workload's own address: a sidecar is no way to another host";
         inbound.problem(at, "serviceAddress", format!("\"{service}\""), allowed);
     }

@@ -4,6 +4,7 @@
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::mesh::MetricsBackendKind;
+use crate::model::address::{BY_NAME, Host};
 use crate::model::labels::Labels;
 use crate::model::tags::Tags;
 use crate::read::part::Part;
@@ -11,8 +12,8 @@ use crate::read::{At, Mapping, Port, RedirectPort, Span, UrlPath, fields, words}
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-/// Most inbounds or outbounds of one document: each is a listener and a cluster with statistics.
-pub const MOST_LISTENERS: usize = 512;
+/// Most inbounds or outbounds of one document: each is a listener and a cluster with statistics, some 3 KiB.
+pub const MOST_LISTENERS: usize = 4_096;
 
 fields! {
     /// A workload: the one that --dataplane names is this pod, the others are the endpoints of the mesh's services.
@@ -29,10 +30,10 @@ fields! {
 fields! {
     /// Addresses and ports of a workload.
     pub struct Networking {
-        /// Address of the workload, an IP address.
-        address: required IpAddr = "address",
-        /// Address that other workloads dial, if it differs from address.
-        advertised_address: optional IpAddr = "advertisedAddress",
+        /// Address of the workload: an IP address, or a name that is looked up.
+        address: required Host = "address",
+        /// Address that other workloads dial, if it differs from address: an IP address, or a name that is looked up.
+        advertised_address: optional Host = "advertisedAddress",
         /// Services that the workload offers.
         inbound: default Vec<Inbound> = "inbound",
         /// Services that the workload calls.
@@ -71,9 +72,8 @@ fields! {
         health: optional Health = "health",
         /// State of the service, in the newer words of Kuma 2.x.
         state: optional State = "state",
-        /// Connects by which Kuma's proxy learns the state; here health and state say it, and endpoints that fail are
-        /// ejected.
-        service_probe: no_effect ServiceProbe = "serviceProbe",
+        /// Connects by which the sidecar learns whether the application answers. They mark the inbound and change no traffic.
+        service_probe: optional Arc<ServiceProbe> = "serviceProbe",
     }
 }
 
@@ -98,15 +98,15 @@ words! {
 }
 
 fields! {
-    /// Connects by which Kuma's proxy learns the state of a service.
+    /// Connects by which the sidecar learns the state of its application.
     pub struct ServiceProbe {
-        /// Time between two connects.
+        /// Time between two connects. Default: 1s.
         interval: optional Span = "interval",
-        /// Time for a connect.
+        /// Time for a connect. Default: 2s.
         timeout: optional Span = "timeout",
-        /// Connects in a row that fail before the service is not ready.
+        /// Connects in a row that fail before the application counts as down. Default: 1.
         unhealthy_threshold: optional u32 = "unhealthyThreshold",
-        /// Connects in a row that succeed before the service is ready.
+        /// Connects in a row that succeed before it counts as up. Default: 1.
         healthy_threshold: optional u32 = "healthyThreshold",
         /// Marks a probe by TCP, the only one.
         tcp: optional Mapping = "tcp",
@@ -183,7 +183,23 @@ fields! {
         /// The address of the listener. Default: 127.0.0.1. One outside of loopback takes redirected connections.
         address: optional IpAddr = "address",
         /// The service: endpoints have all of these tags; kuma.io/service is required.
-        tags: required Tags = "tags",
+        tags: default Tags = "tags",
+        /// The service by reference, in place of tags.
+        backend_ref: optional OutboundRef = "backendRef",
+    }
+}
+
+fields! {
+    /// A service that the workload calls: by name, or by labels.
+    pub struct OutboundRef {
+        /// Kind of the service.
+        kind: required ReachableKind = "kind",
+        /// Name of the service: of its MeshService, or kuma.io/service.
+        name: optional String = "name",
+        /// Labels of the service.
+        labels: optional Labels = "labels",
+        /// Port of the service.
+        port: optional Port = "port",
     }
 }
 
@@ -287,12 +303,40 @@ impl Dataplane {
     /// Returns the address that others dial for an inbound.
     pub fn endpoint(&self, inbound: &Inbound) -> SocketAddr {
         let Networking { address, advertised_address, .. } = &self.networking;
-        SocketAddr::new(advertised_address.or(inbound.address).unwrap_or(*address), inbound.port.0)
+        let advertised = advertised_address.as_ref().map(Host::ip);
+        SocketAddr::new(advertised.or(inbound.address).unwrap_or(address.ip()), inbound.port.0)
     }
 
     /// Returns the address of an inbound's listener.
     pub fn listener(&self, inbound: &Inbound) -> SocketAddr {
-        SocketAddr::new(inbound.address.unwrap_or(self.networking.address), inbound.port.0)
+        SocketAddr::new(inbound.address.unwrap_or(self.networking.address.ip()), inbound.port.0)
+    }
+
+    /// Returns the names that stand for addresses, each with its field.
+    pub fn names(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let Networking { address, advertised_address, .. } = &self.networking;
+        let fields = [
+            ("networking.address", Some(address)),
+            ("networking.advertisedAddress", advertised_address.as_ref()),
+        ];
+        fields.into_iter().filter_map(|(field, host)| Some((field, host?.name()?)))
+    }
+
+    /// Puts the addresses of names in their place, where they have one.
+    pub fn put_in(&mut self, address_of: impl Fn(&str) -> Option<IpAddr>) {
+        let Networking { address, advertised_address, .. } = &mut self.networking;
+        for host in std::iter::once(address).chain(advertised_address) {
+            if let Some(ip) = host.name().and_then(&address_of) {
+                *host = Host::Ip(ip.to_canonical());
+            }
+        }
+    }
+
+    /// Leaves out the inbounds whose endpoint is a name still.
+    pub fn leave_out_unknown(&mut self) {
+        let mut inbounds = std::mem::take(&mut self.networking.inbound);
+        inbounds.retain(|inbound| self.endpoint(inbound).ip() != BY_NAME);
+        self.networking.inbound = inbounds;
     }
 
     /// Keeps what other pods need of a workload: its addresses and services.
@@ -309,6 +353,8 @@ impl Dataplane {
         } = &mut self.networking;
         *outbound = Vec::new();
         *transparent_proxying = None;
+        // Its own sidecar probes it.
+        inbound.iter_mut().for_each(|inbound| inbound.service_probe = None);
         inbound.shrink_to_fit();
     }
 

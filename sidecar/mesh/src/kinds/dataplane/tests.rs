@@ -359,3 +359,111 @@ fn certificates_and_backends_of_a_mesh_are_checked() {
         ),
     ]);
 }
+
+#[test]
+fn an_outbound_says_its_service_by_tags_or_by_reference() {
+    let to = |fields: &str| dataplane(&format!("outbound: [{{port: 3000, {fields}}}]"));
+    let reference = |fields: &str| to(&format!("backendRef: {{{fields}}}"));
+    assert_rows(&[
+        ("by name", reference("kind: MeshService, name: postgres, port: 5432"), &[]),
+        ("by labels", reference("kind: MeshService, labels: {kuma.io/display-name: a}, port: 80"), &[]),
+        ("of another pod", reference("kind: MeshExternalService, name: httpbin"), &[]),
+        ("of several zones", reference("kind: MeshMultiZoneService, name: a, port: 80"), &[]),
+        (
+            "neither",
+            to("address: 127.0.0.2"),
+            &[
+                "networking.outbound[0].tags: found nothing; allowed: tags with kuma.io/service, or a backendRef",
+            ],
+        ),
+        (
+            "tags without a service",
+            to("tags: {version: v1}"),
+            &[
+                "networking.outbound[0].tags.\"kuma.io/service\": found nothing; allowed: this field is required",
+            ],
+        ),
+        (
+            "no name",
+            reference("kind: MeshService, port: 80"),
+            &["networking.outbound[0].backendRef: found neither name nor labels; allowed: a name, or labels"],
+        ),
+        (
+            "both",
+            reference("kind: MeshService, name: a, labels: {kuma.io/display-name: a}, port: 80"),
+            &["networking.outbound[0].backendRef.labels: found labels beside a name"],
+        ),
+        (
+            "no port",
+            reference("kind: MeshService, name: a"),
+            &["networking.outbound[0].backendRef.port: found nothing; allowed: the port of the service"],
+        ),
+        (
+            "a wrong port",
+            reference("kind: MeshService, name: a, port: 0"),
+            &["networking.outbound[0].backendRef.port: found 0; allowed: a port from 1 to 65535"],
+        ),
+        (
+            "another kind",
+            reference("kind: Service, name: a, port: 80"),
+            &["networking.outbound[0].backendRef.kind: found \"Service\"; allowed: MeshService, "],
+        ),
+        (
+            "a misspelt field",
+            reference("kind: MeshService, nam: a, port: 80"),
+            &["networking.outbound[0].backendRef.nam: found a field that culvert does not have"],
+        ),
+    ]);
+}
+
+#[test]
+fn an_address_of_the_workload_may_be_a_name_and_no_other() {
+    let named = |networking: &str| {
+        format!(
+            "{{type: Dataplane, name: dp-1, networking: {{address: web.example.internal, {networking}}}}}"
+        )
+    };
+    let inbound = |more: &str| named(&format!("inbound: [{{port: 8080, {more} {TAGS}}}]"));
+    assert_rows(&[
+        ("names", named("advertisedAddress: Web.Example.Com."), &[]),
+        ("an application on loopback", inbound("serviceAddress: 127.0.0.1,"), &[]),
+        (
+            "a listener at an address",
+            inbound("address: 10.0.0.1, serviceAddress: 10.0.0.1, servicePort: 80,"),
+            &[],
+        ),
+        (
+            "an application elsewhere",
+            inbound("serviceAddress: 10.0.0.9,"),
+            &[
+                "networking.inbound[0].serviceAddress: found \"10.0.0.9\"; allowed: 127.0.0.1, ::1, or this workload's own",
+            ],
+        ),
+        (
+            "the address that stands for a name",
+            inbound("serviceAddress: 240.0.0.1, servicePort: 80,"),
+            &[
+                "networking.inbound[0].serviceAddress: found \"240.0.0.1\"; allowed: 127.0.0.1, ::1, or this workload's own",
+            ],
+        ),
+        (
+            "a listener twice",
+            named(&format!("inbound: [{{port: 80, {TAGS}}}, {{port: 80, {TAGS}}}]")),
+            &["networking.inbound[1].port: found port 80 again"],
+        ),
+        (
+            "a listener by name",
+            inbound("address: web.example.internal,"),
+            &[
+                "networking.inbound[0].address: found \"web.example.internal\"; allowed: an IPv4 or IPv6 address; names are not",
+            ],
+        ),
+        (
+            "no address and no name",
+            named("advertisedAddress: 10.0.0"),
+            &[
+                "networking.advertisedAddress: found \"10.0.0\"; allowed: an IPv4 or IPv6 address, or the name of a host",
+            ],
+        ),
+    ]);
+}

@@ -4,10 +4,10 @@
 use super::{OlderPolicy, check_selectors};
 use crate::context::Context;
 use crate::kinds::Resource;
-use crate::kinds::destination::{Positive, check_says_something};
-use crate::kinds::mesh_circuit_breaker::{
+use crate::kinds::connections::mesh_circuit_breaker::{
     BreakerConf, ConnectionLimits, ConsecutiveFailures, Detectors, OutlierDetection, Percent, Thousandths,
 };
+use crate::kinds::destination::{Positive, check_says_something};
 use crate::kinds::proxy_template::Selector;
 use crate::read::part::Part;
 use crate::read::{At, Span, fields};

@@ -1,15 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `Timeout`, `CircuitBreaker` and `Retry` of Kuma up to 2.x, read into what the newer policies say of connections.
+//! `Timeout`, `CircuitBreaker`, `Retry`, `HealthCheck`, `RateLimit`, `TrafficRoute` and `TrafficLog` of Kuma up to 2.x, read
+//! into what the newer policies say of connections.
 //!
 //! Of these one policy holds for each destination: the one whose selectors of pods and destinations say most together.
 
 mod circuit_breaker;
+mod health_check;
+mod rate_limit;
 mod retry;
 mod timeout;
+mod traffic_log;
+mod traffic_route;
 
 pub use circuit_breaker::*;
+pub use health_check::*;
+pub use rate_limit::*;
 pub use retry::*;
 pub use timeout::*;
+pub use traffic_log::*;
+pub use traffic_route::*;
 
 use crate::kinds::FromSpec;
 use crate::kinds::proxy_template::Selector;

@@ -4,8 +4,8 @@
 use super::{OlderPolicy, check_selectors};
 use crate::context::Context;
 use crate::kinds::Resource;
+use crate::kinds::connections::mesh_retry::{BackOff, RetryConf, TcpRetry};
 use crate::kinds::destination::{Positive, check_says_something};
-use crate::kinds::mesh_retry::{BackOff, RetryConf, TcpRetry};
 use crate::kinds::proxy_template::Selector;
 use crate::read::part::Part;
 use crate::read::{At, Span, fields, words};

@@ -4,8 +4,8 @@
 use super::{OlderPolicy, check_selectors};
 use crate::context::Context;
 use crate::kinds::Resource;
+use crate::kinds::connections::mesh_timeout::TimeoutConf;
 use crate::kinds::destination::check_says_something;
-use crate::kinds::mesh_timeout::TimeoutConf;
 use crate::kinds::proxy_template::Selector;
 use crate::read::part::Part;
 use crate::read::{At, Span, fields};

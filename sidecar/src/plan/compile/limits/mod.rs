@@ -3,19 +3,28 @@
 //!
 //! Each number is said by the first of these that says it: a ProxyTemplate's patch, which is applied later; the policies in
 //! effect (MeshTimeout, MeshCircuitBreaker, MeshRetry), the most specific first; their ancestor (Timeout, CircuitBreaker,
-//! Retry); an option that is given; the default.
+//! Retry); an option that is given; the default. MeshLoadBalancingStrategy is merged by the same rules.
+//!
+//! Active checks (MeshHealthCheck, HealthCheck) and rates (MeshRateLimit) are found in the same order, by [`health`].
+
+mod health;
 
 use crate::options::config::{Config, Thresholds};
+use crate::plan::compile::balance::{self, Strategy};
+use crate::plan::health::HealthPlan;
+use crate::plan::rate::RatePlan;
 use crate::plan::{ClusterPlan, Discovery, MOST_ATTEMPTS, Origin, OutlierPlan};
 use culvert_mesh::document::Document;
+use culvert_mesh::kinds::connections::mesh_circuit_breaker::{
+    BreakerConf, ConnectionLimits, MeshCircuitBreaker, OutlierDetection, Thousandths,
+};
+use culvert_mesh::kinds::connections::mesh_load_balancing_strategy::MeshLoadBalancingStrategy;
+use culvert_mesh::kinds::connections::mesh_retry::{MeshRetry, RetryConf};
+use culvert_mesh::kinds::connections::mesh_timeout::{MeshTimeout, TimeoutConf};
+use culvert_mesh::kinds::connections::{HealthConf, MeshHealthCheck, MeshRateLimit};
 use culvert_mesh::kinds::dataplane::Inbound;
 use culvert_mesh::kinds::destination::{CalledService, ConnectionPolicy, Positive};
-use culvert_mesh::kinds::mesh_circuit_breaker::{
-    BreakerConf, ConnectionLimits, MeshCircuitBreaker, OutlierDetection,
-};
-use culvert_mesh::kinds::mesh_retry::{MeshRetry, RetryConf};
-use culvert_mesh::kinds::mesh_timeout::{MeshTimeout, TimeoutConf};
-use culvert_mesh::kinds::older::{self, CircuitBreaker, OlderPolicy, Retry, Timeout};
+use culvert_mesh::kinds::older::{self, CircuitBreaker, HealthCheck, OlderPolicy, Retry, Timeout};
 use culvert_mesh::kinds::{FromSpec, Kind, Spec};
 use culvert_mesh::merge::merged;
 use culvert_mesh::model::tags::{SERVICE, Tags};
@@ -24,14 +33,23 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod reasons;
+
+pub(super) use reasons::explain_passthrough;
+
 /// The kinds of policies that are read here.
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 11] = [
     Kind::MeshTimeout,
     Kind::MeshCircuitBreaker,
     Kind::MeshRetry,
     Kind::Timeout,
     Kind::CircuitBreaker,
     Kind::Retry,
+    Kind::MeshLoadBalancingStrategy,
+    Kind::MeshHealthCheck,
+    Kind::MeshRateLimit,
+    Kind::HealthCheck,
+    Kind::RateLimit,
 ];
 
 /// Times of a cluster and its listeners.
@@ -68,6 +86,9 @@ pub(super) struct Numbers {
     thresholds: Thresholds,
     most_attempts: usize,
     outlier: Option<OutlierPlan>,
+    strategy: Strategy,
+    health: Option<Arc<HealthPlan>>,
+    pub(super) rate: Option<RatePlan>,
 }
 
 impl Numbers {
@@ -78,6 +99,9 @@ impl Numbers {
             thresholds: config.thresholds,
             most_attempts: MOST_ATTEMPTS,
             outlier: Some(OutlierPlan::default()),
+            strategy: Strategy::default(),
+            health: None,
+            rate: None,
         }
     }
 
@@ -89,8 +113,29 @@ impl Numbers {
 
     /// Returns a cluster with these numbers.
     pub(super) fn cluster(&self, name: Arc<str>, origin: Origin, upstream: Discovery) -> ClusterPlan {
-        let Self { connect_timeout, idle_timeout: _, thresholds, most_attempts, outlier } = *self;
-        ClusterPlan { name, origin, upstream, thresholds, connect_timeout, most_attempts, outlier }
+        let Self {
+            connect_timeout,
+            idle_timeout: _,
+            thresholds,
+            most_attempts,
+            outlier,
+            ref strategy,
+            ref health,
+            rate: _,
+        } = *self;
+        let (upstream, balance) = strategy.arrange(upstream);
+        let health = health.clone();
+        ClusterPlan {
+            name,
+            origin,
+            upstream,
+            thresholds,
+            connect_timeout,
+            most_attempts,
+            outlier,
+            balance,
+            health,
+        }
     }
 
     fn timeouts(mut self, conf: Option<TimeoutConf>) -> Self {
@@ -137,6 +182,20 @@ impl Numbers {
         }
         self
     }
+
+    /// `threshold` is the one that a MeshCircuitBreaker says.
+    fn health(mut self, conf: Option<HealthConf>, threshold: Option<Thousandths>) -> Self {
+        let Some(conf) = conf else { return self };
+        // The cluster has one threshold, for ejections too where a policy ejects.
+        if let (None, Some(Thousandths(said)), Some(outlier)) =
+            (threshold, conf.healthy_panic_threshold, &mut self.outlier)
+            && outlier.panic_threshold != 0
+        {
+            outlier.panic_threshold = said;
+        }
+        self.health = health::of_outbound(&conf, threshold);
+        self
+    }
 }
 
 /// Returns the ejection that a policy says. Without a detector that sees failed connects, culvert's own stays.
@@ -159,10 +218,10 @@ fn ejection(policy: &OutlierDetection) -> Option<OutlierPlan> {
 }
 
 /// A policy in effect for the calls of the pod.
-struct ForCalls<'a, P> {
+pub(super) struct ForCalls<'a, P> {
     /// Policies of one number differ by their names alone.
     group: usize,
-    one: Effective<'a, P>,
+    pub(super) one: Effective<'a, P>,
 }
 
 /// The policies about times and limits, for one pod.
@@ -174,6 +233,8 @@ pub(super) struct Limits<'a> {
     timeouts: Vec<ForCalls<'a, MeshTimeout>>,
     breakers: Vec<ForCalls<'a, MeshCircuitBreaker>>,
     retries: Vec<ForCalls<'a, MeshRetry>>,
+    strategies: Vec<ForCalls<'a, MeshLoadBalancingStrategy>>,
+    checks: Vec<ForCalls<'a, MeshHealthCheck>>,
 }
 
 impl<'a> Limits<'a> {
@@ -184,6 +245,8 @@ impl<'a> Limits<'a> {
             timeouts: for_calls(&policies, &pod),
             breakers: for_calls(&policies, &pod),
             retries: for_calls(&policies, &pod),
+            strategies: for_calls(&policies, &pod),
+            checks: for_calls(&policies, &pod),
             policies,
             pod,
         }
@@ -192,44 +255,53 @@ impl<'a> Limits<'a> {
     /// Returns the numbers of an outbound.
     pub(super) fn outbound(&self, called: &CalledService<'_>) -> Numbers {
         let timeouts =
-            of_destination(&self.timeouts, called).into_iter().chain(self.older::<Timeout>(called));
-        let breakers =
-            of_destination(&self.breakers, called).into_iter().chain(self.older::<CircuitBreaker>(called));
-        let retries = of_destination(&self.retries, called).into_iter().chain(self.older::<Retry>(called));
-        Numbers::new(self.config, OUTBOUND)
+            of_destination(&self.timeouts, called).into_iter().chain(conf(self.older::<Timeout>(called)));
+        let breakers = of_destination(&self.breakers, called)
+            .into_iter()
+            .chain(conf(self.older::<CircuitBreaker>(called)));
+        let retries =
+            of_destination(&self.retries, called).into_iter().chain(conf(self.older::<Retry>(called)));
+        let checks =
+            of_destination(&self.checks, called).into_iter().chain(conf(self.older::<HealthCheck>(called)));
+        let strategy = Strategy::new(of_destination(&self.strategies, called), &self.pod);
+        let breaker = merged(breakers);
+        let threshold = breaker.as_ref().and_then(|conf| conf.outlier.as_ref()?.healthy_panic_threshold);
+        let numbers = Numbers { strategy, ..Numbers::new(self.config, OUTBOUND) };
+        numbers
             .timeouts(merged(timeouts))
-            .breaker(merged(breakers))
+            .breaker(breaker)
             .retry(merged(retries))
+            .health(merged(checks), threshold)
     }
 
-    /// Returns what the older policy of a kind says of a destination. As in Kuma one holds: the one whose selectors say most of
-    /// both ends together, and of even ones the first by name.
-    fn older<P: OlderPolicy>(&self, called: &CalledService<'_>) -> Option<P::Conf> {
-        let service = Tags([(SERVICE.to_owned(), called.service.to_owned())].into());
-        let ranked = self.policies.iter().filter_map(|one| {
-            let policy = P::from_spec(&one.spec)?;
-            let [sources, destinations] = policy.selectors();
-            let (source, destination) =
-                (older::fit(sources, self.pod.tags)?, older::fit(destinations, &[&service])?);
-            let sum = [source[0] + destination[0], source[1] + destination[1]];
-            Some(((Reverse(sum), &one.name), policy))
-        });
-        ranked.min_by_key(|(place, _)| *place).map(|(_, policy)| policy.conf())
+    /// Returns what the older policy of a kind says of a destination, and its document.
+    fn older<P: OlderPolicy + 'a>(&self, called: &CalledService<'_>) -> Option<(&'a Document, P::Conf)> {
+        let held = older_policy::<P>(&self.policies, self.pod.tags, called);
+        held.map(|(document, policy)| (document, policy.conf()))
     }
 
     /// Returns the numbers of an inbound.
     pub(super) fn inbound(&self, inbound: &Inbound) -> Numbers {
         let tags = [&*inbound.tags];
         let subject = Subject { tags: &tags, inbound: Some(inbound), ..self.pod };
-        Numbers::new(self.config, INBOUND)
+        let numbers = Numbers::new(self.config, INBOUND)
             .timeouts(of_inbound::<MeshTimeout>(&self.policies, &subject))
-            .breaker(of_inbound::<MeshCircuitBreaker>(&self.policies, &subject))
+            .breaker(of_inbound::<MeshCircuitBreaker>(&self.policies, &subject));
+        Numbers {
+            health: inbound.service_probe.as_deref().and_then(health::of_application),
+            rate: health::rate(of_inbound::<MeshRateLimit>(&self.policies, &subject)),
+            ..numbers
+        }
     }
 
     /// Returns a line for each policy about this pod that says more than takes effect.
     pub(super) fn warnings(&self) -> Vec<String> {
         let said = |policy: &&&Document| self.is_about_the_pod(policy);
-        self.policies.iter().filter(said).filter_map(|policy| passed_over(policy)).collect()
+        let passed_over = self.policies.iter().filter(said).filter_map(|policy| passed_over(policy));
+        let no_zone = self.strategies.iter().filter_map(|ForCalls { one, .. }| {
+            balance::without_a_zone((one.document, one.policy), &self.pod)
+        });
+        passed_over.chain(no_zone).collect()
     }
 
     fn is_about_the_pod(&self, policy: &Document) -> bool {
@@ -249,9 +321,14 @@ fn passed_over(policy: &Document) -> Option<String> {
         Spec::MeshTimeout(spec) => spec.passed_over(),
         Spec::MeshCircuitBreaker(spec) => spec.passed_over(),
         Spec::MeshRetry(spec) => spec.passed_over(),
+        Spec::MeshLoadBalancingStrategy(spec) => spec.passed_over(),
         Spec::Timeout(spec) => spec.passed_over(),
         Spec::CircuitBreaker(spec) => spec.passed_over(),
         Spec::Retry(spec) => spec.passed_over(),
+        Spec::MeshHealthCheck(spec) => spec.passed_over(),
+        Spec::MeshRateLimit(spec) => spec.passed_over(),
+        Spec::HealthCheck(spec) => spec.passed_over(),
+        Spec::RateLimit(spec) => spec.passed_over(),
         _ => return None,
     };
     let (kind, name) = (policy.kind().name(), &policy.name);
@@ -260,7 +337,28 @@ fn passed_over(policy: &Document) -> Option<String> {
     })
 }
 
-fn for_calls<'a, P: FromSpec>(policies: &[&'a Document], pod: &Subject<'_>) -> Vec<ForCalls<'a, P>> {
+/// Returns the older policy of a kind that holds for a destination. As in Kuma one does: the one whose selectors say most of
+/// both ends together, and of even ones the first by name.
+pub(super) fn older_policy<'a, P: OlderPolicy>(
+    policies: &[&'a Document],
+    pod: &[&Tags],
+    called: &CalledService<'_>,
+) -> Option<(&'a Document, &'a P)> {
+    let service = Tags([(SERVICE.to_owned(), called.service.to_owned())].into());
+    let ranked = policies.iter().filter_map(|one| {
+        let policy = P::from_spec(&one.spec)?;
+        let [sources, destinations] = policy.selectors();
+        let (source, destination) = (older::fit(sources, pod)?, older::fit(destinations, &[&service])?);
+        let sum = [source[0] + destination[0], source[1] + destination[1]];
+        Some(((Reverse(sum), &one.name), (*one, policy)))
+    });
+    ranked.min_by_key(|(place, _)| *place).map(|(_, held)| held)
+}
+
+pub(super) fn for_calls<'a, P: FromSpec>(
+    policies: &[&'a Document],
+    pod: &Subject<'_>,
+) -> Vec<ForCalls<'a, P>> {
     let mut group = 0;
     let mut last = None;
     let number = |one: Effective<'a, P>| {
@@ -274,31 +372,67 @@ fn for_calls<'a, P: FromSpec>(policies: &[&'a Document], pod: &Subject<'_>) -> V
     select::effective::<P>(policies, std::slice::from_ref(pod)).into_iter().map(number).collect()
 }
 
+fn conf<C>(older: Option<(&Document, C)>) -> Option<C> {
+    older.map(|(_, conf)| conf)
+}
+
+/// An entry of a policy.
+pub(super) struct Entry<'a, C> {
+    pub(super) document: &'a Document,
+    /// Place among the entries of its list.
+    index: usize,
+    pub(super) conf: &'a C,
+}
+
 /// Merges the entries about a destination.
-///
-/// Kuma sorts entries by their policy's target, then by their own, then by the policy's name. So the entry for `Mesh` of a
-/// policy about this pod decides before the entry for the service of a policy about the mesh; but of two policies about the
-/// mesh the entry for the service decides before their names. Of two such entries of one policy the later decides.
 fn of_destination<P: ConnectionPolicy>(
     policies: &[ForCalls<'_, P>],
     called: &CalledService<'_>,
 ) -> Option<P::Conf> {
+    merged(entries_to(policies, called).into_iter().map(|entry| entry.conf.clone()))
+}
+
+/// Returns the entries about a destination, the deciding one first.
+///
+/// Kuma sorts entries by their policy's target, then by their own, then by the policy's name. So the entry for `Mesh` of a
+/// policy about this pod decides before the entry for the service of a policy about the mesh; but of two policies about the
+/// mesh the entry for the service decides before their names. Of two such entries of one policy the later decides.
+pub(super) fn entries_to<'a, P: ConnectionPolicy>(
+    policies: &[ForCalls<'a, P>],
+    called: &CalledService<'_>,
+) -> Vec<Entry<'a, P::Conf>> {
     let mut said = Vec::new();
     for ForCalls { group, one } in policies {
-        let namespace = one.document.namespace.as_deref();
-        for (to, conf) in one.policy.to().rev().filter(|(to, _)| to.fits(called, namespace)) {
-            said.push(((*group, Reverse(to.rank())), conf));
+        let &Effective { document, policy, .. } = one;
+        let (namespace, count) = (document.namespace.as_deref(), policy.to().count());
+        for (back, (to, conf)) in policy.to().rev().enumerate() {
+            if to.fits(called, namespace) {
+                said.push(((*group, Reverse(to.rank())), Entry { document, index: count - 1 - back, conf }));
+            }
         }
     }
     // Stable, so that policies stay in the order of their names.
     said.sort_by_key(|(place, _)| *place);
-    merged(said.into_iter().map(|(_, conf)| conf.clone()))
+    said.into_iter().map(|(_, entry)| entry).collect()
 }
 
-/// Merges the entries about an inbound; of those of one policy the later decides.
+/// Merges the entries about an inbound.
 fn of_inbound<P: ConnectionPolicy>(policies: &[&Document], inbound: &Subject<'_>) -> Option<P::Conf> {
+    merged(entries_from::<P>(policies, inbound).into_iter().map(|entry| entry.conf.clone()))
+}
+
+/// Returns the entries about an inbound, the deciding one first; of those of one policy the later decides.
+fn entries_from<'a, P: ConnectionPolicy + 'a>(
+    policies: &[&'a Document],
+    inbound: &Subject<'_>,
+) -> Vec<Entry<'a, P::Conf>> {
     let effective = select::effective::<P>(policies, std::slice::from_ref(inbound));
-    merged(effective.iter().flat_map(|one| one.policy.inbound().rev()).cloned())
+    let entries = effective.iter().flat_map(|&Effective { document, policy, .. }| {
+        let count = policy.inbound().count();
+        let of = move |(back, conf)| Entry { document, index: count - 1 - back, conf };
+        policy.inbound().rev().enumerate().map(of)
+    });
+    entries.collect()
 }
 
 #[cfg(test)]

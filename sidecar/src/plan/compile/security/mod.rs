@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS of this pod and the members that may call it, by Mesh, MeshTLS and MeshTrafficPermission.
 
+mod identity;
 pub(crate) mod reasons;
 
+pub(super) use identity::reasons as identity_reasons;
+
+use crate::options::config::Config;
 use crate::plan::compile::error::CompileError;
 use crate::plan::permissions::{Action, Permission, Permissions, Who};
 use crate::plan::tls::{TlsSettings, TlsVersion};
@@ -52,25 +56,39 @@ impl<'d> Policies<'d> {
     }
 }
 
-/// Returns the mode of ports that no MeshTLS is about; `None` where the mesh has no TLS.
-fn default_mode(mesh: Option<&Mesh>) -> Option<TlsMode> {
-    Some(match mesh?.mtls.as_ref()?.enabled()?.mode {
-        None | Some(MtlsMode::Strict) => TlsMode::Strict,
-        Some(MtlsMode::Permissive) => TlsMode::Permissive,
-    })
+/// Rules of ports that no policy is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Base {
+    /// Mode of a port that no MeshTLS is about.
+    mode: TlsMode,
+    /// True if no member may call a port that no permission is about: the pod has a MeshIdentity.
+    closed: bool,
 }
 
-/// Returns TLS settings and gates of the pod; `None` where the mesh has no TLS.
+/// Returns the rules of ports that no policy is about; `None` where the pod has no TLS.
+pub(super) fn base(mesh: Option<&Mesh>, ours: &[&Document], pod: &Subject<'_>) -> Option<Base> {
+    if identity::chosen(ours, pod).is_some() {
+        return Some(Base { mode: TlsMode::Strict, closed: true });
+    }
+    let mode = match mesh?.mtls.as_ref()?.enabled()?.mode {
+        None | Some(MtlsMode::Strict) => TlsMode::Strict,
+        Some(MtlsMode::Permissive) => TlsMode::Permissive,
+    };
+    Some(Base { mode, closed: false })
+}
+
+/// Returns TLS settings and gates of the pod; `None` where it has no TLS.
 pub(super) fn mtls(
-    mesh: Option<&Mesh>,
+    (config, mesh): (&Config, Option<&Mesh>),
     ours: &[&Document],
-    (pod, any_pod): (&Subject<'_>, bool),
+    pod: &Subject<'_>,
     errors: &mut Vec<CompileError>,
     warnings: &mut Vec<String>,
 ) -> Option<Mtls> {
-    let default = default_mode(mesh)?;
+    let trust = identity::trust(config, ours, pod, errors, warnings);
+    let base = base(mesh, ours, pod)?;
     let policies = Policies::of(ours);
-    if !any_pod {
+    if !config.any_pod {
         errors.extend(policies.live.iter().filter_map(|policy| undecided(policy, pod)).map(Into::into));
     }
     warnings.extend(policies.live.iter().filter_map(|policy| unlabelled(policy, pod)));
@@ -78,13 +96,14 @@ pub(super) fn mtls(
     let each: Vec<_> = pod.tags.chunks(1).map(|tags| Subject { tags, ..*pod }).collect();
     let others = if each.is_empty() { std::slice::from_ref(pod) } else { &each };
     let mut mtls = Mtls {
-        others: gate(&policies, others, default),
+        others: gate(&policies, others, base),
         inbounds: HashMap::new(),
         named_only: pod.pod.is_some(),
         settings: settings(conf(&policies.live, others)),
     };
+    mtls.settings.trust = trust.map(Arc::new);
     if let Some((_, this)) = pod.pod {
-        if let Some(error) = add_inbounds(&mut mtls, &policies, (pod, this), default) {
+        if let Some(error) = add_inbounds(&mut mtls, &policies, (pod, this), base) {
             errors.push(error.into());
         }
         // The clients of a gateway are not members, and it terminates their TLS itself.
@@ -93,7 +112,7 @@ pub(super) fn mtls(
             mtls.others.shadow.iter_mut().for_each(|shadow| shadow.mode = TlsMode::Permissive);
         }
     }
-    warnings.extend(unrestricted(&mtls, pod));
+    warnings.extend(without_permission(&mtls, pod, base));
     Some(mtls)
 }
 
@@ -102,12 +121,12 @@ fn add_inbounds(
     mtls: &mut Mtls,
     policies: &Policies<'_>,
     (pod, this): (&Subject<'_>, &Dataplane),
-    default: TlsMode,
+    base: Base,
 ) -> Option<DocumentError> {
     let mut count: usize = mtls.others.all_permissions().map(|permissions| permissions.len()).sum();
     for inbound in &this.networking.inbound {
         let subject = Subject { tags: &[&inbound.tags], inbound: Some(inbound), ..*pod };
-        let mut gate = gate(policies, &[subject], default);
+        let mut gate = gate(policies, &[subject], base);
         count += share(mtls, &mut gate.permissions);
         if let Some(shadow) = &mut gate.shadow {
             count += share(mtls, &mut shadow.permissions);
@@ -133,28 +152,31 @@ fn share(mtls: &Mtls, permissions: &mut Arc<Permissions>) -> usize {
     0
 }
 
-/// Warns of ports that every member may call, because no permission is about them. Kuma refuses every caller there.
-fn unrestricted(mtls: &Mtls, pod: &Subject<'_>) -> Option<String> {
+/// Warns of ports that no permission is about: every member may call them, where Kuma refuses each; or with a MeshIdentity
+/// none, as in Kuma.
+fn without_permission(mtls: &Mtls, pod: &Subject<'_>, base: Base) -> Option<String> {
+    let is_without = |gate: &Gate| match base.closed {
+        true => gate.permissions.len() == 0,
+        false => !gate.permissions.restricted,
+    };
+    let warning = |ports: &str| {
+        let who = match base.closed {
+            true => "no member may call, as the mesh has a MeshIdentity",
+            false => "every member may call, where Kuma refuses each",
+        };
+        format!("no MeshTrafficPermission is about {ports}: {who}; one for the mesh says who may")
+    };
     let Some((_, this)) = pod.pod else {
-        return (!mtls.others.permissions.restricted).then(|| warning_of_unrestricted("this pod"));
+        return is_without(&mtls.others).then(|| warning("this pod"));
     };
     let ports = this.networking.inbound.iter().map(|inbound| this.listener(inbound));
-    let open =
-        |address: &SocketAddr| mtls.inbounds.get(address).is_some_and(|gate| !gate.permissions.restricted);
-    let open: Vec<_> = ports.filter(open).map(|address| address.to_string()).collect();
-    match open.len().checked_sub(LISTED).filter(|more| *more > 0) {
-        _ if open.is_empty() => None,
-        Some(more) => {
-            Some(warning_of_unrestricted(&format!("{} and {more} more ports", open[..LISTED].join(", "))))
-        }
-        None => Some(warning_of_unrestricted(&open.join(", "))),
+    let without = |address: &SocketAddr| mtls.inbounds.get(address).is_some_and(is_without);
+    let without: Vec<_> = ports.filter(without).map(|address| address.to_string()).collect();
+    match without.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        _ if without.is_empty() => None,
+        Some(more) => Some(warning(&format!("{} and {more} more ports", without[..LISTED].join(", ")))),
+        None => Some(warning(&without.join(", "))),
     }
-}
-
-fn warning_of_unrestricted(ports: &str) -> String {
-    format!(
-        "no MeshTrafficPermission is about {ports}: every member may call, where Kuma refuses each; one for the mesh says who may"
-    )
 }
 
 /// A policy that is passed over may be the one that forbids: returns an error where the documents do not decide it.
@@ -191,21 +213,21 @@ fn unlabelled(policy: &Document, pod: &Subject<'_>) -> Option<String> {
     ))
 }
 
-fn gate(policies: &Policies<'_>, subjects: &[Subject<'_>], default: TlsMode) -> Gate {
-    let (mode, permissions) = decided(&policies.live, subjects, default);
-    let shadow = (!policies.tried.is_empty()).then(|| decided(&policies.tried, subjects, default));
+fn gate(policies: &Policies<'_>, subjects: &[Subject<'_>], base: Base) -> Gate {
+    let (mode, permissions) = decided(&policies.live, subjects, base);
+    let shadow = (!policies.tried.is_empty()).then(|| decided(&policies.tried, subjects, base));
     let shadow = shadow.filter(|shadow| (&shadow.0, &shadow.1) != (&mode, &permissions));
     let shadow = shadow.map(|(mode, permissions)| Shadow { mode, permissions: Arc::new(permissions) });
     Gate { mode, permissions: Arc::new(permissions), shadow }
 }
 
 /// Returns what policies say of a port.
-fn decided(policies: &[&Document], subjects: &[Subject<'_>], default: TlsMode) -> (TlsMode, Permissions) {
+fn decided(policies: &[&Document], subjects: &[Subject<'_>], base: Base) -> (TlsMode, Permissions) {
     let mode = conf(policies, subjects).and_then(|conf| conf.mode).map(|mode| match mode {
         TlsModeWord::Strict => TlsMode::Strict,
         TlsModeWord::Permissive => TlsMode::Permissive,
     });
-    (mode.unwrap_or(default), permissions(policies, subjects))
+    (mode.unwrap_or(base.mode), permissions(policies, subjects, base))
 }
 
 /// Merges the `MeshTLS` policies in effect, field by field.
@@ -254,8 +276,10 @@ fn suite(cipher: Cipher) -> CipherSuite {
     }
 }
 
-fn permissions(policies: &[&Document], subjects: &[Subject<'_>]) -> Permissions {
-    let Some(items) = items(policies, subjects) else { return Permissions::default() };
+fn permissions(policies: &[&Document], subjects: &[Subject<'_>], base: Base) -> Permissions {
+    let Some(items) = items(policies, subjects, base) else {
+        return Permissions { restricted: base.closed, ..Permissions::default() };
+    };
     let (unordered, ordered): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.list == List::Rules);
     let permissions = |items: Vec<Item<'_>>| items.into_iter().map(|item| item.permission).collect();
     Permissions { restricted: true, ordered: permissions(ordered), unordered: permissions(unordered) }
@@ -279,10 +303,14 @@ enum List {
 }
 
 /// Returns the items of all policies in effect, the deciding ones first; `None` where no policy is.
-fn items<'d>(policies: &[&'d Document], subjects: &[Subject<'_>]) -> Option<Vec<Item<'d>>> {
+fn items<'d>(policies: &[&'d Document], subjects: &[Subject<'_>], base: Base) -> Option<Vec<Item<'d>>> {
     let newer = select::effective::<MeshTrafficPermission>(policies, subjects);
     if !newer.is_empty() {
         return Some(newer.iter().flat_map(of_policy).collect());
+    }
+    if base.closed {
+        // The older kind knows callers by the services of Mesh.mtls only, and Kuma 3.0 passes it over.
+        return None;
     }
     // Of the older kind the most specific holds alone.
     let older = select::effective::<TrafficPermission>(policies, subjects);
@@ -340,6 +368,8 @@ fn of_rule(rule: &PermissionRule) -> impl Iterator<Item = Permission> {
     })
 }
 
+#[cfg(test)]
+mod identities;
 #[cfg(test)]
 mod merging;
 #[cfg(test)]

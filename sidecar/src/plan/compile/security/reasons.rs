@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The documents behind the gates of a pod, in the order in which they decide: the answer to "why may this caller in?".
 
-use super::{Gate, Item, List, Policies, conf_of, default_mode, gate, items};
+use super::{Base, Gate, Item, List, Policies, conf_of, gate, items, settings};
+use crate::plan::decisions::Claim;
 use crate::plan::permissions::{Action, Peer, Permission, Verdict, Who};
+use crate::plan::tls::TlsVersion;
+use crate::plan::{Plan, TlsMode};
 use culvert_mesh::document::Document;
-use culvert_mesh::kinds::mesh::Mesh;
+use culvert_mesh::kinds::mesh_tls::TlsConf;
 use culvert_mesh::select::Subject;
 
 /// A port of the pod, and what decides who may call it.
@@ -15,36 +18,40 @@ pub(crate) struct PortReasons {
     /// Mode and permissions.
     pub(crate) gate: Gate,
     /// What says the mode, the deciding one first.
-    pub(crate) modes: Vec<Reason>,
+    pub(crate) modes: Vec<Claim>,
     /// Permissions, the deciding one first.
-    pub(crate) callers: Vec<(Permission, Reason)>,
+    pub(crate) callers: Vec<(Permission, Claim)>,
+    /// The permissions that would be in force with the policies on trial; empty where they change nothing.
+    pub(crate) on_trial: Vec<Claim>,
 }
 
-/// What a document says, and its place.
-#[derive(Debug)]
-pub(crate) struct Reason {
-    /// In few words.
-    pub(crate) says: String,
-    /// Kind and name of the document, its place, and the field.
-    pub(crate) by: String,
-}
-
-/// Returns the ports of the pod; none where the mesh has no TLS, so that nobody knows a caller.
-pub(crate) fn reasons(mesh: Option<&Mesh>, ours: &[&Document], pod: &Subject<'_>) -> Vec<PortReasons> {
-    let Some(default) = default_mode(mesh) else { return Vec::new() };
+/// Returns the ports of the pod; none where it has no TLS, so that nobody knows a caller.
+pub(in crate::plan::compile) fn reasons(
+    base: Option<Base>,
+    ours: &[&Document],
+    pod: &Subject<'_>,
+) -> Vec<PortReasons> {
+    let Some(base) = base else { return Vec::new() };
     let policies = Policies::of(ours);
     let each: Vec<_> = pod.tags.chunks(1).map(|tags| Subject { tags, ..*pod }).collect();
     let others = if each.is_empty() { std::slice::from_ref(pod) } else { &each };
     let of = |port: String, subjects: &[Subject<'_>]| {
-        let modes = conf_of(&policies.live, subjects).into_iter().filter_map(|(document, conf)| {
-            Some(Reason { says: format!("{:?}", conf.mode?), by: named(document, "") })
-        });
-        let from_mesh = Reason { says: default.name().into(), by: "the Mesh".into() };
+        let modes = conf_of(&policies.live, subjects)
+            .into_iter()
+            .filter_map(|(document, conf)| Some(Claim::of(format!("{:?}", conf.mode?), document, "")));
+        let by = if base.closed { "the default with a MeshIdentity" } else { "the Mesh" };
+        let default = Claim::new(base.mode.name(), by);
+        let callers = |policies: &[&Document]| -> Vec<(Permission, Claim)> {
+            items(policies, subjects, base).unwrap_or_default().into_iter().map(reason).collect()
+        };
+        let gate = gate(&policies, subjects, base);
+        let changes = gate.shadow.as_ref().is_some_and(|shadow| shadow.permissions != gate.permissions);
         PortReasons {
             port,
-            gate: gate(&policies, subjects, default),
-            modes: modes.chain([from_mesh]).collect(),
-            callers: items(&policies.live, subjects).unwrap_or_default().into_iter().map(reason).collect(),
+            modes: modes.chain([default]).collect(),
+            callers: callers(&policies.live),
+            on_trial: if changes { claims(callers(&policies.tried)) } else { Vec::new() },
+            gate,
         }
     };
     let inbounds = pod.pod.into_iter().flat_map(|(_, this)| {
@@ -60,12 +67,41 @@ pub(crate) fn reasons(mesh: Option<&Mesh>, ours: &[&Document], pod: &Subject<'_>
     ports
 }
 
-fn named(document: &Document, field: &str) -> String {
-    let field = if field.is_empty() { String::new() } else { format!(", {field}") };
-    format!("{} {} ({}{field})", document.kind().name(), document.name, document.place)
+fn claims(permissions: Vec<(Permission, Claim)>) -> Vec<Claim> {
+    permissions.into_iter().map(|(_, claim)| claim).collect()
 }
 
-fn reason(Item { document, list, index, permission }: Item<'_>) -> (Permission, Reason) {
+/// Notes where versions and suites of TLS come from.
+pub(crate) fn explain_settings(plan: &mut Plan, ours: &[&Document], pod: &Subject<'_>) {
+    if plan.mtls.is_none() || !plan.decisions.are_kept() {
+        return;
+    }
+    let each: Vec<_> = pod.tags.chunks(1).map(|tags| Subject { tags, ..*pod }).collect();
+    let others = if each.is_empty() { std::slice::from_ref(pod) } else { &each };
+    let confs = conf_of(ours, others);
+    let versions = |conf: Option<TlsConf>| {
+        let name = |version: TlsVersion| if version == TlsVersion::V12 { "1.2" } else { "1.3" };
+        let of = settings(conf);
+        format!("{} to {}", name(of.min), name(of.max))
+    };
+    let suites = |conf: Option<TlsConf>| {
+        if conf.is_none() {
+            return "all".to_owned();
+        }
+        let suites: Vec<_> = settings(conf).suites.iter().map(|suite| format!("{suite:?}")).collect();
+        suites.join(", ")
+    };
+    let said = |says: &dyn Fn(&TlsConf) -> bool, words: &dyn Fn(Option<TlsConf>) -> String| {
+        let confs = confs.iter().filter(|(_, conf)| says(conf));
+        let claims = confs.map(|(document, conf)| Claim::of(words(Some((*conf).clone())), document, ""));
+        claims.chain([Claim::new(words(None), "default")]).collect::<Vec<_>>()
+    };
+    plan.decisions.first("TLS", "versions", || said(&|conf: &TlsConf| conf.version.is_some(), &versions));
+    plan.decisions
+        .first("TLS", "cipher suites", || said(&|conf: &TlsConf| !conf.ciphers.is_empty(), &suites));
+}
+
+fn reason(Item { document, list, index, permission }: Item<'_>) -> (Permission, Claim) {
     let action = match permission.action {
         Action::Allow => "allow",
         Action::Deny => "deny",
@@ -85,11 +121,21 @@ fn reason(Item { document, list, index, permission }: Item<'_>) -> (Permission, 
         List::Rules => "rules",
         List::Sources => "sources",
     };
-    let by = named(document, &format!("{list}[{index}]"));
-    (permission, Reason { says: format!("{action} {who}"), by })
+    let claim = Claim::of(format!("{action} {who}"), document, &format!("{list}[{index}]"));
+    (permission, claim)
 }
 
 impl PortReasons {
+    /// Returns the verdict about a member with the policies on trial in force, if they change the port.
+    pub(crate) fn decide_on_trial(&self, peer: &Peer, names_services: bool) -> Option<Verdict> {
+        self.gate.shadow.as_ref().map(|shadow| shadow.permissions.decide(peer, names_services))
+    }
+
+    /// Returns the mode that the port would have with the policies on trial in force, if it is another one.
+    pub(crate) fn mode_on_trial(&self) -> Option<TlsMode> {
+        self.gate.shadow.as_ref().map(|shadow| shadow.mode).filter(|mode| *mode != self.gate.mode)
+    }
+
     /// Returns the verdict about a member, and the number of the permission that decides it, from 1.
     pub(crate) fn decide(&self, peer: &Peer, names_services: bool) -> (Verdict, Option<usize>) {
         let verdict = self.gate.permissions.decide(peer, names_services);
@@ -98,7 +144,7 @@ impl PortReasons {
             Verdict::ShadowDenied => Action::AllowWithShadowDeny,
             Verdict::Denied => Action::Deny,
         };
-        let decides = |(permission, _): &(Permission, Reason)| {
+        let decides = |(permission, _): &(Permission, Claim)| {
             permission.action == action && permission.who.may_mean(peer, names_services, action)
         };
         (verdict, self.callers.iter().position(decides).map(|index| index + 1))

@@ -202,7 +202,7 @@ fn thousandths(text: &str) -> Option<u32> {
 }
 
 /// Merges inside of an optional value: Kuma merges policies down to single numbers.
-fn within<T: Merge>(specific: Option<T>, less_specific: Option<T>) -> Option<T> {
+pub(in crate::kinds) fn within<T: Merge>(specific: Option<T>, less_specific: Option<T>) -> Option<T> {
     match (specific, less_specific) {
         (Some(specific), Some(less_specific)) => Some(specific.over(less_specific)),
         (specific, less_specific) => specific.or(less_specific),

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Listeners and clusters in the shape and the words of Envoy's admin interface, so that the runbooks of Kong Mesh hold.
 
-use super::{dump, outside, transport};
+mod balancing;
+
+use self::balancing::HostPlace;
+use super::dump::duration;
+use super::{checks, dump, outside, transport};
 use crate::admin::stats::Process;
 use crate::cluster::destinations::{Destination, Destinations};
+use crate::cluster::health::EndpointHealth;
 use crate::cluster::limits::ClusterLimits;
 use crate::cluster::registry::{Cluster, Listener, Running, stat_name};
 use crate::net::addrs::{DialAddr, Direction};
@@ -16,7 +21,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// Most hosts of a cluster on a page.
 const MOST_HOSTS: usize = 256;
@@ -29,13 +34,13 @@ pub(super) fn listeners(running: &Running) -> impl Iterator<Item = &Arc<Listener
 
 /// The clusters that connections can come to: of those, listeners that are off have none.
 pub(super) fn clusters(running: &Running) -> impl Iterator<Item = &Arc<Cluster>> {
-    fn leads_to(from: Option<&Arc<Cluster>>, to: &Arc<Cluster>) -> bool {
-        from.is_some_and(|from| Arc::ptr_eq(from, to))
+    fn leads_to<'c>(from: impl IntoIterator<Item = &'c Arc<Cluster>>, to: &Arc<Cluster>) -> bool {
+        from.into_iter().any(|from| Arc::ptr_eq(from, to))
     }
     let used = move |cluster: &Arc<Cluster>| {
         cluster.plan.origin == plan::Origin::MeshPassthrough
-            || leads_to(running.direct_access.as_ref(), cluster)
-            || listeners(running).any(|listener| leads_to(listener.cluster.as_ref(), cluster))
+            || leads_to(&running.direct_access, cluster)
+            || listeners(running).any(|listener| leads_to(listener.clusters(), cluster))
     };
     running.clusters.iter().filter(move |cluster| used(cluster))
 }
@@ -102,7 +107,8 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
         Discovery::OriginalDst { source } => ("ORIGINAL_DST", "CLUSTER_PROVIDED", *source, Vec::new()),
         Discovery::Application { address, source } => ("STATIC", "ROUND_ROBIN", *source, vec![*address]),
         Discovery::Endpoints(endpoints) => {
-            ("STATIC", "ROUND_ROBIN", None, endpoints.iter().map(|endpoint| endpoint.address).collect())
+            let policy = balancing::policy(planned.balance.algorithm);
+            ("STATIC", policy, None, endpoints.iter().map(|endpoint| endpoint.address).collect())
         }
     };
     cluster["type"] = kind.into();
@@ -110,8 +116,8 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
     if kind == "STATIC" {
         let endpoints: Vec<_> =
             endpoints.into_iter().map(|at| json!({"endpoint": {"address": socket_address(at)}})).collect();
-        cluster["load_assignment"] =
-            json!({"cluster_name": &*planned.name, "endpoints": [{"lb_endpoints": endpoints}]});
+        let localities = planned.balance.localities.as_ref();
+        cluster["load_assignment"] = balancing::assignment(&planned.name, &endpoints, localities);
     }
     if let (Discovery::Endpoints(_), Some(mtls)) = (&planned.upstream, mtls) {
         cluster["transport_socket"] = transport::upstream(mtls);
@@ -130,6 +136,10 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
         });
         let percent = f64::from(outlier.panic_threshold) / 1000.0;
         cluster["common_lb_config"] = json!({"healthy_panic_threshold": {"value": percent}});
+    }
+    balancing::add_settings(&planned.balance, &mut cluster);
+    if let Some(health) = &planned.health {
+        checks::of_cluster(&mut cluster, health, planned.origin);
     }
     if let Some(source) = source {
         cluster["upstream_bind_config"] =
@@ -162,7 +172,11 @@ fn listener(running: &Running, of: &Listener) -> Value {
     };
     let mut chains = outside::chains(running, planned, filters);
     if chains.is_empty() {
-        chains.push(json!({"filters": filters(cluster)}));
+        let mut filters = filters(cluster);
+        if let (Some(rate), Some(filters)) = (planned.rate, filters.as_array_mut()) {
+            filters.insert(0, checks::rate_limit(rate));
+        }
+        chains.push(json!({ "filters": filters }));
     }
     let mut listener = json!({
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
@@ -173,6 +187,14 @@ fn listener(running: &Running, of: &Listener) -> Value {
     });
     if let Some(attempts) = listener_attempts(of) {
         listener["filter_chains"][0]["filters"][0]["typed_config"]["max_connect_attempts"] = attempts.into();
+    }
+    if !planned.split.is_empty() {
+        let filter = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+        weigh(filter, &planned.split);
+    }
+    if of.cluster.as_ref().is_some_and(|cluster| cluster.plan.balance.by_source) {
+        let policy = json!([{"source_ip": {}}]);
+        listener["filter_chains"][0]["filters"][0]["typed_config"]["hash_policy"] = policy;
     }
     if planned.origin == plan::Origin::Transparent {
         listener["use_original_dst"] = true.into();
@@ -185,23 +207,22 @@ fn listener(running: &Running, of: &Listener) -> Value {
     listener
 }
 
+/// Puts a split in the place of a filter's cluster.
+fn weigh(filter: &mut Value, split: &[plan::Share]) {
+    let share = |share: &plan::Share| json!({"name": &*share.cluster, "weight": share.weight});
+    let clusters: Vec<_> = split.iter().map(share).collect();
+    if let Some(filter) = filter.as_object_mut() {
+        filter.remove("cluster");
+        filter.insert("weighted_clusters".into(), json!({"clusters": clusters}));
+    }
+}
+
 fn socket_address(address: SocketAddr) -> Value {
     json!({"socket_address": inner_address(address)})
 }
 
 fn inner_address(address: SocketAddr) -> Value {
     json!({"address": address.ip().to_string(), "port_value": address.port()})
-}
-
-/// Protobuf's spelling: seconds, with as many decimals as it needs.
-fn duration(duration: Duration) -> String {
-    let mut text = duration.as_secs().to_string();
-    if duration.subsec_nanos() != 0 {
-        let decimals = format!("{:09}", duration.subsec_nanos());
-        let _ = write!(text, ".{}", decimals.trim_end_matches('0'));
-    }
-    text.push('s');
-    text
 }
 
 /// Makes `/listeners`, a line for each.
@@ -233,27 +254,48 @@ fn limits(of: &ClusterLimits) -> [(&'static str, u32); 4] {
 }
 
 /// A destination that a cluster dialled.
-struct Host {
+struct Host<'a> {
     addr: DialAddr,
-    counted: Destination,
+    /// `None` of an endpoint that is checked, and that no connection dialled lately.
+    counted: Option<Destination>,
     /// The document that names it, of passthrough: without passthrough the way to the others would be closed.
     named: Option<Named>,
-    /// Of a service's endpoint: true while it comes after all others, as it failed.
-    ejected: Option<bool>,
+    /// Of a service's endpoint, and of an application that is probed.
+    health: Option<EndpointHealth>,
+    /// Of a service's endpoint.
+    place: Option<HostPlace<'a>>,
 }
 
-fn hosts(running: &Running, of: &Cluster, destinations: &Destinations) -> Vec<Host> {
+fn hosts<'a>(running: &Running, of: &'a Cluster, destinations: &Destinations) -> Vec<Host<'a>> {
     let asked = of.plan.origin == plan::Origin::Transparent && of.plan.name.starts_with("outbound");
     let named = |addr: DialAddr| Named(running.plan.named_by(addr.get()));
-    let health: HashMap<_, _> = of.health().collect();
-    let hosts = destinations.of(of.state.id).into_iter().take(MOST_HOSTS);
+    let mut health: HashMap<_, _> = of.health().map(|one| (one.address, one)).collect();
+    let places = balancing::places(&of.plan);
+    let hosts = destinations.of(of.state.id).into_iter();
     let host = |(addr, counted): (DialAddr, _)| Host {
         addr,
-        counted,
+        counted: Some(counted),
         named: asked.then(|| named(addr)),
-        ejected: health.get(&addr.get()).copied(),
+        health: health.remove(&addr.get()),
+        place: places.get(&addr.get()).copied(),
     };
-    hosts.map(host).collect()
+    let mut hosts: Vec<_> = hosts.map(host).collect();
+    let mut others: Vec<_> = health.into_values().filter(|one| one.checked).collect();
+    others.sort_unstable_by_key(|one| (!one.unhealthy, one.address));
+    hosts.extend(others.into_iter().map(|one| {
+        let addr = DialAddr::new(one.address);
+        let place = places.get(&one.address).copied();
+        Host { addr, counted: None, named: asked.then(|| named(addr)), health: Some(one), place }
+    }));
+    hosts.truncate(MOST_HOSTS);
+    hosts
+}
+
+impl Host<'_> {
+    /// Connections open, connects that failed, and connections dialled.
+    fn counts(&self) -> (u32, u64, u64) {
+        self.counted.map_or((0, 0, 0), |of| (of.active, of.connect_fail, of.total))
+    }
 }
 
 /// The Dataplane or match that names a destination.
@@ -288,15 +330,21 @@ pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> S
         }
         let _ = writeln!(text, "{name}::added_via_api::false");
         let _ = writeln!(text, "{name}::cx_active::{}", of.state.metrics.active.get());
-        for Host { addr, counted, named, ejected } in hosts(running, of, destinations) {
-            let _ = writeln!(text, "{name}::{addr}::cx_active::{}", counted.active);
-            let _ = writeln!(text, "{name}::{addr}::cx_connect_fail::{}", counted.connect_fail);
-            let _ = writeln!(text, "{name}::{addr}::cx_total::{}", counted.total);
-            if let Some(ejected) = ejected {
-                let flags = if ejected { "/failed_outlier_check" } else { "healthy" };
-                let _ = writeln!(text, "{name}::{addr}::health_flags::{flags}");
+        for host in hosts(running, of, destinations) {
+            let (active, connect_fail, total) = host.counts();
+            let Host { addr, counted, named, health, place } = host;
+            let _ = writeln!(text, "{name}::{addr}::cx_active::{active}");
+            let _ = writeln!(text, "{name}::{addr}::cx_connect_fail::{connect_fail}");
+            let _ = writeln!(text, "{name}::{addr}::cx_total::{total}");
+            if let Some(health) = health {
+                let _ = writeln!(text, "{name}::{addr}::health_flags::{}", health.flags());
             }
-            let _ = writeln!(text, "{name}::{addr}::last_seen::{}", rfc3339(counted.last_seen_at()));
+            for (key, value) in place.map(HostPlace::lines).unwrap_or_default() {
+                let _ = writeln!(text, "{name}::{addr}::{key}::{}", one_line(&value));
+            }
+            if let Some(counted) = counted {
+                let _ = writeln!(text, "{name}::{addr}::last_seen::{}", rfc3339(counted.last_seen_at()));
+            }
             if let Some(Named(named)) = named {
                 let named = named.as_deref().unwrap_or("no document");
                 let _ = writeln!(text, "{name}::{addr}::named_by::{}", one_line(named));
@@ -316,20 +364,25 @@ pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> V
                 .collect();
             let hosts: Vec<_> = hosts(running, of, destinations)
                 .into_iter()
-                .map(|Host { addr, counted, named, ejected }| {
+                .map(|host| {
+                    let (active, connect_fail, total) = host.counts();
+                    let Host { addr, counted, named, health, place } = host;
                     let mut shown = json!({
                         "address": socket_address(addr.get()),
                         "stats": [
-                            {"name": "cx_active", "type": "GAUGE", "value": counted.active.to_string()},
-                            {"name": "cx_connect_fail", "value": counted.connect_fail.to_string()},
-                            {"name": "cx_total", "value": counted.total.to_string()},
+                            {"name": "cx_active", "type": "GAUGE", "value": active.to_string()},
+                            {"name": "cx_connect_fail", "value": connect_fail.to_string()},
+                            {"name": "cx_total", "value": total.to_string()},
                         ],
-                        "last_seen": rfc3339(counted.last_seen_at()),
                     });
-                    match ejected {
-                        Some(true) => shown["health_status"] = json!({"failed_outlier_check": true}),
-                        Some(false) => shown["health_status"] = json!({"eds_health_status": "HEALTHY"}),
-                        None => {}
+                    if let Some(counted) = counted {
+                        shown["last_seen"] = rfc3339(counted.last_seen_at()).into();
+                    }
+                    if let Some(health) = health {
+                        shown["health_status"] = checks::status(&health);
+                    }
+                    if let Some(place) = place {
+                        place.add_to(&mut shown);
                     }
                     if let Some(Named(named)) = named {
                         shown["named_by"] = named.into();
@@ -354,6 +407,7 @@ mod tests {
     use crate::connection::proxy::Proxy;
     use crate::options::Options;
     use clap::Parser;
+    use std::time::Duration;
 
     fn proxy(arguments: &[&str]) -> Proxy {
         let arguments = std::iter::once(&"culvert-sidecar").chain(arguments);

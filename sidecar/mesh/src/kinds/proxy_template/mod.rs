@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `ProxyTemplate`: patches of the generated clusters and listeners, as far as culvert has what they change.
+//! `ProxyTemplate` and `MeshProxyPatch`: patches of the generated clusters and listeners, as far as culvert has what they
+//! change.
+
+mod envoy;
+mod json_patch;
+mod mesh_proxy_patch;
+
+pub use envoy::*;
+pub use json_patch::*;
+pub use mesh_proxy_patch::*;
 
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::model::tags::Tags;
 use crate::read::part::Part;
-use crate::read::yaml;
-use crate::read::{At, AtMostOne, Read, Span, fields, words};
+use crate::read::{At, Read, fields, words};
 use crate::target::Target;
 use serde_json::{Value, json};
-
-/// The only type that a tcp_proxy has.
-const TCP_PROXY_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 fields! {
     /// Patches of the clusters and listeners of some pods.
@@ -19,7 +24,7 @@ fields! {
         /// The pods by their tags: one of these has to fit.
         selectors: required Vec<Selector> = "selectors",
         /// Base of the changes, and the changes.
-        conf: required TemplateConf = "conf",
+        conf: default TemplateConf = "conf",
     }
 }
 
@@ -45,10 +50,17 @@ fields! {
 fields! {
     /// Base of the changes, and the changes.
     pub struct TemplateConf {
-        /// Base of the changes: only default-proxy.
-        imports: required Imports = "imports",
+        /// Base of the changes: default-proxy, also where none is named.
+        imports: default Vec<Import> = "imports",
         /// The changes, in order.
         modifications: default Vec<Modification> = "modifications",
+    }
+}
+
+impl Default for TemplateConf {
+    /// A template without changes, as Kuma takes one.
+    fn default() -> Self {
+        Self { imports: Vec::new(), modifications: Vec::new() }
     }
 }
 
@@ -57,24 +69,6 @@ words! {
     pub enum Import {
         /// The configuration without a template.
         DefaultProxy = "default-proxy",
-    }
-}
-
-/// Bases of the changes; at least one, as without a base there is nothing to change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Imports(pub Vec<Import>);
-
-impl Read for Imports {
-    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        let imports = Vec::read(value, at)?;
-        if imports.is_empty() {
-            return at.wrong(value, "default-proxy");
-        }
-        Some(Self(imports))
-    }
-
-    fn schema() -> Value {
-        json!({"type": "array", "minItems": 1, "items": Import::schema()})
     }
 }
 
@@ -208,144 +202,5 @@ fields! {
     }
 }
 
-words! {
-    /// Filters that a listener can have.
-    pub enum FilterName {
-        /// The filter that forwards bytes.
-        TcpProxy = "envoy.filters.network.tcp_proxy",
-    }
-}
-
-/// YAML inside of YAML, written as text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inline<T>(pub T);
-
-impl<T: Read> Read for Inline<T> {
-    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        let Some(text) = value.as_str() else { return at.wrong(value, "Envoy's YAML as text: value: |") };
-        match yaml::parse(text) {
-            Ok(inner) => T::read(&inner, at).map(Self),
-            Err(error) => {
-                at.problem(error.to_string(), "Envoy's YAML");
-                None
-            }
-        }
-    }
-
-    fn schema() -> Value {
-        json!({"type": "string"})
-    }
-}
-
-fields! {
-    /// Fields of a cluster that can be changed.
-    pub struct ClusterValue {
-        /// Limits of the cluster.
-        circuit_breakers: optional CircuitBreakers = "circuit_breakers" | "circuitBreakers",
-        /// Deadline of a connect.
-        connect_timeout: optional Span = "connect_timeout" | "connectTimeout",
-    }
-}
-
-fields! {
-    /// Limits of a cluster.
-    pub struct CircuitBreakers {
-        /// By priority, of which there is one here: at most one entry.
-        thresholds: required AtMostOne<Thresholds> = "thresholds",
-    }
-}
-
-fields! {
-    /// Limits; an absent one stays as it is.
-    pub struct Thresholds {
-        /// Most connections that are open at once.
-        max_connections: optional Wrapped = "max_connections" | "maxConnections",
-        /// Most connects in flight.
-        max_pending_requests: optional Wrapped = "max_pending_requests" | "maxPendingRequests",
-        /// Most requests in flight.
-        max_requests: optional Wrapped = "max_requests" | "maxRequests",
-        /// Most retries in flight.
-        max_retries: optional Wrapped = "max_retries" | "maxRetries",
-        /// Priority of the limits: only DEFAULT.
-        priority: optional Priority = "priority",
-        /// Shows in /stats how much is left; culvert always does.
-        track_remaining: optional bool = "track_remaining" | "trackRemaining",
-    }
-}
-
-words! {
-    /// Priorities of Envoy that culvert has.
-    pub enum Priority {
-        /// The priority of all TCP connections.
-        Default = "DEFAULT",
-    }
-}
-
-/// A number, or protobuf's number in a wrapper: `{value: 1}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wrapped(pub u32);
-
-impl Read for Wrapped {
-    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        match value.as_object().map(|map| (map.len(), map.get("value"))) {
-            Some((1, Some(inner))) => at.field("value", |at| u32::read(inner, at)),
-            _ => u32::read(value, at),
-        }
-        .map(Self)
-    }
-
-    fn schema() -> Value {
-        u32::schema()
-    }
-}
-
-/// Fields of a filter that can be changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilterValue {
-    /// Time after which a connection that moves no byte is closed.
-    pub idle_timeout: Option<Span>,
-}
-
-fields! {
-    /// A filter in Envoy's spelling.
-    struct RawFilter {
-        /// Name of the filter.
-        name: optional FilterName = "name",
-        /// Configuration of the filter.
-        config: required TcpProxy = "typed_config" | "typedConfig",
-    }
-}
-
-fields! {
-    /// Configuration of a tcp_proxy, the only filter.
-    struct TcpProxy {
-        /// Type of the configuration.
-        kind: optional TcpProxyType = "@type",
-        /// Time after which a connection that moves no byte is closed.
-        idle_timeout: optional Span = "idle_timeout" | "idleTimeout",
-    }
-}
-
-/// The only `@type` that a tcp_proxy has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct TcpProxyType;
-
-impl Read for TcpProxyType {
-    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        if value == TCP_PROXY_TYPE { Some(Self) } else { at.wrong(value, TCP_PROXY_TYPE) }
-    }
-
-    fn schema() -> Value {
-        json!({"const": TCP_PROXY_TYPE})
-    }
-}
-
-impl Read for FilterValue {
-    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        RawFilter::read(value, at).map(|raw| Self { idle_timeout: raw.config.idle_timeout })
-    }
-
-    fn schema() -> Value {
-        RawFilter::schema()
-    }
-}
+#[cfg(test)]
+mod tests;

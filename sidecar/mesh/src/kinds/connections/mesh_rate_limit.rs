@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `MeshRateLimit`: the rate of connections to the inbounds of some pods.
+
+use super::Headers;
+use crate::context::Context;
+use crate::kinds::Resource;
+use crate::kinds::connections::mesh_circuit_breaker::within;
+use crate::kinds::destination::{self, ConnectionPolicy, Positive, ToRef};
+use crate::merge::{Merge, merge_fields};
+use crate::read::part::Part;
+use crate::read::{At, Mapping, Span, fields};
+use crate::target::{ProxyType, Target, TargetRef, WholeMesh};
+use std::time::Duration;
+
+/// Intervals are longer than this, as Envoy's bucket once needed it.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+fields! {
+    /// The rate of connections to the inbounds of some pods.
+    pub struct MeshRateLimit {
+        /// The pods. Absent: all pods of the mesh.
+        target_ref: optional TargetRef = "targetRef",
+        /// Connections to Kuma's built-in gateways, which are proxies of their own.
+        to: default Vec<RateFrom> = "to",
+        /// Connections to these pods.
+        from: default Vec<RateFrom> = "from",
+        /// Connections to these pods, in the newer spelling.
+        rules: default Vec<RateRule> = "rules",
+    }
+}
+
+fields! {
+    /// Connections from some clients.
+    pub struct RateFrom {
+        /// The clients: only Mesh.
+        target_ref: required WholeMesh = "targetRef",
+        /// Their rate, of all together.
+        default: required RateConf = "default",
+    }
+}
+
+fields! {
+    /// Connections from any client.
+    pub struct RateRule {
+        /// Requests of these clients only, which TCP has not.
+        matches: default Vec<Mapping> = "matches",
+        /// The rate of all together.
+        default: required RateConf = "default",
+    }
+}
+
+fields! {
+    /// Rates that each pod counts by itself.
+    pub struct RateConf {
+        /// Rates by protocol.
+        local: required LocalRates = "local",
+    }
+}
+
+merge_fields!(RateConf { local });
+
+fields! {
+    /// Rates by protocol.
+    pub struct LocalRates {
+        /// The rate of connections.
+        tcp: optional TcpRate = "tcp",
+        /// The rate of HTTP requests, without effect: connections are forwarded as TCP.
+        http: optional HttpRate = "http",
+    }
+}
+
+impl Merge for LocalRates {
+    fn over(self, less_specific: Self) -> Self {
+        let Self { tcp, http } = less_specific;
+        Self { tcp: within(self.tcp, tcp), http: self.http.or(http) }
+    }
+}
+
+fields! {
+    /// The rate of connections.
+    pub struct TcpRate {
+        /// True: there is no limit.
+        disabled: optional bool = "disabled",
+        /// Connections in a time.
+        connection_rate: optional Rate = "connectionRate",
+    }
+}
+
+merge_fields!(TcpRate { disabled, connection_rate });
+
+fields! {
+    /// A number in a time.
+    pub struct Rate {
+        /// The number: so many at once, and so many again in each interval.
+        num: required Positive = "num",
+        /// The time, above 50ms.
+        interval: required Span = "interval",
+    }
+}
+
+fields! {
+    /// The rate of HTTP requests.
+    pub struct HttpRate {
+        /// True: there is no limit.
+        disabled: optional bool = "disabled",
+        /// Requests in a time.
+        request_rate: optional Rate = "requestRate",
+        /// The answer to requests above the rate.
+        on_rate_limit: optional OnRateLimit = "onRateLimit",
+    }
+}
+
+fields! {
+    /// The answer to requests above the rate.
+    pub struct OnRateLimit {
+        /// Status of the answer.
+        status: optional Positive = "status",
+        /// Headers of the answer.
+        headers: optional Headers = "headers",
+    }
+}
+
+impl TcpRate {
+    /// Returns the rate in force, if there is one.
+    pub fn in_force(&self) -> Option<&Rate> {
+        self.connection_rate.as_ref().filter(|_| self.disabled != Some(true))
+    }
+}
+
+impl ConnectionPolicy for MeshRateLimit {
+    type Conf = RateConf;
+
+    fn to(&self) -> impl DoubleEndedIterator<Item = (&ToRef, &RateConf)> {
+        std::iter::empty()
+    }
+
+    fn inbound(&self) -> impl DoubleEndedIterator<Item = &RateConf> {
+        let from = self.from.iter().map(|from| &from.default);
+        let rules = self.rules.iter().filter(|rule| rule.matches.is_empty());
+        from.chain(rules.map(|rule| &rule.default))
+    }
+
+    fn passed_over(&self) -> Vec<&'static str> {
+        let from = self.from.iter().map(|from| &from.default);
+        let mut all = from.chain(self.rules.iter().map(|rule| &rule.default));
+        let has = |http: &HttpRate| http.disabled != Some(true);
+        let http = all.any(|conf| conf.local.http.as_ref().is_some_and(has));
+        if http { vec!["http"] } else { Vec::new() }
+    }
+}
+
+impl Resource for MeshRateLimit {
+    const NAME: &'static str = "MeshRateLimit";
+    const HAS_SPEC: bool = true;
+
+    fn target(&self) -> Target<'_> {
+        Target::Ref(self.target_ref.as_ref())
+    }
+
+    fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
+        let target = part.field("targetRef");
+        TargetRef::check(&target, at);
+        destination::check_entries(part, at);
+        let to = part.items("to").unwrap_or_default();
+        let gateways = matches!(target.get::<Vec<ProxyType>>("proxyTypes"), Ok(Some(kinds)) if kinds == [ProxyType::Gateway]);
+        if !to.is_empty() && !gateways {
+            let allowed = "from or rules: connections are counted where they come in; to is for gateways";
+            part.problem(at, "to", "entries", allowed);
+        }
+        for list in ["to", "from", "rules"] {
+            for item in part.items(list).unwrap_or_default() {
+                let local = item.field("default").field("local");
+                check_local(&local, at);
+                let matched = item.field("matches").is_empty() == Some(false);
+                if matched && local.has("tcp") == Ok(true) {
+                    local.problem(
+                        at,
+                        "tcp",
+                        "it beside matches",
+                        "a rule without matches: the rate of connections is counted before a client is known",
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn check_local(local: &Part<'_>, at: &mut At<'_>) {
+    destination::check_says_something(local, &["tcp", "http"], at);
+    for (protocol, fields, rate) in [
+        ("tcp", &["disabled", "connectionRate"][..], "connectionRate"),
+        ("http", &["disabled", "requestRate", "onRateLimit"], "requestRate"),
+    ] {
+        if local.has(protocol) != Ok(true) {
+            continue;
+        }
+        let of = local.field(protocol);
+        destination::check_says_something(&of, fields, at);
+        let rate = of.field(rate);
+        if let Ok(Some(Span(interval))) = rate.get::<Span>("interval")
+            && interval <= SHORTEST
+        {
+            rate.problem(at, "interval", format!("{} ms", interval.as_millis()), "a duration above 50ms");
+        }
+    }
+}

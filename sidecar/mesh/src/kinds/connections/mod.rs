@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Policies about connections: times, limits, attempts, the choice of an endpoint, active checks, and rates of inbounds.
+
+pub mod mesh_circuit_breaker;
+mod mesh_health_check;
+pub mod mesh_load_balancing_strategy;
+mod mesh_rate_limit;
+pub mod mesh_retry;
+pub mod mesh_timeout;
+mod payload;
+
+pub use mesh_circuit_breaker::MeshCircuitBreaker;
+pub use mesh_health_check::*;
+pub use mesh_load_balancing_strategy::MeshLoadBalancingStrategy;
+pub use mesh_rate_limit::*;
+pub use mesh_retry::MeshRetry;
+pub use mesh_timeout::MeshTimeout;
+pub use payload::*;
+
+use crate::read::fields;
+
+fields! {
+    /// Headers that are set or added, without effect: connections are forwarded as TCP.
+    pub struct Headers {
+        /// Headers that take the place of others of their name.
+        set: optional Vec<NamedHeader> = "set",
+        /// Headers that are added to others of their name.
+        add: optional Vec<NamedHeader> = "add",
+    }
+}
+
+fields! {
+    /// A header.
+    pub struct NamedHeader {
+        /// Name of the header.
+        name: required String = "name",
+        /// Its value.
+        value: required String = "value",
+    }
+}

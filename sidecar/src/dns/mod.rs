@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The DNS server of the pod: names of the mesh from a table, everything else from the servers of the pod's resolv.conf.
+//!
+//! ```text
+//! application ─▶ rules (redirect-dns) ─▶ UDP or TCP on loopback ─▶ decide ─▶ a name of the mesh: answered here
+//!                                                                        ─▶ any other: relayed to a server and back
+//! ```
+//! A relayed message keeps its bytes but for the id. The server that an application asked cannot be had: the kernel tells the
+//! original destination of TCP alone, so both transports use the pod's servers. The sidecar's own queries leave by its uid.
+
+pub mod answer;
+mod ask;
+mod frame;
+mod in_flight;
+pub(crate) mod listen;
+pub mod message;
+pub mod metrics;
+pub mod names;
+mod resolv_conf;
+mod servers;
+mod tcp;
+mod udp;
+pub(crate) mod watch;
+
+use crate::dns::answer::{Bounds, Decision};
+use crate::dns::ask::Way;
+use crate::dns::in_flight::{InFlight, Slot};
+use crate::dns::message::{SERVFAIL, error_reply, id_of};
+use crate::dns::metrics::{Answered, DnsMetrics};
+use crate::dns::names::Names;
+use crate::dns::servers::Servers;
+use crate::net::limit::Limit;
+use arc_swap::ArcSwap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time for a server's answer before the next server is asked as well. glibc and musl wait 5 s for us, so two servers fit in.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Queries in flight at a server, each with a socket of its own. dnsmasq has 150, systemd-resolved 2,048.
+const MOST_IN_FLIGHT: usize = 2048;
+
+/// Open files for each query in flight: the rest is for connections.
+const FILES_PER_QUERY: u64 = 8;
+
+/// TCP connections of clients. A resolver opens one for a truncated answer and closes it.
+const MOST_CONNECTIONS: u32 = 256;
+
+/// Protocol by which a query came, and by which it is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// The state that queries share. Made once, at the start.
+#[derive(Debug)]
+pub(crate) struct Dns {
+    /// The names of the mesh. Exchanged together with the plan; each query loads it once.
+    pub(crate) names: ArcSwap<Names>,
+    /// The servers of resolv.conf. Exchanged on the main thread when the file changes; each relayed query loads it once.
+    servers: ArcSwap<Servers>,
+    /// The file that names the servers. Read on the main thread.
+    resolv_conf: PathBuf,
+    /// The port of this server on loopback, which is never a server to ask; 0 = off.
+    port: u16,
+    /// The places of relayed queries. Workers take them and give them back.
+    in_flight: Arc<InFlight>,
+    /// The places of TCP connections. Workers take them and give them back.
+    connections: Arc<Limit>,
+    /// The means of asking servers: ids, counters, and the queries that the sidecar itself has sent. Workers use it.
+    way: Arc<Way>,
+    metrics: DnsMetrics,
+}
+
+/// Fate of the bytes that a client sent.
+#[derive(Debug)]
+enum Fate {
+    /// Nothing is said to bytes that are no query.
+    Silence,
+    Reply(Vec<u8>),
+    /// The query has a place in flight.
+    Relay(Slot),
+}
+
+impl Dns {
+    /// Makes the state without names and servers. `open_files` are those that the process may have.
+    pub(crate) fn new(port: u16, resolv_conf: PathBuf, open_files: u64, metrics: DnsMetrics) -> Self {
+        let files = usize::try_from(open_files / FILES_PER_QUERY).unwrap_or(MOST_IN_FLIGHT);
+        Self {
+            names: ArcSwap::default(),
+            servers: ArcSwap::default(),
+            resolv_conf,
+            port,
+            in_flight: InFlight::new(files.clamp(1, MOST_IN_FLIGHT), metrics.active.clone()),
+            connections: Limit::new(MOST_CONNECTIONS),
+            way: Arc::new(Way::new(DEADLINE, metrics.upstream.clone())),
+            metrics,
+        }
+    }
+
+    /// Decides about the bytes that a client sent.
+    fn decide(&self, query: &[u8], by: Transport, client: SocketAddr) -> Fate {
+        let bounds = match by {
+            Transport::Udp => Bounds::Datagram,
+            Transport::Tcp => Bounds::Stream,
+        };
+        match answer::decide(query, bounds, &self.names.load()) {
+            Decision::Drop => {
+                self.metrics.queries[Answered::Dropped].inc();
+                Fate::Silence
+            }
+            Decision::Reply { bytes, answered } => {
+                self.metrics.queries[answered].inc();
+                Fate::Reply(bytes)
+            }
+            Decision::Relay => self.place(query, client),
+        }
+    }
+
+    /// Takes a place in flight for a query, unless it is one of the sidecar's own or there is none.
+    fn place(&self, query: &[u8], client: SocketAddr) -> Fate {
+        let refused = if self.way.own.contains(client.port(), id_of(query)) {
+            Answered::Loop
+        } else {
+            match self.in_flight.enter(client) {
+                Some(place) => return Fate::Relay(place),
+                None => Answered::Overflow,
+            }
+        };
+        self.metrics.queries[refused].inc();
+        Fate::Reply(error_reply(query, SERVFAIL))
+    }
+
+    /// Asks the servers, and returns the reply for the client.
+    async fn relay(&self, query: &[u8], by: Transport) -> Vec<u8> {
+        let servers = self.servers.load_full();
+        let answer = ask::ask(query, by, &servers, &self.way).await;
+        self.metrics.queries[if answer.is_some() { Answered::Forwarded } else { Answered::Failed }].inc();
+        answer.unwrap_or_else(|| error_reply(query, SERVFAIL))
+    }
+}
+
+#[cfg(test)]
+mod tests;

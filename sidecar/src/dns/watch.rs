@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The part of `/ready` that is about the DNS server: the file that names its servers, and the loops that serve.
+
+use crate::dns::Dns;
+use crate::dns::resolv_conf::{self, FileState};
+use crate::observe::readiness::{Block, Readiness};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Polling interval of resolv.conf, as of the documents.
+const EVERY: Duration = Duration::from_secs(1);
+
+impl Dns {
+    /// Reads the servers, and returns the state of the file that was read.
+    ///
+    /// A file that cannot be read or names no server leaves the old ones in use: it may be half written.
+    pub(super) fn read_servers(&self) -> Option<FileState> {
+        let path = self.resolv_conf.display();
+        // Before the file: a change meanwhile is then seen as one.
+        let seen = FileState::of(&self.resolv_conf).ok();
+        match resolv_conf::read(&self.resolv_conf, self.port) {
+            Ok(addresses) if addresses.is_empty() => tracing::warn!("{path} names no DNS server to ask"),
+            Ok(addresses) => {
+                let servers = self.servers.load().follow(&addresses);
+                tracing::info!(servers = ?servers.addresses(), "DNS queries are forwarded");
+                self.servers.store(Arc::new(servers));
+            }
+            Err(error) => tracing::warn!("cannot read {path}: {error}"),
+        }
+        seen
+    }
+
+    /// Reasons why queries cannot be forwarded.
+    fn reasons(&self) -> Vec<String> {
+        let path = self.resolv_conf.display();
+        let none = self.servers.load().is_empty();
+        none.then(|| format!("DNS: {path} names no server to which queries could be forwarded"))
+            .into_iter()
+            .collect()
+    }
+}
+
+/// Follows the servers of resolv.conf. The first reading is done when this returns; the task goes on for ever.
+pub(crate) fn follow_servers(dns: Arc<Dns>, readiness: &Readiness) -> impl Future<Output = ()> + use<> {
+    let mut seen = dns.read_servers();
+    let block = readiness.block(dns.reasons());
+    async move {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let look = {
+                let dns = Arc::clone(&dns);
+                move || {
+                    let now = FileState::of(&dns.resolv_conf).ok();
+                    if now == seen { now } else { dns.read_servers() }
+                }
+            };
+            // Off the main thread, which answers the kubelet's probes. A panic there is told by the log.
+            if let Ok(now) = tokio::task::spawn_blocking(look).await
+                && now != seen
+            {
+                seen = now;
+                block.update(dns.reasons());
+            }
+        }
+    }
+}
+
+/// A loop that has to serve for as long as the process lives. While it cannot, or when it has ended, the sidecar is not ready.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    readiness: Readiness,
+    failing: Option<Block>,
+}
+
+impl Serving {
+    pub(crate) fn new(readiness: Readiness) -> Self {
+        Self { readiness, failing: None }
+    }
+
+    /// Notes a success.
+    pub(crate) fn works(&mut self) {
+        self.failing = None;
+    }
+
+    /// Notes an error.
+    pub(crate) fn fails(&mut self, error: &io::Error) {
+        if self.failing.is_none() {
+            tracing::warn!(%error, "cannot receive DNS queries; trying again until it works");
+            self.failing =
+                Some(self.readiness.block(vec![format!("DNS: queries cannot be received: {error}")]));
+        }
+    }
+}
+
+/// The loop ended, which only a panic or the end of the process does.
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let ended = "DNS: the server has ended by a fault of the sidecar, which the log shows";
+        std::mem::forget(self.readiness.block(vec![ended.to_owned()]));
+    }
+}

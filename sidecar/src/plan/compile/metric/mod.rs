@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ports for Prometheus, and what is found there, by MeshMetric.
+//!
+//! | the pod's inbound connections are | the server's socket | a scraper comes to it |
+//! |---|---|---|
+//! | redirected | the port, on every address | by 15006: the mesh's TLS and permissions first, then a hop from `127.0.0.6` or `::6`, by which the server knows that they were passed |
+//! | not redirected | the port, on loopback | by a listener that binds the Dataplane's address, with the mesh's TLS and permissions |
+//!
+//! The port is none of those that the loop guard refuses: a connection to it is served and not relayed on, so it ends there.
+
+use crate::net::addrs::Direction;
+use crate::options::config::Config;
+use crate::plan::compile::error::CompileError;
+use crate::plan::compile::limits::Numbers;
+use crate::plan::compile::{push_cluster, push_listener};
+use crate::plan::scrape::{
+    NameSelector, Pattern, Profile, Scrape, ScrapePort, ScrapedApplication, Selection,
+};
+use crate::plan::{Discovery, ListenerPlan, Origin, Plan, Serve, hop_source};
+use culvert_mesh::document::Document;
+use culvert_mesh::kinds::dataplane::Dataplane;
+use culvert_mesh::kinds::mesh_metric::{
+    Application, Backend, MeshMetric, MetricConf, MetricSelector, ProfileName, Prometheus, PrometheusTlsMode,
+    SelectorKind, SidecarMetrics,
+};
+use culvert_mesh::kinds::{FromSpec, Kind};
+use culvert_mesh::merge::merged;
+use culvert_mesh::select::{self, Effective, Subject};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Label of a Dataplane with its workload.
+const WORKLOAD: &str = "kuma.io/workload";
+/// The name of a backend that has no `clientId`: Kuma's.
+const UNNAMED: &str = "default-backend";
+
+/// Adds the listeners of this pod's metrics, and what is found there.
+pub(super) fn add(
+    plan: &mut Plan,
+    config: &Config,
+    ours: &[&Document],
+    pod: &Subject<'_>,
+    errors: &mut Vec<CompileError>,
+) {
+    let policies = MetricPolicies(select::effective::<MeshMetric>(ours, std::slice::from_ref(pod)));
+    let Some(conf) = merged(policies.confs().map(|(_, conf)| conf.clone())) else { return };
+    let backends = conf.backends.as_deref().unwrap_or_default();
+    if !backends.iter().any(|backend| backend.prometheus.is_some()) {
+        return;
+    }
+    let of = policies.says(|conf| conf.backends.is_some());
+    let ports = add_ports(plan, (config, pod), (backends, of), errors);
+    let of = policies.says(|conf| conf.applications.is_some());
+    let applications = conf.applications.as_deref().unwrap_or_default();
+    let mut own: BTreeSet<u16> = ports.iter().map(|port| port.listen.port()).collect();
+    own.extend(config.context().own_ports);
+    plan.scrape = Some(Scrape {
+        applications: applications_of(applications, pod, (&own, of), errors),
+        labels: labels(plan, pod),
+        selection: selection(conf.sidecar, &policies, errors),
+        ports,
+    });
+}
+
+/// The policies about this pod, the one that decides first.
+struct MetricPolicies<'d>(Vec<Effective<'d, MeshMetric>>);
+
+impl<'d> MetricPolicies<'d> {
+    fn confs(&self) -> impl Iterator<Item = (&'d Document, &'d MetricConf)> {
+        self.0.iter().filter_map(|one| Some((one.document, one.policy.default.as_ref()?)))
+    }
+
+    /// Returns the document that decides a part, for errors about it.
+    fn says(&self, says: impl Fn(&MetricConf) -> bool) -> Option<&'d Document> {
+        self.confs().find(|(_, conf)| says(conf)).map(|(document, _)| document)
+    }
+}
+
+/// Adds a listener for each port. Backends of one port differ by their paths.
+fn add_ports(
+    plan: &mut Plan,
+    (config, pod): (&Config, &Subject<'_>),
+    (backends, of): (&[Backend], Option<&Document>),
+    errors: &mut Vec<CompileError>,
+) -> Vec<ScrapePort> {
+    let mut ports: Vec<ScrapePort> = Vec::new();
+    for (index, backend) in backends.iter().enumerate() {
+        let Some(backend) = &backend.prometheus else { continue };
+        let (port, path) = (backend.port(), backend.path().to_owned());
+        if backend.tls() == PrometheusTlsMode::Provided {
+            plan.warnings.push(format!(
+                "MeshMetric: the port {port} has no TLS of its own (ProvidedTLS), as in Kuma where its sidecar has no \
+                 certificate for it; under mTLS it has the mesh's"
+            ));
+        }
+        if let Some(there) = ports.iter_mut().find(|there| there.listen.port() == port) {
+            if !there.paths.contains(&path) {
+                there.paths.push(path);
+            }
+            continue;
+        }
+        let taken = config.sidecar_ports().contains(port).then(|| "a port of the sidecar".to_owned());
+        if let Some(taken) = taken.or_else(|| inbound_of(plan, pod, port)) {
+            errors.extend(of.map(|document| {
+                let field = format!("spec.default.backends[{index}].prometheus.port");
+                CompileError::from(document.error(&field, format!("{port}, {taken}"), "a port of its own"))
+            }));
+            continue;
+        }
+        let listen = match pod.pod {
+            Some((_, this)) => add_listener(plan, config, this, backend),
+            None => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
+        };
+        ports.push(ScrapePort { listen, paths: vec![path] });
+    }
+    ports
+}
+
+/// Returns the name of the pod's listener that has the port already.
+fn inbound_of(plan: &Plan, pod: &Subject<'_>, port: u16) -> Option<String> {
+    let address = SocketAddr::new(pod.pod?.1.networking.address.ip(), port);
+    let has = |listener: &&Arc<ListenerPlan>| {
+        let clashes = listener.direction == Direction::Inbound || listener.binds;
+        clashes && listener.origin != Origin::Transparent && listener.address == address
+    };
+    plan.listeners.iter().find(has).map(|listener| format!("that of {}", listener.name))
+}
+
+/// Adds the listener of a port, and returns the address of the server's socket.
+fn add_listener(plan: &mut Plan, config: &Config, this: &Dataplane, backend: &Prometheus) -> SocketAddr {
+    let redirected = this.redirected(&config.context())[0];
+    let address = SocketAddr::new(this.networking.address.ip(), backend.port());
+    let listen = if redirected {
+        SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), backend.port())
+    } else {
+        // The listener binds the Dataplane's address, which may be loopback itself.
+        let taken = address.ip() == IpAddr::from(Ipv4Addr::LOCALHOST);
+        let loopback = if taken { Ipv4Addr::new(127, 0, 0, 2) } else { Ipv4Addr::LOCALHOST };
+        SocketAddr::new(loopback.into(), backend.port())
+    };
+    let server = if redirected { address } else { listen };
+    let name = listener_name(plan, backend);
+    let numbers = Numbers::of_passthrough(config);
+    let upstream = Discovery::Application { address: server, source: hop_source(server.ip(), redirected) };
+    let cluster = push_cluster(plan, numbers.cluster(Arc::clone(&name), Origin::Prometheus, upstream));
+    let listener = ListenerPlan {
+        name,
+        direction: Direction::Inbound,
+        origin: Origin::Prometheus,
+        address,
+        binds: !redirected,
+        serve: Serve::Tcp,
+        cluster: Some(cluster),
+        split: Vec::new(),
+        idle_timeout: numbers.idle_timeout,
+        service: None,
+        rate: None,
+    };
+    push_listener(plan, listener);
+    listen
+}
+
+/// Returns Kuma's name of the listener; a second one of the same client has its port behind it.
+fn listener_name(plan: &Plan, backend: &Prometheus) -> Arc<str> {
+    let client = backend.client_id.as_ref().map_or(UNNAMED, |client| client.0.trim());
+    let name = format!("_kuma:metrics:prometheus:{client}");
+    let taken = plan.listeners.iter().any(|listener| *listener.name == *name);
+    if taken { format!("{name}:{}", backend.port()).into() } else { name.into() }
+}
+
+fn applications_of(
+    applications: &[Application],
+    pod: &Subject<'_>,
+    (own, of): (&BTreeSet<u16>, Option<&Document>),
+    errors: &mut Vec<CompileError>,
+) -> Vec<ScrapedApplication> {
+    let own_address = pod.pod.map(|(_, this)| this.networking.address.ip());
+    let mut all = Vec::new();
+    for (index, application) in applications.iter().enumerate() {
+        let port = application.port.0;
+        if own.contains(&port) {
+            // The sidecar would ask itself, and by a MeshMetric's port without end.
+            errors.extend(of.map(|document| {
+                let field = format!("spec.default.applications[{index}].port");
+                let found = format!("{port}, a port of the sidecar");
+                CompileError::from(document.error(&field, found, "a port of an application"))
+            }));
+            continue;
+        }
+        let name = application.name.as_ref().map(|name| name.0.as_str()).filter(|name| !name.is_empty());
+        all.push(ScrapedApplication {
+            name: name.map_or_else(|| port.to_string().into(), Into::into),
+            address: application.address.or(own_address),
+            port,
+            path: application.path().into(),
+        });
+    }
+    all
+}
+
+/// Returns the labels that Kuma gives each series, as far as the documents say their values.
+fn labels(plan: &Plan, pod: &Subject<'_>) -> Vec<(&'static str, Arc<str>)> {
+    let of = pod.pod.map(|(document, _)| document);
+    let workload = of.and_then(|document| document.label_or_tag(WORKLOAD));
+    let all = [
+        ("mesh", Some(Arc::clone(&plan.mesh))),
+        ("dataplane", of.map(|document| document.name.as_str().into())),
+        ("zone", plan.zone.clone()),
+        ("kuma_io_service", plan.service.clone()),
+        ("kuma_workload", workload.map(Into::into)),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+fn selection(
+    sidecar: Option<SidecarMetrics>,
+    policies: &MetricPolicies<'_>,
+    errors: &mut Vec<CompileError>,
+) -> Selection {
+    let Some(SidecarMetrics { profiles, include_unused }) = sidecar else { return Selection::default() };
+    let include_unused = include_unused.unwrap_or_default();
+    let Some(profiles) = profiles else { return Selection { include_unused, ..Selection::default() } };
+    let widest = profiles.append_profiles.iter().map(|profile| match profile.name {
+        ProfileName::All => Profile::All,
+        ProfileName::Basic => Profile::Basic,
+        ProfileName::None => Profile::None,
+    });
+    let mut compiled = |list: &'static str, selectors: Option<Vec<MetricSelector>>| {
+        let says = |conf: &MetricConf| {
+            let profiles = conf.sidecar.as_ref().and_then(|sidecar| sidecar.profiles.as_ref());
+            profiles.is_some_and(|said| {
+                if list == "exclude" { said.exclude.is_some() } else { said.include.is_some() }
+            })
+        };
+        let of = policies.says(says);
+        let selectors = selectors.unwrap_or_default().into_iter().enumerate();
+        let read = selectors.filter_map(|(index, selector)| match name_selector(selector) {
+            Ok(selector) => Some(selector),
+            Err((text, error)) => {
+                let field = format!("spec.default.sidecar.profiles.{list}[{index}].match");
+                let words = error.lines().last().unwrap_or_default();
+                errors.extend(of.map(|document| {
+                    let allowed = format!("a regular expression ({words})");
+                    CompileError::from(document.error(&field, format!("{text:?}"), allowed))
+                }));
+                None
+            }
+        });
+        read.collect::<Vec<_>>()
+    };
+    Selection {
+        profile: widest.max().unwrap_or_default(),
+        exclude: compiled("exclude", profiles.exclude),
+        include: compiled("include", profiles.include),
+        include_unused,
+    }
+}
+
+fn name_selector(MetricSelector { kind, text }: MetricSelector) -> Result<NameSelector, (String, String)> {
+    let text = text.0;
+    Ok(match kind {
+        SelectorKind::Exact => NameSelector::Exact(text),
+        SelectorKind::Prefix => NameSelector::Prefix(text),
+        SelectorKind::Contains => NameSelector::Contains(text),
+        SelectorKind::Regex => {
+            NameSelector::Regex(Pattern::new(&text).map_err(|error| (text.clone(), error))?)
+        }
+    })
+}
+
+/// Returns the ports for Prometheus at which members of the mesh are asked by the mesh's TLS: those of all MeshMetrics, since
+/// the labels of other pods are not known here. `tls: {mode: Disabled}` keeps a port out, for pods whose sidecar is Kong
+/// Mesh's own: that shows metrics plainly.
+pub(super) fn ports_of_members(ours: &[&Document]) -> BTreeSet<u16> {
+    let policies = ours.iter().filter(|document| document.kind() == Kind::MeshMetric);
+    let confs = policies.filter_map(|document| MeshMetric::from_spec(&document.spec)?.default.as_ref());
+    let backends = confs.flat_map(|conf| conf.backends.as_deref().unwrap_or_default());
+    let plain = |backend: &Prometheus| {
+        backend.tls.as_ref().is_some_and(|tls| tls.mode == Some(PrometheusTlsMode::Disabled))
+    };
+    let asked = backends.filter_map(|backend| backend.prometheus.as_ref()).filter(|backend| !plain(backend));
+    asked.map(Prometheus::port).collect()
+}
+
+#[cfg(test)]
+mod tests;

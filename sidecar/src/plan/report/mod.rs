@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The answer to "why may this caller in?" and "where does this timeout come from?": which documents decide what for a pod,
+//! and what lost. The command `inspect` and the admin's page show the same.
+
+mod text;
+
+use crate::options::config::Config;
+use crate::plan::compile::{self, PortReasons};
+use crate::plan::decisions::{self, Change, Claim, Decision, place};
+use crate::plan::permissions::{Peer, Verdict};
+use culvert_mesh::document::{Document, Found};
+use culvert_mesh::model::spiffe::SpiffeId;
+use serde::Serialize;
+
+/// Everything that documents, options and defaults decide for a pod.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    mesh: String,
+    dataplane: Option<String>,
+    /// Lines about the answer itself.
+    pub(crate) notes: Vec<String>,
+    /// Who the pod is, and whose members it believes; empty without a MeshIdentity.
+    identity: Vec<Claim>,
+    /// Who may call each port; empty where the mesh has no TLS.
+    ports: Vec<Port>,
+    decisions: Vec<Decision>,
+    trial: Trial,
+}
+
+/// Who may call a port.
+#[derive(Debug, Serialize)]
+struct Port {
+    port: String,
+    mode: &'static str,
+    /// What says the mode, the deciding one first.
+    modes: Vec<Claim>,
+    /// False where every member may call.
+    restricted: bool,
+    /// Permissions, the deciding one first.
+    permissions: Vec<Claim>,
+    /// The mode that it would have with the policies on trial.
+    mode_on_trial: Option<&'static str>,
+    /// The permissions that it would have with the policies on trial.
+    permissions_on_trial: Vec<Claim>,
+    caller: Option<CallerVerdict>,
+}
+
+/// The verdict about a caller.
+#[derive(Debug, Serialize)]
+struct CallerVerdict {
+    id: String,
+    verdict: &'static str,
+    /// Number of the permission that decides it, from 1.
+    by: Option<usize>,
+    /// The verdict with the policies on trial, if it is another one.
+    on_trial: Option<&'static str>,
+}
+
+/// Policies with `kuma.io/effect: shadow`, and what they would change beside who may call.
+#[derive(Debug, Default, Serialize)]
+struct Trial {
+    policies: Vec<String>,
+    changes: Vec<Change>,
+    /// Errors that the policies would make, so that nobody knows what they would change.
+    errors: Vec<String>,
+}
+
+/// A member whose verdict is asked for.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    peer: Peer,
+    names_services: bool,
+}
+
+impl Caller {
+    /// Reads the identity of a member.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(crate) fn new(config: &Config, id: &str) -> Result<Self, String> {
+        let id = id.parse::<SpiffeId>().map_err(|error| error.to_string())?;
+        let peer = Peer { ids: [id].into(), tags: [].into() };
+        // Without --identity nothing says more than the names: only a mesh's own trust domain names services.
+        let names_services = match &config.identity {
+            Some(source) => source.names_services,
+            None => peer.id().trust_domain() == config.mesh,
+        };
+        Ok(Self { peer, names_services })
+    }
+}
+
+impl Report {
+    /// Explains documents that make a plan.
+    pub(crate) fn of(config: &Config, found: &Found, caller: Option<&Caller>) -> Self {
+        let (identity, ports) = compile::reasons(config, found);
+        // The path of an identity that a MeshIdentity names is its own, not a service.
+        let own_paths = !identity.is_empty();
+        let port = |port| Port::of(port, caller, own_paths);
+        let mut report = Self {
+            mesh: config.mesh.clone(),
+            dataplane: config.dataplane.clone(),
+            notes: Vec::new(),
+            identity,
+            ports: ports.into_iter().map(port).collect(),
+            decisions: Vec::new(),
+            trial: Trial::default(),
+        };
+        // The plan was made before, so it has no errors.
+        let Ok(plan) = compile::explained(config, found, false) else { return report };
+        report.trial = Trial::of(config, found, &plan.decisions);
+        report.decisions = plan.decisions.list().to_vec();
+        report
+    }
+}
+
+impl Port {
+    fn of(reasons: PortReasons, caller: Option<&Caller>, own_paths: bool) -> Self {
+        let verdict = caller
+            .map(|caller| CallerVerdict::of(&reasons, &caller.peer, caller.names_services && !own_paths));
+        let mode_on_trial = reasons.mode_on_trial().map(crate::plan::TlsMode::name);
+        let PortReasons { port, gate, modes, callers, on_trial } = reasons;
+        Self {
+            port,
+            mode: gate.mode.name(),
+            modes,
+            restricted: gate.permissions.restricted,
+            permissions: callers.into_iter().map(|(_, claim)| claim).collect(),
+            mode_on_trial,
+            permissions_on_trial: on_trial,
+            caller: verdict,
+        }
+    }
+}
+
+impl CallerVerdict {
+    fn of(port: &PortReasons, peer: &Peer, names_services: bool) -> Self {
+        let (verdict, by) = port.decide(peer, names_services);
+        let on_trial = port.decide_on_trial(peer, names_services).filter(|other| *other != verdict);
+        Self { id: peer.id().to_string(), verdict: word(verdict), by, on_trial: on_trial.map(word) }
+    }
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allowed => "may call",
+        Verdict::ShadowDenied => "may call, and counts as denied",
+        Verdict::Denied => "is refused",
+    }
+}
+
+impl Trial {
+    fn of(config: &Config, found: &Found, is: &decisions::Decisions) -> Self {
+        let ours = found.documents.iter().filter(|document| document.mesh == config.mesh);
+        let shadow: Vec<&Document> = ours.filter(|document| document.is_shadow()).collect();
+        if shadow.is_empty() {
+            return Self::default();
+        }
+        let policies = shadow.iter().map(|document| place(document, "")).collect();
+        match compile::explained(config, found, true) {
+            Ok(plan) => {
+                let changes = decisions::changes(is, &plan.decisions);
+                Self { policies, changes, errors: Vec::new() }
+            }
+            Err(errors) => {
+                let errors = errors.iter().map(ToString::to_string).collect();
+                Self { policies, changes: Vec::new(), errors }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

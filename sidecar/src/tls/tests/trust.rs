@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Peers of several trust domains, each by the authorities of its own.
+
+use super::authority::{Authority, Wish, now, write};
+use super::handshakes::both;
+use crate::connection::metrics::Metrics;
+use crate::observe::close_reason::CloseReason;
+use crate::options::config::IdentitySource;
+use crate::plan::tls::TlsSettings;
+use crate::plan::trust::Trust;
+use crate::tls::configs::{Configs, provider};
+use crate::tls::identity::{Identity, Pem};
+use crate::tls::keeper::Tls;
+use culvert_mesh::model::spiffe::TrustDomain;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use std::sync::Arc;
+
+fn settings(own: &str, authorities: &[(&str, &Authority)]) -> TlsSettings {
+    let mut trust =
+        Trust { domain: own.parse().unwrap(), id: None, authorities: std::collections::BTreeMap::new() };
+    for (domain, authority) in authorities {
+        let certificate = CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap();
+        trust.authorities.entry(domain.parse().unwrap()).or_default().push(certificate);
+    }
+    TlsSettings { trust: Some(Arc::new(trust)), ..TlsSettings::default() }
+}
+
+fn issue(authority: &Authority, uris: &[&str]) -> Pem {
+    authority.issue(&Wish { uris, ..Wish::default() })
+}
+
+/// Settings of a member of a trust domain that believes these authorities.
+fn member(own: &str, issuer: &Authority, authorities: &[(&str, &Authority)]) -> Configs {
+    let domain: TrustDomain = own.parse().unwrap();
+    let pem = issue(issuer, &[&format!("spiffe://{own}/x")]);
+    let identity = Identity::check(&pem, &domain, &Arc::new(provider()), now()).unwrap();
+    Configs::new(&identity, &domain, &settings(own, authorities)).unwrap()
+}
+
+/// A member of the trust domain `b` that shows a certificate of anything.
+fn forger(shown: &Pem, b: &Authority, authorities: &[(&str, &Authority)]) -> Configs {
+    let domain: TrustDomain = "b".parse().unwrap();
+    let good = issue(b, &["spiffe://b/x"]);
+    let mut identity = Identity::check(&good, &domain, &Arc::new(provider()), now()).unwrap();
+    let chain = CertificateDer::pem_slice_iter(&shown.chain).collect::<Result<_, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&shown.key).unwrap();
+    let key = provider().key_provider.load_private_key(key).unwrap();
+    identity.certified = Arc::new(CertifiedKey::new(chain, key));
+    Configs::new(&identity, &domain, &settings("b", authorities)).unwrap()
+}
+
+#[tokio::test]
+async fn a_peer_is_verified_by_the_authorities_of_its_own_trust_domain() {
+    let (a, b, next) = (Authority::new(), Authority::new(), Authority::new());
+    let trusts = [("a", &a), ("b", &b), ("b", &next)];
+    let server = member("a", &a, &trusts);
+    for (name, client) in [
+        ("its own domain", member("a", &a, &trusts)),
+        ("another domain", member("b", &b, &trusts)),
+        ("its next authority", member("b", &next, &trusts)),
+    ] {
+        let (near, far) = both(&client, &server, None).await;
+        assert!(near.is_ok() && far.is_ok(), "{name}");
+        let (near, far) = both(&server, &client, None).await;
+        assert!(near.is_ok() && far.is_ok(), "{name}, called");
+    }
+    for (name, uris, issuer, reason) in [
+        ("the other domain's authority", &["spiffe://a/x"][..], &b, CloseReason::TlsUntrusted),
+        ("the same, the other way round", &["spiffe://b/x"], &a, CloseReason::TlsUntrusted),
+        ("an unknown domain by the own authority", &["spiffe://c/x"], &a, CloseReason::TlsIdentity),
+        ("an unknown domain by a foreign one", &["spiffe://c/x"], &b, CloseReason::TlsUntrusted),
+        ("two domains", &["spiffe://b/x", "spiffe://a/x"], &b, CloseReason::TlsIdentity),
+        ("two domains, the own one first", &["spiffe://a/x", "spiffe://b/x"], &a, CloseReason::TlsIdentity),
+    ] {
+        let forger = forger(&issue(issuer, uris), &b, &trusts);
+        let (_, refused) = both(&forger, &server, None).await;
+        let Err(error) = refused else { panic!("{name} got through") };
+        assert_eq!(error.reason(), reason, "{name}: {error}");
+        let (refused, _) = both(&server, &forger, None).await;
+        let Err(error) = refused else { panic!("{name} was believed") };
+        assert_eq!(error.reason(), reason, "{name}, called: {error}");
+    }
+    // Without its MeshTrust a domain is unknown.
+    let (_, refused) = both(&member("b", &b, &trusts), &member("a", &a, &[("a", &a)]), None).await;
+    assert_eq!(refused.err().unwrap().reason(), CloseReason::TlsUntrusted);
+}
+
+#[tokio::test]
+async fn with_a_mesh_identity_a_path_names_no_service() {
+    let a = Authority::new();
+    let member = member("a", &a, &[]);
+    assert_eq!((member.server("x"), member.names_services()), (None, false));
+    assert_eq!(a.configs("db").server("db").unwrap().as_str(), "spiffe://default/db");
+}
+
+#[test]
+fn in_another_trust_domain_the_files_are_checked_anew_and_the_old_identity_goes() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    write(&issue(&authority, &["spiffe://default/web"]), folder.path());
+    let metrics = Metrics::default();
+    let source = IdentitySource {
+        folder: folder.path().to_owned(),
+        trust_domain: "default".parse().unwrap(),
+        names_services: true,
+    };
+    let tls = Tls::start(Some(source), TlsSettings::default(), &metrics.tls).unwrap();
+    assert!(tls.configs().unwrap().names_services());
+    tls.set(settings("a", &[]), &metrics.tls).unwrap();
+    assert!(tls.configs().is_none() && tls.identity().is_none());
+    let missing = tls.missing(true).unwrap();
+    assert!(missing.contains("which is not of the trust domain a"), "{missing}");
+    write(&issue(&authority, &["spiffe://a/web"]), folder.path());
+    tls.check_files(&metrics.tls);
+    let configs = tls.configs().unwrap();
+    assert_eq!((configs.names_services(), tls.trusted().unwrap().own().as_str()), (false, "a"));
+    // A trust domain more needs no new identity.
+    let serial = |tls: &Tls| tls.identity().unwrap().chain[0].facts.serial.clone();
+    let before = serial(&tls);
+    tls.set(settings("a", &[("b", &Authority::new())]), &metrics.tls).unwrap();
+    let trusted = tls.trusted().unwrap();
+    assert_eq!((serial(&tls), trusted.all().len(), trusted.to_string()), (before, 2, "a or b".into()));
+    // Files that came before the documents are used at once.
+    write(&issue(&authority, &["spiffe://c/web"]), folder.path());
+    tls.check_files(&metrics.tls);
+    tls.check_files(&metrics.tls);
+    assert_eq!(tls.trusted().unwrap().own().as_str(), "a");
+    tls.set(settings("c", &[]), &metrics.tls).unwrap();
+    assert_eq!(tls.identity().unwrap().ids[0].as_str(), "spiffe://c/web");
+}
