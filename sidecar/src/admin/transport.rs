@@ -94,7 +94,8 @@ mod tests {
         for (mode, chains) in [(TlsMode::Strict, 1), (TlsMode::Permissive, 3)] {
             let settings = TlsSettings::default();
             let others = Gate { mode, permissions: Default::default(), shadow: None };
-            let mtls = Mtls { others, inbounds: Default::default(), named_only: true, settings };
+            let mtls =
+                Mtls { others, metrics: None, inbounds: Default::default(), named_only: true, settings };
             let mut listener =
                 json!({"filter_chains": [{"filters": [{"name": "envoy.filters.network.tcp_proxy"}]}]});
             secure_listener(&mut listener, mode, &mtls);
@@ -118,7 +119,7 @@ mod tests {
         ];
         let settings = TlsSettings { suites, ..TlsSettings::default() };
         let others = Gate { mode: TlsMode::Strict, permissions: Default::default(), shadow: None };
-        let mtls = Mtls { others, inbounds: Default::default(), named_only: true, settings };
+        let mtls = Mtls { others, metrics: None, inbounds: Default::default(), named_only: true, settings };
         let context = &upstream(&mtls)["typed_config"]["common_tls_context"];
         assert_eq!(context["tls_params"]["cipher_suites"], json!(["ECDHE-RSA-CHACHA20-POLY1305"]));
     }

@@ -202,6 +202,8 @@ pub(crate) struct Turns<'a> {
     all: bool,
     /// True: endpoints that fail their active checks are left out.
     checked: bool,
+    /// True: endpoints are tried by trials alone.
+    trials: bool,
 }
 
 /// An endpoint for the next attempt.
@@ -232,6 +234,7 @@ impl<'a> Turns<'a> {
             first_pause,
             all: false,
             checked: false,
+            trials: false,
         }
     }
 
@@ -243,6 +246,11 @@ impl<'a> Turns<'a> {
     /// Leaves out endpoints that fail their active checks. The most to be tried is then at most the number of the others.
     pub(crate) fn without_unhealthy(self) -> Self {
         Self { checked: true, ..self }
+    }
+
+    /// Tries endpoints by trials alone.
+    pub(crate) fn only_trials(self) -> Self {
+        Self { trials: true, ..self }
     }
 
     /// Returns true if there is an endpoint to try after this one.
@@ -271,13 +279,16 @@ impl<'a> Iterator for Turns<'a> {
                 continue;
             }
             if self.all || !endpoint.ejection.is_out(self.now) {
+                if self.trials {
+                    continue;
+                }
                 return Some(self.turn(endpoint, Standing::InService));
             }
             // A connection whose first endpoint failed must not wait for a doubtful one while others are in service.
             if self.tried == 0 && endpoint.ejection.take_trial(self.now, self.first_pause) {
                 return Some(self.turn(endpoint, Standing::Trial));
             }
-            if self.ejected.len() < self.most {
+            if !self.trials && self.ejected.len() < self.most {
                 self.ejected.push(endpoint);
             }
         }

@@ -26,14 +26,14 @@ impl Remembered {
         self.0.load(Ordering::Acquire) & !(KNOWN | YES)
     }
 
-    /// Returns the answer, computed where it is not known.
-    pub(crate) fn get_or(&self, compute: impl FnOnce() -> bool) -> bool {
+    /// Returns the answer of this age, which another value has; computed where it is not known.
+    pub(crate) fn get_at(&self, age: u64, compute: impl FnOnce() -> bool) -> bool {
         let word = self.0.load(Ordering::Acquire);
-        if word & KNOWN != 0 {
+        if word & KNOWN != 0 && word & !(KNOWN | YES) == age {
             return word & YES != 0;
         }
         let answer = compute();
-        let known = word | KNOWN | u64::from(answer);
+        let known = age | KNOWN | u64::from(answer);
         let _ = self.0.compare_exchange(word, known, Ordering::AcqRel, Ordering::Acquire);
         answer
     }
@@ -45,16 +45,19 @@ mod tests {
 
     #[test]
     fn an_answer_is_computed_once_until_it_is_forgotten() {
-        let remembered = Remembered::default();
+        let (changes, remembered) = (Remembered::default(), Remembered::default());
         for answer in [true, false, true] {
-            assert_eq!(remembered.get_or(|| answer), answer);
-            assert_eq!(remembered.get_or(|| panic!("it is known")), answer);
-            remembered.forget();
+            assert_eq!(remembered.get_at(changes.age(), || answer), answer);
+            assert_eq!(remembered.get_at(changes.age(), || panic!("it is known")), answer);
+            changes.forget();
         }
-        let late = remembered.get_or(|| {
-            remembered.forget();
+        let late = remembered.get_at(changes.age(), || {
+            changes.forget();
             true
         });
-        assert!(late && !remembered.get_or(|| false), "what was forgotten meanwhile is not kept");
+        assert!(
+            late && !remembered.get_at(changes.age(), || false),
+            "what was forgotten meanwhile is not kept"
+        );
     }
 }

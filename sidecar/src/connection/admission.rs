@@ -71,18 +71,27 @@ pub(crate) async fn admit(
         }
         // A document binds the port and says where it leads, for every client: there is nothing to guard.
         Some(bound) => {
-            let listener = running.listener_named(&bound.name).ok_or(ForwardError::NoListener)?;
+            let listener = running.listener_for(direction, bound.address);
+            let listener = listener.filter(|one| one.plan.name == bound.name);
+            let listener = listener.ok_or(ForwardError::NoListener)?;
             (OrigDst::new(bound.address), route::of_listener(listener))
         }
     };
     downstream.routed(&running.plan, &route);
-    within_rate(&proxy, direction, &route)?;
+    // Strangers take no tokens of members, who may have a handshake to show first.
+    let stranger = matches!(claim, Claim::Stranger(_));
+    if !stranger {
+        within_rate(&proxy, direction, &route)?;
+    }
     if let Some(asks) = asked::asks(&running, &route, original) {
         // Boxed, so that other connections do not carry the room of it.
         Box::pin(asked::let_out(downstream, &running, &mut route, (original, asks), &accepted.stream))
             .await?;
     }
     let session = tls::admit(downstream, &running.plan, &route, original, &mut accepted.stream).await?;
+    if stranger {
+        within_rate(&proxy, direction, &route)?;
+    }
     Ok(Admitted { running, route, original, session, returned: returns })
 }
 

@@ -12,7 +12,7 @@
 
 use crate::cluster::registry::{Cluster, Listener, Running};
 use crate::net::addrs::{Direction, Family, OrigDst};
-use crate::plan::{Discovery, Member};
+use crate::plan::{Discovery, Member, Origin};
 use std::sync::Arc;
 
 /// The way of a connection.
@@ -34,7 +34,8 @@ pub fn route(running: &Running, direction: Direction, original: OrigDst) -> Rout
     let mut route = of_listener(listener);
     if direction == Direction::Outbound && dials_original(route.cluster.as_deref()) {
         route.member = running.plan.members.get(&address).cloned();
-        if route.cluster.is_none() {
+        // An outbound whose cluster a patch took out is closed.
+        if route.cluster.is_none() && route.listener.plan.origin == Origin::Transparent {
             let exit = || running.plan.outside.by_address(address).and_then(|exit| running.exit(exit));
             let way = if route.member.is_some() { running.direct_access.as_ref() } else { exit() };
             route.cluster = way.cloned();
@@ -179,7 +180,7 @@ mod tests {
             (0..64).map(|_| way(&running, Outbound, "240.0.0.1:80")).collect();
         let expected = ["outbound:240.0.0.1:80 → db", "outbound:240.0.0.1:80 → web"];
         assert_eq!(ways.iter().map(String::as_str).collect::<Vec<_>>(), expected);
-        let clusters = running.listener_named("outbound:240.0.0.1:80").unwrap().clusters();
+        let clusters = running.listener_for(Outbound, "240.0.0.1:80".parse().unwrap()).unwrap().clusters();
         assert_eq!(clusters.map(|one| &*one.plan.name).collect::<Vec<_>>(), ["web", "db"]);
     }
 

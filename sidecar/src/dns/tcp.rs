@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Queries by TCP. A client may send many without waiting (pipelining); each is answered as soon as it can be.
 
+use crate::dns::udp::MOST_QUERY;
 use crate::dns::{Dns, Fate, Transport, frame};
 use crate::net::limit::Permit;
 use std::net::SocketAddr;
@@ -44,6 +45,10 @@ async fn read(
         // Nothing closes the semaphore.
         let Ok(turn) = Arc::clone(&pipeline).acquire_owned().await else { return };
         let Ok(Ok(Some(query))) = timeout(IDLE, frame::read(&mut queries)).await else { return };
+        // As over UDP: no question is longer, and each that waits is kept several times.
+        if query.len() > MOST_QUERY {
+            return;
+        }
         match dns.decide(&query, Transport::Tcp, client) {
             // This client does not speak DNS.
             Fate::Silence => return,
@@ -56,10 +61,10 @@ async fn read(
                 let (dns, replies) = (Arc::clone(dns), replies.clone());
                 tokio::spawn(async move {
                     let reply = dns.relay(&query, Transport::Tcp).await;
-                    drop(place);
                     // Without a reader the client is gone.
                     let _ = replies.send(reply).await;
-                    drop(turn);
+                    // Not before: an answer that is not taken is memory too.
+                    drop((place, turn));
                 });
             }
         }

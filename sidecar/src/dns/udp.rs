@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 
 /// Longest query. One of a resolver has at most a name of 255 bytes and some options.
-const MOST_QUERY: usize = 4096;
+pub(super) const MOST_QUERY: usize = 4096;
 
 /// Waits after an error of the socket, which unconnected ones do not have but for a lack of memory.
 const FIRST_WAIT: Duration = Duration::from_millis(10);

@@ -214,6 +214,8 @@ impl TlsMode {
 pub struct Mtls {
     /// Gate of the ports that no inbound names.
     pub others: Gate,
+    /// Gate of the ports of MeshMetrics, where it is not that one: a gateway lets every peer in, but not to its metrics.
+    pub metrics: Option<Gate>,
     /// Gate of each inbound, by the address of its listener.
     pub inbounds: HashMap<SocketAddr, Gate>,
     /// True if STRICT closes the ports that no inbound names: a Dataplane lists the pod's inbounds.
@@ -252,8 +254,16 @@ impl Gate {
 impl Mtls {
     /// Returns the gate of a listener.
     pub fn gate(&self, listener: &ListenerPlan) -> &Gate {
+        if listener.origin == Origin::Prometheus {
+            return self.of_metrics();
+        }
         let own = self.inbounds.get(&listener.address).filter(|_| listener.origin == Origin::Inbound);
         own.unwrap_or(&self.others)
+    }
+
+    /// Returns the gate of the ports of MeshMetrics.
+    pub(crate) fn of_metrics(&self) -> &Gate {
+        self.metrics.as_ref().unwrap_or(&self.others)
     }
 
     /// Returns the pod's mode for pages: PERMISSIVE as long as any port lets in every peer.

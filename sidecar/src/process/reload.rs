@@ -67,14 +67,16 @@ pub(crate) async fn keep(
     // The last fingerprint that was loaded, whether it could be used or not: the same again brings nothing new.
     let mut last = in_force.clone();
     let look = || blocking(&proxy, |proxy| Fingerprint::of(&proxy.config.resources));
+    // The answers in force, and the last ones that were tried, with documents that had errors too.
     let mut answers = proxy.names.used();
+    let mut tried = answers;
     loop {
         tokio::time::sleep(EVERY).await;
         let changes = proxy.names.changes();
-        let moved = changes != answers;
+        let moved = changes != tried;
         let Some(seen) = look().await.filter(|seen| moved || *seen != last) else { continue };
         let Some((seen, settled)) = settle(seen, look).await else { continue };
-        if seen == in_force && !moved {
+        if seen == in_force && changes == answers {
             proxy.documents.as_before();
             last = seen;
             continue;
@@ -85,13 +87,17 @@ pub(crate) async fn keep(
         if settled && after != seen {
             continue;
         }
-        // Those of documents with errors count as used too: read again, they would bring the same errors.
-        answers = changes.max(proxy.names.used());
+        // Read again, documents with errors would bring the same errors.
+        tried = changes.max(proxy.names.used());
         last = seen;
         match plan.and_then(|plan| apply(&proxy, (&listeners, &ports), &identity, plan, opened)) {
             // The same documents, with other addresses of names.
-            Ok(()) if last == in_force => proxy.documents.as_before(),
+            Ok(()) if last == in_force => {
+                answers = tried;
+                proxy.documents.as_before();
+            }
             Ok(()) => {
+                answers = tried;
                 in_force = last.clone();
                 proxy.documents.reloaded(in_force.files());
             }
@@ -189,8 +195,11 @@ fn apply(
     proxy.running.store(Arc::clone(&running));
     proxy.plan_changed.notify_one();
     identity.update();
-    set.follow(&running.plan, bound).map_err(one)?;
-    ports.follow(&running.plan, scraped).map_err(one)?;
+    // From here on the plan is in force, so that nothing is an error of it any more.
+    let followed = [set.follow(&running.plan, bound), ports.follow(&running.plan, scraped)];
+    for error in followed.into_iter().filter_map(Result::err) {
+        tracing::error!(%error, "the changed documents are in force, and a port of theirs is not served");
+    }
     tracing::info!(
         documents = running.plan.documents,
         listeners = running.plan.listeners.len(),

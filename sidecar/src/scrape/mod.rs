@@ -119,7 +119,7 @@ impl ScrapePages {
 
 /// Returns true if the plan lets every peer in, so that one that comes past the inbound port may have the metrics too.
 fn is_open(plan: &Plan) -> bool {
-    plan.mtls.as_ref().is_none_or(|mtls| mtls.others.mode == TlsMode::Permissive)
+    plan.mtls.as_ref().is_none_or(|mtls| mtls.of_metrics().mode == TlsMode::Permissive)
 }
 
 /// Returns true for the hop of a connection that passed the inbound port, and for a program of this pod.

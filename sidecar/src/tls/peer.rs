@@ -36,7 +36,10 @@ pub(crate) fn identify(
         return Err(PeerFault::OtherService { id: ids[0].clone(), expected: expected.clone() });
     }
     let uris = certificate::uris(leaf).map_err(unusable)?;
-    Ok(Peer { ids: ids.into(), tags: uris.into_iter().filter_map(tag).collect() })
+    // Tags are those of this mesh's services, which only its own authorities know.
+    let own = trusted.own().as_str() == domain;
+    let tags = uris.into_iter().filter(|_| own).filter_map(tag).collect();
+    Ok(Peer { ids: ids.into(), tags })
 }
 
 /// Splits a tag such as `kuma://kuma.io/zone/east`: the value is behind the last slash.

@@ -172,7 +172,7 @@ impl Balancer {
             due: AtomicU64::new(u64::MAX),
             on_trial: AtomicUsize::new(0),
         };
-        this.share(|_| true, 0);
+        this.share(|_| true, |_| true, 0);
         Some(this)
     }
 
@@ -182,12 +182,18 @@ impl Balancer {
     }
 
     /// Computes the share of each group, and returns the number of endpoints up to the last priority that has a share.
-    fn share(&self, in_service: impl Fn(usize) -> bool, panic: u32) -> usize {
+    fn share(
+        &self,
+        in_service: impl Fn(usize) -> bool,
+        counted: impl Fn(usize) -> bool,
+        panic: u32,
+    ) -> usize {
         let size = |group: &Group| Size {
             level: group.level,
             weight: group.weight,
             endpoints: group.len,
             in_service: group.places().filter(|place| in_service(*place)).count(),
+            counted: group.places().filter(|place| counted(*place)).count(),
         };
         let sizes: Vec<_> = self.groups.iter().map(size).collect();
         let shares = shares::shares(&sizes, Thresholds { enough: self.enough, panic });
@@ -216,7 +222,11 @@ impl Balancer {
         let age = changes.age();
         let trial = |place: usize| outlier.and(endpoints[place].ejection.trial_at());
         let is_well = |place: usize| !request.is_unhealthy(place);
-        let on_trial = self.share(|place| trial(place).is_none() && is_well(place), checks.panic);
+        // The ejection without a policy only orders endpoints: none is out of service by it.
+        let by_policy = outlier.is_some_and(|outlier| outlier.panic_threshold != 0);
+        let counted = |place: usize| is_well(place) && !(by_policy && trial(place).is_some());
+        let in_service = |place: usize| trial(place).is_none() && is_well(place);
+        let on_trial = self.share(in_service, counted, checks.panic);
         let due = (0..on_trial).filter(|place| is_well(*place)).filter_map(trial).min();
         self.due.store(due.unwrap_or(u64::MAX), Relaxed);
         self.on_trial.store(on_trial, Relaxed);

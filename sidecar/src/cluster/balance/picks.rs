@@ -104,7 +104,8 @@ impl<'a> Picks<'a> {
         let mut random = Random::new(hash);
         let group = balancer.group(random.next());
         let most = if checks.fails_on_panic && balancer.groups[group].panics() {
-            0
+            // Trials go on: by them alone an ejected endpoint returns.
+            usize::from(trial.is_some())
         } else if balancer.groups.iter().any(|group| group.panics()) {
             request.most
         } else {

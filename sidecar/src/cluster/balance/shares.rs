@@ -16,6 +16,8 @@ pub(super) struct Size {
     pub(super) weight: u64,
     pub(super) endpoints: usize,
     pub(super) in_service: usize,
+    /// Endpoints that count as in service where panic is decided.
+    pub(super) counted: usize,
 }
 
 /// Rules about groups, in thousandths of a percent.
@@ -53,6 +55,7 @@ fn part(of: u64, some: u64, all: u64) -> u64 {
 struct Level {
     endpoints: usize,
     in_service: usize,
+    counted: usize,
     load: u64,
     panics: bool,
 }
@@ -64,6 +67,7 @@ pub(super) fn shares(groups: &[Size], thresholds: Thresholds) -> Vec<Share> {
         let level = &mut levels[group.level];
         level.endpoints += group.endpoints;
         level.in_service += group.in_service;
+        level.counted += group.counted;
     }
     load(&mut levels, thresholds);
     let enough = thresholds.enough;
@@ -91,7 +95,7 @@ fn load(levels: &mut [Level], Thresholds { enough, panic }: Thresholds) {
     let healths: Vec<_> =
         levels.iter().map(|level| available(level.in_service, level.endpoints, enough, ALL)).collect();
     let health = healths.iter().sum::<u64>().min(ALL);
-    let few = |level: &Level| level.in_service * 100_000 < panic as usize * level.endpoints;
+    let few = |level: &Level| level.counted * 100_000 < panic as usize * level.endpoints;
     // As in Envoy ejections count wherever the priorities together are enough. A single one has the rule for itself.
     let single = levels.len() == 1;
     for level in levels.iter_mut() {
@@ -122,7 +126,13 @@ mod tests {
 
     /// Groups as level, weight, endpoints, in service.
     fn of(groups: &[(usize, u64, usize, usize)], thresholds: Thresholds) -> Vec<f64> {
-        let size = |&(level, weight, endpoints, in_service)| Size { level, weight, endpoints, in_service };
+        let size = |&(level, weight, endpoints, in_service)| Size {
+            level,
+            weight,
+            endpoints,
+            in_service,
+            counted: in_service,
+        };
         let groups: Vec<_> = groups.iter().map(size).collect();
         let shares = shares(&groups, thresholds);
         let all: u64 = shares.iter().map(|share| share.of_all).sum();
@@ -170,7 +180,13 @@ mod tests {
     fn ejections_do_not_count_where_too_few_are_in_service_and_no_priority_makes_up_for_it() {
         let panic = Thresholds { enough: 50_000, panic: 50_000 };
         let of = |groups: &[(usize, usize, usize)]| {
-            let size = |&(level, endpoints, in_service)| Size { level, weight: 1, endpoints, in_service };
+            let size = |&(level, endpoints, in_service)| Size {
+                level,
+                weight: 1,
+                endpoints,
+                in_service,
+                counted: in_service,
+            };
             let groups: Vec<_> = groups.iter().map(size).collect();
             shares(&groups, panic)
                 .iter()

@@ -47,8 +47,7 @@ pub(crate) struct ClusterState {
     /// The zero of the clock that ejections are in.
     since: Instant,
     ejections: Mutex<HashMap<SocketAddr, Weak<Ejection>>>,
-    /// True while too few endpoints are in service, so that ejections do not count. Forgotten whenever one is ejected or
-    /// returns: a connection must not look at thousands of endpoints.
+    /// Forgotten whenever an endpoint is ejected or returns.
     panics: Remembered,
 }
 
@@ -62,6 +61,9 @@ pub struct Cluster {
     pub(crate) stat_name: Arc<str>,
     /// Empty where the plan names no endpoints.
     endpoints: Box<[Arc<Endpoint>]>,
+    /// True while too few endpoints are in service, so that ejections do not count: a connection must not look at thousands.
+    /// Not kept over a reload, which may change the endpoints and the share.
+    panics: Remembered,
     /// `None` where endpoints only take turns.
     balancer: Option<Box<Balancer>>,
     /// Endpoints that fail their active checks.
@@ -77,8 +79,8 @@ pub struct Listener {
     pub(crate) metrics: Arc<ListenerMetrics>,
     /// `None` = every connection is denied. Of a split the first one.
     pub(crate) cluster: Option<Arc<Cluster>>,
-    /// The clusters that connections are split among; `None` = all go to `cluster`.
-    split: Option<Split<Arc<Cluster>>>,
+    /// The clusters that connections are split among, `None` for a share that a patch took out; `None` = all go to `cluster`.
+    split: Option<Split<Option<Arc<Cluster>>>>,
     /// The rate of its connections; the same after a reload that keeps name and rate.
     pub(crate) bucket: Option<Arc<Bucket>>,
 }
@@ -158,9 +160,9 @@ impl Registry {
                 .into_iter();
         let listener = |(plan, metrics): (&Arc<plan::ListenerPlan>, _)| {
             let share = |share: &plan::Share| {
-                by_name.get(&*share.cluster).map(|cluster| (Arc::clone(cluster), share.weight))
+                (by_name.get(&*share.cluster).map(|cluster| Arc::clone(cluster)), share.weight)
             };
-            let split = Split::new(plan.split.iter().filter_map(share));
+            let split = Split::new(plan.split.iter().map(share));
             let bucket = plan.rate.and_then(|_| buckets.next());
             let (plan, cluster) = (Arc::clone(plan), cluster(&plan.cluster));
             Arc::new(Listener { plan, metrics, cluster, split, bucket })
@@ -226,13 +228,16 @@ fn millis(duration: Duration) -> u64 {
 impl Listener {
     /// Returns the cluster of the next connection; of a split it is drawn. `None` = the connection is denied.
     pub(crate) fn next_cluster(&self) -> Option<&Arc<Cluster>> {
-        self.split.as_ref().map(Split::draw).or(self.cluster.as_ref())
+        match &self.split {
+            Some(split) => split.draw().as_ref(),
+            None => self.cluster.as_ref(),
+        }
     }
 
     /// Returns all clusters that connections go to, each once.
     pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         let whole = self.cluster.iter().filter(|_| self.split.is_none());
-        whole.chain(self.split.iter().flat_map(Split::clusters))
+        whole.chain(self.split.iter().flat_map(Split::clusters).flatten())
     }
 }
 
@@ -259,6 +264,7 @@ impl Cluster {
             state,
             stat_name,
             endpoints,
+            panics: Remembered::default(),
             balancer,
             unhealthy: AtomicUsize::default(),
         };
@@ -343,13 +349,13 @@ impl Cluster {
         let now = self.state.millis();
         let panics = self.panics();
         let checked = self.check().is_some() && !panics;
-        let most = if panics && self.fails_on_panic() {
-            0
-        } else if checked {
-            self.plan.most_attempts.min(self.healthy())
-        } else {
-            self.plan.most_attempts
-        };
+        if panics && self.fails_on_panic() {
+            // By a trial alone an ejected endpoint returns.
+            let turns = Turns::new(&self.endpoints, turn, 1, now, self.first_pause());
+            return turns.without_unhealthy().only_trials();
+        }
+        let all = self.plan.most_attempts;
+        let most = if checked { all.min(self.healthy()) } else { all };
         let turns = Turns::new(&self.endpoints, turn, most, now, self.first_pause());
         let turns = if checked { turns.without_unhealthy() } else { turns };
         // Where the plan ejects none, and while too few are in service.
@@ -379,7 +385,7 @@ impl Cluster {
             let in_service = self.endpoints.iter().filter(|endpoint| !is_out(&endpoint.ejection)).count();
             in_service * 100_000 < threshold as usize * self.endpoints.len()
         };
-        threshold != 0 && self.state.panics.get_or(panics)
+        threshold != 0 && self.panics.get_at(self.state.panics.age(), panics)
     }
 
     /// Counts a failed connect, and lets an endpoint that is ejected by that come after all others for a while. Returns true
@@ -466,10 +472,6 @@ impl Running {
     /// The cluster of a match of MeshPassthrough.
     pub(crate) fn exit(&self, exit: &Exit) -> Option<&Arc<Cluster>> {
         self.exits.get(&exit.cluster)
-    }
-
-    pub(crate) fn listener_named(&self, name: &str) -> Option<&Arc<Listener>> {
-        self.listeners.iter().find(|listener| &*listener.plan.name == name)
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
 use crate::cluster::endpoint::Turn;
+use crate::plan::balance::Algorithm;
 use crate::plan::health::HealthPlan;
 use crate::plan::{MOST_ATTEMPTS, Member, OutlierPlan};
 use culvert_mesh::model::tags::Tags;
@@ -346,4 +347,52 @@ fn a_bucket_stays_as_long_as_the_name_and_the_rate_of_its_listener() {
     assert_eq!(registry.buckets.lock().unwrap().len(), 2);
     let _other = open(4);
     assert_eq!(registry.buckets.lock().unwrap().len(), 1, "and the old one is gone");
+}
+
+/// The cluster `web` with so many endpoints, a share below which panic begins, and each way of choosing among them.
+fn by_each_algorithm(endpoints: usize, outlier: OutlierPlan, fails: bool) -> [Arc<Cluster>; 2] {
+    [Algorithm::RoundRobin, Algorithm::LeastRequest { choices: 2, bias: None }].map(|algorithm| {
+        let mut plan = plan(&["web"], endpoints);
+        let planned = plan.clusters.iter_mut().find(|cluster| &*cluster.name == "web").unwrap();
+        let planned = Arc::make_mut(planned);
+        planned.balance.algorithm = algorithm;
+        (planned.outlier, planned.health) = (Some(outlier), Some(Arc::new(health(50_000, fails))));
+        cluster(&Registry::default().open(plan), "web")
+    })
+}
+
+fn standings(web: &Cluster) -> Vec<Standing> {
+    web.order([10, 0, 0, 9].into()).map(|turn| turn.standing).collect()
+}
+
+#[test]
+fn where_none_is_to_be_tried_in_panic_an_ejected_endpoint_still_returns_by_a_trial() {
+    let outlier =
+        OutlierPlan { ejection_time: Duration::ZERO, panic_threshold: 50_000, ..OutlierPlan::default() };
+    for web in by_each_algorithm(1, outlier, true) {
+        web.failed(&web.endpoints[0], Standing::InService);
+        assert_eq!(standings(&web), [Standing::Trial]);
+        web.succeeded(&web.endpoints[0]);
+        assert_eq!(standings(&web), [Standing::InService]);
+    }
+}
+
+#[test]
+fn an_ejection_that_no_policy_asks_for_makes_no_panic_whatever_chooses() {
+    for web in by_each_algorithm(4, OutlierPlan::default(), false) {
+        (0..3).for_each(|place| _ = web.failed(&web.endpoints[place], Standing::InService));
+        for _ in 0..20 {
+            assert_eq!(web.order([10, 0, 0, 9].into()).next().map(number), Some(3));
+        }
+    }
+}
+
+#[test]
+fn a_connection_of_the_plan_of_before_leaves_no_answer_for_the_next_plan() {
+    let registry = Registry::default();
+    let before = checked(&registry, 4, health(61_000, true));
+    (0..2).for_each(|place| before.set_unhealthy(Some(&before.endpoints[place]), true));
+    let after = checked(&registry, 4, health(25_000, true));
+    assert_eq!(before.turns().count(), 0, "half is less than 61 %");
+    assert_eq!(is_in_turn(&after), [2, 3]);
 }

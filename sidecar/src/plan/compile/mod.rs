@@ -107,7 +107,7 @@ fn compiled(
     }
     if plan.mtls.is_some() && config.identity.is_none() {
         plan.warnings.push(
-            "the mesh's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
+            "the pod's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
         );
     }
     plan.warnings.extend(out_of_force(config, &ours, &shadow));

@@ -123,7 +123,7 @@ impl fmt::Display for Trial {
         policies.iter().try_for_each(|policy| writeln!(f, "  {}", one_line(policy)))?;
         errors.iter().try_for_each(|error| writeln!(f, "  would be an error: {}", one_line(error)))?;
         if changes.is_empty() && errors.is_empty() {
-            writeln!(f, "  beside who may call, nothing would change")?;
+            writeln!(f, "  beside who may call, nothing that is told here would change")?;
         }
         for Change { subject, field, is, would_be } in changes {
             let (is, would_be) = (values(is), values(would_be));

@@ -258,6 +258,9 @@ impl<'t> SampleLine<'t> {
     }
 }
 
+/// Labels of one sample. Prometheus' own limit is 30 in most set-ups.
+const MOST_LABELS: usize = 256;
+
 /// Reads labels up to the brace that ends them, and returns what stands behind it.
 fn read_labels<'t>(mut rest: &'t str, labels: &mut Vec<(&'t str, &'t str)>) -> Option<&'t str> {
     loop {
@@ -266,8 +269,12 @@ fn read_labels<'t>(mut rest: &'t str, labels: &mut Vec<(&'t str, &'t str)>) -> O
             return Some(behind);
         }
         let (name, behind) = take_while(rest, |byte| is_of_name(byte) && byte != b':');
-        // Names that begin so are Prometheus' own.
-        if !is_name(name) || name.starts_with("__") || labels.iter().any(|(there, _)| *there == name) {
+        // Names that begin so are Prometheus' own. Each is compared with all before it.
+        if labels.len() == MOST_LABELS
+            || !is_name(name)
+            || name.starts_with("__")
+            || labels.iter().any(|(there, _)| *there == name)
+        {
             return None;
         }
         let behind = behind.trim_start_matches(SPACES).strip_prefix('=')?;

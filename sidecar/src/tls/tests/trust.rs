@@ -130,3 +130,18 @@ fn in_another_trust_domain_the_files_are_checked_anew_and_the_old_identity_goes(
     tls.set(settings("c", &[]), &metrics.tls).unwrap();
     assert_eq!(tls.identity().unwrap().ids[0].as_str(), "spiffe://c/web");
 }
+
+#[tokio::test]
+async fn tags_of_another_trust_domain_are_not_believed() {
+    let (a, b) = (Authority::new(), Authority::new());
+    let trusts = [("a", &a), ("b", &b)];
+    let server = member("a", &a, &trusts);
+    for (uris, issuer, count) in [
+        (["spiffe://a/x", "kuma://kuma.io/service/admin"], &a, 1),
+        (["spiffe://b/x", "kuma://kuma.io/service/admin"], &b, 0),
+    ] {
+        let (_, far) = both(&forger(&issue(issuer, &uris), &b, &trusts), &server, None).await;
+        let (_, shaken) = far.unwrap_or_else(|error| panic!("{uris:?}: {error}"));
+        assert_eq!(shaken.peer.tags.len(), count, "{uris:?}");
+    }
+}

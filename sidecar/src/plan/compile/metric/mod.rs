@@ -131,7 +131,10 @@ fn inbound_of(plan: &Plan, pod: &Subject<'_>, port: u16) -> Option<String> {
 fn add_listener(plan: &mut Plan, config: &Config, this: &Dataplane, backend: &Prometheus) -> SocketAddr {
     let redirected = this.redirected(&config.context())[0];
     let address = SocketAddr::new(this.networking.address.ip(), backend.port());
-    let listen = if redirected {
+    let listen = if redirected && this.networking.gateway.is_some() {
+        // A gateway lets every peer in to its other addresses, by the same hop.
+        address
+    } else if redirected {
         SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), backend.port())
     } else {
         // The listener binds the Dataplane's address, which may be loopback itself.

@@ -146,8 +146,14 @@ fn remove(plan: &mut Plan, which: Option<&ClusterChoice>, by: &Source<'_>) -> us
         std::mem::take(clusters).into_iter().partition(|one| fits(which, one, direct_access.as_ref()));
     *clusters = stay;
     let is_gone = |name: &Arc<str>| gone.iter().any(|cluster| cluster.name == *name);
-    for listener in listeners.iter_mut().filter(|one| one.cluster.as_ref().is_some_and(is_gone)) {
+    // A split whose cluster is gone refuses that share.
+    let closes = |one: &&mut Arc<ListenerPlan>| match &one.split[..] {
+        [] => one.cluster.as_ref().is_some_and(is_gone),
+        split => split.iter().all(|share| is_gone(&share.cluster)),
+    };
+    for listener in listeners.iter_mut().filter(closes) {
         let listener = Arc::make_mut(listener);
+        listener.split.clear();
         listener.cluster = None;
         close(listener, by, decisions);
     }

@@ -64,6 +64,11 @@ pub(super) fn trust(
         let choosy = of_kind::<MeshIdentity>(ours, pod).filter(|(_, identity)| identity.is_choosy());
         errors.extend(choosy.map(|(document, _)| undecided(document).into()));
     }
+    // A pod that such a document was meant for would be open to every caller.
+    if let Some((this, _)) = pod.pod.filter(|(this, _)| !this.labelled) {
+        let choosy = of_kind::<MeshIdentity>(ours, pod).filter(|(_, identity)| identity.is_choosy());
+        errors.extend(choosy.map(|(document, _)| unlabelled(document, &this.name).into()));
+    }
     // First, as a MeshTrust that holds no certificates is wrong for every pod.
     let authorities = authorities(ours, pod, errors);
     let Some(chosen) = chosen(ours, pod) else {
@@ -78,6 +83,12 @@ pub(super) fn trust(
 fn undecided(document: &Document) -> DocumentError {
     const ALLOWED: &str = "all pods of the mesh; or --dataplane, so that one knows which pod this is";
     document.error("spec.selector.dataplane.matchLabels", "a choice of pods", ALLOWED)
+}
+
+fn unlabelled(document: &Document, pod: &str) -> DocumentError {
+    let allowed =
+        format!("labels of Dataplane {pod}, which has none; `labels: {{}}` there says that this is meant");
+    document.error("spec.selector.dataplane.matchLabels", "a choice by labels", allowed)
 }
 
 /// Warns of documents that say something of identities and are not about the pod.

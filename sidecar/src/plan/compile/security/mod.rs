@@ -97,6 +97,7 @@ pub(super) fn mtls(
     let others = if each.is_empty() { std::slice::from_ref(pod) } else { &each };
     let mut mtls = Mtls {
         others: gate(&policies, others, base),
+        metrics: None,
         inbounds: HashMap::new(),
         named_only: pod.pod.is_some(),
         settings: settings(conf(&policies.live, others)),
@@ -108,6 +109,7 @@ pub(super) fn mtls(
         }
         // The clients of a gateway are not members, and it terminates their TLS itself.
         if this.networking.gateway.is_some() {
+            mtls.metrics = Some(mtls.others.clone());
             mtls.others.mode = TlsMode::Permissive;
             mtls.others.shadow.iter_mut().for_each(|shadow| shadow.mode = TlsMode::Permissive);
         }
