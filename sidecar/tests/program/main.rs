@@ -156,10 +156,10 @@ fn wait_returns_when_it_is_ready_and_says_why_it_is_not() {
         "--for",
         "ready",
         "--timeout",
-        "300ms",
+        "2s",
     ]));
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("not ready after 300ms") && stderr.contains("redirect"), "{stderr}");
+    assert!(stderr.contains("not ready after 2s") && stderr.contains("redirect"), "{stderr}");
 
     let (code, _, stderr) = output(program().args(["wait", "--for", "christmas"]));
     assert_eq!(code, Some(64), "{stderr}");
