@@ -55,7 +55,7 @@ fn read_checked<T: Resource>(value: &Value, pod: Option<&Context>, at: &mut At<'
     read
 }
 
-/// Notes `from` beside `rules`: they say the same of connections to a pod, so nobody could say which holds.
+/// Notes `from` beside `rules`: they say the same of connections to a pod, and none of them could be said to hold.
 fn one_inbound_list(part: &Part<'_>, at: &mut At<'_>) {
     let both = ["from", "rules"].map(|list| part.items(list));
     if both.iter().all(|list| list.as_ref().is_ok_and(|items| !items.is_empty())) {

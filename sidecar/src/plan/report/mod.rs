@@ -61,7 +61,7 @@ struct CallerVerdict {
 struct Trial {
     policies: Vec<String>,
     changes: Vec<Change>,
-    /// Errors that the policies would make, so that nobody knows what they would change.
+    /// Errors that the policies would make, so that what they would change is not known.
     errors: Vec<String>,
 }
 

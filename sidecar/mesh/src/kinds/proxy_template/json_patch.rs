@@ -77,9 +77,9 @@ impl Read for AnyValue {
 pub struct PatchFailure {
     /// Number of the operation, from 0.
     pub index: usize,
-    /// What was found.
+    /// The value that was found.
     pub found: String,
-    /// What is allowed.
+    /// The values that are allowed.
     pub allowed: String,
 }
 
