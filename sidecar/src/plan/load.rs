@@ -5,7 +5,7 @@ use crate::net::resolve::Names;
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::compile::{self, CompileError};
-use crate::plan::names;
+use crate::plan::names::lookup;
 use culvert_mesh::document::Found;
 use culvert_mesh::load::{self, LoadError, Loaded, MOST_ERRORS};
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ pub(crate) fn read(
     let Loaded { mut found, errors, more, .. } = load::load(&config.context(), paths);
     let mut errors: Vec<PlanError> = errors.into_iter().map(Into::into).collect();
     // Documents with errors make no plan, so their names need not be awaited.
-    let named = names::put_in(&mut found, config, names.filter(|_| errors.is_empty()));
+    let named = lookup::put_in(&mut found, config, names.filter(|_| errors.is_empty()));
     errors.extend(named.errors.into_iter().map(PlanError::from));
     let plan = match compile::compile(config, &found) {
         Ok(mut plan) if errors.is_empty() => {

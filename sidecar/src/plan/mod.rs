@@ -9,7 +9,7 @@ pub(crate) mod decisions;
 pub mod health;
 pub(crate) mod load;
 pub mod logs;
-mod names;
+pub mod names;
 pub(crate) mod openings;
 pub mod outside;
 pub(crate) mod permissions;
@@ -25,6 +25,7 @@ use crate::plan::balance::Balance;
 use crate::plan::decisions::Decisions;
 use crate::plan::health::HealthPlan;
 use crate::plan::logs::Logs;
+use crate::plan::names::MeshNames;
 use crate::plan::outside::Outside;
 use crate::plan::permissions::Permissions;
 use crate::plan::rate::RatePlan;
@@ -303,6 +304,8 @@ pub struct Plan {
     pub mtls: Option<Mtls>,
     /// Traffic logs of the connections.
     pub logs: Logs,
+    /// The names of the mesh.
+    pub names: Arc<MeshNames>,
     /// Metrics on ports of their own; `None` where no MeshMetric asks for them.
     pub scrape: Option<Scrape>,
     /// Number of documents it was compiled from.

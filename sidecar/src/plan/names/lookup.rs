@@ -14,14 +14,14 @@ use std::net::IpAddr;
 
 /// Notes and errors about names.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
-    pub(super) warnings: Vec<String>,
-    pub(super) errors: Vec<CompileError>,
+pub(crate) struct Outcome {
+    pub(crate) warnings: Vec<String>,
+    pub(crate) errors: Vec<CompileError>,
 }
 
 /// Puts addresses in the place of names. Without `names` nothing is looked up, and each name stays as one address that no
 /// host has.
-pub(super) fn put_in(found: &mut Found, config: &Config, names: Option<&Names>) -> Outcome {
+pub(crate) fn put_in(found: &mut Found, config: &Config, names: Option<&Names>) -> Outcome {
     let mut outcome = Outcome::default();
     let wanted: BTreeSet<Box<str>> = dataplanes(found, config)
         .flat_map(|(_, dataplane)| dataplane.names())
