@@ -124,3 +124,55 @@ fn without_documents_the_page_names_options_and_defaults() -> Result<()> {
     ensure!(overview.contains("href=\"/inspect\""), "no link on the page for people");
     Ok(())
 }
+
+/// Policies of the kinds that choose, check and limit, in force and on trial.
+const KINDS: &str = "
+{type: MeshLoadBalancingStrategy, name: choice, spec: {to: [{targetRef: {kind: Mesh}, default: {loadBalancer: {type: LeastRequest}}}]}}
+---
+{type: MeshHealthCheck, name: checks, spec: {to: [{targetRef: {kind: Mesh}, default: {interval: 7s, tcp: {}}}]}}
+---
+{type: MeshRateLimit, name: rate, spec: {rules: [{default: {local: {tcp: {connectionRate: {num: 9, interval: 10s}}}}}]}}
+---
+{type: MeshMetric, name: metrics, spec: {default: {backends: [{type: Prometheus, prometheus: {port: 5671}}]}}}
+---
+{type: MeshLoadBalancingStrategy, name: choice-early, labels: {kuma.io/effect: shadow}, spec: {targetRef: {kind: Dataplane, name: here}, to: [{targetRef: {kind: Mesh}, default: {loadBalancer: {type: Random}}}]}}
+---
+{type: MeshHealthCheck, name: checks-early, labels: {kuma.io/effect: shadow}, spec: {targetRef: {kind: Dataplane, name: here}, to: [{targetRef: {kind: Mesh}, default: {tcp: {disabled: true}}}]}}
+---
+{type: MeshRateLimit, name: rate-early, labels: {kuma.io/effect: shadow}, spec: {targetRef: {kind: Dataplane, name: here}, rules: [{default: {local: {tcp: {connectionRate: {num: 2, interval: 10s}}}}}]}}
+";
+
+#[test]
+fn each_kind_that_decides_is_shown_with_its_value_and_on_trial() -> Result<()> {
+    let (lab, folder) = world()?;
+    fs::write(folder.join("kinds.yaml"), KINDS)?;
+    let sidecar = start(&lab, &folder)?;
+    let said = command(&lab, &folder, &["--caller", "spiffe://other/shop"])?;
+    ensure!(
+        sidecar.admin("/inspect?caller=spiffe://other/shop")?.body.trim_end() == said.trim_end(),
+        "{said}"
+    );
+    let line = |words: &[&str]| said.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    for words in [
+        &["  load balancing ", "LeastRequest ", "MeshLoadBalancingStrategy choice ("][..],
+        &["  check interval ", "7s ", "MeshHealthCheck checks ("],
+        &["  rate of connections ", "9 in 10s ", "MeshRateLimit rate ("],
+        &["  ports ", "5671/metrics ", "MeshMetric metrics ("],
+        &[
+            "cluster web, load balancing: is LeastRequest",
+            "would be Random by MeshLoadBalancingStrategy choice-early (",
+        ],
+        &["cluster web, active check: is by TCP", "would be none by MeshHealthCheck checks-early ("],
+        &[
+            "listener inbound:10.77.0.2:8080, rate of connections: is 9 in 10s",
+            "would be 2 in 10s by MeshRateLimit rate-early (",
+        ],
+        &[
+            "spiffe://other/shop: is refused, by TLS: it is of the trust domain other, and this pod believes default",
+        ],
+    ] {
+        ensure!(line(words), "{words:?}: {said}");
+    }
+    ensure!(said.contains("\nport 5671, of metrics\n"), "{said}");
+    Ok(())
+}

@@ -61,6 +61,7 @@ mod support;
 mod tls;
 mod tracked_dns;
 mod traffic_logs;
+mod trials;
 mod verbs;
 mod walkthrough;
 mod way_out;

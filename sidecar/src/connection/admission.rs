@@ -11,6 +11,7 @@ use crate::connection::guard::{self, Ours};
 use crate::connection::proxy::Proxy;
 use crate::connection::route::{self, Route};
 use crate::connection::tls;
+use crate::connection::trial;
 use crate::net::addrs::{ClientAddr, Direction, OrigDst};
 use crate::net::limit::{Claim, Stranger};
 use crate::net::original_dst::Redirected;
@@ -78,10 +79,11 @@ pub(crate) async fn admit(
         }
     };
     downstream.routed(&running.plan, &route);
+    trial::way(&proxy, &running, &route, original);
     // Strangers take no tokens of members, who may have a handshake to show first.
     let stranger = matches!(claim, Claim::Stranger(_));
     if !stranger {
-        within_rate(&proxy, direction, &route)?;
+        within_rate(&proxy, &running, &route)?;
     }
     if let Some(asks) = asked::asks(&running, &route, original) {
         // Boxed, so that other connections do not carry the room of it.
@@ -90,19 +92,22 @@ pub(crate) async fn admit(
     }
     let session = tls::admit(downstream, &running.plan, &route, original, &mut accepted.stream).await?;
     if stranger {
-        within_rate(&proxy, direction, &route)?;
+        within_rate(&proxy, &running, &route)?;
     }
     Ok(Admitted { running, route, original, session, returned: returns })
 }
 
 /// Takes a token of the listener, if its rate is limited. Before TLS, as in Envoy: a handshake is what costs.
-fn within_rate(proxy: &Proxy, direction: Direction, route: &Route) -> Result<(), ForwardError> {
+fn within_rate(proxy: &Proxy, running: &Running, route: &Route) -> Result<(), ForwardError> {
     match &route.listener.bucket {
         Some(bucket) if !bucket.take() => {
-            proxy.metrics.direction(direction).rate_limited.inc();
+            proxy.metrics.direction(route.listener.plan.direction).rate_limited.inc();
             Err(ForwardError::RateLimited(bucket.plan))
         }
-        _ => Ok(()),
+        _ => {
+            trial::rate(proxy, running, route);
+            Ok(())
+        }
     }
 }
 

@@ -70,6 +70,24 @@ impl DirectionMetrics {
 }
 
 metrics! {
+    /// Connections that policies on trial would treat otherwise. Those that would be refused to callers are in `TlsMetrics`.
+    pub(crate) struct TrialMetrics {
+        rate_limited: Counter = "rate_shadow_limited", "Connections that a MeshRateLimit on trial would refuse"
+            => "local_rate_limit.tcp_rate_limit.shadow_rate_limited";
+        overflow: Counter = "connection_shadow_overflow",
+            "Connections above the maxConnections of a MeshCircuitBreaker on trial"
+            => "circuit_breakers.shadow_overflow";
+        elsewhere: Counter = "route_shadow_changed", "Connections that a MeshTCPRoute on trial would lead elsewhere"
+            => "tcp_route.shadow_changed";
+        denied: Counter = "passthrough_shadow_denied", "Calls that a MeshPassthrough on trial would deny"
+            => "passthrough.shadow_denied";
+        let_out: Counter = "passthrough_shadow_allowed",
+            "Calls that are denied, and that a MeshPassthrough on trial would let out"
+            => "passthrough.shadow_allowed";
+    }
+}
+
+metrics! {
     /// The program itself.
     struct BuildMetrics {
         /// Always 1.
@@ -94,6 +112,7 @@ pub(crate) struct Metrics {
     pub(crate) scrapes: ScrapeMetrics,
     pub(crate) checks: CheckTotals,
     pub(crate) dns: DnsMetrics,
+    pub(crate) trial: TrialMetrics,
     /// Reads all of them, for the pages.
     pub(crate) registry: MetricRegistry,
 }
@@ -119,6 +138,7 @@ impl Default for Metrics {
             scrapes: registry.add(),
             checks: registry.add(),
             dns: registry.add(),
+            trial: registry.add(),
             registry,
         }
     }

@@ -15,6 +15,7 @@ pub(crate) mod route;
 pub(crate) mod table;
 mod tcp;
 mod tls;
+mod trial;
 mod upstream;
 
 pub(crate) use accepted::{Accepted, Bound};

@@ -9,6 +9,7 @@ use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
 use crate::connection::table::{ConnectionState, Entry};
 use crate::connection::tls;
+use crate::connection::trial;
 use crate::connection::upstream::UpstreamUse;
 use crate::net::addrs::Direction;
 use crate::net::dial::DialError;
@@ -65,6 +66,7 @@ pub(crate) async fn connect(
     let proxy = downstream.proxy();
     let (mut using, attempts) =
         UpstreamUse::begin(&proxy, downstream.info(), cluster, original, route.member.as_deref())?;
+    trial::place(&proxy, &running, cluster);
     let entry = downstream.enter(using.cluster(), attempts.first(), route.listener.plan.idle_timeout);
     let mtls = running.plan.mtls.as_ref();
     let origination = mtls.map(|_| Origination { tls: &proxy.tls, metrics: &proxy.metrics.tls });

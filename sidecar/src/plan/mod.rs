@@ -23,6 +23,7 @@ use crate::net::addrs::{Direction, Family, inbound_source};
 use crate::options::config::Thresholds;
 use crate::plan::balance::Balance;
 use crate::plan::decisions::Decisions;
+use crate::plan::decisions::trial::OnTrial;
 use crate::plan::health::HealthPlan;
 use crate::plan::logs::Logs;
 use crate::plan::names::MeshNames;
@@ -191,6 +192,22 @@ pub struct ListenerPlan {
     pub rate: Option<RatePlan>,
 }
 
+impl ListenerPlan {
+    /// Returns the names of the clusters that its connections go to.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
+        let whole = self.cluster.iter().filter(|_| self.split.is_empty());
+        whole.chain(self.split.iter().map(|share| &share.cluster))
+    }
+
+    /// Finds the cluster that was made under a name: an equal name of another cluster has put a number behind it.
+    pub(crate) fn cluster_made_as(&self, wanted: &str) -> Option<&Arc<str>> {
+        let is = |name: &&Arc<str>| {
+            name.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
+        };
+        self.clusters().find(is)
+    }
+}
+
 /// Peers that a mesh with mTLS lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsMode {
@@ -316,6 +333,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// The documents behind all this, of a plan that is made to be explained.
     pub(crate) decisions: Decisions,
+    /// Effects of policies on trial that connections count; `None` where there are none.
+    pub(crate) trial: Option<Arc<OnTrial>>,
 }
 
 /// Returns the wildcard address of a family.

@@ -64,6 +64,75 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_that_tls_refuses_is_refused_whatever_permissions_say() {
+        let allow = "---\n{type: MeshTrafficPermission, name: any, spec: {targetRef: {kind: Dataplane, name: here}, from: [{targetRef: {kind: Mesh}, default: {action: Allow}}]}}\n";
+        for (caller, why) in [
+            ("spiffe://default", "by TLS: it has no path, so it is a trust domain and no workload"),
+            (
+                "spiffe://cluster.local/web",
+                "by TLS: it is of the trust domain cluster.local, and this pod believes default",
+            ),
+        ] {
+            let text = inspected(Some(caller), &format!("{DOCUMENTS}{allow}")).unwrap();
+            assert_eq!(text.matches(&format!("{caller}: is refused, {why}\n")).count(), 3, "{text}");
+        }
+        let text = inspected(Some("spiffe://default/any"), &format!("{DOCUMENTS}{allow}")).unwrap();
+        assert_eq!(text.matches("spiffe://default/any: may call, by 1\n").count(), 1, "{text}");
+        assert_eq!(text.matches("spiffe://default/any: is refused, by 1\n").count(), 1, "{text}");
+        let closed = "spiffe://default/any: is refused, STRICT closes ports that no inbound names\n";
+        assert_eq!(text.matches(closed).count(), 1, "{text}");
+    }
+
+    fn authority() -> String {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
+    #[test]
+    fn a_caller_of_a_trust_domain_that_a_mesh_trust_names_is_judged_by_permissions() {
+        let documents = format!(
+            "{{type: Mesh, name: default}}
+---
+{{type: Dataplane, name: here, labels: {{}}, networking: {{address: 10.0.0.2, inbound: [{{port: 80, tags: {{kuma.io/service: here}}}}]}}}}
+---
+{{type: MeshIdentity, name: all, spec: {{selector: {{dataplane: {{}}}}, provider: {{type: Spire, spire: {{}}}}}}}}
+---
+{{type: MeshTrust, name: friends, spec: {{trustDomain: friends, caBundles: [{{type: Pem, pem: {{value: {}}}}}]}}}}
+---
+{{type: MeshTrafficPermission, name: all, spec: {{rules: [{{default: {{allow: [{{spiffeID: {{type: Prefix, value: 'spiffe://'}}}}]}}}}]}}}}
+",
+            serde_json::Value::from(authority())
+        );
+        for (caller, verdict) in [
+            ("spiffe://default.default.mesh.local/ns/a", "may call, by 1"),
+            ("spiffe://friends/ns/a", "may call, by 1"),
+            (
+                "spiffe://default/web",
+                "is refused, by TLS: it is of the trust domain default, and this pod believes default.default.mesh.local or friends",
+            ),
+        ] {
+            let text = inspected(Some(caller), &documents).unwrap();
+            assert!(text.contains(&format!("  {caller}: {verdict}\n")), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_ports_of_a_gateway_are_there_for_strangers_and_those_of_its_metrics_for_members() {
+        let documents = "
+{type: Mesh, name: default, mtls: {enabledBackend: ca, backends: [{name: ca, mode: STRICT}]}}
+---
+{type: Dataplane, name: here, networking: {address: 10.0.0.2, gateway: {tags: {kuma.io/service: edge}}}}
+---
+{type: MeshMetric, name: all, spec: {default: {backends: [{type: Prometheus, prometheus: {}}]}}}
+";
+        let text = inspected(None, documents).unwrap();
+        assert!(text.contains("\nport 5670, of metrics\n  mode: STRICT\n"), "{text}");
+        assert!(text.contains("\nports that no inbound names\n  mode: PERMISSIVE\n"), "{text}");
+        assert!(text.contains("     1. PERMISSIVE  Dataplane here ("), "{text}");
+    }
+
+    #[test]
     fn who_the_pod_is_and_whom_it_believes_stands_before_its_ports() {
         let documents = DOCUMENTS.replace("enabledBackend: ca, ", "").replace(", spec: {rules: [{default: {mode: Strict}}]}", ", spec: {targetRef: {kind: Dataplane, sectionName: '81'}, rules: [{default: {mode: Permissive}}]}")
             + "---

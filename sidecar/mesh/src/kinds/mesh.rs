@@ -3,6 +3,7 @@
 
 use crate::context::Context;
 use crate::kinds::Resource;
+use crate::kinds::mesh_metric::{OlderPrometheus, check_older};
 use crate::model::address::HostPort;
 use crate::model::log_template::Template;
 use crate::model::tags::Tags;
@@ -19,13 +20,13 @@ fields! {
         logging: optional Logging = "logging",
         /// TLS between the pods of the mesh.
         mtls: optional Mtls = "mtls",
-        /// Prometheus on a port of each of Kuma's proxies; the sidecar's metrics are on its status port.
-        metrics: no_effect MeshMetrics = "metrics",
+        /// Prometheus on a port of each sidecar; a MeshMetric about the pod takes its place.
+        metrics: optional MeshMetrics = "metrics",
         /// Spans of HTTP requests; HTTP is forwarded as TCP here, which has none.
         tracing: no_effect Tracing = "tracing",
         /// Tags that a Dataplane must have; the control plane checks them when a Dataplane comes.
         constraints: no_effect Constraints = "constraints",
-        /// Preference of near endpoints, and ways by a zone's egress; endpoints take turns here.
+        /// Preference of near endpoints, and ways by a zone's egress; a MeshLoadBalancingStrategy says which zones come first.
         routing: no_effect Routing = "routing",
         /// Services that the control plane makes of Dataplanes.
         mesh_services: no_effect MeshServices = "meshServices",
@@ -168,7 +169,7 @@ fields! {
         /// Only prometheus.
         kind: required MetricsBackendKind = "type",
         /// Port, path and applications.
-        conf: optional Mapping = "conf",
+        conf: optional OlderPrometheus = "conf",
     }
 }
 
@@ -292,6 +293,14 @@ impl Mtls {
     }
 }
 
+impl MeshMetrics {
+    /// Returns the backend that is on.
+    pub fn enabled(&self) -> Option<&MetricsBackend> {
+        let name = self.enabled_backend.as_ref().filter(|name| !name.is_empty())?;
+        self.backends.iter().find(|backend| backend.name == *name)
+    }
+}
+
 impl Mesh {
     /// Returns true if connections may leave for destinations that no document names.
     pub fn passthrough(&self) -> bool {
@@ -323,6 +332,10 @@ impl Resource for Mesh {
                 let _ = match name {
                     "logging" => has_its_place(backend, at),
                     "mtls" => certificates_end(backend, at),
+                    "metrics" => {
+                        check_older(&backend.field("conf"), at);
+                        Ok(())
+                    }
                     _ => Ok(()),
                 };
             }

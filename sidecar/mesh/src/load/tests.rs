@@ -172,14 +172,14 @@ fn what_is_not_about_this_pod_passes_and_is_told_once_a_kind_and_field() {
         )
     };
     let text = format!(
-        "{{type: Mesh, name: default, metrics: {{enabledBackend: p, backends: [{{name: p, type: prometheus, conf: {{port: 5670}}}}]}}}}
+        "{{type: Mesh, name: default, tracing: {{defaultBackend: p, backends: [{{name: p, type: zipkin, conf: {{url: u}}}}]}}}}
 ---
 {{apiVersion: v1, kind: Secret, metadata: {{name: a}}, data: {{value: eA==}}, type: system.kuma.io/secret}}
 ---
 apiVersion: v1
 kind: List
 items:
-- {{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {{name: b}}, spec: {{meshServices: {{mode: Exclusive}}, metrics: {{}}}}}}
+- {{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {{name: b}}, spec: {{meshServices: {{mode: Exclusive}}, tracing: {{}}}}}}
 - {{apiVersion: v1, kind: Secret, metadata: {{name: b}}}}
 - {{apiVersion: kuma.io/v1alpha1, kind: ZoneInsight, metadata: {{name: z}}, spec: {{subscriptions: []}}, status: {{a: 1}}}}
 {}",
@@ -192,7 +192,7 @@ items:
     let expected = [
         "without effect here: networking.admin of 1000 Dataplane documents (Port of Envoy's admin;",
         "without effect here: meshServices of 1 Mesh document (Services that",
-        "without effect here: metrics of 2 Mesh documents (Prometheus on a port",
+        "without effect here: tracing of 2 Mesh documents (Spans of HTTP requests;",
         "left out: 2 Secret documents (keys and tokens of the control plane; identities come from --identity); the first is a.yaml: document 2",
         "left out: 1 ZoneInsight document (state of a zone",
     ];

@@ -6,6 +6,7 @@
 //! connection looks them up once, and a byte never.
 
 mod stat_names;
+mod trial;
 
 pub(crate) use stat_names::stat_name;
 
@@ -16,6 +17,7 @@ use crate::cluster::health::{ClusterHealth, EndpointHealth};
 use crate::cluster::limits::ClusterLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::cluster::registry::stat_names::stat_names;
+use crate::cluster::registry::trial::Trial;
 use crate::cluster::remembered::Remembered;
 use crate::cluster::split::Split;
 use crate::net::addrs::{Direction, Family};
@@ -99,6 +101,8 @@ pub struct Running {
     by_destination: HashMap<(Direction, SocketAddr), Arc<Listener>>,
     /// By direction and family.
     passthrough: [[Arc<Listener>; 2]; 2],
+    /// What connections count of policies on trial.
+    pub(crate) trial: Option<Box<Trial>>,
 }
 
 /// The name of a listener, and its rate.
@@ -177,7 +181,17 @@ impl Registry {
         let exits = exits.map(|cluster| (Arc::clone(&cluster.plan.name), Arc::clone(cluster))).collect();
         let passthrough = Direction::ALL
             .map(|direction| Family::ALL.map(|family| passthrough(&listeners, direction, family)));
-        Arc::new(Running { plan, listeners, clusters, direct_access, exits, by_destination, passthrough })
+        let trial = Trial::of(&plan);
+        Arc::new(Running {
+            plan,
+            listeners,
+            clusters,
+            direct_access,
+            exits,
+            by_destination,
+            passthrough,
+            trial,
+        })
     }
 
     fn next_id(&self) -> ClusterId {

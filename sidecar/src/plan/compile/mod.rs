@@ -45,7 +45,7 @@ const NAMED: usize = 10;
 /// # Errors
 /// Every error of the documents together.
 pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>> {
-    compiled(config, found, Decisions::default(), false)
+    in_force(config, found, Decisions::default())
 }
 
 /// Makes a plan that says which documents decided what; with `on_trial` as it would be with the policies on trial in force.
@@ -53,7 +53,17 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
 /// # Errors
 /// Every error of the documents together.
 pub(crate) fn explained(config: &Config, found: &Found, on_trial: bool) -> Result<Plan, Vec<CompileError>> {
-    compiled(config, found, Decisions::kept(), on_trial)
+    if on_trial {
+        return compiled(config, found, Decisions::kept(), true);
+    }
+    in_force(config, found, Decisions::kept())
+}
+
+/// Makes the plan that is put in force, with what its connections count of policies on trial.
+fn in_force(config: &Config, found: &Found, decisions: Decisions) -> Result<Plan, Vec<CompileError>> {
+    let mut plan = compiled(config, found, decisions, false)?;
+    explain::add_trial(&mut plan, config, found);
+    Ok(plan)
 }
 
 fn compiled(
@@ -84,7 +94,6 @@ fn compiled(
     let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
     passthrough::add(&mut plan, (config, mesh), &ours, &pod, &mut errors);
     explain::explain_passthrough(&mut plan, &ours, &pod);
-    limits::explain_passthrough(&mut plan, config);
     let limits = Limits::new(config, &ours, pod);
     let logs = Logs::new(mesh, &ours, pod);
     if let Some(this) = this {
@@ -96,6 +105,7 @@ fn compiled(
         add_pod(&mut plan, &ours, this, (redirected, &limits, &logs), &routed);
     }
     metric::add(&mut plan, config, &ours, &pod, &mut errors);
+    limits::explain_passthrough(&mut plan, config);
     plan.warnings.extend(limits.warnings());
     patch::apply(&mut plan, config, &ours, &pod, &mut errors);
     logs.add(&mut plan, &ours, &mut errors);
@@ -116,10 +126,7 @@ fn compiled(
 
 /// Notes policies that are not in force: those on trial, and those that choose pods where this pod is not known.
 fn out_of_force(config: &Config, ours: &[&Document], shadow: &[&Document]) -> Vec<String> {
-    let on_trial = shadow.iter().map(|document| {
-        let (kind, name) = (document.kind().name(), &document.name);
-        format!("{kind} {name} is on trial (kuma.io/effect: shadow): it is counted, and is not in force")
-    });
+    let on_trial = shadow.iter().map(|document| explain::trial_warning(document));
     let unknown = ours.iter().filter(|document| config.dataplane.is_none() && select::chooses(document));
     let undecided = unknown.map(|document| {
         format!(
@@ -131,8 +138,8 @@ fn out_of_force(config: &Config, ours: &[&Document], shadow: &[&Document]) -> Ve
     on_trial.chain(undecided).collect()
 }
 
-/// Returns what says who the pod is, and what decides who may call each of its ports, for documents that make a plan.
-pub(crate) fn reasons(config: &Config, found: &Found) -> (Vec<Claim>, Vec<PortReasons>) {
+/// Returns what says who the pod is, and what decides who may call each of its ports, for documents that make this plan.
+pub(crate) fn reasons(config: &Config, found: &Found, plan: &Plan) -> (Vec<Claim>, Vec<PortReasons>) {
     // Reported where the plan is made.
     let mut errors = Vec::new();
     let documents = found.documents.iter();
@@ -142,7 +149,9 @@ pub(crate) fn reasons(config: &Config, found: &Found) -> (Vec<Claim>, Vec<PortRe
     let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
     let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
     let identity = security::identity_reasons(config, &ours, &pod);
-    (identity, security::reasons::reasons(security::base(mesh, &ours, &pod), &ours, &pod))
+    let metrics: Vec<u16> =
+        plan.scrape.iter().flat_map(|scrape| &scrape.ports).map(|port| port.listen.port()).collect();
+    (identity, security::reasons::reasons(security::base(mesh, &ours, &pod), &ours, &pod, &metrics))
 }
 
 /// Reports two documents of a kind and name: chance would decide which of them holds.
@@ -238,7 +247,7 @@ fn add_pod(
     let Networking { inbound, outbound, .. } = &this.1.networking;
     for (index, inbound) in inbound.iter().enumerate() {
         add_inbound(plan, (this.1, inbound), redirects_in, &limits.inbound(inbound));
-        explain::explain_way(plan, this.0, "inbound", index);
+        explain::explain_inbound(plan, this.0, index);
         limits.explain_inbound(plan, inbound);
     }
     let services = services(ours, this, routed);
@@ -250,10 +259,10 @@ fn add_pod(
         let log = with_called(ours, &mesh, &routed.own, |called| logs.of_calls(Some(called)));
         plan.logs.outbounds.insert(outbound.listener(), log);
         with_called(ours, &mesh, &routed.own, |called| logs.explain_calls(plan, ours, called));
-        explain::explain_way(plan, this.0, "outbound", index);
-        explain::explain_split(plan, routed);
+        explain::explain_outbound(plan, (this.0, index), routed);
+        with_called(ours, &mesh, &routed.own, |called| limits.explain_outbound(plan, called));
         for (_, to) in &routed.shares {
-            with_called(ours, &mesh, to, |called| limits.explain_outbound(plan, called, &to.cluster));
+            with_called(ours, &mesh, to, |called| limits.explain_cluster(plan, called, &to.cluster));
         }
     }
 }

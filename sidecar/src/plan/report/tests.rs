@@ -55,7 +55,7 @@ const DOCUMENTS: &str = "
 {type: MeshTrafficPermission, name: nobody, labels: {kuma.io/effect: shadow}, spec: {targetRef: {kind: Dataplane}, from: [{targetRef: {kind: Mesh}, default: {action: Deny}}]}}
 ";
 
-fn read(arguments: &[&str], documents: &str) -> (Config, Loaded) {
+pub(super) fn read(arguments: &[&str], documents: &str) -> (Config, Loaded) {
     let arguments = ["culvert-sidecar", "--resources=/mesh", "--dataplane=here"].iter().chain(arguments);
     let config = Options::try_parse_from(arguments).unwrap().check().unwrap();
     let loaded = read_with_mesh(&config, documents, "m.yaml");
@@ -63,7 +63,7 @@ fn read(arguments: &[&str], documents: &str) -> (Config, Loaded) {
     (config, loaded)
 }
 
-fn report(documents: &str) -> Report {
+pub(super) fn report(documents: &str) -> Report {
     let (config, loaded) = read(&[], documents);
     let caller = Caller::new(&config, "spiffe://default/web").unwrap();
     Report::of(&config, &loaded.found, Some(&caller))

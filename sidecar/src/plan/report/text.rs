@@ -73,6 +73,7 @@ impl fmt::Display for Port {
         writeln!(f, "{}\n  mode: {}", self.port, self.mode)?;
         numbered(f, &self.modes)?;
         let members = match self.restricted {
+            _ if self.closed => "none may call, as STRICT closes ports that no inbound names",
             true if self.permissions.is_empty() => {
                 "none may call, as the mesh has a MeshIdentity and no MeshTrafficPermission is about this"
             }
@@ -106,8 +107,9 @@ fn numbered(f: &mut fmt::Formatter<'_>, claims: &[Claim]) -> fmt::Result {
 
 impl fmt::Display for CallerVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, verdict, by, on_trial } = self;
+        let Self { id, verdict, by, why, on_trial } = self;
         write!(f, "{id}: {verdict}")?;
+        why.iter().try_for_each(|why| write!(f, ", {why}"))?;
         by.iter().try_for_each(|number| write!(f, ", by {number}"))?;
         on_trial.iter().try_for_each(|verdict| write!(f, "; with the policies on trial it {verdict}"))
     }

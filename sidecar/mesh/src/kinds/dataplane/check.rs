@@ -3,6 +3,7 @@
 
 use super::{GatewayKind, MOST_LISTENERS, Protocol, ReachableKind};
 use crate::context::Context;
+use crate::kinds::mesh_metric::check_older;
 use crate::model::address::{BY_NAME, Host};
 use crate::model::addresses::is_loopback;
 use crate::model::tags::SERVICE;
@@ -25,6 +26,7 @@ pub(super) fn check(document: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>)
         gateway(document, pod, at);
     }
     reachable_backends(&networking.field("transparentProxying"), at);
+    check_older(&document.field("metrics").field("conf"), at);
     for field in ["address", "advertisedAddress"] {
         if let Ok(Some(host)) = networking.get::<Host>(field) {
             is_of_one_host(networking, field, host.ip(), at);

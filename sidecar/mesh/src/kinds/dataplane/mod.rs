@@ -4,6 +4,7 @@
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::mesh::MetricsBackendKind;
+use crate::kinds::mesh_metric::OlderPrometheus;
 use crate::model::address::{BY_NAME, Host};
 use crate::model::labels::Labels;
 use crate::model::tags::Tags;
@@ -20,8 +21,8 @@ fields! {
     pub struct Dataplane {
         /// Addresses and ports of the workload.
         networking: required Networking = "networking",
-        /// Prometheus on a port of Kuma's proxy; the sidecar's metrics are on its status port.
-        metrics: no_effect Metrics = "metrics",
+        /// What the Mesh says of Prometheus' port, for this workload alone.
+        metrics: optional Arc<Metrics> = "metrics",
         /// Probes by way of a port of Kuma's proxy; the sidecar passes on those of --app-probes.
         probes: no_effect Probes = "probes",
     }
@@ -122,14 +123,14 @@ fields! {
 }
 
 fields! {
-    /// Prometheus on a port of Kuma's proxy.
+    /// Changes of Prometheus' port that the Mesh says.
     pub struct Metrics {
         /// Name of the mesh's backend.
         name: optional String = "name",
         /// Only prometheus.
         kind: required MetricsBackendKind = "type",
         /// Port, path and applications.
-        conf: optional Mapping = "conf",
+        conf: optional OlderPrometheus = "conf",
     }
 }
 
@@ -353,6 +354,7 @@ impl Dataplane {
         } = &mut self.networking;
         *outbound = Vec::new();
         *transparent_proxying = None;
+        self.metrics = None;
         // Its own sidecar probes it.
         inbound.iter_mut().for_each(|inbound| inbound.service_probe = None);
         inbound.shrink_to_fit();

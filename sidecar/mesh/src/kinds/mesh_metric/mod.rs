@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshMetric`: metrics of some pods, and of the applications in them, for Prometheus.
 
+mod older;
+
+pub use older::*;
+
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::merge::Merge;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The documents that decide where calls may go that no document names.
 
+use super::pod::explain_pod;
 use crate::plan::Plan;
 use crate::plan::decisions::Claim;
 use culvert_mesh::document::Document;
@@ -10,11 +11,12 @@ use culvert_mesh::select::{self, Effective, Subject};
 
 const SUBJECT: &str = "outbound passthrough";
 
-/// Notes the mode of passthrough and its matches.
+/// Notes the mode of passthrough and its matches, and the words for this pod.
 pub(in crate::plan::compile) fn explain_passthrough(plan: &mut Plan, ours: &[&Document], pod: &Subject<'_>) {
     if !plan.decisions.are_kept() {
         return;
     }
+    explain_pod(plan, pod.pod.map(|(document, _)| document));
     let policies = select::effective::<MeshPassthrough>(ours, std::slice::from_ref(pod));
     let mut claims: Vec<_> = policies
         .iter()

@@ -380,7 +380,7 @@ fn conf<C>(older: Option<(&Document, C)>) -> Option<C> {
 pub(super) struct Entry<'a, C> {
     pub(super) document: &'a Document,
     /// Place among the entries of its list.
-    index: usize,
+    pub(super) index: usize,
     pub(super) conf: &'a C,
 }
 

@@ -151,12 +151,15 @@ impl<'a> Logs<'a> {
                 services.entry(service).or_default().push(inbound);
             }
         }
+        let mesh = ours.iter().find(|document| document.kind() == Kind::Mesh).copied();
         for (service, inbounds) in services {
             let has_inbound =
                 |section: &str| inbounds.iter().any(|inbound| select::is_section(inbound, section));
             let called = CalledService { mesh: &plan.mesh, service, has_inbound: &has_inbound };
             let of = self.of_calls(Some(&called));
             if of != plan.logs.calls {
+                let subject = format!("calls to members of {service} by address");
+                plan.decisions.first(&subject, "log", || self.claims(Some(&called), mesh));
                 plan.logs.services.insert(service.to_owned(), of);
             }
         }

@@ -8,7 +8,8 @@ use crate::plan::decisions::Claim;
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::Kind;
 use culvert_mesh::kinds::destination::CalledService;
-use culvert_mesh::kinds::mesh_access_log::{AccessLogBackends, MeshAccessLog};
+use culvert_mesh::kinds::mesh_access_log::{AccessLogBackends, LoggedCaller, MeshAccessLog};
+use culvert_mesh::kinds::mesh_traffic_permission::{MatchKind, SpiffeMatch};
 use culvert_mesh::kinds::older::TrafficLog;
 use culvert_mesh::select::{self, Subject};
 use std::cmp::Reverse;
@@ -46,7 +47,7 @@ impl Logs<'_> {
     }
 
     /// Returns what is said of calls, the deciding claim first.
-    fn claims(&self, called: Option<&CalledService<'_>>, mesh: Option<&Document>) -> Vec<Claim> {
+    pub(super) fn claims(&self, called: Option<&CalledService<'_>>, mesh: Option<&Document>) -> Vec<Claim> {
         let mut entries = Vec::new();
         for one in &self.calls {
             let namespace = one.document.namespace.as_deref();
@@ -78,7 +79,9 @@ impl Logs<'_> {
     ) {
         let all = Subject { inbound: None, ..self.pod };
         let of = std::slice::from_ref(of.unwrap_or(&all));
-        let (mut everyone, mut callers) = (Vec::new(), Vec::new());
+        let mut everyone = Vec::new();
+        // Of each caller the claims, the deciding one first: rules about different ones hold beside each other.
+        let mut callers: Vec<(&SpiffeMatch, Vec<Claim>)> = Vec::new();
         for one in select::effective::<MeshAccessLog>(&self.policies, of) {
             let from = one.policy.from.len();
             for (index, (matches, backends)) in inbound(one.policy).into_iter().enumerate().rev() {
@@ -88,15 +91,24 @@ impl Logs<'_> {
                 };
                 let claim = claim(backends, one.document, &path);
                 if matches.is_empty() {
-                    everyone.push(claim);
-                } else {
-                    callers.push(claim);
+                    everyone.push(claim.clone());
+                }
+                for LoggedCaller { spiffe_id } in matches {
+                    match callers.iter_mut().find(|(caller, _)| *caller == spiffe_id) {
+                        // A caller that stands twice in a rule is the same one.
+                        Some((_, said)) if said.last() == Some(&claim) => {}
+                        Some((_, said)) => said.push(claim.clone()),
+                        None => callers.push((spiffe_id, vec![claim.clone()])),
+                    }
                 }
             }
         }
         everyone.extend(self.of_default(mesh));
         plan.decisions.first(subject, "log", || everyone);
-        plan.decisions.each(subject, "log of some callers", || callers);
+        for (SpiffeMatch { kind, value }, claims) in callers {
+            let more = if *kind == MatchKind::Prefix { "…" } else { "" };
+            plan.decisions.first(subject, &format!("log of {value}{more} too"), || claims);
+        }
     }
 
     fn of_default(&self, mesh: Option<&Document>) -> Option<Claim> {

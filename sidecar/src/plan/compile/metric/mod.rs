@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ports for Prometheus, and what is found there, by MeshMetric.
+//! Ports for Prometheus, and what is found there, by MeshMetric. Where none is about the pod, its ancestor says that: `metrics`
+//! of the Mesh, which the pod's Dataplane may change.
 //!
 //! | the pod's inbound connections are | the server's socket | a scraper comes to it |
 //! |---|---|---|
@@ -7,6 +8,8 @@
 //! | not redirected | the port, on loopback | by a listener that binds the Dataplane's address, with the mesh's TLS and permissions |
 //!
 //! The port is none of those that the loop guard refuses: a connection to it is served and not relayed on, so it ends there.
+
+mod reasons;
 
 use crate::net::addrs::Direction;
 use crate::options::config::Config;
@@ -19,19 +22,23 @@ use crate::plan::scrape::{
 use crate::plan::{Discovery, ListenerPlan, Origin, Plan, Serve, hop_source};
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::dataplane::Dataplane;
+use culvert_mesh::kinds::mesh::Mesh;
 use culvert_mesh::kinds::mesh_metric::{
-    Application, Backend, MeshMetric, MetricConf, MetricSelector, ProfileName, Prometheus, PrometheusTlsMode,
-    SelectorKind, SidecarMetrics,
+    Application, Backend, MeshMetric, MetricConf, MetricSelector, OlderPrometheus, ProfileName, Prometheus,
+    PrometheusTlsMode, SelectorKind, SidecarMetrics,
 };
 use culvert_mesh::kinds::{FromSpec, Kind};
-use culvert_mesh::merge::merged;
-use culvert_mesh::select::{self, Effective, Subject};
+use culvert_mesh::merge::{Merge, merged};
+use culvert_mesh::model::tags::Tags;
+use culvert_mesh::select::{self, Subject};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 /// Label of a Dataplane with its workload.
 const WORKLOAD: &str = "kuma.io/workload";
+/// Kuma's name of the ancestor's listener.
+const OLDER_LISTENER: &str = "_kuma:metrics:prometheus";
 /// The name of a backend that has no `clientId`: Kuma's.
 const UNNAMED: &str = "default-backend";
 
@@ -43,47 +50,94 @@ pub(super) fn add(
     pod: &Subject<'_>,
     errors: &mut Vec<CompileError>,
 ) {
-    let policies = MetricPolicies(select::effective::<MeshMetric>(ours, std::slice::from_ref(pod)));
+    let policies = MetricPolicies::of(ours, pod);
     let Some(conf) = merged(policies.confs().map(|(_, conf)| conf.clone())) else { return };
     let backends = conf.backends.as_deref().unwrap_or_default();
     if !backends.iter().any(|backend| backend.prometheus.is_some()) {
         return;
     }
-    let of = policies.says(|conf| conf.backends.is_some());
-    let ports = add_ports(plan, (config, pod), (backends, of), errors);
-    let of = policies.says(|conf| conf.applications.is_some());
+    let ports = add_ports(plan, (config, pod), (backends, &policies), errors);
+    if ports.is_empty() && policies.older {
+        return;
+    }
     let applications = conf.applications.as_deref().unwrap_or_default();
     let mut own: BTreeSet<u16> = ports.iter().map(|port| port.listen.port()).collect();
     own.extend(config.context().own_ports);
     plan.scrape = Some(Scrape {
-        applications: applications_of(applications, pod, (&own, of), errors),
+        applications: applications_of(applications, pod, (&own, &policies), errors),
         labels: labels(plan, pod),
         selection: selection(conf.sidecar, &policies, errors),
         ports,
     });
+    policies.explain(plan);
 }
 
-/// The policies about this pod, the one that decides first.
-struct MetricPolicies<'d>(Vec<Effective<'d, MeshMetric>>);
+/// What documents say of this pod's metrics, the one that decides first.
+struct MetricPolicies<'d> {
+    all: Vec<(&'d Document, MetricConf)>,
+    /// True where no MeshMetric is about the pod, and the Mesh says it.
+    older: bool,
+}
 
 impl<'d> MetricPolicies<'d> {
-    fn confs(&self) -> impl Iterator<Item = (&'d Document, &'d MetricConf)> {
-        self.0.iter().filter_map(|one| Some((one.document, one.policy.default.as_ref()?)))
+    fn of(ours: &[&'d Document], pod: &Subject<'d>) -> Self {
+        let newer = select::effective::<MeshMetric>(ours, std::slice::from_ref(pod));
+        if newer.is_empty() {
+            let older = of_pod(ours, pod).into_iter();
+            return Self { all: older.map(|(of, conf)| (of, conf.conf())).collect(), older: true };
+        }
+        let all = newer.iter().filter_map(|one| Some((one.document, one.policy.default.clone()?)));
+        Self { all: all.collect(), older: false }
+    }
+
+    fn confs(&self) -> impl Iterator<Item = (&'d Document, &MetricConf)> {
+        self.all.iter().map(|(document, conf)| (*document, conf))
     }
 
     /// Returns the document that decides a part, for errors about it.
     fn says(&self, says: impl Fn(&MetricConf) -> bool) -> Option<&'d Document> {
         self.confs().find(|(_, conf)| says(conf)).map(|(document, _)| document)
     }
+
+    /// Returns the path of a field of a policy, or of the ancestor as a whole.
+    fn path(&self, field: &str) -> String {
+        if self.older { "metrics".into() } else { format!("spec.default.{field}") }
+    }
+}
+
+/// Returns the metrics that the Mesh turns on, behind what the pod's Dataplane changes of them.
+fn older<'d>(ours: &[&'d Document], pod: &Subject<'d>) -> Vec<(&'d Document, OlderPrometheus)> {
+    let find = || {
+        let (document, mesh) = ours.iter().find_map(|one| Some((*one, Mesh::from_spec(&one.spec)?)))?;
+        let backend = mesh.metrics.as_ref()?.enabled()?;
+        Some((document, backend.conf.clone().unwrap_or_else(OlderPrometheus::unsaid)))
+    };
+    let Some((document, conf)) = find() else { return Vec::new() };
+    let own = pod.pod.and_then(|(of, this)| Some((of, this.metrics.as_ref()?.conf.clone()?)));
+    let own = own.map(|(of, own)| (of, own.over(conf.clone())));
+    own.into_iter().chain([(document, conf)]).collect()
+}
+
+/// Returns the same for a pod with a Dataplane: without one Kuma has no proxy, and an old Mesh must not open a port.
+fn of_pod<'d>(ours: &[&'d Document], pod: &Subject<'d>) -> Vec<(&'d Document, OlderPrometheus)> {
+    if pod.pod.is_some() { older(ours, pod) } else { Vec::new() }
+}
+
+/// Returns the tags by which permissions choose the port of metrics; `None` where they choose it as the whole pod.
+pub(super) fn tags_of_port<'d>(ours: &[&'d Document], pod: &Subject<'d>) -> Option<Tags> {
+    let newer = select::effective::<MeshMetric>(ours, std::slice::from_ref(pod));
+    let older = if newer.is_empty() { of_pod(ours, pod) } else { Vec::new() };
+    older.first().map(|(_, conf)| conf.tags())
 }
 
 /// Adds a listener for each port. Backends of one port differ by their paths.
 fn add_ports(
     plan: &mut Plan,
     (config, pod): (&Config, &Subject<'_>),
-    (backends, of): (&[Backend], Option<&Document>),
+    (backends, policies): (&[Backend], &MetricPolicies<'_>),
     errors: &mut Vec<CompileError>,
 ) -> Vec<ScrapePort> {
+    let of = policies.says(|conf| conf.backends.is_some());
     let mut ports: Vec<ScrapePort> = Vec::new();
     for (index, backend) in backends.iter().enumerate() {
         let Some(backend) = &backend.prometheus else { continue };
@@ -102,14 +156,19 @@ fn add_ports(
         }
         let taken = config.sidecar_ports().contains(port).then(|| "a port of the sidecar".to_owned());
         if let Some(taken) = taken.or_else(|| inbound_of(plan, pod, port)) {
+            // As in Kuma the ancestor then opens no port.
+            if policies.older {
+                plan.warnings.push(format!("Mesh {}: metrics have no port, as {port} is {taken}", plan.mesh));
+                continue;
+            }
             errors.extend(of.map(|document| {
-                let field = format!("spec.default.backends[{index}].prometheus.port");
+                let field = policies.path(&format!("backends[{index}].prometheus.port"));
                 CompileError::from(document.error(&field, format!("{port}, {taken}"), "a port of its own"))
             }));
             continue;
         }
         let listen = match pod.pod {
-            Some((_, this)) => add_listener(plan, config, this, backend),
+            Some((_, this)) => add_listener(plan, config, this, (backend, policies.older)),
             None => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
         };
         ports.push(ScrapePort { listen, paths: vec![path] });
@@ -128,7 +187,12 @@ fn inbound_of(plan: &Plan, pod: &Subject<'_>, port: u16) -> Option<String> {
 }
 
 /// Adds the listener of a port, and returns the address of the server's socket.
-fn add_listener(plan: &mut Plan, config: &Config, this: &Dataplane, backend: &Prometheus) -> SocketAddr {
+fn add_listener(
+    plan: &mut Plan,
+    config: &Config,
+    this: &Dataplane,
+    (backend, older): (&Prometheus, bool),
+) -> SocketAddr {
     let redirected = this.redirected(&config.context())[0];
     let address = SocketAddr::new(this.networking.address.ip(), backend.port());
     let listen = if redirected && this.networking.gateway.is_some() {
@@ -143,7 +207,7 @@ fn add_listener(plan: &mut Plan, config: &Config, this: &Dataplane, backend: &Pr
         SocketAddr::new(loopback.into(), backend.port())
     };
     let server = if redirected { address } else { listen };
-    let name = listener_name(plan, backend);
+    let name = if older { OLDER_LISTENER.into() } else { listener_name(plan, backend) };
     let numbers = Numbers::of_passthrough(config);
     let upstream = Discovery::Application { address: server, source: hop_source(server.ip(), redirected) };
     let cluster = push_cluster(plan, numbers.cluster(Arc::clone(&name), Origin::Prometheus, upstream));
@@ -175,9 +239,10 @@ fn listener_name(plan: &Plan, backend: &Prometheus) -> Arc<str> {
 fn applications_of(
     applications: &[Application],
     pod: &Subject<'_>,
-    (own, of): (&BTreeSet<u16>, Option<&Document>),
+    (own, policies): (&BTreeSet<u16>, &MetricPolicies<'_>),
     errors: &mut Vec<CompileError>,
 ) -> Vec<ScrapedApplication> {
+    let of = policies.says(|conf| conf.applications.is_some());
     let own_address = pod.pod.map(|(_, this)| this.networking.address.ip());
     let mut all = Vec::new();
     for (index, application) in applications.iter().enumerate() {
@@ -185,7 +250,7 @@ fn applications_of(
         if own.contains(&port) {
             // The sidecar would ask itself, and by a MeshMetric's port without end.
             errors.extend(of.map(|document| {
-                let field = format!("spec.default.applications[{index}].port");
+                let field = policies.path(&format!("applications[{index}].port"));
                 let found = format!("{port}, a port of the sidecar");
                 CompileError::from(document.error(&field, found, "a port of an application"))
             }));
@@ -241,7 +306,7 @@ fn selection(
         let read = selectors.filter_map(|(index, selector)| match name_selector(selector) {
             Ok(selector) => Some(selector),
             Err((text, error)) => {
-                let field = format!("spec.default.sidecar.profiles.{list}[{index}].match");
+                let field = policies.path(&format!("sidecar.profiles.{list}[{index}].match"));
                 let words = error.lines().last().unwrap_or_default();
                 errors.extend(of.map(|document| {
                     let allowed = format!("a regular expression ({words})");
@@ -272,8 +337,8 @@ fn name_selector(MetricSelector { kind, text }: MetricSelector) -> Result<NameSe
     })
 }
 
-/// Returns the ports for Prometheus at which members of the mesh are asked by the mesh's TLS: those of all MeshMetrics, since
-/// the labels of other pods are not known here. `tls: {mode: Disabled}` keeps a port out, for pods whose sidecar is Kong
+/// Returns the ports for Prometheus at which members of the mesh are asked by the mesh's TLS: those of all MeshMetrics and of
+/// the Mesh, since the labels of other pods are not known here. `tls: {mode: Disabled}` keeps a port out, for pods whose sidecar is Kong
 /// Mesh's own: that shows metrics plainly.
 pub(super) fn ports_of_members(ours: &[&Document]) -> BTreeSet<u16> {
     let policies = ours.iter().filter(|document| document.kind() == Kind::MeshMetric);
@@ -282,8 +347,12 @@ pub(super) fn ports_of_members(ours: &[&Document]) -> BTreeSet<u16> {
     let plain = |backend: &Prometheus| {
         backend.tls.as_ref().is_some_and(|tls| tls.mode == Some(PrometheusTlsMode::Disabled))
     };
-    let asked = backends.filter_map(|backend| backend.prometheus.as_ref()).filter(|backend| !plain(backend));
-    asked.map(Prometheus::port).collect()
+    // Dataplanes of other pods may change the port; that is not known here.
+    let older = older(ours, &Subject { pod: None, tags: &[], inbound: None });
+    let older: Vec<_> =
+        older.iter().filter_map(|(_, conf)| conf.conf().backends?.pop()?.prometheus).collect();
+    let newer = backends.filter_map(|backend| backend.prometheus.as_ref());
+    newer.chain(&older).filter(|backend| !plain(backend)).map(Prometheus::port).collect()
 }
 
 #[cfg(test)]

@@ -223,3 +223,86 @@ fn a_certificate_of_the_users_own_is_a_warning() {
     let warnings: Vec<_> = plan.warnings.iter().filter(|line| line.contains("ProvidedTLS")).collect();
     assert_eq!(warnings.len(), 1, "{:?}", plan.warnings);
 }
+
+fn mesh(conf: &str) -> String {
+    format!(
+        "---\n{{type: Mesh, name: default, metrics: {{enabledBackend: p, backends: [{{name: p, type: prometheus, conf: {{{conf}}}}}]}}}}\n"
+    )
+}
+
+#[test]
+fn a_mesh_turns_metrics_on_where_no_mesh_metric_is_about_the_pod() {
+    let ports = |plan: &Plan| {
+        let ports = plan.scrape.iter().flat_map(|scrape| &scrape.ports);
+        ports.map(|port| format!("{} {}", port.listen.port(), port.paths.join(","))).collect::<Vec<_>>()
+    };
+    for (name, documents, expected) in [
+        ("the Mesh", mesh(""), vec!["5670 /metrics"]),
+        ("its port", mesh("port: 1234, path: /m"), vec!["1234 /m"]),
+        ("a MeshMetric", mesh("port: 1234") + &policy("a", ALL, PORT), vec!["5670 /metrics"]),
+        ("a MeshMetric that closes", mesh("") + &policy("a", ALL, "backends: []"), vec![]),
+        (
+            "a MeshMetric about others",
+            mesh("port: 1234") + &policy("a", "kind: Dataplane, labels: {app: web}", PORT),
+            vec!["1234 /metrics"],
+        ),
+        ("a backend that is off", mesh("").replace("enabledBackend: p, ", ""), vec![]),
+        ("no settings", mesh("").replace(", conf: {}", ""), vec!["5670 /metrics"]),
+    ] {
+        let plan = plan(&documents);
+        assert_eq!(ports(&plan), expected, "{name}");
+    }
+    let on = plan(&mesh("aggregate: [{name: a, port: 8081}, {name: b, port: 8082, enabled: false}]"));
+    assert_eq!(&*listener(&on, "_kuma:metrics:prometheus").name, "_kuma:metrics:prometheus");
+    let scrape = on.scrape.unwrap();
+    let applications: Vec<_> =
+        scrape.applications.iter().map(|one| (&*one.name, one.port, &*one.path)).collect();
+    assert_eq!(applications, [("a", 8081, "/metrics")]);
+    assert_eq!((scrape.selection.profile, scrape.selection.include_unused), (Profile::All, true));
+    // As in Kuma a port that is taken is none.
+    let taken = plan(&mesh("port: 80"));
+    assert_eq!(taken.scrape, None);
+    let told = taken
+        .warnings
+        .iter()
+        .any(|one| one.starts_with("Mesh default: metrics have no port, as 80 is that of "));
+    assert!(told, "{:?}", taken.warnings);
+}
+
+#[test]
+fn the_pods_dataplane_changes_what_its_mesh_says() {
+    let own = here("10.0.0.2", REDIRECTED)
+        .replace("networking:", "metrics: {type: prometheus, conf: {port: 1234, aggregate: [{name: a, enabled: false}]}}, networking:");
+    let documents = format!("{own}{}", mesh("path: /m, aggregate: [{name: a, port: 8081}]"));
+    let plan = compiled(&["--dataplane=here"], &documents).unwrap();
+    let scrape = plan.scrape.unwrap();
+    assert_eq!((scrape.ports[0].listen.port(), &scrape.ports[0].paths[..]), (1234, &["/m".to_owned()][..]));
+    assert_eq!(scrape.applications, []);
+    // Without the Mesh it says nothing.
+    assert_eq!(compiled(&["--dataplane=here"], &own).unwrap().scrape, None);
+}
+
+#[test]
+fn permissions_choose_the_port_of_a_mesh_by_its_tags() {
+    let mtls = |tags: &str| {
+        mesh(tags).replace("metrics:", "mtls: {enabledBackend: ca, backends: [{name: ca}]}, metrics:")
+    };
+    let permission = |service: &str| {
+        format!(
+            "---\n{{type: TrafficPermission, name: p, sources: [{{match: {{kuma.io/service: prometheus}}}}], destinations: [{{match: {{kuma.io/service: {service}}}}}]}}\n"
+        )
+    };
+    for (documents, restricted) in [
+        (mtls("") + &permission("dataplane-metrics"), [true, false]),
+        (mtls("tags: {kuma.io/service: own}") + &permission("dataplane-metrics"), [false, false]),
+        (mtls("tags: {kuma.io/service: own}") + &permission("own"), [true, false]),
+        (mtls("") + &permission("here"), [false, true]),
+        (mtls("") + &permission("'*'"), [true, true]),
+    ] {
+        let plan = plan(&documents);
+        let mtls = plan.mtls.as_ref().unwrap();
+        let of = |name: &str| mtls.gate(listener(&plan, name)).permissions.restricted;
+        assert_eq!([of("_kuma:metrics:prometheus"), of("inbound:10.0.0.2:80")], restricted, "{documents}");
+        assert_eq!(mtls.of_metrics().mode, TlsMode::Strict);
+    }
+}

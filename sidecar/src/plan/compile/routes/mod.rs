@@ -10,12 +10,13 @@
 //! As in Kuma one MeshTCPRoute about the pod puts all TrafficRoutes out of force.
 
 mod names;
+mod reasons;
 mod resolve;
 
 use crate::plan::compile::error::CompileError;
 use crate::plan::compile::limits::{Entry, ForCalls, entries_to, for_calls, older_policy};
 use crate::plan::compile::{cluster_name, dataplanes};
-use crate::plan::decisions::place;
+use crate::plan::decisions::{Claim, place};
 use crate::plan::{EndpointPlan, Plan};
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::FromSpec;
@@ -42,6 +43,8 @@ pub(super) struct Routed {
     pub(super) shares: Vec<(u32, Destination)>,
     /// The route that says them, if any: kind, name, place and field.
     pub(super) by: Option<String>,
+    /// The routes that say others, of a plan that is made to be explained.
+    pub(super) lost: Vec<Claim>,
 }
 
 /// A service, or a part of it, that connections go to.
@@ -117,7 +120,8 @@ pub(super) fn of_pod(
     let routed = |(index, outbound): (usize, &Outbound)| {
         let own = routes.own((document, index), outbound, errors);
         let (shares, by) = routes.shares(outbound, &own, errors);
-        Routed { own, shares, by }
+        let lost = if plan.decisions.are_kept() { routes.lost(&own) } else { Vec::new() };
+        Routed { own, shares, by, lost }
     };
     outbound.iter().enumerate().map(routed).collect()
 }
@@ -182,11 +186,12 @@ impl Routes<'_> {
                 .any(|inbound| select::is_section(inbound, section))
         };
         let called = CalledService { mesh: self.mesh, service: &own.service, has_inbound: &has_inbound };
-        if let Some(&Entry { document, conf, .. }) = entries_to(&self.tcp, &called).first() {
+        if let Some(&Entry { document, conf, index }) = entries_to(&self.tcp, &called).first() {
             let backend = |backend: &BackendRef| (backend.weight(), self.backend(document, backend, errors));
             let shares: Vec<_> =
                 conf.backends.iter().filter(|backend| backend.weight() != 0).map(backend).collect();
-            return if shares.is_empty() { itself() } else { (shares, Some(place(document, "spec.to"))) };
+            let by = || place(document, &format!("spec.to[{index}]"));
+            return if shares.is_empty() { itself() } else { (shares, Some(by())) };
         }
         // As in Kuma they are about outbounds with tags.
         let older = older_policy::<TrafficRoute>(&self.older, self.pod.tags, &called);

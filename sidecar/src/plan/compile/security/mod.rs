@@ -8,6 +8,7 @@ pub(super) use identity::reasons as identity_reasons;
 
 use crate::options::config::Config;
 use crate::plan::compile::error::CompileError;
+use crate::plan::compile::metric;
 use crate::plan::permissions::{Action, Permission, Permissions, Who};
 use crate::plan::tls::{TlsSettings, TlsVersion};
 use crate::plan::{Gate, Mtls, Shadow, TlsMode};
@@ -113,6 +114,9 @@ pub(super) fn mtls(
             mtls.others.mode = TlsMode::Permissive;
             mtls.others.shadow.iter_mut().for_each(|shadow| shadow.mode = TlsMode::Permissive);
         }
+    }
+    if let Some(tags) = metric::tags_of_port(ours, pod) {
+        mtls.metrics = Some(gate(&policies, &[Subject { tags: &[&tags], inbound: None, ..*pod }], base));
     }
     warnings.extend(without_permission(&mtls, pod, base));
     Some(mtls)

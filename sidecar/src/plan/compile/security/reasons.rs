@@ -2,6 +2,7 @@
 //! The documents behind the gates of a pod, in the order in which they decide: the answer to "why may this caller in?".
 
 use super::{Base, Gate, Item, List, Policies, conf_of, gate, items, settings};
+use crate::plan::compile::metric;
 use crate::plan::decisions::Claim;
 use crate::plan::permissions::{Action, Peer, Permission, Verdict, Who};
 use crate::plan::tls::TlsVersion;
@@ -23,13 +24,16 @@ pub(crate) struct PortReasons {
     pub(crate) callers: Vec<(Permission, Claim)>,
     /// The permissions that would be in force with the policies on trial; empty where they change nothing.
     pub(crate) on_trial: Vec<Claim>,
+    /// True for ports that STRICT closes, as no inbound names them.
+    pub(crate) closed: bool,
 }
 
-/// Returns the ports of the pod; none where it has no TLS, so that nobody knows a caller.
+/// Returns the ports of the pod; none where it has no TLS, so that nobody knows a caller. `metrics` are those of MeshMetrics.
 pub(in crate::plan::compile) fn reasons(
     base: Option<Base>,
     ours: &[&Document],
     pod: &Subject<'_>,
+    metrics: &[u16],
 ) -> Vec<PortReasons> {
     let Some(base) = base else { return Vec::new() };
     let policies = Policies::of(ours);
@@ -52,6 +56,7 @@ pub(in crate::plan::compile) fn reasons(
             callers: callers(&policies.live),
             on_trial: if changes { claims(callers(&policies.tried)) } else { Vec::new() },
             gate,
+            closed: false,
         }
     };
     let inbounds = pod.pod.into_iter().flat_map(|(_, this)| {
@@ -63,7 +68,19 @@ pub(in crate::plan::compile) fn reasons(
             of(address.to_string(), &[subject])
         })
         .collect();
-    ports.push(of("ports that no inbound names".into(), others));
+    let tags = metric::tags_of_port(ours, pod);
+    let of_tags = tags.as_ref().map(|tags| [tags]);
+    let of_metrics = of_tags.as_ref().map(|tags| [Subject { tags, inbound: None, ..*pod }]);
+    let of_metrics = of_metrics.as_ref().map_or(others, |subject| subject.as_slice());
+    ports.extend(metrics.iter().map(|port| of(format!("port {port}, of metrics"), of_metrics)));
+    let mut unnamed = of("ports that no inbound names".into(), others);
+    if let Some((this, dataplane)) = pod.pod {
+        if dataplane.networking.gateway.is_some() {
+            unnamed.is_for_strangers(this);
+        }
+        unnamed.closed = unnamed.gate.mode == TlsMode::Strict;
+    }
+    ports.push(unnamed);
     ports
 }
 
@@ -126,6 +143,13 @@ fn reason(Item { document, list, index, permission }: Item<'_>) -> (Permission, 
 }
 
 impl PortReasons {
+    /// Notes that the pod is a gateway, whose clients are not members.
+    fn is_for_strangers(&mut self, dataplane: &Document) {
+        self.gate.mode = TlsMode::Permissive;
+        self.gate.shadow.iter_mut().for_each(|shadow| shadow.mode = TlsMode::Permissive);
+        self.modes.insert(0, Claim::of(TlsMode::Permissive.name(), dataplane, "networking.gateway"));
+    }
+
     /// Returns the verdict about a member with the policies on trial in force, if they change the port.
     pub(crate) fn decide_on_trial(&self, peer: &Peer, names_services: bool) -> Option<Verdict> {
         self.gate.shadow.as_ref().map(|shadow| shadow.permissions.decide(peer, names_services))

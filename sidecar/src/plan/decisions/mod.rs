@@ -4,6 +4,8 @@
 //! Each room that compiles a plan says here what it decided: the subject, the field, and what several documents say of it,
 //! the deciding one first. While a plan is made for use nothing is kept, and what would be said is not even put together.
 
+pub(crate) mod trial;
+
 use culvert_mesh::document::Document;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
@@ -149,7 +151,7 @@ pub(crate) struct Change {
     pub(crate) would_be: Vec<Claim>,
 }
 
-/// Compares decisions with those that the policies on trial would make.
+/// Compares decisions with those that the policies on trial would make. A subject that would go makes one change.
 pub(crate) fn changes(is: &Decisions, would_be: &Decisions) -> Vec<Change> {
     type Values<'d> = HashMap<(&'d str, &'d str), Vec<&'d Claim>>;
     fn by_field(decisions: &Decisions) -> Values<'_> {
@@ -163,11 +165,14 @@ pub(crate) fn changes(is: &Decisions, would_be: &Decisions) -> Vec<Change> {
         values.get(key).cloned().unwrap_or_default()
     }
     let (before, after) = (by_field(is), by_field(would_be));
+    let stay: HashSet<&str> = after.keys().map(|(subject, _)| *subject).collect();
     let mut seen = HashSet::new();
+    let mut gone = HashSet::new();
     let mut changes = Vec::new();
     for Decision { subject, field, .. } in is.list().iter().chain(would_be.list()) {
         let key = (subject.as_str(), field.as_str());
-        if !seen.insert(key) {
+        // Of a listener or cluster that would go as a whole its first field says so.
+        if !seen.insert(key) || !stay.contains(subject.as_str()) && !gone.insert(subject) {
             continue;
         }
         let values = |claims: &[&Claim]| claims.iter().map(|claim| claim.value.clone()).collect::<Vec<_>>();
@@ -229,6 +234,8 @@ mod tests {
         is.first("a", "same", || claims(&["1"]));
         is.first("a", "other", || claims(&["1", "2"]));
         is.first("a", "gone", || claims(&["1"]));
+        is.first("b", "gone as a whole", || claims(&["1"]));
+        is.first("b", "with its", || claims(&["2"]));
         let mut would_be = Decisions::kept();
         would_be.first("a", "same", || vec![Claim::new("1", "another document")]);
         would_be.first("a", "other", || claims(&["3", "1"]));
@@ -237,6 +244,6 @@ mod tests {
             .iter()
             .map(|one| format!("{} {} {}", one.field, one.is.len(), one.would_be.len()))
             .collect();
-        assert_eq!(shown, ["other 1 1", "gone 1 0", "new 0 2"]);
+        assert_eq!(shown, ["other 1 1", "gone 1 0", "gone as a whole 1 0", "new 0 2"]);
     }
 }
