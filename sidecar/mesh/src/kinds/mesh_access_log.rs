@@ -9,14 +9,14 @@ use crate::model::address::HostPort;
 use crate::model::log_template::Template;
 use crate::read::part::{Part, Reported};
 use crate::read::{At, Read, fields, words};
-use crate::target::{Target, TargetRef, WholeMesh};
+use crate::target::{PodsOrGateway, Target, WholeMesh};
 use serde_json::{Value, json};
 
 fields! {
     /// Logs of the connections of some pods.
     pub struct MeshAccessLog {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// Connections to these pods.
         from: default Vec<AccessLogFrom> = "from",
         /// Connections from these pods.
@@ -187,12 +187,12 @@ impl Resource for MeshAccessLog {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
-        TargetRef::check(&target, at);
+        PodsOrGateway::check(&target, at);
         if target.has("sectionName") == Ok(true) && part.items("to").is_ok_and(|items| !items.is_empty()) {
             let allowed = "whole pods: calls in to leave a pod, not an inbound";
             target.problem(at, "sectionName", "an inbound", allowed);

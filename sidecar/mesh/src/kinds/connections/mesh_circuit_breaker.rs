@@ -7,14 +7,14 @@ use crate::kinds::destination::{self, ConnectionPolicy, Positive, ToRef};
 use crate::merge::{Merge, merge_fields};
 use crate::read::part::Part;
 use crate::read::{At, Read, Span, fields};
-use crate::target::{Target, TargetRef, WholeMesh};
+use crate::target::{PodsOrGateway, Target, WholeMesh};
 use serde_json::{Value, json};
 
 fields! {
     /// Limits of the connections of some pods, and the ejection of endpoints that fail.
     pub struct MeshCircuitBreaker {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// Connections from these pods.
         to: default Vec<BreakerTo> = "to",
         /// Connections to these pods.
@@ -318,11 +318,11 @@ impl Resource for MeshCircuitBreaker {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
-        TargetRef::check(&part.field("targetRef"), at);
+        PodsOrGateway::check(&part.field("targetRef"), at);
         destination::check_entries(part, at);
         for list in ["to", "from", "rules"] {
             for item in part.items(list).unwrap_or_default() {

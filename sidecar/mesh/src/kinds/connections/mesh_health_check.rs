@@ -9,14 +9,14 @@ use crate::kinds::destination::{self, ConnectionPolicy, Positive, ToRef};
 use crate::merge::{Merge, merge_fields};
 use crate::read::part::Part;
 use crate::read::{At, Read, Span, fields};
-use crate::target::{Target, TargetRef};
+use crate::target::{PodsOrGateway, Target};
 use serde_json::{Value, json};
 
 fields! {
     /// Active checks of the endpoints that some pods call.
     pub struct MeshHealthCheck {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// Destinations whose endpoints are checked.
         to: default Vec<HealthTo> = "to",
     }
@@ -211,11 +211,11 @@ impl Resource for MeshHealthCheck {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
-        TargetRef::check(&part.field("targetRef"), at);
+        PodsOrGateway::check(&part.field("targetRef"), at);
         let to = part.items("to");
         if to.as_ref().is_ok_and(Vec::is_empty) {
             part.problem(at, "to", "no entry", "at least one");

@@ -9,7 +9,7 @@ use crate::kinds::destination::{self, ConnectionPolicy, Positive, ToRef};
 use crate::merge::{Merge, merge_fields};
 use crate::read::part::Part;
 use crate::read::{At, Mapping, Span, fields};
-use crate::target::{ProxyType, Target, TargetRef, WholeMesh};
+use crate::target::{PodsOrGateway, ProxyType, Target, WholeMesh};
 use std::time::Duration;
 
 /// Intervals are longer than this, as Envoy's bucket once needed it.
@@ -19,7 +19,7 @@ fields! {
     /// The rate of connections to the inbounds of some pods.
     pub struct MeshRateLimit {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// Connections to Kuma's built-in gateways, which are proxies of their own.
         to: default Vec<RateFrom> = "to",
         /// Connections to these pods.
@@ -154,15 +154,16 @@ impl Resource for MeshRateLimit {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
-        TargetRef::check(&target, at);
+        PodsOrGateway::check(&target, at);
         destination::check_entries(part, at);
         let to = part.items("to").unwrap_or_default();
-        let gateways = matches!(target.get::<Vec<ProxyType>>("proxyTypes"), Ok(Some(kinds)) if kinds == [ProxyType::Gateway]);
+        let gateways = PodsOrGateway::is_elsewhere(&target)
+            || matches!(target.get::<Vec<ProxyType>>("proxyTypes"), Ok(Some(kinds)) if kinds == [ProxyType::Gateway]);
         if !to.is_empty() && !gateways {
             let allowed = "from or rules: connections are counted where they come in; to is for gateways";
             part.problem(at, "to", "entries", allowed);

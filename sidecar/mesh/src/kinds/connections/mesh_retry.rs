@@ -8,14 +8,14 @@ use crate::merge::merge_fields;
 use crate::model::tags::Tags;
 use crate::read::part::Part;
 use crate::read::{At, Read, Span, fields, words};
-use crate::target::{Target, TargetRef};
+use crate::target::{PodsOrRoute, Target};
 use serde_json::{Value, json};
 
 fields! {
     /// Further attempts of the calls of some pods.
     pub struct MeshRetry {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrRoute = "targetRef",
         /// Connections from these pods.
         to: default Vec<RetryTo> = "to",
     }
@@ -261,11 +261,11 @@ impl Resource for MeshRetry {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrRoute::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
-        TargetRef::check(&part.field("targetRef"), at);
+        PodsOrRoute::check(&part.field("targetRef"), at);
         let to = part.items("to");
         if to.as_ref().is_ok_and(Vec::is_empty) {
             part.problem(at, "to", "no entry", "at least one");

@@ -7,13 +7,13 @@ use crate::kinds::destination::{self, ConnectionPolicy, ToRef};
 use crate::merge::merge_fields;
 use crate::read::part::Part;
 use crate::read::{At, Span, fields};
-use crate::target::{Target, TargetRef, WholeMesh};
+use crate::target::{PodsOrRoute, Target, WholeMesh};
 
 fields! {
     /// Timeouts of the connections of some pods.
     pub struct MeshTimeout {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrRoute = "targetRef",
         /// Connections from these pods.
         to: default Vec<TimeoutTo> = "to",
         /// Connections to these pods.
@@ -104,11 +104,11 @@ impl Resource for MeshTimeout {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrRoute::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
-        TargetRef::check(&part.field("targetRef"), at);
+        PodsOrRoute::check(&part.field("targetRef"), at);
         destination::check_entries(part, at);
         for list in ["to", "from", "rules"] {
             for item in part.items(list).unwrap_or_default() {

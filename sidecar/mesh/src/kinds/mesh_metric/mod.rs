@@ -6,7 +6,7 @@ use crate::kinds::Resource;
 use crate::merge::Merge;
 use crate::read::part::Part;
 use crate::read::{At, Mapping, Port, Read, fields, words};
-use crate::target::{Target, TargetRef};
+use crate::target::{PodsOrGateway, Target};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
@@ -30,7 +30,7 @@ fields! {
     /// Metrics of some pods, and of the applications in them, for Prometheus.
     pub struct MeshMetric {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// What is shown, and where.
         default: optional MetricConf = "default",
     }
@@ -309,12 +309,12 @@ impl Resource for MeshMetric {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
-        TargetRef::check(&target, at);
+        PodsOrGateway::check(&target, at);
         if target.has("sectionName") == Ok(true) {
             target.problem(
                 at,

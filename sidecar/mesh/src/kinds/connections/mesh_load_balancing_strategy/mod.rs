@@ -15,13 +15,13 @@ use crate::kinds::destination::{ConnectionPolicy, Positive, ToRef};
 use crate::merge::{Merge, merge_fields};
 use crate::read::part::Part;
 use crate::read::{At, Mapping, Span, fields, words};
-use crate::target::{Target, TargetRef};
+use crate::target::{PodsOrGateway, Target};
 
 fields! {
     /// The endpoints that the calls of some pods go to.
     pub struct MeshLoadBalancingStrategy {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// Calls of these pods.
         to: default Vec<StrategyTo> = "to",
     }
@@ -436,7 +436,7 @@ impl Resource for MeshLoadBalancingStrategy {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
