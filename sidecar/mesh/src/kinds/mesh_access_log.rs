@@ -198,6 +198,9 @@ impl Resource for MeshAccessLog {
             target.problem(at, "sectionName", "an inbound", allowed);
         }
         one_inbound_list(part, at);
+        if ["to", "rules"].iter().all(|list| part.items(list).is_ok_and(|items| !items.is_empty())) {
+            part.problem(at, "to", "to beside rules", "rules alone; the entries of to in another policy");
+        }
         let lists = ["from", "to", "rules"].map(|list| (list, part.items(list)));
         if lists.iter().all(|(_, items)| items.as_ref().is_ok_and(Vec::is_empty)) {
             part.problem(at, "rules", "nothing", "at least one item of to, rules or from");
@@ -254,6 +257,9 @@ fn backend_has_its_fields(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Rep
     match format.need::<FormatKind>("type")? {
         FormatKind::Plain if !format.has("plain")? => {
             format.problem(at, "plain", "nothing", "the line's text")
+        }
+        FormatKind::Plain if format.field("plain").is_text("") => {
+            format.problem(at, "plain", "an empty text", "the line's text; without format it is Kuma's");
         }
         FormatKind::Json if format.items("json")?.is_empty() => {
             format.problem(at, "json", "nothing", "at least one key with its value");

@@ -414,3 +414,33 @@ fn older_breakers_and_retries_are_read_into_the_newer_ones() {
     assert_eq!(attempts, [3, 3, MOST_ATTEMPTS]);
     assert_eq!(cluster(&plan, TO_REDIS).thresholds, Thresholds::default());
 }
+
+#[test]
+fn entries_for_destinations_that_no_call_goes_to_are_told_with_their_places() {
+    let about = |kind: &str, conf: &str| {
+        let known = to(BACKEND, conf);
+        let unknown = to("kind: MeshExternalService, name: e", conf);
+        policy(kind, "p", ALL, &format!("to: [{known}, {unknown}]"))
+    };
+    for (kind, conf) in [
+        ("MeshTimeout", "idleTimeout: 1s"),
+        ("MeshCircuitBreaker", "connectionLimits: {maxConnections: 1}"),
+        ("MeshRetry", "tcp: {maxConnectAttempt: 1}"),
+        ("MeshLoadBalancingStrategy", "loadBalancer: {type: Random}"),
+        ("MeshHealthCheck", "tcp: {}"),
+        ("MeshAccessLog", "backends: []"),
+    ] {
+        let line = format!(
+            "{kind} p: without effect, as no connection of this pod is known to go there: to[1] (MeshExternalService)"
+        );
+        assert_eq!(plan(&about(kind, conf)).warnings, [line], "{kind}");
+        let elsewhere = about(kind, conf).replace(ALL, "kind: Dataplane, labels: {app: web}");
+        assert_eq!(plan(&elsewhere).warnings, [""; 0], "{kind}, about another pod");
+    }
+    let route = "to: [{targetRef: {kind: MeshService, name: backend}}, {targetRef: {kind: MeshMultiZoneService, name: m}}]";
+    let warnings = plan(&policy("MeshTCPRoute", "p", ALL, route)).warnings;
+    assert!(matches!(&warnings[..], [one] if one.ends_with(": to[1] (MeshMultiZoneService)")), "{warnings:?}");
+    let requests = to("kind: MeshHTTPRoute, name: r", "http: {requestTimeout: 1s}");
+    let warnings = plan(&policy("MeshTimeout", "p", ALL, &format!("to: [{requests}]"))).warnings;
+    assert!(warnings.iter().any(|one| one.ends_with(": to[0] (MeshHTTPRoute)")), "{warnings:?}");
+}

@@ -43,6 +43,7 @@ pub(super) fn add(
     pod: &Subject<'_>,
     errors: &mut Vec<CompileError>,
 ) {
+    wrong_expressions(ours, errors);
     let policies = MetricPolicies(select::effective::<MeshMetric>(ours, std::slice::from_ref(pod)));
     let Some(conf) = merged(policies.confs().map(|(_, conf)| conf.clone())) else { return };
     let backends = conf.backends.as_deref().unwrap_or_default();
@@ -58,7 +59,7 @@ pub(super) fn add(
     plan.scrape = Some(Scrape {
         applications: applications_of(applications, pod, (&own, of), errors),
         labels: labels(plan, pod),
-        selection: selection(conf.sidecar, &policies, errors),
+        selection: selection(conf.sidecar),
         ports,
     });
 }
@@ -216,11 +217,7 @@ fn labels(plan: &Plan, pod: &Subject<'_>) -> Vec<(&'static str, Arc<str>)> {
     all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-fn selection(
-    sidecar: Option<SidecarMetrics>,
-    policies: &MetricPolicies<'_>,
-    errors: &mut Vec<CompileError>,
-) -> Selection {
+fn selection(sidecar: Option<SidecarMetrics>) -> Selection {
     let Some(SidecarMetrics { profiles, include_unused }) = sidecar else { return Selection::default() };
     let include_unused = include_unused.unwrap_or_default();
     let Some(profiles) = profiles else { return Selection { include_unused, ..Selection::default() } };
@@ -229,34 +226,32 @@ fn selection(
         ProfileName::Basic => Profile::Basic,
         ProfileName::None => Profile::None,
     });
-    let mut compiled = |list: &'static str, selectors: Option<Vec<MetricSelector>>| {
-        let says = |conf: &MetricConf| {
-            let profiles = conf.sidecar.as_ref().and_then(|sidecar| sidecar.profiles.as_ref());
-            profiles.is_some_and(|said| {
-                if list == "exclude" { said.exclude.is_some() } else { said.include.is_some() }
-            })
-        };
-        let of = policies.says(says);
-        let selectors = selectors.unwrap_or_default().into_iter().enumerate();
-        let read = selectors.filter_map(|(index, selector)| match name_selector(selector) {
-            Ok(selector) => Some(selector),
-            Err((text, error)) => {
-                let field = format!("spec.default.sidecar.profiles.{list}[{index}].match");
-                let words = error.lines().last().unwrap_or_default();
-                errors.extend(of.map(|document| {
-                    let allowed = format!("a regular expression ({words})");
-                    CompileError::from(document.error(&field, format!("{text:?}"), allowed))
-                }));
-                None
-            }
-        });
-        read.collect::<Vec<_>>()
+    // Wrong ones were reported by `wrong_expressions`.
+    let compiled = |selectors: Option<Vec<MetricSelector>>| {
+        selectors.unwrap_or_default().into_iter().filter_map(|one| name_selector(one).ok()).collect()
     };
     Selection {
         profile: widest.max().unwrap_or_default(),
-        exclude: compiled("exclude", profiles.exclude),
-        include: compiled("include", profiles.include),
+        exclude: compiled(profiles.exclude),
+        include: compiled(profiles.include),
         include_unused,
+    }
+}
+
+/// Reports wrong expressions, also those of policies that decide nothing here: such a document is wrong by itself.
+fn wrong_expressions(ours: &[&Document], errors: &mut Vec<CompileError>) {
+    for document in ours {
+        let conf = MeshMetric::from_spec(&document.spec).and_then(|policy| policy.default.as_ref());
+        let Some(profiles) = conf.and_then(|conf| conf.sidecar.as_ref()?.profiles.as_ref()) else { continue };
+        for (list, selectors) in [("exclude", &profiles.exclude), ("include", &profiles.include)] {
+            for (index, selector) in selectors.iter().flatten().enumerate() {
+                let Err((text, error)) = name_selector(selector.clone()) else { continue };
+                let field = format!("spec.default.sidecar.profiles.{list}[{index}].match");
+                let words = error.lines().last().unwrap_or_default();
+                let allowed = format!("a regular expression ({words})");
+                errors.push(document.error(&field, format!("{text:?}"), allowed).into());
+            }
+        }
     }
 }
 
