@@ -7,6 +7,7 @@ use culvert_mesh::model::tags::Tags;
 use rustls::pki_types::CertificateDer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// The pod's identity, and the authorities that its peers are verified by.
@@ -20,6 +21,31 @@ pub struct Trust {
     pub authorities: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>,
     /// Trust domains of the workloads of this pod's zone.
     pub local: LocalTrust,
+    /// The same for trust that believes the same peers, so that a handshake need not compare a thousand authorities.
+    stamp: u64,
+}
+
+impl Trust {
+    /// Puts a pod's identity and trust together.
+    pub(crate) fn new(
+        domain: TrustDomain,
+        id: Option<SpiffeId>,
+        authorities: BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>,
+        local: LocalTrust,
+    ) -> Self {
+        let mut hasher = DefaultHasher::new();
+        domain.as_str().hash(&mut hasher);
+        for (domain, certificates) in &authorities {
+            domain.as_str().hash(&mut hasher);
+            certificates.iter().for_each(|one| (**one).hash(&mut hasher));
+        }
+        Self { domain, id, authorities, local, stamp: hasher.finish() }
+    }
+
+    /// Returns true if both believe the same peers; without documents both believe those of `--identity`.
+    pub(crate) fn is_same(one: Option<&Arc<Self>>, other: Option<&Arc<Self>>) -> bool {
+        one.map(|trust| trust.stamp) == other.map(|trust| trust.stamp)
+    }
 }
 
 /// Trust domains of the workloads of one zone. Every trusted one would do otherwise, so that a workload of any zone could

@@ -126,6 +126,11 @@ impl Configs {
         self.names_services.then(|| SpiffeId::of_service(self.trusted.own(), service))
     }
 
+    /// Returns true if these are the settings of a plan with this trust.
+    pub(crate) fn is_of(&self, trust: Option<&Arc<Trust>>) -> bool {
+        Trust::is_same(self.trust.as_ref(), trust)
+    }
+
     /// Checks that the server at `to`, a member by its certificate, is of a trust domain that the member which was dialled can
     /// have.
     ///

@@ -23,16 +23,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 fn settings(own: &str, authorities: &[(&str, &Authority)]) -> TlsSettings {
-    let mut trust = Trust {
-        domain: own.parse().unwrap(),
-        id: None,
-        authorities: BTreeMap::new(),
-        local: LocalTrust::default(),
-    };
+    let mut known: BTreeMap<TrustDomain, Vec<_>> = BTreeMap::new();
     for (domain, authority) in authorities {
         let certificate = CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap();
-        trust.authorities.entry(domain.parse().unwrap()).or_default().push(certificate);
+        known.entry(domain.parse().unwrap()).or_default().push(certificate);
     }
+    let trust = Trust::new(own.parse().unwrap(), None, known, LocalTrust::default());
     TlsSettings { trust: Some(Arc::new(trust)), ..TlsSettings::default() }
 }
 

@@ -78,7 +78,8 @@ pub(super) fn trust(
     errors.extend(without_certificate(config, &chosen).map(Into::into));
     let domain = domain(config, &chosen, pod, errors)?;
     let local = local(config, ours, pod, &domain);
-    Some(Trust { id: id(&chosen, pod, &domain), domain, authorities, local })
+    let id = id(&chosen, pod, &domain);
+    Some(Trust::new(domain, id, authorities, local))
 }
 
 fn undecided(document: &Document) -> DocumentError {
