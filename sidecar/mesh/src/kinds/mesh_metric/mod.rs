@@ -31,7 +31,7 @@ fields! {
     pub struct MeshMetric {
         /// The pods. Absent: all pods of the mesh.
         target_ref: optional PodsOrGateway = "targetRef",
-        /// What is shown, and where.
+        /// Metrics that are shown, and their place.
         default: optional MetricConf = "default",
     }
 }
@@ -93,7 +93,7 @@ words! {
 fields! {
     /// Metrics by name.
     pub struct MetricSelector {
-        /// How the text is held against a name.
+        /// The way in which the text is held against a name.
         kind: required SelectorKind = "type",
         /// The text.
         text: required SelectorText = "match",

@@ -44,7 +44,7 @@ fields! {
         load_balancer: optional LoadBalancer = "loadBalancer",
         /// The zones and endpoints that come first. Absent: this pod's zone before all others.
         locality_awareness: optional LocalityAwareness = "localityAwareness",
-        /// What RingHash and Maglev hash.
+        /// Properties that RingHash and Maglev hash.
         hash_policies: optional Vec<HashPolicy> = "hashPolicies",
     }
 }
@@ -104,7 +104,7 @@ fields! {
         min_ring_size: optional Between<1, 8_000_000> = "minRingSize",
         /// Most points of the ring. Default: 8000000.
         max_ring_size: optional Between<1, 8_000_000> = "maxRingSize",
-        /// What is hashed of a connection.
+        /// Properties of a connection that are hashed.
         hash_policies: optional Vec<HashPolicy> = "hashPolicies",
     }
 }
@@ -126,7 +126,7 @@ fields! {
     pub struct Maglev {
         /// Entries of the table, a prime number. Default: 65537.
         table_size: optional TableSize = "tableSize",
-        /// What is hashed of a connection.
+        /// Properties of a connection that are hashed.
         hash_policies: optional Vec<HashPolicy> = "hashPolicies",
     }
 }
