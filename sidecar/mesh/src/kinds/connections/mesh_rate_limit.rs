@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshRateLimit`: the rate of connections to the inbounds of some pods.
 
-use super::Headers;
+use super::{Headers, InboundMatch, inbound_match};
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::connections::mesh_circuit_breaker::within;
 use crate::kinds::destination::{self, ConnectionPolicy, Positive, ToRef};
 use crate::merge::{Merge, merge_fields};
 use crate::read::part::Part;
-use crate::read::{At, Mapping, Span, fields};
-use crate::target::{PodsOrGateway, ProxyType, Target, WholeMesh};
+use crate::read::{At, Span, fields};
+use crate::target::{PodsOrRoute, ProxyType, Target, WholeMesh};
 use std::time::Duration;
 
 /// Intervals are longer than this, as Envoy's bucket once needed it.
@@ -19,7 +19,7 @@ fields! {
     /// The rate of connections to the inbounds of some pods.
     pub struct MeshRateLimit {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional PodsOrGateway = "targetRef",
+        target_ref: optional PodsOrRoute = "targetRef",
         /// Connections to Kuma's built-in gateways, which are proxies of their own.
         to: default Vec<RateFrom> = "to",
         /// Connections to these pods.
@@ -43,7 +43,7 @@ fields! {
     /// Connections from any client.
     pub struct RateRule {
         /// Requests of these clients only, which TCP has not.
-        matches: default Vec<Mapping> = "matches",
+        matches: default Vec<InboundMatch> = "matches",
         /// The rate of all together.
         default: required RateConf = "default",
     }
@@ -154,15 +154,15 @@ impl Resource for MeshRateLimit {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        PodsOrGateway::target(self.target_ref.as_ref())
+        PodsOrRoute::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
-        PodsOrGateway::check(&target, at);
+        PodsOrRoute::check(&target, at);
         destination::check_entries(part, at);
         let to = part.items("to").unwrap_or_default();
-        let gateways = PodsOrGateway::is_elsewhere(&target)
+        let gateways = PodsOrRoute::is_elsewhere(&target)
             || matches!(target.get::<Vec<ProxyType>>("proxyTypes"), Ok(Some(kinds)) if kinds == [ProxyType::Gateway]);
         if !to.is_empty() && !gateways {
             let allowed = "from or rules: connections are counted where they come in; to is for gateways";
@@ -172,15 +172,7 @@ impl Resource for MeshRateLimit {
             for item in part.items(list).unwrap_or_default() {
                 let local = item.field("default").field("local");
                 check_local(&local, at);
-                let matched = item.field("matches").is_empty() == Some(false);
-                if matched && local.has("tcp") == Ok(true) {
-                    local.problem(
-                        at,
-                        "tcp",
-                        "it beside matches",
-                        "a rule without matches: the rate of connections is counted before a client is known",
-                    );
-                }
+                inbound_match::check(&item, &local, &["tcp"], at);
             }
         }
     }

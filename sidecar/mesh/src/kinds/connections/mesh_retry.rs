@@ -209,16 +209,33 @@ const HTTP_RETRY_ON: [&str; 17] = [
     "HttpMethodTrace",
 ];
 
+/// Returns true for a status that HTTP has, as Go knows them and Kuma takes them.
+fn is_status(text: &str) -> bool {
+    let known = |status| {
+        matches!(status, 100..=103 | 200..=208 | 226 | 300..=305 | 307 | 308 | 400..=418 | 421..=426 | 428 | 429)
+            || matches!(status, 431 | 451 | 500..=508 | 510 | 511)
+    };
+    text.len() == 3 && text.parse::<u16>().is_ok_and(known)
+}
+
 impl Read for HttpRetryOn {
     fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        let is_status = |text: &str| text.len() == 3 && matches!(text.parse::<u16>(), Ok(100..=599));
-        let known = value.as_str().filter(|text| HTTP_RETRY_ON.contains(text) || is_status(text));
-        let allowed = || format!("{}, or a status as \"503\"", HTTP_RETRY_ON.join(", "));
-        known.map(|text| Self(text.into())).or_else(|| at.wrong(value, allowed()))
+        // Kuma takes a status as a number, too.
+        let text = value.as_u64().map(|number| number.to_string());
+        let text = text.or_else(|| value.as_str().map(Into::into)).unwrap_or_default();
+        if HTTP_RETRY_ON.contains(&text.as_str()) || is_status(&text) {
+            return Some(Self(text));
+        }
+        let allowed = format!("{}, or a status of HTTP as \"503\"", HTTP_RETRY_ON.join(", "));
+        at.wrong(value, allowed)
     }
 
     fn schema() -> Value {
-        json!({"anyOf": [{"type": "string", "enum": HTTP_RETRY_ON}, {"type": "string", "pattern": "^[1-5][0-9]{2}$"}]})
+        json!({"anyOf": [
+            {"type": "string", "enum": HTTP_RETRY_ON},
+            {"type": "string", "pattern": "^[1-5][0-9]{2}$"},
+            {"type": "integer", "minimum": 100, "maximum": 599},
+        ]})
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshTimeout`: timeouts of the connections of some pods.
 
+use super::{InboundMatch, inbound_match};
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::destination::{self, ConnectionPolicy, ToRef};
@@ -46,6 +47,8 @@ fields! {
 fields! {
     /// Connections from any client.
     pub struct TimeoutRule {
+        /// Requests of these callers only, which TCP has not.
+        matches: default Vec<InboundMatch> = "matches",
         /// Their timeouts.
         default: required TimeoutConf = "default",
     }
@@ -90,11 +93,14 @@ impl ConnectionPolicy for MeshTimeout {
 
     fn inbound(&self) -> impl DoubleEndedIterator<Item = &TimeoutConf> {
         let from = self.from.iter().map(|from| &from.default);
-        from.chain(self.rules.iter().map(|rule| &rule.default))
+        let rules = self.rules.iter().filter(|rule| rule.matches.is_empty());
+        from.chain(rules.map(|rule| &rule.default))
     }
 
     fn passed_over(&self) -> Vec<&'static str> {
-        let mut confs = self.inbound().chain(self.to().map(|(_, conf)| conf));
+        let from = self.from.iter().map(|from| &from.default);
+        let inbound = from.chain(self.rules.iter().map(|rule| &rule.default));
+        let mut confs = inbound.chain(self.to().map(|(_, conf)| conf));
         if confs.any(|conf| conf.http.is_some()) { vec!["http"] } else { Vec::new() }
     }
 }
@@ -115,7 +121,12 @@ impl Resource for MeshTimeout {
                 if list == "to" {
                     ToRef::check(&item.field("targetRef"), true, at);
                 }
-                check_conf(&item.field("default"), at);
+                let conf = item.field("default");
+                check_conf(&conf, at);
+                inbound_match::check(&item, &conf, &["connectionTimeout", "idleTimeout"], at);
+                if item.field("matches").is_empty() == Some(false) {
+                    check_matched(&conf.field("http"), at);
+                }
             }
         }
     }
@@ -133,5 +144,14 @@ fn check_conf(conf: &Part<'_>, at: &mut At<'_>) {
         const TIMEOUTS: [&str; 4] =
             ["requestTimeout", "streamIdleTimeout", "maxStreamDuration", "maxConnectionDuration"];
         destination::check_says_something(&conf.field("http"), &TIMEOUTS, at);
+    }
+}
+
+/// Notes timeouts of HTTP that Kuma cannot tell apart by the caller.
+fn check_matched(http: &Part<'_>, at: &mut At<'_>) {
+    for field in ["requestHeadersTimeout", "maxStreamDuration", "maxConnectionDuration"] {
+        if http.has(field) == Ok(true) {
+            http.problem(at, field, "it beside matches", "requestTimeout and streamIdleTimeout beside matches");
+        }
     }
 }
