@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshHealthCheck`: active checks of the endpoints that some pods call.
 
-use super::{Headers, Payload};
+use super::{EntryDefault, Headers, Payload, ToEntry, entries};
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::connections::mesh_circuit_breaker::{Percent, Thousandths, within};
@@ -18,17 +18,7 @@ fields! {
         /// The pods. Absent: all pods of the mesh.
         target_ref: optional PodsOrGateway = "targetRef",
         /// Destinations whose endpoints are checked.
-        to: default Vec<HealthTo> = "to",
-    }
-}
-
-fields! {
-    /// Checks of the endpoints of some destinations.
-    pub struct HealthTo {
-        /// The destinations.
-        target_ref: required ToRef = "targetRef",
-        /// Their checks.
-        default: required HealthConf = "default",
+        to: default Vec<ToEntry<HealthConf>> = "to",
     }
 }
 
@@ -128,6 +118,11 @@ impl Read for Status {
     }
 }
 
+impl EntryDefault for HealthConf {
+    const TO: &'static str = "Checks of the endpoints of some destinations.";
+    const DEFAULT: &'static str = "Their checks.";
+}
+
 impl Merge for HealthConf {
     fn over(self, less_specific: Self) -> Self {
         let Self {
@@ -191,7 +186,7 @@ impl ConnectionPolicy for MeshHealthCheck {
     type Conf = HealthConf;
 
     fn to(&self) -> impl DoubleEndedIterator<Item = (&ToRef, &HealthConf)> {
-        self.to.iter().map(|to| (&to.target_ref, &to.default))
+        entries::to(&self.to)
     }
 
     fn inbound(&self) -> impl DoubleEndedIterator<Item = &HealthConf> {

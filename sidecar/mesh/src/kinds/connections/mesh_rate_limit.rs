@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshRateLimit`: the rate of connections to the inbounds of some pods.
 
-use super::{Headers, InboundMatch, inbound_match};
+use super::{EntryDefault, FromEntry, Headers, RuleEntry, entries, inbound_match};
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::connections::mesh_circuit_breaker::within;
@@ -9,7 +9,7 @@ use crate::kinds::destination::{self, ConnectionPolicy, Positive, ToRef};
 use crate::merge::{Merge, merge_fields};
 use crate::read::part::Part;
 use crate::read::{At, Span, fields};
-use crate::target::{PodsOrRoute, ProxyType, Target, WholeMesh};
+use crate::target::{PodsOrRoute, ProxyType, Target};
 use std::time::Duration;
 
 /// Intervals are longer than this, as Envoy's bucket once needed it.
@@ -21,31 +21,11 @@ fields! {
         /// The pods. Absent: all pods of the mesh.
         target_ref: optional PodsOrRoute = "targetRef",
         /// Connections to Kuma's built-in gateways, which are proxies of their own.
-        to: default Vec<RateFrom> = "to",
+        to: default Vec<FromEntry<RateConf>> = "to",
         /// Connections to these pods.
-        from: default Vec<RateFrom> = "from",
+        from: default Vec<FromEntry<RateConf>> = "from",
         /// Connections to these pods, in the newer spelling.
-        rules: default Vec<RateRule> = "rules",
-    }
-}
-
-fields! {
-    /// Connections from some clients.
-    pub struct RateFrom {
-        /// The clients: only Mesh.
-        target_ref: required WholeMesh = "targetRef",
-        /// Their rate, of all together.
-        default: required RateConf = "default",
-    }
-}
-
-fields! {
-    /// Connections from any client.
-    pub struct RateRule {
-        /// Requests of these clients only, which TCP has not.
-        matches: default Vec<InboundMatch> = "matches",
-        /// The rate of all together.
-        default: required RateConf = "default",
+        rules: default Vec<RuleEntry<RateConf>> = "rules",
     }
 }
 
@@ -55,6 +35,12 @@ fields! {
         /// Rates by protocol.
         local: required LocalRates = "local",
     }
+}
+
+impl EntryDefault for RateConf {
+    const DEFAULT: &'static str = "Their rate, of all together.";
+    const OF_RULE: &'static str = "The rate of all together.";
+    const HAS_MATCHES: bool = true;
 }
 
 merge_fields!(RateConf { local });
@@ -135,14 +121,11 @@ impl ConnectionPolicy for MeshRateLimit {
     }
 
     fn inbound(&self) -> impl DoubleEndedIterator<Item = &RateConf> {
-        let from = self.from.iter().map(|from| &from.default);
-        let rules = self.rules.iter().filter(|rule| rule.matches.is_empty());
-        from.chain(rules.map(|rule| &rule.default))
+        entries::inbound(&self.from, &self.rules)
     }
 
     fn passed_over(&self) -> Vec<&'static str> {
-        let from = self.from.iter().map(|from| &from.default);
-        let mut all = from.chain(self.rules.iter().map(|rule| &rule.default));
+        let mut all = entries::all_inbound(&self.from, &self.rules);
         let has = |http: &HttpRate| http.disabled != Some(true);
         let http = all.any(|conf| conf.local.http.as_ref().is_some_and(has));
         if http { vec!["http"] } else { Vec::new() }

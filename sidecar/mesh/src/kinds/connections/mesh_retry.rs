@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshRetry`: further attempts where one fails, of the calls of some pods.
 
+use super::{EntryDefault, ToEntry, entries};
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::destination::{self, ConnectionPolicy, Positive, ToRef};
@@ -17,17 +18,7 @@ fields! {
         /// The pods. Absent: all pods of the mesh.
         target_ref: optional PodsOrRoute = "targetRef",
         /// Connections from these pods.
-        to: default Vec<RetryTo> = "to",
-    }
-}
-
-fields! {
-    /// Connections to some destinations.
-    pub struct RetryTo {
-        /// The destinations.
-        target_ref: required ToRef = "targetRef",
-        /// Attempts of these connections.
-        default: required RetryConf = "default",
+        to: default Vec<ToEntry<RetryConf>> = "to",
     }
 }
 
@@ -41,6 +32,10 @@ fields! {
         /// Attempts of gRPC requests, without effect as well.
         grpc: optional GrpcRetry = "grpc",
     }
+}
+
+impl EntryDefault for RetryConf {
+    const DEFAULT: &'static str = "Attempts of these connections.";
 }
 
 merge_fields!(RetryConf { tcp, http, grpc });
@@ -259,7 +254,7 @@ impl ConnectionPolicy for MeshRetry {
     type Conf = RetryConf;
 
     fn to(&self) -> impl DoubleEndedIterator<Item = (&ToRef, &RetryConf)> {
-        self.to.iter().map(|to| (&to.target_ref, &to.default))
+        entries::to(&self.to)
     }
 
     fn inbound(&self) -> impl DoubleEndedIterator<Item = &RetryConf> {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshTimeout`: timeouts of the connections of some pods.
 
-use super::{InboundMatch, inbound_match};
+use super::{EntryDefault, FromEntry, RuleEntry, ToEntry, entries, inbound_match};
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::destination::{self, ConnectionPolicy, ToRef};
 use crate::merge::merge_fields;
 use crate::read::part::Part;
 use crate::read::{At, Span, fields};
-use crate::target::{PodsOrRoute, Target, WholeMesh};
+use crate::target::{PodsOrRoute, Target};
 
 fields! {
     /// Timeouts of the connections of some pods.
@@ -16,41 +16,11 @@ fields! {
         /// The pods. Absent: all pods of the mesh.
         target_ref: optional PodsOrRoute = "targetRef",
         /// Connections from these pods.
-        to: default Vec<TimeoutTo> = "to",
+        to: default Vec<ToEntry<TimeoutConf>> = "to",
         /// Connections to these pods.
-        from: default Vec<TimeoutFrom> = "from",
+        from: default Vec<FromEntry<TimeoutConf>> = "from",
         /// Connections to these pods, in the newer spelling.
-        rules: default Vec<TimeoutRule> = "rules",
-    }
-}
-
-fields! {
-    /// Connections to some destinations.
-    pub struct TimeoutTo {
-        /// The destinations.
-        target_ref: required ToRef = "targetRef",
-        /// Their timeouts.
-        default: required TimeoutConf = "default",
-    }
-}
-
-fields! {
-    /// Connections from some clients.
-    pub struct TimeoutFrom {
-        /// The clients: only Mesh.
-        target_ref: required WholeMesh = "targetRef",
-        /// Their timeouts.
-        default: required TimeoutConf = "default",
-    }
-}
-
-fields! {
-    /// Connections from any client.
-    pub struct TimeoutRule {
-        /// Requests of these callers only, which TCP has not.
-        matches: default Vec<InboundMatch> = "matches",
-        /// Their timeouts.
-        default: required TimeoutConf = "default",
+        rules: default Vec<RuleEntry<TimeoutConf>> = "rules",
     }
 }
 
@@ -64,6 +34,11 @@ fields! {
         /// Timeouts of HTTP, without effect: connections are forwarded as TCP.
         http: optional HttpTimeouts = "http",
     }
+}
+
+impl EntryDefault for TimeoutConf {
+    const DEFAULT: &'static str = "Their timeouts.";
+    const HAS_MATCHES: bool = true;
 }
 
 merge_fields!(TimeoutConf { connection_timeout, idle_timeout, http });
@@ -88,18 +63,15 @@ impl ConnectionPolicy for MeshTimeout {
     type Conf = TimeoutConf;
 
     fn to(&self) -> impl DoubleEndedIterator<Item = (&ToRef, &TimeoutConf)> {
-        self.to.iter().map(|to| (&to.target_ref, &to.default))
+        entries::to(&self.to)
     }
 
     fn inbound(&self) -> impl DoubleEndedIterator<Item = &TimeoutConf> {
-        let from = self.from.iter().map(|from| &from.default);
-        let rules = self.rules.iter().filter(|rule| rule.matches.is_empty());
-        from.chain(rules.map(|rule| &rule.default))
+        entries::inbound(&self.from, &self.rules)
     }
 
     fn passed_over(&self) -> Vec<&'static str> {
-        let from = self.from.iter().map(|from| &from.default);
-        let inbound = from.chain(self.rules.iter().map(|rule| &rule.default));
+        let inbound = entries::all_inbound(&self.from, &self.rules);
         let mut confs = inbound.chain(self.to().map(|(_, conf)| conf));
         if confs.any(|conf| conf.http.is_some()) { vec!["http"] } else { Vec::new() }
     }
