@@ -294,6 +294,17 @@ fn every_rule_of_kuma_about_the_older_kinds_is_a_check() {
             "conf.http.retriableStatusCodes: found nothing",
         ),
         (ANY, "Retry grpc: {perTryTimeout: 0s}", "conf.grpc.perTryTimeout: found 0"),
+        (ANY, "Retry grpc: {retryOn: [internal, unavailable, internal]}", "conf.grpc.retryOn: found a status a second time"),
+        (
+            "sources: [{match: {}}], destinations: [{match: {kuma.io/service: '*'}}]",
+            "RateLimit http: {requests: 1, interval: 1s}",
+            "sources[0].match: found no tags",
+        ),
+        (
+            ANY,
+            "RateLimit http: {requests: 1, interval: 1s, onRateLimit: {headers: [{key: '', value: a}]}}",
+            "conf.http.onRateLimit.headers[0].key: found an empty text",
+        ),
     ] {
         let errors = of(selectors, conf);
         assert!(matches!(&errors[..], [one] if one.starts_with(expected)), "{conf}: {errors:#?}");
