@@ -55,7 +55,7 @@ fn a_policy_of_a_gateway_or_route_passes_with_a_warning_and_is_about_no_pod() {
         let loaded = read(kind, target, rest);
         assert_eq!(errors(&loaded), [""; 0], "{kind} {target}");
         let warnings = loaded.found.left_out.warnings();
-        let told = format!("without effect here: spec.targetRef of 1 {kind} document ");
+        let told = format!("without effect here: targetRef of 1 {kind} document ");
         assert!(matches!(&warnings[..], [one] if one.starts_with(&told)), "{kind} {target}: {warnings:?}");
         let document = &loaded.found.documents[0];
         let pod = Subject { pod: None, tags: &[], inbound: None };
