@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
-use crate::options::Options;
-use crate::plan::compile::{compile, read_with_mesh};
 use crate::admin::DrainRequest;
 use crate::observe::logging::LogControl;
 use crate::observe::readiness::Readiness;
+use crate::options::Options;
+use crate::plan::compile::{compile, read_with_mesh};
 use clap::Parser;
 use std::io::{Read, Write};
 use std::net::TcpListener;

@@ -11,7 +11,10 @@ use std::path::Path;
 static KINDS: [(&str, &str); 9] = [
     ("MeshTimeout", "to: [{targetRef: {kind: Mesh}, default: {idleTimeout: 10s}}]"),
     ("MeshRetry", "to: [{targetRef: {kind: Mesh}, default: {http: {numRetries: 1}}}]"),
-    ("MeshCircuitBreaker", "to: [{targetRef: {kind: Mesh}, default: {connectionLimits: {maxConnections: 1}}}]"),
+    (
+        "MeshCircuitBreaker",
+        "to: [{targetRef: {kind: Mesh}, default: {connectionLimits: {maxConnections: 1}}}]",
+    ),
     ("MeshHealthCheck", "to: [{targetRef: {kind: Mesh}, default: {tcp: {}}}]"),
     (
         "MeshRateLimit",

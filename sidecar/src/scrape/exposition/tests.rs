@@ -120,8 +120,8 @@ async fn what_comes_of_a_page_is_bounded() {
 #[tokio::test]
 async fn the_help_of_a_counter_goes_to_its_samples_once() {
     let help = "x".repeat(1000);
-    let page =
-        format!("# HELP a {help}\n# TYPE a counter\n") + &(0..1000).map(|n| format!("a_total{{n=\"{n}\"}} 1\n")).collect::<String>();
+    let page = format!("# HELP a {help}\n# TYPE a counter\n")
+        + &(0..1000).map(|n| format!("a_total{{n=\"{n}\"}} 1\n")).collect::<String>();
     let labels = SeriesLabels::new(&[], None);
     let read = read(&page, &labels, usize::MAX).await.unwrap();
     let samples = read.bytes();

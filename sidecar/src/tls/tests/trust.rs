@@ -6,8 +6,8 @@ use super::handshakes::both;
 use crate::connection::metrics::Metrics;
 use crate::observe::close_reason::CloseReason;
 use crate::options::config::IdentitySource;
-use crate::plan::tls::TlsSettings;
 use crate::plan::Member;
+use crate::plan::tls::TlsSettings;
 use crate::plan::trust::{LocalTrust, Trust};
 use crate::tls::configs::{Configs, provider};
 use crate::tls::identity::{Identity, Pem};
@@ -176,8 +176,7 @@ async fn a_server_in_place_of_a_local_workload_is_of_a_trust_domain_of_that_zone
             let (near, _) = both(&client, &server, None).await;
             let (_, shaken) = near.unwrap_or_else(|error| panic!("{name}: {error}"));
             let zone = zone.map(|zone: &str| (ZONE.to_owned(), zone.to_owned()));
-            let dialled =
-                Member { dataplane: "d".into(), tags: Arc::new(Tags(zone.into_iter().collect())) };
+            let dialled = Member { dataplane: "d".into(), tags: Arc::new(Tags(zone.into_iter().collect())) };
             let address = IpAddr::from(Ipv4Addr::LOCALHOST);
             let checked = client.check_zone(&dialled, &shaken.peer, address);
             assert_eq!(checked.is_ok(), passes, "{name}");

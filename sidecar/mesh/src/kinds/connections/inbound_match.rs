@@ -49,7 +49,8 @@ pub(super) fn check(rule: &Part<'_>, default: &Part<'_>, of_connections: &[&str]
         }
     }
     for field in of_connections.iter().filter(|field| !matches.is_empty() && default.has(field) == Ok(true)) {
-        const ALLOWED: &str = "a rule without matches: this is decided for a connection before a caller is known";
+        const ALLOWED: &str =
+            "a rule without matches: this is decided for a connection before a caller is known";
         default.problem(at, field, "it beside matches", ALLOWED);
     }
 }

@@ -123,7 +123,12 @@ fn check_conf(conf: &Part<'_>, at: &mut At<'_>) {
 fn check_matched(http: &Part<'_>, at: &mut At<'_>) {
     for field in ["requestHeadersTimeout", "maxStreamDuration", "maxConnectionDuration"] {
         if http.has(field) == Ok(true) {
-            http.problem(at, field, "it beside matches", "requestTimeout and streamIdleTimeout beside matches");
+            http.problem(
+                at,
+                field,
+                "it beside matches",
+                "requestTimeout and streamIdleTimeout beside matches",
+            );
         }
     }
 }

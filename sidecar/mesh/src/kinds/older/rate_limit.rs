@@ -84,7 +84,12 @@ impl Resource for RateLimit {
             }
             for selector in part.items(list).unwrap_or_default() {
                 if selector.field("match").is_empty() == Some(true) {
-                    selector.problem(at, "match", "no tags", "at least one tag; kuma.io/service: '*' is every service");
+                    selector.problem(
+                        at,
+                        "match",
+                        "no tags",
+                        "at least one tag; kuma.io/service: '*' is every service",
+                    );
                 }
             }
         }

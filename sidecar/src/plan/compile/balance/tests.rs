@@ -244,7 +244,8 @@ fn the_algorithm_of_a_traffic_route_is_that_of_all_clusters_behind_the_outbound(
     };
     let route = traffic_route("r", "backend", away);
     assert_eq!(of(&route), [Algorithm::Random, Algorithm::RoundRobin], "as in Kuma");
-    let replaced = "---\n{type: MeshTCPRoute, name: m, spec: {to: [{targetRef: {kind: MeshService, name: other}}]}}\n";
+    let replaced =
+        "---\n{type: MeshTCPRoute, name: m, spec: {to: [{targetRef: {kind: MeshService, name: other}}]}}\n";
     assert_eq!(of(&format!("{route}{replaced}")), [Algorithm::RoundRobin; 2], "out of force");
     let elsewhere = replaced.replace("spec: {", "spec: {targetRef: {kind: Dataplane, name: b1}, ");
     assert_eq!(of(&format!("{route}{elsewhere}")), [Algorithm::Random, Algorithm::RoundRobin]);

@@ -294,7 +294,11 @@ fn every_rule_of_kuma_about_the_older_kinds_is_a_check() {
             "conf.http.retriableStatusCodes: found nothing",
         ),
         (ANY, "Retry grpc: {perTryTimeout: 0s}", "conf.grpc.perTryTimeout: found 0"),
-        (ANY, "Retry grpc: {retryOn: [internal, unavailable, internal]}", "conf.grpc.retryOn: found a status a second time"),
+        (
+            ANY,
+            "Retry grpc: {retryOn: [internal, unavailable, internal]}",
+            "conf.grpc.retryOn: found a status a second time",
+        ),
         (
             "sources: [{match: {}}], destinations: [{match: {kuma.io/service: '*'}}]",
             "RateLimit http: {requests: 1, interval: 1s}",

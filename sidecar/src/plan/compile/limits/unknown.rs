@@ -11,8 +11,7 @@ pub(in crate::plan::compile) fn without_effect<'p>(
     to: impl Iterator<Item = &'p ToRef>,
 ) -> Option<String> {
     let unknown = to.enumerate().filter(|(_, to)| ![ToKind::Mesh, ToKind::MeshService].contains(&to.kind));
-    let entries: Vec<_> =
-        unknown.map(|(index, to)| format!("to[{index}] ({})", to.kind.name())).collect();
+    let entries: Vec<_> = unknown.map(|(index, to)| format!("to[{index}] ({})", to.kind.name())).collect();
     let (kind, name) = (document.kind().name(), &document.name);
     (!entries.is_empty()).then(|| {
         format!(

@@ -272,15 +272,12 @@ fn workloads_of_this_zone_have_the_trust_domains_that_its_documents_say() {
         ("of no pod", identity("next", "selector: {}, spiffeID: {trustDomain: next}"), vec!["default", own]),
         (
             "that issues nothing",
-            next.replace(", provider: {type: Spire, spire: {}}", "").replace("matchLabels: {}", "matchLabels: {app: db}"),
+            next.replace(", provider: {type: Spire, spire: {}}", "")
+                .replace("matchLabels: {}", "matchLabels: {app: db}"),
             vec!["default", own],
         ),
         ("a MeshTrust", mesh_trust("t", "", "west", &[&one]), vec!["default", own]),
-        (
-            "of this zone",
-            mesh_trust("t", "kuma.io/zone: east", "old", &[&one]),
-            vec!["default", own, "old"],
-        ),
+        ("of this zone", mesh_trust("t", "kuma.io/zone: east", "old", &[&one]), vec!["default", own, "old"]),
         ("of another zone", mesh_trust("t", "kuma.io/zone: west", "west", &[&one]), vec!["default", own]),
     ] {
         let documents = format!("{}{documents}{}", identity("i", ALL), here("kuma.io/zone: east, app: web"));

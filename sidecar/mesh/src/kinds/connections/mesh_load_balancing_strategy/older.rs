@@ -138,7 +138,8 @@ mod tests {
         assert_eq!(problems_of(&json!({"ringHash": {}})).1, 1, "as Kuma has it");
         assert_eq!(problems_of(&json!({"leastRequest": {"choiceCount": 1}})).1, 1);
         assert_eq!(problems_of(&json!({"leastRequest": {"choiceCount": 0}})).1, 0, "the default");
-        let upside_down = json!({"ringHash": {"hashFunction": "XX_HASH", "minRingSize": 9, "maxRingSize": 8}});
+        let upside_down =
+            json!({"ringHash": {"hashFunction": "XX_HASH", "minRingSize": 9, "maxRingSize": 8}});
         assert_eq!(problems_of(&upside_down).1, 1);
     }
 }
