@@ -270,17 +270,46 @@ fn a_member_is_believed_by_the_authority_of_its_own_trust_domain_in_both_directi
         ("the client's domain by the server's authority", 0, id("west", "server"), Some("tls_untrusted")),
         ("the server's domain by its authority", 0, id("east", "server"), None),
     ] {
-        let tls = TlsServer::new(&world.issue(issuer, &uri)?, 0)?;
-        let _server = world.lab.pod.serve(("0.0.0.0", SERVER.1), move |tcp: TcpStream| answers(&tls, tcp))?;
-        match reason {
-            Some(reason) => {
-                closes_for(&client, reason, || is_closed(world.member().map_err(Into::into)))
-                    .context(name)?;
-            }
-            None => talks(world.member()?).context(name)?,
-        }
+        called(&world, &client, (issuer, &uri), reason).context(name)?;
     }
     Ok(())
+}
+
+/// Calls a server that shows this identity by this authority: it answers, or the client's sidecar ends the call for a reason.
+fn called(
+    world: &World,
+    client: &Sidecar<'_>,
+    (issuer, uri): (usize, &str),
+    reason: Option<&str>,
+) -> Result<()> {
+    let tls = TlsServer::new(&world.issue(issuer, uri)?, 0)?;
+    let _server = world.lab.pod.serve(("0.0.0.0", SERVER.1), move |tcp: TcpStream| answers(&tls, tcp))?;
+    match reason {
+        Some(reason) => closes_for(client, reason, || is_closed(world.member().map_err(Into::into))),
+        None => talks(world.member()?),
+    }
+}
+
+#[test]
+fn a_member_of_another_zone_does_not_answer_for_a_workload_of_this_one() -> Result<()> {
+    let world = World::new(["east", "east"], [Authority::new("zone east")?, Authority::new("zone west")?])?;
+    world.issue(0, &id("east", "client"))?.write(&world.folder("client"))?;
+    let trusts =
+        format!("{}{}", mesh_trust("east", &world.authorities[0]), mesh_trust("west", &world.authorities[1]));
+    world.write("client", &format!("{FOR_ALL}{trusts}"))?;
+    let client = world.start("client", &world.client, &[])?;
+    // The server's pod as it is without its sidecar and its redirect.
+    world.lab.del()?.expect_success();
+    let (west, east) = (id("west", "server"), id("east", "server"));
+    called(&world, &client, (1, &west), Some("tls_identity")).context("a member of another zone")?;
+    called(&world, &client, (0, &east), None).context("a member of this zone")?;
+    // A document that gives workloads of this zone the other trust domain, too.
+    let of_west = FOR_ALL.replace("name: all,", "name: moved,").replace(
+        "selector: {dataplane: {matchLabels: {}}}",
+        "selector: {dataplane: {matchLabels: {app: moved}}}, spiffeID: {trustDomain: default.west.mesh.local}",
+    );
+    reload(&world, "client", &client, &format!("{FOR_ALL}{of_west}{trusts}"))?;
+    called(&world, &client, (1, &west), None).context("a document says so")
 }
 
 /// Serves as an application behind a member's sidecar would.

@@ -31,6 +31,9 @@ impl Origination<'_> {
         let places = tls.places(Direction::Outbound);
         let shaking = handshake::connect(server, &configs, to.get().ip(), expected.as_ref(), places);
         let shaken = tokio::time::timeout(within, shaking).await.unwrap_or(Err(TlsError::TimedOut(within)));
+        let checked =
+            |shaken: Shaken| configs.check_zone(member, &shaken.peer, to.get().ip()).map(|()| shaken);
+        let shaken = shaken.and_then(checked);
         count(metrics, Direction::Outbound, started, &shaken);
         shaken
     }

@@ -15,7 +15,7 @@ use crate::net::addrs::Direction;
 use crate::net::dial::DialError;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
-use crate::plan::{Gate, Plan};
+use crate::plan::{Gate, ListenerPlan, Plan};
 use crate::relay::pipes::Pipes;
 use crate::relay::{End, Mode, Moved, Relay, Side, Watch};
 use crate::tls::handshake::Shaken;
@@ -90,7 +90,7 @@ pub(crate) async fn connect(
         }
     };
     let gate = mtls.filter(|_| route.listener.plan.direction == Direction::Inbound && session.is_none());
-    let gate = gate.map(|mtls| mtls.gate(&route.listener.plan));
+    let gate = gate.map(|mtls| (&*route.listener.plan, mtls.gate(&route.listener.plan)));
     let connected = {
         // Pinned here and lent: passed by value, these futures would be copied as they are made and awaited.
         let connecting =
@@ -117,7 +117,7 @@ async fn finish(
     client: &mut TcpStream,
     upstream: &Upstream,
     session: Option<Box<Shaken>>,
-    (plan, gate): (&Plan, Option<&Gate>),
+    (plan, gate): (&Plan, Option<(&ListenerPlan, &Gate)>),
 ) -> Result<Option<Box<Shaken>>, ForwardError> {
     if let Some(peer) = &upstream.peer {
         downstream.speaks(Spoken::MeshTls, Some(peer.clone()));

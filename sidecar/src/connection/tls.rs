@@ -9,6 +9,7 @@
 //! | outbound to another address | | nothing |
 
 use crate::cluster::origination::count;
+use crate::cluster::registry::Running;
 use crate::connection::accepted::ConnectionInfo;
 use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
@@ -19,14 +20,20 @@ use crate::net::limit::Claim;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
 use crate::plan::permissions::{Peer, Verdict};
-use crate::plan::{Gate, Origin, Plan, TlsMode};
+use crate::plan::{Gate, ListenerPlan, Origin, Plan, TlsMode};
 use crate::tls::first::{self, Expects};
 use crate::tls::handshake::{self, Shaken};
 use crate::tls::places::{Candidate, Place};
 use crate::tls::sniff::First;
-use crate::tls::{TlsError, TlsMetrics};
-use std::time::Instant;
+use crate::tls::{Configs, TlsError, TlsMetrics};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+
+/// Looks for the plan that belongs to a handshake's settings, and the time between two: 2 s together, as a large plan takes
+/// some 100 ms to be put in force.
+const LOOKS: u32 = 400;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// Lets in members only where the mesh is STRICT; `None` where the client need not speak TLS before the server is dialled.
 pub(crate) async fn admit(
@@ -51,7 +58,7 @@ pub(crate) async fn admit(
         // The client, which may stay silent, holds the place from here on.
         place.held(first::strict(client)).await?;
         downstream.note_server_name(client);
-        accept(downstream, client, gate, &place).await.map(Some)
+        accept(downstream, client, (plan, listener), &place).await.map(Some)
     };
     // Boxed, so that a connection without TLS does not carry the room of a handshake.
     Box::pin(handshake).await
@@ -64,7 +71,7 @@ pub(crate) async fn recognise(
     client: &mut TcpStream,
     server: &TcpStream,
     plan: &Plan,
-    gate: &Gate,
+    (listener, gate): (&ListenerPlan, &Gate),
 ) -> Result<Option<Box<Shaken>>, ForwardError> {
     let &ConnectionInfo { opened, client: from, .. } = downstream.info();
     // Not the addresses from which members came once: an address translation may put plain clients behind one, too.
@@ -78,7 +85,7 @@ pub(crate) async fn recognise(
         First::MeshTls => {
             let proxy = downstream.proxy();
             let place = take_place(&proxy, downstream)?;
-            return accept(downstream, client, gate, &place).await.map(Some);
+            return accept(downstream, client, (plan, listener), &place).await.map(Some);
         }
         First::OwnTls => Spoken::OwnTls,
         First::Plain | First::NeedMore => Spoken::Plain,
@@ -96,11 +103,30 @@ fn take_place<'a>(proxy: &'a Proxy, downstream: &Downstream) -> Result<Place<'a>
     proxy.tls.places(Direction::Inbound).take(candidate)
 }
 
+/// Returns the plan in force, where the connection's own one is not the one that the settings of its handshake belong to: a
+/// reload in between may believe peers that the permissions of before were not written for. The new trust is there some
+/// milliseconds before its plan; `None` if that does not come.
+async fn plan_of(proxy: &Proxy, belongs: impl Fn(&Plan) -> bool) -> Option<Arc<Running>> {
+    for _ in 0..LOOKS {
+        let running = proxy.running.load_full();
+        if belongs(&running.plan) {
+            return Some(running);
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    None
+}
+
+/// Returns true if the settings of a handshake are those of a plan.
+fn belong(configs: &Configs, plan: &Plan) -> bool {
+    plan.mtls.as_ref().is_some_and(|mtls| configs.is_of(mtls.settings.trust.as_ref()))
+}
+
 /// Answers a member's handshake, and lets it in if a permission allows it.
 async fn accept(
     downstream: &mut Downstream,
     client: &mut TcpStream,
-    gate: &Gate,
+    (plan, listener): (&Plan, &ListenerPlan),
     place: &Place<'_>,
 ) -> Result<Box<Shaken>, ForwardError> {
     let proxy = downstream.proxy();
@@ -111,7 +137,13 @@ async fn accept(
     count(metrics, Direction::Inbound, started, &shaken);
     let shaken = shaken?;
     downstream.speaks(Spoken::MeshTls, Some(shaken.peer.id().clone()));
-    if !permitted(gate, &shaken.peer, configs.names_services(), metrics) {
+    let newer = match belong(&configs, plan) {
+        true => None,
+        false => plan_of(&proxy, |plan| belong(&configs, plan)).await,
+    };
+    let judge = newer.as_ref().map_or(plan, |running| &running.plan);
+    let gate = judge.mtls.as_ref().filter(|_| belong(&configs, judge)).map(|mtls| mtls.gate(listener));
+    if !gate.is_some_and(|gate| permitted(gate, &shaken.peer, configs.names_services(), metrics)) {
         return Err(ForwardError::Forbidden(shaken.peer.id().clone()));
     }
     downstream.is_member();
@@ -151,5 +183,28 @@ pub(crate) fn reason_of(error: &std::io::Error, otherwise: CloseReason) -> Close
         std::io::ErrorKind::UnexpectedEof => CloseReason::TlsTruncated,
         std::io::ErrorKind::InvalidData => CloseReason::TlsFailure,
         _ => otherwise,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::registry::plan_without_documents;
+    use crate::options::Options;
+    use clap::Parser;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_permissions_that_belong_to_a_handshake_are_awaited_for_a_moment() {
+        let config = Options::try_parse_from(["culvert-sidecar"]).unwrap().check().unwrap();
+        let proxy = Proxy::for_tests(config);
+        let is_next = |plan: &Plan| plan.documents == 7;
+        let comes = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let next = Plan { documents: 7, ..plan_without_documents() };
+            proxy.running.store(proxy.registry.open(next));
+        };
+        let (found, ()) = tokio::join!(plan_of(&proxy, is_next), comes);
+        assert!(found.is_some_and(|running| is_next(&running.plan)));
+        assert!(plan_of(&proxy, |plan| plan.documents == 8).await.is_none(), "it does not wait for ever");
     }
 }

@@ -39,7 +39,9 @@ mod tests {
 ---
 {type: MeshTrafficPermission, name: all, spec: {from: [{targetRef: {kind: MeshService, name: web}, default: {action: Allow}}]}}
 ---
-{type: MeshTrafficPermission, name: closed, spec: {targetRef: {kind: MeshService, name: here}, from: [{targetRef: {kind: Mesh}, default: {action: Deny}}],
+{type: MeshTrafficPermission, name: closed, spec: {targetRef: {kind: MeshService, name: here}, from: [{targetRef: {kind: Mesh}, default: {action: Deny}}]}}
+---
+{type: MeshTrafficPermission, name: ops, spec: {targetRef: {kind: MeshService, name: here},
   rules: [{default: {allow: [{spiffeID: {type: Prefix, value: 'spiffe://default/ops/'}}]}}]}}
 ";
 

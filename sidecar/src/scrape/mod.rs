@@ -27,7 +27,7 @@ use crate::plan::{Plan, TlsMode};
 use crate::scrape::exposition::{MetricFamilies, SeriesLabels};
 use crate::scrape::fetch::ByteBudget;
 use culvert_serve::metrics::{TEXT, text_format};
-use culvert_serve::reply::{Reply, not_found, of_type, text, wrong_method};
+use culvert_serve::reply::{self, Reply, not_found, of_type, wrong_method};
 use culvert_serve::{Pages, PeerAddress};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue};
@@ -47,11 +47,14 @@ const SHARE: f64 = 0.8;
 /// Header by which Prometheus says its timeout, in seconds.
 const TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
 
-/// Answers at a time, those included that a scraper has not read yet. Each takes up to [`MOST_KEPT`].
-const ANSWERS: usize = 2;
+/// Bytes of all answers that scrapers have not read to their end: two of the largest, or as many of the usual size as there are
+/// connections. By number a few slow readers would keep all others out.
+const MOST_HELD: usize = 48 << 20;
+/// The unit in which they are counted.
+const KIB: usize = 1024;
 /// Bytes that all applications together may send for an answer.
 const MOST_SENT: usize = 16 << 20;
-/// Bytes of an answer that may come from applications: their series have more labels here than they had there.
+/// Bytes of memory that the metrics of all applications may take: their series have more labels here than they had there.
 const MOST_KEPT: usize = 24 << 20;
 
 /// Label with the application's name: the scope, which Kuma's exporter shows so.
@@ -66,7 +69,8 @@ pub(crate) struct Scraper {
     app: App,
     /// Held while applications are asked, so that several scrapers do not multiply what is in memory.
     gathering: Mutex<()>,
-    answers: Arc<Semaphore>,
+    /// KiB that further answers may have.
+    held: Arc<Semaphore>,
     missing: Throttle,
 }
 
@@ -102,7 +106,7 @@ impl ScrapePages {
             const WORDS: &str = "mTLS is STRICT: this port is reached by the mesh's TLS; without an identity ask the status \
                                  port, which has no metrics of applications";
             proxy.metrics.scrapes.refused.inc();
-            return Err(text(StatusCode::FORBIDDEN, WORDS).into());
+            return Err(reply::text(StatusCode::FORBIDDEN, WORDS).into());
         }
         let ports = running.plan.scrape.as_ref().map_or(&[][..], |scrape| scrape.ports.as_slice());
         let port = ports.iter().find(|port| port.listen == self.listen);
@@ -136,7 +140,7 @@ fn within(headers: &HeaderMap) -> Duration {
     said.map_or(WITHIN, |seconds| Duration::from_secs_f64(seconds.min(WITHIN.as_secs_f64())))
 }
 
-/// The text of an answer, with its place among [`ANSWERS`]. Both go when the last byte has been sent.
+/// The text of an answer, with its part of [`MOST_HELD`]. Both go when the last byte has been sent.
 struct HeldAnswer {
     text: String,
     _place: OwnedSemaphorePermit,
@@ -153,31 +157,33 @@ impl Scraper {
         Self {
             app,
             gathering: Mutex::new(()),
-            answers: Arc::new(Semaphore::new(ANSWERS)),
+            held: Arc::new(Semaphore::new(MOST_HELD / KIB)),
             missing: Throttle::new(LOG_EVERY),
         }
     }
 
     async fn answer(&self, within: Duration) -> Reply {
         let deadline = Instant::now() + within;
-        let Ok(Ok(place)) = timeout_at(deadline, Arc::clone(&self.answers).acquire_owned()).await else {
-            return self.busy();
-        };
         let Ok(_gathering) = timeout_at(deadline, self.gathering.lock()).await else { return self.busy() };
         let running = self.app.proxy.running.load_full();
         let Some(scrape) = &running.plan.scrape else { return not_found("nothing any more") };
-        match self.gather(scrape, deadline).await {
-            Ok(text) => of_type(StatusCode::OK, TEXT, Bytes::from_owner(HeldAnswer { text, _place: place })),
+        let text = match self.gather(scrape, deadline).await {
+            Ok(text) => text,
             Err(failure) => {
                 tracing::error!(%failure, "the sidecar's own metrics cannot be read; please report it");
-                text(StatusCode::INTERNAL_SERVER_ERROR, "the sidecar's own metrics cannot be read")
+                const WORDS: &str = "the sidecar's own metrics cannot be read";
+                return reply::text(StatusCode::INTERNAL_SERVER_ERROR, WORDS);
             }
-        }
+        };
+        let parts = u32::try_from(text.len().div_ceil(KIB).min(MOST_HELD / KIB)).unwrap_or(u32::MAX);
+        let held = Arc::clone(&self.held).acquire_many_owned(parts);
+        let Ok(Ok(place)) = timeout_at(deadline, held).await else { return self.busy() };
+        of_type(StatusCode::OK, TEXT, Bytes::from_owner(HeldAnswer { text, _place: place }))
     }
 
     fn busy(&self) -> Reply {
         self.app.proxy.metrics.scrapes.busy.inc();
-        text(StatusCode::SERVICE_UNAVAILABLE, "other scrapers are being answered; ask again later")
+        reply::text(StatusCode::SERVICE_UNAVAILABLE, "other scrapers are being answered; ask again later")
     }
 
     /// Returns the sidecar's metrics and those of the applications that answer until the deadline.
@@ -214,16 +220,15 @@ impl Scraper {
         deadline: Instant,
     ) -> JoinSet<(usize, Result<MetricFamilies, ScrapeFailure>)> {
         let mut asking = JoinSet::new();
-        let (sent, kept) = (Arc::new(ByteBudget::new(MOST_SENT)), Arc::new(ByteBudget::new(MOST_KEPT)));
+        let (sent, left) = (Arc::new(ByteBudget::new(MOST_SENT)), Arc::new(Mutex::new(MOST_KEPT)));
         for (place, application) in scrape.applications.iter().enumerate() {
             let labels = SeriesLabels::new(&scrape.labels, Some((APPLICATION, &application.name)));
             let (proxy, application) = (Arc::clone(&self.app.proxy), application.clone());
-            let (sent, kept) = (Arc::clone(&sent), Arc::clone(&kept));
+            let (sent, left) = (Arc::clone(&sent), Arc::clone(&left));
             asking.spawn(async move {
                 let asked = async {
                     let text = fetch::fetch(address(&proxy, &application)?, &application.path, &sent).await?;
-                    let families = exposition::read(&text, &labels, MOST_KEPT).await?;
-                    if kept.take(families.bytes()) { Ok(families) } else { Err(ScrapeFailure::TooLarge) }
+                    read_within(&left, &text, &labels).await
                 };
                 (place, timeout_at(deadline, asked).await.unwrap_or(Err(ScrapeFailure::Late)))
             });
@@ -239,6 +244,18 @@ impl Scraper {
             tracing::debug!(%name, port, %path, "the application's metrics are missing in a scrape: {failure}");
         }
     }
+}
+
+/// Reads what an application answered. One after the other is read: each may take all that is left until it proves too large.
+async fn read_within(
+    left: &Mutex<usize>,
+    text: &str,
+    labels: &SeriesLabels,
+) -> Result<MetricFamilies, ScrapeFailure> {
+    let mut left = left.lock().await;
+    let families = exposition::read(text, labels, *left).await?;
+    *left = left.saturating_sub(families.memory());
+    Ok(families)
 }
 
 /// Returns the address of an application. Only this pod is asked: a document must not make the sidecar ask other hosts.

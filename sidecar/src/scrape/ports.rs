@@ -16,8 +16,9 @@ use tokio::task::AbortHandle;
 /// Connections at a time to a port: a few scrapers. Those that came by 15006 are one peer here.
 const MOST_CONNECTIONS: usize = 64;
 
-/// Longest life of a connection, which is one request: its head, up to 8 s for applications, and an answer of MiB.
-const AGE: Duration = Duration::from_secs(60);
+/// Longest life of a connection, which is one request: its head, up to 8 s for applications, and an answer of MiB. Prometheus
+/// gives up after 10 s, and what a slow reader has not read yet is memory.
+const AGE: Duration = Duration::from_secs(30);
 
 /// The open ports.
 #[derive(Debug)]

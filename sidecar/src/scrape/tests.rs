@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
+use crate::admin::DrainRequest;
+use crate::observe::logging::LogControl;
+use crate::observe::readiness::Readiness;
 use crate::options::Options;
 use crate::plan::compile::{compile, read_with_mesh};
 use clap::Parser;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
+use std::time::Instant as StdInstant;
+use tokio::sync::mpsc;
 
 #[test]
 fn applications_get_a_share_of_the_scrapers_time() {
@@ -95,4 +100,53 @@ async fn an_applications_answer_is_taken_or_told_apart() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nobody = fetch::fetch(closed, "/metrics", &ByteBudget::new(100)).await;
     assert_eq!(nobody, Err(ScrapeFailure::Unreachable));
+}
+
+#[tokio::test]
+async fn an_application_that_is_too_large_takes_nothing_from_the_others() {
+    let labels = SeriesLabels::new(&[("mesh", "m".into())], None);
+    // Each line is 14 bytes with its label.
+    let (large, small) = ("a 1\n".repeat(100_000), "a 1\n".repeat(10_000));
+    let left = Mutex::new(1 << 20);
+    let read = |text| read_within(&left, text, &labels);
+    let (one, two, three, four) = tokio::join!(read(&large), read(&small), read(&large), read(&small));
+    assert_eq!(one.map(|_| ()), Err(ScrapeFailure::TooLarge));
+    assert_eq!(three.map(|_| ()), Err(ScrapeFailure::TooLarge));
+    let both = two.unwrap().memory() + four.unwrap().memory();
+    assert_eq!(*left.lock().await, (1 << 20) - both);
+}
+
+/// A port of metrics, with the end of its requests to drain.
+fn scraper() -> (Scraper, mpsc::Receiver<DrainRequest>) {
+    let config = Options::try_parse_from(["culvert-sidecar", "--resources=/mesh"]).unwrap().check().unwrap();
+    let policy = "---\n{type: MeshMetric, name: m, spec: {default: {backends: [{type: Prometheus, prometheus: {}}]}}}\n";
+    let loaded = read_with_mesh(&config, policy, "mesh.yaml");
+    let plan = compile(&config, &loaded.found).unwrap();
+    let proxy = Arc::new(Proxy::with_plan(config, plan));
+    let readiness = Readiness::new(proxy.metrics.readiness.clone());
+    let (drain, asks) = mpsc::channel(1);
+    let app = App { proxy, readiness, drain, log: LogControl::detached(), started: StdInstant::now() };
+    (Scraper::new(app), asks)
+}
+
+#[tokio::test]
+async fn readers_that_are_slow_keep_no_other_from_an_answer() {
+    let (scraper, _asks) = scraper();
+    let mut unread = Vec::new();
+    for number in 0..20 {
+        let reply = scraper.answer(Duration::from_secs(1)).await;
+        assert_eq!(reply.status(), StatusCode::OK, "{number}");
+        unread.push(reply);
+    }
+    assert!(scraper.held.available_permits() < MOST_HELD / KIB - 20, "each counts");
+    drop(unread);
+    assert_eq!(scraper.held.available_permits(), MOST_HELD / KIB);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_read_yet_is_bounded() {
+    let (mut scraper, _asks) = scraper();
+    scraper.held = Arc::new(Semaphore::new(1));
+    let busy = scraper.answer(Duration::from_secs(1)).await;
+    assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
 }

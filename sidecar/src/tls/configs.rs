@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! rustls' configuration for each side, from an identity and the documents' TLS settings.
 
+use super::error::{PeerFault, TlsError};
 use super::identity::Identity;
 use super::sniff::ALPN;
 use super::verify::Verifier;
+use crate::plan::Member;
+use crate::plan::permissions::Peer;
 use crate::plan::tls::{TlsSettings, TlsVersion};
-use crate::plan::trust::TrustDomains;
+use crate::plan::trust::{Trust, TrustDomains};
 use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, ring};
@@ -62,6 +65,8 @@ pub(crate) struct Configs {
     pub(super) trusted: TrustDomains,
     /// True if the path of an identity is the service's name.
     pub(super) names_services: bool,
+    /// Trust of documents.
+    trust: Option<Arc<Trust>>,
 }
 
 impl Configs {
@@ -107,7 +112,8 @@ impl Configs {
         let others = settings.trust.iter().flat_map(|trust| trust.authorities.keys());
         let trusted = TrustDomains::new(trust_domain, others);
         let names_services = settings.trust.is_none();
-        Ok(Self { server: Arc::new(server), client: Arc::new(client), sessions, trusted, names_services })
+        let (server, client, trust) = (Arc::new(server), Arc::new(client), settings.trust.clone());
+        Ok(Self { server, client, sessions, trusted, names_services, trust })
     }
 
     /// Returns true if the path of an identity is the service's name.
@@ -118,6 +124,26 @@ impl Configs {
     /// Returns the identity that a server of a service has; `None` where its path does not name the service.
     pub(crate) fn server(&self, service: &str) -> Option<SpiffeId> {
         self.names_services.then(|| SpiffeId::of_service(self.trusted.own(), service))
+    }
+
+    /// Returns true if these are the settings of a plan with this trust.
+    pub(crate) fn is_of(&self, trust: Option<&Arc<Trust>>) -> bool {
+        Trust::is_same(self.trust.as_ref(), trust)
+    }
+
+    /// Checks that the server at `to`, a member by its certificate, is of a trust domain that the member which was dialled can
+    /// have.
+    ///
+    /// # Errors
+    /// If it is of another one. A full handshake comes next then: the server may have another certificate by now.
+    pub(crate) fn check_zone(&self, member: &Member, peer: &Peer, to: IpAddr) -> Result<(), TlsError> {
+        let (Some(trust), id) = (&self.trust, peer.id()) else { return Ok(()) };
+        if trust.local.allows(id.trust_domain(), &member.tags) {
+            return Ok(());
+        }
+        self.forget(to);
+        let trusted = TrustDomains::new(self.trusted.own(), trust.local.domains.iter());
+        Err(PeerFault::OtherTrustDomain { id: id.clone(), trusted }.into())
     }
 
     /// Forgets the sessions with a server, so that the next handshake is a full one.

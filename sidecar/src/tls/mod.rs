@@ -26,6 +26,7 @@ pub mod sniff;
 mod stream;
 mod verify;
 
+pub(crate) use configs::Configs;
 pub(crate) use error::TlsError;
 pub(crate) use identity::{Described, FILES};
 pub(crate) use keeper::Tls;

@@ -9,14 +9,14 @@ use crate::model::address::HostPort;
 use crate::model::log_template::Template;
 use crate::read::part::{Part, Reported};
 use crate::read::{At, Read, fields, words};
-use crate::target::{Target, TargetRef, WholeMesh};
+use crate::target::{PodsOrGateway, Target, WholeMesh};
 use serde_json::{Value, json};
 
 fields! {
     /// Logs of the connections of some pods.
     pub struct MeshAccessLog {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// Connections to these pods.
         from: default Vec<AccessLogFrom> = "from",
         /// Connections from these pods.
@@ -187,17 +187,20 @@ impl Resource for MeshAccessLog {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
-        TargetRef::check(&target, at);
+        PodsOrGateway::check(&target, at);
         if target.has("sectionName") == Ok(true) && part.items("to").is_ok_and(|items| !items.is_empty()) {
             let allowed = "whole pods: calls in to leave a pod, not an inbound";
             target.problem(at, "sectionName", "an inbound", allowed);
         }
         one_inbound_list(part, at);
+        if ["to", "rules"].iter().all(|list| part.items(list).is_ok_and(|items| !items.is_empty())) {
+            part.problem(at, "to", "to beside rules", "rules alone; the entries of to in another policy");
+        }
         let lists = ["from", "to", "rules"].map(|list| (list, part.items(list)));
         if lists.iter().all(|(_, items)| items.as_ref().is_ok_and(Vec::is_empty)) {
             part.problem(at, "rules", "nothing", "at least one item of to, rules or from");
@@ -254,6 +257,9 @@ fn backend_has_its_fields(backend: &Part<'_>, at: &mut At<'_>) -> Result<(), Rep
     match format.need::<FormatKind>("type")? {
         FormatKind::Plain if !format.has("plain")? => {
             format.problem(at, "plain", "nothing", "the line's text")
+        }
+        FormatKind::Plain if format.field("plain").is_text("") => {
+            format.problem(at, "plain", "an empty text", "the line's text; without format it is Kuma's");
         }
         FormatKind::Json if format.items("json")?.is_empty() => {
             format.problem(at, "json", "nothing", "at least one key with its value");

@@ -2,7 +2,7 @@
 //! `MeshTrafficPermission`: members of the mesh that may call some pods.
 
 use crate::context::Context;
-use crate::kinds::Resource;
+use crate::kinds::{Resource, one_inbound_list};
 use crate::read::part::Part;
 use crate::read::{At, fields, words};
 use crate::target::{Target, TargetKind, TargetRef};
@@ -110,6 +110,7 @@ impl Resource for MeshTrafficPermission {
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         TargetRef::check(&part.field("targetRef"), at);
+        one_inbound_list(part, at);
         if let (Ok(from), Ok(rules)) = (part.items("from"), part.items("rules"))
             && from.is_empty()
             && rules.is_empty()

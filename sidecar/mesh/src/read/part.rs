@@ -77,6 +77,11 @@ impl<'v> Part<'v> {
         }
     }
 
+    /// Returns true for this text.
+    pub fn is_text(&self, text: &str) -> bool {
+        self.value.as_str() == Some(text)
+    }
+
     /// Returns a field's items; none for an absent field.
     pub fn items(&self, key: &str) -> Result<Vec<Self>, Reported> {
         if !self.has(key)? {
@@ -91,6 +96,11 @@ impl<'v> Part<'v> {
         let mut path = self.path.clone();
         push_item(&mut path, index);
         Self { value, path, unknown: self.unknown }
+    }
+
+    /// Returns the keys of a mapping.
+    pub fn keys(&self) -> impl Iterator<Item = &'v str> + use<'v> {
+        self.value.as_object().into_iter().flatten().map(|(key, _)| key.as_str())
     }
 
     /// Returns the keys of a mapping whose values are text, with these values.

@@ -129,7 +129,10 @@ pub fn is_of_another_zone(policy: &Document, subject: &Subject<'_>) -> bool {
 pub fn chooses(document: &Document) -> bool {
     match document.spec.target() {
         Target::NoPolicy => false,
-        Target::Selectors(selectors) => !selectors.iter().any(|wanted| takes_any(wanted)),
+        // Without a selector it is about no pod at all.
+        Target::Selectors(selectors) => {
+            !selectors.is_empty() && !selectors.iter().any(|wanted| takes_any(wanted))
+        }
         Target::Ref(target) => target.is_some_and(chooses_pods) || is_owned(document),
     }
 }

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `targetRef` of a policy: which pods it is about, and which of their inbounds. Pure.
 
+mod elsewhere;
+
+pub use elsewhere::*;
+
 use crate::model::labels::Labels;
 use crate::model::tags::{SERVICE, Tags};
 use crate::read::part::Part;
@@ -188,3 +192,6 @@ words! {
         Mesh = "Mesh",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use crate::observe::one_line::one_line;
 use crate::options::config::Config;
 use crate::plan::{self, Discovery, Mtls, OutlierPlan};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,15 +34,13 @@ pub(super) fn listeners(running: &Running) -> impl Iterator<Item = &Arc<Listener
 
 /// The clusters that connections can come to: of those, listeners that are off have none.
 pub(super) fn clusters(running: &Running) -> impl Iterator<Item = &Arc<Cluster>> {
-    fn leads_to<'c>(from: impl IntoIterator<Item = &'c Arc<Cluster>>, to: &Arc<Cluster>) -> bool {
-        from.into_iter().any(|from| Arc::ptr_eq(from, to))
-    }
-    let used = move |cluster: &Arc<Cluster>| {
-        cluster.plan.origin == plan::Origin::MeshPassthrough
-            || leads_to(&running.direct_access, cluster)
-            || listeners(running).any(|listener| leads_to(listener.clusters(), cluster))
+    // A plan may have thousands of both, so each listener is looked at once.
+    let led_to = listeners(running).flat_map(|listener| listener.clusters());
+    let led_to: HashSet<_> = led_to.chain(&running.direct_access).map(|cluster| cluster.state.id).collect();
+    let used = move |cluster: &&Arc<Cluster>| {
+        cluster.plan.origin == plan::Origin::MeshPassthrough || led_to.contains(&cluster.state.id)
     };
-    running.clusters.iter().filter(move |cluster| used(cluster))
+    running.clusters.iter().filter(used)
 }
 
 /// Makes `/config_dump`. `loaded` is the time since which it is in force.

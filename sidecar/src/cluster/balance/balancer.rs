@@ -47,6 +47,8 @@ pub(super) struct Group {
     up_to: AtomicU64,
     /// True: ejections do not count in it.
     panics: AtomicBool,
+    /// Endpoints that do not fail their active checks, counted with the share.
+    well: AtomicUsize,
     /// Counts connections, to choose the endpoint that is next in turn.
     pub(super) turn: AtomicUsize,
     table: OnceLock<Table>,
@@ -99,6 +101,7 @@ impl Group {
             len: places.len(),
             up_to: AtomicU64::new(0),
             panics: AtomicBool::new(false),
+            well: AtomicUsize::new(places.len()),
             turn: AtomicUsize::new(0),
             table: OnceLock::new(),
         }
@@ -110,6 +113,11 @@ impl Group {
 
     pub(super) fn panics(&self) -> bool {
         self.panics.load(Relaxed)
+    }
+
+    /// Returns the number of endpoints that a connection may try: in panic all of them.
+    fn candidates(&self) -> usize {
+        if self.panics() { self.len } else { self.well.load(Relaxed) }
     }
 
     /// Returns the ring or table of its endpoints, `None` for an algorithm without one.
@@ -227,6 +235,9 @@ impl Balancer {
         let counted = |place: usize| is_well(place) && !(by_policy && trial(place).is_some());
         let in_service = |place: usize| trial(place).is_none() && is_well(place);
         let on_trial = self.share(in_service, counted, checks.panic);
+        for group in &self.groups {
+            group.well.store(group.places().filter(|place| is_well(*place)).count(), Relaxed);
+        }
         let due = (0..on_trial).filter(|place| is_well(*place)).filter_map(trial).min();
         self.due.store(due.unwrap_or(u64::MAX), Relaxed);
         self.on_trial.store(on_trial, Relaxed);
@@ -245,6 +256,12 @@ impl Balancer {
         let place = (0..self.on_trial.load(Relaxed)).find(takes)?;
         changes.forget();
         Some(place)
+    }
+
+    /// Returns the number of endpoints that a connection may try, if one of the groups is in panic.
+    pub(super) fn candidates_in_panic(&self) -> Option<usize> {
+        let panics = self.groups.iter().any(Group::panics);
+        panics.then(|| self.groups.iter().map(Group::candidates).sum())
     }
 
     /// Returns the group that a random number chooses by their shares.

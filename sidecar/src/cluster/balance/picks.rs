@@ -106,10 +106,10 @@ impl<'a> Picks<'a> {
         let most = if checks.fails_on_panic && balancer.groups[group].panics() {
             // Trials go on: by them alone an ejected endpoint returns.
             usize::from(trial.is_some())
-        } else if balancer.groups.iter().any(|group| group.panics()) {
-            request.most
         } else {
-            request.most.min(checks.healthy.unwrap_or(usize::MAX))
+            // Those of other groups that fail their checks are not tried, so that the last one may take all the time left.
+            let candidates = balancer.candidates_in_panic().or(checks.healthy);
+            request.most.min(candidates.unwrap_or(usize::MAX))
         };
         let mut this = Self {
             balancer,

@@ -21,6 +21,8 @@ struct World {
     balancer: Balancer,
     changes: Remembered,
     outlier: Option<OutlierPlan>,
+    /// True: there are active checks.
+    checked: bool,
     most: usize,
     turn: usize,
     now: u64,
@@ -57,6 +59,7 @@ impl World {
             balancer: Balancer::new(&balance, endpoints, 42).expect("more than turns"),
             changes: Remembered::default(),
             outlier: Some(OutlierPlan::default()),
+            checked: false,
             most: MOST_ATTEMPTS,
             turn: 0,
             now: 1,
@@ -78,7 +81,8 @@ impl World {
 
     fn from(&mut self, client: IpAddr) -> Picks<'_> {
         self.turn += 1;
-        let Self { endpoints, balancer, changes, outlier, most, turn, now } = self;
+        let Self { endpoints, balancer, changes, outlier, checked, most, turn, now } = self;
+        let well = endpoints.iter().filter(|endpoint| !endpoint.ejection.is_unhealthy()).count();
         let request = Request {
             endpoints,
             client,
@@ -88,6 +92,7 @@ impl World {
             first_pause: PAUSE,
             outlier: *outlier,
             checks: Checks {
+                healthy: checked.then_some(well),
                 panic: outlier.map_or(0, |outlier| outlier.panic_threshold),
                 ..Checks::default()
             },
@@ -406,5 +411,30 @@ fn where_nearly_all_are_ejected_a_long_ring_is_not_gone_through() {
     (1..200).for_each(|number| world.fails(number, Standing::InService));
     for n in 0..20 {
         assert_eq!(world.first(client(n)), 0);
+    }
+}
+
+#[test]
+fn where_one_priority_panics_the_last_endpoint_to_be_tried_is_known_as_the_last() {
+    for algorithm in ALGORITHMS {
+        // Of the first priority none passes its checks, of the second one of two.
+        let mut world = World::new(algorithm, 4, localities(&[(0, None, 2), (1, None, 2)], None));
+        world.checked = true;
+        world.outlier = Some(OutlierPlan { panic_threshold: 50_000, ..OutlierPlan::default() });
+        for place in 0..3 {
+            world.endpoints[place].ejection.set_unhealthy(true);
+        }
+        world.changes.forget();
+        for _ in 0..20 {
+            let mut picks = world.next();
+            let more: Vec<_> = std::iter::from_fn(|| picks.next().map(|_| picks.has_more())).collect();
+            assert_eq!(more, [true, true, false], "{algorithm:?}");
+        }
+        // Once the second priority takes all connections, the first is in panic no more.
+        world.endpoints[2].ejection.set_unhealthy(false);
+        world.changes.forget();
+        let mut tried: Vec<_> = world.next().map(number).collect();
+        tried.sort_unstable();
+        assert_eq!(tried, [2, 3], "{algorithm:?}");
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Rounds {
     checks: u64,
     /// Counts plans, to find the targets that a plan does not have any more.
     plans: u64,
+    /// Targets at most.
+    most: usize,
     /// Endpoints without a check, as there are too many.
     left_out: usize,
     /// Places of connections that are kept.
@@ -113,6 +115,7 @@ impl Rounds {
             due: BinaryHeap::new(),
             checks: 0,
             plans: 0,
+            most: MOST_TARGETS,
             left_out: 0,
             places: Limit::new(MOST_KEPT),
             dice: Dice::default(),
@@ -137,9 +140,10 @@ impl Rounds {
         }
         if self.left_out != 0 && self.left_out != before {
             tracing::warn!(
-                "{} endpoints have no active checks, as {MOST_TARGETS} others have: they stay in service; let \
-                 MeshHealthCheck be about fewer services",
-                self.left_out
+                "{} endpoints have no active checks, as {} others have: they stay in service; let MeshHealthCheck be \
+                 about fewer services",
+                self.left_out,
+                self.most
             );
         }
     }
@@ -158,8 +162,10 @@ impl Rounds {
     }
 
     fn begin(&mut self, Wanted { cluster, endpoint, address, check }: Wanted<'_>, now: Instant) {
-        if self.targets.len() >= MOST_TARGETS {
+        if self.targets.len() >= self.most {
             self.left_out += 1;
+            // One that an earlier plan had checked would stay out of service for good, as nothing looks at it again.
+            cluster.set_unhealthy(endpoint.map(Arc::as_ref), false);
             return;
         }
         let key = (cluster.state.id, address);

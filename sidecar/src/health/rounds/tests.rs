@@ -84,3 +84,25 @@ fn plans_that_change_often_leave_nothing_behind() {
     rounds.follow(&proxy.registry.open(plan("", &endpoints(10), "")), now);
     assert_eq!((rounds.targets.len(), rounds.due()), (0, None));
 }
+
+#[test]
+fn an_endpoint_that_is_checked_no_more_comes_back_into_service() {
+    let proxy = proxy("", &endpoints(2), "unhealthyThreshold: 1, healthyPanicThreshold: 0, tcp: {}");
+    let now = Instant::now();
+    let mut rounds = Rounds::new();
+    rounds.follow(&proxy.running.load_full(), now);
+    while let Some(job) = rounds.take(now) {
+        let failed = Done { key: job.key, number: job.number, outcome: Err(CheckError::Closed) };
+        rounds.done(failed, now, &proxy.metrics.checks);
+    }
+    assert_eq!(web(&proxy).healthy(), 0);
+    // Another check begins anew for both, and there is place for one.
+    rounds.most = 1;
+    let changed = plan("", &endpoints(2), "unhealthyThreshold: 2, healthyPanicThreshold: 0, tcp: {}");
+    proxy.running.store(proxy.registry.open(changed));
+    rounds.follow(&proxy.running.load_full(), now);
+    assert_eq!((rounds.targets.len(), rounds.left_out), (1, 1));
+    assert_eq!(web(&proxy).healthy(), 1, "the one that nothing looks at");
+    rounds.follow(&proxy.running.load_full(), now);
+    assert_eq!(web(&proxy).healthy(), 1, "the other is still out");
+}

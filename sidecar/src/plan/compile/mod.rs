@@ -362,6 +362,7 @@ fn add_outbound(
     // Traffic to loopback is never redirected, so the application can only reach a port that is bound.
     let binds = is_loopback(listener.ip());
     let mut split: Vec<Share> = Vec::new();
+    let own = numbers(&routed.own);
     for (weight, to) in &routed.shares {
         let all = services.get(&to.service).map_or(&[][..], Vec::as_slice);
         let endpoints: Vec<_> = all.iter().filter(|one| to.has(one)).cloned().collect();
@@ -371,7 +372,11 @@ fn add_outbound(
             plan.warnings.push(warning);
         }
         let (name, upstream) = (Arc::clone(&to.cluster), Discovery::Endpoints(endpoints));
-        let cluster = named_cluster(plan, numbers(to).cluster(name, Origin::Outbound, upstream));
+        let numbers = match outbound.backend_ref {
+            None => numbers(to).led_to_by(&own),
+            Some(_) => numbers(to),
+        };
+        let cluster = named_cluster(plan, numbers.cluster(name, Origin::Outbound, upstream));
         match split.iter_mut().find(|share| share.cluster == cluster) {
             Some(share) => share.weight = share.weight.saturating_add(*weight),
             None => split.push(Share { cluster, weight: *weight }),
@@ -392,7 +397,7 @@ fn add_outbound(
             serve: Serve::Tcp,
             cluster,
             split,
-            idle_timeout: numbers(&routed.own).idle_timeout,
+            idle_timeout: own.idle_timeout,
             service: Some(routed.own.service.as_str().into()),
             rate: None,
         },

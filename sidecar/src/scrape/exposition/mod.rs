@@ -11,8 +11,11 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// MetricFamilies of one page. Each takes some 200 bytes beside its lines.
+/// MetricFamilies of one page.
 const MOST_FAMILIES: usize = 10_000;
+
+/// Bytes of a family beside its texts: its place in the list and in the map.
+const FAMILY: usize = 200;
 
 /// Lines that are read before other tasks of this thread may run: the kubelet's probes are answered here.
 const LINES_AT_ONCE: usize = 512;
@@ -58,6 +61,8 @@ pub(super) struct MetricFamily {
 pub(super) struct MetricFamilies {
     all: Vec<MetricFamily>,
     places: HashMap<String, usize>,
+    /// Bytes that they took when they were read.
+    memory: usize,
 }
 
 impl MetricFamilies {
@@ -72,8 +77,13 @@ impl MetricFamilies {
         place
     }
 
+    /// Returns the bytes that the families of a page took when they were read.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
+    }
+
     /// Returns the bytes of all samples.
-    pub(super) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.all.iter().map(|family| family.samples.len()).sum()
     }
 
@@ -89,11 +99,11 @@ impl MetricFamilies {
         for MetricFamily { name, help, kind, samples } in other.all {
             let place = self.place(&name);
             let there = &mut self.all[place];
-            let new = there.samples.is_empty();
-            if new {
-                (there.help, there.kind) = (help, kind);
+            if there.samples.is_empty() {
+                (there.help, there.kind, there.samples) = (help, kind, samples);
+            } else {
+                there.samples.push_str(&samples);
             }
-            there.samples.push_str(&samples);
         }
     }
 
@@ -117,20 +127,21 @@ impl MetricFamilies {
     }
 }
 
-/// Reads a page, and gives each series the labels; `most` bytes of samples may come of it.
+/// Reads a page, and gives each series the labels. What comes of it may take `most` bytes of memory.
 pub(super) async fn read(
     text: &str,
     labels: &SeriesLabels,
     most: usize,
 ) -> Result<MetricFamilies, ScrapeFailure> {
     let mut reader =
-        TextReader { families: MetricFamilies::default(), labels, current: None, bytes: 0, most };
+        TextReader { families: MetricFamilies::default(), labels, current: None, memory: 0, most };
     for (number, line) in text.lines().enumerate() {
         if number % LINES_AT_ONCE == LINES_AT_ONCE - 1 {
             tokio::task::yield_now().await;
         }
         reader.line(line)?;
     }
+    reader.families.memory = reader.memory;
     Ok(reader.families)
 }
 
@@ -139,7 +150,7 @@ struct TextReader<'l> {
     labels: &'l SeriesLabels,
     /// The family that the last comment was about.
     current: Option<usize>,
-    bytes: usize,
+    memory: usize,
     most: usize,
 }
 
@@ -152,11 +163,12 @@ impl TextReader<'_> {
             let sample = SampleLine::parse(line).ok_or(ScrapeFailure::Malformed)?;
             let place = self.family_of(sample.name);
             let samples = &mut self.families.all[place].samples;
-            let before = samples.len();
+            // What is allocated counts: that may be twice the text.
+            let before = samples.capacity();
             sample.write(self.labels, samples);
-            self.bytes += samples.len() - before;
+            self.memory += samples.capacity() - before;
         }
-        if self.bytes > self.most || self.families.all.len() > MOST_FAMILIES {
+        if self.memory > self.most || self.families.all.len() > MOST_FAMILIES {
             return Err(ScrapeFailure::TooLarge);
         }
         Ok(())
@@ -170,37 +182,57 @@ impl TextReader<'_> {
         if !matches!(word, "HELP" | "TYPE") || !is_name(name) {
             return;
         }
-        let place = self.families.place(name);
+        let place = self.place(name);
         self.current = Some(place);
         let family = &mut self.families.all[place];
         if word == "HELP" {
-            family.help.get_or_insert_with(|| rest.trim_start_matches(SPACES).to_owned());
+            if family.help.is_none() {
+                let help = rest.trim_start_matches(SPACES);
+                self.memory += help.len();
+                family.help = Some(help.to_owned());
+            }
         } else if let kind @ ("counter" | "gauge" | "histogram" | "summary") = rest.trim() {
             family.kind.get_or_insert_with(|| kind.to_owned());
         }
     }
 
+    /// Returns the place of a family, which is made if there is none.
+    fn place(&mut self, name: &str) -> usize {
+        let before = self.families.all.len();
+        let place = self.families.place(name);
+        if self.families.all.len() > before {
+            self.memory += FAMILY + 2 * name.len();
+        }
+        place
+    }
+
     /// Returns the place of the family that a sample of this name belongs to.
     fn family_of(&mut self, name: &str) -> usize {
-        let Some(current) = self.current else { return self.families.place(name) };
+        let Some(current) = self.current else { return self.place(name) };
         let family = &self.families.all[current];
-        let Some(end) = name.strip_prefix(family.name.as_str()) else { return self.families.place(name) };
+        let Some(end) = name.strip_prefix(family.name.as_str()) else { return self.place(name) };
         match (family.kind.as_deref(), end) {
             (_, "")
             | (Some("histogram"), "_bucket" | "_sum" | "_count")
             | (Some("summary"), "_sum" | "_count") => current,
             // OpenMetrics names the family of a counter without its end.
-            (Some("counter"), "_total") => {
-                let (help, kind) = (family.help.clone(), family.kind.clone());
-                let place = self.families.place(name);
-                let total = &mut self.families.all[place];
-                if total.samples.is_empty() {
-                    (total.help, total.kind) = (help, kind);
-                }
-                place
-            }
-            _ => self.families.place(name),
+            (Some("counter"), "_total") => self.total_of(current, name),
+            _ => self.place(name),
         }
+    }
+
+    /// Returns the place of the samples of a counter, to which help and type go with the first of them. A help may be long, and
+    /// a copy for each sample would take the time of all of them.
+    fn total_of(&mut self, family: usize, name: &str) -> usize {
+        let place = self.place(name);
+        if self.families.all[place].samples.is_empty() {
+            let MetricFamily { help, kind, .. } = &self.families.all[family];
+            let (help, kind) = (help.clone(), kind.clone());
+            self.memory += help.as_ref().map_or(0, String::len);
+            let total = &mut self.families.all[place];
+            (total.help, total.kind) = (help, kind);
+        }
+        place
     }
 }
 

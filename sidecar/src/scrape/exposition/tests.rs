@@ -103,11 +103,30 @@ async fn what_comes_of_a_page_is_bounded() {
     let labels = labels(true);
     let lines = |count: usize| "a 1\n".repeat(count);
     let each = read(&lines(1), &labels, usize::MAX).await.unwrap().bytes();
-    assert!(read(&lines(1000), &labels, each * 1000).await.is_ok());
-    let larger = read(&lines(1001), &labels, each * 1000).await;
+    // Text that grows takes up to twice its length.
+    let most = FAMILY + 2 + each * 2000;
+    let right = read(&lines(1000), &labels, most).await.unwrap();
+    assert!((each * 1000..=most).contains(&right.memory()), "{}", right.memory());
+    let larger = read(&lines(2001), &labels, most).await;
     assert_eq!(larger.map(|_| ()), Err(ScrapeFailure::TooLarge));
+    let help = format!("# HELP a {}\na 1\n", "x".repeat(most));
+    assert_eq!(read(&help, &labels, most).await.map(|_| ()), Err(ScrapeFailure::TooLarge), "help counts");
     let families = |count: usize| (0..count).map(|number| format!("a{number} 1\n")).collect::<String>();
     assert!(read(&families(MOST_FAMILIES), &labels, usize::MAX).await.is_ok());
     let more = read(&families(MOST_FAMILIES + 1), &labels, usize::MAX).await;
     assert_eq!(more.map(|_| ()), Err(ScrapeFailure::TooLarge));
+}
+
+#[tokio::test]
+async fn the_help_of_a_counter_goes_to_its_samples_once() {
+    let help = "x".repeat(1000);
+    let page = format!("# HELP a {help}\n# TYPE a counter\n")
+        + &(0..1000).map(|n| format!("a_total{{n=\"{n}\"}} 1\n")).collect::<String>();
+    let labels = SeriesLabels::new(&[], None);
+    let read = read(&page, &labels, usize::MAX).await.unwrap();
+    let samples = read.bytes();
+    // Twice for the samples as they grow, and twice for the help and the two families.
+    assert!(read.memory() < 2 * samples + 2 * (help.len() + FAMILY + 100), "{} of {samples}", read.memory());
+    let text = read.into_text();
+    assert_eq!((text.matches("# HELP a_total x").count(), text.matches("# HELP").count()), (1, 1));
 }

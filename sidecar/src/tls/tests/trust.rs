@@ -6,24 +6,29 @@ use super::handshakes::both;
 use crate::connection::metrics::Metrics;
 use crate::observe::close_reason::CloseReason;
 use crate::options::config::IdentitySource;
+use crate::plan::Member;
 use crate::plan::tls::TlsSettings;
-use crate::plan::trust::Trust;
+use crate::plan::trust::{LocalTrust, Trust};
 use crate::tls::configs::{Configs, provider};
 use crate::tls::identity::{Identity, Pem};
 use crate::tls::keeper::Tls;
+use culvert_mesh::document::ZONE;
 use culvert_mesh::model::spiffe::TrustDomain;
+use culvert_mesh::model::tags::Tags;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 fn settings(own: &str, authorities: &[(&str, &Authority)]) -> TlsSettings {
-    let mut trust =
-        Trust { domain: own.parse().unwrap(), id: None, authorities: std::collections::BTreeMap::new() };
+    let mut known: BTreeMap<TrustDomain, Vec<_>> = BTreeMap::new();
     for (domain, authority) in authorities {
         let certificate = CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap();
-        trust.authorities.entry(domain.parse().unwrap()).or_default().push(certificate);
+        known.entry(domain.parse().unwrap()).or_default().push(certificate);
     }
+    let trust = Trust::new(own.parse().unwrap(), None, known, LocalTrust::default());
     TlsSettings { trust: Some(Arc::new(trust)), ..TlsSettings::default() }
 }
 
@@ -143,5 +148,42 @@ async fn tags_of_another_trust_domain_are_not_believed() {
         let (_, far) = both(&forger(&issue(issuer, &uris), &b, &trusts), &server, None).await;
         let (_, shaken) = far.unwrap_or_else(|error| panic!("{uris:?}: {error}"));
         assert_eq!(shaken.peer.tags.len(), count, "{uris:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_in_place_of_a_local_workload_is_of_a_trust_domain_of_that_zone() {
+    let (a, b) = (Authority::new(), Authority::new());
+    let trusts = [("a", &a), ("b", &b)];
+    let mut of_east = settings("a", &trusts);
+    let trust = Arc::make_mut(of_east.trust.as_mut().unwrap());
+    trust.local = LocalTrust { zone: Some("east".into()), domains: ["a".parse().unwrap()].into() };
+    let domain: TrustDomain = "a".parse().unwrap();
+    let identity =
+        Identity::check(&issue(&a, &["spiffe://a/x"]), &domain, &Arc::new(provider()), now()).unwrap();
+    let client = Configs::new(&identity, &domain, &of_east).unwrap();
+    for (name, zone, of, passes) in [
+        ("of this zone", Some("east"), "a", true),
+        ("of this zone, by a foreign one", Some("east"), "b", false),
+        ("of the only zone", None, "a", true),
+        ("of the only zone, by a foreign one", None, "b", false),
+        ("of another zone", Some("west"), "b", true),
+        ("of another zone, by one of this", Some("west"), "a", true),
+    ] {
+        let server = member(of, if of == "a" { &a } else { &b }, &trusts);
+        // The second handshake resumes the session of the first.
+        for _ in 0..2 {
+            let (near, _) = both(&client, &server, None).await;
+            let (_, shaken) = near.unwrap_or_else(|error| panic!("{name}: {error}"));
+            let zone = zone.map(|zone: &str| (ZONE.to_owned(), zone.to_owned()));
+            let dialled = Member { dataplane: "d".into(), tags: Arc::new(Tags(zone.into_iter().collect())) };
+            let address = IpAddr::from(Ipv4Addr::LOCALHOST);
+            let checked = client.check_zone(&dialled, &shaken.peer, address);
+            assert_eq!(checked.is_ok(), passes, "{name}");
+            if let Err(error) = checked {
+                assert_eq!(error.reason(), CloseReason::TlsIdentity);
+                assert_eq!(error.to_string(), "the peer is spiffe://b/x, which is not of the trust domain a");
+            }
+        }
     }
 }

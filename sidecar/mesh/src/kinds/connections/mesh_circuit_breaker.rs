@@ -1,54 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshCircuitBreaker`: limits of the connections of some pods, and the ejection of endpoints that fail.
 
+use super::{EntryDefault, FromEntry, RuleEntry, ToEntry, entries};
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::destination::{self, ConnectionPolicy, Positive, ToRef};
 use crate::merge::{Merge, merge_fields};
 use crate::read::part::Part;
 use crate::read::{At, Read, Span, fields};
-use crate::target::{Target, TargetRef, WholeMesh};
+use crate::target::{PodsOrGateway, Target};
 use serde_json::{Value, json};
 
 fields! {
     /// Limits of the connections of some pods, and the ejection of endpoints that fail.
     pub struct MeshCircuitBreaker {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// Connections from these pods.
-        to: default Vec<BreakerTo> = "to",
+        to: default Vec<ToEntry<BreakerConf>> = "to",
         /// Connections to these pods.
-        from: default Vec<BreakerFrom> = "from",
+        from: default Vec<FromEntry<BreakerConf>> = "from",
         /// Connections to these pods, in the newer spelling.
-        rules: default Vec<BreakerRule> = "rules",
-    }
-}
-
-fields! {
-    /// Connections to some destinations.
-    pub struct BreakerTo {
-        /// The destinations.
-        target_ref: required ToRef = "targetRef",
-        /// Their limits.
-        default: required BreakerConf = "default",
-    }
-}
-
-fields! {
-    /// Connections from some clients.
-    pub struct BreakerFrom {
-        /// The clients: only Mesh.
-        target_ref: required WholeMesh = "targetRef",
-        /// Their limits.
-        default: required BreakerConf = "default",
-    }
-}
-
-fields! {
-    /// Connections from any client.
-    pub struct BreakerRule {
-        /// Their limits.
-        default: required BreakerConf = "default",
+        rules: default Vec<RuleEntry<BreakerConf>> = "rules",
     }
 }
 
@@ -209,6 +182,10 @@ pub(in crate::kinds) fn within<T: Merge>(specific: Option<T>, less_specific: Opt
     }
 }
 
+impl EntryDefault for BreakerConf {
+    const DEFAULT: &'static str = "Their limits.";
+}
+
 impl Merge for BreakerConf {
     fn over(self, less_specific: Self) -> Self {
         let Self { limits, outlier } = less_specific;
@@ -285,12 +262,11 @@ impl ConnectionPolicy for MeshCircuitBreaker {
     type Conf = BreakerConf;
 
     fn to(&self) -> impl DoubleEndedIterator<Item = (&ToRef, &BreakerConf)> {
-        self.to.iter().map(|to| (&to.target_ref, &to.default))
+        entries::to(&self.to)
     }
 
     fn inbound(&self) -> impl DoubleEndedIterator<Item = &BreakerConf> {
-        let from = self.from.iter().map(|from| &from.default);
-        from.chain(self.rules.iter().map(|rule| &rule.default))
+        entries::inbound(&self.from, &self.rules)
     }
 
     fn passed_over(&self) -> Vec<&'static str> {
@@ -318,11 +294,11 @@ impl Resource for MeshCircuitBreaker {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
-        TargetRef::check(&part.field("targetRef"), at);
+        PodsOrGateway::check(&part.field("targetRef"), at);
         destination::check_entries(part, at);
         for list in ["to", "from", "rules"] {
             for item in part.items(list).unwrap_or_default() {

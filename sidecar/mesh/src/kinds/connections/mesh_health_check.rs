@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshHealthCheck`: active checks of the endpoints that some pods call.
 
-use super::{Headers, Payload};
+use super::{EntryDefault, Headers, Payload, ToEntry, entries};
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::connections::mesh_circuit_breaker::{Percent, Thousandths, within};
@@ -9,26 +9,16 @@ use crate::kinds::destination::{self, ConnectionPolicy, Positive, ToRef};
 use crate::merge::{Merge, merge_fields};
 use crate::read::part::Part;
 use crate::read::{At, Read, Span, fields};
-use crate::target::{Target, TargetRef};
+use crate::target::{PodsOrGateway, Target};
 use serde_json::{Value, json};
 
 fields! {
     /// Active checks of the endpoints that some pods call.
     pub struct MeshHealthCheck {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// Destinations whose endpoints are checked.
-        to: default Vec<HealthTo> = "to",
-    }
-}
-
-fields! {
-    /// Checks of the endpoints of some destinations.
-    pub struct HealthTo {
-        /// The destinations.
-        target_ref: required ToRef = "targetRef",
-        /// Their checks.
-        default: required HealthConf = "default",
+        to: default Vec<ToEntry<HealthConf>> = "to",
     }
 }
 
@@ -128,6 +118,11 @@ impl Read for Status {
     }
 }
 
+impl EntryDefault for HealthConf {
+    const TO: &'static str = "Checks of the endpoints of some destinations.";
+    const DEFAULT: &'static str = "Their checks.";
+}
+
 impl Merge for HealthConf {
     fn over(self, less_specific: Self) -> Self {
         let Self {
@@ -191,7 +186,7 @@ impl ConnectionPolicy for MeshHealthCheck {
     type Conf = HealthConf;
 
     fn to(&self) -> impl DoubleEndedIterator<Item = (&ToRef, &HealthConf)> {
-        self.to.iter().map(|to| (&to.target_ref, &to.default))
+        entries::to(&self.to)
     }
 
     fn inbound(&self) -> impl DoubleEndedIterator<Item = &HealthConf> {
@@ -211,11 +206,11 @@ impl Resource for MeshHealthCheck {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
-        TargetRef::check(&part.field("targetRef"), at);
+        PodsOrGateway::check(&part.field("targetRef"), at);
         let to = part.items("to");
         if to.as_ref().is_ok_and(Vec::is_empty) {
             part.problem(at, "to", "no entry", "at least one");

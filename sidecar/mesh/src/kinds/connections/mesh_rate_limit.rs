@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshRateLimit`: the rate of connections to the inbounds of some pods.
 
-use super::Headers;
+use super::{EntryDefault, FromEntry, Headers, RuleEntry, entries, inbound_match};
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::connections::mesh_circuit_breaker::within;
 use crate::kinds::destination::{self, ConnectionPolicy, Positive, ToRef};
 use crate::merge::{Merge, merge_fields};
 use crate::read::part::Part;
-use crate::read::{At, Mapping, Span, fields};
-use crate::target::{ProxyType, Target, TargetRef, WholeMesh};
+use crate::read::{At, Span, fields};
+use crate::target::{PodsOrRoute, ProxyType, Target};
 use std::time::Duration;
 
 /// Intervals are longer than this, as Envoy's bucket once needed it.
@@ -19,33 +19,13 @@ fields! {
     /// The rate of connections to the inbounds of some pods.
     pub struct MeshRateLimit {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrRoute = "targetRef",
         /// Connections to Kuma's built-in gateways, which are proxies of their own.
-        to: default Vec<RateFrom> = "to",
+        to: default Vec<FromEntry<RateConf>> = "to",
         /// Connections to these pods.
-        from: default Vec<RateFrom> = "from",
+        from: default Vec<FromEntry<RateConf>> = "from",
         /// Connections to these pods, in the newer spelling.
-        rules: default Vec<RateRule> = "rules",
-    }
-}
-
-fields! {
-    /// Connections from some clients.
-    pub struct RateFrom {
-        /// The clients: only Mesh.
-        target_ref: required WholeMesh = "targetRef",
-        /// Their rate, of all together.
-        default: required RateConf = "default",
-    }
-}
-
-fields! {
-    /// Connections from any client.
-    pub struct RateRule {
-        /// Requests of these clients only, which TCP has not.
-        matches: default Vec<Mapping> = "matches",
-        /// The rate of all together.
-        default: required RateConf = "default",
+        rules: default Vec<RuleEntry<RateConf>> = "rules",
     }
 }
 
@@ -55,6 +35,12 @@ fields! {
         /// Rates by protocol.
         local: required LocalRates = "local",
     }
+}
+
+impl EntryDefault for RateConf {
+    const DEFAULT: &'static str = "Their rate, of all together.";
+    const OF_RULE: &'static str = "The rate of all together.";
+    const HAS_MATCHES: bool = true;
 }
 
 merge_fields!(RateConf { local });
@@ -135,14 +121,11 @@ impl ConnectionPolicy for MeshRateLimit {
     }
 
     fn inbound(&self) -> impl DoubleEndedIterator<Item = &RateConf> {
-        let from = self.from.iter().map(|from| &from.default);
-        let rules = self.rules.iter().filter(|rule| rule.matches.is_empty());
-        from.chain(rules.map(|rule| &rule.default))
+        entries::inbound(&self.from, &self.rules)
     }
 
     fn passed_over(&self) -> Vec<&'static str> {
-        let from = self.from.iter().map(|from| &from.default);
-        let mut all = from.chain(self.rules.iter().map(|rule| &rule.default));
+        let mut all = entries::all_inbound(&self.from, &self.rules);
         let has = |http: &HttpRate| http.disabled != Some(true);
         let http = all.any(|conf| conf.local.http.as_ref().is_some_and(has));
         if http { vec!["http"] } else { Vec::new() }
@@ -154,15 +137,16 @@ impl Resource for MeshRateLimit {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrRoute::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
-        TargetRef::check(&target, at);
+        PodsOrRoute::check(&target, at);
         destination::check_entries(part, at);
         let to = part.items("to").unwrap_or_default();
-        let gateways = matches!(target.get::<Vec<ProxyType>>("proxyTypes"), Ok(Some(kinds)) if kinds == [ProxyType::Gateway]);
+        let gateways = PodsOrRoute::is_elsewhere(&target)
+            || matches!(target.get::<Vec<ProxyType>>("proxyTypes"), Ok(Some(kinds)) if kinds == [ProxyType::Gateway]);
         if !to.is_empty() && !gateways {
             let allowed = "from or rules: connections are counted where they come in; to is for gateways";
             part.problem(at, "to", "entries", allowed);
@@ -171,15 +155,7 @@ impl Resource for MeshRateLimit {
             for item in part.items(list).unwrap_or_default() {
                 let local = item.field("default").field("local");
                 check_local(&local, at);
-                let matched = item.field("matches").is_empty() == Some(false);
-                if matched && local.has("tcp") == Ok(true) {
-                    local.problem(
-                        at,
-                        "tcp",
-                        "it beside matches",
-                        "a rule without matches: the rate of connections is counted before a client is known",
-                    );
-                }
+                inbound_match::check(&item, &local, &["tcp"], at);
             }
         }
     }

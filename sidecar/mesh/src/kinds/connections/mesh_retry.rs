@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshRetry`: further attempts where one fails, of the calls of some pods.
 
+use super::{EntryDefault, ToEntry, entries};
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::destination::{self, ConnectionPolicy, Positive, ToRef};
@@ -8,26 +9,16 @@ use crate::merge::merge_fields;
 use crate::model::tags::Tags;
 use crate::read::part::Part;
 use crate::read::{At, Read, Span, fields, words};
-use crate::target::{Target, TargetRef};
+use crate::target::{PodsOrRoute, Target};
 use serde_json::{Value, json};
 
 fields! {
     /// Further attempts of the calls of some pods.
     pub struct MeshRetry {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrRoute = "targetRef",
         /// Connections from these pods.
-        to: default Vec<RetryTo> = "to",
-    }
-}
-
-fields! {
-    /// Connections to some destinations.
-    pub struct RetryTo {
-        /// The destinations.
-        target_ref: required ToRef = "targetRef",
-        /// Attempts of these connections.
-        default: required RetryConf = "default",
+        to: default Vec<ToEntry<RetryConf>> = "to",
     }
 }
 
@@ -41,6 +32,10 @@ fields! {
         /// Attempts of gRPC requests, without effect as well.
         grpc: optional GrpcRetry = "grpc",
     }
+}
+
+impl EntryDefault for RetryConf {
+    const DEFAULT: &'static str = "Attempts of these connections.";
 }
 
 merge_fields!(RetryConf { tcp, http, grpc });
@@ -209,16 +204,33 @@ const HTTP_RETRY_ON: [&str; 17] = [
     "HttpMethodTrace",
 ];
 
+/// Returns true for a status that HTTP has, as Go knows them and Kuma takes them.
+fn is_status(text: &str) -> bool {
+    let known = |status| {
+        matches!(status, 100..=103 | 200..=208 | 226 | 300..=305 | 307 | 308 | 400..=418 | 421..=426 | 428 | 429)
+            || matches!(status, 431 | 451 | 500..=508 | 510 | 511)
+    };
+    text.len() == 3 && text.parse::<u16>().is_ok_and(known)
+}
+
 impl Read for HttpRetryOn {
     fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        let is_status = |text: &str| text.len() == 3 && matches!(text.parse::<u16>(), Ok(100..=599));
-        let known = value.as_str().filter(|text| HTTP_RETRY_ON.contains(text) || is_status(text));
-        let allowed = || format!("{}, or a status as \"503\"", HTTP_RETRY_ON.join(", "));
-        known.map(|text| Self(text.into())).or_else(|| at.wrong(value, allowed()))
+        // Kuma takes a status as a number, too.
+        let text = value.as_u64().map(|number| number.to_string());
+        let text = text.or_else(|| value.as_str().map(Into::into)).unwrap_or_default();
+        if HTTP_RETRY_ON.contains(&text.as_str()) || is_status(&text) {
+            return Some(Self(text));
+        }
+        let allowed = format!("{}, or a status of HTTP as \"503\"", HTTP_RETRY_ON.join(", "));
+        at.wrong(value, allowed)
     }
 
     fn schema() -> Value {
-        json!({"anyOf": [{"type": "string", "enum": HTTP_RETRY_ON}, {"type": "string", "pattern": "^[1-5][0-9]{2}$"}]})
+        json!({"anyOf": [
+            {"type": "string", "enum": HTTP_RETRY_ON},
+            {"type": "string", "pattern": "^[1-5][0-9]{2}$"},
+            {"type": "integer", "minimum": 100, "maximum": 599},
+        ]})
     }
 }
 
@@ -242,7 +254,7 @@ impl ConnectionPolicy for MeshRetry {
     type Conf = RetryConf;
 
     fn to(&self) -> impl DoubleEndedIterator<Item = (&ToRef, &RetryConf)> {
-        self.to.iter().map(|to| (&to.target_ref, &to.default))
+        entries::to(&self.to)
     }
 
     fn inbound(&self) -> impl DoubleEndedIterator<Item = &RetryConf> {
@@ -261,11 +273,11 @@ impl Resource for MeshRetry {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrRoute::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
-        TargetRef::check(&part.field("targetRef"), at);
+        PodsOrRoute::check(&part.field("targetRef"), at);
         let to = part.items("to");
         if to.as_ref().is_ok_and(Vec::is_empty) {
             part.problem(at, "to", "no entry", "at least one");

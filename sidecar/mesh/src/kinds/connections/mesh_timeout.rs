@@ -1,53 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MeshTimeout`: timeouts of the connections of some pods.
 
+use super::{EntryDefault, FromEntry, RuleEntry, ToEntry, entries, inbound_match};
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::destination::{self, ConnectionPolicy, ToRef};
 use crate::merge::merge_fields;
 use crate::read::part::Part;
 use crate::read::{At, Span, fields};
-use crate::target::{Target, TargetRef, WholeMesh};
+use crate::target::{PodsOrRoute, Target};
 
 fields! {
     /// Timeouts of the connections of some pods.
     pub struct MeshTimeout {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrRoute = "targetRef",
         /// Connections from these pods.
-        to: default Vec<TimeoutTo> = "to",
+        to: default Vec<ToEntry<TimeoutConf>> = "to",
         /// Connections to these pods.
-        from: default Vec<TimeoutFrom> = "from",
+        from: default Vec<FromEntry<TimeoutConf>> = "from",
         /// Connections to these pods, in the newer spelling.
-        rules: default Vec<TimeoutRule> = "rules",
-    }
-}
-
-fields! {
-    /// Connections to some destinations.
-    pub struct TimeoutTo {
-        /// The destinations.
-        target_ref: required ToRef = "targetRef",
-        /// Their timeouts.
-        default: required TimeoutConf = "default",
-    }
-}
-
-fields! {
-    /// Connections from some clients.
-    pub struct TimeoutFrom {
-        /// The clients: only Mesh.
-        target_ref: required WholeMesh = "targetRef",
-        /// Their timeouts.
-        default: required TimeoutConf = "default",
-    }
-}
-
-fields! {
-    /// Connections from any client.
-    pub struct TimeoutRule {
-        /// Their timeouts.
-        default: required TimeoutConf = "default",
+        rules: default Vec<RuleEntry<TimeoutConf>> = "rules",
     }
 }
 
@@ -61,6 +34,11 @@ fields! {
         /// Timeouts of HTTP, without effect: connections are forwarded as TCP.
         http: optional HttpTimeouts = "http",
     }
+}
+
+impl EntryDefault for TimeoutConf {
+    const DEFAULT: &'static str = "Their timeouts.";
+    const HAS_MATCHES: bool = true;
 }
 
 merge_fields!(TimeoutConf { connection_timeout, idle_timeout, http });
@@ -85,16 +63,16 @@ impl ConnectionPolicy for MeshTimeout {
     type Conf = TimeoutConf;
 
     fn to(&self) -> impl DoubleEndedIterator<Item = (&ToRef, &TimeoutConf)> {
-        self.to.iter().map(|to| (&to.target_ref, &to.default))
+        entries::to(&self.to)
     }
 
     fn inbound(&self) -> impl DoubleEndedIterator<Item = &TimeoutConf> {
-        let from = self.from.iter().map(|from| &from.default);
-        from.chain(self.rules.iter().map(|rule| &rule.default))
+        entries::inbound(&self.from, &self.rules)
     }
 
     fn passed_over(&self) -> Vec<&'static str> {
-        let mut confs = self.inbound().chain(self.to().map(|(_, conf)| conf));
+        let inbound = entries::all_inbound(&self.from, &self.rules);
+        let mut confs = inbound.chain(self.to().map(|(_, conf)| conf));
         if confs.any(|conf| conf.http.is_some()) { vec!["http"] } else { Vec::new() }
     }
 }
@@ -104,18 +82,23 @@ impl Resource for MeshTimeout {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrRoute::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
-        TargetRef::check(&part.field("targetRef"), at);
+        PodsOrRoute::check(&part.field("targetRef"), at);
         destination::check_entries(part, at);
         for list in ["to", "from", "rules"] {
             for item in part.items(list).unwrap_or_default() {
                 if list == "to" {
                     ToRef::check(&item.field("targetRef"), true, at);
                 }
-                check_conf(&item.field("default"), at);
+                let conf = item.field("default");
+                check_conf(&conf, at);
+                inbound_match::check(&item, &conf, &["connectionTimeout", "idleTimeout"], at);
+                if item.field("matches").is_empty() == Some(false) {
+                    check_matched(&conf.field("http"), at);
+                }
             }
         }
     }
@@ -133,5 +116,19 @@ fn check_conf(conf: &Part<'_>, at: &mut At<'_>) {
         const TIMEOUTS: [&str; 4] =
             ["requestTimeout", "streamIdleTimeout", "maxStreamDuration", "maxConnectionDuration"];
         destination::check_says_something(&conf.field("http"), &TIMEOUTS, at);
+    }
+}
+
+/// Notes timeouts of HTTP that Kuma cannot tell apart by the caller.
+fn check_matched(http: &Part<'_>, at: &mut At<'_>) {
+    for field in ["requestHeadersTimeout", "maxStreamDuration", "maxConnectionDuration"] {
+        if http.has(field) == Ok(true) {
+            http.problem(
+                at,
+                field,
+                "it beside matches",
+                "requestTimeout and streamIdleTimeout beside matches",
+            );
+        }
     }
 }

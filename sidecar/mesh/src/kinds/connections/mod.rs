@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policies about connections: times, limits, attempts, the choice of an endpoint, active checks, and rates of inbounds.
 
+mod entries;
+mod inbound_match;
 pub mod mesh_circuit_breaker;
 mod mesh_health_check;
 pub mod mesh_load_balancing_strategy;
@@ -9,6 +11,8 @@ pub mod mesh_retry;
 pub mod mesh_timeout;
 mod payload;
 
+pub use entries::{EntryDefault, FromEntry, RuleEntry, ToEntry};
+pub use inbound_match::{InboundMatch, ServerNameMatch, ServerNameMatchKind};
 pub use mesh_circuit_breaker::MeshCircuitBreaker;
 pub use mesh_health_check::*;
 pub use mesh_load_balancing_strategy::MeshLoadBalancingStrategy;

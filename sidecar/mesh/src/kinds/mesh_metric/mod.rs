@@ -10,7 +10,7 @@ use crate::kinds::Resource;
 use crate::merge::Merge;
 use crate::read::part::Part;
 use crate::read::{At, Mapping, Port, Read, fields, words};
-use crate::target::{Target, TargetRef};
+use crate::target::{PodsOrGateway, Target};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
@@ -34,8 +34,8 @@ fields! {
     /// Metrics of some pods, and of the applications in them, for Prometheus.
     pub struct MeshMetric {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
-        /// What is shown, and where.
+        target_ref: optional PodsOrGateway = "targetRef",
+        /// Metrics that are shown, and their place.
         default: optional MetricConf = "default",
     }
 }
@@ -97,7 +97,7 @@ words! {
 fields! {
     /// Metrics by name.
     pub struct MetricSelector {
-        /// How the text is held against a name.
+        /// The way in which the text is held against a name.
         kind: required SelectorKind = "type",
         /// The text.
         text: required SelectorText = "match",
@@ -313,12 +313,12 @@ impl Resource for MeshMetric {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
-        TargetRef::check(&target, at);
+        PodsOrGateway::check(&target, at);
         if target.has("sectionName") == Ok(true) {
             target.problem(
                 at,

@@ -6,6 +6,7 @@
 
 mod circuit_breaker;
 mod health_check;
+mod http_route;
 mod rate_limit;
 mod retry;
 mod timeout;
@@ -14,6 +15,7 @@ mod traffic_route;
 
 pub use circuit_breaker::*;
 pub use health_check::*;
+pub use http_route::{OlderHeaders, OlderHttpMatch, OlderHttpRoute, OlderText};
 pub use rate_limit::*;
 pub use retry::*;
 pub use timeout::*;

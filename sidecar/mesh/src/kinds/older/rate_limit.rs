@@ -82,12 +82,27 @@ impl Resource for RateLimit {
             if part.has(list) == Ok(true) && part.field(list).is_empty() == Some(true) {
                 part.problem(at, list, "no selector", "at least one");
             }
+            for selector in part.items(list).unwrap_or_default() {
+                if selector.field("match").is_empty() == Some(true) {
+                    selector.problem(
+                        at,
+                        "match",
+                        "no tags",
+                        "at least one tag; kuma.io/service: '*' is every service",
+                    );
+                }
+            }
         }
         let http = part.field("conf").field("http");
         if let Ok(Some(interval)) = http.get::<Span>("interval")
             && interval.get().is_none()
         {
             http.problem(at, "interval", "0", "a duration above 0");
+        }
+        for header in http.field("onRateLimit").items("headers").unwrap_or_default() {
+            for field in ["key", "value"].into_iter().filter(|field| header.field(field).is_text("")) {
+                header.problem(at, field, "an empty text", "a text");
+            }
         }
     }
 }

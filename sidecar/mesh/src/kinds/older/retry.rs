@@ -199,6 +199,12 @@ impl Resource for Retry {
                 requests.problem(at, "retriableStatusCodes", "nothing", "the statuses that retryOn is about");
             }
         }
+        let grpc = conf.field("grpc");
+        let statuses = grpc.get::<Vec<OlderGrpcRetryOn>>("retryOn").ok().flatten().unwrap_or_default();
+        let again = |(index, status): (usize, &OlderGrpcRetryOn)| statuses[..index].contains(status);
+        if statuses.iter().enumerate().any(again) {
+            grpc.problem(at, "retryOn", "a status a second time", "each status once");
+        }
     }
 }
 

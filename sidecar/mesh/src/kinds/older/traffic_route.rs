@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `TrafficRoute`, the ancestor of MeshTCPRoute.
 
-use super::{OlderPolicy, check_selectors};
+use super::{OlderHttpRoute, OlderPolicy, check_selectors, http_route};
 use crate::context::Context;
 use crate::kinds::Resource;
+use crate::kinds::connections::mesh_load_balancing_strategy::OlderLoadBalancer;
 use crate::kinds::destination::check_says_something;
 use crate::kinds::proxy_template::Selector;
 use crate::model::tags::{SERVICE, Tags};
 use crate::read::part::Part;
-use crate::read::{At, Mapping, fields};
+use crate::read::{At, fields};
 use crate::target::Target;
 
 /// Most shares of a split, as of the backends of a MeshTCPRoute.
@@ -34,9 +35,9 @@ fields! {
         /// Several services, each with its share.
         split: optional Vec<OlderShare> = "split",
         /// Routes of HTTP requests, without effect: connections are forwarded as TCP.
-        http: default Vec<Mapping> = "http",
-        /// Order of the endpoints. Without effect: they take turns.
-        load_balancer: optional OlderBalancer = "loadBalancer",
+        http: default Vec<OlderHttpRoute> = "http",
+        /// The choice of an endpoint, where no MeshLoadBalancingStrategy says one.
+        load_balancer: optional OlderLoadBalancer = "loadBalancer",
     }
 }
 
@@ -47,22 +48,6 @@ fields! {
         weight: required u32 = "weight",
         /// The service by its tags; "*" takes the value of the outbound.
         destination: required Tags = "destination",
-    }
-}
-
-fields! {
-    /// Order in which connections take the endpoints of a service.
-    pub struct OlderBalancer {
-        /// In turn.
-        round_robin: optional Mapping = "roundRobin",
-        /// The one with the fewest requests.
-        least_request: optional Mapping = "leastRequest",
-        /// By a hash, on a ring.
-        ring_hash: optional Mapping = "ringHash",
-        /// By chance.
-        random: optional Mapping = "random",
-        /// By a hash, in a table.
-        maglev: optional Mapping = "maglev",
     }
 }
 
@@ -80,15 +65,7 @@ impl OlderPolicy for TrafficRoute {
     }
 
     fn passed_over(&self) -> Vec<&'static str> {
-        let others = |balancer: &OlderBalancer| {
-            let OlderBalancer { round_robin: _, least_request, ring_hash, random, maglev } = balancer;
-            [least_request, ring_hash, random, maglev].iter().any(|one| one.is_some())
-        };
-        let all = [
-            ("http", !self.conf.http.is_empty()),
-            ("loadBalancer", self.conf.load_balancer.as_ref().is_some_and(others)),
-        ];
-        all.into_iter().filter_map(|(name, there)| there.then_some(name)).collect()
+        if self.conf.http.is_empty() { Vec::new() } else { vec!["http"] }
     }
 }
 
@@ -102,26 +79,37 @@ impl Resource for TrafficRoute {
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         check_selectors(part, at);
         let conf = part.field("conf");
-        check_says_something(&conf, &["destination", "split"], at);
-        if conf.has("destination") == Ok(true) && conf.has("split") == Ok(true) {
-            conf.problem(at, "split", "split beside destination", "one or the other");
+        check_way(&conf, at);
+        for route in conf.items("http").unwrap_or_default() {
+            http_route::check(&route, at);
         }
-        has_service(&conf.field("destination"), at);
-        let Ok(split) = conf.items("split") else { return };
-        if split.is_empty() && conf.has("split") == Ok(true) {
-            conf.problem(at, "split", "an empty list", "at least one share");
+        if conf.has("loadBalancer") == Ok(true) {
+            OlderLoadBalancer::check(&conf.field("loadBalancer"), at);
         }
-        if split.len() > MOST_SHARES {
-            let found = format!("a list of {}", split.len());
-            conf.problem(at, "split", found, format!("at most {MOST_SHARES} of them"));
-        }
-        for share in &split {
-            has_service(&share.field("destination"), at);
-        }
-        let weights: Result<Vec<_>, _> = split.iter().map(|share| share.need::<u32>("weight")).collect();
-        if weights.is_ok_and(|all| !all.is_empty() && all.iter().all(|weight| *weight == 0)) {
-            conf.problem(at, "split", "weights of 0 alone", "at least one weight above 0");
-        }
+    }
+}
+
+/// Notes problems of `destination` and `split` together, of all connections or of some requests.
+pub(super) fn check_way(conf: &Part<'_>, at: &mut At<'_>) {
+    check_says_something(conf, &["destination", "split"], at);
+    if conf.has("destination") == Ok(true) && conf.has("split") == Ok(true) {
+        conf.problem(at, "split", "split beside destination", "one or the other");
+    }
+    has_service(&conf.field("destination"), at);
+    let Ok(split) = conf.items("split") else { return };
+    if split.is_empty() && conf.has("split") == Ok(true) {
+        conf.problem(at, "split", "an empty list", "at least one share");
+    }
+    if split.len() > MOST_SHARES {
+        let found = format!("a list of {}", split.len());
+        conf.problem(at, "split", found, format!("at most {MOST_SHARES} of them"));
+    }
+    for share in &split {
+        has_service(&share.field("destination"), at);
+    }
+    let weights: Result<Vec<_>, _> = split.iter().map(|share| share.need::<u32>("weight")).collect();
+    if weights.is_ok_and(|all| !all.is_empty() && all.iter().all(|weight| *weight == 0)) {
+        conf.problem(at, "split", "weights of 0 alone", "at least one weight above 0");
     }
 }
 

@@ -7,17 +7,50 @@ use crate::kinds::proxy_template::envoy::{CircuitBreakers, ClusterValue, FilterN
 use crate::kinds::proxy_template::json_patch::{JsonPatch, PatchFailure, Patched, patched};
 use crate::model::tags::Tags;
 use crate::read::part::Part;
-use crate::read::{At, Ignored, Read, Span, fields, words};
-use crate::target::{Target, TargetRef};
+use crate::read::{At, Ignored, Mapping, Read, Span, fields, words};
+use crate::target::{PodsOrGateway, Target};
 use serde_json::{Value, json};
+
+/// Patches of the clusters and listeners of some pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshProxyPatch {
+    /// The pods. Absent: all pods of the mesh.
+    pub target_ref: Option<PodsOrGateway>,
+    /// The changes.
+    pub default: ProxyPatchConf,
+}
 
 fields! {
     /// Patches of the clusters and listeners of some pods.
-    pub struct MeshProxyPatch {
+    struct RawProxyPatch {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// The changes.
         default: required ProxyPatchConf = "default",
+    }
+}
+
+fields! {
+    /// Patches of a gateway, which has filters that no sidecar here has.
+    struct GatewayPatch {
+        target_ref: required PodsOrGateway = "targetRef",
+        default: required Mapping = "default",
+    }
+}
+
+impl Read for MeshProxyPatch {
+    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
+        if value["targetRef"]["kind"].as_str() == Some("MeshGateway") {
+            let GatewayPatch { target_ref, default: Mapping } = GatewayPatch::read(value, at)?;
+            let default = ProxyPatchConf { modifications: Vec::new() };
+            return Some(Self { target_ref: Some(target_ref), default });
+        }
+        let RawProxyPatch { target_ref, default } = RawProxyPatch::read(value, at)?;
+        Some(Self { target_ref, default })
+    }
+
+    fn schema() -> Value {
+        RawProxyPatch::schema()
     }
 }
 
@@ -34,12 +67,12 @@ impl Resource for MeshProxyPatch {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
-        TargetRef::check(&target, at);
+        PodsOrGateway::check(&target, at);
         if target.has("sectionName") == Ok(true) {
             target.problem(
                 at,

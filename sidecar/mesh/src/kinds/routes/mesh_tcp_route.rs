@@ -6,12 +6,10 @@ use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::destination::{ConnectionPolicy, ToKind, ToRef};
 use crate::merge::Merge;
-use crate::model::labels::Labels;
-use crate::model::tags::Tags;
 use crate::read::part::Part;
-use crate::read::{At, AtMostOne, Read, fields, words};
-use crate::target::{Target, TargetRef};
-use serde_json::{Value, json};
+use crate::read::{At, AtMostOne, Read, fields};
+use crate::target::{PodsOrGateway, Target};
+use serde_json::Value;
 
 /// Most backends of a rule: each is a cluster with statistics, for each outbound that the rule is about.
 const MOST_BACKENDS: usize = 100;
@@ -20,44 +18,9 @@ fields! {
     /// Services that the connections of some pods go to.
     pub struct MeshTcpRoute {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional RouteTarget = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// Connections from these pods.
         to: default Vec<RouteTo> = "to",
-    }
-}
-
-/// The pods that a route is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RouteTarget {
-    /// Pods of the mesh.
-    Pods(TargetRef),
-    /// A built-in gateway, which no sidecar is.
-    Gateway(GatewayRef),
-}
-
-fields! {
-    /// A built-in gateway.
-    pub struct GatewayRef {
-        /// Only MeshGateway.
-        kind: required GatewayRefKind = "kind",
-        /// Name of the gateway.
-        name: optional String = "name",
-        /// Namespace of the gateway.
-        namespace: optional String = "namespace",
-        /// Labels of the gateway.
-        labels: optional Labels = "labels",
-        /// Tags of its listeners.
-        tags: default Tags = "tags",
-        /// Name of a listener.
-        section_name: optional String = "sectionName",
-    }
-}
-
-words! {
-    /// Kinds of gateways that a route can be about.
-    pub enum GatewayRefKind {
-        /// A built-in gateway.
-        MeshGateway = "MeshGateway",
     }
 }
 
@@ -100,21 +63,6 @@ impl Merge for RouteConf {
     }
 }
 
-impl Read for RouteTarget {
-    fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        if value.get("kind").and_then(Value::as_str) != Some("MeshGateway") {
-            return TargetRef::read(value, at).map(Self::Pods);
-        }
-        let gateway = GatewayRef::read(value, at)?;
-        at.note_no_effect("a built-in gateway, which is a proxy of its own");
-        Some(Self::Gateway(gateway))
-    }
-
-    fn schema() -> Value {
-        json!({"anyOf": [TargetRef::schema(), GatewayRef::schema()]})
-    }
-}
-
 impl Read for RouteTo {
     fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
         let RawTo { target_ref, rules } = RawTo::read(value, at)?;
@@ -150,20 +98,13 @@ impl Resource for MeshTcpRoute {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        match &self.target_ref {
-            None => Target::Ref(None),
-            Some(RouteTarget::Pods(pods)) => Target::Ref(Some(pods)),
-            // Without a selector no pod fits.
-            Some(RouteTarget::Gateway(_)) => Target::Selectors(Vec::new()),
-        }
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
         let target = part.field("targetRef");
-        let gateway = target.get::<GatewayRefKind>("kind").is_ok_and(|kind| kind.is_some());
-        if !gateway {
-            TargetRef::check(&target, at);
-        }
+        PodsOrGateway::check(&target, at);
+        let gateway = PodsOrGateway::is_elsewhere(&target);
         if !gateway && target.has("sectionName") == Ok(true) {
             let allowed = "whole pods: calls in to leave a pod, not an inbound";
             target.problem(at, "sectionName", "an inbound", allowed);

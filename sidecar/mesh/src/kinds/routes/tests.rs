@@ -175,6 +175,8 @@ fn every_rule_of_kuma_about_traffic_routes_is_a_check() {
     };
     let of = |conf: &str| route(ANY, conf);
     let redis = "kuma.io/service: redis";
+    let with_http =
+        |http: &str| of(&format!("destination: {{{redis}}}, http: [{{{http}, destination: {{{redis}}}}}]"));
     assert_rows(&[
         (of("destination: {kuma.io/service: '*'}, loadBalancer: {roundRobin: {}}"), &[]),
         (
@@ -223,6 +225,72 @@ fn every_rule_of_kuma_about_traffic_routes_is_a_check() {
         (
             of(&format!("split: [{{weight: 0, destination: {{{redis}}}}}]")),
             &["conf.split: found weights of 0 alone"],
+        ),
+        (
+            of(&format!(
+                "destination: {{{redis}}}, loadBalancer: {{ringHash: {{hashFunction: XX_HASH, minRingSize: 64}}}}"
+            )),
+            &[],
+        ),
+        (
+            of(&format!("destination: {{{redis}}}, loadBalancer: {{random: {{}}, maglev: {{}}}}")),
+            &["conf.loadBalancer: found random and maglev; allowed: one algorithm"],
+        ),
+        (
+            of(&format!("destination: {{{redis}}}, loadBalancer: {{leastRequest: {{choiceCount: 1}}}}")),
+            &["conf.loadBalancer.leastRequest.choiceCount: found 1"],
+        ),
+        (
+            of(&format!("destination: {{{redis}}}, loadBalancer: {{ringHash: {{hashFunction: MD5}}}}")),
+            &["conf.loadBalancer.ringHash.hashFunction: found \"MD5\"; allowed: XX_HASH, MURMUR_HASH_2"],
+        ),
+        (
+            of(&format!("destination: {{{redis}}}, loadBalancer: {{ringHash: {{}}}}")),
+            &["conf.loadBalancer.ringHash.hashFunction: found nothing"],
+        ),
+        (
+            of(&format!(
+                "destination: {{{redis}}}, loadBalancer: {{ringHash: {{hashFunction: XX_HASH, minRingSize: 9, maxRingSize: 8}}}}"
+            )),
+            &["conf.loadBalancer.ringHash.minRingSize: found 9; allowed: at most maxRingSize, 8"],
+        ),
+        (
+            of(&format!("destination: {{{redis}}}, loadBalancer: {{roundRobin: []}}")),
+            &["conf.loadBalancer.roundRobin: found a list of 0; allowed: a mapping"],
+        ),
+        (
+            with_http("match: {}"),
+            &["conf.http[0].match: found none of its fields; allowed: at least one of method, path, headers"],
+        ),
+        (with_http("modify: {}"), &["conf.http[0].match: found nothing"]),
+        (with_http("match: {method: {}}"), &["conf.http[0].match.method: found none of its fields"]),
+        (
+            with_http("match: {method: GET}"),
+            &["conf.http[0].match.method: found \"GET\"; allowed: a mapping"],
+        ),
+        (with_http("match: {path: {prefix: ''}}"), &["conf.http[0].match.path.prefix: found an empty text"]),
+        (with_http("match: {path: {regex: ''}}"), &["conf.http[0].match.path.regex: found an empty text"]),
+        (with_http("match: {headers: {}}"), &["conf.http[0].match.headers: found none"]),
+        (with_http("match: {headers: {a: {}}}"), &["conf.http[0].match.headers.a: found none of its fields"]),
+        (
+            with_http(
+                "match: {headers: {a: {exact: ''}}, path: {exact: ''}}, modify: {path: {rewritePrefix: /b}}",
+            ),
+            &[],
+        ),
+        (
+            of(&format!("destination: {{{redis}}}, http: [{{match: {{path: {{prefix: /}}}}}}]")),
+            &["conf.http[0]: found none of its fields; allowed: at least one of destination, split"],
+        ),
+        (
+            of(&format!("destination: {{{redis}}}, http: [{{match: {{path: {{prefix: /}}}}, split: []}}]")),
+            &["conf.http[0].split: found an empty list"],
+        ),
+        (
+            of(&format!(
+                "destination: {{{redis}}}, http: [{{match: {{path: {{prefix: /}}}}, destination: {{version: '1'}}}}]"
+            )),
+            &["conf.http[0].destination.\"kuma.io/service\": found nothing"],
         ),
         (
             of(&format!("destination: {{{redis}}}, loadBalancer: {{sticky: {{}}}}")),

@@ -30,6 +30,8 @@ const THRESHOLD: u32 = 50_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Strategy {
     algorithm: Algorithm,
+    /// True if a policy says the algorithm.
+    said: bool,
     by_source: bool,
     zones: Zones,
 }
@@ -94,7 +96,7 @@ pub(super) fn without_a_zone(
     })
 }
 
-fn algorithm(balancer: &kind::LoadBalancer) -> Algorithm {
+pub(super) fn algorithm(balancer: &kind::LoadBalancer) -> Algorithm {
     let of = |number: Option<u32>, default| number.unwrap_or(default);
     match balancer.kind {
         LoadBalancerKind::RoundRobin => Algorithm::RoundRobin,
@@ -135,7 +137,15 @@ impl Strategy {
             Some(awareness) if awareness.names_zones() => Zones::Ruled(Rules::new(awareness, pod)),
             _ => zone(pod).map_or(Zones::Alike, Zones::LocalFirst),
         };
-        Self { algorithm, by_source: conf.is_by_source(), zones }
+        let said = conf.load_balancer.is_some();
+        Self { algorithm, said, by_source: conf.is_by_source(), zones }
+    }
+
+    /// Takes the algorithm of a TrafficRoute, where no policy says one. It says nothing of zones, nor what is hashed.
+    pub(super) fn or_of_route(&mut self, route: Option<Algorithm>) {
+        if let Some(algorithm) = route.filter(|_| !self.said) {
+            self.algorithm = algorithm;
+        }
     }
 
     /// Sorts the endpoints of a cluster by their places, and leaves out those that may not be called.
@@ -144,7 +154,7 @@ impl Strategy {
             Discovery::Endpoints(endpoints) => endpoints,
             other => return (other, Balance::default()),
         };
-        let Self { algorithm, by_source, zones } = self;
+        let Self { algorithm, said: _, by_source, zones } = self;
         let balance = Balance { algorithm: *algorithm, by_source: *by_source, localities: None };
         let threshold = match zones {
             Zones::Alike => return (Discovery::Endpoints(endpoints), balance),

@@ -189,6 +189,68 @@ fn algorithms_have_envoys_numbers_where_none_are_said() {
     assert!(by("SourceIP").by_source && by("Connection").by_source);
 }
 
+fn traffic_route(name: &str, service: &str, conf: &str) -> String {
+    format!(
+        "---\n{{type: TrafficRoute, name: {name}, sources: [{{match: {{kuma.io/service: '*'}}}}], destinations: [{{match: {{kuma.io/service: {service}}}}}], conf: {{{conf}}}}}\n"
+    )
+}
+
+#[test]
+fn the_algorithm_of_a_traffic_route_holds_where_no_strategy_says_one() {
+    let own = "destination: {kuma.io/service: '*'}";
+    let of = |route: &str, more: &str| {
+        let route = traffic_route("r", "backend", &format!("{own}, loadBalancer: {{{route}}}"));
+        let plan = read(&format!("{PODS}{route}{more}"));
+        assert_eq!(plan.warnings, [""; 0], "{route}");
+        plan
+    };
+    for (said, algorithm) in [
+        ("roundRobin: {}", Algorithm::RoundRobin),
+        ("leastRequest: {}", Algorithm::LeastRequest { choices: 2, bias: None }),
+        ("leastRequest: {choiceCount: 5}", Algorithm::LeastRequest { choices: 5, bias: None }),
+        (
+            "ringHash: {hashFunction: MURMUR_HASH_2, minRingSize: 64, maxRingSize: 1024}",
+            Algorithm::RingHash { least: 64, most: 1024, function: HashFunction::MurmurHash2 },
+        ),
+        ("random: {}", Algorithm::Random),
+        ("maglev: {}", Algorithm::Maglev { size: 65_537 }),
+    ] {
+        let plan = of(said, "");
+        let balance = Balance { algorithm, ..Balance::default() };
+        assert_eq!(cluster(&plan, "backend").balance, balance, "{said}: all zones alike");
+        assert_eq!(cluster(&plan, "other").balance, Balance::default(), "{said}: another destination");
+    }
+    let to = "kind: MeshService, name: backend";
+    let said = of("random: {}", &strategy("s", to, "loadBalancer: {type: LeastRequest}"));
+    let least = Algorithm::LeastRequest { choices: 2, bias: None };
+    assert_eq!(cluster(&said, "backend").balance.algorithm, least, "a strategy decides");
+    let silent = of("random: {}", &strategy("s", to, "localityAwareness: {localZone: {}}"));
+    assert_eq!(cluster(&silent, "backend").balance.algorithm, Algorithm::Random);
+    assert_eq!(localities(&silent), ["0/zone-1/-/-: 1 2 3 4"], "each says its own part");
+}
+
+#[test]
+fn the_algorithm_of_a_traffic_route_is_that_of_all_clusters_behind_the_outbound() {
+    let away = "destination: {kuma.io/service: other}, loadBalancer: {random: {}}";
+    let all = traffic_route("all", "'*'", "destination: {kuma.io/service: '*'}");
+    let of = |documents: &str| {
+        let plan = read(&format!("{PODS}{all}{documents}"));
+        let behind = |port: u16| {
+            let name = format!("outbound:127.0.0.1:{port}");
+            let listener = plan.listeners.iter().find(|one| *one.name == *name).unwrap();
+            cluster(&plan, listener.cluster.as_deref().unwrap()).balance.algorithm
+        };
+        [behind(1000), behind(1001)]
+    };
+    let route = traffic_route("r", "backend", away);
+    assert_eq!(of(&route), [Algorithm::Random, Algorithm::RoundRobin], "as in Kuma");
+    let replaced =
+        "---\n{type: MeshTCPRoute, name: m, spec: {to: [{targetRef: {kind: MeshService, name: other}}]}}\n";
+    assert_eq!(of(&format!("{route}{replaced}")), [Algorithm::RoundRobin; 2], "out of force");
+    let elsewhere = replaced.replace("spec: {", "spec: {targetRef: {kind: Dataplane, name: b1}, ");
+    assert_eq!(of(&format!("{route}{elsewhere}")), [Algorithm::Random, Algorithm::RoundRobin]);
+}
+
 #[test]
 fn strategies_are_merged_as_other_policies_about_destinations() {
     let narrow = strategy("a", "kind: MeshService, name: backend", "loadBalancer: {type: LeastRequest}");

@@ -10,6 +10,7 @@
 mod health;
 
 use crate::options::config::{Config, Thresholds};
+use crate::plan::balance::Algorithm;
 use crate::plan::compile::balance::{self, Strategy};
 use crate::plan::health::HealthPlan;
 use crate::plan::rate::RatePlan;
@@ -24,7 +25,10 @@ use culvert_mesh::kinds::connections::mesh_timeout::{MeshTimeout, TimeoutConf};
 use culvert_mesh::kinds::connections::{HealthConf, MeshHealthCheck, MeshRateLimit};
 use culvert_mesh::kinds::dataplane::Inbound;
 use culvert_mesh::kinds::destination::{CalledService, ConnectionPolicy, Positive};
-use culvert_mesh::kinds::older::{self, CircuitBreaker, HealthCheck, OlderPolicy, Retry, Timeout};
+use culvert_mesh::kinds::older::{
+    self, CircuitBreaker, HealthCheck, OlderPolicy, Retry, Timeout, TrafficRoute,
+};
+use culvert_mesh::kinds::routes::MeshTcpRoute;
 use culvert_mesh::kinds::{FromSpec, Kind, Spec};
 use culvert_mesh::merge::merged;
 use culvert_mesh::model::tags::{SERVICE, Tags};
@@ -34,8 +38,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod reasons;
+mod unknown;
 
 pub(super) use reasons::explain_passthrough;
+pub(super) use unknown::without_effect;
 
 /// The kinds of policies that are read here.
 const KINDS: [Kind; 11] = [
@@ -87,6 +93,8 @@ pub(super) struct Numbers {
     most_attempts: usize,
     outlier: Option<OutlierPlan>,
     strategy: Strategy,
+    /// The algorithm of the TrafficRoute about an outbound: it holds for all clusters that the outbound leads to.
+    of_route: Option<Algorithm>,
     health: Option<Arc<HealthPlan>>,
     pub(super) rate: Option<RatePlan>,
 }
@@ -100,6 +108,7 @@ impl Numbers {
             most_attempts: MOST_ATTEMPTS,
             outlier: Some(OutlierPlan::default()),
             strategy: Strategy::default(),
+            of_route: None,
             health: None,
             rate: None,
         }
@@ -111,6 +120,12 @@ impl Numbers {
         Self::new(config, PASSTHROUGH)
     }
 
+    /// Returns the numbers of a cluster that the outbound with the numbers `outbound` leads to.
+    pub(super) fn led_to_by(mut self, outbound: &Self) -> Self {
+        self.strategy.or_of_route(outbound.of_route);
+        self
+    }
+
     /// Returns a cluster with these numbers.
     pub(super) fn cluster(&self, name: Arc<str>, origin: Origin, upstream: Discovery) -> ClusterPlan {
         let Self {
@@ -120,6 +135,7 @@ impl Numbers {
             most_attempts,
             outlier,
             ref strategy,
+            of_route: _,
             ref health,
             rate: _,
         } = *self;
@@ -235,13 +251,21 @@ pub(super) struct Limits<'a> {
     retries: Vec<ForCalls<'a, MeshRetry>>,
     strategies: Vec<ForCalls<'a, MeshLoadBalancingStrategy>>,
     checks: Vec<ForCalls<'a, MeshHealthCheck>>,
+    /// TrafficRoutes, for their algorithms; none where a MeshTCPRoute about the pod puts them out of force.
+    routes: Vec<&'a Document>,
+    newer_routes: Vec<ForCalls<'a, MeshTcpRoute>>,
 }
 
 impl<'a> Limits<'a> {
     pub(super) fn new(config: &'a Config, ours: &[&'a Document], pod: Subject<'a>) -> Self {
         let policies: Vec<_> = ours.iter().copied().filter(|one| KINDS.contains(&one.kind())).collect();
+        let of_kind = |kind| ours.iter().copied().filter(move |one: &&Document| one.kind() == kind);
+        let newer: Vec<_> = of_kind(Kind::MeshTcpRoute).collect();
+        let newer = for_calls::<MeshTcpRoute>(&newer, &pod);
         Self {
             config,
+            routes: of_kind(Kind::TrafficRoute).filter(|_| newer.is_empty()).collect(),
+            newer_routes: newer,
             timeouts: for_calls(&policies, &pod),
             breakers: for_calls(&policies, &pod),
             retries: for_calls(&policies, &pod),
@@ -266,12 +290,19 @@ impl<'a> Limits<'a> {
         let strategy = Strategy::new(of_destination(&self.strategies, called), &self.pod);
         let breaker = merged(breakers);
         let threshold = breaker.as_ref().and_then(|conf| conf.outlier.as_ref()?.healthy_panic_threshold);
-        let numbers = Numbers { strategy, ..Numbers::new(self.config, OUTBOUND) };
+        let numbers =
+            Numbers { strategy, of_route: self.of_route(called), ..Numbers::new(self.config, OUTBOUND) };
         numbers
             .timeouts(merged(timeouts))
             .breaker(breaker)
             .retry(merged(retries))
             .health(merged(checks), threshold)
+    }
+
+    /// Returns the algorithm of the TrafficRoute about a destination.
+    fn of_route(&self, called: &CalledService<'_>) -> Option<Algorithm> {
+        let (_, route) = older_policy::<TrafficRoute>(&self.routes, self.pod.tags, called)?;
+        route.conf.load_balancer.as_ref()?.algorithm().as_ref().map(balance::algorithm)
     }
 
     /// Returns what the older policy of a kind says of a destination, and its document.
@@ -301,7 +332,15 @@ impl<'a> Limits<'a> {
         let no_zone = self.strategies.iter().filter_map(|ForCalls { one, .. }| {
             balance::without_a_zone((one.document, one.policy), &self.pod)
         });
-        passed_over.chain(no_zone).collect()
+        let unknown = [
+            unknown::of_all(&self.timeouts),
+            unknown::of_all(&self.breakers),
+            unknown::of_all(&self.retries),
+            unknown::of_all(&self.strategies),
+            unknown::of_all(&self.checks),
+            unknown::of_all(&self.newer_routes),
+        ];
+        passed_over.chain(no_zone).chain(unknown.into_iter().flatten()).collect()
     }
 
     fn is_about_the_pod(&self, policy: &Document) -> bool {

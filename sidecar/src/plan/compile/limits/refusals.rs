@@ -33,6 +33,8 @@ fn every_rule_of_kuma_about_timeouts_is_a_check() {
         "to: [{targetRef: {kind: MeshHTTPRoute, name: r}, default: {http: {requestTimeout: 1s}}}]".into(),
         "targetRef: {kind: Dataplane, sectionName: http}, rules: [{default: {idleTimeout: 1h}}]".into(),
         "from: [{targetRef: {kind: Mesh}, default: {idleTimeout: 1h}}], to: [{targetRef: {kind: Mesh}, default: {idleTimeout: 1h}}]".into(),
+        "rules: [{matches: [{spiffeID: {type: Exact, value: 'spiffe://default/client'}, sni: {type: Exact, value: backend.mesh}}], \
+         default: {http: {requestTimeout: 1s, streamIdleTimeout: 2s}}}, {matches: [], default: {idleTimeout: 1h}}]".into(),
     ] {
         assert_eq!(errors("MeshTimeout", &spec), [""; 0], "{spec}");
     }
@@ -118,6 +120,30 @@ fn every_rule_of_kuma_about_timeouts_is_a_check() {
                 "too: [{targetRef: {kind: Mesh}, default: {idleTimeout: 1s}}]",
                 "spec.too: found a field that culvert does not have",
             ),
+            (
+                "rules: [{matches: [{}], default: {http: {requestTimeout: 1s}}}]",
+                "spec.rules[0].matches[0]: found neither spiffeID nor sni",
+            ),
+            (
+                "rules: [{matches: [{spiffeID: {value: 'spiffe://default/client'}}], default: {http: {requestTimeout: 1s}}}]",
+                "spec.rules[0].matches[0].spiffeID.type: found nothing",
+            ),
+            (
+                "rules: [{matches: [{spiffeID: {type: Regex, value: 'spiffe://default/client'}}], default: {http: {requestTimeout: 1s}}}]",
+                "spec.rules[0].matches[0].spiffeID.type: found \"Regex\"; allowed: Exact, Prefix",
+            ),
+            (
+                "rules: [{matches: [{spiffeID: {type: Exact, value: client}}], default: {http: {requestTimeout: 1s}}}]",
+                "spec.rules[0].matches[0].spiffeID.value: found \"client\"",
+            ),
+            (
+                "rules: [{matches: [{sni: {type: Exact, value: a}}], default: {idleTimeout: 1s}}]",
+                "spec.rules[0].default.idleTimeout: found it beside matches",
+            ),
+            (
+                "rules: [{matches: [{sni: {type: Exact, value: a}}], default: {http: {requestTimeout: 1s, maxStreamDuration: 3s}}}]",
+                "spec.rules[0].default.http.maxStreamDuration: found it beside matches",
+            ),
         ],
     );
 }
@@ -167,7 +193,7 @@ fn every_rule_of_kuma_about_breakers_is_a_check() {
 fn every_rule_of_kuma_about_retries_is_a_check() {
     let all = "tcp: {maxConnectAttempt: 5}, http: {numRetries: 11, perTryTimeout: 12s, backOff: {baseInterval: 13s, maxInterval: 14m}, \
         rateLimitedBackOff: {resetHeaders: [{name: a, format: Seconds}, {name: b, format: UnixTimestamp}], maxInterval: 16m}, \
-        retryOn: [5xx, GatewayError, Reset, ConnectFailure, HttpMethodGet, '429'], retriableResponseHeaders: [{type: Exact, name: c, value: d}], \
+        retryOn: [5xx, GatewayError, Reset, ConnectFailure, HttpMethodGet, '429', 503], retriableResponseHeaders: [{type: Exact, name: c, value: d}], \
         retriableRequestHeaders: [{name: c, type: Present}], hostSelection: [{predicate: OmitPreviousHosts}, {predicate: OmitHostsWithTags, tags: {a: b}}, \
         {predicate: OmitPreviousPriorities, updateFrequency: 2}], hostSelectionMaxAttempts: 3}, \
         grpc: {numRetries: 11, perTryTimeout: 12s, backOff: {baseInterval: 13s}, retryOn: [Canceled, DeadlineExceeded, Internal, ResourceExhausted, Unavailable]}";
@@ -183,6 +209,8 @@ fn every_rule_of_kuma_about_retries_is_a_check() {
         (of("http: {}"), "spec.to[0].default.http: found none of its fields"),
         (of("grpc: {}"), "spec.to[0].default.grpc: found none of its fields"),
         (of("http: {backOff: {}}"), "spec.to[0].default.http.backOff: found none of its fields"),
+        (of("http: {retryOn: ['123']}"), "spec.to[0].default.http.retryOn[0]: found \"123\"; allowed: 5xx, "),
+        (of("http: {retryOn: [952]}"), "spec.to[0].default.http.retryOn[0]: found 952; allowed: 5xx, "),
         (of("http: {retryOn: [sometimes]}"), "spec.to[0].default.http.retryOn[0]: found \"sometimes\"; allowed: 5xx, "),
         (of("grpc: {retryOn: [Sometimes]}"), "spec.to[0].default.grpc.retryOn[0]: found \"Sometimes\"; allowed: Canceled, "),
         (of("http: {rateLimitedBackOff: {maxInterval: 1s}}"), "spec.to[0].default.http.rateLimitedBackOff.resetHeaders: found nothing"),
@@ -266,6 +294,21 @@ fn every_rule_of_kuma_about_the_older_kinds_is_a_check() {
             "conf.http.retriableStatusCodes: found nothing",
         ),
         (ANY, "Retry grpc: {perTryTimeout: 0s}", "conf.grpc.perTryTimeout: found 0"),
+        (
+            ANY,
+            "Retry grpc: {retryOn: [internal, unavailable, internal]}",
+            "conf.grpc.retryOn: found a status a second time",
+        ),
+        (
+            "sources: [{match: {}}], destinations: [{match: {kuma.io/service: '*'}}]",
+            "RateLimit http: {requests: 1, interval: 1s}",
+            "sources[0].match: found no tags",
+        ),
+        (
+            ANY,
+            "RateLimit http: {requests: 1, interval: 1s, onRateLimit: {headers: [{key: '', value: a}]}}",
+            "conf.http.onRateLimit.headers[0].key: found an empty text",
+        ),
     ] {
         let errors = of(selectors, conf);
         assert!(matches!(&errors[..], [one] if one.starts_with(expected)), "{conf}: {errors:#?}");

@@ -414,3 +414,36 @@ fn older_breakers_and_retries_are_read_into_the_newer_ones() {
     assert_eq!(attempts, [3, 3, MOST_ATTEMPTS]);
     assert_eq!(cluster(&plan, TO_REDIS).thresholds, Thresholds::default());
 }
+
+#[test]
+fn entries_for_destinations_that_no_call_goes_to_are_told_with_their_places() {
+    let told = |documents: &str| {
+        let warnings = plan(documents).warnings.into_iter();
+        warnings.filter(|line| line.contains("without effect")).collect::<Vec<_>>()
+    };
+    let about = |kind: &str, target: &str, conf: &str| {
+        let (known, unknown) = (to(BACKEND, conf), to("kind: MeshExternalService, name: e", conf));
+        policy(kind, "p", target, &format!("to: [{known}, {unknown}]"))
+    };
+    for (kind, conf) in [
+        ("MeshTimeout", "idleTimeout: 1s"),
+        ("MeshCircuitBreaker", "connectionLimits: {maxConnections: 1}"),
+        ("MeshRetry", "tcp: {maxConnectAttempt: 1}"),
+        ("MeshLoadBalancingStrategy", "loadBalancer: {type: Random}"),
+        ("MeshHealthCheck", "tcp: {}"),
+        ("MeshAccessLog", "backends: []"),
+    ] {
+        let line = format!(
+            "{kind} p: without effect, as no connection of this pod is known to go there: to[1] (MeshExternalService)"
+        );
+        assert_eq!(told(&about(kind, ALL, conf)), [line], "{kind}");
+        let elsewhere = about(kind, "kind: Dataplane, labels: {app: web}", conf);
+        assert_eq!(told(&elsewhere), [""; 0], "{kind}, about another pod");
+    }
+    let route = "to: [{targetRef: {kind: MeshService, name: backend}}, {targetRef: {kind: MeshMultiZoneService, name: m}}]";
+    let lines = told(&policy("MeshTCPRoute", "p", ALL, route));
+    assert!(matches!(&lines[..], [one] if one.ends_with(": to[1] (MeshMultiZoneService)")), "{lines:?}");
+    let requests = to("kind: MeshHTTPRoute, name: r", "http: {requestTimeout: 1s}");
+    let lines = told(&policy("MeshTimeout", "p", ALL, &format!("to: [{requests}]")));
+    assert!(matches!(&lines[..], [one] if one.ends_with(": to[0] (MeshHTTPRoute)")), "{lines:?}");
+}

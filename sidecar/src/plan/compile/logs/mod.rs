@@ -12,6 +12,7 @@ use crate::observe::traffic_log::{MOST_TARGETS, Sink};
 use crate::plan::Plan;
 use crate::plan::compile::dataplanes;
 use crate::plan::compile::error::CompileError;
+use crate::plan::compile::limits::without_effect;
 use crate::plan::logs::{CallerSinks, LogCaller, LogTargets};
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::dataplane::Inbound;
@@ -134,7 +135,10 @@ impl<'a> Logs<'a> {
         let logs = &mut plan.logs;
         logs.outbounds.retain(|_, of| *of != logs.calls);
         logs.inbounds.retain(|_, of| *of != logs.ports);
-        plan.warnings.extend(self.calls.iter().filter_map(without_effect));
+        let entries = |one: &Effective<'_, MeshAccessLog>| {
+            without_effect(one.document, one.policy.to.iter().map(|to| &to.target_ref))
+        };
+        plan.warnings.extend(self.calls.iter().filter_map(entries));
         plan.warnings.extend(self.unknown_backends());
         errors.extend(self.too_many(plan, ours));
     }
@@ -228,25 +232,6 @@ fn log_caller(SpiffeMatch { kind, value }: &SpiffeMatch) -> LogCaller {
         MatchKind::Exact => LogCaller::Exactly(value.clone()),
         MatchKind::Prefix => LogCaller::Prefix(value.clone()),
     }
-}
-
-/// Returns a line about the entries for destinations that a pod cannot call yet.
-fn without_effect(policy: &Effective<'_, MeshAccessLog>) -> Option<String> {
-    let kinds: Vec<_> = policy
-        .policy
-        .to
-        .iter()
-        .enumerate()
-        .filter(|(_, to)| ![ToKind::Mesh, ToKind::MeshService].contains(&to.target_ref.kind))
-        .map(|(index, to)| format!("to[{index}] ({})", to.target_ref.kind.name()))
-        .collect();
-    let name = &policy.document.name;
-    (!kinds.is_empty()).then(|| {
-        format!(
-            "MeshAccessLog {name}: without effect, as no connection of this pod is known to go there: {}",
-            kinds.join(", ")
-        )
-    })
 }
 
 #[cfg(test)]

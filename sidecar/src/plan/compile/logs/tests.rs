@@ -178,7 +178,8 @@ fn an_inbound_may_have_a_log_of_its_own() {
     let both = format!("to: [{}], {}", to("/to", "kind: Mesh"), rule("/in"));
     let errors = read(&policy("l", &format!("{section}ops"), &both)).unwrap_err();
     assert!(
-        errors.len() == 1 && errors[0].contains("spec.targetRef.sectionName: found an inbound"),
+        matches!(&errors[..], [inbound, beside] if inbound.contains("spec.targetRef.sectionName: found an inbound")
+            && beside.contains("spec.to: found to beside rules")),
         "{errors:?}"
     );
 }

@@ -51,6 +51,7 @@ pub(super) fn add(
     errors: &mut Vec<CompileError>,
 ) {
     let policies = MetricPolicies::of(ours, pod);
+    wrong_expressions(ours, errors);
     let Some(conf) = merged(policies.confs().map(|(_, conf)| conf.clone())) else { return };
     let backends = conf.backends.as_deref().unwrap_or_default();
     if !backends.iter().any(|backend| backend.prometheus.is_some()) {
@@ -66,7 +67,7 @@ pub(super) fn add(
     plan.scrape = Some(Scrape {
         applications: applications_of(applications, pod, (&own, &policies), errors),
         labels: labels(plan, pod),
-        selection: selection(conf.sidecar, &policies, errors),
+        selection: selection(conf.sidecar),
         ports,
     });
     policies.explain(plan);
@@ -281,11 +282,7 @@ fn labels(plan: &Plan, pod: &Subject<'_>) -> Vec<(&'static str, Arc<str>)> {
     all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-fn selection(
-    sidecar: Option<SidecarMetrics>,
-    policies: &MetricPolicies<'_>,
-    errors: &mut Vec<CompileError>,
-) -> Selection {
+fn selection(sidecar: Option<SidecarMetrics>) -> Selection {
     let Some(SidecarMetrics { profiles, include_unused }) = sidecar else { return Selection::default() };
     let include_unused = include_unused.unwrap_or_default();
     let Some(profiles) = profiles else { return Selection { include_unused, ..Selection::default() } };
@@ -319,9 +316,26 @@ fn selection(
     };
     Selection {
         profile: widest.max().unwrap_or_default(),
-        exclude: compiled("exclude", profiles.exclude),
-        include: compiled("include", profiles.include),
+        exclude: compiled(profiles.exclude),
+        include: compiled(profiles.include),
         include_unused,
+    }
+}
+
+/// Reports wrong expressions, also those of policies that decide nothing here: such a document is wrong by itself.
+fn wrong_expressions(ours: &[&Document], errors: &mut Vec<CompileError>) {
+    for document in ours {
+        let conf = MeshMetric::from_spec(&document.spec).and_then(|policy| policy.default.as_ref());
+        let Some(profiles) = conf.and_then(|conf| conf.sidecar.as_ref()?.profiles.as_ref()) else { continue };
+        for (list, selectors) in [("exclude", &profiles.exclude), ("include", &profiles.include)] {
+            for (index, selector) in selectors.iter().flatten().enumerate() {
+                let Err((text, error)) = name_selector(selector.clone()) else { continue };
+                let field = format!("spec.default.sidecar.profiles.{list}[{index}].match");
+                let words = error.lines().last().unwrap_or_default();
+                let allowed = format!("a regular expression ({words})");
+                errors.push(document.error(&field, format!("{text:?}"), allowed).into());
+            }
+        }
     }
 }
 

@@ -217,6 +217,22 @@ fn wrong_ports_and_expressions_are_told_with_the_document_that_decides() {
 }
 
 #[test]
+fn a_wrong_expression_is_an_error_whatever_the_policy_decides() {
+    let wrong = "sidecar: {profiles: {include: [{type: Exact, match: '('}, {type: Regex, match: '('}]}}";
+    for (name, policies, count) in [
+        ("no backend", policy("a", ALL, wrong), 1),
+        ("another pod", policy("a", "kind: Dataplane, labels: {app: web}", wrong), 1),
+        ("another decides", policy("a", ALL, wrong) + &policy("b", "kind: Dataplane", wrong), 2),
+    ] {
+        let documents = here("10.0.0.2", REDIRECTED) + &policies;
+        let errors = compiled(&["--dataplane=here"], &documents).unwrap_err();
+        assert_eq!(errors.len(), count, "{name}: {errors:?}");
+        let start = "mesh.yaml: document 2 (MeshMetric a): spec.default.sidecar.profiles.include[1].match: found \"(\"";
+        assert!(errors[0].starts_with(start), "{name}: {errors:?}");
+    }
+}
+
+#[test]
 fn a_certificate_of_the_users_own_is_a_warning() {
     let plan =
         plan(&policy("a", ALL, "backends: [{type: Prometheus, prometheus: {tls: {mode: ProvidedTLS}}}]"));

@@ -326,7 +326,7 @@ fn the_parts_of_a_traffic_route_that_have_no_effect_are_told_once() {
     );
     assert_eq!(ways(&plan, 1000), ["other 10.0.0.5:80"]);
     assert!(
-        matches!(&plan.warnings[..], [one] if one.starts_with("TrafficRoute r: passed over") && one.ends_with(": http, loadBalancer")),
+        matches!(&plan.warnings[..], [one] if one.starts_with("TrafficRoute r: passed over") && one.ends_with(": http")),
         "{:?}",
         plan.warnings
     );

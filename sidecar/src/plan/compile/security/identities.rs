@@ -256,3 +256,34 @@ fn what_gives_no_identity_is_an_error_that_names_its_field() {
     );
     assert!(compiled(&["--identity=/id"], &(all + &here(""))).unwrap().mtls.is_some());
 }
+
+#[test]
+fn workloads_of_this_zone_have_the_trust_domains_that_its_documents_say() {
+    let one = authority("one");
+    let own = "default.east.mesh.local";
+    let next = identity("next", &format!("{ALL}, spiffeID: {{trustDomain: next}}"));
+    for (name, documents, domains) in [
+        ("alone", String::new(), vec!["default", own]),
+        (
+            "another identity's",
+            next.replace("matchLabels: {}", "matchLabels: {app: db}"),
+            vec!["default", own, "next"],
+        ),
+        ("of no pod", identity("next", "selector: {}, spiffeID: {trustDomain: next}"), vec!["default", own]),
+        (
+            "that issues nothing",
+            next.replace(", provider: {type: Spire, spire: {}}", "")
+                .replace("matchLabels: {}", "matchLabels: {app: db}"),
+            vec!["default", own],
+        ),
+        ("a MeshTrust", mesh_trust("t", "", "west", &[&one]), vec!["default", own]),
+        ("of this zone", mesh_trust("t", "kuma.io/zone: east", "old", &[&one]), vec!["default", own, "old"]),
+        ("of another zone", mesh_trust("t", "kuma.io/zone: west", "west", &[&one]), vec!["default", own]),
+    ] {
+        let documents = format!("{}{documents}{}", identity("i", ALL), here("kuma.io/zone: east, app: web"));
+        let trust = plan(&documents).mtls.unwrap().settings.trust.clone().unwrap();
+        assert_eq!(trust.local.zone.as_deref(), Some("east"), "{name}");
+        let said: Vec<_> = trust.local.domains.iter().map(|domain| domain.as_str()).collect();
+        assert_eq!(said, domains, "{name}");
+    }
+}

@@ -4,7 +4,7 @@
 use crate::options::config::{Config, IdentitySource};
 use crate::plan::compile::error::CompileError;
 use crate::plan::decisions::Claim;
-use crate::plan::trust::Trust;
+use crate::plan::trust::{LocalTrust, Trust};
 use culvert_mesh::document::{Document, DocumentError, ZONE};
 use culvert_mesh::kinds::FromSpec;
 use culvert_mesh::kinds::identity::{MeshIdentity, MeshTrust};
@@ -14,7 +14,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most authorities of all MeshTrusts: as many as `ca.crt` may have.
 const MOST_AUTHORITIES: usize = 1024;
@@ -77,7 +77,9 @@ pub(super) fn trust(
     };
     errors.extend(without_certificate(config, &chosen).map(Into::into));
     let domain = domain(config, &chosen, pod, errors)?;
-    Some(Trust { id: id(&chosen, pod, &domain), domain, authorities })
+    let local = local(config, ours, pod, &domain);
+    let id = id(&chosen, pod, &domain);
+    Some(Trust::new(domain, id, authorities, local))
 }
 
 fn undecided(document: &Document) -> DocumentError {
@@ -123,9 +125,7 @@ fn domain(
     let mut wrong = |found: String, allowed: &str| {
         errors.push(document.error("spec.spiffeID.trustDomain", found, allowed).into());
     };
-    let own_zone = document.labels.get(ZONE);
-    let zone = own_zone.or_else(|| pod.zone()).unwrap_or(ONLY_ZONE);
-    let Some(text) = identity.trust_domain(&document.labels, &config.mesh, zone) else {
+    let Some(text) = identity.trust_domain(&document.labels, &config.mesh, zone_of(document, pod)) else {
         wrong("a label that this document does not have".into(), "labels of the MeshIdentity itself");
         return None;
     };
@@ -142,6 +142,34 @@ fn domain(
         return None;
     }
     Some(domain)
+}
+
+/// Returns the zone that a MeshIdentity's template means.
+fn zone_of<'z>(document: &'z Document, pod: &Subject<'z>) -> &'z str {
+    document.labels.get(ZONE).or_else(|| pod.zone()).unwrap_or(ONLY_ZONE)
+}
+
+/// Returns the trust domains that documents give workloads of this pod's zone. The labels by which a MeshIdentity chooses
+/// them are not known here, so those of all count; beside them those of MeshTrusts of the zone, and the mesh's own name, of
+/// which the certificates of workloads without a MeshIdentity are.
+fn local(config: &Config, ours: &[&Document], pod: &Subject<'_>, own: &TrustDomain) -> LocalTrust {
+    let identities = of_kind::<MeshIdentity>(ours, pod).filter(|(_, identity)| {
+        let chooses = identity.selector.as_ref().is_some_and(|selector| selector.dataplane.is_some());
+        chooses && identity.issuer().is_some()
+    });
+    let said = identities.filter_map(|(document, identity)| {
+        identity.trust_domain(&document.labels, &config.mesh, zone_of(document, pod))?.parse().ok()
+    });
+    let trusts = of_kind::<MeshTrust>(ours, pod);
+    let trusts = trusts.filter(|(document, _)| {
+        let zone = document.labels.get(ZONE);
+        zone.is_some() && zone == pod.zone()
+    });
+    let mut domains: BTreeSet<TrustDomain> = said.collect();
+    domains.extend(trusts.map(|(_, trust)| trust.trust_domain.clone()));
+    domains.extend(config.mesh.parse::<TrustDomain>().ok());
+    domains.insert(own.clone());
+    LocalTrust { zone: pod.zone().map(Into::into), domains }
 }
 
 /// Returns the pod's identity, as far as its labels say it.

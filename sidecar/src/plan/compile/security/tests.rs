@@ -143,7 +143,9 @@ fn permissions_are_in_the_order_in_which_they_decide() {
   {{targetRef: {{kind: MeshSubset, tags: {{version: '2'}}}}, default: {{action: AllowWithShadowDeny}}}}]}}}}
 ---
 {{type: MeshTrafficPermission, name: ours, spec: {{targetRef: {{kind: MeshSubset, tags: {{version: '1'}}}}, from: [
-  {{targetRef: {{kind: MeshService, name: web}}, default: {{action: Allow}}}}],
+  {{targetRef: {{kind: MeshService, name: web}}, default: {{action: Allow}}}}]}}}}
+---
+{{type: MeshTrafficPermission, name: ours-too, spec: {{targetRef: {{kind: MeshSubset, tags: {{version: '1'}}}},
   rules: [{{default: {{deny: [{{spiffeID: {{type: Exact, value: 'spiffe://default/evil'}}}}]}}}}]}}}}
 ---
 {{type: MeshTrafficPermission, name: others, spec: {{targetRef: {{kind: MeshService, name: there}}, from: [

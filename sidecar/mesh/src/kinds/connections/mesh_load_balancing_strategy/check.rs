@@ -7,11 +7,11 @@ use crate::kinds::connections::mesh_circuit_breaker::Thousandths;
 use crate::kinds::destination::{ToKind, ToRef};
 use crate::read::At;
 use crate::read::part::Part;
-use crate::target::TargetRef;
+use crate::target::PodsOrGateway;
 
 pub(super) fn check(part: &Part<'_>, at: &mut At<'_>) {
     let target = part.field("targetRef");
-    TargetRef::check(&target, at);
+    PodsOrGateway::check(&target, at);
     if target.has("sectionName") == Ok(true) {
         target.problem(
             at,

@@ -15,13 +15,13 @@ use crate::kinds::destination::{ConnectionPolicy, Positive, ToRef};
 use crate::merge::{Merge, merge_fields};
 use crate::read::part::Part;
 use crate::read::{At, Mapping, Span, fields, words};
-use crate::target::{Target, TargetRef};
+use crate::target::{PodsOrGateway, Target};
 
 fields! {
     /// The endpoints that the calls of some pods go to.
     pub struct MeshLoadBalancingStrategy {
         /// The pods. Absent: all pods of the mesh.
-        target_ref: optional TargetRef = "targetRef",
+        target_ref: optional PodsOrGateway = "targetRef",
         /// Calls of these pods.
         to: default Vec<StrategyTo> = "to",
     }
@@ -44,7 +44,7 @@ fields! {
         load_balancer: optional LoadBalancer = "loadBalancer",
         /// The zones and endpoints that come first. Absent: this pod's zone before all others.
         locality_awareness: optional LocalityAwareness = "localityAwareness",
-        /// What RingHash and Maglev hash.
+        /// Properties that RingHash and Maglev hash.
         hash_policies: optional Vec<HashPolicy> = "hashPolicies",
     }
 }
@@ -104,7 +104,7 @@ fields! {
         min_ring_size: optional Between<1, 8_000_000> = "minRingSize",
         /// Most points of the ring. Default: 8000000.
         max_ring_size: optional Between<1, 8_000_000> = "maxRingSize",
-        /// What is hashed of a connection.
+        /// Properties of a connection that are hashed.
         hash_policies: optional Vec<HashPolicy> = "hashPolicies",
     }
 }
@@ -126,7 +126,7 @@ fields! {
     pub struct Maglev {
         /// Entries of the table, a prime number. Default: 65537.
         table_size: optional TableSize = "tableSize",
-        /// What is hashed of a connection.
+        /// Properties of a connection that are hashed.
         hash_policies: optional Vec<HashPolicy> = "hashPolicies",
     }
 }
@@ -436,7 +436,7 @@ impl Resource for MeshLoadBalancingStrategy {
     const HAS_SPEC: bool = true;
 
     fn target(&self) -> Target<'_> {
-        Target::Ref(self.target_ref.as_ref())
+        PodsOrGateway::target(self.target_ref.as_ref())
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {

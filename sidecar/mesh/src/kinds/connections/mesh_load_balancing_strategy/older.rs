@@ -24,7 +24,7 @@ fields! {
 fields! {
     /// Settings of leastRequest.
     pub struct OlderLeastRequest {
-        /// Random endpoints of which one is taken; 0 and 1 are Envoy's 2.
+        /// Random endpoints of which one is taken. Default, and 0: Envoy's 2.
         choice_count: optional u32 = "choiceCount",
     }
 }
@@ -32,8 +32,8 @@ fields! {
 fields! {
     /// Settings of ringHash.
     pub struct OlderRingHash {
-        /// Hash of the endpoints' addresses. Default: XX_HASH.
-        hash_function: optional OlderHashFunction = "hashFunction",
+        /// Hash of the endpoints' addresses. Kuma has no default.
+        hash_function: required OlderHashFunction = "hashFunction",
         /// Fewest points of the ring.
         min_ring_size: optional Between<1, 8_000_000> = "minRingSize",
         /// Most points of the ring.
@@ -68,7 +68,7 @@ impl OlderLoadBalancer {
             active_request_bias: None,
         });
         let ring_hash = self.ring_hash.as_ref().map(|settings| RingHash {
-            hash_function: settings.hash_function.map(|function| match function {
+            hash_function: Some(match settings.hash_function {
                 OlderHashFunction::XxHash => HashFunction::XxHash,
                 OlderHashFunction::MurmurHash2 => HashFunction::MurmurHash2,
             }),
@@ -79,12 +79,23 @@ impl OlderLoadBalancer {
         Some(LoadBalancer { kind, round_robin: None, least_request, ring_hash, random: None, maglev: None })
     }
 
-    /// Notes that more than one field names an algorithm.
+    /// Notes that more than one field names an algorithm, and settings that Kuma refuses.
     pub fn check(part: &Part<'_>, at: &mut At<'_>) {
         const ALL: [&str; 5] = ["roundRobin", "leastRequest", "ringHash", "random", "maglev"];
         let there: Vec<_> = ALL.into_iter().filter(|field| part.has(field) == Ok(true)).collect();
         if there.len() > 1 {
             part.problem_here(at, there.join(" and "), "one algorithm");
+        }
+        let least = part.field("leastRequest");
+        if least.get::<u32>("choiceCount") == Ok(Some(1)) {
+            least.problem(at, "choiceCount", "1", "at least 2: of one there is no choice");
+        }
+        let ring = part.field("ringHash");
+        let size = |field| ring.get::<Between<1, 8_000_000>>(field).ok().flatten();
+        if let (Some(Between(least)), Some(Between(most))) = (size("minRingSize"), size("maxRingSize"))
+            && least > most
+        {
+            ring.problem(at, "minRingSize", least.to_string(), format!("at most maxRingSize, {most}"));
         }
     }
 }
@@ -124,5 +135,11 @@ mod tests {
         assert_eq!((ring.min_ring_size, ring.max_ring_size), (Some(Between(64)), Some(Between(1024))));
         assert_eq!(problems_of(&json!({"random": {}, "maglev": {}})).1, 1, "two");
         assert_eq!(problems_of(&json!({"ringHash": {"hashFunction": "MD5"}})).1, 1);
+        assert_eq!(problems_of(&json!({"ringHash": {}})).1, 1, "as Kuma has it");
+        assert_eq!(problems_of(&json!({"leastRequest": {"choiceCount": 1}})).1, 1);
+        assert_eq!(problems_of(&json!({"leastRequest": {"choiceCount": 0}})).1, 0, "the default");
+        let upside_down =
+            json!({"ringHash": {"hashFunction": "XX_HASH", "minRingSize": 9, "maxRingSize": 8}});
+        assert_eq!(problems_of(&upside_down).1, 1);
     }
 }

@@ -352,7 +352,9 @@ fn every_rule_of_kuma_about_rates_is_a_check() {
             "spec: found rules beside to or from",
         ),
         (
-            format!("rules: [{{matches: [{{spiffeID: {{type: Exact, value: a}}}}], default: {tcp}}}]"),
+            format!(
+                "rules: [{{matches: [{{spiffeID: {{type: Exact, value: 'spiffe://default/a'}}}}], default: {tcp}}}]"
+            ),
             "spec.rules[0].default.local.tcp: found it beside matches",
         ),
     ] {

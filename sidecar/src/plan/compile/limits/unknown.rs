@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Entries of policies for destinations that no connection of this pod is known to go to.
+
+use super::ForCalls;
+use culvert_mesh::document::Document;
+use culvert_mesh::kinds::destination::{ConnectionPolicy, ToKind, ToRef};
+
+/// Returns a line about the entries of a policy that are about no destination of this pod.
+pub(in crate::plan::compile) fn without_effect<'p>(
+    document: &Document,
+    to: impl Iterator<Item = &'p ToRef>,
+) -> Option<String> {
+    let unknown = to.enumerate().filter(|(_, to)| ![ToKind::Mesh, ToKind::MeshService].contains(&to.kind));
+    let entries: Vec<_> = unknown.map(|(index, to)| format!("to[{index}] ({})", to.kind.name())).collect();
+    let (kind, name) = (document.kind().name(), &document.name);
+    (!entries.is_empty()).then(|| {
+        format!(
+            "{kind} {name}: without effect, as no connection of this pod is known to go there: {}",
+            entries.join(", ")
+        )
+    })
+}
+
+/// Returns such a line for each policy of a kind.
+pub(super) fn of_all<P: ConnectionPolicy>(policies: &[ForCalls<'_, P>]) -> Vec<String> {
+    let line = |ForCalls { one, .. }: &ForCalls<'_, P>| {
+        without_effect(one.document, one.policy.to().map(|(to, _)| to))
+    };
+    policies.iter().filter_map(line).collect()
+}
