@@ -130,6 +130,6 @@ pub(super) fn all_inbound<'p, C>(
 }
 
 /// Returns the values of connections to destinations, in the order of the document.
-pub(super) fn to<'p, C>(to: &'p [ToEntry<C>]) -> impl DoubleEndedIterator<Item = (&'p ToRef, &'p C)> {
+pub(super) fn to<C>(to: &[ToEntry<C>]) -> impl DoubleEndedIterator<Item = (&ToRef, &C)> {
     to.iter().map(|to| (&to.target_ref, &to.default))
 }

@@ -50,8 +50,8 @@ pub(super) fn add(
     pod: &Subject<'_>,
     errors: &mut Vec<CompileError>,
 ) {
-    let policies = MetricPolicies::of(ours, pod);
     wrong_expressions(ours, errors);
+    let policies = MetricPolicies::of(ours, pod);
     let Some(conf) = merged(policies.confs().map(|(_, conf)| conf.clone())) else { return };
     let backends = conf.backends.as_deref().unwrap_or_default();
     if !backends.iter().any(|backend| backend.prometheus.is_some()) {
@@ -291,28 +291,9 @@ fn selection(sidecar: Option<SidecarMetrics>) -> Selection {
         ProfileName::Basic => Profile::Basic,
         ProfileName::None => Profile::None,
     });
-    let mut compiled = |list: &'static str, selectors: Option<Vec<MetricSelector>>| {
-        let says = |conf: &MetricConf| {
-            let profiles = conf.sidecar.as_ref().and_then(|sidecar| sidecar.profiles.as_ref());
-            profiles.is_some_and(|said| {
-                if list == "exclude" { said.exclude.is_some() } else { said.include.is_some() }
-            })
-        };
-        let of = policies.says(says);
-        let selectors = selectors.unwrap_or_default().into_iter().enumerate();
-        let read = selectors.filter_map(|(index, selector)| match name_selector(selector) {
-            Ok(selector) => Some(selector),
-            Err((text, error)) => {
-                let field = policies.path(&format!("sidecar.profiles.{list}[{index}].match"));
-                let words = error.lines().last().unwrap_or_default();
-                errors.extend(of.map(|document| {
-                    let allowed = format!("a regular expression ({words})");
-                    CompileError::from(document.error(&field, format!("{text:?}"), allowed))
-                }));
-                None
-            }
-        });
-        read.collect::<Vec<_>>()
+    // Wrong ones were reported by `wrong_expressions`.
+    let compiled = |selectors: Option<Vec<MetricSelector>>| {
+        selectors.unwrap_or_default().into_iter().filter_map(|one| name_selector(one).ok()).collect()
     };
     Selection {
         profile: widest.max().unwrap_or_default(),
