@@ -116,7 +116,11 @@ spec:
     fs::write(logs.join("in"), "")?;
     replace(
         &folder.join("log.yaml"),
-        &log("rules:\n  -").replace("- \n    default", "- default").replace("/in", "/rules"),
+        &log("rules:\n  -")
+            .replace("- \n    default", "- default")
+            .replace("/in", "/rules")
+            // One policy has either rules or to.
+            .replace("  to:\n", "---\napiVersion: kuma.io/v1alpha1\nkind: MeshAccessLog\nmetadata: {name: calls, namespace: kong-mesh-system, labels: {kuma.io/mesh: default}}\nspec:\n  targetRef: {kind: MeshService, name: app}\n  to:\n"),
     )?;
     eventually!(sidecar.stat("config_reloaded").is_ok_and(|n| n == 1), SOON);
     talks(lab.peer.connect("10.77.0.2:8080")?)?;

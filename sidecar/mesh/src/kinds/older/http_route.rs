@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `conf.http[]` of a TrafficRoute: requests, and the services that they go to. Checked, and without effect.
 
-use super::OlderShare;
-use super::traffic_route::check_way;
+use super::way::{OlderShare, check_way};
 use crate::kinds::destination::check_says_something;
 use crate::model::tags::Tags;
 use crate::read::part::Part;

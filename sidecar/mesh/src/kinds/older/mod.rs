@@ -12,6 +12,7 @@ mod retry;
 mod timeout;
 mod traffic_log;
 mod traffic_route;
+mod way;
 
 pub use circuit_breaker::*;
 pub use health_check::*;
@@ -21,6 +22,7 @@ pub use retry::*;
 pub use timeout::*;
 pub use traffic_log::*;
 pub use traffic_route::*;
+pub use way::OlderShare;
 
 use crate::kinds::FromSpec;
 use crate::kinds::proxy_template::Selector;
