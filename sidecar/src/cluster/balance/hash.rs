@@ -61,7 +61,7 @@ pub(super) fn xxh64(bytes: &[u8], seed: u64) -> u64 {
     hash ^ hash >> 32
 }
 
-/// Returns MurmurHash2 in 64 bits, with the seed of libstdc++, as Envoy does.
+/// Returns MurmurHash2 in 64 bits, with Envoy's seed.
 fn murmur_hash_2(bytes: &[u8]) -> u64 {
     const SEED: u64 = 0xc70f_6907;
     const MULTIPLIER: u64 = 0xc6a4_a793_5bd1_e995;
