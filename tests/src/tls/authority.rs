@@ -89,11 +89,12 @@ impl Authority {
 }
 
 impl Credentials {
-    /// Writes the three files that `--identity` reads, each at once.
+    /// Writes the three files that `--identity` reads, each at once. The authorities come first: whoever sees the new certificate
+    /// is a member that believes them.
     pub fn write(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
         for (name, text) in
-            [("tls.crt", &self.certificate), ("tls.key", &self.key), ("ca.crt", &self.authorities)]
+            [("ca.crt", &self.authorities), ("tls.key", &self.key), ("tls.crt", &self.certificate)]
         {
             let (path, new) = (folder.join(name), folder.join(format!("{name}.new")));
             fs::write(&new, text)
