@@ -12,7 +12,7 @@
 //!
 //! | level | room | holds |
 //! |---|---|---|
-//! | 12 | `process` | run, workers, the list of services, drain, the prober of capture, reload; `validate`, `inspect` and `wait` |
+//! | 12 | `process` | run, workers, the list of services, drain, the prober of capture, reload; `validate`, `inspect`, `resolve` and `wait` |
 //! | 11 | `scrape` | the ports that MeshMetrics open: own metrics by profile, applications' metrics joined |
 //! | 10 | `admin` | the status port and the admin, the page, statistics under Envoy's names |
 //! | 9 | `probes` | application probes |
@@ -53,6 +53,9 @@ pub use connection::route::route;
 /// Exit code for a start that fails until an operator changes something: an option, a port in use, a file that cannot be
 /// written. (`EX_USAGE` of sysexits.)
 pub const EXIT_USAGE: u8 = 64;
+
+/// Exit code of `resolve` for a name that does not exist.
+pub const EXIT_NOT_FOUND: u8 = 1;
 
 /// Exit code of `wait` when the sidecar was not ready in time.
 pub const EXIT_NOT_IN_TIME: u8 = 1;

@@ -5,8 +5,8 @@ use clap::error::ErrorKind;
 use culvert_sidecar::observe::logging;
 use culvert_sidecar::observe::one_line::one_line;
 use culvert_sidecar::options::{Command, Options};
-use culvert_sidecar::process::{inspect, run, validate, wait};
-use culvert_sidecar::{EXIT_NOT_IN_TIME, EXIT_USAGE};
+use culvert_sidecar::process::{inspect, resolve, run, validate, wait};
+use culvert_sidecar::{EXIT_NOT_FOUND, EXIT_NOT_IN_TIME, EXIT_USAGE};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,6 +34,16 @@ fn main() -> ExitCode {
         Some(Command::Inspect { caller, paths }) => {
             let (caller, paths) = (caller.clone(), paths.clone());
             return told(inspect::inspect(options, caller.as_deref(), &paths));
+        }
+        Some(Command::Resolve { format, name, paths }) => {
+            let (json, name, paths) = (format == "json", name.clone(), paths.clone());
+            return match resolve::resolve(options, &name, json, &paths) {
+                Ok((words, exists)) => {
+                    println!("{words}");
+                    ExitCode::from(if exists { 0 } else { EXIT_NOT_FOUND })
+                }
+                Err(errors) => usage(errors),
+            };
         }
         Some(Command::Wait { condition: _, timeout }) => {
             let timeout = (!timeout.is_zero()).then_some(*timeout);

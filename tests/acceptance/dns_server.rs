@@ -18,16 +18,16 @@ use crate::support::{APP, by_every_engine};
 const SOON: Duration = Duration::from_secs(10);
 
 /// Bytes before the question of a message.
-const HEADER: usize = 12;
+pub(crate) const HEADER: usize = 12;
 /// Types of queries.
-const A: u16 = 1;
-const AAAA: u16 = 28;
+pub(crate) const A: u16 = 1;
+pub(crate) const AAAA: u16 = 28;
 /// Response codes.
-const SERVFAIL: u8 = 2;
+pub(crate) const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
 
 /// A query for a name.
-fn query(id: u16, name: &str, kind: u16) -> Vec<u8> {
+pub(crate) fn query(id: u16, name: &str, kind: u16) -> Vec<u8> {
     let mut message = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
     for label in name.split('.') {
         message.push(label.len() as u8);
@@ -37,21 +37,21 @@ fn query(id: u16, name: &str, kind: u16) -> Vec<u8> {
     message
 }
 
-fn id_of(message: &[u8]) -> u16 {
+pub(crate) fn id_of(message: &[u8]) -> u16 {
     u16::from_be_bytes([message[0], message[1]])
 }
 
-fn code(message: &[u8]) -> u8 {
+pub(crate) fn code(message: &[u8]) -> u8 {
     message[3] & 0xf
 }
 
 /// Number of records that answer.
-fn records(message: &[u8]) -> u16 {
+pub(crate) fn records(message: &[u8]) -> u16 {
     u16::from_be_bytes([message[6], message[7]])
 }
 
 /// The name and the end of a message's question.
-fn question(message: &[u8]) -> (String, usize) {
+pub(crate) fn question(message: &[u8]) -> (String, usize) {
     let (mut name, mut at) = (Vec::new(), HEADER);
     while message[at] != 0 {
         let length = usize::from(message[at]);
@@ -98,7 +98,7 @@ fn answer(query: &[u8], by_tcp: bool, last: u8) -> Vec<u8> {
     message
 }
 
-fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub(crate) fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
     let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
@@ -106,7 +106,7 @@ fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-fn write_frame(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+pub(crate) fn write_frame(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     stream.write_all(&[&(message.len() as u16).to_be_bytes()[..], message].concat())
 }
 
@@ -117,16 +117,21 @@ struct Outside {
 }
 
 /// An onboarded pod and a server outside in each family.
-struct World {
-    lab: Lab,
+pub(crate) struct World {
+    pub(crate) lab: Lab,
     resolv_conf: PathBuf,
     servers: Vec<Outside>,
 }
 
 impl World {
-    fn new(engine: &str) -> Result<Self> {
+    pub(crate) fn new(engine: &str) -> Result<Self> {
+        Self::with(&[("engine", engine)])
+    }
+
+    /// One with these annotations besides `redirect-dns`.
+    pub(crate) fn with(annotations: &[(&str, &str)]) -> Result<Self> {
         let lab = Lab::new()?;
-        lab.add(&[("engine", engine), ("redirect-dns", "all")])?.expect_success();
+        lab.add(&[annotations, &[("redirect-dns", "all")]].concat())?.expect_success();
         let resolv_conf = lab.folder().join("resolv.conf");
         let mut world = Self { lab, resolv_conf, servers: Vec::new() };
         world.names(&[Family::V4.outside()])?;
@@ -137,7 +142,7 @@ impl World {
     }
 
     /// Writes the pod's resolv.conf.
-    fn names(&self, servers: &[IpAddr]) -> Result<()> {
+    pub(crate) fn names(&self, servers: &[IpAddr]) -> Result<()> {
         let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
         replace(&self.resolv_conf, &lines)
     }
@@ -156,28 +161,28 @@ impl World {
         Ok(())
     }
 
-    fn sidecar(&self) -> Result<Sidecar<'_>> {
+    pub(crate) fn sidecar(&self) -> Result<Sidecar<'_>> {
         self.settings().start()
     }
 
-    fn settings(&self) -> culvert_tests::pod::sidecar::Settings<'_> {
+    pub(crate) fn settings(&self) -> culvert_tests::pod::sidecar::Settings<'_> {
         let path = self.resolv_conf.display().to_string();
         self.lab.pod.sidecar().options(["--dns-port", "15053", "--resolv-conf", &path])
     }
 
-    fn app(&self) -> Actor<'_> {
+    pub(crate) fn app(&self) -> Actor<'_> {
         self.lab.pod.as_uid(APP)
     }
 
     /// Asks by UDP. The answer has to come from the server that was asked.
-    fn ask(&self, server: IpAddr, query: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn ask(&self, server: IpAddr, query: &[u8]) -> Result<Vec<u8>> {
         let (answer, sender) = self.app().ask_udp((server, 53), query)?;
         ensure!(sender == (server, 53).into(), "asked {server}, {sender} answered");
         ensure!(id_of(&answer) == id_of(query), "another id");
         Ok(answer)
     }
 
-    fn ask_by_tcp(&self, server: IpAddr, query: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn ask_by_tcp(&self, server: IpAddr, query: &[u8]) -> Result<Vec<u8>> {
         let mut stream = self.app().connect((server, 53))?;
         write_frame(&mut stream, query)?;
         Ok(read_frame(&mut stream)?)
@@ -195,7 +200,7 @@ impl World {
 }
 
 /// The last byte of the only address.
-fn last_of(answer: &[u8]) -> Result<u8> {
+pub(crate) fn last_of(answer: &[u8]) -> Result<u8> {
     ensure!(records(answer) == 1, "{} records", records(answer));
     answer.last().copied().context("no bytes")
 }

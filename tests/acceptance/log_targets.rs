@@ -229,7 +229,7 @@ spec:
     assert_eq!(world.said("none"), [""; 0]);
     let warned = |line: &str| {
         (line.contains("MeshAccessLog narrow: without effect")
-            && line.contains("to[2] (MeshExternalService), to[3]"))
+            && line.contains("to go there: to[3] (MeshHTTPRoute)"))
         .then_some(())
     };
     sidecar.stderr().wait_for(SOON, warned).context("no warning")

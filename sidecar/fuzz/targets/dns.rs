@@ -5,17 +5,26 @@
 
 use culvert_sidecar::dns::answer::{Bounds, Decision, decide};
 use culvert_sidecar::dns::message::answers;
-use culvert_sidecar::dns::names::{Names, NamesBuilder, SrvTarget};
+use culvert_sidecar::dns::names::{Names, Reach};
+use culvert_sidecar::plan::names::{MeshName, MeshNames, NamePort};
 use std::sync::LazyLock;
 
 static NAMES: LazyLock<Names> = LazyLock::new(|| {
-    let mut names = NamesBuilder::default();
-    let addresses = ["240.0.0.2", "fd00:fd00::2"].map(|address| address.parse().expect("an address"));
-    names.host("web.mesh", 30, &addresses).expect("a name");
-    names.host("a", 0, &addresses).expect("a name");
-    let place = SrvTarget { priority: 1, weight: 2, port: 80, target: "web.mesh".into() };
-    names.service("b", u32::MAX, &[place]).expect("names");
-    names.build()
+    let name = |host: &str, ttl, ports: &[(u16, &str)]| MeshName {
+        host: host.into(),
+        addresses: ["240.0.0.2", "fd00:fd00::2"].map(|address| address.parse().expect("an address")).into(),
+        ttl,
+        ports: ports
+            .iter()
+            .map(|(port, name)| NamePort { port: *port, name: Some((*name).into()), listener: "listener".into() })
+            .collect(),
+        service: "MeshService web".into(),
+        by: "HostnameGenerator local".into(),
+    };
+    // In the order of hosts.
+    let mut mesh = MeshNames::default();
+    mesh.names = vec![name("a", 0, &[]), name("b", u32::MAX, &[]), name("web.mesh", 30, &[(80, "http"), (81, "b")])];
+    Names::of(mesh.into(), Reach::ALL)
 });
 
 libfuzzer_sys::fuzz_target!(|input: (&[u8], &[u8])| {

@@ -2,7 +2,7 @@
 //! `/certs`: the identity in Envoy's shape, without secrets.
 
 use crate::net::clock::rfc3339;
-use crate::plan::trust::TrustDomains;
+use crate::plan::tls::trust::TrustDomains;
 use crate::tls::{Described, FILES, Tls};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};

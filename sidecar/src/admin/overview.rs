@@ -5,6 +5,7 @@ use super::app::App;
 use super::connection_view::ConnectionView;
 use super::envoy;
 use crate::cluster::registry::{ClusterState, Listener, Running};
+use crate::dns::metrics::{Answered, Outcome};
 use crate::net::addrs::Direction;
 use crate::net::clock::rfc3339;
 use crate::net::limit::Limit;
@@ -24,6 +25,8 @@ pub(super) const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inl
 const MOST_CONNECTIONS: usize = 200;
 /// Most warnings; the log has them all.
 const MOST_WARNINGS: usize = 20;
+/// Most listeners and most clusters: names of the mesh may make thousands of both. `/listeners` and `/clusters` have them all.
+const MOST_ROWS: usize = 200;
 /// Most destinations per cluster; `/clusters` has more.
 const MOST_DESTINATIONS: usize = 20;
 
@@ -40,10 +43,15 @@ pub(super) struct Overview {
     workers: usize,
     documents: DocumentsView,
     tls: Option<TlsView>,
+    /// The DNS server, where it is on.
+    dns: Option<DnsView>,
     /// One sample a second, oldest first.
     history: Vec<Sample>,
     listeners: Vec<ListenerView>,
+    /// Number of all listeners, and of all clusters.
+    listeners_total: usize,
     clusters: Vec<ClusterView>,
+    clusters_total: usize,
     open: usize,
     /// The newest of them.
     connections: Vec<ConnectionView>,
@@ -81,6 +89,20 @@ struct TlsView {
     complaint: Option<String>,
     /// Inbound connections so far, by what they speak.
     spoken: Vec<(&'static str, u64)>,
+}
+
+/// The DNS server.
+#[derive(Serialize)]
+struct DnsView {
+    /// Number of names of the mesh.
+    names: usize,
+    /// Queries so far, by what they were answered with.
+    queries: Vec<(&'static str, u64)>,
+    active: i64,
+    /// Mean time in milliseconds that servers took to answer; none before the first answer.
+    mean: Option<f64>,
+    /// Servers of the pod, with words for their states.
+    servers: Vec<(String, &'static str)>,
 }
 
 #[derive(Serialize)]
@@ -149,6 +171,10 @@ impl Overview {
         let now = Instant::now();
         let connections = proxy.table.newest(MOST_CONNECTIONS);
         let running = proxy.running.load();
+        let (listeners_total, listeners) =
+            first(envoy::listeners(&running), |of| of.metrics.view(|metrics| metrics.opened.get() > 0));
+        let (clusters_total, clusters) =
+            first(envoy::clusters(&running), |of| of.state.metrics.view(|metrics| metrics.total.get() > 0));
         Self {
             version: env!("CARGO_PKG_VERSION"),
             now: rfc3339(std::time::SystemTime::now()),
@@ -158,14 +184,28 @@ impl Overview {
             workers: proxy.config.workers,
             documents: documents(app, &running),
             tls: tls(app, &running),
+            dns: dns(app, &running),
             history: proxy.history.samples(),
-            listeners: envoy::listeners(&running).map(|of| listener(app, of)).collect(),
-            clusters: envoy::clusters(&running).map(|of| cluster(app, &running, &of.state)).collect(),
+            listeners: listeners.iter().map(|of| listener(app, of)).collect(),
+            listeners_total,
+            clusters: clusters.iter().map(|of| cluster(app, &running, &of.state)).collect(),
+            clusters_total,
             open: proxy.table.len(),
             connections: connections.iter().map(|entry| ConnectionView::of(entry, now)).collect(),
             errors: errors(app),
         }
     }
+}
+
+/// Returns the number of all rows, and those that the page shows: of too many those that were used come first.
+fn first<T>(all: impl Iterator<Item = T>, used: impl Fn(&T) -> bool) -> (usize, Vec<T>) {
+    let mut rows: Vec<T> = all.collect();
+    let total = rows.len();
+    if total > MOST_ROWS {
+        rows.sort_by_key(|row| !used(row));
+        rows.truncate(MOST_ROWS);
+    }
+    (total, rows)
 }
 
 fn documents(app: &App, running: &Running) -> DocumentsView {
@@ -201,26 +241,37 @@ fn tls(app: &App, running: &Running) -> Option<TlsView> {
     })
 }
 
+/// Returns `None` where the DNS server is off.
+fn dns(app: &App, running: &Running) -> Option<DnsView> {
+    let (of, proxy) = (&app.proxy.metrics.dns, &app.proxy);
+    let answered = of.upstream.outcomes[Outcome::Answered].get();
+    (proxy.config.dns_port != 0).then(|| DnsView {
+        names: running.plan.names.names.len(),
+        queries: Answered::ALL.map(|answered| (answered.name(), of.queries[answered].get())).into(),
+        active: of.active.get(),
+        mean: (answered > 0).then(|| of.upstream.micros.get() as f64 / 1e3 / answered as f64),
+        servers: proxy.dns.servers().into_iter().map(|(at, state)| (at.to_string(), state)).collect(),
+    })
+}
+
 fn listener(app: &App, of: &Listener) -> ListenerView {
     let planned = &of.plan;
     let limit = app.proxy.limits.listener(planned.direction);
-    ListenerView {
+    of.metrics.view(|metrics| ListenerView {
         name: planned.name.to_string(),
         direction: planned.direction.name(),
         address: planned.address.to_string(),
-        total: of.metrics.opened.get(),
-        active: of.metrics.active.get(),
-        denied: of.metrics.no_route.get(),
+        total: metrics.opened.get(),
+        active: metrics.active.get(),
+        denied: metrics.no_route.get(),
         used: limit.used(),
         max: limit.max(),
-    }
+    })
 }
 
 fn cluster(app: &App, running: &Running, of: &ClusterState) -> ClusterView {
-    let metrics = &of.metrics;
-    let breaker = &of.limits;
     let limit = |name, limit: &Limit| LimitView { name, used: limit.used(), max: limit.max() };
-    ClusterView {
+    of.metrics.view(|metrics| ClusterView {
         name: of.name.to_string(),
         total: metrics.total.get(),
         active: metrics.active.get(),
@@ -229,10 +280,9 @@ fn cluster(app: &App, running: &Running, of: &ClusterState) -> ClusterView {
         overflow: metrics.overflow.get() + metrics.pending_overflow.get(),
         bytes_sent: metrics.to_server.get(),
         bytes_recv: metrics.to_client.get(),
-        limits: vec![
-            limit("connections", &breaker.connections),
-            limit("connects under way", &breaker.pending),
-        ],
+        limits: of.limits.view(|breaker| {
+            vec![limit("connections", &breaker.connections), limit("connects under way", &breaker.pending)]
+        }),
         destinations: app
             .proxy
             .destinations
@@ -248,7 +298,7 @@ fn cluster(app: &App, running: &Running, of: &ClusterState) -> ClusterView {
                 named_by: running.plan.named_by(addr.get()),
             })
             .collect(),
-    }
+    })
 }
 
 fn errors(app: &App) -> Vec<ErrorView> {
@@ -269,5 +319,18 @@ fn sentence(direction: Direction, what: &str, words: Option<&str>) -> String {
     match words {
         Some(words) => format!("An {direction} connection {what}: {words}"),
         None => format!("An {direction} connection {what}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_rows_those_that_were_used_come_first() {
+        let few: Vec<_> = (0..MOST_ROWS).collect();
+        assert_eq!(first(few.iter().copied(), |row| *row == 7), (MOST_ROWS, few));
+        let (total, rows) = first(0..10_000, |row| *row % 5_000 == 4_999);
+        assert_eq!((total, rows.len(), &rows[..3]), (10_000, MOST_ROWS, &[4_999, 9_999, 0][..]));
     }
 }

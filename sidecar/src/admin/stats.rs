@@ -26,9 +26,12 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
     for cluster in &running.clusters {
         let (state, name) = (&cluster.state, &cluster.stat_name);
         stats.read(&state.metrics, &[("cluster", name)]);
-        read_limits(&state.limits, name, &mut stats);
+        state.limits.view(|limits| read_limits(limits, name, &mut stats));
         let ejected = cluster.health().filter(|endpoint| endpoint.ejected).count();
         stats.add(format!("cluster.{name}.outlier_detection.ejections_active"), count(ejected));
+        if let Some(outsiders) = state.outsiders.get() {
+            stats.read(&**outsiders, &[("cluster", name)]);
+        }
         if cluster.check().is_some() {
             stats.read(state.health.metrics(), &[("cluster", name)]);
             stats.add(format!("cluster.{name}.health_check.healthy"), count(cluster.healthy()));
@@ -53,7 +56,8 @@ fn count(number: usize) -> i64 {
 }
 
 fn server(stats: &mut Stats, running: &Running, Process { state, uptime, workers }: Process) {
-    let open = running.listeners.iter().map(|listener| listener.metrics.active.get()).sum();
+    let open =
+        running.listeners.iter().map(|listener| listener.metrics.view(|metrics| metrics.active.get())).sum();
     let on = running.plan.listeners.iter().filter(|listener| listener.address.port() != 0).count();
     for (name, value) in [
         ("server.live", i64::from(state != ServerState::Draining)),

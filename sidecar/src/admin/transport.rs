@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS of listeners and clusters, as Envoy's configuration would have it, in the chains of Kong Mesh's sidecars.
 
+use crate::plan::external::{AltName, Authorities, ExternalTls, Verification};
 use crate::plan::tls::{TlsSettings, TlsVersion};
 use crate::plan::{Mtls, TlsMode};
 use crate::tls::sniff::ALPN;
 use rustls::CipherSuite;
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 
 const EXTENSION: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
@@ -41,11 +43,55 @@ pub(super) fn upstream(mtls: &Mtls) -> Value {
     socket("UpstreamTlsContext", mtls)
 }
 
-fn socket(context: &str, mtls: &Mtls) -> Value {
-    let version = |version| match version {
+fn version(version: TlsVersion) -> &'static str {
+    match version {
         TlsVersion::V12 => "TLSv1_2",
         TlsVersion::V13 => "TLSv1_3",
+    }
+}
+
+/// The socket to a server outside of the mesh. Neither certificates nor keys are shown.
+pub(super) fn outside(tls: &ExternalTls) -> Value {
+    let mut common = json!({"tls_params": {
+        "tls_minimum_protocol_version": version(tls.min),
+        "tls_maximum_protocol_version": version(tls.max),
+    }});
+    if tls.client.is_some() {
+        let hidden = json!({"inline_string": "[redacted]"});
+        common["tls_certificates"] = json!([{"certificate_chain": hidden, "private_key": hidden}]);
+    }
+    let asked = tls.server_name.to_str();
+    let (of, names) = match &tls.verification {
+        Verification::Nothing => (None, None),
+        Verification::Authorities(of) => (Some(of), None),
+        Verification::Names(of, names) => (Some(of), Some(names)),
     };
+    if let Some(of) = of {
+        common["validation_context"]["trusted_ca"] = match of {
+            Authorities::System => json!({"filename": "the system's"}),
+            Authorities::These(all) => json!({"inline_string": format!("{} certificates", all.len())}),
+        };
+    }
+    if let Some(names) = names {
+        let exact = |name: &str| json!({"matcher": {"exact": name}});
+        let other = |name: &AltName| match name {
+            AltName::Exact(name) => exact(name),
+            AltName::Prefix(begin) => json!({"matcher": {"prefix": begin}}),
+        };
+        let all = std::iter::once(exact(&asked)).chain(names.iter().map(other));
+        common["validation_context"]["match_typed_subject_alt_names"] = all.collect();
+    }
+    let mut context = json!({
+        "@type": format!("{EXTENSION}.UpstreamTlsContext"),
+        "common_tls_context": common,
+    });
+    if matches!(tls.server_name, ServerName::DnsName(_)) {
+        context["sni"] = (&*asked).into();
+    }
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": context})
+}
+
+fn socket(context: &str, mtls: &Mtls) -> Value {
     let mut parameters = json!({
         "tls_minimum_protocol_version": version(mtls.settings.min),
         "tls_maximum_protocol_version": version(mtls.settings.max),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From a cluster to a connected server: endpoints in turn, each to be dialled and, as a mesh member, to speak TLS.
+//! From a cluster to a connected server: endpoints in turn, each to be dialled and, as a mesh member or as its document wants
+//! it, to speak TLS.
 //!
 //! An endpoint that fails in either is followed by the next. No byte of the client was sent by then, and none of a server
 //! was passed on. While others are left, an endpoint has a share of the time only:
@@ -15,8 +16,9 @@
 //! of [`connect`] at any point closes what it dialled and gives its permits back.
 
 use crate::cluster::balance::Order;
-use crate::cluster::endpoint::{Endpoint, InUse, Standing, Turn};
+use crate::cluster::endpoint::{Behind, Endpoint, InUse, Standing, Turn};
 use crate::cluster::origination::Origination;
+use crate::cluster::outsider::Outsider;
 use crate::cluster::registry::Cluster;
 use crate::cluster::stream::Stream;
 use crate::net::addrs::{ClientAddr, DialAddr, OrigDst, is_link_local};
@@ -25,10 +27,13 @@ use crate::net::limit::{Claim, Permit};
 use crate::net::own_sockets::{OwnSocket, OwnSockets, Returned};
 use crate::observe::close_reason::CloseReason;
 use crate::plan::{self, Member};
-use crate::tls::{TlsError, handshake};
+use crate::tls::TlsError;
+use crate::tls::handshake::{self, Shaken};
 use culvert_mesh::model::spiffe::SpiffeId;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,7 +94,11 @@ impl ConnectError {
 
     /// Returns true if no answer came in time.
     pub(crate) fn is_timeout(&self) -> bool {
-        matches!(self, Self::Dial(DialError::TimedOut { .. }) | Self::Tls(TlsError::TimedOut(_)))
+        match self {
+            Self::Dial(error) => error.is_timeout(),
+            Self::Tls(error) => matches!(error, TlsError::TimedOut(_)),
+            Self::Full { .. } | Self::NoEndpoint(_) => false,
+        }
     }
 
     pub(crate) fn retry(&self) -> Retry {
@@ -134,8 +143,18 @@ struct Attempt<'a> {
     source: Option<IpAddr>,
     /// The endpoint to eject when it fails.
     endpoint: Option<(&'a Endpoint, Standing)>,
-    /// The mesh member that lives at the address; TLS is for these only.
-    member: Option<&'a Member>,
+    known: Known<'a>,
+}
+
+/// The server at an address, as far as documents know it.
+#[derive(Clone, Copy, Debug)]
+enum Known<'a> {
+    /// Not at all, or as this pod's application: there is no TLS to it.
+    Nothing,
+    /// As a mesh member.
+    Member(&'a Member),
+    /// As a server outside of the mesh.
+    Outsider(&'a Outsider),
 }
 
 /// The addresses that one connection may dial, the first of them chosen, and its place among connects under way.
@@ -160,17 +179,18 @@ impl<'a> Attempts<'a> {
         let pending = cluster.state.limits.pending.try_acquire_for(claim);
         let pending =
             pending.ok_or_else(|| ConnectError::Full { cluster: name(), what: Breaker::Pending, claim })?;
-        let once =
-            |addr, source, member| Attempt { addr: DialAddr::new(addr), source, endpoint: None, member };
+        let once = |addr, source, known| Attempt { addr: DialAddr::new(addr), source, endpoint: None, known };
         let (first, others) = match &cluster.plan.upstream {
             plan::Discovery::OriginalDst { source } => {
                 // The rules let the sidecar's connections to link-local addresses through from any source, and the hop's
                 // could not be answered on that link.
                 let source = source.filter(|_| !is_link_local(original.get().ip()));
-                (once(original.get(), source, member), None)
+                (once(original.get(), source, member.map_or(Known::Nothing, Known::Member)), None)
             }
-            plan::Discovery::Application { address, source } => (once(*address, *source, None), None),
-            plan::Discovery::Endpoints(_) => {
+            plan::Discovery::Application { address, source } => {
+                (once(*address, *source, Known::Nothing), None)
+            }
+            plan::Discovery::Endpoints(_) | plan::Discovery::External(_) => {
                 let mut order = cluster.order(client.get().ip());
                 let first = order.next().ok_or_else(|| ConnectError::NoEndpoint(name()))?;
                 (Attempt::at(first), Some(order))
@@ -191,6 +211,9 @@ impl<'a> Attempt<'a> {
         self,
         (sockets, returned): (&Arc<OwnSockets>, Returned),
     ) -> Result<(TcpStream, Option<OwnSocket>), DialError> {
+        if let Some(path) = self.socket() {
+            return Ok((dial::dial_socket(path).await?, None));
+        }
         match self.source {
             Some(_) => Ok((dial::dial(self.addr, self.source, None).await?, None)),
             None => {
@@ -200,8 +223,30 @@ impl<'a> Attempt<'a> {
     }
 
     fn at(Turn { endpoint, standing }: Turn<'a>) -> Self {
-        let (addr, member) = (DialAddr::new(endpoint.address), Some(&*endpoint.member));
-        Self { addr, source: None, endpoint: Some((endpoint, standing)), member }
+        let known = match &endpoint.behind {
+            Behind::Member(member) => Known::Member(member),
+            Behind::Outsider(outsider) => Known::Outsider(outsider),
+        };
+        let addr = DialAddr::new(endpoint.address);
+        Self { addr, source: None, endpoint: Some((endpoint, standing)), known }
+    }
+
+    /// Returns the Unix socket that the address stands for.
+    fn socket(&self) -> Option<&'a Arc<Path>> {
+        match self.known {
+            Known::Outsider(outsider) => outsider.host.socket(),
+            Known::Nothing | Known::Member(_) => None,
+        }
+    }
+
+    /// Returns the error of a dial whose time is over.
+    fn timed_out(&self) -> DialError {
+        match self.socket() {
+            Some(path) => {
+                DialError::Socket { path: Arc::clone(path), source: io::ErrorKind::TimedOut.into() }
+            }
+            None => DialError::TimedOut { addr: self.addr },
+        }
     }
 
     fn is(&self, wanted: Standing) -> bool {
@@ -287,7 +332,7 @@ async fn limited<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> O
 /// The attempts of one connection.
 struct Attempting<'a> {
     cluster: &'a Cluster,
-    origination: Option<Origination<'a>>,
+    origination: Origination<'a>,
     /// Where sockets are noted, and how often the client's call came back.
     noting: (&'a Arc<OwnSockets>, Returned),
     /// Held while an endpoint is dialled.
@@ -307,30 +352,47 @@ impl<'a> Attempting<'a> {
         let started = Instant::now();
         let share = self.dial.share(&attempt, more);
         let dialled = self.dial.spend(self.cluster, &attempt, share, attempt.dial(self.noting)).await;
-        let (mut tcp, noted) = dialled.unwrap_or(Err(DialError::TimedOut { addr: attempt.addr }))?;
+        let (mut tcp, noted) = dialled.unwrap_or_else(|| Err(attempt.timed_out()))?;
         self.pending = None;
         report(Event::Connected(started.elapsed()));
-        let Some((origination, member)) = self.origination.zip(attempt.member) else {
-            return Ok(Upstream { noted, stream: Stream::Plain(tcp), peer: None, in_use: None });
-        };
         let share = self.handshake.share(&attempt, more).unwrap_or(handshake::DEADLINE);
         // Boxed, so that a connection without TLS does not carry the room of a handshake. It ends by the same limit itself,
         // and counts.
-        let shaking = Box::pin(origination.handshake(&mut tcp, attempt.addr, member, share));
-        let shaken = self.handshake.spend(self.cluster, &attempt, Some(share), shaking).await;
-        let shaken = shaken.unwrap_or(Err(TlsError::TimedOut(share)))?;
-        let peer = Some(shaken.peer.id().clone());
-        Ok(Upstream { noted, stream: Stream::Tls(shaken.over(tcp).into()), peer, in_use: None })
+        let (stream, peer) = match attempt.known {
+            Known::Member(member) if self.origination.mesh => {
+                let shaking = self.origination.handshake(&mut tcp, attempt.addr, member, share);
+                let shaken = self.shake(&attempt, share, Box::pin(shaking)).await?;
+                let peer = Some(shaken.peer.id().clone());
+                (Stream::Tls(shaken.over(tcp).into()), peer)
+            }
+            Known::Outsider(Outsider { tls: Some(tls), .. }) => {
+                let shaking = self.origination.handshake_outside(&mut tcp, attempt.addr, tls, share);
+                let shaken = self.shake(&attempt, share, Box::pin(shaking)).await?;
+                (Stream::Tls(shaken.over(tcp).into()), None)
+            }
+            Known::Nothing | Known::Member(_) | Known::Outsider(_) => (Stream::Plain(tcp), None),
+        };
+        Ok(Upstream { noted, stream, peer, in_use: None })
+    }
+
+    /// Awaits a handshake within its share.
+    async fn shake<P>(
+        &mut self,
+        attempt: &Attempt<'_>,
+        share: Duration,
+        shaking: impl Future<Output = Result<Shaken<P>, TlsError>>,
+    ) -> Result<Shaken<P>, TlsError> {
+        let shaken = self.handshake.spend(self.cluster, attempt, Some(share), shaking).await;
+        shaken.unwrap_or(Err(TlsError::TimedOut(share)))
     }
 }
 
-/// Connects to one address after the other, until a server is ready for the client's bytes or no address is left. TLS is
-/// spoken with mesh members if `origination` is given.
+/// Connects to one address after the other, until a server is ready for the client's bytes or no address is left.
 ///
 /// Not an async function, whose future would hold the arguments twice.
 pub(crate) fn connect<'a>(
     attempts: Attempts<'a>,
-    origination: Option<Origination<'a>>,
+    origination: Origination<'a>,
     noting: (&'a Arc<OwnSockets>, Returned),
     mut report: impl FnMut(Event<'_>) + 'a,
 ) -> impl Future<Output = Result<Upstream, ConnectError>> {
@@ -392,11 +454,12 @@ mod tests {
     fn attempt(standing: Option<Standing>) -> Attempt<'static> {
         let endpoint: &'static Endpoint = Box::leak(Box::new(Endpoint {
             address: "192.0.2.1:80".parse().unwrap(),
-            member: Arc::new(Member { dataplane: "d".into(), tags: Arc::default() }),
+            behind: Behind::Member(Arc::new(Member { dataplane: "d".into(), tags: Arc::default() })),
             ejection: Arc::default(),
         }));
         let addr = DialAddr::new(endpoint.address);
-        Attempt { addr, source: None, endpoint: standing.map(|standing| (endpoint, standing)), member: None }
+        let endpoint = standing.map(|standing| (endpoint, standing));
+        Attempt { addr, source: None, endpoint, known: Known::Nothing }
     }
 
     #[test]

@@ -1,19 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Endpoints of a cluster, their failures, and the order in which a connection tries them.
 
-use crate::plan::Member;
+use crate::cluster::outsider::{Opened, Outsider, OutsiderMetrics};
+use crate::plan::{Discovery, Member};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 /// An endpoint of the plan in force.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
-    /// The mesh member behind the address. TLS to it expects the identity of its service.
-    pub(crate) member: Arc<Member>,
+    /// The server behind the address.
+    pub(crate) behind: Behind,
     /// Shared with the same address of the same cluster in earlier plans, so that a reload forgets no failure.
     pub(crate) ejection: Arc<Ejection>,
+}
+
+/// The server behind an endpoint.
+#[derive(Clone, Debug)]
+pub(crate) enum Behind {
+    /// A mesh member. TLS to it expects the identity of its service.
+    Member(Arc<Member>),
+    /// A server outside of the mesh.
+    Outsider(Arc<Outsider>),
+}
+
+impl Behind {
+    /// Returns the servers of a cluster by their addresses. `counters` are the cluster's.
+    pub(super) fn all(
+        upstream: &Discovery,
+        counters: &OnceLock<Arc<OutsiderMetrics>>,
+        opened: &Opened,
+    ) -> Vec<(SocketAddr, Self)> {
+        match upstream {
+            Discovery::Endpoints(endpoints) => {
+                endpoints.iter().map(|one| (one.address, Self::Member(Arc::clone(&one.member)))).collect()
+            }
+            Discovery::External(endpoints) => {
+                let outsider = |one| Self::Outsider(Outsider::new(one, counters, opened).into());
+                endpoints.iter().map(|one| (one.address, outsider(one))).collect()
+            }
+            Discovery::OriginalDst { .. } | Discovery::Application { .. } => Vec::new(),
+        }
+    }
 }
 
 /// The longest pause between two trials, in milliseconds. Envoy's is five minutes; a minute costs one connection's delay, and

@@ -4,7 +4,8 @@
 use crate::net::addrs::Direction;
 use crate::net::limit::Limit;
 use crate::options::config::Thresholds;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The circuit breaker of one cluster.
 #[derive(Debug)]
@@ -29,12 +30,61 @@ impl ClusterLimits {
         }
     }
 
-    /// Changes the limits of a cluster that outlives a reload. Permits in use stay in use.
-    pub(crate) fn set(&self, thresholds: &Thresholds) {
+    fn set(&self, thresholds: &Thresholds) {
         self.connections.set_max(thresholds.max_connections);
         self.pending.set_max(thresholds.max_pending_requests);
         self.requests.set_max(thresholds.max_requests);
         self.retries.set_max(thresholds.max_retries);
+    }
+}
+
+/// The circuit breaker of a cluster that may never be called: of thousands few are, and one is some 600 bytes. Made when a
+/// connection asks for a place.
+#[derive(Debug, Default)]
+pub(crate) struct LazyLimits {
+    made: OnceLock<Box<ClusterLimits>>,
+    /// The limits of the plan in force.
+    thresholds: Mutex<Thresholds>,
+}
+
+impl LazyLimits {
+    /// Reads the limits without making them.
+    pub(crate) fn view<T>(&self, read: impl FnOnce(&ClusterLimits) -> T) -> T {
+        match self.made.get() {
+            Some(limits) => read(limits),
+            None => {
+                let limits = ClusterLimits::new(&self.thresholds());
+                read(&limits)
+            }
+        }
+    }
+
+    /// Changes the limits of a cluster that outlives a reload. Permits in use stay in use.
+    pub(crate) fn set(&self, thresholds: &Thresholds) {
+        let mut there = self.thresholds();
+        *there = *thresholds;
+        if let Some(limits) = self.made.get() {
+            limits.set(thresholds);
+        }
+    }
+
+    /// A panic leaves them whole: each change is one assignment.
+    fn thresholds(&self) -> MutexGuard<'_, Thresholds> {
+        self.thresholds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For taking places. [`LazyLimits::view`] is for reading.
+impl Deref for LazyLimits {
+    type Target = ClusterLimits;
+
+    fn deref(&self) -> &ClusterLimits {
+        if let Some(limits) = self.made.get() {
+            return limits;
+        }
+        // Held until they are made: a reload meanwhile waits, and changes them then.
+        let thresholds = self.thresholds();
+        self.made.get_or_init(|| Box::new(ClusterLimits::new(&thresholds)))
     }
 }
 
@@ -72,6 +122,22 @@ pub(crate) fn per_listener(open_files: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_that_none_took_are_those_of_the_plan_and_are_not_made() {
+        let limits = LazyLimits::default();
+        let max = || limits.view(|limits| (limits.connections.used(), limits.connections.max()));
+        assert_eq!(max(), (0, 1024));
+        limits.set(&Thresholds { max_connections: 2, ..Thresholds::default() });
+        assert_eq!(max(), (0, 2));
+        assert!(limits.made.get().is_none());
+        let held = [limits.connections.try_acquire().unwrap(), limits.connections.try_acquire().unwrap()];
+        assert!(limits.connections.try_acquire().is_none());
+        limits.set(&Thresholds { max_connections: 3, ..Thresholds::default() });
+        assert_eq!(max(), (2, 3));
+        drop(held);
+        assert_eq!(max(), (0, 3));
+    }
 
     #[test]
     fn listeners_share_the_files_and_leave_each_other_some() {

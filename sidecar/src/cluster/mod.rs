@@ -10,6 +10,7 @@ pub(crate) mod health;
 pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod origination;
+pub(crate) mod outsider;
 pub(crate) mod registry;
 mod remembered;
 mod split;

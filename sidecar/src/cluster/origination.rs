@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TLS origination: the client's side of the handshake with a mesh member, and the counters of both sides.
+//! TLS origination: the client's side of the handshake with a mesh member or a server outside of the mesh, and the counters of
+//! both sides.
 
+use crate::cluster::outsider::OutsiderTls;
 use crate::net::addrs::{DialAddr, Direction};
 use crate::plan::Member;
 use crate::tls::handshake::{self, Shaken};
@@ -8,9 +10,11 @@ use crate::tls::{Handshake, Tls, TlsError, TlsMetrics};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
-/// The identity and the counters that TLS to members needs.
+/// The identity and the counters that TLS to servers needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origination<'a> {
+    /// True if the mesh has TLS, which members are spoken to by.
+    pub(crate) mesh: bool,
     pub(crate) tls: &'a Tls,
     pub(crate) metrics: &'a TlsMetrics,
 }
@@ -24,7 +28,7 @@ impl Origination<'_> {
         member: &Member,
         within: Duration,
     ) -> Result<Shaken, TlsError> {
-        let Self { tls, metrics } = self;
+        let Self { tls, metrics, .. } = self;
         let configs = tls.configs().ok_or(TlsError::NoIdentity)?;
         let expected = configs.server(member.service());
         let started = Instant::now();
@@ -35,6 +39,31 @@ impl Origination<'_> {
             |shaken: Shaken| configs.check_zone(member, &shaken.peer, to.get().ip()).map(|()| shaken);
         let shaken = shaken.and_then(checked);
         count(metrics, Direction::Outbound, started, &shaken);
+        shaken
+    }
+
+    /// Checks the certificate of the server outside of the mesh at `to`, `within` this time. This pod's identity is not shown.
+    pub(crate) async fn handshake_outside(
+        self,
+        server: &mut TcpStream,
+        to: DialAddr,
+        OutsiderTls { config, counters }: &OutsiderTls,
+        within: Duration,
+    ) -> Result<Shaken<()>, TlsError> {
+        let places = self.tls.places(Direction::Outbound);
+        let shaking = async {
+            let config = config.as_ref().map_err(|fault| TlsError::NotSetUp(fault.clone()))?;
+            handshake::outside(server, config, to.get().ip(), places).await
+        };
+        let shaken = tokio::time::timeout(within, shaking).await.unwrap_or(Err(TlsError::TimedOut(within)));
+        let totals = &self.metrics.outside;
+        let (of_cluster, total) = match &shaken {
+            Ok(Shaken { resumed: false, .. }) => (&counters.full, &totals.full),
+            Ok(Shaken { resumed: true, .. }) => (&counters.resumed, &totals.resumed),
+            Err(_) => (&counters.failed, &totals.failed),
+        };
+        of_cluster.inc();
+        total.inc();
         shaken
     }
 }

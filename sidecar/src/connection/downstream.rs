@@ -10,6 +10,7 @@ use crate::connection::metrics::Totals;
 use crate::connection::proxy::Proxy;
 use crate::connection::route::Route;
 use crate::connection::table::Entry;
+use crate::metrics::Lazy;
 use crate::net::addrs::{DialAddr, Direction};
 use crate::net::limit::{Claim, Permit};
 use crate::net::original_dst::Redirected;
@@ -40,7 +41,7 @@ pub(crate) struct Downstream {
     info: ConnectionInfo,
     /// Written by [`Downstream::routed`]; read when the connection ends, to count it out where it was counted in. `None`
     /// at the end means that the connection was refused before it had a route.
-    listener: Option<Arc<ListenerMetrics>>,
+    listener: Option<Arc<Lazy<ListenerMetrics>>>,
     /// The place among the connections of its direction. Written by admission, given back before the connection leaves
     /// the table.
     permit: Option<Permit>,

@@ -114,14 +114,15 @@ impl Proxy {
             names: Names::new(metrics.names.clone()),
             traffic_log: TrafficLogger::new(metrics.traffic_log.clone()),
             capture: Capture::new(metrics.capture.clone()),
-            access_log: AccessLogger::start(
-                &crate::options::config::AccessLog::Off,
-                metrics.access_log.clone(),
-            )
-            .expect("nothing to open"),
+            access_log: AccessLogger::off(),
             pipes: Pipes::new(crate::relay::pipes::MOST, metrics.pipes.clone()),
             tls: Tls::new(config.identity.clone(), &metrics.tls),
-            dns: Arc::new(Dns::new(0, config.resolv_conf.clone(), 20_000, metrics.dns.clone())),
+            dns: Arc::new(Dns::new(
+                0,
+                config.resolv_conf.clone(),
+                20_000,
+                (metrics.dns.clone(), crate::dns::log::QueryLogger::off()),
+            )),
             metrics,
             limits: Limits::new(20_000),
             running: ArcSwap::new(registry.open(plan)),

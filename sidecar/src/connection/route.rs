@@ -4,6 +4,7 @@
 //! | a redirected connection to | comes to the listener | and goes to |
 //! |---|---|---|
 //! | the address and port of a listener of that direction | of that name | its cluster |
+//! | an address of a name of the mesh, outbound | of the service's port | its cluster |
 //! | anything else, inbound | `inbound:passthrough:*` | where it was meant to go |
 //! | anything else, outbound | `outbound:passthrough:*` | where it was meant to go |
 //! | the same where passthrough is off, an address of the mesh | `outbound:passthrough:*` | where it was meant to go, by `direct_access` |
@@ -61,6 +62,7 @@ mod tests {
     use crate::options::Options;
     use crate::plan::compile::{compile, read_with_mesh};
     use clap::Parser;
+    use std::net::SocketAddr;
 
     fn running(arguments: &[&str], documents: &str) -> Arc<Running> {
         let arguments = ["culvert-sidecar", "--resources=/mesh"].iter().chain(arguments);
@@ -182,6 +184,25 @@ mod tests {
         assert_eq!(ways.iter().map(String::as_str).collect::<Vec<_>>(), expected);
         let clusters = running.listener_for(Outbound, "240.0.0.1:80".parse().unwrap()).unwrap().clusters();
         assert_eq!(clusters.map(|one| &*one.plan.name).collect::<Vec<_>>(), ["web", "db"]);
+    }
+
+    #[test]
+    fn an_address_of_a_name_leads_to_its_service_in_either_family_and_where_passthrough_is_off() {
+        for documents in [WORLD.to_owned(), format!("{CLOSED}{WORLD}")] {
+            let running = running(&["--dataplane=here"], &documents);
+            let name = running.plan.names.find("web.mesh").unwrap();
+            let [v4, v6] = name.addresses[..] else { panic!("{:?}", name.addresses) };
+            for ip in [v4, v6] {
+                for port in [80, 8000] {
+                    let expected = format!("outbound:{v4}:{port} → web");
+                    assert_eq!(way(&running, Outbound, &SocketAddr::new(ip, port).to_string()), expected);
+                }
+                let inbound = way(&running, Inbound, &SocketAddr::new(ip, 80).to_string());
+                assert!(inbound.starts_with("inbound:passthrough:"), "{inbound}");
+                let other = way(&running, Outbound, &SocketAddr::new(ip, 81).to_string());
+                assert!(other.starts_with("outbound:passthrough:"), "{other}");
+            }
+        }
     }
 
     #[test]

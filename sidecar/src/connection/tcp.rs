@@ -69,7 +69,7 @@ pub(crate) async fn connect(
     trial::place(&proxy, &running, cluster);
     let entry = downstream.enter(using.cluster(), attempts.first(), route.listener.plan.idle_timeout);
     let mtls = running.plan.mtls.as_ref();
-    let origination = mtls.map(|_| Origination { tls: &proxy.tls, metrics: &proxy.metrics.tls });
+    let origination = Origination { mesh: mtls.is_some(), tls: &proxy.tls, metrics: &proxy.metrics.tls };
     let report = |event: Event<'_>| {
         using.note(&event, &proxy.destinations);
         match event {

@@ -6,6 +6,7 @@
 //! | inbound, STRICT | hello, handshake, permission: only members get to the application | |
 //! | inbound, PERMISSIVE | | any protocol the client speaks; of a member: handshake, permission |
 //! | outbound to a member | | handshake; its failure is the connection's, never a reason to speak plainly |
+//! | outbound to a server outside of the mesh | | handshake, where its document wants it; as above |
 //! | outbound to another address | | nothing |
 
 use crate::cluster::origination::count;

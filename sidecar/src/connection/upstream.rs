@@ -112,7 +112,7 @@ impl UpstreamUse {
     }
 
     pub(crate) fn moved(&self, Moved { to_server, to_client }: Moved) {
-        for metrics in [&self.cluster.metrics, &self.totals.upstream] {
+        for metrics in [&*self.cluster.metrics, &self.totals.upstream] {
             if to_server != 0 {
                 metrics.to_server.inc_by(to_server);
             }

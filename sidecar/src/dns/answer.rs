@@ -11,11 +11,11 @@
 //! | any other name | what a server of the pod says |
 
 use crate::dns::message::{
-    self, FORMERR, HEADER, NOTIMP, PAYLOAD, SERVFAIL, class_of, error_reply, is_response, is_standard,
-    question_end, type_of,
+    self, FORMERR, HEADER, NOTIMP, PAYLOAD, SERVFAIL, class_of, code_of, error_reply, is_response,
+    is_standard, question_end, truncated, type_of,
 };
 use crate::dns::metrics::Answered;
-use crate::dns::names::{NameEntry, Names};
+use crate::dns::names::{NameRecords, Names};
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::SOA;
@@ -29,6 +29,9 @@ const CLASSES: [u16; 2] = [1, 255];
 
 /// Largest answer over UDP, if the client takes so much: what fits into a frame of most networks.
 const MOST_DATAGRAM: u16 = 4096;
+
+/// Bytes of a datagram that every client takes.
+const LEAST_PAYLOAD: u16 = 512;
 
 /// Bounds of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,19 +77,37 @@ pub fn decide(query: &[u8], bounds: Bounds, names: &Names) -> Decision {
         return Decision::Relay;
     };
     let Ok(query_read) = Message::from_vec(query) else { return reject(FORMERR) };
-    match reply(&query_read, bounds, entry) {
+    match reply(&query_read, bounds, &entry) {
         Ok((bytes, answered)) => Decision::Reply { bytes, answered },
         // Only a table with a name that cannot be written comes here, and its builder takes none.
         Err(_) => Decision::Reply { bytes: error_reply(query, SERVFAIL), answered: Answered::Failed },
     }
 }
 
+/// Cuts the answer of a server that is longer than its client takes in a datagram: the client asks again by TCP (RFC 6891,
+/// section 6.2.5).
+pub(super) fn cut_to_client(query: &[u8], answer: Vec<u8>) -> Vec<u8> {
+    if answer.len() <= usize::from(LEAST_PAYLOAD) {
+        return answer;
+    }
+    let most = Message::from_vec(query).map_or(LEAST_PAYLOAD, |query| query.max_payload());
+    if answer.len() <= usize::from(most.max(LEAST_PAYLOAD)) {
+        return answer;
+    }
+    truncated(query, code_of(&answer))
+}
+
 /// Answers the one question of a query.
-fn reply(query: &Message, bounds: Bounds, entry: &NameEntry) -> Result<(Vec<u8>, Answered), ProtoError> {
+fn reply(
+    query: &Message,
+    bounds: Bounds,
+    entry: &NameRecords<'_>,
+) -> Result<(Vec<u8>, Answered), ProtoError> {
     let mut reply = Message::response(query.metadata.id, OpCode::Query);
     reply.metadata.authoritative = true;
     reply.metadata.recursion_desired = query.metadata.recursion_desired;
     reply.metadata.recursion_available = true;
+    reply.metadata.checking_disabled = query.metadata.checking_disabled;
     let mut answered = Answered::Mesh;
     if let Some(theirs) = &query.edns {
         let mut ours = Edns::new();
@@ -136,21 +157,19 @@ fn start_of_authority(name: &Name, ttl: u32) -> Record {
 mod tests {
     use super::*;
     use crate::dns::message::answers;
-    use crate::dns::names::{NamesBuilder, SrvTarget};
+    use crate::dns::names::{Reach, tests::mesh};
     use hickory_proto::op::Query;
     use hickory_proto::rr::RecordType;
-    use std::net::{IpAddr, Ipv4Addr};
 
     fn names() -> Names {
-        let mut names = NamesBuilder::default();
-        let both = ["240.0.0.2".parse().unwrap(), "fd00:fd00::2".parse().unwrap()];
-        names.host("web.mesh", 30, &both).unwrap();
-        names.host("four.mesh", 5, &both[..1]).unwrap();
-        let many: Vec<_> = (0..100).map(|last| IpAddr::V4(Ipv4Addr::new(240, 0, 1, last))).collect();
-        names.host("many.mesh", 30, &many).unwrap();
-        let place = SrvTarget { priority: 1, weight: 2, port: 80, target: "web.mesh".into() };
-        names.service("_http._tcp.web.mesh", 30, &[place]).unwrap();
-        names.build()
+        let many: Vec<_> = (0..100).map(|last| format!("240.0.1.{last}")).collect();
+        let many: Vec<_> = many.iter().map(|address| &**address).collect();
+        let mesh = mesh(&[
+            ("web.mesh", 30, &["240.0.0.2", "fd00:fd00::2"], &[(80, "http")]),
+            ("four.mesh", 5, &["240.0.0.2"], &[]),
+            ("many.mesh", 30, &many, &[]),
+        ]);
+        Names::of(mesh, Reach::ALL)
     }
 
     fn query(name: &str, kind: RecordType) -> Message {
@@ -178,8 +197,8 @@ mod tests {
             ("web.mesh.", RecordType::A, vec!["240.0.0.2"]),
             ("web.mesh.", RecordType::AAAA, vec!["fd00:fd00::2"]),
             ("web.mesh.", RecordType::ANY, vec!["240.0.0.2", "fd00:fd00::2"]),
-            ("_http._tcp.web.mesh.", RecordType::SRV, vec!["1 2 80 web.mesh."]),
-            ("2.0.0.240.in-addr.arpa.", RecordType::PTR, vec!["web.mesh.", "four.mesh."]),
+            ("_http._tcp.web.mesh.", RecordType::SRV, vec!["0 0 80 web.mesh."]),
+            ("2.0.0.240.in-addr.arpa.", RecordType::PTR, vec!["four.mesh.", "web.mesh."]),
         ] {
             let (reply, answered) = asked(&query(name, kind), Bounds::Datagram);
             let data: Vec<_> = reply.answers.iter().map(|record| record.data.to_string()).collect();

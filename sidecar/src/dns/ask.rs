@@ -7,6 +7,7 @@
 use crate::dns::Transport;
 use crate::dns::frame;
 use crate::dns::in_flight::OwnQueries;
+use crate::dns::loops::{Leave, LoopProbes, PodServer};
 use crate::dns::message::{answers, id_of, is_unhelpful, set_id};
 use crate::dns::metrics::{DnsUpstreamMetrics, Outcome};
 use crate::dns::servers::{Order, Server, Servers};
@@ -31,6 +32,7 @@ pub(crate) struct Way {
     /// Time for an answer before the next server is asked as well.
     pub(crate) deadline: Duration,
     pub(crate) own: OwnQueries,
+    pub(crate) probes: LoopProbes,
     ids: Ids,
     metrics: DnsUpstreamMetrics,
 }
@@ -42,6 +44,13 @@ struct Ids {
     count: AtomicU64,
 }
 
+/// An answer, with the query's id.
+#[derive(Debug)]
+pub(crate) struct ServerAnswer {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) server: SocketAddr,
+}
+
 /// A query at one server, until it ends.
 type Exchange = Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>>;
 
@@ -49,8 +58,12 @@ type Exchange = Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>>;
 
 impl Ids {
     fn next(&self) -> u16 {
-        let [high, low, ..] = self.key.hash_one(self.count.fetch_add(1, Ordering::Relaxed)).to_be_bytes();
+        let [high, low, ..] = self.secret().to_be_bytes();
         u16::from_be_bytes([high, low])
+    }
+
+    fn secret(&self) -> u64 {
+        self.key.hash_one(self.count.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -58,13 +71,37 @@ impl Ids {
 
 impl Way {
     pub(crate) fn new(deadline: Duration, metrics: DnsUpstreamMetrics) -> Self {
-        Self { deadline, own: OwnQueries::default(), ids: Ids::default(), metrics }
+        Self {
+            deadline,
+            own: OwnQueries::default(),
+            probes: LoopProbes::default(),
+            ids: Ids::default(),
+            metrics,
+        }
     }
 
     /// Begins to ask a server.
     fn attempt(self: &Arc<Self>, server: &Arc<Server>, query: &Arc<[u8]>, by: Transport) -> Exchange {
         let (way, server, query) = (Arc::clone(self), Arc::clone(server), Arc::clone(query));
-        Box::pin(async move { way.ask_one(&server, &query, by).await })
+        Box::pin(async move {
+            let Some(in_pod) = &server.in_pod else { return way.ask_one(&server, &query, by).await };
+            let Leave { asked, probe } = in_pod.enter(&query, Instant::now())?;
+            if probe {
+                let (way, in_pod) = (Arc::clone(&way), Arc::clone(in_pod));
+                tokio::spawn(way.probe(in_pod, server.address, Arc::clone(&query)));
+            }
+            let answer = way.ask_one(&server, &query, by).await;
+            drop(asked);
+            answer
+        })
+    }
+
+    /// Finds out if queries to a server of the pod come back. One that does is told by [`LoopProbes::arrived`].
+    async fn probe(self: Arc<Self>, in_pod: Arc<PodServer>, server: SocketAddr, query: Arc<[u8]>) {
+        let Some(probe) = self.probes.begin(&in_pod, &query, self.ids.secret()) else { return };
+        if let Ok(Ok(_)) = tokio::time::timeout(self.deadline, self.by_udp(server, &probe.query)).await {
+            in_pod.answered(Instant::now());
+        }
     }
 
     /// Asks a server until it answers or fails, for ever if it is silent.
@@ -78,7 +115,9 @@ impl Way {
             Ok(answer) => {
                 server.is_back();
                 self.metrics.outcomes[Outcome::Answered].inc();
-                self.metrics.seconds.observe(began.elapsed().as_secs_f64());
+                let took = began.elapsed();
+                self.metrics.seconds.observe(took.as_secs_f64());
+                self.metrics.micros.inc_by(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
                 Some(answer)
             }
             Err(error) => {
@@ -151,8 +190,13 @@ fn is_own_shortage(error: &io::Error) -> bool {
     )
 }
 
-/// Asks the servers, and returns an answer with the query's id, or nothing where none answered.
-pub(crate) async fn ask(query: &[u8], by: Transport, servers: &Servers, way: &Arc<Way>) -> Option<Vec<u8>> {
+/// Asks the servers, and returns an answer, or nothing where none answered.
+pub(crate) async fn ask(
+    query: &[u8],
+    by: Transport,
+    servers: &Servers,
+    way: &Arc<Way>,
+) -> Option<ServerAnswer> {
     let Order { trial, present, away } = servers.order(Instant::now());
     let shared: Arc<[u8]> = query.into();
     if let Some(server) = trial {
@@ -182,18 +226,21 @@ pub(crate) async fn ask(query: &[u8], by: Transport, servers: &Servers, way: &Ar
         exchanges.running.extend(turn.iter().map(begin));
         let is_last = at + 1 == turns.len();
         match tokio::time::timeout(way.deadline, exchanges.first(at, is_last)).await {
-            Ok(Some(answer)) => return Some(with_id(answer, query)),
+            Ok(Some(answer)) => return Some(answer.to(query)),
             Ok(None) => {}
             // The next turn begins, and what runs goes on.
             Err(_) => exchanges.of_turn(at).for_each(|server| way.silent(server)),
         }
     }
-    exchanges.unhelpful.map(|answer| with_id(answer, query))
+    exchanges.unhelpful.map(|answer| answer.to(query))
 }
 
-fn with_id(mut answer: Vec<u8>, query: &[u8]) -> Vec<u8> {
-    set_id(&mut answer, id_of(query));
-    answer
+impl ServerAnswer {
+    /// Puts the query's id in.
+    fn to(mut self, query: &[u8]) -> Self {
+        set_id(&mut self.bytes, id_of(query));
+        self
+    }
 }
 
 /// A server that is being asked.
@@ -209,21 +256,22 @@ struct RunningExchange {
 struct Exchanges {
     running: Vec<RunningExchange>,
     /// The first answer that does not help, for a query that no server helps with.
-    unhelpful: Option<Vec<u8>>,
+    unhelpful: Option<ServerAnswer>,
 }
 
 impl Exchanges {
     /// Returns the first answer that helps, or nothing once all of this turn have ended; in the last turn, all of any turn.
-    async fn first(&mut self, turn: usize, is_last: bool) -> Option<Vec<u8>> {
+    async fn first(&mut self, turn: usize, is_last: bool) -> Option<ServerAnswer> {
         poll_fn(|context| {
             let mut at = 0;
             while let Some(running) = self.running.get_mut(at) {
                 match running.exchange.as_mut().poll(context) {
                     Poll::Pending => at += 1,
                     Poll::Ready(ended) => {
-                        drop(self.running.swap_remove(at));
-                        match ended {
-                            Some(answer) if !is_unhelpful(&answer) => return Poll::Ready(Some(answer)),
+                        let server = self.running.swap_remove(at).server.address;
+                        let answer = ended.map(|bytes| ServerAnswer { bytes, server });
+                        match answer {
+                            Some(answer) if !is_unhelpful(&answer.bytes) => return Poll::Ready(Some(answer)),
                             Some(answer) => _ = self.unhelpful.get_or_insert(answer),
                             None => {}
                         }

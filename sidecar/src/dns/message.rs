@@ -13,7 +13,7 @@ pub(crate) const HEADER: usize = 12;
 pub(crate) const MOST_NAME: usize = 255;
 
 /// Longest label of a name.
-pub(crate) const MOST_LABEL: usize = 63;
+const MOST_LABEL: usize = 63;
 
 /// Response codes.
 pub(crate) const FORMERR: u8 = 1;
@@ -25,6 +25,7 @@ const REFUSED: u8 = 5;
 const QR: u8 = 0x80;
 const OPCODE: u8 = 0x78;
 const RD: u8 = 0x01;
+const TC: u8 = 0x02;
 /// In the fourth byte: recursion available, the response code.
 const RA: u8 = 0x80;
 const RCODE: u8 = 0x0f;
@@ -122,9 +123,21 @@ pub fn answers(answer: &[u8], query: &[u8]) -> bool {
     }
 }
 
+/// Returns the response code of a message; of one without a header 0.
+pub(crate) fn code_of(message: &[u8]) -> u8 {
+    message.get(3).map_or(0, |flags| flags & RCODE)
+}
+
 /// Returns true if an answer says that this server cannot help, which another one may. glibc goes on after these three.
 pub(crate) fn is_unhelpful(answer: &[u8]) -> bool {
     answer.get(3).is_some_and(|flags| [SERVFAIL, NOTIMP, REFUSED].contains(&(flags & RCODE)))
+}
+
+/// Makes an answer without records that says that it is cut.
+pub(crate) fn truncated(query: &[u8], code: u8) -> Vec<u8> {
+    let mut reply = error_reply(query, code);
+    reply[2] |= TC;
+    reply
 }
 
 /// Makes an answer without records: the query's id and question, and a response code.

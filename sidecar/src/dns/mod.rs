@@ -13,18 +13,21 @@ mod ask;
 mod frame;
 mod in_flight;
 pub(crate) mod listen;
+pub(crate) mod log;
+mod loops;
 pub mod message;
 pub mod metrics;
 pub mod names;
-mod resolv_conf;
+pub(crate) mod resolv_conf;
 mod servers;
 mod tcp;
 mod udp;
 pub(crate) mod watch;
 
 use crate::dns::answer::{Bounds, Decision};
-use crate::dns::ask::Way;
+use crate::dns::ask::{ServerAnswer, Way};
 use crate::dns::in_flight::{InFlight, Slot};
+use crate::dns::log::{QueryLogger, QueryRecord};
 use crate::dns::message::{SERVFAIL, error_reply, id_of};
 use crate::dns::metrics::{Answered, DnsMetrics};
 use crate::dns::names::Names;
@@ -34,7 +37,8 @@ use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// Time for a server's answer before the next server is asked as well. glibc and musl wait 5 s for us, so two servers fit in.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -58,8 +62,11 @@ pub(crate) enum Transport {
 /// The state that queries share. Made once, at the start.
 #[derive(Debug)]
 pub(crate) struct Dns {
-    /// The names of the mesh. Exchanged together with the plan; each query loads it once.
-    pub(crate) names: ArcSwap<Names>,
+    /// The names of the mesh. Exchanged on the main thread after the plan, or when a route came or went; each query loads it
+    /// once.
+    names: ArcSwap<Names>,
+    /// Told by a reload, on the main thread, once another plan is in force. The task that exchanges `names` waits for it there.
+    pub(crate) plan_changed: Notify,
     /// The servers of resolv.conf. Exchanged on the main thread when the file changes; each relayed query loads it once.
     servers: ArcSwap<Servers>,
     /// The file that names the servers. Read on the main thread.
@@ -72,7 +79,18 @@ pub(crate) struct Dns {
     connections: Arc<Limit>,
     /// The means of asking servers: ids, counters, and the queries that the sidecar itself has sent. Workers use it.
     way: Arc<Way>,
+    /// The log of queries. Workers hand over records; a thread of its own writes them.
+    pub(crate) log: QueryLogger,
     metrics: DnsMetrics,
+}
+
+/// The arrival of a query.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    by: Transport,
+    client: SocketAddr,
+    /// Time at which it came, where a log asks for it.
+    began: Option<Instant>,
 }
 
 /// Fate of the bytes that a client sent.
@@ -87,22 +105,35 @@ enum Fate {
 
 impl Dns {
     /// Makes the state without names and servers. `open_files` are those that the process may have.
-    pub(crate) fn new(port: u16, resolv_conf: PathBuf, open_files: u64, metrics: DnsMetrics) -> Self {
+    pub(crate) fn new(
+        port: u16,
+        resolv_conf: PathBuf,
+        open_files: u64,
+        (metrics, log): (DnsMetrics, QueryLogger),
+    ) -> Self {
         let files = usize::try_from(open_files / FILES_PER_QUERY).unwrap_or(MOST_IN_FLIGHT);
         Self {
             names: ArcSwap::default(),
+            plan_changed: Notify::new(),
             servers: ArcSwap::default(),
             resolv_conf,
             port,
             in_flight: InFlight::new(files.clamp(1, MOST_IN_FLIGHT), metrics.active.clone()),
             connections: Limit::new(MOST_CONNECTIONS),
             way: Arc::new(Way::new(DEADLINE, metrics.upstream.clone())),
+            log,
             metrics,
         }
     }
 
+    /// Returns the servers of resolv.conf with their states, for the page.
+    pub(crate) fn servers(&self) -> Vec<(SocketAddr, &'static str)> {
+        self.servers.load().states(Instant::now())
+    }
+
     /// Decides about the bytes that a client sent.
     fn decide(&self, query: &[u8], by: Transport, client: SocketAddr) -> Fate {
+        let arrival = self.arrival(by, client);
         let bounds = match by {
             Transport::Udp => Bounds::Datagram,
             Transport::Tcp => Bounds::Stream,
@@ -113,33 +144,56 @@ impl Dns {
                 Fate::Silence
             }
             Decision::Reply { bytes, answered } => {
-                self.metrics.queries[answered].inc();
+                self.note(query, arrival, (answered, &bytes), None);
                 Fate::Reply(bytes)
             }
-            Decision::Relay => self.place(query, client),
+            Decision::Relay => self.place(query, arrival),
         }
     }
 
     /// Takes a place in flight for a query, unless it is one of the sidecar's own or there is none.
-    fn place(&self, query: &[u8], client: SocketAddr) -> Fate {
-        let refused = if self.way.own.contains(client.port(), id_of(query)) {
+    fn place(&self, query: &[u8], arrival: Arrival) -> Fate {
+        let way = &self.way;
+        let refused = if way.own.contains(arrival.client.port(), id_of(query)) || way.probes.arrived(query) {
             Answered::Loop
         } else {
-            match self.in_flight.enter(client) {
+            match self.in_flight.enter(arrival.client) {
                 Some(place) => return Fate::Relay(place),
                 None => Answered::Overflow,
             }
         };
-        self.metrics.queries[refused].inc();
-        Fate::Reply(error_reply(query, SERVFAIL))
+        let reply = error_reply(query, SERVFAIL);
+        self.note(query, arrival, (refused, &reply), None);
+        Fate::Reply(reply)
     }
 
     /// Asks the servers, and returns the reply for the client.
-    async fn relay(&self, query: &[u8], by: Transport) -> Vec<u8> {
+    async fn relay(&self, query: &[u8], by: Transport, client: SocketAddr) -> Vec<u8> {
+        let arrival = self.arrival(by, client);
         let servers = self.servers.load_full();
-        let answer = ask::ask(query, by, &servers, &self.way).await;
-        self.metrics.queries[if answer.is_some() { Answered::Forwarded } else { Answered::Failed }].inc();
-        answer.unwrap_or_else(|| error_reply(query, SERVFAIL))
+        let (answered, reply, server) = match ask::ask(query, by, &servers, &self.way).await {
+            Some(ServerAnswer { bytes, server }) => {
+                let bytes = if by == Transport::Udp { answer::cut_to_client(query, bytes) } else { bytes };
+                (Answered::Forwarded, bytes, Some(server))
+            }
+            None if servers.come_back(Instant::now()) => (Answered::Loop, error_reply(query, SERVFAIL), None),
+            None => (Answered::Failed, error_reply(query, SERVFAIL), None),
+        };
+        self.note(query, arrival, (answered, &reply), server);
+        reply
+    }
+
+    /// Notes the time where there is a log for it: each look at the clock costs some 30 ns.
+    fn arrival(&self, by: Transport, client: SocketAddr) -> Arrival {
+        Arrival { by, client, began: self.log.is_on().then(Instant::now) }
+    }
+
+    /// Counts a query that was answered, and logs it where that is asked for.
+    fn note(&self, query: &[u8], arrival: Arrival, answer: (Answered, &[u8]), server: Option<SocketAddr>) {
+        self.metrics.queries[answer.0].inc();
+        if self.log.is_on() {
+            self.log.record(QueryRecord::of(query, arrival, answer, server));
+        }
     }
 }
 

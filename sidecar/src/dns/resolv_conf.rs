@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The name servers in a resolv.conf. Search lists and options are the client's: it applies them before it asks.
 
+use crate::net::addrs::is_loopback;
 use nix::net::if_::if_nametoindex;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -42,6 +43,12 @@ pub(crate) fn read(path: &Path, own_port: u16) -> io::Result<Vec<SocketAddr>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(MOST_BYTES).read_to_end(&mut bytes)?;
     Ok(servers(&String::from_utf8_lossy(&bytes), own_port))
+}
+
+/// Returns true for an address of the pod itself. No socket can be bound to any other, and this needs no right.
+pub(crate) fn is_in_pod(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    is_loopback(ip) || UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// Returns the servers in the order of the text, each once.
@@ -113,6 +120,19 @@ mod tests {
         assert_eq!(read_as_text(text, 53), ["192.0.2.1:53"]);
         // A server of the pod's own, such as systemd-resolved.
         assert_eq!(read_as_text(text, 15053), ["127.0.0.1:53", "[::1]:53", "192.0.2.1:53"]);
+    }
+
+    #[test]
+    fn servers_of_the_pod_are_told_from_those_outside() {
+        for (ip, is_here) in [
+            ("127.0.0.53", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("192.0.2.1", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(is_in_pod(ip.parse().unwrap()), is_here, "{ip}");
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ async fn read(
             Fate::Relay(place) => {
                 let (dns, replies) = (Arc::clone(dns), replies.clone());
                 tokio::spawn(async move {
-                    let reply = dns.relay(&query, Transport::Tcp).await;
+                    let reply = dns.relay(&query, Transport::Tcp, client).await;
                     // Without a reader the client is gone.
                     let _ = replies.send(reply).await;
                     // Not before: an answer that is not taken is memory too.

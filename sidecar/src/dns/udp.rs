@@ -40,10 +40,13 @@ pub(crate) async fn serve(dns: Arc<Dns>, socket: UdpSocket, mut serving: Serving
                         let (dns, socket) = (Arc::clone(&dns), Arc::clone(&socket));
                         let query = buffer[..length].to_vec();
                         tokio::spawn(async move {
-                            let reply = dns.relay(&query, Transport::Udp).await;
+                            let reply = dns.relay(&query, Transport::Udp, client).await;
                             drop(place);
                             send(&socket, &reply, client).await;
                         });
+                        // The query goes out, and answers come in, before the next one is taken: that one stays with the kernel
+                        // for the worker that is free first.
+                        tokio::task::yield_now().await;
                     }
                 }
             }

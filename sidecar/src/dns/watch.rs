@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The part of `/ready` that is about the DNS server: the file that names its servers, and the loops that serve.
+//! What the DNS server follows: the file that names its servers, the names of the plan in force, the ways that the pod has. And
+//! its part of `/ready`, in which the loops that serve have a word too.
 
 use crate::dns::Dns;
+use crate::dns::names::{Names, Reach};
 use crate::dns::resolv_conf::{self, FileState};
+use crate::net::addrs::Family;
 use crate::observe::readiness::{Block, Readiness};
+use crate::plan::names::MeshNames;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +26,7 @@ impl Dns {
         match resolv_conf::read(&self.resolv_conf, self.port) {
             Ok(addresses) if addresses.is_empty() => tracing::warn!("{path} names no DNS server to ask"),
             Ok(addresses) => {
-                let servers = self.servers.load().follow(&addresses);
+                let servers = self.servers.load().follow(&addresses, resolv_conf::is_in_pod);
                 tracing::info!(servers = ?servers.addresses(), "DNS queries are forwarded");
                 self.servers.store(Arc::new(servers));
             }
@@ -63,6 +67,48 @@ pub(crate) fn follow_servers(dns: Arc<Dns>, readiness: &Readiness) -> impl Futur
                 block.update(dns.reasons());
             }
         }
+    }
+}
+
+/// Follows the names of the plan in force, and the families that the pod can reach: an address of a family without a route
+/// would cost each application a failed connect. The names are made once when this returns; the task goes on for ever.
+pub(crate) fn follow_names(
+    dns: Arc<Dns>,
+    in_force: impl Fn() -> Arc<MeshNames> + Send,
+    reaches: impl Fn(Family) -> bool + Send,
+) -> impl Future<Output = ()> + Send {
+    let mut mesh = in_force();
+    let mut reach = Reach::by(&reaches);
+    dns.put(&mesh, reach);
+    async move {
+        loop {
+            tokio::select! {
+                () = dns.plan_changed.notified() => {}
+                // The kernel could tell of routes as they change; two questions of 5 µs a second need no socket for that.
+                () = tokio::time::sleep(EVERY) => {}
+            }
+            let now = in_force();
+            let way = if now.names.is_empty() { reach } else { Reach::by(&reaches) };
+            if !Arc::ptr_eq(&now, &mesh) || way != reach {
+                (mesh, reach) = (now, way);
+                dns.put(&mesh, reach);
+            }
+        }
+    }
+}
+
+impl Dns {
+    /// Answers with these names from the next query on.
+    fn put(&self, mesh: &Arc<MeshNames>, reach: Reach) {
+        if !mesh.names.is_empty() {
+            if reach == (Reach { v4: false, v6: false }) {
+                tracing::warn!(
+                    "names of the mesh have no address here: the pod has no route to their addresses"
+                );
+            }
+            tracing::debug!(names = mesh.names.len(), ?reach, "names of the mesh are answered");
+        }
+        self.names.store(Arc::new(Names::of(Arc::clone(mesh), reach)));
     }
 }
 

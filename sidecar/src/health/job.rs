@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A check to be made, and its end.
 
+use crate::cluster::endpoint::Behind;
 use crate::cluster::registry::ClusterId;
 use crate::cluster::stream::Stream;
 use crate::net::addrs::DialAddr;
 use crate::net::dial::DialError;
 use crate::net::limit::Permit;
 use crate::net::own_sockets::OwnSocket;
-use crate::plan::Member;
 use crate::plan::health::CheckPlan;
 use crate::tls::TlsError;
 use std::fmt;
@@ -30,8 +30,8 @@ pub(super) struct Job {
     pub(super) to: DialAddr,
     /// Source of the hop to the application.
     pub(super) source: Option<IpAddr>,
-    /// The member behind an endpoint, which speaks TLS where the mesh does.
-    pub(super) member: Option<Arc<Member>>,
+    /// The server behind an endpoint, which may speak TLS.
+    pub(super) behind: Option<Behind>,
     pub(super) check: Arc<CheckPlan>,
     pub(super) kept: Option<Kept>,
 }

@@ -25,9 +25,11 @@
 //! Listeners and clusters of documents have the same structs unregistered: only statistics show them, by [`Stats::read`].
 
 mod by;
+mod lazy;
 mod registry;
 
 pub(crate) use by::{By, Label, labels};
+pub(crate) use lazy::Lazy;
 pub(crate) use prometheus_client::metrics::counter::Counter;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 pub(crate) use prometheus_client::metrics::histogram::Histogram;

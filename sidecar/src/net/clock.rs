@@ -27,6 +27,12 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
     format!("{:.0}Z", day.to_datetime(earlier.time()))
 }
 
+/// The same with six digits behind the seconds, for logs.
+pub(crate) fn micros(time: SystemTime) -> String {
+    let micros = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_micros();
+    format!("{}.{micros:06}Z", rfc3339(time).trim_end_matches('Z'))
+}
+
 /// Writes a time in UTC by the letters of a strftime format. Before 1970 is 1970.
 pub(crate) fn strftime(time: SystemTime, format: &str, out: &mut String) {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -5,12 +5,18 @@ use crate::net::addrs::DialAddr;
 use crate::net::own_sockets::{OwnSocket, OwnSockets, Returned};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+
+/// Pauses between two connects to a Unix socket whose backlog is full: a server takes the next connection within some
+/// milliseconds, or is overloaded.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Reason for which a server was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +43,17 @@ pub(crate) enum DialError {
         /// Source address that is missing.
         source_ip: IpAddr,
     },
+    /// A Unix socket was not reached.
+    #[error(
+        "cannot connect to the Unix socket {}: {source}; is it in the sidecar's container, and may its uid write to it?",
+        .path.display()
+    )]
+    Socket {
+        /// Path of the socket.
+        path: Arc<Path>,
+        /// Error of the kernel, or the end of the time.
+        source: io::Error,
+    },
     /// There is no route, or the kernel did not allow the connect.
     #[error("cannot dial {addr}: {source}")]
     Failed {
@@ -56,8 +73,17 @@ impl DialError {
         };
         match self {
             Self::NoSource { .. } => true,
-            Self::Failed { source, .. } => lacking(source),
+            Self::Failed { source, .. } | Self::Socket { source, .. } => lacking(source),
             Self::Refused { .. } | Self::TimedOut { .. } => false,
+        }
+    }
+
+    /// Returns true if no answer came in time.
+    pub(crate) fn is_timeout(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } => true,
+            Self::Socket { source, .. } => source.kind() == io::ErrorKind::TimedOut,
+            Self::Refused { .. } | Self::NoSource { .. } | Self::Failed { .. } => false,
         }
     }
 
@@ -116,6 +142,28 @@ pub(crate) async fn dial_noted(
     Ok((stream, noted))
 }
 
+/// Connects to a Unix socket. For all that follows it is a stream socket as others are, but for its missing addresses; there
+/// is no reset, so that its server sees an end where others see one.
+///
+/// # Errors
+/// If the kernel refuses. It has no deadline.
+pub(crate) async fn dial_socket(path: &Arc<Path>) -> Result<TcpStream, DialError> {
+    let failed = |source| DialError::Socket { path: Arc::clone(path), source };
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::UNIX, kind, None).map_err(failed)?;
+    let at = SockAddr::unix(&**path).map_err(failed)?;
+    let mut pause = FIRST_PAUSE;
+    // While the server's backlog is full, the kernel neither waits nor tells when that ends (connect(2), EAGAIN).
+    while let Err(error) = socket.connect(&at) {
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return Err(failed(error));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(LONGEST_PAUSE);
+    }
+    TcpStream::from_std(socket.into()).map_err(failed)
+}
+
 /// Sends the first packet.
 fn begin(socket: &Socket, addr: DialAddr) -> Result<(), DialError> {
     match socket.connect(&addr.get().into()) {
@@ -156,6 +204,7 @@ fn prepare(addr: DialAddr, from: Option<IpAddr>) -> Result<Socket, DialError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn addr(text: &str) -> DialAddr {
         DialAddr::new(text.parse().unwrap())
@@ -181,6 +230,44 @@ mod tests {
         let error = dial(DialAddr::new(free), None, None).await.unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error}");
         assert!(error.to_string().contains(&free.to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_is_a_stream_and_one_that_is_not_there_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path: Arc<Path> = folder.path().join("app.sock").into();
+        let error = dial_socket(&path).await.unwrap_err();
+        assert!(matches!(error, DialError::Socket { .. }) && !error.is_timeout(), "{error}");
+        assert!(error.to_string().contains("app.sock"), "{error}");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut stream = dial_socket(&path).await.unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        stream.write_all(b"to").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut came = String::new();
+        io::Read::read_to_string(&mut far, &mut came).unwrap();
+        assert_eq!(came, "to");
+        io::Write::write_all(&mut far, b"from").unwrap();
+        drop(far);
+        came.clear();
+        stream.read_to_string(&mut came).await.unwrap();
+        assert_eq!(came, "from");
+    }
+
+    #[tokio::test]
+    async fn a_full_backlog_of_a_unix_socket_is_awaited() {
+        let folder = tempfile::tempdir().unwrap();
+        let path: Arc<Path> = folder.path().join("app.sock").into();
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&*path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let mut held = Vec::new();
+        // One that is not answered at once finds the backlog full.
+        while let Ok(dialled) = tokio::time::timeout(Duration::from_millis(100), dial_socket(&path)).await {
+            held.push(dialled.unwrap());
+        }
+        let (dialled, accepted) = tokio::join!(dial_socket(&path), async { listener.accept() });
+        assert!(dialled.is_ok() && accepted.is_ok());
     }
 
     #[tokio::test]

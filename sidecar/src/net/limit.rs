@@ -76,7 +76,8 @@ pub(crate) struct Limit {
 struct Counts {
     max: AtomicU32,
     used: AtomicU32,
-    strangers: Mutex<Strangers>,
+    /// Made by the first stranger that asks: at most clusters none does.
+    strangers: Mutex<Option<Box<Strangers>>>,
 }
 
 /// The claim by which a place was taken.
@@ -114,6 +115,7 @@ impl Limit {
     pub(crate) fn try_acquire_for(&self, claim: Claim) -> Option<Permit> {
         let Claim::Stranger(stranger) = claim else { return self.try_acquire() };
         let mut strangers = self.counts.strangers();
+        let strangers = strangers.get_or_insert_default();
         let most = self.max() - self.max() / KEPT_FOR_MEMBERS;
         let free = most.saturating_sub(self.used());
         if !strangers.leaves_enough(stranger, free) {
@@ -148,7 +150,7 @@ impl Counts {
     }
 
     /// A panic leaves the counts whole: each change is one assignment.
-    fn strangers(&self) -> MutexGuard<'_, Strangers> {
+    fn strangers(&self) -> MutexGuard<'_, Option<Box<Strangers>>> {
         self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -201,7 +203,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let Claimed { counts, stranger } = &*self.0;
         if let Some(stranger) = stranger {
-            counts.strangers().remove(*stranger);
+            counts.strangers().get_or_insert_default().remove(*stranger);
         }
         counts.used.fetch_sub(1, Ordering::Relaxed);
     }
@@ -282,6 +284,7 @@ mod tests {
         drop((one, others, members));
         assert_eq!(limit.used(), 0);
         let strangers = limit.counts.strangers();
+        let strangers = strangers.as_ref().unwrap();
         assert!(strangers.networks.is_empty() && strangers.addresses.is_empty());
     }
 

@@ -13,4 +13,5 @@ pub(crate) mod original_dst;
 pub(crate) mod own_addresses;
 pub(crate) mod own_sockets;
 pub(crate) mod resolve;
+pub(crate) mod routes;
 pub(crate) mod throttle;

@@ -5,14 +5,14 @@
 //! place until libc gives up. The last answer stays as long as there is no other.
 
 use crate::metrics::{Counter, Gauge, metrics};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 /// Most names: all of them are looked up within [`EVERY`] where one takes 50 ms.
@@ -29,17 +29,26 @@ const RETRY: Duration = Duration::from_secs(2);
 const FIRST_WAIT: Duration = Duration::from_secs(6);
 
 metrics! {
-    /// Look-ups of names.
+    /// Look-ups of names: those of Dataplanes' addresses, and of servers outside of the mesh.
     #[derive(Clone, Default)]
     pub(crate) struct NameMetrics {
         failed: Counter = "name_lookups_failed",
-            "Look-ups of names in Dataplanes that failed; the last answer stays"
+            "Look-ups of names in documents that failed; the last answer stays"
             => "names.lookup_failed";
         changed: Counter = "name_answers_changed",
-            "Answers for names in Dataplanes that were the first, or another address than before"
+            "Answers for names in documents that were the first, or other addresses than before"
             => "names.changed";
-        unresolved: Gauge = "names_unresolved", "Names in Dataplanes that have no address yet" => "names.unresolved";
+        unresolved: Gauge = "names_unresolved", "Names in documents that have no address yet" => "names.unresolved";
     }
+}
+
+/// The addresses of a name that are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wanted {
+    /// One: that of a workload. It stays as long as it is among the answers.
+    One,
+    /// All: those of a server outside of the mesh.
+    All,
 }
 
 /// The names in use, with their last answers.
@@ -68,9 +77,11 @@ struct State {
     used: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
-    address: Option<IpAddr>,
+    wanted: Wanted,
+    /// The one in use comes first, the others in their order.
+    addresses: Vec<IpAddr>,
     /// The first look-up came to an end.
     tried: bool,
     /// Time of the next look-up; `None` = now.
@@ -110,12 +121,12 @@ impl Names {
 
     /// Looks up these names from now on, and no others, and returns their answers so far. Waits for the first look-up of new
     /// names, but not for long.
-    pub(crate) fn use_only(&self, names: &BTreeSet<Box<str>>) -> BTreeMap<Box<str>, Option<IpAddr>> {
+    pub(crate) fn use_only(&self, names: &BTreeMap<Box<str>, Wanted>) -> BTreeMap<Box<str>, Vec<IpAddr>> {
         let shared = &self.0;
         let mut state = shared.lock();
-        state.names.retain(|name, _| names.contains(name));
-        for name in names {
-            state.names.entry(name.clone()).or_default();
+        state.names.retain(|name, _| names.contains_key(name));
+        for (name, wanted) in names {
+            state.names.entry(name.clone()).or_insert_with(|| Entry::new(*wanted)).wanted = *wanted;
         }
         if !names.is_empty() && !state.runs {
             match start(shared) {
@@ -134,7 +145,7 @@ impl Names {
         }
         state.used = state.changes;
         shared.count(&state);
-        state.names.iter().map(|(name, entry)| (name.clone(), entry.address)).collect()
+        state.names.iter().map(|(name, entry)| (name.clone(), entry.addresses.clone())).collect()
     }
 
     /// Returns the number of changes of answers so far.
@@ -160,6 +171,29 @@ impl Names {
         let (state, answered, wake) = (Mutex::default(), Condvar::new(), Arc::default());
         let look_up = LookUp(Arc::new(look_up));
         Self(Arc::new(Shared { state, answered, wake, look_up, metrics: NameMetrics::default() }))
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn new(wanted: Wanted) -> Self {
+        Self { wanted, addresses: Vec::new(), tried: false, due: None, warned: false }
+    }
+
+    /// Takes an answer, and returns true if what is asked for changed with it. Servers turn the order of their answers round.
+    fn take(&mut self, mut answer: Vec<IpAddr>) -> bool {
+        let first = self.addresses.first().filter(|first| answer.contains(first));
+        let first = first.or(answer.first()).copied();
+        answer.sort_unstable();
+        answer.dedup();
+        answer.sort_by_key(|ip| Some(*ip) != first);
+        let changed = match self.wanted {
+            Wanted::One => first != self.addresses.first().copied(),
+            Wanted::All => answer != self.addresses,
+        };
+        self.addresses = answer;
+        changed
     }
 }
 
@@ -195,11 +229,7 @@ impl Shared {
         entry.tried = true;
         match found.and_then(of_one_host) {
             Ok(addresses) => {
-                // Servers turn the order of their answers round. One address is one workload here.
-                let same = entry.address.filter(|address| addresses.contains(address));
-                let address = same.or_else(|| addresses.first().copied());
-                if address != entry.address {
-                    entry.address = address;
+                if entry.take(addresses) {
                     *changes += 1;
                     self.metrics.changed.inc();
                 }
@@ -208,12 +238,12 @@ impl Shared {
             }
             Err(error) => {
                 self.metrics.failed.inc();
-                let last = entry.address.map(tracing::field::display);
+                let last = entry.addresses.first().map(tracing::field::display);
                 // Once, until it works again.
                 if !std::mem::replace(&mut entry.warned, true) {
-                    tracing::warn!(name, last, %error, "cannot look up the name of a Dataplane; its last answer stays");
+                    tracing::warn!(name, last, %error, "cannot look up a name in the documents; its last answer stays");
                 }
-                entry.due = Some(Instant::now() + if entry.address.is_some() { EVERY } else { RETRY });
+                entry.due = Some(Instant::now() + if entry.addresses.is_empty() { RETRY } else { EVERY });
             }
         }
         self.count(&state);
@@ -221,7 +251,7 @@ impl Shared {
     }
 
     fn count(&self, state: &State) {
-        let unresolved = state.names.values().filter(|entry| entry.address.is_none()).count();
+        let unresolved = state.names.values().filter(|entry| entry.addresses.is_empty()).count();
         self.metrics.unresolved.set(i64::try_from(unresolved).unwrap_or(i64::MAX));
     }
 }
@@ -252,9 +282,10 @@ fn start(shared: &Arc<Shared>) -> io::Result<()> {
 
 /// Looks names up when it is time, as long as there is a user.
 async fn keep(weak: Weak<Shared>) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let Some(shared) = weak.upgrade() else { return };
-        round(&shared).await;
+        round(&shared, &places).await;
         let (pause, wake) = (shared.pause(), Arc::clone(&shared.wake));
         drop(shared);
         match pause {
@@ -266,24 +297,27 @@ async fn keep(weak: Weak<Shared>) {
 }
 
 /// Looks up all names whose time has come.
-async fn round(shared: &Arc<Shared>) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+async fn round(shared: &Arc<Shared>, places: &Arc<Semaphore>) {
     let mut running = JoinSet::new();
     for name in shared.due() {
-        let (shared, places) = (Arc::clone(shared), Arc::clone(&places));
+        let (shared, places) = (Arc::clone(shared), Arc::clone(places));
         running.spawn(async move {
-            // Before the deadline begins: one that waits for a place is not late.
-            let _place = places.acquire().await;
-            let found = within_deadline(&shared.look_up, &name).await;
+            // Before the deadline begins: one that waits for a place is not late. No one closes the semaphore.
+            let Ok(place) = places.acquire_owned().await else { return };
+            let found = within_deadline(&shared.look_up, &name, place).await;
             shared.note(&name, found);
         });
     }
     while running.join_next().await.is_some() {}
 }
 
-async fn within_deadline(LookUp(look_up): &LookUp, name: &str) -> Addresses {
+/// Looks a name up. Its place is free once libc has come back, which may be long after the deadline: the thread is in use.
+async fn within_deadline(LookUp(look_up): &LookUp, name: &str, place: OwnedSemaphorePermit) -> Addresses {
     let (look_up, name) = (Arc::clone(look_up), name.to_owned());
-    let looking = tokio::task::spawn_blocking(move || look_up(&name));
+    let looking = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        look_up(&name)
+    });
     match tokio::time::timeout(DEADLINE, looking).await {
         Ok(found) => found.unwrap_or_else(|panicked| Err(io::Error::other(panicked))),
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {DEADLINE:?}"))),
@@ -294,8 +328,8 @@ async fn within_deadline(LookUp(look_up): &LookUp, name: &str) -> Addresses {
 mod tests {
     use super::*;
 
-    fn names(of: &[&str]) -> BTreeSet<Box<str>> {
-        of.iter().map(|name| (*name).into()).collect()
+    fn names(of: &[&str]) -> BTreeMap<Box<str>, Wanted> {
+        of.iter().map(|name| ((*name).into(), Wanted::One)).collect()
     }
 
     #[test]
@@ -307,7 +341,8 @@ mod tests {
             ("many", "224.0.0.1"),
         ]);
         let found = looked.use_only(&names(&["any", "db", "gone", "many", "web"]));
-        let shown: Vec<_> = found.iter().map(|(name, ip)| (&**name, ip.map(|ip| ip.to_string()))).collect();
+        let shown: Vec<_> =
+            found.iter().map(|(name, ips)| (&**name, ips.first().map(ToString::to_string))).collect();
         let expected = [
             ("any", None),
             ("db", Some("10.0.0.2")),
@@ -328,7 +363,7 @@ mod tests {
     #[test]
     fn an_answer_stays_while_look_ups_fail_and_while_it_is_among_the_answers() {
         let looked = Names::default();
-        looked.0.lock().names.insert("web".into(), Entry::default());
+        looked.0.lock().names.insert("web".into(), Entry::new(Wanted::One));
         let found = |of: &[&str]| Ok(of.iter().map(|ip| ip.parse().unwrap()).collect());
         let fails = || Err(io::Error::from(io::ErrorKind::TimedOut));
         for (row, (outcome, address, changes)) in [
@@ -343,7 +378,7 @@ mod tests {
         .enumerate()
         {
             looked.0.note("web", outcome);
-            let shown = looked.0.lock().names["web"].address.map(|ip| ip.to_string());
+            let shown = looked.0.lock().names["web"].addresses.first().map(ToString::to_string);
             assert_eq!((shown.as_deref(), looked.changes()), (address, changes), "{row}");
             let wait = looked.0.pause().unwrap();
             let most = if address.is_some() { EVERY } else { RETRY };
@@ -352,6 +387,23 @@ mod tests {
         looked.0.note("other", fails());
         assert_eq!(looked.0.lock().names.len(), 1);
         assert_eq!(looked.0.metrics.failed.get(), 3);
+    }
+
+    #[test]
+    fn of_all_addresses_each_that_comes_or_goes_is_a_change_and_their_order_is_none() {
+        let mut entry = Entry::new(Wanted::All);
+        let ips = |of: &[&str]| -> Vec<IpAddr> { of.iter().map(|ip| ip.parse().unwrap()).collect() };
+        for (answer, changed, kept) in [
+            (&["10.0.0.2", "10.0.0.1"][..], true, &["10.0.0.2", "10.0.0.1"][..]),
+            (&["10.0.0.1", "10.0.0.2"], false, &["10.0.0.2", "10.0.0.1"]),
+            (&["10.0.0.1", "10.0.0.2", "10.0.0.1"], false, &["10.0.0.2", "10.0.0.1"]),
+            (&["10.0.0.3", "10.0.0.2", "10.0.0.1"], true, &["10.0.0.2", "10.0.0.1", "10.0.0.3"]),
+            (&["10.0.0.3", "10.0.0.1"], true, &["10.0.0.3", "10.0.0.1"]),
+            (&["10.0.0.3"], true, &["10.0.0.3"]),
+        ] {
+            assert_eq!(entry.take(ips(answer)), changed, "{answer:?}");
+            assert_eq!(entry.addresses, ips(kept), "{answer:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -364,9 +416,14 @@ mod tests {
         }));
         let start = tokio::time::Instant::now();
         // A blocking thread keeps tokio's clock from going on by itself.
-        let (found, ()) = tokio::join!(within_deadline(&look_up, "web"), tokio::time::advance(DEADLINE));
+        let places = Arc::new(Semaphore::new(1));
+        let place = Arc::clone(&places).acquire_owned().await.unwrap();
+        let looking = within_deadline(&look_up, "web", place);
+        let (found, ()) = tokio::join!(looking, tokio::time::advance(DEADLINE));
         assert_eq!(found.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), DEADLINE);
+        assert_eq!(places.available_permits(), 0, "its thread is in use");
         drop(done);
+        drop(places.acquire().await.unwrap());
     }
 }

@@ -194,6 +194,11 @@ impl From<&DialError> for CloseReason {
         match error {
             DialError::Refused { .. } => Self::ConnectRefused,
             DialError::TimedOut { .. } => Self::ConnectTimeout,
+            DialError::Socket { source, .. } => match source.kind() {
+                std::io::ErrorKind::ConnectionRefused => Self::ConnectRefused,
+                std::io::ErrorKind::TimedOut => Self::ConnectTimeout,
+                _ => Self::ConnectUnreachable,
+            },
             DialError::NoSource { .. } | DialError::Failed { .. } => Self::ConnectUnreachable,
         }
     }

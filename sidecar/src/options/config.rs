@@ -66,6 +66,8 @@ pub struct Config {
     pub(crate) thresholds: Thresholds,
     /// Destination of the closing records.
     pub(crate) access_log: AccessLog,
+    /// Destination of the DNS server's log.
+    pub(crate) dns_log: AccessLog,
     /// Level of the log on stderr.
     pub log_level: LogLevel,
     /// Format of the log on stderr.
@@ -147,7 +149,7 @@ impl TimeoutOption {
     }
 }
 
-/// Destination of the closing records.
+/// Destination of the closing records, or of those of DNS queries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AccessLog {
     Off,

@@ -200,6 +200,16 @@ pub(super) struct LogOptions {
     )]
     pub(super) access_log: AccessLog,
 
+    /// DNS log, one line for each query to the DNS server
+    #[arg(
+        long,
+        value_name = "off|stdout|PATH",
+        default_value = "off",
+        env = "CULVERT_DNS_LOG",
+        hide_env = true
+    )]
+    pub(super) dns_log: AccessLog,
+
     /// Level of the log on stderr: error, warn, info, debug or trace
     #[arg(
         long,

@@ -36,6 +36,8 @@ Examples:
     culvert-sidecar validate /etc/culvert --mesh default
   Explain where each timeout, limit and log comes from, and why a member may call, or may not:
     culvert-sidecar inspect /etc/culvert --dataplane web-1 --caller spiffe://default/shop
+  Tell what a name of the mesh leads to, asking the sidecar of this pod:
+    culvert-sidecar resolve backend.mesh
   Hold the start of an application until the sidecar is ready:
     culvert-sidecar wait --for ready --timeout 60s";
 
@@ -84,6 +86,16 @@ pub enum Command {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
+    /// Tell what a name of the mesh leads to, with the health of its endpoints, or why it does not exist
+    Resolve {
+        /// Shape of the answer
+        #[arg(long, value_name = "text|json", default_value = "text", value_parser = ["text", "json"], hide_possible_values = true)]
+        format: String,
+        /// Name, or address of names
+        name: String,
+        /// Files or folders to read instead of asking the sidecar at --admin-address
+        paths: Vec<PathBuf>,
+    },
     /// Wait until the sidecar of this pod is ready
     Wait {
         /// Condition to wait for
@@ -120,6 +132,11 @@ impl Options {
     /// Address of the status port.
     pub fn status_address(&self) -> SocketAddr {
         self.ports.status_address
+    }
+
+    /// Address of the admin interface.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.ports.admin_address
     }
 
     /// Replaces the paths of the mesh documents.
@@ -178,6 +195,7 @@ impl Options {
                 max_retries: limits.circuit_breaker_max_retries,
             },
             access_log: logs.access_log,
+            dns_log: logs.dns_log,
             log_level: logs.log_level,
             log_format: logs.log_format,
             workers: limits.concurrency.unwrap_or_else(cgroup::cores),

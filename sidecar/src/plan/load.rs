@@ -5,10 +5,11 @@ use crate::net::resolve::Names;
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::compile::{self, CompileError};
-use crate::plan::names::lookup;
+use crate::plan::names::{Standing, lookup};
 use culvert_mesh::document::Found;
 use culvert_mesh::load::{self, LoadError, Loaded, MOST_ERRORS};
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// Warnings that are kept: each is a line of the log at every reload.
 const MOST_WARNINGS: usize = 200;
@@ -36,21 +37,32 @@ pub(crate) fn load(
     paths: &[PathBuf],
     names: Option<&Names>,
 ) -> Result<Plan, Vec<PlanError>> {
-    read(config, paths, names).map(|(plan, _)| plan)
+    read(config, paths, names, &Standing::default()).map(|(plan, _)| plan)
 }
 
-/// Returns the documents too.
+/// Gives names of the mesh their addresses by what the pod has until now, and returns the documents too.
 pub(crate) fn read(
     config: &Config,
     paths: &[PathBuf],
     names: Option<&Names>,
+    standing: &Standing,
 ) -> Result<(Plan, Found), Vec<PlanError>> {
+    let start = Instant::now();
     let Loaded { mut found, errors, more, .. } = load::load(&config.context(), paths);
     let mut errors: Vec<PlanError> = errors.into_iter().map(Into::into).collect();
     // Documents with errors make no plan, so their names need not be awaited.
     let named = lookup::put_in(&mut found, config, names.filter(|_| errors.is_empty()));
-    errors.extend(named.errors.into_iter().map(PlanError::from));
-    let plan = match compile::compile(config, &found) {
+    errors.extend(named.errors.into_iter().map(|error| CompileError::from(error).into()));
+    let read = start.elapsed();
+    let compiled = compile::compile_after(config, &found, standing);
+    let (read_us, compiled_us) = (read.as_micros(), (start.elapsed() - read).as_micros());
+    tracing::debug!(
+        documents = found.documents.len(),
+        read_us,
+        compiled_us,
+        "documents were read and compiled"
+    );
+    let plan = match compiled {
         Ok(mut plan) if errors.is_empty() => {
             plan.warnings.extend(named.warnings);
             let more = plan.warnings.len().saturating_sub(MOST_WARNINGS);

@@ -6,6 +6,7 @@
 pub mod balance;
 pub mod compile;
 pub(crate) mod decisions;
+pub mod external;
 pub mod health;
 pub(crate) mod load;
 pub mod logs;
@@ -17,13 +18,13 @@ pub mod rate;
 pub(crate) mod report;
 pub mod scrape;
 pub(crate) mod tls;
-pub mod trust;
 
 use crate::net::addrs::{Direction, Family, inbound_source};
 use crate::options::config::Thresholds;
 use crate::plan::balance::Balance;
 use crate::plan::decisions::Decisions;
 use crate::plan::decisions::trial::OnTrial;
+use crate::plan::external::ExternalEndpoint;
 use crate::plan::health::HealthPlan;
 use crate::plan::logs::Logs;
 use crate::plan::names::MeshNames;
@@ -81,6 +82,8 @@ pub enum Discovery {
     },
     /// One of several, in turn.
     Endpoints(Vec<EndpointPlan>),
+    /// One of several servers outside of the mesh, in turn.
+    External(Vec<ExternalEndpoint>),
 }
 
 /// Origin of a cluster or listener, as a ProxyTemplate names it.
@@ -361,11 +364,6 @@ impl Plan {
             .by_address(address)
             .map(|exit| format!("MeshPassthrough {}: {exit}", exit.policy))
             .or_else(by_name)
-    }
-
-    /// Returns the shortest idle timeout of all listeners.
-    pub fn shortest_idle_timeout(&self) -> Option<Duration> {
-        self.listeners.iter().filter_map(|listener| listener.idle_timeout).min()
     }
 }
 

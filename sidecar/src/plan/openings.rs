@@ -28,6 +28,9 @@ pub(crate) fn openings(before: &Plan, after: &Plan) -> Vec<String> {
         let exits = after.outside.exits().iter().filter(|exit| !before.outside.covers(exit));
         let names: Vec<_> = exits.map(ToString::to_string).collect();
         lines.extend(listed("calls may leave for more destinations", &names, "matches"));
+        let before = outside(before);
+        let new: Vec<_> = outside(after).into_iter().filter(|service| !before.contains(service)).collect();
+        lines.extend(listed("calls may leave for more services outside of the mesh", &new, "services"));
     }
     let Some(was) = &before.mtls else { return lines };
     let Some(is) = &after.mtls else {
@@ -62,6 +65,13 @@ pub(crate) fn openings(before: &Plan, after: &Plan) -> Vec<String> {
         is.permissions.restricted && admits(&was.permissions, &is.permissions)
     });
     lines
+}
+
+/// Returns the services outside of the mesh that the pod calls by name. Those of the mesh are reachable in any case.
+fn outside(plan: &Plan) -> BTreeSet<&str> {
+    let services = plan.names.names.iter().map(|name| &*name.service);
+    let kinds = ["MeshExternalService ", "ExternalService "];
+    services.filter(|service| kinds.iter().any(|kind| service.starts_with(kind))).collect()
 }
 
 /// Returns the trust domains that have an authority which they had not.
@@ -181,7 +191,11 @@ mod tests {
         const STRICT: &str = "STRICT";
         const NARROW: &str = "Matched, appendMatch: [{type: CIDR, value: 10.1.0.0/16, port: 80}, {type: Domain, value: a.b, protocol: tls, port: 443}]";
         const WIDE: &str = "Matched, appendMatch: [{type: CIDR, value: 10.0.0.0/8}, {type: Domain, value: '*.b', protocol: tls}]";
+        const EXTERNAL: &str = "---\n{type: MeshExternalService, name: ext, spec: {match: {type: HostnameGenerator, port: 443, protocol: tcp}, endpoints: [{address: 192.0.2.5, port: 443}]}}\n";
         let closed = "networking: {outbound: {passthrough: false}}";
+        let redirect = "transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001}";
+        let caught =
+            |rest: &str| mesh(rest).replace("address: 10.0.0.2,", &format!("address: 10.0.0.2, {redirect},"));
         let strict = |more: String| mtls(STRICT) + &more;
         let deny =
             |id: &str| format!("deny: [{{spiffeID: {{type: Exact, value: 'spiffe://default/{id}'}}}}]");
@@ -205,6 +219,14 @@ mod tests {
                 Some("calls may leave for more"),
             ),
             ("narrower matches", mesh("") + &out(WIDE), mesh("") + &out(NARROW), None),
+            (
+                "a service outside of the mesh",
+                caught(closed),
+                caught(closed) + EXTERNAL,
+                Some("calls may leave for more services outside of the mesh: MeshExternalService ext"),
+            ),
+            ("the same in an open mesh", caught(""), caught("") + EXTERNAL, None),
+            ("a service of the mesh", caught(closed).replace(WEB, ""), caught(closed), None),
             ("mTLS", mtls(STRICT), mesh(""), Some("mTLS is off")),
             ("mTLS of PERMISSIVE", mtls("PERMISSIVE"), mesh(""), Some("mTLS is off")),
             (

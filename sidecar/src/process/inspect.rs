@@ -3,6 +3,7 @@
 
 use crate::options::Options;
 use crate::plan::load;
+use crate::plan::names::Standing;
 use crate::plan::report::{Caller, Report};
 use std::path::PathBuf;
 
@@ -17,7 +18,8 @@ pub fn inspect(options: Options, caller: Option<&str>, paths: &[PathBuf]) -> Res
     let caller =
         caller.map(|id| Caller::new(&config, id).map_err(|error| vec![format!("--caller {id:?}: {error}")]));
     let caller = caller.transpose()?;
-    let (_, found) = load::read(&config, paths, None).map_err(|errors| words(&errors))?;
+    let read = load::read(&config, paths, None, &Standing::default());
+    let (_, found) = read.map_err(|errors| words(&errors))?;
     Ok(Report::of(&config, &found, caller.as_ref()).to_string().trim_end().to_owned())
 }
 

@@ -8,6 +8,7 @@ pub mod inspect;
 mod listeners;
 mod prober;
 mod reload;
+pub mod resolve;
 pub mod run;
 mod services;
 mod signals;

@@ -7,6 +7,7 @@ use crate::net::resolve::Names;
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::load::{self as documents, PlanError};
+use crate::plan::names::{MeshNames, Standing};
 use crate::plan::openings::openings;
 use crate::process::identity::IdentityGate;
 use crate::process::listeners::{self, ListenerSet, both};
@@ -32,8 +33,10 @@ const MAX_READS: usize = 5;
 /// Every error in the documents. They stay until a file changes.
 pub(crate) fn load(config: &Config, names: &Names) -> Result<(Fingerprint, Plan), Vec<PlanError>> {
     let look = || Fingerprint::of(&config.resources);
-    let (seen, plan) = read_unchanged(look, || documents::load(config, &config.resources, Some(names)));
-    Ok((seen, plan?))
+    let standing = Standing::of_pod(&MeshNames::default());
+    let read = || documents::read(config, &config.resources, Some(names), &standing);
+    let (seen, read) = read_unchanged(look, read);
+    Ok((seen, read?.0))
 }
 
 /// Reads again while files change: one that vanished after it was listed is no error of its documents.
@@ -125,8 +128,10 @@ struct Reading {
 impl Reading {
     fn of(proxy: &Proxy) -> Self {
         let config = &proxy.config;
-        let plan = documents::load(config, &config.resources, Some(&proxy.names));
         let in_force = proxy.running.load();
+        let standing = Standing::of_pod(&in_force.plan.names);
+        let read = documents::read(config, &config.resources, Some(&proxy.names), &standing);
+        let plan = read.map(|(plan, _)| plan);
         let opened = plan.as_ref().map(|plan| openings(&in_force.plan, plan)).unwrap_or_default();
         let words = |errors: Vec<PlanError>| errors.iter().map(ToString::to_string).collect();
         Self { plan: plan.map_err(words), opened, after: Fingerprint::of(&config.resources) }
@@ -192,8 +197,10 @@ fn apply(
     warn(&plan);
     proxy.documents.left_out(plan.left_out);
     let running = proxy.registry.open(plan);
-    proxy.running.store(Arc::clone(&running));
+    retire(proxy.running.swap(Arc::clone(&running)));
     proxy.plan_changed.notify_one();
+    // After the plan: a name is told once connections to its addresses have a listener.
+    proxy.dns.plan_changed.notify_one();
     identity.update();
     // From here on the plan is in force, so that nothing is an error of it any more.
     let followed = [set.follow(&running.plan, bound), ports.follow(&running.plan, scraped)];
@@ -209,11 +216,49 @@ fn apply(
     Ok(())
 }
 
+/// Drops a plan once no connection that is being made uses it, on a thread where that delays nothing. The last to use it may be
+/// a worker, and the plan of 20,000 endpoints is hundreds of thousands of pieces of memory, which take some 10 ms.
+fn retire<T: Send + Sync + 'static>(old: Arc<T>) {
+    tokio::spawn(async move {
+        // No other way leads to it any more, so that the count only falls.
+        while Arc::strong_count(&old) > 1 {
+            tokio::time::sleep(EVERY).await;
+        }
+        // An error is the runtime's end, by which all memory goes.
+        let _ = tokio::task::spawn_blocking(move || drop(old)).await;
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::cell::Cell;
     use std::fs;
+    use std::thread::ThreadId;
+    use tokio::sync::oneshot;
+
+    /// Tells the thread that drops it.
+    struct Tells(Option<oneshot::Sender<ThreadId>>);
+
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            let sender = self.0.take().unwrap();
+            let _ = sender.send(std::thread::current().id());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plan_that_goes_is_dropped_by_none_that_used_it_and_by_no_event_loop() {
+        let (sender, mut dropped) = oneshot::channel();
+        let plan = Arc::new(Tells(Some(sender)));
+        let connection = Arc::clone(&plan);
+        retire(plan);
+        tokio::time::sleep(EVERY * 10).await;
+        assert!(dropped.try_recv().is_err(), "it is in use");
+        drop(connection);
+        assert!(dropped.try_recv().is_err(), "the last user does not drop it");
+        assert_ne!(dropped.await.unwrap(), std::thread::current().id());
+    }
 
     #[test]
     fn a_start_reads_again_while_files_change_but_not_for_ever() {

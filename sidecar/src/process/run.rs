@@ -53,6 +53,7 @@ pub fn run(config: Config, log: LogControl) -> Result<(), Vec<StartError>> {
     let served = main.block_on(serve(&proxy, services, &workers, signals, log, documents));
     workers.stop();
     proxy.access_log.finish(FLUSH_DEADLINE);
+    proxy.dns.log.finish(FLUSH_DEADLINE);
     proxy.traffic_log.finish(FLUSH_DEADLINE);
     Ok(served.map_err(system("serving"))?)
 }
@@ -123,7 +124,7 @@ fn spawn_upkeep(context: &Context) {
     if let Some(worker) = context.workers.first() {
         let proxy = proxy();
         worker.spawn(async move {
-            proxy.table.keep_swept(|| proxy.running.load().plan.shortest_idle_timeout()).await;
+            proxy.table.keep_swept(|| proxy.running.load().shortest_idle_timeout).await;
         });
     }
 }
@@ -167,6 +168,7 @@ async fn drain_when_asked(
                 Asked::Drain(request) => Next::Request(request),
                 Asked::ReopenLogs => {
                     proxy.access_log.reopen();
+                    proxy.dns.log.reopen();
                     proxy.traffic_log.reopen();
                     continue;
                 }

@@ -7,6 +7,7 @@ use crate::connection::proxy::Proxy;
 use crate::dns::{listen, watch};
 use crate::net::addrs::Direction;
 use crate::net::bind::{self, ListenError};
+use crate::net::routes;
 use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::process::identity::IdentityGate;
@@ -125,8 +126,13 @@ fn dns(config: &Config) -> Bind {
     Ok(Some(Box::new(move |context| {
         let (proxy, readiness) = (Arc::clone(&context.proxy), &context.app.readiness);
         let dns = Arc::clone(&proxy.dns);
-        // Before the loops: the first query finds servers.
+        // Before the loops: the first query finds names and servers.
         tokio::spawn(watch::follow_servers(Arc::clone(&dns), readiness));
+        let names = {
+            let proxy = Arc::clone(&proxy);
+            move || Arc::clone(&proxy.running.load().plan.names)
+        };
+        tokio::spawn(watch::follow_names(Arc::clone(&dns), names, routes::reaches_now));
         let failed = move |kind| _ = proxy.metrics.accept[Direction::Outbound].errors[kind].inc();
         let running = listen::serve(&dns, sockets, &context.workers, readiness, failed)?;
         Ok(Box::new(move |_| {

@@ -8,11 +8,13 @@ use crate::connection::metrics::Metrics;
 use crate::connection::proxy::Proxy;
 use crate::connection::table::Table;
 use crate::dns::Dns;
+use crate::dns::metrics::DnsMetrics;
 use crate::net::bind::ListenError;
 use crate::net::own_addresses::OwnAddresses;
 use crate::net::resolve::Names;
 use crate::net::throttle::Throttle;
-use crate::observe::access_log::{AccessLogError, AccessLogger};
+use crate::observe::access_log::RecordLogError;
+use crate::observe::access_log::writer::RecordLogger;
 use crate::observe::capture::Capture;
 use crate::observe::documents::Documents;
 use crate::observe::failures::RecentFailures;
@@ -40,9 +42,9 @@ pub enum StartError {
     /// A port cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The access log cannot be opened.
+    /// The access log or the DNS log cannot be opened.
     #[error(transparent)]
-    AccessLog(#[from] AccessLogError),
+    RecordLog(#[from] RecordLogError),
     /// TLS settings of documents do not fit each other.
     #[error("MeshTLS: {0}")]
     Tls(#[source] rustls::Error),
@@ -100,6 +102,12 @@ pub(super) fn raise_open_files() -> u64 {
     }
 }
 
+/// The DNS server, with its log.
+fn dns(config: &Config, open_files: u64, metrics: &DnsMetrics) -> Result<Dns, RecordLogError> {
+    let log = RecordLogger::start(&config.dns_log, metrics.log_dropped.clone())?;
+    Ok(Dns::new(config.dns_port, config.resolv_conf.clone(), open_files, (metrics.clone(), log)))
+}
+
 /// The data path, with `plan` in force. `files` are those that the plan was read from.
 pub(super) fn proxy(
     config: Config,
@@ -126,9 +134,9 @@ pub(super) fn proxy(
         own_sockets: Arc::default(),
         pipes: Pipes::new(pipes::MOST, metrics.pipes.clone()),
         capture: Capture::new(metrics.capture.clone()),
-        access_log: AccessLogger::start(&config.access_log, metrics.access_log.clone())?,
+        access_log: RecordLogger::start(&config.access_log, metrics.access_log.dropped.clone())?,
         tls,
-        dns: Arc::new(Dns::new(config.dns_port, config.resolv_conf.clone(), open_files, metrics.dns.clone())),
+        dns: Arc::new(dns(&config, open_files, &metrics.dns)?),
         metrics,
         limits: Limits::new(open_files),
         table: Table::default(),

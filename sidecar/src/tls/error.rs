@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reasons for which a connection did not become TLS between mesh members.
+//! Reasons for which a connection did not become TLS: between mesh members, or with a server outside of the mesh.
 
 use super::certificate::CertificateFault;
 use crate::observe::close_reason::CloseReason;
-use crate::plan::trust::TrustDomains;
+use crate::plan::tls::trust::TrustDomains;
 use culvert_mesh::model::spiffe::SpiffeId;
 use rustls::{CertificateError, Error};
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Failure of a handshake, or of the wait for it.
@@ -60,6 +61,43 @@ pub(crate) enum TlsError {
     /// Any other failure of TLS, the verification of the certificates included.
     #[error("{}", in_words(.0))]
     Protocol(Error),
+    /// The same with a server outside of the mesh.
+    #[error("{}", of_server(.0))]
+    Server(Error),
+    /// The sidecar lacks something for TLS with a server outside of the mesh.
+    #[error("TLS with this server cannot be set up: {0}")]
+    NotSetUp(#[from] OutsideFault),
+}
+
+/// Reason for which TLS to a server outside of the mesh cannot be set up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OutsideFault {
+    /// No file of authorities was found.
+    #[error(
+        "this image has no file of authorities (SSL_CERT_FILE is not set, and there is no \
+         /etc/ssl/certs/ca-certificates.crt): give caCert in the document, or mount such a file"
+    )]
+    NoRoots,
+    /// The file of authorities cannot be read.
+    #[error("cannot read {path}, the file of authorities: {words}")]
+    Unreadable {
+        /// Name of the file.
+        path: PathBuf,
+        /// Error of the kernel, or the length of the file.
+        words: Box<str>,
+    },
+    /// The file of authorities has none.
+    #[error("{0} holds no certificate of an authority in PEM")]
+    Empty(PathBuf),
+    /// rustls does not take the settings. The document was checked, so this is a defect.
+    #[error("its settings cannot be used: {0}")]
+    Settings(Box<str>),
+}
+
+impl From<Error> for OutsideFault {
+    fn from(error: Error) -> Self {
+        Self::Settings(error.to_string().into())
+    }
 }
 
 /// Fault of the identity in a peer's certificate.
@@ -97,7 +135,7 @@ pub(crate) enum PeerFault {
 impl TlsError {
     /// Returns true if this sidecar lacks something, so that any other peer would fail too.
     pub(crate) fn is_ours(&self) -> bool {
-        matches!(self, Self::NoIdentity | Self::TooMany(_) | Self::GaveWay(_))
+        matches!(self, Self::NoIdentity | Self::TooMany(_) | Self::GaveWay(_) | Self::NotSetUp(_))
     }
 
     /// Returns the reason in the closing record.
@@ -114,6 +152,20 @@ impl TlsError {
             Self::Peer(PeerFault::NoCertificate) => CloseReason::TlsNoCertificate,
             Self::Peer(_) => CloseReason::TlsIdentity,
             Self::Protocol(error) => of_protocol(error),
+            // A member has no name, and its identity is verified by itself.
+            Self::Server(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => CloseReason::TlsIdentity,
+            Self::Server(error) => of_protocol(error),
+            Self::NotSetUp(_) => CloseReason::TlsUntrusted,
+        }
+    }
+
+    /// Returns the same failure with the words for a server outside of the mesh.
+    pub(super) fn of_outside(self) -> Self {
+        match self {
+            Self::Protocol(error) => Self::Server(error),
+            other => other,
         }
     }
 }
@@ -154,5 +206,20 @@ fn in_words(error: &Error) -> String {
         },
         Error::AlertReceived(alert) => format!("the peer refused the TLS handshake: {alert:?}"),
         other => format!("the TLS handshake failed: {other}"),
+    }
+}
+
+/// Words about a server outside of the mesh, where those about a member would mislead.
+fn of_server(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            "the server's certificate is of no authority that the service's document trusts: is its caCert the right one?"
+                .into()
+        }
+        Error::InvalidCertificate(
+            fault @ (CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }),
+        ) => format!("the server has another name: {fault}; serverName and subjectAltNames say the ones it may have"),
+        Error::InvalidMessage(_) => format!("{error}: does the server speak TLS on this port?"),
+        other => in_words(other).replace("the peer", "the server"),
     }
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The handshake, as client or server: within a deadline, scheduled, and only so many at a time.
 
+use super::certificate;
 use super::configs::Configs;
+use super::configs::outside::Outside;
 use super::error::TlsError;
 use super::peer;
 use super::places::{Candidate, Place, Places};
@@ -9,6 +11,7 @@ use super::session::{MOST_KEPT, Session};
 use super::stream::TlsStream;
 use crate::plan::permissions::Peer;
 use culvert_mesh::model::spiffe::SpiffeId;
+use rustls::CertificateError;
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -27,15 +30,15 @@ pub(crate) const MOST: usize = 2048;
 const FLIGHT: usize = 4096;
 
 /// A handshake that succeeded.
-pub(crate) struct Shaken {
+pub(crate) struct Shaken<P = Peer> {
     session: Session,
-    /// Identity of the peer.
-    pub(crate) peer: Peer,
+    /// Identity of the peer; of a server outside of the mesh there is none.
+    pub(crate) peer: P,
     /// True if a session was resumed, so that no certificate was sent.
     pub(crate) resumed: bool,
 }
 
-impl Shaken {
+impl<P> Shaken<P> {
     /// Puts the session over its socket.
     pub(crate) fn over(self, tcp: TcpStream) -> TlsStream {
         TlsStream::new(tcp, self.session)
@@ -77,9 +80,36 @@ pub(crate) async fn connect(
     shaken
 }
 
-async fn within_deadline(
-    shaking: impl Future<Output = Result<Shaken, TlsError>>,
-) -> Result<Shaken, TlsError> {
+/// Begins a handshake with a server outside of the mesh, which lives at `to`.
+///
+/// # Errors
+/// Those of [`connect`].
+pub(crate) async fn outside(
+    tcp: &mut TcpStream,
+    server: &Outside,
+    to: IpAddr,
+    places: &Places,
+) -> Result<Shaken<()>, TlsError> {
+    let place = places.take(Candidate { address: to, known: true })?;
+    let shaking = negotiate(tcp, &place, || Session::outside(server));
+    let session = within_deadline(place.held(shaking)).await.map_err(TlsError::of_outside)?;
+    let resumed = session.is_resumed();
+    if resumed && server.verifies && is_expired(&session) {
+        // The server may have another certificate by now, which only a full handshake shows.
+        server.forget();
+        return Err(TlsError::Server(CertificateError::Expired.into()));
+    }
+    Ok(Shaken { session, peer: (), resumed })
+}
+
+/// Returns true if the peer's certificate expired since its session began.
+fn is_expired(session: &Session) -> bool {
+    let leaf = session.peer_certificates().and_then(<[_]>::first);
+    let facts = leaf.and_then(|leaf| certificate::facts(leaf).ok());
+    facts.is_none_or(|facts| facts.validity.until < now())
+}
+
+async fn within_deadline<T>(shaking: impl Future<Output = Result<T, TlsError>>) -> Result<T, TlsError> {
     tokio::time::timeout(DEADLINE, shaking).await.unwrap_or(Err(TlsError::TimedOut(DEADLINE)))
 }
 
@@ -90,6 +120,22 @@ async fn shake(
     place: &Place<'_>,
     begin: impl FnOnce() -> Result<Session, rustls::Error>,
 ) -> Result<Shaken, TlsError> {
+    let session = negotiate(tcp, place, begin).await?;
+    let peer = peer::identify(session.peer_certificates(), &configs.trusted, expected, now())?;
+    let resumed = session.is_resumed();
+    Ok(Shaken { session, peer, resumed })
+}
+
+/// Returns the time since 1970. With a clock before that every certificate is not valid yet.
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+async fn negotiate(
+    tcp: &mut TcpStream,
+    place: &Place<'_>,
+    begin: impl FnOnce() -> Result<Session, rustls::Error>,
+) -> Result<Session, TlsError> {
     let mut session = begin().map_err(TlsError::Protocol)?;
     let mut came = Vec::new();
     loop {
@@ -117,11 +163,7 @@ async fn shake(
             Err(error) => return Err(TlsError::Io(error)),
         }
     }
-    // With a clock before 1970 every certificate is not valid yet.
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let peer = peer::identify(session.peer_certificates(), &configs.trusted, expected, now)?;
-    let resumed = session.is_resumed();
-    Ok(Shaken { session, peer, resumed })
+    Ok(session)
 }
 
 async fn send(tcp: &mut TcpStream, session: &mut Session) -> io::Result<()> {

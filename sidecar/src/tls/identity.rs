@@ -5,7 +5,7 @@
 use super::certificate::{self, CertificateFault, Facts};
 use super::peer;
 use super::verify::{CLOCK_SKEW, Verifier};
-use crate::plan::trust::TrustDomains;
+use crate::plan::tls::trust::TrustDomains;
 use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;

@@ -12,7 +12,7 @@ use crate::net::addrs::Direction;
 use crate::net::throttle::Throttle;
 use crate::options::config::IdentitySource;
 use crate::plan::tls::TlsSettings;
-use crate::plan::trust::TrustDomains;
+use crate::plan::tls::trust::TrustDomains;
 use arc_swap::ArcSwapOption;
 use culvert_mesh::model::spiffe::TrustDomain;
 use std::os::unix::fs::MetadataExt;

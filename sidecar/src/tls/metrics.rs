@@ -44,10 +44,21 @@ metrics! {
 }
 
 metrics! {
+    /// TLS with servers outside of the mesh, of all clusters.
+    pub(crate) struct OutsideTotals {
+        full: Counter = "external_tls_handshakes",
+            "TLS handshakes with servers outside of the mesh, by how they ended" { result: "full" };
+        resumed: Counter = "external_tls_handshakes" { result: "resumed" };
+        failed: Counter = "external_tls_handshakes" { result: "failed" };
+    }
+}
+
+metrics! {
     /// TLS of all connections, and the identity that it uses.
     pub(crate) struct TlsMetrics {
         handshakes: By<Direction, HandshakeMetrics>;
         spoken: By<Spoken, SpokenMetrics>;
+        outside: OutsideTotals;
         /// In seconds since 1970.
         identity_expires: Gauge = "certificate_expiry_timestamp_seconds",
             "When the identity's certificate ends, and the first of the authorities'; 0 without one"

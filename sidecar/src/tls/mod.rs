@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TLS between mesh members.
+//! TLS between mesh members, and to servers outside of the mesh.
 //!
 //! ```text
 //! first bytes ─▶ handshake ─▶ the peer's identity ─▶ TLS as one end of the relay
@@ -7,8 +7,9 @@
 //!
 //! [`first`] finds out which protocol a client speaks ([`sniff`]), [`handshake`] makes a [`session`], [`peer`] reads the
 //! peer's identity from its certificate, and the relay then reads and writes the [`stream`]. [`keeper`] holds the
-//! workload's [`identity`] and rustls' configuration of it ([`configs`], [`verify`]). [`asked`] reads the server's name in the
-//! first bytes of calls to the outside, TLS or not.
+//! workload's [`identity`] and rustls' configuration of it ([`configs`], [`verify`]). Servers outside of the mesh are not
+//! shown that identity: [`configs::outside`] has the configurations for these. [`asked`] reads the server's name in the first
+//! bytes of calls to the outside, TLS or not.
 
 pub mod asked;
 pub(crate) mod certificate;
@@ -27,11 +28,14 @@ mod stream;
 mod verify;
 
 pub(crate) use configs::Configs;
-pub(crate) use error::TlsError;
+pub(crate) use configs::outside::{Outside, SystemRoots};
+pub(crate) use error::{OutsideFault, TlsError};
 pub(crate) use identity::{Described, FILES};
 pub(crate) use keeper::Tls;
 pub(crate) use metrics::{Handshake, TlsMetrics};
 pub(crate) use stream::TlsStream;
 
+#[cfg(test)]
+pub(crate) use configs::outside::tests as outside_tests;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 //! has no buffer of its own: bytes are decrypted in place, in the worker's scratch buffer.
 
 use super::configs::Configs;
+use super::configs::outside::Outside;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
@@ -61,6 +62,12 @@ impl Session {
     /// Makes the client's side; an earlier session with `to` is resumed.
     pub(super) fn client(configs: &Configs, to: IpAddr) -> Result<Self, Error> {
         UnbufferedClientConnection::new(Arc::clone(&configs.client), ServerName::IpAddress(to.into()))
+            .map(|side| Self::new(RustlsSide::Client(side.into())))
+    }
+
+    /// Makes the client's side to a server outside of the mesh; an earlier session with it is resumed.
+    pub(super) fn outside(server: &Outside) -> Result<Self, Error> {
+        UnbufferedClientConnection::new(Arc::clone(&server.client), server.name.clone())
             .map(|side| Self::new(RustlsSide::Client(side.into())))
     }
 

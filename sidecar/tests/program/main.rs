@@ -9,6 +9,7 @@
 
 mod inspect;
 mod pages;
+mod resolve;
 mod security;
 mod signals;
 

@@ -91,6 +91,8 @@ impl Lab {
         fs::create_dir_all(&folder)?;
         // Without DNS, so that no test depends on a nameserver of the machine.
         fs::write(folder.join("nsswitch.conf"), "hosts: files\n")?;
+        // As Debian has it: a name on several lines has several addresses.
+        fs::write(folder.join("host.conf"), "multi on\n")?;
         let new = folder.join("hosts.new");
         fs::write(&new, lines)?;
         fs::rename(new, folder.join("hosts"))?;

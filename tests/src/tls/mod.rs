@@ -131,14 +131,22 @@ impl Client {
     }
 }
 
-/// A server's TLS settings: as a mesh member's sidecar, which asks for certificates and takes any.
+/// A server's TLS settings: as a mesh member's sidecar, which wants a certificate and takes any, or as a server outside of
+/// the mesh, which asks for one.
 #[derive(Debug, Clone)]
 pub struct TlsServer(Arc<ServerConfig>);
 
 #[derive(Debug)]
-struct AnyClient(Anybody);
+struct AnyClient {
+    signatures: Anybody,
+    must_show: bool,
+}
 
 impl ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        self.must_show
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -158,7 +166,7 @@ impl ClientCertVerifier for AnyClient {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        ServerCertVerifier::verify_tls12_signature(&self.0, message, cert, dss)
+        ServerCertVerifier::verify_tls12_signature(&self.signatures, message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -167,22 +175,31 @@ impl ClientCertVerifier for AnyClient {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        ServerCertVerifier::verify_tls13_signature(&self.0, message, cert, dss)
+        ServerCertVerifier::verify_tls13_signature(&self.signatures, message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ServerCertVerifier::supported_verify_schemes(&self.0)
+        ServerCertVerifier::supported_verify_schemes(&self.signatures)
     }
 }
 
 impl TlsServer {
     /// A server that shows these credentials and gives each client so many tickets; its sessions are resumed by nothing else.
     pub fn new(credentials: &Credentials, tickets: usize) -> Result<Self> {
+        Self::with(credentials, tickets, true)
+    }
+
+    /// A server outside of the mesh: its clients may show a certificate, and need not.
+    pub fn outside(credentials: &Credentials) -> Result<Self> {
+        Self::with(credentials, 1, false)
+    }
+
+    fn with(credentials: &Credentials, tickets: usize, must_show: bool) -> Result<Self> {
         let (chain, key) = parse(credentials)?;
         let provider = Arc::new(ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(Arc::new(AnyClient(Anybody(provider))))
+            .with_client_cert_verifier(Arc::new(AnyClient { signatures: Anybody(provider), must_show }))
             .with_single_cert(chain, key)?;
         config.alpn_protocols = vec![MESH.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});

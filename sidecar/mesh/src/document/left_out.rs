@@ -48,14 +48,6 @@ pub(super) fn kind(name: &str) -> Option<(&'static str, &'static str)> {
 pub(super) fn hint(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "ConfigMap" => "a ConfigMap is mounted, and --resources names the folder",
-        "ExternalService"
-        | "HostnameGenerator"
-        | "MeshExternalService"
-        | "MeshMultiZoneService"
-        | "MeshService"
-        | "VirtualOutbound" => {
-            "names of services are not built yet; a Dataplane's outbound names a service by its tags"
-        }
         "MeshOPA" | "OPAPolicy" => {
             "a decision of OPA would refuse callers, so leaving it out would let them in; who may call is what a \
              MeshTrafficPermission says"

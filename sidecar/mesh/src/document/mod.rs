@@ -17,16 +17,20 @@ pub(crate) use reader::{is_list, read_document};
 pub(crate) use spelling::DEFAULT_MESH;
 
 use crate::kinds::dataplane::Inbound;
+use crate::kinds::services::ServiceStatus;
 use crate::kinds::{Kind, Spec};
 use crate::model::labels::Labels;
 use crate::model::tags::Tags;
 use crate::read::{Problem, tree};
 use crate::target::Target;
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+/// Label with the mesh of a document.
+const MESH: &str = "kuma.io/mesh";
 /// Label with the name that a document was written with.
 const DISPLAY_NAME: &str = "kuma.io/display-name";
 /// Label by which a policy is only tried.
@@ -81,11 +85,13 @@ pub struct Document {
     pub name_field: &'static str,
     /// Namespace, in Kubernetes' spelling only.
     pub namespace: Option<String>,
-    /// Labels, with those that Kuma gives each document by itself; none of another pod's Dataplane, as no policy that holds
-    /// here looks at them.
-    pub labels: Labels,
+    /// Labels. Those that Kuma gives each document by itself are among them, but not of another pod's Dataplane, so that all
+    /// pods of a service share one set: [`label`](Self::label) has them for every document.
+    pub labels: Arc<Labels>,
     /// True if the document has a field for labels, even an empty one.
     pub labelled: bool,
+    /// Addresses and names that a control plane wrote into the document of a service; `None` for other kinds.
+    pub status: Option<Box<ServiceStatus>>,
     /// Contents of the document, by kind.
     pub spec: Spec,
 }
@@ -132,6 +138,27 @@ impl Document {
         is_named(&self.name, self.namespace.as_deref(), name)
     }
 
+    /// Returns a label of the document, also one that Kuma gives each document by itself.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let given = match key {
+            MESH => Some(self.mesh.as_str()),
+            DISPLAY_NAME => Some(self.name.as_str()),
+            NAMESPACE => self.namespace.as_deref(),
+            _ => None,
+        };
+        self.labels.get(key).or(given)
+    }
+
+    /// Returns true if the document has each of these labels.
+    pub fn has_labels(&self, wanted: &Labels) -> bool {
+        wanted.0.iter().all(|(key, value)| self.label(key) == Some(value.as_str()))
+    }
+
+    /// Returns the addresses that a control plane gave a service.
+    pub fn vips(&self) -> &[IpAddr] {
+        self.status.as_ref().map_or(&[][..], |status| status.vips.as_slice())
+    }
+
     /// Returns a label of the document or, where it has none, a tag of the Dataplane.
     pub fn label_or_tag(&self, key: &str) -> Option<&str> {
         let tag = || match &self.spec {
@@ -140,14 +167,14 @@ impl Document {
             }
             _ => None,
         };
-        self.labels.get(key).or_else(tag)
+        self.label(key).or_else(tag)
     }
 
     /// Returns the identifier of the workload that a Dataplane belongs to, as Kuma writes it into logs.
     pub fn workload(&self) -> Option<String> {
         let name = self.label_or_tag(WORKLOAD)?;
         let zone = self.label_or_tag(ZONE).unwrap_or_default();
-        let namespace = self.labels.get(NAMESPACE).unwrap_or_default();
+        let namespace = self.label(NAMESPACE).unwrap_or_default();
         Some(format!("kri_wl_{}_{zone}_{namespace}_{name}_", self.mesh))
     }
 
@@ -168,6 +195,9 @@ pub(crate) fn is_named(name: &str, namespace: Option<&str>, wanted: &str) -> boo
     })
 }
 
+/// The addresses of hosts by name. A name that was looked up and has no address has none in its list.
+pub type HostAddresses = BTreeMap<Box<str>, Vec<IpAddr>>;
+
 /// Documents that were read.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -177,17 +207,30 @@ pub struct Found {
     pub lost: Vec<Lost>,
     /// Documents and fields that have no effect here.
     pub left_out: LeftOut,
+    /// Addresses of hosts outside of the mesh, where they were looked up.
+    pub addresses: HostAddresses,
     /// Tags of inbounds, each set once: the replicas of a service have the same.
     tags: HashSet<Arc<Tags>>,
-    /// Bytes that `tags` takes.
-    tags_memory: usize,
+    /// Labels of other pods' Dataplanes, each set once for the same reason.
+    labels: HashSet<Arc<Labels>>,
+    /// Bytes that new sets of `tags` and `labels` take since the last document.
+    shared_memory: usize,
 }
 
-/// Bytes that a mapping of text to text takes beside its text: the node of a map, and each text's share of the allocator.
-const MAPPING: usize = 560;
+/// Bytes of a node of a mapping of text to text, and the entries that it holds. A full one becomes two half full ones.
+const NODE: usize = 560;
+const NODE_HOLDS: usize = 11;
 /// Bytes that a plan takes for an inbound of another pod.
 const MEMBER: usize = 200;
+/// Share of the allocator in each text.
 const EACH_TEXT: usize = 24;
+
+/// Estimates the bytes of a mapping of text to text.
+fn memory_of_map(map: &BTreeMap<String, String>) -> usize {
+    let nodes = if map.len() <= NODE_HOLDS { 1 } else { map.len().div_ceil(NODE_HOLDS / 2) + 1 };
+    let texts = map.iter().map(|(key, value)| key.len() + value.len() + 2 * EACH_TEXT).sum::<usize>();
+    nodes * NODE + texts
+}
 
 impl Found {
     /// Returns the set of tags that stands for all equal ones.
@@ -195,25 +238,37 @@ impl Found {
         if let Some(there) = self.tags.get(tags) {
             return Arc::clone(there);
         }
-        let text = tags.0.iter().map(|(key, value)| key.len() + value.len() + 2 * EACH_TEXT).sum::<usize>();
-        self.tags_memory += MAPPING + text;
+        self.shared_memory += memory_of_map(&tags.0);
         self.tags.insert(Arc::clone(tags));
         Arc::clone(tags)
     }
 
+    /// Returns the set of labels that stands for all equal ones.
+    fn shared_labels(&mut self, labels: Labels) -> Arc<Labels> {
+        if let Some(there) = self.labels.get(&labels) {
+            return Arc::clone(there);
+        }
+        self.shared_memory += memory_of_map(&labels.0);
+        let labels = Arc::new(labels);
+        self.labels.insert(Arc::clone(&labels));
+        labels
+    }
+
     /// Adds what was found elsewhere.
     pub(crate) fn append(&mut self, other: &mut Self) {
-        let Self { documents, lost, left_out, tags, tags_memory } = other;
+        let Self { documents, lost, left_out, addresses: _, tags, labels, shared_memory } = other;
         self.documents.append(documents);
         self.lost.append(lost);
         self.left_out.append(left_out);
         self.tags.extend(tags.drain());
-        self.tags_memory += *tags_memory;
+        self.labels.extend(labels.drain());
+        self.shared_memory += *shared_memory;
     }
 
-    /// Estimates the bytes that the last document takes, with the tags that no document before it had. `value` is its tree.
+    /// Estimates the bytes that the last document takes, with the tags and labels that no document before it had. `value` is
+    /// its tree.
     pub(crate) fn memory_of_last(&mut self, value: &Value) -> usize {
-        let tags = std::mem::take(&mut self.tags_memory);
+        let shared = std::mem::take(&mut self.shared_memory);
         let Some(document) = self.documents.last() else { return size_of::<Lost>() };
         let own = match &document.spec {
             Spec::Wrong(_) => 0,
@@ -222,7 +277,7 @@ impl Found {
             }
             _ => tree::memory(value),
         };
-        size_of::<Document>() + document.name.len() + document.mesh.len() + 2 * EACH_TEXT + own + tags
+        size_of::<Document>() + document.name.len() + document.mesh.len() + 2 * EACH_TEXT + own + shared
     }
 }
 

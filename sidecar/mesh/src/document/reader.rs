@@ -4,15 +4,13 @@
 use crate::context::Context;
 use crate::document::spelling::{API_VERSION, DEFAULT_MESH, UNIVERSAL_BOOKKEEPING};
 use crate::document::{
-    DISPLAY_NAME, Document, DocumentError, Found, Lost, NAMESPACE, Place, is_named, left_out, topology,
+    DISPLAY_NAME, Document, DocumentError, Found, Lost, MESH, NAMESPACE, Place, is_named, left_out, topology,
 };
+use crate::kinds::services::ServiceStatus;
 use crate::kinds::{Kind, Spec};
 use crate::model::labels::Labels;
 use crate::read::{At, FieldWithoutEffect, Fields, Ignored, Problems, Read, describe};
 use serde_json::{Map, Value};
-
-/// Label with the mesh of a document.
-const MESH_LABEL: &str = "kuma.io/mesh";
 
 /// Returns true for a list, as `kubectl get -o yaml` and `kumactl get -o yaml` print it: its items are documents.
 pub(crate) fn is_list(value: &Value) -> bool {
@@ -53,6 +51,8 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
     let label = kubernetes.then(|| text("/metadata/labels/kuma.io~1mesh")).flatten();
     let mesh = match value.get("mesh").filter(|mesh| !mesh.is_null() && *mesh != "") {
         _ if kind == Some(Kind::Mesh) => name,
+        // Only one mesh's documents are looked at, so a document of every mesh is taken for one of that mesh.
+        _ if kind.is_some_and(Kind::is_in_every_mesh) => Some(context.mesh.as_str()),
         Some(mesh) => mesh.as_str(),
         None => Some(label.unwrap_or(DEFAULT_MESH)),
     };
@@ -79,6 +79,7 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
     let pod = pod.map(|_| context);
     let spec =
         if kubernetes { read_kubernetes(kind, value, pod, at) } else { read_universal(kind, value, pod, at) };
+    let status = status(kind, value, at);
     let (Some(mesh), Some(name)) = (mesh, name) else {
         let (mesh, name) = (mesh.map(Into::into), name.map(Into::into));
         found.lost.push(Lost { kind: Some(kind), mesh, name });
@@ -99,14 +100,18 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
         }
     }
     let labelled = own.is_some();
-    let mut labels = own.filter(|_| !other_pod).unwrap_or_default();
+    let mut labels = own.unwrap_or_default();
     // Kuma's control plane writes these labels onto each document; one from a file may not have passed through it.
-    for (key, value) in [(MESH_LABEL, Some(mesh)), (DISPLAY_NAME, Some(name)), (NAMESPACE, namespace)] {
-        // No policy looks at the labels of another pod.
-        if let Some(value) = value.filter(|_| !other_pod) {
+    for (key, value) in [(MESH, Some(mesh)), (DISPLAY_NAME, Some(name)), (NAMESPACE, namespace)] {
+        let Some(value) = value else { continue };
+        if !other_pod {
             labels.0.entry(key.into()).or_insert_with(|| value.into());
+        } else if labels.get(key) == Some(value) {
+            // The name differs from pod to pod, and would keep the pods of a service from having the same set.
+            labels.0.remove(key);
         }
     }
+    let labels = if other_pod { found.shared_labels(labels) } else { labels.into() };
     found.documents.push(Document {
         place: place.clone(),
         mesh: mesh.into(),
@@ -115,6 +120,7 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
         namespace: namespace.map(Into::into),
         labels,
         labelled,
+        status,
         spec,
     });
     whose
@@ -172,6 +178,12 @@ fn read_universal(kind: Kind, value: &Value, pod: Option<&Context>, at: &mut At<
         }
         kind.read(&Value::Object(spec), pod, at)
     }
+}
+
+/// Reads the status of a service. It stands beside the contents in both spellings.
+fn status(kind: Kind, value: &Value, at: &mut At<'_>) -> Option<Box<ServiceStatus>> {
+    let status = value.get("status").filter(|status| kind.has_status() && !status.is_null())?;
+    at.field("status", |at| ServiceStatus::read(status, at)).map(Box::new)
 }
 
 fn name_of(value: &Value, at: &mut At<'_>) {

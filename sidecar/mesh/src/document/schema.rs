@@ -3,6 +3,7 @@
 
 use crate::document::spelling::{API_VERSION, DEFAULT_MESH, UNIVERSAL_BOOKKEEPING};
 use crate::kinds::Kind;
+use crate::kinds::services::ServiceStatus;
 use crate::model::labels::Labels;
 use crate::read::Read;
 use serde_json::{Value, json};
@@ -22,6 +23,8 @@ impl Kind {
         for key in UNIVERSAL_BOOKKEEPING {
             universal["properties"][key] = json!(true);
         }
+        let status = if self.has_status() { ServiceStatus::schema() } else { json!(true) };
+        universal["properties"]["status"] = status.clone();
         universal["properties"]["labels"] = Labels::schema();
         if self != Self::Mesh {
             universal["properties"]["mesh"] = json!({"type": "string", "default": DEFAULT_MESH});
@@ -43,7 +46,7 @@ impl Kind {
                     "properties": {"name": name, "labels": Labels::schema()},
                 },
                 "spec": {"$ref": "#/$defs/spec"},
-                "status": true,
+                "status": status,
             },
         });
         json!({

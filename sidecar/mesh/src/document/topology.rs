@@ -13,8 +13,7 @@ fn says_where(label: &str) -> bool {
     label == ZONE || label == NODE || label.starts_with("topology.")
 }
 
-/// Adds these labels to the tags of an inbound that lacks them, as Kuma's control plane does up to 2.x. They reach this pod
-/// so, as other labels of other pods are not kept.
+/// Adds these labels to the tags of an inbound that lacks them, as Kuma's control plane does up to 2.x.
 pub(super) fn add(labels: Option<&Labels>, tags: &mut Arc<Tags>) {
     let labels = labels.iter().flat_map(|labels| &labels.0);
     let missing: Vec<_> =

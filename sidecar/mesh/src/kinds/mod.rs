@@ -17,6 +17,7 @@ pub mod mesh_traffic_permission;
 pub mod older;
 pub mod proxy_template;
 pub mod routes;
+pub mod services;
 pub mod traffic_permission;
 
 use crate::context::Context;
@@ -31,6 +32,10 @@ pub trait Resource: Read {
     const NAME: &'static str;
     /// True where the universal spelling has a `spec` too, as Kuma's newer policies have.
     const HAS_SPEC: bool = false;
+    /// True where a control plane writes addresses and names of a service beside the contents.
+    const HAS_STATUS: bool = false;
+    /// True where documents belong to every mesh, as they have no mesh of their own.
+    const IN_EVERY_MESH: bool = false;
 
     /// Notes problems that several fields make together. `pod` is there where the document is the pod's own Dataplane.
     fn check(part: &Part<'_>, pod: Option<&Context>, at: &mut At<'_>);
@@ -86,6 +91,18 @@ macro_rules! kinds {
             pub(crate) fn has_spec(self) -> bool {
                 match self {
                     $(Self::$name => $module::$name::HAS_SPEC,)*
+                }
+            }
+
+            pub(crate) fn has_status(self) -> bool {
+                match self {
+                    $(Self::$name => $module::$name::HAS_STATUS,)*
+                }
+            }
+
+            pub(crate) fn is_in_every_mesh(self) -> bool {
+                match self {
+                    $(Self::$name => $module::$name::IN_EVERY_MESH,)*
                 }
             }
 
@@ -166,4 +183,10 @@ kinds! {
     older::RateLimit,
     older::TrafficLog,
     proxy_template::MeshProxyPatch,
+    services::MeshService,
+    services::MeshMultiZoneService,
+    services::MeshExternalService,
+    services::ExternalService,
+    services::HostnameGenerator,
+    services::VirtualOutbound,
 }

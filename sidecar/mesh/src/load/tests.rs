@@ -228,7 +228,7 @@ fn a_kind_that_would_change_what_the_pod_does_stays_an_error_that_names_it() {
     }
     for (kind, hint) in [
         ("MeshOPA", "would let them in"),
-        ("MeshService", "names of services are not built yet"),
+        ("MeshHTTPRoute", "would change what the pod does"),
         ("ConfigMap", "a ConfigMap is mounted"),
         ("Deployment", "MeshTrafficPermission"),
         ("secret", "MeshTrafficPermission"),

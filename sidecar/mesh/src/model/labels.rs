@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 /// Labels of a document, or those that a selector asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Labels(pub BTreeMap<String, String>);
 
 impl Labels {

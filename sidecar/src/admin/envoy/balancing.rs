@@ -92,12 +92,15 @@ pub(super) struct HostPlace<'a>(Option<&'a Locality>);
 
 /// Returns the places of a cluster's endpoints; those that are alike have the priority 0.
 pub(super) fn places(of: &ClusterPlan) -> HashMap<SocketAddr, HostPlace<'_>> {
-    let Discovery::Endpoints(endpoints) = &of.upstream else { return HashMap::new() };
-    let mut places: HashMap<_, _> =
-        endpoints.iter().map(|endpoint| (endpoint.address, HostPlace(None))).collect();
+    let endpoints: Vec<SocketAddr> = match &of.upstream {
+        Discovery::Endpoints(endpoints) => endpoints.iter().map(|endpoint| endpoint.address).collect(),
+        Discovery::External(endpoints) => endpoints.iter().map(|endpoint| endpoint.address).collect(),
+        Discovery::OriginalDst { .. } | Discovery::Application { .. } => return HashMap::new(),
+    };
+    let mut places: HashMap<_, _> = endpoints.iter().map(|address| (*address, HostPlace(None))).collect();
     for (from, locality) in of.balance.localities.iter().flat_map(Localities::with_places) {
-        for endpoint in endpoints.iter().skip(from).take(locality.endpoints) {
-            places.insert(endpoint.address, HostPlace(Some(locality)));
+        for address in endpoints.iter().skip(from).take(locality.endpoints) {
+            places.insert(*address, HostPlace(Some(locality)));
         }
     }
     places

@@ -2,6 +2,7 @@
 //! Listeners and clusters in the shape and the words of Envoy's admin interface, so that the runbooks of Kong Mesh hold.
 
 mod balancing;
+mod external;
 
 use self::balancing::HostPlace;
 use super::dump::duration;
@@ -34,13 +35,12 @@ pub(super) fn listeners(running: &Running) -> impl Iterator<Item = &Arc<Listener
 
 /// The clusters that connections can come to: of those, listeners that are off have none.
 pub(super) fn clusters(running: &Running) -> impl Iterator<Item = &Arc<Cluster>> {
-    // A plan may have thousands of both, so each listener is looked at once.
-    let led_to = listeners(running).flat_map(|listener| listener.clusters());
-    let led_to: HashSet<_> = led_to.chain(&running.direct_access).map(|cluster| cluster.state.id).collect();
-    let used = move |cluster: &&Arc<Cluster>| {
-        cluster.plan.origin == plan::Origin::MeshPassthrough || led_to.contains(&cluster.state.id)
-    };
-    running.clusters.iter().filter(used)
+    // Looked up, as names of the mesh may make thousands of both.
+    let led = listeners(running).flat_map(|listener| listener.clusters()).chain(&running.direct_access);
+    let led: HashSet<_> = led.map(|cluster| cluster.state.id).collect();
+    running.clusters.iter().filter(move |cluster| {
+        cluster.plan.origin == plan::Origin::MeshPassthrough || led.contains(&cluster.state.id)
+    })
 }
 
 /// Makes `/config_dump`. `loaded` is the time since which it is in force.
@@ -108,6 +108,7 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
             let policy = balancing::policy(planned.balance.algorithm);
             ("STATIC", policy, None, endpoints.iter().map(|endpoint| endpoint.address).collect())
         }
+        Discovery::External(_) => ("STATIC", balancing::policy(planned.balance.algorithm), None, Vec::new()),
     };
     cluster["type"] = kind.into();
     cluster["lb_policy"] = policy.into();
@@ -117,14 +118,17 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
         let localities = planned.balance.localities.as_ref();
         cluster["load_assignment"] = balancing::assignment(&planned.name, &endpoints, localities);
     }
-    if let (Discovery::Endpoints(_), Some(mtls)) = (&planned.upstream, mtls) {
-        cluster["transport_socket"] = transport::upstream(mtls);
+    match (&planned.upstream, mtls) {
+        (Discovery::Endpoints(_), Some(mtls)) => cluster["transport_socket"] = transport::upstream(mtls),
+        (Discovery::External(endpoints), _) => external::describe(&mut cluster, planned, endpoints),
+        _ => {}
     }
     if let Some(timeout) = planned.connect_timeout {
         cluster["connect_timeout"] = duration(timeout).into();
     }
     // Without a policy Envoy ejects no endpoint.
-    if let (Discovery::Endpoints(_), Some(outlier)) = (&planned.upstream, planned.outlier)
+    if let (Discovery::Endpoints(_) | Discovery::External(_), Some(outlier)) =
+        (&planned.upstream, planned.outlier)
         && outlier != OutlierPlan::default()
     {
         cluster["outlier_detection"] = json!({
@@ -149,7 +153,8 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
 /// Returns the number of endpoints that a connection to the listener tries at most, where there are several.
 fn listener_attempts(of: &Listener) -> Option<usize> {
     let planned = &of.cluster.as_ref()?.plan;
-    matches!(planned.upstream, Discovery::Endpoints(_)).then_some(planned.most_attempts)
+    let several = matches!(planned.upstream, Discovery::Endpoints(_) | Discovery::External(_));
+    several.then_some(planned.most_attempts)
 }
 
 fn listener(running: &Running, of: &Listener) -> Value {
@@ -323,14 +328,21 @@ pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> S
     for of in clusters(running) {
         let name = &of.plan.name;
         let _ = writeln!(text, "{name}::observability_name::{}", of.stat_name);
-        for (limit, value) in limits(&of.state.limits) {
+        for (limit, value) in of.state.limits.view(limits) {
             let _ = writeln!(text, "{name}::default_priority::{limit}::{value}");
         }
         let _ = writeln!(text, "{name}::added_via_api::false");
-        let _ = writeln!(text, "{name}::cx_active::{}", of.state.metrics.active.get());
+        let _ =
+            writeln!(text, "{name}::cx_active::{}", of.state.metrics.view(|metrics| metrics.active.get()));
         for host in hosts(running, of, destinations) {
             let (active, connect_fail, total) = host.counts();
             let Host { addr, counted, named, health, place } = host;
+            let server = external::server(of, addr);
+            // Envoy has the path in the place of a Unix socket's address.
+            let addr = server.and_then(external::path).unwrap_or_else(|| addr.to_string());
+            if let Some(host) = server.and_then(external::host_name) {
+                let _ = writeln!(text, "{name}::{addr}::hostname::{host}");
+            }
             let _ = writeln!(text, "{name}::{addr}::cx_active::{active}");
             let _ = writeln!(text, "{name}::{addr}::cx_connect_fail::{connect_fail}");
             let _ = writeln!(text, "{name}::{addr}::cx_total::{total}");
@@ -356,7 +368,10 @@ pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> S
 pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> Value {
     let statuses: Vec<_> = clusters(running)
         .map(|of| {
-            let thresholds: serde_json::Map<_, _> = limits(&of.state.limits)
+            let thresholds: serde_json::Map<_, _> = of
+                .state
+                .limits
+                .view(limits)
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), Value::from(value)))
                 .collect();
@@ -373,6 +388,9 @@ pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> V
                             {"name": "cx_total", "value": total.to_string()},
                         ],
                     });
+                    if let Some(server) = external::server(of, addr) {
+                        external::show(&mut shown, server);
+                    }
                     if let Some(counted) = counted {
                         shown["last_seen"] = rfc3339(counted.last_seen_at()).into();
                     }
@@ -400,96 +418,4 @@ pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> V
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::connection::proxy::Proxy;
-    use crate::options::Options;
-    use clap::Parser;
-    use std::time::Duration;
-
-    fn proxy(arguments: &[&str]) -> Proxy {
-        let arguments = std::iter::once(&"culvert-sidecar").chain(arguments);
-        Proxy::for_tests(Options::try_parse_from(arguments).unwrap().check().unwrap())
-    }
-
-    fn the_dump(proxy: &Proxy) -> Value {
-        config_dump(&proxy.config, &proxy.running.load(), SystemTime::UNIX_EPOCH)
-    }
-
-    #[test]
-    fn the_dump_has_envoys_shape() {
-        let dump = the_dump(&proxy(&["--idle-timeout=1500ms"]));
-        let mut text = dump::text(&dump).replace(env!("CARGO_PKG_VERSION"), "VERSION");
-        for (at, name) in [(1, "OF CLUSTERS"), (2, "OF LISTENERS")] {
-            text = text.replace(dump["configs"][at]["version_info"].as_str().unwrap(), name);
-        }
-        insta::assert_snapshot!(text);
-    }
-
-    /// Excerpts of the dump of a Kong Mesh sidecar, letter by letter, for the listeners that exist here too.
-    #[test]
-    fn the_listeners_of_kong_mesh_are_in_the_dump() {
-        let dump = the_dump(&proxy(&[]));
-        let versions: Vec<_> = [1, 2].map(|at| dump["configs"][at]["version_info"].clone()).into();
-        let mut text = dump::text(&dump);
-        for version in versions {
-            // The first excerpt leaves this out.
-            text = text.replace(&format!("      \"version_info\": {version},\n"), "");
-        }
-        for (name, address, port, direction) in [
-            ("inbound:passthrough:ipv4", "0.0.0.0", 15006, "INBOUND"),
-            ("outbound:passthrough:ipv6", "::", 15001, "OUTBOUND"),
-        ] {
-            let excerpt = format!(
-                r#"     "name": "{name}",
-     "active_state": {{
-      "listener": {{
-       "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-       "name": "{name}",
-       "address": {{
-        "socket_address": {{
-         "address": "{address}",
-         "port_value": {port}
-        }}
-       }},
-"#
-            );
-            let (_, rest) = text.split_once(&excerpt).unwrap_or_else(|| panic!("{excerpt}{text}"));
-            let end = format!(
-                "       \"use_original_dst\": true,\n       \"traffic_direction\": \"{direction}\"\n"
-            );
-            let (between, _) = rest.split_once(&end).unwrap_or_else(|| panic!("{end}{rest}"));
-            assert!(!between.contains("active_state"), "it is the same listener's: {between}");
-        }
-    }
-
-    #[test]
-    fn a_listener_that_is_off_is_not_on_the_pages() {
-        let proxy = proxy(&["--inbound-port=0"]);
-        let running = proxy.running.load();
-        assert_eq!(
-            listeners_text(&running),
-            "outbound:passthrough:ipv4::0.0.0.0:15001\noutbound:passthrough:ipv6::[::]:15001\n"
-        );
-        assert_eq!(listeners_json(&running)["listener_statuses"].as_array().unwrap().len(), 2);
-    }
-
-    #[test]
-    fn durations_are_protobufs() {
-        for (millis, text) in [(0, "0s"), (10_000, "10s"), (1_500, "1.5s"), (20, "0.02s")] {
-            assert_eq!(duration(Duration::from_millis(millis)), text);
-        }
-    }
-
-    #[test]
-    fn dates_are_right() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_709_251_199, "2024-02-29T23:59:59Z"),
-            (4_102_444_800, "2100-01-01T00:00:00Z"),
-        ] {
-            assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
-        }
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@ use crate::admin::query;
 use crate::admin::reply::{self, Reply};
 use crate::connection::proxy::Proxy;
 use crate::plan::load;
+use crate::plan::names::Standing;
 use crate::plan::report::{Caller, Report};
 use hyper::StatusCode;
 
@@ -47,7 +48,9 @@ fn looked(proxy: &Proxy, query: &str) -> Result<Reply, String> {
     let caller =
         question.caller.map(|id| Caller::new(config, &id).map_err(|error| format!("?caller={id}: {error}")));
     let caller = caller.transpose()?;
-    let (mut plan, found) = match load::read(config, &config.resources, Some(&proxy.names)) {
+    let standing = Standing::of_pod(&proxy.running.load().plan.names);
+    let read = load::read(config, &config.resources, Some(&proxy.names), &standing);
+    let (mut plan, found) = match read {
         Ok(read) => read,
         Err(errors) => {
             let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();

@@ -2,6 +2,7 @@
 //! The pages of the status port and of the admin port.
 
 mod inspect;
+mod names;
 
 use super::app::App;
 use super::connection_view::ConnectionView;
@@ -286,7 +287,7 @@ impl StatusPages {
 }
 
 /// Pages that can be read, with their description in `/help`.
-const PAGES: [(&str, &str); 14] = [
+const PAGES: [(&str, &str); 15] = [
     ("/", "a page for people"),
     ("/certs", "the identity, without secrets"),
     ("/clusters", "clusters, their limits and where they dialled (?format=text or json)"),
@@ -296,6 +297,10 @@ const PAGES: [(&str, &str); 14] = [
     (inspect::PATH, "which documents decide what, and what lost (?caller=ID, ?format=text or json)"),
     ("/listeners", "listeners and their addresses (?format=text or json)"),
     ("/metrics", "metrics as OpenMetrics, as on the status port"),
+    (
+        names::PATH,
+        "names of the mesh, or all about one (?filter=REGEX, ?page=N, ?name=NAME, ?format=text or json)",
+    ),
     ("/overview", "the numbers of the page for people"),
     ("/ready", "200, or 503 and why not"),
     ("/server_info", "version, state, time since the start"),
@@ -330,8 +335,10 @@ struct AdminPages(App);
 impl Pages for AdminPages {
     fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<> {
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-        // It reads all documents again: on the thread that reads their changes, as this one answers the kubelet's probes.
-        let slow = (uri.path() == inspect::PATH)
+        // They read all documents again, or look at ten thousand names: on the thread that reads changes of documents, as this
+        // one answers the kubelet's probes.
+        let slow = [inspect::PATH, names::PATH]
+            .contains(&uri.path())
             .then(|| (Self(self.0.clone()), method.clone(), uri.clone(), headers.clone()));
         let reply = slow.is_none().then(|| self.answer(method, uri, headers));
         async move {
@@ -373,6 +380,7 @@ impl AdminPages {
             "/metrics" => app.metrics(headers),
             "/help" => reply::text(StatusCode::OK, help()),
             inspect::PATH => inspect::page(&app.proxy, query),
+            names::PATH => names::page(&app.proxy, query),
             "/server_info" => reply::json(&envoy::server_info(&app.proxy.config, app.process())),
             "/connections" => app.connections(),
             "/config_dump" => app.config_dump(),

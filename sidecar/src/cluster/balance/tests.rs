@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
-use crate::cluster::endpoint::{Endpoint, InUse, Standing, Turn};
+use crate::cluster::endpoint::{Behind, Endpoint, InUse, Standing, Turn};
 use crate::cluster::remembered::Remembered;
 use crate::plan::balance::{Algorithm, Balance, HashFunction, Localities, Locality};
 use crate::plan::{MOST_ATTEMPTS, Member, OutlierPlan};
@@ -31,7 +31,7 @@ struct World {
 fn endpoint(number: usize) -> Arc<Endpoint> {
     let ip = Ipv4Addr::from_bits(0x0a00_0000 + u32::try_from(number).unwrap());
     let member = Arc::new(Member { dataplane: "d".into(), tags: Arc::default() });
-    Arc::new(Endpoint { address: (ip, 80).into(), member, ejection: Arc::default() })
+    Arc::new(Endpoint { address: (ip, 80).into(), behind: Behind::Member(member), ejection: Arc::default() })
 }
 
 /// The address of a client.

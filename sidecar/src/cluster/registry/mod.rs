@@ -6,30 +6,33 @@
 //! connection looks them up once, and a byte never.
 
 mod stat_names;
+mod states;
 mod trial;
+mod ways;
 
 pub(crate) use stat_names::stat_name;
 
 use crate::cluster::balance::{self, Balancer, Checks, Order, Picks, Request};
 use crate::cluster::bucket::Bucket;
-use crate::cluster::endpoint::{Ejection, Endpoint, InUse, Standing, Turns};
+use crate::cluster::endpoint::{Behind, Ejection, Endpoint, InUse, Standing, Turns};
 use crate::cluster::health::{ClusterHealth, EndpointHealth};
-use crate::cluster::limits::ClusterLimits;
+use crate::cluster::limits::LazyLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
+use crate::cluster::outsider::{Opened, OutsideConfigs, OutsiderMetrics};
 use crate::cluster::registry::stat_names::stat_names;
-use crate::cluster::registry::trial::Trial;
+use crate::cluster::registry::states::reuse;
 use crate::cluster::remembered::Remembered;
 use crate::cluster::split::Split;
+use crate::metrics::Lazy;
 use crate::net::addrs::{Direction, Family};
 use crate::plan::health::CheckPlan;
 use crate::plan::outside::Exit;
 use crate::plan::rate::RatePlan;
 use crate::plan::{self, Discovery, Origin, Plan};
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// The number of a cluster in this process; none is used twice.
@@ -41,9 +44,11 @@ pub(crate) struct ClusterId(pub(crate) u32);
 pub(crate) struct ClusterState {
     pub(crate) id: ClusterId,
     pub(crate) name: Arc<str>,
-    pub(crate) limits: ClusterLimits,
-    pub(crate) metrics: UpstreamMetrics,
+    pub(crate) limits: LazyLimits,
+    pub(crate) metrics: Lazy<UpstreamMetrics>,
     pub(crate) health: ClusterHealth,
+    /// TLS with servers outside of the mesh; made by the first of these.
+    pub(crate) outsiders: OnceLock<Arc<OutsiderMetrics>>,
     /// Counts connections, to choose the endpoint that is first in turn.
     turn: AtomicUsize,
     /// The zero of the clock that ejections are in.
@@ -78,7 +83,7 @@ pub struct Listener {
     /// The listener as options and documents say it.
     pub plan: Arc<plan::ListenerPlan>,
     /// The same after a reload that keeps the name.
-    pub(crate) metrics: Arc<ListenerMetrics>,
+    pub(crate) metrics: Arc<Lazy<ListenerMetrics>>,
     /// `None` = every connection is denied. Of a split the first one.
     pub(crate) cluster: Option<Arc<Cluster>>,
     /// The clusters that connections are split among, `None` for a share that a patch took out; `None` = all go to `cluster`.
@@ -102,7 +107,9 @@ pub struct Running {
     /// By direction and family.
     passthrough: [[Arc<Listener>; 2]; 2],
     /// What connections count of policies on trial.
-    pub(crate) trial: Option<Box<Trial>>,
+    pub(crate) trial: Option<Box<trial::Trial>>,
+    /// The shortest of all listeners: a worker asks for it many times a second.
+    pub(crate) shortest_idle_timeout: Option<Duration>,
 }
 
 /// The name of a listener, and its rate.
@@ -112,30 +119,10 @@ type BucketKey = (Arc<str>, RatePlan);
 #[derive(Debug, Default)]
 pub struct Registry {
     clusters: Mutex<HashMap<Arc<str>, Weak<ClusterState>>>,
-    listeners: Mutex<HashMap<Arc<str>, Weak<ListenerMetrics>>>,
+    listeners: Mutex<HashMap<Arc<str>, Weak<Lazy<ListenerMetrics>>>>,
     buckets: Mutex<HashMap<BucketKey, Weak<Bucket>>>,
+    outside: OutsideConfigs,
     next_id: AtomicU32,
-}
-
-/// Returns the state of each key: the one in use, else a new one. Drops those that neither a plan nor a connection uses,
-/// so that the map cannot grow without bound.
-fn reuse<K: Clone + Eq + Hash, T>(
-    states: &Mutex<HashMap<K, Weak<T>>>,
-    keys: impl Iterator<Item = K>,
-    new: impl Fn(&K) -> T,
-) -> Vec<Arc<T>> {
-    let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut one = |key: K| {
-        if let Some(there) = states.get(&key).and_then(Weak::upgrade) {
-            return there;
-        }
-        let made = Arc::new(new(&key));
-        states.insert(key, Arc::downgrade(&made));
-        made
-    };
-    let used = keys.map(&mut one).collect();
-    states.retain(|_, state| state.strong_count() != 0);
-    used
 }
 
 // === impl Registry ===
@@ -145,19 +132,20 @@ impl Registry {
     pub fn open(&self, plan: Plan) -> Arc<Running> {
         let names = plan.clusters.iter().map(|cluster| Arc::clone(&cluster.name));
         let states = reuse(&self.clusters, names, |name| ClusterState::new(self.next_id(), Arc::clone(name)));
+        let outside = self.outside.open(&plan);
         let clusters: Vec<_> = plan
             .clusters
             .iter()
             .zip(states)
             .zip(stat_names(&plan.clusters))
-            .map(|((plan, state), stat_name)| Arc::new(Cluster::new(plan, state, stat_name)))
+            .map(|((plan, state), stat_name)| Arc::new(Cluster::new(plan, state, stat_name, &outside)))
             .collect();
         let by_name: HashMap<_, _> = clusters.iter().map(|cluster| (&*cluster.plan.name, cluster)).collect();
         let cluster = |name: &Option<Arc<str>>| {
             name.as_deref().and_then(|name| by_name.get(name)).map(|cluster| Arc::clone(cluster))
         };
         let names = plan.listeners.iter().map(|listener| Arc::clone(&listener.name));
-        let metrics = reuse(&self.listeners, names, |_| ListenerMetrics::default());
+        let metrics = reuse(&self.listeners, names, |_| Lazy::default());
         let rated = |plan: &Arc<plan::ListenerPlan>| plan.rate.map(|rate| (Arc::clone(&plan.name), rate));
         let mut buckets =
             reuse(&self.buckets, plan.listeners.iter().filter_map(rated), |(_, rate)| Bucket::new(*rate))
@@ -173,16 +161,17 @@ impl Registry {
         };
         let listeners: Vec<_> = plan.listeners.iter().zip(metrics).map(listener).collect();
         let named = listeners.iter().filter(|listener| listener.plan.origin != Origin::Transparent);
-        let by_destination = named
+        let mut by_destination: HashMap<_, _> = named
             .map(|listener| ((listener.plan.direction, listener.plan.address), Arc::clone(listener)))
             .collect();
+        ways::add(&mut by_destination, &listeners, &plan.names.ways);
         let direct_access = cluster(&plan.direct_access);
         let exits = clusters.iter().filter(|cluster| cluster.plan.origin == Origin::MeshPassthrough);
         let exits = exits.map(|cluster| (Arc::clone(&cluster.plan.name), Arc::clone(cluster))).collect();
-        let passthrough = Direction::ALL
-            .map(|direction| Family::ALL.map(|family| passthrough(&listeners, direction, family)));
-        let trial = Trial::of(&plan);
+        let passthrough = Direction::ALL.map(|d| Family::ALL.map(|f| passthrough(&listeners, d, f)));
         Arc::new(Running {
+            trial: trial::Trial::of(&plan),
+            shortest_idle_timeout: plan.listeners.iter().filter_map(|listener| listener.idle_timeout).min(),
             plan,
             listeners,
             clusters,
@@ -190,7 +179,6 @@ impl Registry {
             exits,
             by_destination,
             passthrough,
-            trial,
         })
     }
 
@@ -215,9 +203,10 @@ impl ClusterState {
         Self {
             id,
             name,
-            limits: ClusterLimits::new(&Default::default()),
-            metrics: UpstreamMetrics::default(),
+            limits: LazyLimits::default(),
+            metrics: Lazy::default(),
             health: ClusterHealth::default(),
+            outsiders: OnceLock::new(),
             turn: AtomicUsize::new(0),
             since: Instant::now(),
             ejections: Mutex::default(),
@@ -258,21 +247,21 @@ impl Listener {
 // === impl Cluster ===
 
 impl Cluster {
-    fn new(plan: &Arc<plan::ClusterPlan>, state: Arc<ClusterState>, stat_name: Arc<str>) -> Self {
+    fn new(
+        plan: &Arc<plan::ClusterPlan>,
+        state: Arc<ClusterState>,
+        stat_name: Arc<str>,
+        outside: &Opened,
+    ) -> Self {
         state.limits.set(&plan.thresholds);
-        let planned = match &plan.upstream {
-            Discovery::Endpoints(endpoints) => &endpoints[..],
-            Discovery::OriginalDst { .. } | Discovery::Application { .. } => &[],
-        };
-        let addresses = planned.iter().map(|endpoint| endpoint.address);
+        let planned = Behind::all(&plan.upstream, &state.outsiders, outside);
+        let addresses = planned.iter().map(|(address, _)| *address);
         let ejections = reuse(&state.ejections, addresses, |_| Ejection::default());
-        let endpoint = |(endpoint, ejection): (&plan::EndpointPlan, _)| {
-            let (address, member) = (endpoint.address, Arc::clone(&endpoint.member));
-            Arc::new(Endpoint { address, member, ejection })
-        };
-        let endpoints: Box<[Arc<Endpoint>]> = planned.iter().zip(ejections).map(endpoint).collect();
+        let number = planned.len();
+        let endpoint = |((address, behind), ejection)| Arc::new(Endpoint { address, behind, ejection });
+        let endpoints: Box<[Arc<Endpoint>]> = planned.into_iter().zip(ejections).map(endpoint).collect();
         state.panics.forget();
-        let balancer = Balancer::new(&plan.balance, planned.len(), balance::seed()).map(Box::new);
+        let balancer = Balancer::new(&plan.balance, number, balance::seed()).map(Box::new);
         let this = Self {
             plan: Arc::clone(plan),
             state,
@@ -489,14 +478,7 @@ impl Running {
     }
 }
 
-/// The plan that options without documents compile to.
-#[cfg(test)]
-pub(crate) fn plan_without_documents() -> Plan {
-    use clap::Parser;
-    let options = crate::options::Options::try_parse_from(["culvert-sidecar"]).expect("no option is needed");
-    let config = options.check().expect("the defaults are good");
-    crate::plan::compile::compile(&config, &Default::default()).expect("no document, no error")
-}
-
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::plan_without_documents;

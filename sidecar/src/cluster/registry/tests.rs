@@ -6,6 +6,14 @@ use crate::plan::health::HealthPlan;
 use crate::plan::{MOST_ATTEMPTS, Member, OutlierPlan};
 use culvert_mesh::model::tags::Tags;
 
+/// The plan that options without documents compile to.
+pub(crate) fn plan_without_documents() -> Plan {
+    use clap::Parser;
+    let options = crate::options::Options::try_parse_from(["culvert-sidecar"]).expect("no option is needed");
+    let config = options.check().expect("the defaults are good");
+    crate::plan::compile::compile(&config, &Default::default()).expect("no document, no error")
+}
+
 /// The clusters of a plan by name, each with so many endpoints, besides those of every plan.
 fn plan(names: &[&str], endpoints: usize) -> Plan {
     let member = Arc::new(Member { dataplane: "d".into(), tags: Arc::new(Tags::default()) });

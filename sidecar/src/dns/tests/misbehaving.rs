@@ -180,8 +180,22 @@ async fn where_no_server_answers_the_client_hears_of_it() {
 #[tokio::test]
 async fn a_query_of_the_sidecars_own_that_comes_back_is_refused() {
     let world = World::new(&[], NEVER);
-    world.dns.servers.store(Arc::new(Servers::default().follow(&[world.v4()])));
+    world.dns.servers.store(Arc::new(Servers::default().follow(&[world.v4()], |_| false)));
     assert_eq!(code(&world.ask(&query(1, "a.test", 1)).await), SERVFAIL);
     // As the only server it is asked twice, and neither query goes round.
     assert_eq!(world.count(Answered::Loop), 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_longer_than_its_client_takes_is_cut() {
+    let server = Upstream::answering("127.0.0.1:0", |query| vec![answer(query, 1, 60)]).await;
+    let world = World::new(&[server.address], NEVER);
+    let plain = query(7, "a.test", 1);
+    let mut with_edns = plain.clone();
+    with_edns[HEADER - 1] = 1;
+    with_edns.extend_from_slice(&[0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0]);
+    // The second one takes 1,232 bytes.
+    let cut = world.ask(&plain).await;
+    assert_eq!((cut[2] & 2, cut[7], cut.len()), (2, 0, plain.len()));
+    assert_eq!(world.ask(&with_edns).await, answer(&with_edns, 1, 60));
 }

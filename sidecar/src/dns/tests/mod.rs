@@ -2,13 +2,15 @@
 //! The server on real sockets of loopback, with servers that behave and servers that do not.
 
 mod load;
+mod loops;
 mod misbehaving;
 mod streams;
 
 use super::*;
 use crate::dns::message::{HEADER, answers, question_end};
-use crate::dns::names::{NamesBuilder, SrvTarget};
+use crate::dns::names::{Reach, tests::mesh};
 use crate::metrics::MetricRegistry;
+use crate::net::addrs::Family;
 use crate::observe::readiness::{Readiness, ReadinessMetrics};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Mutex;
@@ -42,11 +44,11 @@ impl World {
 
     fn with(servers: &[SocketAddr], deadline: Duration, change: impl FnOnce(&mut Dns)) -> Self {
         let metrics = MetricRegistry::new().add::<DnsMetrics>();
-        let mut dns = Dns::new(0, "/no/such/file".into(), 1 << 20, metrics);
+        let mut dns = Dns::new(0, "/no/such/file".into(), 1 << 20, (metrics, QueryLogger::off()));
         Arc::get_mut(&mut dns.way).unwrap().deadline = deadline;
         change(&mut dns);
         let dns = Arc::new(dns);
-        dns.servers.store(Arc::new(Servers::default().follow(servers)));
+        dns.servers.store(Arc::new(Servers::default().follow(servers, |_| false)));
         let (port, sockets) = free_port();
         let readiness = Readiness::new(ReadinessMetrics::default());
         let running = listen::serve(&dns, sockets, &[Handle::current()], &readiness, |_| ()).unwrap();
@@ -244,11 +246,8 @@ async fn each_query_has_a_port_and_an_id_of_its_own() {
 #[tokio::test]
 async fn names_of_the_mesh_need_no_server() {
     let world = World::new(&[], NEVER);
-    let mut names = NamesBuilder::default();
-    names.host("web.mesh", names::DEFAULT_TTL, &["192.0.2.7".parse().unwrap()]).unwrap();
-    let place = SrvTarget { priority: 0, weight: 0, port: 80, target: "web.mesh".into() };
-    names.service("_http._tcp.web.mesh", names::DEFAULT_TTL, &[place]).unwrap();
-    world.dns.names.store(Arc::new(names.build()));
+    let named = mesh(&[("web.mesh", 30, &["192.0.2.7"], &[(80, "http")])]);
+    world.dns.names.store(Arc::new(Names::of(named, Reach::ALL)));
     let reply = world.ask(&query(7, "WEB.mesh", 1)).await;
     assert_eq!((id_of(&reply), code(&reply), last_of(&reply)), (7, 0, 7));
     let other_family = world.ask(&query(8, "web.mesh", 28)).await;
@@ -290,7 +289,7 @@ async fn the_servers_follow_resolv_conf() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("resolv.conf");
     let metrics = MetricRegistry::new().add::<DnsMetrics>();
-    let dns = Arc::new(Dns::new(15053, path.clone(), 1024, metrics));
+    let dns = Arc::new(Dns::new(15053, path.clone(), 1024, (metrics, QueryLogger::off())));
     let readiness = Readiness::new(ReadinessMetrics::default());
     let following = tokio::spawn(watch::follow_servers(Arc::clone(&dns), &readiness));
     let reason = readiness.check().unwrap_err();
@@ -317,6 +316,42 @@ async fn the_servers_follow_resolv_conf() {
     assert_eq!(dns.servers.load().addresses().len(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_names_follow_the_plan_and_the_routes() {
+    let metrics = MetricRegistry::new().add::<DnsMetrics>();
+    let dns = Arc::new(Dns::new(15053, "/no/such/file".into(), 1024, (metrics, QueryLogger::off())));
+    let both: &[&str] = &["240.0.0.2", "fd00:fd00::2"];
+    let plan = Arc::new(ArcSwap::new(mesh(&[("web.mesh", 30, both, &[])])));
+    let has_v6 = Arc::new(AtomicUsize::new(0));
+    let (in_force, way) = (Arc::clone(&plan), Arc::clone(&has_v6));
+    let reaches = move |family| family == Family::V4 || way.load(Ordering::SeqCst) == 1;
+    let following =
+        tokio::spawn(watch::follow_names(Arc::clone(&dns), move || in_force.load_full(), reaches));
+    let asked = |name: &str, kind| match dns.decide(&query(1, name, kind), Transport::Udp, nobody()) {
+        Fate::Reply(reply) => Some(reply[7]),
+        Fate::Relay(_) | Fate::Silence => None,
+    };
+    // At once, without a turn of the task.
+    assert_eq!((asked("web.mesh", 1), asked("web.mesh", 28)), (Some(1), Some(0)));
+    assert_eq!(asked("api.mesh", 1), None);
+    // The clock stands: what is awaited comes by the event alone, and time then by the poll.
+    plan.store(mesh(&[("api.mesh", 30, both, &[])]));
+    dns.plan_changed.notify_one();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((asked("api.mesh", 1), asked("api.mesh", 28), asked("web.mesh", 1)), (Some(1), Some(0), None));
+    has_v6.store(1, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((asked("api.mesh", 1), asked("api.mesh", 28)), (Some(1), Some(1)));
+    following.abort();
+}
+
+/// A client without a socket.
+fn nobody() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 9).into()
+}
+
 #[tokio::test]
 async fn a_server_that_cannot_serve_says_so() {
     let readiness = Readiness::new(ReadinessMetrics::default());
@@ -341,10 +376,47 @@ async fn a_port_that_is_taken_is_an_error_with_the_options_name() {
     );
 }
 
+#[tokio::test]
+async fn the_log_has_a_line_for_each_query() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dns.log");
+    let target = crate::options::config::AccessLog::File(path.clone());
+    let server = Upstream::good(1).await;
+    let world = World::with(&[server.address], NEVER, |dns| {
+        dns.log = QueryLogger::start(&target, dns.metrics.log_dropped.clone()).unwrap();
+    });
+    world.dns.names.store(Arc::new(Names::of(mesh(&[("web.mesh", 30, &["192.0.2.7"], &[])]), Reach::ALL)));
+    let client = client(world.v4()).await;
+    for asked in [query(1, "web.mesh", 1), query(2, "web.mesh", 28), query(3, "a.test", 1), vec![0; 12]] {
+        client.send(&asked).await.unwrap();
+        received(&client).await;
+    }
+    client.send(&[0; 3]).await.unwrap();
+    world.dns.log.finish(PATIENCE);
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found: Vec<_> =
+        lines.iter().map(|line| format!("{} {} {}", line["name"], line["type"], line["answer"])).collect();
+    let expected = [
+        r#""web.mesh." "A" "mesh""#,
+        r#""web.mesh." "AAAA" "no_data""#,
+        r#""a.test." "A" "forwarded""#,
+        r#"null null "rejected""#,
+    ];
+    assert_eq!(found, expected, "and none for what is no query");
+    let client = client.local_addr().unwrap().to_string();
+    assert!(lines.iter().all(|line| line["client"] == client && line["by"] == "udp"));
+    let servers: Vec<_> = lines.iter().map(|line| line["server"].as_str()).collect();
+    assert_eq!(servers, [None, None, Some(&*server.address.to_string()), None]);
+    assert!(lines[2]["ms"].as_f64().unwrap() > 0.0);
+}
+
 /// The memory of a query that waits, besides its socket.
 #[tokio::test]
 async fn a_querys_task_is_small() {
     let world = World::new(&[], NEVER);
-    let bytes = size_of_val(&world.dns.relay(&[], Transport::Udp));
-    assert!(bytes <= 512, "{bytes} bytes");
+    let bytes = size_of_val(&world.dns.relay(&[], Transport::Udp, nobody()));
+    // 600 of a dev build, of which 56 are the log's.
+    assert!(bytes <= 640, "{bytes} bytes");
 }

@@ -75,9 +75,8 @@ async fn a_truncated_answer_is_asked_for_again_by_tcp() {
 async fn many_queries_on_one_connection_need_not_wait_for_each_other() {
     let (address, accepted) = upstream(0, 1).await;
     let world = World::new(&[address], NEVER);
-    let mut names = NamesBuilder::default();
-    names.host("web.mesh", 30, &["192.0.2.7".parse().unwrap()]).unwrap();
-    world.dns.names.store(Arc::new(names.build()));
+    let named = mesh(&[("web.mesh", 30, &["192.0.2.7"], &[])]);
+    world.dns.names.store(Arc::new(Names::of(named, Reach::ALL)));
     let stream = TcpStream::connect(world.v4()).await.unwrap();
     let (mut reading, mut writing) = stream.into_split();
     let sent = tokio::spawn(async move {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One check: a connect, with TLS where the cluster's connections have it, and bytes where an answer is expected.
 
+use crate::cluster::endpoint::Behind;
 use crate::cluster::origination::Origination;
 use crate::cluster::stream::Stream;
 use crate::connection::proxy::Proxy;
@@ -26,7 +27,11 @@ pub(super) async fn check(proxy: Arc<Proxy>, mut job: Job) -> Done {
 }
 
 async fn probe(proxy: &Proxy, job: &Job, kept: Option<Kept>) -> Result<Option<Opened>, CheckError> {
-    let tls = proxy.running.load().plan.mtls.is_some() && job.member.is_some();
+    let tls = match &job.behind {
+        Some(Behind::Member(_)) => proxy.running.load().plan.mtls.is_some(),
+        Some(Behind::Outsider(outsider)) => outsider.tls.is_some(),
+        None => false,
+    };
     if let Some(mut kept) = kept
         && kept.connection.tls == tls
         && is_open(&mut kept.connection.stream).await
@@ -53,20 +58,33 @@ async fn probe(proxy: &Proxy, job: &Job, kept: Option<Kept>) -> Result<Option<Op
 
 async fn open(proxy: &Proxy, job: &Job, tls: bool) -> Result<Opened, CheckError> {
     // As a connection of the cluster is dialled; see `cluster::connect`.
-    let (mut tcp, noted) = match job.source {
-        Some(_) => (dial::dial(job.to, job.source, None).await?, None),
-        None => {
+    let socket = match &job.behind {
+        Some(Behind::Outsider(outsider)) => outsider.host.socket(),
+        Some(Behind::Member(_)) | None => None,
+    };
+    let (mut tcp, noted) = match (socket, job.source) {
+        (Some(path), _) => (dial::dial_socket(path).await?, None),
+        (None, Some(_)) => (dial::dial(job.to, job.source, None).await?, None),
+        (None, None) => {
             let (tcp, noted) = dial::dial_noted(job.to, &proxy.own_sockets, Returned::Never).await?;
             (tcp, Some(noted))
         }
     };
-    let stream = match job.member.as_deref().filter(|_| tls) {
-        Some(member) => {
-            let origination = Origination { tls: &proxy.tls, metrics: &proxy.metrics.tls };
-            let shaken = origination.handshake(&mut tcp, job.to, member, job.check.timeout).await?;
+    let origination = Origination { mesh: tls, tls: &proxy.tls, metrics: &proxy.metrics.tls };
+    let within = job.check.timeout;
+    let stream = match &job.behind {
+        Some(Behind::Member(member)) if tls => {
+            let shaken = origination.handshake(&mut tcp, job.to, member, within).await?;
             Stream::Tls(shaken.over(tcp).into())
         }
-        None => Stream::Plain(tcp),
+        Some(Behind::Outsider(outsider)) => match &outsider.tls {
+            Some(tls) => {
+                let shaken = origination.handshake_outside(&mut tcp, job.to, tls, within).await?;
+                Stream::Tls(shaken.over(tcp).into())
+            }
+            None => Stream::Plain(tcp),
+        },
+        Some(Behind::Member(_)) | None => Stream::Plain(tcp),
     };
     Ok(Opened { noted, stream, tls })
 }

@@ -71,7 +71,7 @@ fn job(proxy: &Proxy, kept: Option<Kept>) -> Job {
         number: 1,
         to: DialAddr::new(endpoint.address),
         source: None,
-        member: Some(Arc::clone(&endpoint.member)),
+        behind: Some(endpoint.behind.clone()),
         check: Arc::clone(web.check().unwrap()),
         kept,
     }

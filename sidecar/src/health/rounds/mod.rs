@@ -101,7 +101,7 @@ fn wanted(running: &Running) -> impl Iterator<Item = Wanted<'_>> {
                     Some(Wanted { cluster, endpoint: None, address: *address, check })
                 }
                 // Of an original destination the servers are those of its connections.
-                Discovery::Endpoints(_) | Discovery::OriginalDst { .. } => None,
+                Discovery::Endpoints(_) | Discovery::External(_) | Discovery::OriginalDst { .. } => None,
             };
             endpoints.chain(application)
         },
@@ -215,7 +215,7 @@ impl Rounds {
             number,
             to: DialAddr::new(key.1),
             source,
-            member: target.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.member)),
+            behind: target.endpoint.as_ref().map(|endpoint| endpoint.behind.clone()),
             check: Arc::clone(&target.check),
             kept: target.kept.take(),
         })
@@ -282,7 +282,7 @@ impl Rounds {
     fn wait(&mut self, key: Key) -> Duration {
         let Self { targets, dice, .. } = self;
         let Some(Target { check, cluster, tally, .. }) = targets.get(&key) else { return Duration::ZERO };
-        let interval = if cluster.state.metrics.total.get() == 0 {
+        let interval = if cluster.state.metrics.view(|metrics| metrics.total.get()) == 0 {
             check.no_traffic_interval
         } else if tally.last_failed() {
             check.unhealthy_interval

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The workloads of the mesh by address, and the endpoints of the services that the pod calls.
+//! The workloads of the mesh by address.
 
 use crate::net::addrs::is_loopback;
-use crate::plan::compile::routes::Routed;
+use crate::plan::Member;
 use crate::plan::compile::{dataplanes, metric};
-use crate::plan::{EndpointPlan, Member};
 use culvert_mesh::document::Document;
-use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking};
+use culvert_mesh::kinds::dataplane::{Inbound, Networking};
 use culvert_mesh::model::address::{BY_NAME, Host};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-fn member(document: &Document, inbound: &Inbound) -> Arc<Member> {
+pub(super) fn member(document: &Document, inbound: &Inbound) -> Arc<Member> {
     Arc::new(Member { dataplane: document.name.as_str().into(), tags: Arc::clone(&inbound.tags) })
 }
 
@@ -51,32 +50,4 @@ pub(super) fn workloads(ours: &[&Document]) -> HashSet<IpAddr> {
         std::iter::once(address).chain(advertised_address).map(Host::ip).chain(inbound)
     });
     addresses.map(|ip| ip.to_canonical()).filter(|&ip| !is_loopback(ip) && ip != BY_NAME).collect()
-}
-
-/// Returns the endpoints of each service that calls of this pod go to. This pod is among them, as in Kuma: by its own address rather
-/// than the advertised one, so that the call goes through its inbound rules and not out of the pod.
-pub(super) fn services(
-    ours: &[&Document],
-    this: (&Document, &Dataplane),
-    routed: &[Routed],
-) -> BTreeMap<String, Vec<EndpointPlan>> {
-    let called = routed.iter().flat_map(|one| &one.shares);
-    let mut services: BTreeMap<String, Vec<EndpointPlan>> =
-        called.map(|(_, to)| (to.service.clone(), Vec::new())).collect();
-    for (document, dataplane) in dataplanes(ours) {
-        let is_this = document.place == this.0.place;
-        for inbound in dataplane.networking.inbound.iter().filter(|inbound| inbound.is_ready()) {
-            let service = inbound.tags.service().unwrap_or_default();
-            if let Some(endpoints) = services.get_mut(service) {
-                let address = if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) };
-                endpoints.push(EndpointPlan { address, member: member(document, inbound) });
-            }
-        }
-    }
-    for endpoints in services.values_mut() {
-        // The order of files must not matter.
-        endpoints.sort_by_key(|endpoint| endpoint.address);
-        endpoints.dedup_by_key(|endpoint| endpoint.address);
-    }
-    services
 }

@@ -5,6 +5,8 @@ mod balance;
 mod endpoints;
 mod error;
 mod explain;
+mod external;
+mod hosts;
 mod limits;
 mod logs;
 mod metric;
@@ -12,28 +14,29 @@ mod passthrough;
 mod patch;
 mod routes;
 mod security;
+mod services;
+mod ways;
 
 pub use error::CompileError;
 pub(crate) use security::reasons::PortReasons;
 
 use crate::net::addrs::{Direction, is_loopback};
 use crate::options::config::Config;
-use crate::plan::compile::endpoints::{members, services, workloads};
+use crate::plan::compile::endpoints::{members, workloads};
 use crate::plan::compile::limits::{Limits, Numbers};
 use crate::plan::compile::logs::Logs;
-use crate::plan::compile::routes::{Destination, Routed};
+use crate::plan::compile::routes::Routes;
+use crate::plan::compile::services::Services;
+use crate::plan::compile::ways::{Way, Ways};
 use crate::plan::decisions::{Claim, Decisions};
-use crate::plan::{
-    ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Origin, Plan, Serve, Share, hop_source,
-};
+use crate::plan::names::Standing;
+use crate::plan::{ClusterPlan, Discovery, ListenerPlan, Origin, Plan, Serve, hop_source};
 use culvert_mesh::document::{Document, Found, ZONE};
-use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking, Outbound};
-use culvert_mesh::kinds::destination::CalledService;
+use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking};
 use culvert_mesh::kinds::mesh::Mesh;
 use culvert_mesh::kinds::{Kind, Spec};
-use culvert_mesh::model::tags::SERVICE;
 use culvert_mesh::select::{self, Subject};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -45,7 +48,19 @@ const NAMED: usize = 10;
 /// # Errors
 /// Every error of the documents together.
 pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>> {
-    in_force(config, found, Decisions::default())
+    compile_after(config, found, &Standing::default())
+}
+
+/// Compiles to the plan that follows the one in force: names keep their addresses.
+///
+/// # Errors
+/// Every error of the documents together.
+pub(crate) fn compile_after(
+    config: &Config,
+    found: &Found,
+    standing: &Standing,
+) -> Result<Plan, Vec<CompileError>> {
+    in_force((config, standing), found, Decisions::default())
 }
 
 /// Makes a plan that says which documents decided what; with `on_trial` as it would be with the policies on trial in force.
@@ -53,21 +68,26 @@ pub fn compile(config: &Config, found: &Found) -> Result<Plan, Vec<CompileError>
 /// # Errors
 /// Every error of the documents together.
 pub(crate) fn explained(config: &Config, found: &Found, on_trial: bool) -> Result<Plan, Vec<CompileError>> {
+    let standing = &Standing::default();
     if on_trial {
-        return compiled(config, found, Decisions::kept(), true);
+        return compiled((config, standing), found, Decisions::kept(), true);
     }
-    in_force(config, found, Decisions::kept())
+    in_force((config, standing), found, Decisions::kept())
 }
 
 /// Makes the plan that is put in force, with what its connections count of policies on trial.
-fn in_force(config: &Config, found: &Found, decisions: Decisions) -> Result<Plan, Vec<CompileError>> {
-    let mut plan = compiled(config, found, decisions, false)?;
-    explain::add_trial(&mut plan, config, found);
+fn in_force(
+    (config, standing): (&Config, &Standing),
+    found: &Found,
+    decisions: Decisions,
+) -> Result<Plan, Vec<CompileError>> {
+    let mut plan = compiled((config, standing), found, decisions, false)?;
+    explain::add_trial(&mut plan, (config, standing), found);
     Ok(plan)
 }
 
 fn compiled(
-    config: &Config,
+    (config, standing): (&Config, &Standing),
     found: &Found,
     decisions: Decisions,
     on_trial: bool,
@@ -96,17 +116,23 @@ fn compiled(
     explain::explain_passthrough(&mut plan, &ours, &pod);
     let limits = Limits::new(config, &ours, pod);
     let logs = Logs::new(mesh, &ours, pod);
+    let known = (&ours[..], &found.addresses);
+    let services = Services::new(known, &pod, &config.mesh, (&mut plan.warnings, &mut errors));
+    let routes = Routes::new(&ours, pod, &services, &mut plan.warnings);
+    let mut ways = Ways::new(&plan, (&ours[..], &services), &routes, (&limits, &logs));
     if let Some(this) = this {
         let redirected = this.1.redirected(&config.context());
         if !redirected[0] {
             errors.extend(circles(this));
         }
-        let routed = routes::of_pod(&mut plan, &ours, &pod, &mut errors);
-        add_pod(&mut plan, &ours, this, (redirected, &limits, &logs), &routed);
+        add_pod(&mut plan, this, (redirected, &limits), (&routes, &mut ways));
     }
+    let caught = this.filter(|(_, this)| this.redirected(&config.context())[1]);
+    hosts::add(&mut plan, (&services, &mut ways), (&ours[..], caught), standing, &mut errors);
     metric::add(&mut plan, config, &ours, &pod, &mut errors);
     limits::explain_passthrough(&mut plan, config);
     plan.warnings.extend(limits.warnings());
+    plan.warnings.extend(external::notes(&ours));
     patch::apply(&mut plan, config, &ours, &pod, &mut errors);
     logs.add(&mut plan, &ours, &mut errors);
     logs.explain(&mut plan, &ours);
@@ -239,48 +265,24 @@ fn dataplanes<'d>(documents: &[&'d Document]) -> impl Iterator<Item = (&'d Docum
 /// Adds the listeners and clusters of the pod's own Dataplane.
 fn add_pod(
     plan: &mut Plan,
-    ours: &[&Document],
     this: (&Document, &Dataplane),
-    ([redirects_in, redirects_out], limits, logs): ([bool; 2], &Limits<'_>, &Logs<'_>),
-    routed: &[Routed],
+    ([redirects_in, redirects_out], limits): ([bool; 2], &Limits<'_>),
+    (routes, ways): (&Routes<'_>, &mut Ways<'_>),
 ) {
     let Networking { inbound, outbound, .. } = &this.1.networking;
     for (index, inbound) in inbound.iter().enumerate() {
-        add_inbound(plan, (this.1, inbound), redirects_in, &limits.inbound(inbound));
+        add_inbound(plan, ways, (this.1, inbound), redirects_in, &limits.inbound(inbound));
         explain::explain_inbound(plan, this.0, index);
         limits.explain_inbound(plan, inbound);
     }
-    let services = services(ours, this, routed);
-    let mesh = Arc::clone(&plan.mesh);
-    let numbers = |to: &Destination| with_called(ours, &mesh, to, |called| limits.outbound(called));
     debug_assert!(redirects_out || outbound.iter().all(|one| is_loopback(one.listener().ip())));
-    for (index, (outbound, routed)) in outbound.iter().zip(routed).enumerate() {
-        add_outbound(plan, (outbound, routed), &services, numbers);
-        let log = with_called(ours, &mesh, &routed.own, |called| logs.of_calls(Some(called)));
-        plan.logs.outbounds.insert(outbound.listener(), log);
-        with_called(ours, &mesh, &routed.own, |called| logs.explain_calls(plan, ours, called));
-        explain::explain_outbound(plan, (this.0, index), routed);
-        with_called(ours, &mesh, &routed.own, |called| limits.explain_outbound(plan, called));
-        for (_, to) in &routed.shares {
-            with_called(ours, &mesh, to, |called| limits.explain_cluster(plan, called, &to.cluster));
-        }
+    for (index, outbound) in outbound.iter().enumerate() {
+        let to = &routes.own(this.0, outbound);
+        let path = format!("networking.outbound[{index}]");
+        let way = Way { to, address: outbound.listener(), by: (this.0, &path) };
+        ways.add(plan, way);
+        ways.warn(plan, way);
     }
-}
-
-/// Calls a function with what policies about destinations see of one.
-fn with_called<T>(
-    ours: &[&Document],
-    mesh: &str,
-    to: &Destination,
-    then: impl FnOnce(&CalledService<'_>) -> T,
-) -> T {
-    let has_inbound = |section: &str| {
-        let inbounds = dataplanes(ours).flat_map(|(_, dataplane)| &dataplane.networking.inbound);
-        inbounds
-            .filter(|inbound| to.is_offered_by(inbound))
-            .any(|inbound| select::is_section(inbound, section))
-    };
-    then(&CalledService { mesh, service: &to.service, has_inbound: &has_inbound })
 }
 
 fn push_cluster(plan: &mut Plan, cluster: ClusterPlan) -> Arc<str> {
@@ -324,6 +326,7 @@ fn circles((document, this): (&Document, &Dataplane)) -> Vec<CompileError> {
 
 fn add_inbound(
     plan: &mut Plan,
+    ways: &mut Ways<'_>,
     (this, inbound): (&Dataplane, &Inbound),
     redirected: bool,
     numbers: &Numbers,
@@ -333,7 +336,7 @@ fn add_inbound(
     let upstream =
         Discovery::Application { address: application, source: hop_source(application.ip(), redirected) };
     let name = format!("localhost:{}", application.port());
-    let cluster = named_cluster(plan, numbers.cluster(name.into(), Origin::Inbound, upstream));
+    let cluster = ways.named_cluster(plan, numbers.cluster(name.into(), Origin::Inbound, upstream));
     push_listener(
         plan,
         ListenerPlan {
@@ -350,78 +353,6 @@ fn add_inbound(
             rate: numbers.rate,
         },
     );
-}
-
-fn add_outbound(
-    plan: &mut Plan,
-    (outbound, routed): (&Outbound, &Routed),
-    services: &BTreeMap<String, Vec<EndpointPlan>>,
-    numbers: impl Fn(&Destination) -> Numbers,
-) {
-    let listener = outbound.listener();
-    // Traffic to loopback is never redirected, so the application can only reach a port that is bound.
-    let binds = is_loopback(listener.ip());
-    let mut split: Vec<Share> = Vec::new();
-    let own = numbers(&routed.own);
-    for (weight, to) in &routed.shares {
-        let all = services.get(&to.service).map_or(&[][..], Vec::as_slice);
-        let endpoints: Vec<_> = all.iter().filter(|one| to.has(one)).cloned().collect();
-        if endpoints.is_empty() {
-            let service = &to.service;
-            let warning = format!("outbound {listener}: no Dataplane offers {service} with these tags");
-            plan.warnings.push(warning);
-        }
-        let (name, upstream) = (Arc::clone(&to.cluster), Discovery::Endpoints(endpoints));
-        let numbers = match outbound.backend_ref {
-            None => numbers(to).led_to_by(&own),
-            Some(_) => numbers(to),
-        };
-        let cluster = named_cluster(plan, numbers.cluster(name, Origin::Outbound, upstream));
-        match split.iter_mut().find(|share| share.cluster == cluster) {
-            Some(share) => share.weight = share.weight.saturating_add(*weight),
-            None => split.push(Share { cluster, weight: *weight }),
-        }
-    }
-    let cluster = split.first().map(|share| Arc::clone(&share.cluster));
-    if split.len() == 1 {
-        split.clear();
-    }
-    push_listener(
-        plan,
-        ListenerPlan {
-            name: format!("outbound:{listener}").into(),
-            direction: Direction::Outbound,
-            origin: Origin::Outbound,
-            address: listener,
-            binds,
-            serve: Serve::Tcp,
-            cluster,
-            split,
-            idle_timeout: own.idle_timeout,
-            service: Some(routed.own.service.as_str().into()),
-            rate: None,
-        },
-    );
-}
-
-/// Returns the service's name, with the other tags of the outbound.
-fn cluster_name(outbound: &Outbound, service: &str) -> String {
-    let others = outbound.tags.0.iter().filter(|(key, _)| *key != SERVICE);
-    others.fold(service.to_owned(), |name, (key, value)| format!("{name}[{key}={value}]"))
-}
-
-/// Adds a cluster, and returns the name of an existing one if it is equal; another cluster gets a number behind its name.
-fn named_cluster(plan: &mut Plan, mut cluster: ClusterPlan) -> Arc<str> {
-    let wanted = Arc::clone(&cluster.name);
-    let mut number = 1;
-    while let Some(there) = plan.cluster_named(&cluster.name) {
-        if **there == cluster {
-            return Arc::clone(&there.name);
-        }
-        number += 1;
-        cluster.name = format!("{wanted}#{number}").into();
-    }
-    push_cluster(plan, cluster)
 }
 
 /// Reads documents, with a Mesh that says nothing where they have none.

@@ -153,7 +153,8 @@ mod tests {
     }
 
     const IN: &str = "inbound:10.0.0.2:80";
-    const WEB: &str = "outbound:127.0.0.1:1000";
+    /// Calls of web: by the outbound, and by its name.
+    const WEB: [&str; 2] = ["outbound:127.0.0.1:1000", "outbound:254.218.165.112:80"];
 
     #[test]
     fn only_what_would_differ_is_counted() {
@@ -198,7 +199,7 @@ mod tests {
             (
                 "a route to more",
                 policy("MeshTCPRoute", "a", true, &route(TO_BOTH)),
-                vec![format!("{WEB}: elsewhere")],
+                WEB.map(|name| format!("{name}: elsewhere")).into(),
             ),
             ("a route to the same", policy("MeshTCPRoute", "a", true, &route(TO_WEB)), vec![]),
             (

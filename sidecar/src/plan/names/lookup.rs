@@ -1,53 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names in Dataplanes → the addresses that they have now, before documents are compiled.
+//! Names of hosts in documents → the addresses that they have now, before documents are compiled: those of Dataplanes, and
+//! those of servers outside of the mesh.
 
 use crate::net::addrs::is_loopback;
-use crate::net::resolve::{MOST_NAMES, Names};
+use crate::net::resolve::{MOST_NAMES, Names, Wanted};
 use crate::options::config::Config;
-use crate::plan::compile::CompileError;
-use culvert_mesh::document::{Document, Found};
+use culvert_mesh::document::{Document, DocumentError, Found};
 use culvert_mesh::kinds::Spec;
 use culvert_mesh::kinds::dataplane::Dataplane;
-use culvert_mesh::model::address::BY_NAME;
-use std::collections::{BTreeMap, BTreeSet};
+use culvert_mesh::kinds::services::{EndpointAddress, ExternalEndpoint};
+use culvert_mesh::model::address::{BY_NAME, Host};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Notes and errors about names.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) warnings: Vec<String>,
-    pub(crate) errors: Vec<CompileError>,
+    pub(crate) errors: Vec<DocumentError>,
 }
 
 /// Puts addresses in the place of names. Without `names` nothing is looked up, and each name stays as one address that no
 /// host has.
 pub(crate) fn put_in(found: &mut Found, config: &Config, names: Option<&Names>) -> Outcome {
     let mut outcome = Outcome::default();
-    let wanted: BTreeSet<Box<str>> = dataplanes(found, config)
-        .flat_map(|(_, dataplane)| dataplane.names())
-        .map(|(_, name)| name.into())
-        .collect();
+    // One that both have is a workload's, whose one address is enough.
+    let mut wanted: BTreeMap<Box<str>, Wanted> =
+        outside(found, config).map(|(_, name)| (name.into(), Wanted::All)).collect();
+    let of_dataplanes = dataplanes(found, config).flat_map(|(_, dataplane)| dataplane.names());
+    wanted.extend(of_dataplanes.map(|(_, name)| (name.into(), Wanted::One)));
     let Some(names) = names else {
-        outcome.warnings.extend(wanted.first().map(|first| {
-            let all = wanted.len();
+        let of_dataplanes = || wanted.iter().filter(|(_, wanted)| **wanted == Wanted::One);
+        outcome.warnings.extend(of_dataplanes().next().map(|(first, _)| {
+            let all = of_dataplanes().count();
             format!("names in Dataplanes are looked up when the sidecar runs: {all}, the first is {first}; here {BY_NAME} stands for them")
         }));
         return outcome;
     };
     if wanted.len() > MOST_NAMES {
-        let last =
-            dataplanes(found, config).filter(|(_, dataplane)| dataplane.names().next().is_some()).last();
-        outcome.errors.extend(last.map(|(document, _)| {
-            let words = format!("{} names in Dataplanes, this and earlier ones", wanted.len());
-            CompileError::from(document.error(
-                "networking.address",
-                words,
-                format!("at most {MOST_NAMES} in a mesh"),
-            ))
+        let named = dataplanes(found, config).filter(|(_, dataplane)| dataplane.names().next().is_some());
+        let last = named
+            .map(|(document, _)| document)
+            .chain(outside(found, config).map(|(document, _)| document))
+            .last();
+        outcome.errors.extend(last.map(|document| {
+            let words = format!("{} names of hosts, this and earlier ones", wanted.len());
+            let path = match document.spec {
+                Spec::MeshExternalService(_) => "spec.endpoints",
+                _ => "networking.address",
+            };
+            document.error(path, words, format!("at most {MOST_NAMES} in a mesh"))
         }));
         return outcome;
     }
     let answers = names.use_only(&wanted);
+    let names = outside(found, config).map(|(_, name)| name.into());
+    let of_outside: BTreeMap<Box<str>, Vec<IpAddr>> = names
+        .map(|name: Box<str>| {
+            let addresses = answers.get(&name).cloned().unwrap_or_default();
+            (name, addresses)
+        })
+        .collect();
+    found.addresses = of_outside;
     for document in found.documents.iter_mut().filter(|document| document.mesh == config.mesh) {
         one(document, config, &answers, &mut outcome);
     }
@@ -63,10 +77,30 @@ fn dataplanes<'f>(found: &'f Found, config: &Config) -> impl Iterator<Item = (&'
     })
 }
 
+/// Returns the names of servers outside of the mesh.
+fn outside<'f>(found: &'f Found, config: &Config) -> impl Iterator<Item = (&'f Document, &'f str)> {
+    let ours = found.documents.iter().filter(|document| document.mesh == config.mesh);
+    ours.flat_map(|document| {
+        let hosts: Vec<&Host> = match &document.spec {
+            Spec::MeshExternalService(service) => service.endpoints.iter().filter_map(host).collect(),
+            Spec::ExternalService(service) => vec![&service.networking.address.host],
+            _ => Vec::new(),
+        };
+        hosts.into_iter().filter_map(Host::name).map(move |name| (document, name))
+    })
+}
+
+fn host(endpoint: &ExternalEndpoint) -> Option<&Host> {
+    match &endpoint.address {
+        EndpointAddress::Host(host) => Some(host),
+        EndpointAddress::Unix(_) => None,
+    }
+}
+
 fn one(
     document: &mut Document,
     config: &Config,
-    answers: &BTreeMap<Box<str>, Option<IpAddr>>,
+    answers: &BTreeMap<Box<str>, Vec<IpAddr>>,
     outcome: &mut Outcome,
 ) {
     let own = config.dataplane.as_deref().is_some_and(|name| document.is_named(name));
@@ -76,7 +110,7 @@ fn one(
     if named.is_empty() {
         return;
     }
-    let answer = |name: &str| answers.get(name).copied().flatten();
+    let answer = |name: &str| answers.get(name).and_then(|all| all.first()).copied();
     dataplane.put_in(answer);
     if !own {
         dataplane.leave_out_unknown();
@@ -101,9 +135,7 @@ fn one(
             )),
             Some(_) => None,
         };
-        outcome.errors.extend(
-            problem.map(|(found, allowed)| CompileError::from(document.error(field, found, allowed))),
-        );
+        outcome.errors.extend(problem.map(|(found, allowed)| document.error(field, found, allowed)));
     }
 }
 

@@ -8,7 +8,7 @@ use crate::observe::close_reason::CloseReason;
 use crate::options::config::IdentitySource;
 use crate::plan::Member;
 use crate::plan::tls::TlsSettings;
-use crate::plan::trust::{LocalTrust, Trust};
+use crate::plan::tls::trust::{LocalTrust, Trust};
 use crate::tls::configs::{Configs, provider};
 use crate::tls::identity::{Identity, Pem};
 use crate::tls::keeper::Tls;

@@ -235,9 +235,9 @@ fields! {
         redirect_port_outbound: default RedirectPort = "redirectPortOutbound",
         /// Services that may be called by their endpoints' addresses. In culvert all may.
         direct_access_services: default Vec<String> = "directAccessServices",
-        /// Services that the control plane sends to this pod. In culvert these are the outbounds.
+        /// Services that the pod calls, by kuma.io/service: the sidecar knows no others. Absent: all services.
         reachable_services: default Vec<String> = "reachableServices",
-        /// The same in the newer spelling.
+        /// The same by references to services, for MeshService, MeshExternalService and MeshMultiZoneService. Absent: all.
         reachable_backends: optional ReachableBackends = "reachableBackends",
         /// Redirected families. In culvert annotations of the pod decide them.
         ip_family_mode: optional IpFamilyMode = "ipFamilyMode",
@@ -245,9 +245,9 @@ fields! {
 }
 
 fields! {
-    /// Services that the control plane sends to this pod.
+    /// Services that the pod calls.
     pub struct ReachableBackends {
-        /// References to services.
+        /// References to services. None: the pod calls no service.
         refs: default Vec<ReachableBackend> = "refs",
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `backendRefs[]` of a route: a service with its share of the connections.
 
-use crate::kinds::destination::{ToKind, ToRef, check_labels};
+use crate::kinds::destination::{ToKind, ToRef};
 use crate::model::labels::Labels;
 use crate::model::tags::Tags;
 use crate::read::part::Part;
@@ -47,6 +47,15 @@ words! {
 }
 
 impl BackendKind {
+    /// Returns the kind as a policy's destination has it.
+    pub fn to_kind(self) -> ToKind {
+        match self {
+            Self::MeshService | Self::MeshServiceSubset => ToKind::MeshService,
+            Self::MeshExternalService => ToKind::MeshExternalService,
+            Self::MeshMultiZoneService => ToKind::MeshMultiZoneService,
+        }
+    }
+
     /// Returns the word that it is spelt with.
     pub fn name(self) -> &'static str {
         match self {
@@ -72,7 +81,7 @@ impl BackendRef {
     /// Returns the whole service as a destination.
     pub fn service(&self) -> ToRef {
         ToRef {
-            kind: ToKind::MeshService,
+            kind: self.kind.to_kind(),
             name: self.name.clone(),
             namespace: self.namespace.clone(),
             labels: self.labels.clone(),
@@ -111,9 +120,6 @@ impl BackendRef {
             && (there("name") || there("namespace"))
         {
             part.problem(at, "labels", "labels beside a name or namespace", "one or the other");
-        }
-        if kind == MeshService {
-            check_labels(&part.field("labels"), at);
         }
         if there("sectionName") && there("port") {
             part.problem(at, "sectionName", "sectionName beside port", "one or the other");

@@ -137,10 +137,6 @@ fn every_rule_of_kuma_about_mesh_tcp_routes_is_a_check() {
             &[&backends("[0].labels: found labels beside a name")],
         ),
         (
-            to("{kind: MeshService, labels: {app: a}}"),
-            &[&backends("[0].labels.app: found a label that only a MeshService has")],
-        ),
-        (
             to("{kind: MeshService, name: a, port: 80, sectionName: http}"),
             &[&backends("[0].sectionName: found sectionName beside port")],
         ),

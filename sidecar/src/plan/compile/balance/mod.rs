@@ -5,6 +5,7 @@
 //! `disabled`. One with `localZone` or `crossZone` says by itself which other zones may be called; none may by default.
 
 use crate::plan::balance::{Algorithm, Balance, HashFunction, Localities, Locality};
+use crate::plan::compile::external;
 use crate::plan::{Discovery, EndpointPlan};
 use culvert_mesh::document::{Document, ZONE};
 use culvert_mesh::kinds::connections::mesh_circuit_breaker::Thousandths;
@@ -152,6 +153,12 @@ impl Strategy {
     pub(super) fn arrange(&self, upstream: Discovery) -> (Discovery, Balance) {
         let endpoints = match upstream {
             Discovery::Endpoints(endpoints) => endpoints,
+            Discovery::External(endpoints) => {
+                // Zones are places of members.
+                let (endpoints, localities) = external::arranged(endpoints);
+                let Self { algorithm, by_source, .. } = *self;
+                return (Discovery::External(endpoints), Balance { algorithm, by_source, localities });
+            }
             other => return (other, Balance::default()),
         };
         let Self { algorithm, said: _, by_source, zones } = self;

@@ -11,7 +11,9 @@ pub(super) use passthrough::explain_passthrough;
 pub(super) use trial::{add_trial, trial_warning};
 
 use crate::plan::compile::routes::Routed;
+use crate::plan::compile::services::Destination;
 use crate::plan::decisions::Claim;
+use crate::plan::external::ExternalEndpoint;
 use crate::plan::{ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Plan};
 use culvert_mesh::document::Document;
 
@@ -36,28 +38,25 @@ pub(super) fn explain_inbound(plan: &mut Plan, dataplane: &Document, index: usiz
     probe::explain(plan, &cluster, dataplane, index);
 }
 
-/// Notes that the plan's last listener, an outbound's, and its clusters come from an entry of the pod's Dataplane, or from a
-/// route that leads its connections elsewhere.
+/// Notes that the plan's last listener, of calls, and its clusters come from the document that asks for the way, or from a route
+/// that leads its connections elsewhere. `lost` are the routes that say others.
 pub(super) fn explain_outbound(
     plan: &mut Plan,
-    (dataplane, index): (&Document, usize),
-    Routed { own, shares: _, by, lost }: &Routed,
+    (to, (document, path)): (&Destination, (&Document, &str)),
+    Routed { shares: _, by }: &Routed,
+    lost: &[Claim],
 ) {
-    if !plan.decisions.are_kept() {
-        return;
-    }
     let Some(listener) = plan.listeners.last().cloned() else { return };
-    let path = format!("networking.outbound[{index}]");
-    explain_listener(plan, &listener, dataplane, &path);
+    explain_listener(plan, &listener, document, path);
     let claim = |value: String| match by {
         Some(by) => Claim::new(value, by.clone()),
-        None => Claim::of(value, dataplane, &path),
+        None => Claim::of(value, document, path),
     };
     let field = if listener.split.is_empty() { "cluster" } else { "route" };
     plan.decisions.first(&format!("listener {}", listener.name), field, || {
         let mut claims = vec![claim(way(&listener))];
         claims.extend(lost.iter().cloned());
-        claims.extend(by.is_some().then(|| Claim::of(&*own.cluster, dataplane, &path)));
+        claims.extend(by.is_some().then(|| Claim::of(&*to.cluster, document, path)));
         claims
     });
     for name in listener.clusters() {
@@ -94,14 +93,25 @@ fn endpoints(cluster: &ClusterPlan) -> Option<String> {
     match &cluster.upstream {
         Discovery::Application { address, .. } => Some(format!("{address}, the application")),
         Discovery::OriginalDst { .. } => None,
-        Discovery::Endpoints(endpoints) if endpoints.is_empty() => Some("none".into()),
         Discovery::Endpoints(endpoints) => {
             let one = |one: &EndpointPlan| format!("{} ({})", one.address, one.member.dataplane);
-            let named = endpoints.iter().take(NAMED).map(one).collect::<Vec<_>>().join(", ");
-            Some(match endpoints.len().saturating_sub(NAMED) {
-                0 => named,
-                more => format!("{named} and {more} more"),
-            })
+            Some(some(endpoints, one))
         }
+        Discovery::External(endpoints) => {
+            let one = |one: &ExternalEndpoint| format!("{} ({})", one.address, one.document);
+            Some(some(endpoints, one))
+        }
+    }
+}
+
+/// Names some endpoints.
+fn some<E>(endpoints: &[E], one: impl Fn(&E) -> String) -> String {
+    if endpoints.is_empty() {
+        return "none".into();
+    }
+    let named = endpoints.iter().take(NAMED).map(one).collect::<Vec<_>>().join(", ");
+    match endpoints.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
 }

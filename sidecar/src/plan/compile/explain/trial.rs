@@ -7,6 +7,7 @@ use crate::plan::Plan;
 use crate::plan::compile::compiled;
 use crate::plan::decisions::Decisions;
 use crate::plan::decisions::trial::OnTrial;
+use crate::plan::names::Standing;
 use culvert_mesh::document::{Document, Found};
 use culvert_mesh::kinds::Kind;
 use std::sync::Arc;
@@ -16,14 +17,18 @@ const COUNTED: [Kind; 4] =
     [Kind::MeshRateLimit, Kind::MeshCircuitBreaker, Kind::MeshTcpRoute, Kind::MeshPassthrough];
 
 /// Adds what connections count of the policies on trial. The second plan is made only where there is such a policy.
-pub(in crate::plan::compile) fn add_trial(plan: &mut Plan, config: &Config, found: &Found) {
+pub(in crate::plan::compile) fn add_trial(
+    plan: &mut Plan,
+    (config, standing): (&Config, &Standing),
+    found: &Found,
+) {
     let is_counted = |document: &Document| {
         COUNTED.contains(&document.kind()) && document.mesh == config.mesh && document.is_shadow()
     };
     if !found.documents.iter().any(is_counted) {
         return;
     }
-    match compiled(config, found, Decisions::default(), true) {
+    match compiled((config, standing), found, Decisions::default(), true) {
         Ok(tried) => plan.trial = OnTrial::between(plan, &tried).map(Arc::new),
         Err(errors) => {
             let first = errors.first().map(ToString::to_string).unwrap_or_default();

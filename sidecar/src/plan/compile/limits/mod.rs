@@ -126,6 +126,11 @@ impl Numbers {
         self
     }
 
+    /// Returns true if a TrafficRoute says the algorithm of the clusters that the outbound leads to.
+    pub(super) fn has_algorithm_of_route(&self) -> bool {
+        self.of_route.is_some()
+    }
+
     /// Returns a cluster with these numbers.
     pub(super) fn cluster(&self, name: Arc<str>, origin: Origin, upstream: Discovery) -> ClusterPlan {
         let Self {

@@ -101,10 +101,6 @@ fn every_rule_of_kuma_about_timeouts_is_a_check() {
                 "spec.to[0].targetRef.labels: found none; allowed: ",
             ),
             (
-                "to: [{targetRef: {kind: MeshService, labels: {app: a}}, default: {idleTimeout: 1s}}]",
-                "spec.to[0].targetRef.labels.app: found a label that only a MeshService has; allowed: ",
-            ),
-            (
                 "to: [{targetRef: {kind: MeshHTTPRoute, name: r, sectionName: s}, default: {http: {requestTimeout: 1s}}}]",
                 "spec.to[0].targetRef.sectionName: found it beside kind MeshHTTPRoute; allowed: ",
             ),

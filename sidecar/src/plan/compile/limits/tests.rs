@@ -422,27 +422,21 @@ fn entries_for_destinations_that_no_call_goes_to_are_told_with_their_places() {
         warnings.filter(|line| line.contains("without effect")).collect::<Vec<_>>()
     };
     let about = |kind: &str, target: &str, conf: &str| {
-        let (known, unknown) = (to(BACKEND, conf), to("kind: MeshExternalService, name: e", conf));
+        let (known, unknown) = (to(BACKEND, conf), to("kind: MeshHTTPRoute, name: r", conf));
         policy(kind, "p", target, &format!("to: [{known}, {unknown}]"))
     };
     for (kind, conf) in [
-        ("MeshTimeout", "idleTimeout: 1s"),
-        ("MeshCircuitBreaker", "connectionLimits: {maxConnections: 1}"),
-        ("MeshRetry", "tcp: {maxConnectAttempt: 1}"),
-        ("MeshLoadBalancingStrategy", "loadBalancer: {type: Random}"),
-        ("MeshHealthCheck", "tcp: {}"),
+        ("MeshTimeout", "http: {requestTimeout: 1s}"),
+        ("MeshRetry", "http: {numRetries: 1}"),
         ("MeshAccessLog", "backends: []"),
     ] {
         let line = format!(
-            "{kind} p: without effect, as no connection of this pod is known to go there: to[1] (MeshExternalService)"
+            "{kind} p: without effect, as no connection of this pod is known to go there: to[1] (MeshHTTPRoute)"
         );
         assert_eq!(told(&about(kind, ALL, conf)), [line], "{kind}");
         let elsewhere = about(kind, "kind: Dataplane, labels: {app: web}", conf);
         assert_eq!(told(&elsewhere), [""; 0], "{kind}, about another pod");
     }
-    let route = "to: [{targetRef: {kind: MeshService, name: backend}}, {targetRef: {kind: MeshMultiZoneService, name: m}}]";
-    let lines = told(&policy("MeshTCPRoute", "p", ALL, route));
-    assert!(matches!(&lines[..], [one] if one.ends_with(": to[1] (MeshMultiZoneService)")), "{lines:?}");
     let requests = to("kind: MeshHTTPRoute, name: r", "http: {requestTimeout: 1s}");
     let lines = told(&policy("MeshTimeout", "p", ALL, &format!("to: [{requests}]")));
     assert!(matches!(&lines[..], [one] if one.ends_with(": to[0] (MeshHTTPRoute)")), "{lines:?}");

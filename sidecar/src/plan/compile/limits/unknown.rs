@@ -10,7 +10,8 @@ pub(in crate::plan::compile) fn without_effect<'p>(
     document: &Document,
     to: impl Iterator<Item = &'p ToRef>,
 ) -> Option<String> {
-    let unknown = to.enumerate().filter(|(_, to)| ![ToKind::Mesh, ToKind::MeshService].contains(&to.kind));
+    // Connections are not taken apart into requests.
+    let unknown = to.enumerate().filter(|(_, to)| to.kind == ToKind::MeshHttpRoute);
     let entries: Vec<_> = unknown.map(|(index, to)| format!("to[{index}] ({})", to.kind.name())).collect();
     let (kind, name) = (document.kind().name(), &document.name);
     (!entries.is_empty()).then(|| {

@@ -134,6 +134,7 @@ impl<'a> Logs<'a> {
         self.add_services(plan, ours);
         let logs = &mut plan.logs;
         logs.outbounds.retain(|_, of| *of != logs.calls);
+        logs.outbounds.shrink_to_fit();
         logs.inbounds.retain(|_, of| *of != logs.ports);
         let entries = |one: &Effective<'_, MeshAccessLog>| {
             without_effect(one.document, one.policy.to.iter().map(|to| &to.target_ref))
@@ -159,7 +160,7 @@ impl<'a> Logs<'a> {
         for (service, inbounds) in services {
             let has_inbound =
                 |section: &str| inbounds.iter().any(|inbound| select::is_section(inbound, section));
-            let called = CalledService { mesh: &plan.mesh, service, has_inbound: &has_inbound };
+            let called = CalledService { mesh: &plan.mesh, service, has_inbound: &has_inbound, known: None };
             let of = self.of_calls(Some(&called));
             if of != plan.logs.calls {
                 let subject = format!("calls to members of {service} by address");

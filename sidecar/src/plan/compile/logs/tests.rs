@@ -148,7 +148,7 @@ fn a_destination_is_chosen_by_section_namespace_and_labels() {
         let warned = plan.warnings.iter().any(|warning| {
             warning.starts_with("MeshAccessLog l: without effect, ") && warning.contains("to[0] (Mesh")
         });
-        assert_eq!(warned, !whom.starts_with("kind: MeshService,"), "{whom}: {:?}", plan.warnings);
+        assert_eq!(warned, whom.starts_with("kind: MeshHTTPRoute,"), "{whom}: {:?}", plan.warnings);
     }
 }
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The routes that do not decide about an outbound, for a plan that is made to be explained.
 
-use super::{Destination, Routes};
+use super::Routes;
 use crate::plan::compile::limits::{Entry, entries_to};
-use crate::plan::compile::with_called;
+use crate::plan::compile::services::Destination;
 use crate::plan::decisions::Claim;
 use culvert_mesh::kinds::routes::{BackendRef, RouteConf};
 
 impl Routes<'_> {
     /// Returns what MeshTCPRoutes about a destination say in vain, the next one first.
-    pub(super) fn lost(&self, own: &Destination) -> Vec<Claim> {
-        with_called(self.ours, self.mesh, own, |called| {
+    pub(in crate::plan::compile) fn lost(&self, own: &Destination) -> Vec<Claim> {
+        self.services.with_called(own, |called| {
             let lost = entries_to(&self.tcp, called).into_iter().skip(1);
             let claim = |Entry { document, index, conf }: Entry<'_, RouteConf>| {
                 Claim::of(words(&conf.backends), document, &format!("spec.to[{index}]"))

@@ -130,20 +130,30 @@ fn an_outbound_by_reference_is_a_service_of_the_dataplanes() {
 }
 
 #[test]
-fn a_reference_to_what_no_dataplane_offers_is_an_error_of_this_pod() {
-    for (documents, expected) in [
+fn a_reference_to_what_no_document_knows_is_a_cluster_without_endpoints() {
+    // Each has the name of a service of another kind.
+    for (documents, name) in [
         (
-            pods("{port: 1000, backendRef: {kind: MeshExternalService, name: httpbin}}"),
-            "(Dataplane here): networking.outbound[0].backendRef.kind: found a service that no Dataplane offers; allowed: MeshService",
+            pods("{port: 1000, backendRef: {kind: MeshExternalService, name: backend, port: 90}}"),
+            "default_backend___extsvc_90 ",
         ),
         (
             pods(TO_BACKEND)
-                + &route("r", "kind: Mesh", &[(BACKEND, "{kind: MeshMultiZoneService, name: b, port: 80}")]),
-            "(MeshTCPRoute r): spec.to: found a backend of kind MeshMultiZoneService for this pod; allowed: MeshService",
+                + &route(
+                    "r",
+                    "kind: Mesh",
+                    &[(BACKEND, "{kind: MeshMultiZoneService, name: other, port: 80}")],
+                ),
+            "default_other___mzsvc_80 ",
         ),
     ] {
-        let errors = read(&documents).unwrap_err();
-        assert!(matches!(&errors[..], [one] if one.contains(expected)), "{errors:#?}");
+        let plan = plan(&documents);
+        assert_eq!(ways(&plan, 1000), [name]);
+        assert!(
+            matches!(&plan.warnings[..], [one] if one.contains("no document is it")),
+            "{:?}",
+            plan.warnings
+        );
     }
     // Of a route for other pods and of another pod's outbound nothing is needed here.
     let external = "{kind: MeshExternalService, name: e}";
@@ -177,7 +187,7 @@ fn a_route_leads_to_services_their_ports_and_their_subsets_by_weight() {
             "{kind: MeshService, name: backend, port: 90}, {kind: MeshService, name: backend, sectionName: grpc}",
             &[
                 "default_backend___msvc_90*1 10.0.0.3:90 192.0.2.4:90",
-                "default_backend___msvc_grpc*1 10.0.0.3:91",
+                "default_backend___msvc_91*1 10.0.0.3:91",
             ],
         ),
         (

@@ -4,7 +4,7 @@
 use crate::options::config::{Config, IdentitySource};
 use crate::plan::compile::error::CompileError;
 use crate::plan::decisions::Claim;
-use crate::plan::trust::{LocalTrust, Trust};
+use crate::plan::tls::trust::{LocalTrust, Trust};
 use culvert_mesh::document::{Document, DocumentError, ZONE};
 use culvert_mesh::kinds::FromSpec;
 use culvert_mesh::kinds::identity::{MeshIdentity, MeshTrust};

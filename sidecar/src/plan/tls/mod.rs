@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS versions and cipher suites that documents choose.
 
-use crate::plan::trust::Trust;
+pub(crate) mod trust;
+
+use crate::plan::tls::trust::Trust;
 use rustls::CipherSuite;
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ pub struct TlsSettings {
 }
 
 /// A version of TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TlsVersion {
     /// TLS 1.2, the newest that Envoy speaks as a client where nothing else is configured.
     V12,

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! rustls' configuration for each side, from an identity and the documents' TLS settings.
 
+pub(crate) mod outside;
+
 use super::error::{PeerFault, TlsError};
 use super::identity::Identity;
 use super::sniff::ALPN;
 use super::verify::Verifier;
 use crate::plan::Member;
 use crate::plan::permissions::Peer;
+use crate::plan::tls::trust::{Trust, TrustDomains};
 use crate::plan::tls::{TlsSettings, TlsVersion};
-use crate::plan::trust::{Trust, TrustDomains};
 use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, ring};
@@ -39,10 +41,10 @@ fn supported_suites(settings: &TlsSettings) -> Vec<SupportedCipherSuite> {
         .collect()
 }
 
-fn versions(settings: &TlsSettings) -> Vec<&'static SupportedProtocolVersion> {
+fn versions(min: TlsVersion, max: TlsVersion) -> Vec<&'static SupportedProtocolVersion> {
     [(TlsVersion::V12, &version::TLS12), (TlsVersion::V13, &version::TLS13)]
         .into_iter()
-        .filter(|(version, _)| (settings.min..=settings.max).contains(version))
+        .filter(|(version, _)| (min..=max).contains(version))
         .map(|(_, version)| version)
         .collect()
 }
@@ -80,7 +82,7 @@ impl Configs {
         settings: &TlsSettings,
     ) -> Result<Self, rustls::Error> {
         let provider = Arc::new(CryptoProvider { cipher_suites: supported_suites(settings), ..provider() });
-        let versions = versions(settings);
+        let versions = versions(settings.min, settings.max);
         let verifier = Arc::new(verifier(identity, trust_domain, settings, &provider)?);
         let certificate = Arc::new(SingleCertAndKey::from(Arc::clone(&identity.certified)));
 
@@ -185,5 +187,5 @@ fn verifier(
 pub(super) fn check(settings: &TlsSettings) -> Result<(), rustls::Error> {
     let provider = CryptoProvider { cipher_suites: supported_suites(settings), ..provider() };
     let builder = ServerConfig::builder_with_provider(Arc::new(provider));
-    builder.with_protocol_versions(&versions(settings)).map(|_| ())
+    builder.with_protocol_versions(&versions(settings.min, settings.max)).map(|_| ())
 }

@@ -1,27 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The closing record of each connection, and the log that it goes to.
+//! A log of records, as the access log is one.
 //!
 //! Connections hand their record to a bounded queue and never wait; a thread of its own writes it, as a pipe or a disk
 //! may block. When the writer cannot keep up, or cannot write, records are dropped and counted.
 
-use crate::metrics::{Counter, metrics};
-use crate::net::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
-use crate::net::clock::rfc3339;
+use crate::metrics::Counter;
 use crate::net::throttle::Throttle;
-use crate::observe::close_reason::CloseReason;
 use crate::observe::flush;
 use crate::observe::log_file::{Followed, LOOK_EVERY, LogFile, Output};
-use crate::observe::spoken::Known;
 use crate::options::config::AccessLog;
-use culvert_mesh::model::spiffe::SpiffeId;
-use serde::Serialize;
+use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::marker::PhantomData;
 use std::os::fd::AsFd;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Records that may wait for the writer: some 3 MB, and half a second of a busy pod.
 const QUEUE: usize = 8192;
@@ -30,142 +25,68 @@ const BATCH: usize = 64 * 1024;
 /// Time between two warnings that records cannot be written.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// The closing record of a connection. Destination and cluster are missing where it was refused before they were known.
-#[derive(Clone, Debug)]
-pub(crate) struct Record {
-    /// Unique in this process, ascending.
-    pub(crate) id: u64,
-    pub(crate) direction: Direction,
-    pub(crate) client: ClientAddr,
-    pub(crate) orig_dst: Option<OrigDst>,
-    pub(crate) dial: Option<DialAddr>,
-    pub(crate) cluster: Option<Arc<str>>,
-    /// Bytes from the client to the server.
-    pub(crate) bytes_sent: u64,
-    /// Bytes from the server to the client.
-    pub(crate) bytes_recv: u64,
-    pub(crate) ended: SystemTime,
-    pub(crate) duration: Duration,
-    /// Protocol and peer, where a mesh's mTLS asks for them.
-    pub(crate) known: Option<Arc<Known>>,
-    pub(crate) reason: CloseReason,
-    /// Error behind the reason, in words.
-    pub(crate) error: Option<String>,
-}
+/// A record of a log, with the words for that log.
+pub(crate) trait LogRecord: fmt::Debug + Send + 'static {
+    /// Name of the log, for people.
+    const LOG: &'static str;
+    /// Option that names its file.
+    const OPTION: &'static str;
+    /// Name of its thread.
+    const THREAD: &'static str;
+    /// Metric of what is lost.
+    const LOST: &'static str;
 
-/// A record as JSON. Programs that parse the log rely on these names.
-#[derive(Serialize)]
-struct Line<'a> {
-    time: String,
-    id: u64,
-    direction: &'static str,
-    #[serde(rename = "src.addr")]
-    src: String,
-    orig_dst: Option<String>,
-    #[serde(rename = "dst.addr")]
-    dst: Option<String>,
-    cluster: Option<&'a str>,
-    bytes_sent: u64,
-    bytes_recv: u64,
-    /// In seconds.
-    duration: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<&'a str>,
-    reason: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a str>,
-}
-
-impl Record {
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let Self {
-            id,
-            direction,
-            client,
-            orig_dst,
-            dial,
-            cluster,
-            bytes_sent,
-            bytes_recv,
-            ended,
-            duration,
-            known,
-            reason,
-            error,
-        } = self;
-        let micros = ended.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_micros();
-        let line = Line {
-            time: format!("{}.{micros:06}Z", rfc3339(*ended).trim_end_matches('Z')),
-            id: *id,
-            direction: direction.name(),
-            src: client.to_string(),
-            orig_dst: orig_dst.map(|addr| addr.to_string()),
-            dst: dial.map(|addr| addr.to_string()),
-            cluster: cluster.as_deref(),
-            bytes_sent: *bytes_sent,
-            bytes_recv: *bytes_recv,
-            duration: duration.as_micros() as f64 / 1e6,
-            tls: known.as_ref().map(|known| known.spoken.name()),
-            peer: known.as_ref().and_then(|known| known.peer.as_ref()).map(SpiffeId::as_str),
-            reason: reason.name(),
-            error: error.as_deref(),
-        };
-        serde_json::to_writer(&mut *out, &line)?;
-        out.write_all(b"\n")
-    }
+    /// Writes one line, its end included. Writing to a Vec does not fail.
+    fn write(&self, out: &mut Vec<u8>) -> io::Result<()>;
 }
 
 /// A log that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot write the access log to {path} (--access-log): {source}; name a file that uid {uid} may write, or stdout"
+    "cannot write the {log} to {path} ({option}): {source}; name a file that uid {uid} may write, or stdout"
 )]
-pub struct AccessLogError {
-    path: std::path::PathBuf,
+pub struct RecordLogError {
+    log: &'static str,
+    option: &'static str,
+    path: PathBuf,
     uid: nix::unistd::Uid,
     source: io::Error,
 }
 
-metrics! {
-    /// Losses of the access log.
-    #[derive(Clone, Default)]
-    pub(crate) struct AccessLogMetrics {
-        dropped: Counter = "access_log_dropped",
-            "Closing records that the access log could not keep up with, could not write, or wrote to a file that was removed"
-            => "access_log.dropped";
-    }
-}
-
-/// The access log, as connections see it.
+/// A log, as connections see it.
 #[derive(Debug)]
-pub(crate) struct AccessLogger {
-    queue: Option<SyncSender<Message>>,
-    metrics: AccessLogMetrics,
+pub(crate) struct RecordLogger<R> {
+    queue: Option<SyncSender<Message<R>>>,
+    dropped: Counter,
 }
 
 #[derive(Debug)]
-enum Message {
-    Record(Record),
+enum Message<R> {
+    Record(R),
     /// Look for the file of the log's name.
     Reopen,
     /// Write out the queue, answer, and end.
     End(SyncSender<()>),
 }
 
-impl AccessLogger {
+impl<R: LogRecord> RecordLogger<R> {
+    /// One that is off.
+    #[cfg(test)]
+    pub(crate) fn off() -> Self {
+        Self { queue: None, dropped: Counter::default() }
+    }
+
     /// Opens the log and starts its writer; no thread where it is off.
     ///
     /// # Errors
     /// The file cannot be opened, or a thread not started. A retry helps only after the cause was removed.
-    pub(crate) fn start(target: &AccessLog, metrics: AccessLogMetrics) -> Result<Self, AccessLogError> {
+    pub(crate) fn start(target: &AccessLog, dropped: Counter) -> Result<Self, RecordLogError> {
         let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| AccessLogError { path, uid: nix::unistd::geteuid(), source }
+            let (log, option, path) = (R::LOG, R::OPTION, path.to_owned());
+            move |source| RecordLogError { log, option, path, uid: nix::unistd::geteuid(), source }
         };
         let out: Box<dyn Output + Send> = match target {
-            AccessLog::Off => return Ok(Self { queue: None, metrics }),
+            AccessLog::Off => return Ok(Self { queue: None, dropped }),
             // Not std's handle: its buffer hides how much of a line was written, and a cut line has to be counted.
             AccessLog::Stdout => {
                 let out = io::stdout().as_fd().try_clone_to_owned().map_err(failed("stdout".as_ref()))?;
@@ -174,12 +95,12 @@ impl AccessLogger {
             AccessLog::File(path) => Box::new(LogFile::open(path).map_err(failed(path))?),
         };
         let (queue, records) = sync_channel(QUEUE);
-        let mut log = Log { out, metrics: metrics.clone(), cut: false, warnings: Throttle::new(LOG_EVERY) };
+        let mut log = Log::<_, R>::new(out, dropped.clone());
         std::thread::Builder::new()
-            .name("access-log".into())
+            .name(R::THREAD.into())
             .spawn(move || write_all(&records, &mut log))
             .map_err(failed("a thread of its own".as_ref()))?;
-        Ok(Self { queue: Some(queue), metrics })
+        Ok(Self { queue: Some(queue), dropped })
     }
 
     /// Returns true when records are written.
@@ -188,11 +109,11 @@ impl AccessLogger {
     }
 
     /// Hands a record over. Never waits: a record that finds the queue full is dropped and counted.
-    pub(crate) fn record(&self, record: Record) {
+    pub(crate) fn record(&self, record: R) {
         if let Some(queue) = &self.queue
             && queue.try_send(Message::Record(record)).is_err()
         {
-            self.metrics.dropped.inc();
+            self.dropped.inc();
         }
     }
 
@@ -212,7 +133,7 @@ impl AccessLogger {
 }
 
 /// Writes until the end: all queued records in one go, then waits for more.
-fn write_all(records: &Receiver<Message>, log: &mut Log<impl Output>) {
+fn write_all<R: LogRecord>(records: &Receiver<Message<R>>, log: &mut Log<impl Output, R>) {
     let mut batch = Vec::new();
     let mut done = None;
     while let Some(message) = next(records, log, &mut batch) {
@@ -236,7 +157,11 @@ fn write_all(records: &Receiver<Message>, log: &mut Log<impl Output>) {
 }
 
 /// Returns the next message, for which it waits once what came before is written. `None` when no more will come.
-fn next(records: &Receiver<Message>, log: &mut Log<impl Output>, batch: &mut Vec<u8>) -> Option<Message> {
+fn next<R: LogRecord>(
+    records: &Receiver<Message<R>>,
+    log: &mut Log<impl Output, R>,
+    batch: &mut Vec<u8>,
+) -> Option<Message<R>> {
     match records.try_recv() {
         Ok(message) => return Some(message),
         Err(TryRecvError::Disconnected) => return None,
@@ -254,15 +179,20 @@ fn next(records: &Receiver<Message>, log: &mut Log<impl Output>, batch: &mut Vec
 }
 
 /// The file or pipe of the log, and the state of its last line.
-struct Log<W> {
+struct Log<W, R> {
     out: W,
-    metrics: AccessLogMetrics,
+    dropped: Counter,
     /// True when the last write ended within a line.
     cut: bool,
     warnings: Throttle,
+    of: PhantomData<R>,
 }
 
-impl<W: Output> Log<W> {
+impl<W: Output, R: LogRecord> Log<W, R> {
+    fn new(out: W, dropped: Counter) -> Self {
+        Self { out, dropped, cut: false, warnings: Throttle::new(LOG_EVERY), of: PhantomData }
+    }
+
     /// Changes to another file if the log's name stands for one.
     fn follow(&mut self) {
         let followed = self.out.follow();
@@ -270,7 +200,7 @@ impl<W: Output> Log<W> {
     }
 
     fn note(&mut self, followed: Followed) {
-        self.metrics.dropped.inc_by(followed.lost);
+        self.dropped.inc_by(followed.lost);
         // A new file has no line that was cut.
         self.cut &= !followed.reopened;
     }
@@ -301,9 +231,10 @@ impl<W: Output> Log<W> {
             let ends = rest.iter().filter(|byte| **byte == b'\n').count();
             // The end of a line that was cut earlier is not one more.
             let counted_before = usize::from(rest.len() == lines.len() && lines[0] == b'\n');
-            self.metrics.dropped.inc_by((ends - counted_before) as u64);
+            self.dropped.inc_by((ends - counted_before) as u64);
             if self.warnings.ready() {
-                tracing::warn!(%error, "cannot write the access log; what is lost is counted as access_log_dropped");
+                let (log, lost) = (R::LOG, R::LOST);
+                tracing::warn!(%error, "cannot write the {log}; what is lost is counted as {lost}");
             }
             break;
         }
@@ -314,58 +245,45 @@ impl<W: Output> Log<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
-    fn record(reason: CloseReason, error: Option<&str>) -> Record {
-        Record {
-            id: 7,
-            direction: Direction::Outbound,
-            client: ClientAddr::new("10.0.0.2:4000".parse().unwrap()),
-            orig_dst: Some(OrigDst::new("[2001:db8::1]:443".parse().unwrap())),
-            dial: Some(DialAddr::new("[2001:db8::1]:443".parse().unwrap())),
-            cluster: Some("outbound:passthrough:ipv6".into()),
-            bytes_sent: 5,
-            bytes_recv: 70_000,
-            ended: SystemTime::UNIX_EPOCH + Duration::from_micros(1_767_225_600_000_042),
-            duration: Duration::from_micros(1_234_567),
-            known: None,
-            reason,
-            error: error.map(Into::into),
+    /// A record that is a number.
+    #[derive(Debug)]
+    struct Number(u32);
+
+    impl LogRecord for Number {
+        const LOG: &'static str = "log of numbers";
+        const OPTION: &'static str = "--number-log";
+        const THREAD: &'static str = "number-log";
+        const LOST: &'static str = "number_log_dropped";
+
+        fn write(&self, out: &mut Vec<u8>) -> io::Result<()> {
+            writeln!(out, "{}", self.0)
         }
-    }
-
-    #[test]
-    fn a_record_is_one_line_with_stable_names() {
-        let mut out = Vec::new();
-        record(CloseReason::Ok, None).write(&mut out).unwrap();
-        record(CloseReason::ConnectRefused, Some("\"quoted\"\nand broken")).write(&mut out).unwrap();
-        insta::assert_snapshot!(String::from_utf8(out).unwrap());
     }
 
     #[test]
     fn what_was_handed_over_is_written_before_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let log = AccessLogger::start(&AccessLog::File(path.clone()), AccessLogMetrics::default()).unwrap();
-        for _ in 0..100 {
-            log.record(record(CloseReason::Ok, None));
+        let log = RecordLogger::start(&AccessLog::File(path.clone()), Counter::default()).unwrap();
+        for number in 0..100 {
+            log.record(Number(number));
         }
-        assert_eq!(log.metrics.dropped.get(), 0);
+        assert_eq!(log.dropped.get(), 0);
         log.finish(Duration::from_secs(10));
         let text = std::fs::read_to_string(path).unwrap();
-        assert_eq!(text.lines().count(), 100);
-        for line in text.lines() {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
-        }
+        let numbers: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(numbers, (0..100).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_writer_that_is_stuck_drops_records_and_delays_no_connection() {
         let (queue, _unread) = sync_channel(1);
-        let log = AccessLogger { queue: Some(queue), metrics: AccessLogMetrics::default() };
+        let log = RecordLogger { queue: Some(queue), dropped: Counter::default() };
         for dropped in [0, 1] {
-            log.record(record(CloseReason::Ok, None));
-            assert_eq!(log.metrics.dropped.get(), dropped);
+            log.record(Number(1));
+            assert_eq!(log.dropped.get(), dropped);
         }
     }
 
@@ -396,11 +314,10 @@ mod tests {
     #[test]
     fn what_a_full_disk_does_not_take_is_counted_and_later_lines_are_whole() {
         let disk = Disk { holds: Vec::new(), room: 7 };
-        let metrics = AccessLogMetrics::default();
-        let mut log = Log { out: disk, metrics, cut: false, warnings: Throttle::new(LOG_EVERY) };
-        let put = |log: &mut Log<Disk>, lines: &str| {
+        let mut log = Log::<_, Number>::new(disk, Counter::default());
+        let put = |log: &mut Log<Disk, Number>, lines: &str| {
             log.put(&mut lines.as_bytes().to_vec());
-            log.metrics.dropped.get()
+            log.dropped.get()
         };
         assert_eq!(put(&mut log, "one\ntwo2\nthree\n"), 2, "the second was cut");
         assert_eq!(put(&mut log, "four\nfive\n"), 4);
@@ -412,21 +329,21 @@ mod tests {
 
     #[test]
     fn a_record_that_cannot_be_written_is_counted() {
-        let metrics = AccessLogMetrics::default();
-        let log = AccessLogger::start(&AccessLog::File("/dev/full".into()), metrics.clone()).unwrap();
-        for _ in 0..3 {
-            log.record(record(CloseReason::Ok, None));
+        let dropped = Counter::default();
+        let log = RecordLogger::start(&AccessLog::File("/dev/full".into()), dropped.clone()).unwrap();
+        for number in 0..3 {
+            log.record(Number(number));
         }
         log.finish(Duration::from_secs(10));
-        assert_eq!(metrics.dropped.get(), 3);
+        assert_eq!(dropped.get(), 3);
     }
 
     #[test]
     fn a_log_that_cannot_be_opened_is_named() {
         let target = AccessLog::File("/proc/no/such/file".into());
-        let error = AccessLogger::start(&target, AccessLogMetrics::default()).unwrap_err().to_string();
+        let error = RecordLogger::<Number>::start(&target, Counter::default()).unwrap_err().to_string();
         assert!(
-            error.starts_with("cannot write the access log to /proc/no/such/file (--access-log)"),
+            error.starts_with("cannot write the log of numbers to /proc/no/such/file (--number-log)"),
             "{error}"
         );
     }

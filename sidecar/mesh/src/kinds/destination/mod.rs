@@ -13,9 +13,6 @@ const MESH: &str = "kuma.io/mesh";
 const NAMESPACE: &str = "k8s.kuma.io/namespace";
 const SERVICE_NAME: &str = "k8s.kuma.io/service-name";
 
-/// Labels of a service that its name says. Others stand in a MeshService, which culvert does not read yet.
-const LABELS: [&str; 4] = [DISPLAY_NAME, MESH, NAMESPACE, SERVICE_NAME];
-
 /// A policy about connections: what it says of those to destinations, and of those to inbounds.
 pub trait ConnectionPolicy: FromSpec {
     /// Values of the policy for a connection.
@@ -81,10 +78,66 @@ impl ToKind {
 pub struct CalledService<'a> {
     /// The mesh of the pod.
     pub mesh: &'a str,
-    /// Its `kuma.io/service`; of a Service of Kubernetes `NAME_NAMESPACE_svc_PORT`.
+    /// Its `kuma.io/service`; of a Service of Kubernetes `NAME_NAMESPACE_svc_PORT`. Of a known service its name.
     pub service: &'a str,
-    /// Returns true if an inbound behind the outbound has this name or port.
+    /// Returns true if an inbound behind the outbound, or the port of the known service, has this name or number.
     pub has_inbound: &'a dyn Fn(&str) -> bool,
+    /// The service of a document; `None` where tags name the service.
+    pub known: Option<KnownService<'a>>,
+}
+
+/// A service of a document, or of Dataplanes that stand for one.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownService<'a> {
+    /// Kind of the document.
+    pub kind: ToKind,
+    /// Name of the document.
+    pub name: &'a str,
+    /// Name that the document was written with.
+    pub display_name: &'a str,
+    /// Namespace of the document.
+    pub namespace: Option<&'a str>,
+    /// Labels of the document.
+    pub labels: &'a Labels,
+}
+
+impl<'a> KnownService<'a> {
+    /// Returns a label of the service, also one that its name and namespace say.
+    pub fn label(&self, key: &str) -> Option<&'a str> {
+        self.labels.get(key).or_else(|| match key {
+            DISPLAY_NAME => Some(self.display_name),
+            NAMESPACE => self.namespace,
+            SERVICE_NAME if self.namespace.is_some() => Some(self.display_name),
+            _ => None,
+        })
+    }
+
+    /// Returns the labels that its name and namespace say.
+    pub fn said_by_name(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let of_cluster = self.namespace.map(|_| self.display_name);
+        let all = [
+            (DISPLAY_NAME, Some(self.display_name)),
+            (NAMESPACE, self.namespace),
+            (SERVICE_NAME, of_cluster),
+        ];
+        all.into_iter().filter_map(|(label, value)| Some((label, value?)))
+    }
+
+    /// Returns true if the service has each of these labels.
+    pub fn has_labels(&self, wanted: &Labels) -> bool {
+        wanted.0.iter().all(|(key, value)| self.label(key) == Some(value.as_str()))
+    }
+
+    /// Returns true if the words name the service. `own` is the namespace of the document that has them. A service without a
+    /// namespace, and one that Kuma keeps in a namespace of its own, needs none.
+    fn is_named(&self, name: &str, namespace: Option<&str>, own: Option<&str>) -> bool {
+        let of_system = self.kind != ToKind::MeshService && namespace.is_none();
+        (self.name == name || self.display_name == name)
+            && match self.namespace {
+                None => namespace.is_none(),
+                Some(has) => of_system || namespace.or(own) == Some(has),
+            }
+    }
 }
 
 /// A Service of Kubernetes, whose names have no underscores.
@@ -108,6 +161,11 @@ impl<'a> ClusterService<'a> {
 impl ToRef {
     /// Returns true if the service is among the destinations. `namespace` is the policy's own.
     pub fn fits(&self, called: &CalledService<'_>, namespace: Option<&str>) -> bool {
+        if let Some(known) = &called.known {
+            let whole = self.names_service(known, namespace) || self.names_by_tag(called, known);
+            return self.kind == ToKind::Mesh
+                || whole && self.section_name.as_deref().is_none_or(|section| (called.has_inbound)(section));
+        }
         match self.kind {
             ToKind::Mesh => true,
             ToKind::MeshService => {
@@ -117,9 +175,27 @@ impl ToRef {
                         cluster.and_then(|of| of.port) == Some(section) || (called.has_inbound)(section)
                     })
             }
-            // An outbound of today is a service of the mesh.
+            // Tags name a service of the mesh.
             ToKind::MeshExternalService | ToKind::MeshMultiZoneService | ToKind::MeshHttpRoute => false,
         }
+    }
+
+    /// Returns true if the words name a known service, whatever port they say. `own` is the namespace of their document.
+    pub fn names_service(&self, known: &KnownService<'_>, own: Option<&str>) -> bool {
+        self.kind == known.kind
+            && match (&self.labels, &self.name) {
+                (Some(labels), _) => known.has_labels(labels),
+                (None, Some(name)) => known.is_named(name, self.namespace.as_deref(), own),
+                (None, None) => false,
+            }
+    }
+
+    /// Returns true if the name is the `kuma.io/service` of the Dataplanes that stand for a MeshService.
+    fn names_by_tag(&self, called: &CalledService<'_>, known: &KnownService<'_>) -> bool {
+        let named = self.namespace.is_none() && self.name.as_deref() == Some(called.service);
+        // That of a document is none.
+        let by_tag = known.kind == ToKind::MeshService && known.display_name != called.service;
+        named && by_tag && self.kind == known.kind
     }
 
     fn names(
@@ -187,17 +263,6 @@ impl ToRef {
         if labels.is_empty() == Some(true) {
             part.problem(at, "labels", "none", "at least one label, or the service's name");
         }
-        if kind == ToKind::MeshService {
-            check_labels(&labels, at);
-        }
-    }
-}
-
-/// Notes labels of a service that its name does not say.
-pub(super) fn check_labels(labels: &Part<'_>, at: &mut At<'_>) {
-    for (label, _) in labels.texts().filter(|(label, _)| !LABELS.contains(label)) {
-        let allowed = format!("{}, which the name of a service says", LABELS.join(", "));
-        labels.problem(at, label, "a label that only a MeshService has", allowed);
     }
 }
 
@@ -246,110 +311,4 @@ impl Read for Positive {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::read::Problems;
-
-    fn to(value: Value) -> ToRef {
-        ToRef::read(&value, &mut At::root(&mut Problems::default())).unwrap()
-    }
-
-    #[test]
-    fn a_destination_fits_by_name_namespace_labels_and_port() {
-        let universal = "backend";
-        let cluster = "backend_shop_svc_3001";
-        for (target, policy, service, fits) in [
-            (json!({"kind": "Mesh"}), None, universal, true),
-            (json!({"kind": "MeshService", "name": "backend"}), None, universal, true),
-            (json!({"kind": "MeshService", "name": "backend"}), Some("shop"), universal, true),
-            (json!({"kind": "MeshService", "name": "web"}), None, universal, false),
-            (json!({"kind": "MeshService", "name": "backend", "namespace": "shop"}), None, universal, false),
-            (json!({"kind": "MeshService", "name": "backend_shop_svc_3001"}), None, cluster, true),
-            (json!({"kind": "MeshService", "name": "backend"}), None, cluster, false),
-            (json!({"kind": "MeshService", "name": "backend"}), Some("shop"), cluster, true),
-            (json!({"kind": "MeshService", "name": "backend"}), Some("web"), cluster, false),
-            (
-                json!({"kind": "MeshService", "name": "backend", "namespace": "shop"}),
-                Some("web"),
-                cluster,
-                true,
-            ),
-            (json!({"kind": "MeshService", "name": "backend", "sectionName": "http"}), None, universal, true),
-            (
-                json!({"kind": "MeshService", "name": "backend", "sectionName": "grpc"}),
-                None,
-                universal,
-                false,
-            ),
-            (
-                json!({"kind": "MeshService", "name": "backend", "namespace": "shop", "sectionName": "3001"}),
-                None,
-                cluster,
-                true,
-            ),
-            (
-                json!({"kind": "MeshService", "name": "backend", "namespace": "shop", "sectionName": "3002"}),
-                None,
-                cluster,
-                false,
-            ),
-            (
-                json!({"kind": "MeshService", "labels": {"kuma.io/display-name": "backend"}}),
-                None,
-                universal,
-                true,
-            ),
-            (
-                json!({"kind": "MeshService", "labels": {"kuma.io/display-name": "backend"}}),
-                None,
-                cluster,
-                true,
-            ),
-            (
-                json!({"kind": "MeshService", "labels": {"k8s.kuma.io/service-name": "backend"}}),
-                None,
-                cluster,
-                true,
-            ),
-            (
-                json!({"kind": "MeshService", "labels": {"k8s.kuma.io/service-name": "backend"}}),
-                None,
-                universal,
-                false,
-            ),
-            (
-                json!({"kind": "MeshService", "labels": {"k8s.kuma.io/namespace": "shop", "kuma.io/mesh": "default"}}),
-                None,
-                cluster,
-                true,
-            ),
-            (
-                json!({"kind": "MeshService", "labels": {"k8s.kuma.io/namespace": "web"}}),
-                None,
-                cluster,
-                false,
-            ),
-            (json!({"kind": "MeshExternalService", "name": "backend"}), None, universal, false),
-            (json!({"kind": "MeshMultiZoneService", "name": "backend"}), None, universal, false),
-            (json!({"kind": "MeshHTTPRoute", "name": "backend"}), None, universal, false),
-        ] {
-            let has_inbound = |section: &str| section == "http";
-            let called = CalledService { mesh: "default", service, has_inbound: &has_inbound };
-            assert_eq!(
-                to(target.clone()).fits(&called, policy),
-                fits,
-                "{target} of {policy:?} for {service}"
-            );
-        }
-    }
-
-    #[test]
-    fn of_the_entries_of_even_policies_the_narrower_decides() {
-        let ranks = [
-            json!({"kind": "Mesh"}),
-            json!({"kind": "MeshService", "name": "a"}),
-            json!({"kind": "MeshService", "name": "a", "sectionName": "http"}),
-        ];
-        assert_eq!(ranks.map(|value| to(value).rank()), [0, 1, 2]);
-    }
-}
+mod tests;

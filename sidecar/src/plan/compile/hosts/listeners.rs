@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Addresses of all holders, listeners on those that this pod calls, and the names that lead there.
+
+use super::table::{Holder, Named, Table};
+use crate::net::addrs::Direction;
+use crate::plan::Plan;
+use crate::plan::compile::error::CompileError;
+use crate::plan::compile::ways::{Way, Ways};
+use crate::plan::names::addresses::{Assigned, Wanted};
+use crate::plan::names::error::AddressError;
+use crate::plan::names::{MeshName, MeshNames, NamePort, RefusedName, Standing};
+use culvert_mesh::document::Document;
+use culvert_mesh::kinds::dataplane::{Dataplane, IpFamilyMode};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Seconds for which clients keep an answer: as Kuma's.
+const TTL: u32 = 30;
+
+/// Adds listeners and names for a pod whose connections are redirected. Of others no address of a name would be caught.
+pub(super) fn add(
+    plan: &mut Plan,
+    ways: &mut Ways<'_>,
+    (table, (document, this)): (Table<'_>, (&Document, &Dataplane)),
+    standing: &Standing,
+    errors: &mut Vec<CompileError>,
+) {
+    let own_outbounds: HashSet<IpAddr> =
+        this.networking.outbound.iter().map(|outbound| outbound.listener().ip()).collect();
+    // All of them, those that this pod does not call too: else a pod's cut would change the addresses of the others.
+    let wanted: Wanted = table
+        .holders
+        .iter()
+        .filter(|holder| holder.needs_addresses())
+        .map(|holder| (Arc::clone(&holder.key), holder.fixed.clone()))
+        .collect();
+    let Assigned { addresses, ledger } = match standing.assign(&wanted, |ip| own_outbounds.contains(&ip)) {
+        Ok(assigned) => assigned,
+        Err(wrong) => {
+            errors.extend(wrong.into_iter().filter_map(|error| about_document(&table, &error)));
+            return;
+        }
+    };
+    let mut names = MeshNames { ledger, ..MeshNames::default() };
+    let outbound = plan.listeners.iter().filter(|listener| listener.direction == Direction::Outbound);
+    let mut there: ByAddress = outbound.map(|one| (one.address, Arc::clone(&one.name))).collect();
+    let named: HashSet<usize> = table.names.values().map(|named| named.holder).collect();
+    let mut served: Vec<Served> = Vec::with_capacity(table.holders.len());
+    for (place, holder) in table.holders.iter().enumerate() {
+        let of_documents = || holder.shared.as_slice().into();
+        let addresses = match addresses.get(&holder.key) {
+            // Nobody can find out an address that neither a name nor a document tells.
+            Some(_) if holder.fixed.is_empty() && !named.contains(&place) => Arc::default(),
+            own => own.map_or_else(of_documents, Arc::clone),
+        };
+        let ports = listen(plan, ways, (holder, &addresses[..]), (&mut names.ways, &mut there));
+        let addresses = redirected(addresses, this);
+        served.push(Served { addresses, ports });
+    }
+    let mut refused = table.refused;
+    // One text for all: a pod may leave thousands out.
+    let left_out: Arc<str> =
+        format!("Dataplane {} leaves it out: reachableServices or reachableBackends", document.name).into();
+    for (host, named) in table.names {
+        let (holder, served) = (&table.holders[named.holder], &served[named.holder]);
+        match why_not(holder, served, &left_out) {
+            Some(why) => refused.push(RefusedName { host: host.into(), why }),
+            None => names.names.push(name(host, &named, holder, served)),
+        }
+    }
+    refused.sort_by(|one, other| (&one.host, &one.why).cmp(&(&other.host, &other.why)));
+    names.refused = refused;
+    plan.names = Arc::new(names);
+}
+
+/// Names of listeners by the addresses of connections.
+type ByAddress = HashMap<SocketAddr, Arc<str>>;
+
+/// The addresses and open ports of a holder.
+struct Served {
+    addresses: Arc<[IpAddr]>,
+    ports: Vec<NamePort>,
+}
+
+impl Holder<'_> {
+    /// Returns true for a holder that has addresses of its own. A headless service has those of its pods alone.
+    fn needs_addresses(&self) -> bool {
+        self.shared.is_empty() || !self.fixed.is_empty()
+    }
+}
+
+/// Adds a listener for each port that the pod calls. It has the IPv4 address, and takes the connections to the others too.
+fn listen(
+    plan: &mut Plan,
+    ways: &mut Ways<'_>,
+    (holder, addresses): (&Holder<'_>, &[IpAddr]),
+    (all, there): (&mut ByAddress, &mut ByAddress),
+) -> Vec<NamePort> {
+    let Some(&main) = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()) else {
+        return Vec::new();
+    };
+    let reachable = holder.ports.iter().filter(|(_, held)| held.reachable);
+    let mut ports = Vec::with_capacity(holder.ports.len());
+    for (&port, held) in reachable {
+        let address = SocketAddr::new(main, port);
+        // An outbound of the pod's own Dataplane comes first, and of two headless services with one pod the first by name.
+        let new = || ways.add(plan, Way { to: &held.to, address, by: held.by });
+        let listener = Arc::clone(there.entry(address).or_insert_with(new));
+        // The registry knows a listener by its own address.
+        for other in addresses.iter().filter(|other| **other != main) {
+            all.entry(SocketAddr::new(*other, port)).or_insert_with(|| Arc::clone(&listener));
+        }
+        ports.push(NamePort { port, name: held.name.clone(), listener });
+    }
+    ports
+}
+
+/// Leaves out the addresses of a family that is not redirected: connections to them would lead nowhere.
+fn redirected(addresses: Arc<[IpAddr]>, this: &Dataplane) -> Arc<[IpAddr]> {
+    let mode = this.networking.transparent_proxying.as_ref().and_then(|redirect| redirect.ip_family_mode);
+    let takes = |address: &&IpAddr| match mode {
+        Some(IpFamilyMode::V4) => address.is_ipv4(),
+        Some(IpFamilyMode::V6) => address.is_ipv6(),
+        Some(IpFamilyMode::DualStack) | None => true,
+    };
+    if addresses.iter().all(|address| takes(&address)) {
+        return addresses;
+    }
+    addresses.iter().filter(takes).copied().collect()
+}
+
+/// Returns the reason why a name does not exist, if it does not.
+fn why_not(holder: &Holder<'_>, served: &Served, left_out: &Arc<str>) -> Option<Arc<str>> {
+    if !holder.ports.is_empty() && !holder.ports.values().any(|port| port.reachable) {
+        Some(Arc::clone(left_out))
+    } else if served.addresses.is_empty() {
+        Some(format!("{}: no address is free for it", holder.service).into())
+    } else if holder.ports.is_empty() && holder.shared.is_empty() {
+        Some(format!("{}: it has no port", holder.service).into())
+    } else {
+        None
+    }
+}
+
+fn name(host: String, named: &Named<'_>, holder: &Holder<'_>, served: &Served) -> MeshName {
+    MeshName {
+        host: host.into(),
+        addresses: Arc::clone(&served.addresses),
+        ttl: TTL,
+        ports: served.ports.clone(),
+        service: Arc::clone(&holder.service),
+        by: Arc::clone(&named.by),
+    }
+}
+
+/// Makes the error of the document whose address it is; the words name the other one.
+fn about_document(table: &Table<'_>, error: &AddressError) -> Option<CompileError> {
+    let (key, other) = match error {
+        AddressError::Twice { first, second, .. } => (second, table.holder(first)),
+        AddressError::Forbidden { key, .. } => (key, None),
+    };
+    let place = other.map_or(String::new(), |other| format!(" ({})", other.document.place));
+    let allowed = "an address that no other service has, outside of loopback, link-local and multicast";
+    let holder = table.holder(key)?;
+    Some(holder.document.error("status.vips", format!("{error}{place}"), allowed).into())
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Listeners of the pod's calls, and the clusters that they lead to: for outbounds of the pod's Dataplane, and for the addresses of
+//! services.
+
+use crate::net::addrs::{Direction, is_loopback};
+use crate::plan::compile::explain;
+use crate::plan::compile::limits::{Limits, Numbers};
+use crate::plan::compile::logs::Logs;
+use crate::plan::compile::routes::{Routed, Routes};
+use crate::plan::compile::services::{Destination, Services};
+use crate::plan::logs::LogTargets;
+use crate::plan::{ClusterPlan, Discovery, ListenerPlan, Origin, Plan, Serve, Share};
+use culvert_mesh::document::Document;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Calls to a destination at an address.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'w> {
+    /// Where the calls go without a route.
+    pub(super) to: &'w Destination,
+    /// The address that the pod calls. One on loopback is bound, as traffic to loopback is never redirected.
+    pub(super) address: SocketAddr,
+    /// The document that asks for the way, and its field.
+    pub(super) by: (&'w Document, &'w str),
+}
+
+/// What policies say of the calls to a destination.
+struct Calls {
+    routed: Routed,
+    numbers: Numbers,
+    log: LogTargets,
+}
+
+fn has_no_endpoint(upstream: &Discovery) -> bool {
+    match upstream {
+        Discovery::Endpoints(endpoints) => endpoints.is_empty(),
+        Discovery::External(endpoints) => endpoints.is_empty(),
+        Discovery::OriginalDst { .. } | Discovery::Application { .. } => false,
+    }
+}
+
+/// Returns the key of a cluster among those that were made. A TrafficRoute's algorithm is about calls by tags.
+fn made(to: &Destination, own: (&Destination, &Numbers)) -> (Destination, Option<Destination>) {
+    let led = own.1.has_algorithm_of_route() && own.0.tags().is_some();
+    (to.clone(), led.then(|| own.0.clone()))
+}
+
+/// Makes listeners and clusters for calls, with all policies about them.
+pub(super) struct Ways<'a> {
+    ours: &'a [&'a Document],
+    services: &'a Services<'a>,
+    routes: &'a Routes<'a>,
+    limits: &'a Limits<'a>,
+    logs: &'a Logs<'a>,
+    /// Places of the plan's clusters by their names.
+    clusters: HashMap<Arc<str>, usize>,
+    /// What was made already: a service may be called at several addresses. Beside it the destination whose TrafficRoute says
+    /// an algorithm for it.
+    made: HashMap<(Destination, Option<Destination>), Arc<str>>,
+    calls: HashMap<Destination, Rc<Calls>>,
+}
+
+impl<'a> Ways<'a> {
+    /// Makes ways into a plan. As long as they are used, other code adds no clusters to it.
+    pub(super) fn new(
+        plan: &Plan,
+        (ours, services): (&'a [&'a Document], &'a Services<'a>),
+        routes: &'a Routes<'a>,
+        (limits, logs): (&'a Limits<'a>, &'a Logs<'a>),
+    ) -> Self {
+        let clusters = plan.clusters.iter().enumerate();
+        let clusters = clusters.map(|(at, cluster)| (Arc::clone(&cluster.name), at)).collect();
+        let (made, calls) = (HashMap::new(), HashMap::new());
+        Self { ours, services, routes, limits, logs, clusters, made, calls }
+    }
+
+    /// Adds the listener of calls to a destination, with its clusters and all policies about them, and returns its name. No two
+    /// ways have one address.
+    pub(super) fn add(&mut self, plan: &mut Plan, way: Way<'_>) -> Arc<str> {
+        let calls = self.calls(way.to);
+        let mut split: Vec<Share> = Vec::new();
+        for (weight, to) in &calls.routed.shares {
+            let cluster = self.cluster(plan, to, (way.to, &calls.numbers));
+            match split.iter_mut().find(|share| share.cluster == cluster) {
+                Some(share) => share.weight = share.weight.saturating_add(*weight),
+                None => split.push(Share { cluster, weight: *weight }),
+            }
+        }
+        let cluster = split.first().map(|share| Arc::clone(&share.cluster));
+        if split.len() == 1 {
+            split.clear();
+        }
+        let name: Arc<str> = format!("outbound:{}", way.address).into();
+        let listener = ListenerPlan {
+            name: Arc::clone(&name),
+            direction: Direction::Outbound,
+            origin: Origin::Outbound,
+            address: way.address,
+            binds: is_loopback(way.address.ip()),
+            serve: Serve::Tcp,
+            cluster,
+            split,
+            idle_timeout: calls.numbers.idle_timeout,
+            service: Some(Arc::clone(&way.to.service)),
+            rate: None,
+        };
+        plan.listeners.push(Arc::new(listener));
+        plan.logs.outbounds.insert(way.address, calls.log.clone());
+        self.explain(plan, way, &calls);
+        name
+    }
+
+    /// Notes the services without an endpoint that the calls of a way go to.
+    pub(super) fn warn(&self, plan: &mut Plan, way: Way<'_>) {
+        let Some(calls) = self.calls.get(way.to) else { return };
+        for (_, to) in &calls.routed.shares {
+            let at =
+                self.made.get(&made(to, (way.to, &calls.numbers))).and_then(|name| self.clusters.get(name));
+            if at.is_some_and(|at| has_no_endpoint(&plan.clusters[*at].upstream)) {
+                let why = self.services.why_empty(to);
+                plan.warnings.push(format!("outbound {}: {why}", way.address));
+            }
+        }
+    }
+
+    /// Returns what policies say of the calls to a destination.
+    fn calls(&mut self, to: &Destination) -> Rc<Calls> {
+        if let Some(there) = self.calls.get(to) {
+            return Rc::clone(there);
+        }
+        let log = self.services.with_called(to, |called| self.logs.of_calls(Some(called)));
+        let calls = Rc::new(Calls { routed: self.routes.of(to), numbers: self.numbers(to), log });
+        self.calls.insert(to.clone(), Rc::clone(&calls));
+        calls
+    }
+
+    /// Returns the name of a destination's cluster, which is added where it is not there. `own` is the destination of the calls
+    /// without a route.
+    fn cluster(&mut self, plan: &mut Plan, to: &Destination, own: (&Destination, &Numbers)) -> Arc<str> {
+        let key = made(to, own);
+        if let Some(there) = self.made.get(&key) {
+            return Arc::clone(there);
+        }
+        let numbers = match key.1 {
+            Some(_) => self.numbers(to).led_to_by(own.1),
+            None => self.numbers(to),
+        };
+        let upstream = self.services.upstream(to);
+        let cluster = numbers.cluster(Arc::clone(&to.cluster), Origin::Outbound, upstream);
+        let name = self.named_cluster(plan, cluster);
+        self.made.insert(key, Arc::clone(&name));
+        name
+    }
+
+    /// Adds a cluster, and returns the name of an existing one if it is equal; another cluster gets a number behind its name.
+    pub(super) fn named_cluster(&mut self, plan: &mut Plan, mut cluster: ClusterPlan) -> Arc<str> {
+        let wanted = Arc::clone(&cluster.name);
+        let mut number = 1;
+        while let Some(there) = self.clusters.get(&cluster.name).map(|at| &plan.clusters[*at]) {
+            if **there == cluster {
+                return Arc::clone(&there.name);
+            }
+            number += 1;
+            cluster.name = format!("{wanted}#{number}").into();
+        }
+        let name = Arc::clone(&cluster.name);
+        self.clusters.insert(Arc::clone(&name), plan.clusters.len());
+        plan.clusters.push(Arc::new(cluster));
+        name
+    }
+
+    fn numbers(&self, to: &Destination) -> Numbers {
+        self.services.with_called(to, |called| self.limits.outbound(called))
+    }
+
+    /// Notes the documents behind the plan's last listener and its clusters.
+    fn explain(&self, plan: &mut Plan, way: Way<'_>, Calls { routed, numbers, log: _ }: &Calls) {
+        if !plan.decisions.are_kept() {
+            return;
+        }
+        self.services.with_called(way.to, |called| self.logs.explain_calls(plan, self.ours, called));
+        explain::explain_outbound(plan, (way.to, way.by), routed, &self.routes.lost(way.to));
+        self.services.with_called(way.to, |called| self.limits.explain_outbound(plan, called));
+        for (_, to) in &routed.shares {
+            let Some(cluster) = self.made.get(&made(to, (way.to, numbers))) else { continue };
+            self.services.with_called(to, |called| self.limits.explain_cluster(plan, called, cluster));
+        }
+    }
+}
