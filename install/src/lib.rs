@@ -18,6 +18,8 @@
 //! | 7 | `agent` | the tasks of the node agent |
 //! | 6 | `host` | the node's files: paths, runtimes, layout, binary, entry, uninstall |
 //! | 5 | `conflist` | text edits of a list, pure |
+//! | 5 | `inject` | decision about a pod's sidecar, and its operations, pure |
+//! | 5 | `manifest` | text edits of manifests, pure |
 //! | 5 | `cri` | client of the container runtime |
 //! | 5 | `kube` | client of Kubernetes' API |
 //! | 4 | `system` | bounded reads of files, and times as text |
@@ -28,7 +30,9 @@ pub(crate) mod command;
 pub(crate) mod conflist;
 pub(crate) mod cri;
 pub(crate) mod host;
+pub(crate) mod inject;
 pub mod kube;
+pub(crate) mod manifest;
 pub(crate) mod probe;
 pub(crate) mod system;
 
@@ -41,7 +45,10 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 use crate::command::answer::Answer;
-use crate::command::{agent as agent_command, await_uninstall, doctor, explain, redirect, status, uninstall};
+use crate::command::{
+    agent as agent_command, await_uninstall, doctor, explain, inject as inject_command, redirect, status,
+    uninstall,
+};
 
 /// Where a run writes.
 pub struct Streams<'a> {
@@ -64,6 +71,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Ex
             doctor::run(&args, colour).unwrap_or_else(|refusal| Answer::refused(&refusal, Exit::Usage))
         }
         Ok(Cli { command: Command::Explain(args) }) => explain::run(&args),
+        Ok(Cli { command: Command::Inject(args) }) => inject_command::run(&args),
         Ok(Cli { command: Command::Redirect(args) }) => redirect::run(&args),
         Ok(Cli { command: Command::Status(args) }) => status::run(&args),
         // clap hands over `--help` and `--version` as errors that belong on stdout.

@@ -6,6 +6,7 @@ pub(crate) mod annotations;
 pub(crate) mod await_uninstall;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod inject;
 pub(crate) mod redirect;
 pub(crate) mod shared;
 pub(crate) mod status;
@@ -16,6 +17,7 @@ use self::agent::{AgentArgs, UninstallArgs};
 use self::await_uninstall::AwaitUninstallArgs;
 use self::doctor::DoctorArgs;
 use self::explain::ExplainArgs;
+use self::inject::InjectArgs;
 use self::redirect::RedirectArgs;
 use self::status::StatusArgs;
 
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Explain where each kind of connection of a pod lands, and which setting decides it
     Explain(ExplainArgs),
+    /// Put the sidecar into the pods of a manifest, or tell why a pod gets one or not
+    Inject(InjectArgs),
     /// Show, apply, verify or remove redirect rules without a runtime: for hosts without Kubernetes, for init
     /// containers, and as a dry run
     Redirect(RedirectArgs),
@@ -63,7 +67,9 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_long_help());
-        for name in ["agent", "uninstall", "await-uninstall", "doctor", "status", "explain", "redirect"] {
+        for name in
+            ["agent", "uninstall", "await-uninstall", "doctor", "status", "explain", "inject", "redirect"]
+        {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
         }

@@ -6,6 +6,7 @@ pub(crate) mod answer;
 pub(crate) mod await_uninstall;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod inject;
 pub(crate) mod logging;
 pub(crate) mod redirect;
 pub(crate) mod settings;

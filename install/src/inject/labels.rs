@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The labels that ask for a sidecar. The pod's count before its namespace's, and culvert's before Kuma's.
+
+use std::fmt;
+
+use super::pod::Pod;
+use super::{Names, Namespace, Refusal};
+
+/// A label, and its values for yes and no.
+struct Label {
+    name: &'static str,
+    yes: &'static [&'static str],
+    no: &'static [&'static str],
+}
+
+/// Kuma's own accepts `true` and `false` too.
+const LABELS: [Label; 2] = [
+    Label { name: "culvert.dev/inject", yes: &["enabled"], no: &["disabled"] },
+    Label { name: "kuma.io/sidecar-injection", yes: &["enabled", "true"], no: &["disabled", "false"] },
+];
+
+/// The label that decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub enabled: bool,
+    /// `pod` or `namespace`.
+    whose: &'static str,
+    name: &'static str,
+    value: String,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { whose, name, value, .. } = self;
+        write!(f, "label {name}: {value} of the {whose}")
+    }
+}
+
+/// Finds the label that decides. All labels of the pod must have a value that means something; those of the namespace
+/// where the pod has none.
+pub(super) fn asked(pod: &Pod<'_>, namespace: &Namespace) -> Result<Option<Asked>, Refusal> {
+    let name = LABELS[0].name;
+    if pod.annotations.contains_key(name) {
+        return Err(Refusal::of(format!("annotation {name}: it is a label, on the pod or its namespace")));
+    }
+    if let Some(asked) = of("pod", &pod.labels)? {
+        return Ok(Some(asked));
+    }
+    of("namespace", &namespace.labels)
+}
+
+fn of(whose: &'static str, labels: &Names) -> Result<Option<Asked>, Refusal> {
+    let mut refusal = Refusal::default();
+    let mut first = None;
+    for Label { name, yes, no } in &LABELS {
+        let Some(value) = labels.get(*name) else { continue };
+        let enabled = yes.contains(&value.as_str());
+        if !enabled && !no.contains(&value.as_str()) {
+            let allowed: Vec<_> = yes.iter().chain(*no).copied().collect();
+            refusal.0.push(format!(
+                "label {name} of the {whose} must be {}: it is {value:?}",
+                allowed.join(" or ")
+            ));
+        }
+        first = first.or(Some(Asked { enabled, whose, name, value: value.clone() }));
+    }
+    refusal.check()?;
+    Ok(first)
+}
