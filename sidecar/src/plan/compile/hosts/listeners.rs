@@ -28,12 +28,14 @@ pub(super) fn add(
 ) {
     let own_outbounds: HashSet<IpAddr> =
         this.networking.outbound.iter().map(|outbound| outbound.listener().ip()).collect();
+    let named: HashSet<usize> = table.names.values().map(|named| named.holder).collect();
     // All of them, those that this pod does not call too: else a pod's cut would change the addresses of the others.
     let wanted: Wanted = table
         .holders
         .iter()
-        .filter(|holder| holder.needs_addresses())
-        .map(|holder| (Arc::clone(&holder.key), holder.fixed.clone()))
+        .enumerate()
+        .filter(|(place, holder)| holder.needs_addresses(named.contains(place)))
+        .map(|(_, holder)| (Arc::clone(&holder.key), holder.fixed.clone()))
         .collect();
     let Assigned { addresses, ledger } = match standing.assign(&wanted, |ip| own_outbounds.contains(&ip)) {
         Ok(assigned) => assigned,
@@ -45,15 +47,10 @@ pub(super) fn add(
     let mut names = MeshNames { ledger, ..MeshNames::default() };
     let outbound = plan.listeners.iter().filter(|listener| listener.direction == Direction::Outbound);
     let mut there: ByAddress = outbound.map(|one| (one.address, Arc::clone(&one.name))).collect();
-    let named: HashSet<usize> = table.names.values().map(|named| named.holder).collect();
     let mut served: Vec<Served> = Vec::with_capacity(table.holders.len());
-    for (place, holder) in table.holders.iter().enumerate() {
+    for holder in &table.holders {
         let of_documents = || holder.shared.as_slice().into();
-        let addresses = match addresses.get(&holder.key) {
-            // Nobody can find out an address that neither a name nor a document tells.
-            Some(_) if holder.fixed.is_empty() && !named.contains(&place) => Arc::default(),
-            own => own.map_or_else(of_documents, Arc::clone),
-        };
+        let addresses = addresses.get(&holder.key).map_or_else(of_documents, Arc::clone);
         let ports = listen(plan, ways, (holder, &addresses[..]), (&mut names.ways, &mut there));
         let addresses = redirected(addresses, this);
         served.push(Served { addresses, ports });
@@ -84,9 +81,10 @@ struct Served {
 }
 
 impl Holder<'_> {
-    /// Returns true for a holder that has addresses of its own. A headless service has those of its pods alone.
-    fn needs_addresses(&self) -> bool {
-        self.shared.is_empty() || !self.fixed.is_empty()
+    /// Returns true for a holder that has addresses of its own. A headless service has those of its pods alone, and an address
+    /// that neither a name nor a document tells could not be found out.
+    fn needs_addresses(&self, is_named: bool) -> bool {
+        !self.fixed.is_empty() || is_named && self.shared.is_empty()
     }
 }
 
@@ -100,9 +98,9 @@ fn listen(
     let Some(&main) = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()) else {
         return Vec::new();
     };
-    let reachable = holder.ports.iter().filter(|(_, held)| held.reachable);
-    let mut ports = Vec::with_capacity(holder.ports.len());
-    for (&port, held) in reachable {
+    let reachable = holder.ports.all().iter().filter(|(_, held)| held.reachable);
+    let mut ports = Vec::with_capacity(holder.ports.all().len());
+    for &(port, ref held) in reachable {
         let address = SocketAddr::new(main, port);
         // An outbound of the pod's own Dataplane comes first, and of two headless services with one pod the first by name.
         let new = || ways.add(plan, Way { to: &held.to, address, by: held.by });
@@ -132,11 +130,12 @@ fn redirected(addresses: Arc<[IpAddr]>, this: &Dataplane) -> Arc<[IpAddr]> {
 
 /// Returns the reason why a name does not exist, if it does not.
 fn why_not(holder: &Holder<'_>, served: &Served, left_out: &Arc<str>) -> Option<Arc<str>> {
-    if !holder.ports.is_empty() && !holder.ports.values().any(|port| port.reachable) {
+    let ports = holder.ports.all();
+    if !ports.is_empty() && !ports.iter().any(|(_, port)| port.reachable) {
         Some(Arc::clone(left_out))
     } else if served.addresses.is_empty() {
         Some(format!("{}: no address is free for it", holder.service).into())
-    } else if holder.ports.is_empty() && holder.shared.is_empty() {
+    } else if ports.is_empty() && holder.shared.is_empty() {
         Some(format!("{}: it has no port", holder.service).into())
     } else {
         None

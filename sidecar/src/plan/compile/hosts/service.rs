@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `<service>.mesh`, the addresses of all services, and the hosts of ExternalServices.
 
-use super::table::{HeldPort, Holder, Named, Source, Table, has_tag};
+use super::table::{HeldPort, HeldPorts, Holder, Named, Source, Table, has_tag};
 use crate::net::addrs::is_loopback;
 use crate::plan::compile::services::{Service, ServiceKind, Services};
 use crate::plan::names::RefusedName;
@@ -11,7 +11,7 @@ use culvert_mesh::kinds::Spec;
 use culvert_mesh::kinds::services::ExternalService;
 use culvert_mesh::model::address::Host;
 use culvert_mesh::model::host_name::host_name;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -75,16 +75,16 @@ fn key(service: &Service<'_>) -> String {
     }
 }
 
-fn ports<'a>(service: &Service<'a>) -> BTreeMap<u16, HeldPort<'a>> {
+fn ports<'a>(service: &Service<'a>) -> HeldPorts<'a> {
     let by = (service.by, field(service.kind));
-    let whole = service
-        .whole
-        .iter()
-        .map(|whole| (PORT, HeldPort { name: None, to: whole.clone(), by, reachable: service.reachable }));
-    let mut ports: BTreeMap<u16, HeldPort<'a>> = whole.collect();
+    let mut ports = HeldPorts::default();
+    if let Some(whole) = &service.whole {
+        let held = || HeldPort { name: None, to: whole.clone(), by, reachable: service.reachable };
+        ports.add(PORT, held);
+    }
     for port in &service.ports {
         // As in Kuma port 80 is the whole service.
-        ports.entry(port.port).or_insert_with(|| HeldPort {
+        ports.add(port.port, || HeldPort {
             name: port.name.clone(),
             to: port.destination.clone(),
             by,
@@ -147,12 +147,13 @@ pub(super) fn add_hosts<'a>(table: &mut Table<'a>, services: &Services<'a>, ours
         }
         let Some(service) = by_name.get(external.service()) else { continue };
         let Some(port) = service.ports.iter().find(|port| port.port == address.port) else { continue };
-        let held = HeldPort {
+        let mut ports = HeldPorts::default();
+        ports.add(port.port, || HeldPort {
             name: port.name.clone(),
             to: port.destination.clone(),
             by: (document, field(service.kind)),
             reachable: port.reachable,
-        };
+        });
         let place = table.hold(Holder {
             key: format!("host {}", address.host).into(),
             service: service.place().into(),
@@ -162,7 +163,7 @@ pub(super) fn add_hosts<'a>(table: &mut Table<'a>, services: &Services<'a>, ours
                 Host::Ip(ip) => vec![ip],
                 Host::Name(_) => Vec::new(),
             },
-            ports: [(port.port, held)].into(),
+            ports,
         });
         let name = address.host.name().filter(|_| !networking.disable_host_dns_entry).and_then(host_name);
         if let Some(host) = name {

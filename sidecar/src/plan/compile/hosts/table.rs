@@ -30,7 +30,26 @@ pub(super) struct Holder<'a> {
     /// Addresses that are workloads' own: a headless service has those of its pods.
     pub(super) shared: Vec<IpAddr>,
     /// Ports, and what they lead to.
-    pub(super) ports: BTreeMap<u16, HeldPort<'a>>,
+    pub(super) ports: HeldPorts<'a>,
+}
+
+/// Ports in their order, each once. Most services have one or two, for which a node of a map takes a KiB.
+#[derive(Clone, Default)]
+pub(super) struct HeldPorts<'a>(Vec<(u16, HeldPort<'a>)>);
+
+impl<'a> HeldPorts<'a> {
+    /// Adds a port, unless it is there.
+    pub(super) fn add(&mut self, port: u16, held: impl FnOnce() -> HeldPort<'a>) {
+        if let Err(place) = self.0.binary_search_by_key(&port, |(port, _)| *port) {
+            self.0.reserve_exact(1);
+            self.0.insert(place, (port, held()));
+        }
+    }
+
+    /// Returns all ports.
+    pub(super) fn all(&self) -> &[(u16, HeldPort<'a>)] {
+        &self.0
+    }
 }
 
 /// What a port leads to.
@@ -140,9 +159,9 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn fill(&mut self, place: usize, ports: BTreeMap<u16, HeldPort<'a>>) {
-        for (port, held) in ports {
-            self.holders[place].ports.entry(port).or_insert(held);
+    fn fill(&mut self, place: usize, ports: HeldPorts<'a>) {
+        for (port, held) in ports.0 {
+            self.holders[place].ports.add(port, || held);
         }
     }
 

@@ -6,7 +6,7 @@
 //! tags by one the first holds.
 
 use super::generator::LEGAL;
-use super::table::{HeldPort, Holder, Named, Source, Table, has_tag};
+use super::table::{HeldPort, HeldPorts, Holder, Named, Source, Table, has_tag};
 use super::template::{Ask, Fault, Missing, Template};
 use crate::plan::compile::services::{ServiceKind, Services};
 use crate::plan::names::RefusedName;
@@ -73,22 +73,20 @@ pub(super) fn add<'a>(table: &mut Table<'a>, services: &Services<'a>, ours: &[&'
             lost.entry(other.outbound).or_insert_with(|| (0, held())).0 += 1;
         }
         let service = first.tags.service().unwrap_or_default();
+        let mut ports = HeldPorts::default();
+        ports.add(port, || HeldPort {
+            name: None,
+            reachable: reachable.get(service).copied().unwrap_or(true),
+            by: (by, "conf"),
+            to: services.of_tags(first.tags.clone()),
+        });
         let holder = table.hold(Holder {
             key: format!("host {host}").into(),
             service: format!("kuma.io/service {service}").into(),
             document: by,
             fixed: Vec::new(),
             shared: Vec::new(),
-            ports: [(
-                port,
-                HeldPort {
-                    name: None,
-                    reachable: reachable.get(service).copied().unwrap_or(true),
-                    by: (by, "conf"),
-                    to: services.of_tags(first.tags),
-                },
-            )]
-            .into(),
+            ports,
         });
         let named = format!("VirtualOutbound {}", by.name).into();
         table.claim(

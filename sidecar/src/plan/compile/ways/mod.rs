@@ -43,10 +43,13 @@ fn has_no_endpoint(upstream: &Discovery) -> bool {
 }
 
 /// Returns the key of a cluster among those that were made. A TrafficRoute's algorithm is about calls by tags.
-fn made(to: &Destination, own: (&Destination, &Numbers)) -> (Destination, Option<Destination>) {
+fn made(to: &Destination, own: (&Destination, &Numbers)) -> Made {
     let led = own.1.has_algorithm_of_route() && own.0.tags().is_some();
-    (to.clone(), led.then(|| own.0.clone()))
+    (to.clone(), led.then(|| own.0.clone().into()))
 }
+
+/// A destination, and beside it the one whose TrafficRoute says an algorithm for it. That is rare, and there may be thousands.
+type Made = (Destination, Option<Box<Destination>>);
 
 /// Makes listeners and clusters for calls, with all policies about them.
 pub(super) struct Ways<'a> {
@@ -57,9 +60,8 @@ pub(super) struct Ways<'a> {
     logs: &'a Logs<'a>,
     /// Places of the plan's clusters by their names.
     clusters: HashMap<Arc<str>, usize>,
-    /// What was made already: a service may be called at several addresses. Beside it the destination whose TrafficRoute says
-    /// an algorithm for it.
-    made: HashMap<(Destination, Option<Destination>), Arc<str>>,
+    /// What was made already: a service may be called at several addresses.
+    made: HashMap<Made, Arc<str>>,
     calls: HashMap<Destination, Rc<Calls>>,
 }
 
