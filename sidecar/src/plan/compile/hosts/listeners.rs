@@ -103,7 +103,7 @@ fn listen(
     for &(port, ref held) in reachable {
         let address = SocketAddr::new(main, port);
         // An outbound of the pod's own Dataplane comes first, and of two headless services with one pod the first by name.
-        let new = || ways.add(plan, Way { to: &held.to, address, by: held.by });
+        let new = || ways.add_only(plan, Way { to: &held.to, address, by: held.by });
         let listener = Arc::clone(there.entry(address).or_insert_with(new));
         // The registry knows a listener by its own address.
         for other in addresses.iter().filter(|other| **other != main) {

@@ -115,6 +115,17 @@ impl<'a> Ways<'a> {
         name
     }
 
+    /// Adds a way of which no other has the same destination: what policies say of its calls is not kept, as there may be tens of
+    /// thousands.
+    pub(super) fn add_only(&mut self, plan: &mut Plan, way: Way<'_>) -> Arc<str> {
+        let was_there = self.calls.contains_key(way.to);
+        let name = self.add(plan, way);
+        if !was_there {
+            self.calls.remove(way.to);
+        }
+        name
+    }
+
     /// Notes the services without an endpoint that the calls of a way go to.
     pub(super) fn warn(&self, plan: &mut Plan, way: Way<'_>) {
         let Some(calls) = self.calls.get(way.to) else { return };
