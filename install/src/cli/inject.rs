@@ -20,7 +20,7 @@ or the file cannot be read, and --file prints nothing; 64 the command line is wr
 #[derive(Debug, Args)]
 #[command(after_help = INJECT_EXAMPLES, group = ArgGroup::new("what").required(true).args(["file", "why"]))]
 pub(crate) struct InjectArgs {
-    /// Manifest to print with sidecars; - is stdin. Comments and order of all other lines stay
+    /// Manifest to print with sidecars; - is stdin. Comments and order stay, but for what stderr names
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "image")]
     pub file: Option<PathBuf>,
     /// Manifest whose pods are decided about, and nothing else; - is stdin
@@ -38,6 +38,12 @@ pub(crate) struct InjectArgs {
     /// Annotation of the pods' namespace, as openshift.io/sa.scc.uid-range=1000980000/10000; repeat for several
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub namespace_annotation: Vec<(String, String)>,
+    /// Conflist of the pods' nodes, whose culvert-cni entry holds the defaults (`redirect`) and the `locked` keys
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub conflist: Option<PathBuf>,
+    /// Namespace whose pods get no sidecar; repeat for several. The cluster's own (kube-system) never get one
+    #[arg(long, value_name = "NAME")]
+    pub exclude_namespace: Vec<String>,
 }
 
 /// Shape of the sidecar.

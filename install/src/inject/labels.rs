@@ -39,14 +39,22 @@ impl fmt::Display for Asked {
 /// Finds the label that decides. All labels of the pod must have a value that means something; those of the namespace
 /// where the pod has none.
 pub(super) fn asked(pod: &Pod<'_>, namespace: &Namespace) -> Result<Option<Asked>, Refusal> {
-    let name = LABELS[0].name;
-    if pod.annotations.contains_key(name) {
-        return Err(Refusal::of(format!("annotation {name}: it is a label, on the pod or its namespace")));
-    }
+    no_annotation("pod", &pod.annotations)?;
     if let Some(asked) = of("pod", &pod.labels)? {
         return Ok(Some(asked));
     }
+    no_annotation("namespace", &namespace.annotations)?;
     of("namespace", &namespace.labels)
+}
+
+/// Refuses a label that is written as an annotation: it would count for nothing.
+fn no_annotation(whose: &'static str, annotations: &Names) -> Result<(), Refusal> {
+    let found = LABELS.iter().find(|label| annotations.contains_key(label.name));
+    found.map_or(Ok(()), |Label { name, .. }| {
+        Err(Refusal::of(format!(
+            "annotation {name} of the {whose}: it is a label, on the pod or its namespace"
+        )))
+    })
 }
 
 fn of(whose: &'static str, labels: &Names) -> Result<Option<Asked>, Refusal> {

@@ -9,6 +9,7 @@
 //! A second call for the same pod has no operations, unless another program changed the pod in between: then the sidecar
 //! goes back to its place, and probes of new containers are rewritten. Nothing that changes over time goes into the pod.
 
+mod again;
 mod labels;
 mod options;
 mod patch;
@@ -24,6 +25,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use culvert_cni::pod::Settings as NodeSettings;
 use serde_json::Value;
 
 pub(crate) use self::patch::{Operation, apply};
@@ -52,6 +54,10 @@ pub(crate) struct Settings {
     pub image: String,
     /// Shape of the sidecar where no annotation chooses one.
     pub shape: Shape,
+    /// Namespaces whose pods get no sidecar, besides the cluster's own.
+    pub excluded: Vec<String>,
+    /// Defaults of the nodes, and what is locked there.
+    pub node: NodeSettings,
 }
 
 /// Shape of a sidecar's container.
@@ -94,6 +100,8 @@ pub(crate) enum Skipped {
     Disabled(labels::Asked),
     #[error("namespace {0}: the cluster's own pods get no sidecar")]
     System(String),
+    #[error("namespace {0} is excluded")]
+    Excluded(String),
     #[error("the kubelet made it from a file of its node, and its copy in the cluster changes nothing")]
     Mirror,
     #[error("hostNetwork: its connections are the node's, which are never redirected")]
@@ -141,7 +149,7 @@ pub(crate) fn decide(pod: &Value, namespace: &Namespace, settings: &Settings) ->
 
 fn decided(pod: &Value, namespace: &Namespace, settings: &Settings) -> Result<Decision, Refusal> {
     let pod = pod::Pod::read(pod)?;
-    if let Some(skipped) = pod.is_the_clusters(namespace) {
+    if let Some(skipped) = pod.is_left_out(namespace, &settings.excluded) {
         return Ok(Decision::Skipped(skipped));
     }
     let asked = match labels::asked(&pod, namespace)? {
@@ -154,7 +162,9 @@ fn decided(pod: &Value, namespace: &Namespace, settings: &Settings) -> Result<De
     }
     match pod.sidecar() {
         None => write::first(&pod, namespace, settings, &asked),
-        Some(place) if pod.annotations.contains_key(DECISION) => write::again(&pod, place, namespace),
+        Some(place) if pod.annotations.contains_key(DECISION) => {
+            again::again(&pod, place, namespace, &settings.node)
+        }
         Some(_) => return Ok(Decision::Skipped(Skipped::Present)),
     }
     .map(Decision::Injected)

@@ -11,6 +11,8 @@ const DOCUMENTS: &str = "mesh-documents";
 const DATAPLANE: &str = "dataplane";
 const IDENTITY: &str = "identity-volume";
 const TRUST_DOMAIN: &str = "trust-domain";
+/// Longest trust domain that the sidecar takes, in bytes.
+const LONGEST_TRUST_DOMAIN: usize = 255;
 /// Resources, by the annotation and the place in `resources`.
 pub(super) const RESOURCES: [(&str, &str, &str); 4] = [
     ("cpu-request", "requests", "cpu"),
@@ -67,19 +69,40 @@ impl<'a> Options<'a> {
     /// identity, so both ask for them.
     pub(super) fn documents(&self) -> Result<bool, Refusal> {
         match self.text(DOCUMENTS) {
-            None => Ok(self.dataplane().is_some() || self.text(IDENTITY).is_some()),
+            None => Ok(self.text(DATAPLANE).is_some() || self.text(IDENTITY).is_some()),
             Some("enabled") => Ok(true),
-            Some("disabled") => Ok(false),
+            Some("disabled") => {
+                match [DATAPLANE, IDENTITY].into_iter().find(|name| self.text(name).is_some()) {
+                    None => Ok(false),
+                    Some(name) => Err(Refusal::of(format!(
+                        "annotation {PREFIX}{DOCUMENTS} is disabled, and {PREFIX}{name} needs documents: an empty value takes a \
+                     namespace's default away"
+                    ))),
+                }
+            }
             Some(other) => Err(Self::wrong(DOCUMENTS, "enabled or disabled", other)),
         }
     }
 
-    pub(super) fn dataplane(&self) -> Option<&'a str> {
-        self.text(DATAPLANE)
+    /// The name of a Dataplane. A container's arguments are no place for a dollar: Kubernetes expands it.
+    pub(super) fn dataplane(&self) -> Result<Option<&'a str>, Refusal> {
+        match self.text(DATAPLANE) {
+            Some(name) if name.contains('$') => Err(Self::wrong(DATAPLANE, "a name without $", name)),
+            name => Ok(name),
+        }
     }
 
-    pub(super) fn trust_domain(&self) -> Option<&'a str> {
-        self.text(TRUST_DOMAIN)
+    /// The trust domain, by the sidecar's own rule.
+    pub(super) fn trust_domain(&self) -> Result<Option<&'a str>, Refusal> {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+        match self.text(TRUST_DOMAIN) {
+            Some(name) if name.len() > LONGEST_TRUST_DOMAIN || !name.bytes().all(fits) => Err(Self::wrong(
+                TRUST_DOMAIN,
+                "lower-case letters, digits, dots, dashes and underscores",
+                name,
+            )),
+            name => Ok(name),
+        }
     }
 
     /// The volume of the pod with its identity.

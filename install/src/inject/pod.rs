@@ -93,11 +93,14 @@ impl<'a> Pod<'a> {
         of(place.container.get("securityContext")).or_else(|| of(self.spec.get("securityContext")))
     }
 
-    /// The reason why this is no pod of a user's.
-    pub(super) fn is_the_clusters(&self, namespace: &Namespace) -> Option<Skipped> {
+    /// The reason why this is no pod of a user's, or none that may have a sidecar.
+    pub(super) fn is_left_out(&self, namespace: &Namespace, excluded: &[String]) -> Option<Skipped> {
         let name = self.namespace.or(namespace.name.as_deref()).unwrap_or_default();
         if SYSTEM.contains(&name) {
             return Some(Skipped::System(name.to_owned()));
+        }
+        if excluded.iter().any(|excluded| excluded == name) {
+            return Some(Skipped::Excluded(name.to_owned()));
         }
         self.annotations.contains_key(MIRROR).then_some(Skipped::Mirror)
     }

@@ -5,10 +5,10 @@
 use culvert_cni::redirect::policy::Policy;
 use serde_json::{Map, Value, json};
 
-use super::Refusal;
 use super::patch::Operation;
-use super::pod::{Place, Pod};
+use super::pod::{LISTS, Place, Pod};
 use super::sidecar::APP_PROBES;
+use super::{Refusal, Shape};
 
 /// Prefix of the paths that the sidecar passes on.
 const PREFIX: &str = "/app-health/";
@@ -20,6 +20,8 @@ const LONGEST: u64 = 300;
 const LONGEST_PATH: usize = 2048;
 /// Most headers of a probe that the sidecar takes.
 const MOST_HEADERS: usize = 32;
+/// Longest name of a service that the sidecar takes, in bytes.
+const LONGEST_SERVICE: usize = 253;
 /// Probes, and the end of their path.
 const PROBES: [(&str, &str); 3] =
     [("readinessProbe", "readyz"), ("livenessProbe", "livez"), ("startupProbe", "startupz")];
@@ -38,33 +40,49 @@ pub(super) struct Rewritten {
 impl Rewritten {
     /// The option of the sidecar with these and the ones that `args` has. `None` if there are none.
     pub(super) fn option(&self, args: &[String]) -> Result<Option<String>, Refusal> {
-        let had = args.iter().find_map(|arg| arg.strip_prefix(APP_PROBES));
-        let mut all: Map<String, Value> =
-            had.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+        let mut all = written(args);
         all.extend(self.originals.clone());
         if all.len() > MOST {
             return Err(Refusal::of(format!("{} probes and hooks; the sidecar takes {MOST}", all.len())));
         }
-        Ok((!all.is_empty()).then(|| format!("{APP_PROBES}{}", Value::Object(all))))
+        // Kubernetes makes one dollar of two, and a variable's value of $(NAME).
+        let json = |all| Value::Object(all).to_string().replace('$', "\\u0024");
+        Ok((!all.is_empty()).then(|| format!("{APP_PROBES}{}", json(all))))
     }
 }
 
-/// Rewrites all probes and hooks that go over the network to the pod.
-pub(super) fn rewrite(pod: &Pod<'_>, policy: &Policy) -> Result<Rewritten, Refusal> {
+/// The probes that arguments of a sidecar have, by path.
+fn written(args: &[String]) -> Map<String, Value> {
+    let json = args.iter().find_map(|arg| arg.strip_prefix(APP_PROBES));
+    json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
+/// Rewrites all probes and hooks that go over the network to the pod, but for those that `args` of its sidecar have.
+pub(super) fn rewrite(
+    pod: &Pod<'_>,
+    policy: &Policy,
+    shape: Shape,
+    args: &[String],
+) -> Result<Rewritten, Refusal> {
     let mut rewritten = Rewritten::default();
     // Then the kubelet reaches the application itself.
     if !policy.inbound.redirect.is_enabled() {
         return Ok(rewritten);
     }
     let status = policy.inbound.status_port.get();
+    let written = written(args);
     let mut refusal = Refusal::default();
     for place in pod.applications() {
         let hooks = place.container.get("lifecycle").unwrap_or(&Value::Null);
         let probes = PROBES.iter().map(|(field, end)| (*field, *end, &place.container[*field], None));
         let hooks = HOOKS.iter().map(|(field, end)| (*field, *end, &hooks[*field], Some(LONGEST)));
         for (field, end, handler, timeout) in probes.chain(hooks) {
-            let Some(original) = refusal.note(original(&place, field, handler, status)) else { continue };
             let path = format!("{PREFIX}{}/{end}", place.name());
+            if written.contains_key(&path) && handler["httpGet"]["path"] == *path {
+                continue;
+            }
+            let Some(original) = refusal.note(original(&place, field, handler, status)) else { continue };
+            refusal.note(is_answered(&place, field, shape));
             let folder = if timeout.is_some() { "/lifecycle" } else { "" };
             let mut new = handler.as_object().cloned().unwrap_or_default();
             WAYS.iter().for_each(|way| _ = new.remove(*way));
@@ -75,6 +93,19 @@ pub(super) fn rewrite(pod: &Pod<'_>, policy: &Policy) -> Result<Rewritten, Refus
     }
     refusal.check()?;
     Ok(rewritten)
+}
+
+/// Refuses what a container would wait for before a plain sidecar is there to answer: the pod would never start.
+fn is_answered(place: &Place<'_>, field: &str, shape: Shape) -> Result<(), Refusal> {
+    let early = ["startupProbe", "livenessProbe", "postStart"].contains(&field);
+    if shape == Shape::Native || place.list != LISTS[0] || !early {
+        return Ok(());
+    }
+    Err(Refusal::of(format!(
+        "init container {}: its {field} goes over the network, and a plain sidecar starts after all init containers. Use a \
+         native one (Kubernetes 1.29)",
+        place.name()
+    )))
 }
 
 /// Adds the time in which the application must answer: the kubelet's own, for hooks the longest, as they have none.
@@ -101,7 +132,7 @@ fn original(
         return Ok(None);
     }
     let port = port(place, field, asked.get("port").unwrap_or(&Value::Null))?;
-    // Rewritten by an earlier call.
+    // It asks the sidecar already, and no argument tells for what.
     if port == status && text("path").is_some_and(|path| path.starts_with(PREFIX)) {
         return Ok(None);
     }
@@ -116,7 +147,7 @@ fn original(
             copy("scheme");
             copy("httpHeaders");
             headers(asked.get("httpHeaders").unwrap_or(&Value::Null))
-                .and_then(|()| scheme(text("scheme")))
+                .and_then(|()| scheme(asked.get("scheme").unwrap_or(&Value::Null)))
                 .map_err(|words| wrong(place, field, &words))?;
             if let Some(path) = text("path") {
                 let path = encoded(path);
@@ -126,7 +157,11 @@ fn original(
                 asks.insert("path".to_owned(), path.into());
             }
         }
-        "grpc" => copy("service"),
+        "grpc" => {
+            copy("service");
+            service(asked.get("service").unwrap_or(&Value::Null))
+                .map_err(|words| wrong(place, field, &words))?;
+        }
         _ => {}
     }
     Ok(Some(Map::from_iter([(way.to_owned(), Value::Object(asks))])))
@@ -140,15 +175,39 @@ fn headers(headers: &Value) -> Result<(), String> {
         Value::Array(list) if list.len() > MOST_HEADERS => {
             Err(format!("{} headers; the sidecar takes {MOST_HEADERS}", list.len()))
         }
-        Value::Array(list) if list.iter().all(is_header) => Ok(()),
-        _ => Err("a header that has no name or no value".to_owned()),
+        Value::Array(list) if !list.iter().all(is_header) => {
+            Err("a header that has no name or no value".to_owned())
+        }
+        Value::Array(list) => match list.iter().find(|header| !is_line(header)) {
+            None => Ok(()),
+            Some(header) => Err(format!("{}, which is no header line", header["name"])),
+        },
+        _ => Err("headers that are no list".to_owned()),
     }
 }
 
-fn scheme(scheme: Option<&str>) -> Result<(), String> {
-    match scheme {
-        None | Some("HTTP" | "HTTPS") => Ok(()),
-        Some(other) => Err(format!("scheme {other:?}, which is neither HTTP nor HTTPS")),
+/// True for a header that HTTP can carry: a name of its letters, and a value within one line of ASCII.
+fn is_line(header: &Value) -> bool {
+    let text = |key: &str| header[key].as_str().unwrap_or_default();
+    let of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let of_value = |byte: u8| byte == b'\t' || byte == b' ' || byte.is_ascii_graphic();
+    !text("name").is_empty() && text("name").bytes().all(of_name) && text("value").bytes().all(of_value)
+}
+
+fn scheme(scheme: &Value) -> Result<(), String> {
+    match scheme.as_str() {
+        None if scheme.is_null() => Ok(()),
+        Some("" | "HTTP" | "HTTPS") => Ok(()),
+        _ => Err(format!("scheme {scheme}, which is neither HTTP nor HTTPS")),
+    }
+}
+
+fn service(service: &Value) -> Result<(), String> {
+    match service.as_str() {
+        None if service.is_null() => Ok(()),
+        Some(name) if name.len() <= LONGEST_SERVICE => Ok(()),
+        Some(_) => Err(format!("a service of more than {LONGEST_SERVICE} bytes")),
+        None => Err(format!("service {service}, which is no text")),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{SIDECAR, Shape};
 
 /// Name of the status port.
-const STATUS: &str = "culvert-status";
+pub(super) const STATUS: &str = "culvert-status";
 const PROGRAM: &str = "/bin/culvert-sidecar";
 /// Longest time in which a native sidecar serves on after its signal: the application has ended before it.
 const NATIVE_DRAIN: u64 = 30;
@@ -59,7 +59,7 @@ impl Times {
 
 impl Template<'_> {
     pub(super) fn container(self) -> Value {
-        let own_status = self.own_status();
+        let own_status = own_status(self.policy);
         let args = self.arguments();
         let Self { shape, image, uid, policy, resources, mounts, .. } = self;
         let probe = |path: &str, period: u64| json!({ "httpGet": { "path": path, "port": STATUS }, "periodSeconds": period });
@@ -103,38 +103,49 @@ impl Template<'_> {
         container
     }
 
-    /// The option for another status port than the default one.
-    fn own_status(&self) -> Option<String> {
-        let port = self.policy.inbound.status_port;
-        (port != Policy::default().inbound.status_port).then(|| format!("--status-address=[::]:{port}"))
-    }
-
     fn arguments(&self) -> Vec<String> {
         let Self { times, policy, .. } = self;
-        let default = Policy::default();
         let mut args = vec![
             format!("--drain-delay={}s", times.drain_delay),
             format!("--drain-time={}s", times.drain_time),
         ];
-        if policy.inbound.port != default.inbound.port {
-            args.push(format!("--inbound-port={}", policy.inbound.port));
-        }
-        if policy.outbound.port != default.outbound.port {
-            args.push(format!("--outbound-port={}", policy.outbound.port));
-        }
-        args.extend(self.own_status());
-        if policy.dns.capture != DnsCapture::Off {
-            args.push(format!("--dns-port={}", policy.dns.port));
-        }
-        let verify = match (policy.inbound.redirect.is_enabled(), policy.families) {
-            // The proof is a connection to the pod's own address that comes back on the inbound port.
-            (false, _) => Some("off"),
-            (true, IpFamilies::V4) => Some("ipv4"),
-            (true, IpFamilies::V6) => Some("ipv6"),
-            (true, IpFamilies::Dual) => None,
-        };
-        args.extend(verify.map(|verify| format!("--verify-redirect={verify}")));
+        args.extend(of_policy(policy));
         args.extend(self.args.iter().cloned());
         args
     }
+}
+
+/// Options of [`of_policy`].
+pub(super) const OF_POLICY: [&str; 5] =
+    ["--inbound-port=", "--outbound-port=", "--status-address=", "--dns-port=", "--verify-redirect="];
+
+/// The options that follow the pod's redirect, where it is not the default one.
+pub(super) fn of_policy(policy: &Policy) -> Vec<String> {
+    let default = Policy::default();
+    let mut args = Vec::new();
+    if policy.inbound.port != default.inbound.port {
+        args.push(format!("--inbound-port={}", policy.inbound.port));
+    }
+    if policy.outbound.port != default.outbound.port {
+        args.push(format!("--outbound-port={}", policy.outbound.port));
+    }
+    args.extend(own_status(policy));
+    if policy.dns.capture != DnsCapture::Off {
+        args.push(format!("--dns-port={}", policy.dns.port));
+    }
+    let verify = match (policy.inbound.redirect.is_enabled(), policy.families) {
+        // The proof is a connection to the pod's own address that comes back on the inbound port.
+        (false, _) => Some("off"),
+        (true, IpFamilies::V4) => Some("ipv4"),
+        (true, IpFamilies::V6) => Some("ipv6"),
+        (true, IpFamilies::Dual) => None,
+    };
+    args.extend(verify.map(|verify| format!("--verify-redirect={verify}")));
+    args
+}
+
+/// The option for another status port than the default one.
+fn own_status(policy: &Policy) -> Option<String> {
+    let port = policy.inbound.status_port;
+    (port != Policy::default().inbound.status_port).then(|| format!("--status-address=[::]:{port}"))
 }

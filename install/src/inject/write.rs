@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The operations of a first call, which puts the sidecar in, and of a second one, which puts right what others changed.
+//! The operations of a first call, which puts the sidecar in.
 
-use culvert_cni::pod::{Decision as Plugins, Settings as NodeSettings, decide_policy};
-use culvert_cni::redirect::policy::{DnsCapture, Policy};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use culvert_cni::pod::{Decided, Decision as Plugins, Settings as NodeSettings, decide_policy};
+use culvert_cni::redirect::policy::{DnsCapture, IpFamilies, Policy};
 use serde_json::{Map, Value, json};
 
 use super::labels::Asked;
 use super::options::{Options, has_volume};
 use super::patch::{Operation, escaped};
-use super::pod::{LISTS, Place, Pod};
+use super::pod::{LISTS, Pod};
 use super::probes::{Rewritten, rewrite};
 use super::resources::resources;
-use super::sidecar::{APP_PROBES, Template, Times};
+use super::sidecar::{Template, Times};
 use super::{DECISION, Injected, Names, Namespace, Refusal, Settings, Shape, uid};
 
 const REDIRECT: &str = "culvert.dev/redirect";
-const PROXY_UID: &str = "culvert.dev/proxy-uid";
+/// The setting of the sidecar's uid.
+const PROXY_UID: &str = "proxy-uid";
 /// Container that `kubectl logs` and `kubectl exec` take.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// Port of the sidecar's admin interface, on loopback.
@@ -26,7 +30,7 @@ const DOCUMENTS_FOLDER: &str = "/etc/culvert/mesh";
 const IDENTITY_FOLDER: &str = "/etc/culvert/identity";
 /// Readable for every user: the files of a volume belong to root.
 const READABLE: u32 = 0o444;
-/// Empty volume where an admission behind this one would mount the API token.
+/// Volume without a token where an admission behind this one would mount the API token.
 const NO_TOKEN: &str = "culvert-no-token";
 const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -39,21 +43,22 @@ pub(super) fn first(
 ) -> Result<Injected, Refusal> {
     let mut refusal = Refusal::default();
     let options = Options::read(pod, namespace)?;
-    let (policy, gives_uid) = policy(pod)?;
+    let redirect = Redirect::of(pod, &settings.node)?;
+    let policy = &redirect.policy;
     let shape = options.shape(settings.shape)?;
     ends_with_it(pod, shape)?;
-    refusal.note(ports(pod, &policy));
-    let rewritten = refusal.note(rewrite(pod, &policy));
-    let given = gives_uid.then(|| policy.proxy_uid.get());
-    let default = Policy::default().proxy_uid.get();
+    refusal.note(ports(pod, policy));
+    let rewritten = refusal.note(rewrite(pod, policy, shape, &[]));
+    let given = redirect.given_uid();
+    let default = policy.proxy_uid.get();
     let uid = refusal.note(uid::choose(pod, namespace, shape, given, default));
     let resources = refusal.note(resources(pod, &options));
     let more = refusal.note(Additions::of(pod, &options, &rewritten));
     refusal.check()?;
+    let mut annotations = redirect.annotations(pod, uid)?;
     let times = Times::of(shape, pod.spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64));
     let Additions { args, mounts, volumes } = more;
-    let template =
-        Template { shape, image: &settings.image, uid, policy: &policy, times, resources, args, mounts };
+    let template = Template { shape, image: &settings.image, uid, policy, times, resources, args, mounts };
 
     let mut operations = rewritten.operations;
     operations.push(insertion(pod, shape, template.container()));
@@ -64,13 +69,7 @@ pub(super) fn first(
     operations.push(Operation::add("/spec/terminationGracePeriodSeconds", times.grace));
     let kind = if shape == Shape::Native { "native" } else { "plain" };
     let words = format!("injected: {asked}; {kind} sidecar, uid {uid}");
-    let mut annotations = Names::from([(DECISION.to_owned(), words.clone())]);
-    if !pod.annotations.contains_key(REDIRECT) {
-        annotations.insert(REDIRECT.to_owned(), "enabled".to_owned());
-    }
-    if !gives_uid && uid != default {
-        annotations.insert(PROXY_UID.to_owned(), uid.to_string());
-    }
+    annotations.insert(DECISION.to_owned(), words.clone());
     let main = pod.applications().find(|place| place.list == LISTS[1]);
     if let Some(main) = main.filter(|_| !pod.annotations.contains_key(DEFAULT_CONTAINER)) {
         annotations.insert(DEFAULT_CONTAINER.to_owned(), main.name().to_owned());
@@ -79,51 +78,94 @@ pub(super) fn first(
     Ok(Injected { operations, words, notes: notes(pod, shape) })
 }
 
-/// Looks at a pod that has the sidecar from an earlier call. Without changes by others there is nothing to do.
-pub(super) fn again(pod: &Pod<'_>, place: Place<'_>, namespace: &Namespace) -> Result<Injected, Refusal> {
-    Options::read(pod, namespace)?;
-    let (policy, _) = policy(pod)?;
-    let own = pod.uid_of(&place).unwrap_or_else(|| policy.proxy_uid.get());
-    let shape = if place.list == LISTS[0] { Shape::Native } else { Shape::Plain };
-    uid::choose(pod, &Namespace::default(), shape, Some(own), own)?;
-    let rewritten = rewrite(pod, &policy)?;
-    let args: Vec<String> = place.container["args"]
-        .as_array()
-        .map_or_else(Vec::new, |args| args.iter().filter_map(Value::as_str).map(str::to_owned).collect());
-    let mut container = place.container.clone();
-    if !rewritten.originals.is_empty() {
-        let option = rewritten.option(&args)?;
-        let others = args.iter().filter(|arg| !arg.starts_with(APP_PROBES)).cloned();
-        container["args"] = others.chain(option).collect();
-    }
-    let mut operations = rewritten.operations;
-    if place.index != 0 {
-        operations.push(Operation::Remove { path: place.path() });
-        operations.push(Operation::add(format!("/spec/{}/0", place.list), container));
-    } else if container != *place.container {
-        operations.push(Operation::replace(format!("{}/args", place.path()), container["args"].take()));
-    }
-    if !pod.annotations.contains_key(REDIRECT) {
-        operations.extend(annotated(pod, Names::from([(REDIRECT.to_owned(), "enabled".to_owned())])));
-    }
-    let words = pod.annotations.get(DECISION).cloned().unwrap_or_default();
-    Ok(Injected { operations, words, notes: notes(pod, shape) })
+/// The redirect that the plugin will make of the pod's annotations.
+#[derive(Debug)]
+pub(super) struct Redirect<'a> {
+    pub policy: Policy,
+    /// Names of the settings that the pod gives, with the annotations that do.
+    sources: BTreeMap<&'static str, String>,
+    node: &'a NodeSettings,
 }
 
-/// The redirect that the plugin will make of the pod's annotations, and true if they name the sidecar's uid. Errors are
-/// the plugin's, which would otherwise come when the pod starts.
-fn policy(pod: &Pod<'_>) -> Result<(Policy, bool), Refusal> {
-    let mut annotations = pod.annotations.clone();
-    annotations.entry(REDIRECT.to_owned()).or_insert_with(|| "enabled".to_owned());
-    let decided = decide_policy(&annotations, &NodeSettings::default())
-        .map_err(|error| Refusal::of(error.to_string()))?;
-    match decided.decision {
-        Plugins::Redirect(policy) => Ok((*policy, decided.sources.contains_key("proxy-uid"))),
-        Plugins::PassThrough(_) => Err(Refusal::of(format!(
-            "annotation {REDIRECT} is disabled, but a sidecar is asked for: set the label culvert.dev/inject: disabled to have \
-             neither"
-        ))),
+impl<'a> Redirect<'a> {
+    /// Errors are the plugin's, which would otherwise come when the pod starts.
+    pub(super) fn of(pod: &Pod<'_>, node: &'a NodeSettings) -> Result<Self, Refusal> {
+        let Decided { decision, mut sources, .. } = decided(&pod.annotations, node)?;
+        // The others are of the conflist.
+        sources.retain(|_, source| source.contains('/'));
+        match decision {
+            Plugins::Redirect(policy) => Ok(Self { policy: *policy, sources, node }),
+            Plugins::PassThrough(_) => Err(Refusal::of(format!(
+                "annotation {REDIRECT} is disabled, but a sidecar is asked for: set the label culvert.dev/inject: disabled to \
+                 have neither"
+            ))),
+        }
     }
+
+    /// The sidecar's uid, where the pod names it.
+    pub(super) fn given_uid(&self) -> Option<u32> {
+        self.sources.contains_key(PROXY_UID).then(|| self.policy.proxy_uid.get())
+    }
+
+    /// The annotations that the pod lacks: all that its sidecar relies on, since a node may have other defaults.
+    pub(super) fn annotations(&self, pod: &Pod<'_>, uid: u32) -> Result<Names, Refusal> {
+        let mut annotations = Names::new();
+        let is_default = uid == self.policy.proxy_uid.get();
+        for (setting, value) in relied_on(&self.policy, uid) {
+            if self.sources.contains_key(setting) {
+                continue;
+            }
+            let name = format!("culvert.dev/{setting}");
+            let mut with = pod.annotations.clone();
+            with.insert(name.clone(), value.clone());
+            match decided(&with, self.node) {
+                Ok(_) => _ = annotations.insert(name, value),
+                Err(refusal) if setting == PROXY_UID && !is_default => return Err(refusal),
+                // A locked setting without a value: the node has the same.
+                Err(_) => {}
+            }
+        }
+        if !pod.annotations.contains_key(REDIRECT) {
+            annotations.insert(REDIRECT.to_owned(), "enabled".to_owned());
+        }
+        Ok(annotations)
+    }
+}
+
+/// The plugin's decision about a pod that is onboarded unless it says otherwise.
+fn decided(annotations: &Names, node: &NodeSettings) -> Result<Decided, Refusal> {
+    let mut annotations = annotations.clone();
+    annotations.entry(REDIRECT.to_owned()).or_insert_with(|| "enabled".to_owned());
+    decide_policy(&annotations, node).map_err(|error| Refusal::of(error.to_string()))
+}
+
+/// The settings that a sidecar relies on.
+fn relied_on(policy: &Policy, uid: u32) -> Vec<(&'static str, String)> {
+    let Policy { inbound, outbound, dns, families, .. } = policy;
+    let redirect = if inbound.redirect.is_enabled() { "enabled" } else { "disabled" };
+    let families = match families {
+        IpFamilies::Dual => "dual",
+        IpFamilies::V4 => "ipv4",
+        IpFamilies::V6 => "ipv6",
+    };
+    let capture = match &dns.capture {
+        DnsCapture::Off => "disabled".to_owned(),
+        DnsCapture::All => "all".to_owned(),
+        DnsCapture::Servers(list) => list.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(","),
+    };
+    let mut settings = vec![
+        (PROXY_UID, uid.to_string()),
+        ("redirect-inbound", redirect.to_owned()),
+        ("inbound-port", inbound.port.to_string()),
+        ("outbound-port", outbound.port.to_string()),
+        ("status-port", inbound.status_port.to_string()),
+        ("ip-family", families.to_owned()),
+        ("redirect-dns", capture),
+    ];
+    if dns.capture != DnsCapture::Off {
+        settings.push(("dns-port", dns.port.to_string()));
+    }
+    settings
 }
 
 /// Refuses a pod that could not end beside a plain sidecar.
@@ -140,24 +182,39 @@ fn ends_with_it(pod: &Pod<'_>, shape: Shape) -> Result<(), Refusal> {
 
 /// Refuses applications that listen on the sidecar's ports.
 fn ports(pod: &Pod<'_>, policy: &Policy) -> Result<(), Refusal> {
+    let captures = policy.dns.capture != DnsCapture::Off;
+    let dns = captures.then(|| (policy.dns.port.get(), "dns-port"));
     let mut own = vec![
-        (policy.inbound.port.get(), "set culvert.dev/inbound-port to another one"),
-        (policy.outbound.port.get(), "set culvert.dev/outbound-port to another one"),
-        (policy.inbound.status_port.get(), "set culvert.dev/status-port to another one"),
-        (ADMIN_PORT, "give the application another one"),
+        (policy.inbound.port.get(), "inbound-port"),
+        (policy.outbound.port.get(), "outbound-port"),
+        (policy.inbound.status_port.get(), "status-port"),
     ];
-    if policy.dns.capture != DnsCapture::Off {
-        own.push((policy.dns.port.get(), "set culvert.dev/dns-port to another one"));
-    }
+    own.extend(dns);
     let mut refusal = Refusal::default();
+    for (_, name) in own.iter().filter(|(port, _)| *port == ADMIN_PORT) {
+        refusal.0.push(format!(
+            "annotation culvert.dev/{name} is {ADMIN_PORT}, the port of the sidecar's admin interface"
+        ));
+    }
     for place in pod.applications() {
         let ports = place.container["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let is_tcp = |port: &&Value| port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP");
-        for port in ports.iter().filter(is_tcp).filter_map(|port| port["containerPort"].as_u64()) {
-            if let Some((_, remedy)) = own.iter().find(|(own, _)| u64::from(*own) == port) {
-                let name = place.name();
-                refusal.0.push(format!("container {name}: port {port} is one of the sidecar's: {remedy}"));
-            }
+        for declared in ports {
+            let Some(port) = declared["containerPort"].as_u64() else { continue };
+            let taken = |(own, _): &&(u16, &str)| u64::from(*own) == port;
+            let same = match declared["protocol"].as_str() {
+                None | Some("TCP") => own.iter().find(taken),
+                Some("UDP") => dns.as_ref().filter(taken),
+                Some(_) => None,
+            };
+            let remedy = match same {
+                Some((_, name)) => format!("set culvert.dev/{name} to another one"),
+                None if port == u64::from(ADMIN_PORT) && declared["protocol"] != "UDP" => {
+                    "give the application another one".to_owned()
+                }
+                None => continue,
+            };
+            let name = place.name();
+            refusal.0.push(format!("container {name}: port {port} is one of the sidecar's: {remedy}"));
         }
     }
     refusal.check()
@@ -165,29 +222,31 @@ fn ports(pod: &Pod<'_>, policy: &Policy) -> Result<(), Refusal> {
 
 /// Arguments, mounts and volumes that depend on the pod.
 #[derive(Debug, Default)]
-struct Additions {
-    args: Vec<String>,
+pub(super) struct Additions {
+    pub args: Vec<String>,
     mounts: Vec<Value>,
     volumes: Vec<Value>,
 }
 
 impl Additions {
-    fn of(pod: &Pod<'_>, options: &Options<'_>, rewritten: &Rewritten) -> Result<Self, Refusal> {
+    pub(super) fn of(pod: &Pod<'_>, options: &Options<'_>, rewritten: &Rewritten) -> Result<Self, Refusal> {
         let mut more = Self::default();
         more.mount(NO_TOKEN, TOKEN_FOLDER);
-        more.volumes.push(json!({ "name": NO_TOKEN, "emptyDir": {} }));
+        // An emptyDir would be local storage, which keeps `kubectl drain` and autoscalers from taking the pod's node.
+        let name = json!({ "path": "namespace", "fieldRef": { "fieldPath": "metadata.namespace" } });
+        more.volumes.push(json!({ "name": NO_TOKEN, "downwardAPI": { "items": [name] } }));
         if options.documents()? {
             more.mount(DOCUMENTS, DOCUMENTS_FOLDER);
             more.args.push(format!("--resources={DOCUMENTS_FOLDER}"));
             let map = json!({ "name": DOCUMENTS, "defaultMode": READABLE });
             more.volumes.push(json!({ "name": DOCUMENTS, "configMap": map }));
         }
-        more.args.extend(options.dataplane().map(|name| format!("--dataplane={name}")));
+        more.args.extend(options.dataplane()?.map(|name| format!("--dataplane={name}")));
         if let Some(volume) = options.identity()? {
             more.mount(volume, IDENTITY_FOLDER);
             more.args.push(format!("--identity={IDENTITY_FOLDER}"));
         }
-        more.args.extend(options.trust_domain().map(|name| format!("--trust-domain={name}")));
+        more.args.extend(options.trust_domain()?.map(|name| format!("--trust-domain={name}")));
         more.args.extend(rewritten.option(&[])?);
         // A volume of that name by the pod's author takes the place of ours.
         more.volumes.retain(|volume| !has_volume(pod, volume["name"].as_str().unwrap_or_default()));
@@ -219,7 +278,7 @@ fn appended(pod: &Pod<'_>, volumes: Vec<Value>) -> Vec<Operation> {
     volumes.into_iter().map(|volume| Operation::add("/spec/volumes/-", volume)).collect()
 }
 
-fn annotated(pod: &Pod<'_>, annotations: Names) -> Vec<Operation> {
+pub(super) fn annotated(pod: &Pod<'_>, annotations: Names) -> Vec<Operation> {
     if pod.has_annotations {
         let add = |(name, value): (String, String)| {
             Operation::add(format!("/metadata/annotations/{}", escaped(&name)), value)
@@ -234,8 +293,15 @@ fn annotated(pod: &Pod<'_>, annotations: Names) -> Vec<Operation> {
     }
 }
 
-fn notes(pod: &Pod<'_>, shape: Shape) -> Vec<String> {
+pub(super) fn notes(pod: &Pod<'_>, shape: Shape) -> Vec<String> {
     let early = shape == Shape::Plain && !pod.lists[0].is_empty();
-    let words = "init containers run before a plain sidecar, and have no network unless they run as its uid";
-    early.then(|| words.to_owned()).into_iter().collect()
+    let links = pod.spec.get("enableServiceLinks") == Some(&Value::Bool(true));
+    let notes = [
+        (early, "init containers run before a plain sidecar, and have no network unless they run as its uid"),
+        (
+            links,
+            "enableServiceLinks becomes false: a Service's variables could be taken for the sidecar's options",
+        ),
+    ];
+    notes.into_iter().filter(|(is, _)| *is).map(|(_, words)| words.to_owned()).collect()
 }

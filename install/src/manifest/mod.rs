@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Manifests as text: documents with the place of each value, and edits that leave all other text as it is. Pure.
+//! Manifests as text: documents with the place of each value, and edits that leave the text around them. Pure.
 //!
 //! ```text
 //! text ──parse──▶ documents ──values──▶ the caller's changes ──splice──▶ edits of the text ──check──▶ text
 //! ```
-//! The edited text is read again. Where it does not say what is wanted (a change inside an anchor that other places
-//! repeat), the document is printed anew, without its comments.
+//! The edited text is read again. Where it does not say what is wanted (as after a change inside an anchor that other places
+//! repeat), the document is printed anew, without its comments. A value in brackets is written as a whole.
 
 mod parse;
 mod print;
@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use self::parse::Node;
 pub(crate) use self::parse::documents;
+use self::splice::Below;
 
 /// A manifest that cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +60,7 @@ pub(crate) fn edited(text: &str, documents: &[Document], wanted: &[Option<Value>
         match changed(text, document, wanted) {
             Some(changed) => edited.text.push_str(&changed),
             None => {
-                edited.text.push_str(&print::document(wanted));
+                edited.text.push_str(&ended(text, document, print::document(wanted)));
                 edited.reprinted.push(place);
             }
         }
@@ -73,10 +74,21 @@ fn changed(text: &str, document: &Document, wanted: &Value) -> Option<String> {
     if document.root.is_flow() {
         let Range { start, end } = document.root.range.clone();
         let (before, after) = (&text[document.range.start..start], &text[end..document.range.end]);
-        return Some(format!("{before}{}{after}", print::json(wanted)));
+        return Some(format!("{before}{}{after}", ended(text, document, print::json(wanted))));
     }
-    let edits = splice::edits(text, &document.root, &document.value, wanted)?;
-    let changed = splice::apply(text, document.range.clone(), edits);
-    let again = documents(&changed).ok()?;
-    (again.len() == 1 && again[0].value == *wanted).then_some(changed)
+    // The second way is for a last text that keeps the empty lines behind it.
+    [Below::Value, Below::EmptyLines].into_iter().find_map(|below| {
+        let edits = splice::edits(text, &document.root, &document.value, wanted, below)?;
+        let edits = edits.into_iter().map(|edit| edit.map(|new| ended(text, document, new))).collect();
+        let changed = splice::apply(text, document.range.clone(), edits);
+        let again = documents(&changed).ok()?;
+        (again.len() == 1 && again[0].value == *wanted).then_some(changed)
+    })
+}
+
+/// Printed lines with the line ends of the document.
+fn ended(text: &str, document: &Document, printed: String) -> String {
+    let text = &text[document.range.clone()];
+    let is_windows = text.find('\n').is_some_and(|end| text[..end].ends_with('\r'));
+    if is_windows { printed.replace('\n', "\r\n") } else { printed }
 }

@@ -11,8 +11,10 @@ use super::{Document, ManifestError};
 
 /// Deepest nesting. A pod's deepest field is at some fifteen.
 const DEEPEST: usize = 64;
-/// Most values that aliases of a document may repeat: twice what the largest manifests have in all.
-const MOST_REPEATED: usize = 100_000;
+/// Most bytes that the anchors and aliases of a text may add in memory: ten times what etcd takes for one object.
+const MOST_REPEATED: usize = 16 << 20;
+/// Bytes of a value in memory, without those of a text.
+const OF_VALUE: usize = 64;
 /// Key that merges another mapping into its own.
 const MERGE: &str = "<<";
 
@@ -92,7 +94,7 @@ pub(crate) fn documents(text: &str) -> Result<Vec<Document>, ManifestError> {
     while let Some((event, span)) = reader.next()? {
         match event {
             Event::DocumentStart(..) => {
-                (reader.anchors, reader.repeated) = (BTreeMap::new(), 0);
+                reader.anchors = BTreeMap::new();
             }
             Event::DocumentEnd => {
                 if let Some(document) = documents.last_mut() {
@@ -128,7 +130,7 @@ struct Reader<'a> {
     parser: Parser<'a, StrInput<'a>>,
     /// Values of anchors, with their sizes.
     anchors: BTreeMap<usize, (Value, usize)>,
-    /// Values that aliases have repeated so far.
+    /// Bytes that anchors and aliases have added so far.
     repeated: usize,
 }
 
@@ -186,6 +188,10 @@ impl<'a> Reader<'a> {
         if anchor != 0 {
             let value = content.value();
             let size = size(&value);
+            self.repeated += size;
+            if self.repeated > MOST_REPEATED {
+                return Err(wrong("anchors and aliases repeat too much"));
+            }
             self.anchors.insert(anchor, (value, size));
         }
         let content = if flow { Content::Flow(Box::new(content)) } else { content };
@@ -234,13 +240,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The number of values in `value`.
+/// The bytes of `value` in memory, about.
 fn size(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(size).sum::<usize>(),
-        Value::Object(map) => 1 + map.values().map(size).sum::<usize>(),
-        _ => 1,
-    }
+    let more = match value {
+        Value::Array(items) => items.iter().map(size).sum(),
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + OF_VALUE + size(value)).sum(),
+        Value::String(text) => text.len(),
+        _ => 0,
+    };
+    OF_VALUE + more
 }
 
 fn range(span: &Span, most: usize) -> Range<usize> {

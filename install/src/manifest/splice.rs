@@ -15,9 +15,31 @@ pub(super) struct Edit {
     text: String,
 }
 
+impl Edit {
+    /// The edit with another text.
+    pub(super) fn map(self, change: impl FnOnce(String) -> String) -> Self {
+        Self { range: self.range, text: change(self.text) }
+    }
+}
+
+/// The place of new lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Below {
+    /// Right below the value before them.
+    Value,
+    /// Below the empty lines that belong to it.
+    EmptyLines,
+}
+
 /// Edits that make `before`, the value of `node`, into `after`. `None` where only a new print can.
-pub(super) fn edits(text: &str, node: &Node, before: &Value, after: &Value) -> Option<Vec<Edit>> {
-    let mut splice = Splice { text, edits: Vec::new() };
+pub(super) fn edits(
+    text: &str,
+    node: &Node,
+    before: &Value,
+    after: &Value,
+    below: Below,
+) -> Option<Vec<Edit>> {
+    let mut splice = Splice { text, below, edits: Vec::new() };
     splice.node(node, before, after, None)?;
     Some(splice.edits)
 }
@@ -39,6 +61,7 @@ pub(super) fn apply(text: &str, range: Range<usize>, mut edits: Vec<Edit>) -> St
 
 struct Splice<'a> {
     text: &'a str,
+    below: Below,
     edits: Vec<Edit>,
 }
 
@@ -104,8 +127,10 @@ impl Splice<'_> {
         let dash = self.dash(items.first()?)?;
         let indent = self.column(dash);
         let kept = kept(before, after);
-        for (place, item) in items.iter().enumerate() {
-            if !kept.contains(&Some(place)) {
+        let mut stays = vec![false; items.len()];
+        kept.iter().flatten().for_each(|place| stays[*place] = true);
+        for (item, stays) in items.iter().zip(stays) {
+            if !stays {
                 self.remove_lines(self.dash(item)?, item.range.end, false)?;
             }
         }
@@ -135,6 +160,10 @@ impl Splice<'_> {
         if lines.is_empty() {
             return;
         }
+        if self.below == Below::EmptyLines && self.text[..offset].ends_with('\n') {
+            self.edits.push(Edit { range: offset..offset, text: lines });
+            return;
+        }
         let end = self.line_end(offset);
         // The line's own end follows.
         let text = format!("\n{}", lines.trim_end_matches('\n'));
@@ -144,6 +173,7 @@ impl Splice<'_> {
     /// Removes the lines from the one of `start` to the one of `end`. `None` if something else stands before `start`.
     fn remove_lines(&mut self, start: usize, end: usize, alone: bool) -> Option<()> {
         let line = self.text[..start].rfind('\n')?;
+        let line = if self.text[..line].ends_with('\r') { line - 1 } else { line };
         if alone && !self.text[line..start].trim().is_empty() {
             return None;
         }
@@ -156,18 +186,29 @@ impl Splice<'_> {
     fn line_end(&self, offset: usize) -> usize {
         let offset = self.text[..offset].trim_end_matches(['\n', '\r', ' ']).len();
         let rest = &self.text[offset..];
-        offset + rest.find('\n').unwrap_or(rest.len())
+        let line = &rest[..rest.find('\n').unwrap_or(rest.len())];
+        offset + line.strip_suffix('\r').unwrap_or(line).len()
     }
 
+    /// The column of a place. A mark of the byte order at the start of the text takes none.
     fn column(&self, offset: usize) -> usize {
         let line = self.text[..offset].rfind('\n').map_or(0, |end| end + 1);
-        offset - line
+        self.text[line..offset].trim_start_matches('\u{feff}').len()
     }
 
-    /// The place of an item's dash, if it stands in the item's line.
+    /// The place of an item's dash, if nothing but comments stands between the two.
     fn dash(&self, item: &Node) -> Option<usize> {
-        let before = self.text[..item.range.start].trim_end_matches(' ');
-        before.ends_with('-').then(|| before.len() - 1)
+        let mut before = self.text[..item.range.start].trim_end();
+        loop {
+            let line = before.rfind('\n').map_or(0, |end| end + 1);
+            let is_comment = |(at, _): &(usize, &str)| {
+                before[line..line + at].chars().next_back().is_none_or(char::is_whitespace)
+            };
+            match before[line..].match_indices('#').find(is_comment) {
+                None => return before.ends_with('-').then(|| before.len() - 1),
+                Some((at, _)) => before = before[..line + at].trim_end(),
+            }
+        }
     }
 }
 
@@ -177,6 +218,10 @@ fn pair_end(pair: &Pair) -> usize {
 
 /// For each item of `after` the one of `before` that it stays. The order is that of `before`: an item that moved is new.
 fn kept(before: &[Value], after: &[Value]) -> Vec<Option<usize>> {
+    let name_alike = |(one, other): (&Value, &Value)| Name::of(one) == Name::of(other);
+    if before.len() == after.len() && before.iter().zip(after).all(name_alike) {
+        return (0..after.len()).map(Some).collect();
+    }
     let mut limit = before.len();
     let mut kept: Vec<_> = after
         .iter()
@@ -201,7 +246,23 @@ fn is_nothing(value: &Value) -> bool {
     }
 }
 
+/// The name of an item: a container's, or an object's with its kind and namespace.
+#[derive(Debug, PartialEq, Eq)]
+struct Name<'a>([Option<&'a str>; 4]);
+
+impl<'a> Name<'a> {
+    /// `None` for an item without a name.
+    fn of(item: &'a Value) -> Option<Self> {
+        let text = |path: &str| item.pointer(path).and_then(Value::as_str);
+        let (own, object) = (text("/name"), text("/metadata/name"));
+        own.or(object).map(|_| Self([own, object, text("/metadata/namespace"), text("/kind")]))
+    }
+}
+
 /// True for equal values, and for two of the same name.
 fn is_same(one: &Value, other: &Value) -> bool {
-    one == other || one.get("name").is_some_and(|name| name.is_string() && Some(name) == other.get("name"))
+    match (Name::of(one), Name::of(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => one == other,
+    }
 }

@@ -164,6 +164,73 @@ fn texts_of_every_kind_are_edited() {
 }
 
 #[test]
+fn items_without_a_name_of_their_own_are_edited_in_place() {
+    for (text, wanted, expected) in [
+        (
+            "l:\n  - kind: A # a\n    metadata: {name: x}\n    v: 1\n  - kind: B # b\n    metadata: {name: x}\n",
+            json!({ "l": [{ "kind": "C" }, { "kind": "A", "metadata": { "name": "x" }, "v": 2 }, { "kind": "B", "metadata": { "name": "x" }, "w": 1 }] }),
+            "l:\n  - kind: C\n  - kind: A # a\n    metadata: {name: x}\n    v: 2\n  - kind: B # b\n    metadata: {name: x}\n    w: 1\n",
+        ),
+        (
+            "l:\n  - v: 1 # a\n  - v: 2 # b\n",
+            json!({ "l": [{ "v": 1, "w": 1 }, { "v": 3 }] }),
+            "l:\n  - v: 1 # a\n    w: 1\n  - v: 3 # b\n",
+        ),
+        ("l:\n- a # a\n- b\n", json!({ "l": ["a", "c"] }), "l:\n- a # a\n- c\n"),
+    ] {
+        assert_eq!(changed_to(text, wanted), (expected.to_owned(), false), "{text:?}");
+    }
+}
+
+#[test]
+fn unusual_lines_are_edited_in_place() {
+    for (text, wanted, expected) in [
+        (
+            "l:\n  -\n    name: a\n",
+            json!({ "l": [{ "name": "b" }, { "name": "a", "v": 1 }] }),
+            "l:\n  - name: b\n  -\n    name: a\n    v: 1\n",
+        ),
+        (
+            "l:\n  - # a # b\n    # c\n    name: a\n",
+            json!({ "l": [{ "name": "b" }, { "name": "a" }] }),
+            "l:\n  - name: b\n  - # a # b\n    # c\n    name: a\n",
+        ),
+        ("\u{feff}a: 1\n", json!({ "a": 1, "b": { "c": 2 } }), "\u{feff}a: 1\nb:\n  c: 2\n"),
+        ("a: |+\n  x\n\n", json!({ "a": "x\n\n", "b": 1 }), "a: |+\n  x\n\nb: 1\n"),
+    ] {
+        assert_eq!(changed_to(text, wanted), (expected.to_owned(), false), "{text:?}");
+    }
+}
+
+#[test]
+fn lines_keep_the_ends_of_their_document() {
+    for (text, wanted) in [
+        ("a: 1\r\nl:\r\n  - x: 1\r\n", json!({ "a": 1, "l": [{ "x": 1, "y": 2 }], "b": { "c": [1] } })),
+        ("a:\r\nb: 1\r\n", json!({ "a": { "c": "d" }, "b": 1 })),
+        ("a: 1\r\nb: 1\r\nc: 2\r\n", json!({ "a": 1, "c": 2 })),
+        ("{\r\n  a: 1}\r\n", json!({ "a": 2 })),
+        ("a: &x\r\n  v: 1\r\nb: *x\r\n", json!({ "a": { "v": 2 }, "b": { "v": 1 } })),
+    ] {
+        let (found, _) = changed_to(text, wanted);
+        let lines = found.matches('\n').count();
+        assert!(lines > 1, "{found:?}");
+        assert_eq!((found.matches("\r\n").count(), found.matches('\r').count()), (lines, lines), "{found:?}");
+    }
+}
+
+/// Texts count by their bytes, and over all documents.
+#[test]
+fn aliases_are_bounded_in_memory() {
+    let text = "x".repeat(100_000);
+    let document = |times: usize| format!("a: &a {text}\nb: [{}]\n", vec!["*a"; times].join(", "));
+    assert_eq!(values(&document(100)).len(), 1);
+    let error = documents(&document(200)).unwrap_err().to_string();
+    assert!(error.contains("aliases repeat too much"), "{error}");
+    let error = documents(&format!("{0}---\n{0}", document(100))).unwrap_err().to_string();
+    assert!(error.contains("aliases repeat too much"), "{error}");
+}
+
+#[test]
 fn absurd_texts_are_edited_or_refused_and_never_a_panic() {
     for text in [
         "-",

@@ -10,11 +10,13 @@ use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::path::Path;
 
+use culvert_cni::pod::Settings as NodeSettings;
 use serde_json::Value;
 
-use self::places::places;
+use self::places::{Places, places};
 use crate::cli::inject::{InjectArgs, ShapeArg};
 use crate::command::answer::{Answer, Exit};
+use crate::command::settings::node_defaults;
 use crate::inject::{Decision, Injected, Namespace, Settings, Shape, apply, decide};
 use crate::manifest::{ManifestError, documents, edited};
 use crate::system::read::read_bounded;
@@ -47,7 +49,11 @@ pub(crate) fn run(args: &InjectArgs) -> Answer {
     };
     let text = if file == Path::new("-") { read_stdin() } else { read_bounded(file, MAX_FILE) };
     let file = file.display().to_string();
-    let (namespace, settings) = asked(args);
+    let node = match node_defaults(args.conflist.as_deref()) {
+        Ok(node) => node,
+        Err(error) => return Answer::refused(&error, error.exit()),
+    };
+    let (namespace, settings) = asked(args, node);
     let answer =
         text.map_err(|source| InjectError::Unreadable { file: file.clone(), source }).and_then(|text| {
             of_text(&text, &namespace, &settings, explain)
@@ -65,8 +71,8 @@ fn read_stdin() -> io::Result<String> {
     Ok(text)
 }
 
-fn asked(args: &InjectArgs) -> (Namespace, Settings) {
-    let InjectArgs { image, sidecar, namespace_label, namespace_annotation, .. } = args;
+fn asked(args: &InjectArgs, node: NodeSettings) -> (Namespace, Settings) {
+    let InjectArgs { image, sidecar, namespace_label, namespace_annotation, exclude_namespace, .. } = args;
     let namespace = Namespace {
         name: None,
         labels: namespace_label.iter().cloned().collect(),
@@ -76,7 +82,8 @@ fn asked(args: &InjectArgs) -> (Namespace, Settings) {
         ShapeArg::Native => Shape::Native,
         ShapeArg::Plain => Shape::Plain,
     };
-    (namespace, Settings { image: image.clone().unwrap_or_default(), shape })
+    let image = image.clone().unwrap_or_default();
+    (namespace, Settings { image, shape, excluded: exclude_namespace.clone(), node })
 }
 
 /// Decides about all pods of a text.
@@ -88,10 +95,15 @@ fn of_text(
 ) -> Result<Answer, ManifestError> {
     let documents = documents(text)?;
     let mut all = Vec::new();
+    let mut notes = Vec::new();
     let mut wanted = Vec::with_capacity(documents.len());
     for document in &documents {
         let mut after = None;
-        for place in places(&document.value) {
+        let Places { pods, unknown } = places(&document.value);
+        notes.extend(
+            unknown.iter().map(|title| format!("{title} has a pod template, but its kind is not known")),
+        );
+        for place in pods {
             let pod = document.value.pointer(&place.pointer).unwrap_or(&Value::Null);
             let namespace = Namespace { name: place.namespace.clone(), ..namespace.clone() };
             let decision = decide(pod, &namespace, settings);
@@ -107,7 +119,7 @@ fn of_text(
         wanted.push(after);
     }
     if explain {
-        return Ok(explained(&all));
+        return Ok(explained(&all, &notes));
     }
     let refused = lines(&all, |decision| matches!(decision, Decision::Refused(_)));
     if !refused.is_empty() {
@@ -116,17 +128,19 @@ fn of_text(
     }
     let edited = edited(text, &documents, &wanted);
     let skipped = lines(&all, |decision| matches!(decision, Decision::Skipped(_)));
-    let anew: Vec<_> = edited
-        .reprinted
-        .iter()
-        .map(|place| {
-            format!(
-                "document {} is printed anew, without its comments: its anchors reach into what changes",
-                place + 1
-            )
-        })
-        .collect();
-    Ok(Answer::said(edited.text, Exit::Well).with("skipped", &skipped).with("note", &anew))
+    for Decided { title, decision } in &all {
+        if let Decision::Injected(injected) = decision {
+            notes.extend(injected.notes.iter().map(|note| format!("{title}: {note}")));
+        }
+    }
+    let anew = |place: &usize| {
+        format!(
+            "document {} could not be edited in place: it is printed anew, without its comments",
+            place + 1
+        )
+    };
+    notes.extend(edited.reprinted.iter().map(anew));
+    Ok(Answer::said(edited.text, Exit::Well).with("skipped", &skipped).with("note", &notes))
 }
 
 /// A line for each pod with such a decision.
@@ -140,7 +154,7 @@ fn lines(all: &[Decided], of: impl Fn(&Decision) -> bool) -> Vec<String> {
 }
 
 /// The decisions in words.
-fn explained(all: &[Decided]) -> Answer {
+fn explained(all: &[Decided], unknown: &[String]) -> Answer {
     let mut out = String::new();
     for Decided { title, decision } in all {
         match decision {
@@ -161,7 +175,8 @@ fn explained(all: &[Decided]) -> Answer {
             }
         }
     }
-    if all.is_empty() {
+    unknown.iter().for_each(|note| _ = writeln!(out, "note: {note}"));
+    if all.is_empty() && unknown.is_empty() {
         out.push_str("no pod, and no kind with a pod template\n");
     }
     let refused = all.iter().any(|decided| matches!(decided.decision, Decision::Refused(_)));

@@ -39,7 +39,12 @@ fn namespace() -> Namespace {
 }
 
 fn settings(shape: Shape) -> Settings {
-    Settings { image: "registry.example.com/culvert:0.1.0".to_owned(), shape }
+    Settings {
+        image: "registry.example.com/culvert:0.1.0".to_owned(),
+        shape,
+        excluded: Vec::new(),
+        node: NodeSettings::default(),
+    }
 }
 
 /// All that is said about a text, and the text with sidecars.
@@ -52,6 +57,7 @@ fn pods(text: &str) -> Vec<Value> {
     let found = documents(text).unwrap();
     let pods = found.iter().flat_map(|document| {
         places(&document.value)
+            .pods
             .into_iter()
             .map(|place| document.value.pointer(&place.pointer).unwrap().clone())
     });
@@ -90,11 +96,13 @@ fn each_shape_of_a_pod_has_its_outcome() {
 }
 
 #[test]
-fn each_shape_of_a_pod_takes_a_plain_sidecar_unless_it_must_end() {
+fn each_shape_of_a_pod_takes_a_plain_sidecar_unless_it_must_end_or_start_without_it() {
     for Form { file, text, .. } in forms().into_iter().filter(|form| form.expected == "injected") {
         let (_, answer) = outcome(&text, Shape::Plain);
         if text.contains("restartPolicy: Never") || text.contains("restartPolicy: OnFailure") {
             assert!(answer.err.contains("would keep the pod from ending"), "{file}: {text}\n{}", answer.err);
+        } else if text.contains("name: init-probe") {
+            assert!(answer.err.contains("its startupProbe goes over the network"), "{file}: {}", answer.err);
         } else {
             assert_eq!(answer.exit, Exit::Well, "{file}: {text}\n{}", answer.err);
             is_well_injected(&text, &answer.out, Shape::Plain);
@@ -150,7 +158,7 @@ fn is_well_injected(before: &str, after: &str, shape: Shape) {
         );
         let annotations = &pod["metadata"]["annotations"];
         assert_eq!(annotations["culvert.dev/redirect"], "enabled", "{context}");
-        if uid != 5678 {
+        if annotations.get("kuma.io/sidecar-uid").is_none() {
             assert_eq!(annotations["culvert.dev/proxy-uid"], uid.to_string(), "{context}");
         }
         assert!(annotations["inject.culvert.dev/decision"].is_string(), "{context}");
@@ -328,6 +336,116 @@ fn what_the_program_cannot_do_is_named() {
     }
 }
 
+#[test]
+fn items_of_a_list_keep_their_comments() {
+    let pod = |name: &str| {
+        format!(
+            "  # the {name}\n  - apiVersion: v1\n    kind: Pod\n    metadata:\n      name: {name} # its name\n    spec:\n      containers: # one\n        - name: {name}\n          image: i\n"
+        )
+    };
+    let text = format!("apiVersion: v1\nkind: List\nitems:\n{}{}", pod("web"), pod("api"));
+    let (_, Answer { out, err, exit }) = outcome(&text, Shape::Native);
+    assert_eq!((err.as_str(), exit), ("", Exit::Well));
+    let mut rest = out.lines();
+    for line in text.lines() {
+        assert!(rest.any(|found| found == line), "{line:?} is lost or moved: {out}");
+    }
+    is_well_injected(&text, &out, Shape::Native);
+}
+
+#[test]
+fn items_of_a_list_have_its_kind_and_other_kinds_are_noted() {
+    let template = "spec: {template: {spec: {containers: [{name: web}]}}}";
+    for (text, said) in [
+        (
+            "apiVersion: v1\nkind: PodList\nitems: [{metadata: {name: web}, spec: {containers: [{name: web}]}}]\n".to_owned(),
+            "Pod web: injected",
+        ),
+        (
+            format!("apiVersion: apps/v1\nkind: DeploymentList\nitems: [{{metadata: {{name: web}}, {template}}}]\n"),
+            "Deployment web: injected",
+        ),
+        (
+            format!("apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata: {{name: web}}\n{template}\n"),
+            "note: Rollout web has a pod template, but its kind is not known\n",
+        ),
+        (
+            format!("apiVersion: v1\nkind: List\nitems: [{{kind: CloneSet, apiVersion: apps.kruise.io/v1, {template}}}]\n"),
+            "note: CloneSet without a name has a pod template",
+        ),
+    ] {
+        let (found, answer) = outcome(&text, Shape::Native);
+        assert!(found.starts_with(said), "{text}: {found}");
+        assert_eq!(answer.err.is_empty(), answer.out != text, "{}", answer.err);
+        assert!(answer.err.is_empty() || answer.err.contains(said), "{}", answer.err);
+    }
+}
+
+#[test]
+fn notes_and_excluded_namespaces_are_told_on_stderr() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.yaml");
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop}\nspec:\n  enableServiceLinks: true\n  initContainers: [{name: early}]\n  containers: [{name: web}]\n";
+    fs::write(&file, text).unwrap();
+    let given = ["--file", file.to_str().unwrap(), "--image", "i:1", "--sidecar", "plain"];
+    let (exit, out, err) = program(&given);
+    assert_eq!(exit, Exit::Well);
+    assert!(out.contains("culvert-sidecar"), "{out}");
+    for note in ["init containers run before a plain sidecar", "enableServiceLinks becomes false"] {
+        assert!(err.contains(&format!("note: Pod shop/web: {note}")), "{err}");
+    }
+    let excluded = [&given[..], &["--exclude-namespace", "ci", "--exclude-namespace", "shop"]].concat();
+    let (exit, out, err) = program(&excluded);
+    assert_eq!((exit, out.as_str()), (Exit::Well, text));
+    assert_eq!(err, "culvert-install: skipped: Pod shop/web: namespace shop is excluded\n");
+}
+
+/// The nodes of a cluster may have defaults of their own, and lock some.
+#[test]
+fn the_sidecar_fits_the_defaults_of_its_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let entry = r#"{"type":"culvert-cni","redirect":{"proxyUid":1337,"redirectDns":"10.0.0.1","statusPort":15099},"locked":["proxyUid","inboundPort"]}"#;
+    let conflist = file("10-x.conflist", &format!(r#"{{"name":"n","plugins":[{entry}]}}"#));
+    let pod = |uid: u32| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n    - name: web\n      securityContext: {{runAsUser: {uid}}}\n"
+        )
+    };
+    let web = file("web.yaml", &pod(5678));
+    let (exit, out, err) = program(&["--file", &web, "--image", "i", "--conflist", &conflist]);
+    assert_eq!((exit, err.as_str()), (Exit::Well, ""));
+    let pod_of = pods(&out).remove(0);
+    let annotations = &pod_of["metadata"]["annotations"];
+    for (name, value) in [
+        ("proxy-uid", "1337"),
+        ("redirect-dns", "10.0.0.1"),
+        ("dns-port", "15053"),
+        ("status-port", "15099"),
+        ("outbound-port", "15001"),
+    ] {
+        assert_eq!(annotations[format!("culvert.dev/{name}")], value, "{out}");
+    }
+    // Locked, and without a value: the plugin would refuse each value of the pod's.
+    assert_eq!(annotations.get("culvert.dev/inbound-port"), None);
+    let sidecar = &pod_of["spec"]["initContainers"][0];
+    assert_eq!(sidecar["securityContext"]["runAsUser"], 1337);
+    assert_eq!(sidecar["args"].as_array().unwrap()[2..], ["--status-address=[::]:15099", "--dns-port=15053"]);
+
+    // The next free uid would not be the node's.
+    let same = file("same.yaml", &pod(1337));
+    let (exit, _, err) = program(&["--file", &same, "--image", "i", "--conflist", &conflist]);
+    assert_eq!(exit, Exit::Attention);
+    assert!(err.contains("proxy-uid is locked on this node"), "{err}");
+    let (exit, _, err) = program(&["--why", &same, "--conflist", &web]);
+    assert_eq!(exit, Exit::Usage);
+    assert!(err.contains("no conflist with a culvert-cni entry"), "{err}");
+}
+
 /// The bars are a second for 1,000 pods and a millisecond for ten containers, in a release build on a free machine; a
 /// build for tests beside others gets twenty times as long.
 #[test]
@@ -346,6 +464,15 @@ fn a_thousand_pods_take_no_time_to_speak_of() {
     let took = start.elapsed();
     assert_eq!(answer.out.matches("name: culvert-sidecar").count(), 1000);
     println!("1,000 pods: {took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+
+    let item = format!("- {}", format!("{head}{}", container(0)).trim_end().replace('\n', "\n  "));
+    let list = format!("apiVersion: v1\nkind: List\nitems:\n{}", format!("{item}\n").repeat(1000));
+    let start = Instant::now();
+    let answer = of_text(&list, &namespace(), &settings(Shape::Native), false).unwrap();
+    let took = start.elapsed();
+    assert_eq!(answer.out.matches("name: culvert-sidecar").count(), 1000);
+    println!("1,000 pods of a list: {took:?}");
     assert!(took < Duration::from_secs(20), "{took:?}");
 
     let ten: String = (0..10).map(container).collect();

@@ -3,6 +3,9 @@ use serde_json::json;
 
 use super::*;
 
+mod again;
+mod limits;
+
 const IMAGE: &str = "registry.example.com/culvert:0.1.0";
 
 fn names(pairs: &[(&str, &str)]) -> Names {
@@ -18,7 +21,7 @@ fn annotated(pairs: &[(&str, &str)]) -> Namespace {
 }
 
 fn settings(shape: Shape) -> Settings {
-    Settings { image: IMAGE.to_owned(), shape }
+    Settings { image: IMAGE.to_owned(), shape, excluded: Vec::new(), node: NodeSettings::default() }
 }
 
 fn pod(annotations: Value, container: Value) -> Value {
@@ -124,7 +127,7 @@ fn the_uid_is_no_applications_and_in_the_namespaces_range() {
         let pod = injected_by(&pod(annotations, container), &annotated(of_namespace), Shape::Native);
         assert_eq!(pod["spec"]["initContainers"][0]["securityContext"]["runAsUser"], expected);
         let handed = pod["metadata"]["annotations"].get("culvert.dev/proxy-uid").is_some();
-        assert_eq!(handed, expected != 5678 && !given);
+        assert_eq!(handed, !given);
     }
     for (range, named) in [
         ("x", "must be a range of uids"),
@@ -224,7 +227,7 @@ fn the_sidecar_gets_what_the_annotations_say() {
         all.extend(expected);
         assert_eq!(args(&pod), all, "{annotations}");
     }
-    let volumes = json!([{ "name": "culvert-no-token", "emptyDir": {} },
+    let volumes = json!([{ "name": "culvert-no-token", "downwardAPI": { "items": [{ "path": "namespace", "fieldRef": { "fieldPath": "metadata.namespace" } }] } },
         { "name": "culvert-mesh", "configMap": { "name": "culvert-mesh", "defaultMode": 292 } }]);
     let pod = injected(&pod(json!({ "inject.culvert.dev/mesh-documents": "enabled" }), web()));
     assert_eq!(pod["spec"]["volumes"], volumes);
