@@ -18,16 +18,16 @@ or the file cannot be read, and --file prints nothing; 64 the command line is wr
 
 /// Options of `inject`.
 #[derive(Debug, Args)]
-#[command(after_help = INJECT_EXAMPLES, group = ArgGroup::new("what").required(true).args(["file", "why"]))]
+#[command(after_help = INJECT_EXAMPLES, group = ArgGroup::new("what").required(true).multiple(true).args(["file", "why"]))]
 pub(crate) struct InjectArgs {
     /// Manifest to print with sidecars; - is stdin. Comments and order stay, but for what stderr names
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "image")]
-    pub file: Option<PathBuf>,
-    /// Manifest whose pods are decided about, and nothing else; - is stdin
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub why: Option<PathBuf>,
+    pub file: Option<PathBuf>,
+    /// Print the decisions about the pods of this manifest, or of that of --file, and nothing else; - is stdin
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, num_args = 0..=1)]
+    pub why: Option<Option<PathBuf>>,
     /// Image with the sidecar
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", required_unless_present = "why")]
     pub image: Option<String>,
     /// Shape of the sidecar where no annotation chooses one: native needs Kubernetes 1.29
     #[arg(long, value_enum, default_value_t = ShapeArg::Native)]

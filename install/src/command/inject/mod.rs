@@ -27,6 +27,8 @@ const MAX_FILE: u64 = 64 << 20;
 /// Reasons why a manifest has no decision.
 #[derive(Debug, thiserror::Error)]
 enum InjectError {
+    #[error("inject needs one manifest: --file FILE, --why FILE, or --file FILE --why")]
+    NotOneFile,
     #[error("cannot read {file}: {source}")]
     Unreadable { file: String, source: io::Error },
     #[error("{file}: {source}")]
@@ -41,11 +43,10 @@ struct Decided {
 }
 
 pub(crate) fn run(args: &InjectArgs) -> Answer {
-    let (file, explain) = match (&args.why, &args.file) {
-        (Some(file), _) => (file, true),
-        (None, Some(file)) => (file, false),
-        // The command line has one of both.
-        (None, None) => return Answer::said("", Exit::Usage),
+    let explain = args.why.is_some();
+    let file = match (args.why.as_ref().and_then(Option::as_ref), &args.file) {
+        (Some(file), None) | (None, Some(file)) => file,
+        _ => return Answer::refused(&InjectError::NotOneFile, Exit::Usage),
     };
     let text = if file == Path::new("-") { read_stdin() } else { read_bounded(file, MAX_FILE) };
     let file = file.display().to_string();

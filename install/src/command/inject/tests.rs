@@ -293,6 +293,17 @@ fn the_program_prints_manifests_with_sidecars() {
     assert_eq!((exit, err.as_str()), (Exit::Well, ""));
     insta::assert_snapshot!("why", out);
 
+    // The same with the manifest of --file, in either order; and each of two manifests is one too many.
+    let path = file(pod);
+    for also in [["--file", &path, "--why"], ["--why", "--file", &path]] {
+        assert_eq!(program(&also), (Exit::Well, out.clone(), String::new()));
+    }
+    for wrong in [&["--why"][..], &["--why", &path, "--file", &path], &["--file", &path], &[]] {
+        let (exit, out, err) = program(wrong);
+        assert_eq!((exit, out.as_str()), (Exit::Usage, ""), "{wrong:?}");
+        assert!(!err.is_empty(), "{wrong:?}");
+    }
+
     let unlabelled = ["--file", &file(pod), "--image", "i:1", "--namespace-label", "team=shop"];
     let (exit, out, err) = program(&unlabelled);
     assert_eq!((exit, out.as_str()), (Exit::Well, pod));
@@ -324,7 +335,7 @@ fn what_the_program_cannot_do_is_named() {
     for (args, exit, named) in [
         (vec![], Exit::Usage, "--file"),
         (vec!["--file", "x"], Exit::Usage, "--image"),
-        (vec!["--file", "x", "--why", "y", "--image", "i"], Exit::Usage, "cannot be used with"),
+        (vec!["--file", "x", "--why", "y", "--image", "i"], Exit::Usage, "inject needs one manifest"),
         (vec!["--why", "x", "--namespace-label", "x"], Exit::Usage, "KEY=VALUE"),
         (vec!["--why", "/does/not/exist"], Exit::Attention, "cannot read /does/not/exist"),
         (vec!["--why", &wrong], Exit::Attention, "no YAML"),
