@@ -4,7 +4,7 @@
 use super::app::App;
 use super::connection_view::ConnectionView;
 use super::envoy;
-use crate::cluster::registry::{ClusterState, Listener, Running};
+use crate::cluster::registry::{Cluster, ClusterState, Listener, Running};
 use crate::dns::metrics::{Answered, Outcome};
 use crate::net::addrs::Direction;
 use crate::net::clock::rfc3339;
@@ -12,6 +12,7 @@ use crate::net::limit::Limit;
 use crate::observe::history::Sample;
 use crate::observe::spoken::Spoken;
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The page: one file, no reference to any other, from this host or elsewhere.
@@ -172,9 +173,9 @@ impl Overview {
         let connections = proxy.table.newest(MOST_CONNECTIONS);
         let running = proxy.running.load();
         let (listeners_total, listeners) =
-            first(envoy::listeners(&running), |of| of.metrics.view(|metrics| metrics.opened.get() > 0));
+            first(listeners(&running), |of| of.metrics.view(|metrics| metrics.opened.get() > 0));
         let (clusters_total, clusters) =
-            first(envoy::clusters(&running), |of| of.state.metrics.view(|metrics| metrics.total.get() > 0));
+            first(clusters(&running), |of| of.state.metrics.view(|metrics| metrics.total.get() > 0));
         Self {
             version: env!("CARGO_PKG_VERSION"),
             now: rfc3339(std::time::SystemTime::now()),
@@ -197,11 +198,32 @@ impl Overview {
     }
 }
 
+/// Returns the number of all listeners, and those that a row can be about: of thousands on demand the ones that were called,
+/// as the page asks once a second.
+fn listeners(running: &Running) -> (usize, Vec<Arc<Listener>>) {
+    let total = running.plan.listener_count();
+    if total <= MOST_ROWS {
+        let all = envoy::listeners(running);
+        return (all.len(), all);
+    }
+    let used = running.used_listeners();
+    let (on, off): (Vec<_>, Vec<_>) = used.into_iter().partition(envoy::is_on);
+    (total - off.len(), on)
+}
+
+/// Returns the same of clusters.
+fn clusters(running: &Running) -> (usize, Vec<Arc<Cluster>>) {
+    let total = running.plan.cluster_count();
+    if total <= MOST_ROWS {
+        let all = envoy::clusters(running);
+        return (all.len(), all);
+    }
+    (total, running.used_clusters())
+}
+
 /// Returns the number of all rows, and those that the page shows: of too many those that were used come first.
-fn first<T>(all: impl Iterator<Item = T>, used: impl Fn(&T) -> bool) -> (usize, Vec<T>) {
-    let mut rows: Vec<T> = all.collect();
-    let total = rows.len();
-    if total > MOST_ROWS {
+fn first<T>((total, mut rows): (usize, Vec<T>), used: impl Fn(&T) -> bool) -> (usize, Vec<T>) {
+    if rows.len() > MOST_ROWS {
         rows.sort_by_key(|row| !used(row));
         rows.truncate(MOST_ROWS);
     }
@@ -329,8 +351,8 @@ mod tests {
     #[test]
     fn of_too_many_rows_those_that_were_used_come_first() {
         let few: Vec<_> = (0..MOST_ROWS).collect();
-        assert_eq!(first(few.iter().copied(), |row| *row == 7), (MOST_ROWS, few));
-        let (total, rows) = first(0..10_000, |row| *row % 5_000 == 4_999);
+        assert_eq!(first((MOST_ROWS, few.clone()), |row| *row == 7), (MOST_ROWS, few));
+        let (total, rows) = first((10_000, (0..10_000).collect()), |row| *row % 5_000 == 4_999);
         assert_eq!((total, rows.len(), &rows[..3]), (10_000, MOST_ROWS, &[4_999, 9_999, 0][..]));
     }
 }

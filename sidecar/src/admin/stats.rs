@@ -23,7 +23,7 @@ pub(crate) struct Process {
 pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Process) -> Stats {
     let mut stats = registry.stats();
     server(&mut stats, running, process);
-    for cluster in &running.clusters {
+    for cluster in &running.used_clusters() {
         let (state, name) = (&cluster.state, &cluster.stat_name);
         stats.read(&state.metrics, &[("cluster", name)]);
         state.limits.view(|limits| read_limits(limits, name, &mut stats));
@@ -37,7 +37,7 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
             stats.add(format!("cluster.{name}.health_check.healthy"), count(cluster.healthy()));
         }
     }
-    for of in &running.listeners {
+    for of in &running.used_listeners() {
         let planned = &of.plan;
         if planned.address.port() == 0 {
             continue;
@@ -56,16 +56,17 @@ fn count(number: usize) -> i64 {
 }
 
 fn server(stats: &mut Stats, running: &Running, Process { state, uptime, workers }: Process) {
-    let open =
-        running.listeners.iter().map(|listener| listener.metrics.view(|metrics| metrics.active.get())).sum();
-    let on = running.plan.listeners.iter().filter(|listener| listener.address.port() != 0).count();
+    let used = running.used_listeners();
+    let open = used.iter().map(|listener| listener.metrics.view(|metrics| metrics.active.get())).sum();
+    let off = running.plan.listeners.iter().filter(|listener| listener.address.port() == 0).count();
+    let on = running.plan.listener_count() - off;
     for (name, value) in [
         ("server.live", i64::from(state != ServerState::Draining)),
         ("server.state", state as i64),
         ("server.uptime", i64::try_from(uptime.as_secs()).unwrap_or(i64::MAX)),
         ("server.concurrency", count(workers)),
         ("server.total_connections", open),
-        ("cluster_manager.active_clusters", count(running.clusters.len())),
+        ("cluster_manager.active_clusters", count(running.plan.cluster_count())),
         ("listener_manager.total_listeners_active", count(on)),
     ] {
         stats.add(name, value);

@@ -31,8 +31,8 @@ pub struct Route {
 pub fn route(running: &Running, direction: Direction, original: OrigDst) -> Route {
     let address = original.get();
     let named = running.listener_for(direction, address);
-    let listener = named.unwrap_or_else(|| running.passthrough(direction, Family::of(address.ip())));
-    let mut route = of_listener(listener);
+    let passthrough = || Arc::clone(running.passthrough(direction, Family::of(address.ip())));
+    let mut route = of_listener(named.unwrap_or_else(passthrough));
     if direction == Direction::Outbound && dials_original(route.cluster.as_deref()) {
         route.member = running.plan.members.get(&address).cloned();
         // An outbound whose cluster a patch took out is closed.
@@ -46,8 +46,8 @@ pub fn route(running: &Running, direction: Direction, original: OrigDst) -> Rout
 }
 
 /// Returns the route of a connection to a listener that binds its own port.
-pub(crate) fn of_listener(listener: &Arc<Listener>) -> Route {
-    Route { listener: Arc::clone(listener), cluster: listener.next_cluster().cloned(), member: None }
+pub(crate) fn of_listener(listener: Arc<Listener>) -> Route {
+    Route { cluster: listener.next_cluster().cloned(), listener, member: None }
 }
 
 fn dials_original(cluster: Option<&Cluster>) -> bool {
@@ -182,7 +182,8 @@ mod tests {
             (0..64).map(|_| way(&running, Outbound, "240.0.0.1:80")).collect();
         let expected = ["outbound:240.0.0.1:80 → db", "outbound:240.0.0.1:80 → web"];
         assert_eq!(ways.iter().map(String::as_str).collect::<Vec<_>>(), expected);
-        let clusters = running.listener_for(Outbound, "240.0.0.1:80".parse().unwrap()).unwrap().clusters();
+        let listener = running.listener_for(Outbound, "240.0.0.1:80".parse().unwrap()).unwrap();
+        let clusters = listener.clusters();
         assert_eq!(clusters.map(|one| &*one.plan.name).collect::<Vec<_>>(), ["web", "db"]);
     }
 

@@ -349,7 +349,17 @@ pub fn wildcard(family: Family) -> IpAddr {
 }
 
 impl Plan {
-    /// Finds a cluster by its name.
+    /// Returns the number of listeners, those that are made out when they are called too.
+    pub fn listener_count(&self) -> usize {
+        self.listeners.len() + self.names.on_demand.listeners()
+    }
+
+    /// Returns the number of clusters, those that are made out when they are called too.
+    pub fn cluster_count(&self) -> usize {
+        self.clusters.len() + self.names.on_demand.new_clusters().count()
+    }
+
+    /// Finds a cluster by its name, of those that are made out.
     pub fn cluster_named(&self, name: &str) -> Option<&Arc<ClusterPlan>> {
         self.clusters.iter().find(|cluster| &*cluster.name == name)
     }

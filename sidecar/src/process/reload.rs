@@ -209,8 +209,8 @@ fn apply(
     }
     tracing::info!(
         documents = running.plan.documents,
-        listeners = running.plan.listeners.len(),
-        clusters = running.plan.clusters.len(),
+        listeners = running.plan.listener_count(),
+        clusters = running.plan.cluster_count(),
         "changed documents are in force"
     );
     Ok(())

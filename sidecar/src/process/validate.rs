@@ -28,8 +28,8 @@ pub fn validate(options: Options, paths: &[PathBuf]) -> Result<String, Vec<Strin
         "{} documents are well-formed; mesh {:?}{whose}: {} listeners, {} clusters, passthrough {}",
         plan.documents,
         config.mesh,
-        plan.listeners.len(),
-        plan.clusters.len(),
+        plan.listener_count(),
+        plan.cluster_count(),
         passthrough(&plan)
     );
     Ok(text)

@@ -11,7 +11,7 @@ use crate::admin::stats::Process;
 use crate::cluster::destinations::{Destination, Destinations};
 use crate::cluster::health::EndpointHealth;
 use crate::cluster::limits::ClusterLimits;
-use crate::cluster::registry::{Cluster, Listener, Running, stat_name};
+use crate::cluster::registry::{Cluster, ClusterId, Listener, Running, stat_name};
 use crate::net::addrs::{DialAddr, Direction};
 use crate::net::clock::rfc3339;
 use crate::observe::one_line::one_line;
@@ -29,26 +29,38 @@ const MOST_HOSTS: usize = 256;
 
 /// The listeners that are on. A passthrough one has the address of Envoy's that it stands for: one socket of ours takes
 /// both families.
-pub(super) fn listeners(running: &Running) -> impl Iterator<Item = &Arc<Listener>> {
-    running.listeners.iter().filter(|listener| listener.plan.address.port() != 0)
+pub(super) fn listeners(running: &Running) -> Vec<Arc<Listener>> {
+    let mut all = running.all_listeners();
+    all.retain(is_on);
+    all
+}
+
+pub(super) fn is_on(listener: &Arc<Listener>) -> bool {
+    listener.plan.address.port() != 0
 }
 
 /// The clusters that connections can come to: of those, listeners that are off have none.
-pub(super) fn clusters(running: &Running) -> impl Iterator<Item = &Arc<Cluster>> {
+pub(super) fn clusters(running: &Running) -> Vec<Arc<Cluster>> {
     // Looked up, as names of the mesh may make thousands of both.
-    let led = listeners(running).flat_map(|listener| listener.clusters()).chain(&running.direct_access);
-    let led: HashSet<_> = led.map(|cluster| cluster.state.id).collect();
-    running.clusters.iter().filter(move |cluster| {
+    let used = running.used_listeners();
+    let on = used.iter().filter(|listener| is_on(listener));
+    let led = on.flat_map(|listener| listener.clusters()).chain(&running.direct_access);
+    let mut led: HashSet<_> = led.map(|cluster| cluster.state.id).collect();
+    // Those on demand, whose listeners are always on.
+    led.insert(ClusterId::NONE);
+    let mut all = running.all_clusters();
+    all.retain(|cluster| {
         cluster.plan.origin == plan::Origin::MeshPassthrough || led.contains(&cluster.state.id)
-    })
+    });
+    all
 }
 
 /// Makes `/config_dump`. `loaded` is the time since which it is in force.
 pub(super) fn config_dump(config: &Config, running: &Running, loaded: SystemTime) -> Value {
     let updated = rfc3339(loaded);
     let clusters: Vec<_> =
-        clusters(running).map(|one| cluster(&one.plan, running.plan.mtls.as_ref())).collect();
-    let listeners: Vec<_> = listeners(running).map(|one| listener(running, one)).collect();
+        clusters(running).iter().map(|one| cluster(&one.plan, running.plan.mtls.as_ref())).collect();
+    let listeners: Vec<_> = listeners(running).iter().map(|one| listener(running, one)).collect();
     let (of_clusters, of_listeners) = (dump::version(&clusters), dump::version(&listeners));
     let clusters: Vec<_> = clusters
         .into_iter()
@@ -230,7 +242,7 @@ fn inner_address(address: SocketAddr) -> Value {
 
 /// Makes `/listeners`, a line for each.
 pub(super) fn listeners_text(running: &Running) -> String {
-    listeners(running).fold(String::new(), |mut text, listener| {
+    listeners(running).iter().fold(String::new(), |mut text, listener| {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{}::{}", listener.plan.name, listener.plan.address);
         text
@@ -240,6 +252,7 @@ pub(super) fn listeners_text(running: &Running) -> String {
 /// Makes `/listeners?format=json` in Envoy's shape.
 pub(super) fn listeners_json(running: &Running) -> Value {
     let statuses: Vec<_> = listeners(running)
+        .iter()
         .map(|listener| &listener.plan)
         .map(|plan| json!({"name": &*plan.name, "local_address": socket_address(plan.address)}))
         .collect();
@@ -325,7 +338,7 @@ pub(super) fn server_info(config: &Config, process: Process) -> Value {
 /// Makes `/clusters`, a line for each value.
 pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> String {
     let mut text = String::new();
-    for of in clusters(running) {
+    for of in &clusters(running) {
         let name = &of.plan.name;
         let _ = writeln!(text, "{name}::observability_name::{}", of.stat_name);
         for (limit, value) in of.state.limits.view(limits) {
@@ -367,6 +380,7 @@ pub(super) fn clusters_text(running: &Running, destinations: &Destinations) -> S
 /// Makes `/clusters?format=json` in Envoy's shape.
 pub(super) fn clusters_json(running: &Running, destinations: &Destinations) -> Value {
     let statuses: Vec<_> = clusters(running)
+        .iter()
         .map(|of| {
             let thresholds: serde_json::Map<_, _> = of
                 .state

@@ -66,9 +66,18 @@ pub(super) fn page(proxy: &Proxy, query: &str) -> Reply {
 fn looked(proxy: &Proxy, query: &str) -> Result<Reply, String> {
     let Question { name, filter, page, json } = Question::of(query)?;
     let running = proxy.running.load();
+    let used = running.used_clusters();
     let clusters: HashMap<&str, &Arc<Cluster>> =
-        running.clusters.iter().map(|cluster| (&*cluster.plan.name, cluster)).collect();
-    let health = |name: &str| clusters.get(name).map(|cluster| healths(cluster)).unwrap_or_default();
+        used.iter().map(|cluster| (&*cluster.plan.name, cluster)).collect();
+    let lines = &running.plan.names.on_demand;
+    let uncalled: HashMap<&str, usize> =
+        lines.new_clusters().map(|at| (&**lines.cluster_name(at), at)).collect();
+    // Nothing is known of endpoints that no connection came for, so that they are in service.
+    let in_service = |at: &usize| lines.endpoints(*at).iter().map(|one| (one.address, IN_SERVICE)).collect();
+    let health = |name: &str| match clusters.get(name) {
+        Some(cluster) => healths(cluster),
+        None => uncalled.get(name).map(in_service).unwrap_or_default(),
+    };
     let directory = Directory::new(&running.plan, &health);
     let Some(name) = name else {
         let list = directory.list(page, |text| filter.as_ref().is_none_or(|regex| regex.is_match(text)));
@@ -101,13 +110,16 @@ fn healths(cluster: &Cluster) -> Healths {
     cluster.health().map(|endpoint| (endpoint.address, word(&endpoint))).collect()
 }
 
+/// The standing of an endpoint that is not checked, and did not fail.
+const IN_SERVICE: &str = "in service";
+
 /// Says the standing of an endpoint in a word or two.
 fn word(of: &EndpointHealth) -> &'static str {
     match (of.unhealthy, of.ejected, of.checked) {
         (true, _, _) => "fails its checks",
         (false, true, _) => "ejected",
         (false, false, true) => "passes its checks",
-        (false, false, false) => "in service",
+        (false, false, false) => IN_SERVICE,
     }
 }
 

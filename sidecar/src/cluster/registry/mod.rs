@@ -5,6 +5,7 @@
 //! counters, permits in use, round robin and ejections, and an open connection keeps the ones that it began with. So a
 //! connection looks them up once, and a byte never.
 
+mod on_demand;
 mod stat_names;
 mod states;
 mod trial;
@@ -19,6 +20,7 @@ use crate::cluster::health::{ClusterHealth, EndpointHealth};
 use crate::cluster::limits::LazyLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::cluster::outsider::{Opened, OutsideConfigs, OutsiderMetrics};
+use crate::cluster::registry::on_demand::Called;
 use crate::cluster::registry::stat_names::stat_names;
 use crate::cluster::registry::states::reuse;
 use crate::cluster::remembered::Remembered;
@@ -29,7 +31,7 @@ use crate::plan::health::CheckPlan;
 use crate::plan::outside::Exit;
 use crate::plan::rate::RatePlan;
 use crate::plan::{self, Discovery, Origin, Plan};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -38,6 +40,11 @@ use std::time::{Duration, Instant};
 /// The number of a cluster in this process; none is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ClusterId(pub(crate) u32);
+
+impl ClusterId {
+    /// That of clusters which nothing came for yet.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+}
 
 /// The part of a cluster that outlives a reload.
 #[derive(Debug)]
@@ -110,6 +117,8 @@ pub struct Running {
     pub(crate) trial: Option<Box<trial::Trial>>,
     /// The shortest of all listeners: a worker asks for it many times a second.
     pub(crate) shortest_idle_timeout: Option<Duration>,
+    /// What connections came for, of that which is made out on demand.
+    called: Called,
 }
 
 /// The name of a listener, and its rate.
@@ -117,12 +126,17 @@ type BucketKey = (Arc<str>, RatePlan);
 
 /// The states by name that a plan or a connection uses.
 #[derive(Debug, Default)]
-pub struct Registry {
+pub struct Registry(Arc<States>);
+
+#[derive(Debug, Default)]
+struct States {
     clusters: Mutex<HashMap<Arc<str>, Weak<ClusterState>>>,
     listeners: Mutex<HashMap<Arc<str>, Weak<Lazy<ListenerMetrics>>>>,
     buckets: Mutex<HashMap<BucketKey, Weak<Bucket>>>,
     outside: OutsideConfigs,
     next_id: AtomicU32,
+    /// Addresses of the listeners that were made out on demand.
+    called: Mutex<HashSet<SocketAddr>>,
 }
 
 // === impl Registry ===
@@ -130,13 +144,15 @@ pub struct Registry {
 impl Registry {
     /// Gives a plan its counters, limits and ejections: the ones in use where a name stays, else new ones.
     pub fn open(&self, plan: Plan) -> Arc<Running> {
+        let states = &self.0;
         let names = plan.clusters.iter().map(|cluster| Arc::clone(&cluster.name));
-        let states = reuse(&self.clusters, names, |name| ClusterState::new(self.next_id(), Arc::clone(name)));
-        let outside = self.outside.open(&plan);
+        let of_clusters =
+            reuse(&states.clusters, names, |name| ClusterState::new(states.next_id(), Arc::clone(name)));
+        let outside = states.outside.open(&plan);
         let clusters: Vec<_> = plan
             .clusters
             .iter()
-            .zip(states)
+            .zip(of_clusters)
             .zip(stat_names(&plan.clusters))
             .map(|((plan, state), stat_name)| Arc::new(Cluster::new(plan, state, stat_name, &outside)))
             .collect();
@@ -145,10 +161,10 @@ impl Registry {
             name.as_deref().and_then(|name| by_name.get(name)).map(|cluster| Arc::clone(cluster))
         };
         let names = plan.listeners.iter().map(|listener| Arc::clone(&listener.name));
-        let metrics = reuse(&self.listeners, names, |_| Lazy::default());
+        let metrics = reuse(&states.listeners, names, |_| Lazy::default());
         let rated = |plan: &Arc<plan::ListenerPlan>| plan.rate.map(|rate| (Arc::clone(&plan.name), rate));
         let mut buckets =
-            reuse(&self.buckets, plan.listeners.iter().filter_map(rated), |(_, rate)| Bucket::new(*rate))
+            reuse(&states.buckets, plan.listeners.iter().filter_map(rated), |(_, rate)| Bucket::new(*rate))
                 .into_iter();
         let listener = |(plan, metrics): (&Arc<plan::ListenerPlan>, _)| {
             let share = |share: &plan::Share| {
@@ -169,9 +185,11 @@ impl Registry {
         let exits = clusters.iter().filter(|cluster| cluster.plan.origin == Origin::MeshPassthrough);
         let exits = exits.map(|cluster| (Arc::clone(&cluster.plan.name), Arc::clone(cluster))).collect();
         let passthrough = Direction::ALL.map(|d| Family::ALL.map(|f| passthrough(&listeners, d, f)));
-        Arc::new(Running {
+        let idle_timeouts = plan.listeners.iter().filter_map(|listener| listener.idle_timeout);
+        let running = Arc::new(Running {
             trial: trial::Trial::of(&plan),
-            shortest_idle_timeout: plan.listeners.iter().filter_map(|listener| listener.idle_timeout).min(),
+            shortest_idle_timeout: idle_timeouts.chain(plan.names.on_demand.shortest_idle_timeout()).min(),
+            called: Called::new(&plan, states),
             plan,
             listeners,
             clusters,
@@ -179,9 +197,15 @@ impl Registry {
             exits,
             by_destination,
             passthrough,
-        })
+        });
+        running.make_out_again();
+        running
     }
+}
 
+// === impl States ===
+
+impl States {
     fn next_id(&self) -> ClusterId {
         ClusterId(self.next_id.fetch_add(1, Relaxed))
     }
@@ -463,8 +487,9 @@ impl Running {
         &self,
         direction: Direction,
         destination: SocketAddr,
-    ) -> Option<&Arc<Listener>> {
-        self.by_destination.get(&(direction, destination))
+    ) -> Option<Arc<Listener>> {
+        let there = self.by_destination.get(&(direction, destination)).map(Arc::clone);
+        there.or_else(|| (direction == Direction::Outbound).then(|| self.on_demand(destination))?)
     }
 
     /// The listener of redirected connections that have no other.

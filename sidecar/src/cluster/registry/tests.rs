@@ -78,7 +78,7 @@ fn a_name_that_stays_keeps_its_state_and_one_that_goes_takes_it_along() {
     assert_ne!(cluster(&third, "db").state.id, old, "a new state");
     drop(second);
     let fourth = registry.open(plan(&[], 1));
-    let left = registry.clusters.lock().unwrap().len();
+    let left = registry.0.clusters.lock().unwrap().len();
     assert_eq!(left, fourth.clusters.len() + 1, "db is in use, web and cache are gone");
     drop(third);
 }
@@ -352,9 +352,9 @@ fn a_bucket_stays_as_long_as_the_name_and_the_rate_of_its_listener() {
     let other = open(4);
     assert_eq!(taken(&other), 4, "another rate is another bucket");
     drop((first, second));
-    assert_eq!(registry.buckets.lock().unwrap().len(), 2);
+    assert_eq!(registry.0.buckets.lock().unwrap().len(), 2);
     let _other = open(4);
-    assert_eq!(registry.buckets.lock().unwrap().len(), 1, "and the old one is gone");
+    assert_eq!(registry.0.buckets.lock().unwrap().len(), 1, "and the old one is gone");
 }
 
 /// The cluster `web` with so many endpoints, a share below which panic begins, and each way of choosing among them.

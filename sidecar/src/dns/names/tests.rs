@@ -25,8 +25,7 @@ pub(crate) fn mesh(rows: &[NameRow<'_>]) -> Arc<MeshNames> {
 }
 
 fn port_of(port: u16, name: &str) -> NamePort {
-    let listener = format!("outbound:{port}").into();
-    NamePort { port, name: (!name.is_empty()).then(|| name.into()), listener }
+    NamePort { port, name: (!name.is_empty()).then(|| name.into()) }
 }
 
 /// A question for a name of these labels.
@@ -189,5 +188,5 @@ fn ten_thousand_names_are_found_each() {
     for (host, address) in &hosts {
         assert_eq!(records(&names, host, RecordType::A), some(&[address]), "{host}");
     }
-    assert_eq!(size_of_val(&*names.by_address), 10_000 * 24);
+    assert_eq!(size_of_val(&*names.by_address), 10_000 * 8);
 }

@@ -117,9 +117,11 @@ fn compiled(
     let limits = Limits::new(config, &ours, pod);
     let logs = Logs::new(mesh, &ours, pod);
     let known = (&ours[..], &found.addresses);
-    let services = Services::new(known, &pod, &config.mesh, (&mut plan.warnings, &mut errors));
+    let services =
+        Services::new(known, (&pod, &plan.members), &config.mesh, (&mut plan.warnings, &mut errors));
     let routes = Routes::new(&ours, pod, &services, &mut plan.warnings);
-    let mut ways = Ways::new(&plan, (&ours[..], &services), &routes, (&limits, &logs));
+    let on_trial = on_trial || !shadow.is_empty();
+    let mut ways = Ways::new(&plan, (&ours[..], &services, on_trial), &routes, (&limits, &logs));
     if let Some(this) = this {
         let redirected = this.1.redirected(&config.context());
         if !redirected[0] {

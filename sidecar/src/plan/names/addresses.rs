@@ -34,16 +34,8 @@ impl Forbidden<'_> {
     pub(crate) const NONE: Forbidden<'static> = Forbidden { own: &|_| false, taken: &|_| false };
 }
 
-/// The addresses of all keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Assigned {
-    /// Addresses of each key: IPv4 before IPv6; of a family none where no address of its range is free.
-    pub(crate) addresses: BTreeMap<Arc<str>, Arc<[IpAddr]>>,
-    /// The ledger for the next time.
-    pub(crate) ledger: Ledger,
-}
-
-/// Gives each key its addresses.
+/// Gives each key its addresses: IPv4 before IPv6; of a family none where no address of its range is free. Returns the ledger
+/// that has them, and from which the next time begins.
 ///
 /// Those of documents win, even over a key that has the same by its digest: in Kubernetes an address passes to another Service
 /// without this process being asked. All other addresses stay with their keys, as `before` knows them.
@@ -55,8 +47,9 @@ pub(crate) fn assign(
     before: &Ledger,
     forbidden: Forbidden<'_>,
     now: Instant,
-) -> Result<Assigned, Vec<AddressError>> {
+) -> Result<Ledger, Vec<AddressError>> {
     let mut owners = fixed(wanted, forbidden.own)?;
+    owners.reserve(2 * wanted.len());
     let mut had: HashMap<&str, Vec<IpAddr>> = HashMap::new();
     for entry in before.entries(now) {
         // Entries in use come first, and after them those that went last, so the first address of a family is the one to keep.
@@ -91,8 +84,8 @@ pub(crate) fn assign(
         addresses.dedup();
         used.push((Arc::clone(key), addresses.into()));
     }
-    let ledger = before.next(&used, now);
-    Ok(Assigned { addresses: used.into_iter().collect(), ledger })
+    drop(owners);
+    Ok(before.next(used, now))
 }
 
 /// Returns the keys of all addresses of documents.
@@ -194,8 +187,20 @@ mod tests {
             .collect()
     }
 
+    #[derive(Debug, PartialEq, Eq)]
+    struct Assigned {
+        addresses: BTreeMap<Arc<str>, Arc<[IpAddr]>>,
+        ledger: Ledger,
+    }
+
     fn assigned(wanted: &Wanted, before: &Ledger, now: Instant) -> Assigned {
-        assign(wanted, before, Forbidden::NONE, now).unwrap()
+        without(wanted, before, Forbidden::NONE, now)
+    }
+
+    fn without(wanted: &Wanted, before: &Ledger, forbidden: Forbidden<'_>, now: Instant) -> Assigned {
+        let ledger = assign(wanted, before, forbidden, now).unwrap();
+        let of = |key: &Arc<str>| (Arc::clone(key), Arc::clone(ledger.addresses(key).unwrap()));
+        Assigned { addresses: wanted.keys().map(of).collect(), ledger }
     }
 
     fn many(number: usize) -> Wanted {
@@ -344,16 +349,16 @@ mod tests {
         // Half of the range, as where pods are of class E; then all of it.
         let upper = |address: IpAddr| matches!(address, IpAddr::V4(ip) if ip.octets()[0] >= 248);
         let forbidden = Forbidden { taken: &upper, ..Forbidden::NONE };
-        let all = assign(&keys, &Ledger::default(), forbidden, now).unwrap();
+        let all = without(&keys, &Ledger::default(), forbidden, now);
         assert!(all.addresses.values().all(|addresses| addresses.len() == 2 && !upper(addresses[0])));
         let four = |address: IpAddr| address.is_ipv4();
-        let none = assign(&keys, &all.ledger, Forbidden { taken: &four, ..Forbidden::NONE }, now).unwrap();
+        let none = without(&keys, &all.ledger, Forbidden { taken: &four, ..Forbidden::NONE }, now);
         assert!(none.addresses.values().all(|addresses| addresses.len() == 1 && addresses[0].is_ipv6()));
         // A network that came takes an address away from its key, and no other.
         let [key, other] = ["service-0.mesh", "service-1.mesh"];
         let lost = both(&all, key)[0];
         let one = |address: IpAddr| address == lost;
-        let moved = assign(&keys, &all.ledger, Forbidden { own: &one, ..Forbidden::NONE }, now).unwrap();
+        let moved = without(&keys, &all.ledger, Forbidden { own: &one, ..Forbidden::NONE }, now);
         assert_ne!(both(&moved, key)[0], lost);
         assert_eq!(both(&moved, key)[1], both(&all, key)[1]);
         assert_eq!(both(&moved, other), both(&all, other));
@@ -368,7 +373,7 @@ mod tests {
             Forbidden { taken: &taken, ..Forbidden::NONE },
             now,
         );
-        let both_keys = assigned(&wanted(&[(&first, &[]), (&second, &[])]), &away.unwrap().ledger, now);
+        let both_keys = assigned(&wanted(&[(&first, &[]), (&second, &[])]), &away.unwrap(), now);
         assert_ne!(both(&both_keys, &second)[0], want);
     }
 
@@ -426,8 +431,7 @@ mod tests {
                 false
             };
             let now = Instant::now();
-            let all = assign(&keys, &Ledger::default(), Forbidden { taken: &taken, ..Forbidden::NONE }, now)
-                .unwrap();
+            let all = without(&keys, &Ledger::default(), Forbidden { taken: &taken, ..Forbidden::NONE }, now);
             let distinct: HashSet<_> =
                 all.addresses.values().flat_map(|addresses| addresses.iter()).collect();
             assert_eq!(distinct.len(), 2 * number);

@@ -32,7 +32,6 @@ pub(super) struct Entry {
 
 impl Ledger {
     /// Returns the addresses of a key that is in use.
-    #[cfg(test)]
     pub(crate) fn addresses(&self, key: &str) -> Option<&Arc<[IpAddr]>> {
         let at = self.0.partition_point(|entry| *entry.key < *key);
         let entry = self.0.get(at).filter(|entry| *entry.key == *key && entry.gone.is_none())?;
@@ -51,17 +50,15 @@ impl Ledger {
     }
 
     /// Returns the ledger after this one: `used` has the addresses of all keys from now on, in the order of the keys.
-    pub(super) fn next(&self, used: &[(Arc<str>, Arc<[IpAddr]>)], now: Instant) -> Self {
+    pub(super) fn next(&self, used: Vec<(Arc<str>, Arc<[IpAddr]>)>, now: Instant) -> Self {
+        let in_use = |(key, addresses)| Entry { key, addresses, gone: None };
+        let mut entries: Vec<Entry> = used.into_iter().map(in_use).collect();
+        // A start has none before, and need not collect what is taken from them.
+        if self.0.is_empty() {
+            return Self(entries);
+        }
         let taken: HashSet<IpAddr> =
-            used.iter().flat_map(|(_, addresses)| addresses.iter().copied()).collect();
-        let mut entries: Vec<Entry> = used
-            .iter()
-            .map(|(key, addresses)| Entry {
-                key: Arc::clone(key),
-                addresses: Arc::clone(addresses),
-                gone: None,
-            })
-            .collect();
+            entries.iter().flat_map(|entry| entry.addresses.iter().copied()).collect();
         for old in self.entries(now) {
             // An address of a document passes to its next key at once, and one outside of the ranges is given to none.
             let free = |address: &&IpAddr| in_ranges(**address) && !taken.contains(*address);

@@ -5,12 +5,14 @@ pub(crate) mod addresses;
 pub(crate) mod error;
 pub(crate) mod ledger;
 pub(crate) mod lookup;
+pub(crate) mod on_demand;
 pub(crate) mod shown;
 
 use crate::net::own_addresses::{AddressSet, OwnAddresses};
 use crate::net::routes::Routes;
 use crate::plan::names::addresses::Forbidden;
 use crate::plan::names::ledger::Ledger;
+use crate::plan::names::on_demand::OnDemand;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,6 +25,9 @@ pub struct MeshNames {
     pub names: Vec<MeshName>,
     /// Name of the listener of the connections to an address, beside the listener's own. The listener is bound to none.
     pub ways: HashMap<SocketAddr, Arc<str>>,
+    /// Listeners and clusters that are made out when they are called. A cluster may be among those of the plan too, and
+    /// is the same then.
+    pub on_demand: OnDemand,
     /// Names that documents ask for and that do not exist, in the order of their hosts.
     pub refused: Vec<RefusedName>,
     /// The addresses of all services and names, of those that this pod does not call too. The next plan begins with it.
@@ -33,8 +38,11 @@ impl PartialEq for MeshNames {
     /// Compares what the names are now. The ledger differs by addresses that were in use some time ago, which no document
     /// says.
     fn eq(&self, other: &Self) -> bool {
-        let Self { names, ways, refused, ledger: _ } = self;
-        *names == other.names && *ways == other.ways && *refused == other.refused
+        let Self { names, ways, on_demand, refused, ledger: _ } = self;
+        *names == other.names
+            && *ways == other.ways
+            && *on_demand == other.on_demand
+            && *refused == other.refused
     }
 }
 
@@ -50,7 +58,7 @@ pub struct MeshName {
     /// Seconds for which clients keep an answer.
     pub ttl: u32,
     /// Ports that can be called by the name, in their order.
-    pub ports: Vec<NamePort>,
+    pub ports: Arc<[NamePort]>,
     /// Kind and name of the service, as in `MeshService backend`.
     pub service: Arc<str>,
     /// Kind and name of the document that made the name, as in `HostnameGenerator local`; of `<service>.mesh` the Dataplane's.
@@ -58,14 +66,12 @@ pub struct MeshName {
 }
 
 /// A port that can be called by a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NamePort {
     /// The port.
     pub port: u16,
     /// Name of the port, for SRV.
     pub name: Option<Arc<str>>,
-    /// Name of the listener of its connections.
-    pub listener: Arc<str>,
 }
 
 /// A name that a document asks for and that does not exist.
@@ -129,7 +135,7 @@ impl Standing {
         &self,
         wanted: &addresses::Wanted,
         taken: impl Fn(IpAddr) -> bool,
-    ) -> Result<addresses::Assigned, Vec<error::AddressError>> {
+    ) -> Result<Ledger, Vec<error::AddressError>> {
         let forbidden = Forbidden {
             own: &|address| self.own.contains(address),
             taken: &|address| self.routes.covers(address) || taken(address),

@@ -6,7 +6,7 @@ use crate::net::addrs::Direction;
 use crate::plan::Plan;
 use crate::plan::compile::error::CompileError;
 use crate::plan::compile::ways::{Way, Ways};
-use crate::plan::names::addresses::{Assigned, Wanted};
+use crate::plan::names::addresses::Wanted;
 use crate::plan::names::error::AddressError;
 use crate::plan::names::{MeshName, MeshNames, NamePort, RefusedName, Standing};
 use culvert_mesh::document::Document;
@@ -37,47 +37,72 @@ pub(super) fn add(
         .filter(|(place, holder)| holder.needs_addresses(named.contains(place)))
         .map(|(_, holder)| (Arc::clone(&holder.key), holder.fixed.clone()))
         .collect();
-    let Assigned { addresses, ledger } = match standing.assign(&wanted, |ip| own_outbounds.contains(&ip)) {
-        Ok(assigned) => assigned,
+    let ledger = match standing.assign(&wanted, |ip| own_outbounds.contains(&ip)) {
+        Ok(ledger) => ledger,
         Err(wrong) => {
             errors.extend(wrong.into_iter().filter_map(|error| about_document(&table, &error)));
             return;
         }
     };
+    drop(wanted);
     let mut names = MeshNames { ledger, ..MeshNames::default() };
     let outbound = plan.listeners.iter().filter(|listener| listener.direction == Direction::Outbound);
-    let mut there: ByAddress = outbound.map(|one| (one.address, Arc::clone(&one.name))).collect();
-    let mut served: Vec<Served> = Vec::with_capacity(table.holders.len());
-    for holder in &table.holders {
-        let of_documents = || holder.shared.as_slice().into();
-        let addresses = addresses.get(&holder.key).map_or_else(of_documents, Arc::clone);
-        let ports = listen(plan, ways, (holder, &addresses[..]), (&mut names.ways, &mut there));
-        let addresses = redirected(addresses, this);
-        served.push(Served { addresses, ports });
-    }
-    let mut refused = table.refused;
+    // At once, as what is outgrown leaves holes in the heap.
+    let services = table.holders.len();
+    ways.expect(2 * services, services);
+    let mut there: There = outbound.map(|one| (one.address, Some(Arc::clone(&one.name)))).collect();
     // One text for all: a pod may leave thousands out.
     let left_out: Arc<str> =
         format!("Dataplane {} leaves it out: reachableServices or reachableBackends", document.name).into();
+    let mut served: Vec<Served> = Vec::with_capacity(table.holders.len());
+    let mut alike = HashSet::new();
+    for holder in table.holders {
+        let of_documents = || holder.shared.as_slice().into();
+        let addresses = names.ledger.addresses(&holder.key).map_or_else(of_documents, Arc::clone);
+        let ports = listen(plan, ways, (&holder, &addresses[..]), (&mut names.ways, &mut there));
+        let addresses = redirected(addresses, this);
+        let why_not = why_not(&holder, &addresses, &left_out);
+        served.push(Served { addresses, ports: once(&mut alike, ports), service: holder.service, why_not });
+    }
+    names.on_demand = ways.on_demand(plan);
+    drop(there);
+    let mut refused = table.refused;
+    names.names.reserve_exact(table.names.len());
     for (host, named) in table.names {
-        let (holder, served) = (&table.holders[named.holder], &served[named.holder]);
-        match why_not(holder, served, &left_out) {
-            Some(why) => refused.push(RefusedName { host: host.into(), why }),
-            None => names.names.push(name(host, &named, holder, served)),
+        let served = &served[named.holder];
+        match &served.why_not {
+            Some(why) => refused.push(RefusedName { host: host.into(), why: Arc::clone(why) }),
+            None => names.names.push(name(host, &named, served)),
         }
     }
     refused.sort_by(|one, other| (&one.host, &one.why).cmp(&(&other.host, &other.why)));
+    names.names.shrink_to_fit();
     names.refused = refused;
     plan.names = Arc::new(names);
 }
 
 /// Names of listeners by the addresses of connections.
 type ByAddress = HashMap<SocketAddr, Arc<str>>;
+/// The same of listeners that are there; `None` of those on demand.
+type There = HashMap<SocketAddr, Option<Arc<str>>>;
 
-/// The addresses and open ports of a holder.
+/// What names of a holder have in common.
 struct Served {
     addresses: Arc<[IpAddr]>,
-    ports: Vec<NamePort>,
+    ports: Arc<[NamePort]>,
+    service: Arc<str>,
+    /// The reason why they do not exist, if they do not.
+    why_not: Option<Arc<str>>,
+}
+
+/// Returns the first of ports that are alike: thousands of services have the same.
+fn once(all: &mut HashSet<Arc<[NamePort]>>, ports: Vec<NamePort>) -> Arc<[NamePort]> {
+    if let Some(there) = all.get(&ports[..]) {
+        return Arc::clone(there);
+    }
+    let ports: Arc<[NamePort]> = ports.into();
+    all.insert(Arc::clone(&ports));
+    ports
 }
 
 impl Holder<'_> {
@@ -93,24 +118,34 @@ fn listen(
     plan: &mut Plan,
     ways: &mut Ways<'_>,
     (holder, addresses): (&Holder<'_>, &[IpAddr]),
-    (all, there): (&mut ByAddress, &mut ByAddress),
+    (all, there): (&mut ByAddress, &mut There),
 ) -> Vec<NamePort> {
     let Some(&main) = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()) else {
         return Vec::new();
     };
-    let reachable = holder.ports.all().iter().filter(|(_, held)| held.reachable);
-    let mut ports = Vec::with_capacity(holder.ports.all().len());
+    let held = holder.ports.get();
+    let reachable = held.all().iter().filter(|(_, held)| held.reachable);
+    let mut ports = Vec::with_capacity(held.all().len());
     for &(port, ref held) in reachable {
         let address = SocketAddr::new(main, port);
         // An outbound of the pod's own Dataplane comes first, and of two headless services with one pod the first by name.
-        let new = || ways.add_only(plan, Way { to: &held.to, address, by: held.by });
-        let listener = Arc::clone(there.entry(address).or_insert_with(new));
+        let listener = there.get(&address).cloned().unwrap_or_else(|| {
+            let new = ways.add_only(plan, Way { to: &held.to, address, by: held.by });
+            // Other addresses belong to this service alone, and there may be tens of thousands.
+            if !holder.shared.is_empty() {
+                there.insert(address, new.clone());
+            }
+            new
+        });
         // The registry knows a listener by its own address.
-        for other in addresses.iter().filter(|other| **other != main) {
-            all.entry(SocketAddr::new(*other, port)).or_insert_with(|| Arc::clone(&listener));
+        for (listener, other) in listener.iter().flat_map(|one| addresses.iter().map(move |ip| (one, *ip))) {
+            if other != main {
+                all.entry(SocketAddr::new(other, port)).or_insert_with(|| Arc::clone(listener));
+            }
         }
-        ports.push(NamePort { port, name: held.name.clone(), listener });
+        ports.push(NamePort { port, name: held.name.clone() });
     }
+    ways.lead(addresses, main);
     ports
 }
 
@@ -129,11 +164,12 @@ fn redirected(addresses: Arc<[IpAddr]>, this: &Dataplane) -> Arc<[IpAddr]> {
 }
 
 /// Returns the reason why a name does not exist, if it does not.
-fn why_not(holder: &Holder<'_>, served: &Served, left_out: &Arc<str>) -> Option<Arc<str>> {
-    let ports = holder.ports.all();
+fn why_not(holder: &Holder<'_>, addresses: &[IpAddr], left_out: &Arc<str>) -> Option<Arc<str>> {
+    let ports = holder.ports.get();
+    let ports = ports.all();
     if !ports.is_empty() && !ports.iter().any(|(_, port)| port.reachable) {
         Some(Arc::clone(left_out))
-    } else if served.addresses.is_empty() {
+    } else if addresses.is_empty() {
         Some(format!("{}: no address is free for it", holder.service).into())
     } else if ports.is_empty() && holder.shared.is_empty() {
         Some(format!("{}: it has no port", holder.service).into())
@@ -142,13 +178,13 @@ fn why_not(holder: &Holder<'_>, served: &Served, left_out: &Arc<str>) -> Option<
     }
 }
 
-fn name(host: String, named: &Named<'_>, holder: &Holder<'_>, served: &Served) -> MeshName {
+fn name(host: String, named: &Named<'_>, served: &Served) -> MeshName {
     MeshName {
         host: host.into(),
         addresses: Arc::clone(&served.addresses),
         ttl: TTL,
-        ports: served.ports.clone(),
-        service: Arc::clone(&holder.service),
+        ports: Arc::clone(&served.ports),
+        service: Arc::clone(&served.service),
         by: Arc::clone(&named.by),
     }
 }

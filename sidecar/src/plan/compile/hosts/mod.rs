@@ -31,7 +31,7 @@ use table::Table;
 /// Adds the names of the mesh, and for a pod whose connections are redirected (`this`) their listeners.
 pub(super) fn add<'a>(
     plan: &mut Plan,
-    (services, ways): (&Services<'a>, &mut Ways<'_>),
+    (services, ways): (&'a Services<'a>, &mut Ways<'_>),
     (ours, this): (&[&'a Document], Option<(&Document, &Dataplane)>),
     standing: &Standing,
     errors: &mut Vec<CompileError>,

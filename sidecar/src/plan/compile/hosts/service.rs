@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `<service>.mesh`, the addresses of all services, and the hosts of ExternalServices.
 
-use super::table::{HeldPort, HeldPorts, Holder, Named, Source, Table, has_tag};
+use super::table::{HeldPort, HeldPorts, Holder, Named, Ports, Source, Table, field, has_tag};
 use crate::net::addrs::is_loopback;
 use crate::plan::compile::services::{Service, ServiceKind, Services};
 use crate::plan::names::RefusedName;
@@ -17,15 +17,13 @@ use std::sync::Arc;
 
 /// Domain of the services that tags name.
 const DOMAIN: &str = "mesh";
-/// Port of every `<service>.mesh`, as in Kuma.
-const PORT: u16 = 80;
 
 /// Adds all services and `<service>.mesh`. Returns the services with the places of their holders.
-pub(super) fn add<'s, 'a>(
+pub(super) fn add<'a>(
     table: &mut Table<'a>,
-    services: &'s Services<'a>,
+    services: &'a Services<'a>,
     workloads: &HashSet<IpAddr>,
-) -> Vec<(&'s Service<'a>, usize)> {
+) -> Vec<(&'a Service<'a>, usize)> {
     let mut held = Vec::new();
     for service in services.all() {
         let is_shared = |vip: &IpAddr| workloads.contains(&vip.to_canonical());
@@ -35,13 +33,16 @@ pub(super) fn add<'s, 'a>(
             let place = &service.by.place;
             format!("{} ({place}): status.vips has {vip}, neither of a range for names nor private: calls to it go to the service", service.place())
         }));
+        let (key, name) = (key(service), service.place());
+        let name: Arc<str> = name.into();
         let place = table.hold(Holder {
-            key: key(service).into(),
-            service: service.place().into(),
+            // One text where they are alike, as of services that tags name.
+            key: if key == *name { Arc::clone(&name) } else { key.into() },
+            service: name,
             document: service.by,
             fixed,
             shared,
-            ports: ports(service),
+            ports: Ports::Of(service),
         });
         if has_tag(service.kind) {
             add_names(table, service, place);
@@ -72,35 +73,6 @@ fn key(service: &Service<'_>) -> String {
                 [namespace.map(|name| format!(".{name}")), service.zone.map(|zone| format!(" in {zone}"))];
             service.place() + &parts.into_iter().flatten().collect::<String>()
         }
-    }
-}
-
-fn ports<'a>(service: &Service<'a>) -> HeldPorts<'a> {
-    let by = (service.by, field(service.kind));
-    let mut ports = HeldPorts::default();
-    if let Some(whole) = &service.whole {
-        let held = || HeldPort { name: None, to: whole.clone(), by, reachable: service.reachable };
-        ports.add(PORT, held);
-    }
-    for port in &service.ports {
-        // As in Kuma port 80 is the whole service.
-        ports.add(port.port, || HeldPort {
-            name: port.name.clone(),
-            to: port.destination.clone(),
-            by,
-            reachable: port.reachable,
-        });
-    }
-    ports
-}
-
-/// Returns the field that says the ports of a service.
-fn field(kind: ServiceKind) -> &'static str {
-    match kind {
-        ServiceKind::Tagged => "networking.inbound",
-        ServiceKind::MeshService | ServiceKind::MeshMultiZoneService => "spec.ports",
-        ServiceKind::MeshExternalService => "spec.match",
-        ServiceKind::ExternalService => "networking.address",
     }
 }
 
@@ -163,7 +135,7 @@ pub(super) fn add_hosts<'a>(table: &mut Table<'a>, services: &Services<'a>, ours
                 Host::Ip(ip) => vec![ip],
                 Host::Name(_) => Vec::new(),
             },
-            ports,
+            ports: Ports::Own(ports),
         });
         let name = address.host.name().filter(|_| !networking.disable_host_dns_entry).and_then(host_name);
         if let Some(host) = name {

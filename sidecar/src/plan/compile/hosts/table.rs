@@ -10,9 +10,10 @@
 //! | in any other way | nothing: it is an error that names both documents |
 
 use crate::plan::compile::error::CompileError;
-use crate::plan::compile::services::{Destination, ServiceKind};
+use crate::plan::compile::services::{Destination, Service, ServiceKind};
 use crate::plan::names::RefusedName;
 use culvert_mesh::document::Document;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,14 +31,62 @@ pub(super) struct Holder<'a> {
     /// Addresses that are workloads' own: a headless service has those of its pods.
     pub(super) shared: Vec<IpAddr>,
     /// Ports, and what they lead to.
-    pub(super) ports: HeldPorts<'a>,
+    pub(super) ports: Ports<'a>,
 }
+
+/// Ports of a holder.
+pub(super) enum Ports<'a> {
+    /// Those of a service, which are put together when they are needed: of thousands they would take 300 bytes each.
+    Of(&'a Service<'a>),
+    /// Others.
+    Own(HeldPorts<'a>),
+}
+
+/// Port of every `<service>.mesh`, as in Kuma.
+const PORT: u16 = 80;
 
 /// Ports in their order, each once. Most services have one or two, for which a node of a map takes a KiB.
 #[derive(Clone, Default)]
 pub(super) struct HeldPorts<'a>(Vec<(u16, HeldPort<'a>)>);
 
+impl<'a> Ports<'a> {
+    pub(super) fn get(&self) -> Cow<'_, HeldPorts<'a>> {
+        match self {
+            Self::Of(service) => Cow::Owned(HeldPorts::of(service)),
+            Self::Own(ports) => Cow::Borrowed(ports),
+        }
+    }
+
+    fn fill(&mut self, ports: HeldPorts<'a>) {
+        let mut own = self.get().into_owned();
+        for (port, held) in ports.0 {
+            own.add(port, || held);
+        }
+        *self = Self::Own(own);
+    }
+}
+
 impl<'a> HeldPorts<'a> {
+    /// Puts the ports of a service together.
+    fn of(service: &Service<'a>) -> Self {
+        let by = (service.by, field(service.kind));
+        let mut ports = Self::default();
+        if let Some(whole) = &service.whole {
+            let held = || HeldPort { name: None, to: whole.clone(), by, reachable: service.reachable };
+            ports.add(PORT, held);
+        }
+        for port in &service.ports {
+            // As in Kuma port 80 is the whole service.
+            ports.add(port.port, || HeldPort {
+                name: port.name.clone(),
+                to: port.destination.clone(),
+                by,
+                reachable: port.reachable,
+            });
+        }
+        ports
+    }
+
     /// Adds a port, unless it is there.
     pub(super) fn add(&mut self, port: u16, held: impl FnOnce() -> HeldPort<'a>) {
         if let Err(place) = self.0.binary_search_by_key(&port, |(port, _)| *port) {
@@ -62,6 +111,16 @@ pub(super) struct HeldPort<'a> {
     pub(super) by: (&'a Document, &'static str),
     /// False if this pod's Dataplane leaves it out.
     pub(super) reachable: bool,
+}
+
+/// Returns the field that says the ports of a service.
+pub(super) fn field(kind: ServiceKind) -> &'static str {
+    match kind {
+        ServiceKind::Tagged => "networking.inbound",
+        ServiceKind::MeshService | ServiceKind::MeshMultiZoneService => "spec.ports",
+        ServiceKind::MeshExternalService => "spec.match",
+        ServiceKind::ExternalService => "networking.address",
+    }
 }
 
 /// The source of a host.
@@ -108,7 +167,7 @@ impl<'a> Table<'a> {
     /// Adds a holder, and returns its place. One with that key gets the ports that it lacks.
     pub(super) fn hold(&mut self, holder: Holder<'a>) -> usize {
         if let Some(&place) = self.places.get(&holder.key) {
-            self.fill(place, holder.ports);
+            self.holders[place].ports.fill(holder.ports.get().into_owned());
             return place;
         }
         let place = self.holders.len();
@@ -133,8 +192,8 @@ impl<'a> Table<'a> {
         }
         match (there.source, claim.source) {
             (Source::VirtualOutbound, Source::Service) => {
-                let (place, ports) = (there.holder, self.holders[claim.holder].ports.clone());
-                self.fill(place, ports);
+                let (place, ports) = (there.holder, self.holders[claim.holder].ports.get().into_owned());
+                self.holders[place].ports.fill(ports);
             }
             (Source::Generated(first), Source::Generated(second)) if first == second => {
                 let order =
@@ -156,12 +215,6 @@ impl<'a> Table<'a> {
                     claim.document.map(|document| document.error(path, found, "a name that one service has"));
                 self.errors.extend(error.map(CompileError::from));
             }
-        }
-    }
-
-    fn fill(&mut self, place: usize, ports: HeldPorts<'a>) {
-        for (port, held) in ports.0 {
-            self.holders[place].ports.add(port, || held);
         }
     }
 

@@ -1,3 +1,4 @@
+use crate::net::addrs::Direction;
 use crate::options::Options;
 use crate::options::config::Config;
 use crate::plan::compile::{compile_after, read_with_mesh};
@@ -44,16 +45,24 @@ fn pod(name: &str, number: u8, inbounds: &[(u16, &str)]) -> String {
 
 /// `HOST PORT: ENDPOINTS`, of the hosts that end so.
 fn ways(plan: &Plan, suffix: &str) -> Vec<String> {
+    let plan = &plan.clone().made_out();
     let names = plan.names.names.iter().filter(|name| name.host.ends_with(suffix));
     let ports = names.flat_map(|name| name.ports.iter().map(move |port| (name, port)));
     let way = |(name, port): (&crate::plan::names::MeshName, &crate::plan::names::NamePort)| {
-        let listener = plan.listeners.iter().find(|one| one.name == port.listener).unwrap();
-        for address in &*name.addresses {
-            let address = SocketAddr::new(*address, port.port);
-            let way = plan.names.ways.get(&address);
-            let is_own = listener.address == address;
-            assert!(is_own != (way == Some(&port.listener)), "{}: {address}", name.host);
-        }
+        let all = || plan.listeners.iter().filter(|one| one.direction == Direction::Outbound);
+        let found: Vec<_> = name
+            .addresses
+            .iter()
+            .map(|address| {
+                let address = SocketAddr::new(*address, port.port);
+                let (way, own) = (plan.names.ways.get(&address), all().find(|one| one.address == address));
+                let way = way.map(|way| all().find(|one| one.name == *way).unwrap());
+                assert!(own.is_none() != way.is_none(), "{}: {address}", name.host);
+                own.or(way).unwrap()
+            })
+            .collect();
+        assert!(found.iter().all(|one| one.name == found[0].name), "{}", name.host);
+        let listener = found[0];
         let cluster = plan.cluster_named(listener.cluster.as_ref().unwrap()).unwrap();
         let endpoints: Vec<_> = match &cluster.upstream {
             Discovery::Endpoints(all) => all.iter().map(|one| one.address.to_string()).collect(),
@@ -99,7 +108,6 @@ fn a_service_has_a_name_with_port_80_and_those_of_its_inbounds() {
     let [v4, v6] = web.addresses[..] else { panic!("{:?}", web.addresses) };
     assert!(matches!(v4, IpAddr::V4(ip) if ip.octets()[0] >= 240), "{v4}");
     assert!(v6.to_string().starts_with("fd00:fd00::"), "{v6}");
-    assert_eq!(*web.ports[0].listener, format!("outbound:{v4}:80"));
     assert_eq!(addresses(&plan, "api.shop.svc.3001.mesh"), addresses(&plan, "api_shop_svc_3001.mesh"));
     assert_eq!(why(&plan, "a:b.mesh"), ["Dataplane odd: kuma.io/service \"a:b\" makes no name of DNS"]);
 }
@@ -113,6 +121,7 @@ fn without_a_redirect_there_are_no_names_and_no_listeners_for_them() {
     );
     let plan = compiled(&documents, &Standing::default()).unwrap();
     assert!(plan.names.names.is_empty() && plan.names.ways.is_empty());
+    assert_eq!(plan.names.on_demand, Default::default());
     assert!(!plan.listeners.iter().any(|one| one.name.starts_with("outbound:240.")));
 }
 

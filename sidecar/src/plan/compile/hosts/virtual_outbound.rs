@@ -6,7 +6,7 @@
 //! tags by one the first holds.
 
 use super::generator::LEGAL;
-use super::table::{HeldPort, HeldPorts, Holder, Named, Source, Table, has_tag};
+use super::table::{HeldPort, HeldPorts, Holder, Named, Ports, Source, Table, has_tag};
 use super::template::{Ask, Fault, Missing, Template};
 use crate::plan::compile::services::{ServiceKind, Services};
 use crate::plan::names::RefusedName;
@@ -86,7 +86,7 @@ pub(super) fn add<'a>(table: &mut Table<'a>, services: &Services<'a>, ours: &[&'
             document: by,
             fixed: Vec::new(),
             shared: Vec::new(),
-            ports,
+            ports: Ports::Own(ports),
         });
         let named = format!("VirtualOutbound {}", by.name).into();
         table.claim(

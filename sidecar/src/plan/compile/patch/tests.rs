@@ -235,7 +235,8 @@ fn a_json_patch_leaves_what_it_does_not_name_and_removes_to_envoys_numbers() {
 fn a_cluster_that_is_taken_out_closes_its_ways_and_one_that_is_added_opens_none() {
     let remove =
         |which: &str| policy("p", ALL, &[&format!("cluster: {{operation: Remove, match: {{{which}}}}}")]);
-    let open = plan("");
+    // All is made out where a policy patches.
+    let open = plan(&policy("p", ALL, &[&timeout(4, "name: nothing")]));
     let inbound = plan(&remove("origin: inbound"));
     assert_eq!(inbound.clusters.len(), open.clusters.len() - 2);
     assert_eq!(listener(&inbound, "inbound:10.0.0.2:80").cluster, None);

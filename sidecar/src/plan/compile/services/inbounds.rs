@@ -10,6 +10,7 @@ use culvert_mesh::model::tags::Tags;
 use culvert_mesh::select::{self, Subject};
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub(in crate::plan::compile) struct Offer<'a> {
     pub(in crate::plan::compile) inbound: &'a Inbound,
     /// True for this pod.
     is_this: bool,
-    /// One for all services of the inbound.
+    /// One for all services of the inbound, the plan's member if it is that.
     member: OnceCell<Arc<Member>>,
 }
 
@@ -41,15 +42,27 @@ impl Offer<'_> {
     /// Returns the endpoint. This pod is reached by its own address rather than the advertised one, so that the call goes
     /// through its inbound rules and not out of the pod.
     fn endpoint(&self) -> EndpointPlan {
-        let Self { document, dataplane, inbound, is_this, ref member } = *self;
-        let address = if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) };
+        let Self { document, inbound, ref member, .. } = *self;
         let member = member.get_or_init(|| member_of(document, inbound));
-        EndpointPlan { address, member: Arc::clone(member) }
+        EndpointPlan { address: self.address(), member: Arc::clone(member) }
+    }
+
+    fn address(&self) -> SocketAddr {
+        let Self { dataplane, inbound, is_this, .. } = *self;
+        if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) }
+    }
+
+    fn is(&self, member: &Member) -> bool {
+        *member.dataplane == *self.document.name && member.tags == self.inbound.tags
     }
 }
 
 impl<'a> Inbounds<'a> {
-    pub(super) fn new(ours: &[&'a Document], pod: &Subject<'a>) -> Self {
+    pub(super) fn new(
+        ours: &[&'a Document],
+        pod: &Subject<'a>,
+        members: &HashMap<SocketAddr, Arc<Member>>,
+    ) -> Self {
         let mut sorted: Vec<_> = dataplanes(ours).collect();
         // The order of files must not matter.
         sorted.sort_by(|(one, _), (other, _)| {
@@ -65,7 +78,12 @@ impl<'a> Inbounds<'a> {
                 if let Some(service) = inbound.tags.service() {
                     by_service.entry(service).or_default().push(place(all.len()));
                 }
-                all.push(Offer { document, dataplane, inbound, is_this, member: OnceCell::new() });
+                let offer = Offer { document, dataplane, inbound, is_this, member: OnceCell::new() };
+                // Thousands of services would have a second one each.
+                if let Some(there) = members.get(&offer.address()).filter(|there| offer.is(there)) {
+                    offer.member.get_or_init(|| Arc::clone(there));
+                }
+                all.push(offer);
             }
             workloads.push(Workload { document, offers: first..place(all.len()) });
         }

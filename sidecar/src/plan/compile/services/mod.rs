@@ -26,6 +26,7 @@ pub(super) use destination::Destination;
 pub(super) use inbounds::Offer;
 
 use self::inbounds::Inbounds;
+use crate::plan::Member;
 use crate::plan::compile::error::CompileError;
 use crate::plan::external::ExternalEndpoint;
 use culvert_mesh::document::{Document, HostAddresses, ZONE};
@@ -33,7 +34,8 @@ use culvert_mesh::kinds::destination::{KnownService, ToKind};
 use culvert_mesh::model::labels::Labels;
 use culvert_mesh::model::tags::Tags;
 use culvert_mesh::select::Subject;
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Label with the namespace of a document.
@@ -228,11 +230,11 @@ impl<'a> Services<'a> {
     /// Collects the services of a mesh, and reports documents that claim one service, port or address.
     pub(super) fn new(
         (ours, addresses): (&[&'a Document], &HostAddresses),
-        pod: &Subject<'a>,
+        (pod, members): (&Subject<'a>, &HashMap<SocketAddr, Arc<Member>>),
         mesh: &'a str,
         (warnings, errors): (&mut Vec<String>, &mut Vec<CompileError>),
     ) -> Self {
-        let inbounds = Inbounds::new(ours, pod);
+        let inbounds = Inbounds::new(ours, pod, members);
         let zone = pod.zone().unwrap_or_default();
         let mut all = written::mesh_services(ours, &inbounds, (mesh, zone));
         // Without a Dataplane the pod calls no service, and a mesh may have tens of thousands.

@@ -51,7 +51,8 @@ fn with<T>(documents: &str, then: impl FnOnce(&Services<'_>, &[String]) -> T) ->
     let pod = this_pod("here", &config, &ours, &loaded.found, &mut errors);
     let pod = Subject { pod, tags: &[], inbound: None };
     let known = (&ours[..], &loaded.found.addresses);
-    let services = Services::new(known, &pod, &config.mesh, (&mut warnings, &mut errors));
+    let services =
+        Services::new(known, (&pod, &Default::default()), &config.mesh, (&mut warnings, &mut errors));
     let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
     then(&services, &errors)
 }

@@ -9,10 +9,12 @@ use crate::plan::compile::logs::Logs;
 use crate::plan::compile::routes::{Routed, Routes};
 use crate::plan::compile::services::{Destination, Services};
 use crate::plan::logs::LogTargets;
+use crate::plan::names::on_demand::{Called, Lines, OnDemand, listener_name};
 use crate::plan::{ClusterPlan, Discovery, ListenerPlan, Origin, Plan, Serve, Share};
 use culvert_mesh::document::Document;
+use culvert_mesh::kinds::Kind;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -63,20 +65,39 @@ pub(super) struct Ways<'a> {
     /// What was made already: a service may be called at several addresses.
     made: HashMap<Made, Arc<str>>,
     calls: HashMap<Destination, Rc<Calls>>,
+    /// What is made out when it is called; `None` = everything is made out at once, for what looks at all listeners and clusters.
+    on_demand: Option<Lines>,
+    /// Logs of calls that no document names.
+    log: LogTargets,
 }
 
 impl<'a> Ways<'a> {
-    /// Makes ways into a plan. As long as they are used, other code adds no clusters to it.
+    /// Makes ways into a plan. As long as they are used, other code adds no clusters to it. With `on_trial` another plan is
+    /// compared with it.
     pub(super) fn new(
         plan: &Plan,
-        (ours, services): (&'a [&'a Document], &'a Services<'a>),
+        (ours, services, on_trial): (&'a [&'a Document], &'a Services<'a>, bool),
         routes: &'a Routes<'a>,
         (limits, logs): (&'a Limits<'a>, &'a Logs<'a>),
     ) -> Self {
+        let patches = |one: &&Document| [Kind::MeshProxyPatch, Kind::ProxyTemplate].contains(&one.kind());
+        let looks_at_all = on_trial || plan.decisions.are_kept() || ours.iter().any(patches);
         let clusters = plan.clusters.iter().enumerate();
         let clusters = clusters.map(|(at, cluster)| (Arc::clone(&cluster.name), at)).collect();
         let (made, calls) = (HashMap::new(), HashMap::new());
-        Self { ours, services, routes, limits, logs, clusters, made, calls }
+        let on_demand = (!looks_at_all).then(Lines::default);
+        Self {
+            ours,
+            services,
+            routes,
+            limits,
+            logs,
+            clusters,
+            made,
+            calls,
+            on_demand,
+            log: logs.of_calls(None),
+        }
     }
 
     /// Adds the listener of calls to a destination, with its clusters and all policies about them, and returns its name. No two
@@ -95,7 +116,7 @@ impl<'a> Ways<'a> {
         if split.len() == 1 {
             split.clear();
         }
-        let name: Arc<str> = format!("outbound:{}", way.address).into();
+        let name = listener_name(way.address);
         let listener = ListenerPlan {
             name: Arc::clone(&name),
             direction: Direction::Outbound,
@@ -115,15 +136,58 @@ impl<'a> Ways<'a> {
         name
     }
 
-    /// Adds a way of which no other has the same destination: what policies say of its calls is not kept, as there may be tens of
-    /// thousands.
-    pub(super) fn add_only(&mut self, plan: &mut Plan, way: Way<'_>) -> Arc<str> {
+    /// Adds a way on demand if it can be, else its listener, whose name it returns. No other way has its destination: what
+    /// policies say of its calls is not kept, as there may be tens of thousands.
+    pub(super) fn add_only(&mut self, plan: &mut Plan, way: Way<'_>) -> Option<Arc<str>> {
         let was_there = self.calls.contains_key(way.to);
+        if !was_there && self.add_on_demand(plan, way) {
+            return None;
+        }
         let name = self.add(plan, way);
         if !was_there {
             self.calls.remove(way.to);
         }
-        name
+        Some(name)
+    }
+
+    /// Adds a way as lines: one whose calls all go to its own destination, and to a cluster that no other way made out.
+    fn add_on_demand(&mut self, plan: &mut Plan, way: Way<'_>) -> bool {
+        let Some(lines) = &mut self.on_demand else { return false };
+        let routed = self.routes.of(way.to);
+        let own = matches!(&routed.shares[..], [(_, to)] if to == way.to);
+        if !own || self.clusters.contains_key(&way.to.cluster) {
+            return false;
+        }
+        let (numbers, log) = self
+            .services
+            .with_called(way.to, |called| (self.limits.outbound(called), self.logs.of_calls(Some(called))));
+        let upstream = self.services.upstream(way.to);
+        let cluster = numbers.cluster(Arc::clone(&way.to.cluster), Origin::Outbound, upstream);
+        let service = Arc::clone(&way.to.service);
+        let added = lines.add(way.address, Called { cluster, service, idle_timeout: numbers.idle_timeout });
+        if added && log != self.log {
+            plan.logs.outbounds.insert(way.address, log);
+        }
+        added
+    }
+
+    /// Makes room for so many listeners and clusters on demand.
+    pub(super) fn expect(&mut self, listeners: usize, clusters: usize) {
+        if let Some(lines) = &mut self.on_demand {
+            lines.expect(listeners, clusters);
+        }
+    }
+
+    /// Lets addresses lead to the listeners on one of them, as far as these are on demand.
+    pub(super) fn lead(&mut self, addresses: &[IpAddr], to: IpAddr) {
+        if let Some(lines) = &mut self.on_demand {
+            lines.lead(addresses, to);
+        }
+    }
+
+    /// Returns what is made out when it is called, once all ways are added.
+    pub(super) fn on_demand(&mut self, plan: &Plan) -> OnDemand {
+        self.on_demand.take().map(|lines| lines.finish(&plan.clusters)).unwrap_or_default()
     }
 
     /// Notes the services without an endpoint that the calls of a way go to.
@@ -172,9 +236,16 @@ impl<'a> Ways<'a> {
     pub(super) fn named_cluster(&mut self, plan: &mut Plan, mut cluster: ClusterPlan) -> Arc<str> {
         let wanted = Arc::clone(&cluster.name);
         let mut number = 1;
-        while let Some(there) = self.clusters.get(&cluster.name).map(|at| &plan.clusters[*at]) {
-            if **there == cluster {
-                return Arc::clone(&there.name);
+        loop {
+            if let Some(there) = self.clusters.get(&cluster.name).map(|at| &plan.clusters[*at]) {
+                if **there == cluster {
+                    return Arc::clone(&there.name);
+                }
+            } else {
+                let on_demand = self.on_demand.as_ref().and_then(|lines| lines.cluster(&cluster.name));
+                if on_demand.is_none_or(|there| there == cluster) {
+                    break;
+                }
             }
             number += 1;
             cluster.name = format!("{wanted}#{number}").into();
@@ -203,3 +274,6 @@ impl<'a> Ways<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

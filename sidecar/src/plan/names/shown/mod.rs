@@ -5,8 +5,10 @@
 mod near;
 mod text;
 
+use crate::net::addrs::Direction;
 use crate::options::config::Config;
 use crate::plan::external::{ExternalEndpoint, ExternalHost};
+use crate::plan::names::on_demand::listener_name;
 use crate::plan::names::{MeshName, MeshNames, NamePort};
 use crate::plan::{ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Plan};
 use serde::Serialize;
@@ -33,6 +35,7 @@ pub(crate) type Healths = HashMap<SocketAddr, &'static str>;
 pub(crate) struct Directory<'p> {
     names: &'p MeshNames,
     listeners: HashMap<&'p str, &'p ListenerPlan>,
+    by_address: HashMap<SocketAddr, &'p ListenerPlan>,
     clusters: HashMap<&'p str, &'p ClusterPlan>,
     /// Health of the endpoints of the cluster of this name.
     health: &'p dyn Fn(&str) -> Healths,
@@ -128,6 +131,12 @@ struct ShownRefusal {
     why: String,
 }
 
+/// A listener of the plan, or the place of one that is made out when it is called.
+enum Found<'p> {
+    Listener(&'p ListenerPlan),
+    OnDemand(usize),
+}
+
 /// Text that is neither a name of DNS nor an address.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -139,9 +148,11 @@ pub(crate) struct NoName(String);
 
 impl<'p> Directory<'p> {
     pub(crate) fn new(plan: &'p Plan, health: &'p dyn Fn(&str) -> Healths) -> Self {
+        let outbound = plan.listeners.iter().filter(|listener| listener.direction == Direction::Outbound);
         Self {
             names: &plan.names,
             listeners: plan.listeners.iter().map(|listener| (&*listener.name, &**listener)).collect(),
+            by_address: outbound.map(|listener| (listener.address, &**listener)).collect(),
             clusters: plan.clusters.iter().map(|cluster| (&*cluster.name, &**cluster)).collect(),
             health,
         }
@@ -220,18 +231,35 @@ impl<'p> Directory<'p> {
             ttl: name.ttl,
             service: name.service.to_string(),
             by: name.by.to_string(),
-            ports: name.ports.iter().map(|port| self.port(port, most)).collect(),
+            ports: name.ports.iter().map(|port| self.port(name, port, most)).collect(),
         }
     }
 
-    fn port(&self, port: &NamePort, most: usize) -> ShownPort {
-        let clusters = self.listeners.get(&*port.listener).map(|listener| self.clusters(listener, most));
-        ShownPort {
-            port: port.port,
-            name: port.name.as_deref().map(str::to_owned),
-            listener: port.listener.to_string(),
-            clusters: clusters.unwrap_or_default(),
-        }
+    fn port(&self, name: &MeshName, port: &NamePort, most: usize) -> ShownPort {
+        let mut addresses = name.addresses.iter().map(|ip| SocketAddr::new(*ip, port.port));
+        let found = addresses.clone().find_map(|address| self.listener(address));
+        let (listener, clusters) = match found {
+            Some(Found::Listener(listener)) => (listener.name.to_string(), self.clusters(listener, most)),
+            Some(Found::OnDemand(at)) => {
+                let on_demand = &self.names.on_demand;
+                let cluster = on_demand.cluster_of(at);
+                let (cluster, endpoints) = (on_demand.cluster_name(cluster), on_demand.endpoints(cluster));
+                (
+                    on_demand.listener(at).name.to_string(),
+                    vec![self.members((cluster, None), endpoints, most)],
+                )
+            }
+            // A patch took it out.
+            None => (addresses.next().map(listener_name).unwrap_or_default().to_string(), Vec::new()),
+        };
+        ShownPort { port: port.port, name: port.name.as_deref().map(str::to_owned), listener, clusters }
+    }
+
+    /// Finds the listener of connections to an address.
+    fn listener(&self, address: SocketAddr) -> Option<Found<'p>> {
+        let way = || self.names.ways.get(&address).and_then(|name| self.listeners.get(&**name));
+        let there = self.by_address.get(&address).or_else(way).map(|listener| Found::Listener(listener));
+        there.or_else(|| self.names.on_demand.find(address).map(Found::OnDemand))
     }
 
     fn clusters(&self, listener: &ListenerPlan, most: usize) -> Vec<ShownCluster> {
@@ -246,17 +274,26 @@ impl<'p> Directory<'p> {
     }
 
     fn cluster(&self, name: &Arc<str>, share: Option<[u32; 2]>, most: usize) -> ShownCluster {
-        let healths = (self.health)(name);
         let (total, endpoints) = match self.clusters.get(&**name).map(|cluster| &cluster.upstream) {
-            Some(Discovery::Endpoints(all)) => {
-                (all.len(), all.iter().take(most).map(|one| member(one, &healths)).collect())
-            }
+            Some(Discovery::Endpoints(all)) => return self.members((name, share), all, most),
             Some(Discovery::External(all)) => {
+                let healths = (self.health)(name);
                 (all.len(), all.iter().take(most).map(|one| external(one, &healths)).collect())
             }
             Some(Discovery::OriginalDst { .. } | Discovery::Application { .. }) | None => (0, Vec::new()),
         };
         ShownCluster { name: name.to_string(), share, total, endpoints }
+    }
+
+    fn members(
+        &self,
+        (name, share): (&str, Option<[u32; 2]>),
+        all: &[EndpointPlan],
+        most: usize,
+    ) -> ShownCluster {
+        let healths = (self.health)(name);
+        let endpoints = all.iter().take(most).map(|one| member(one, &healths)).collect();
+        ShownCluster { name: name.to_owned(), share, total: all.len(), endpoints }
     }
 }
 

@@ -34,13 +34,13 @@ fn cluster(name: &str, endpoints: usize) -> Arc<ClusterPlan> {
     })
 }
 
-fn listener(name: &str, clusters: &[(&str, u32)]) -> Arc<ListenerPlan> {
+fn listener(name: &str, address: &str, clusters: &[(&str, u32)]) -> Arc<ListenerPlan> {
     let share = |(cluster, weight): &(&str, u32)| Share { cluster: (*cluster).into(), weight: *weight };
     Arc::new(ListenerPlan {
         name: name.into(),
         direction: Direction::Outbound,
         origin: Origin::Outbound,
-        address: "240.0.0.9:80".parse().unwrap(),
+        address: address.parse().unwrap(),
         binds: false,
         serve: Serve::Tcp,
         cluster: clusters.first().map(|(cluster, _)| (*cluster).into()),
@@ -51,18 +51,14 @@ fn listener(name: &str, clusters: &[(&str, u32)]) -> Arc<ListenerPlan> {
     })
 }
 
-fn name(host: &str, addresses: &[&str], ports: &[(u16, Option<&str>, &str)]) -> MeshName {
+fn name(host: &str, addresses: &[&str], ports: &[(u16, Option<&str>)]) -> MeshName {
     MeshName {
         host: host.into(),
         addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
         ttl: 30,
         ports: ports
             .iter()
-            .map(|(port, name, listener)| NamePort {
-                port: *port,
-                name: name.map(Into::into),
-                listener: (*listener).into(),
-            })
+            .map(|(port, name)| NamePort { port: *port, name: name.map(Into::into) })
             .collect(),
         service: "MeshService backend".into(),
         by: "HostnameGenerator local".into(),
@@ -73,14 +69,10 @@ fn name(host: &str, addresses: &[&str], ports: &[(u16, Option<&str>, &str)]) -> 
 fn plan() -> Plan {
     let names = MeshNames {
         names: vec![
-            name(
-                "backend.mesh",
-                &["240.0.0.9", "fd00:fd00::9"],
-                &[(80, Some("http"), "to-backend"), (81, None, "split")],
-            ),
-            name("closed.mesh", &["240.0.0.10"], &[(80, None, "closed"), (81, None, "not there")]),
+            name("backend.mesh", &["240.0.0.9", "fd00:fd00::9"], &[(80, Some("http")), (81, None)]),
+            name("closed.mesh", &["240.0.0.10"], &[(80, None), (81, None)]),
             name("nothing.mesh", &[], &[]),
-            name("same.mesh", &["240.0.0.9"], &[(80, None, "to-backend")]),
+            name("same.mesh", &["240.0.0.9"], &[(80, None)]),
         ],
         refused: vec![RefusedName {
             host: "twice.mesh".into(),
@@ -90,9 +82,9 @@ fn plan() -> Plan {
     };
     Plan {
         listeners: vec![
-            listener("to-backend", &[("backend", 1)]),
-            listener("split", &[("backend", 9), ("canary", 1)]),
-            listener("closed", &[]),
+            listener("to-backend", "240.0.0.9:80", &[("backend", 1)]),
+            listener("split", "240.0.0.9:81", &[("backend", 9), ("canary", 1)]),
+            listener("closed", "240.0.0.10:80", &[]),
         ],
         clusters: vec![cluster("backend", 2), cluster("canary", 300)],
         names: Arc::new(names),
@@ -153,7 +145,10 @@ backend.mesh
     let (exists, text) = said("closed.mesh", &RUNS, Some([true, true]));
     let denied =
         |port, listener| format!("  port {port}, listener {listener}\n    every connection is denied\n");
-    assert!(exists && text.ends_with(&(denied(80, "closed") + &denied(81, "not there"))), "{text}");
+    assert!(
+        exists && text.ends_with(&(denied(80, "closed") + &denied(81, "outbound:240.0.0.10:81"))),
+        "{text}"
+    );
     let (exists, text) = said("nothing.mesh", &RUNS, Some([true, true]));
     assert!(
         exists
@@ -349,9 +344,7 @@ fn of_ten_thousand_names_a_page_is_shown_and_a_filter_finds_the_rest() {
     let mut all = plan();
     let host = |number: usize| format!("web-{number:05}.mesh");
     all.names = Arc::new(MeshNames {
-        names: (0..10_000)
-            .map(|number| name(&host(number), &["240.0.0.9"], &[(80, None, "split")]))
-            .collect(),
+        names: (0..10_000).map(|number| name(&host(number), &["240.0.0.9"], &[(81, None)])).collect(),
         refused: (0..100).map(|number| RefusedName { host: host(number).into(), why: "no".into() }).collect(),
         ..MeshNames::default()
     });
