@@ -1,0 +1,80 @@
+{{/* "true" where a server injects. The policy mode has no server: templates/policy.yaml. */}}
+{{- define "culvert.webhook" -}}
+{{- if and .Values.injector.enabled (eq .Values.injector.mode "webhook") }}true{{ end -}}
+{{- end -}}
+
+{{/* Names the injector's Deployment, Service, ServiceAccount, Secret, roles and webhook configuration alike. */}}
+{{- define "culvert.injector" -}}
+{{ include "culvert.fullname" . }}-injector
+{{- end -}}
+
+{{/*
+Namespaces that the injector never touches, as a JSON list. Kubernetes' own and the chart's start while no injector runs, and
+where the plugin does nothing a sidecar would never become ready.
+*/}}
+{{- define "culvert.injector.excluded" -}}
+{{- $system := list "kube-system" "kube-public" "kube-node-lease" .Release.Namespace -}}
+{{- concat $system .Values.entry.excludeNamespaces .Values.injector.excludeNamespaces | uniq | toJson -}}
+{{- end -}}
+
+{{/* Shape of the sidecar: an init container that keeps running is on by default from Kubernetes 1.29 on. */}}
+{{- define "culvert.injector.sidecar" -}}
+{{- if ne .Values.injector.sidecar "auto" -}}
+{{ .Values.injector.sidecar }}
+{{- else if semverCompare ">=1.29.0-0" .Capabilities.KubeVersion.Version -}}
+native
+{{- else -}}
+plain
+{{- end -}}
+{{- end -}}
+
+{{/* The nodes' defaults and locked keys in the form of a conflist, which `culvert-install inject --conflist` reads. */}}
+{{- define "culvert.injector.conflist" -}}
+{{- $plugin := dict "type" "culvert-cni" "redirect" .Values.entry.redirect "locked" .Values.entry.locked -}}
+{{- dict "cniVersion" "1.0.0" "name" "culvert" "plugins" (list $plugin) | toPrettyJson -}}
+{{- end -}}
+
+{{/* A pod without any right on its node. OpenShift gives each namespace a range of uids and refuses others. */}}
+{{- define "culvert.unprivileged" -}}
+runAsNonRoot: true
+{{- if ne .Values.platform "openshift" }}
+runAsUser: 5678
+runAsGroup: 5678
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "culvert.confined" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/*
+The entries of the webhook: { name, namespace, pod }, the last two as expressions of a label selector. Each pod meets one of
+them at most. A pod's own label decides wherever it is, and a namespace's where the pod has none. `disabled` is never asked
+about, so that it works while no server answers. Every other value is, wrong ones too: the server refuses them with the
+allowed ones. A pod without a label in a namespace without a label meets none, so no failure of the server concerns it.
+*/}}
+{{- define "culvert.injector.entries" -}}
+{{- $own := "culvert.dev/inject" -}}
+{{- $kuma := "kuma.io/sidecar-injection" -}}
+{{- $hasOwn := dict "key" $own "operator" "Exists" -}}
+{{- $noOwn := dict "key" $own "operator" "DoesNotExist" -}}
+{{- $ownOn := dict "key" $own "operator" "NotIn" "values" (list "disabled") -}}
+{{- $hasKuma := dict "key" $kuma "operator" "Exists" -}}
+{{- $noKuma := dict "key" $kuma "operator" "DoesNotExist" -}}
+{{- $kumaOn := dict "key" $kuma "operator" "NotIn" "values" (list "disabled" "false") -}}
+{{- $unlabelled := ternary (list $noOwn $noKuma) (list $noOwn) .Values.injector.kumaLabel -}}
+{{- $entries := list
+      (dict "name" "namespace.inject.culvert.dev" "namespace" (list $hasOwn $ownOn) "pod" $unlabelled)
+      (dict "name" "pod.inject.culvert.dev" "namespace" list "pod" (list $hasOwn $ownOn)) -}}
+{{- if .Values.injector.kumaLabel -}}
+{{- $entries = concat $entries (list
+      (dict "name" "kuma-namespace.inject.culvert.dev" "namespace" (list $noOwn $hasKuma $kumaOn) "pod" $unlabelled)
+      (dict "name" "kuma-pod.inject.culvert.dev" "namespace" list "pod" (list $noOwn $hasKuma $kumaOn))) -}}
+{{- end -}}
+{{- $entries | toJson -}}
+{{- end -}}
