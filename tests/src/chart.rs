@@ -53,6 +53,21 @@ impl Chart {
         fs::read_to_string(&path).with_context(|| path.display().to_string())
     }
 
+    /// The files of values for kinds of clusters, each under its name.
+    pub fn value_files() -> Result<Vec<(String, Value)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(Self::folder())? {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let of_cluster = name.strip_prefix("values-").and_then(|name| name.strip_suffix(".yaml"));
+            if let Some(cluster) = of_cluster {
+                found.push((cluster.to_owned(), yaml(&fs::read_to_string(&path)?).context(name.to_owned())?));
+            }
+        }
+        found.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(found)
+    }
+
     /// Runs helm's own lint with these values, warnings counted as errors.
     pub fn lint(&self, values: &Value) -> Result<()> {
         let (_folder, values) = file_of(values)?;
@@ -137,6 +152,15 @@ impl Rendered {
     pub fn parse(text: String) -> Result<Self> {
         let all: Vec<Value> = serde_saphyr::from_multiple(&text).with_context(|| text.clone())?;
         Ok(Self { documents: all.into_iter().filter(|document| !document.is_null()).collect(), text })
+    }
+
+    /// Every pod, and template of one, with its labels: the object's kind and name, metadata and spec.
+    pub fn pods(&self) -> impl Iterator<Item = (String, &Value, &Value)> {
+        self.documents.iter().filter_map(|document| {
+            let pod = if document["kind"] == "Pod" { document } else { &document["spec"]["template"] };
+            let name = format!("{} {}", document["kind"], document["metadata"]["name"]).replace('"', "");
+            pod["spec"].is_object().then(|| (name, &pod["metadata"], &pod["spec"]))
+        })
     }
 
     /// The only document of this kind whose name ends so.

@@ -143,16 +143,15 @@ fn paths_that_are_set_are_mounted_and_passed_as_options() -> Result<()> {
 
 #[test]
 fn nothing_of_the_chart_is_privileged_or_on_the_nodes_network() -> Result<()> {
-    for (name, values) in choices() {
+    for (name, values) in choices()? {
         let rendered = rendered(&values)?;
-        for document in &rendered.documents {
-            let pod = &document["spec"]["template"]["spec"];
-            let Some(containers) = pod["containers"].as_array() else { continue };
+        for (whose, _, pod) in rendered.pods() {
+            let name = format!("{name}: {whose}");
             for field in ["hostNetwork", "hostPID", "hostIPC"] {
                 assert!(pod.get(field).is_none_or(|value| *value == false), "{name}: {field} in {pod}");
             }
             assert_eq!(pod["enableServiceLinks"], false, "{name}");
-            for container in containers {
+            for container in pod["containers"].as_array().context("no containers")? {
                 let security = &container["securityContext"];
                 assert_eq!(security["readOnlyRootFilesystem"], true, "{name}: {container}");
                 assert_eq!(security["allowPrivilegeEscalation"], false, "{name}: {container}");
@@ -176,7 +175,7 @@ fn each_capability_stands_on_the_page_with_its_reason() -> Result<()> {
     let added: BTreeSet<&str> =
         strings(&agent["securityContext"]["capabilities"]["add"]).into_iter().collect();
     assert_eq!(agent["securityContext"], uninstall["securityContext"]);
-    let page = Chart::file("README.md")?;
+    let page = Chart::file("OPERATIONS.md")?;
     let explained: BTreeSet<&str> = page
         .lines()
         .filter_map(|line| line.strip_prefix("| `CAP_")?.split_once("` | "))
@@ -260,7 +259,13 @@ fn a_quota_for_critical_pods_is_made_where_it_is_needed() -> Result<()> {
         (json!({ "platform": "gke", "resourceQuota": false }), false),
         (json!({ "resourceQuota": true }), true),
     ] {
-        assert_eq!(rendered(&values)?.one("ResourceQuota", "").is_ok(), expected, "{values}");
+        let rendered = rendered(&values)?;
+        let quota = rendered.one("ResourceQuota", "");
+        assert_eq!(quota.is_ok(), expected, "{values}");
+        let Ok(quota) = quota else { continue };
+        let scope = &quota["spec"]["scopeSelector"]["matchExpressions"][0];
+        // Every class of the chart's pods.
+        assert_eq!(scope["values"], json!(["system-node-critical", "system-cluster-critical"]), "{values}");
     }
     Ok(())
 }
@@ -273,21 +278,31 @@ fn before_anything_is_deleted_every_node_is_cleaned_and_waited_for() -> Result<(
     let mut order = Vec::new();
     for document in &rendered.documents {
         let annotations = &document["metadata"]["annotations"];
-        if annotations["helm.sh/hook"].is_null() {
+        if annotations["helm.sh/hook"] != "pre-delete" {
             continue;
         }
-        assert_eq!(annotations["helm.sh/hook"], "pre-delete");
         assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
-        let is_of_cluster = document["kind"].as_str().is_some_and(|kind| kind.starts_with("Cluster"));
+        let of_cluster = ["ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration"];
+        let is_of_cluster = document["kind"].as_str().is_some_and(|kind| of_cluster.contains(&kind));
         assert!(is_of_cluster || document["metadata"]["namespace"] == NAMESPACE, "{document}");
         let weight: i32 = annotations["helm.sh/hook-weight"].as_str().context("no weight")?.parse()?;
         order.push((weight, document["kind"].as_str().context("no kind")?));
     }
     order.sort_unstable();
     let kinds: Vec<&str> = order.iter().map(|(_, kind)| *kind).collect();
+    // The webhook first: nothing calls a server that is about to go.
     assert_eq!(
         kinds,
-        ["ClusterRole", "Role", "ServiceAccount", "ClusterRoleBinding", "RoleBinding", "DaemonSet", "Job"]
+        [
+            "MutatingWebhookConfiguration",
+            "ClusterRole",
+            "Role",
+            "ServiceAccount",
+            "ClusterRoleBinding",
+            "RoleBinding",
+            "DaemonSet",
+            "Job"
+        ]
     );
 
     let (agents, _) = pod(&rendered, "-agent")?;

@@ -4,24 +4,30 @@
 mod agent;
 mod cluster;
 mod image;
+mod injector;
 mod node;
+mod observed;
 mod options;
+mod page;
 mod scheduling;
 mod sidecar;
 mod values;
+mod webhook;
 
 use anyhow::Result;
 use culvert_tests::chart::{Chart, KUBERNETES, Rendered};
 use serde_json::{Value, json};
 
-/// Sets of values as users choose them, each under a name.
-fn choices() -> Vec<(&'static str, Value)> {
+/// Sets of values as users choose them, each under a name: the chart's own files of values, and more.
+fn choices() -> Result<Vec<(String, Value)>> {
+    let mut all = Chart::value_files()?;
+    all.extend(others().into_iter().map(|(name, values)| (name.to_owned(), values)));
+    Ok(all)
+}
+
+fn others() -> Vec<(&'static str, Value)> {
     vec![
         ("defaults", json!({})),
-        ("k3s", json!({ "platform": "k3s" })),
-        ("microk8s", json!({ "platform": "microk8s" })),
-        ("gke", json!({ "platform": "gke" })),
-        ("openshift", json!({ "platform": "openshift" })),
         ("hold", json!({ "hold": { "enabled": true, "taint": "example.com/born-so" } })),
         (
             "drop-in",
@@ -57,8 +63,30 @@ fn choices() -> Vec<(&'static str, Value)> {
                         { "key": "zone", "operator": "In", "values": ["a", "b"] }] }] } } } } }),
         ),
         ("any node", json!({ "agent": { "affinity": null } })),
+        ("no injector", json!({ "injector": { "enabled": false } })),
+        (
+            "one injector",
+            json!({ "injector": {
+                "replicas": 1, "sidecar": "plain", "kumaLabel": false, "excludeNamespaces": ["infra", "1"],
+                "podLabels": { "team": "net" }, "podAnnotations": { "example.com/note": "a: b" },
+                "tolerations": [{ "operator": "Exists" }],
+                "affinity": { "podAntiAffinity": {}, "nodeAffinity": {} } } }),
+        ),
+        ("watched", watched()),
         ("no uninstall", json!({ "uninstall": { "enabled": false } })),
     ]
+}
+
+/// All that watches and fences the chart's pods.
+fn watched() -> Value {
+    let peers = json!([{ "namespaceSelector": { "matchLabels": { "team": "monitoring" } } },
+                       { "ipBlock": { "cidr": "10.0.0.0/8" } }]);
+    let monitor = json!({ "enabled": true, "interval": "30s", "labels": { "release": "prometheus" } });
+    json!({
+        "networkPolicy": { "enabled": true, "metricsFrom": peers },
+        "monitoring": { "podMonitor": monitor, "serviceMonitor": monitor,
+                        "dashboard": { "enabled": true, "annotations": { "grafana_folder": "net" } } },
+    })
 }
 
 /// As the newest Kubernetes gets it.

@@ -34,12 +34,11 @@ fn takes(command: &Value, arguments: &Value) -> Result<()> {
 #[test]
 fn every_option_that_the_chart_sets_is_one() -> Result<()> {
     let mut commands = 0;
-    for (name, values) in choices() {
-        for document in rendered(&values)?.documents {
-            for container in
-                document["spec"]["template"]["spec"]["containers"].as_array().into_iter().flatten()
-            {
-                takes(&container["command"], &container["args"]).context(name)?;
+    for (name, values) in choices()? {
+        for (whose, _, pod) in rendered(&values)?.pods() {
+            for container in pod["containers"].as_array().into_iter().flatten() {
+                let arguments = container.get("args").cloned().unwrap_or(json!([]));
+                takes(&container["command"], &arguments).with_context(|| format!("{name}: {whose}"))?;
                 commands += 1;
             }
         }
