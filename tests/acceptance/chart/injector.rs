@@ -29,7 +29,10 @@ fn the_servers_are_never_all_away_at_once() -> Result<()> {
     let rendered = rendered(&json!({}))?;
     let (deployment, container) = deployment(&rendered)?;
     assert_eq!(deployment["spec"]["replicas"], 2);
-    assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"], json!({ "maxUnavailable": 0, "maxSurge": 1 }));
+    assert_eq!(
+        deployment["spec"]["strategy"]["rollingUpdate"],
+        json!({ "maxUnavailable": 0, "maxSurge": 1 })
+    );
     for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/ready")] {
         assert_eq!(container[probe]["httpGet"], json!({ "path": path, "port": "status" }));
     }
@@ -47,7 +50,10 @@ fn the_servers_are_never_all_away_at_once() -> Result<()> {
     assert!(knows(&spread["labelSelector"]["matchLabels"], labels), "{spread}");
     // A drain takes one at a time, and is held up by none that does not answer.
     let budget = &rendered.one("PodDisruptionBudget", NAME)?["spec"];
-    assert_eq!((&budget["maxUnavailable"], &budget["unhealthyPodEvictionPolicy"]), (&json!(1), &json!("AlwaysAllow")));
+    assert_eq!(
+        (&budget["maxUnavailable"], &budget["unhealthyPodEvictionPolicy"]),
+        (&json!(1), &json!("AlwaysAllow"))
+    );
     assert!(knows(&budget["selector"]["matchLabels"], labels), "{budget}");
     let alone = super::rendered(&json!({ "injector": { "replicas": 1 } }))?;
     assert!(alone.one("PodDisruptionBudget", NAME).is_err(), "a budget of one pod holds up every drain");
@@ -62,7 +68,8 @@ fn the_api_server_reaches_the_port_that_the_injector_listens_on() -> Result<()> 
     assert!(knows(&service["spec"]["selector"], &deployment["spec"]["template"]["metadata"]["labels"]));
     let port = |name: &str| -> Result<(u64, u64)> {
         let of_service = service["spec"]["ports"].as_array().context("no ports")?;
-        let outside = of_service.iter().find(|port| port["targetPort"] == name).context("not in the Service")?;
+        let outside =
+            of_service.iter().find(|port| port["targetPort"] == name).context("not in the Service")?;
         let of_pod = container["ports"].as_array().context("no ports")?;
         let inside = of_pod.iter().find(|port| port["name"] == name).context("not in the pod")?;
         Ok((outside["port"].as_u64().context("no")?, inside["containerPort"].as_u64().context("no")?))
@@ -117,7 +124,11 @@ fn the_injector_and_the_tests_pod_pass_restricted_and_openshifts_constraints() -
             assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault", "{platform}");
             // OpenShift gives the uid, and refuses one that is not of the namespace's range.
             let expected = if uid == 0 { Value::Null } else { json!(uid) };
-            assert_eq!((&security["runAsUser"], &security["runAsGroup"]), (&expected, &expected), "{platform}");
+            assert_eq!(
+                (&security["runAsUser"], &security["runAsGroup"]),
+                (&expected, &expected),
+                "{platform}"
+            );
             assert!(pod["containers"][0]["securityContext"].get("runAsUser").is_none(), "{platform}");
         }
         let job = &rendered.one("Job", "-uninstall")?["spec"]["template"]["spec"]["securityContext"];
@@ -166,8 +177,12 @@ fn the_injector_may_do_what_the_page_says_and_nothing_else() -> Result<()> {
     for kind in ["RoleBinding", "ClusterRoleBinding"] {
         let binding = rendered.one(kind, NAME)?;
         let role = kind.trim_end_matches("Binding");
-        assert_eq!((&binding["roleRef"]["kind"], &binding["roleRef"]["name"]), (&json!(role), &json!("culvert-injector")));
-        let account = json!([{ "kind": "ServiceAccount", "name": "culvert-injector", "namespace": NAMESPACE }]);
+        assert_eq!(
+            (&binding["roleRef"]["kind"], &binding["roleRef"]["name"]),
+            (&json!(role), &json!("culvert-injector"))
+        );
+        let account =
+            json!([{ "kind": "ServiceAccount", "name": "culvert-injector", "namespace": NAMESPACE }]);
         assert_eq!(binding["subjects"], account);
     }
     let page = Chart::file("OPERATIONS.md")?;
@@ -191,7 +206,10 @@ fn the_injector_decides_by_the_nodes_defaults_and_starts_anew_when_they_change()
         let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().context("no volumes")?;
         // The file that the argument names.
         assert_eq!(container["volumeMounts"][0]["mountPath"], "/etc/culvert");
-        assert_eq!(volumes[0]["configMap"]["items"], json!([{ "key": "node.conflist", "path": "node.conflist" }]));
+        assert_eq!(
+            volumes[0]["configMap"]["items"],
+            json!([{ "key": "node.conflist", "path": "node.conflist" }])
+        );
         let checksum = &deployment["spec"]["template"]["metadata"]["annotations"]["checksum/entry"];
         Ok((serde_json::from_str(text)?, checksum.clone()))
     };

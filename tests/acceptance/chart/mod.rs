@@ -9,6 +9,7 @@ mod node;
 mod observed;
 mod options;
 mod page;
+mod sbom;
 mod scheduling;
 mod sidecar;
 mod values;

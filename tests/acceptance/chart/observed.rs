@@ -36,7 +36,8 @@ fn named(expression: &str) -> impl Iterator<Item = &str> {
 
 fn dashboard() -> Result<(Rendered, Value)> {
     let rendered = rendered(&watched())?;
-    let text = rendered.one("ConfigMap", "-dashboard")?["data"]["culvert.json"].as_str().context("no file")?;
+    let text =
+        rendered.one("ConfigMap", "-dashboard")?["data"]["culvert.json"].as_str().context("no file")?;
     let dashboard = serde_json::from_str(text)?;
     Ok((rendered, dashboard))
 }
@@ -55,7 +56,10 @@ fn every_panel_shows_metrics_that_there_are() -> Result<()> {
             continue;
         }
         let targets = panel["targets"].as_array().context("no targets")?;
-        ensure!(!targets.is_empty() && panel["description"].as_str().is_some_and(|text| text.len() > 10), "{title}");
+        ensure!(
+            !targets.is_empty() && panel["description"].as_str().is_some_and(|text| text.len() > 10),
+            "{title}"
+        );
         for target in targets {
             let expression = target["expr"].as_str().context("no expression")?;
             ensure!(expression.matches('(').count() == expression.matches(')').count(), "{expression}");
@@ -69,7 +73,10 @@ fn every_panel_shows_metrics_that_there_are() -> Result<()> {
     }
     ensure!(used.len() > 20, "only {used:?}");
     let variables = dashboard["templating"]["list"].as_array().context("no variables")?;
-    assert_eq!(variables.iter().filter_map(|v| v["name"].as_str()).collect::<Vec<_>>(), ["datasource", "namespace"]);
+    assert_eq!(
+        variables.iter().filter_map(|v| v["name"].as_str()).collect::<Vec<_>>(),
+        ["datasource", "namespace"]
+    );
     let metadata = &rendered.one("ConfigMap", "-dashboard")?["metadata"];
     assert_eq!(metadata["labels"]["grafana_dashboard"], "1");
     assert_eq!(metadata["annotations"], json!({ "grafana_folder": "net" }));
@@ -145,7 +152,9 @@ fn each_pod_is_open_at_the_ports_that_others_call_and_no_others() -> Result<()> 
                 for port in rule["ports"].as_array().context("all ports")? {
                     let name = port["port"].as_str().context("no name")?;
                     ensure!(has_port(&rendered, &pod, name), "{pod} has no {name}");
-                    let to_some = rule.get("from").is_some_and(|from| *from == watched()["networkPolicy"]["metricsFrom"]);
+                    let to_some = rule
+                        .get("from")
+                        .is_some_and(|from| *from == watched()["networkPolicy"]["metricsFrom"]);
                     open.push(format!("{name}{}", if to_some { " to some" } else { "" }));
                 }
             }
@@ -208,7 +217,10 @@ fn monitors_name_ports_that_their_pods_have() -> Result<()> {
         }
         seen.push(format!("{kind} {name}"));
     }
-    assert_eq!(seen, ["PodMonitor culvert-agent", "PodMonitor culvert-sidecar", "ServiceMonitor culvert-injector"]);
+    assert_eq!(
+        seen,
+        ["PodMonitor culvert-agent", "PodMonitor culvert-sidecar", "ServiceMonitor culvert-injector"]
+    );
     Ok(())
 }
 

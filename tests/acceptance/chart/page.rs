@@ -119,7 +119,8 @@ fn every_value_says_what_it_is_in_a_row_and_has_a_schema() -> Result<()> {
         ensure!((2..=WORDS).contains(&words), "{name}: {words} words in {comment:?}, 2 to {WORDS} fit");
         let pointer = format!("/properties/{}", name.replace('.', "/properties/"));
         let Some(part) = schema.pointer(&pointer) else { bail!("{name} is not in values.schema.json") };
-        let closed = part["properties"].as_object().is_none_or(|_| part["additionalProperties"] != Value::Null);
+        let closed =
+            part["properties"].as_object().is_none_or(|_| part["additionalProperties"] != Value::Null);
         ensure!(closed, "{name}: values.schema.json lets unknown keys in");
     }
     Ok(())
@@ -166,7 +167,7 @@ fn each_file_of_values_stands_on_the_page_and_says_its_platform() -> Result<()> 
 
 #[test]
 fn a_comment_is_cut_between_sentences() {
-    let long = format!("One. {}end. Three.", "word ".repeat(WORDS - 3));
-    assert_eq!(shortened(&long), format!("One. {}end", "word ".repeat(WORDS - 3)));
+    let long = format!("One. {}end. Three.", "word ".repeat(WORDS - 2));
+    assert_eq!(shortened(&long), format!("One. {}end", "word ".repeat(WORDS - 2)));
     assert_eq!(shortened("Below `/a.b`: 1.5 | 2. And more."), "Below `/a.b`: 1.5 \\| 2. And more");
 }
