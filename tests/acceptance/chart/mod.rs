@@ -3,6 +3,7 @@
 
 mod agent;
 mod cluster;
+mod hook;
 mod image;
 mod injector;
 mod node;
