@@ -89,9 +89,19 @@ impl Chart {
         values: &Value,
         kubernetes: &str,
     ) -> Result<Rendered> {
+        self.template(&[release, "--namespace", namespace], values, kubernetes)
+    }
+
+    /// The same for a cluster that has these further versions of API groups.
+    pub fn render_beside(&self, apis: &str, values: &Value, kubernetes: &str) -> Result<Rendered> {
+        self.template(&["culvert", "--namespace", NAMESPACE, "--api-versions", apis], values, kubernetes)
+    }
+
+    fn template(&self, arguments: &[&str], values: &Value, kubernetes: &str) -> Result<Rendered> {
         let (_folder, values) = file_of(values)?;
         let mut helm = self.helm();
-        helm.args(["template", release, "--namespace", namespace])
+        helm.arg("template")
+            .args(arguments)
             .args(["--kube-version", &format!("{kubernetes}.0"), "--values"])
             .arg(values)
             .arg(Self::folder());

@@ -28,6 +28,12 @@ plain
 {{- end -}}
 {{- end -}}
 
+{{/* "true" where Kuma's label counts. Where Kuma itself is, both injectors would put a sidecar into each of its pods. */}}
+{{- define "culvert.injector.kuma" -}}
+{{- $value := toString .Values.injector.kumaLabel -}}
+{{- if or (eq $value "true") (and (eq $value "auto") (not (.Capabilities.APIVersions.Has "kuma.io/v1alpha1"))) }}true{{ end -}}
+{{- end -}}
+
 {{/* The nodes' defaults and locked keys in the form of a conflist, which `culvert-install inject --conflist` reads. */}}
 {{- define "culvert.injector.conflist" -}}
 {{- $plugin := dict "type" "culvert-cni" "redirect" .Values.entry.redirect "locked" .Values.entry.locked -}}
@@ -59,6 +65,7 @@ about, so that it works while no server answers. Every other value is, wrong one
 allowed ones. A pod without a label in a namespace without a label meets none, so no failure of the server concerns it.
 */}}
 {{- define "culvert.injector.entries" -}}
+{{- $obeys := include "culvert.injector.kuma" . -}}
 {{- $own := "culvert.dev/inject" -}}
 {{- $kuma := "kuma.io/sidecar-injection" -}}
 {{- $hasOwn := dict "key" $own "operator" "Exists" -}}
@@ -67,11 +74,11 @@ allowed ones. A pod without a label in a namespace without a label meets none, s
 {{- $hasKuma := dict "key" $kuma "operator" "Exists" -}}
 {{- $noKuma := dict "key" $kuma "operator" "DoesNotExist" -}}
 {{- $kumaOn := dict "key" $kuma "operator" "NotIn" "values" (list "disabled" "false") -}}
-{{- $unlabelled := ternary (list $noOwn $noKuma) (list $noOwn) .Values.injector.kumaLabel -}}
+{{- $unlabelled := ternary (list $noOwn $noKuma) (list $noOwn) (ne $obeys "") -}}
 {{- $entries := list
       (dict "name" "namespace.inject.culvert.dev" "namespace" (list $hasOwn $ownOn) "pod" $unlabelled)
       (dict "name" "pod.inject.culvert.dev" "namespace" list "pod" (list $hasOwn $ownOn)) -}}
-{{- if .Values.injector.kumaLabel -}}
+{{- if $obeys -}}
 {{- $entries = concat $entries (list
       (dict "name" "kuma-namespace.inject.culvert.dev" "namespace" (list $noOwn $hasKuma $kumaOn) "pod" $unlabelled)
       (dict "name" "kuma-pod.inject.culvert.dev" "namespace" list "pod" (list $noOwn $hasKuma $kumaOn))) -}}

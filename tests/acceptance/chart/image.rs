@@ -34,7 +34,9 @@ pub(super) fn folder() -> Result<&'static Path> {
 fn image_with(folder: &Path, name: &str, options: &[&str]) -> Result<PathBuf> {
     let archive = folder.join("culvert.tar");
     let output = archive.to_string_lossy();
-    let built = build(&[&["--name", name, "--output", &output], options].concat())?;
+    // A commit in the middle of a test would make another image.
+    let fixed = ["--revision", "test", "--name", name, "--output", &output];
+    let built = build(&[&fixed, options].concat())?;
     ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     Ok(archive)
 }

@@ -4,7 +4,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::chart::{Chart, NAMESPACE, strings};
+use culvert_tests::chart::{Chart, KUBERNETES, NAMESPACE, Rendered, strings};
 use serde_json::{Value, json};
 
 use super::{choices, rendered};
@@ -50,7 +50,11 @@ fn selects(selector: &Value, labels: &Value) -> Result<bool> {
 }
 
 fn configuration(values: &Value) -> Result<Value> {
-    let rendered = rendered(values)?;
+    configuration_of(&rendered(values)?)
+}
+
+/// The webhook of the release, which is no hook's.
+fn configuration_of(rendered: &Rendered) -> Result<Value> {
     let of_release = |document: &&Value| {
         document["kind"] == "MutatingWebhookConfiguration"
             && document["metadata"]["annotations"]["helm.sh/hook"].is_null()
@@ -121,6 +125,25 @@ fn without_kumas_label_it_counts_for_nothing() -> Result<()> {
         Ok(())
     })?;
     assert!(!configuration.to_string().contains("kuma"), "{configuration}");
+    Ok(())
+}
+
+/// Both injectors would put a sidecar into each of Kuma's pods.
+#[test]
+fn kumas_label_is_left_to_kuma_where_it_is_there() -> Result<()> {
+    for (value, beside, expected) in [
+        (json!("auto"), "kuma.io/v1alpha1", false),
+        (json!("auto"), "example.com/v1", true),
+        (json!(true), "kuma.io/v1alpha1", true),
+        (json!(false), "example.com/v1", false),
+    ] {
+        let values = json!({ "injector": { "kumaLabel": value } });
+        let rendered = Chart::here()?.render_beside(beside, &values, KUBERNETES[KUBERNETES.len() - 1])?;
+        let configuration = configuration_of(&rendered)?;
+        let labelled = json!({ NAME: "shop", KUMA: "enabled" });
+        let asked = asked(&configuration, &labelled, &json!({}))?;
+        assert_eq!(asked.len(), usize::from(expected), "{value} beside {beside}: {asked:?}");
+    }
     Ok(())
 }
 
