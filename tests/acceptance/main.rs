@@ -45,6 +45,7 @@ mod other_nat;
 mod pages;
 mod passthrough;
 mod plugin;
+mod policy;
 mod probes;
 mod promises;
 mod proxy_patch;
