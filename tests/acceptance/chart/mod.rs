@@ -3,6 +3,7 @@
 
 mod agent;
 mod cluster;
+mod first_hour;
 mod hook;
 mod image;
 mod injector;
