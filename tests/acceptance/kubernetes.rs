@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
 use culvert_cni::agent::PodRef;
-use culvert_install::kube::events::{Event, post};
+use culvert_install::kube::events::{Event, Regarding, Reporter, post};
 use culvert_install::kube::{ApiError, Client, Events, Pods, hold, http};
 use culvert_tests::api_server::{ApiServer, Fault};
 use serde_json::json;
@@ -37,6 +37,10 @@ fn beside_a_watch<F: Future<Output = Result<()>>>(
             result = test(pods) => result,
         }
     })
+}
+
+fn reporter() -> Reporter {
+    Reporter { component: "culvert-agent", controller: "culvert.dev/agent", instance: NODE.to_owned() }
 }
 
 /// Waits in between for what nothing announces.
@@ -339,9 +343,7 @@ fn events_are_posted_and_tried_again_but_not_without_end() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (events, queue) = Events::new();
     let event = |name: &str, message: String| Event {
-        namespace: "shop".to_owned(),
-        name: name.to_owned(),
-        uid: format!("uid-of-{name}"),
+        regarding: Regarding::pod("shop".to_owned(), name.to_owned(), Some(format!("uid-of-{name}"))),
         reason: "RedirectRepaired",
         message,
         at: SystemTime::UNIX_EPOCH,
@@ -355,7 +357,7 @@ fn events_are_posted_and_tried_again_but_not_without_end() -> Result<()> {
         events.hand_in(event("more", String::new()));
     }
     drop(events);
-    runtime.block_on(async { tokio::time::timeout(SOON * 3, post(&client, NODE, queue)).await })?;
+    runtime.block_on(async { tokio::time::timeout(SOON * 3, post(&client, &reporter(), queue)).await })?;
     let posted = server.events();
     assert!(posted.len() >= 100 && posted.len() <= 256, "{}", posted.len());
     assert_eq!(posted[0]["involvedObject"]["name"], "tried-again");
@@ -373,7 +375,7 @@ fn events_are_posted_and_tried_again_but_not_without_end() -> Result<()> {
     events.hand_in(event("refused", String::new()));
     drop(events);
     let before = server.asked().len();
-    runtime.block_on(post(&client, NODE, queue));
+    runtime.block_on(post(&client, &reporter(), queue));
     assert_eq!(server.asked().len(), before + 1);
     Ok(())
 }

@@ -31,13 +31,18 @@ pub fn get_accepting(stream: TcpStream, path: &str, accept: &str) -> Result<Resp
     send(stream, "GET", path, &format!("accept: {accept}\r\n"))
 }
 
-fn send(mut stream: TcpStream, method: &str, path: &str, header: &str) -> Result<Response> {
+fn send(stream: TcpStream, method: &str, path: &str, header: &str) -> Result<Response> {
     // A connection that was reset has no peer any more; the write says so.
     let host = stream.peer_addr().map_or_else(|_| "gone".into(), |peer| peer.to_string());
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{header}content-length: 0\r\nconnection: close\r\n\r\n"
     );
-    stream.write_all(head.as_bytes()).with_context(|| format!("{method} {path}"))?;
+    exchange(stream, head.as_bytes()).with_context(|| format!("{method} {path}"))
+}
+
+/// Sends a whole request over any stream, and reads one answer.
+pub fn exchange(mut stream: impl Read + Write, request: &[u8]) -> Result<Response> {
+    stream.write_all(request).context("the request cannot be sent")?;
     let mut answer = Vec::new();
     let mut buffer = [0; 16 * 1024];
     loop {
@@ -50,8 +55,8 @@ fn send(mut stream: TcpStream, method: &str, path: &str, header: &str) -> Result
                 done => break done,
             }
         };
-        match read.with_context(|| format!("{method} {path}: no whole answer"))? {
-            0 => return Response::at_end(&answer).with_context(|| format!("{method} {path}")),
+        match read.context("no whole answer")? {
+            0 => return Response::at_end(&answer),
             n => answer.extend_from_slice(&buffer[..n]),
         }
     }

@@ -17,7 +17,8 @@ use super::context::Context;
 use super::shared::Shared;
 use super::socket;
 use super::verify;
-use crate::kube::{Events, Pods, events, hold};
+use crate::kube::events::{self, Reporter};
+use crate::kube::{Events, Pods, hold};
 
 /// Starts the tasks. Each ends at the shutdown of the agent.
 pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
@@ -38,7 +39,9 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
                 pods.follow(&client, &node).await;
             }
         };
-        let post = events::post(&client, &node, events);
+        let reporter =
+            Reporter { component: "culvert-agent", controller: "culvert.dev/agent", instance: node.clone() };
+        let post = events::post(&client, &reporter, events);
         let hold = async {
             if let Some(taint) = &context.options.hold_until_ready {
                 let is_ready = || context.until_ready();

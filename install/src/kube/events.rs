@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Events on pods, as `kubectl describe pod` shows them. No task waits for them: with a full queue or an unreachable
+//! Events on pods and their owners, as `kubectl describe` shows them. No task waits for them: with a full queue or an unreachable
 //! API server events are dropped, and nothing else.
 
 use std::time::SystemTime;
@@ -20,15 +20,44 @@ const ATTEMPTS: usize = 4;
 /// Longest message that Kubernetes accepts, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
-/// An event about a pod.
+/// The object that an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Regarding {
+    /// Group and version, such as `apps/v1`.
+    pub api_version: String,
+    /// Kind, such as `ReplicaSet`.
+    pub kind: String,
+    /// Namespace of the object.
+    pub namespace: String,
+    /// Name of the object in that namespace.
+    pub name: String,
+    /// Uid of the object, which separates it from a later one of its name. None before Kubernetes has given it one.
+    pub uid: Option<String>,
+}
+
+impl Regarding {
+    /// A pod.
+    pub fn pod(namespace: String, name: String, uid: Option<String>) -> Self {
+        Self { api_version: "v1".to_owned(), kind: "Pod".to_owned(), namespace, name, uid }
+    }
+}
+
+/// The program that posts events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reporter {
+    /// Name of the program, such as `culvert-agent`.
+    pub component: &'static str,
+    /// The same as a qualified name, such as `culvert.dev/agent`.
+    pub controller: &'static str,
+    /// The node or the pod that it runs in.
+    pub instance: String,
+}
+
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Namespace of the pod.
-    pub namespace: String,
-    /// Name of the pod in that namespace.
-    pub name: String,
-    /// Uid of the pod, which separates it from a later pod of its name.
-    pub uid: String,
+    /// The object that it is about.
+    pub regarding: Regarding,
     /// CamelCase word that `kubectl get events` shows as REASON.
     pub reason: &'static str,
     /// Text for people; cut at 1,024 bytes.
@@ -57,17 +86,18 @@ impl Events {
 }
 
 /// Posts queued events until the last [`Events`] is dropped.
-pub async fn post(client: &Client, node: &str, mut events: mpsc::Receiver<Event>) {
+pub async fn post(client: &Client, reporter: &Reporter, mut events: mpsc::Receiver<Event>) {
     while let Some(event) = events.recv().await {
         let mut backoff = Backoff::new();
         for attempt in 1..=ATTEMPTS {
-            match post_one(client, node, &event).await {
+            match post_one(client, reporter, &event).await {
                 Ok(()) => break,
                 // A refusal is final: the right is missing, or the namespace is ending.
                 Err(error)
                     if attempt == ATTEMPTS || error.status().is_some_and(|code| is_final(code.as_u16())) =>
                 {
-                    tracing::warn!(%error, pod = format!("{}/{}", event.namespace, event.name), "no event could be written");
+                    let Regarding { kind, namespace, name, .. } = &event.regarding;
+                    tracing::warn!(%error, about = format!("{kind} {namespace}/{name}"), "no event could be written");
                     break;
                 }
                 Err(error) => tokio::time::sleep(backoff.pause(error.retry_after())).await,
@@ -80,8 +110,15 @@ const fn is_final(code: u16) -> bool {
     matches!(code, 400 | 403 | 404 | 405 | 413 | 422)
 }
 
-async fn post_one(client: &Client, node: &str, event: &Event) -> Result<(), ApiError> {
-    let Event { namespace, name, uid, reason, message, at } = event;
+async fn post_one(client: &Client, reporter: &Reporter, event: &Event) -> Result<(), ApiError> {
+    let Event { regarding, reason, message, at } = event;
+    let Regarding { api_version, kind, namespace, name, uid } = regarding;
+    let Reporter { component, controller, instance } = reporter;
+    let mut involved =
+        json!({ "apiVersion": api_version, "kind": kind, "namespace": namespace, "name": name });
+    if let Some(uid) = uid {
+        involved["uid"] = uid.as_str().into();
+    }
     let at = rfc3339(*at);
     let mut message = message.clone();
     if message.len() > MAX_MESSAGE {
@@ -93,13 +130,13 @@ async fn post_one(client: &Client, node: &str, event: &Event) -> Result<(), ApiE
         "kind": "Event",
         // Short enough in any case, which the pod's own name is not.
         "metadata": { "generateName": "culvert-", "namespace": namespace },
-        "involvedObject": { "apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": uid },
+        "involvedObject": involved,
         "reason": reason,
         "message": message,
         "type": "Warning",
-        "source": { "component": "culvert-agent", "host": node },
-        "reportingComponent": "culvert.dev/agent",
-        "reportingInstance": node,
+        "source": { "component": component, "host": instance },
+        "reportingComponent": controller,
+        "reportingInstance": instance,
         "firstTimestamp": at,
         "lastTimestamp": at,
         "count": 1,

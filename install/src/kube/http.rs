@@ -171,7 +171,8 @@ impl Client {
         Self { host, port, folder: folder.to_owned(), tls: Mutex::new(None) }
     }
 
-    fn server(&self) -> String {
+    /// Host and port of the API server.
+    pub fn server(&self) -> String {
         match self.host.parse() {
             Ok(IpAddr::V6(ip)) => format!("[{ip}]:{}", self.port),
             _ => format!("{}:{}", self.host, self.port),

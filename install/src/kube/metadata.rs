@@ -15,6 +15,8 @@ pub struct ObjectMeta {
     pub uid: String,
     /// Version of the object; for a list, the version a watch starts from.
     pub resource_version: String,
+    /// All labels, if there are any.
+    pub labels: Option<std::collections::BTreeMap<String, String>>,
     /// All annotations, if there are any.
     pub annotations: Option<std::collections::BTreeMap<String, String>>,
     /// Token of the next page of a list.

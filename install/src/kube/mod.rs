@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The part of Kubernetes' API that the agent needs, over one connection a call.
+//! The part of Kubernetes' API that the agent and the injector need, over one connection a call.
 //!
 //! ```text
-//! pods    LIST and WATCH, this node's pods only, metadata only ──▶ Pods, which answer the plugin's questions
-//! events  POST, about repaired pods                            ◀── a short queue
+//! reflect LIST and WATCH, metadata only  ──▶ a mirror: this node's pods, or all namespaces
+//! pods    a mirror that answers the plugin's questions
+//! events  POST, about pods and their owners ◀── a short queue
 //! hold    GET and PATCH this node, once: its taint goes
 //! ```
-//! Written by hand over hyper and rustls: the six calls are these files, while a client of the whole API would bring a
+//! Written by hand over hyper and rustls: these few calls are these files, while a client of the whole API would bring a
 //! cache of whole pods, connection pools and its own retries. While the API server is away, known pods stay known, and
 //! every call is retried with growing pauses.
 
@@ -16,6 +17,7 @@ pub mod hold;
 pub mod http;
 pub mod metadata;
 pub mod pods;
+pub(crate) mod reflect;
 
 pub use backoff::Backoff;
 pub use events::Events;

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
 /// Time for a request's head to arrive, and between two requests.
@@ -45,12 +45,7 @@ pub trait Pages: Send + Sync + 'static {
     fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Reply> + Send + use<Self>;
 }
 
-/// Serves pages for ever, on at most `most` connections at a time.
-///
-/// One more closes the oldest connection of the peer that has most: of the network (see [`network_of`]), and in it of the
-/// address. A peer that hoards connections, from however many addresses of its own, then neither keeps the kubelet from
-/// asking, as it could if the newest were turned away, nor cuts off a probe that is being answered. Nor does it close those
-/// of its neighbours: all pods of a node may share a /64.
+/// Serves pages for ever, on at most `most` connections at a time, as [`accept`] bounds them.
 pub async fn serve(listener: TcpListener, most: usize, pages: impl Pages) {
     serve_for(listener, most, MAX_AGE, pages).await;
 }
@@ -58,12 +53,30 @@ pub async fn serve(listener: TcpListener, most: usize, pages: impl Pages) {
 /// Serves pages for ever as [`serve`] does, each connection for `age` at most.
 pub async fn serve_for(listener: TcpListener, most: usize, age: Duration, pages: impl Pages) {
     let pages = Arc::new(pages);
+    accept(listener, most, |stream, peer| {
+        let ends = (stream.local_addr().ok().map(LocalAddress), PeerAddress(peer));
+        answer_all(stream, ends, age, Arc::clone(&pages))
+    })
+    .await;
+}
+
+/// Accepts connections for ever, at most `most` at a time, each in a task of its own.
+///
+/// One more closes the oldest connection of the peer that has most: of the network (see [`network_of`]), and in it of the
+/// address. A peer that hoards connections, from however many addresses of its own, then neither keeps the kubelet from
+/// asking, as it could if the newest were turned away, nor cuts off a probe that is being answered. Nor does it close those
+/// of its neighbours: all pods of a node may share a /64.
+pub async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    most: usize,
+    answer: impl Fn(TcpStream, IpAddr) -> F,
+) {
     let mut open: VecDeque<(IpAddr, AbortHandle)> = VecDeque::new();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
             Err(error) => {
-                tracing::debug!(%error, "cannot accept a connection for pages; trying again");
+                tracing::debug!(%error, "cannot accept a connection; trying again");
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
                 continue;
             }
@@ -74,8 +87,7 @@ pub async fn serve_for(listener: TcpListener, most: usize, age: Duration, pages:
         {
             oldest.abort();
         }
-        let ends = (stream.local_addr().ok().map(LocalAddress), PeerAddress(peer));
-        let task = tokio::spawn(answer_all(stream, ends, age, Arc::clone(&pages)));
+        let task = tokio::spawn(answer(stream, peer));
         open.push_back((peer, task.abort_handle()));
     }
 }
@@ -130,7 +142,6 @@ fn heaviest(
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
 
     struct Nothing;
 

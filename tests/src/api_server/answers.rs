@@ -132,6 +132,50 @@ fn plain(
     match (method.as_str(), parts.as_slice()) {
         ("GET", _) if state.objects.contains_key(path) => object(&state.objects[path], &query),
         ("GET", ["api", "v1", "pods"]) => pods(&query, accept, state),
+        ("GET", ["api", "v1", "namespaces"]) => {
+            let all = state.namespaces.values().cloned().collect();
+            list("Namespace", all, &query, accept, |_| true, state)
+        }
+        ("GET", ["api", "v1", "namespaces", name]) => match state.namespaces.get(*name) {
+            Some(namespace) if accept.contains("as=PartialObjectMetadata") => {
+                whole(200, &metadata_of(namespace))
+            }
+            Some(namespace) => whole(200, namespace),
+            None => refused(404, &format!("namespaces {name:?} not found")),
+        },
+        ("GET", ["api", "v1", "namespaces", _, "secrets", name])
+        | ("GET", ["apis", "admissionregistration.k8s.io", "v1", _, name]) => {
+            refused(404, &format!("{name:?} not found"))
+        }
+        ("POST", ["api", "v1", "namespaces", _, "secrets"]) => match serde_json::from_slice::<Value>(body) {
+            Ok(secret) => {
+                let path = format!("{path}/{}", secret["metadata"]["name"].as_str().unwrap_or_default());
+                if state.objects.contains_key(&path) {
+                    return refused(409, "it exists already");
+                }
+                written(&path, secret, state)
+            }
+            Err(_) => refused(400, "no JSON"),
+        },
+        ("PUT", ["api", "v1", "namespaces", _, "secrets", _]) => {
+            match serde_json::from_slice::<Value>(body) {
+                Ok(secret) => match state.objects.get(path) {
+                    None => refused(404, "not found"),
+                    Some(old)
+                        if old["metadata"]["resourceVersion"] != secret["metadata"]["resourceVersion"] =>
+                    {
+                        refused(409, "the object has been modified")
+                    }
+                    Some(_) => written(path, secret, state),
+                },
+                Err(_) => refused(400, "no JSON"),
+            }
+        }
+        ("POST", _) if state.answers.contains_key(path) => {
+            state.posted.push(serde_json::from_slice(body).unwrap_or_default());
+            let (code, answer) = &state.answers[path];
+            whole(*code, answer)
+        }
         ("POST", ["api", "v1", "namespaces", namespace, "events"]) => {
             match serde_json::from_slice::<Value>(body) {
                 Ok(event) if event["metadata"]["namespace"] == **namespace => {
@@ -146,7 +190,21 @@ fn plain(
             None => refused(404, &format!("nodes {name:?} not found")),
         },
         ("PATCH", ["api", "v1", "nodes", name]) if kind == "application/json-patch+json" => {
-            patch(name, body, state)
+            let version = state.next_version().to_string();
+            let conflicts = state.conflicts > 0;
+            state.conflicts = state.conflicts.saturating_sub(1);
+            let Some(node) = state.nodes.get_mut(*name) else { return refused(404, "no such node") };
+            if conflicts {
+                node["metadata"]["resourceVersion"] = version.clone().into();
+            }
+            patch(node, body, version)
+        }
+        ("PATCH", ["apis", "admissionregistration.k8s.io", "v1", ..])
+            if kind == "application/json-patch+json" =>
+        {
+            let version = state.next_version().to_string();
+            let Some(object) = state.objects.get_mut(path) else { return refused(404, "not found") };
+            patch(object, body, version)
         }
         _ => refused(403, &format!("{method} {path} is not what an agent may ask")),
     }
@@ -158,8 +216,21 @@ fn pods(query: &HashMap<&str, String>, accept: &str, state: &mut State) -> Respo
     else {
         return refused(403, "pods is forbidden without a node");
     };
-    let partial = accept.contains("as=PartialObjectMetadata");
     let of_node = |object: &Value| object["spec"]["nodeName"] == node;
+    let all = state.pods.values().filter(|object| of_node(object)).cloned().collect();
+    list("Pod", all, query, accept, of_node, state)
+}
+
+/// A list by pages, or a watch.
+fn list(
+    kind: &'static str,
+    all: Vec<Value>,
+    query: &HashMap<&str, String>,
+    accept: &str,
+    is_wanted: impl Fn(&Value) -> bool,
+    state: &mut State,
+) -> Response<Reply> {
+    let partial = accept.contains("as=PartialObjectMetadata");
     if query.contains_key("watch") {
         let from: u64 =
             query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or_default();
@@ -167,31 +238,41 @@ fn pods(query: &HashMap<&str, String>, accept: &str, state: &mut State) -> Respo
             return refused(410, "too old resource version");
         }
         let (sender, receiver) = mpsc::unbounded_channel();
-        for (_, event) in
-            state.history.iter().filter(|(version, event)| *version > from && of_node(&event["object"]))
-        {
+        let missed = state.history.iter().filter(|(version, event)| {
+            *version > from && event["object"]["kind"] == kind && is_wanted(&event["object"])
+        });
+        for (_, event) in missed {
             let _ = sender.send(event.clone());
         }
-        let bookmark = json!({ "type": "BOOKMARK", "object": { "kind": "Pod", "metadata": { "resourceVersion": state.version.to_string() } } });
+        let bookmark = json!({ "type": "BOOKMARK", "object": { "kind": kind, "metadata": { "resourceVersion": state.version.to_string() } } });
         let _ = sender.send(bookmark);
-        state.watchers.push(sender);
+        state.watchers.push((kind, sender));
         return Response::new(Reply::Watch(receiver, partial));
     }
     let number = |key: &str| query.get(key).and_then(|value| value.parse::<usize>().ok());
-    let all: Vec<&Value> = state.pods.values().filter(|object| of_node(object)).collect();
     let (begin, limit) = (number("continue").unwrap_or(0), number("limit").unwrap_or(usize::MAX));
     let page: Vec<Value> = all
         .iter()
         .skip(begin)
         .take(limit)
-        .map(|object| if partial { metadata_of(object) } else { (**object).clone() })
+        .map(|object| if partial { metadata_of(object) } else { object.clone() })
         .collect();
     let end = begin + page.len();
     let mut metadata = json!({ "resourceVersion": state.version.to_string() });
     if end < all.len() {
         metadata["continue"] = end.to_string().into();
     }
-    whole(200, &json!({ "kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": page }))
+    let list =
+        json!({ "kind": format!("{kind}List"), "apiVersion": "v1", "metadata": metadata, "items": page });
+    whole(200, &list)
+}
+
+/// Keeps an object in a new version, and answers with it.
+fn written(path: &str, mut object: Value, state: &mut State) -> Response<Reply> {
+    object["metadata"]["resourceVersion"] = state.next_version().to_string().into();
+    let answer = whole(201, &object);
+    state.objects.insert(path.to_owned(), object);
+    answer
 }
 
 /// Kubernetes' `PartialObjectMetadata` of an object; a `Status` stays as it is.
@@ -202,19 +283,20 @@ fn metadata_of(object: &Value) -> Value {
     json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] })
 }
 
-/// A JSON patch of `test` and `replace`, all or nothing.
-fn patch(name: &str, body: &[u8], state: &mut State) -> Response<Reply> {
-    let version = state.next_version().to_string();
-    let conflicts = state.conflicts > 0;
-    state.conflicts = state.conflicts.saturating_sub(1);
-    let Some(node) = state.nodes.get_mut(name) else { return refused(404, "no such node") };
-    if conflicts {
-        node["metadata"]["resourceVersion"] = version.clone().into();
-    }
+/// A JSON patch of `test`, `replace` and `add` of a member, all or nothing.
+fn patch(object: &mut Value, body: &[u8], version: String) -> Response<Reply> {
     let Ok(Value::Array(operations)) = serde_json::from_slice(body) else { return refused(400, "no patch") };
-    let mut patched = node.clone();
+    let mut patched = object.clone();
     for operation in &operations {
         let pointer = operation["path"].as_str().unwrap_or_default();
+        if operation["op"] == "add" {
+            let (parent, last) = pointer.rsplit_once('/').unwrap_or_default();
+            match patched.pointer_mut(parent) {
+                Some(Value::Object(parent)) => _ = parent.insert(last.to_owned(), operation["value"].clone()),
+                _ => return refused(422, "no such parent"),
+            }
+            continue;
+        }
         let Some(place) = patched.pointer_mut(pointer) else { return refused(422, "no such path") };
         match operation["op"].as_str() {
             Some("test") if *place == operation["value"] => {}
@@ -224,7 +306,7 @@ fn patch(name: &str, body: &[u8], state: &mut State) -> Response<Reply> {
         }
     }
     patched["metadata"]["resourceVersion"] = version.into();
-    *node = patched.clone();
+    *object = patched.clone();
     whole(200, &patched)
 }
 

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An API server of Kubernetes in process: as much as a node's agent asks for, with every mishap that a test wants.
+//! An API server of Kubernetes in process: as much as a node's agent and the injector ask for, with every mishap that a test
+//! wants.
 //!
 //! ```text
 //! GET   /api/v1/pods?fieldSelector=spec.nodeName=N[&limit=…&continue=…]   pages, metadata only where that is asked for
+//! GET   /api/v1/namespaces[?limit=…&continue=…], /api/v1/namespaces/NS    the same
 //! GET   …&watch=1&resourceVersion=…                                      events from there on; 410 where that is forgotten
+//! POST, PUT  /api/v1/namespaces/NS/secrets[/NAME]                        409 where there is one, or a newer one
+//! PATCH /apis/admissionregistration.k8s.io/…                             JSON patches with their tests
+//! POST  any path that the test has an answer for
 //! POST  /api/v1/namespaces/NS/events                                     kept for the test
 //! GET, PATCH /api/v1/nodes/N                                             JSON patches with their tests
 //! GET   any other path                                                   what the test put there; a list by pages
@@ -90,12 +95,18 @@ pub(crate) struct State {
     token: String,
     tls: TlsAcceptor,
     pods: BTreeMap<(String, String), Value>,
+    namespaces: BTreeMap<String, Value>,
     nodes: BTreeMap<String, Value>,
     /// By their paths.
     objects: BTreeMap<String, Value>,
     /// Each change, by its version.
     history: Vec<(u64, Value)>,
-    watchers: Vec<mpsc::UnboundedSender<Value>>,
+    /// With the kind that each watches.
+    watchers: Vec<(&'static str, mpsc::UnboundedSender<Value>)>,
+    /// Answers to POSTs, by their paths without a query.
+    answers: BTreeMap<String, (u16, Value)>,
+    /// The bodies of those POSTs.
+    posted: Vec<Value>,
     events: Vec<Value>,
     asked: Vec<Asked>,
     faults: VecDeque<(&'static str, Fault)>,
@@ -126,6 +137,9 @@ impl ApiServer {
             token: "token-1".to_owned(),
             tls,
             pods: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            posted: Vec::new(),
             nodes: BTreeMap::new(),
             objects: BTreeMap::new(),
             history: Vec::new(),
@@ -182,7 +196,8 @@ impl ApiServer {
         let object = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
         let key = (namespace.to_owned(), name.to_owned());
         let kind = if state.pods.contains_key(&key) { "MODIFIED" } else { "ADDED" };
-        state.change(kind, key, object);
+        let object = state.change(kind, "Pod", object);
+        state.pods.insert(key, object);
     }
 
     /// Takes a pod away.
@@ -190,8 +205,36 @@ impl ApiServer {
         let key = (namespace.to_owned(), name.to_owned());
         let mut state = self.shared.state();
         if let Some(object) = state.pods.get(&key).cloned() {
-            state.change("DELETED", key.clone(), object);
+            state.change("DELETED", "Pod", object);
             state.pods.remove(&key);
+        }
+    }
+
+    /// Puts a namespace there, or in place of one of that name.
+    pub fn namespace(&self, name: &str, labels: &[(&str, &str)], annotations: &[(&str, &str)]) {
+        let of = |pairs: &[(&str, &str)]| json!(pairs.iter().copied().collect::<BTreeMap<_, _>>());
+        let mut labels = of(labels);
+        labels["kubernetes.io/metadata.name"] = name.into();
+        let metadata = json!({ "name": name, "uid": format!("uid-of-{name}"), "labels": labels, "annotations": of(annotations) });
+        let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
+        let mut state = self.shared.state();
+        let kind = if state.namespaces.contains_key(name) { "MODIFIED" } else { "ADDED" };
+        let object = state.change(kind, "Namespace", object);
+        state.namespaces.insert(name.to_owned(), object);
+    }
+
+    /// The same, but no watch hears of it, as where it is slow.
+    pub fn namespace_unseen(&self, name: &str, labels: &[(&str, &str)]) {
+        let watchers = std::mem::take(&mut self.shared.state().watchers);
+        self.namespace(name, labels, &[]);
+        self.shared.state().watchers = watchers;
+    }
+
+    /// Takes a namespace away.
+    pub fn delete_namespace(&self, name: &str) {
+        let mut state = self.shared.state();
+        if let Some(object) = state.namespaces.remove(name) {
+            state.change("DELETED", "Namespace", object);
         }
     }
 
@@ -208,8 +251,33 @@ impl ApiServer {
     }
 
     /// Puts an object, or a list with `items`, where a GET of `path` finds it; the query's selectors are the test's to look at.
-    pub fn object(&self, path: &str, object: Value) {
-        self.shared.state().objects.insert(path.to_owned(), object);
+    pub fn object(&self, path: &str, mut object: Value) {
+        let mut state = self.shared.state();
+        let version = state.next_version();
+        if object["metadata"].is_object() {
+            object["metadata"]["resourceVersion"] = version.to_string().into();
+        }
+        state.objects.insert(path.to_owned(), object);
+    }
+
+    /// The object at a path, as it is now.
+    pub fn object_at(&self, path: &str) -> Option<Value> {
+        self.shared.state().objects.get(path).cloned()
+    }
+
+    /// Takes an object away.
+    pub fn delete_object(&self, path: &str) {
+        self.shared.state().objects.remove(path);
+    }
+
+    /// Answers POSTs to a path so from now on.
+    pub fn answer_posts(&self, path: &str, code: u16, answer: Value) {
+        self.shared.state().answers.insert(path.to_owned(), (code, answer));
+    }
+
+    /// The bodies of the POSTs that were answered so.
+    pub fn posted(&self) -> Vec<Value> {
+        self.shared.state().posted.clone()
     }
 
     /// Returns the taints of a node.
@@ -235,7 +303,7 @@ impl ApiServer {
     /// Returns the number of open watches.
     pub fn watches(&self) -> usize {
         let mut state = self.shared.state();
-        state.watchers.retain(|watcher| !watcher.is_closed());
+        state.watchers.retain(|(_, watcher)| !watcher.is_closed());
         state.watchers.len()
     }
 
@@ -259,7 +327,7 @@ impl ApiServer {
         let mut state = self.shared.state();
         state.forget();
         let gone = json!({ "type": "ERROR", "object": answers::status(410, "too old resource version") });
-        for watcher in std::mem::take(&mut state.watchers) {
+        for (_, watcher) in std::mem::take(&mut state.watchers) {
             let _ = watcher.send(gone.clone());
         }
     }
@@ -319,13 +387,14 @@ impl State {
         self.version
     }
 
-    fn change(&mut self, kind: &str, key: (String, String), mut object: Value) {
+    /// Tells all watches of this kind of a change; returns the object with its new version.
+    fn change(&mut self, change: &str, kind: &'static str, mut object: Value) -> Value {
         let version = self.next_version();
         object["metadata"]["resourceVersion"] = version.to_string().into();
-        self.pods.insert(key, object.clone());
-        let event = json!({ "type": kind, "object": object });
+        let event = json!({ "type": change, "object": object });
         self.history.push((version, event.clone()));
-        self.watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
+        self.watchers.retain(|(of, watcher)| *of != kind || watcher.send(event.clone()).is_ok());
+        object
     }
 
     fn forget(&mut self) {

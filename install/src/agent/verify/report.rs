@@ -9,7 +9,8 @@ use super::subjects::{Desired, Subject};
 use crate::agent::status::{NOT_YET, Onboarded, PodRow, RedirectState};
 use crate::cri::Network;
 use crate::cri::sandboxes::Bypass;
-use crate::kube::{Events, events::Event};
+use crate::kube::Events;
+use crate::kube::events::{Event, Regarding};
 
 /// Differences that a line names one by one.
 const MAX_NAMED: usize = 3;
@@ -86,7 +87,7 @@ pub(super) fn summary_of_repair(repaired: &Repaired) -> String {
 pub(super) fn post_event(events: Option<&Events>, subject: &Subject, reason: &'static str, message: String) {
     let Subject { pod: (namespace, name), uid, .. } = subject;
     if let (Some(events), Some(uid)) = (events, uid) {
-        let (namespace, name, uid) = (namespace.clone(), name.clone(), uid.clone());
-        events.hand_in(Event { namespace, name, uid, reason, message, at: SystemTime::now() });
+        let regarding = Regarding::pod(namespace.clone(), name.clone(), Some(uid.clone()));
+        events.hand_in(Event { regarding, reason, message, at: SystemTime::now() });
     }
 }
