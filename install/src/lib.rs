@@ -16,6 +16,7 @@
 //! | 8 | `cli` | the command line by clap, turned into the domain's types |
 //! | 8 | `probe` | what `doctor` and `redirect` ask of a node |
 //! | 7 | `agent` | the tasks of the node agent |
+//! | 7 | `webhook` | the tasks of the admission webhook |
 //! | 6 | `host` | the node's files: paths, runtimes, layout, binary, entry, uninstall |
 //! | 5 | `conflist` | text edits of a list, pure |
 //! | 5 | `inject` | decision about a pod's sidecar, and its operations, pure |
@@ -35,6 +36,7 @@ pub mod kube;
 pub(crate) mod manifest;
 pub(crate) mod probe;
 pub(crate) mod system;
+pub(crate) mod webhook;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

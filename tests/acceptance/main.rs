@@ -23,6 +23,7 @@ mod go_json;
 mod guards;
 mod health;
 mod identities;
+mod injector;
 mod inspect;
 mod kubernetes;
 mod kubevirt;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::shared::time;
 use crate::kube::http::SERVICE_ACCOUNT;
 
 /// Examples below `await-uninstall --help`.
@@ -50,36 +51,4 @@ pub(crate) enum Unreachable {
     Skip,
     /// Name them and exit with 1
     Fail,
-}
-
-/// Longest time that makes sense: a cluster of thousands of nodes takes minutes.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
-
-/// Parses whole seconds, minutes or hours: `90s`, `4m`, `1h`.
-fn time(text: &str) -> Result<Duration, String> {
-    let allowed = || "it must be a whole number with a unit, from 1s to 24h, such as 90s or 4m".to_owned();
-    let unit = [("s", 1), ("m", 60), ("h", 3600)];
-    let parse = |(unit, seconds): (&str, u64)| {
-        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-        number.checked_mul(seconds).map(Duration::from_secs)
-    };
-    let time = unit.into_iter().find_map(parse).ok_or_else(allowed)?;
-    if time.is_zero() || time > LONGEST { Err(allowed()) } else { Ok(time) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times() {
-        for (text, seconds) in [("1s", 1), ("90s", 90), ("4m", 240), ("24h", 86400)] {
-            assert_eq!(time(text), Ok(Duration::from_secs(seconds)), "{text}");
-        }
-        for wrong in
-            ["", "0s", "90", "s", "-1s", "1.5s", "25h", "99999999999999999999h", "18446744073709551615m"]
-        {
-            assert!(time(wrong).is_err(), "{wrong}");
-        }
-    }
 }

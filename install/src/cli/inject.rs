@@ -2,8 +2,14 @@
 //! Command line of `inject`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args, ValueEnum, ValueHint};
+
+use super::shared::long_time;
+use crate::agent::options::StatusAddress;
+use crate::kube::http::SERVICE_ACCOUNT;
+use crate::webhook::options::Service;
 
 /// Examples below `inject --help`.
 const INJECT_EXAMPLES: &str = "\
@@ -12,13 +18,15 @@ Examples:
   helm template web ./chart | culvert-install inject --file - --image culvert:0.1.0
   culvert-install inject --why web.yaml
   culvert-install inject --why web.yaml --namespace-label kubernetes.io/metadata.name=shop
+  culvert-install inject --service culvert-injector.culvert-system --image culvert:0.1.0
 
 Exit codes: 0 each pod has its sidecar or is skipped, with the reason on stderr; 1 a pod is refused,
-or the file cannot be read, and --file prints nothing; 64 the command line is wrong.";
+or the file cannot be read, and --file prints nothing; 64 the command line is wrong. The webhook
+(--service): 0 ended by SIGTERM; 1 it cannot listen; 64 bad usage, or it runs in no pod.";
 
 /// Options of `inject`.
 #[derive(Debug, Args)]
-#[command(after_help = INJECT_EXAMPLES, group = ArgGroup::new("what").required(true).multiple(true).args(["file", "why"]))]
+#[command(after_help = INJECT_EXAMPLES, group = ArgGroup::new("what").required(true).multiple(true).args(["file", "why", "service"]))]
 pub(crate) struct InjectArgs {
     /// Manifest to print with sidecars; - is stdin. Comments and order stay, but for what stderr names
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -26,6 +34,9 @@ pub(crate) struct InjectArgs {
     /// Print the decisions about the pods of this manifest, or of that of --file, and nothing else; - is stdin
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, num_args = 0..=1)]
     pub why: Option<Option<PathBuf>>,
+    /// Serve as the admission webhook behind this Service, whose names its certificate has; runs until SIGTERM
+    #[arg(long, value_name = "NAME.NAMESPACE", conflicts_with_all = ["file", "why"])]
+    pub service: Option<Service>,
     /// Image with the sidecar
     #[arg(long, value_name = "IMAGE", required_unless_present = "why")]
     pub image: Option<String>,
@@ -33,17 +44,47 @@ pub(crate) struct InjectArgs {
     #[arg(long, value_enum, default_value_t = ShapeArg::Native)]
     pub sidecar: ShapeArg,
     /// Label of the pods' namespace; repeat the option for several
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, default_value = "culvert.dev/inject=enabled")]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, default_value = "culvert.dev/inject=enabled",
+          conflicts_with = "service")]
     pub namespace_label: Vec<(String, String)>,
     /// Annotation of the pods' namespace, as openshift.io/sa.scc.uid-range=1000980000/10000; repeat for several
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "service")]
     pub namespace_annotation: Vec<(String, String)>,
-    /// Conflist of the pods' nodes, whose culvert-cni entry holds the defaults (`redirect`) and the `locked` keys
+    /// Conflist of the pods' nodes, or the culvert-cni entry alone: it has their defaults (`redirect`) and `locked` keys
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub conflist: Option<PathBuf>,
     /// Namespace whose pods get no sidecar; repeat for several. The cluster's own (kube-system) never get one
     #[arg(long, value_name = "NAME")]
     pub exclude_namespace: Vec<String>,
+    /// Settings of the webhook.
+    #[command(flatten, next_help_heading = "Options of the webhook")]
+    pub webhook: WebhookArgs,
+}
+
+/// The other two ways: clap asks for nothing that conflicts with what is given.
+const OTHERS: [&str; 2] = ["file", "why"];
+
+/// Options of `inject --service`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WebhookArgs {
+    /// TLS address of the webhook, at the path /inject; :PORT is every address of both families
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:10250", requires = "service", conflicts_with_all = OTHERS)]
+    pub listen: StatusAddress,
+    /// Address of /healthz, /ready and /metrics
+    #[arg(long, value_name = "ADDRESS", default_value = ":15090", requires = "service", conflicts_with_all = OTHERS)]
+    pub status_address: StatusAddress,
+    /// Secret in the Service's namespace that replicas share their certificate by; made where it is missing
+    #[arg(long, value_name = "NAME", default_value = "culvert-injector", requires = "service", conflicts_with_all = OTHERS)]
+    pub secret: String,
+    /// MutatingWebhookConfiguration whose `caBundle`s it keeps, of webhooks that call the Service
+    #[arg(long, value_name = "NAME", default_value = "culvert-injector", requires = "service", conflicts_with_all = OTHERS)]
+    pub webhook: String,
+    /// Life of a certificate; at a third before its end the next one is made
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = long_time, requires = "service", conflicts_with_all = OTHERS)]
+    pub certificate_life: Duration,
+    /// Folder with the token and the CA for the API server, whose address is in KUBERNETES_SERVICE_HOST and _PORT
+    #[arg(long, value_name = "DIR", default_value = SERVICE_ACCOUNT, value_hint = ValueHint::DirPath, requires = "service", conflicts_with_all = OTHERS)]
+    pub service_account: PathBuf,
 }
 
 /// Shape of the sidecar.

@@ -42,7 +42,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Explain where each kind of connection of a pod lands, and which setting decides it
     Explain(ExplainArgs),
-    /// Put the sidecar into the pods of a manifest, or tell why a pod gets one or not
+    /// Put the sidecar into pods: as the cluster's admission webhook, or into those of a manifest; or tell why a pod gets
+    /// one or not
     Inject(InjectArgs),
     /// Show, apply, verify or remove redirect rules without a runtime: for hosts without Kubernetes, for init
     /// containers, and as a dry run

@@ -2,7 +2,7 @@
 //! Logs of the long-running commands.
 
 /// Writes one line an event to stderr, from level info up.
-pub(super) fn start_logging() {
+pub(in crate::command) fn start_logging() {
     use tracing_subscriber::fmt;
     let lines = fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
     // A second start in one process, as in a test, changes nothing.

@@ -65,41 +65,84 @@ impl SettingsError {
     }
 }
 
-/// Defaults of the node, or none.
-pub(crate) fn node_defaults(conflist: Option<&Path>) -> Result<pod::Settings, SettingsError> {
-    let Some(path) = conflist else { return Ok(pod::Settings::default()) };
+/// The part of the plugin's entry that every pod of a node shares.
+#[derive(Debug, Default)]
+pub(crate) struct NodeEntry {
+    pub defaults: pod::Settings,
+    /// Namespaces whose pods are never redirected.
+    pub excluded: Vec<String>,
+}
+
+/// Reads the entry of a conflist, or an entry alone as `agent --entry` takes it. Without a file nothing is set.
+pub(crate) fn node_entry(conflist: Option<&Path>) -> Result<NodeEntry, SettingsError> {
+    let Some(path) = conflist else { return Ok(NodeEntry::default()) };
     let malformed = |what: String| SettingsError::Malformed { path: path.to_owned(), what };
     let text = read(path)?;
-    let conflist: ConflistFile<'_> = serde_json::from_str(&text)
-        .map_err(|error| malformed(format!("no conflist with a culvert-cni entry: {error}")))?;
-    let mut entries = conflist.plugins.into_iter().filter(|plugin| plugin.kind == PLUGIN);
-    let (entry, second) = (entries.next(), entries.next());
-    match (entry, second) {
-        (Some(PluginEntry { redirect, locked, .. }), None) => {
-            let redirect = redirect.filter(|raw| raw.get() != "null");
-            pod::Settings::of_node(redirect, &locked.unwrap_or_default())
-                .map_err(|error| malformed(error.to_string()))
+    let no_conflist =
+        |error: serde_json::Error| malformed(format!("no conflist with a culvert-cni entry: {error}"));
+    let ConflistFile { plugins } = serde_json::from_str(&text).map_err(no_conflist)?;
+    let entry = match plugins {
+        None => {
+            let keys: BTreeMap<String, &RawValue> = serde_json::from_str(&text).map_err(no_conflist)?;
+            // Any other file would pass for an entry that sets nothing.
+            if !keys.keys().any(|key| ENTRY_KEYS.contains(&key.as_str())) {
+                let words = format!(
+                    "neither a conflist (plugins) nor a culvert-cni entry ({})",
+                    ENTRY_KEYS.join(", ")
+                );
+                return Err(malformed(words));
+            }
+            serde_json::from_str(&text).map_err(no_conflist)?
         }
-        (Some(_), Some(_)) => Err(malformed(format!("two plugins of type {PLUGIN}: which one counts?"))),
-        (None, _) => {
-            Err(malformed(format!("no plugin of type {PLUGIN}: is this the conflist that the runtime uses?")))
+        Some(plugins) => {
+            let mut entries = plugins.into_iter().filter(|plugin| plugin.kind == PLUGIN);
+            match (entries.next(), entries.next()) {
+                (Some(entry), None) => entry,
+                (Some(_), Some(_)) => {
+                    return Err(malformed(format!("two plugins of type {PLUGIN}: which one counts?")));
+                }
+                (None, _) => {
+                    let words =
+                        format!("no plugin of type {PLUGIN}: is this the conflist that the runtime uses?");
+                    return Err(malformed(words));
+                }
+            }
         }
-    }
+    };
+    let PluginEntry { redirect, locked, exclude_namespaces, .. } = entry;
+    let redirect = redirect.filter(|raw| raw.get() != "null");
+    let defaults = pod::Settings::of_node(redirect, &locked.unwrap_or_default())
+        .map_err(|error| malformed(error.to_string()))?;
+    Ok(NodeEntry { defaults, excluded: exclude_namespaces.unwrap_or_default() })
 }
+
+/// Keys of an entry that a file of `agent --entry` may have.
+const ENTRY_KEYS: [&str; 8] = [
+    "redirect",
+    "locked",
+    "excludeNamespaces",
+    "onUnknown",
+    "logFile",
+    "logLevel",
+    "stateDir",
+    "agentSocket",
+];
 
 #[derive(Deserialize)]
 struct ConflistFile<'a> {
     #[serde(borrow)]
-    plugins: Vec<PluginEntry<'a>>,
+    plugins: Option<Vec<PluginEntry<'a>>>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct PluginEntry<'a> {
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default)]
     kind: String,
     #[serde(borrow)]
     redirect: Option<&'a RawValue>,
     locked: Option<Vec<String>>,
+    exclude_namespaces: Option<Vec<String>>,
 }
 
 /// Decides as the plugin would for a pod with the file's annotations and `options` over them. Without a file the pod
@@ -318,7 +361,7 @@ mod tests {
         let file = |text: &str| {
             let path = folder.path().join("10-x.conflist");
             std::fs::write(&path, text).unwrap();
-            node_defaults(Some(&path)).map_err(|error| error.to_string())
+            node_entry(Some(&path)).map(|entry| entry.defaults).map_err(|error| error.to_string())
         };
         let entry = r#"{"type":"culvert-cni","redirect":{"proxyUid":7},"locked":["proxyUid"]}"#;
         let defaults = file(&format!(r#"{{"name":"n","plugins":[{{"type":"bridge"}},{entry}]}}"#)).unwrap();
@@ -327,15 +370,24 @@ mod tests {
         let error = decide(&asking(&[("proxy-uid", "8")]), &defaults).unwrap_err().to_string();
         assert_eq!(error, "proxy-uid is locked on this node: --proxy-uid may not set it to \"8\"");
 
+        // The entry alone, as the chart hands it to the agent.
+        let alone = r#"{"excludeNamespaces":["storage"],"onUnknown":"allow","redirect":{"proxyUid":7},"locked":["proxyUid"]}"#;
+        assert_eq!(file(alone).unwrap(), defaults);
+        let path = folder.path().join("10-x.conflist");
+        assert_eq!(node_entry(Some(&path)).unwrap().excluded, ["storage"]);
+        assert_eq!(file(r#"{"excludeNamespaces":[]}"#).unwrap(), pod::Settings::default());
+
         for (text, named) in [
             (r#"{"plugins":[{"type":"bridge"}]}"#.to_owned(), "no plugin of type culvert-cni"),
             (format!(r#"{{"plugins":[{entry},{entry}]}}"#), "which one counts?"),
             (r#"{"plugins":[{"type":"culvert-cni","redirect":{"x":1}}]}"#.to_owned(), "redirect: \"x\""),
             ("{}".to_owned(), "plugins"),
+            (r#"{"apiVersion":"v1"}"#.to_owned(), "neither a conflist"),
+            (r#"{"redirect":{"x":1}}"#.to_owned(), "redirect: \"x\""),
         ] {
             let error = file(&text).unwrap_err();
             assert!(error.contains(named), "{error}");
         }
-        assert_eq!(node_defaults(Some(Path::new("/does/not/exist"))).unwrap_err().exit(), Exit::Attention);
+        assert_eq!(node_entry(Some(Path::new("/does/not/exist"))).unwrap_err().exit(), Exit::Attention);
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn again(
         operations.extend(annotated(pod, missing));
     }
     let words = pod.annotations.get(DECISION).cloned().unwrap_or_default();
-    Ok(Injected { operations, words, notes: notes(pod, shape) })
+    Ok(Injected { operations, is_first: false, words, notes: notes(pod, shape) })
 }
 
 /// Refuses a sidecar that was made for other annotations of the pod: rewritten probes cannot be made anew, as their

@@ -19,14 +19,28 @@ const LABELS: [Label; 2] = [
     Label { name: "kuma.io/sidecar-injection", yes: &["enabled", "true"], no: &["disabled", "false"] },
 ];
 
+const POD: &str = "pod";
+const NAMESPACE: &str = "namespace";
+
 /// The label that decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub enabled: bool,
-    /// `pod` or `namespace`.
+    /// [`POD`] or [`NAMESPACE`].
     whose: &'static str,
     name: &'static str,
     value: String,
+}
+
+impl Asked {
+    pub(super) fn is_by_namespace(&self) -> bool {
+        self.whose == NAMESPACE
+    }
+}
+
+/// Returns true for the name of such a label.
+pub(super) fn is_one(name: &str) -> bool {
+    LABELS.iter().any(|label| label.name == name)
 }
 
 impl fmt::Display for Asked {
@@ -39,12 +53,12 @@ impl fmt::Display for Asked {
 /// Finds the label that decides. All labels of the pod must have a value that means something; those of the namespace
 /// where the pod has none.
 pub(super) fn asked(pod: &Pod<'_>, namespace: &Namespace) -> Result<Option<Asked>, Refusal> {
-    no_annotation("pod", &pod.annotations)?;
-    if let Some(asked) = of("pod", &pod.labels)? {
+    no_annotation(POD, &pod.annotations)?;
+    if let Some(asked) = of(POD, &pod.labels)? {
         return Ok(Some(asked));
     }
-    no_annotation("namespace", &namespace.annotations)?;
-    of("namespace", &namespace.labels)
+    no_annotation(NAMESPACE, &namespace.annotations)?;
+    of(NAMESPACE, &namespace.labels)
 }
 
 /// Refuses a label that is written as an annotation: it would count for nothing.

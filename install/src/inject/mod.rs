@@ -85,6 +85,8 @@ pub(crate) enum Decision {
 pub(crate) struct Injected {
     /// Changes of the pod, in their order; none where the pod is as it should be.
     pub operations: Vec<Operation>,
+    /// True if the sidecar is new; false for one from an earlier call.
+    pub is_first: bool,
     /// The decision in words, as in its annotation.
     pub words: String,
     /// Facts that the pod's author should know.
@@ -112,6 +114,27 @@ pub(crate) enum Skipped {
     OtherMesh(String),
     #[error("container {SIDECAR}: it has a sidecar already, not put in by the injector")]
     Present,
+}
+
+impl Skipped {
+    /// True where the labels of the namespace made it so: others may be on their way.
+    pub(crate) fn is_by_namespace(&self) -> bool {
+        match self {
+            Self::NotAsked => true,
+            Self::Disabled(asked) => asked.is_by_namespace(),
+            _ => false,
+        }
+    }
+
+    /// True where a sidecar was asked for, so that its author will ask where it is.
+    pub(crate) const fn is_a_surprise(&self) -> bool {
+        matches!(self, Self::HostNetwork | Self::Windows | Self::OtherMesh(_) | Self::Present)
+    }
+}
+
+/// Returns true for labels and annotations of a namespace that a decision reads.
+pub(crate) fn concerns_namespace(name: &str) -> bool {
+    labels::is_one(name) || options::is_one(name) || name == uid::OPENSHIFT
 }
 
 /// Reasons why a pod must not be created like this, all of them.

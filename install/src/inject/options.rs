@@ -23,6 +23,11 @@ pub(super) const RESOURCES: [(&str, &str, &str); 4] = [
 /// Names that the pod may have besides those of [`RESOURCES`]. The last is written by the injector.
 const NAMES: [&str; 6] = [SHAPE, DOCUMENTS, DATAPLANE, IDENTITY, TRUST_DOMAIN, "decision"];
 
+/// Returns true for the name of such an annotation.
+pub(super) fn is_one(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
 /// Annotations of a pod over those of its namespace.
 pub(super) struct Options<'a> {
     pod: &'a Pod<'a>,

@@ -8,7 +8,7 @@ use super::pod::{LISTS, Pod};
 use super::{Namespace, Refusal, Shape};
 
 /// Annotation of an OpenShift namespace with the uids that its pods may have.
-const OPENSHIFT: &str = "openshift.io/sa.scc.uid-range";
+pub(super) const OPENSHIFT: &str = "openshift.io/sa.scc.uid-range";
 
 /// Chooses the uid. `given` is the pod's own choice, `default` the one without a choice.
 pub(super) fn choose(

@@ -75,7 +75,7 @@ pub(super) fn first(
         annotations.insert(DEFAULT_CONTAINER.to_owned(), main.name().to_owned());
     }
     operations.extend(annotated(pod, annotations));
-    Ok(Injected { operations, words, notes: notes(pod, shape) })
+    Ok(Injected { operations, is_first: true, words, notes: notes(pod, shape) })
 }
 
 /// The redirect that the plugin will make of the pod's annotations.

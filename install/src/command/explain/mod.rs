@@ -76,8 +76,8 @@ const KUMA_PORTS_SOURCE: &str = "kuma.io/envoy-admin-port, kuma.io/application-p
 
 pub(crate) fn run(args: &ExplainArgs) -> Answer {
     let ExplainArgs { conflist, output, settings } = args;
-    let decided = settings::node_defaults(conflist.as_deref())
-        .and_then(|defaults| settings::decide(settings, &defaults));
+    let decided = settings::node_entry(conflist.as_deref())
+        .and_then(|entry| settings::decide(settings, &entry.defaults));
     match decided {
         Ok(decided) => {
             let explanation = explanation(&decided);

@@ -5,18 +5,18 @@
 mod places;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
 use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::path::Path;
 
-use culvert_cni::pod::Settings as NodeSettings;
 use serde_json::Value;
 
 use self::places::{Places, places};
 use crate::cli::inject::{InjectArgs, ShapeArg};
 use crate::command::answer::{Answer, Exit};
-use crate::command::settings::node_defaults;
+use crate::command::settings::{NodeEntry, node_entry};
 use crate::inject::{Decision, Injected, Namespace, Settings, Shape, apply, decide};
 use crate::manifest::{ManifestError, documents, edited};
 use crate::system::read::read_bounded;
@@ -27,7 +27,9 @@ const MAX_FILE: u64 = 64 << 20;
 /// Reasons why a manifest has no decision.
 #[derive(Debug, thiserror::Error)]
 enum InjectError {
-    #[error("inject needs one manifest: --file FILE, --why FILE, or --file FILE --why")]
+    #[error(
+        "inject needs one manifest (--file FILE, --why FILE, or --file FILE --why) or a Service (--service NAME.NAMESPACE)"
+    )]
     NotOneFile,
     #[error("cannot read {file}: {source}")]
     Unreadable { file: String, source: io::Error },
@@ -43,6 +45,9 @@ struct Decided {
 }
 
 pub(crate) fn run(args: &InjectArgs) -> Answer {
+    if let Some(service) = &args.service {
+        return webhook::run(args, service);
+    }
     let explain = args.why.is_some();
     let file = match (args.why.as_ref().and_then(Option::as_ref), &args.file) {
         (Some(file), None) | (None, Some(file)) => file,
@@ -50,7 +55,7 @@ pub(crate) fn run(args: &InjectArgs) -> Answer {
     };
     let text = if file == Path::new("-") { read_stdin() } else { read_bounded(file, MAX_FILE) };
     let file = file.display().to_string();
-    let node = match node_defaults(args.conflist.as_deref()) {
+    let node = match node_entry(args.conflist.as_deref()) {
         Ok(node) => node,
         Err(error) => return Answer::refused(&error, error.exit()),
     };
@@ -72,7 +77,7 @@ fn read_stdin() -> io::Result<String> {
     Ok(text)
 }
 
-fn asked(args: &InjectArgs, node: NodeSettings) -> (Namespace, Settings) {
+fn asked(args: &InjectArgs, node: NodeEntry) -> (Namespace, Settings) {
     let InjectArgs { image, sidecar, namespace_label, namespace_annotation, exclude_namespace, .. } = args;
     let namespace = Namespace {
         name: None,
@@ -84,7 +89,10 @@ fn asked(args: &InjectArgs, node: NodeSettings) -> (Namespace, Settings) {
         ShapeArg::Plain => Shape::Plain,
     };
     let image = image.clone().unwrap_or_default();
-    (namespace, Settings { image, shape, excluded: exclude_namespace.clone(), node })
+    // A sidecar whose pod is not redirected would never be ready.
+    let NodeEntry { defaults: node, excluded } = node;
+    let excluded = exclude_namespace.iter().cloned().chain(excluded).collect();
+    (namespace, Settings { image, shape, excluded, node })
 }
 
 /// Decides about all pods of a text.
@@ -164,7 +172,7 @@ fn explained(all: &[Decided], unknown: &[String]) -> Answer {
                 _ = writeln!(out, "{title}: refused");
                 refusal.0.iter().for_each(|words| _ = writeln!(out, "  {words}"));
             }
-            Decision::Injected(Injected { operations, words, notes }) => {
+            Decision::Injected(Injected { operations, words, notes, .. }) => {
                 _ = writeln!(out, "{title}: {words}");
                 notes.iter().for_each(|note| _ = writeln!(out, "  note: {note}"));
                 if operations.is_empty() {

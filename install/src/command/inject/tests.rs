@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use culvert_cni::pod::Settings as NodeSettings;
 use serde_json::{Value, json};
 
 use super::*;
@@ -302,6 +303,22 @@ fn the_program_prints_manifests_with_sidecars() {
         let (exit, out, err) = program(wrong);
         assert_eq!((exit, out.as_str()), (Exit::Usage, ""), "{wrong:?}");
         assert!(!err.is_empty(), "{wrong:?}");
+    }
+
+    // The webhook is the third way: alone, by a whole name, and in a pod.
+    for (wrong, named) in [
+        (&["--service", "a.b", "--image", "i", "--file", &path][..], "cannot be used with"),
+        (&["--service", "a.b", "--image", "i", "--namespace-label", "a=b"], "cannot be used with"),
+        (&["--service", "a", "--image", "i"], "NAME.NAMESPACE"),
+        (&["--service", "a.b"], "--image"),
+        (&["--listen", ":1", "--image", "i", "--file", &path], "--service"),
+        (&["--service", "a.b", "--image", "i", "--certificate-life", "0d"], "3650d"),
+        (&["--service", "a.b", "--image", "i", "--conflist", "/does/not/exist"], "/does/not/exist"),
+        (&["--image", "i"], "--service <NAME.NAMESPACE>"),
+    ] {
+        let (exit, out, err) = program(wrong);
+        assert!(exit != Exit::Well && out.is_empty(), "{wrong:?}");
+        assert!(err.contains(named), "{wrong:?}: {err}");
     }
 
     let unlabelled = ["--file", &file(pod), "--image", "i:1", "--namespace-label", "team=shop"];
