@@ -5,6 +5,7 @@
 mod bad_input;
 mod certificates;
 mod complaints;
+mod doctor;
 mod load;
 mod shapes;
 

@@ -31,7 +31,8 @@ pub(crate) enum Status {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Check {
     /// `kernel`, `nftables`, `conntrack`, `ipv6`, `iptables`, `runtime`, `network`, `plugin`, `entry`, `neighbour`, `agent`,
-    /// `pods` or, if there is any to name, `beside`.
+    /// `pods` or, if there is any to name, `beside`; with `--cluster` `apiserver`, `webhook`, `ca-bundle`, `namespace`,
+    /// `dry-run`, `sidecar`, as far as they are reached.
     pub name: &'static str,
     pub status: Status,
     /// Facts that were found.
@@ -49,7 +50,11 @@ pub(crate) struct Report {
     /// Version of culvert.
     pub version: &'static str,
     /// Root of the node that was checked.
-    pub host_root: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_root: Option<String>,
+    /// API server of the cluster that was checked instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_server: Option<String>,
     /// True if nothing needs attention.
     pub well: bool,
     /// Checks in the order of reading.
@@ -69,7 +74,8 @@ pub(crate) fn diagnose(host_root: &Path, facts: &Facts) -> Report {
     ];
     Report {
         version: env!("CARGO_PKG_VERSION"),
-        host_root: host_root.to_string_lossy().into_owned(),
+        host_root: Some(host_root.to_string_lossy().into_owned()),
+        api_server: None,
         well: checks.iter().all(|check| !check.status.needs_attention()),
         checks,
     }

@@ -11,8 +11,12 @@ const COLUMN: usize = 9;
 
 /// A table with the meaning of each line below it.
 pub(crate) fn text(report: &Report, colour: Colour) -> String {
-    let Report { version, host_root, well, checks } = report;
-    let mut out = format!("culvert {version}, node at {host_root}\n\n");
+    let Report { version, host_root, api_server, well, checks } = report;
+    let subject = match (host_root, api_server) {
+        (_, Some(api_server)) => format!("cluster of {api_server}"),
+        (host_root, None) => format!("node at {}", host_root.as_deref().unwrap_or("/")),
+    };
+    let mut out = format!("culvert {version}, {subject}\n\n");
     let mut line = |name: &str, status: &str, text: &str| {
         let row = format!("{name:COLUMN$}  {status}  {text}");
         out.push_str(row.trim_end());
@@ -29,6 +33,7 @@ pub(crate) fn text(report: &Report, colour: Colour) -> String {
     }
     let attention = checks.iter().filter(|check| check.status.needs_attention()).count();
     let verdict = match (well, attention) {
+        (true, _) if api_server.is_some() => "All is well: labelled pods get their sidecar.".to_owned(),
         (true, _) => "All is well: this node can carry culvert.".to_owned(),
         (false, 1) => "1 check needs attention.".to_owned(),
         (false, n) => format!("{n} checks need attention."),
