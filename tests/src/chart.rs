@@ -97,12 +97,21 @@ impl Chart {
         self.template(&["culvert", "--namespace", NAMESPACE, "--api-versions", apis], values, kubernetes)
     }
 
+    /// The same for a cluster of exactly this version, as its vendor writes it.
+    pub fn render_at(&self, version: &str, values: &Value) -> Result<Rendered> {
+        self.template_at(&["culvert", "--namespace", NAMESPACE], values, version)
+    }
+
     fn template(&self, arguments: &[&str], values: &Value, kubernetes: &str) -> Result<Rendered> {
+        self.template_at(arguments, values, &format!("{kubernetes}.0"))
+    }
+
+    fn template_at(&self, arguments: &[&str], values: &Value, version: &str) -> Result<Rendered> {
         let (_folder, values) = file_of(values)?;
         let mut helm = self.helm();
         helm.arg("template")
             .args(arguments)
-            .args(["--kube-version", &format!("{kubernetes}.0"), "--values"])
+            .args(["--kube-version", version, "--values"])
             .arg(values)
             .arg(Self::folder());
         Rendered::parse(output(helm)?)

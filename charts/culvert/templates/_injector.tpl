@@ -1,6 +1,22 @@
+{{/* webhook or policy. `-0` lets pre-releases in, and what vendors append: v1.36.1-gke.100. */}}
+{{- define "culvert.injector.mode" -}}
+{{- if ne .Values.injector.mode "auto" -}}
+{{ .Values.injector.mode }}
+{{- else if semverCompare ">=1.36.0-0" .Capabilities.KubeVersion.Version -}}
+policy
+{{- else -}}
+webhook
+{{- end -}}
+{{- end -}}
+
 {{/* "true" where a server injects. The policy mode has no server: templates/policy.yaml. */}}
 {{- define "culvert.webhook" -}}
-{{- if and .Values.injector.enabled (eq .Values.injector.mode "webhook") }}true{{ end -}}
+{{- if and .Values.injector.enabled (eq (include "culvert.injector.mode" .) "webhook") }}true{{ end -}}
+{{- end -}}
+
+{{/* "true" where the API server injects by itself. */}}
+{{- define "culvert.policy" -}}
+{{- if and .Values.injector.enabled (eq (include "culvert.injector.mode" .) "policy") }}true{{ end -}}
 {{- end -}}
 
 {{/* Names the injector's Deployment, Service, ServiceAccount, Secret, roles and webhook configuration alike. */}}

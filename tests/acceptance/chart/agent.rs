@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::chart::{Chart, NAMESPACE, Rendered, strings};
 use serde_json::{Value, json};
 
-use super::{choices, rendered};
+use super::{choices, rendered, with_webhook};
 
 /// The pod of a DaemonSet, and its only container.
 fn pod<'a>(rendered: &'a Rendered, name: &str) -> Result<(&'a Value, &'a Value)> {
@@ -270,11 +270,15 @@ fn a_quota_for_critical_pods_is_made_where_it_is_needed() -> Result<()> {
     Ok(())
 }
 
+/// What `helm uninstall` makes once nothing injects, in this order.
+pub(super) const ON_THE_NODES: [&str; 7] =
+    ["ClusterRole", "Role", "ServiceAccount", "ClusterRoleBinding", "RoleBinding", "DaemonSet", "Job"];
+
 /// Helm creates objects of one weight in no promised order of accounts and those who use them, so each has its own.
 #[test]
 fn before_anything_is_deleted_every_node_is_cleaned_and_waited_for() -> Result<()> {
-    let rendered =
-        rendered(&json!({ "uninstall": { "now": true, "timeoutSeconds": 99, "unreachable": "fail" } }))?;
+    let values = json!({ "uninstall": { "now": true, "timeoutSeconds": 99, "unreachable": "fail" } });
+    let rendered = with_webhook(&values)?;
     let mut order = Vec::new();
     for document in &rendered.documents {
         let annotations = &document["metadata"]["annotations"];
@@ -291,19 +295,7 @@ fn before_anything_is_deleted_every_node_is_cleaned_and_waited_for() -> Result<(
     order.sort_unstable();
     let kinds: Vec<&str> = order.iter().map(|(_, kind)| *kind).collect();
     // The webhook first: nothing calls a server that is about to go.
-    assert_eq!(
-        kinds,
-        [
-            "MutatingWebhookConfiguration",
-            "ClusterRole",
-            "Role",
-            "ServiceAccount",
-            "ClusterRoleBinding",
-            "RoleBinding",
-            "DaemonSet",
-            "Job"
-        ]
-    );
+    assert_eq!(kinds, [&["MutatingWebhookConfiguration"][..], &ON_THE_NODES].concat());
 
     let (agents, _) = pod(&rendered, "-agent")?;
     let (pod, container) = pod(&rendered, "-uninstall")?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::chart::{Chart, KUBERNETES, NAMESPACE, Rendered, strings};
 use serde_json::{Value, json};
 
-use super::{choices, rendered};
+use super::{choices, with_webhook as rendered};
 
 const NAME: &str = "-injector";
 
@@ -55,7 +55,7 @@ fn the_servers_are_never_all_away_at_once() -> Result<()> {
         (&json!(1), &json!("AlwaysAllow"))
     );
     assert!(knows(&budget["selector"]["matchLabels"], labels), "{budget}");
-    let alone = super::rendered(&json!({ "injector": { "replicas": 1 } }))?;
+    let alone = super::with_webhook(&json!({ "injector": { "replicas": 1 } }))?;
     assert!(alone.one("PodDisruptionBudget", NAME).is_err(), "a budget of one pod holds up every drain");
     Ok(())
 }
@@ -101,7 +101,8 @@ fn the_sidecar_is_native_where_the_cluster_has_that() -> Result<()> {
             ("plain", "plain"),
             ("native", "native"),
         ] {
-            let rendered = Chart::here()?.render(&json!({ "injector": { "sidecar": value } }), kubernetes)?;
+            let rendered = Chart::here()?
+                .render(&json!({ "injector": { "mode": "webhook", "sidecar": value } }), kubernetes)?;
             let (_, container) = deployment(&rendered)?;
             let argument = format!("--sidecar={expected}");
             assert!(strings(&container["args"]).contains(&argument.as_str()), "{value} on {kubernetes}");

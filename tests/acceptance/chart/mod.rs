@@ -7,6 +7,7 @@ mod first_hour;
 mod hook;
 mod image;
 mod injector;
+mod mode;
 mod node;
 mod observed;
 mod options;
@@ -27,6 +28,9 @@ fn choices() -> Result<Vec<(String, Value)>> {
     all.extend(others().into_iter().map(|(name, values)| (name.to_owned(), values)));
     Ok(all)
 }
+
+/// The choice that Kubernetes has from 1.36 on only.
+const POLICY: &str = "policy";
 
 fn others() -> Vec<(&'static str, Value)> {
     vec![
@@ -70,11 +74,13 @@ fn others() -> Vec<(&'static str, Value)> {
         (
             "one injector",
             json!({ "injector": {
-                "replicas": 1, "sidecar": "plain", "kumaLabel": false, "excludeNamespaces": ["infra", "1"],
+                "mode": "webhook", "replicas": 1, "sidecar": "plain", "kumaLabel": false, "excludeNamespaces": ["infra", "1"],
                 "podLabels": { "team": "net" }, "podAnnotations": { "example.com/note": "a: b" },
                 "tolerations": [{ "operator": "Exists" }],
                 "affinity": { "podAntiAffinity": {}, "nodeAffinity": {} } } }),
         ),
+        ("webhook", json!({ "injector": { "mode": "webhook" } })),
+        (POLICY, json!({ "injector": { "mode": "policy", "sidecar": "plain" } })),
         ("watched", watched()),
         ("no uninstall", json!({ "uninstall": { "enabled": false } })),
     ]
@@ -90,6 +96,13 @@ fn watched() -> Value {
         "monitoring": { "podMonitor": monitor, "serviceMonitor": monitor,
                         "dashboard": { "enabled": true, "annotations": { "grafana_folder": "net" } } },
     })
+}
+
+/// The same with a server that injects.
+fn with_webhook(values: &Value) -> Result<Rendered> {
+    let mut values = values.clone();
+    values["injector"]["mode"] = "webhook".into();
+    rendered(&values)
 }
 
 /// As the newest Kubernetes gets it.

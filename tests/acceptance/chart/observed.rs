@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use culvert_tests::chart::{Rendered, repository, strings};
 use serde_json::{Value, json};
 
-use super::{rendered, watched};
+use super::{rendered, watched, with_webhook};
 
 /// The names of all metrics that the pages of sidecar and agent describe.
 fn metrics() -> Result<BTreeSet<String>> {
@@ -140,7 +140,7 @@ fn has_port(rendered: &Rendered, pod: &str, port: &str) -> bool {
 
 #[test]
 fn each_pod_is_open_at_the_ports_that_others_call_and_no_others() -> Result<()> {
-    let rendered = rendered(&watched())?;
+    let rendered = with_webhook(&watched())?;
     let mut seen = Vec::new();
     for policy in rendered.documents.iter().filter(|document| document["kind"] == "NetworkPolicy") {
         // The API server's address is in no label: a policy of egress would have to let everything out.
@@ -179,7 +179,7 @@ fn each_pod_is_open_at_the_ports_that_others_call_and_no_others() -> Result<()> 
 
 #[test]
 fn monitors_name_ports_that_their_pods_have() -> Result<()> {
-    let rendered = rendered(&watched())?;
+    let rendered = with_webhook(&watched())?;
     let mut seen = Vec::new();
     for monitor in rendered.documents.iter().filter(|d| d["apiVersion"] == "monitoring.coreos.com/v1") {
         let name = monitor["metadata"]["name"].as_str().context("no name")?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::chart::{Chart, KUBERNETES, NAMESPACE, Rendered, strings};
 use serde_json::{Value, json};
 
-use super::{choices, rendered};
+use super::{choices, with_webhook as rendered};
 
 const OWN: &str = "culvert.dev/inject";
 const KUMA: &str = "kuma.io/sidecar-injection";
@@ -137,7 +137,7 @@ fn kumas_label_is_left_to_kuma_where_it_is_there() -> Result<()> {
         (json!(true), "kuma.io/v1alpha1", true),
         (json!(false), "example.com/v1", false),
     ] {
-        let values = json!({ "injector": { "kumaLabel": value } });
+        let values = json!({ "injector": { "mode": "webhook", "kumaLabel": value } });
         let rendered = Chart::here()?.render_beside(beside, &values, KUBERNETES[KUBERNETES.len() - 1])?;
         let configuration = configuration_of(&rendered)?;
         let labelled = json!({ NAME: "shop", KUMA: "enabled" });

@@ -37,7 +37,8 @@ fn policies_are_valid_in_each_kubernetes_that_has_them() -> Result<()> {
 fn policies_are_refused_where_kubernetes_has_none() -> Result<()> {
     let error = Chart::here()?.render(&Settings::of("auto").values(), "1.35").expect_err("rendered for 1.35");
     ensure!(format!("{error:#}").contains("injector.mode policy needs Kubernetes 1.36"), "{error:#}");
-    let (webhook, off) = (json!({}), json!({ "injector": { "mode": "policy", "enabled": false } }));
+    let webhook = json!({ "injector": { "mode": "webhook" } });
+    let off = json!({ "injector": { "mode": "policy", "enabled": false } });
     for values in [webhook, off] {
         let text = Chart::here()?.render(&values, "1.37")?.text;
         ensure!(!text.contains("AdmissionPolicy"), "policies for {values}");

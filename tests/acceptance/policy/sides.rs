@@ -90,8 +90,11 @@ impl Settings {
 /// Renders the policies and their bindings.
 pub(super) fn policies(settings: &Settings) -> Result<Vec<Value>> {
     let Rendered { documents, .. } = Chart::here()?.render(&settings.values(), "1.36")?;
-    let is_policy =
-        |document: &Value| document["kind"].as_str().is_some_and(|kind| kind.contains("AdmissionPolicy"));
+    // The hooks of `helm uninstall` are named alike, and bind nothing.
+    let is_policy = |document: &Value| {
+        document["kind"].as_str().is_some_and(|kind| kind.contains("AdmissionPolicy"))
+            && document["metadata"]["annotations"]["helm.sh/hook"].is_null()
+    };
     Ok(documents.into_iter().filter(is_policy).collect())
 }
 
