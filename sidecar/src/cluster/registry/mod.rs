@@ -149,11 +149,12 @@ impl Registry {
         let of_clusters =
             reuse(&states.clusters, names, |name| ClusterState::new(states.next_id(), Arc::clone(name)));
         let outside = states.outside.open(&plan);
+        let (stat_names, numbered) = stat_names(&plan);
         let clusters: Vec<_> = plan
             .clusters
             .iter()
             .zip(of_clusters)
-            .zip(stat_names(&plan.clusters))
+            .zip(stat_names)
             .map(|((plan, state), stat_name)| Arc::new(Cluster::new(plan, state, stat_name, &outside)))
             .collect();
         let by_name: HashMap<_, _> = clusters.iter().map(|cluster| (&*cluster.plan.name, cluster)).collect();
@@ -189,7 +190,7 @@ impl Registry {
         let running = Arc::new(Running {
             trial: trial::Trial::of(&plan),
             shortest_idle_timeout: idle_timeouts.chain(plan.names.on_demand.shortest_idle_timeout()).min(),
-            called: Called::new(&plan, states),
+            called: Called::new(states, numbered),
             plan,
             listeners,
             clusters,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Names of clusters in statistics.
 
-use crate::plan::{ClusterPlan, Plan};
+use crate::plan::Plan;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -12,24 +12,20 @@ pub(crate) fn stat_name(name: &str) -> String {
 
 /// Returns the names of clusters in statistics, in their order, no two alike. Of several that differ only in characters that
 /// are replaced, one that needs no replacement keeps its name, else the first by name; the others get a number behind it.
-pub(super) fn stat_names(clusters: &[Arc<ClusterPlan>]) -> Vec<Arc<str>> {
-    let names: Vec<_> = clusters.iter().map(|cluster| &*cluster.name).collect();
-    of_all(&names)
-}
-
-/// Returns those of clusters on demand that differ from the usual ones, by their places.
-pub(super) fn numbered(plan: &Plan) -> HashMap<usize, Arc<str>> {
+///
+/// Of clusters on demand those are returned that differ from the usual ones, by their places.
+pub(super) fn stat_names(plan: &Plan) -> (Vec<Arc<str>>, HashMap<usize, Arc<str>>) {
     let lines = &plan.names.on_demand;
+    let planned = || plan.clusters.iter().map(|cluster| &*cluster.name);
     let on_demand = || lines.new_clusters().map(|at| &**lines.cluster_name(at));
-    // Only what is replaced can make two names alike, and as a rule nothing is.
-    let mut all = on_demand().chain(plan.clusters.iter().map(|cluster| &*cluster.name));
-    if all.all(|name| stat_name(name) == name) {
-        return HashMap::new();
+    // Only what is replaced can make two names alike, and of thousands on demand as a rule nothing is.
+    if planned().chain(on_demand()).all(|name| stat_name(name) == name) {
+        return (planned().map(Arc::from).collect(), HashMap::new());
     }
-    let names: Vec<_> = plan.clusters.iter().map(|cluster| &*cluster.name).chain(on_demand()).collect();
-    let unique = of_all(&names).into_iter().skip(plan.clusters.len());
-    let all = lines.new_clusters().zip(unique);
-    all.filter(|(at, unique)| stat_name(lines.cluster_name(*at)) != **unique).collect()
+    let mut unique = of_all(&planned().chain(on_demand()).collect::<Vec<_>>());
+    let numbered = lines.new_clusters().zip(unique.split_off(plan.clusters.len()));
+    let numbered = numbered.filter(|(at, unique)| stat_name(lines.cluster_name(*at)) != **unique);
+    (unique, numbered.collect())
 }
 
 fn of_all(names: &[&str]) -> Vec<Arc<str>> {

@@ -5,7 +5,6 @@ use super::states::reuse_one;
 use super::{Cluster, ClusterId, ClusterState, Listener, Running, States, stat_names};
 use crate::cluster::outsider::Opened;
 use crate::metrics::Lazy;
-use crate::plan::Plan;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -26,12 +25,8 @@ struct MadeOut {
 }
 
 impl Called {
-    pub(super) fn new(plan: &Plan, states: &Arc<States>) -> Self {
-        Self {
-            states: Arc::clone(states),
-            made_out: RwLock::default(),
-            stat_names: stat_names::numbered(plan),
-        }
+    pub(super) fn new(states: &Arc<States>, stat_names: HashMap<usize, Arc<str>>) -> Self {
+        Self { states: Arc::clone(states), made_out: RwLock::default(), stat_names }
     }
 }
 

@@ -3,6 +3,7 @@ use super::*;
 use crate::cluster::registry::Registry;
 use crate::net::addrs::Direction::{Inbound, Outbound};
 use crate::options::Options;
+use crate::plan::Plan;
 use crate::plan::compile::{compile, read_with_mesh};
 use clap::Parser;
 
@@ -64,10 +65,13 @@ fn the_first_connection_makes_out_a_listener_and_its_cluster_and_the_next_find_t
 
 #[test]
 fn all_are_shown_whether_they_were_called_or_not() {
-    let mut plan = plan(&["web", "db", "a.b"]);
-    let mut other = crate::plan::ClusterPlan::clone(&plan.clusters[0]);
-    other.name = "a_b".into();
-    plan.clusters.push(Arc::new(other));
+    let mut plan = plan(&["web", "db", "a.b", "c_d"]);
+    // Each is like one on demand in what is replaced.
+    for name in ["a_b", "c.d"] {
+        let mut other = crate::plan::ClusterPlan::clone(&plan.clusters[0]);
+        other.name = name.into();
+        plan.clusters.push(Arc::new(other));
+    }
     let registry = Registry::default();
     let (lines, whole) = (registry.open(plan.clone()), Registry::default().open(plan.clone().made_out()));
     lines.listener_for(Outbound, address(&plan, "db", 0, 80)).unwrap();
@@ -81,11 +85,10 @@ fn all_are_shown_whether_they_were_called_or_not() {
         (listeners, clusters, names(&running.all_clusters(), |one| &one.stat_name))
     };
     assert_eq!(of(&lines), of(&whole));
-    assert!(
-        of(&lines).2.contains(&"a_b#2".to_owned()),
-        "{:?}: two that differ in what is replaced",
-        of(&lines).2
-    );
+    let stat_names = of(&lines).2;
+    for name in ["a_b", "a_b#2", "c_d", "c_d#2"] {
+        assert_eq!(stat_names.iter().filter(|one| *one == name).count(), 1, "{name}: {stat_names:?}");
+    }
     let called = registry.0.clusters.lock().unwrap().len();
     assert_eq!(called, plan.clusters.len() + 1, "to be shown makes none");
 }
