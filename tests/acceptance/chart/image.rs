@@ -42,7 +42,7 @@ fn image_with(folder: &Path, name: &str, options: &[&str]) -> Result<PathBuf> {
 }
 
 /// An image of this name in `folder`.
-pub(super) fn image(folder: &Path, name: &str) -> Result<PathBuf> {
+pub(crate) fn image(folder: &Path, name: &str) -> Result<PathBuf> {
     image_with(folder, name, &[])
 }
 

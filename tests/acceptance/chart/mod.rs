@@ -3,9 +3,8 @@
 
 mod agent;
 mod cluster;
-mod first_hour;
 mod hook;
-mod image;
+pub(crate) mod image;
 mod injector;
 mod mode;
 mod node;

@@ -2,6 +2,7 @@
 //! Real container runtimes call the plugin. `cargo test … runtime:: -- --nocapture` shows what they call.
 
 mod containerd;
+mod first_hour;
 mod node;
 mod podman;
 mod repair;

@@ -16,8 +16,8 @@ use culvert_tests::until::until_some;
 use culvert_tests::{Family, eventually, http, server};
 use serde_json::{Value, json};
 
-use super::image::image;
-use crate::runtime::leaving_nothing;
+use super::leaving_nothing;
+use crate::chart::image::image;
 
 /// The image that the page's commands name.
 const IMAGE: &str = "registry.example.com/culvert:0.1.0";
