@@ -16,7 +16,7 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| {
         ttl,
         ports: ports
             .iter()
-            .map(|(port, name)| NamePort { port: *port, name: Some((*name).into()), listener: "listener".into() })
+            .map(|(port, name)| NamePort { port: *port, name: Some((*name).into()) })
             .collect(),
         service: "MeshService web".into(),
         by: "HostnameGenerator local".into(),
