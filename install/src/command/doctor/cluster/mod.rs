@@ -122,14 +122,17 @@ async fn namespace(client: &Client, given: Option<&str>) -> Result<String, Strin
         let namespace: Value = client.json(Call::get(&path)).await.map_err(|error| error.to_string())?;
         return asks(&namespace).map(|()| name.to_owned());
     }
-    let path = format!("/api/v1/namespaces?limit={PAGE}");
-    let list: Value = client.json(Call::get(&path)).await.map_err(|error| error.to_string())?;
-    let all = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let found = all.iter().find(|namespace| asks(namespace).is_ok());
-    found
-        .and_then(|namespace| namespace["metadata"]["name"].as_str())
-        .map(str::to_owned)
-        .ok_or_else(|| "no namespace has the label culvert.dev/inject: enabled".to_owned())
+    // By the label, as a cluster may have more namespaces than a page.
+    for label in ["culvert.dev/inject", "kuma.io/sidecar-injection"] {
+        let path = format!("/api/v1/namespaces?limit={PAGE}&labelSelector={}", encoded(label));
+        let list: Value = client.json(Call::get(&path)).await.map_err(|error| error.to_string())?;
+        let all = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let found = all.iter().find(|namespace| asks(namespace).is_ok());
+        if let Some(name) = found.and_then(|namespace| namespace["metadata"]["name"].as_str()) {
+            return Ok(name.to_owned());
+        }
+    }
+    Err("no namespace has the label culvert.dev/inject: enabled".to_owned())
 }
 
 /// Decides about a plain pod of a namespace as the injector does; the error is its reason.
