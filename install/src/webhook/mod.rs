@@ -15,6 +15,7 @@ pub(crate) mod metrics;
 mod namespaces;
 pub(crate) mod options;
 mod pages;
+mod places;
 mod review;
 mod server;
 mod told;
@@ -29,6 +30,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use self::admit::Injector;
@@ -60,6 +62,8 @@ pub(crate) enum WebhookError {
     Listen { option: &'static str, address: SocketAddr, source: io::Error },
     #[error("cannot serve TLS: {0}")]
     Tls(rustls::Error),
+    #[error("a part of the injector ended, which is a bug: see the log above, and report it")]
+    Ended,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -91,15 +95,17 @@ async fn work(options: WebhookOptions) -> Result<(), WebhookError> {
     // Not ready any more, and no connections any more.
     let ((leave, leaving), (end, ending)) = (watch::channel(false), watch::channel(false));
 
-    let serving = tokio::spawn(server::serve(listener, tls, Arc::clone(&injector), ending));
+    let mut serving = tokio::spawn(server::serve(listener, tls, Arc::clone(&injector), ending));
+    // None of them ends by itself.
+    let mut others = JoinSet::new();
     let pages =
         Status { injector: Arc::clone(&injector), readiness: Arc::clone(&readiness), ending: leaving };
-    tokio::spawn(culvert_serve::serve(status, STATUS_CONNECTIONS, pages));
-    tokio::spawn(Upkeep::new(&options, metrics, served, readiness).run());
+    others.spawn(culvert_serve::serve(status, STATUS_CONNECTIONS, pages));
+    others.spawn(Upkeep::new(&options, metrics, served, readiness).run());
     let followed = Arc::clone(&injector);
-    tokio::spawn(async move { followed.namespaces.follow(&followed.client).await });
+    others.spawn(async move { followed.namespaces.follow(&followed.client).await });
     let (client, instance) = (options.client, options.instance);
-    tokio::spawn(async move {
+    others.spawn(async move {
         let reporter =
             Reporter { component: "culvert-injector", controller: "culvert.dev/injector", instance };
         post(&client, &reporter, queue).await;
@@ -108,6 +114,9 @@ async fn work(options: WebhookOptions) -> Result<(), WebhookError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // Kubernetes starts it again, and another replica answers meanwhile.
+        _ = &mut serving => return Err(WebhookError::Ended),
+        _ = others.join_next() => return Err(WebhookError::Ended),
     }
     tracing::info!("shutting down: new reviews go to other replicas, and open ones are answered");
     leave.send_replace(true);

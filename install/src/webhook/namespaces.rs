@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::inject::{Namespace, concerns_namespace};
@@ -21,9 +22,23 @@ const READ_WITHIN: Duration = Duration::from_secs(2);
 /// Time for which a namespace that was just read is not read again.
 const FRESH_FOR: Duration = Duration::from_secs(1);
 
+/// Reads at a time: each is a connection to the API server, and any pod can send reviews about namespaces that nobody knows.
+const MAX_READS: usize = 8;
+/// Longest name of a namespace: a label of DNS.
+const MAX_NAME: usize = 63;
+
 /// All namespaces, shared between the watch and the reviews.
-#[derive(Debug, Default)]
-pub(super) struct Namespaces(Mutex<State>);
+#[derive(Debug)]
+pub(super) struct Namespaces {
+    state: Mutex<State>,
+    reads: Semaphore,
+}
+
+impl Default for Namespaces {
+    fn default() -> Self {
+        Self { state: Mutex::default(), reads: Semaphore::new(MAX_READS) }
+    }
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -45,11 +60,13 @@ pub(super) enum Unknown {
     Api(ApiError),
     #[error("the API server does not answer within {} s", READ_WITHIN.as_secs())]
     Slow,
+    #[error("no namespace can have this name")]
+    NoName,
 }
 
 impl Namespaces {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True once all namespaces were listed.
@@ -83,9 +100,18 @@ impl Namespaces {
     }
 
     async fn read_now(&self, client: &Client, name: &str) -> Result<Arc<Namespace>, Unknown> {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(fits) {
+            return Err(Unknown::NoName);
+        }
         let path = format!("/api/v1/namespaces/{}", encoded(name));
         let call = Call { method: Method::GET, path: &path, accept: OBJECT, body: None };
-        let read = match timeout(READ_WITHIN, client.json::<Object>(call)).await {
+        let read = async {
+            // An error means that it was closed, which it never is.
+            let _place = self.reads.acquire().await;
+            client.json::<Object>(call).await
+        };
+        let read = match timeout(READ_WITHIN, read).await {
             Err(_) => return Err(Unknown::Slow),
             Ok(Err(error)) => return Err(Unknown::Api(error)),
             Ok(Ok(object)) => Self::read(object.metadata),
@@ -99,7 +125,8 @@ impl Namespaces {
 impl Unknown {
     /// True if there is no such namespace.
     pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Self::Api(error) if error.status() == Some(StatusCode::NOT_FOUND))
+        matches!(self, Self::NoName)
+            || matches!(self, Self::Api(error) if error.status() == Some(StatusCode::NOT_FOUND))
     }
 }
 

@@ -7,6 +7,7 @@
 //! API servers speak HTTP/2 where it is offered: one connection for all reviews.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,13 +21,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::admit::Injector;
 use super::metrics::Rejected;
+use super::places::{Busy, Place, Places};
 
 /// Path of the reviews. The API server adds a query, `timeout`.
 const PATH: &str = "/inject";
@@ -37,7 +39,7 @@ const MAX_BODY: usize = 4 << 20;
 /// A body of at most this many bytes, far more than a pod has, takes one place of [`PLACES`]; from there on it takes
 /// [`LARGE_PLACES`] more.
 const SMALL_BODY: usize = 64 << 10;
-/// Bodies that are held at a time, so that no peer fills the memory: 32 MiB.
+/// Bodies and answers that are held at a time, so that no peer fills the memory: 32 MiB.
 const PLACES: usize = 512;
 const LARGE_PLACES: u32 = (MAX_BODY / SMALL_BODY) as u32;
 /// Time for TLS, as for other connections of a cluster.
@@ -64,7 +66,7 @@ const MAX_STREAMS: u32 = 250;
 #[derive(Debug)]
 struct Shared {
     injector: Arc<Injector>,
-    places: Semaphore,
+    places: Arc<Places>,
 }
 
 /// Serves until `stop` is true and the last connection has ended.
@@ -74,17 +76,17 @@ pub(super) async fn serve(
     injector: Arc<Injector>,
     stop: watch::Receiver<bool>,
 ) {
-    let shared = Arc::new(Shared { injector, places: Semaphore::new(PLACES) });
+    let shared = Arc::new(Shared { injector, places: Places::new(PLACES) });
     let acceptor = TlsAcceptor::from(tls);
     // Each connection holds a sender; the receiver hears of the last one's end.
     let (open, mut closed) = mpsc::channel::<Infallible>(1);
-    let accept = culvert_serve::accept(listener, MAX_CONNECTIONS, |stream, _| {
+    let accept = culvert_serve::accept(listener, MAX_CONNECTIONS, |stream, peer| {
         let (acceptor, shared, open) = (acceptor.clone(), Arc::clone(&shared), open.clone());
         let stop = stop.clone();
         async move {
             let _open = open;
             if let Ok(Ok(stream)) = timeout(TLS_WITHIN, handshake(acceptor, stream)).await {
-                connection(stream, shared, stop).await;
+                connection((stream, peer), shared, stop).await;
             }
         }
     });
@@ -104,11 +106,17 @@ async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> std::io::Result<
 }
 
 /// Answers the requests of a connection. Errors are the peer's: it went away, or does not speak HTTP.
-async fn connection(stream: TlsStream<TcpStream>, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+async fn connection(
+    (stream, peer): (TlsStream<TcpStream>, IpAddr),
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<bool>,
+) {
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let cut = Arc::<Notify>::default();
+    let from = (peer, Arc::clone(&cut));
     let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(answer(request, &shared).await) }
+        let (shared, from) = (Arc::clone(&shared), from.clone());
+        async move { Ok::<_, Infallible>(answer(request, &shared, &from).await) }
     });
     let stream = TokioIo::new(stream);
     let ends = async move {
@@ -123,9 +131,14 @@ async fn connection(stream: TlsStream<TcpStream>, shared: Arc<Shared>, mut stop:
             let mut connection = std::pin::pin!($connection);
             tokio::select! {
                 _ = connection.as_mut() => return,
+                // It keeps others waiting for a place.
+                () = cut.notified() => return,
                 () = ends => connection.as_mut().graceful_shutdown(),
             }
-            let _ = timeout(ENDS_WITHIN, connection).await;
+            tokio::select! {
+                _ = timeout(ENDS_WITHIN, connection) => {}
+                () = cut.notified() => {}
+            }
         }};
     }
     if is_h2 {
@@ -146,11 +159,16 @@ async fn connection(stream: TlsStream<TcpStream>, shared: Arc<Shared>, mut stop:
     }
 }
 
-/// A body, and its places.
-struct Body<'a> {
-    bytes: Vec<u8>,
-    _small: SemaphorePermit<'a>,
-    _large: Option<SemaphorePermit<'a>>,
+/// An answer, which has the places of its body until it is sent.
+struct Sent {
+    text: Vec<u8>,
+    _place: Place,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
 }
 
 /// Reasons why a body is not read.
@@ -158,8 +176,8 @@ struct Body<'a> {
 enum BodyError {
     #[error("the body is larger than {MAX_BODY} bytes")]
     TooLarge,
-    #[error("too many reviews at once: try again")]
-    Busy,
+    #[error(transparent)]
+    Busy(#[from] Busy),
     #[error("the body broke off")]
     Broken,
     #[error("the body did not come within {} s", BODY_WITHIN.as_secs())]
@@ -170,7 +188,7 @@ impl BodyError {
     const fn status(&self) -> StatusCode {
         match self {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Broken => StatusCode::BAD_REQUEST,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
         }
@@ -179,17 +197,15 @@ impl BodyError {
     const fn metric(&self) -> Rejected {
         match self {
             Self::TooLarge => Rejected::TooLarge,
-            Self::Busy => Rejected::Busy,
+            Self::Busy(_) => Rejected::Busy,
             Self::Broken | Self::Slow => Rejected::Slow,
         }
     }
 }
 
 /// Reads a whole body.
-async fn whole(mut body: Incoming, places: &Semaphore) -> Result<Body<'_>, BodyError> {
-    let take = |count| places.try_acquire_many(count).map_err(|_| BodyError::Busy);
-    let small = take(1)?;
-    let mut large = None;
+async fn whole(mut body: Incoming, place: &mut Place) -> Result<Vec<u8>, BodyError> {
+    let mut is_large = false;
     let said = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if said > MAX_BODY {
         return Err(BodyError::TooLarge);
@@ -201,16 +217,21 @@ async fn whole(mut body: Incoming, places: &Semaphore) -> Result<Body<'_>, BodyE
         if bytes.len() + data.len() > MAX_BODY {
             return Err(BodyError::TooLarge);
         }
-        if bytes.len() + data.len() > SMALL_BODY && large.is_none() {
-            large = Some(take(LARGE_PLACES)?);
+        if bytes.len() + data.len() > SMALL_BODY && !is_large {
+            place.more(LARGE_PLACES).await?;
+            is_large = true;
         }
         bytes.extend_from_slice(&data);
     }
-    Ok(Body { bytes, _small: small, _large: large })
+    place.is_with_us();
+    Ok(bytes)
 }
 
-async fn answer(request: Request<Incoming>, shared: &Shared) -> Reply {
-    let Shared { injector, places } = shared;
+async fn answer(
+    request: Request<Incoming>,
+    Shared { injector, places }: &Shared,
+    (peer, cut): &(IpAddr, Arc<Notify>),
+) -> Reply {
     let metrics = &injector.metrics;
     let refused = |why, reply| {
         metrics.reject(why);
@@ -231,16 +252,21 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> Reply {
         );
         return refused(Rejected::Request, text(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
     }
-    let body = match timeout(BODY_WITHIN, whole(request.into_body(), places))
-        .await
-        .unwrap_or(Err(BodyError::Slow))
-    {
-        Ok(body) => body,
+    let read = async {
+        let mut place = places.take(*peer, cut).await?;
+        let body = whole(request.into_body(), &mut place).await?;
+        Ok((body, place))
+    };
+    let (body, place) = match timeout(BODY_WITHIN, read).await.unwrap_or(Err(BodyError::Slow)) {
+        Ok(read) => read,
         Err(error) => return refused(error.metric(), text(error.status(), error.to_string())),
     };
-    let body = &body.bytes;
-    match injector.admit(body).await {
-        Ok(answer) => of_type(StatusCode::OK, "application/json", Bytes::from(answer)),
+    match injector.admit(&body).await {
+        Ok(answer) => {
+            place.is_with_peer();
+            let sent = Sent { text: answer, _place: place };
+            of_type(StatusCode::OK, "application/json", Bytes::from_owner(sent))
+        }
         Err(malformed) => {
             // No louder: any pod may send it, as often as it likes.
             tracing::debug!("a request is no review: {malformed}");

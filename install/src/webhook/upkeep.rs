@@ -29,12 +29,19 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Pause after a look that met another replica's write, and after one that failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 const FAILED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Looks in a row that meet another's write, of two replicas two or three; after more of them something refuses ours for good.
+const MOST_AGAIN: u32 = 10;
 
 /// The certificate that is served, for TLS.
 #[derive(Debug, Default)]
 pub(super) struct Served(RwLock<Option<(Pair, Arc<CertifiedKey>)>>);
 
 impl Served {
+    /// Returns the certificate that is served.
+    fn pair(&self) -> Option<Pair> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(pair, _)| pair.clone())
+    }
+
     /// Takes a certificate from the next connection on; false if it is the one that is served.
     fn take(&self, pair: &Pair) -> Result<bool, Unfit> {
         let mut served = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -64,6 +71,11 @@ enum LookError {
     NotMade(#[from] NotMade),
     #[error("the Secret's certificate: {0}")]
     Unfit(#[from] Unfit),
+    #[error(
+        "{MOST_AGAIN} writes in a row met another's, or the API server refuses them (409, 422): does an admission policy of the \
+         cluster, or another program, keep the Secret or the configuration as it is?"
+    )]
+    Contended,
 }
 
 /// State of the upkeep.
@@ -113,8 +125,18 @@ impl Upkeep {
     /// Looks again and again; never ends.
     pub(super) async fn run(mut self) {
         let mut said: Option<Option<String>> = None;
+        let mut again = 0_u32;
         loop {
-            let (pause, trouble) = match self.look().await {
+            let look = match self.look().await {
+                Ok(Look::Again) if again >= MOST_AGAIN => Err(LookError::Contended),
+                look => look,
+            };
+            again = if matches!(look, Ok(Look::Again) | Err(LookError::Contended)) {
+                again.saturating_add(1)
+            } else {
+                0
+            };
+            let (pause, trouble) = match look {
                 Ok(Look::Again) => (AGAIN_AFTER, None),
                 Ok(Look::Done(trouble)) => {
                     self.readiness.set(trouble.clone());
@@ -147,7 +169,9 @@ impl Upkeep {
         let bundle = kept.as_ref().map(Kept::bundle);
         let is_settled =
             self.is_settled(configuration.as_ref().ok().and_then(Option::as_ref), bundle.as_ref());
-        if let Some((next, change)) = self.plan.next(kept.as_ref(), is_settled, SystemTime::now())? {
+        if let Some((next, change)) =
+            self.plan.next((kept.as_ref(), self.served.pair()), is_settled, SystemTime::now())?
+        {
             if self.write_secret(object, &next).await? {
                 match &change {
                     Change::Made(reason) => tracing::info!(reason, "made a certificate"),

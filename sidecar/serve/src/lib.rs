@@ -27,4 +27,4 @@ pub use hyper::header::HeaderMap;
 pub use hyper::{Method, Request, StatusCode};
 pub use network::network_of;
 pub use reply::Reply;
-pub use server::{LocalAddress, Pages, PeerAddress, accept, serve, serve_for};
+pub use server::{LocalAddress, Pages, PeerAddress, accept, oldest_of_most, serve, serve_for};

@@ -83,7 +83,8 @@ pub async fn accept<F: Future<Output = ()> + Send + 'static>(
         };
         open.retain(|(_, connection)| !connection.is_finished());
         if open.len() >= most
-            && let Some((_, oldest)) = oldest_of_most(&open).and_then(|at| open.remove(at))
+            && let Some((_, oldest)) =
+                oldest_of_most(open.iter().map(|(ip, _)| *ip)).and_then(|at| open.remove(at))
         {
             oldest.abort();
         }
@@ -117,12 +118,13 @@ async fn answer_all(
     let _ = tokio::time::timeout(age, connection).await;
 }
 
-/// Returns the place of the oldest connection of the peer that has most.
-fn oldest_of_most<T>(open: &VecDeque<(IpAddr, T)>) -> Option<usize> {
-    let peers = || open.iter().map(|(ip, _)| *ip).enumerate();
-    let network = heaviest(peers(), network_of)?;
-    let address = heaviest(peers().filter(|(_, ip)| network_of(*ip) == network), |ip| ip)?;
-    open.iter().position(|(ip, _)| *ip == address)
+/// Returns the place of the oldest of the peer that has most, where each stands for one thing that its peer holds, in the order
+/// of their age. The peer is a network (see [`network_of`]), and in it an address.
+pub fn oldest_of_most(peers: impl Iterator<Item = IpAddr> + Clone) -> Option<usize> {
+    let numbered = || peers.clone().enumerate();
+    let network = heaviest(numbered(), network_of)?;
+    let address = heaviest(numbered().filter(|(_, ip)| network_of(*ip) == network), |ip| ip)?;
+    peers.clone().position(|ip| ip == address)
 }
 
 /// Returns the group that has most; of several such, the one whose oldest is oldest.
@@ -157,27 +159,25 @@ mod tests {
 
     #[test]
     fn the_peer_that_has_most_gives_way() {
-        let open = |last: &[u8]| -> VecDeque<(IpAddr, ())> {
-            last.iter().map(|&last| ([10, 0, 0, last].into(), ())).collect()
-        };
+        let open =
+            |last: &[u8]| -> Vec<IpAddr> { last.iter().map(|&last| [10, 0, 0, last].into()).collect() };
         for (peers, gives_way) in
             [(&[][..], None), (&[1, 2, 2, 2], Some(1)), (&[1, 2, 3], Some(0)), (&[3, 1, 2, 1], Some(1))]
         {
-            assert_eq!(oldest_of_most(&open(peers)), gives_way, "{peers:?}");
+            assert_eq!(oldest_of_most(open(peers).into_iter()), gives_way, "{peers:?}");
         }
     }
 
     #[test]
     fn the_addresses_of_a_64_are_one_peer_whose_quiet_neighbours_stay() {
-        let open = |peers: &[&str]| -> VecDeque<(IpAddr, ())> {
-            peers.iter().map(|peer| (peer.parse().unwrap(), ())).collect()
-        };
+        let open =
+            |peers: &[&str]| -> Vec<IpAddr> { peers.iter().map(|peer| peer.parse().unwrap()).collect() };
         for (peers, gives_way) in [
             (&["10.0.0.1", "fd00::1", "fd00::2", "fd00::3"][..], 1),
             (&["10.0.0.1", "10.0.0.2", "fd00::1", "fd00:0:0:1::1"], 0),
             (&["fd00::1", "fd00::2", "fd00::9", "fd00::9", "10.0.0.1"], 2),
         ] {
-            assert_eq!(oldest_of_most(&open(peers)), Some(gives_way), "{peers:?}");
+            assert_eq!(oldest_of_most(open(peers).into_iter()), Some(gives_way), "{peers:?}");
         }
     }
 

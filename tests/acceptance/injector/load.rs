@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -17,8 +18,13 @@ use super::{Cluster, Injector, SERVER_NAME, client, pod, review};
 const AT_ONCE: usize = 200;
 const ROUNDS: usize = 20;
 
-/// Sends reviews over one connection of HTTP/2, so many at a time.
-async fn by_http2(injector: &Injector, bundle: &str, at_once: usize, rounds: usize) -> Result<()> {
+type Http2 = (
+    h2::client::SendRequest<hyper::body::Bytes>,
+    h2::client::Connection<tokio_rustls::client::TlsStream<TcpStream>, hyper::body::Bytes>,
+);
+
+/// Opens a connection of HTTP/2.
+async fn http2(injector: &Injector, bundle: &str) -> Result<Http2> {
     let mut config = client(bundle)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = TcpStream::connect(injector.webhook).await?;
@@ -28,7 +34,18 @@ async fn by_http2(injector: &Injector, bundle: &str, at_once: usize, rounds: usi
     // Windows as Go's: with h2's own, answers would come in bits.
     let mut builder = h2::client::Builder::new();
     builder.initial_connection_window_size(1 << 30).initial_window_size(4 << 20);
-    let (sender, connection) = builder.handshake::<_, hyper::body::Bytes>(stream).await?;
+    Ok(builder.handshake::<_, hyper::body::Bytes>(stream).await?)
+}
+
+/// The head of a review.
+fn head() -> Result<http::Request<()>> {
+    let request = http::Request::post("https://culvert-injector.mesh.svc/inject?timeout=5s");
+    Ok(request.header("content-type", "application/json").body(())?)
+}
+
+/// Sends reviews over one connection of HTTP/2, so many at a time.
+async fn by_http2(injector: &Injector, bundle: &str, at_once: usize, rounds: usize) -> Result<()> {
+    let (sender, connection) = http2(injector, bundle).await?;
     let connection = tokio::spawn(connection);
     let body = review(&pod()).to_string();
     for _ in 0..rounds {
@@ -37,10 +54,7 @@ async fn by_http2(injector: &Injector, bundle: &str, at_once: usize, rounds: usi
             let (sender, body) = (sender.clone(), body.clone());
             all.spawn(async move {
                 let mut sender = sender.ready().await?;
-                let request = http::Request::post("https://culvert-injector.mesh.svc/inject?timeout=5s")
-                    .header("content-type", "application/json")
-                    .body(())?;
-                let (answer, mut stream) = sender.send_request(request, false)?;
+                let (answer, mut stream) = sender.send_request(head()?, false)?;
                 stream.send_data(body.into(), true)?;
                 let answer = answer.await?;
                 ensure!(answer.status() == 200, "{answer:?}");
@@ -105,6 +119,41 @@ fn two_hundred_reviews_at_once_are_answered_in_time_and_in_little_memory() -> Re
     ensure!(median <= 0.05, "median {median} s");
     ensure!(memory - file <= 16 << 10, "{memory} KiB, of which {file} KiB are the program");
     Ok(())
+}
+
+/// More heads of reviews than there are places, and no body: their connections are cut, and others are answered.
+#[test]
+fn a_peer_that_hoards_places_loses_its_connections_and_others_are_answered() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let injector = cluster.injector(&[])?;
+    let bundle = cluster.bundle()?;
+    let (hoards, ready) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let hoard = scope.spawn(|| -> Result<bool> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let (mut held, mut connections) = (Vec::new(), JoinSet::new());
+                for _ in 0..3 {
+                    let (sender, connection) = http2(&injector, &bundle).await?;
+                    connections.spawn(connection);
+                    for _ in 0..240 {
+                        let mut sender = sender.clone().ready().await?;
+                        held.push(sender.send_request(head()?, false)?);
+                    }
+                }
+                hoards.send(())?;
+                // Without a cut it would be ten minutes.
+                let ended = tokio::time::timeout(Duration::from_secs(20), connections.join_next()).await;
+                Ok(ended.is_ok())
+            })
+        });
+        ready.recv()?;
+        let response = cluster.review(&injector, &review(&pod()))?;
+        ensure!(response["allowed"] == true && response["patch"].is_string(), "{response}");
+        let ended = hoard.join().map_err(|_| anyhow!("the hoard panicked"))??;
+        ensure!(ended, "no connection was cut");
+        Ok(())
+    })
 }
 
 /// Ten containers with three probes and two hooks each.

@@ -158,7 +158,9 @@ impl Judged {
                 "culvert cannot read namespace {name:?}, whose labels decide about a sidecar, so try again: {unknown}"
             )
         };
-        Self::denied(Why::Namespace, StatusCode::SERVICE_UNAVAILABLE, words)
+        let denied = Self::denied(Why::Namespace, StatusCode::SERVICE_UNAVAILABLE, words);
+        // An event needs a namespace.
+        if unknown.is_absent() { Self { event: None, ..denied } } else { denied }
     }
 
     fn aside(words: &str) -> Self {

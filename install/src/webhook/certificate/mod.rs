@@ -195,17 +195,20 @@ impl Plan {
         (self.life / 60).clamp(Duration::from_secs(1), Duration::from_secs(60))
     }
 
-    /// The Secret's next content; None if it stays. `is_settled` says that the API servers know the next CA.
+    /// The Secret's next content; None if it stays. `serving` is the certificate that this replica serves, `is_settled` says that
+    /// the API servers know the next CA.
     pub(crate) fn next(
         &self,
-        kept: Option<&Kept>,
+        (kept, serving): (Option<&Kept>, Option<Pair>),
         is_settled: bool,
         now: SystemTime,
     ) -> Result<Option<(Kept, Change)>, NotMade> {
         let make = || Pair::make(&self.names, self.life, now);
         let fits = |pair: &Pair, at: SystemTime| pair.check(&self.names[0], at);
         let Some(kept) = kept else {
-            let fresh = Kept { current: make()?, next: None, previous_ca: None };
+            // Deleted to get another certificate, or by mistake: what replicas serve until they have it stays trusted.
+            let previous_ca = serving.filter(|pair| fits(pair, now).is_ok()).map(|pair| pair.ca);
+            let fresh = Kept { current: make()?, next: None, previous_ca };
             return Ok(Some((fresh, Change::Made("there was none, or not all of it".to_owned()))));
         };
         if let Err(unfit) = fits(&kept.current, now) {

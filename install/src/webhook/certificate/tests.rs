@@ -13,7 +13,7 @@ fn now() -> SystemTime {
 }
 
 fn first() -> Kept {
-    plan().next(None, false, now()).unwrap().unwrap().0
+    plan().next((None, None), false, now()).unwrap().unwrap().0
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_renewal_never_serves_what_the_bundle_does_not_trust() {
         for is_settled in [false, true] {
             // The bundle that API servers have is the one of the last look.
             let known = bundles.last().unwrap().clone();
-            if let Some((next, change)) = plan.next(Some(&kept), is_settled, at).unwrap() {
+            if let Some((next, change)) = plan.next((Some(&kept), None), is_settled, at).unwrap() {
                 if change == Change::Serves {
                     assert!(is_settled && known.contains(next.current.ca.trim()), "day {day}");
                     assert!(
@@ -100,13 +100,13 @@ fn a_renewal_never_serves_what_the_bundle_does_not_trust() {
 fn a_next_certificate_waits_as_long_as_its_ca_is_not_known() {
     let plan = plan();
     let at = now() + 61 * DAY;
-    let (announced, change) = plan.next(Some(&first()), false, at).unwrap().unwrap();
+    let (announced, change) = plan.next((Some(&first()), None), false, at).unwrap().unwrap();
     assert_eq!(change, Change::Announced);
-    assert_eq!(plan.next(Some(&announced), false, at + 20 * DAY).unwrap(), None);
+    assert_eq!(plan.next((Some(&announced), None), false, at + 20 * DAY).unwrap(), None);
     // A next one that has become old itself is made anew, and not served.
     let mut stale = first();
     stale.next = Some(first().current);
-    let (anew, change) = plan.next(Some(&stale), true, at).unwrap().unwrap();
+    let (anew, change) = plan.next((Some(&stale), None), true, at).unwrap().unwrap();
     assert_eq!(change, Change::Announced);
     assert_ne!(anew.next, stale.next);
 }
@@ -116,7 +116,7 @@ fn a_bad_certificate_is_replaced_at_once() {
     let plan = plan();
     let good = first();
     let expired = now() + 91 * DAY;
-    let (fresh, change) = plan.next(Some(&good), false, expired).unwrap().unwrap();
+    let (fresh, change) = plan.next((Some(&good), None), false, expired).unwrap().unwrap();
     assert!(matches!(change, Change::Made(reason) if reason.contains("xpired")));
     fresh.current.check("injector.mesh.svc", expired).unwrap();
     assert!(fresh.bundle().contains(good.current.ca.trim()));
@@ -126,7 +126,7 @@ fn a_bad_certificate_is_replaced_at_once() {
     data.insert("previous-ca.crt".to_owned(), "garbage".to_owned());
     let broken = Kept::read(&data).unwrap();
     assert!(!broken.bundle().contains("garbage"));
-    let (fresh, _) = plan.next(Some(&broken), false, now()).unwrap().unwrap();
+    let (fresh, _) = plan.next((Some(&broken), None), false, now()).unwrap().unwrap();
     fresh.current.check("injector.mesh.svc", now()).unwrap();
 
     for key in CURRENT {
@@ -136,7 +136,7 @@ fn a_bad_certificate_is_replaced_at_once() {
     }
     // Another Service in front of it.
     let moved = Plan { names: vec!["injector.other.svc".to_owned()], ..plan };
-    let (fresh, _) = moved.next(Some(&good), false, now()).unwrap().unwrap();
+    let (fresh, _) = moved.next((Some(&good), None), false, now()).unwrap().unwrap();
     fresh.current.check("injector.other.svc", now()).unwrap();
 }
 
@@ -145,4 +145,17 @@ fn the_wait_for_a_bundle_is_a_minute_or_less_with_a_short_life() {
     for (life, wait) in [(90 * DAY, 60), (Duration::from_secs(30), 1), (Duration::from_secs(1200), 20)] {
         assert_eq!(Plan { life, ..plan() }.settles_within(), Duration::from_secs(wait), "{life:?}");
     }
+}
+
+#[test]
+fn what_is_served_stays_trusted_after_its_secret_is_lost() {
+    let (kept, _) = plan().next((None, None), false, now()).unwrap().unwrap();
+    assert_eq!(kept.previous_ca, None);
+    let serving = Some(kept.current.clone());
+    let (fresh, change) = plan().next((None, serving.clone()), false, now()).unwrap().unwrap();
+    assert!(matches!(change, Change::Made(_)) && fresh.current != kept.current);
+    assert_eq!(fresh.previous_ca.as_ref(), Some(&kept.current.ca));
+    // One that API servers do not take any more need not be.
+    let (fresh, _) = plan().next((None, serving), false, now() + 10_000 * DAY).unwrap().unwrap();
+    assert_eq!(fresh.previous_ca, None);
 }
