@@ -29,6 +29,7 @@ pub(crate) mod agent;
 pub(crate) mod cli;
 pub(crate) mod command;
 pub(crate) mod conflist;
+pub(crate) mod controller;
 pub(crate) mod cri;
 pub(crate) mod host;
 pub(crate) mod inject;
