@@ -16,6 +16,7 @@
 //! | 8 | `cli` | the command line by clap, turned into the domain's types |
 //! | 8 | `probe` | what `doctor` and `redirect` ask of a node |
 //! | 7 | `agent` | the tasks of the node agent |
+//! | 7 | `controller` | the tasks of the controller |
 //! | 7 | `webhook` | the tasks of the admission webhook |
 //! | 6 | `host` | the node's files: paths, runtimes, layout, binary, entry, uninstall |
 //! | 5 | `conflist` | text edits of a list, pure |
@@ -49,8 +50,8 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 use crate::command::answer::Answer;
 use crate::command::{
-    agent as agent_command, await_uninstall, doctor, explain, inject as inject_command, redirect, status,
-    uninstall,
+    agent as agent_command, await_uninstall, controller as controller_command, doctor, explain,
+    inject as inject_command, redirect, status, uninstall,
 };
 
 /// Where a run writes.
@@ -70,6 +71,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Ex
         Ok(Cli { command: Command::Agent(args) }) => agent_command::run(&args),
         Ok(Cli { command: Command::Uninstall(args) }) => uninstall::run(&args),
         Ok(Cli { command: Command::AwaitUninstall(args) }) => await_uninstall::run(&args),
+        Ok(Cli { command: Command::Controller(args) }) => controller_command::run(&args),
         Ok(Cli { command: Command::Doctor(args) }) => {
             doctor::run(&args, colour).unwrap_or_else(|refusal| Answer::refused(&refusal, Exit::Usage))
         }

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::sign::CertifiedKey;
-use tokio::sync::Semaphore;
-use tokio::sync::watch;
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::authority::Kept;
 use super::compile::Identities;
@@ -34,6 +33,8 @@ pub(crate) struct Shared {
     pub listed: watch::Sender<bool>,
     /// True while this replica writes what must be written once.
     pub leads: watch::Sender<bool>,
+    /// Wakes the leader's writes.
+    pub wake: Notify,
     /// Reviews of tokens at a time.
     pub reviews: Semaphore,
     pub metrics: Metrics,
@@ -50,6 +51,7 @@ impl Shared {
             served: watch::Sender::new(None),
             listed: watch::Sender::new(false),
             leads: watch::Sender::new(false),
+            wake: Notify::new(),
             reviews: Semaphore::new(REVIEWS_AT_ONCE),
             metrics: Metrics::default(),
         }
@@ -76,6 +78,8 @@ impl Shared {
     /// Changes the world, and wakes the streams that it concerns.
     pub(crate) fn change(&self, change: impl FnOnce(&mut World) -> Touched) {
         let touched = change(&mut self.world());
+        // A namespace, a pod's first in one, or a document's status may be the leader's to write.
+        self.wake.notify_one();
         if !touched.is_nothing() {
             self.followers().tell(&touched);
         }

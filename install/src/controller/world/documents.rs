@@ -28,8 +28,27 @@ pub(crate) struct MeshDocument {
     pub key: Key,
     /// Generation that the API server gave this content.
     pub generation: i64,
+    /// Condition `Accepted` of its status; `None` where it has none of ours.
+    pub told: Option<Told>,
     /// Result of reading it.
     pub read: Result<Good, Refused>,
+}
+
+/// Condition `Accepted` of a document's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub accepted: bool,
+    /// Generation that it is about.
+    pub generation: i64,
+}
+
+impl Told {
+    fn read(object: &Value) -> Option<Self> {
+        let conditions = object["status"]["conditions"].as_array()?;
+        let one = conditions.iter().find(|one| one["type"] == "Accepted")?;
+        let generation = one["observedGeneration"].as_i64()?;
+        Some(Self { accepted: one["status"] == "True", generation })
+    }
 }
 
 /// A document that was read.
@@ -49,7 +68,7 @@ impl MeshDocument {
     /// Reads an object of the API server.
     pub(crate) fn read(kind: usize, key: Key, generation: i64, object: &Value) -> Self {
         let text = pruned(object).to_string();
-        Self { kind, key, generation, read: read(&text, kind) }
+        Self { kind, key, generation, told: Told::read(object), read: read(&text, kind) }
     }
 
     /// Name of the document on the stream: kind, and namespace where it has one, and name.
@@ -166,6 +185,15 @@ impl Documents {
             good.filter(move |(_, good)| good.document.mesh == mesh)
                 .map(move |(key, good)| (name_of(kind, key), good))
         })
+    }
+
+    /// Every Mesh, a document each, in YAML's notation of many.
+    pub(crate) fn meshes(&self) -> String {
+        let kind = Kind::ALL.iter().position(|kind| *kind == Kind::Mesh);
+        let good = kind.and_then(|kind| self.all.get(kind)).into_iter().flatten();
+        good.filter_map(|(_, entry)| entry.good.as_ref())
+            .map(|good| format!("---\n{}\n", good.text))
+            .collect()
     }
 
     /// The Mesh of this name.

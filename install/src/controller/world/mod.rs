@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub(crate) use self::documents::{DEFAULT_MESH, Documents, Good, MeshDocument, Refused, first_mesh};
+pub(crate) use self::documents::{DEFAULT_MESH, Documents, Good, MeshDocument, Told, first_mesh};
 pub(crate) use self::objects::{
     ContainerPort, Life, Pod, RawPod, RawService, Service, ServicePort, Slice, TargetPort,
 };
