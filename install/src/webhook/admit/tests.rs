@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
-use crate::inject::{Shape, apply};
+use crate::inject::{KumaLabel, Shape, apply};
 use crate::kube::events::Event;
 use crate::kube::reflect::Mirror;
 use crate::kube::{Events, ObjectMeta};
@@ -29,6 +29,7 @@ fn injector() -> (Injector, Receiver<Event>) {
             image: "registry.example.com/culvert:0.1.0".to_owned(),
             shape: Shape::Native,
             excluded: vec!["mesh".to_owned()],
+            kuma_label: KumaLabel::On,
             node: culvert_cni::pod::Settings::default(),
         },
         namespaces,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use self::judge::{Bundle, Tried, judge};
 use super::diagnosis::{Check, Report};
 use crate::cli::doctor::DoctorArgs;
-use crate::inject::{Decision, Namespace, Settings, Shape, concerns_namespace, decide};
+use crate::inject::{Decision, KumaLabel, Namespace, Settings, Shape, concerns_namespace, decide};
 use crate::kube::Client;
 use crate::kube::http::{ApiError, Call, encoded};
 use crate::webhook::certificate::Kept;
@@ -152,6 +152,7 @@ fn asks(namespace: &Value) -> Result<(), String> {
         image: String::new(),
         shape: Shape::Native,
         excluded: Vec::new(),
+        kuma_label: KumaLabel::On,
         node: culvert_cni::pod::Settings::default(),
     };
     match decide(&pod(), &namespace, &settings) {
