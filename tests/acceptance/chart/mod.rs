@@ -80,6 +80,16 @@ fn others() -> Vec<(&'static str, Value)> {
         ),
         ("webhook", json!({ "injector": { "mode": "webhook" } })),
         (POLICY, json!({ "injector": { "mode": "policy", "sidecar": "plain" } })),
+        (
+            "doctor",
+            json!({ "injector": { "doctor": { "enabled": true, "namespaces": ["shop", "1"] } },
+                           "image": { "pullSecrets": ["registry"] } }),
+        ),
+        (
+            "doctor of a webhook",
+            json!({ "injector": { "mode": "webhook", "doctor": { "enabled": true, "namespaces": ["shop"] } },
+                    "platform": "openshift" }),
+        ),
         ("watched", watched()),
         ("no uninstall", json!({ "uninstall": { "enabled": false } })),
     ]
