@@ -23,7 +23,7 @@
 //! | 5 | `manifest` | text edits of manifests, pure |
 //! | 5 | `cri` | client of the container runtime |
 //! | 5 | `kube` | client of Kubernetes' API |
-//! | 4 | `system` | bounded reads of files, and times as text |
+//! | 4 | `system` | bounded reads of files, times and metrics as text |
 
 pub(crate) mod agent;
 pub(crate) mod cli;

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The injector's metrics. Every label takes one of a few values.
 
-use std::fmt::Write;
-
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::system::openmetrics::openmetrics;
 
 /// Upper bounds of an answer's time in seconds: most take a tenth of a millisecond, and an API server waits for 5 s.
 const SECONDS: [f64; 10] = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -140,12 +139,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Encodes all metrics in the OpenMetrics text format.
     pub(crate) fn text(&self) -> String {
-        let mut out = String::new();
-        // Writing to a String does not fail.
-        if encode(&mut out, &self.registry).is_err() {
-            let _ = writeln!(out, "# EOF");
-        }
-        out
+        openmetrics(&self.registry)
     }
 
     pub(crate) fn review(&self, outcome: Outcome, reason: Why) {
