@@ -31,6 +31,8 @@ pub(crate) struct Metrics {
     pub bundles: Counter,
     /// `culvert_injector_upkeep_failures_total`: looks at Secret and webhook configuration that failed.
     pub failures: Counter,
+    /// `culvert_injector_events_dropped_total`: events that were not posted, being too many.
+    pub events_dropped: Counter,
 }
 
 /// Outcome of a review.
@@ -104,6 +106,7 @@ impl Default for Metrics {
         let mut registry = Registry::default();
         let (reviews, rejected) = (Family::default(), Family::default());
         let (certificates, bundles, failures) = (Counter::default(), Counter::default(), Counter::default());
+        let events_dropped = Counter::default();
         let (ready, seconds) = (Gauge::default(), Histogram::new(SECONDS));
         registry.register("culvert_injector_reviews", "Answered reviews", reviews.clone());
         registry.register(
@@ -132,7 +135,12 @@ impl Default for Metrics {
             "Looks at Secret and webhook configuration that failed",
             failures.clone(),
         );
-        Self { registry, reviews, seconds, rejected, ready, certificates, bundles, failures }
+        registry.register(
+            "culvert_injector_events_dropped",
+            "Events that were not posted, being too many",
+            events_dropped.clone(),
+        );
+        Self { registry, reviews, seconds, rejected, ready, certificates, bundles, failures, events_dropped }
     }
 }
 

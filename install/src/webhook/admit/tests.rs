@@ -24,6 +24,7 @@ fn injector() -> (Injector, Receiver<Event>) {
         of("plain", &[("team", "plain")]),
         of("kube-system", &[]),
     ]);
+    let metrics = Arc::<Metrics>::default();
     let injector = Injector {
         settings: Settings {
             image: "registry.example.com/culvert:0.1.0".to_owned(),
@@ -34,8 +35,8 @@ fn injector() -> (Injector, Receiver<Event>) {
         },
         namespaces,
         client: Arc::new(Client::new("127.0.0.1", 1, std::path::Path::new("/does/not/exist"))),
-        metrics: Arc::default(),
-        told: Told::new(events),
+        told: Told::new(events, metrics.events_dropped.clone()),
+        metrics,
     };
     (injector, queue)
 }
