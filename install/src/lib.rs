@@ -134,6 +134,9 @@ mod tests {
             (&["agent", "--entry", "/does/not/exist"], "/does/not/exist"),
             (&["uninstall", "--host-root", "/does/not/exist"], "/does/not/exist"),
             (&["await-uninstall", "--namespace", "x"], "--daemonset"),
+            (&["await-uninstall", "--policies", "0s"], "from 1s"),
+            (&["await-uninstall", "--policies", "5s", "--namespace", "x"], "cannot be used with"),
+            (&["await-uninstall"], "--namespace"),
             (&["await-uninstall", "--namespace", "x", "--daemonset", "y"], "KUBERNETES_SERVICE_HOST"),
             (&[], "Usage"),
         ] {
