@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::chart::{Chart, Rendered, strings, yaml};
 use serde_json::{Value, json};
 
-use super::agent::ON_THE_NODES;
-use super::rendered;
+use crate::chart::nodes::agent::ON_THE_NODES;
+use crate::chart::rendered;
 
 const WEBHOOK: [&str; 3] = ["Deployment", "MutatingWebhookConfiguration", "PodDisruptionBudget"];
 const POLICY: [&str; 4] = [

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::chart::{Chart, KUBERNETES, NAMESPACE, Rendered, strings};
 use serde_json::{Value, json};
 
-use super::{choices, with_webhook as rendered};
+use crate::chart::{choices, with_webhook as rendered};
 
 const OWN: &str = "culvert.dev/inject";
 const KUMA: &str = "kuma.io/sidecar-injection";
