@@ -24,7 +24,7 @@
 //! | 5 | `manifest` | text edits of manifests, pure |
 //! | 5 | `cri` | client of the container runtime |
 //! | 5 | `kube` | client of Kubernetes' API |
-//! | 4 | `system` | bounded reads of files, and times as text |
+//! | 4 | `system` | bounded reads of files, times and metrics as text |
 
 pub(crate) mod agent;
 pub(crate) mod cli;
@@ -137,6 +137,9 @@ mod tests {
             (&["agent", "--entry", "/does/not/exist"], "/does/not/exist"),
             (&["uninstall", "--host-root", "/does/not/exist"], "/does/not/exist"),
             (&["await-uninstall", "--namespace", "x"], "--daemonset"),
+            (&["await-uninstall", "--policies", "0s"], "from 1s"),
+            (&["await-uninstall", "--policies", "5s", "--namespace", "x"], "cannot be used with"),
+            (&["await-uninstall"], "--namespace"),
             (&["await-uninstall", "--namespace", "x", "--daemonset", "y"], "KUBERNETES_SERVICE_HOST"),
             (&[], "Usage"),
         ] {
