@@ -157,10 +157,12 @@ impl ApiServer {
         }
     }
 
-    /// The object at a path, as it is now.
+    /// The object at a path as its writers made it: of what the server gives only the version. `get()` has all.
     pub fn object_at(&self, path: &str) -> Option<Value> {
         let fixed = self.shared.state().script.fixed.get(path).cloned();
-        fixed.or_else(|| self.get(path))
+        let mut object = fixed.or_else(|| self.get(path))?;
+        write::bare(&mut object);
+        Some(object)
     }
 
     /// Takes an object away.

@@ -165,11 +165,16 @@ fn the_tests_side_sees_and_changes_the_same_objects() -> Result<()> {
     let before = server.get(path).context("it")?;
     server.put(path, map("settings", json!({ "a": "2" })));
     let after = server.get(path).context("it")?;
+    let after_version = version(&after);
     assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
     assert_eq!(
         (after["metadata"]["generation"].clone(), server.list("/api/v1/configmaps")),
         (json!(2), vec![after])
     );
+    let mut written = map("settings", json!({ "a": "2" }));
+    written["metadata"] =
+        json!({ "name": "settings", "namespace": "shop", "resourceVersion": after_version });
+    assert_eq!(server.object_at(path), Some(written));
     server.remove(path);
     assert_eq!((get(&server, path)?.0, server.get(path)), (404, None));
     // A status that a client wrote survives what a test writes without one.

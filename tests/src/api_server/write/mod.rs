@@ -419,11 +419,24 @@ fn named(object: &mut Value, place: &Place, kind: &Kind) -> Result<(), Refusal> 
     Ok(())
 }
 
+/// The beginning of each uid that the server gives.
+const UID: &str = "00000000-0000-4000-8000-";
+
+/// Takes away what the server gave an object, but for its version.
+pub(super) fn bare(object: &mut Value) {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let is_given = metadata.get("uid").and_then(Value::as_str).is_some_and(|uid| uid.starts_with(UID));
+    let uid = is_given.then_some("uid");
+    for given in ["creationTimestamp", "generation", "managedFields"].into_iter().chain(uid) {
+        metadata.remove(given);
+    }
+}
+
 /// Gives a new object uid, time and generation, where it has none.
 fn born(store: &Store, object: &mut Value) {
     let metadata = &mut object["metadata"];
     let given = [
-        ("uid", format!("00000000-0000-4000-8000-{:012x}", store.next_version()).into()),
+        ("uid", format!("{UID}{:012x}", store.next_version()).into()),
         ("creationTimestamp", encode::now().into()),
         ("generation", 1.into()),
     ];
