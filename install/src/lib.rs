@@ -16,6 +16,7 @@
 //! | 8 | `cli` | the command line by clap, turned into the domain's types |
 //! | 8 | `probe` | what `doctor` and `redirect` ask of a node |
 //! | 7 | `agent` | the tasks of the node agent |
+//! | 7 | `controller` | the tasks of the controller |
 //! | 7 | `webhook` | the tasks of the admission webhook |
 //! | 6 | `host` | the node's files: paths, runtimes, layout, binary, entry, uninstall |
 //! | 5 | `conflist` | text edits of a list, pure |
@@ -23,12 +24,13 @@
 //! | 5 | `manifest` | text edits of manifests, pure |
 //! | 5 | `cri` | client of the container runtime |
 //! | 5 | `kube` | client of Kubernetes' API |
-//! | 4 | `system` | bounded reads of files, and times as text |
+//! | 4 | `system` | bounded reads of files, times and metrics as text |
 
 pub(crate) mod agent;
 pub(crate) mod cli;
 pub(crate) mod command;
 pub(crate) mod conflist;
+pub(crate) mod controller;
 pub(crate) mod cri;
 pub(crate) mod host;
 pub(crate) mod inject;
@@ -48,8 +50,8 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 use crate::command::answer::Answer;
 use crate::command::{
-    agent as agent_command, await_uninstall, doctor, explain, inject as inject_command, redirect, status,
-    uninstall,
+    agent as agent_command, await_uninstall, controller as controller_command, doctor, explain,
+    inject as inject_command, redirect, status, uninstall,
 };
 
 /// Where a run writes.
@@ -69,6 +71,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Ex
         Ok(Cli { command: Command::Agent(args) }) => agent_command::run(&args),
         Ok(Cli { command: Command::Uninstall(args) }) => uninstall::run(&args),
         Ok(Cli { command: Command::AwaitUninstall(args) }) => await_uninstall::run(&args),
+        Ok(Cli { command: Command::Controller(args) }) => controller_command::run(&args),
         Ok(Cli { command: Command::Doctor(args) }) => {
             doctor::run(&args, colour).unwrap_or_else(|refusal| Answer::refused(&refusal, Exit::Usage))
         }
@@ -134,6 +137,9 @@ mod tests {
             (&["agent", "--entry", "/does/not/exist"], "/does/not/exist"),
             (&["uninstall", "--host-root", "/does/not/exist"], "/does/not/exist"),
             (&["await-uninstall", "--namespace", "x"], "--daemonset"),
+            (&["await-uninstall", "--policies", "0s"], "from 1s"),
+            (&["await-uninstall", "--policies", "5s", "--namespace", "x"], "cannot be used with"),
+            (&["await-uninstall"], "--namespace"),
             (&["await-uninstall", "--namespace", "x", "--daemonset", "y"], "KUBERNETES_SERVICE_HOST"),
             (&[], "Usage"),
         ] {

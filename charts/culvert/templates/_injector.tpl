@@ -24,6 +24,22 @@ webhook
 {{ include "culvert.fullname" . }}-injector
 {{- end -}}
 
+{{/* Names the account of `culvert-install doctor --cluster` and its roles; empty where there is none. */}}
+{{- define "culvert.doctor" -}}
+{{- if and .Values.injector.enabled .Values.injector.doctor.enabled }}{{ include "culvert.fullname" . }}-doctor{{ end -}}
+{{- end -}}
+
+{{/*
+What the doctor's pod has beside its image and its command, as the JSON of `kubectl run --overrides`.
+*/}}
+{{- define "culvert.doctor.overrides" -}}
+{{- $secrets := list -}}
+{{- range .Values.image.pullSecrets }}{{ $secrets = append $secrets (dict "name" .) }}{{ end -}}
+{{- $spec := dict "serviceAccountName" (include "culvert.doctor" .) "automountServiceAccountToken" true "enableServiceLinks" false "securityContext" (include "culvert.unprivileged" . | fromYaml) -}}
+{{- if $secrets }}{{ $_ := set $spec "imagePullSecrets" $secrets }}{{ end -}}
+{{- dict "spec" $spec | toJson -}}
+{{- end -}}
+
 {{/*
 Namespaces that the injector never touches, as a JSON list. Kubernetes' own and the chart's start while no injector runs, and
 where the plugin does nothing a sidecar would never become ready.

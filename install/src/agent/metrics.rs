@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent's metrics. Every label takes one of a few values.
 
-use std::fmt::Write;
-
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::system::openmetrics::openmetrics;
 
 /// Upper bounds of an ADD's duration in seconds: nftables takes 2 ms, iptables some 20 ms, and the plugin gives up after 5 s.
 const ADD_SECONDS: [f64; 11] = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.5, 2.0, 5.0];
@@ -132,12 +131,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Encodes all metrics in the OpenMetrics text format.
     pub(crate) fn text(&self) -> String {
-        let mut out = String::new();
-        // Writing to a String does not fail.
-        if encode(&mut out, &self.registry).is_err() {
-            let _ = writeln!(out, "# EOF");
-        }
-        out
+        openmetrics(&self.registry)
     }
 }
 

@@ -14,6 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   culvert-install await-uninstall --namespace culvert-system --daemonset culvert-uninstall
   culvert-install await-uninstall --namespace culvert-system --daemonset culvert-uninstall --unreachable fail
+  culvert-install await-uninstall --policies 5s
 
 It runs in a pod whose service account may get that DaemonSet and list the pods of its namespace, as the chart's pre-delete
 hook sets it up. On a single node, `culvert-install uninstall` does it all and ends when it is done.
@@ -25,11 +26,14 @@ Exit codes: 0 every node is done, but for those that may be skipped; 1 some are 
 #[command(after_help = EXAMPLES)]
 pub(crate) struct AwaitUninstallArgs {
     /// Namespace of the DaemonSet
-    #[arg(long, value_name = "NAME")]
-    pub namespace: String,
+    #[arg(long, value_name = "NAME", required_unless_present = "policies")]
+    pub namespace: Option<String>,
     /// DaemonSet whose pods run `culvert-install uninstall`
-    #[arg(long, value_name = "NAME")]
-    pub daemonset: String,
+    #[arg(long, value_name = "NAME", required_unless_present = "policies")]
+    pub daemonset: Option<String>,
+    /// Wait for no nodes, but this time: until every API server has taken up that a binding of admission policies went
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["namespace", "daemonset", "timeout", "unreachable_after", "unreachable", "service_account"])]
+    pub policies: Option<Duration>,
     /// Longest wait for all nodes together
     #[arg(long, value_name = "TIME", default_value = "240s", value_parser = time)]
     pub timeout: Duration,

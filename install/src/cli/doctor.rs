@@ -15,8 +15,8 @@ Examples:
   culvert-install doctor --host-root /host --output json
   culvert-install doctor --cluster --namespace shop
 
---cluster runs in a pod whose account may get the webhook's configuration and create pods in the namespace, which it does as a
-dry run only.
+--cluster runs in a pod whose account may get the webhook's configuration, read namespaces, and create pods in the namespace,
+which it does as a dry run only. The chart makes such an account: injector.doctor.enabled.
 
 Exit codes: 0 all is well; 1 something needs attention; 64 bad usage.";
 

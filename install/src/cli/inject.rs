@@ -56,6 +56,9 @@ pub(crate) struct InjectArgs {
     /// Namespace whose pods get no sidecar; repeat for several. The cluster's own (kube-system) never get one
     #[arg(long, value_name = "NAME")]
     pub exclude_namespace: Vec<String>,
+    /// Kuma's label kuma.io/sidecar-injection: on = it counts beside culvert.dev/inject; off = it is left to Kuma
+    #[arg(long, value_enum, default_value_t = KumaLabelArg::On)]
+    pub kuma_label: KumaLabelArg,
     /// Settings of the webhook.
     #[command(flatten, next_help_heading = "Options of the webhook")]
     pub webhook: WebhookArgs,
@@ -94,6 +97,15 @@ pub(crate) enum ShapeArg {
     Native,
     /// Container beside the application's
     Plain,
+}
+
+/// Kuma's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KumaLabelArg {
+    /// It counts beside culvert's own
+    On,
+    /// It counts for nothing
+    Off,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

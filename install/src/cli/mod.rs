@@ -4,6 +4,7 @@
 pub(crate) mod agent;
 pub(crate) mod annotations;
 pub(crate) mod await_uninstall;
+pub(crate) mod controller;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod inject;
@@ -15,6 +16,7 @@ use clap::{Parser, Subcommand};
 
 use self::agent::{AgentArgs, UninstallArgs};
 use self::await_uninstall::AwaitUninstallArgs;
+use self::controller::ControllerArgs;
 use self::doctor::DoctorArgs;
 use self::explain::ExplainArgs;
 use self::inject::InjectArgs;
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     Uninstall(UninstallArgs),
     /// Wait until the pods that run `uninstall` are done on every node of the cluster: for the chart's pre-delete hook
     AwaitUninstall(AwaitUninstallArgs),
+    /// Tell sidecars what the cluster knows, as it changes, and sign their identities; runs until SIGTERM
+    Controller(ControllerArgs),
     /// Report whether this node can run culvert, every problem and what to do; exits 0 only if all is well
     Doctor(DoctorArgs),
     /// Explain where each kind of connection of a pod lands, and which setting decides it
@@ -68,9 +72,17 @@ mod tests {
         let mut cli = Cli::command().term_width(100);
         cli.build();
         insta::assert_snapshot!("help", cli.render_long_help());
-        for name in
-            ["agent", "uninstall", "await-uninstall", "doctor", "status", "explain", "inject", "redirect"]
-        {
+        for name in [
+            "agent",
+            "uninstall",
+            "await-uninstall",
+            "controller",
+            "doctor",
+            "status",
+            "explain",
+            "inject",
+            "redirect",
+        ] {
             let command = cli.find_subcommand_mut(name).unwrap();
             insta::assert_snapshot!(format!("help_{name}"), command.render_long_help());
         }

@@ -4,6 +4,7 @@
 pub(crate) mod agent;
 pub(crate) mod answer;
 pub(crate) mod await_uninstall;
+pub(crate) mod controller;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod inject;

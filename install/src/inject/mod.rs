@@ -28,6 +28,7 @@ use std::fmt;
 use culvert_cni::pod::Settings as NodeSettings;
 use serde_json::Value;
 
+pub(crate) use self::labels::KumaLabel;
 pub(crate) use self::patch::{Operation, apply};
 
 /// Name of the sidecar's container.
@@ -56,6 +57,8 @@ pub(crate) struct Settings {
     pub shape: Shape,
     /// Namespaces whose pods get no sidecar, besides the cluster's own.
     pub excluded: Vec<String>,
+    /// Kuma's label counts, or is left to Kuma.
+    pub kuma_label: KumaLabel,
     /// Defaults of the nodes, and what is locked there.
     pub node: NodeSettings,
 }
@@ -175,7 +178,7 @@ fn decided(pod: &Value, namespace: &Namespace, settings: &Settings) -> Result<De
     if let Some(skipped) = pod.is_left_out(namespace, &settings.excluded) {
         return Ok(Decision::Skipped(skipped));
     }
-    let asked = match labels::asked(&pod, namespace)? {
+    let asked = match labels::asked(&pod, namespace, settings.kuma_label)? {
         None => return Ok(Decision::Skipped(Skipped::NotAsked)),
         Some(asked) if !asked.enabled => return Ok(Decision::Skipped(Skipped::Disabled(asked))),
         Some(asked) => asked,

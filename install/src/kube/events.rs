@@ -77,11 +77,13 @@ impl Events {
         (Self(sender), receiver)
     }
 
-    /// Queues an event, or drops it if the queue is full.
-    pub fn hand_in(&self, event: Event) {
-        if let Err(error) = self.0.try_send(event) {
+    /// Queues an event. Returns false if the queue is full, and the event is dropped.
+    pub fn hand_in(&self, event: Event) -> bool {
+        let handed = self.0.try_send(event);
+        if let Err(error) = &handed {
             tracing::debug!(%error, "an event is dropped");
         }
+        handed.is_ok()
     }
 }
 

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The injector's metrics. Every label takes one of a few values.
 
-use std::fmt::Write;
-
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::system::openmetrics::openmetrics;
 
 /// Upper bounds of an answer's time in seconds: most take a tenth of a millisecond, and an API server waits for 5 s.
 const SECONDS: [f64; 10] = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -32,6 +31,8 @@ pub(crate) struct Metrics {
     pub bundles: Counter,
     /// `culvert_injector_upkeep_failures_total`: looks at Secret and webhook configuration that failed.
     pub failures: Counter,
+    /// `culvert_injector_events_dropped_total`: events that were not posted, being too many.
+    pub events_dropped: Counter,
 }
 
 /// Outcome of a review.
@@ -105,6 +106,7 @@ impl Default for Metrics {
         let mut registry = Registry::default();
         let (reviews, rejected) = (Family::default(), Family::default());
         let (certificates, bundles, failures) = (Counter::default(), Counter::default(), Counter::default());
+        let events_dropped = Counter::default();
         let (ready, seconds) = (Gauge::default(), Histogram::new(SECONDS));
         registry.register("culvert_injector_reviews", "Answered reviews", reviews.clone());
         registry.register(
@@ -133,19 +135,19 @@ impl Default for Metrics {
             "Looks at Secret and webhook configuration that failed",
             failures.clone(),
         );
-        Self { registry, reviews, seconds, rejected, ready, certificates, bundles, failures }
+        registry.register(
+            "culvert_injector_events_dropped",
+            "Events that were not posted, being too many",
+            events_dropped.clone(),
+        );
+        Self { registry, reviews, seconds, rejected, ready, certificates, bundles, failures, events_dropped }
     }
 }
 
 impl Metrics {
     /// Encodes all metrics in the OpenMetrics text format.
     pub(crate) fn text(&self) -> String {
-        let mut out = String::new();
-        // Writing to a String does not fail.
-        if encode(&mut out, &self.registry).is_err() {
-            let _ = writeln!(out, "# EOF");
-        }
-        out
+        openmetrics(&self.registry)
     }
 
     pub(crate) fn review(&self, outcome: Outcome, reason: Why) {

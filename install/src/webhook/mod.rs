@@ -88,7 +88,7 @@ async fn work(options: WebhookOptions) -> Result<(), WebhookError> {
         namespaces: Namespaces::default(),
         client: Arc::clone(&options.client),
         metrics: Arc::clone(&metrics),
-        told: Told::new(events),
+        told: Told::new(events, metrics.events_dropped.clone()),
     });
     let (served, readiness) = (Arc::<Served>::default(), Arc::<Readiness>::default());
     let tls = tls(&served)?;

@@ -1,21 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The Helm chart, the container image, and the sidecar's manifests in the README.
 
-mod agent;
-mod cluster;
-mod hook;
 pub(crate) mod image;
-mod injector;
-mod mode;
-mod node;
+mod injection;
+mod nodes;
 mod observed;
 mod options;
 mod page;
 mod sbom;
-mod scheduling;
 mod sidecar;
 mod values;
-mod webhook;
 
 use anyhow::Result;
 use culvert_tests::chart::{Chart, KUBERNETES, Rendered};
@@ -80,6 +74,16 @@ fn others() -> Vec<(&'static str, Value)> {
         ),
         ("webhook", json!({ "injector": { "mode": "webhook" } })),
         (POLICY, json!({ "injector": { "mode": "policy", "sidecar": "plain" } })),
+        (
+            "doctor",
+            json!({ "injector": { "doctor": { "enabled": true, "namespaces": ["shop", "1"] } },
+                           "image": { "pullSecrets": ["registry"] } }),
+        ),
+        (
+            "doctor of a webhook",
+            json!({ "injector": { "mode": "webhook", "doctor": { "enabled": true, "namespaces": ["shop"] } },
+                    "platform": "openshift" }),
+        ),
         ("watched", watched()),
         ("no uninstall", json!({ "uninstall": { "enabled": false } })),
     ]

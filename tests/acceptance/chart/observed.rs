@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::{rendered, watched, with_webhook};
 
-/// The names of all metrics that the pages of sidecar and agent describe.
+/// The names of all metrics that the pages of sidecar, agent and injector describe.
 fn metrics() -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    for page in ["sidecar/METRICS.md", "install/README.md"] {
+    for page in ["sidecar/METRICS.md", "install/README.md", "install/INJECTOR.md"] {
         let text = fs::read_to_string(repository().join(page))?;
         for row in text.lines().filter_map(|line| line.strip_prefix("| `culvert_")) {
             let (name, rest) = row.split_once("` | ").context("a row without type")?;
@@ -72,6 +72,14 @@ fn every_panel_shows_metrics_that_there_are() -> Result<()> {
         }
     }
     ensure!(used.len() > 20, "only {used:?}");
+    // A histogram is shown by its buckets.
+    let of_injector = known.iter().filter(|name| name.starts_with("culvert_injector_"));
+    let hidden: Vec<_> = of_injector
+        .filter(|name| {
+            !used.contains(*name) && !name.ends_with("_seconds_sum") && !name.ends_with("_seconds_count")
+        })
+        .collect();
+    ensure!(hidden.is_empty(), "of the injector no panel shows {hidden:?}");
     let variables = dashboard["templating"]["list"].as_array().context("no variables")?;
     assert_eq!(
         variables.iter().filter_map(|v| v["name"].as_str()).collect::<Vec<_>>(),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{choices, rendered, sidecar};
 
 /// Lets a program read a container's command line, and end with its help: it refuses what stands before that and is wrong.
-fn takes(command: &Value, arguments: &Value) -> Result<()> {
+pub(super) fn takes(command: &Value, arguments: &Value) -> Result<()> {
     let Binaries { cni, sidecar, install } = Binaries::built()?;
     let mut words = strings(command);
     ensure!(!words.is_empty(), "no command");

@@ -155,6 +155,18 @@ fn wrong_values_are_refused_and_named() -> Result<()> {
         (json!({ "injector": { "replicas": 0 } }), &["/injector/replicas"]),
         (json!({ "injector": { "sidecar": "init" } }), &["/injector/sidecar", "native"]),
         (json!({ "injector": { "excludeNamespaces": ["A"] } }), &["/injector/excludeNamespaces/0"]),
+        (
+            json!({ "injector": { "doctor": { "enabled": true, "namespaces": ["A"] } } }),
+            &["/injector/doctor/namespaces/0"],
+        ),
+        (
+            json!({ "injector": { "doctor": { "enabled": true } } }),
+            &["injector.doctor.namespaces is empty", "={shop}"],
+        ),
+        (
+            json!({ "injector": { "doctor": { "enabled": true, "namespaces": ["shop", "kube-system"] } } }),
+            &["injector.doctor.namespaces: kube-system gets no sidecars"],
+        ),
         (json!({ "injector": { "failurePolicy": "Ignore" } }), &["failurePolicy", "not allowed"]),
         (
             json!({ "injector": { "podLabels": { "culvert.dev/inject": "enabled" } } }),

@@ -60,8 +60,7 @@ fn each_hop_of_a_pods_way_to_its_sidecar_is_named_where_it_fails() -> Result<()>
     assert_eq!(wrong(&["--namespace", "nowhere"])?, ["namespace missing"]);
     cluster.server.answer_posts(PODS, 201, pod());
     assert_eq!(wrong(&[])?, ["sidecar missing"]);
-    let status = |code: u16, message: &str| json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message });
-    let call = "Internal error occurred: failed calling webhook \"x\": context deadline exceeded";
+    let call = "Internal error occurred: failed calling webhook \"pods.inject.culvert.dev\": context deadline exceeded";
     cluster.server.answer_posts(PODS, 500, status(500, call));
     let (said, failed) = report(&cluster, &[])?;
     assert_eq!(failed, ["dry-run missing"]);
@@ -90,8 +89,10 @@ fn each_hop_of_a_pods_way_to_its_sidecar_is_named_where_it_fails() -> Result<()>
         bundles(bundle.clone());
         assert_eq!(wrong(&[])?, ["ca-bundle missing"], "{bundle}");
     }
+    cluster.server.object(CONFIGURATION, right.clone());
+    assert_eq!(wrong(&["--secret", "another"])?, ["ca-bundle missing"]);
     cluster.server.delete_object(SECRET);
-    ensure!(wrong(&[])?.is_empty(), "without the Secret only the dry run can tell");
+    assert_eq!(wrong(&[])?, ["ca-bundle missing"]);
     cluster.server.delete_object(CONFIGURATION);
     assert_eq!(wrong(&[])?, ["webhook missing"]);
     let policy = CONFIGURATION.replace("mutatingwebhookconfigurations", "mutatingadmissionpolicies");
@@ -101,6 +102,73 @@ fn each_hop_of_a_pods_way_to_its_sidecar_is_named_where_it_fails() -> Result<()>
     assert_eq!(wrong(&[])?, ["apiserver unknown"]);
     cluster.server.away(true);
     assert_eq!(wrong(&[])?, ["apiserver missing"]);
+    Ok(())
+}
+
+fn status(code: u16, message: &str) -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message })
+}
+
+/// Its port and its log are not what is wrong.
+#[test]
+fn advice_about_the_injector_is_for_its_own_webhooks_only() -> Result<()> {
+    let cluster = Cluster::new()?;
+    for (webhook, expected, is_ours) in [
+        ("pods.inject.culvert.dev", "dry-run missing", true),
+        ("mutate.example.com", "dry-run degraded", false),
+    ] {
+        let call = format!(
+            "Internal error occurred: failed calling webhook \"{webhook}\": context deadline exceeded"
+        );
+        cluster.server.answer_posts(PODS, 500, status(500, &call));
+        let (said, wrong) = report(&cluster, &[])?;
+        ensure!(wrong.contains(&expected.to_owned()), "{webhook}: {wrong:?}");
+        assert_eq!(said.to_string().contains("10250"), is_ours, "{said}");
+    }
+    Ok(())
+}
+
+/// The API server would create its pod, and nobody would put a sidecar in: advice about selectors would be wrong.
+#[test]
+fn a_namespace_that_is_excluded_is_not_tried() -> Result<()> {
+    let cluster = Cluster::new()?;
+    // Before `shop` in their order.
+    cluster.server.namespace("ci", &[("culvert.dev/inject", "enabled")], &[]);
+    cluster.server.answer_posts(PODS, 201, cluster_pod());
+    cluster.server.answer_posts(&PODS.replace("shop", "ci"), 201, cluster_pod());
+    let namespace = |report: &Value| -> Result<Value> {
+        let mut checks = report["checks"].as_array().context("checks")?.iter();
+        Ok(checks.find(|check| check["name"] == "namespace").context("no check of the namespace")?.clone())
+    };
+    assert_eq!(namespace(&report(&cluster, &[])?.0)?["found"], "ci");
+    let names = |names: Value| {
+        json!({ "matchExpressions": [
+        { "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": names }] })
+    };
+    let excluding = |excluded: Value| {
+        let mut configuration = super::configuration();
+        for webhook in 0..2 {
+            configuration["webhooks"][webhook]["namespaceSelector"] = names(excluded.clone());
+        }
+        cluster.server.object(CONFIGURATION, configuration);
+    };
+    excluding(json!(["kube-system", "ci"]));
+    assert_eq!(namespace(&report(&cluster, &[])?.0)?["found"], "shop");
+    let (said, wrong) = report(&cluster, &["--namespace", "ci"])?;
+    ensure!(wrong.contains(&"namespace missing".to_owned()), "{wrong:?}");
+    assert_eq!(namespace(&said)?["found"], "namespace ci is excluded");
+    excluding(json!(["ci", "shop"]));
+    let said = namespace(&report(&cluster, &[])?.0)?;
+    ensure!(
+        said["action"].as_str().is_some_and(|words| words.contains("injector.excludeNamespaces")),
+        "{said}"
+    );
+    // The same of policies.
+    cluster.server.delete_object(CONFIGURATION);
+    let policy = CONFIGURATION.replace("mutatingwebhookconfigurations", "mutatingadmissionpolicies");
+    let constraints = json!({ "namespaceSelector": names(json!(["ci"])) });
+    cluster.server.object(&policy, json!({ "spec": { "matchConstraints": constraints } }));
+    assert_eq!(namespace(&report(&cluster, &[])?.0)?["found"], "shop");
     Ok(())
 }
 

@@ -98,6 +98,44 @@ fn policies_and_the_program_make_the_same_of_other_pods() -> Result<()> {
     are_equal(&Settings::of("plain"), &admitted(&equal))
 }
 
+/// Every pair of a pod's and a namespace's labels, and the label where it would be an annotation.
+#[test]
+fn policies_and_the_program_leave_kumas_label_to_kuma() -> Result<()> {
+    let settings = Settings { kuma_label: false, ..Settings::of("native") };
+    let shape = |title: &str, metadata: Value, namespace: Value| Shape {
+        title: title.to_owned(),
+        expected: String::new(),
+        pod: json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": { "containers": [{ "name": "web" }] } }),
+        namespace: Namespace::of(&namespace),
+        differs: None,
+    };
+    let kuma = |value: &str| json!({ "kuma.io/sidecar-injection": value });
+    let own = json!({ "culvert.dev/inject": "enabled", "kuma.io/sidecar-injection": "off" });
+    let asking = [
+        shape("the pod says no to Kuma", json!({ "name": "a", "labels": kuma("disabled") }), json!({})),
+        shape("a value that Kuma refuses", json!({ "name": "b", "labels": kuma("on") }), json!({})),
+        shape("an annotation of Kuma's", json!({ "name": "c", "annotations": kuma("enabled") }), json!({})),
+        shape("a namespace of both", json!({ "name": "d" }), json!({ "labels": own })),
+        shape("a pod of both", json!({ "name": "e", "labels": own }), json!({ "labels": {} })),
+    ];
+    let silent = [
+        shape("Kuma's pod", json!({ "name": "f", "labels": kuma("enabled") }), json!({ "labels": {} })),
+        shape("Kuma's namespace", json!({ "name": "g" }), json!({ "labels": kuma("enabled") })),
+    ];
+    let outcomes = |shapes: &[Shape], settings: &Settings| {
+        let pods: Vec<_> = shapes.iter().map(|shape| (shape.pod.clone(), shape.namespace.clone())).collect();
+        by_policy(settings, &pods)
+    };
+    for outcome in outcomes(&asking, &settings)? {
+        ensure!(matches!(outcome, Outcome::Injected(_)), "{outcome:?}");
+    }
+    ensure!(outcomes(&silent, &settings)?.iter().all(|outcome| *outcome == Outcome::Skipped));
+    are_equal(&settings, &asking)?;
+    are_equal(&settings, &silent)?;
+    let equal: Vec<_> = others()?.into_iter().filter(|shape| shape.differs.is_none()).collect();
+    are_equal(&settings, &equal)
+}
+
 #[test]
 fn policies_know_the_defaults_of_the_nodes() -> Result<()> {
     let redirect =

@@ -69,19 +69,24 @@ impl Namespace {
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub sidecar: &'static str,
+    /// Kuma's label counts.
+    pub kuma_label: bool,
     pub redirect: Value,
     pub locked: Value,
 }
 
 impl Settings {
     pub(super) fn of(sidecar: &'static str) -> Self {
-        Self { sidecar, redirect: json!({}), locked: json!([]) }
+        Self { sidecar, kuma_label: true, redirect: json!({}), locked: json!([]) }
     }
 
     pub(super) fn values(&self) -> Value {
         json!({
             "image": { "repository": "registry.example.com/culvert", "tag": "0.1.0" },
-            "injector": { "mode": "policy", "sidecar": self.sidecar, "excludeNamespaces": ["excluded"] },
+            "injector": {
+                "mode": "policy", "sidecar": self.sidecar, "kumaLabel": self.kuma_label,
+                "excludeNamespaces": ["excluded"],
+            },
             "entry": { "redirect": self.redirect, "locked": self.locked },
         })
     }
@@ -175,6 +180,7 @@ pub(super) fn by_program(
     std::fs::write(&conflist, json!({ "name": "net", "plugins": [entry] }).to_string())?;
     let mut command = Command::new(&Binaries::built()?.install);
     command.args(["inject", "--image", "registry.example.com/culvert:0.1.0", "--sidecar", settings.sidecar]);
+    command.args(["--kuma-label", if settings.kuma_label { "on" } else { "off" }]);
     command.arg("--file").arg(file).arg("--conflist").arg(conflist);
     command.args(["--exclude-namespace", NAMESPACE, "--exclude-namespace", "excluded"]);
     // The option has a default, which asks for a sidecar: there is always another label.

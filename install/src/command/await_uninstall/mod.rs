@@ -45,11 +45,20 @@ pub(crate) fn run(args: &AwaitUninstallArgs) -> Answer {
 }
 
 fn try_run(args: &AwaitUninstallArgs) -> Result<Answer, AwaitError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(time) = args.policies {
+        return Ok(runtime.block_on(settled(time)));
+    }
     let client = Client::in_cluster(&args.service_account, |name| std::env::var(name).ok());
     let client = client.ok_or(AwaitError::NoApiServer)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     start_logging();
     Ok(runtime.block_on(wait(&client, args)))
+}
+
+/// Waits for all API servers of the cluster at once. None can be asked for its cache, and only one of them would answer.
+async fn settled(time: Duration) -> Answer {
+    sleep(time).await;
+    Answer::said(format!("waited {} s for API servers to take up what went\n", time.as_secs()), Exit::Well)
 }
 
 /// Polls until all nodes are done or the time is over.
@@ -112,8 +121,10 @@ async fn silent(client: &Client, nodes: Vec<String>) -> Vec<String> {
 /// Reads the DaemonSet and all of its pods.
 async fn look(client: &Client, args: &AwaitUninstallArgs) -> Result<(DaemonSet, Vec<Pod>), ApiError> {
     let AwaitUninstallArgs { namespace, daemonset, .. } = args;
-    let namespace = encoded(namespace);
-    let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/{}", encoded(daemonset));
+    // The command line has both, as it asks for nodes.
+    let [namespace, daemonset] =
+        [namespace, daemonset].map(|name| encoded(name.as_deref().unwrap_or_default()));
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/{daemonset}");
     let daemon_set: DaemonSet = client.json(Call::get(&path)).await?;
     let labels: Vec<String> =
         daemon_set.spec.selector.match_labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -130,4 +141,17 @@ async fn look(client: &Client, args: &AwaitUninstallArgs) -> Result<(DaemonSet, 
         }
     }
     Ok((daemon_set, pods))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn api_servers_have_the_whole_time() {
+        let begun = Instant::now();
+        let Answer { out, exit, .. } = settled(Duration::from_secs(5)).await;
+        assert_eq!((begun.elapsed(), exit), (Duration::from_secs(5), Exit::Well));
+        assert!(out.contains("5 s"), "{out}");
+    }
 }

@@ -14,10 +14,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use self::places::{Places, places};
-use crate::cli::inject::{InjectArgs, ShapeArg};
+use crate::cli::inject::{InjectArgs, KumaLabelArg, ShapeArg};
 use crate::command::answer::{Answer, Exit};
 use crate::command::settings::{NodeEntry, node_entry};
-use crate::inject::{Decision, Injected, Namespace, Settings, Shape, apply, decide};
+use crate::inject::{Decision, Injected, KumaLabel, Namespace, Settings, Shape, apply, decide};
 use crate::manifest::{ManifestError, documents, edited};
 use crate::system::read::read_bounded;
 
@@ -78,7 +78,15 @@ fn read_stdin() -> io::Result<String> {
 }
 
 fn asked(args: &InjectArgs, node: NodeEntry) -> (Namespace, Settings) {
-    let InjectArgs { image, sidecar, namespace_label, namespace_annotation, exclude_namespace, .. } = args;
+    let InjectArgs {
+        image,
+        sidecar,
+        namespace_label,
+        namespace_annotation,
+        exclude_namespace,
+        kuma_label,
+        ..
+    } = args;
     let namespace = Namespace {
         name: None,
         labels: namespace_label.iter().cloned().collect(),
@@ -88,11 +96,15 @@ fn asked(args: &InjectArgs, node: NodeEntry) -> (Namespace, Settings) {
         ShapeArg::Native => Shape::Native,
         ShapeArg::Plain => Shape::Plain,
     };
+    let kuma_label = match kuma_label {
+        KumaLabelArg::On => KumaLabel::On,
+        KumaLabelArg::Off => KumaLabel::Off,
+    };
     let image = image.clone().unwrap_or_default();
     // A sidecar whose pod is not redirected would never be ready.
     let NodeEntry { defaults: node, excluded } = node;
     let excluded = exclude_namespace.iter().cloned().chain(excluded).collect();
-    (namespace, Settings { image, shape, excluded, node })
+    (namespace, Settings { image, shape, excluded, kuma_label, node })
 }
 
 /// Decides about all pods of a text.

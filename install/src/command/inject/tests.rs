@@ -44,6 +44,7 @@ fn settings(shape: Shape) -> Settings {
         image: "registry.example.com/culvert:0.1.0".to_owned(),
         shape,
         excluded: Vec::new(),
+        kuma_label: KumaLabel::On,
         node: NodeSettings::default(),
     }
 }

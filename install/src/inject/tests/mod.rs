@@ -4,6 +4,7 @@ use serde_json::json;
 use super::*;
 
 mod again;
+mod labels;
 mod limits;
 
 const IMAGE: &str = "registry.example.com/culvert:0.1.0";
@@ -21,7 +22,13 @@ fn annotated(pairs: &[(&str, &str)]) -> Namespace {
 }
 
 fn settings(shape: Shape) -> Settings {
-    Settings { image: IMAGE.to_owned(), shape, excluded: Vec::new(), node: NodeSettings::default() }
+    Settings {
+        image: IMAGE.to_owned(),
+        shape,
+        excluded: Vec::new(),
+        kuma_label: KumaLabel::On,
+        node: NodeSettings::default(),
+    }
 }
 
 fn pod(annotations: Value, container: Value) -> Value {
@@ -64,46 +71,6 @@ fn args(pod: &Value) -> Vec<&str> {
         .iter()
         .map(|arg| arg.as_str().unwrap())
         .collect()
-}
-
-#[test]
-fn labels_of_the_pod_count_before_those_of_the_namespace() {
-    let own = "culvert.dev/inject";
-    let kumas = "kuma.io/sidecar-injection";
-    for (of_pod, of_namespace, expected) in [
-        (&[][..], &[][..], "skipped: neither"),
-        (&[], &[(own, "enabled")], "injected: label culvert.dev/inject: enabled of the namespace"),
-        (&[], &[(own, "disabled")], "skipped: label culvert.dev/inject: disabled of the namespace"),
-        (&[(own, "enabled")], &[], "injected: label culvert.dev/inject: enabled of the pod"),
-        (&[(own, "enabled")], &[(own, "disabled")], "injected"),
-        (&[(own, "disabled")], &[(own, "enabled")], "skipped: label culvert.dev/inject: disabled of the pod"),
-        (&[(own, "disabled")], &[(own, "bogus")], "skipped"),
-        (&[(own, "enabled"), (kumas, "disabled")], &[], "injected"),
-        (&[(kumas, "true")], &[], "injected: label kuma.io/sidecar-injection: true of the pod"),
-        (&[(kumas, "disabled")], &[(own, "enabled")], "skipped"),
-        (&[], &[(kumas, "enabled")], "injected"),
-        (
-            &[(own, "yes")],
-            &[],
-            "refused: label culvert.dev/inject of the pod must be enabled or disabled: it is \"yes\"",
-        ),
-        (
-            &[(own, "enabled"), (kumas, "no")],
-            &[],
-            "must be enabled or true or disabled or false: it is \"no\"",
-        ),
-        (&[], &[(own, "")], "refused: label culvert.dev/inject of the namespace must be"),
-    ] {
-        let mut pod = pod(json!({}), web());
-        pod["metadata"]["labels"] = of_pod.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
-        let namespace = Namespace { labels: names(of_namespace), ..Namespace::default() };
-        let said = match decide(&pod, &namespace, &settings(Shape::Native)) {
-            Decision::Injected(injected) => injected.words,
-            Decision::Skipped(skipped) => format!("skipped: {skipped}"),
-            Decision::Refused(refusal) => format!("refused: {refusal}"),
-        };
-        assert!(said.contains(expected), "{of_pod:?} {of_namespace:?}: {said}");
-    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
-use crate::inject::{Shape, apply};
+use crate::inject::{KumaLabel, Shape, apply};
 use crate::kube::events::Event;
 use crate::kube::reflect::Mirror;
 use crate::kube::{Events, ObjectMeta};
@@ -24,17 +24,19 @@ fn injector() -> (Injector, Receiver<Event>) {
         of("plain", &[("team", "plain")]),
         of("kube-system", &[]),
     ]);
+    let metrics = Arc::<Metrics>::default();
     let injector = Injector {
         settings: Settings {
             image: "registry.example.com/culvert:0.1.0".to_owned(),
             shape: Shape::Native,
             excluded: vec!["mesh".to_owned()],
+            kuma_label: KumaLabel::On,
             node: culvert_cni::pod::Settings::default(),
         },
         namespaces,
         client: Arc::new(Client::new("127.0.0.1", 1, std::path::Path::new("/does/not/exist"))),
-        metrics: Arc::default(),
-        told: Told::new(events),
+        told: Told::new(events, metrics.events_dropped.clone()),
+        metrics,
     };
     (injector, queue)
 }

@@ -149,6 +149,7 @@ fn answers_are_those_of_kubernetes() {
             image: "i".to_owned(),
             shape: crate::inject::Shape::Native,
             excluded: Vec::new(),
+            kuma_label: crate::inject::KumaLabel::On,
             node: culvert_cni::pod::Settings::default(),
         };
         match crate::inject::decide(&pod, &namespace, &settings) {

@@ -6,7 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::StatusCode;
 use serde_json::Value;
 
-use super::Facts;
+use super::trial::Untried;
+use super::{Facts, OURS, ours};
 use crate::command::doctor::diagnosis::{Check, Status};
 use crate::inject::{DECISION, SIDECAR};
 use crate::kube::http::ApiError;
@@ -24,8 +25,12 @@ pub(super) enum Bundle {
     NoCertificate,
     /// The injector's certificate is refused.
     Unfit(String),
-    /// The Secret may not be read.
-    Unknown,
+    /// There is no Secret of that name, here with its namespace.
+    NoSecret(String),
+    /// This account may not read the Secret.
+    Closed,
+    /// The Secret could not be read.
+    Unread(String),
 }
 
 /// Outcome of the dry run.
@@ -33,8 +38,11 @@ pub(super) enum Bundle {
 pub(super) enum Tried {
     /// The pod as it would be.
     Created(Value),
-    /// The API server could not call a webhook.
-    NotCalled(String),
+    /// The API server could not call the webhook of this name.
+    NotCalled {
+        webhook: String,
+        text: String,
+    },
     /// A webhook, a policy or a quota refuses the pod.
     Denied(String),
     /// This account may not create pods there.
@@ -43,20 +51,49 @@ pub(super) enum Tried {
 }
 
 impl Tried {
-    /// API servers say these only by their texts: the status is 500 or 403 for other things too.
     pub(super) fn of(result: Result<Value, ApiError>) -> Self {
         match result {
             Ok(pod) => Self::Created(pod),
-            Err(ApiError::Status { message, .. }) if message.contains("failed calling webhook") => {
-                Self::NotCalled(message)
-            }
-            Err(ApiError::Status { message, .. }) if message.contains("cannot create resource") => {
-                Self::Forbidden(message)
-            }
-            Err(ApiError::Status { code, message, .. }) if code.is_client_error() => Self::Denied(message),
-            Err(error) => Self::Failed(error.to_string()),
+            Err(error) => Self::refused(error),
         }
     }
+
+    /// API servers say most of these only by their texts: the status is 500 or 403 for other things too, and a webhook that
+    /// denies a pod chooses its own.
+    fn refused(error: ApiError) -> Self {
+        let ApiError::Status { code, message, .. } = &error else { return Self::Failed(error.to_string()) };
+        let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        if let Some((_, rest)) = message.split_once("failed calling webhook \"") {
+            let webhook = rest.split_once('"').map_or(rest, |(name, _)| name).to_owned();
+            return Self::NotCalled { webhook, text: message.clone() };
+        }
+        if has(&["denied the request", "denied request"]) {
+            return Self::Denied(message.clone());
+        }
+        match *code {
+            // Without a name behind it, as the pod of the dry run has none.
+            StatusCode::FORBIDDEN if message.starts_with("pods is forbidden: User ") => {
+                Self::Forbidden(message.clone())
+            }
+            StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::UNPROCESSABLE_ENTITY => {
+                Self::Denied(message.clone())
+            }
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Returns true for an error behind which no API server was heard.
+pub(super) const fn is_silent(error: &ApiError) -> bool {
+    matches!(
+        error,
+        ApiError::Credentials { .. } | ApiError::Connect { .. } | ApiError::Broken(_) | ApiError::TimedOut
+    )
+}
+
+/// Returns true for the name of one of the injector's webhooks.
+pub(super) fn is_ours(webhook: &str) -> bool {
+    webhook.ends_with(OURS)
 }
 
 /// The CAs of a webhook, if there is at least one certificate.
@@ -96,44 +133,81 @@ pub(super) fn judge(facts: &Facts, name: &str) -> Vec<Check> {
         Ok(namespace) => {
             check("namespace", Status::Ok, namespace.clone(), "it asks for sidecars, and is tried", None)
         }
-        Err(reason) => check(
-            "namespace",
-            Status::Missing,
-            reason.clone(),
-            "there is no namespace to try",
-            Some("kubectl label namespace NAME culvert.dev/inject=enabled, and --namespace NAME"),
-        ),
+        Err(reason) => untried(reason),
     });
     checks.extend(tried.iter().flat_map(dry_run));
     checks
 }
 
+fn untried(reason: &Untried) -> Check {
+    let (status, meaning, action) = match reason {
+        Untried::Unread(error) if error.status() == Some(StatusCode::FORBIDDEN) => (
+            Status::Unknown,
+            "the labels of namespaces cannot be read",
+            "allow this account to get and list namespaces: injector.doctor.enabled of the chart makes one that may",
+        ),
+        Untried::Unread(error) if error.status() == Some(StatusCode::NOT_FOUND) => (
+            Status::Missing,
+            "there is no namespace to try",
+            "name one that there is by --namespace, or leave the option out",
+        ),
+        Untried::Unread(_) | Untried::NotReached => {
+            (Status::Unknown, "the labels of namespaces cannot be read now", AGAIN)
+        }
+        Untried::NoneGets(_) => (
+            Status::Missing,
+            "there is no namespace to try",
+            "label another one, or take it out of injector.excludeNamespaces and entry.excludeNamespaces",
+        ),
+        Untried::NoneAsks | Untried::AsksNot(_) => (
+            Status::Missing,
+            "there is no namespace to try",
+            "kubectl label namespace NAME culvert.dev/inject=enabled, and --namespace NAME",
+        ),
+    };
+    check("namespace", status, reason.to_string(), meaning, Some(action))
+}
+
+/// Advice where the API server has an error of its own.
+const AGAIN: &str = "run doctor again; if it stays so, look at the API server's log";
+
 fn api_server(configuration: &Result<Value, ApiError>) -> Check {
     let name = "apiserver";
-    match configuration {
-        Err(error @ ApiError::Credentials { .. }) => check(
-            name,
+    let Err(error) = configuration else {
+        return check(name, Status::Ok, "it answers", "the pods of this namespace reach it", None);
+    };
+    let (status, meaning, action) = match error {
+        ApiError::Credentials { .. } => (
             Status::Unknown,
-            error.to_string(),
             "this process has no account of the cluster",
-            Some("run it in a pod with a service account, or name its folder by --service-account"),
+            "run it in a pod with a service account, or name its folder by --service-account",
         ),
-        Err(error) if error.status() == Some(StatusCode::UNAUTHORIZED) => check(
-            name,
+        ApiError::Status { code: StatusCode::UNAUTHORIZED, .. } => (
             Status::Unknown,
-            error.to_string(),
             "the API server does not know this account",
-            Some("look whether the token of the service account is a current one"),
+            "look whether the token of the service account is a current one",
         ),
-        Err(error) if error.status().is_none() => check(
-            name,
+        // The error of TLS is one about data.
+        ApiError::Connect { source, .. } if source.kind() == std::io::ErrorKind::InvalidData => (
             Status::Missing,
-            error.to_string(),
-            "the API server cannot be reached from here",
-            Some("look at the network policies of this namespace, and at KUBERNETES_SERVICE_HOST"),
+            "it is reached, and cannot be trusted",
+            "look whether ca.crt of the service account is the API server's, and what is at KUBERNETES_SERVICE_HOST",
         ),
-        _ => check(name, Status::Ok, "it answers", "the pods of this namespace reach it", None),
-    }
+        ApiError::Connect { .. } | ApiError::Broken(_) | ApiError::TimedOut => (
+            Status::Missing,
+            "the API server cannot be reached from here",
+            "look at the network policies of this namespace, and at KUBERNETES_SERVICE_HOST",
+        ),
+        ApiError::TooLong(_) | ApiError::Garbled(_) => (
+            Status::Unknown,
+            "what answers is no API server, or one behind a proxy that changes its answers",
+            "look what is at KUBERNETES_SERVICE_HOST",
+        ),
+        ApiError::Status { .. } => {
+            return check(name, Status::Ok, "it answers", "the pods of this namespace reach it", None);
+        }
+    };
+    check(name, status, error.to_string(), meaning, Some(action))
 }
 
 fn webhook(
@@ -144,7 +218,7 @@ fn webhook(
     let this = "webhook";
     match (configuration, policy) {
         (Ok(configuration), _) => {
-            let webhooks = configuration["webhooks"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let webhooks = ours(configuration);
             let open = webhooks.iter().filter(|webhook| webhook["failurePolicy"] != "Fail").count();
             let found = format!("MutatingWebhookConfiguration {name}, webhooks: {}", webhooks.len());
             if webhooks.is_empty() {
@@ -164,21 +238,34 @@ fn webhook(
             "policy mode: the API servers put the sidecar in by themselves",
             None,
         ),
-        (Err(error), _) if error.status() == Some(StatusCode::NOT_FOUND) => check(
+        (Err(error), policy) => no_webhook(error, policy.and_then(|policy| policy.as_ref().err()), name),
+    }
+}
+
+/// Neither configuration nor policy: not there, or not seen.
+fn no_webhook(configuration: &ApiError, policy: Option<&ApiError>, name: &str) -> Check {
+    let this = "webhook";
+    let errors =
+        [("mutatingwebhookconfigurations", Some(configuration)), ("mutatingadmissionpolicies", policy)];
+    let unseen = errors.into_iter().find_map(|(kind, error)| {
+        error.filter(|error| error.status() != Some(StatusCode::NOT_FOUND)).map(|error| (kind, error))
+    });
+    let Some((kind, error)) = unseen else {
+        return check(
             this,
             Status::Missing,
             format!("neither MutatingWebhookConfiguration {name} nor a MutatingAdmissionPolicy of that name"),
             "no pod gets a sidecar",
             Some("install the chart with injector.enabled=true, or name the configuration by --webhook"),
-        ),
-        (Err(error), _) => check(
-            this,
-            Status::Unknown,
-            error.to_string(),
-            "the webhook's configuration cannot be read",
-            Some("allow this account to get it: doctor needs get of mutatingwebhookconfigurations"),
-        ),
-    }
+        );
+    };
+    let action = if error.status() == Some(StatusCode::FORBIDDEN) {
+        &format!("allow this account to get it: doctor needs get of {kind}")
+    } else {
+        AGAIN
+    };
+    let meaning = format!("{name} of {kind} cannot be read");
+    check(this, Status::Unknown, error.to_string(), &meaning, Some(action))
 }
 
 fn ca_bundle(bundle: &Bundle) -> Check {
@@ -189,10 +276,26 @@ fn ca_bundle(bundle: &Bundle) -> Check {
         Bundle::Fits => {
             check(name, Status::Ok, "of the injector's certificate", "API servers trust it", None)
         }
-        Bundle::Unknown => check(
+        Bundle::NoSecret(secret) => check(
+            name,
+            Status::Missing,
+            format!("there; the injector's Secret {secret} does not exist"),
+            "its replicas share their certificate by it: a new one would not be trusted",
+            Some(
+                "name the Secret by --secret; if that is its name, look at the injector's log, whether it may create it",
+            ),
+        ),
+        Bundle::Unread(reason) => check(
+            name,
+            Status::Unknown,
+            format!("there; the Secret with the certificate: {reason}"),
+            "the dry run says whether API servers trust it",
+            Some(AGAIN),
+        ),
+        Bundle::Closed => check(
             name,
             Status::Ok,
-            "there; the Secret with the certificate cannot be read from here",
+            "there; this account may not read the Secret with the certificate",
             "the dry run says whether API servers trust it",
             None,
         ),
@@ -218,12 +321,21 @@ fn dry_run(tried: &Tried) -> Vec<Check> {
             check(name, Status::Ok, "the API server would create a pod", "every hop answered", None),
             sidecar(pod),
         ],
-        Tried::NotCalled(text) => vec![check(
+        Tried::NotCalled { webhook, text } if is_ours(webhook) => vec![check(
             name,
             Status::Missing,
             text.clone(),
-            "API servers cannot call a webhook: pods of labelled namespaces are refused",
+            "API servers cannot call the injector: pods of labelled namespaces are refused",
             Some(cure(text)),
+        )],
+        Tried::NotCalled { webhook, text } => vec![check(
+            name,
+            Status::Degraded,
+            text.clone(),
+            "API servers cannot call a webhook of another program, and refuse the pod for that",
+            Some(&format!(
+                "look after webhook {webhook} with the program that it belongs to: it is not culvert's"
+            )),
         )],
         Tried::Denied(text) => vec![check(
             name,
@@ -239,13 +351,9 @@ fn dry_run(tried: &Tried) -> Vec<Check> {
             "this account may not create pods there, not even as a dry run",
             Some("allow it to create pods in that namespace, or name another by --namespace"),
         )],
-        Tried::Failed(text) => vec![check(
-            name,
-            Status::Unknown,
-            text.clone(),
-            "the dry run has no outcome",
-            Some("run doctor again; if it stays so, look at the API server's log"),
-        )],
+        Tried::Failed(text) => {
+            vec![check(name, Status::Unknown, text.clone(), "the dry run has no outcome", Some(AGAIN))]
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-use hyper::StatusCode;
+use serde_json::json;
 
 use super::*;
 use crate::command::answer::Colour;
 use crate::command::doctor::diagnosis::Status;
 use crate::command::doctor::render;
+use crate::inject::KumaLabel;
 
 const NAME: &str = "culvert-injector";
 
@@ -14,7 +15,11 @@ fn refused(code: u16, message: &str) -> ApiError {
 }
 
 fn configuration(policy: &str) -> Value {
-    json!({ "webhooks": [{ "failurePolicy": policy }, { "failurePolicy": "Fail" }] })
+    json!({ "webhooks": [
+        { "name": "namespace.inject.culvert.dev", "failurePolicy": policy },
+        { "name": "pod.inject.culvert.dev", "failurePolicy": "Fail" },
+        { "name": "another.example.com", "failurePolicy": "Ignore" },
+    ] })
 }
 
 /// A cluster where all is well.
@@ -42,7 +47,14 @@ fn tried(code: u16, message: &str) -> Facts {
     with(|facts| facts.tried = Some(Tried::of(Err(refused(code, message)))))
 }
 
-const CALL: &str = "Internal error occurred: failed calling webhook \"namespaces.inject.culvert.dev\": failed to call webhook: Post \"https://culvert-injector.mesh.svc:443/inject?timeout=5s\": ";
+fn unread(reason: Untried) -> Facts {
+    with(|facts| {
+        facts.namespace = Err(reason);
+        facts.tried = None;
+    })
+}
+
+const CALL: &str = "Internal error occurred: failed calling webhook \"namespace.inject.culvert.dev\": failed to call webhook: Post \"https://culvert-injector.mesh.svc:443/inject?timeout=5s\": ";
 
 #[test]
 fn the_hop_that_failed_is_the_last_one_that_needs_attention() {
@@ -137,16 +149,136 @@ fn the_hop_that_failed_is_the_last_one_that_needs_attention() {
             Status::Missing,
             "log",
         ),
-        ("a Secret that may not be read", with(|f| f.bundle = Bundle::Unknown), "", Status::Ok, ""),
+        ("a Secret that may not be read", with(|f| f.bundle = Bundle::Closed), "", Status::Ok, ""),
+        (
+            "a Secret that is not there",
+            with(|f| f.bundle = Bundle::NoSecret("mesh/x".to_owned())),
+            "ca-bundle",
+            Status::Missing,
+            "--secret",
+        ),
+        (
+            "a Secret that is not read now",
+            with(|f| f.bundle = Bundle::Unread("503".to_owned())),
+            "ca-bundle",
+            Status::Unknown,
+            "run doctor again",
+        ),
         (
             "no namespace",
             with(|f| {
-                f.namespace = Err("none".to_owned());
+                f.namespace = Err(Untried::NoneAsks);
                 f.tried = None;
             }),
             "namespace",
             Status::Missing,
             "kubectl label",
+        ),
+        (
+            "only excluded ones",
+            unread(Untried::NoneGets("x".to_owned())),
+            "namespace",
+            Status::Missing,
+            "exclude",
+        ),
+        (
+            "namespaces of no right",
+            unread(Untried::Unread(refused(403, "no"))),
+            "namespace",
+            Status::Unknown,
+            "allow",
+        ),
+        (
+            "no such namespace",
+            unread(Untried::Unread(refused(404, "no"))),
+            "namespace",
+            Status::Missing,
+            "--namespace",
+        ),
+        (
+            "namespaces later",
+            unread(Untried::Unread(refused(503, "no"))),
+            "namespace",
+            Status::Unknown,
+            "again",
+        ),
+        (
+            "another's certificate",
+            with(|f| {
+                f.configuration = Err(ApiError::Connect {
+                    server: "10.0.0.1:443".to_owned(),
+                    source: std::io::ErrorKind::InvalidData.into(),
+                });
+            }),
+            "apiserver",
+            Status::Missing,
+            "ca.crt",
+        ),
+        (
+            "no API server",
+            with(|f| f.configuration = Err(ApiError::Garbled("expected value".to_owned()))),
+            "apiserver",
+            Status::Unknown,
+            "KUBERNETES_SERVICE_HOST",
+        ),
+        (
+            "a policy of no right",
+            with(|f| {
+                f.configuration = Err(refused(404, "no"));
+                f.policy = Some(Err(refused(403, "forbidden")));
+            }),
+            "webhook",
+            Status::Unknown,
+            "mutatingadmissionpolicies",
+        ),
+        (
+            "an API server in trouble",
+            with(|f| {
+                f.configuration = Err(refused(500, "etcd"));
+                f.policy = Some(Err(refused(404, "no")));
+            }),
+            "webhook",
+            Status::Unknown,
+            "run doctor again",
+        ),
+        (
+            "only another's webhook",
+            with(|f| f.configuration = Ok(json!({ "webhooks": [{ "name": "another.example.com" }] }))),
+            "webhook",
+            Status::Missing,
+            "empty",
+        ),
+        (
+            "another's webhook lost",
+            tried(
+                500,
+                "Internal error occurred: failed calling webhook \"mutate.kyverno.svc\": context deadline exceeded",
+            ),
+            "dry-run",
+            Status::Degraded,
+            "mutate.kyverno.svc",
+        ),
+        (
+            "denied by the injector for now",
+            tried(503, "admission webhook \"pod.inject.culvert.dev\" denied the request: try again"),
+            "dry-run",
+            Status::Degraded,
+            "says by whom",
+        ),
+        (
+            "denied in the words of another",
+            tried(403, "admission webhook \"x.y.z\" denied the request: you cannot create resource here"),
+            "dry-run",
+            Status::Degraded,
+            "says by whom",
+        ),
+        ("too many calls", tried(429, "too many requests"), "dry-run", Status::Unknown, "run doctor again"),
+        (
+            "a namespace that went",
+            tried(404, "namespaces \"shop\" not found"),
+            "dry-run",
+            Status::Unknown,
+            "again",
         ),
         (
             "untrusted",
@@ -247,15 +379,41 @@ fn reports_of_a_cluster() {
 #[test]
 fn a_namespace_asks_as_for_the_injector() {
     let named = |name: &str, labels: Value| json!({ "metadata": { "name": name, "labels": labels } });
+    let rules = Rules { excluded: vec!["ci".to_owned()], ..Rules::default() };
+    let asks = |namespace: &Value| trial::asks(namespace, &rules);
     assert_eq!(asks(&named("shop", json!({ "culvert.dev/inject": "enabled" }))), Ok(()));
     assert_eq!(asks(&named("shop", json!({ "kuma.io/sidecar-injection": "true" }))), Ok(()));
     for (namespace, words) in [
         (named("shop", json!({})), "neither the pod nor"),
         (named("shop", json!({ "culvert.dev/inject": "disabled" })), "disabled of the namespace"),
         (named("shop", json!({ "culvert.dev/inject": "on" })), "must be enabled or disabled"),
+        (named("ci", json!({ "culvert.dev/inject": "enabled" })), "ci is excluded"),
         (named("kube-system", json!({ "culvert.dev/inject": "enabled" })), "cluster's own"),
     ] {
         let reason = asks(&namespace).unwrap_err();
         assert!(reason.contains(words), "{reason}");
     }
+}
+
+/// As the chart writes them.
+#[test]
+fn the_rules_of_the_injector_are_read_from_its_objects() {
+    let but = |names: &[&str]| json!({ "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": names });
+    let kuma = json!({ "key": "kuma.io/sidecar-injection", "operator": "DoesNotExist" });
+    let webhook = |excluded: &[&str], of_pod: &[Value]| json!({ "namespaceSelector": { "matchExpressions": [but(excluded)] }, "objectSelector": { "matchExpressions": of_pod } });
+    let rules = |excluded: &[&str], kuma_label| Rules {
+        excluded: excluded.iter().map(|&name| name.to_owned()).collect(),
+        kuma_label,
+    };
+    let of_webhooks = |webhooks: &[Value]| Rules::of_webhooks(webhooks.iter());
+    let both = [webhook(&["a", "b"], std::slice::from_ref(&kuma)), webhook(&["b", "c"], &[])];
+    assert_eq!(of_webhooks(&both), rules(&["b"], KumaLabel::On));
+    assert_eq!(of_webhooks(&[webhook(&["a"], &[])]), rules(&["a"], KumaLabel::Off));
+    let policy = |expression: &str| {
+        json!({ "spec": {
+        "matchConstraints": { "namespaceSelector": { "matchExpressions": [but(&["a"])] } },
+        "variables": [{ "name": "kumaLabel", "expression": expression }] } })
+    };
+    assert_eq!(Rules::of_policy(&policy("true")), rules(&["a"], KumaLabel::On));
+    assert_eq!(Rules::of_policy(&policy("false")), rules(&["a"], KumaLabel::Off));
 }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use culvert_tests::chart::Rendered;
 use serde_json::{Value, json};
 
-use super::rendered;
+use crate::chart::rendered;
 
 /// Each pod of the chart, under its object's kind and the end of its name.
 const PODS: [(&str, &str); 3] = [("DaemonSet", "-agent"), ("DaemonSet", "-uninstall"), ("Job", "-uninstall")];

@@ -14,8 +14,8 @@ use culvert_tests::until::until_some;
 use culvert_tests::{Family, eventually, http};
 use serde_json::{Value, json};
 
-use super::image::image;
-use super::rendered;
+use crate::chart::image::image;
+use crate::chart::rendered;
 use crate::runtime::leaving_nothing;
 
 const IMAGE: &str = "localhost/culvert:test";

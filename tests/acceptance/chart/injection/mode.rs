@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::chart::{Chart, Rendered, yaml};
+use culvert_tests::chart::{Chart, Rendered, strings, yaml};
 use serde_json::{Value, json};
 
-use super::agent::ON_THE_NODES;
-use super::rendered;
+use crate::chart::nodes::agent::ON_THE_NODES;
+use crate::chart::rendered;
 
 const WEBHOOK: [&str; 3] = ["Deployment", "MutatingWebhookConfiguration", "PodDisruptionBudget"];
 const POLICY: [&str; 4] = [
@@ -89,8 +89,23 @@ fn the_validation_goes_before_the_mutation_and_both_before_anything_else() -> Re
         order.dedup();
         let kinds: Vec<&str> = order.iter().map(|(_, kind)| *kind).collect();
         let bindings = ["ValidatingAdmissionPolicyBinding", "MutatingAdmissionPolicyBinding"];
-        assert_eq!(kinds, [&bindings[..], &ON_THE_NODES].concat());
-        ensure!(order[0].0 < order[1].0 && order[1].0 < order[2].0, "{order:?}");
+        // Helm waits for a Job before it goes on: so API servers, which look at both kinds of bindings once a second and on their
+        // own, have forgotten the validation when the mutation goes.
+        let wait = ["Job"];
+        assert_eq!(kinds, [&bindings[..1], &wait, &bindings[1..], &ON_THE_NODES].concat());
+        ensure!(order[..4].is_sorted_by(|one, next| one.0 < next.0), "{order:?}");
+        let job = &rendered.one("Job", "-injector-removal")?;
+        ensure!(
+            job["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+                == "before-hook-creation,hook-succeeded"
+        );
+        let pod = &job["spec"]["template"]["spec"];
+        assert_eq!(pod["automountServiceAccountToken"], false, "it asks nobody");
+        let container = &pod["containers"][0];
+        assert_eq!(container["command"], json!(["/bin/culvert-install", "await-uninstall"]));
+        let waits = strings(&container["args"]).into_iter().find_map(|word| word.strip_prefix("--policies="));
+        let seconds: u32 = waits.and_then(|time| time.strip_suffix('s')).context("no time")?.parse()?;
+        ensure!((3..=10).contains(&seconds), "{seconds} s");
         // Each binding of the release, by the name under which helm deletes it.
         let of_release = rendered.documents.iter().filter(|document| hook(document).is_none());
         let named = of_release.filter_map(|document| {

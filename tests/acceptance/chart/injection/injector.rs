@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::chart::{Chart, KUBERNETES, NAMESPACE, Rendered, strings};
 use serde_json::{Value, json};
 
-use super::{choices, with_webhook as rendered};
+use crate::chart::{choices, with_webhook as rendered};
 
 const NAME: &str = "-injector";
 
@@ -55,7 +55,7 @@ fn the_servers_are_never_all_away_at_once() -> Result<()> {
         (&json!(1), &json!("AlwaysAllow"))
     );
     assert!(knows(&budget["selector"]["matchLabels"], labels), "{budget}");
-    let alone = super::with_webhook(&json!({ "injector": { "replicas": 1 } }))?;
+    let alone = crate::chart::with_webhook(&json!({ "injector": { "replicas": 1 } }))?;
     assert!(alone.one("PodDisruptionBudget", NAME).is_err(), "a budget of one pod holds up every drain");
     Ok(())
 }
@@ -139,7 +139,7 @@ fn the_injector_and_the_tests_pod_pass_restricted_and_openshifts_constraints() -
 }
 
 /// Rights as `verb resource`, with the only name where there is one.
-fn rights(role: &Value) -> BTreeSet<String> {
+pub(super) fn rights(role: &Value) -> BTreeSet<String> {
     let mut may = BTreeSet::new();
     for rule in role["rules"].as_array().into_iter().flatten() {
         let name = strings(&rule["resourceNames"]).join(",");

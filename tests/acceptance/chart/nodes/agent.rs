@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::chart::{Chart, NAMESPACE, Rendered, strings};
 use serde_json::{Value, json};
 
-use super::{choices, rendered, with_webhook};
+use crate::chart::{choices, rendered, with_webhook};
 
 /// The pod of a DaemonSet, and its only container.
 fn pod<'a>(rendered: &'a Rendered, name: &str) -> Result<(&'a Value, &'a Value)> {
@@ -271,7 +271,7 @@ fn a_quota_for_critical_pods_is_made_where_it_is_needed() -> Result<()> {
 }
 
 /// What `helm uninstall` makes once nothing injects, in this order.
-pub(super) const ON_THE_NODES: [&str; 7] =
+pub(in crate::chart) const ON_THE_NODES: [&str; 7] =
     ["ClusterRole", "Role", "ServiceAccount", "ClusterRoleBinding", "RoleBinding", "DaemonSet", "Job"];
 
 /// Helm creates objects of one weight in no promised order of accounts and those who use them, so each has its own.

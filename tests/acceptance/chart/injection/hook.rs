@@ -11,8 +11,8 @@ use culvert_tests::process::binaries::Binaries;
 use culvert_tests::runtime::{Containerd, Exit};
 use serde_json::{Value, json};
 
-use super::image::image;
-use super::rendered;
+use crate::chart::image::image;
+use crate::chart::rendered;
 use crate::runtime::leaving_nothing;
 
 const IMAGE: &str = "localhost/culvert:test";

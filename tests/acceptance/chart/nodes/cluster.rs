@@ -12,7 +12,7 @@ use culvert_tests::process::Process;
 use culvert_tests::process::binaries::Binaries;
 use serde_json::{Value, json};
 
-use super::rendered;
+use crate::chart::rendered;
 
 const DAEMON_SET: &str = "/apis/apps/v1/namespaces/culvert-system/daemonsets/culvert-uninstall";
 const PODS: &str = "/api/v1/namespaces/culvert-system/pods";

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::chart::{Chart, KUBERNETES, NAMESPACE, Rendered, strings};
 use serde_json::{Value, json};
 
-use super::{choices, with_webhook as rendered};
+use crate::chart::{choices, with_webhook as rendered};
 
 const OWN: &str = "culvert.dev/inject";
 const KUMA: &str = "kuma.io/sidecar-injection";
@@ -143,6 +143,10 @@ fn kumas_label_is_left_to_kuma_where_it_is_there() -> Result<()> {
         let labelled = json!({ NAME: "shop", KUMA: "enabled" });
         let asked = asked(&configuration, &labelled, &json!({}))?;
         assert_eq!(asked.len(), usize::from(expected), "{value} beside {beside}: {asked:?}");
+        // A pod that asks by culvert's label reaches the server with Kuma's too.
+        let server = &rendered.one("Deployment", "-injector")?["spec"]["template"]["spec"]["containers"][0];
+        let option = if expected { "--kuma-label=on" } else { "--kuma-label=off" };
+        ensure!(strings(&server["args"]).contains(&option), "{value} beside {beside}: {}", server["args"]);
     }
     Ok(())
 }

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The Dataplane of a pod.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::{ACCOUNT, API_VERSION, MESH, NAMESPACE, Named, mesh_of};
+use crate::controller::world::{ContainerPort, Pod, ServicePort, TargetPort, World};
+
+/// Tag with the service of an inbound, named as Kuma names it.
+const SERVICE: &str = "kuma.io/service";
+/// Tag with the protocol of an inbound.
+const PROTOCOL: &str = "kuma.io/protocol";
+/// Protocols that an inbound can have.
+const PROTOCOLS: [&str; 7] = ["tcp", "tls", "http", "http2", "grpc", "kafka", "mysql"];
+/// Labels that differ between pods of one workload, or between its versions: no policy chooses by them.
+const PASSING: [&str; 6] = [
+    "pod-template-hash",
+    "controller-revision-hash",
+    "pod-template-generation",
+    "statefulset.kubernetes.io/pod-name",
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/controller-uid",
+];
+/// Most inbounds of one pod; the sidecar takes 4,096.
+const MOST_INBOUNDS: usize = 256;
+
+/// A port that a pod offers.
+struct Inbound {
+    name: Option<String>,
+    tags: Map<String, Value>,
+}
+
+/// Makes the Dataplane of a pod: an inbound for each port that a Service or a container names.
+///
+/// A pod without an address yet gets the unspecified one, which no connection has.
+pub(crate) fn dataplane(world: &World, pod: &Pod) -> Named {
+    let inbounds = inbounds(world, pod);
+    let is_ready = pod.is_ready;
+    let list: Vec<Value> =
+        inbounds.into_iter().take(MOST_INBOUNDS).map(|(port, of)| of.json(port, is_ready)).collect();
+    let address = pod.addresses.first().map_or_else(|| "0.0.0.0".to_owned(), ToString::to_string);
+    let mut labels: Map<String, Value> =
+        pod.labels.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+    labels.insert(MESH.to_owned(), mesh_of(pod).into());
+    labels.insert(NAMESPACE.to_owned(), pod.key.namespace().into());
+    labels.insert(ACCOUNT.to_owned(), (&*pod.account).into());
+    let document = json!({
+        "apiVersion": API_VERSION, "kind": "Dataplane", "mesh": mesh_of(pod),
+        "metadata": { "name": pod.key.name(), "namespace": pod.key.namespace(), "labels": labels },
+        "spec": { "networking": {
+            "address": address,
+            "inbound": list,
+            "transparentProxying": {
+                "redirectPortInbound": 15006, "redirectPortOutbound": 15001,
+            },
+        } },
+    });
+    Named::of("Dataplane", &pod.key, &document)
+}
+
+/// Ports of a pod. Of two Services in front of one port, the first by name gives the tags.
+fn inbounds(world: &World, pod: &Pod) -> BTreeMap<u16, Inbound> {
+    let mut inbounds = BTreeMap::new();
+    for service in world.services_of(&pod.key) {
+        for port in &service.ports {
+            let Some(number) = number(port, &pod.ports) else { continue };
+            inbounds.entry(number).or_insert_with(|| {
+                let named = pod.ports.iter().find(|declared| declared.port == number);
+                Inbound {
+                    name: named.and_then(|declared| declared.name.as_deref()).map(str::to_owned),
+                    tags: tags(
+                        pod,
+                        &format!("{}_{}_svc_{}", service.key.name(), service.key.namespace(), port.port),
+                        protocol(port),
+                    ),
+                }
+            });
+        }
+    }
+    for ContainerPort { name, port } in &pod.ports {
+        inbounds.entry(*port).or_insert_with(|| Inbound {
+            name: name.as_deref().map(str::to_owned),
+            tags: tags(pod, &format!("{}_{}_svc", pod.workload, pod.key.namespace()), None),
+        });
+    }
+    inbounds
+}
+
+/// Number of the pod's port behind a Service's port. `None` where the pod has no port of that name.
+fn number(port: &ServicePort, declared: &[ContainerPort]) -> Option<u16> {
+    match &port.target {
+        None | Some(TargetPort::Number(0)) => Some(port.port),
+        Some(TargetPort::Number(number)) => Some(*number),
+        Some(TargetPort::Name(name)) => {
+            declared.iter().find(|one| one.name.as_deref() == Some(name)).map(|one| one.port)
+        }
+    }
+}
+
+/// Tags of an inbound, as Kuma gives them: the pod's labels, the service's name, namespace and protocol.
+fn tags(pod: &Pod, service: &str, protocol: Option<String>) -> Map<String, Value> {
+    let lasting =
+        pod.labels.iter().filter(|(name, value)| !value.is_empty() && !PASSING.contains(&name.as_str()));
+    let mut tags: Map<String, Value> =
+        lasting.map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+    tags.insert(SERVICE.to_owned(), service.into());
+    tags.insert(NAMESPACE.to_owned(), pod.key.namespace().into());
+    if let Some(protocol) = protocol {
+        tags.insert(PROTOCOL.to_owned(), protocol.into());
+    }
+    tags
+}
+
+/// Protocol of a Service's port, where it is one that a document can name: `appProtocol` takes any word.
+fn protocol(port: &ServicePort) -> Option<String> {
+    let word = port.protocol.as_deref()?;
+    let word = match word {
+        "kubernetes.io/h2c" => "http2",
+        other => other,
+    };
+    PROTOCOLS.contains(&word).then(|| word.to_owned())
+}
+
+impl Inbound {
+    fn json(self, port: u16, is_ready: bool) -> Value {
+        let Self { name, tags } = self;
+        let mut inbound = json!({ "port": port, "tags": tags });
+        if let Some(name) = name {
+            inbound["name"] = name.into();
+        }
+        if !is_ready {
+            inbound["state"] = "NotReady".into();
+        }
+        inbound
+    }
+}

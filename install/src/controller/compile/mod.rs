@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Mesh documents for one sidecar, made of what the cluster knows. Pure.
+//!
+//! ```text
+//! pod                 ─▶ about: its Mesh, its Dataplane, its identity's documents, policies that select it
+//! address and port    ─▶ destination: the Dataplane of a pod; of a Service its MeshService and the Dataplanes behind it
+//! ```
+
+mod callers;
+mod dataplane;
+mod policies;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+
+use culvert_mesh::kinds::FromSpec as _;
+use culvert_mesh::kinds::mesh::{Mesh, MtlsMode};
+use serde_json::{Value, json};
+
+use super::world::{DEFAULT_MESH, Pod, World};
+
+pub(crate) use self::dataplane::dataplane;
+
+/// API version of mesh documents.
+const API_VERSION: &str = "kuma.io/v1alpha1";
+/// Label with a document's mesh.
+const MESH: &str = "kuma.io/mesh";
+/// Label with the namespace of what a document is about.
+const NAMESPACE: &str = "k8s.kuma.io/namespace";
+/// Label with the service account of a Dataplane's pod.
+const ACCOUNT: &str = "k8s.kuma.io/service-account";
+/// Name of the documents about identities that the controller makes.
+pub(crate) const OWN: &str = "culvert";
+/// Pods behind a Service whose Dataplanes are sent: with more, a change of one would be megabytes.
+pub(crate) const MOST_ENDPOINTS: usize = 1000;
+
+/// A document with its name on the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// KIND/NAME, or KIND/NAMESPACE/NAME.
+    pub name: String,
+    /// The document as JSON.
+    pub text: String,
+}
+
+impl Named {
+    fn of(kind: &str, key: impl std::fmt::Display, document: &Value) -> Self {
+        Self { name: format!("{kind}/{key}"), text: document.to_string() }
+    }
+}
+
+/// Names of identities, and the authorities behind them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identities {
+    /// Trust domain of all identities of this cluster.
+    pub trust_domain: String,
+    /// Authorities that members trust, in PEM; `None` where certificates come from elsewhere.
+    pub authorities: Option<String>,
+}
+
+impl Identities {
+    /// SPIFFE ID of an account.
+    pub(crate) fn id(&self, namespace: &str, account: &str) -> String {
+        format!("spiffe://{}/ns/{namespace}/sa/{account}", self.trust_domain)
+    }
+}
+
+/// Returns the mesh that a pod belongs to.
+pub(crate) fn mesh_of(pod: &Pod) -> &str {
+    pod.mesh.as_deref().unwrap_or(DEFAULT_MESH)
+}
+
+/// Returns the documents about a pod, without those of its destinations.
+pub(crate) fn about(world: &World, identities: &Identities, pod: &Pod) -> Vec<Named> {
+    let own = dataplane(world, pod);
+    let mut documents = policies::about(world, identities, pod, &own);
+    documents.extend(trust(identities, mesh_of(pod), &documents));
+    documents.push(own);
+    documents
+}
+
+/// The authorities, as Kuma makes a MeshTrust of a MeshIdentity that the control plane signs by.
+fn trust(identities: &Identities, mesh: &str, documents: &[Named]) -> Option<Named> {
+    let pem = identities.authorities.as_ref()?;
+    documents.iter().find(|one| one.name.starts_with("MeshIdentity/"))?;
+    let document = json!({
+        "apiVersion": API_VERSION, "kind": "MeshTrust",
+        "metadata": { "name": OWN, "labels": { MESH: mesh } },
+        "spec": { "trustDomain": identities.trust_domain, "caBundles": [{ "type": "Pem", "pem": { "value": pem } }] },
+    });
+    Some(Named::of("MeshTrust", OWN, &document))
+}
+
+/// Returns the documents of a destination for a pod of a mesh. None: nobody of the mesh is there.
+pub(crate) fn destination(world: &World, identities: &Identities, mesh: &str, at: SocketAddr) -> Vec<Named> {
+    if let Some(pod) = world.pod_at(at.ip()) {
+        let is_member = pod.is_onboarded() && mesh_of(pod) == mesh;
+        return is_member.then(|| dataplane(world, pod)).into_iter().collect();
+    }
+    let Some(service) = world.service_at(at.ip()) else { return Vec::new() };
+    if !service.ports.iter().any(|port| port.port == at.port()) {
+        return Vec::new();
+    }
+    let (pods, others) = world.behind(&service.key);
+    let is_member = |pod: &Pod| pod.is_onboarded() && mesh_of(pod) == mesh;
+    let members: Vec<&Pod> = pods.iter().map(|(pod, _)| *pod).filter(|pod| is_member(pod)).collect();
+    let are_all_members = members.len() == pods.len() && others == 0;
+    // While pods of a Service are onboarded one after the other, kube-proxy spreads calls over all of them. Under STRICT its
+    // choice could be a member, which refuses plain connections.
+    if members.is_empty() || !(are_all_members || is_strict(world, mesh)) {
+        return Vec::new();
+    }
+    let ready = pods.iter().filter(|(pod, ready)| *ready && is_member(pod)).map(|(pod, _)| *pod);
+    let ready: Vec<&Pod> = ready.take(MOST_ENDPOINTS).collect();
+    let mut documents = vec![service::mesh_service(identities, mesh, service, &members)];
+    documents.extend(ready.into_iter().map(|pod| dataplane(world, pod)));
+    documents
+}
+
+/// Returns true if the mesh lets in members only.
+fn is_strict(world: &World, mesh: &str) -> bool {
+    let Some(good) = world.documents.mesh(mesh) else { return false };
+    let mtls = Mesh::from_spec(&good.document.spec).and_then(|mesh| mesh.mtls.as_ref());
+    let backend = mtls.and_then(|mtls| mtls.enabled());
+    backend.is_some_and(|backend| backend.mode != Some(MtlsMode::Permissive))
+}

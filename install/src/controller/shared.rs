@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! State that the controller's tasks share.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::sign::CertifiedKey;
+use tokio::sync::{Notify, Semaphore, watch};
+
+use super::authority::Kept;
+use super::compile::Identities;
+use super::metrics::Metrics;
+use super::options::Settings;
+use super::stream::followers::Followers;
+use super::stream::reviewed::REVIEWS_AT_ONCE;
+use super::world::{Touched, World};
+
+/// State that the controller's tasks share.
+pub(crate) struct Shared {
+    /// Settings, as they were at the start.
+    pub settings: Settings,
+    /// Client of the API server.
+    pub client: kube::Client,
+    /// The cluster. Watches write it, streams read it.
+    world: Mutex<World>,
+    /// Streams. They add themselves; watches wake them.
+    followers: Mutex<Followers>,
+    /// The authority; `None` until the Secret is read. Upkeep writes it.
+    authority: Mutex<Option<Kept>>,
+    /// Certificate of the streams' port. Upkeep writes it, each handshake reads it.
+    pub served: watch::Sender<Option<Arc<CertifiedKey>>>,
+    /// True once every watch has brought its first list.
+    pub listed: watch::Sender<bool>,
+    /// True while this replica writes what must be written once.
+    pub leads: watch::Sender<bool>,
+    /// Wakes the leader's writes.
+    pub wake: Notify,
+    /// Reviews of tokens at a time.
+    pub reviews: Semaphore,
+    pub metrics: Metrics,
+}
+
+impl Shared {
+    pub(crate) fn new(settings: Settings, client: kube::Client) -> Self {
+        Self {
+            settings,
+            client,
+            world: Mutex::default(),
+            followers: Mutex::default(),
+            authority: Mutex::default(),
+            served: watch::Sender::new(None),
+            listed: watch::Sender::new(false),
+            leads: watch::Sender::new(false),
+            wake: Notify::new(),
+            reviews: Semaphore::new(REVIEWS_AT_ONCE),
+            metrics: Metrics::default(),
+        }
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn followers(&self) -> MutexGuard<'_, Followers> {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn authority(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.authority.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names of identities, as documents say them.
+    pub(crate) fn identities(&self) -> Identities {
+        let authorities = self.authority().as_ref().map(Kept::bundle);
+        Identities { trust_domain: self.settings.trust_domain.clone(), authorities }
+    }
+
+    /// Changes the world, and wakes the streams that it concerns.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut World) -> Touched) {
+        let touched = change(&mut self.world());
+        // A namespace, a pod's first in one, or a document's status may be the leader's to write.
+        self.wake.notify_one();
+        if !touched.is_nothing() {
+            self.followers().tell(&touched);
+        }
+    }
+
+    /// Life of members' certificates.
+    pub(crate) fn identity_life(&self) -> Duration {
+        self.settings.identity_life
+    }
+}

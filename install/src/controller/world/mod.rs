@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The cluster as far as the controller knows it, and what a change of it concerns. Pure.
+//!
+//! ```text
+//! watches ──put, remove──▶ World ──Touched: addresses, pods, documents──▶ the sessions that follow them
+//! ```
+
+mod documents;
+mod objects;
+mod slices;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub(crate) use self::documents::{DEFAULT_MESH, Documents, Good, MeshDocument, Told, first_mesh};
+pub(crate) use self::objects::{
+    ContainerPort, Life, Pod, RawPod, RawService, Service, ServicePort, Slice, TargetPort,
+};
+use self::slices::Slices;
+use super::key::Key;
+
+/// Label that onboards a namespace.
+const INJECT: [&str; 2] = ["culvert.dev/inject", "kuma.io/sidecar-injection"];
+
+/// The cluster as far as the controller knows it.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pods: HashMap<Key, Pod>,
+    /// Pods by their addresses.
+    of_address: HashMap<IpAddr, Key>,
+    services: HashMap<Key, Service>,
+    /// Services by their own addresses.
+    of_service_address: HashMap<IpAddr, Key>,
+    slices: Slices,
+    /// Pods of each kind: those of one account with the same labels.
+    kinds: HashMap<PodKind, BTreeSet<Key>>,
+    /// Labels of namespaces.
+    namespaces: BTreeMap<Box<str>, BTreeMap<String, String>>,
+    /// Mesh documents.
+    pub documents: Documents,
+}
+
+/// Namespace, account and labels: pods that differ in none of them differ for no permission.
+type PodKind = (Box<str>, Box<str>, Arc<BTreeMap<String, String>>);
+
+/// Things that a change concerns.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Touched {
+    /// Addresses behind which something else stands now.
+    pub addresses: HashSet<IpAddr>,
+    /// Pods whose own document may differ.
+    pub pods: HashSet<Key>,
+    /// True if documents for many pods may differ.
+    pub documents: bool,
+}
+
+impl Touched {
+    pub(crate) fn is_nothing(&self) -> bool {
+        let Self { addresses, pods, documents } = self;
+        addresses.is_empty() && pods.is_empty() && !documents
+    }
+}
+
+/// An object that changed.
+#[derive(Debug)]
+pub(crate) enum Put {
+    /// A pod with an address of its own.
+    Pod(Pod),
+    /// A Service that selects pods.
+    Service(Service),
+    /// Part of a Service's endpoints.
+    Slice(Slice),
+    /// A namespace and its labels.
+    Namespace(Box<str>, BTreeMap<String, String>),
+    /// A mesh document.
+    Document(Box<MeshDocument>),
+}
+
+/// Kinds of objects that are watched one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Of {
+    /// Pods.
+    Pods,
+    /// Services.
+    Services,
+    /// EndpointSlices.
+    Slices,
+    /// Namespaces.
+    Namespaces,
+    /// Mesh documents of one kind, by its place in the list of kinds.
+    Documents(usize),
+}
+
+impl World {
+    /// Takes an object in.
+    pub(crate) fn put(&mut self, put: Put) -> Touched {
+        let mut touched = Touched::default();
+        match put {
+            Put::Pod(pod) => self.put_pod(pod, &mut touched),
+            Put::Service(service) => self.put_service(service, &mut touched),
+            Put::Slice(slice) => self.put_slice(slice, &mut touched),
+            Put::Namespace(name, labels) => _ = self.namespaces.insert(name, labels),
+            Put::Document(document) => touched.documents = self.documents.put(*document),
+        }
+        touched
+    }
+
+    /// Forgets an object.
+    pub(crate) fn remove(&mut self, of: Of, key: &Key) -> Touched {
+        let mut touched = Touched::default();
+        match of {
+            Of::Pods => self.remove_pod(key, &mut touched),
+            Of::Services => self.remove_service(key, &mut touched),
+            Of::Slices => self.remove_slice(key, &mut touched),
+            Of::Namespaces => _ = self.namespaces.remove(key.name()),
+            Of::Documents(kind) => touched.documents = self.documents.remove(kind, key),
+        }
+        touched
+    }
+
+    /// Keys of all objects of a kind, for a list that was read anew.
+    pub(crate) fn keys(&self, of: Of) -> HashSet<Key> {
+        match of {
+            Of::Pods => self.pods.keys().cloned().collect(),
+            Of::Services => self.services.keys().cloned().collect(),
+            Of::Slices => self.slices.keys().cloned().collect(),
+            Of::Namespaces => self.namespaces.keys().map(|name| Key::new("", name)).collect(),
+            Of::Documents(kind) => self.documents.keys(kind).collect(),
+        }
+    }
+
+    pub(crate) fn pod(&self, key: &Key) -> Option<&Pod> {
+        self.pods.get(key)
+    }
+
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// One pod of each kind, in no order: all of a kind look alike to permissions.
+    pub(crate) fn one_pod_of_each_kind(&self) -> impl Iterator<Item = &Pod> {
+        self.kinds.values().filter_map(|keys| self.pods.get(keys.first()?))
+    }
+
+    pub(crate) fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
+        self.of_address.get(&address).and_then(|key| self.pods.get(key))
+    }
+
+    pub(crate) fn service_at(&self, address: IpAddr) -> Option<&Service> {
+        self.of_service_address.get(&address).and_then(|key| self.services.get(key))
+    }
+
+    /// Services with the pod among their endpoints, in the order of their names.
+    pub(crate) fn services_of<'a>(&'a self, pod: &'a Key) -> impl Iterator<Item = &'a Service> {
+        let keys: BTreeSet<&Key> = self.slices.with_pod(pod).map(|slice| &slice.service).collect();
+        keys.into_iter().filter_map(|key| self.services.get(key))
+    }
+
+    /// Pods behind a service with their readiness, and the number of endpoints that are no pods.
+    pub(crate) fn behind<'a>(&'a self, service: &'a Key) -> (Vec<(&'a Pod, bool)>, usize) {
+        let mut pods = BTreeMap::new();
+        let mut others = 0;
+        for slice in self.slices.of_service(service) {
+            others += slice.others;
+            for (key, ready) in &slice.pods {
+                // The slices of the two families hold the same pods.
+                if let Some(pod) = self.pods.get(key) {
+                    pods.insert(key, (pod, *ready));
+                }
+            }
+        }
+        (pods.into_values().collect(), others)
+    }
+
+    /// Namespaces that a label onboards, and those with a pod that has a sidecar.
+    pub(crate) fn onboarded_namespaces(&self) -> BTreeSet<&str> {
+        let asks = |labels: &BTreeMap<String, String>| {
+            INJECT
+                .iter()
+                .any(|name| labels.get(*name).is_some_and(|value| value == "enabled" || value == "true"))
+        };
+        let labelled = self.namespaces.iter().filter(|(_, labels)| asks(labels)).map(|(name, _)| &**name);
+        let with_pods = self.pods.values().filter(|pod| pod.is_onboarded()).map(|pod| pod.key.namespace());
+        let there = |name: &&str| self.namespaces.contains_key(*name);
+        labelled.chain(with_pods).filter(there).collect()
+    }
+
+    fn put_pod(&mut self, mut pod: Pod, touched: &mut Touched) {
+        let key = pod.key.clone();
+        if let Some(old) = self.pods.get(&key) {
+            if *old == pod {
+                return;
+            }
+            // A changed pod mostly has the same labels: one set of them stays.
+            if old.labels == pod.labels {
+                pod.labels = Arc::clone(&old.labels);
+            }
+        }
+        let kind = kind_of(&pod);
+        if let Some((known, _)) = self.kinds.get_key_value(&kind) {
+            pod.labels = Arc::clone(&known.2);
+        }
+        let is_new = self.kinds.get(&kind).is_none_or(BTreeSet::is_empty);
+        let was_sidecar = self.pods.get(&key).is_some_and(Pod::is_onboarded);
+        self.forget_pod(&key, touched);
+        self.kinds.entry(kind).or_default().insert(key.clone());
+        if (is_new || was_sidecar != pod.is_onboarded()) && self.documents.name_callers() {
+            touched.documents = true;
+        }
+        for address in &pod.addresses {
+            self.of_address.insert(*address, key.clone());
+            touched.addresses.insert(*address);
+        }
+        self.touch_services_of(&key, touched);
+        touched.pods.insert(key.clone());
+        self.pods.insert(key, pod);
+    }
+
+    fn remove_pod(&mut self, key: &Key, touched: &mut Touched) {
+        let Some(kind) = self.pods.get(key).map(kind_of) else { return };
+        self.forget_pod(key, touched);
+        if !self.kinds.contains_key(&kind) && self.documents.name_callers() {
+            touched.documents = true;
+        }
+    }
+
+    fn forget_pod(&mut self, key: &Key, touched: &mut Touched) {
+        let Some(old) = self.pods.remove(key) else { return };
+        let kind = kind_of(&old);
+        if let Some(keys) = self.kinds.get_mut(&kind) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.kinds.remove(&kind);
+            }
+        }
+        for address in old.addresses {
+            touched.addresses.insert(address);
+            // The address may be another pod's by now.
+            if self.of_address.get(&address) == Some(key) {
+                self.of_address.remove(&address);
+            }
+        }
+        self.touch_services_of(key, touched);
+        touched.pods.insert(key.clone());
+    }
+
+    fn touch_services_of(&self, pod: &Key, touched: &mut Touched) {
+        let addresses = self.services_of(pod).flat_map(|service| &service.addresses);
+        touched.addresses.extend(addresses);
+    }
+
+    fn put_service(&mut self, service: Service, touched: &mut Touched) {
+        let key = service.key.clone();
+        if self.services.get(&key) == Some(&service) {
+            return;
+        }
+        // Callers may be chosen by the service that they are.
+        touched.documents |= self.documents.name_callers();
+        self.remove_service(&key, touched);
+        for address in &service.addresses {
+            self.of_service_address.insert(*address, key.clone());
+            touched.addresses.insert(*address);
+        }
+        self.services.insert(key.clone(), service);
+        self.touch_pods_of(&key, touched);
+    }
+
+    fn remove_service(&mut self, key: &Key, touched: &mut Touched) {
+        let Some(old) = self.services.remove(key) else { return };
+        for address in old.addresses {
+            touched.addresses.insert(address);
+            if self.of_service_address.get(&address) == Some(key) {
+                self.of_service_address.remove(&address);
+            }
+        }
+        self.touch_pods_of(key, touched);
+    }
+
+    /// Inbounds of the pods behind a service follow its ports.
+    fn touch_pods_of(&self, service: &Key, touched: &mut Touched) {
+        let pods: Vec<&Key> =
+            self.slices.of_service(service).flat_map(|slice| slice.pods.iter().map(|(pod, _)| pod)).collect();
+        self.touch_pods(pods, touched);
+    }
+
+    fn touch_pods<'a>(&self, pods: impl IntoIterator<Item = &'a Key>, touched: &mut Touched) {
+        for pod in pods {
+            touched.addresses.extend(self.pods.get(pod).into_iter().flat_map(|pod| &pod.addresses));
+            touched.pods.insert(pod.clone());
+        }
+    }
+
+    fn put_slice(&mut self, slice: Slice, touched: &mut Touched) {
+        let Some(differ) = self.slices.put(slice) else { return };
+        self.touch_slice(differ, touched);
+    }
+
+    fn remove_slice(&mut self, key: &Key, touched: &mut Touched) {
+        let Some(differ) = self.slices.remove(key) else { return };
+        self.touch_slice(differ, touched);
+    }
+
+    fn touch_slice(&self, differ: slices::Differ, touched: &mut Touched) {
+        for service in &differ.services {
+            touched.addresses.extend(self.services.get(service).into_iter().flat_map(|one| &one.addresses));
+        }
+        self.touch_pods(&differ.pods, touched);
+    }
+}
+
+fn kind_of(pod: &Pod) -> PodKind {
+    (pod.key.namespace().into(), pod.account.clone(), Arc::clone(&pod.labels))
+}
