@@ -15,9 +15,9 @@
 //! | 12 | `process` | run, workers, the list of services, drain, the prober of capture, reload; `validate`, `inspect`, `resolve` and `wait` |
 //! | 11 | `scrape` | the ports that MeshMetrics open: own metrics by profile, applications' metrics joined |
 //! | 10 | `admin` | the status port and the admin, the page, statistics under Envoy's names |
-//! | 9 | `probes` | application probes |
-//! | 9 | `health` | active checks of endpoints and applications |
+//! | 9 | `health` | active checks of endpoints and applications; a kubelet's probes of the application |
 //! | 8 | `connection` | one accepted connection: guards, admission, route, TLS, relay; the table of open ones |
+//! | 7 | `control` | the stream from the controller: documents about the pod and about destinations, and certificates |
 //! | 7 | `cluster` | clusters by name, their endpoints, limits and counters |
 //! | 6 | `tls` | sessions, identities, the first bytes of a stream |
 //! | 6 | `dns` | the DNS server: names of the mesh, and a relay to the servers of the pod |
@@ -38,7 +38,6 @@ pub mod net;
 pub mod observe;
 pub mod options;
 pub mod plan;
-mod probes;
 pub mod process;
 mod relay;
 mod scrape;

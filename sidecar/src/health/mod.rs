@@ -9,6 +9,7 @@
 //! One task on the main thread does all of it, and a check is a task of its own for as long as it lasts. A connection
 //! reads the flag and nothing else; without a policy there is neither a timer nor a check.
 
+pub(crate) mod app_probes;
 mod dice;
 mod job;
 mod probe;

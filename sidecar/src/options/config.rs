@@ -3,6 +3,7 @@
 
 use crate::net::addrs::{Direction, Family};
 use crate::options::app_probes::AppProbes;
+use crate::options::pod::{ControlSource, PodFacts};
 use clap::ValueEnum;
 use culvert_mesh::context::Context;
 use culvert_mesh::model::spiffe::TrustDomain;
@@ -24,6 +25,10 @@ pub struct Config {
     pub(crate) mesh: String,
     /// Name of the Dataplane document that describes this pod.
     pub(crate) dataplane: Option<String>,
+    /// The pod, where options tell its name and address.
+    pub(crate) pod: Option<PodFacts>,
+    /// The controller, if there is one.
+    pub(crate) control: Option<ControlSource>,
     /// Values of variables in that document, by name.
     pub(crate) variables: BTreeMap<String, String>,
     /// True for `validate` without a Dataplane: documents are checked for any pod of the mesh.
@@ -95,6 +100,16 @@ impl Config {
             outbound_port: self.outbound_port,
             own_ports: self.sidecar_ports().0,
         }
+    }
+
+    /// Returns true if members can be shown an identity: one of files, or one that the controller signs.
+    pub(crate) fn has_identity(&self) -> bool {
+        self.identity.is_some() || self.is_signed()
+    }
+
+    /// Returns true if the controller signs this pod's identity.
+    pub(crate) fn is_signed(&self) -> bool {
+        self.identity.is_none() && self.control.as_ref().is_some_and(|control| control.token.is_some())
     }
 
     /// Returns the ports to which no connection may be forwarded.

@@ -4,7 +4,7 @@
 use crate::options::app_probes::ProbesError;
 use crate::options::config::MAX_WORKERS;
 use culvert_mesh::model::spiffe::SpiffeError;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// An option that cannot be used, alone or beside another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,11 +33,19 @@ pub enum OptionError {
         address: SocketAddr,
     },
     /// An option that needs mesh documents where there are none.
-    #[error("{what} needs mesh documents; name their files or folders with --resources")]
+    #[error(
+        "{what} needs mesh documents; name their files or folders with --resources, or a controller with --control"
+    )]
     NoResources {
         /// The option and its value.
         what: String,
     },
+    /// A controller without what it needs.
+    #[error("--control needs {0}")]
+    ControlWithout(&'static str),
+    /// An address that no pod has.
+    #[error("--pod-ip {0} is no address of one pod; give the addresses of status.podIPs")]
+    PodIp(IpAddr),
     /// A variable with two values.
     #[error("--dataplane-var {0} is given twice; give it once")]
     SameVariable(String),

@@ -246,14 +246,22 @@ fn variable(text: &str) -> Result<(String, String), &'static str> {
 
 impl MeshOptions {
     /// Returns the API server's address, if there is one and the bypass is on.
-    pub(super) fn check(&self, errors: &mut Vec<OptionError>) -> Option<SocketAddr> {
-        if self.resources.is_empty()
+    ///
+    /// Documents may come from a controller too, and the pod's Dataplane from what is known of the pod.
+    pub(super) fn check(
+        &self,
+        (controlled, knows_pod): (bool, bool),
+        errors: &mut Vec<OptionError>,
+    ) -> Option<SocketAddr> {
+        let none = self.resources.is_empty() && !controlled;
+        if none
+            && !knows_pod
             && let Some(name) = &self.dataplane
         {
             errors.push(OptionError::NoResources { what: format!("--dataplane {name}") });
         }
         for (at, (key, value)) in self.dataplane_var.iter().enumerate() {
-            if self.resources.is_empty() {
+            if none {
                 errors.push(OptionError::NoResources { what: format!("--dataplane-var {key}={value}") });
             }
             if self.dataplane_var[..at].iter().any(|(before, _)| before == key) {
@@ -310,10 +318,14 @@ impl PortOptions {
 
 impl TlsOptions {
     /// Returns the source of this pod's identity, if it has one.
-    pub(super) fn check(self, mesh: &MeshOptions, errors: &mut Vec<OptionError>) -> Option<IdentitySource> {
+    pub(super) fn check(
+        self,
+        (mesh, controlled): (&MeshOptions, bool),
+        errors: &mut Vec<OptionError>,
+    ) -> Option<IdentitySource> {
         let Self { identity, trust_domain } = self;
         let folder = identity?;
-        if mesh.resources.is_empty() {
+        if mesh.resources.is_empty() && !controlled {
             errors.push(OptionError::NoResources { what: format!("--identity {}", folder.display()) });
         }
         match trust_domain.as_deref().unwrap_or(&mesh.mesh).parse::<TrustDomain>() {

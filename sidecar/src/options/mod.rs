@@ -9,6 +9,7 @@ mod cgroup;
 pub(crate) mod config;
 mod error;
 mod groups;
+pub(crate) mod pod;
 
 pub use error::OptionError;
 
@@ -18,6 +19,7 @@ use culvert_mesh::model::duration;
 use groups::{
     DrainOptions, LimitOptions, LogOptions, MeshOptions, PodOptions, PortOptions, TimeoutOptions, TlsOptions,
 };
+use pod::{ControlOptions, PodFacts, PodFactsOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,6 +50,10 @@ Examples:
 pub struct Options {
     #[command(flatten)]
     mesh: MeshOptions,
+    #[command(flatten)]
+    facts: PodFactsOptions,
+    #[command(flatten)]
+    control: ControlOptions,
     #[command(flatten)]
     ports: PortOptions,
     #[command(flatten)]
@@ -151,11 +157,14 @@ impl Options {
     /// All that are found, in the order of the groups.
     pub fn check(self) -> Result<Config, Vec<OptionError>> {
         // A field of a group that is not used below is dead code, and the compiler says so.
-        let Self { mesh, ports, tls, pod, drain, timeouts, limits, logs, command: _ } = self;
+        let Self { mesh, facts, control, ports, tls, pod, drain, timeouts, limits, logs, command: _ } = self;
         let mut errors = Vec::new();
-        let api_server = mesh.check(&mut errors);
+        let controlled = control.is_given();
+        let facts = facts.check(&mut errors);
+        let control = control.check(facts.as_ref(), &mut errors);
+        let api_server = mesh.check((controlled, facts.is_some()), &mut errors);
         ports.check(&mut errors);
-        let identity = tls.check(&mesh, &mut errors);
+        let identity = tls.check((&mesh, controlled), &mut errors);
         let app_probes = pod.check(&mut errors);
         limits.check(&mut errors);
         if !errors.is_empty() {
@@ -169,7 +178,9 @@ impl Options {
             api_server_bypass: mesh.bypasses_api_server(),
             resources: mesh.resources,
             mesh: mesh.mesh,
-            dataplane: mesh.dataplane,
+            dataplane: mesh.dataplane.or_else(|| facts.as_ref().map(PodFacts::dataplane)),
+            pod: facts,
+            control,
             variables: mesh.dataplane_var.into_iter().collect(),
             any_pod: false,
             checks_only: false,

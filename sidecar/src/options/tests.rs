@@ -123,7 +123,7 @@ fn the_trust_domain_is_the_meshs_name_by_default() {
 fn a_dataplane_or_an_identity_without_documents_is_an_error() {
     for option in [["--dataplane", "web"], ["--identity", "/tls"]] {
         let words = format!(
-            "{} needs mesh documents; name their files or folders with --resources",
+            "{} needs mesh documents; name their files or folders with --resources, or a controller with --control",
             option.join(" ")
         );
         assert_eq!(check(&option).unwrap_err(), [words]);

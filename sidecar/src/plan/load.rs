@@ -6,8 +6,9 @@ use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::compile::{self, CompileError};
 use crate::plan::names::{Standing, lookup};
+use crate::plan::stand_in::{self, LabelsError};
 use culvert_mesh::document::Found;
-use culvert_mesh::load::{self, LoadError, Loaded, MOST_ERRORS};
+use culvert_mesh::load::{self, LoadError, Loaded, MOST_ERRORS, Sources, Text};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -23,9 +24,38 @@ pub enum PlanError {
     /// Documents are wrong together.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// The pod's labels cannot be read.
+    #[error(transparent)]
+    Labels(#[from] LabelsError),
     /// There are more errors than are reported.
     #[error("and {0} more errors")]
     More(usize),
+}
+
+impl PlanError {
+    /// Returns the file, or what stands for one, with the document that is wrong.
+    pub(crate) fn source(&self) -> Option<&str> {
+        match self {
+            Self::Load(LoadError::File { path, .. }) => path.to_str(),
+            Self::Load(LoadError::Document(error)) | Self::Compile(CompileError::Document(error)) => {
+                Some(&error.place.file)
+            }
+            Self::Compile(_) | Self::Labels(_) | Self::More(_) => None,
+        }
+    }
+}
+
+/// Everything that a plan is read from, beside the options.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PlanSources<'f> {
+    /// Files and folders.
+    pub(crate) paths: &'f [PathBuf],
+    /// Documents of the controller.
+    pub(crate) texts: &'f [Text],
+    /// Looks names up; `None` = no name is looked up.
+    pub(crate) names: Option<&'f Names>,
+    /// True where the plan in force has a Mesh document, whose loss is an error.
+    pub(crate) had_mesh: bool,
 }
 
 /// Reads files of documents and compiles them with the options. Without `names` no name is looked up.
@@ -37,19 +67,25 @@ pub(crate) fn load(
     paths: &[PathBuf],
     names: Option<&Names>,
 ) -> Result<Plan, Vec<PlanError>> {
-    read(config, paths, names, &Standing::default()).map(|(plan, _)| plan)
+    read(config, &PlanSources { paths, names, ..PlanSources::default() }, &Standing::default())
+        .map(|(plan, _)| plan)
 }
 
 /// Gives names of the mesh their addresses by what the pod has until now, and returns the documents too.
 pub(crate) fn read(
     config: &Config,
-    paths: &[PathBuf],
-    names: Option<&Names>,
+    from: &PlanSources<'_>,
     standing: &Standing,
 ) -> Result<(Plan, Found), Vec<PlanError>> {
     let start = Instant::now();
-    let Loaded { mut found, errors, more, .. } = load::load(&config.context(), paths);
+    let &PlanSources { paths, texts, names, had_mesh } = from;
+    // A controller keeps them in a volume that is empty until the controller was there.
+    let may_be_absent = config.control.is_some() && !config.checks_only;
+    let mut loaded = load::load(&config.context(), &Sources { paths, may_be_absent, texts });
+    let stand_ins = stand_in::add(config, &mut loaded, had_mesh);
+    let Loaded { mut found, errors, more, replaced, .. } = loaded;
     let mut errors: Vec<PlanError> = errors.into_iter().map(Into::into).collect();
+    let stand_ins = stand_ins.map_err(|error| errors.push(error.into())).unwrap_or_default();
     // Documents with errors make no plan, so their names need not be awaited.
     let named = lookup::put_in(&mut found, config, names.filter(|_| errors.is_empty()));
     errors.extend(named.errors.into_iter().map(|error| CompileError::from(error).into()));
@@ -64,7 +100,10 @@ pub(crate) fn read(
     );
     let plan = match compiled {
         Ok(mut plan) if errors.is_empty() => {
+            plan.stand_ins = stand_ins;
+            plan.documents -= stand_ins.count();
             plan.warnings.extend(named.warnings);
+            plan.warnings.extend(replaced);
             let more = plan.warnings.len().saturating_sub(MOST_WARNINGS);
             if more > 0 {
                 plan.warnings.truncate(MOST_WARNINGS);

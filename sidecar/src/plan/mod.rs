@@ -17,6 +17,7 @@ pub(crate) mod permissions;
 pub mod rate;
 pub(crate) mod report;
 pub mod scrape;
+pub(crate) mod stand_in;
 pub(crate) mod tls;
 
 use crate::net::addrs::{Direction, Family, inbound_source};
@@ -32,6 +33,7 @@ use crate::plan::outside::Outside;
 use crate::plan::permissions::Permissions;
 use crate::plan::rate::RatePlan;
 use crate::plan::scrape::Scrape;
+use crate::plan::stand_in::StandIns;
 use crate::plan::tls::TlsSettings;
 use culvert_mesh::document::LeftOutCount;
 use culvert_mesh::model::tags::Tags;
@@ -330,6 +332,8 @@ pub struct Plan {
     pub scrape: Option<Scrape>,
     /// Number of documents it was compiled from.
     pub documents: usize,
+    /// The documents that stand in for those which have not come.
+    pub stand_ins: StandIns,
     /// Documents and fields that have no effect on this pod.
     pub left_out: LeftOutCount,
     /// Notes for the operator that are no errors.

@@ -2,7 +2,7 @@
 //! `culvert-sidecar inspect PATH…`: what documents decide for the pod, by which of them and in which order.
 
 use crate::options::Options;
-use crate::plan::load;
+use crate::plan::load::{self, PlanSources};
 use crate::plan::names::Standing;
 use crate::plan::report::{Caller, Report};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub fn inspect(options: Options, caller: Option<&str>, paths: &[PathBuf]) -> Res
     let caller =
         caller.map(|id| Caller::new(&config, id).map_err(|error| vec![format!("--caller {id:?}: {error}")]));
     let caller = caller.transpose()?;
-    let read = load::read(&config, paths, None, &Standing::default());
+    let read = load::read(&config, &PlanSources { paths, ..PlanSources::default() }, &Standing::default());
     let (_, found) = read.map_err(|errors| words(&errors))?;
     Ok(Report::of(&config, &found, caller.as_ref()).to_string().trim_end().to_owned())
 }

@@ -6,7 +6,7 @@ use crate::connection::proxy::Proxy;
 use crate::net::resolve::Names;
 use crate::options::config::Config;
 use crate::plan::Plan;
-use crate::plan::load::{self as documents, PlanError};
+use crate::plan::load::{self as documents, PlanError, PlanSources};
 use crate::plan::names::{MeshNames, Standing};
 use crate::plan::openings::openings;
 use crate::process::identity::IdentityGate;
@@ -27,14 +27,36 @@ const MAX_POLLS: usize = 5;
 /// Reads at a start before files are taken as they are although they still change.
 const MAX_READS: usize = 5;
 
+/// State of everything that is looked at for changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    files: Fingerprint,
+    /// The file with the pod's labels.
+    labels: Fingerprint,
+}
+
+impl Seen {
+    fn of(config: &Config) -> Self {
+        let labels = config.pod.as_ref().and_then(|pod| pod.labels.as_ref());
+        let labels = labels.map_or(&[][..], std::slice::from_ref);
+        Self { files: Fingerprint::of(&config.resources), labels: Fingerprint::of(labels) }
+    }
+
+    /// Returns the number of files of documents.
+    pub(crate) fn files(&self) -> usize {
+        self.files.files()
+    }
+}
+
 /// Loads the documents, with the fingerprint of what was loaded.
 ///
 /// # Errors
 /// Every error in the documents. They stay until a file changes.
-pub(crate) fn load(config: &Config, names: &Names) -> Result<(Fingerprint, Plan), Vec<PlanError>> {
-    let look = || Fingerprint::of(&config.resources);
+pub(crate) fn load(config: &Config, names: &Names) -> Result<(Seen, Plan), Vec<PlanError>> {
+    let look = || Seen::of(config);
     let standing = Standing::of_pod(&MeshNames::default());
-    let read = || documents::read(config, &config.resources, Some(names), &standing);
+    let from = PlanSources { paths: &config.resources, names: Some(names), ..PlanSources::default() };
+    let read = || documents::read(config, &from, &standing);
     let (seen, read) = read_unchanged(look, read);
     Ok((seen, read?.0))
 }
@@ -65,11 +87,11 @@ pub(crate) async fn keep(
     proxy: Arc<Proxy>,
     (listeners, ports): (Arc<ListenerSet>, Arc<ScrapePorts>),
     identity: Arc<IdentityGate>,
-    mut in_force: Fingerprint,
+    mut in_force: Seen,
 ) {
     // The last fingerprint that was loaded, whether it could be used or not: the same again brings nothing new.
     let mut last = in_force.clone();
-    let look = || blocking(&proxy, |proxy| Fingerprint::of(&proxy.config.resources));
+    let look = || blocking(&proxy, |proxy| Seen::of(&proxy.config));
     // The answers in force, and the last ones that were tried, with documents that had errors too.
     let mut answers = proxy.names.used();
     let mut tried = answers;
@@ -122,7 +144,7 @@ struct Reading {
     /// Openings of the plan, compared with the one in force.
     opened: Vec<String>,
     /// State of the files after they were read.
-    after: Fingerprint,
+    after: Seen,
 }
 
 impl Reading {
@@ -130,25 +152,31 @@ impl Reading {
         let config = &proxy.config;
         let in_force = proxy.running.load();
         let standing = Standing::of_pod(&in_force.plan.names);
-        let read = documents::read(config, &config.resources, Some(&proxy.names), &standing);
+        let from = PlanSources {
+            paths: &config.resources,
+            texts: &[],
+            names: Some(&proxy.names),
+            had_mesh: !in_force.plan.stand_ins.mesh,
+        };
+        let read = documents::read(config, &from, &standing);
         let plan = read.map(|(plan, _)| plan);
         let opened = plan.as_ref().map(|plan| openings(&in_force.plan, plan)).unwrap_or_default();
         let words = |errors: Vec<PlanError>| errors.iter().map(ToString::to_string).collect();
-        Self { plan: plan.map_err(words), opened, after: Fingerprint::of(&config.resources) }
+        Self { plan: plan.map_err(words), opened, after: Seen::of(config) }
     }
 
     /// The reading thread panicked. The old plan stays, and operators see that as for any other error.
-    fn failed(after: Fingerprint) -> Self {
+    fn failed(after: Seen) -> Self {
         let words = "reading them failed by a fault of the sidecar, which the log shows".to_owned();
         Self { plan: Err(vec![words]), opened: Vec::new(), after }
     }
 }
 
 /// Polls until nothing changes any more; false where it still changed at the last poll.
-async fn settle<L: Future<Output = Option<Fingerprint>>>(
-    mut seen: Fingerprint,
+async fn settle<S: PartialEq, L: Future<Output = Option<S>>>(
+    mut seen: S,
     mut look: impl FnMut() -> L,
-) -> Option<(Fingerprint, bool)> {
+) -> Option<(S, bool)> {
     for _ in 0..MAX_POLLS {
         tokio::time::sleep(SETTLE_TIME).await;
         let before = std::mem::replace(&mut seen, look().await?);

@@ -13,12 +13,12 @@ use crate::observe::readiness::Readiness;
 use crate::options::config::Config;
 use crate::process::drain::{Drain, DrainAction};
 use crate::process::identity::IdentityGate;
+use crate::process::reload::Seen;
 use crate::process::services::{BoundServices, Context, RunningServices};
 use crate::process::signals::{self, Asked, Signals};
 use crate::process::start::{self, StartError, system};
 use crate::process::workers::Workers;
 use crate::process::{holders, prober, reload};
-use culvert_mesh::load::Fingerprint;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ async fn serve(
     workers: &Workers,
     signals: Signals,
     log: LogControl,
-    documents: Fingerprint,
+    documents: Seen,
 ) -> io::Result<()> {
     let readiness = Readiness::new(proxy.metrics.readiness.clone());
     let starting = readiness.block(vec!["starting: the listeners do not accept yet".into()]);

@@ -12,9 +12,8 @@ use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::process::identity::IdentityGate;
 use crate::process::listeners::{self, AcceptLoops, ListenerSet, both};
-use crate::process::reload;
+use crate::process::reload::{self, Seen};
 use crate::scrape::{self, ScrapePorts};
-use culvert_mesh::load::Fingerprint;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
@@ -37,7 +36,7 @@ pub(crate) struct Context {
     pub(crate) app: App,
     pub(crate) identity: Arc<IdentityGate>,
     /// The documents in force.
-    pub(crate) documents: Fingerprint,
+    pub(crate) documents: Seen,
 }
 
 /// A row of [`SERVICES`].
@@ -96,7 +95,7 @@ fn documents(config: &Config, plan: &Plan) -> Bind {
         ports.follow(&proxy.running.load().plan, scraped)?;
         let listeners = Arc::new(ListenerSet::new(Arc::clone(proxy), context.workers.clone()));
         listeners.follow(&proxy.running.load().plan, bound)?;
-        if !proxy.config.resources.is_empty() {
+        if !proxy.config.resources.is_empty() || proxy.config.control.is_some() {
             let (listeners, identity) = (Arc::clone(&listeners), Arc::clone(&context.identity));
             let follow = (listeners, ports);
             tokio::spawn(reload::keep(Arc::clone(proxy), follow, identity, context.documents.clone()));

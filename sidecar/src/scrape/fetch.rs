@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One request to an application, as Prometheus makes it, with bounds on the answer.
 
+use crate::health::app_probes::answer::Answer;
 use crate::net::addrs::DialAddr;
 use crate::net::dial::{self, DialError};
 use crate::observe::scrapes::ScrapeFailure;
 use crate::plan::hop_source;
-use crate::probes::answer::Answer;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -8,6 +8,7 @@
 //! An absence is an error, never a statement: a path without files, a file without documents and a link to nothing are
 //! what a full disk, an unmounted volume or a wrong path leave behind.
 
+mod texts;
 mod variables;
 
 use crate::context::Context;
@@ -139,6 +140,26 @@ fn list(path: &Path) -> io::Result<Vec<(PathBuf, io::Result<Metadata>)>> {
 /// Errors that are kept and reported: thousands of documents of a broken generator all have the same.
 pub const MOST_ERRORS: usize = 200;
 
+/// Documents that do not come from a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// Name of the source; it stands where the path of a file would.
+    pub name: Arc<str>,
+    /// The documents.
+    pub text: Arc<str>,
+}
+
+/// Everything that documents are read from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sources<'s> {
+    /// Files and folders.
+    pub paths: &'s [PathBuf],
+    /// True if a path may lead to nothing: a volume that is optional is an empty folder until its source exists.
+    pub may_be_absent: bool,
+    /// Texts of other sources. A document of theirs replaces the one of a file with the same kind, mesh and name.
+    pub texts: &'s [Text],
+}
+
 /// Documents and errors of files.
 #[derive(Debug)]
 pub struct Loaded {
@@ -148,6 +169,8 @@ pub struct Loaded {
     pub errors: Vec<LoadError>,
     /// Number of further errors.
     pub more: usize,
+    /// Notes about documents of files that others replace.
+    pub replaced: Vec<String>,
     /// Documents so far, those that are not read because there are too many included.
     documents: usize,
     /// Bytes of memory that documents take.
@@ -162,17 +185,37 @@ impl Default for Loaded {
 }
 
 /// Reads all documents. Every error is reported, and rules about several documents can still be checked.
-pub fn load(context: &Context, paths: &[PathBuf]) -> Loaded {
-    load_within(BOUNDS, context, paths)
+pub fn load(context: &Context, sources: &Sources<'_>) -> Loaded {
+    load_within(BOUNDS, context, sources)
 }
 
-fn load_within(bounds: Bounds, context: &Context, paths: &[PathBuf]) -> Loaded {
+fn load_within(bounds: Bounds, context: &Context, sources: &Sources<'_>) -> Loaded {
+    let mut loaded = files_within(bounds, context, sources);
+    texts::add(&mut loaded, context, sources.texts);
+    let first = || match (sources.paths.first(), sources.texts.first()) {
+        (Some(path), _) => path.clone(),
+        (None, text) => text.map_or_else(PathBuf::new, |text| PathBuf::from(&*text.name)),
+    };
+    if loaded.documents > bounds.documents {
+        let what = format!("found {} documents; allowed: {}", loaded.documents, bounds.documents);
+        loaded.cannot_read(&first(), what);
+    }
+    if loaded.memory > bounds.memory {
+        let what = format!("found documents that take more memory than is allowed: {} bytes", bounds.memory);
+        loaded.cannot_read(&first(), what);
+    }
+    loaded
+}
+
+fn files_within(bounds: Bounds, context: &Context, sources: &Sources<'_>) -> Loaded {
+    let Sources { paths, may_be_absent, texts: _ } = *sources;
     let mut loaded = Loaded::within(bounds);
     let mut bytes = 0;
     let mut count = 0;
     for path in paths {
         let files = match list(path) {
             Ok(files) => files,
+            Err(error) if may_be_absent && error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => {
                 loaded.cannot_read(path, error);
                 continue;
@@ -188,7 +231,7 @@ fn load_within(bounds: Bounds, context: &Context, paths: &[PathBuf]) -> Loaded {
             );
             break;
         }
-        if files.is_empty() {
+        if files.is_empty() && !may_be_absent {
             loaded.cannot_read(path, NO_FILE);
         }
         for (file, metadata) in files {
@@ -201,14 +244,6 @@ fn load_within(bounds: Bounds, context: &Context, paths: &[PathBuf]) -> Loaded {
                 Err(error) => loaded.cannot_read(&file, error),
             }
         }
-    }
-    if loaded.documents > bounds.documents {
-        let what = format!("found {} documents; allowed: {}", loaded.documents, bounds.documents);
-        loaded.cannot_read(paths.first().map_or(Path::new(""), PathBuf::as_path), what);
-    }
-    if loaded.memory > bounds.memory {
-        let what = format!("found documents that take more memory than is allowed: {} bytes", bounds.memory);
-        loaded.cannot_read(paths.first().map_or(Path::new(""), PathBuf::as_path), what);
     }
     loaded
 }
@@ -253,7 +288,15 @@ impl ListItems {
 
 impl Loaded {
     fn within(bounds: Bounds) -> Self {
-        Self { found: Found::default(), errors: Vec::new(), more: 0, documents: 0, memory: 0, bounds }
+        Self {
+            found: Found::default(),
+            errors: Vec::new(),
+            more: 0,
+            replaced: Vec::new(),
+            documents: 0,
+            memory: 0,
+            bounds,
+        }
     }
 
     /// Returns true once no further document is read.
@@ -289,7 +332,8 @@ impl Loaded {
     }
 
     fn append(&mut self, mut list: Self) {
-        let Self { found, errors, more, documents, memory, bounds: _ } = &mut list;
+        let Self { found, errors, more, replaced, documents, memory, bounds: _ } = &mut list;
+        self.replaced.append(replaced);
         self.found.append(found);
         self.documents += *documents;
         self.memory += *memory;

@@ -2,6 +2,10 @@
 use super::*;
 use std::fs::File;
 
+fn of(paths: &[PathBuf]) -> Sources<'_> {
+    Sources { paths, ..Sources::default() }
+}
+
 const SMALL: Bounds = Bounds { files: 3, bytes: 100, documents: 4, memory: 1 << 20 };
 
 /// The errors of a folder with these files.
@@ -10,7 +14,7 @@ fn errors(files: &[(&str, &str)]) -> Vec<String> {
     for (name, text) in files {
         fs::write(folder.path().join(name), text).unwrap();
     }
-    let loaded = load_within(SMALL, &Context::default(), &[folder.path().into()]);
+    let loaded = load_within(SMALL, &Context::default(), &of(&[folder.path().into()]));
     let path = format!("{}", folder.path().display());
     loaded.errors.iter().map(|error| error.to_string().replace(&path, "F")).collect()
 }
@@ -37,7 +41,7 @@ fn what_is_out_of_bounds_is_told_with_the_bounds() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.yaml"), five).unwrap();
     let more_bytes = Bounds { bytes: 1000, ..SMALL };
-    let loaded = load_within(more_bytes, &Context::default(), &[folder.path().into()]);
+    let loaded = load_within(more_bytes, &Context::default(), &of(&[folder.path().into()]));
     assert_eq!(
         loaded.errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
         [format!("{}: found 5 documents; allowed: 4", folder.path().display())]
@@ -54,7 +58,7 @@ fn memory_counts_whatever_the_text_looks_like_and_what_does_not_fit_is_not_read(
     let read = |text: &str, memory: usize| {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.yaml"), text).unwrap();
-        load_within(Bounds { memory, ..BOUNDS }, &Context::default(), &[folder.path().into()])
+        load_within(Bounds { memory, ..BOUNDS }, &Context::default(), &of(&[folder.path().into()]))
     };
     let each: String = (0..1000).map(with).collect();
     let same = with(0).repeat(1000);
@@ -81,7 +85,7 @@ fn a_file_is_not_read_before_its_size_is_known_to_be_in_bounds() {
     let file = folder.path().join("big.yaml");
     // A hole: it takes no place, and to read it would take 16 TiB.
     File::create(&file).unwrap().set_len(1 << 40).unwrap();
-    let loaded = load(&Context::default(), &[file]);
+    let loaded = load(&Context::default(), &of(&[file]));
     assert!(loaded.errors[0].to_string().ends_with("allowed: 20000 files and 67108864 bytes in all"));
 }
 
@@ -98,7 +102,7 @@ fn what_cannot_be_read_is_told_by_its_file_and_hides_no_other() {
     fs::write(at("README.md"), "# no document").unwrap();
     fs::write(at(".hidden.yaml"), "type: x").unwrap();
     let missing = at("missing");
-    let loaded = load(&Context::default(), &[folder.path().into(), missing, "/dev/null".into()]);
+    let loaded = load(&Context::default(), &of(&[folder.path().into(), missing, "/dev/null".into()]));
     let path = format!("{}/", folder.path().display());
     let errors: Vec<_> = loaded.errors.iter().map(|error| error.to_string().replace(&path, "")).collect();
     let expected = [

@@ -4,7 +4,7 @@
 use crate::admin::query;
 use crate::admin::reply::{self, Reply};
 use crate::connection::proxy::Proxy;
-use crate::plan::load;
+use crate::plan::load::{self, PlanSources};
 use crate::plan::names::Standing;
 use crate::plan::report::{Caller, Report};
 use hyper::StatusCode;
@@ -49,7 +49,10 @@ fn looked(proxy: &Proxy, query: &str) -> Result<Reply, String> {
         question.caller.map(|id| Caller::new(config, &id).map_err(|error| format!("?caller={id}: {error}")));
     let caller = caller.transpose()?;
     let standing = Standing::of_pod(&proxy.running.load().plan.names);
-    let read = load::read(config, &config.resources, Some(&proxy.names), &standing);
+    let texts = Vec::new();
+    let had_mesh = !proxy.running.load().plan.stand_ins.mesh;
+    let from = PlanSources { paths: &config.resources, texts: &texts, names: Some(&proxy.names), had_mesh };
+    let read = load::read(config, &from, &standing);
     let (mut plan, found) = match read {
         Ok(read) => read,
         Err(errors) => {

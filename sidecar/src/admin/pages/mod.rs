@@ -12,11 +12,11 @@ use super::{certs, dump, envoy, prometheus, query};
 use crate::admin::DrainRequest;
 use crate::admin::stats::{self, Process};
 use crate::connection::proxy::Proxy;
+use crate::health::app_probes::{self, Probe};
 use crate::metrics::Stats;
 use crate::net::addrs::Family;
 use crate::net::own_addresses::is_reachable;
 use crate::options::config::LogLevel;
-use crate::probes::{self, Probe};
 use clap::ValueEnum;
 use culvert_serve::{LocalAddress, Pages};
 use hyper::body::Incoming;
@@ -255,7 +255,7 @@ async fn probed(proxy: &Proxy, probe: &Probe, pod: Option<IpAddr>) -> Reply {
     let Some(pod) = pod else {
         return reply::text(StatusCode::SERVICE_UNAVAILABLE, "the pod has no address yet");
     };
-    let probes::ProbeReply { status, words } = probes::run(probe, pod, &proxy.ports).await;
+    let app_probes::ProbeReply { status, words } = app_probes::run(probe, pod, &proxy.ports).await;
     reply::text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), words)
 }
 

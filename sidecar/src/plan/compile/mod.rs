@@ -143,7 +143,7 @@ fn compiled(
         plan.mtls = security::mtls((config, mesh), &all, &pod, &mut errors, &mut plan.warnings);
         security::reasons::explain_settings(&mut plan, &ours, &pod);
     }
-    if plan.mtls.is_some() && config.identity.is_none() {
+    if plan.mtls.is_some() && !config.has_identity() {
         plan.warnings.push(
             "the pod's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
         );
@@ -210,7 +210,7 @@ fn this_mesh<'d>(
 ) -> Option<&'d Mesh> {
     let is_mesh = |document: &&&Document| document.kind() == Kind::Mesh;
     let meant = ours.iter().find(is_mesh);
-    let expected = !config.resources.is_empty() || config.identity.is_some();
+    let expected = !config.resources.is_empty() || config.identity.is_some() || config.control.is_some();
     let mesh = &config.mesh;
     if expected && meant.is_none() && !found.lost.iter().any(|lost| lost.may_be(Kind::Mesh, mesh, mesh)) {
         let all = found.documents.iter().filter(|document| document.kind() == Kind::Mesh);

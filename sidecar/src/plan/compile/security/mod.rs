@@ -10,6 +10,7 @@ use crate::options::config::Config;
 use crate::plan::compile::error::CompileError;
 use crate::plan::compile::metric;
 use crate::plan::permissions::{Action, Permission, Permissions, Who};
+use crate::plan::stand_in;
 use crate::plan::tls::{TlsSettings, TlsVersion};
 use crate::plan::{Gate, Mtls, Shadow, TlsMode};
 use culvert_mesh::document::{Document, DocumentError};
@@ -100,7 +101,7 @@ pub(super) fn mtls(
         others: gate(&policies, others, base),
         metrics: None,
         inbounds: HashMap::new(),
-        named_only: pod.pod.is_some(),
+        named_only: pod.pod.is_some_and(|(this, _)| !stand_in::has_unknown_ports(config, this)),
         settings: settings(conf(&policies.live, others)),
     };
     mtls.settings.trust = trust.map(Arc::new);
