@@ -31,9 +31,17 @@ use tokio_rustls::TlsConnector;
 use crate::until::DEADLINE;
 
 /// Status of gRPC: code and message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("gRPC status {0}: {1}")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status(pub u32, pub String);
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(code, message) = self;
+        write!(f, "gRPC status {code}: {message}")
+    }
+}
+
+impl std::error::Error for Status {}
 
 /// A connection to a controller.
 #[derive(Debug)]

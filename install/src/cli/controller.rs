@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::shared::long_time;
 use crate::agent::options::StatusAddress;
 use crate::kube::http::SERVICE_ACCOUNT;
-use crate::webhook::options::Service;
+use crate::kube::service::Service;
 
 /// Examples below `controller --help`.
 const CONTROLLER_EXAMPLES: &str = "\

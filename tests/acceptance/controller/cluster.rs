@@ -14,7 +14,8 @@ fn an_empty_cluster_gets_its_kinds_its_mesh_and_its_authorities() -> Result<()> 
     let _controller = cluster.controller(&[])?;
     let crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/meshes.kuma.io";
     until_some(SOON, || cluster.server.get(crd)).context("no kinds")?;
-    let mesh = until_some(SOON, || cluster.server.get("/apis/kuma.io/v1alpha1/meshes/default")).context("no Mesh")?;
+    let mesh = until_some(SOON, || cluster.server.get("/apis/kuma.io/v1alpha1/meshes/default"))
+        .context("no Mesh")?;
     assert_eq!(mesh["spec"]["mtls"]["backends"][0]["mode"], "PERMISSIVE");
     let holds = |key: &str, text: &str| {
         cluster.map("shop").is_some_and(|map| map["data"][key].as_str().is_some_and(|has| has.contains(text)))
@@ -62,7 +63,10 @@ fn an_invalid_document_is_told_so_and_stops_no_other() -> Result<()> {
         Some((condition["status"].as_str()?.to_owned(), condition["message"].as_str()?.to_owned()))
     };
     eventually!(told("good").is_some_and(|(status, _)| status == "True"), SOON);
-    eventually!(told("bad").is_some_and(|(status, words)| status == "False" && words.contains("Sometimes")), SOON);
+    eventually!(
+        told("bad").is_some_and(|(status, words)| status == "False" && words.contains("Sometimes")),
+        SOON
+    );
     assert_eq!(controller.metric("culvert_controller_invalid_documents")?, 1.0);
     // The last good content stays in force for those who come now, too.
     cluster.document("meshpassthroughs", &policy("good", "Never"));

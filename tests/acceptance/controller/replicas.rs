@@ -20,7 +20,8 @@ fn both_serve_and_one_writes_and_the_other_takes_over() -> Result<()> {
         stream.ask_documents()?;
         stream.response()?;
     }
-    let leads = |replica: &super::Controller| replica.metric("culvert_controller_leader").is_ok_and(|one| one == 1.0);
+    let leads =
+        |replica: &super::Controller| replica.metric("culvert_controller_leader").is_ok_and(|one| one == 1.0);
     eventually!(leads(&one) != leads(&two), SOON);
     let (leader, other) = if leads(&one) { (one, two) } else { (two, one) };
     // It gives the lease back, so that the other one need not wait for its end.

@@ -72,14 +72,19 @@ fn a_pod_is_told_of_itself_and_of_changes_that_concern_it() -> Result<()> {
     assert_eq!(stream.next(NOTHING)?, None);
     assert_eq!(controller.metric("culvert_controller_sidecars{image=\"culvert:1\"}")?, 1.0);
     drop(connection);
-    eventually!(controller.metric("culvert_controller_sidecars{image=\"culvert:1\"}").is_ok_and(|now| now == 0.0), SOON);
+    eventually!(
+        controller.metric("culvert_controller_sidecars{image=\"culvert:1\"}").is_ok_and(|now| now == 0.0),
+        SOON
+    );
     Ok(())
 }
 
 #[test]
 fn a_destination_is_answered_and_followed() -> Result<()> {
     let cluster = Cluster::new()?;
-    for (name, ip, app) in [("web", "10.0.0.1", "web"), ("db-0", "10.0.0.2", "db"), ("db-1", "10.0.0.3", "db")] {
+    for (name, ip, app) in
+        [("web", "10.0.0.1", "web"), ("db-0", "10.0.0.2", "db"), ("db-1", "10.0.0.3", "db")]
+    {
         cluster.member("shop", name, ip, app);
     }
     cluster.outsider("plain", "cron", "10.0.0.9", "cron");
@@ -175,9 +180,13 @@ fn calls_without_a_good_token_are_turned_away() -> Result<()> {
         let error = connection.stream(token).err().context("it is let in")?;
         Ok::<_, anyhow::Error>(error.downcast::<Status>()?.0)
     };
-    for (token, expected) in
-        [(None, 16), (Some("unknown"), 16), (Some("audience"), 16), (Some("account"), 7), (Some("outsider"), 7)]
-    {
+    for (token, expected) in [
+        (None, 16),
+        (Some("unknown"), 16),
+        (Some("audience"), 16),
+        (Some("account"), 7),
+        (Some("outsider"), 7),
+    ] {
         assert_eq!(code(token)?, expected, "{token:?}");
     }
     // A pod that is gone takes its token and its stream with it.
