@@ -16,7 +16,7 @@
 //! | 11 | `scrape` | the ports that MeshMetrics open: own metrics by profile, applications' metrics joined |
 //! | 10 | `admin` | the status port and the admin, the page, statistics under Envoy's names |
 //! | 9 | `health` | active checks of endpoints and applications; a kubelet's probes of the application |
-//! | 8 | `connection` | one accepted connection: guards, admission, route, TLS, relay; the table of open ones |
+//! | 8 | `connection` | one accepted connection: guards, admission, route, look-up, TLS, relay; the table of open ones |
 //! | 7 | `control` | the stream from the controller: documents about the pod and about destinations, and certificates |
 //! | 7 | `cluster` | clusters by name, their endpoints, limits and counters |
 //! | 6 | `tls` | sessions, identities, the first bytes of a stream |
@@ -31,6 +31,7 @@
 mod admin;
 mod cluster;
 mod connection;
+mod control;
 pub mod dns;
 mod health;
 mod metrics;

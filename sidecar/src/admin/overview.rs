@@ -5,12 +5,14 @@ use super::app::App;
 use super::connection_view::ConnectionView;
 use super::envoy;
 use crate::cluster::registry::{Cluster, ClusterState, Listener, Running};
+use crate::control::Control;
 use crate::dns::metrics::{Answered, Outcome};
 use crate::net::addrs::Direction;
 use crate::net::clock::rfc3339;
 use crate::net::limit::Limit;
 use crate::observe::history::Sample;
 use crate::observe::spoken::Spoken;
+use crate::plan::stand_in::StandIns;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
@@ -66,6 +68,8 @@ struct DocumentsView {
     dataplane: Option<String>,
     count: usize,
     files: usize,
+    /// The controller, where there is one.
+    control: Option<ControlView>,
     passthrough: bool,
     /// Time since which they are in force.
     loaded: String,
@@ -75,6 +79,21 @@ struct DocumentsView {
     /// In seconds before now.
     failed: Option<f64>,
     warnings: Vec<String>,
+}
+
+/// The stream from the controller.
+#[derive(Serialize)]
+struct ControlView {
+    address: String,
+    state: String,
+    /// Documents of the controller that are in force.
+    documents: usize,
+    /// Destinations that are followed.
+    destinations: i64,
+    /// What stands in for a document that has not come.
+    stand_ins: Vec<&'static str>,
+    /// Reasons for which documents are not in force as the controller told them.
+    refused: Vec<String>,
 }
 
 /// TLS between the mesh's members.
@@ -230,6 +249,24 @@ fn first<T>((total, mut rows): (usize, Vec<T>), used: impl Fn(&T) -> bool) -> (u
     (total, rows)
 }
 
+fn of_controller(control: &Control, stand_ins: StandIns) -> ControlView {
+    let (address, state) = control.words();
+    let StandIns { mesh, dataplane } = stand_ins;
+    let mut refused = control.bad();
+    refused.truncate(MOST_WARNINGS);
+    ControlView {
+        address,
+        state,
+        documents: control.in_force().len(),
+        destinations: control.metrics.destinations.get(),
+        stand_ins: [(mesh, "Mesh"), (dataplane, "Dataplane")]
+            .into_iter()
+            .filter_map(|(stands, kind)| stands.then_some(kind))
+            .collect(),
+        refused,
+    }
+}
+
 fn documents(app: &App, running: &Running) -> DocumentsView {
     let status = app.proxy.documents.get();
     DocumentsView {
@@ -237,6 +274,7 @@ fn documents(app: &App, running: &Running) -> DocumentsView {
         dataplane: app.proxy.config.dataplane.clone(),
         count: running.plan.documents,
         files: status.files,
+        control: app.proxy.control.as_ref().map(|control| of_controller(control, running.plan.stand_ins)),
         passthrough: running.plan.passthrough,
         loaded: rfc3339(status.loaded),
         reload_failed: app.proxy.documents.failures(),

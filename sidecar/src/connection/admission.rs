@@ -8,6 +8,7 @@ use crate::connection::asked;
 use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
 use crate::connection::guard::{self, Ours};
+use crate::connection::lookup;
 use crate::connection::proxy::Proxy;
 use crate::connection::route::{self, Route};
 use crate::connection::tls;
@@ -49,7 +50,7 @@ pub(crate) async fn admit(
 ) -> Result<Admitted, ForwardError> {
     let proxy = downstream.proxy();
     let direction = accepted.direction;
-    let running = proxy.running.load_full();
+    let mut running = proxy.running.load_full();
     let claim = claim(&proxy, &running, accepted);
     let Some(permit) = proxy.limits.listener(direction).try_acquire_for(claim) else {
         proxy.metrics.direction(direction).listener_overflow.inc();
@@ -68,7 +69,8 @@ pub(crate) async fn admit(
             };
             let original = guard::check(direction, accepted.client, redirected, &ours)
                 .inspect_err(|refusal| proxy.refused(direction, refusal))?;
-            (original, route::route(&running, direction, original))
+            let route = route::route(&running, direction, original);
+            (original, lookup::looked_up(&proxy, &mut running, route, original).await?)
         }
         // A document binds the port and says where it leads, for every client: there is nothing to guard.
         Some(bound) => {

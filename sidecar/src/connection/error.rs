@@ -33,6 +33,11 @@ pub(crate) enum ForwardError {
     /// Only a name could let the connection out, and the client says none.
     #[error("the mesh lets connections leave for {original} by the server's name only, and the client {why}")]
     Nameless { original: OrigDst, why: Nameless },
+    /// mTLS is STRICT, and the controller did not tell who is there.
+    #[error(
+        "the controller did not say within 1 s who is at {0}, and mTLS is STRICT: a member must not be called without TLS; is the controller (--control) there?"
+    )]
+    Unanswered(OrigDst),
     /// A reload took the listener out between accept and here.
     #[error("the listener was taken away while the connection came in")]
     NoListener,
@@ -60,6 +65,7 @@ impl ForwardError {
             Self::Refused(refusal) => refusal.reason(),
             Self::ListenerFull(_) | Self::RateLimited(_) => CloseReason::Limit,
             Self::Denied(_) | Self::Unmatched { .. } | Self::Nameless { .. } => CloseReason::Denied,
+            Self::Unanswered(_) => CloseReason::Unanswered,
             Self::NoListener => CloseReason::NoEndpoint,
             Self::NotInbound(_) => CloseReason::NotInbound,
             Self::Tls(error) => error.reason(),

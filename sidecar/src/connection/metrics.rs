@@ -8,6 +8,7 @@
 use crate::cluster::health::CheckTotals;
 use crate::cluster::metrics::UpstreamMetrics;
 use crate::connection::guard::Guard;
+use crate::control::ControlMetrics;
 use crate::dns::metrics::DnsMetrics;
 use crate::metrics::{By, Counter, Gauge, Histogram, MetricRegistry, metrics};
 use crate::net::accept::AcceptMetrics;
@@ -113,6 +114,7 @@ pub(crate) struct Metrics {
     pub(crate) checks: CheckTotals,
     pub(crate) dns: DnsMetrics,
     pub(crate) trial: TrialMetrics,
+    pub(crate) control: ControlMetrics,
     /// Reads all of them, for the pages.
     pub(crate) registry: MetricRegistry,
 }
@@ -139,6 +141,7 @@ impl Default for Metrics {
             checks: registry.add(),
             dns: registry.add(),
             trial: registry.add(),
+            control: registry.add(),
             registry,
         }
     }

@@ -9,6 +9,7 @@ mod asked;
 mod downstream;
 mod error;
 pub(crate) mod guard;
+mod lookup;
 pub(crate) mod metrics;
 pub(crate) mod proxy;
 pub(crate) mod route;

@@ -7,6 +7,7 @@ use crate::cluster::registry::{Registry, Running};
 use crate::connection::guard::{Guard, Refusal};
 use crate::connection::metrics::Metrics;
 use crate::connection::table::Table;
+use crate::control::Control;
 use crate::dns::Dns;
 use crate::net::addrs::Direction;
 use crate::net::own_addresses::OwnAddresses;
@@ -43,6 +44,9 @@ pub(crate) struct Proxy {
     pub(crate) registry: Registry,
     /// The outcome of reading the documents. Written by a reload, read by the admin pages.
     pub(crate) documents: Documents,
+    /// The documents that the controller tells; `None` without one. Workers ask about destinations; the stream and a reload, on
+    /// the main thread, answer.
+    pub(crate) control: Option<Arc<Control>>,
     /// The names in Dataplanes. A thread of its own looks them up; a reload asks for their answers.
     pub(crate) names: Names,
     /// The identity of this workload and the configuration of handshakes. Written on the main thread when a file of the
@@ -111,6 +115,7 @@ impl Proxy {
             own: OwnAddresses::from_kernel().expect("netlink answers"),
             own_sockets: Arc::default(),
             documents: Documents::new(0, metrics.documents.clone()),
+            control: Control::new(&config, metrics.control.clone()).map(Arc::new),
             names: Names::new(metrics.names.clone()),
             traffic_log: TrafficLogger::new(metrics.traffic_log.clone()),
             capture: Capture::new(metrics.capture.clone()),

@@ -25,6 +25,8 @@ pub enum CloseReason {
     NoEndpoint,
     /// Passthrough is off, and no document names the destination.
     Denied,
+    /// STRICT, and the controller did not say in time who is at the destination.
+    Unanswered,
     /// A guard refused the connection: forwarding it would loop or open loopback to peers.
     Loop,
     /// The connection was never redirected, so it has no destination.
@@ -69,7 +71,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, for tables and tests.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Ok,
         Self::ClientReset,
         Self::ServerReset,
@@ -78,6 +80,7 @@ impl CloseReason {
         Self::ConnectUnreachable,
         Self::NoEndpoint,
         Self::Denied,
+        Self::Unanswered,
         Self::Loop,
         Self::NoOriginalDst,
         Self::Limit,
@@ -111,6 +114,7 @@ impl CloseReason {
             Self::ConnectUnreachable => "connect_unreachable",
             Self::NoEndpoint => "no_endpoint",
             Self::Denied => "denied",
+            Self::Unanswered => "unanswered",
             Self::Loop => "loop",
             Self::NoOriginalDst => "no_original_dst",
             Self::Limit => "limit",
@@ -145,6 +149,9 @@ impl CloseReason {
             Self::ConnectUnreachable => "could not reach its server",
             Self::NoEndpoint => "had no endpoint to go to",
             Self::Denied => "was denied by the mesh",
+            Self::Unanswered => {
+                "was refused because the controller did not say in time who is there, and mTLS is STRICT"
+            }
             Self::Loop => "was refused by a guard",
             Self::NoOriginalDst => "had no original destination",
             Self::Limit => "was refused because a limit is reached",

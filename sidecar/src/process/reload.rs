@@ -3,6 +3,7 @@
 //! at all. Connections that are open keep the configuration that they began with.
 
 use crate::connection::proxy::Proxy;
+use crate::control::{self, Settled};
 use crate::net::resolve::Names;
 use crate::options::config::Config;
 use crate::plan::Plan;
@@ -12,9 +13,10 @@ use crate::plan::openings::openings;
 use crate::process::identity::IdentityGate;
 use crate::process::listeners::{self, ListenerSet, both};
 use crate::scrape::{self, ScrapePorts};
-use culvert_mesh::load::Fingerprint;
+use culvert_mesh::load::{Fingerprint, Text};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Polling interval. A watch would use up inotify instances, of which a uid has 128 on the whole node.
 const EVERY: Duration = Duration::from_secs(1);
@@ -82,6 +84,22 @@ pub(crate) fn warn(plan: &Plan) {
     }
 }
 
+/// Longest time in which changes of the controller are gathered after a reload. It is as long as that reload took, so that
+/// documents take half of a core at most.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// Waits until it is time to look for changes. Returns true for one of destinations alone, which is no news for the log.
+async fn next(proxy: &Proxy) -> bool {
+    let Some(control) = &proxy.control else {
+        tokio::time::sleep(EVERY).await;
+        return false;
+    };
+    tokio::select! {
+        about_pod = control.changed() => !about_pod,
+        () = tokio::time::sleep(EVERY) => false,
+    }
+}
+
 /// Polls, and loads documents that changed or whose names have other addresses, for ever.
 pub(crate) async fn keep(
     proxy: Arc<Proxy>,
@@ -96,18 +114,25 @@ pub(crate) async fn keep(
     let mut answers = proxy.names.used();
     let mut tried = answers;
     loop {
-        tokio::time::sleep(EVERY).await;
+        let quiet = next(&proxy).await;
+        let told = proxy.control.as_ref().is_some_and(|control| !control.is_settled());
         let changes = proxy.names.changes();
         let moved = changes != tried;
-        let Some(seen) = look().await.filter(|seen| moved || *seen != last) else { continue };
-        let Some((seen, settled)) = settle(seen, look).await else { continue };
-        if seen == in_force && changes == answers {
+        let Some(seen) = look().await.filter(|seen| told || moved || *seen != last) else {
+            continue;
+        };
+        // Files that are as they were are not being written.
+        let quiet = quiet && !moved && seen == last;
+        let looked = if moved || seen != last { settle(seen, look).await } else { Some((seen, true)) };
+        let Some((seen, settled)) = looked else { continue };
+        if seen == in_force && changes == answers && !told {
             proxy.documents.as_before();
             last = seen;
             continue;
         }
-        let read = blocking(&proxy, Reading::of).await;
-        let Reading { plan, opened, after } = read.unwrap_or_else(|| Reading::failed(seen.clone()));
+        let begun = Instant::now();
+        let read = blocking(&proxy, move |proxy| Reading::of(proxy, quiet)).await;
+        let Reading { plan, opened, after, compiled } = read.unwrap_or_else(|| Reading::failed(seen.clone()));
         // The files changed while they were read: they may be half written.
         if settled && after != seen {
             continue;
@@ -115,9 +140,17 @@ pub(crate) async fn keep(
         // Read again, documents with errors would bring the same errors.
         tried = changes.max(proxy.names.used());
         last = seen;
-        match plan.and_then(|plan| apply(&proxy, (&listeners, &ports), &identity, plan, opened)) {
+        let applied =
+            plan.and_then(|plan| apply(&proxy, (&listeners, &ports), &identity, (plan, opened), quiet));
+        if let (Some(control), Some(compiled)) = (&proxy.control, compiled) {
+            control.settle(compiled.after(&applied));
+            if told {
+                tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
+            }
+        }
+        match applied {
             // The same documents, with other addresses of names.
-            Ok(()) if last == in_force => {
+            Ok(()) if last == in_force && !told => {
                 answers = tried;
                 proxy.documents.as_before();
             }
@@ -145,31 +178,85 @@ struct Reading {
     opened: Vec<String>,
     /// State of the files after they were read.
     after: Seen,
+    /// Documents of the controller, where there is one.
+    compiled: Option<Compiled>,
+}
+
+/// Documents of the controller that were compiled.
+struct Compiled {
+    generation: u64,
+    texts: Vec<Text>,
+    /// Those that could not be used, with the reason; in their place the last good ones were.
+    bad: Vec<(Arc<str>, String)>,
+}
+
+impl Compiled {
+    /// Returns the outcome for the stream.
+    fn after(self, applied: &Result<(), Vec<String>>) -> Settled {
+        let Self { generation, texts, bad } = self;
+        match applied {
+            Ok(()) => Settled { generation, in_force: Some(texts), bad, failed: None },
+            Err(errors) => Settled { generation, in_force: None, bad, failed: Some(errors.join("\n")) },
+        }
+    }
 }
 
 impl Reading {
-    fn of(proxy: &Proxy) -> Self {
-        let config = &proxy.config;
-        let in_force = proxy.running.load();
-        let standing = Standing::of_pod(&in_force.plan.names);
-        let from = PlanSources {
-            paths: &config.resources,
-            texts: &[],
-            names: Some(&proxy.names),
-            had_mesh: !in_force.plan.stand_ins.mesh,
-        };
-        let read = documents::read(config, &from, &standing);
-        let plan = read.map(|(plan, _)| plan);
-        let opened = plan.as_ref().map(|plan| openings(&in_force.plan, plan)).unwrap_or_default();
+    fn of(proxy: &Proxy, quiet: bool) -> Self {
+        let (read, compiled) = read(proxy);
         let words = |errors: Vec<PlanError>| errors.iter().map(ToString::to_string).collect();
-        Self { plan: plan.map_err(words), opened, after: Seen::of(config) }
+        let plan = read.map_err(words);
+        let in_force = proxy.running.load();
+        // That a destination is known now opens nothing: it is called as what it is.
+        // Nor is it an opening that the closed mesh, which only stands in, gives way.
+        let news = !quiet && !in_force.plan.stand_ins.mesh;
+        let opened = plan.as_ref().ok().filter(|_| news).map(|plan| openings(&in_force.plan, plan));
+        Self { opened: opened.unwrap_or_default(), plan, after: Seen::of(&proxy.config), compiled }
     }
 
     /// The reading thread panicked. The old plan stays, and operators see that as for any other error.
     fn failed(after: Seen) -> Self {
         let words = "reading them failed by a fault of the sidecar, which the log shows".to_owned();
-        Self { plan: Err(vec![words]), opened: Vec::new(), after }
+        Self { plan: Err(vec![words]), opened: Vec::new(), after, compiled: None }
     }
+}
+
+/// Reads files and the controller's documents. Of the latter a wrong one does not stop the others: the last good one takes
+/// its place.
+fn read(proxy: &Proxy) -> (Result<Plan, Vec<PlanError>>, Option<Compiled>) {
+    let config = &proxy.config;
+    let in_force = proxy.running.load();
+    let standing = Standing::of_pod(&in_force.plan.names);
+    let had_mesh = !in_force.plan.stand_ins.mesh;
+    let read = |texts: &[Text]| {
+        let from = PlanSources { paths: &config.resources, texts, names: Some(&proxy.names), had_mesh };
+        documents::read(config, &from, &standing).map(|(plan, _)| plan)
+    };
+    let Some(control) = &proxy.control else { return (read(&[]), None) };
+    let told = control.told();
+    let first = read(&told.texts);
+    let generation = told.generation;
+    let Err(errors) = first else {
+        return (first, Some(Compiled { generation, texts: told.texts, bad: Vec::new() }));
+    };
+    let mut bad: BTreeMap<Arc<str>, String> = BTreeMap::new();
+    for error in &errors {
+        if let Some(source) = error.source().filter(|source| control::is_told(source)) {
+            let words = bad.entry(source.into()).or_default();
+            words.push_str(if words.is_empty() { "" } else { "\n" });
+            words.push_str(&error.to_string());
+        }
+    }
+    let texts = control.without(&told, &bad.keys().cloned().collect());
+    let again = if bad.is_empty() { Err(errors) } else { read(&texts) };
+    if again.is_ok() {
+        for words in bad.values() {
+            tracing::error!(
+                "a document of the controller cannot be used, what was there before stays: {words}"
+            );
+        }
+    }
+    (again, Some(Compiled { generation, texts, bad: bad.into_iter().collect() }))
 }
 
 /// Polls until nothing changes any more; false where it still changed at the last poll.
@@ -201,8 +288,8 @@ fn apply(
     proxy: &Proxy,
     (set, ports): (&ListenerSet, &ScrapePorts),
     identity: &IdentityGate,
-    mut plan: Plan,
-    opened: Vec<String>,
+    (mut plan, opened): (Plan, Vec<String>),
+    quiet: bool,
 ) -> Result<(), Vec<String>> {
     let text = |errors: Vec<crate::net::bind::ListenError>| {
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -222,7 +309,9 @@ fn apply(
         plan.warnings
             .splice(0..0, opened.iter().map(|words| format!("the last change of documents opens: {words}")));
     }
-    warn(&plan);
+    if !quiet {
+        warn(&plan);
+    }
     proxy.documents.left_out(plan.left_out);
     let running = proxy.registry.open(plan);
     retire(proxy.running.swap(Arc::clone(&running)));
@@ -234,6 +323,10 @@ fn apply(
     let followed = [set.follow(&running.plan, bound), ports.follow(&running.plan, scraped)];
     for error in followed.into_iter().filter_map(Result::err) {
         tracing::error!(%error, "the changed documents are in force, and a port of theirs is not served");
+    }
+    if quiet {
+        tracing::debug!(documents = running.plan.documents, "documents of other destinations are in force");
+        return Ok(());
     }
     tracing::info!(
         documents = running.plan.documents,

@@ -4,6 +4,7 @@
 
 use crate::admin::App;
 use crate::connection::proxy::Proxy;
+use crate::control;
 use crate::dns::{listen, watch};
 use crate::net::addrs::Direction;
 use crate::net::bind::{self, ListenError};
@@ -95,7 +96,10 @@ fn documents(config: &Config, plan: &Plan) -> Bind {
         ports.follow(&proxy.running.load().plan, scraped)?;
         let listeners = Arc::new(ListenerSet::new(Arc::clone(proxy), context.workers.clone()));
         listeners.follow(&proxy.running.load().plan, bound)?;
-        if !proxy.config.resources.is_empty() || proxy.config.control.is_some() {
+        if let Some(control) = &proxy.control {
+            tokio::spawn(control::keep(Arc::clone(control)));
+        }
+        if !proxy.config.resources.is_empty() || proxy.control.is_some() {
             let (listeners, identity) = (Arc::clone(&listeners), Arc::clone(&context.identity));
             let follow = (listeners, ports);
             tokio::spawn(reload::keep(Arc::clone(proxy), follow, identity, context.documents.clone()));

@@ -7,6 +7,7 @@ use crate::cluster::registry::Registry;
 use crate::connection::metrics::Metrics;
 use crate::connection::proxy::Proxy;
 use crate::connection::table::Table;
+use crate::control::Control;
 use crate::dns::Dns;
 use crate::dns::metrics::DnsMetrics;
 use crate::net::bind::ListenError;
@@ -90,7 +91,8 @@ pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
 /// The event loop of the main thread: admin, documents and signals.
 pub(super) fn main_loop() -> Result<Runtime, StartError> {
     let mut builder = Builder::new_current_thread();
-    builder.max_blocking_threads(1).enable_all().build().map_err(system("the main loop"))
+    // One for documents, one for the name of the controller: a name server that is down must not delay documents.
+    builder.max_blocking_threads(2).enable_all().build().map_err(system("the main loop"))
 }
 
 /// Lets this process open as many files as the hard limit allows, and returns that number. A proxied connection is two.
@@ -125,6 +127,7 @@ pub(super) fn proxy(
     Ok(Proxy {
         running: ArcSwap::new(registry.open(plan)),
         plan_changed: Notify::new(),
+        control: Control::new(&config, metrics.control.clone()).map(Arc::new),
         registry,
         documents,
         names,

@@ -49,7 +49,7 @@ fn looked(proxy: &Proxy, query: &str) -> Result<Reply, String> {
         question.caller.map(|id| Caller::new(config, &id).map_err(|error| format!("?caller={id}: {error}")));
     let caller = caller.transpose()?;
     let standing = Standing::of_pod(&proxy.running.load().plan.names);
-    let texts = Vec::new();
+    let texts = proxy.control.as_ref().map(|control| control.in_force()).unwrap_or_default();
     let had_mesh = !proxy.running.load().plan.stand_ins.mesh;
     let from = PlanSources { paths: &config.resources, texts: &texts, names: Some(&proxy.names), had_mesh };
     let read = load::read(config, &from, &standing);

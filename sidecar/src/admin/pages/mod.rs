@@ -3,6 +3,7 @@
 
 mod inspect;
 mod names;
+mod sources;
 
 use super::app::App;
 use super::connection_view::ConnectionView;
@@ -165,7 +166,11 @@ impl App {
 
     fn config_dump(&self) -> Reply {
         let loaded = self.proxy.documents.get().loaded;
-        let dump = envoy::config_dump(&self.proxy.config, &self.proxy.running.load(), loaded);
+        let mut dump = envoy::config_dump(&self.proxy.config, &self.proxy.running.load(), loaded);
+        let sources = self.proxy.control.as_ref().map(|control| sources::dump(&self.proxy, control));
+        if let (Some(sources), Some(configs)) = (sources, dump["configs"].as_array_mut()) {
+            configs.push(sources);
+        }
         reply::of_type(StatusCode::OK, "application/json", dump::text(&dump))
     }
 

@@ -115,7 +115,7 @@ fn flags(reason: CloseReason) -> &'static str {
         CloseReason::NoEndpoint => "UH",
         CloseReason::Limit => "UO",
         CloseReason::IdleTimeout => "SI",
-        CloseReason::Denied => "NC",
+        CloseReason::Denied | CloseReason::Unanswered => "NC",
         CloseReason::Loop | CloseReason::NoOriginalDst => "NR",
         CloseReason::DrainTimeout | CloseReason::Internal => "LR",
     }

@@ -115,6 +115,9 @@ fn no_other_verifier_passes_a_signature_unchecked() {
             }
         }
     }
-    let only = [std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/probes/https/mod.rs"))];
+    let only = [std::path::PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/health/app_probes/https/mod.rs"
+    ))];
     assert_eq!(found, only);
 }

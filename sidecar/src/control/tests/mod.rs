@@ -1,0 +1,3 @@
+mod inventory;
+mod mock;
+mod stream;
