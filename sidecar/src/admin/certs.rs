@@ -14,11 +14,14 @@ pub(super) fn page(tls: &Tls, now: SystemTime) -> Value {
     let Some(source) = tls.source() else {
         return json!({
             "certificates": [],
-            "note": "no identity is configured (--identity), so connections are forwarded as they come",
+            "note": "no identity is configured (--identity, or --control-token), so connections are forwarded as they come",
         });
     };
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let path = |file: &str| source.folder.join(file).display().to_string();
+    let path = |file: &str| match &source.folder {
+        Some(folder) => folder.join(file).display().to_string(),
+        None => format!("signed by the controller: {file}"),
+    };
     let certificates: Vec<_> = tls
         .identity()
         .iter()

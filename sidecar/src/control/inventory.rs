@@ -225,11 +225,11 @@ impl Inventory {
     pub(super) fn take(
         &mut self,
         response: DeltaDiscoveryResponse,
-    ) -> Result<Taken, (Refused, DeltaDiscoveryRequest)> {
+    ) -> Result<Taken, Box<(Refused, DeltaDiscoveryRequest)>> {
         let (kind, nonce) = (response.type_url.clone(), response.nonce.clone());
         self.checked(response).map_err(|refused| {
             let nack = nack(&kind, nonce, refused.to_string());
-            (refused, nack)
+            Box::new((refused, nack))
         })
     }
 

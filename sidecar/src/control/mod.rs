@@ -14,11 +14,13 @@ mod destinations;
 mod grpc;
 mod inventory;
 mod metrics;
+mod sign;
 mod stream;
 mod transport;
 
 pub(crate) use inventory::{Settled, is_told};
 pub(crate) use metrics::{ControlMetrics, LookUp};
+pub(crate) use sign::keep_signed;
 pub(crate) use stream::keep;
 
 use crate::options::config::Config;

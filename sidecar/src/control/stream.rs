@@ -125,7 +125,8 @@ async fn take(control: &Control, call: &mut Call, response: DeltaDiscoveryRespon
             control.answer(answered);
             Ok(())
         }
-        Err((refused, nack)) => {
+        Err(refusal) => {
+            let (refused, nack) = *refusal;
             tracing::warn!("a response of the controller is refused: {refused}");
             control.metrics.refused.inc();
             call.send(&nack).await

@@ -102,16 +102,6 @@ impl Config {
         }
     }
 
-    /// Returns true if members can be shown an identity: one of files, or one that the controller signs.
-    pub(crate) fn has_identity(&self) -> bool {
-        self.identity.is_some() || self.is_signed()
-    }
-
-    /// Returns true if the controller signs this pod's identity.
-    pub(crate) fn is_signed(&self) -> bool {
-        self.identity.is_none() && self.control.as_ref().is_some_and(|control| control.token.is_some())
-    }
-
     /// Returns the ports to which no connection may be forwarded.
     pub(crate) fn sidecar_ports(&self) -> SidecarPorts {
         let pages = [self.admin.port(), self.status.port()];
@@ -261,8 +251,8 @@ impl Default for Thresholds {
 /// Source of the workload's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IdentitySource {
-    /// Folder with `tls.crt`, `tls.key` and `ca.crt`.
-    pub(crate) folder: PathBuf,
+    /// Folder with `tls.crt`, `tls.key` and `ca.crt`; `None` = the controller signs, and the key is in memory alone.
+    pub(crate) folder: Option<PathBuf>,
     /// Trust domain of the mesh's identities.
     pub(crate) trust_domain: TrustDomain,
     /// True if the path of an identity is the service's name. False for identities of another authority than the mesh's.

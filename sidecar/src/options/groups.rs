@@ -320,12 +320,14 @@ impl TlsOptions {
     /// Returns the source of this pod's identity, if it has one.
     pub(super) fn check(
         self,
-        (mesh, controlled): (&MeshOptions, bool),
+        (mesh, controlled, signs): (&MeshOptions, bool, bool),
         errors: &mut Vec<OptionError>,
     ) -> Option<IdentitySource> {
-        let Self { identity, trust_domain } = self;
-        let folder = identity?;
-        if mesh.resources.is_empty() && !controlled {
+        let Self { identity: folder, trust_domain } = self;
+        if folder.is_none() && !signs {
+            return None;
+        }
+        if let Some(folder) = folder.as_ref().filter(|_| mesh.resources.is_empty() && !controlled) {
             errors.push(OptionError::NoResources { what: format!("--identity {}", folder.display()) });
         }
         match trust_domain.as_deref().unwrap_or(&mesh.mesh).parse::<TrustDomain>() {

@@ -164,7 +164,8 @@ impl Options {
         let control = control.check(facts.as_ref(), &mut errors);
         let api_server = mesh.check((controlled, facts.is_some()), &mut errors);
         ports.check(&mut errors);
-        let identity = tls.check((&mesh, controlled), &mut errors);
+        let signs = control.as_ref().is_some_and(|control| control.token.is_some());
+        let identity = tls.check((&mesh, controlled, signs), &mut errors);
         let app_probes = pod.check(&mut errors);
         limits.check(&mut errors);
         if !errors.is_empty() {

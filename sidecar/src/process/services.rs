@@ -98,6 +98,13 @@ fn documents(config: &Config, plan: &Plan) -> Bind {
         listeners.follow(&proxy.running.load().plan, bound)?;
         if let Some(control) = &proxy.control {
             tokio::spawn(control::keep(Arc::clone(control)));
+            if proxy.config.identity.as_ref().is_some_and(|source| source.folder.is_none()) {
+                let (proxy, identity) = (Arc::clone(proxy), Arc::clone(&context.identity));
+                tokio::spawn(control::keep_signed(Arc::clone(control), move |signed| {
+                    proxy.tls.sign(signed, &proxy.metrics.tls);
+                    identity.update();
+                }));
+            }
         }
         if !proxy.config.resources.is_empty() || proxy.control.is_some() {
             let (listeners, identity) = (Arc::clone(&listeners), Arc::clone(&context.identity));

@@ -11,7 +11,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{CertificateError, RootCertStore};
 use std::fmt;
 use std::io::Read;
@@ -132,6 +132,21 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// An identity that was signed for this pod. The key is nowhere else.
+pub(crate) struct Signed {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+    /// Authorities of the mesh.
+    pub(crate) authorities: Vec<CertificateDer<'static>>,
+}
+
+/// Leaves the key out.
+impl fmt::Debug for Signed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signed").field("chain", &self.chain.len()).finish_non_exhaustive()
+    }
+}
+
 /// Content of the three files.
 pub(super) struct Pem {
     pub(super) chain: Vec<u8>,
@@ -163,6 +178,9 @@ fn read(path: &Path) -> Result<Vec<u8>, IdentityFault> {
     Ok(bytes)
 }
 
+/// Chain, key and authorities.
+type Parts = (Vec<CertificateDer<'static>>, Arc<dyn SigningKey>, Vec<CertificateDer<'static>>);
+
 impl Identity {
     /// Checks an identity as a peer would.
     ///
@@ -190,6 +208,40 @@ impl Identity {
                 return Err(faults.into_iter().flatten().flatten().collect());
             }
         };
+        Self::checked((chain, key, bundle), trust_domain, provider, now)
+    }
+
+    /// Checks an identity that was signed, as a peer would.
+    ///
+    /// # Errors
+    /// As of one in files.
+    pub(super) fn check_signed(
+        signed: &Signed,
+        trust_domain: &TrustDomain,
+        provider: &Arc<CryptoProvider>,
+        now: Duration,
+    ) -> Result<Self, Vec<IdentityFault>> {
+        let Signed { chain, key, authorities } = signed;
+        for (all, file, most) in [(chain, FILES[0], LONGEST_CHAIN), (authorities, FILES[2], MOST_AUTHORITIES)]
+        {
+            if all.is_empty() {
+                return Err(vec![IdentityFault::NotPem { file, what: "certificate" }]);
+            }
+            if all.len() > most {
+                return Err(vec![IdentityFault::TooMany { file, found: all.len(), most }]);
+            }
+        }
+        let key = provider.key_provider.load_private_key(key.clone_key());
+        let key = key.map_err(|error| vec![IdentityFault::Key(error)])?;
+        Self::checked((chain.clone(), key, authorities.clone()), trust_domain, provider, now)
+    }
+
+    fn checked(
+        (chain, key, bundle): Parts,
+        trust_domain: &TrustDomain,
+        provider: &Arc<CryptoProvider>,
+        now: Duration,
+    ) -> Result<Self, Vec<IdentityFault>> {
         let authorities = Arc::new(roots(&bundle)?);
         let one = |fault| vec![fault];
         let described = describe(&chain, FILES[0])?;

@@ -2,10 +2,11 @@
 //! Keeps this workload's identity: reads its files, notices changes, and holds the configuration that connections use.
 //!
 //! The files are checked once a second (size, inode, time; through the `..data` links of Kubernetes' volumes). A new
-//! identity is for new connections; open ones continue. A bad one is logged and not used: the old one stays.
+//! identity is for new connections; open ones continue. A bad one is logged and not used: the old one stays. One that the
+//! controller signs comes by [`Tls::sign`] in the place of files.
 
 use super::configs::{self, Configs, provider};
-use super::identity::{FILES, Identity, IdentityFault, Pem};
+use super::identity::{FILES, Identity, IdentityFault, Pem, Signed};
 use super::metrics::TlsMetrics;
 use super::places::{Acquaintances, Places};
 use crate::net::addrs::Direction;
@@ -48,7 +49,9 @@ struct KeeperState {
     read: Option<Stamps>,
     /// Stamps of files that were found bad once: a writer that writes one after the other may not have finished yet.
     suspect: Option<Stamps>,
-    /// Faults of the files as they are.
+    /// The identity that was signed last, good or bad: in another trust domain it is checked anew.
+    signed: Option<Signed>,
+    /// Faults of the files as they are, or of what was signed.
     wrong: Option<String>,
 }
 
@@ -152,6 +155,7 @@ impl Tls {
             // Twice, as at the start.
             self.check_files(metrics);
             self.check_files(metrics);
+            self.check_signed(metrics);
             return Ok(());
         }
         if let Some(identity) = self.identity() {
@@ -172,7 +176,10 @@ impl Tls {
                 .then(|| "no identity: the mesh's mTLS is on, and --identity is not given".to_owned());
         };
         let wrong = self.state().wrong.clone().unwrap_or_else(|| "it is not read yet".into());
-        Some(format!("no identity (--identity {}): {wrong}", source.folder.display()))
+        Some(match &source.folder {
+            Some(folder) => format!("no identity (--identity {}): {wrong}", folder.display()),
+            None => format!("no identity (signed by the controller, --control-token): {wrong}"),
+        })
     }
 
     /// Returns the fault that an operator should mend, in words.
@@ -210,6 +217,11 @@ impl Tls {
         loop {
             ticks.tick().await;
             self.check_files(metrics);
+            if self.source.as_ref().is_some_and(|source| source.folder.is_none())
+                && self.state().wrong.is_some()
+            {
+                self.check_signed(metrics);
+            }
             checked();
             if let Some(complaint) = self.complaint(false).filter(|_| self.complaining.ready()) {
                 tracing::error!("{complaint}");
@@ -220,36 +232,24 @@ impl Tls {
     /// Reads the files if they changed, on the calling thread.
     pub(super) fn check_files(&self, metrics: &TlsMetrics) {
         let Some(source) = &self.source else { return };
-        let stamps = Stamps::of(&source.folder);
+        let Some(folder) = &source.folder else { return };
+        let stamps = Stamps::of(folder);
         let mut state = self.state();
         let same = state.read.as_ref() == Some(&stamps);
         // Bad files are read again: a certificate becomes valid, or a file becomes readable.
         if same && state.wrong.is_none() {
             return;
         }
-        let read = Pem::read(&source.folder);
-        if Stamps::of(&source.folder) != stamps {
+        let read = Pem::read(folder);
+        if Stamps::of(folder) != stamps {
             // Changed during the read: half of the bytes may be old.
             return;
         }
         let provider = Arc::new(provider());
         let domain = own_domain(source, &state.settings).clone();
         let checked = read.and_then(|pem| Identity::check(&pem, &domain, &provider, now()));
-        let used = checked.map_err(|faults| in_words(&faults)).and_then(|identity| {
-            let configs = configs_of(source, &identity, &state.settings);
-            configs.map(|configs| (identity, configs)).map_err(|error| error.to_string())
-        });
-        match used {
-            Ok((identity, configs)) => {
-                metrics.identity_expires.set(seconds(identity.expires()));
-                metrics.authorities_expire.set(seconds(identity.authorities_expire()));
-                metrics.identity_reloads.inc();
-                tracing::info!(id = %identity.ids[0], expires_in = ?identity.expires().saturating_sub(now()), "identity");
-                warn_of_another_name(&identity, &state.settings);
-                self.configs.store(Some(Arc::new(configs)));
-                self.identity.store(Some(Arc::new(identity)));
-                state.wrong = None;
-            }
+        match self.put_in_force(source, checked, &state.settings, metrics) {
+            Ok(()) => state.wrong = None,
             Err(wrong) if same => state.wrong = Some(wrong),
             Err(_) if state.suspect.as_ref() != Some(&stamps) => {
                 state.suspect = Some(stamps);
@@ -257,19 +257,64 @@ impl Tls {
             }
             Err(wrong) => {
                 metrics.identity_reload_failed.inc();
-                // Its authorities would be believed about the new trust domain.
-                if self.identity().is_some_and(|old| old.ids[0].trust_domain() != domain.as_str()) {
-                    self.configs.store(None);
-                    self.identity.store(None);
-                }
-                let used =
-                    if self.configs.load().is_some() { "the old one is used on" } else { "there is none" };
-                tracing::error!("the identity in {} is bad, {used}: {wrong}", source.folder.display());
+                let used = self.without_foreign(&domain);
+                tracing::error!("the identity in {} is bad, {used}: {wrong}", folder.display());
                 state.wrong = Some(wrong);
             }
         }
         state.suspect = None;
         state.read = Some(stamps);
+    }
+
+    /// Uses an identity that was signed. A bad one leaves the old one in use.
+    pub(crate) fn sign(&self, signed: Signed, metrics: &TlsMetrics) {
+        self.state().signed = Some(signed);
+        self.check_signed(metrics);
+    }
+
+    fn check_signed(&self, metrics: &TlsMetrics) {
+        let Some(source) = &self.source else { return };
+        let mut state = self.state();
+        let Some(signed) = &state.signed else { return };
+        let domain = own_domain(source, &state.settings).clone();
+        let checked = Identity::check_signed(signed, &domain, &Arc::new(provider()), now());
+        let wrong = self.put_in_force(source, checked, &state.settings, metrics).err();
+        if let Some(wrong) = wrong.as_ref().filter(|wrong| state.wrong.as_ref() != Some(wrong)) {
+            metrics.identity_reload_failed.inc();
+            let used = self.without_foreign(&domain);
+            tracing::error!("the identity that the controller signed is bad, {used}: {wrong}");
+        }
+        state.wrong = wrong;
+    }
+
+    /// Puts a good identity in force; else returns its faults in words.
+    fn put_in_force(
+        &self,
+        source: &IdentitySource,
+        checked: Result<Identity, Vec<IdentityFault>>,
+        settings: &TlsSettings,
+        metrics: &TlsMetrics,
+    ) -> Result<(), String> {
+        let identity = checked.map_err(|faults| in_words(&faults))?;
+        let configs = configs_of(source, &identity, settings).map_err(|error| error.to_string())?;
+        metrics.identity_expires.set(seconds(identity.expires()));
+        metrics.authorities_expire.set(seconds(identity.authorities_expire()));
+        metrics.identity_reloads.inc();
+        tracing::info!(id = %identity.ids[0], expires_in = ?identity.expires().saturating_sub(now()), "identity");
+        warn_of_another_name(&identity, settings);
+        self.configs.store(Some(Arc::new(configs)));
+        self.identity.store(Some(Arc::new(identity)));
+        Ok(())
+    }
+
+    /// Gives an identity of another trust domain up: its authorities would be believed about the new one. Returns in words
+    /// what is used.
+    fn without_foreign(&self, domain: &TrustDomain) -> &'static str {
+        if self.identity().is_some_and(|old| old.ids[0].trust_domain() != domain.as_str()) {
+            self.configs.store(None);
+            self.identity.store(None);
+        }
+        if self.configs.load().is_some() { "the old one is used on" } else { "there is none" }
     }
 
     fn state(&self) -> MutexGuard<'_, KeeperState> {

@@ -30,7 +30,7 @@ mod verify;
 pub(crate) use configs::Configs;
 pub(crate) use configs::outside::{Outside, SystemRoots};
 pub(crate) use error::{OutsideFault, TlsError};
-pub(crate) use identity::{Described, FILES};
+pub(crate) use identity::{Described, FILES, Signed};
 pub(crate) use keeper::Tls;
 pub(crate) use metrics::{Handshake, TlsMetrics};
 pub(crate) use stream::TlsStream;

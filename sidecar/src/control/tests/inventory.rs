@@ -229,7 +229,7 @@ fn a_response_that_is_wrong_by_itself_is_refused_and_changes_nothing() {
     ] {
         let mut inventory = Inventory::default();
         inventory.follow(&[at(AT)], &[]);
-        let (refused, nack) = inventory.take(response(kind, "7", resources, removed)).unwrap_err();
+        let (refused, nack) = *inventory.take(response(kind, "7", resources, removed)).unwrap_err();
         assert_eq!(refused, expected);
         assert_eq!((nack.response_nonce.as_str(), nack.type_url.as_str()), ("7", kind));
         assert_eq!(nack.error_detail.unwrap().message, expected.to_string());
@@ -245,7 +245,7 @@ fn a_flood_is_bounded_in_documents_bytes_and_responses() {
         told(&mut inventory, "n", vec![document(&format!("P/{number}"), &megabytes)], &[]);
     }
     let more = response(DOCUMENT, "n", vec![document("P/16", &megabytes)], &[]);
-    assert!(matches!(inventory.take(more), Err((Refused::TooMuch { documents: 17, .. }, _))));
+    assert!(matches!(inventory.take(more).unwrap_err().0, Refused::TooMuch { documents: 17, .. }));
     // In the place of another one it has room.
     told(&mut inventory, "n", vec![document("P/15", &megabytes)], &[]);
     let mut inventory = Inventory::default();
@@ -255,7 +255,7 @@ fn a_flood_is_bounded_in_documents_bytes_and_responses() {
         told(&mut inventory, "n", many(from), &[]);
     }
     let more = response(DOCUMENT, "n", vec![document("P/50000", "")], &[]);
-    assert!(matches!(inventory.take(more), Err((Refused::TooMuch { documents: 50_001, .. }, _))));
+    assert!(matches!(inventory.take(more).unwrap_err().0, Refused::TooMuch { documents: 50_001, .. }));
     let mut inventory = Inventory::default();
     for number in 0..MOST_UNSETTLED {
         assert!(!inventory.is_behind(), "{number}");

@@ -1,3 +1,4 @@
 mod inventory;
 mod mock;
+mod sign;
 mod stream;

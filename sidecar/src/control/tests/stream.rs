@@ -20,14 +20,14 @@ use tokio::time::Instant;
 const TOKEN: &str = "a.projected.token";
 
 /// A sidecar's side, with a reload that takes every document but those whose text is `bad`.
-struct Sidecar {
-    control: Arc<Control>,
+pub(super) struct Sidecar {
+    pub(super) control: Arc<Control>,
     folder: TempDir,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Sidecar {
-    fn new(server: SocketAddr, bundle: Option<&Authority>) -> Self {
+    pub(super) fn new(server: SocketAddr, bundle: Option<&Authority>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("token"), format!("{TOKEN}\n")).unwrap();
         if let Some(authority) = bundle {

@@ -143,7 +143,7 @@ fn compiled(
         plan.mtls = security::mtls((config, mesh), &all, &pod, &mut errors, &mut plan.warnings);
         security::reasons::explain_settings(&mut plan, &ours, &pod);
     }
-    if plan.mtls.is_some() && !config.has_identity() {
+    if plan.mtls.is_some() && config.identity.is_none() {
         plan.warnings.push(
             "the pod's mTLS is on, and there is no --identity: no member can be reached or let in".into(),
         );

@@ -90,8 +90,11 @@ impl Kept {
             write(pem, folder.path());
         }
         let metrics = Metrics::default();
-        let source =
-            IdentitySource { folder: folder.path().to_owned(), trust_domain: mesh(), names_services: true };
+        let source = IdentitySource {
+            folder: Some(folder.path().to_owned()),
+            trust_domain: mesh(),
+            names_services: true,
+        };
         let tls = Tls::new(Some(source), &metrics.tls);
         Self { folder, metrics, tls }
     }
@@ -189,7 +192,7 @@ fn a_volume_of_kubernetes_is_followed_through_its_links() {
     }
     let metrics = Metrics::default();
     let source =
-        IdentitySource { folder: folder.path().to_owned(), trust_domain: mesh(), names_services: true };
+        IdentitySource { folder: Some(folder.path().to_owned()), trust_domain: mesh(), names_services: true };
     let tls = Tls::new(Some(source), &metrics.tls);
     let serial = || tls.identity().unwrap().chain[0].facts.serial.clone();
     let first = serial();

@@ -107,7 +107,7 @@ fn in_another_trust_domain_the_files_are_checked_anew_and_the_old_identity_goes(
     write(&issue(&authority, &["spiffe://default/web"]), folder.path());
     let metrics = Metrics::default();
     let source = IdentitySource {
-        folder: folder.path().to_owned(),
+        folder: Some(folder.path().to_owned()),
         trust_domain: "default".parse().unwrap(),
         names_services: true,
     };

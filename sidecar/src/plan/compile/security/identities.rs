@@ -217,7 +217,7 @@ fn what_gives_no_identity_is_an_error_that_names_its_field() {
                 "{type: Spire, spire: {}}",
                 "{type: Bundled, bundled: {autogenerate: {enabled: true}}}",
             ),
-            "found \"Bundled\" and no --identity; allowed: --identity with the pod's certificate: nothing signs one yet",
+            "found \"Bundled\" and no --identity; allowed: --identity with the pod's certificate, or a controller that signs one (--control with --control-token)",
         ),
         (
             "another trust domain",

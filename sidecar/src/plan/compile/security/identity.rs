@@ -110,7 +110,7 @@ fn unused(ours: &[&Document], pod: &Subject<'_>) -> Vec<String> {
 /// Returns an error where nothing gives the pod its certificate. `validate` and `inspect` need none.
 fn without_certificate(config: &Config, chosen: &Chosen<'_>) -> Option<DocumentError> {
     let kind = chosen.identity.issuer().filter(|_| config.identity.is_none() && !config.checks_only)?;
-    const ALLOWED: &str = "--identity with the pod's certificate: nothing signs one yet";
+    const ALLOWED: &str = "--identity with the pod's certificate, or a controller that signs one (--control with --control-token)";
     Some(chosen.document.error("spec.provider.type", format!("{:?} and no --identity", kind.name()), ALLOWED))
 }
 
