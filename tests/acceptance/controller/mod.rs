@@ -5,6 +5,7 @@ mod cluster;
 mod identities;
 mod replicas;
 mod streams;
+mod traffic;
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
@@ -33,20 +34,33 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Result<Self> {
-        let server = ApiServer::local()?;
+        Ok(Self::of(ApiServer::local()?))
+    }
+
+    fn of(server: ApiServer) -> Self {
         server.namespace("shop", &[("culvert.dev/inject", "enabled")], &[]);
         for name in ["plain", "mesh"] {
             server.namespace(name, &[], &[]);
         }
-        Ok(Self { server })
+        Self { server }
     }
 
     /// Starts a replica, which may not be ready yet.
     fn starting(&self, replica: &str, options: &[&str]) -> Result<Controller> {
-        let mut command = Command::new(&Binaries::built()?.install);
+        self.started(Command::new(&Binaries::built()?.install), "127.0.0.1:0", replica, options)
+    }
+
+    /// Starts a replica by a command that only lacks its options.
+    fn started(
+        &self,
+        mut command: Command,
+        listen: &str,
+        replica: &str,
+        options: &[&str],
+    ) -> Result<Controller> {
         command
             .args(["controller", "--service", SERVICE])
-            .args(["--listen", "127.0.0.1:0", "--status-address", "127.0.0.1:0"])
+            .args(["--listen", listen, "--status-address", "127.0.0.1:0"])
             .arg("--service-account")
             .arg(self.server.service_account())
             .args(options)
