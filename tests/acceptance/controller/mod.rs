@@ -164,6 +164,7 @@ fn pod(namespace: &str, name: &str, ip: &str, app: &str, sidecar: bool) -> Value
     let port = json!({ "name": "http", "containerPort": 8080 });
     let app_container = json!({ "name": "app", "image": "example.com/app", "ports": [port] });
     let own = json!({ "name": "culvert-sidecar", "image": "culvert:1", "restartPolicy": "Always",
+                      "args": ["--control=https://culvert-controller.mesh.svc:15012"],
                       "ports": [{ "containerPort": 15020 }] });
     json!({
         "metadata": { "name": name, "namespace": namespace, "uid": format!("uid-{name}"), "labels": { "app": app } },
@@ -196,7 +197,12 @@ impl Controller {
 
     /// Value of a metric, with its labels as they are written; 0 where it has none yet.
     fn metric(&self, name: &str) -> Result<f64> {
-        let page = self.page("/metrics")?;
+        self.metric_by(TcpStream::connect(self.status)?, name)
+    }
+
+    /// The same over a connection from another namespace.
+    fn metric_by(&self, stream: TcpStream, name: &str) -> Result<f64> {
+        let page = http::get(stream, "/metrics")?;
         ensure!(page.status == 200, "{page:?}");
         let line = page.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(line.map(str::parse).transpose()?.unwrap_or_default())

@@ -18,7 +18,7 @@ fn put_pod(world: &mut World, name: &str, labels: Value, account: &str) {
     let pod = json!({
         "metadata": { "name": name, "namespace": "shop", "labels": labels },
         "spec": { "serviceAccountName": account,
-                  "containers": [{ "name": "app", "ports": [{ "containerPort": 8080 }] }, { "name": "culvert-sidecar" }] },
+                  "containers": [{ "name": "app", "ports": [{ "containerPort": 8080 }] }, { "name": "culvert-sidecar", "args": ["--control=https://x"] }] },
         "status": { "podIP": ip },
     });
     world.put(Put::Pod(Pod::read(serde_json::from_value(pod).unwrap()).unwrap()));
@@ -131,7 +131,7 @@ fn a_new_kind_of_caller_concerns_everyone_only_where_permissions_name_callers() 
     let new = |world: &mut World| {
         let pod = json!({
             "metadata": { "name": "new", "namespace": "shop", "labels": { "app": "new" } },
-            "spec": { "containers": [{ "name": "culvert-sidecar" }] }, "status": { "podIP": "10.0.1.1" },
+            "spec": { "containers": [{ "name": "culvert-sidecar", "args": ["--control=https://x"] }] }, "status": { "podIP": "10.0.1.1" },
         });
         world.put(Put::Pod(Pod::read(serde_json::from_value(pod).unwrap()).unwrap())).documents
     };

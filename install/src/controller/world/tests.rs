@@ -14,7 +14,7 @@ fn pod(name: &str, ip: &str, change: impl FnOnce(&mut Value)) -> Pod {
             "containers": [{ "name": "app", "ports": [
                 { "name": "http", "containerPort": 8080 }, { "containerPort": 53, "protocol": "UDP" },
             ] }],
-            "initContainers": [{ "name": "culvert-sidecar", "image": "culvert:1", "ports": [{ "containerPort": 15020 }] }],
+            "initContainers": [{ "name": "culvert-sidecar", "image": "culvert:1", "args": ["--control=https://x"], "ports": [{ "containerPort": 15020 }] }],
         },
         "status": { "phase": "Running", "podIPs": [{ "ip": ip }, { "ip": "fd00::1" }],
                     "conditions": [{ "type": "Ready", "status": "True" }] },
@@ -67,6 +67,8 @@ fn parts_of_a_pod() {
         pod["metadata"]["generateName"] = Value::Null;
     });
     assert_eq!((bare.is_onboarded(), &*bare.workload), (false, "web"));
+    let old = pod("web", "10.0.0.1", |pod| pod["spec"]["initContainers"][0]["args"] = json!([]));
+    assert!(!old.is_onboarded(), "a sidecar without a controller has no identity by it");
     let host = json!({ "metadata": { "name": "x" }, "spec": { "hostNetwork": true, "containers": [] } });
     assert_eq!(Pod::read(serde_json::from_value(host).unwrap()), None);
 }
