@@ -223,8 +223,11 @@ impl Stream<'_> {
     }
 }
 
-/// Documents of a response about the pod, by their names.
-pub fn documents(response: &DeltaDiscoveryResponse) -> Result<Vec<(String, Value)>> {
+/// Documents by their names.
+pub type Documents = Vec<(String, Value)>;
+
+/// Documents of a response about the pod.
+pub fn documents(response: &DeltaDiscoveryResponse) -> Result<Documents> {
     ensure!(response.type_url == DOCUMENT, "{}", response.type_url);
     let read = |resource: &culvert_control::messages::Resource| {
         let any = resource.resource.as_ref().context("a resource without content")?;
@@ -235,7 +238,7 @@ pub fn documents(response: &DeltaDiscoveryResponse) -> Result<Vec<(String, Value
 }
 
 /// Destinations of a response, by their names, with the documents of each.
-pub fn destinations(response: &DeltaDiscoveryResponse) -> Result<Vec<(String, Vec<(String, Value)>)>> {
+pub fn destinations(response: &DeltaDiscoveryResponse) -> Result<Vec<(String, Documents)>> {
     ensure!(response.type_url == DESTINATION, "{}", response.type_url);
     let read = |resource: &culvert_control::messages::Resource| {
         let any = resource.resource.as_ref().context("a resource without content")?;
