@@ -17,11 +17,13 @@
 //! | 5 | `stream` | sidecars' calls |
 //! | 4 | `shared` | state of all tasks |
 //! | 3 | `compile` | documents for one sidecar, pure |
+//! | 3 | `followers` | streams by what they follow |
 //! | 2 | `world`, `authority` | the cluster; certificates, pure |
 //! | 1 | `key`, `options`, `metrics` | plain data |
 
 pub(crate) mod authority;
 pub(crate) mod compile;
+mod followers;
 mod keep;
 pub(crate) mod key;
 pub(crate) mod metrics;

@@ -9,11 +9,13 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::authority::Kept;
 use super::compile::Identities;
+use super::followers::Followers;
 use super::metrics::Metrics;
 use super::options::Settings;
-use super::stream::followers::Followers;
-use super::stream::reviewed::REVIEWS_AT_ONCE;
 use super::world::{Touched, World};
+
+/// Reviews of tokens at a time: a cluster that comes back sends thousands, and the API server has others to answer.
+const REVIEWS_AT_ONCE: usize = 32;
 
 /// State that the controller's tasks share.
 pub(crate) struct Shared {

@@ -6,7 +6,6 @@
 //!                                             └─▶ sign
 //! ```
 
-pub(crate) mod followers;
 mod grpc;
 pub(crate) mod reviewed;
 pub(crate) mod server;

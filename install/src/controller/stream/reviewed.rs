@@ -17,8 +17,6 @@ use crate::controller::world::{Life, Pod, World};
 const MAX_TOKEN: usize = 16 << 10;
 /// Deadline of a review, waiting for its turn included. The API server takes 5 ms, and 45 under load.
 const REVIEWS_WITHIN: Duration = Duration::from_secs(5);
-/// Reviews at a time: a cluster that comes back sends thousands, and the API server has others to answer.
-pub(crate) const REVIEWS_AT_ONCE: usize = 32;
 /// Names of what a token is bound to (Kubernetes, pkg/serviceaccount/claims.go).
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";

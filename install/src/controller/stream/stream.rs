@@ -14,11 +14,11 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::followers::{Inbox, StreamId};
 use super::grpc::{self, Messages, Piece, Status};
 use super::reviewed::{self, Caller};
 use super::session::{Asked, Session};
 use crate::controller::compile::{self, mesh_of};
+use crate::controller::followers::{Inbox, StreamId};
 use crate::controller::metrics::Sent;
 use crate::controller::shared::Shared;
 
