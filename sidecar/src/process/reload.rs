@@ -86,7 +86,7 @@ pub(crate) fn warn(plan: &Plan) {
 
 /// Longest time in which changes of the controller are gathered after a reload. It is as long as that reload took, so that
 /// documents take half of a core at most.
-const LONGEST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_millis(200);
 
 /// Waits until it is time to look for changes. Returns true for one of destinations alone, which is no news for the log.
 async fn next(proxy: &Proxy) -> bool {
@@ -229,7 +229,9 @@ fn read(proxy: &Proxy) -> (Result<Plan, Vec<PlanError>>, Option<Compiled>) {
     let standing = Standing::of_pod(&in_force.plan.names);
     let had_mesh = !in_force.plan.stand_ins.mesh;
     let read = |texts: &[Text]| {
-        let from = PlanSources { paths: &config.resources, texts, names: Some(&proxy.names), had_mesh };
+        let cache = proxy.control.as_ref().map(|control| &control.cache);
+        let from =
+            PlanSources { paths: &config.resources, texts, cache, names: Some(&proxy.names), had_mesh };
         documents::read(config, &from, &standing).map(|(plan, _)| plan)
     };
     let Some(control) = &proxy.control else { return (read(&[]), None) };
