@@ -142,9 +142,9 @@ fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
 /// Format `time` in UTC as RFC 3339, with `digits` digits of the second's fraction.
 pub fn rfc3339(time: SystemTime, digits: usize) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    let micros = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
     // Only a clock beyond the year 9999 is out of range.
-    let timestamp = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX);
+    let timestamp = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX);
     format!("{timestamp:.digits$}")
 }
 

@@ -7,6 +7,7 @@ mod bad_input;
 mod balance;
 mod bypassed;
 mod chart;
+mod controller;
 mod crowds;
 mod dataplane_names;
 mod defaults;

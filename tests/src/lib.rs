@@ -19,6 +19,7 @@
 //! | 5 | `mounted` | a node's files in a temporary folder, and the installer about them |
 //! | 5 | `pod` | the plugin, the sidecar, and bare listeners in the sidecar's place |
 //! | 5 | `api_server` | Kubernetes' API in process |
+//! | 5 | `control` | a sidecar's side of the controller's stream |
 //! | 5 | `chart` | what helm renders, and Kubernetes' schemas |
 //! | 4 | `lab` | a pod, a peer and a node; connections as any uid, and forged frames |
 //! | 3 | `process` | a program under test: where it is, how it starts, prints and ends |
@@ -33,6 +34,8 @@
 pub mod api_server;
 #[cfg(feature = "acceptance")]
 pub mod chart;
+#[cfg(feature = "acceptance")]
+pub mod control;
 pub mod demo;
 pub mod family;
 pub mod http;

@@ -144,7 +144,9 @@ impl Keys {
     fn read(yaml: &str) -> Result<Self, String> {
         // The lines behind the first show the place in the text.
         let said = |error: serde_saphyr::Error| plain(error.to_string().lines().next().unwrap_or_default());
-        let value = serde_saphyr::from_str(yaml).map_err(said)?;
+        let value =
+            serde_saphyr::from_str_with_options(yaml, serde_saphyr::options! { emit_comments: false })
+                .map_err(said)?;
         Self::at(String::new(), "the annotation", value)
     }
 

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::shared::long_time;
 use crate::agent::options::StatusAddress;
 use crate::kube::http::SERVICE_ACCOUNT;
-use crate::webhook::options::Service;
+use crate::kube::service::Service;
 
 /// Examples below `controller --help`.
 const CONTROLLER_EXAMPLES: &str = "\
@@ -63,7 +63,7 @@ pub(crate) enum CrdsArg {
     Never,
 }
 
-fn trust_domain(text: &str) -> Result<String, String> {
+pub(super) fn trust_domain(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
     if text.is_empty() || text.len() > 255 || !text.bytes().all(allowed) {
         return Err("it is 1 to 255 lower-case letters, digits, dots, dashes and underscores".to_owned());

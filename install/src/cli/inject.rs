@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 
+use super::controller::trust_domain;
 use super::shared::long_time;
 use crate::agent::options::StatusAddress;
 use crate::kube::http::SERVICE_ACCOUNT;
-use crate::webhook::options::Service;
+use crate::kube::service::Service;
 
 /// Examples below `inject --help`.
 const INJECT_EXAMPLES: &str = "\
@@ -59,9 +60,23 @@ pub(crate) struct InjectArgs {
     /// Kuma's label kuma.io/sidecar-injection: on = it counts beside culvert.dev/inject; off = it is left to Kuma
     #[arg(long, value_enum, default_value_t = KumaLabelArg::On)]
     pub kuma_label: KumaLabelArg,
+    /// The controller of the cluster.
+    #[command(flatten)]
+    pub control: ControlArgs,
     /// Settings of the webhook.
     #[command(flatten, next_help_heading = "Options of the webhook")]
     pub webhook: WebhookArgs,
+}
+
+/// Options with the controller that sidecars ask.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ControlArgs {
+    /// Controller that tells sidecars about the mesh, as https://culvert-controller.culvert-system.svc:15012
+    #[arg(long, value_name = "URL", value_parser = control)]
+    pub control: Option<String>,
+    /// Trust domain of the controller's identities
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = trust_domain, requires = "control")]
+    pub trust_domain: String,
 }
 
 /// The other two ways: clap asks for nothing that conflicts with what is given.
@@ -106,6 +121,18 @@ pub(crate) enum KumaLabelArg {
     On,
     /// It counts for nothing
     Off,
+}
+
+/// Checks the address of a controller: a container's arguments are no place for a dollar, and the sidecar takes no path.
+fn control(text: &str) -> Result<String, String> {
+    let authority = text.strip_prefix("https://").unwrap_or_default();
+    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "443"));
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+    if host.is_empty() || !host.bytes().all(allowed) || !is_port {
+        return Err("it is https://NAME:PORT, without a path".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -256,9 +256,12 @@ fn parse_json(text: &str) -> Result<BTreeMap<String, Value>, String> {
 }
 
 fn parse_yaml(text: &str) -> Result<BTreeMap<String, Value>, String> {
-    serde_saphyr::from_str::<Option<BTreeMap<String, Value>>>(text)
-        .map(Option::unwrap_or_default)
-        .map_err(|error| format!("no `key: value` lines of annotations: {error}"))
+    serde_saphyr::from_str_with_options::<Option<BTreeMap<String, Value>>>(
+        text,
+        serde_saphyr::options! { emit_comments: false },
+    )
+    .map(Option::unwrap_or_default)
+    .map_err(|error| format!("no `key: value` lines of annotations: {error}"))
 }
 
 fn read(path: &Path) -> Result<String, SettingsError> {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The controller's metrics. Every label takes one of a few values, but for the versions of sidecars.
 
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -9,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::stream::reviewed::Refused;
+use crate::system::openmetrics::openmetrics;
 
 /// Upper bounds of a look-up's time in seconds: a sidecar holds connections for it, at most 1 s.
 const SECONDS: [f64; 9] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
@@ -77,12 +76,18 @@ struct SignedLabels {
 
 /// Reason of a refused call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Why {
+pub(crate) enum Why {
+    /// There is no token, or none of a pod's.
     Token,
+    /// It is for others.
     Audience,
+    /// The pod is not known, or has ended.
     Pod,
+    /// The pod has no sidecar.
     NotOnboarded,
+    /// The pod runs by another account.
     Account,
+    /// The API server cannot be asked.
     Unreachable,
 }
 
@@ -145,23 +150,12 @@ impl Metrics {
         self.signatures.get_or_create(&SignedLabels { outcome }).inc();
     }
 
-    pub(crate) fn refused(&self, refused: &Refused) {
-        let reason = match refused {
-            Refused::NoToken | Refused::NotAccepted(_) | Refused::NoPod => Why::Token,
-            Refused::Audience => Why::Audience,
-            Refused::Unknown(_) | Refused::Ended(_) => Why::Pod,
-            Refused::NotOnboarded(_) => Why::NotOnboarded,
-            Refused::Account(_) => Why::Account,
-            Refused::Unreachable(_) => Why::Unreachable,
-        };
+    pub(crate) fn refused(&self, reason: Why) {
         self.refused.get_or_create(&RefusedLabels { reason }).inc();
     }
 
     /// All metrics in OpenMetrics' text.
     pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = encode(&mut text, &self.registry);
-        text
+        openmetrics(&self.registry)
     }
 }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::webhook::options::Service;
+use crate::kube::service::Service;
 
 /// Kinds of the mesh as CRDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

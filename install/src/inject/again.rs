@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use culvert_cni::pod::Settings as NodeSettings;
 
+use super::control::{POD_PORTS, pod_ports};
 use super::options::Options;
 use super::patch::Operation;
 use super::pod::{LISTS, Place, Pod};
@@ -31,10 +32,9 @@ pub(super) fn again(
     still_fits(pod, &place, &redirect, own, &args)?;
     let rewritten = rewrite(pod, &redirect.policy, shape, &args)?;
     let mut container = place.container.clone();
-    if !rewritten.originals.is_empty() {
-        let option = rewritten.option(&args)?;
-        let others = args.iter().filter(|arg| !arg.starts_with(APP_PROBES)).cloned();
-        container["args"] = others.chain(option).collect();
+    let updated = updated(pod, &args, &rewritten)?;
+    if updated != args {
+        container["args"] = updated.into();
     }
     let mut operations = rewritten.operations;
     if place.index != 0 {
@@ -49,6 +49,19 @@ pub(super) fn again(
     }
     let words = pod.annotations.get(DECISION).cloned().unwrap_or_default();
     Ok(Injected { operations, is_first: false, words, notes: notes(pod, shape) })
+}
+
+/// Arguments with the probes and the ports that others have added.
+fn updated(pod: &Pod<'_>, args: &[String], rewritten: &Rewritten) -> Result<Vec<String>, Refusal> {
+    let mut updated = args.to_vec();
+    if !rewritten.originals.is_empty() {
+        updated.retain(|arg| !arg.starts_with(APP_PROBES));
+        updated.extend(rewritten.option(args)?);
+    }
+    if let Some(ports) = pod_ports(pod) {
+        updated.iter_mut().filter(|arg| arg.starts_with(POD_PORTS)).for_each(|arg| arg.clone_from(&ports));
+    }
+    Ok(updated)
 }
 
 /// Refuses a sidecar that was made for other annotations of the pod: rewritten probes cannot be made anew, as their
@@ -66,9 +79,9 @@ fn still_fits(
     let has: BTreeSet<_> = args.iter().filter(is_of_policy).cloned().collect();
     differ.extend(has.difference(&wanted).map(|arg| format!("has {arg}")));
     differ.extend(wanted.difference(&has).map(|arg| format!("lacks {arg}")));
-    // A namespace's defaults may be others than at the first call.
+    // A namespace's defaults may be others than at the first call, and so may the injector's settings.
     let alone = Namespace::default();
-    let more = Additions::of(pod, &Options::read(pod, &alone)?, &Rewritten::default())?;
+    let more = Additions::of(pod, &Options::read(pod, &alone)?, &Rewritten::default(), None)?;
     differ.extend(more.args.iter().filter(|arg| !args.contains(arg)).map(|arg| format!("lacks {arg}")));
     if redirect.given_uid().is_some_and(|given| given != own) {
         differ.push(format!("runs as uid {own}"));

@@ -10,6 +10,7 @@
 //! goes back to its place, and probes of new containers are rewritten. Nothing that changes over time goes into the pod.
 
 mod again;
+mod control;
 mod labels;
 mod options;
 mod patch;
@@ -28,6 +29,7 @@ use std::fmt;
 use culvert_cni::pod::Settings as NodeSettings;
 use serde_json::Value;
 
+pub(crate) use self::control::Control;
 pub(crate) use self::labels::KumaLabel;
 pub(crate) use self::patch::{Operation, apply};
 
@@ -61,6 +63,8 @@ pub(crate) struct Settings {
     pub kuma_label: KumaLabel,
     /// Defaults of the nodes, and what is locked there.
     pub node: NodeSettings,
+    /// The controller that tells sidecars about the mesh, where there is one.
+    pub control: Option<Control>,
 }
 
 /// Shape of a sidecar's container.

@@ -71,10 +71,10 @@ impl<'a> Options<'a> {
     }
 
     /// True if the sidecar reads the documents of its namespace. Without documents there is neither a Dataplane nor an
-    /// identity, so both ask for them.
-    pub(super) fn documents(&self) -> Result<bool, Refusal> {
+    /// identity, so both ask for them; a controller writes them for all.
+    pub(super) fn documents(&self, controlled: bool) -> Result<bool, Refusal> {
         match self.text(DOCUMENTS) {
-            None => Ok(self.text(DATAPLANE).is_some() || self.text(IDENTITY).is_some()),
+            None => Ok(controlled || self.text(DATAPLANE).is_some() || self.text(IDENTITY).is_some()),
             Some("enabled") => Ok(true),
             Some("disabled") => {
                 match [DATAPLANE, IDENTITY].into_iter().find(|name| self.text(name).is_some()) {

@@ -31,6 +31,7 @@ pub(super) struct Template<'a> {
     pub resources: Option<Value>,
     /// Further arguments.
     pub args: Vec<String>,
+    pub variables: Vec<Value>,
     pub mounts: Vec<Value>,
 }
 
@@ -61,7 +62,7 @@ impl Template<'_> {
     pub(super) fn container(self) -> Value {
         let own_status = own_status(self.policy);
         let args = self.arguments();
-        let Self { shape, image, uid, policy, resources, mounts, .. } = self;
+        let Self { shape, image, uid, policy, resources, variables, mounts, .. } = self;
         let probe = |path: &str, period: u64| json!({ "httpGet": { "path": path, "port": STATUS }, "periodSeconds": period });
         let mut container = json!({
             "name": SIDECAR,
@@ -96,6 +97,9 @@ impl Template<'_> {
         }
         if let Some(resources) = resources {
             container["resources"] = resources;
+        }
+        if !variables.is_empty() {
+            container["env"] = variables.into();
         }
         if !mounts.is_empty() {
             container["volumeMounts"] = mounts.into();

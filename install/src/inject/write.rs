@@ -8,6 +8,7 @@ use culvert_cni::pod::{Decided, Decision as Plugins, Settings as NodeSettings, d
 use culvert_cni::redirect::policy::{DnsCapture, IpFamilies, Policy};
 use serde_json::{Map, Value, json};
 
+use super::control::{self, Control};
 use super::labels::Asked;
 use super::options::{Options, has_volume};
 use super::patch::{Operation, escaped};
@@ -53,12 +54,13 @@ pub(super) fn first(
     let default = policy.proxy_uid.get();
     let uid = refusal.note(uid::choose(pod, namespace, shape, given, default));
     let resources = refusal.note(resources(pod, &options));
-    let more = refusal.note(Additions::of(pod, &options, &rewritten));
+    let more = refusal.note(Additions::of(pod, &options, &rewritten, settings.control.as_ref()));
     refusal.check()?;
     let mut annotations = redirect.annotations(pod, uid)?;
     let times = Times::of(shape, pod.spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64));
-    let Additions { args, mounts, volumes } = more;
-    let template = Template { shape, image: &settings.image, uid, policy, times, resources, args, mounts };
+    let Additions { args, variables, mounts, volumes } = more;
+    let image = &settings.image;
+    let template = Template { shape, image, uid, policy, times, resources, args, variables, mounts };
 
     let mut operations = rewritten.operations;
     operations.push(insertion(pod, shape, template.container()));
@@ -220,33 +222,56 @@ fn ports(pod: &Pod<'_>, policy: &Policy) -> Result<(), Refusal> {
     refusal.check()
 }
 
-/// Arguments, mounts and volumes that depend on the pod.
+/// Arguments, variables, mounts and volumes that depend on the pod.
 #[derive(Debug, Default)]
 pub(super) struct Additions {
     pub args: Vec<String>,
+    variables: Vec<Value>,
     mounts: Vec<Value>,
     volumes: Vec<Value>,
 }
 
 impl Additions {
-    pub(super) fn of(pod: &Pod<'_>, options: &Options<'_>, rewritten: &Rewritten) -> Result<Self, Refusal> {
+    pub(super) fn of(
+        pod: &Pod<'_>,
+        options: &Options<'_>,
+        rewritten: &Rewritten,
+        control: Option<&Control>,
+    ) -> Result<Self, Refusal> {
         let mut more = Self::default();
         more.mount(NO_TOKEN, TOKEN_FOLDER);
         // An emptyDir would be local storage, which keeps `kubectl drain` and autoscalers from taking the pod's node.
         let name = json!({ "path": "namespace", "fieldRef": { "fieldPath": "metadata.namespace" } });
         more.volumes.push(json!({ "name": NO_TOKEN, "downwardAPI": { "items": [name] } }));
-        if options.documents()? {
+        let reads = options.documents(control.is_some())?;
+        more.args.extend(reads.then(|| format!("--resources={DOCUMENTS_FOLDER}")));
+        if reads || control.is_some() {
             more.mount(DOCUMENTS, DOCUMENTS_FOLDER);
-            more.args.push(format!("--resources={DOCUMENTS_FOLDER}"));
-            let map = json!({ "name": DOCUMENTS, "defaultMode": READABLE });
+            let mut map = json!({ "name": DOCUMENTS, "defaultMode": READABLE });
+            if control.is_some() {
+                // The controller may write it later than the first pod starts.
+                map["optional"] = true.into();
+            }
             more.volumes.push(json!({ "name": DOCUMENTS, "configMap": map }));
         }
         more.args.extend(options.dataplane()?.map(|name| format!("--dataplane={name}")));
-        if let Some(volume) = options.identity()? {
+        let identity = options.identity()?;
+        if let Some(volume) = identity {
             more.mount(volume, IDENTITY_FOLDER);
             more.args.push(format!("--identity={IDENTITY_FOLDER}"));
         }
-        more.args.extend(options.trust_domain()?.map(|name| format!("--trust-domain={name}")));
+        // An identity of one's own has a trust domain of its own.
+        let domain = control.filter(|_| identity.is_none()).map(|control| control.trust_domain.as_str());
+        let domain = options.trust_domain()?.or(domain);
+        more.args.extend(domain.map(|name| format!("--trust-domain={name}")));
+        if let Some(control) = control {
+            more.args.extend(control.args(DOCUMENTS_FOLDER, pod));
+            more.variables = control::variables();
+            for (volume, folder, source) in control::volumes(READABLE) {
+                more.mount(volume, folder);
+                more.volumes.push(source);
+            }
+        }
         more.args.extend(rewritten.option(&[])?);
         // A volume of that name by the pod's author takes the place of ours.
         more.volumes.retain(|volume| !has_volume(pod, volume["name"].as_str().unwrap_or_default()));

@@ -18,6 +18,7 @@ pub mod http;
 pub mod metadata;
 pub mod pods;
 pub(crate) mod reflect;
+pub(crate) mod service;
 
 pub use backoff::Backoff;
 pub use events::Events;

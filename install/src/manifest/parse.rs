@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use granit_parser::{Event, Parser, ScalarStyle, Span, StrInput, StructureStyle};
+use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput, StructureStyle};
 use serde_json::{Map, Number, Value};
 
 use super::{Document, ManifestError};
@@ -88,8 +88,11 @@ fn merge(map: &mut Map<String, Value>, other: Value) {
 /// # Errors
 /// The first line that is no YAML, or says something twice.
 pub(crate) fn documents(text: &str) -> Result<Vec<Document>, ManifestError> {
-    let mut reader =
-        Reader { text, parser: Parser::new_from_str(text), anchors: BTreeMap::new(), repeated: 0 };
+    let mut options = Options::default();
+    // They stay in the text, which is edited in place.
+    options.emit_comments = false;
+    let parser = Parser::new_from_str_with_options(text, options);
+    let mut reader = Reader { text, parser, anchors: BTreeMap::new(), repeated: 0 };
     let mut documents: Vec<Document> = Vec::new();
     while let Some((event, span)) = reader.next()? {
         match event {

@@ -19,9 +19,10 @@ use tokio::time::{Instant, sleep};
 
 use super::certificate::{Change, Kept, NotMade, Pair, Plan, Unfit};
 use super::metrics::Metrics;
-use super::options::{Service, WebhookOptions};
+use super::options::WebhookOptions;
 use super::pages::Readiness;
 use crate::kube::http::{ApiError, Call, Client, encoded};
+use crate::kube::service::Service;
 
 /// Interval of looks: a bundle that someone changed is back within that, and each pod of a labelled namespace is refused until
 /// then. Two replicas make 0.8 calls a second.

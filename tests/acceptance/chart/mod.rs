@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The Helm chart, the container image, and the sidecar's manifests in the README.
 
+mod controller;
 pub(crate) mod image;
 mod injection;
 mod nodes;
@@ -85,6 +86,18 @@ fn others() -> Vec<(&'static str, Value)> {
                     "platform": "openshift" }),
         ),
         ("watched", watched()),
+        (
+            "controller",
+            json!({ "controller": {
+                "enabled": true, "replicas": 3, "trustDomain": "1", "identityLife": "12h", "crds": "never", "secret": "own",
+                "podLabels": { "team": "net" }, "podAnnotations": { "example.com/note": "a: b" },
+                "tolerations": [{ "operator": "Exists" }], "priorityClassName": "1e3",
+                "affinity": { "podAntiAffinity": {}, "nodeAffinity": {} } } }),
+        ),
+        (
+            "controller beside a webhook",
+            json!({ "controller": { "enabled": true, "replicas": 1 }, "injector": { "mode": "webhook" } }),
+        ),
         ("no uninstall", json!({ "uninstall": { "enabled": false } })),
     ]
 }
@@ -95,6 +108,7 @@ fn watched() -> Value {
                        { "ipBlock": { "cidr": "10.0.0.0/8" } }]);
     let monitor = json!({ "enabled": true, "interval": "30s", "labels": { "release": "prometheus" } });
     json!({
+        "controller": { "enabled": true },
         "networkPolicy": { "enabled": true, "metricsFrom": peers },
         "monitoring": { "podMonitor": monitor, "serviceMonitor": monitor,
                         "dashboard": { "enabled": true, "annotations": { "grafana_folder": "net" } } },

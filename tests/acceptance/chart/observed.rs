@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::{rendered, watched, with_webhook};
 
-/// The names of all metrics that the pages of sidecar, agent and injector describe.
+/// The names of all metrics that the pages of sidecar, agent, injector and controller describe.
 fn metrics() -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    for page in ["sidecar/METRICS.md", "install/README.md", "install/INJECTOR.md"] {
+    for page in ["sidecar/METRICS.md", "install/README.md", "install/INJECTOR.md", "install/CONTROLLER.md"] {
         let text = fs::read_to_string(repository().join(page))?;
         for row in text.lines().filter_map(|line| line.strip_prefix("| `culvert_")) {
             let (name, rest) = row.split_once("` | ").context("a row without type")?;
@@ -73,13 +73,14 @@ fn every_panel_shows_metrics_that_there_are() -> Result<()> {
     }
     ensure!(used.len() > 20, "only {used:?}");
     // A histogram is shown by its buckets.
-    let of_injector = known.iter().filter(|name| name.starts_with("culvert_injector_"));
-    let hidden: Vec<_> = of_injector
+    let servers = ["culvert_injector_", "culvert_controller_"];
+    let of_servers = known.iter().filter(|name| servers.iter().any(|server| name.starts_with(server)));
+    let hidden: Vec<_> = of_servers
         .filter(|name| {
             !used.contains(*name) && !name.ends_with("_seconds_sum") && !name.ends_with("_seconds_count")
         })
         .collect();
-    ensure!(hidden.is_empty(), "of the injector no panel shows {hidden:?}");
+    ensure!(hidden.is_empty(), "of the servers no panel shows {hidden:?}");
     let variables = dashboard["templating"]["list"].as_array().context("no variables")?;
     assert_eq!(
         variables.iter().filter_map(|v| v["name"].as_str()).collect::<Vec<_>>(),
@@ -175,6 +176,7 @@ fn each_pod_is_open_at_the_ports_that_others_call_and_no_others() -> Result<()> 
         [
             "DaemonSet culvert-agent: status to some",
             "DaemonSet culvert-uninstall: ",
+            "Deployment culvert-controller: control, status to some",
             "Deployment culvert-injector: webhook, status to some",
             "Job culvert-uninstall: ",
         ]
@@ -216,7 +218,7 @@ fn monitors_name_ports_that_their_pods_have() -> Result<()> {
             }
         }
         if kind == "ServiceMonitor" {
-            let service = rendered.one("Service", "-injector")?;
+            let service = rendered.one("Service", name)?;
             let selector = monitor["spec"]["selector"]["matchLabels"].as_object().context("no selector")?;
             let labels = &service["metadata"]["labels"];
             assert!(selector.iter().all(|(key, value)| labels[key] == *value), "{selector:?} in {labels}");
@@ -227,7 +229,12 @@ fn monitors_name_ports_that_their_pods_have() -> Result<()> {
     }
     assert_eq!(
         seen,
-        ["PodMonitor culvert-agent", "PodMonitor culvert-sidecar", "ServiceMonitor culvert-injector"]
+        [
+            "PodMonitor culvert-agent",
+            "PodMonitor culvert-sidecar",
+            "ServiceMonitor culvert-injector",
+            "ServiceMonitor culvert-controller",
+        ]
     );
     Ok(())
 }

@@ -172,6 +172,21 @@ fn wrong_values_are_refused_and_named() -> Result<()> {
             json!({ "injector": { "podLabels": { "culvert.dev/inject": "enabled" } } }),
             &["/injector/podLabels", "inject"],
         ),
+        (json!({ "controller": { "replicas": 0 } }), &["/controller/replicas"]),
+        (json!({ "controller": { "trustDomain": "Cluster.local" } }), &["/controller/trustDomain"]),
+        (json!({ "controller": { "trustDomain": "" } }), &["/controller/trustDomain"]),
+        (json!({ "controller": { "identityLife": "1w" } }), &["/controller/identityLife"]),
+        (json!({ "controller": { "crds": true } }), &["/controller/crds", "always"]),
+        (json!({ "controller": { "secret": "A b" } }), &["/controller/secret"]),
+        (json!({ "controller": { "leader": true } }), &["leader", "not allowed"]),
+        (
+            json!({ "controller": { "podLabels": { "culvert.dev/inject": "enabled" } } }),
+            &["/controller/podLabels", "inject"],
+        ),
+        (
+            json!({ "controller": { "podAnnotations": { "culvert.dev/redirect": "enabled" } } }),
+            &["/controller/podAnnotations", "redirect"],
+        ),
         (json!({ "networkPolicy": { "metricsFrom": [{}] } }), &["/networkPolicy/metricsFrom/0"]),
         (json!({ "monitoring": { "podMonitor": { "interval": "often" } } }), &["/podMonitor/interval"]),
         (json!({ "monitoring": { "dashboards": {} } }), &["dashboards", "not allowed"]),
@@ -201,6 +216,7 @@ fn the_notes_name_the_next_steps() -> Result<()> {
         assert!(notes.contains(words), "no {words:?} in {notes}");
     }
     assert!(!notes.contains("taint"), "{notes}");
+    assert!(!notes.contains("controller"), "{notes}");
     assert!(!notes.contains("AdmissionPolic") && !notes.contains("admissionpolic"), "{notes}");
     let of_policy = chart.notes(&json!({ "injector": { "mode": "policy" } }))?;
     for words in [
@@ -218,6 +234,18 @@ fn the_notes_name_the_next_steps() -> Result<()> {
         (
             json!({ "injector": { "enabled": false } }),
             "culvert-install inject --file web.yaml --image localhost/culvert:",
+        ),
+        (
+            json!({ "controller": { "enabled": true, "trustDomain": "mesh.example" } }),
+            "rollout status deployment/culvert-controller",
+        ),
+        (
+            json!({ "controller": { "enabled": true, "trustDomain": "mesh.example" } }),
+            "spiffe://mesh.example/ns/NAMESPACE/sa/ACCOUNT",
+        ),
+        (
+            json!({ "controller": { "enabled": true }, "injector": { "enabled": false } }),
+            "--control https://culvert-controller.culvert-system.svc:15012 --trust-domain cluster.local | kubectl",
         ),
     ] {
         let notes = chart.notes(&values)?;

@@ -61,12 +61,13 @@ fn pods(document: &Value) -> Vec<(Value, Option<String>)> {
 }
 
 /// The pod as `inject --file` writes it, or what it says on stderr.
-fn by_file(folder: &Path, document: &str) -> Result<Result<Vec<Value>, String>> {
+fn by_file(folder: &Path, document: &str, options: &[&str]) -> Result<Result<Vec<Value>, String>> {
     let file = folder.join("shape.yaml");
     fs::write(&file, document)?;
     let output = Command::new(&Binaries::built()?.install)
         .args(["inject", "--image", IMAGE, "--file"])
         .arg(&file)
+        .args(options)
         .output()?;
     let (text, said) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
     if !output.status.success() {
@@ -101,13 +102,27 @@ fn by_webhook(
 
 #[test]
 fn every_shape_of_a_pod_has_the_same_outcome_by_webhook_and_by_file() -> Result<()> {
+    have_the_same_outcome(&[])
+}
+
+#[test]
+fn every_shape_of_a_pod_has_the_same_outcome_where_a_controller_is() -> Result<()> {
+    have_the_same_outcome(&[
+        "--control",
+        "https://culvert-controller.mesh.svc:15012",
+        "--trust-domain",
+        "mesh.example",
+    ])
+}
+
+fn have_the_same_outcome(options: &[&str]) -> Result<()> {
     let cluster = Cluster::new()?;
-    let injector = cluster.injector(&[])?;
+    let injector = cluster.injector(options)?;
     let folder = tempfile::tempdir()?;
     let (mut injected, mut skipped, mut refused) = (0, 0, 0);
     for document in documents()? {
         let Ok(value) = parsed(&document) else { continue };
-        let file = by_file(folder.path(), &document)?;
+        let file = by_file(folder.path(), &document, options)?;
         let pods = pods(&value);
         let mut outcomes = Vec::new();
         for (pod, namespace) in &pods {

@@ -87,16 +87,44 @@ fn changed(pod: &Value, list: &str) -> Vec<Shape> {
                 json!({ "name": "late", "image": "l:1", "ports": [{ "containerPort": 15001 }] }),
             );
         }),
+        change("a port comes late", &|pod| {
+            let ports = json!([{ "containerPort": 9090 }]);
+            insert(pod, "containers", 1, json!({ "name": "late", "image": "l:1", "ports": ports }));
+        }),
+        change("a port and a probe come late", &|pod| {
+            let mut late = probed.clone();
+            late["ports"] = json!([{ "name": "late", "containerPort": 9 }]);
+            insert(pod, "containers", 0, late);
+        }),
     ]
 }
 
 #[test]
 fn policies_and_the_program_put_right_what_others_changed() -> Result<()> {
     for (sidecar, list) in [("native", "initContainers"), ("plain", "containers")] {
-        let settings = Settings::of(sidecar);
-        let pod = injected(&settings)?;
-        are_equal(&settings, &changed(&pod, list)).with_context(|| sidecar)?;
+        let [plain, controlled] = [Settings::of(sidecar), Settings::controlled(sidecar)];
+        for (first, second) in
+            [(&plain, &plain), (&controlled, &controlled), (&plain, &controlled), (&controlled, &plain)]
+        {
+            let pod = injected(first)?;
+            are_equal(second, &changed(&pod, list)).with_context(|| sidecar)?;
+        }
     }
+    Ok(())
+}
+
+/// The sidecar is told the ports of the pod as it comes to be.
+#[test]
+fn policies_tell_a_sidecar_of_ports_that_come_late() -> Result<()> {
+    let settings = Settings::controlled("native");
+    let pod = injected(&settings)?;
+    let all = changed(&pod, "initContainers");
+    let late = all.into_iter().find(|shape| shape.title == "a port comes late").context("no such change")?;
+    let Outcome::Injected(pod) = by_policy(&settings, &[(late.pod, late.namespace)])?.remove(0) else {
+        anyhow::bail!("it is not changed")
+    };
+    let args = pod["spec"]["initContainers"][0]["args"].as_array().context("no arguments")?;
+    ensure!(args.contains(&json!("--pod-ports=http:8080,9090")), "{args:?}");
     Ok(())
 }
 

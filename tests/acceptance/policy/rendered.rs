@@ -18,13 +18,14 @@ fn policies_are_valid_in_each_kubernetes_that_has_them() -> Result<()> {
     let other = Settings { redirect, locked: json!(["proxyUid"]), ..Settings::of("plain") };
     for kubernetes in ["1.36", "1.37"] {
         let mut files = Vec::new();
-        for settings in [Settings::of("auto"), other.clone()] {
+        for settings in [Settings::of("auto"), other.clone(), Settings::controlled("native")] {
             let rendered = chart.render(&settings.values(), kubernetes)?;
             ensure!(
                 rendered.text == chart.render(&settings.values(), kubernetes)?.text,
                 "two renders differ"
             );
-            let file = folder.path().join(format!("{}-{kubernetes}.yaml", settings.sidecar));
+            let file =
+                folder.path().join(format!("{}-{kubernetes}-{}.yaml", settings.sidecar, settings.controlled));
             fs::write(&file, rendered.text)?;
             files.push(file);
         }
@@ -143,9 +144,9 @@ fn the_evaluator_refuses_what_kubernetes_refuses() -> Result<()> {
 /// A test that cannot fail shows nothing: each of these changes of the expressions must be noticed.
 #[test]
 fn changed_expressions_make_other_pods() -> Result<()> {
-    let documents = policies(&Settings::of("native"))?;
+    let documents = policies(&Settings::controlled("native"))?;
     let shape = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "web" }, "spec": {
-        "initContainers": [{ "name": "a" }], "containers": [{ "name": "web", "securityContext": { "runAsUser": 5678 },
+        "initContainers": [{ "name": "a" }], "containers": [{ "name": "web", "securityContext": { "runAsUser": 5678 }, "ports": [{ "containerPort": 80 }],
         "readinessProbe": { "tcpSocket": { "port": 80 } } }] } });
     let labels = json!({ "kubernetes.io/metadata.name": "shop", "culvert.dev/inject": "enabled" });
     let pods = json!([{ "pod": shape, "namespace": { "metadata": { "labels": labels } } }]);
@@ -160,6 +161,11 @@ fn changed_expressions_make_other_pods() -> Result<()> {
         ("op: 'remove'", "op: 'add', value: 1"),
         ("'culvert.dev/inject', 'yes': 'enabled'", "'culvert.dev/inject', 'yes': 'on'"),
         ("'--drain-time='", "'--drain='"),
+        ("'expirationSeconds': dyn(3600)", "'expirationSeconds': dyn(600)"),
+        ("'status.podIPs'", "'status.podIP'"),
+        ("'--pod-ports='", "'--ports='"),
+        ("?'optional': variables.controlled", "?'optional': variables.again"),
+        ("variables.control != ''", "variables.control == ''"),
     ] {
         ensure!(text.contains(old), "{old} is not in the policies");
         let changed: Value = serde_json::from_str(&text.replace(old, new))?;

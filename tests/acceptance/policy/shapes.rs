@@ -98,6 +98,32 @@ fn policies_and_the_program_make_the_same_of_other_pods() -> Result<()> {
     are_equal(&Settings::of("plain"), &admitted(&equal))
 }
 
+#[test]
+fn policies_and_the_program_say_the_same_of_a_controller() -> Result<()> {
+    let (_, shapes) = shapes()?;
+    let equal = others()?.into_iter().filter(|shape| shape.differs.is_none());
+    let all: Vec<_> = shapes.into_iter().chain(equal).collect();
+    let settings = Settings::controlled("native");
+    are_equal(&settings, &all)?;
+    are_equal(&Settings::controlled("plain"), &admitted(&all))?;
+    // That it is there at all, in each pod that is injected.
+    let asked: Vec<_> = all.iter().map(|shape| (shape.pod.clone(), shape.namespace.clone())).collect();
+    let mut injected = 0;
+    for (outcome, (before, _)) in by_policy(&settings, &asked)?.iter().zip(&asked) {
+        let Outcome::Injected(pod) = outcome else { continue };
+        if before["metadata"]["annotations"]["inject.culvert.dev/decision"].is_string() {
+            continue;
+        }
+        let lists = ["initContainers", "containers"].map(|list| &pod["spec"][list][0]);
+        let sidecar =
+            lists.into_iter().find(|one| one["name"] == "culvert-sidecar").context("no sidecar first")?;
+        ensure!(sidecar["env"].as_array().is_some_and(|all| all.len() == 6), "{pod}");
+        injected += 1;
+    }
+    ensure!(injected > 80, "{injected}");
+    Ok(())
+}
+
 /// Every pair of a pod's and a namespace's labels, and the label where it would be an annotation.
 #[test]
 fn policies_and_the_program_leave_kumas_label_to_kuma() -> Result<()> {
@@ -190,5 +216,10 @@ fn policies_know_the_limits_of_the_sidecar() -> Result<()> {
             json!({ "inject.culvert.dev/trust-domain": "x".repeat(number) });
         shapes.push(domain);
     }
-    are_equal(&Settings::of("native"), &shapes)
+    for number in [512, 513] {
+        let ports: Vec<_> = (0..number).map(|n| json!({ "containerPort": 20_000 + n })).collect();
+        shapes.push(shape(format!("ports {number}"), json!([{ "name": "web", "ports": ports }])));
+    }
+    are_equal(&Settings::of("native"), &shapes)?;
+    are_equal(&Settings::controlled("native"), &shapes)
 }

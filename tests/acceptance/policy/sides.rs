@@ -73,11 +73,21 @@ pub(super) struct Settings {
     pub kuma_label: bool,
     pub redirect: Value,
     pub locked: Value,
+    /// The cluster has a controller.
+    pub controlled: bool,
 }
+
+/// Trust domain of the controller.
+const TRUST_DOMAIN: &str = "mesh.example";
 
 impl Settings {
     pub(super) fn of(sidecar: &'static str) -> Self {
-        Self { sidecar, kuma_label: true, redirect: json!({}), locked: json!([]) }
+        Self { sidecar, kuma_label: true, redirect: json!({}), locked: json!([]), controlled: false }
+    }
+
+    /// The same with a controller.
+    pub(super) fn controlled(sidecar: &'static str) -> Self {
+        Self { controlled: true, ..Self::of(sidecar) }
     }
 
     pub(super) fn values(&self) -> Value {
@@ -88,6 +98,7 @@ impl Settings {
                 "excludeNamespaces": ["excluded"],
             },
             "entry": { "redirect": self.redirect, "locked": self.locked },
+            "controller": { "enabled": self.controlled, "trustDomain": TRUST_DOMAIN },
         })
     }
 }
@@ -182,6 +193,10 @@ pub(super) fn by_program(
     command.args(["inject", "--image", "registry.example.com/culvert:0.1.0", "--sidecar", settings.sidecar]);
     command.args(["--kuma-label", if settings.kuma_label { "on" } else { "off" }]);
     command.arg("--file").arg(file).arg("--conflist").arg(conflist);
+    if settings.controlled {
+        command.arg(format!("--control=https://culvert-controller.{NAMESPACE}.svc:15012"));
+        command.arg(format!("--trust-domain={TRUST_DOMAIN}"));
+    }
     command.args(["--exclude-namespace", NAMESPACE, "--exclude-namespace", "excluded"]);
     // The option has a default, which asks for a sidecar: there is always another label.
     command.arg("--namespace-label").arg(format!("kubernetes.io/metadata.name={}", namespace.name));

@@ -2,6 +2,8 @@
 //! `culvert-install inject`: manifests with sidecars, or the decisions about their pods in words. Each pod is decided as
 //! at its admission.
 
+#[cfg(test)]
+mod controlled;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -14,10 +16,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use self::places::{Places, places};
-use crate::cli::inject::{InjectArgs, KumaLabelArg, ShapeArg};
+use crate::cli::inject::{ControlArgs, InjectArgs, KumaLabelArg, ShapeArg};
 use crate::command::answer::{Answer, Exit};
 use crate::command::settings::{NodeEntry, node_entry};
-use crate::inject::{Decision, Injected, KumaLabel, Namespace, Settings, Shape, apply, decide};
+use crate::inject::{Control, Decision, Injected, KumaLabel, Namespace, Settings, Shape, apply, decide};
 use crate::manifest::{ManifestError, documents, edited};
 use crate::system::read::read_bounded;
 
@@ -85,6 +87,7 @@ fn asked(args: &InjectArgs, node: NodeEntry) -> (Namespace, Settings) {
         namespace_annotation,
         exclude_namespace,
         kuma_label,
+        control: ControlArgs { control, trust_domain },
         ..
     } = args;
     let namespace = Namespace {
@@ -104,7 +107,8 @@ fn asked(args: &InjectArgs, node: NodeEntry) -> (Namespace, Settings) {
     // A sidecar whose pod is not redirected would never be ready.
     let NodeEntry { defaults: node, excluded } = node;
     let excluded = exclude_namespace.iter().cloned().chain(excluded).collect();
-    (namespace, Settings { image, shape, excluded, kuma_label, node })
+    let control = control.clone().map(|url| Control { url, trust_domain: trust_domain.clone() });
+    (namespace, Settings { image, shape, excluded, kuma_label, node, control })
 }
 
 /// Decides about all pods of a text.

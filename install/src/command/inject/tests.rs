@@ -12,13 +12,13 @@ use crate::command::answer::Colour;
 use crate::{Streams, run as run_program};
 
 /// A document of the folder `shapes`: its first line is a comment with the expected outcome.
-struct Form {
+pub(super) struct Form {
     file: String,
-    text: String,
+    pub text: String,
     expected: String,
 }
 
-fn forms() -> Vec<Form> {
+pub(super) fn forms() -> Vec<Form> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/command/inject/shapes");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
@@ -39,23 +39,28 @@ fn namespace() -> Namespace {
     Namespace { labels, ..Namespace::default() }
 }
 
-fn settings(shape: Shape) -> Settings {
+pub(super) fn settings(shape: Shape) -> Settings {
     Settings {
         image: "registry.example.com/culvert:0.1.0".to_owned(),
         shape,
         excluded: Vec::new(),
         kuma_label: KumaLabel::On,
         node: NodeSettings::default(),
+        control: None,
     }
 }
 
 /// All that is said about a text, and the text with sidecars.
 fn outcome(text: &str, shape: Shape) -> (String, Answer) {
-    let said = of_text(text, &namespace(), &settings(shape), true).unwrap();
-    (said.out, of_text(text, &namespace(), &settings(shape), false).unwrap())
+    outcome_by(text, &settings(shape))
 }
 
-fn pods(text: &str) -> Vec<Value> {
+pub(super) fn outcome_by(text: &str, settings: &Settings) -> (String, Answer) {
+    let said = of_text(text, &namespace(), settings, true).unwrap();
+    (said.out, of_text(text, &namespace(), settings, false).unwrap())
+}
+
+pub(super) fn pods(text: &str) -> Vec<Value> {
     let found = documents(text).unwrap();
     let pods = found.iter().flat_map(|document| {
         places(&document.value)
@@ -271,7 +276,7 @@ fn the_manifests_of_the_readme_are_the_template() {
     }
 }
 
-fn program(args: &[&str]) -> (Exit, String, String) {
+pub(super) fn program(args: &[&str]) -> (Exit, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let args = ["culvert-install", "inject"].iter().chain(args).map(OsString::from);
     let exit = run_program(args, Streams { out: &mut out, err: &mut err, colour: Colour::Plain });

@@ -9,8 +9,9 @@ use crate::command::answer::{Answer, Exit};
 use crate::command::logging::start_logging;
 use crate::command::settings::node_entry;
 use crate::kube::Client;
+use crate::kube::service::Service;
 use crate::webhook;
-use crate::webhook::options::{Service, WebhookOptions};
+use crate::webhook::options::WebhookOptions;
 
 /// The process does not run in a pod.
 #[derive(Debug, thiserror::Error)]

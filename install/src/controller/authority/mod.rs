@@ -19,7 +19,7 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-pub(crate) use self::signing::{Signed, serving, sign};
+pub(crate) use self::signing::{serving, sign};
 
 /// Keys of the Secret.
 const CURRENT: [&str; 2] = ["tls.crt", "tls.key"];

@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::signing::Signed;
 use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);

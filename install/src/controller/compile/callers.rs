@@ -14,7 +14,8 @@ use culvert_mesh::select::{Subject, effective};
 use culvert_mesh::target::Pods;
 use serde_json::{Value, json};
 
-use super::{API_VERSION, Identities, MESH, Named, OWN, mesh_of, policies};
+use super::dataplane::{dataplane, read};
+use super::{API_VERSION, Identities, MESH, Named, OWN, mesh_of};
 use crate::controller::world::World;
 
 /// Callers of one account: a Dataplane for each kind of pod that it runs.
@@ -64,7 +65,7 @@ pub(super) fn rules(
             name = format!("{name}-{port}");
         }
         let mut default = json!({ "allow": allow, "deny": deny, "allowWithShadowDeny": shadow });
-        // An empty list is no list; without any of them the rule lets in none.
+        // An empty list is no list.
         if let Some(lists) = default.as_object_mut() {
             lists.retain(|_, list| list.as_array().is_some_and(|list| !list.is_empty()));
         }
@@ -96,7 +97,7 @@ pub(super) fn rules(
 fn accounts(world: &World, identities: &Identities, mesh: &str) -> Vec<Account> {
     let mut accounts: BTreeMap<String, Vec<Document>> = BTreeMap::new();
     for pod in world.one_pod_of_each_kind().filter(|pod| pod.is_onboarded() && mesh_of(pod) == mesh) {
-        let read = policies::read(mesh, &super::dataplane(world, pod).text);
+        let read = read(mesh, &dataplane(world, pod).text);
         let id = identities.id(pod.key.namespace(), &pod.account);
         accounts.entry(id).or_default().extend(read);
     }
@@ -153,6 +154,11 @@ fn lists(
             Some(ActionWord::Deny) if rest.is_some() => lists.deny.push(one),
             Some(ActionWord::Deny) | None => {}
         }
+    }
+    if lists == Lists::default() {
+        // A rule must name a caller. No account has a path of this form.
+        let none = format!("spiffe://{}/none", identities.trust_domain);
+        lists.allow.push(json!({ "spiffeID": { "type": "Exact", "value": none } }));
     }
     Some(lists)
 }

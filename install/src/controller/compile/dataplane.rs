@@ -2,7 +2,11 @@
 //! The Dataplane of a pod.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use culvert_mesh::context::Context;
+use culvert_mesh::document::Document;
+use culvert_mesh::load::Loaded;
 use serde_json::{Map, Value, json};
 
 use super::{ACCOUNT, API_VERSION, MESH, NAMESPACE, Named, mesh_of};
@@ -135,4 +139,15 @@ impl Inbound {
         }
         inbound
     }
+}
+
+/// Reads a Dataplane that the controller made.
+pub(super) fn read(mesh: &str, text: &str) -> Option<Document> {
+    let context = Context { mesh: mesh.to_owned(), ..Context::default() };
+    let mut loaded = Loaded::default();
+    loaded.add(&context, text, Path::new("the controller"));
+    for error in &loaded.errors {
+        tracing::error!(%error, "a Dataplane that the controller made cannot be read, which is a bug: report it");
+    }
+    loaded.found.documents.pop()
 }

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Documents of the cluster that concern a pod.
 
-use std::path::Path;
-
-use culvert_mesh::context::Context;
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::dataplane::Dataplane;
 use culvert_mesh::kinds::{FromSpec as _, Kind, Spec};
-use culvert_mesh::load::Loaded;
 use culvert_mesh::select::{Subject, rank};
 use culvert_mesh::target::Target;
 
+use super::dataplane::read;
 use super::{Identities, Named, callers, mesh_of};
 use crate::controller::world::{Pod, World};
 
@@ -69,15 +66,4 @@ fn subjects<'a>(document: &'a Document, dataplane: &'a Dataplane) -> Vec<OwnedSu
     let each =
         inbounds.map(|inbound| OwnedSubject { pod, tags: vec![&inbound.tags], inbound: Some(inbound) });
     std::iter::once(OwnedSubject { pod, tags: all, inbound: None }).chain(each).collect()
-}
-
-/// Reads a Dataplane that the controller made.
-pub(super) fn read(mesh: &str, text: &str) -> Option<Document> {
-    let context = Context { mesh: mesh.to_owned(), ..Context::default() };
-    let mut loaded = Loaded::default();
-    loaded.add(&context, text, Path::new("the controller"));
-    for error in &loaded.errors {
-        tracing::error!(%error, "a Dataplane that the controller made cannot be read, which is a bug: report it");
-    }
-    loaded.found.documents.pop()
 }

@@ -1,1 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+use culvert_mesh::kinds::Kind;
+use serde_json::{Value, json};
 
+use super::*;
+use crate::controller::key::Key;
+use crate::controller::world::{MeshDocument, Put};
+
+fn identities() -> Identities {
+    Identities {
+        trust_domain: "cluster.local".to_owned(),
+        authorities: Some("-----BEGIN CERTIFICATE-----".to_owned()),
+    }
+}
+
+fn put_pod(world: &mut World, name: &str, labels: Value, account: &str) {
+    let ip = format!("10.0.0.{}", name.bytes().map(u32::from).sum::<u32>() % 250);
+    let pod = json!({
+        "metadata": { "name": name, "namespace": "shop", "labels": labels },
+        "spec": { "serviceAccountName": account,
+                  "containers": [{ "name": "app", "ports": [{ "containerPort": 8080 }] }, { "name": "culvert-sidecar", "args": ["--control=https://x"] }] },
+        "status": { "podIP": ip },
+    });
+    world.put(Put::Pod(Pod::read(serde_json::from_value(pod).unwrap()).unwrap()));
+}
+
+fn put_document(world: &mut World, kind: &str, name: &str, spec: Value) {
+    let place = Kind::ALL.iter().position(|one| one.name() == kind).unwrap();
+    let document = json!({
+        "apiVersion": "kuma.io/v1alpha1", "kind": kind,
+        "metadata": { "name": name, "namespace": "shop", "labels": { "kuma.io/mesh": "default" } }, "spec": spec,
+    });
+    let read = MeshDocument::read(place, Key::new("shop", name), 1, &document);
+    assert!(read.read.is_ok(), "{:?}", read.read);
+    world.put(Put::Document(Box::new(read)));
+}
+
+/// The lists of the permission that a pod is sent.
+fn lists(world: &World, pod: &str) -> Value {
+    let pod = world.pod(&Key::new("shop", pod)).unwrap();
+    let all = about(world, &identities(), pod);
+    let one = all.iter().find(|one| one.name == "MeshTrafficPermission/culvert-callers");
+    let document: Value = serde_json::from_str(&one.unwrap().text).unwrap();
+    // It is one that sidecars can read.
+    let place = Kind::ALL.iter().position(|one| one.name() == "MeshTrafficPermission").unwrap();
+    let read = MeshDocument::read(place, Key::new("shop", "x"), 1, &document);
+    assert!(read.read.is_ok(), "{:?}", read.read);
+    document["spec"]["rules"][0]["default"].clone()
+}
+
+fn exact(account: &str) -> Value {
+    json!({ "spiffeID": { "type": "Exact", "value": format!("spiffe://cluster.local/ns/shop/sa/{account}") } })
+}
+
+/// Lists that let in nobody.
+fn none() -> Value {
+    json!({ "allow": [{ "spiffeID": { "type": "Exact", "value": "spiffe://cluster.local/none" } }] })
+}
+
+fn world() -> World {
+    let mut world = World::default();
+    put_pod(&mut world, "db", json!({ "app": "db" }), "db");
+    put_pod(&mut world, "web", json!({ "app": "web" }), "web");
+    // One account for two kinds of pods.
+    put_pod(&mut world, "cron", json!({ "app": "cron" }), "batch");
+    put_pod(&mut world, "report", json!({ "app": "report" }), "batch");
+    world
+}
+
+#[test]
+fn permissions_by_tags_become_permissions_by_account() {
+    let subset = |app: &str| json!({ "kind": "MeshSubset", "tags": { "app": app } });
+    let from = |target: Value, action: &str| json!({ "targetRef": target, "default": { "action": action } });
+    let mesh = || json!({ "kind": "Mesh" });
+    let everyone = json!({ "spiffeID": { "type": "Prefix", "value": "spiffe://cluster.local/" } });
+    let rows = [
+        ("one account", vec![from(subset("web"), "Allow")], json!({ "allow": [exact("web")] })),
+        ("a part of an account is not allowed", vec![from(subset("cron"), "Allow")], none()),
+        (
+            "both parts, one by one, are not the account",
+            vec![from(mesh(), "Deny"), from(subset("web"), "Allow")],
+            json!({ "allow": [exact("web")] }),
+        ),
+        (
+            "a part of an account is denied",
+            vec![from(mesh(), "Allow"), from(subset("cron"), "Deny")],
+            json!({ "allow": [everyone], "deny": [exact("batch")] }),
+        ),
+        (
+            "the last that fits decides",
+            vec![from(subset("web"), "Deny"), from(mesh(), "Allow")],
+            json!({ "allow": [everyone] }),
+        ),
+        (
+            "on trial",
+            vec![from(subset("web"), "AllowWithShadowDeny")],
+            json!({ "allowWithShadowDeny": [exact("web")] }),
+        ),
+        ("nobody", vec![from(mesh(), "Deny")], none()),
+    ];
+    for (name, from, expected) in rows {
+        let mut world = world();
+        put_document(&mut world, "MeshTrafficPermission", "p", json!({ "from": from }));
+        assert_eq!(lists(&world, "db"), expected, "{name}");
+    }
+}
+
+#[test]
+fn the_more_specific_permission_decides() {
+    let mut world = world();
+    let from = |action: &str| json!([{ "targetRef": { "kind": "Mesh" }, "default": { "action": action } }]);
+    put_document(&mut world, "MeshTrafficPermission", "all", json!({ "from": from("Allow") }));
+    let db = json!({ "kind": "Dataplane", "labels": { "app": "db" } });
+    put_document(&mut world, "MeshTrafficPermission", "db", json!({ "targetRef": db, "from": from("Deny") }));
+    assert_eq!(lists(&world, "db"), none());
+    assert_eq!(lists(&world, "web")["allow"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn permissions_by_identity_go_as_they_are() {
+    let mut world = world();
+    let rules = json!([{ "default": { "allow": [exact("web")] } }]);
+    put_document(&mut world, "MeshTrafficPermission", "p", json!({ "rules": rules }));
+    let pod = world.pod(&Key::new("shop", "db")).unwrap();
+    let names: Vec<String> = about(&world, &identities(), pod).into_iter().map(|one| one.name).collect();
+    assert_eq!(names, ["MeshTrafficPermission/shop/p", "Dataplane/shop/db"]);
+}
+
+#[test]
+fn a_new_kind_of_caller_concerns_everyone_only_where_permissions_name_callers() {
+    let new = |world: &mut World| {
+        let pod = json!({
+            "metadata": { "name": "new", "namespace": "shop", "labels": { "app": "new" } },
+            "spec": { "containers": [{ "name": "culvert-sidecar", "args": ["--control=https://x"] }] }, "status": { "podIP": "10.0.1.1" },
+        });
+        world.put(Put::Pod(Pod::read(serde_json::from_value(pod).unwrap()).unwrap())).documents
+    };
+    assert!(!new(&mut world()));
+    let mut world = world();
+    let from = json!([{ "targetRef": { "kind": "Mesh" }, "default": { "action": "Allow" } }]);
+    put_document(&mut world, "MeshTrafficPermission", "p", json!({ "from": from }));
+    assert!(new(&mut world));
+}
+
+#[test]
+fn a_mesh_identity_brings_the_authorities() {
+    let mut world = world();
+    let pod = |world: &World| {
+        let pod = world.pod(&Key::new("shop", "db")).unwrap();
+        about(world, &identities(), pod).into_iter().map(|one| one.name).collect::<Vec<_>>()
+    };
+    assert_eq!(pod(&world), ["Dataplane/shop/db"]);
+    let spec = json!({ "selector": { "dataplane": { "matchLabels": {} } }, "provider": { "type": "Bundled", "bundled": { "autogenerate": { "enabled": true } } } });
+    put_document(&mut world, "MeshIdentity", "identity", spec);
+    assert_eq!(pod(&world), ["MeshIdentity/shop/identity", "MeshTrust/culvert", "Dataplane/shop/db"]);
+}
+
+#[test]
+fn each_dataplane_can_be_read() {
+    let world = world();
+    for name in ["db", "web", "cron"] {
+        let own = dataplane(&world, world.pod(&Key::new("shop", name)).unwrap());
+        let document = dataplane::read("default", &own.text).unwrap();
+        assert_eq!(document.kind(), Kind::Dataplane, "{}", own.text);
+        assert_eq!(document.label(ACCOUNT), world.pod(&Key::new("shop", name)).map(|pod| &*pod.account));
+    }
+}

@@ -111,10 +111,6 @@ impl Followers {
     pub(crate) fn tell_all(&self) {
         self.tell(&Touched { documents: true, ..Touched::default() });
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.all.len()
-    }
 }
 
 fn drop_from<K: std::hash::Hash + Eq>(index: &mut HashMap<K, HashSet<StreamId>>, key: &K, id: StreamId) {
@@ -150,7 +146,6 @@ mod tests {
         followers.follow(one, address);
         followers.remove(one, &web, [address]);
         followers.remove(two, &db, []);
-        assert_eq!(followers.len(), 0);
-        assert!(followers.of_pod.is_empty() && followers.of_address.is_empty());
+        assert!(followers.all.is_empty() && followers.of_pod.is_empty() && followers.of_address.is_empty());
     }
 }

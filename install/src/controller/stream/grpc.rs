@@ -53,10 +53,13 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
+/// A message in the queue of an answer; an error is its end.
+pub(super) type Piece = Result<Bytes, Status>;
+
 /// Messages that are sent as they come, then the status.
 #[derive(Debug)]
 pub(super) struct Messages {
-    queue: mpsc::Receiver<Result<Bytes, Status>>,
+    queue: mpsc::Receiver<Piece>,
     ended: bool,
 }
 
@@ -89,7 +92,7 @@ impl Body for Messages {
 }
 
 /// An answer whose messages come through a queue of this length.
-pub(super) fn streaming(length: usize) -> (mpsc::Sender<Result<Bytes, Status>>, Response<Messages>) {
+pub(super) fn streaming(length: usize) -> (mpsc::Sender<Piece>, Response<Messages>) {
     let (sender, queue) = mpsc::channel(length);
     let mut response = Response::new(Messages { queue, ended: false });
     response.headers_mut().insert(CONTENT_TYPE, GRPC);

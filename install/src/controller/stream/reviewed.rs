@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::controller::key::Key;
+use crate::controller::metrics::Why;
 use crate::controller::world::{Life, Pod, World};
 
 /// Largest token that is sent on, in bytes: a projected one has some 1,200.
@@ -54,6 +55,20 @@ impl Refused {
             Self::NoToken | Self::NotAccepted(_) | Self::Audience | Self::NoPod => 16,
             Self::Ended(_) | Self::NotOnboarded(_) | Self::Account(_) => 7,
             Self::Unknown(_) | Self::Unreachable(_) => 14,
+        }
+    }
+}
+
+impl Refused {
+    /// Reason for the metric.
+    pub(crate) const fn why(&self) -> Why {
+        match self {
+            Self::NoToken | Self::NotAccepted(_) | Self::NoPod => Why::Token,
+            Self::Audience => Why::Audience,
+            Self::Unknown(_) | Self::Ended(_) => Why::Pod,
+            Self::NotOnboarded(_) => Why::NotOnboarded,
+            Self::Account(_) => Why::Account,
+            Self::Unreachable(_) => Why::Unreachable,
         }
     }
 }

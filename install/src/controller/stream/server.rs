@@ -10,7 +10,7 @@ use culvert_control::frame::{FrameError, Frames, framed};
 use culvert_control::messages::{SignRequest, SignResponse};
 use culvert_control::{DELTA, SIGN};
 use http_body_util::BodyExt;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -147,7 +147,7 @@ async fn answer(request: Request<Incoming>, peer: IpAddr, shared: Arc<Shared>) -
 fn turned_away(refused: &Refused, peer: IpAddr, shared: &Shared) -> Response<Messages> {
     // No louder: any pod may call, as often as it likes. The counter says that there is something to look at.
     tracing::debug!(%peer, "a call is refused: {refused}");
-    shared.metrics.refused(refused);
+    shared.metrics.refused(refused.why());
     grpc::only(&Status::new(refused.code(), refused))
 }
 
@@ -194,6 +194,3 @@ async fn one<M: prost::Message + Default>(body: Incoming) -> Result<M, Status> {
     let late = |_| Status::new(4, format!("the call did not come within {} s", BODY_WITHIN.as_secs()));
     timeout(BODY_WITHIN, read).await.map_err(late)?
 }
-
-/// A message in the queue of an answer.
-pub(super) type Piece = Result<Bytes, Status>;

@@ -131,10 +131,6 @@ impl Session {
         self.destinations.keys().filter(|at| is(at.ip())).copied().collect()
     }
 
-    pub(crate) fn follows(&self) -> usize {
-        self.destinations.len()
-    }
-
     /// Returns the change to the documents about the pod. The first time there is one even if it is empty, so that the sidecar
     /// knows that it has them all.
     pub(crate) fn documents(&mut self, now: Vec<Named>, is_first: bool) -> Option<DeltaDiscoveryResponse> {

@@ -15,9 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::followers::{Inbox, StreamId};
-use super::grpc::{self, Messages, Status};
+use super::grpc::{self, Messages, Piece, Status};
 use super::reviewed::{self, Caller};
-use super::server::Piece;
 use super::session::{Asked, Session};
 use crate::controller::compile::{self, mesh_of};
 use crate::controller::metrics::Sent;

@@ -70,13 +70,9 @@ impl MeshDocument {
         let text = pruned(object).to_string();
         Self { kind, key, generation, told: Told::read(object), read: read(&text, kind) }
     }
-
-    /// Name of the document on the stream: kind, and namespace where it has one, and name.
-    pub(crate) fn name(&self) -> String {
-        name_of(self.kind, &self.key)
-    }
 }
 
+/// Name of a document on the stream: kind, namespace where it has one, and name.
 fn name_of(kind: usize, key: &Key) -> String {
     let kind = Kind::ALL.get(kind).map_or("", |kind| kind.name());
     match key.namespace() {

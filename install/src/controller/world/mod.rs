@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub(crate) use self::documents::{DEFAULT_MESH, Documents, Good, MeshDocument, Told, first_mesh};
+pub(crate) use self::documents::{DEFAULT_MESH, Documents, MeshDocument, Told, first_mesh};
 pub(crate) use self::objects::{
     ContainerPort, Life, Pod, RawPod, RawService, Service, ServicePort, Slice, TargetPort,
 };
@@ -134,10 +134,6 @@ impl World {
 
     pub(crate) fn pod(&self, key: &Key) -> Option<&Pod> {
         self.pods.get(key)
-    }
-
-    pub(crate) fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values()
     }
 
     /// One pod of each kind, in no order: all of a kind look alike to permissions.

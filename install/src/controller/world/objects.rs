@@ -13,7 +13,8 @@ use super::super::key::Key;
 
 /// Name of the sidecar's container.
 const SIDECAR: &str = crate::inject::SIDECAR;
-/// Port name, number and protocol are all that a pod's `ports` say.
+/// Option of a sidecar with the controller's address, as the injector writes it.
+const CONTROL: &str = "--control=";
 const TCP: &str = "TCP";
 /// Label that an EndpointSlice names its Service by.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -67,6 +68,7 @@ struct Condition {
 struct Container {
     name: String,
     image: String,
+    args: Vec<String>,
     ports: Vec<RawContainerPort>,
 }
 
@@ -76,6 +78,12 @@ struct RawContainerPort {
     name: Option<String>,
     container_port: u16,
     protocol: Option<String>,
+}
+
+impl Container {
+    fn knows_a_controller(&self) -> bool {
+        self.args.iter().any(|arg| arg.starts_with(CONTROL))
+    }
 }
 
 /// Parts of a Service's spec.
@@ -184,7 +192,8 @@ pub(crate) struct Pod {
     pub addresses: Vec<IpAddr>,
     /// TCP ports that its containers declare, but for the sidecar's.
     pub ports: Vec<ContainerPort>,
-    /// Image of the sidecar; `None` without a sidecar.
+    /// Image of the sidecar; `None` without a sidecar, or with one that knows no controller: it may have no identity, so that
+    /// no member could call it by TLS.
     pub sidecar: Option<Box<str>>,
     /// Mesh that the pod names, by annotation or label.
     pub mesh: Option<Box<str>>,
@@ -238,7 +247,10 @@ impl Pod {
             // An ended pod's address may belong to another one by now.
             addresses: if life == Life::Ended { Vec::new() } else { addresses },
             ports,
-            sidecar: sidecars.first().map(|one| one.image.as_str().into()),
+            sidecar: sidecars
+                .first()
+                .filter(|one| one.knows_a_controller())
+                .map(|one| one.image.as_str().into()),
             is_ready,
             life,
         })

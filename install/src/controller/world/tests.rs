@@ -1,1 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+use serde_json::{Value, json};
 
+use super::*;
+
+fn pod(name: &str, ip: &str, change: impl FnOnce(&mut Value)) -> Pod {
+    let mut pod = json!({
+        "metadata": {
+            "name": name, "namespace": "shop", "uid": "u", "generateName": "web-5d8f-",
+            "labels": { "app": "web", "pod-template-hash": "5d8f" },
+        },
+        "spec": {
+            "serviceAccountName": "web", "nodeName": "node-1",
+            "containers": [{ "name": "app", "ports": [
+                { "name": "http", "containerPort": 8080 }, { "containerPort": 53, "protocol": "UDP" },
+            ] }],
+            "initContainers": [{ "name": "culvert-sidecar", "image": "culvert:1", "args": ["--control=https://x"], "ports": [{ "containerPort": 15020 }] }],
+        },
+        "status": { "phase": "Running", "podIPs": [{ "ip": ip }, { "ip": "fd00::1" }],
+                    "conditions": [{ "type": "Ready", "status": "True" }] },
+    });
+    change(&mut pod);
+    Pod::read(serde_json::from_value(pod).unwrap()).unwrap()
+}
+
+fn service(name: &str, ip: &str) -> Service {
+    let service = json!({
+        "metadata": { "name": name, "namespace": "shop" },
+        "spec": { "clusterIP": ip, "clusterIPs": [ip], "selector": { "app": "web" },
+                  "ports": [{ "port": 80, "targetPort": "http" }, { "port": 53, "protocol": "UDP" }] },
+    });
+    Service::read(serde_json::from_value(service).unwrap()).unwrap()
+}
+
+fn slice(service: &str, pods: &[(&str, bool)]) -> Slice {
+    let endpoints: Vec<Value> = pods
+        .iter()
+        .map(|(name, ready)| {
+            json!({ "addresses": ["10.0.0.1"], "conditions": { "ready": ready },
+                    "targetRef": { "kind": "Pod", "namespace": "shop", "name": name } })
+        })
+        .collect();
+    let metadata = json!({ "name": format!("{service}-x"), "namespace": "shop",
+                           "labels": { "kubernetes.io/service-name": service } });
+    let data = json!({ "endpoints": endpoints, "ports": [{ "port": 8080 }] });
+    Slice::read(&serde_json::from_value(metadata).unwrap(), data).unwrap()
+}
+
+fn touched(addresses: &[&str], pods: &[&str]) -> Touched {
+    Touched {
+        addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+        pods: pods.iter().map(|name| Key::new("shop", name)).collect(),
+        documents: false,
+    }
+}
+
+#[test]
+fn parts_of_a_pod() {
+    let read = pod("web-5d8f-x1", "10.0.0.1", |_| {});
+    assert_eq!((&*read.workload, &*read.account, &*read.node), ("web", "web", "node-1"));
+    assert_eq!(read.ports, [ContainerPort { name: Some("http".into()), port: 8080 }]);
+    assert_eq!((read.sidecar.as_deref(), read.addresses.len(), read.is_ready), (Some("culvert:1"), 2, true));
+    let ended = pod("web", "10.0.0.1", |pod| pod["status"]["phase"] = "Failed".into());
+    assert_eq!((ended.life, ended.addresses), (Life::Ended, Vec::new()), "its address may be another's");
+    let bare = pod("web", "10.0.0.1", |pod| {
+        pod["spec"]["initContainers"] = json!([]);
+        pod["metadata"]["generateName"] = Value::Null;
+    });
+    assert_eq!((bare.is_onboarded(), &*bare.workload), (false, "web"));
+    let old = pod("web", "10.0.0.1", |pod| pod["spec"]["initContainers"][0]["args"] = json!([]));
+    assert!(!old.is_onboarded(), "a sidecar without a controller has no identity by it");
+    let host = json!({ "metadata": { "name": "x" }, "spec": { "hostNetwork": true, "containers": [] } });
+    assert_eq!(Pod::read(serde_json::from_value(host).unwrap()), None);
+}
+
+#[test]
+fn services_and_slices_that_say_nothing_are_left_out() {
+    let read = service("web", "10.96.0.1");
+    assert_eq!((read.ports.len(), read.addresses.len()), (1, 1));
+    assert!(service("web", "None").addresses.is_empty());
+    let bare = json!({ "metadata": { "name": "x" }, "spec": { "clusterIP": "10.96.0.9", "ports": [{ "port": 80 }] } });
+    assert_eq!(Service::read(serde_json::from_value(bare).unwrap()), None, "it selects nothing");
+    let metadata: kube::core::ObjectMeta =
+        serde_json::from_value(json!({ "name": "x", "labels": {} })).unwrap();
+    assert_eq!(Slice::read(&metadata, json!({})), None);
+}
+
+#[test]
+fn a_change_concerns_addresses_and_pods_and_no_others() {
+    let mut world = World::default();
+    world.put(Put::Service(service("web", "10.96.0.1")));
+    let first = world.put(Put::Pod(pod("a", "10.0.0.1", |_| {})));
+    assert_eq!(first, touched(&["10.0.0.1", "fd00::1"], &["a"]));
+    assert!(world.put(Put::Pod(pod("a", "10.0.0.1", |_| {}))).is_nothing(), "the same again");
+    // Something that is not kept.
+    let heartbeat = pod("a", "10.0.0.1", |pod| pod["status"]["hostIP"] = "192.0.2.1".into());
+    assert!(world.put(Put::Pod(heartbeat)).is_nothing());
+    let joined = world.put(Put::Slice(slice("web", &[("a", true)])));
+    assert_eq!(joined, touched(&["10.96.0.1", "10.0.0.1", "fd00::1"], &["a"]));
+    // Readiness of an endpoint is the Service's matter alone.
+    assert_eq!(world.put(Put::Slice(slice("web", &[("a", false)]))), touched(&["10.96.0.1"], &[]));
+    assert!(world.put(Put::Slice(slice("web", &[("a", false)]))).is_nothing());
+    let web = Key::new("shop", "web");
+    let (behind, others) = world.behind(&web);
+    assert_eq!((behind.len(), behind[0].1, others), (1, false, 0));
+    assert_eq!(world.services_of(&Key::new("shop", "a")).count(), 1);
+    // The pod's own change reaches the Service's callers.
+    let not_ready = pod("a", "10.0.0.1", |pod| pod["status"]["conditions"] = json!([]));
+    assert_eq!(world.put(Put::Pod(not_ready)), touched(&["10.96.0.1", "10.0.0.1", "fd00::1"], &["a"]));
+    let gone = world.remove(Of::Services, &Key::new("shop", "web"));
+    assert_eq!(gone, touched(&["10.96.0.1", "10.0.0.1", "fd00::1"], &["a"]));
+    assert!(world.service_at("10.96.0.1".parse().unwrap()).is_none());
+    world.remove(Of::Slices, &Key::new("shop", "web-x"));
+    world.remove(Of::Pods, &Key::new("shop", "a"));
+    assert!(world.pods.is_empty() && world.of_address.is_empty() && world.kinds.is_empty());
+    assert!(world.keys(Of::Slices).is_empty());
+}
+
+#[test]
+fn an_address_that_another_pod_has_by_now_stays_its() {
+    let mut world = World::default();
+    world.put(Put::Pod(pod("old", "10.0.0.1", |_| {})));
+    world.put(Put::Pod(pod("new", "10.0.0.1", |_| {})));
+    world.remove(Of::Pods, &Key::new("shop", "old"));
+    assert_eq!(world.pod_at("10.0.0.1".parse().unwrap()).unwrap().key, Key::new("shop", "new"));
+}
+
+#[test]
+fn namespaces_that_are_onboarded() {
+    let mut world = World::default();
+    let label = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+    for (name, labels) in [
+        ("one", label("culvert.dev/inject", "enabled")),
+        ("two", label("kuma.io/sidecar-injection", "true")),
+        ("three", label("culvert.dev/inject", "disabled")),
+        ("shop", BTreeMap::new()),
+    ] {
+        world.put(Put::Namespace(name.into(), labels));
+    }
+    assert_eq!(world.onboarded_namespaces(), ["one", "two"].into());
+    world.put(Put::Pod(pod("a", "10.0.0.1", |_| {})));
+    assert_eq!(world.onboarded_namespaces(), ["one", "shop", "two"].into(), "a pod with a sidecar is enough");
+}
+
+#[test]
+fn an_invalid_change_of_a_document_leaves_the_last_good_one() {
+    let kind = culvert_mesh::kinds::Kind::ALL.iter().position(|kind| kind.name() == "Mesh").unwrap();
+    let document = |generation: i64, passthrough: Value| {
+        let mesh = json!({
+            "apiVersion": "kuma.io/v1alpha1", "kind": "Mesh",
+            "metadata": { "name": "default", "managedFields": [{}], "annotations": { "a": "b" } },
+            "spec": { "networking": { "outbound": { "passthrough": passthrough } } },
+        });
+        let key = Key::new("", "default");
+        Put::Document(Box::new(MeshDocument::read(kind, key, generation, &mesh)))
+    };
+    let mut world = World::default();
+    assert!(world.put(document(1, json!(false))).documents);
+    assert!(world.put(document(1, json!(false))).is_nothing());
+    assert!(world.put(document(2, json!("maybe"))).is_nothing(), "it changes nothing that holds");
+    let current = world.documents.current().next().unwrap();
+    let refused = current.read.as_ref().unwrap_err();
+    assert!(refused.0[0].contains("maybe"), "{refused:?}");
+    let text = &world.documents.mesh("default").unwrap().text;
+    assert!(
+        text.contains("false") && !text.contains("managedFields") && !text.contains("annotations"),
+        "{text}"
+    );
+    assert!(world.remove(Of::Documents(kind), &Key::new("", "default")).documents);
+}

@@ -4,6 +4,7 @@ use serde_json::json;
 use super::*;
 
 mod again;
+mod control;
 mod labels;
 mod limits;
 
@@ -28,6 +29,7 @@ fn settings(shape: Shape) -> Settings {
         excluded: Vec::new(),
         kuma_label: KumaLabel::On,
         node: NodeSettings::default(),
+        control: None,
     }
 }
 

@@ -32,6 +32,7 @@ fn injector() -> (Injector, Receiver<Event>) {
             excluded: vec!["mesh".to_owned()],
             kuma_label: KumaLabel::On,
             node: culvert_cni::pod::Settings::default(),
+            control: None,
         },
         namespaces,
         client: Arc::new(Client::new("127.0.0.1", 1, std::path::Path::new("/does/not/exist"))),

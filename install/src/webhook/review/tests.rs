@@ -151,6 +151,7 @@ fn answers_are_those_of_kubernetes() {
             excluded: Vec::new(),
             kuma_label: crate::inject::KumaLabel::On,
             node: culvert_cni::pod::Settings::default(),
+            control: None,
         };
         match crate::inject::decide(&pod, &namespace, &settings) {
             crate::inject::Decision::Injected(injected) => {

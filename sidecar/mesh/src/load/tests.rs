@@ -274,3 +274,14 @@ fn an_unknown_field_beside_those_without_effect_stays_an_error() {
         assert!(words.len() == 1 && words[0].contains(&start), "{text}: {words:?}");
     }
 }
+
+#[test]
+fn comments_of_any_length_say_nothing() {
+    let comments = "# a comment\n".repeat(500);
+    let text = format!(
+        "{comments}type: Mesh\n{comments}name: default\nnetworking:\n{comments}  outbound:\n{comments}    passthrough: false\n"
+    );
+    let loaded = read_text(&text);
+    assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
+    assert_eq!(loaded.found.documents.len(), 1);
+}

@@ -133,6 +133,7 @@ fn with_policy(
         // YAML 1.2: `name: y` is a name.
         strict_booleans: true,
         with_snippet: false,
+        emit_comments: false,
     };
     let left = Cell::new(tree::MOST_BYTES);
     let tree = Tree::document(&left, take);

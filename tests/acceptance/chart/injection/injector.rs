@@ -19,7 +19,7 @@ fn deployment(rendered: &Rendered) -> Result<(&Value, &Value)> {
 }
 
 /// Returns true if `matchLabels` of a selector are among these labels, and there are some.
-fn knows(selector: &Value, labels: &Value) -> bool {
+pub(in crate::chart) fn knows(selector: &Value, labels: &Value) -> bool {
     let selector = selector.as_object();
     selector.is_some_and(|all| !all.is_empty() && all.iter().all(|(key, value)| labels[key] == *value))
 }
@@ -139,7 +139,7 @@ fn the_injector_and_the_tests_pod_pass_restricted_and_openshifts_constraints() -
 }
 
 /// Rights as `verb resource`, with the only name where there is one.
-pub(super) fn rights(role: &Value) -> BTreeSet<String> {
+pub(in crate::chart) fn rights(role: &Value) -> BTreeSet<String> {
     let mut may = BTreeSet::new();
     for rule in role["rules"].as_array().into_iter().flatten() {
         let name = strings(&rule["resourceNames"]).join(",");

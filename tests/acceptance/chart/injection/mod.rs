@@ -3,6 +3,6 @@
 
 mod doctor;
 mod hook;
-mod injector;
+pub(super) mod injector;
 mod mode;
 mod webhook;

@@ -141,6 +141,7 @@ pub(super) fn asks(namespace: &Value, rules: &Rules) -> Result<(), String> {
         excluded: rules.excluded.clone(),
         kuma_label: rules.kuma_label,
         node: culvert_cni::pod::Settings::default(),
+        control: None,
     };
     match decide(&pod(), &namespace, &settings) {
         Decision::Injected(_) => Ok(()),

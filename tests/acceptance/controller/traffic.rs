@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Real connections of a redirected pod, whose sidecar knows what the controller tells it and nothing else.
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use culvert_tests::api_server::ApiServer;
+use culvert_tests::process::binaries::Binaries;
+use culvert_tests::process::lab_exec;
+use culvert_tests::server::{Server, speaks_first};
+use culvert_tests::{Lab, Sidecar, eventually};
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::{Cluster, Controller, SERVER_NAME, SOON};
+use crate::support::APP;
+use crate::walkthrough::onboarded;
+
+/// Port of the controller, in the peer's namespace.
+const CONTROL: u16 = 7443;
+/// Addresses that the peer answers for: two pods behind the Service at 198.51.100.1, and a host outside.
+const ONE: &str = "192.0.2.20:8080";
+const TWO: &str = "192.0.2.30:8080";
+const OUTSIDE: &str = "192.0.2.40:8080";
+const SERVICE: &str = "198.51.100.1:80";
+
+/// A lab whose pod is `shop/web`, with a cluster that runs in its peer.
+struct World {
+    lab: Lab,
+    folder: PathBuf,
+    cluster: Cluster,
+    _servers: Vec<Server>,
+}
+
+impl World {
+    fn new(mesh: serde_json::Value) -> Result<Self> {
+        let (lab, folder) = onboarded()?;
+        lab.peer.add_local_route("192.0.2.0/24")?;
+        let servers =
+            [(ONE, "1"), (TWO, "2"), (OUTSIDE, "o")].map(|(at, name)| lab.peer.serve(at, speaks_first(name)));
+        let cluster = Cluster::of(ApiServer::start(lab.peer.listen("127.0.0.1:6443")?)?);
+        cluster.member("shop", "web", "10.77.0.2", "web");
+        cluster.member("shop", "db-1", "192.0.2.20", "db");
+        cluster.member("shop", "db-2", "192.0.2.30", "db");
+        cluster.service("shop", "db", "198.51.100.1", &[("db-1", true)]);
+        cluster.server.serve("kuma.io/v1alpha1", "meshes", "Mesh", false);
+        let mut document =
+            json!({ "apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "metadata": { "name": "default" } });
+        document["spec"] = mesh;
+        cluster.document("meshes", &document);
+        Ok(Self { lab, folder, cluster, _servers: servers.into_iter().collect::<Result<_>>()? })
+    }
+
+    fn controller(&self) -> Result<Controller> {
+        let program = &Binaries::built()?.install;
+        let command = lab_exec::command(self.lab.peer.namespace(), 0, None, program)?;
+        let listen = format!("10.77.0.1:{CONTROL}");
+        let controller =
+            self.cluster.started(command, &listen, "culvert-controller-0", &["--crds", "never"])?;
+        eventually!(self.cluster.map("shop").is_some(), SOON);
+        Ok(controller)
+    }
+
+    /// Starts the sidecar with the authorities of the ConfigMap and the pod's token, as the injector writes it.
+    fn sidecar(&self) -> Result<Sidecar<'_>> {
+        let (bundle, token) = (self.folder.join("ca.crt"), self.folder.join("token"));
+        fs::write(&bundle, self.cluster.bundle()?)?;
+        fs::write(&token, "token-web")?;
+        let option = |name: &str, value: &str| format!("--{name}={value}");
+        let options = [
+            option("control", &format!("https://{SERVER_NAME}:{CONTROL}")),
+            option("control-ca", &bundle.to_string_lossy()),
+            option("control-token", &token.to_string_lossy()),
+            option("pod-name", "web"),
+            option("pod-namespace", "shop"),
+            option("pod-ip", "10.77.0.2"),
+            option("service-account", "web"),
+            option("trust-domain", "cluster.local"),
+        ];
+        let etc = self.lab.hosts(&format!("10.77.0.1 {SERVER_NAME}\n"))?;
+        self.lab.pod.sidecar().options(options).etc(&etc).start()
+    }
+
+    /// The first byte that a server at an address says; `None` where the connection is reset.
+    fn call(&self, to: &str) -> Option<char> {
+        let mut stream = self.lab.pod.as_uid(APP).connect(to).ok()?;
+        said(&mut stream)
+    }
+}
+
+fn said(stream: &mut TcpStream) -> Option<char> {
+    let mut name = [0];
+    stream.read_exact(&mut name).ok().map(|()| name[0].into())
+}
+
+#[test]
+fn a_pod_calls_services_that_no_file_names_and_goes_on_without_the_controller() -> Result<()> {
+    let world = World::new(json!({}))?;
+    let controller = world.controller()?;
+    let sidecar = world.sidecar()?;
+    // Nothing routes 198.51.100.1 in the lab: only the sidecar knows what stands behind it.
+    ensure!(world.call(SERVICE) == Some('1'), "{}", sidecar.stderr().text());
+    assert_eq!(world.call(ONE), Some('1'));
+    assert_eq!(world.call(OUTSIDE), Some('o'), "nobody of the mesh: it leaves");
+    // The cluster changes, and new connections follow.
+    world.cluster.endpoints("shop", "db", &[("db-2", true)]);
+    eventually!(world.call(SERVICE) == Some('2'), SOON);
+    let mut open = world.lab.pod.as_uid(APP).connect(SERVICE)?;
+    assert_eq!(said(&mut open), Some('2'));
+    // Without a controller all of that stays.
+    let mut controller = controller;
+    controller.process.signal(Signal::KILL)?;
+    controller.process.wait(SOON)?;
+    assert_eq!(world.call(SERVICE), Some('2'));
+    assert_eq!(world.call(OUTSIDE), Some('o'));
+    // An address that nobody has asked about leaves once the look-up has had its time.
+    assert_eq!(world.call("192.0.2.40:8080"), Some('o'));
+    // It comes back, with another cluster than before.
+    world.cluster.endpoints("shop", "db", &[("db-1", true)]);
+    let _again = world.controller()?;
+    eventually!(world.call(SERVICE) == Some('1'), SOON);
+    Ok(())
+}
+
+#[test]
+fn many_connections_to_one_unknown_destination_are_one_question() -> Result<()> {
+    let world = World::new(json!({}))?;
+    let controller = world.controller()?;
+    let sidecar = world.sidecar()?;
+    let asked = || {
+        controller
+            .metric_by(world.lab.peer.connect(controller.status)?, "culvert_controller_lookup_seconds_count")
+    };
+    let before = asked()?;
+    let came = thread::scope(|scope| {
+        let calls: Vec<_> = (0..50)
+            .map(|_| scope.spawn(|| (0..10).filter(|_| world.call(SERVICE) == Some('1')).count()))
+            .collect();
+        calls.into_iter().map(|call| call.join().unwrap_or_default()).sum::<usize>()
+    });
+    ensure!(came == 500, "{came} of 500: {}", sidecar.stderr().text());
+    assert_eq!(asked()? - before, 1.0);
+    Ok(())
+}
+
+#[test]
+fn a_closed_mesh_lets_members_be_called_and_nothing_else() -> Result<()> {
+    let world = World::new(json!({ "networking": { "outbound": { "passthrough": false } } }))?;
+    let _controller = world.controller()?;
+    let sidecar = world.sidecar()?;
+    ensure!(world.call(SERVICE) == Some('1'), "{}", sidecar.stderr().text());
+    assert_eq!(world.call(ONE), Some('1'));
+    assert_eq!(world.call(OUTSIDE), None);
+    Ok(())
+}
+
+#[test]
+fn a_pod_has_its_identity_from_the_controller() -> Result<()> {
+    let backend = json!({ "name": "culvert", "type": "builtin", "mode": "STRICT" });
+    let world = World::new(json!({ "mtls": { "enabledBackend": "culvert", "backends": [backend] } }))?;
+    let _controller = world.controller()?;
+    let sidecar = world.sidecar()?;
+    let certs = sidecar.admin("/certs")?;
+    ensure!(certs.body.contains("spiffe://cluster.local/ns/shop/sa/web"), "{certs:?}");
+    // STRICT: an outsider is refused.
+    let _app = world.lab.pod.serve("10.77.0.2:8080", speaks_first("a"))?;
+    let mut outsider = world.lab.peer.connect("10.77.0.2:8080").context("no connection")?;
+    assert_eq!(said(&mut outsider), None);
+    Ok(())
+}
