@@ -20,7 +20,7 @@ use crate::net::addrs::{Direction, OrigDst};
 use crate::net::limit::Claim;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
-use crate::plan::permissions::{Peer, Verdict};
+use crate::plan::tls::permissions::{Peer, Verdict};
 use crate::plan::{Gate, ListenerPlan, Origin, Plan, TlsMode};
 use crate::tls::first::{self, Expects};
 use crate::tls::handshake::{self, Shaken};

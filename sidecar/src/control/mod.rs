@@ -24,9 +24,9 @@ pub(crate) use sign::keep_signed;
 pub(crate) use stream::keep;
 
 use crate::options::config::Config;
-use crate::options::pod::{ControlSource, PodFacts};
+use crate::options::facts::{ControlSource, PodFacts};
 use culvert_control::messages::Node;
-use culvert_mesh::load::Text;
+use culvert_mesh::load::{Cache, Text};
 use destinations::{Answer, Destinations};
 use inventory::Inventory;
 use std::collections::BTreeSet;
@@ -49,6 +49,8 @@ pub(crate) struct Control {
     pub(crate) metrics: ControlMetrics,
     destinations: Destinations,
     state: Mutex<State>,
+    /// What the texts said, for the next compilation.
+    pub(crate) cache: Mutex<Cache>,
     /// Told when documents changed. The reload waits for it.
     changed: Notify,
     /// Told when documents were compiled. The stream waits for it.
@@ -92,6 +94,7 @@ impl Control {
             metrics,
             destinations: Destinations::new(),
             state: Mutex::default(),
+            cache: Mutex::default(),
             changed: Notify::new(),
             settled: Notify::new(),
         })

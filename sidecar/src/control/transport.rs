@@ -3,7 +3,7 @@
 //! pings.
 
 use super::grpc::Channel;
-use crate::options::pod::ControlSource;
+use crate::options::facts::ControlSource;
 use bytes::Bytes;
 use h2::client;
 use rustls::pki_types::pem::PemObject;

@@ -3,7 +3,7 @@
 
 use crate::net::addrs::{Direction, Family};
 use crate::options::app_probes::AppProbes;
-use crate::options::pod::{ControlSource, PodFacts};
+use crate::options::facts::{ControlSource, PodFacts};
 use clap::ValueEnum;
 use culvert_mesh::context::Context;
 use culvert_mesh::model::spiffe::TrustDomain;

@@ -8,18 +8,20 @@ pub(crate) mod app_probes;
 mod cgroup;
 pub(crate) mod config;
 mod error;
+pub(crate) mod facts;
 mod groups;
-pub(crate) mod pod;
+mod pod;
 
 pub use error::OptionError;
 
 use crate::options::config::{Config, Thresholds, TimeoutOption};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use culvert_mesh::model::duration;
+use facts::PodFacts;
 use groups::{
     DrainOptions, LimitOptions, LogOptions, MeshOptions, PodOptions, PortOptions, TimeoutOptions, TlsOptions,
 };
-use pod::{ControlOptions, PodFacts, PodFactsOptions};
+use pod::{ControlOptions, PodFactsOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -4,7 +4,7 @@
 //! A policy that goes while its mesh still loads is a decision, so it is in force at once. An operator who did not mean it
 //! learns here that something was opened. A new permission for callers that no document named before is not one of these.
 
-use crate::plan::permissions::{Action, Peer, Permissions, Verdict, Who};
+use crate::plan::tls::permissions::{Action, Peer, Permissions, Verdict, Who};
 use crate::plan::{Gate, Mtls, Plan, TlsMode};
 use culvert_mesh::model::spiffe::TrustDomain;
 use culvert_mesh::model::tags::SERVICE;

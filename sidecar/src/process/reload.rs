@@ -85,8 +85,8 @@ pub(crate) fn warn(plan: &Plan) {
 }
 
 /// Longest time in which changes of the controller are gathered after a reload. It is as long as that reload took, so that
-/// documents take half of a core at most.
-const LONGEST_REST: Duration = Duration::from_secs(1);
+/// small changes in a row take half of a core; no longer, as connections wait a second for their answers.
+const LONGEST_REST: Duration = Duration::from_millis(200);
 
 /// Waits until it is time to look for changes. Returns true for one of destinations alone, which is no news for the log.
 async fn next(proxy: &Proxy) -> bool {
@@ -118,9 +118,7 @@ pub(crate) async fn keep(
         let told = proxy.control.as_ref().is_some_and(|control| !control.is_settled());
         let changes = proxy.names.changes();
         let moved = changes != tried;
-        let Some(seen) = look().await.filter(|seen| told || moved || *seen != last) else {
-            continue;
-        };
+        let Some(seen) = look().await.filter(|seen| told || moved || *seen != last) else { continue };
         // Files that are as they were are not being written.
         let quiet = quiet && !moved && seen == last;
         let looked = if moved || seen != last { settle(seen, look).await } else { Some((seen, true)) };
@@ -144,9 +142,6 @@ pub(crate) async fn keep(
             plan.and_then(|plan| apply(&proxy, (&listeners, &ports), &identity, (plan, opened), quiet));
         if let (Some(control), Some(compiled)) = (&proxy.control, compiled) {
             control.settle(compiled.after(&applied));
-            if told {
-                tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
-            }
         }
         match applied {
             // The same documents, with other addresses of names.
@@ -159,16 +154,19 @@ pub(crate) async fn keep(
                 in_force = last.clone();
                 proxy.documents.reloaded(in_force.files());
             }
-            Err(errors) => {
-                for error in &errors {
-                    tracing::error!(
-                        "the changed documents cannot be used, the old configuration stays: {error}"
-                    );
-                }
-                proxy.documents.reload_failed(&errors);
-            }
+            Err(errors) => refused(&proxy, &errors),
+        }
+        if told {
+            tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
         }
     }
+}
+
+fn refused(proxy: &Proxy, errors: &[String]) {
+    for error in errors {
+        tracing::error!("the changed documents cannot be used, the old configuration stays: {error}");
+    }
+    proxy.documents.reload_failed(errors);
 }
 
 /// Result of reading changed documents.
@@ -229,7 +227,9 @@ fn read(proxy: &Proxy) -> (Result<Plan, Vec<PlanError>>, Option<Compiled>) {
     let standing = Standing::of_pod(&in_force.plan.names);
     let had_mesh = !in_force.plan.stand_ins.mesh;
     let read = |texts: &[Text]| {
-        let from = PlanSources { paths: &config.resources, texts, names: Some(&proxy.names), had_mesh };
+        let cache = proxy.control.as_ref().map(|control| &control.cache);
+        let from =
+            PlanSources { paths: &config.resources, texts, cache, names: Some(&proxy.names), had_mesh };
         documents::read(config, &from, &standing).map(|(plan, _)| plan)
     };
     let Some(control) = &proxy.control else { return (read(&[]), None) };

@@ -9,7 +9,7 @@ use super::peer;
 use super::places::{Candidate, Place, Places};
 use super::session::{MOST_KEPT, Session};
 use super::stream::TlsStream;
-use crate::plan::permissions::Peer;
+use crate::plan::tls::permissions::Peer;
 use culvert_mesh::model::spiffe::SpiffeId;
 use rustls::CertificateError;
 use std::io;

@@ -3,7 +3,7 @@
 
 use super::certificate::{self, CertificateFault};
 use super::error::PeerFault;
-use crate::plan::permissions::Peer;
+use crate::plan::tls::permissions::Peer;
 use crate::plan::tls::trust::TrustDomains;
 use culvert_mesh::model::spiffe::SpiffeId;
 use rustls::pki_types::CertificateDer;

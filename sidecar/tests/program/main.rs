@@ -7,6 +7,7 @@
     reason = "a test; helpers outside #[test] functions are not exempt by themselves"
 )]
 
+mod control;
 mod inspect;
 mod pages;
 mod resolve;

@@ -8,7 +8,7 @@ use crate::options::config::Config;
 use crate::plan::Plan;
 use crate::plan::compile::{self, PortReasons};
 use crate::plan::decisions::{self, Change, Claim, Decision, place};
-use crate::plan::permissions::{Peer, Verdict};
+use crate::plan::tls::permissions::{Peer, Verdict};
 use crate::plan::tls::trust::TrustDomains;
 use culvert_mesh::document::{Document, Found};
 use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};

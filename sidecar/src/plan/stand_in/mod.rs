@@ -7,7 +7,7 @@ mod labels;
 pub(crate) use labels::LabelsError;
 
 use crate::options::config::Config;
-use crate::options::pod::PodFacts;
+use crate::options::facts::PodFacts;
 use culvert_mesh::document::{Document, Found};
 use culvert_mesh::kinds::Kind;
 use culvert_mesh::load::Loaded;

@@ -30,7 +30,7 @@ fn config(arguments: &[&[&str]]) -> Config {
 fn plan(config: &Config, texts: &[(&str, &str)], had_mesh: bool) -> Result<Plan, Vec<String>> {
     let text = |(name, text): &(&str, &str)| Text { name: (*name).into(), text: (*text).into() };
     let texts: Vec<_> = texts.iter().map(text).collect();
-    let from = PlanSources { texts: &texts, paths: &config.resources, names: None, had_mesh };
+    let from = PlanSources { texts: &texts, paths: &config.resources, had_mesh, ..PlanSources::default() };
     let words = |errors: Vec<_>| errors.iter().map(ToString::to_string).collect();
     read(config, &from, &Standing::default()).map(|(plan, _)| plan).map_err(words)
 }

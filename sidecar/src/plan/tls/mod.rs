@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TLS versions and cipher suites that documents choose.
 
+pub(crate) mod permissions;
 pub(crate) mod trust;
 
 use crate::plan::tls::trust::Trust;

@@ -8,7 +8,7 @@ use super::identity::Identity;
 use super::sniff::ALPN;
 use super::verify::Verifier;
 use crate::plan::Member;
-use crate::plan::permissions::Peer;
+use crate::plan::tls::permissions::Peer;
 use crate::plan::tls::trust::{Trust, TrustDomains};
 use crate::plan::tls::{TlsSettings, TlsVersion};
 use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};

@@ -7,7 +7,7 @@ use crate::options::Options;
 use crate::plan::Plan;
 use crate::plan::compile::compile;
 use crate::plan::openings::openings;
-use crate::plan::permissions::{Peer, Verdict};
+use crate::plan::tls::permissions::{Peer, Verdict};
 use clap::Parser;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 

@@ -4,7 +4,7 @@
 use super::tests::{HERE, STRICT, TWO, config, plan, read};
 use super::*;
 use crate::plan::compile::compile;
-use crate::plan::permissions::{Peer, Verdict};
+use crate::plan::tls::permissions::{Peer, Verdict};
 
 /// A permission by `from`: its name, its pods, and callers with the action for each.
 fn permission(name: &str, target: &str, from: &[(&str, &str)]) -> String {

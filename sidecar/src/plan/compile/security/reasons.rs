@@ -4,8 +4,8 @@
 use super::{Base, Gate, Item, List, Policies, conf_of, gate, items, settings};
 use crate::plan::compile::metric;
 use crate::plan::decisions::Claim;
-use crate::plan::permissions::{Action, Peer, Permission, Verdict, Who};
 use crate::plan::tls::TlsVersion;
+use crate::plan::tls::permissions::{Action, Peer, Permission, Verdict, Who};
 use crate::plan::{Plan, TlsMode};
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::mesh_tls::TlsConf;
