@@ -13,9 +13,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Most worker threads that are accepted. More than the cores of any node is a typing error.
-pub(crate) const MAX_WORKERS: usize = 1024;
-
 /// The checked options. Written by [`super::Options::check`], read by every room, never changed.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -2,9 +2,11 @@
 //! Errors of options, in words for the person who set them.
 
 use crate::options::app_probes::ProbesError;
-use crate::options::config::MAX_WORKERS;
 use culvert_mesh::model::spiffe::SpiffeError;
 use std::net::{IpAddr, SocketAddr};
+
+/// Most worker threads that are accepted. More than the cores of any node is a typing error.
+pub(crate) const MAX_WORKERS: usize = 1024;
 
 /// An option that cannot be used, alone or beside another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,8 +3,8 @@
 
 use crate::options::OptionError;
 use crate::options::app_probes::AppProbes;
-use crate::options::config::MAX_WORKERS;
 use crate::options::config::{AccessLog, IdentitySource, LogFormat, LogLevel, Thresholds, VerifyRedirect};
+use crate::options::error::MAX_WORKERS;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use culvert_mesh::load::is_variable;
