@@ -4,7 +4,7 @@
 //! ```text
 //! sidecar ──DeltaDiscoveryRequest──▶ controller: subscribe, unsubscribe, ACK, NACK
 //! sidecar ◀─DeltaDiscoveryResponse── controller: documents about this pod, documents of a destination
-//! sidecar ──SignRequest, ReportRequest──▶ controller
+//! sidecar ──SignRequest──▶ controller
 //! ```
 //! The stream is Envoy's delta discovery protocol over gRPC
 //! (<https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>). Its resources are mesh documents as text, so that
@@ -20,8 +20,6 @@ pub mod messages;
 pub const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Path of the method that signs a certificate.
 pub const SIGN: &str = "/culvert.control.v1.Identities/Sign";
-/// Path of the method that takes reports of traffic.
-pub const REPORT: &str = "/culvert.control.v1.Reports/Report";
 
 /// Type of resources that hold one document about the pod. The one subscription is [`WILDCARD`].
 pub const DOCUMENT: &str = "type.googleapis.com/culvert.control.v1.Document";

@@ -112,26 +112,3 @@ pub struct SignResponse {
     #[prost(int64, tag = "3")]
     pub not_after: i64,
 }
-/// Traffic of a sidecar since its last report.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ReportRequest {
-    #[prost(message, repeated, tag = "1")]
-    pub edges: ::prost::alloc::vec::Vec<Edge>,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ReportResponse {
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Edge {
-    /// Cluster, or address and port, as the sidecar's statistics name it.
-    #[prost(string, tag = "1")]
-    pub destination: ::prost::alloc::string::String,
-    #[prost(uint64, tag = "2")]
-    pub connections: u64,
-    #[prost(uint64, tag = "3")]
-    pub failures: u64,
-    #[prost(uint64, tag = "4")]
-    pub tls_connections: u64,
-    #[prost(uint64, tag = "5")]
-    pub bytes: u64,
-}
