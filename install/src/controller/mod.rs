@@ -134,8 +134,10 @@ async fn all_listed(shared: Arc<Shared>, mut lists: mpsc::Receiver<Of>) {
     shared.listed.send_replace(true);
     shared.wake.notify_one();
     shared.followers().tell_all();
-    // Lists that are read again later say nothing new here.
-    while lists.recv().await.is_some() {}
+    // A kind that was made meanwhile has its first list: the first Mesh may be due.
+    while lists.recv().await.is_some() {
+        shared.wake.notify_one();
+    }
 }
 
 fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, ControllerError> {

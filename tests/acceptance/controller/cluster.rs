@@ -2,6 +2,7 @@
 //! What the leader writes into the cluster.
 
 use anyhow::{Context, Result};
+use culvert_tests::api_server::Fault;
 use culvert_tests::eventually;
 use culvert_tests::until::until_some;
 use serde_json::{Value, json};
@@ -27,6 +28,20 @@ fn an_empty_cluster_gets_its_kinds_its_mesh_and_its_authorities() -> Result<()> 
     eventually!(cluster.map("plain").is_some(), SOON);
     cluster.server.namespace("plain", &[], &[]);
     eventually!(cluster.map("plain").is_none(), SOON);
+    Ok(())
+}
+
+#[test]
+fn kinds_that_come_late_bring_their_mesh() -> Result<()> {
+    let cluster = Cluster::new()?;
+    // The leader finds no kind Mesh at first, and makes the kinds 5 s later.
+    cluster.server.fail_next("/customresourcedefinitions", Fault::Status(500, None));
+    let controller = cluster.controller(&[])?;
+    let failed = |line: &str| line.contains("no kind Mesh").then_some(());
+    controller.process.stderr().wait_for(SOON, failed).context("the leader does not miss the kind")?;
+    let mesh = || cluster.server.get("/apis/kuma.io/v1alpha1/meshes/default");
+    // A watch of a kind that is missing looks again after 30 s at most.
+    until_some(2 * SOON, mesh).context("no Mesh")?;
     Ok(())
 }
 

@@ -35,7 +35,7 @@ pub(crate) async fn make(shared: Arc<Shared>) {
             return;
         }
         match timeout(WITHIN, make_all(&shared, crds)).await {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return shared.wake.notify_one(),
             Ok(Err(error)) => {
                 shared.metrics.failures.inc();
                 tracing::warn!(
