@@ -81,6 +81,7 @@ impl Connection {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let connect = async {
             let stream = TcpStream::connect(at).await?;
+            stream.set_nodelay(true)?;
             let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
             let (sender, connection) =
                 http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await?;
