@@ -114,7 +114,8 @@ fn the_reason_comes_before_the_value_of_the_environment() -> Result<()> {
         ("CNI_CONTAINERID", format!("{}/", long()), 4, "must begin with a letter or digit"),
         ("CNI_IFNAME", long(), 4, "must be 1 to 15 bytes"),
         ("CNI_NETNS", format!("/run/netns/{}", "v".repeat(250)), 8, "No such file or directory"),
-        ("CNI_NETNS", format!("/run/netns/{}", long()), 8, "File name too long"),
+        // A folder that every machine has: in one that is missing no name is looked at.
+        ("CNI_NETNS", format!("/run/{}", long()), 8, "File name too long"),
     ];
     for (name, value, code, reason) in rows {
         says(name, lab.invoke("ADD")?.redirect().env(name, value), code, reason)?;
