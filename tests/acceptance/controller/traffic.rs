@@ -117,8 +117,6 @@ fn a_pod_calls_services_that_no_file_names_and_goes_on_without_the_controller() 
     controller.process.wait(SOON)?;
     assert_eq!(world.call(SERVICE), Some('2'));
     assert_eq!(world.call(OUTSIDE), Some('o'));
-    // An address that nobody has asked about leaves once the look-up has had its time.
-    assert_eq!(world.call("192.0.2.40:8080"), Some('o'));
     // It comes back, with another cluster than before.
     world.cluster.endpoints("shop", "db", &[("db-1", true)]);
     let _again = world.controller()?;
