@@ -140,6 +140,7 @@ mod tests {
             (&["await-uninstall", "--policies", "0s"], "from 1s"),
             (&["await-uninstall", "--policies", "5s", "--namespace", "x"], "cannot be used with"),
             (&["await-uninstall"], "--namespace"),
+            (&["status", "--cluster"], "not built yet"),
             (&["await-uninstall", "--namespace", "x", "--daemonset", "y"], "KUBERNETES_SERVICE_HOST"),
             (&[], "Usage"),
         ] {

@@ -24,7 +24,8 @@ const SERVICES: usize = 1_000;
 const BEHIND: usize = PODS / SERVICES;
 const LOOK_UPS: usize = 500;
 const CHANGES: usize = 100;
-const STREAMS: usize = 1_000;
+/// One address may have 512 connections.
+const STREAMS: usize = 500;
 /// The bounds that the product promises.
 const MOST_MEMORY: u64 = 200 << 20;
 const CHANGED_WITHIN: Duration = Duration::from_secs(1);

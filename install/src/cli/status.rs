@@ -25,6 +25,9 @@ pub(crate) struct StatusArgs {
     /// Paths of the node.
     #[command(flatten)]
     pub paths: PathArgs,
+    /// Not built yet: the workloads of the cluster
+    #[arg(long, hide = true)]
+    pub cluster: bool,
     /// Format of the answer
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,

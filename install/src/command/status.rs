@@ -28,9 +28,19 @@ use crate::system::read::read_bounded;
 /// Deadline of the agent, which only has to write down what it knows.
 const AGENT_WITHIN: Duration = Duration::from_secs(2);
 
+/// The view of a whole cluster is asked for.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "status --cluster is not built yet: run status in each agent's pod; culvert_controller_sidecars counts sidecars by image"
+)]
+struct NoClusterYet;
+
 /// Asks the agent or checks the pods.
 pub(crate) fn run(args: &StatusArgs) -> Answer {
-    let StatusArgs { paths, output } = args;
+    let StatusArgs { paths, cluster, output } = args;
+    if *cluster {
+        return Answer::refused(&NoClusterYet, Exit::Usage);
+    }
     let layout = match layout::discover(&paths.clone().into()) {
         Ok(layout) => layout,
         Err(refusal) => return Answer::refused(&refusal, Exit::Usage),

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The controller's metrics. Every label takes one of a few values, but for the versions of sidecars.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,6 +22,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     /// `culvert_controller_sidecars`: streams, by the sidecar's image.
     sidecars: Family<ImageLabels, Gauge>,
+    /// The same numbers. One lock over number and series, or a series could be removed that another thread has begun anew.
+    images: Mutex<HashMap<String, i64>>,
     /// `culvert_controller_pushes_total`: responses that were sent.
     pushes: Family<SentLabels, Counter>,
     /// `culvert_controller_nacks_total`: responses that a sidecar refused.
@@ -87,6 +92,8 @@ pub(crate) enum Why {
     NotOnboarded,
     /// The pod runs by another account.
     Account,
+    /// The peer has too many calls.
+    Busy,
     /// The API server cannot be asked.
     Unreachable,
 }
@@ -118,6 +125,7 @@ impl Default for Metrics {
         Self {
             registry,
             sidecars,
+            images: Mutex::default(),
             pushes,
             nacks,
             lookups,
@@ -135,10 +143,15 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn connected(&self, image: &str, by: i64) {
         let labels = ImageLabels { image: image.to_owned() };
-        let now = self.sidecars.get_or_create(&labels).inc_by(by) + by;
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = images.get(image).copied().unwrap_or_default() + by;
         if now == 0 {
             // Else every image of the past would stay.
+            images.remove(image);
             self.sidecars.remove(&labels);
+        } else {
+            images.insert(labels.image.clone(), now);
+            self.sidecars.get_or_create(&labels).set(now);
         }
     }
 

@@ -19,6 +19,7 @@
 //! | 3 | `compile` | documents for one sidecar, pure |
 //! | 3 | `followers` | streams by what they follow |
 //! | 2 | `world`, `authority` | the cluster; certificates, pure |
+//! | 1 | `peers` | bounds on what one peer has |
 //! | 1 | `key`, `options`, `metrics` | plain data |
 
 pub(crate) mod authority;
@@ -29,6 +30,7 @@ pub(crate) mod key;
 pub(crate) mod metrics;
 pub(crate) mod options;
 mod pages;
+mod peers;
 pub(crate) mod shared;
 pub(crate) mod stream;
 mod watch;
@@ -36,11 +38,9 @@ pub(crate) mod world;
 
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
@@ -50,6 +50,7 @@ use self::options::ControllerOptions;
 use self::pages::Status;
 use self::shared::Shared;
 use self::world::Of;
+use crate::system::listen::{ListenError, listen};
 
 /// Time between SIGTERM and the end of streams, in which the Service forgets this replica.
 const LEAVES_AFTER: Duration = Duration::from_secs(3);
@@ -66,8 +67,8 @@ pub(crate) enum ControllerError {
     /// The event loop or the signal handlers cannot be had.
     #[error("cannot start: {0}")]
     Start(io::Error),
-    #[error("--{option} {address}: {source}")]
-    Listen { option: &'static str, address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("cannot serve TLS: {0}")]
     Tls(rustls::Error),
     #[error("cannot talk to the API server: {0}")]
@@ -90,9 +91,9 @@ pub(crate) fn run(options: ControllerOptions, api: kube::Config) -> Result<(), C
 async fn work(options: ControllerOptions, api: kube::Config) -> Result<(), ControllerError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ControllerError::Start)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ControllerError::Start)?;
-    let ControllerOptions { listen, status_address, settings } = options;
-    let listener = bind("listen", listen)?;
-    let status = bind("status-address", status_address)?;
+    let ControllerOptions { listen: listen_at, status_address, settings } = options;
+    let listener = listen("listen", listen_at, BACKLOG)?;
+    let status = listen("status-address", status_address, BACKLOG)?;
     let shared = Arc::new(Shared::new(settings, kube::Client::try_from(api)?));
     let tls = stream::server::tls(&shared).map_err(ControllerError::Tls)?;
     let (leave, leaving) = channel::channel(false);
@@ -138,15 +139,4 @@ async fn all_listed(shared: Arc<Shared>, mut lists: mpsc::Receiver<Of>) {
     while lists.recv().await.is_some() {
         shared.wake.notify_one();
     }
-}
-
-fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, ControllerError> {
-    let failed = |source| ControllerError::Listen { option, address, source };
-    let listener =
-        culvert_serve::bind_with(address, BACKLOG, |_| Ok(())).map_err(|error| failed(error.source))?;
-    let listener = TcpListener::from_std(listener).map_err(failed)?;
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "listening for --{option}");
-    }
-    Ok(listener)
 }

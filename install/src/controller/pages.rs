@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use culvert_serve::metrics::metrics;
-use culvert_serve::reply::{self, Reply};
-use culvert_serve::{Incoming, Method, Pages, Request, StatusCode};
+use culvert_serve::{Incoming, Pages, Reply, Request};
 use tokio::sync::watch;
 
 use super::shared::Shared;
+use crate::system::status_port::page;
 
 /// The pages of the status port.
 pub(crate) struct Status {
@@ -24,21 +23,11 @@ impl Pages for Status {
 
 impl Status {
     fn page(&self, request: &Request<Incoming>) -> Reply {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return reply::wrong_method("GET, HEAD");
-        }
-        match request.uri().path() {
-            "/healthz" => reply::text(StatusCode::OK, "alive"),
-            "/ready" => match self.why_not() {
-                None => reply::text(StatusCode::OK, "ready"),
-                Some(reason) => reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}")),
-            },
-            "/metrics" => {
-                self.shared.metrics.ready.set(i64::from(self.why_not().is_none()));
-                metrics(request.headers(), self.shared.metrics.text())
-            }
-            _ => reply::not_found("/healthz, /ready, /metrics"),
-        }
+        let why_not = self.why_not();
+        page(request, why_not, || {
+            self.shared.metrics.ready.set(i64::from(why_not.is_none()));
+            self.shared.metrics.text()
+        })
     }
 
     /// The reason why sidecars should go to another replica.

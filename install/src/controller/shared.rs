@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! State that the controller's tasks share.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,14 +9,24 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::authority::Kept;
-use super::compile::Identities;
+use super::compile::{Callers, Identities};
 use super::followers::Followers;
+use super::key::Key;
 use super::metrics::Metrics;
 use super::options::Settings;
+use super::peers::{Allowance, Shares};
 use super::world::{Touched, World};
 
 /// Reviews of tokens at a time: a cluster that comes back sends thousands, and the API server has others to answer.
 const REVIEWS_AT_ONCE: usize = 32;
+
+/// Reviews that one address waits for at a time: half, as pods behind a node's address may be many.
+const REVIEWS_OF_PEER: usize = 16;
+/// Streams of a pod: one, and the next one while the first is not known to be gone.
+const STREAMS_OF_POD: usize = 2;
+/// Certificates of a pod within a time. A sidecar asks for one at its start and at half of each one's life.
+const SIGNATURES: usize = 10;
+const SIGNATURES_WITHIN: Duration = Duration::from_secs(60);
 
 /// State that the controller's tasks share.
 pub(crate) struct Shared {
@@ -37,8 +48,16 @@ pub(crate) struct Shared {
     pub leads: watch::Sender<bool>,
     /// Wakes the leader's writes.
     pub wake: Notify,
+    /// Accounts that permissions by tags mean.
+    pub callers: Callers,
     /// Reviews of tokens at a time.
     pub reviews: Semaphore,
+    /// Reviews that one address waits for at a time.
+    pub reviews_of_peer: Arc<Shares<IpAddr>>,
+    /// Streams of one pod at a time.
+    pub streams: Arc<Shares<Key>>,
+    /// Certificates that one pod asks for.
+    pub signatures: Allowance<Key>,
     pub metrics: Metrics,
 }
 
@@ -54,7 +73,11 @@ impl Shared {
             listed: watch::Sender::new(false),
             leads: watch::Sender::new(false),
             wake: Notify::new(),
+            callers: Callers::default(),
             reviews: Semaphore::new(REVIEWS_AT_ONCE),
+            reviews_of_peer: Shares::new(REVIEWS_OF_PEER),
+            streams: Shares::new(STREAMS_OF_POD),
+            signatures: Allowance::new(SIGNATURES, SIGNATURES_WITHIN),
             metrics: Metrics::default(),
         }
     }

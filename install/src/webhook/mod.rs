@@ -22,12 +22,10 @@ mod told;
 pub(crate) mod upkeep;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -42,6 +40,7 @@ use self::told::Told;
 use self::upkeep::{Served, Upkeep};
 use crate::kube::Events;
 use crate::kube::events::{Reporter, post};
+use crate::system::listen::{ListenError, listen};
 
 /// Time between SIGTERM and the end of new connections, in which a Service forgets this replica.
 const LEAVES_AFTER: Duration = Duration::from_secs(3);
@@ -58,8 +57,8 @@ pub(crate) enum WebhookError {
     /// The event loop or the signal handlers cannot be had.
     #[error("cannot start: {0}")]
     Start(io::Error),
-    #[error("--{option} {address}: {source}")]
-    Listen { option: &'static str, address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("cannot serve TLS: {0}")]
     Tls(rustls::Error),
     #[error("a part of the injector ended, which is a bug: see the log above, and report it")]
@@ -79,8 +78,8 @@ pub(crate) fn run(options: WebhookOptions) -> Result<(), WebhookError> {
 async fn work(options: WebhookOptions) -> Result<(), WebhookError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(WebhookError::Start)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(WebhookError::Start)?;
-    let listener = listen("listen", options.listen)?;
-    let status = listen("status-address", options.status_address)?;
+    let listener = listen("listen", options.listen, BACKLOG)?;
+    let status = listen("status-address", options.status_address, BACKLOG)?;
     let metrics = Arc::<Metrics>::default();
     let (events, queue) = Events::new();
     let injector = Arc::new(Injector {
@@ -126,17 +125,6 @@ async fn work(options: WebhookOptions) -> Result<(), WebhookError> {
         tracing::warn!("some connections did not end within {} s and are cut", DRAINS_WITHIN.as_secs());
     }
     Ok(())
-}
-
-fn listen(option: &'static str, address: SocketAddr) -> Result<TcpListener, WebhookError> {
-    let failed = |source| WebhookError::Listen { option, address, source };
-    let listener =
-        culvert_serve::bind_with(address, BACKLOG, |_| Ok(())).map_err(|error| failed(error.source))?;
-    let listener = TcpListener::from_std(listener).map_err(failed)?;
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "listening for --{option}");
-    }
-    Ok(listener)
 }
 
 fn tls(served: &Arc<Served>) -> Result<Arc<ServerConfig>, WebhookError> {

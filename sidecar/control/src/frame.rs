@@ -15,8 +15,13 @@ pub enum FrameError {
     #[error("a message of the stream is compressed, though no compression was agreed")]
     Compressed,
     /// The message is longer than is read.
-    #[error("a message of the stream has {0} bytes, more than {most}", most = crate::MAX_MESSAGE)]
-    TooLong(usize),
+    #[error("a message of the stream has {length} bytes, more than {most}")]
+    TooLong {
+        /// Bytes of the message, as its frame says.
+        length: usize,
+        /// Most bytes that are read.
+        most: usize,
+    },
     /// The bytes are not the message that was expected.
     #[error("a message of the stream cannot be read: {0}")]
     Garbled(#[from] prost::DecodeError),
@@ -33,13 +38,27 @@ pub fn framed(message: &impl Message) -> Bytes {
     framed.freeze()
 }
 
-/// Bytes that came, cut into messages. Holds at most one message of [`crate::MAX_MESSAGE`] and the piece that ended it.
-#[derive(Debug, Default)]
+/// Bytes that came, cut into messages. Holds at most one message and the piece that ended it.
+#[derive(Debug)]
 pub struct Frames {
     held: BytesMut,
+    most: usize,
+}
+
+impl Default for Frames {
+    /// Takes messages of up to [`crate::MAX_MESSAGE`].
+    fn default() -> Self {
+        Self::of_at_most(crate::MAX_MESSAGE)
+    }
 }
 
 impl Frames {
+    /// Takes messages of up to so many bytes.
+    #[must_use]
+    pub fn of_at_most(most: usize) -> Self {
+        Self { held: BytesMut::new(), most }
+    }
+
     /// Adds a piece that came.
     pub fn push(&mut self, piece: &[u8]) {
         self.held.extend_from_slice(piece);
@@ -58,8 +77,8 @@ impl Frames {
         if flag != 0 {
             return Err(FrameError::Compressed);
         }
-        if length > crate::MAX_MESSAGE {
-            return Err(FrameError::TooLong(length));
+        if length > self.most {
+            return Err(FrameError::TooLong { length, most: self.most });
         }
         if self.held.len() < HEAD + length {
             return Ok(None);
@@ -119,7 +138,14 @@ mod tests {
         }
         assert_eq!(next(b""), (Ok(None), false));
         assert_eq!(next(&[1, 0, 0, 0, 0]).0, Err(FrameError::Compressed));
-        assert_eq!(next(&[0, 0xff, 0xff, 0xff, 0xff]).0, Err(FrameError::TooLong(u32::MAX as usize)));
+        assert_eq!(
+            next(&[0, 0xff, 0xff, 0xff, 0xff]).0,
+            Err(FrameError::TooLong { length: u32::MAX as usize, most: crate::MAX_MESSAGE })
+        );
+        let mut small = Frames::of_at_most(10);
+        small.push(&[0, 0, 0, 0, 11]);
+        let refused = small.take::<DeltaDiscoveryRequest>();
+        assert_eq!(refused, Err(FrameError::TooLong { length: 11, most: 10 }));
         let most = u32::try_from(crate::MAX_MESSAGE).unwrap();
         assert_eq!(next(&[&[0][..], &most.to_be_bytes()].concat()).0, Ok(None));
         assert!(matches!(next(&[0, 0, 0, 0, 1, 0xff]).0, Err(FrameError::Garbled(_))));

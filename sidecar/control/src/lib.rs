@@ -33,6 +33,9 @@ pub const AUDIENCE: &str = "culvert.dev";
 
 /// Largest message that either side reads, in bytes: some 10,000 documents of 400 bytes.
 pub const MAX_MESSAGE: usize = 4 << 20;
+/// Largest request of a stream that a controller reads, in bytes: 4,096 destinations with their versions are 300 KiB, and
+/// the names of 10,000 documents as much again. A pod that sends rubbish fills no more of the controller's memory.
+pub const MAX_REQUEST: usize = 1 << 20;
 /// Most destinations that one sidecar may follow at a time.
 pub const MAX_DESTINATIONS: usize = 4096;
 

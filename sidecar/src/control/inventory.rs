@@ -167,13 +167,18 @@ impl Inventory {
         // Nonces are those of a stream.
         self.unsettled.clear();
         let is_good = |name: &Arc<str>| !self.bad.contains_key(&source(name));
-        let versions = self.about.iter().filter(|(name, _)| is_good(name));
         let documents = DeltaDiscoveryRequest {
             node: Some(node.clone()),
             type_url: DOCUMENT.to_owned(),
             resource_names_subscribe: vec![WILDCARD.to_owned()],
-            initial_resource_versions: versions
-                .map(|(name, told)| (name.to_string(), told.version.clone()))
+            // A bad one is named without its version: it comes again, or it is told that it is gone.
+            initial_resource_versions: self
+                .about
+                .iter()
+                .map(|(name, told)| {
+                    let version = if is_good(name) { told.version.clone() } else { String::new() };
+                    (name.to_string(), version)
+                })
                 .collect(),
             ..Default::default()
         };

@@ -46,6 +46,25 @@ fn kinds_that_come_late_bring_their_mesh() -> Result<()> {
 }
 
 #[test]
+fn a_mesh_that_is_deleted_does_not_come_back() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let _controller = cluster.controller(&[])?;
+    let mesh = "/apis/kuma.io/v1alpha1/meshes/default";
+    until_some(SOON, || cluster.server.get(mesh)).context("no Mesh")?;
+    // The leader notes it once: one that was STRICT must not come back as PERMISSIVE.
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/mesh/leases/culvert-controller";
+    let noted =
+        || cluster.server.get(lease).is_some_and(|lease| lease["metadata"]["annotations"].is_object());
+    eventually!(noted(), SOON);
+    cluster.server.remove(mesh);
+    // The map is written after the leader has looked for a Mesh, and has none to tell any more.
+    eventually!(cluster.map("shop").is_some_and(|map| map["data"]["mesh.yaml"].is_null()), SOON);
+    assert!(cluster.map("shop").is_some_and(|map| map["data"]["ca.crt"].is_string()));
+    assert_eq!(cluster.server.get(mesh), None);
+    Ok(())
+}
+
+#[test]
 fn a_map_that_a_user_wrote_keeps_its_documents() -> Result<()> {
     let cluster = Cluster::new()?;
     let map = json!({ "metadata": { "name": "culvert-mesh", "namespace": "shop" }, "data": { "mine.yaml": "a: b" } });

@@ -44,6 +44,21 @@ fn a_pod_gets_a_certificate_for_its_own_account() -> Result<()> {
 }
 
 #[test]
+fn a_pod_that_asks_for_certificates_all_the_time_is_held_back_and_no_other() -> Result<()> {
+    let cluster = Cluster::new()?;
+    cluster.member("shop", "web", "10.0.0.1", "web");
+    cluster.member("shop", "db", "10.0.0.2", "db");
+    let controller = cluster.controller(&[])?;
+    let connection = cluster.connect(&controller)?;
+    let refused = |_| connection.sign(Some("token-web"), request().ok()?).err()?.downcast::<Status>().ok();
+    // Ten within a minute; a test that takes longer sees more, but never all of them.
+    let first = (0..200).find_map(refused).context("each is signed")?;
+    assert_eq!(first.0, 8, "{first}");
+    connection.sign(Some("token-db"), request()?)?;
+    Ok(())
+}
+
+#[test]
 fn who_trusts_another_authority_does_not_connect() -> Result<()> {
     let (cluster, other) = (Cluster::new()?, Cluster::new()?);
     let (controller, _other) = (cluster.controller(&[])?, other.controller(&[])?);

@@ -207,6 +207,62 @@ fn calls_without_a_good_token_are_turned_away() -> Result<()> {
 }
 
 #[test]
+fn a_pod_has_two_streams_and_no_more() -> Result<()> {
+    let cluster = Cluster::new()?;
+    cluster.member("shop", "web", "10.0.0.1", "web");
+    cluster.member("shop", "db", "10.0.0.2", "db");
+    let controller = cluster.controller(&[])?;
+    let connection = cluster.connect(&controller)?;
+    let (mut one, two) = (connection.stream(Some("token-web"))?, connection.stream(Some("token-web"))?);
+    let third = connection.stream(Some("token-web")).err().context("it is let in")?;
+    assert_eq!(third.downcast::<Status>()?.0, 8);
+    connection.stream(Some("token-db"))?;
+    one.ask_documents()?;
+    one.response()?;
+    drop(two);
+    // Its place is free once the controller has seen the end.
+    eventually!(connection.stream(Some("token-web")).is_ok(), SOON);
+    Ok(())
+}
+
+#[test]
+fn a_sidecar_that_asks_for_everything_is_sent_it_in_pieces() -> Result<()> {
+    let cluster = Cluster::new()?;
+    cluster.member("shop", "web", "10.0.0.1", "web");
+    // Dataplanes of some 3 KiB, and a thousand destinations with ten of them each: 30 MiB.
+    let pods: Vec<String> = (0..10).map(|n| format!("db-{n}")).collect();
+    for (n, name) in pods.iter().enumerate() {
+        let mut pod = super::pod("shop", name, &format!("10.0.1.{}", n + 1), "db", true);
+        for label in 0..40 {
+            pod["metadata"]["labels"][format!("label-{label}")] = "x".repeat(40).into();
+        }
+        cluster.server.put(&path("shop", name), pod);
+    }
+    let behind: Vec<(&str, bool)> = pods.iter().map(|name| (name.as_str(), true)).collect();
+    cluster.service("shop", "db", "10.96.0.2", &behind);
+    let ports: Vec<Value> =
+        (0..1000).map(|n| json!({ "name": format!("p{n}"), "port": 1000 + n, "targetPort": 8080 })).collect();
+    let service = json!({
+        "metadata": { "name": "db", "namespace": "shop" },
+        "spec": { "clusterIP": "10.96.0.2", "clusterIPs": ["10.96.0.2"], "selector": { "app": "db" }, "ports": ports },
+    });
+    cluster.server.put("/api/v1/namespaces/shop/services/db", service);
+    let controller = cluster.controller(&[])?;
+    let connection = cluster.connect(&controller)?;
+    let mut stream = connection.stream(Some("token-web"))?;
+    let names: Vec<String> = (0..1000).map(|n| format!("10.96.0.2:{}", 1000 + n)).collect();
+    stream.ask_destinations(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let (mut came, mut responses) = (0, 0);
+    while came < names.len() {
+        // A response of more than 4 MiB would be an error of the stream.
+        came += destinations(&stream.next(SOON)?.context("it stops")?)?.len();
+        responses += 1;
+    }
+    ensure!(came == names.len() && responses > 10, "{came} in {responses} responses");
+    Ok(())
+}
+
+#[test]
 fn what_breaks_the_protocol_ends_the_stream_and_no_other() -> Result<()> {
     let cluster = Cluster::new()?;
     cluster.member("shop", "web", "10.0.0.1", "web");

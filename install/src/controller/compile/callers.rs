@@ -4,7 +4,8 @@
 //! A certificate names an account, and no tags. So a permission by tags is sent as the accounts of the pods that have them. An
 //! account may also run pods without those tags: then a permission does not hold for it, and a denial does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::dataplane::Dataplane;
@@ -18,8 +19,32 @@ use super::dataplane::{dataplane, read};
 use super::{API_VERSION, Identities, MESH, Named, OWN, mesh_of};
 use crate::controller::world::World;
 
+/// Accounts of each mesh, made once for each state of the cluster: every stream asks for them after a change of a policy, and
+/// they are read of a thousand Dataplanes.
+#[derive(Debug, Default)]
+pub(crate) struct Callers(Mutex<HashMap<String, (u64, Arc<Vec<Account>>)>>);
+
+impl Callers {
+    /// Returns the accounts of a mesh's members.
+    pub(super) fn of(&self, world: &World, identities: &Identities, mesh: &str) -> Arc<Vec<Account>> {
+        let now = world.callers_version();
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((version, accounts)) = made.get(mesh)
+            && *version == now
+        {
+            return Arc::clone(accounts);
+        }
+        let accounts = Arc::new(accounts(world, identities, mesh));
+        // Meshes of another state are not needed any more.
+        made.retain(|_, (version, _)| *version == now);
+        made.insert(mesh.to_owned(), (now, Arc::clone(&accounts)));
+        accounts
+    }
+}
+
 /// Callers of one account: a Dataplane for each kind of pod that it runs.
-struct Account {
+#[derive(Debug)]
+pub(super) struct Account {
     id: String,
     dataplanes: Vec<Document>,
 }
@@ -43,18 +68,15 @@ enum Part {
 /// Returns the permissions by tags as permissions by identity: one for all inbounds of a pod, or one for each where they differ.
 /// `subjects` begins with the pod, its inbounds follow.
 pub(super) fn rules(
-    world: &World,
+    accounts: &[Account],
     identities: &Identities,
     mesh: &str,
     permissions: &[&Document],
     subjects: &[Subject<'_>],
 ) -> Vec<Named> {
-    let Some((pod, inbounds)) = subjects.split_first().filter(|_| !permissions.is_empty()) else {
-        return Vec::new();
-    };
+    let Some((pod, inbounds)) = subjects.split_first() else { return Vec::new() };
     let Some((this, _)) = pod.pod else { return Vec::new() };
-    let accounts = accounts(world, identities, mesh);
-    let lists = |subject: &Subject<'_>| lists(identities, permissions, subject, &accounts);
+    let lists = |subject: &Subject<'_>| lists(identities, permissions, subject, accounts);
     let each: Vec<_> = inbounds.iter().map(|subject| (subject, lists(subject))).collect();
     let named = |section: Option<u16>, lists: Lists| {
         let Lists { allow, deny, shadow } = lists;

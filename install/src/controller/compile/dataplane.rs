@@ -18,15 +18,6 @@ const SERVICE: &str = "kuma.io/service";
 const PROTOCOL: &str = "kuma.io/protocol";
 /// Protocols that an inbound can have.
 const PROTOCOLS: [&str; 7] = ["tcp", "tls", "http", "http2", "grpc", "kafka", "mysql"];
-/// Labels that differ between pods of one workload, or between its versions: no policy chooses by them.
-const PASSING: [&str; 6] = [
-    "pod-template-hash",
-    "controller-revision-hash",
-    "pod-template-generation",
-    "statefulset.kubernetes.io/pod-name",
-    "apps.kubernetes.io/pod-index",
-    "batch.kubernetes.io/controller-uid",
-];
 /// Most inbounds of one pod; the sidecar takes 4,096.
 const MOST_INBOUNDS: usize = 256;
 
@@ -105,10 +96,8 @@ fn number(port: &ServicePort, declared: &[ContainerPort]) -> Option<u16> {
 
 /// Tags of an inbound, as Kuma gives them: the pod's labels, the service's name, namespace and protocol.
 fn tags(pod: &Pod, service: &str, protocol: Option<String>) -> Map<String, Value> {
-    let lasting =
-        pod.labels.iter().filter(|(name, value)| !value.is_empty() && !PASSING.contains(&name.as_str()));
-    let mut tags: Map<String, Value> =
-        lasting.map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+    let lasting = pod.lasting_labels().filter(|(_, value)| !value.is_empty());
+    let mut tags: Map<String, Value> = lasting.map(|(name, value)| (name.to_owned(), value.into())).collect();
     tags.insert(SERVICE.to_owned(), service.into());
     tags.insert(NAMESPACE.to_owned(), pod.key.namespace().into());
     if let Some(protocol) = protocol {

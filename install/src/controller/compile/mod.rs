@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use super::world::{DEFAULT_MESH, Pod, World};
 
+pub(crate) use self::callers::Callers;
 pub(crate) use self::dataplane::dataplane;
 
 /// API version of mesh documents.
@@ -35,6 +36,9 @@ const ACCOUNT: &str = "k8s.kuma.io/service-account";
 pub(crate) const OWN: &str = "culvert";
 /// Pods behind a Service whose Dataplanes are sent: with more, a change of one would be megabytes.
 pub(crate) const MOST_ENDPOINTS: usize = 1000;
+
+/// Bytes of a destination's documents: a sidecar reads messages of 4 MiB.
+pub(crate) const MOST_BYTES: usize = 2 << 20;
 
 /// A document with its name on the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,9 +77,9 @@ pub(crate) fn mesh_of(pod: &Pod) -> &str {
 }
 
 /// Returns the documents about a pod, without those of its destinations.
-pub(crate) fn about(world: &World, identities: &Identities, pod: &Pod) -> Vec<Named> {
+pub(crate) fn about(world: &World, identities: &Identities, callers: &Callers, pod: &Pod) -> Vec<Named> {
     let own = dataplane(world, pod);
-    let mut documents = policies::about(world, identities, pod, &own);
+    let mut documents = policies::about(world, identities, callers, pod, &own);
     documents.extend(trust(identities, mesh_of(pod), &documents));
     documents.push(own);
     documents
@@ -113,9 +117,16 @@ pub(crate) fn destination(world: &World, identities: &Identities, mesh: &str, at
         return Vec::new();
     }
     let ready = pods.iter().filter(|(pod, ready)| *ready && is_member(pod)).map(|(pod, _)| *pod);
-    let ready: Vec<&Pod> = ready.take(MOST_ENDPOINTS).collect();
     let mut documents = vec![service::mesh_service(identities, mesh, service, &members)];
-    documents.extend(ready.into_iter().map(|pod| dataplane(world, pod)));
+    let mut bytes = documents[0].text.len();
+    for pod in ready.take(MOST_ENDPOINTS) {
+        let dataplane = dataplane(world, pod);
+        bytes += dataplane.text.len();
+        if bytes > MOST_BYTES {
+            break;
+        }
+        documents.push(dataplane);
+    }
     documents
 }
 

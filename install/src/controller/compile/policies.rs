@@ -8,11 +8,17 @@ use culvert_mesh::select::{Subject, rank};
 use culvert_mesh::target::Target;
 
 use super::dataplane::read;
-use super::{Identities, Named, callers, mesh_of};
+use super::{Callers, Identities, Named, callers, mesh_of};
 use crate::controller::world::{Pod, World};
 
 /// Returns the Mesh of a pod, the policies that select it or one of its inbounds, and the documents that are no policy.
-pub(super) fn about(world: &World, identities: &Identities, pod: &Pod, own: &Named) -> Vec<Named> {
+pub(super) fn about(
+    world: &World,
+    identities: &Identities,
+    callers: &Callers,
+    pod: &Pod,
+    own: &Named,
+) -> Vec<Named> {
     let mesh = mesh_of(pod);
     let read = read(mesh, &own.text);
     let this = read.as_ref().and_then(|document| Some((document, Dataplane::from_spec(&document.spec)?)));
@@ -41,7 +47,10 @@ pub(super) fn about(world: &World, identities: &Identities, pod: &Pod, own: &Nam
         }
     }
     let subjects: Vec<Subject<'_>> = subjects.iter().map(OwnedSubject::view).collect();
-    documents.extend(callers::rules(world, identities, mesh, &permissions, &subjects));
+    if !permissions.is_empty() {
+        let accounts = callers.of(world, identities, mesh);
+        documents.extend(callers::rules(&accounts, identities, mesh, &permissions, &subjects));
+    }
     documents
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::controller::key::Key;
-use crate::controller::world::{MeshDocument, Put};
+use crate::controller::world::{MeshDocument, Put, Service, Slice};
 
 fn identities() -> Identities {
     Identities {
@@ -38,7 +38,7 @@ fn put_document(world: &mut World, kind: &str, name: &str, spec: Value) {
 /// The lists of the permission that a pod is sent.
 fn lists(world: &World, pod: &str) -> Value {
     let pod = world.pod(&Key::new("shop", pod)).unwrap();
-    let all = about(world, &identities(), pod);
+    let all = about(world, &identities(), &Callers::default(), pod);
     let one = all.iter().find(|one| one.name == "MeshTrafficPermission/culvert-callers");
     let document: Value = serde_json::from_str(&one.unwrap().text).unwrap();
     // It is one that sidecars can read.
@@ -122,7 +122,8 @@ fn permissions_by_identity_go_as_they_are() {
     let rules = json!([{ "default": { "allow": [exact("web")] } }]);
     put_document(&mut world, "MeshTrafficPermission", "p", json!({ "rules": rules }));
     let pod = world.pod(&Key::new("shop", "db")).unwrap();
-    let names: Vec<String> = about(&world, &identities(), pod).into_iter().map(|one| one.name).collect();
+    let names: Vec<String> =
+        about(&world, &identities(), &Callers::default(), pod).into_iter().map(|one| one.name).collect();
     assert_eq!(names, ["MeshTrafficPermission/shop/p", "Dataplane/shop/db"]);
 }
 
@@ -147,7 +148,10 @@ fn a_mesh_identity_brings_the_authorities() {
     let mut world = world();
     let pod = |world: &World| {
         let pod = world.pod(&Key::new("shop", "db")).unwrap();
-        about(world, &identities(), pod).into_iter().map(|one| one.name).collect::<Vec<_>>()
+        about(world, &identities(), &Callers::default(), pod)
+            .into_iter()
+            .map(|one| one.name)
+            .collect::<Vec<_>>()
     };
     assert_eq!(pod(&world), ["Dataplane/shop/db"]);
     let spec = json!({ "selector": { "dataplane": { "matchLabels": {} } }, "provider": { "type": "Bundled", "bundled": { "autogenerate": { "enabled": true } } } });
@@ -164,4 +168,58 @@ fn each_dataplane_can_be_read() {
         assert_eq!(document.kind(), Kind::Dataplane, "{}", own.text);
         assert_eq!(document.label(ACCOUNT), world.pod(&Key::new("shop", name)).map(|pod| &*pod.account));
     }
+}
+
+#[test]
+fn accounts_are_made_once_for_a_state_of_the_cluster() {
+    let (mut world, callers) = (world(), Callers::default());
+    let first = callers.of(&world, &identities(), "default");
+    assert!(std::sync::Arc::ptr_eq(&first, &callers.of(&world, &identities(), "default")));
+    assert_eq!(first.len(), 3);
+    // A pod more of a known kind changes nothing, one of a new account does.
+    put_pod(&mut world, "web-2", json!({ "app": "web" }), "web");
+    assert!(std::sync::Arc::ptr_eq(&first, &callers.of(&world, &identities(), "default")));
+    put_pod(&mut world, "web-3", json!({ "app": "web", "pod-template-hash": "5d8f" }), "web");
+    assert!(
+        std::sync::Arc::ptr_eq(&first, &callers.of(&world, &identities(), "default")),
+        "a rollout is no new kind"
+    );
+    put_pod(&mut world, "new", json!({ "app": "new" }), "new");
+    assert_eq!(callers.of(&world, &identities(), "default").len(), 4);
+}
+
+#[test]
+fn a_destination_stays_below_its_bound() {
+    let mut world = World::default();
+    let labels: serde_json::Map<String, Value> =
+        (0..60).map(|n| (format!("label-{n}"), "x".repeat(60).into())).collect();
+    let mut labels = Value::Object(labels);
+    labels["app"] = "web".into();
+    let mut endpoints = Vec::new();
+    for number in 0..600 {
+        let name = format!("web-{number}");
+        let ip = format!("10.1.{}.{}", number / 250, number % 250 + 1);
+        let pod = json!({
+            "metadata": { "name": name, "namespace": "shop", "labels": labels },
+            "spec": { "containers": [{ "name": "culvert-sidecar", "args": ["--control=https://x"] }] },
+            "status": { "podIP": ip },
+        });
+        world.put(Put::Pod(Pod::read(serde_json::from_value(pod).unwrap()).unwrap()));
+        endpoints.push(
+            json!({ "addresses": [ip], "targetRef": { "kind": "Pod", "namespace": "shop", "name": name } }),
+        );
+    }
+    let service = json!({
+        "metadata": { "name": "web", "namespace": "shop" },
+        "spec": { "clusterIPs": ["10.96.0.1"], "selector": { "app": "web" }, "ports": [{ "port": 80 }] },
+    });
+    world.put(Put::Service(Service::read(serde_json::from_value(service).unwrap()).unwrap()));
+    let metadata =
+        json!({ "name": "web-x", "namespace": "shop", "labels": { "kubernetes.io/service-name": "web" } });
+    let data = json!({ "endpoints": endpoints, "ports": [{ "port": 80 }] });
+    world.put(Put::Slice(Slice::read(&serde_json::from_value(metadata).unwrap(), data).unwrap()));
+    let documents = destination(&world, &identities(), "default", "10.96.0.1:80".parse().unwrap());
+    let bytes: usize = documents.iter().map(|one| one.text.len()).sum();
+    assert!((MOST_BYTES / 2..=MOST_BYTES).contains(&bytes), "{bytes} bytes of {} documents", documents.len());
+    assert!(documents.len() < 601, "not all of them fit");
 }

@@ -18,6 +18,8 @@ use crate::system::clock;
 
 /// Name of the Lease.
 const NAME: &str = "culvert-controller";
+/// Annotation of a cluster that has, or had, a Mesh.
+const HAD_MESH: &str = "culvert.dev/had-mesh";
 /// Life of a lease that is not renewed; client-go's own default.
 const LIFE: Duration = Duration::from_secs(15);
 /// Time between two renewals.
@@ -58,10 +60,7 @@ fn step(seen: Option<&Seen>, me: &str, since: Duration) -> Step {
 
 /// Holds or awaits the lease for as long as it is polled.
 pub(crate) async fn hold(shared: Arc<Shared>) {
-    let kind = GroupVersionKind::gvk("coordination.k8s.io", "v1", "Lease");
-    let resource = ApiResource::from_gvk_with_plural(&kind, "leases");
-    let namespace = &shared.settings.service.namespace;
-    let api = Api::<DynamicObject>::namespaced_with(shared.client.clone(), namespace, &resource);
+    let api = api(&shared);
     let me = shared.settings.instance.clone();
     let mut observed: Option<(Seen, Instant)> = None;
     let mut renewed: Option<Instant> = None;
@@ -97,10 +96,7 @@ pub(crate) async fn give_back(shared: &Shared) {
     if !*shared.leads.borrow() {
         return;
     }
-    let kind = GroupVersionKind::gvk("coordination.k8s.io", "v1", "Lease");
-    let resource = ApiResource::from_gvk_with_plural(&kind, "leases");
-    let namespace = &shared.settings.service.namespace;
-    let api = Api::<DynamicObject>::namespaced_with(shared.client.clone(), namespace, &resource);
+    let api = api(shared);
     let give = async {
         let mut lease = api.get(NAME).await?;
         if lease.data["spec"]["holderIdentity"] == *shared.settings.instance {
@@ -112,6 +108,43 @@ pub(crate) async fn give_back(shared: &Shared) {
     if let Ok(Err(error)) = timeout(ANSWERS_WITHIN, give).await {
         tracing::debug!(%error, "the lease could not be given back; it runs out by itself");
     }
+}
+
+/// Returns true if the cluster has, or had, a Mesh.
+pub(super) async fn had_mesh(shared: &Shared) -> Result<bool, LeaseError> {
+    let api = api(shared);
+    let lease = timeout(ANSWERS_WITHIN, api.get(NAME)).await.map_err(|_| LeaseError::Late)??;
+    Ok(lease.metadata.annotations.unwrap_or_default().contains_key(HAD_MESH))
+}
+
+/// Notes that the cluster has a Mesh.
+pub(super) async fn note_mesh(shared: &Shared) -> Result<(), LeaseError> {
+    let api = api(shared);
+    let note = async {
+        let mut lease = api.get(NAME).await?;
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        if annotations.insert(HAD_MESH.to_owned(), "true".to_owned()).is_none() {
+            // By its version: the renewal may be faster, and then it is tried again.
+            api.replace(NAME, &PostParams::default(), &lease).await?;
+        }
+        Ok::<_, LeaseError>(())
+    };
+    timeout(ANSWERS_WITHIN, note).await.map_err(|_| LeaseError::Late)?
+}
+
+/// A call about the lease that failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LeaseError {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("the API server does not answer within {} s", ANSWERS_WITHIN.as_secs())]
+    Late,
+}
+
+fn api(shared: &Shared) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("coordination.k8s.io", "v1", "Lease");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "leases");
+    Api::namespaced_with(shared.client.clone(), &shared.settings.service.namespace, &resource)
 }
 
 /// Looks at the lease once; true if this replica holds it now.

@@ -12,6 +12,7 @@ use kube::core::GroupVersionKind;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::lease;
 use crate::controller::authority::Kept;
 use crate::controller::key::Key;
 use crate::controller::shared::Shared;
@@ -24,6 +25,9 @@ const MANAGER: &str = "culvert-controller";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// ConfigMap of a namespace with its mesh and the authorities.
 const CONFIG_MAP: &str = "culvert-mesh";
+/// Its keys.
+const AUTHORITIES: &str = "ca.crt";
+const MESHES: &str = "mesh.yaml";
 /// Time for which changes are gathered.
 const GATHER: Duration = Duration::from_millis(200);
 /// Time after which everything is written again: another program may have changed it.
@@ -75,12 +79,16 @@ struct Writer<'a> {
     shared: &'a Shared,
     /// Data of ConfigMaps, by their namespaces.
     maps: BTreeMap<String, BTreeMap<String, String>>,
+    /// True once the Lease says that there was a Mesh.
+    remembered: bool,
+    /// True once its loss was told.
+    missed: bool,
     whole_since: Instant,
 }
 
 impl<'a> Writer<'a> {
     fn new(shared: &'a Shared) -> Self {
-        Self { shared, maps: BTreeMap::new(), whole_since: Instant::now() }
+        Self { shared, maps: BTreeMap::new(), remembered: false, missed: false, whole_since: Instant::now() }
     }
 
     /// Forgets what was written, once that is old.
@@ -101,10 +109,22 @@ impl<'a> Writer<'a> {
         mesh.and(maps).and(conditions)
     }
 
-    /// Makes the default Mesh where there is none at all.
-    async fn mesh(&self) -> Result<(), WriteError> {
+    /// Makes the default Mesh where there never was one. A Mesh that is deleted stays deleted: one that was STRICT must not come back
+    /// as PERMISSIVE, and sidecars keep the last one that they were told.
+    async fn mesh(&mut self) -> Result<(), WriteError> {
         let kind = Kind::ALL.iter().position(|kind| *kind == Kind::Mesh).unwrap_or_default();
-        if self.shared.world().documents.current().any(|document| document.kind == kind) {
+        let is_there = self.shared.world().documents.current().any(|document| document.kind == kind);
+        if is_there {
+            return self.remember_mesh().await;
+        }
+        let had =
+            lease::had_mesh(self.shared).await.map_err(|error| failed("the Lease".to_owned(), error))?;
+        if had {
+            if !std::mem::replace(&mut self.missed, true) {
+                tracing::warn!(
+                    "there is no Mesh any more: sidecars keep the last one, and new pods wait for one"
+                );
+            }
             return Ok(());
         }
         let api = Api::<DynamicObject>::all_with(self.shared.client.clone(), &resource(Kind::Mesh));
@@ -124,6 +144,17 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Notes once in the Lease that there was a Mesh.
+    async fn remember_mesh(&mut self) -> Result<(), WriteError> {
+        self.missed = false;
+        if !self.remembered {
+            let noted = lease::note_mesh(self.shared).await;
+            noted.map_err(|error| failed("the Lease".to_owned(), error))?;
+            self.remembered = true;
+        }
+        Ok(())
+    }
+
     /// Puts the meshes and the authorities into each onboarded namespace, and takes them out of others.
     async fn config_maps(&mut self) -> Result<(), WriteError> {
         let Some(bundle) = self.shared.authority().as_ref().map(Kept::bundle) else { return Ok(()) };
@@ -134,7 +165,11 @@ impl<'a> Writer<'a> {
             (namespaces, world.documents.meshes())
         };
         let mut result = Ok(());
-        let data = BTreeMap::from([("ca.crt".to_owned(), bundle), ("mesh.yaml".to_owned(), meshes)]);
+        let mut data = BTreeMap::from([(AUTHORITIES.to_owned(), bundle)]);
+        if !meshes.is_empty() {
+            // A file without a document is an error to a sidecar.
+            data.insert(MESHES.to_owned(), meshes);
+        }
         for namespace in &namespaces {
             if self.maps.get(namespace) == Some(&data) {
                 continue;
@@ -166,14 +201,15 @@ impl<'a> Writer<'a> {
         let api = self.maps(namespace);
         let found = within(api.get_opt(CONFIG_MAP)).await.map_err(|error| failed(what(), error))?;
         let mut data = data.clone();
-        if found.is_some_and(|map| !is_ours(&map)) {
+        let is_ours = found.is_none_or(|map| is_ours(&map));
+        if !is_ours {
             // Its owner writes the documents; the authorities are ours to say.
-            data.remove("mesh.yaml");
+            data.remove(MESHES);
         }
         let map = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": { "name": CONFIG_MAP, "namespace": namespace,
-                          "labels": if data.len() > 1 { json!({ MANAGED_BY: MANAGER }) } else { json!({}) } },
+                          "labels": if is_ours { json!({ MANAGED_BY: MANAGER }) } else { json!({}) } },
             "data": data,
         });
         let apply = PatchParams::apply(MANAGER).force();

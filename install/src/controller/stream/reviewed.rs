@@ -42,6 +42,8 @@ pub(crate) enum Refused {
     NotOnboarded(String),
     #[error("pod {0} runs by another account than the token's")]
     Account(String),
+    #[error("too many calls of this address wait for the API server: try again")]
+    Busy,
     #[error("the API server cannot be asked about the token: {0}")]
     Unreachable(String),
 }
@@ -52,6 +54,7 @@ impl Refused {
         match self {
             Self::NoToken | Self::NotAccepted(_) | Self::Audience | Self::NoPod => 16,
             Self::Ended(_) | Self::NotOnboarded(_) | Self::Account(_) => 7,
+            Self::Busy => 8,
             Self::Unknown(_) | Self::Unreachable(_) => 14,
         }
     }
@@ -66,6 +69,7 @@ impl Refused {
             Self::Unknown(_) | Self::Ended(_) => Why::Pod,
             Self::NotOnboarded(_) => Why::NotOnboarded,
             Self::Account(_) => Why::Account,
+            Self::Busy => Why::Busy,
             Self::Unreachable(_) => Why::Unreachable,
         }
     }

@@ -28,10 +28,13 @@ use super::reviewed::{self, Refused};
 use super::stream;
 use crate::controller::authority;
 use crate::controller::metrics::Outcome;
+use crate::controller::peers::Shares;
 use crate::controller::shared::Shared;
 
 /// Connections at a time: one for each sidecar, and some that are being renewed.
 const MAX_CONNECTIONS: usize = 20_000;
+/// Connections of one address: all pods of a node may have one, where their own are translated.
+const CONNECTIONS_OF_PEER: usize = 512;
 /// Time for TLS: after a restart thousands of sidecars come at once.
 const TLS_WITHIN: Duration = Duration::from_secs(15);
 /// Time for the body of a call that is no stream.
@@ -69,9 +72,13 @@ pub(crate) fn tls(shared: &Shared) -> Result<Arc<rustls::ServerConfig>, rustls::
 /// Serves streams for as long as it is polled.
 pub(crate) async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, shared: Arc<Shared>) {
     let acceptor = TlsAcceptor::from(tls);
+    let connections = Shares::new(CONNECTIONS_OF_PEER);
     culvert_serve::accept(listener, MAX_CONNECTIONS, |stream, peer| {
         let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+        let share = connections.take(peer);
         async move {
+            // Dropped, the stream is closed.
+            let Some(_share) = share else { return };
             if let Ok(Ok(stream)) = timeout(TLS_WITHIN, handshake(acceptor, stream)).await {
                 connection(TokioIo::new(stream), peer, shared).await;
             }
@@ -121,7 +128,10 @@ async fn answer(request: Request<Incoming>, peer: IpAddr, shared: Arc<Shared>) -
     let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token =
         bearer.and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")));
-    let reviewed = reviewed::review(&shared.client, &shared.reviews, token).await;
+    let reviewed = match shared.reviews_of_peer.take(peer) {
+        Some(_share) => reviewed::review(&shared.client, &shared.reviews, token).await,
+        None => Err(Refused::Busy),
+    };
     let checked = reviewed.and_then(|caller| {
         let world = shared.world();
         let pod = reviewed::living(&world, &caller)?;
@@ -152,6 +162,10 @@ fn turned_away(refused: &Refused, peer: IpAddr, shared: &Shared) -> Response<Mes
 }
 
 async fn sign(body: Incoming, caller: &reviewed::Caller, shared: &Shared) -> Result<SignResponse, Status> {
+    // Each is work, and a line of the log.
+    if !shared.signatures.spend(caller.pod.clone()) {
+        return Err(Status::new(8, "the pod asks for certificates too often: try again in a minute"));
+    }
     let SignRequest { csr } = one(body).await?;
     let id = shared.identities().id(caller.pod.namespace(), &caller.account);
     let now = SystemTime::now();

@@ -16,6 +16,9 @@ use prost::Message;
 
 use crate::controller::compile::Named;
 
+/// Bytes of resources after which a response ends and the next one begins. A sidecar reads messages of 4 MiB; one document has at
+/// most the API server's 1.5 MiB, and a destination [`MOST_BYTES`](crate::controller::compile::MOST_BYTES).
+pub(crate) const PIECE: usize = 1 << 20;
 /// Longest name of a resource that is read: an IPv6 address and a port take 47 bytes.
 const MAX_NAME: usize = 64;
 
@@ -73,8 +76,8 @@ pub(crate) struct Asked {
 /// State of one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
-    /// Versions of the documents that the sidecar has; `None` until it asks for them.
-    documents: Option<BTreeMap<String, Version>>,
+    /// Documents that the sidecar has, with their versions where they are known; `None` until it asks for them.
+    documents: Option<BTreeMap<String, Option<Version>>>,
     /// Destinations that it follows, with the versions that it has.
     destinations: HashMap<SocketAddr, Option<Version>>,
     nonce: u64,
@@ -92,8 +95,8 @@ impl Session {
                 let subscribes = request.resource_names_subscribe.iter().any(|name| name == WILDCARD);
                 if subscribes && self.documents.is_none() {
                     let had = request.initial_resource_versions.iter();
-                    let had = had.filter_map(|(name, version)| Some((name.clone(), Version::read(version)?)));
-                    self.documents = Some(had.take(MAX_DESTINATIONS).collect());
+                    let had = had.map(|(name, version)| (name.clone(), Version::read(version)));
+                    self.documents = Some(had.collect());
                     asked.documents = true;
                 }
             }
@@ -131,23 +134,32 @@ impl Session {
         self.destinations.keys().filter(|at| is(at.ip())).copied().collect()
     }
 
-    /// Returns the change to the documents about the pod. The first time there is one even if it is empty, so that the sidecar
-    /// knows that it has them all.
-    pub(crate) fn documents(&mut self, now: Vec<Named>, is_first: bool) -> Option<DeltaDiscoveryResponse> {
-        let had = self.documents.as_mut()?;
-        let mut resources = Vec::new();
+    /// Returns the change to the documents about the pod, in pieces. The first time there is one even if it is empty, so that the
+    /// sidecar knows that it has been told.
+    pub(crate) fn documents(&mut self, now: Vec<Named>, is_first: bool) -> Vec<DeltaDiscoveryResponse> {
+        let Some(had) = self.documents.as_mut() else { return Vec::new() };
+        let (mut pieces, mut resources, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut there = BTreeMap::new();
         for Named { name, text } in now {
             let version = Version::of([text.as_bytes()]);
-            if had.get(&name) != Some(&version) {
+            if had.get(&name) != Some(&Some(version)) {
+                if bytes + text.len() > PIECE && !resources.is_empty() {
+                    pieces.push(std::mem::take(&mut resources));
+                    bytes = 0;
+                }
+                bytes += text.len();
                 resources.push(resource(name.clone(), version, DOCUMENT, &Document { text }));
             }
-            there.insert(name, version);
+            there.insert(name, Some(version));
         }
         let removed: Vec<String> = had.keys().filter(|name| !there.contains_key(*name)).cloned().collect();
         *had = there;
-        (is_first || !resources.is_empty() || !removed.is_empty())
-            .then(|| self.response(DOCUMENT, resources, removed))
+        let mut responses: Vec<_> =
+            pieces.into_iter().map(|piece| self.response(DOCUMENT, piece, Vec::new())).collect();
+        if is_first || !resources.is_empty() || !removed.is_empty() {
+            responses.push(self.response(DOCUMENT, resources, removed));
+        }
+        responses
     }
 
     /// Returns the change to destinations. One that is asked for anew, and of which the sidecar has no version, is always in it.
@@ -223,18 +235,24 @@ mod tests {
         response.resources.iter().map(|one| one.name.as_str()).collect()
     }
 
+    /// The only response, where there is one.
+    fn one(mut responses: Vec<DeltaDiscoveryResponse>) -> Option<DeltaDiscoveryResponse> {
+        assert!(responses.len() < 2, "{responses:?}");
+        responses.pop()
+    }
+
     #[test]
     fn documents_come_whole_at_first_and_then_as_they_change() {
         let mut session = Session::default();
-        assert_eq!(session.documents(vec![named("Mesh/default", "a")], false), None, "nobody asked");
+        assert_eq!(one(session.documents(vec![named("Mesh/default", "a")], false)), None, "nobody asked");
         assert!(session.take(ask(DOCUMENT, &["*"])).unwrap().documents);
         assert!(!session.take(ask(DOCUMENT, &["*"])).unwrap().documents, "asked twice");
-        let first =
-            session.documents(vec![named("Mesh/default", "a"), named("Dataplane/x", "b")], true).unwrap();
+        let first = one(session.documents(vec![named("Mesh/default", "a"), named("Dataplane/x", "b")], true))
+            .unwrap();
         assert_eq!((names(&first), first.nonce.as_str()), (vec!["Mesh/default", "Dataplane/x"], "1"));
-        let same = session.documents(vec![named("Dataplane/x", "b"), named("Mesh/default", "a")], false);
+        let same = one(session.documents(vec![named("Dataplane/x", "b"), named("Mesh/default", "a")], false));
         assert_eq!(same, None);
-        let next = session.documents(vec![named("Mesh/default", "c")], false).unwrap();
+        let next = one(session.documents(vec![named("Mesh/default", "c")], false)).unwrap();
         assert_eq!(names(&next), ["Mesh/default"]);
         assert_eq!((next.removed_resources, next.nonce.as_str()), (vec!["Dataplane/x".to_owned()], "2"));
         let document = Document::decode(&*next.resources[0].resource.as_ref().unwrap().value).unwrap();
@@ -242,11 +260,42 @@ mod tests {
     }
 
     #[test]
+    fn documents_that_are_many_come_in_pieces() {
+        let mut session = Session::default();
+        session.take(ask(DOCUMENT, &["*"])).unwrap();
+        let long = "x".repeat(PIECE / 2);
+        let documents: Vec<_> = (0..5).map(|n| named(&format!("P/{n}"), &long)).collect();
+        let responses = session.documents(documents, true);
+        let counts: Vec<_> = responses.iter().map(|one| one.resources.len()).collect();
+        assert_eq!(counts, [2, 2, 1]);
+        assert!(responses.iter().all(|one| one.encoded_len() < culvert_control::MAX_MESSAGE));
+        let nonces: Vec<_> = responses.iter().map(|one| one.nonce.as_str()).collect();
+        assert_eq!(nonces, ["1", "2", "3"]);
+        assert!(
+            session.documents((0..5).map(|n| named(&format!("P/{n}"), &long)).collect(), false).is_empty()
+        );
+    }
+
+    #[test]
+    fn a_document_without_its_version_comes_again_or_is_told_to_be_gone() {
+        let mut session = Session::default();
+        let mut request = ask(DOCUMENT, &["*"]);
+        let unknown = |name: &str| (name.to_owned(), String::new());
+        request.initial_resource_versions = [unknown("Mesh/default"), unknown("P/gone")].into();
+        session.take(request).unwrap();
+        let response = one(session.documents(vec![named("Mesh/default", "a")], true)).unwrap();
+        assert_eq!(
+            (names(&response), response.removed_resources.clone()),
+            (vec!["Mesh/default"], vec!["P/gone".to_owned()])
+        );
+    }
+
+    #[test]
     fn an_empty_first_answer_says_that_there_is_nothing() {
         let mut session = Session::default();
         session.take(ask(DOCUMENT, &["*"])).unwrap();
-        assert!(session.documents(Vec::new(), true).unwrap().resources.is_empty());
-        assert_eq!(session.documents(Vec::new(), false), None);
+        assert!(one(session.documents(Vec::new(), true)).unwrap().resources.is_empty());
+        assert_eq!(one(session.documents(Vec::new(), false)), None);
     }
 
     #[test]
@@ -265,14 +314,16 @@ mod tests {
         let versions = |response: DeltaDiscoveryResponse| {
             response.resources.into_iter().map(|one| (one.name, one.version)).collect::<BTreeMap<_, _>>()
         };
-        let (first, second) =
-            (before.documents(documents(), true).unwrap(), before.destinations(destination("z")).unwrap());
+        let (first, second) = (
+            one(before.documents(documents(), true)).unwrap(),
+            before.destinations(destination("z")).unwrap(),
+        );
         let mut again = Session::default();
         let mut request = ask(DOCUMENT, &["*"]);
         request.initial_resource_versions = versions(first);
         request.initial_resource_versions.insert("Dataplane/gone".to_owned(), "0011223344556677".to_owned());
         again.take(request).unwrap();
-        let response = again.documents(documents(), true).unwrap();
+        let response = one(again.documents(documents(), true)).unwrap();
         assert!(response.resources.is_empty());
         assert_eq!(response.removed_resources, ["Dataplane/gone"]);
         let mut request = ask(DESTINATION, &["10.0.0.1:80", "10.0.0.2:80"]);
@@ -321,12 +372,12 @@ mod tests {
     fn a_refusal_is_told_and_changes_nothing() {
         let mut session = Session::default();
         session.take(ask(DOCUMENT, &["*"])).unwrap();
-        session.documents(vec![named("Mesh/default", "a")], true);
+        one(session.documents(vec![named("Mesh/default", "a")], true));
         let mut nack = ask(DOCUMENT, &[]);
         nack.response_nonce = "1".to_owned();
         nack.error_detail = Some(Status { code: 3, message: "Mesh default: wrong".to_owned() });
         let asked = session.take(nack).unwrap();
         assert_eq!(asked.refused, Some(("1".to_owned(), "Mesh default: wrong".to_owned())));
-        assert_eq!(session.documents(vec![named("Mesh/default", "a")], false), None, "not sent again");
+        assert_eq!(one(session.documents(vec![named("Mesh/default", "a")], false)), None, "not sent again");
     }
 }

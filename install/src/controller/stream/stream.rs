@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_control::MAX_REQUEST;
 use culvert_control::frame::{Frames, framed};
 use culvert_control::messages::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use http_body_util::BodyExt;
@@ -16,14 +17,16 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::grpc::{self, Messages, Piece, Status};
 use super::reviewed::{self, Caller};
-use super::session::{Asked, Session};
-use crate::controller::compile::{self, mesh_of};
+use super::session::{Asked, PIECE, Session};
+use crate::controller::compile::{self, Named, mesh_of};
 use crate::controller::followers::{Inbox, StreamId};
+use crate::controller::key::Key;
 use crate::controller::metrics::Sent;
+use crate::controller::peers::Share;
 use crate::controller::shared::Shared;
 
-/// Responses under way to one sidecar.
-const QUEUE: usize = 8;
+/// Responses under way to one sidecar: one is sent while the next one is made.
+const QUEUE: usize = 2;
 /// Time for which further changes are gathered into one response: a rollout changes many pods within a second.
 const GATHER: Duration = Duration::from_millis(50);
 /// Time for a sidecar to take a response.
@@ -34,6 +37,13 @@ const AGE: Duration = Duration::from_secs(3600);
 /// Streams end up to so much later, by their numbers, so that those of one start do not come back at once.
 const SPREAD: u64 = 900;
 
+/// Destinations that are compiled at a time, for which the world is held.
+const BATCH: usize = 4;
+/// Time in which at most one refusal of a sidecar is a warning: its words are the peer's.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// Characters of a refusal that are logged.
+const MAX_WORDS: usize = 1000;
+
 /// Starts a stream, and returns its answer.
 pub(super) fn start(
     requests: Incoming,
@@ -41,8 +51,11 @@ pub(super) fn start(
     sidecar: &str,
     shared: Arc<Shared>,
 ) -> Response<Messages> {
+    let Some(share) = shared.streams.take(caller.pod.clone()) else {
+        return grpc::only(&Status::new(8, "the pod has as many streams as it may have"));
+    };
     let (sender, response) = grpc::streaming(QUEUE);
-    let following = Following::begin(&shared, caller, sidecar);
+    let following = Following::begin(&shared, caller, sidecar, share);
     tokio::spawn(async move {
         let status = run(requests, following, &sender).await.unwrap_or_else(|ended| ended);
         // A peer that takes nothing hears no reason.
@@ -59,14 +72,26 @@ struct Following {
     id: StreamId,
     inbox: Arc<Inbox>,
     session: Session,
+    /// Time of the last refusal that was a warning.
+    complained: Option<Instant>,
+    _share: Share<Key>,
 }
 
 impl Following {
-    fn begin(shared: &Arc<Shared>, caller: Caller, sidecar: &str) -> Self {
+    fn begin(shared: &Arc<Shared>, caller: Caller, sidecar: &str, share: Share<Key>) -> Self {
         let (id, inbox) = shared.followers().add(&caller.pod);
         shared.metrics.connected(sidecar, 1);
         let (shared, image) = (Arc::clone(shared), sidecar.into());
-        Self { shared, caller, image, id, inbox, session: Session::default() }
+        Self {
+            shared,
+            caller,
+            image,
+            id,
+            inbox,
+            session: Session::default(),
+            complained: None,
+            _share: share,
+        }
     }
 }
 
@@ -83,7 +108,7 @@ async fn run(
     mut following: Following,
     queue: &mpsc::Sender<Piece>,
 ) -> Result<Status, Status> {
-    let mut requests = Requests { body: requests, frames: Frames::default() };
+    let mut requests = Requests { body: requests, frames: Frames::of_at_most(MAX_REQUEST) };
     let inbox = Arc::clone(&following.inbox);
     let mut ends = pin!(sleep(AGE + Duration::from_secs(following.id.number() % SPREAD)));
     // The time at which gathered changes are looked at.
@@ -117,8 +142,7 @@ impl Following {
         let Asked { documents, destinations, given_up, refused } =
             self.session.take(request).map_err(|wrong| Status::new(3, wrong))?;
         if let Some((nonce, words)) = refused {
-            self.shared.metrics.nacks.inc();
-            tracing::warn!(pod = %self.caller.pod, nonce, "a sidecar refuses what it was sent: {words}");
+            self.refused(&nonce, &words);
         }
         {
             let mut followers = self.shared.followers();
@@ -131,66 +155,105 @@ impl Following {
             destinations.iter().for_each(|at| followers.follow(self.id, at.ip()));
         }
         if documents {
-            let response = self.documents(true)?;
-            self.send(Sent::Documents, response, queue).await?;
+            self.documents(true, queue).await?;
         }
         if !destinations.is_empty() {
-            let response = self.destinations(destinations)?;
-            self.send(Sent::Destinations, response, queue).await?;
+            self.destinations(destinations, queue).await?;
             self.shared.metrics.lookups.observe(began.elapsed().as_secs_f64());
         }
         Ok(())
+    }
+
+    /// Notes that the sidecar refuses a response.
+    fn refused(&mut self, nonce: &str, words: &str) {
+        self.shared.metrics.nacks.inc();
+        let words: String = words.chars().take(MAX_WORDS).collect();
+        let pod = &self.caller.pod;
+        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            self.complained = Some(Instant::now());
+            tracing::warn!(%pod, nonce, words, "a sidecar refuses what it was sent");
+        } else {
+            tracing::debug!(%pod, nonce, words, "a sidecar refuses what it was sent");
+        }
     }
 
     /// Sends what changed.
     async fn change(&mut self, queue: &mpsc::Sender<Piece>) -> Result<(), Status> {
         let waiting = self.inbox.take();
         if waiting.documents {
-            let response = self.documents(false)?;
-            self.send(Sent::Documents, response, queue).await?;
+            self.documents(false, queue).await?;
         }
         if !waiting.addresses.is_empty() {
             let touched = |ip: IpAddr| waiting.addresses.contains(&ip);
-            let response = self.destinations(self.session.at(touched))?;
-            self.send(Sent::Destinations, response, queue).await?;
+            self.destinations(self.session.at(touched), queue).await?;
         }
         Ok(())
     }
 
-    fn documents(&mut self, is_first: bool) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+    async fn documents(&mut self, is_first: bool, queue: &mpsc::Sender<Piece>) -> Result<(), Status> {
         let identities = self.shared.identities();
         let named = {
             let world = self.shared.world();
             let pod =
                 reviewed::living(&world, &self.caller).map_err(|gone| Status::new(gone.code(), gone))?;
             if !self.session.wants_documents() {
-                return Ok(None);
+                return Ok(());
             }
-            compile::about(&world, &identities, pod)
+            compile::about(&world, &identities, &self.shared.callers, pod)
         };
-        Ok(self.session.documents(named, is_first))
+        for response in self.session.documents(named, is_first) {
+            self.send(Sent::Documents, response, queue).await?;
+        }
+        Ok(())
     }
 
-    fn destinations(&mut self, asked: Vec<SocketAddr>) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+    /// Sends destinations as they are compiled, so that a sidecar that asks for thousands fills no memory here.
+    async fn destinations(
+        &mut self,
+        asked: Vec<SocketAddr>,
+        queue: &mpsc::Sender<Piece>,
+    ) -> Result<(), Status> {
         let identities = self.shared.identities();
-        let named = {
-            let world = self.shared.world();
-            let pod =
-                reviewed::living(&world, &self.caller).map_err(|gone| Status::new(gone.code(), gone))?;
-            let mesh = mesh_of(pod);
-            let of = |at: SocketAddr| (at, compile::destination(&world, &identities, mesh, at));
-            asked.into_iter().map(of).collect()
-        };
-        Ok(self.session.destinations(named))
+        let (mut ready, mut bytes) = (Vec::new(), 0);
+        for batch in asked.chunks(BATCH) {
+            let compiled: Vec<_> = {
+                let world = self.shared.world();
+                let pod =
+                    reviewed::living(&world, &self.caller).map_err(|gone| Status::new(gone.code(), gone))?;
+                let mesh = mesh_of(pod);
+                let of = |at: &SocketAddr| (*at, compile::destination(&world, &identities, mesh, *at));
+                batch.iter().map(of).collect()
+            };
+            for (at, documents) in compiled {
+                let length = documents.iter().map(|one| one.text.len()).sum::<usize>();
+                if bytes + length > PIECE && !ready.is_empty() {
+                    self.send_destinations(std::mem::take(&mut ready), queue).await?;
+                    bytes = 0;
+                }
+                bytes += length;
+                ready.push((at, documents));
+            }
+        }
+        self.send_destinations(ready, queue).await
+    }
+
+    async fn send_destinations(
+        &mut self,
+        ready: Vec<(SocketAddr, Vec<Named>)>,
+        queue: &mpsc::Sender<Piece>,
+    ) -> Result<(), Status> {
+        match self.session.destinations(ready) {
+            Some(response) => self.send(Sent::Destinations, response, queue).await,
+            None => Ok(()),
+        }
     }
 
     async fn send(
         &self,
         what: Sent,
-        response: Option<DeltaDiscoveryResponse>,
+        response: DeltaDiscoveryResponse,
         queue: &mpsc::Sender<Piece>,
     ) -> Result<(), Status> {
-        let Some(response) = response else { return Ok(()) };
         self.shared.metrics.pushed(what);
         let late =
             |_| Status::new(4, format!("a response was not taken within {} s", TAKES_WITHIN.as_secs()));

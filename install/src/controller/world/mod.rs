@@ -35,16 +35,18 @@ pub(crate) struct World {
     /// Services by their own addresses.
     of_service_address: HashMap<IpAddr, Key>,
     slices: Slices,
-    /// Pods of each kind: those of one account with the same labels.
+    /// Pods with a sidecar by their kinds: those of one account and mesh with the same lasting labels.
     kinds: HashMap<PodKind, BTreeSet<Key>>,
+    /// Changes of that, of sidecars and of Services, so far.
+    callers_version: u64,
     /// Labels of namespaces.
     namespaces: BTreeMap<Box<str>, BTreeMap<String, String>>,
     /// Mesh documents.
     pub documents: Documents,
 }
 
-/// Namespace, account and labels: pods that differ in none of them differ for no permission.
-type PodKind = (Box<str>, Box<str>, Arc<BTreeMap<String, String>>);
+/// Namespace, account, mesh and lasting labels: pods that differ in none of them differ for no permission.
+type PodKind = (Box<str>, Box<str>, Option<Box<str>>, BTreeMap<String, String>);
 
 /// Things that a change concerns.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -136,9 +138,26 @@ impl World {
         self.pods.get(key)
     }
 
-    /// One pod of each kind, in no order: all of a kind look alike to permissions.
+    /// One pod with a sidecar of each kind, in no order: all of a kind look alike to permissions.
     pub(crate) fn one_pod_of_each_kind(&self) -> impl Iterator<Item = &Pod> {
-        self.kinds.values().filter_map(|keys| self.pods.get(keys.first()?))
+        self.kinds.values().filter_map(|keys| self.pods.get(self.example(keys)?))
+    }
+
+    /// The pod that stands for its kind: one with a Service in front of it, where there is one.
+    fn example<'a>(&self, keys: &'a BTreeSet<Key>) -> Option<&'a Key> {
+        keys.iter().find(|key| self.slices.with_pod(key).next().is_some()).or(keys.first())
+    }
+
+    /// Returns true if its kind may look another way since a Service's endpoints have, or lack, the pod.
+    fn stands_for_its_kind(&self, key: &Key) -> bool {
+        let keys = self.pods.get(key).and_then(kind_of).and_then(|kind| self.kinds.get(&kind));
+        let Some(example) = keys.and_then(|keys| self.example(keys)) else { return false };
+        example == key || self.slices.with_pod(example).next().is_none()
+    }
+
+    /// Number that grows as pods of new kinds, sidecars and Services come and go.
+    pub(crate) fn callers_version(&self) -> u64 {
+        self.callers_version
     }
 
     pub(crate) fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
@@ -195,16 +214,14 @@ impl World {
                 pod.labels = Arc::clone(&old.labels);
             }
         }
-        let kind = kind_of(&pod);
-        if let Some((known, _)) = self.kinds.get_key_value(&kind) {
-            pod.labels = Arc::clone(&known.2);
-        }
-        let is_new = self.kinds.get(&kind).is_none_or(BTreeSet::is_empty);
-        let was_sidecar = self.pods.get(&key).is_some_and(Pod::is_onboarded);
+        let (old_kind, kind) = (self.pods.get(&key).and_then(kind_of), kind_of(&pod));
         self.forget_pod(&key, touched);
-        self.kinds.entry(kind).or_default().insert(key.clone());
-        if (is_new || was_sidecar != pod.is_onboarded()) && self.documents.name_callers() {
-            touched.documents = true;
+        let is_first = kind.as_ref().is_some_and(|kind| !self.kinds.contains_key(kind));
+        if let Some(kind) = kind {
+            self.kinds.entry(kind).or_default().insert(key.clone());
+        }
+        if is_first || old_kind.is_some_and(|old| !self.kinds.contains_key(&old)) {
+            self.touch_callers(touched);
         }
         for address in &pod.addresses {
             self.of_address.insert(*address, key.clone());
@@ -216,17 +233,18 @@ impl World {
     }
 
     fn remove_pod(&mut self, key: &Key, touched: &mut Touched) {
-        let Some(kind) = self.pods.get(key).map(kind_of) else { return };
+        let kind = self.pods.get(key).and_then(kind_of);
         self.forget_pod(key, touched);
-        if !self.kinds.contains_key(&kind) && self.documents.name_callers() {
-            touched.documents = true;
+        if kind.is_some_and(|kind| !self.kinds.contains_key(&kind)) {
+            self.touch_callers(touched);
         }
     }
 
     fn forget_pod(&mut self, key: &Key, touched: &mut Touched) {
         let Some(old) = self.pods.remove(key) else { return };
-        let kind = kind_of(&old);
-        if let Some(keys) = self.kinds.get_mut(&kind) {
+        if let Some(kind) = kind_of(&old)
+            && let Some(keys) = self.kinds.get_mut(&kind)
+        {
             keys.remove(key);
             if keys.is_empty() {
                 self.kinds.remove(&kind);
@@ -253,8 +271,7 @@ impl World {
         if self.services.get(&key) == Some(&service) {
             return;
         }
-        // Callers may be chosen by the service that they are.
-        touched.documents |= self.documents.name_callers();
+        self.touch_callers(touched);
         self.remove_service(&key, touched);
         for address in &service.addresses {
             self.of_service_address.insert(*address, key.clone());
@@ -264,8 +281,15 @@ impl World {
         self.touch_pods_of(&key, touched);
     }
 
+    /// Notes that permissions may mean other callers, which they may choose by labels and by the service that they are.
+    fn touch_callers(&mut self, touched: &mut Touched) {
+        self.callers_version += 1;
+        touched.documents |= self.documents.name_callers();
+    }
+
     fn remove_service(&mut self, key: &Key, touched: &mut Touched) {
         let Some(old) = self.services.remove(key) else { return };
+        self.touch_callers(touched);
         for address in old.addresses {
             touched.addresses.insert(address);
             if self.of_service_address.get(&address) == Some(key) {
@@ -299,7 +323,11 @@ impl World {
         self.touch_slice(differ, touched);
     }
 
-    fn touch_slice(&self, differ: slices::Differ, touched: &mut Touched) {
+    fn touch_slice(&mut self, differ: slices::Differ, touched: &mut Touched) {
+        // Most pods that come or go change nothing for permissions: others of their kind were there, and are.
+        if differ.pods.iter().any(|pod| self.stands_for_its_kind(pod)) {
+            self.touch_callers(touched);
+        }
         for service in &differ.services {
             touched.addresses.extend(self.services.get(service).into_iter().flat_map(|one| &one.addresses));
         }
@@ -307,6 +335,9 @@ impl World {
     }
 }
 
-fn kind_of(pod: &Pod) -> PodKind {
-    (pod.key.namespace().into(), pod.account.clone(), Arc::clone(&pod.labels))
+/// Kind of a pod; `None` without a sidecar.
+fn kind_of(pod: &Pod) -> Option<PodKind> {
+    let lasting = pod.lasting_labels().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    pod.is_onboarded()
+        .then(|| (pod.key.namespace().into(), pod.account.clone(), pod.mesh.clone(), lasting.collect()))
 }

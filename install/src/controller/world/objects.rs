@@ -21,6 +21,16 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Address of a Service without one.
 const HEADLESS: &str = "None";
 
+/// Labels that differ between pods of one workload, or between its versions: no policy chooses by them.
+const PASSING: [&str; 6] = [
+    "pod-template-hash",
+    "controller-revision-hash",
+    "pod-template-generation",
+    "statefulset.kubernetes.io/pod-name",
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/controller-uid",
+];
+
 /// A pod as the API server sends it.
 pub(crate) type RawPod = Object<PodSpec, PodStatus>;
 /// A Service as the API server sends it.
@@ -180,7 +190,7 @@ pub(crate) struct Pod {
     pub key: Key,
     /// Unique among all pods that ever had the name.
     pub uid: Box<str>,
-    /// Labels. Pods of a Deployment share one set.
+    /// Labels.
     pub labels: Arc<BTreeMap<String, String>>,
     /// Name of its workload, as Kuma takes it where no Service is in front of the pod.
     pub workload: Box<str>,
@@ -256,7 +266,13 @@ impl Pod {
         })
     }
 
-    /// Returns true if its traffic goes through a sidecar.
+    /// Labels that all pods of its workload have, in every version.
+    pub(crate) fn lasting_labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        all.filter(|(name, _)| !PASSING.contains(name))
+    }
+
+    /// Returns true if its traffic goes through a sidecar that the controller tells.
     pub(crate) fn is_onboarded(&self) -> bool {
         self.sidecar.is_some()
     }

@@ -168,3 +168,28 @@ fn an_invalid_change_of_a_document_leaves_the_last_good_one() {
     );
     assert!(world.remove(Of::Documents(kind), &Key::new("", "default")).documents);
 }
+
+#[test]
+fn a_replica_more_or_less_is_no_other_caller() {
+    let mut world = World::default();
+    world.put(Put::Service(service("web", "10.96.0.1")));
+    let changes = |world: &mut World, put: Put| {
+        let before = world.callers_version();
+        world.put(put);
+        world.callers_version() - before
+    };
+    assert_eq!(changes(&mut world, Put::Pod(pod("a", "10.0.0.1", |_| {}))), 1, "the first of its kind");
+    assert_eq!(changes(&mut world, Put::Slice(slice("web", &[("a", true)]))), 1, "it is a service now");
+    assert_eq!(changes(&mut world, Put::Pod(pod("b", "10.0.0.2", |_| {}))), 0);
+    assert_eq!(changes(&mut world, Put::Slice(slice("web", &[("a", true), ("b", true)]))), 0);
+    assert_eq!(
+        changes(&mut world, Put::Slice(slice("web", &[("b", true)]))),
+        0,
+        "the other one stands for both"
+    );
+    assert_eq!(changes(&mut world, Put::Slice(slice("web", &[]))), 1, "no service any more");
+    let plain = pod("b", "10.0.0.2", |pod| pod["spec"]["initContainers"] = json!([]));
+    assert_eq!(changes(&mut world, Put::Pod(plain)), 0, "one of the kind has its sidecar still");
+    let other = pod("a", "10.0.0.1", |pod| pod["spec"]["serviceAccountName"] = "other".into());
+    assert_eq!(changes(&mut world, Put::Pod(other)), 1, "another account");
+}

@@ -118,7 +118,9 @@ async fn documents_come_are_acknowledged_and_refused_and_a_new_stream_begins_wit
     let mut stream = mock.stream().await;
     assert_eq!(stream.head.headers()["authorization"], "Bearer another");
     let opening = stream.request().await;
-    assert_eq!(opening.initial_resource_versions.keys().collect::<Vec<_>>(), ["P/b"]);
+    let versions = &opening.initial_resource_versions;
+    assert_eq!(versions.keys().collect::<Vec<_>>(), ["Mesh/default", "P/b"]);
+    assert_eq!((versions["Mesh/default"].as_str(), versions["P/b"].is_empty()), ("", false));
     assert_eq!(texts(&sidecar.control).len(), 2);
     stream.say(&response(DOCUMENT, "1", vec![document("Mesh/default", "c")], &["P/b"]));
     assert_eq!(stream.request().await.error_detail, None);
