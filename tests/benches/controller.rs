@@ -133,12 +133,8 @@ fn start(server: &ApiServer) -> Result<(Process, SocketAddr)> {
         .env("KUBERNETES_SERVICE_HOST", server.address().ip().to_string())
         .env("KUBERNETES_SERVICE_PORT", server.address().port().to_string());
     let process = Process::start(command)?;
-    let at = |option: &str| {
-        let said =
-            |line: &str| line.contains(option).then(|| line.split("address=").nth(1)?.trim().parse().ok())?;
-        process.stderr().wait_for(PATIENCE, said).context("it does not listen")
-    };
-    let (listen, status): (SocketAddr, SocketAddr) = (at("--listen")?, at("--status-address")?);
+    let listen = process.address_of("--listen", PATIENCE)?;
+    let status = process.address_of("--status-address", PATIENCE)?;
     let ready =
         || http::get(TcpStream::connect(status).ok()?, "/ready").ok().filter(|page| page.status == 200);
     until_some(PATIENCE, ready).context("it is not ready")?;

@@ -8,20 +8,14 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::chart::{Chart, KUBERNETES, NAMESPACE, Rendered, repository, strings};
 use serde_json::{Value, json};
 
-use super::injection::injector::{knows, rights};
+use super::injection::injector::rights;
 use super::rendered;
+use super::replicas::{deployment, knows, never_all_away};
 
 const NAME: &str = "-controller";
 
 fn controlled() -> Result<Rendered> {
     rendered(&json!({ "controller": { "enabled": true } }))
-}
-
-fn deployment(rendered: &Rendered) -> Result<(&Value, &Value)> {
-    let deployment = rendered.one("Deployment", NAME)?;
-    let containers = deployment["spec"]["template"]["spec"]["containers"].as_array().context("no pod")?;
-    ensure!(containers.len() == 1, "other containers in {deployment}");
-    Ok((deployment, &containers[0]))
 }
 
 #[test]
@@ -40,31 +34,8 @@ fn nothing_of_it_is_made_unless_it_is_asked_for() -> Result<()> {
 #[test]
 fn its_replicas_are_never_all_away_at_once() -> Result<()> {
     let rendered = controlled()?;
-    let (deployment, container) = deployment(&rendered)?;
-    assert_eq!(deployment["metadata"]["name"], "culvert-controller");
-    assert_eq!(deployment["spec"]["replicas"], 2);
-    assert_eq!(
-        deployment["spec"]["strategy"]["rollingUpdate"],
-        json!({ "maxUnavailable": 0, "maxSurge": 1 })
-    );
-    for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/ready")] {
-        assert_eq!(container[probe]["httpGet"], json!({ "path": path, "port": "status" }));
-    }
-    let pod = &deployment["spec"]["template"];
-    let labels = &pod["metadata"]["labels"];
-    assert_eq!(pod["spec"]["priorityClassName"], "system-cluster-critical");
-    let affinity = &pod["spec"]["affinity"]["podAntiAffinity"];
-    assert!(affinity.get("requiredDuringSchedulingIgnoredDuringExecution").is_none(), "{affinity}");
-    let term = &affinity["preferredDuringSchedulingIgnoredDuringExecution"][0]["podAffinityTerm"];
-    assert!(knows(&term["labelSelector"]["matchLabels"], labels), "{term}");
-    let spread = &pod["spec"]["topologySpreadConstraints"][0];
-    assert!(knows(&spread["labelSelector"]["matchLabels"], labels), "{spread}");
-    let budget = &rendered.one("PodDisruptionBudget", NAME)?["spec"];
-    assert_eq!(
-        (&budget["maxUnavailable"], &budget["unhealthyPodEvictionPolicy"]),
-        (&json!(1), &json!("AlwaysAllow"))
-    );
-    assert!(knows(&budget["selector"]["matchLabels"], labels), "{budget}");
+    assert_eq!(deployment(&rendered, NAME)?.0["metadata"]["name"], "culvert-controller");
+    never_all_away(&rendered, NAME)?;
     let alone = super::rendered(&json!({ "controller": { "enabled": true, "replicas": 1 } }))?;
     assert!(alone.one("PodDisruptionBudget", NAME).is_err(), "a budget of one pod holds up every drain");
     Ok(())
@@ -75,7 +46,7 @@ fn its_replicas_are_never_all_away_at_once() -> Result<()> {
 fn its_pods_have_no_right_on_their_node_and_stand_outside_of_the_mesh() -> Result<()> {
     for (platform, uid) in [("containerd", json!(5678)), ("openshift", Value::Null)] {
         let rendered = rendered(&json!({ "controller": { "enabled": true }, "platform": platform }))?;
-        let (deployment, container) = deployment(&rendered)?;
+        let (deployment, container) = deployment(&rendered, NAME)?;
         let template = &deployment["spec"]["template"];
         let security = &template["spec"]["securityContext"];
         assert_eq!(security["runAsNonRoot"], true, "{platform}");
@@ -103,7 +74,7 @@ fn its_pods_have_no_right_on_their_node_and_stand_outside_of_the_mesh() -> Resul
 fn sidecars_are_told_the_name_and_the_port_that_it_serves() -> Result<()> {
     let values = |mode: &str| json!({ "controller": { "enabled": true, "trustDomain": "mesh.example" }, "injector": { "mode": mode } });
     let by_webhook = rendered(&values("webhook"))?;
-    let (of_controller, container) = deployment(&by_webhook)?;
+    let (of_controller, container) = deployment(&by_webhook, NAME)?;
     let service = by_webhook.one("Service", NAME)?;
     assert_eq!(service["spec"]["publishNotReadyAddresses"], false);
     assert!(knows(&service["spec"]["selector"], &of_controller["spec"]["template"]["metadata"]["labels"]));
@@ -265,7 +236,7 @@ fn every_file_of_values_takes_it() -> Result<()> {
         values["controller"]["enabled"] = true.into();
         // Objects of the Prometheus operator have no schema.
         let rendered = chart.render(&values, KUBERNETES[KUBERNETES.len() - 1]).context(name.clone())?;
-        let (deployment, _) = deployment(&rendered)?;
+        let (deployment, _) = deployment(&rendered, NAME)?;
         let alone = ["kind", "k3d"].contains(&name.as_str());
         assert_eq!(deployment["spec"]["replicas"], if alone { 1 } else { 2 }, "{name}");
         let file = folder.path().join(format!("{name}.yaml"));

@@ -8,6 +8,7 @@ mod nodes;
 mod observed;
 mod options;
 mod page;
+mod replicas;
 mod sbom;
 mod sidecar;
 mod values;

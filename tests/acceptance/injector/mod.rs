@@ -89,13 +89,8 @@ impl Cluster {
             .env("KUBERNETES_SERVICE_HOST", self.server.address().ip().to_string())
             .env("KUBERNETES_SERVICE_PORT", self.server.address().port().to_string());
         let process = Process::start(command)?;
-        let at = |option: &str| {
-            let said = |line: &str| {
-                line.contains(option).then(|| line.split("address=").nth(1)?.trim().parse().ok())?
-            };
-            process.stderr().wait_for(SOON, said).with_context(|| format!("it does not listen for {option}"))
-        };
-        let (webhook, status) = (at("--listen")?, at("--status-address")?);
+        let (webhook, status) =
+            (process.address_of("--listen", SOON)?, process.address_of("--status-address", SOON)?);
         Ok(Injector { process, webhook, status })
     }
 

@@ -4,6 +4,7 @@ pub mod binaries;
 pub mod lab_exec;
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -50,6 +51,13 @@ impl Process {
     /// Returns its standard error so far.
     pub fn stderr(&self) -> &Output {
         &self.stderr
+    }
+
+    /// The address that a program of the installer says it listens on for an option, `--listen` for example.
+    pub fn address_of(&self, option: &str, within: Duration) -> Result<SocketAddr> {
+        let said =
+            |line: &str| line.contains(option).then(|| line.split("address=").nth(1)?.trim().parse().ok())?;
+        self.stderr.wait_for(within, said).with_context(|| format!("it does not listen for {option}"))
     }
 
     /// Sends it a signal.

@@ -22,7 +22,10 @@ use crate::controller::world::World;
 /// Accounts of each mesh, made once for each state of the cluster: every stream asks for them after a change of a policy, and
 /// they are read of a thousand Dataplanes.
 #[derive(Debug, Default)]
-pub(crate) struct Callers(Mutex<HashMap<String, (u64, Arc<Vec<Account>>)>>);
+pub(crate) struct Callers(Mutex<HashMap<String, Made>>);
+
+/// Accounts, and the state of the cluster that they were made of.
+type Made = (u64, Arc<Vec<Account>>);
 
 impl Callers {
     /// Returns the accounts of a mesh's members.

@@ -3,59 +3,19 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, ensure};
-use culvert_tests::chart::{Chart, KUBERNETES, NAMESPACE, Rendered, strings};
+use anyhow::{Context, Result};
+use culvert_tests::chart::{Chart, KUBERNETES, NAMESPACE, strings};
 use serde_json::{Value, json};
 
+use crate::chart::replicas::{deployment, knows, never_all_away};
 use crate::chart::{choices, with_webhook as rendered};
 
 const NAME: &str = "-injector";
 
-fn deployment(rendered: &Rendered) -> Result<(&Value, &Value)> {
-    let deployment = rendered.one("Deployment", NAME)?;
-    let containers = deployment["spec"]["template"]["spec"]["containers"].as_array().context("no pod")?;
-    ensure!(containers.len() == 1, "other containers in {deployment}");
-    Ok((deployment, &containers[0]))
-}
-
-/// Returns true if `matchLabels` of a selector are among these labels, and there are some.
-pub(in crate::chart) fn knows(selector: &Value, labels: &Value) -> bool {
-    let selector = selector.as_object();
-    selector.is_some_and(|all| !all.is_empty() && all.iter().all(|(key, value)| labels[key] == *value))
-}
-
 #[test]
 fn the_servers_are_never_all_away_at_once() -> Result<()> {
-    let rendered = rendered(&json!({}))?;
-    let (deployment, container) = deployment(&rendered)?;
-    assert_eq!(deployment["spec"]["replicas"], 2);
-    assert_eq!(
-        deployment["spec"]["strategy"]["rollingUpdate"],
-        json!({ "maxUnavailable": 0, "maxSurge": 1 })
-    );
-    for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/ready")] {
-        assert_eq!(container[probe]["httpGet"], json!({ "path": path, "port": "status" }));
-    }
-    let pod = &deployment["spec"]["template"];
-    let labels = &pod["metadata"]["labels"];
-    assert_eq!(pod["spec"]["priorityClassName"], "system-cluster-critical");
-    // Its own pods, on other hosts and in other zones where there are some; never required, for a cluster of one node.
-    let affinity = &pod["spec"]["affinity"]["podAntiAffinity"];
-    assert!(affinity.get("requiredDuringSchedulingIgnoredDuringExecution").is_none(), "{affinity}");
-    let term = &affinity["preferredDuringSchedulingIgnoredDuringExecution"][0]["podAffinityTerm"];
-    assert_eq!(term["topologyKey"], "kubernetes.io/hostname");
-    assert!(knows(&term["labelSelector"]["matchLabels"], labels), "{term}");
-    let spread = &pod["spec"]["topologySpreadConstraints"][0];
-    assert_eq!(spread["whenUnsatisfiable"], "ScheduleAnyway");
-    assert!(knows(&spread["labelSelector"]["matchLabels"], labels), "{spread}");
-    // A drain takes one at a time, and is held up by none that does not answer.
-    let budget = &rendered.one("PodDisruptionBudget", NAME)?["spec"];
-    assert_eq!(
-        (&budget["maxUnavailable"], &budget["unhealthyPodEvictionPolicy"]),
-        (&json!(1), &json!("AlwaysAllow"))
-    );
-    assert!(knows(&budget["selector"]["matchLabels"], labels), "{budget}");
-    let alone = crate::chart::with_webhook(&json!({ "injector": { "replicas": 1 } }))?;
+    never_all_away(&rendered(&json!({}))?, NAME)?;
+    let alone = rendered(&json!({ "injector": { "replicas": 1 } }))?;
     assert!(alone.one("PodDisruptionBudget", NAME).is_err(), "a budget of one pod holds up every drain");
     Ok(())
 }
@@ -63,7 +23,7 @@ fn the_servers_are_never_all_away_at_once() -> Result<()> {
 #[test]
 fn the_api_server_reaches_the_port_that_the_injector_listens_on() -> Result<()> {
     let rendered = rendered(&json!({}))?;
-    let (deployment, container) = deployment(&rendered)?;
+    let (deployment, container) = deployment(&rendered, NAME)?;
     let service = rendered.one("Service", NAME)?;
     assert!(knows(&service["spec"]["selector"], &deployment["spec"]["template"]["metadata"]["labels"]));
     let port = |name: &str| -> Result<(u64, u64)> {
@@ -103,7 +63,7 @@ fn the_sidecar_is_native_where_the_cluster_has_that() -> Result<()> {
         ] {
             let rendered = Chart::here()?
                 .render(&json!({ "injector": { "mode": "webhook", "sidecar": value } }), kubernetes)?;
-            let (_, container) = deployment(&rendered)?;
+            let (_, container) = deployment(&rendered, NAME)?;
             let argument = format!("--sidecar={expected}");
             assert!(strings(&container["args"]).contains(&argument.as_str()), "{value} on {kubernetes}");
             // A plain sidecar would keep the test's pod from ending.
@@ -117,7 +77,7 @@ fn the_sidecar_is_native_where_the_cluster_has_that() -> Result<()> {
 fn the_injector_and_the_tests_pod_pass_restricted_and_openshifts_constraints() -> Result<()> {
     for (platform, uids) in [("containerd", [5678, 65532]), ("openshift", [0, 0])] {
         let rendered = rendered(&json!({ "platform": platform }))?;
-        let (of_injector, _) = deployment(&rendered)?;
+        let (of_injector, _) = deployment(&rendered, NAME)?;
         let pods = [&of_injector["spec"]["template"]["spec"], &rendered.one("Pod", "-test")?["spec"]];
         for (pod, uid) in pods.into_iter().zip(uids) {
             let security = &pod["securityContext"];
@@ -202,7 +162,7 @@ fn the_injector_decides_by_the_nodes_defaults_and_starts_anew_when_they_change()
     let read = |values: &Value| -> Result<(Value, Value)> {
         let rendered = rendered(values)?;
         let text = rendered.one("ConfigMap", "-entry")?["data"]["node.conflist"].as_str().context("none")?;
-        let (deployment, container) = deployment(&rendered)?;
+        let (deployment, container) = deployment(&rendered, NAME)?;
         let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().context("no volumes")?;
         // The file that the argument names.
         assert_eq!(container["volumeMounts"][0]["mountPath"], "/etc/culvert");
