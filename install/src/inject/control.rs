@@ -17,6 +17,8 @@ const LABELS: &str = "culvert-pod";
 const LABELS_FOLDER: &str = "/etc/culvert/pod";
 /// Option with the ports of the application.
 pub(super) const POD_PORTS: &str = "--pod-ports=";
+/// Label with the mesh of a pod, as Kuma reads it.
+const MESH: &str = "kuma.io/mesh";
 /// Most ports that the sidecar takes.
 const MOST_PORTS: usize = 512;
 /// Facts of the pod by their variables. A native sidecar starts once the pod has its addresses.
@@ -46,6 +48,10 @@ impl Control {
             format!("--control-token={TOKEN_FOLDER}/token"),
         ];
         args.extend(pod_ports(pod));
+        // The controller goes by the same label, and a sidecar takes documents of its own mesh alone.
+        args.extend(
+            pod.labels.get(MESH).filter(|mesh| !mesh.is_empty()).map(|mesh| format!("--mesh={mesh}")),
+        );
         args
     }
 }

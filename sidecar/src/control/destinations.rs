@@ -159,7 +159,7 @@ impl Destinations {
 }
 
 impl Entry {
-    /// Notes the state for those who wait, and returns the one before.
+    /// Notes the state for waiting connections, and returns the one before.
     fn tell(&self, state: u8) -> u8 {
         let before = self.state.swap(state, SeqCst);
         self.told.notify_waiters();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the controller has told, and what of it is in force. Pure: no time, no socket.
+//! Documents that the controller has told, and those of them in force. Pure: no time, no socket.
 //!
 //! ```text
 //! response ─▶ take ─▶ texts ─▶ (compile) ─▶ settle ─▶ ACK or NACK
@@ -55,7 +55,7 @@ pub(super) struct Taken {
     pub(super) changed: bool,
     /// True if documents about the pod are among them.
     pub(super) about_pod: bool,
-    /// Destinations whose answer changes no document, as where nobody of the mesh is.
+    /// Destinations whose answer changes no document, as where no member is.
     pub(super) answered: Vec<SocketAddr>,
 }
 
@@ -94,7 +94,7 @@ struct Unsettled {
     names: Vec<Arc<str>>,
 }
 
-/// What was compiled, and how that went.
+/// Outcome of a compilation.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     /// Generation of the texts that were compiled.

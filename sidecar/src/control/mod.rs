@@ -37,10 +37,10 @@ use tokio::sync::Notify;
 
 /// Time to gather changes of documents about the pod: the first answer may come in several pieces.
 const GATHER: Duration = Duration::from_millis(20);
-/// Port of DNS. Its servers are looked up by nobody: names have to be found before anything can be asked.
+/// Port of DNS. Its servers are never looked up: names have to be found before anything can be asked.
 const DNS: u16 = 53;
 
-/// What a sidecar with a controller has of it. Made at the start.
+/// A sidecar's side of its controller. Made at the start.
 #[derive(Debug)]
 pub(crate) struct Control {
     source: ControlSource,
@@ -49,7 +49,7 @@ pub(crate) struct Control {
     pub(crate) metrics: ControlMetrics,
     destinations: Destinations,
     state: Mutex<State>,
-    /// What the texts said, for the next compilation.
+    /// Documents read of the texts, for the next compilation.
     pub(crate) cache: Mutex<Cache>,
     /// Told when documents changed. The reload waits for it.
     changed: Notify,

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 /// First and longest pause before the next attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Shortest time to the next request, whatever the certificate says of its life.
+/// Shortest time to the next request, even if the certificate's life is shorter.
 const SOONEST: Duration = Duration::from_secs(1);
 /// Period after which a failure is logged again.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);

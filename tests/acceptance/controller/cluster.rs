@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the leader writes into the cluster.
+//! Objects that the leader writes into the cluster.
 
 use anyhow::{Context, Result};
 use culvert_tests::api_server::Fault;

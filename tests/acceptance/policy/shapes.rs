@@ -216,6 +216,11 @@ fn policies_know_the_limits_of_the_sidecar() -> Result<()> {
             json!({ "inject.culvert.dev/trust-domain": "x".repeat(number) });
         shapes.push(domain);
     }
+    for mesh in ["", "other"] {
+        let mut labelled = shape(format!("mesh {mesh:?}"), json!([{ "name": "web" }]));
+        labelled.pod["metadata"]["labels"]["kuma.io/mesh"] = mesh.into();
+        shapes.push(labelled);
+    }
     for number in [512, 513] {
         let ports: Vec<_> = (0..number).map(|n| json!({ "containerPort": 20_000 + n })).collect();
         shapes.push(shape(format!("ports {number}"), json!([{ "name": "web", "ports": ports }])));

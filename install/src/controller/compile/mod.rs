@@ -97,7 +97,7 @@ fn trust(identities: &Identities, mesh: &str, documents: &[Named]) -> Option<Nam
     Some(Named::of("MeshTrust", OWN, &document))
 }
 
-/// Returns the documents of a destination for a pod of a mesh. None: nobody of the mesh is there.
+/// Returns the documents of a destination for a pod of a mesh. None: no member of the mesh is there.
 pub(crate) fn destination(world: &World, identities: &Identities, mesh: &str, at: SocketAddr) -> Vec<Named> {
     if let Some(pod) = world.pod_at(at.ip()) {
         let is_member = pod.is_onboarded() && mesh_of(pod) == mesh;

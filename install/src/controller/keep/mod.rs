@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What replicas keep in the cluster: the lease, the authority, and what the leader writes.
+//! Objects that replicas keep in the cluster: the lease, the authority, and the leader's writes.
 
 pub(crate) mod authority;
 pub(crate) mod crds;

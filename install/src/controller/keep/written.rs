@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the leader writes: the first Mesh, a ConfigMap in each onboarded namespace, conditions of documents.
+//! Writes of the leader: the first Mesh, a ConfigMap in each onboarded namespace, conditions of documents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

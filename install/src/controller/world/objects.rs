@@ -16,6 +16,8 @@ const SIDECAR: &str = crate::inject::SIDECAR;
 /// Option of a sidecar with the controller's address, as the injector writes it.
 const CONTROL: &str = "--control=";
 const TCP: &str = "TCP";
+/// Label with the mesh of a pod.
+const MESH: &str = "kuma.io/mesh";
 /// Label that an EndpointSlice names its Service by.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Address of a Service without one.
@@ -205,7 +207,7 @@ pub(crate) struct Pod {
     /// Image of the sidecar; `None` without a sidecar, or with one that knows no controller: it may have no identity, so that
     /// no member could call it by TLS.
     pub sidecar: Option<Box<str>>,
-    /// Mesh that the pod names, by annotation or label.
+    /// Mesh that the pod names by its label; the injector hands it to the sidecar.
     pub mesh: Option<Box<str>>,
     /// True while its condition Ready is.
     pub is_ready: bool,
@@ -241,9 +243,8 @@ impl Pod {
             _ => Life::Living,
         };
         let is_ready = status.conditions.iter().any(|one| one.kind == "Ready" && one.status == "True");
-        let annotations = metadata.annotations.unwrap_or_default();
         let labels = metadata.labels.unwrap_or_default();
-        let mesh = labels.get("kuma.io/mesh").or_else(|| annotations.get("kuma.io/mesh"));
+        let mesh = labels.get(MESH).filter(|mesh| !mesh.is_empty());
         let workload =
             workload(metadata.generate_name.as_deref(), &labels).unwrap_or_else(|| key.name().into());
         Some(Self {
@@ -307,7 +308,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Reads a Service. `None` for one without a selector: whoever writes its endpoints knows what stands behind it.
+    /// Reads a Service. `None` for one without a selector: its endpoints are written by hand, and need be no pods.
     pub(crate) fn read(raw: RawService) -> Option<Self> {
         let Object { metadata, spec, .. } = raw;
         if spec.selector.is_empty() {

@@ -28,6 +28,19 @@ fn injected(pod: &Value) -> Value {
 }
 
 #[test]
+fn it_is_of_the_mesh_that_the_pod_names() {
+    let container = || json!({ "name": "web", "ports": [{ "containerPort": 80 }] });
+    let of = |mesh: &str| {
+        let mut pod = pod(json!({}), container());
+        pod["metadata"]["labels"]["kuma.io/mesh"] = mesh.into();
+        let injected = injected(&pod);
+        args(&injected).iter().find(|arg| arg.starts_with("--mesh=")).map(ToString::to_string)
+    };
+    assert_eq!(of("other").as_deref(), Some("--mesh=other"));
+    assert_eq!(of(""), None);
+}
+
+#[test]
 fn it_knows_the_controller_and_its_own_pod() {
     let container = json!({ "name": "web", "ports": [{ "name": "http", "containerPort": 8080 }] });
     let pod = injected(&pod(json!({}), container));
