@@ -20,6 +20,46 @@ pub struct DeltaDiscoveryRequest {
     /// Set where the response is refused.
     #[prost(message, optional, tag = "7")]
     pub error_detail: ::core::option::Option<Status>,
+    /// Traffic since the report before; a field that Envoy does not have, in a request that may ask for nothing.
+    #[prost(message, optional, tag = "1000")]
+    pub report: ::core::option::Option<Report>,
+}
+/// Connections of the pod since the report before.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Report {
+    /// At most 256, those with most connections.
+    #[prost(message, repeated, tag = "1")]
+    pub traffic: ::prost::alloc::vec::Vec<Traffic>,
+    /// Connections of peers that had no place.
+    #[prost(uint64, tag = "2")]
+    pub left_out: u64,
+}
+/// Connections between the pod and one peer, in one direction, at one port.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Traffic {
+    /// True where the pod's application is the client.
+    #[prost(bool, tag = "1")]
+    pub outbound: bool,
+    /// 4 or 16 bytes. Outbound the address that the client dialled, which may be a Service's; inbound the client's.
+    #[prost(bytes = "vec", tag = "2")]
+    pub address: ::prost::alloc::vec::Vec<u8>,
+    /// Outbound the port that was dialled, inbound the pod's own.
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    /// Connections that ended, and how many of them failed or were refused.
+    #[prost(uint64, tag = "4")]
+    pub ended: u64,
+    #[prost(uint64, tag = "5")]
+    pub failed: u64,
+    /// Ended connections that went through mesh TLS.
+    #[prost(uint64, tag = "6")]
+    pub tls: u64,
+    /// Bytes of ended connections, both ways.
+    #[prost(uint64, tag = "7")]
+    pub bytes: u64,
+    /// Connections that are open now.
+    #[prost(uint64, tag = "8")]
+    pub open: u64,
 }
 /// Changes of resources of one type.
 #[derive(Clone, PartialEq, ::prost::Message)]
