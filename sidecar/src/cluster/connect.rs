@@ -454,7 +454,11 @@ mod tests {
     fn attempt(standing: Option<Standing>) -> Attempt<'static> {
         let endpoint: &'static Endpoint = Box::leak(Box::new(Endpoint {
             address: "192.0.2.1:80".parse().unwrap(),
-            behind: Behind::Member(Arc::new(Member { dataplane: "d".into(), tags: Arc::default() })),
+            behind: Behind::Member(Arc::new(Member {
+                dataplane: "d".into(),
+                tags: Arc::default(),
+                ids: None,
+            })),
             ejection: Arc::default(),
         }));
         let addr = DialAddr::new(endpoint.address);

@@ -30,10 +30,10 @@ impl Origination<'_> {
     ) -> Result<Shaken, TlsError> {
         let Self { tls, metrics, .. } = self;
         let configs = tls.configs().ok_or(TlsError::NoIdentity)?;
-        let expected = configs.server(member.service());
+        let expected = configs.server(member);
         let started = Instant::now();
         let places = tls.places(Direction::Outbound);
-        let shaking = handshake::connect(server, &configs, to.get().ip(), expected.as_ref(), places);
+        let shaking = handshake::connect(server, &configs, to.get().ip(), expected.as_deref(), places);
         let shaken = tokio::time::timeout(within, shaking).await.unwrap_or(Err(TlsError::TimedOut(within)));
         let checked =
             |shaken: Shaken| configs.check_zone(member, &shaken.peer, to.get().ip()).map(|()| shaken);

@@ -35,6 +35,7 @@ use crate::plan::stand_in::StandIns;
 use crate::plan::tls::TlsSettings;
 use crate::plan::tls::permissions::Permissions;
 use culvert_mesh::document::LeftOutCount;
+use culvert_mesh::model::spiffe::SpiffeId;
 use culvert_mesh::model::tags::Tags;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -48,6 +49,9 @@ pub struct Member {
     pub dataplane: Arc<str>,
     /// The tags of the inbound; `kuma.io/service` is among them, unless it has none at all.
     pub tags: Arc<Tags>,
+    /// Identities of which it proves one, where documents say them: a path that names no service shows no service either.
+    /// `None` = any of the trust domain.
+    pub ids: Option<Arc<[SpiffeId]>>,
 }
 
 impl Member {

@@ -117,19 +117,29 @@ pub(crate) enum PeerFault {
         /// Trust domains that peers may be of.
         trusted: TrustDomains,
     },
-    /// The server is of another service than the one that was dialled.
+    /// The server is another than the one that was dialled.
     #[error(
-        "the server is {id}, but {expected} was dialled: does a document have the address of another pod?"
+        "the server is {id}, but {} was dialled: does a document have the address of another pod?", either(.expected)
     )]
-    OtherService {
+    OtherServer {
         /// Identity in the certificate.
         id: SpiffeId,
-        /// Identity that was dialled.
-        expected: SpiffeId,
+        /// Identities of which the one that was dialled has one.
+        expected: Box<[SpiffeId]>,
     },
     /// The certificate of a resumed session is expired.
     #[error("the peer's certificate expired")]
     Expired,
+}
+
+/// Identities that an error lists.
+const LISTED: usize = 5;
+
+/// Returns the first of several identities, in words.
+fn either(ids: &[SpiffeId]) -> String {
+    let first: Vec<_> = ids.iter().take(LISTED).map(SpiffeId::as_str).collect();
+    let more = ids.len().checked_sub(LISTED + 1).map(|more| format!(" or {} more", more + 1));
+    first.join(" or ") + &more.unwrap_or_default()
 }
 
 impl TlsError {

@@ -57,7 +57,7 @@ pub(crate) async fn accept(
     within_deadline(shake(tcp, configs, None, place, || Session::server(configs))).await
 }
 
-/// Begins a handshake with the server at `to`, which must be `expected` if that is known.
+/// Begins a handshake with the server at `to`, which must have one of the `expected` identities if they are known.
 ///
 /// # Errors
 /// Those of [`accept`], and if there is no place for it.
@@ -65,7 +65,7 @@ pub(crate) async fn connect(
     tcp: &mut TcpStream,
     configs: &Configs,
     to: IpAddr,
-    expected: Option<&SpiffeId>,
+    expected: Option<&[SpiffeId]>,
     places: &Places,
 ) -> Result<Shaken, TlsError> {
     // This pod chose the server, so none is a stranger; but one that answers nothing must not take the places of others.
@@ -116,7 +116,7 @@ async fn within_deadline<T>(shaking: impl Future<Output = Result<T, TlsError>>) 
 async fn shake(
     tcp: &mut TcpStream,
     configs: &Configs,
-    expected: Option<&SpiffeId>,
+    expected: Option<&[SpiffeId]>,
     place: &Place<'_>,
     begin: impl FnOnce() -> Result<Session, rustls::Error>,
 ) -> Result<Shaken, TlsError> {

@@ -13,11 +13,11 @@ use std::time::Duration;
 ///
 /// # Errors
 /// If there is none, if it is of a trust domain that is not trusted, if its names are of several trust domains, if it is not
-/// the expected one, or if the certificate is expired.
+/// an expected one, or if the certificate is expired.
 pub(crate) fn identify(
     chain: Option<&[CertificateDer<'_>]>,
     trusted: &TrustDomains,
-    expected: Option<&SpiffeId>,
+    expected: Option<&[SpiffeId]>,
     now: Duration,
 ) -> Result<Peer, PeerFault> {
     let leaf = chain.and_then(<[_]>::first).ok_or(PeerFault::NoCertificate)?;
@@ -32,8 +32,8 @@ pub(crate) fn identify(
     if let Some(foreign) = ids.iter().find(is_foreign) {
         return Err(PeerFault::OtherTrustDomain { id: foreign.clone(), trusted: trusted.clone() });
     }
-    if let Some(expected) = expected.filter(|expected| !ids.contains(expected)) {
-        return Err(PeerFault::OtherService { id: ids[0].clone(), expected: expected.clone() });
+    if let Some(expected) = expected.filter(|expected| !expected.iter().any(|one| ids.contains(one))) {
+        return Err(PeerFault::OtherServer { id: ids[0].clone(), expected: expected.into() });
     }
     let uris = certificate::uris(leaf).map_err(unusable)?;
     // Tags are those of this mesh's services, which only its own authorities know.

@@ -2,21 +2,25 @@
 //! Real connections of a redirected pod, whose sidecar knows what the controller tells it and nothing else.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use culvert_tests::api_server::ApiServer;
 use culvert_tests::process::binaries::Binaries;
 use culvert_tests::process::lab_exec;
 use culvert_tests::server::{Server, speaks_first};
+use culvert_tests::tls::TlsServer;
+use culvert_tests::tls::authority::{Authority, Wish};
 use culvert_tests::{Lab, Sidecar, eventually};
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::{Cluster, Controller, SERVER_NAME, SOON};
+use super::{Cluster, Controller, SECRET, SERVER_NAME, SOON};
 use crate::support::APP;
 use crate::walkthrough::onboarded;
 
@@ -33,15 +37,21 @@ struct World {
     lab: Lab,
     folder: PathBuf,
     cluster: Cluster,
-    _servers: Vec<Server>,
+    servers: Vec<Server>,
 }
 
 impl World {
     fn new(mesh: serde_json::Value) -> Result<Self> {
+        let mut world = Self::without_servers(mesh)?;
+        for (at, name) in [(ONE, "1"), (TWO, "2"), (OUTSIDE, "o")] {
+            world.servers.push(world.lab.peer.serve(at, speaks_first(name))?);
+        }
+        Ok(world)
+    }
+
+    fn without_servers(mesh: serde_json::Value) -> Result<Self> {
         let (lab, folder) = onboarded()?;
         lab.peer.add_local_route("192.0.2.0/24")?;
-        let servers =
-            [(ONE, "1"), (TWO, "2"), (OUTSIDE, "o")].map(|(at, name)| lab.peer.serve(at, speaks_first(name)));
         let cluster = Cluster::of(ApiServer::start(lab.peer.listen("127.0.0.1:6443")?)?);
         cluster.member("shop", "web", "10.77.0.2", "web");
         cluster.member("shop", "db-1", "192.0.2.20", "db");
@@ -52,7 +62,27 @@ impl World {
             json!({ "apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "metadata": { "name": "default" } });
         document["spec"] = mesh;
         cluster.document("meshes", &document);
-        Ok(Self { lab, folder, cluster, _servers: servers.into_iter().collect::<Result<_>>()? })
+        Ok(Self { lab, folder, cluster, servers: Vec::new() })
+    }
+
+    /// Gives the mesh an authority of the user's.
+    fn signs(&self, authority: &Authority) {
+        let data = json!({ "tls.crt": STANDARD.encode(authority.pem()), "tls.key": STANDARD.encode(authority.key()) });
+        let metadata = json!({ "name": "culvert-authority", "namespace": "mesh" });
+        self.cluster.server.put(SECRET, json!({ "metadata": metadata, "data": data }));
+    }
+
+    /// Puts a member's sidecar behind an address, which has an account's identity and says a name.
+    fn member(&mut self, at: &str, authority: &Authority, account: &str, name: &'static str) -> Result<()> {
+        let uri = format!("spiffe://cluster.local/ns/shop/sa/{account}");
+        let tls = TlsServer::new(&authority.issue(&Wish { uris: &[&uri], ..Wish::default() })?, 1)?;
+        self.servers.push(self.lab.peer.serve(at, move |tcp: TcpStream| {
+            let mut stream = tls.over(tcp).map_err(io::Error::other)?;
+            stream.write_all(name.as_bytes())?;
+            stream.conn.send_close_notify();
+            stream.flush()
+        })?);
+        Ok(())
     }
 
     fn controller(&self) -> Result<Controller> {
@@ -156,10 +186,14 @@ fn a_closed_mesh_lets_members_be_called_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+fn strict() -> serde_json::Value {
+    let backend = json!({ "name": "culvert", "type": "builtin", "mode": "STRICT" });
+    json!({ "mtls": { "enabledBackend": "culvert", "backends": [backend] } })
+}
+
 #[test]
 fn a_pod_has_its_identity_from_the_controller() -> Result<()> {
-    let backend = json!({ "name": "culvert", "type": "builtin", "mode": "STRICT" });
-    let world = World::new(json!({ "mtls": { "enabledBackend": "culvert", "backends": [backend] } }))?;
+    let world = World::new(strict())?;
     let _controller = world.controller()?;
     let sidecar = world.sidecar()?;
     let certs = sidecar.admin("/certs")?;
@@ -168,5 +202,33 @@ fn a_pod_has_its_identity_from_the_controller() -> Result<()> {
     let _app = world.lab.pod.serve("10.77.0.2:8080", speaks_first("a"))?;
     let mut outsider = world.lab.peer.connect("10.77.0.2:8080").context("no connection")?;
     assert_eq!(said(&mut outsider), None);
+    Ok(())
+}
+
+#[test]
+fn a_server_has_the_identity_of_its_pods_account_or_is_not_called() -> Result<()> {
+    let mut world = World::without_servers(strict())?;
+    let authority = Authority::new("the user's")?;
+    world.signs(&authority);
+    world.member(ONE, &authority, "db", "1")?;
+    // A member of the mesh in the place of another one.
+    world.member(TWO, &authority, "web", "2")?;
+    world.servers.push(world.lab.peer.serve(OUTSIDE, speaks_first("o"))?);
+    world.cluster.service("shop", "web", "198.51.100.2", &[("web", true)]);
+    let _controller = world.controller()?;
+    let sidecar = world.sidecar()?;
+    let _app = world.lab.pod.serve("10.77.0.2:8080", speaks_first("a"))?;
+    let identity = |id: &str| sidecar.admin("/certs").is_ok_and(|page| page.body.contains(id));
+    eventually!(identity("spiffe://cluster.local/ns/shop/sa/web"), SOON);
+    // By the address of the Service and of the pod, as a headless name has it; and the pod itself, by its Service.
+    ensure!(world.call(SERVICE) == Some('1'), "{}", sidecar.stderr().text());
+    assert_eq!(world.call(ONE), Some('1'));
+    assert_eq!(world.call("198.51.100.2:80"), Some('a'));
+    world.cluster.endpoints("shop", "db", &[("db-2", true)]);
+    let refused = || sidecar.access_log().iter().any(|record| record["reason"] == "tls_identity");
+    eventually!(world.call(SERVICE).is_none() && refused(), SOON);
+    assert_eq!(world.call(TWO), None);
+    // None of the mesh is there, and the mesh is not closed.
+    assert_eq!(world.call(OUTSIDE), Some('o'));
     Ok(())
 }

@@ -59,6 +59,11 @@ impl Authority {
         &self.pem
     }
 
+    /// Its private key in PEM.
+    pub fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// Issues an identity that believes this authority.
     pub fn issue(&self, wish: &Wish<'_>) -> Result<Credentials> {
         let key = KeyPair::generate()?;

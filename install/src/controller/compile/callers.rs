@@ -122,7 +122,7 @@ pub(super) fn rules(
 fn accounts(world: &World, identities: &Identities, mesh: &str) -> Vec<Account> {
     let mut accounts: BTreeMap<String, Vec<Document>> = BTreeMap::new();
     for pod in world.one_pod_of_each_kind().filter(|pod| pod.is_onboarded() && mesh_of(pod) == mesh) {
-        let read = read(mesh, &dataplane(world, pod).text);
+        let read = read(mesh, &dataplane(world, identities, pod).text);
         let id = identities.id(pod.key.namespace(), &pod.account);
         accounts.entry(id).or_default().extend(read);
     }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use culvert_mesh::context::Context;
-use culvert_mesh::document::Document;
+use culvert_mesh::document::{Document, SPIFFE_ID};
 use culvert_mesh::load::Loaded;
 use serde_json::{Map, Value, json};
 
-use super::{ACCOUNT, API_VERSION, MESH, NAMESPACE, Named, mesh_of};
+use super::{ACCOUNT, API_VERSION, Identities, MESH, NAMESPACE, Named, mesh_of};
 use crate::controller::world::{ContainerPort, Pod, ServicePort, TargetPort, World};
 
 /// Tag with the service of an inbound, named as Kuma names it.
@@ -30,7 +30,7 @@ struct Inbound {
 /// Makes the Dataplane of a pod: an inbound for each port that a Service or a container names.
 ///
 /// A pod without an address yet gets the unspecified one, which no connection has.
-pub(crate) fn dataplane(world: &World, pod: &Pod) -> Named {
+pub(crate) fn dataplane(world: &World, identities: &Identities, pod: &Pod) -> Named {
     let inbounds = inbounds(world, pod);
     let is_ready = pod.is_ready;
     let list: Vec<Value> =
@@ -43,7 +43,11 @@ pub(crate) fn dataplane(world: &World, pod: &Pod) -> Named {
     labels.insert(ACCOUNT.to_owned(), (&*pod.account).into());
     let document = json!({
         "apiVersion": API_VERSION, "kind": "Dataplane", "mesh": mesh_of(pod),
-        "metadata": { "name": pod.key.name(), "namespace": pod.key.namespace(), "labels": labels },
+        "metadata": {
+            "name": pod.key.name(), "namespace": pod.key.namespace(), "labels": labels,
+            // Clients check that the server proves it.
+            "annotations": { SPIFFE_ID: identities.id(pod.key.namespace(), &pod.account) },
+        },
         "spec": { "networking": {
             "address": address,
             "inbound": list,

@@ -163,10 +163,13 @@ fn a_mesh_identity_brings_the_authorities() {
 fn each_dataplane_can_be_read() {
     let world = world();
     for name in ["db", "web", "cron"] {
-        let own = dataplane(&world, world.pod(&Key::new("shop", name)).unwrap());
+        let own = dataplane(&world, &identities(), world.pod(&Key::new("shop", name)).unwrap());
         let document = dataplane::read("default", &own.text).unwrap();
         assert_eq!(document.kind(), Kind::Dataplane, "{}", own.text);
-        assert_eq!(document.label(ACCOUNT), world.pod(&Key::new("shop", name)).map(|pod| &*pod.account));
+        let account = &*world.pod(&Key::new("shop", name)).unwrap().account;
+        assert_eq!(document.label(ACCOUNT), Some(account));
+        let id = identities().id("shop", account);
+        assert_eq!(document.spiffe_id.as_ref().map(|id| id.as_str()), Some(id.as_str()));
     }
 }
 

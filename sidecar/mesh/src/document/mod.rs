@@ -20,6 +20,7 @@ use crate::kinds::dataplane::Inbound;
 use crate::kinds::services::ServiceStatus;
 use crate::kinds::{Kind, Spec};
 use crate::model::labels::Labels;
+use crate::model::spiffe::SpiffeId;
 use crate::model::tags::Tags;
 use crate::read::{Problem, tree};
 use crate::target::Target;
@@ -33,6 +34,8 @@ use std::sync::Arc;
 const MESH: &str = "kuma.io/mesh";
 /// Label with the name that a document was written with.
 const DISPLAY_NAME: &str = "kuma.io/display-name";
+/// Annotation of a Dataplane in Kubernetes with the SPIFFE identity that its pod proves. culvert's controller writes it.
+pub const SPIFFE_ID: &str = "culvert.dev/spiffe-id";
 /// Label by which a policy is only tried.
 const EFFECT: &str = "kuma.io/effect";
 /// Label and tag with the zone of a document.
@@ -90,6 +93,8 @@ pub struct Document {
     pub labels: Arc<Labels>,
     /// True if the document has a field for labels, even an empty one.
     pub labelled: bool,
+    /// Identity that the pod of a Dataplane proves, by the annotation [`SPIFFE_ID`] in Kubernetes' spelling.
+    pub spiffe_id: Option<SpiffeId>,
     /// Addresses and names that a control plane wrote into the document of a service; `None` for other kinds.
     pub status: Option<Box<ServiceStatus>>,
     /// Contents of the document, by kind.

@@ -4,11 +4,13 @@
 use crate::context::Context;
 use crate::document::spelling::{API_VERSION, DEFAULT_MESH, UNIVERSAL_BOOKKEEPING};
 use crate::document::{
-    DISPLAY_NAME, Document, DocumentError, Found, Lost, MESH, NAMESPACE, Place, is_named, left_out, topology,
+    DISPLAY_NAME, Document, DocumentError, Found, Lost, MESH, NAMESPACE, Place, SPIFFE_ID, is_named,
+    left_out, topology,
 };
 use crate::kinds::services::ServiceStatus;
 use crate::kinds::{Kind, Spec};
 use crate::model::labels::Labels;
+use crate::model::spiffe::{SpiffeError, SpiffeId};
 use crate::read::{At, FieldWithoutEffect, Fields, Ignored, Problems, Read, describe};
 use serde_json::{Map, Value};
 
@@ -120,6 +122,7 @@ fn read_one(context: &Context, value: &Value, place: &Place, found: &mut Found, 
         namespace: namespace.map(Into::into),
         labels,
         labelled,
+        spiffe_id: (kubernetes && kind == Kind::Dataplane).then(|| spiffe_id(value).ok().flatten()).flatten(),
         status,
         spec,
     });
@@ -148,6 +151,10 @@ fn read_kubernetes(kind: Kind, value: &Value, pod: Option<&Context>, at: &mut At
     at.field("metadata", |at| {
         name_of(&value["metadata"], at);
         labels(&value["metadata"], at);
+        if let (Kind::Dataplane, Err(error)) = (kind, spiffe_id(value)) {
+            let problem = |at: &mut At<'_>| at.problem(error.to_string(), "spiffe://TRUST-DOMAIN/PATH");
+            at.field("annotations", |at| at.field(SPIFFE_ID, problem));
+        }
     });
     fields.finish(at);
     let nothing = Value::Object(Map::new());
@@ -201,4 +208,14 @@ fn name_of(value: &Value, at: &mut At<'_>) {
 fn labels(value: &Value, at: &mut At<'_>) -> Option<Labels> {
     let labels = value.get("labels").filter(|labels| !labels.is_null())?;
     at.field("labels", |at| Labels::read(labels, at))
+}
+
+/// Reads the identity that the pod of a Dataplane proves. Other annotations are of other programs.
+fn spiffe_id(value: &Value) -> Result<Option<SpiffeId>, SpiffeError> {
+    let annotation = &value["metadata"]["annotations"][SPIFFE_ID];
+    match annotation {
+        Value::Null => Ok(None),
+        Value::String(text) => text.parse().map(Some),
+        other => Err(SpiffeError::NotSpiffe(other.to_string())),
+    }
 }

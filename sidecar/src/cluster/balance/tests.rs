@@ -30,7 +30,7 @@ struct World {
 
 fn endpoint(number: usize) -> Arc<Endpoint> {
     let ip = Ipv4Addr::from_bits(0x0a00_0000 + u32::try_from(number).unwrap());
-    let member = Arc::new(Member { dataplane: "d".into(), tags: Arc::default() });
+    let member = Arc::new(Member { dataplane: "d".into(), tags: Arc::default(), ids: None });
     Arc::new(Endpoint { address: (ip, 80).into(), behind: Behind::Member(member), ejection: Arc::default() })
 }
 

@@ -16,7 +16,7 @@ pub(crate) fn plan_without_documents() -> Plan {
 
 /// The clusters of a plan by name, each with so many endpoints, besides those of every plan.
 fn plan(names: &[&str], endpoints: usize) -> Plan {
-    let member = Arc::new(Member { dataplane: "d".into(), tags: Arc::new(Tags::default()) });
+    let member = Arc::new(Member { dataplane: "d".into(), tags: Arc::new(Tags::default()), ids: None });
     let endpoint = |n: usize| plan::EndpointPlan {
         address: ([10, 0, 0, u8::try_from(n).unwrap()], 80).into(),
         member: Arc::clone(&member),

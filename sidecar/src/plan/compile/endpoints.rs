@@ -3,6 +3,7 @@
 
 use crate::net::addrs::is_loopback;
 use crate::plan::Member;
+use crate::plan::compile::security::Names;
 use crate::plan::compile::{dataplanes, metric};
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::dataplane::{Inbound, Networking};
@@ -11,17 +12,26 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-pub(super) fn member(document: &Document, inbound: &Inbound) -> Arc<Member> {
-    Arc::new(Member { dataplane: document.name.as_str().into(), tags: Arc::clone(&inbound.tags) })
+/// Makes the member of an inbound.
+pub(super) fn member(names: &Names<'_>, document: &Document, inbound: &Inbound) -> Arc<Member> {
+    Arc::new(Member {
+        dataplane: document.name.as_str().into(),
+        tags: Arc::clone(&inbound.tags),
+        ids: names.of(document),
+    })
 }
 
 /// Returns the members by address. Of two that claim one address and port the first by name has it, in any order of files.
-pub(super) fn members(ours: &[&Document], this: Option<&Document>) -> HashMap<SocketAddr, Arc<Member>> {
+pub(super) fn members(
+    ours: &[&Document],
+    names: &Names<'_>,
+    this: Option<&Document>,
+) -> HashMap<SocketAddr, Arc<Member>> {
     let metrics = metric::ports_of_members(ours);
     let mut members: HashMap<SocketAddr, Arc<Member>> = HashMap::new();
     for (document, dataplane) in dataplanes(ours) {
         for inbound in &dataplane.networking.inbound {
-            let new = member(document, inbound);
+            let new = member(names, document, inbound);
             // The workload's own address too, where it advertises another one.
             for address in [dataplane.endpoint(inbound), dataplane.listener(inbound)] {
                 let entry = members.entry(address).or_insert_with(|| Arc::clone(&new));
@@ -37,7 +47,7 @@ pub(super) fn members(ours: &[&Document], this: Option<&Document>) -> HashMap<So
     {
         let Some(inbound) = dataplane.networking.inbound.first() else { continue };
         let Host::Ip(ip) = dataplane.networking.address else { continue };
-        members.entry(SocketAddr::new(ip, port)).or_insert_with(|| member(document, inbound));
+        members.entry(SocketAddr::new(ip, port)).or_insert_with(|| member(names, document, inbound));
     }
     members
 }

@@ -26,6 +26,7 @@ use crate::plan::compile::endpoints::{members, workloads};
 use crate::plan::compile::limits::{Limits, Numbers};
 use crate::plan::compile::logs::Logs;
 use crate::plan::compile::routes::Routes;
+use crate::plan::compile::security::Names;
 use crate::plan::compile::services::Services;
 use crate::plan::compile::ways::{Way, Ways};
 use crate::plan::decisions::{Claim, Decisions};
@@ -99,26 +100,27 @@ fn compiled(
         all.iter().copied().partition(|one| one.is_shadow() && !on_trial);
     let mesh = this_mesh(config, &ours, found, &mut errors);
     let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
+    let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
+    let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
+    let names = Names::new(config, &ours, &pod);
     let mut plan = Plan {
         mesh: config.mesh.as_str().into(),
         zone: this.and_then(|(document, _)| document.label_or_tag(ZONE)).map(Into::into),
         workload: this.and_then(|(document, _)| document.workload()).map(Into::into),
         service: this.and_then(|(_, this)| this.tags().find_map(|tags| tags.service()).map(Into::into)),
-        members: members(&ours, this.map(|(document, _)| document)),
+        members: members(&ours, &names, this.map(|(document, _)| document)),
         workloads: workloads(&ours),
         documents: documents.len(),
         decisions,
         ..Plan::default()
     };
-    let tags: Option<Vec<_>> = this.map(|(_, this)| this.tags().collect());
-    let pod = Subject { pod: this, tags: tags.as_deref().unwrap_or_default(), inbound: None };
     passthrough::add(&mut plan, (config, mesh), &ours, &pod, &mut errors);
     explain::explain_passthrough(&mut plan, &ours, &pod);
     let limits = Limits::new(config, &ours, pod);
     let logs = Logs::new(mesh, &ours, pod);
     let known = (&ours[..], &found.addresses);
     let services =
-        Services::new(known, (&pod, &plan.members), &config.mesh, (&mut plan.warnings, &mut errors));
+        Services::new(known, (&pod, &names, &plan.members), &config.mesh, (&mut plan.warnings, &mut errors));
     let routes = Routes::new(&ours, pod, &services, &mut plan.warnings);
     let on_trial = on_trial || !shadow.is_empty();
     let mut ways = Ways::new(&plan, (&ours[..], &services, on_trial), &routes, (&limits, &logs));

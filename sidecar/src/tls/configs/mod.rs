@@ -20,6 +20,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version,
 };
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -123,9 +124,12 @@ impl Configs {
         self.names_services
     }
 
-    /// Returns the identity that a server of a service has; `None` where its path does not name the service.
-    pub(crate) fn server(&self, service: &str) -> Option<SpiffeId> {
-        self.names_services.then(|| SpiffeId::of_service(self.trusted.own(), service))
+    /// Returns the identities of which a server has one; `None` = any of the trust domain.
+    pub(crate) fn server<'m>(&self, member: &'m Member) -> Option<Cow<'m, [SpiffeId]>> {
+        if self.names_services {
+            return Some(Cow::Owned(vec![SpiffeId::of_service(self.trusted.own(), member.service())]));
+        }
+        member.ids.as_deref().map(Cow::Borrowed)
     }
 
     /// Returns true if these are the settings of a plan with this trust.

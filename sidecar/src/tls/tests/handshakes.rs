@@ -41,11 +41,20 @@ pub(super) async fn both(
     server: &Configs,
     expected: Option<&str>,
 ) -> (Result<(TcpStream, Shaken), TlsError>, Result<(TcpStream, Shaken), TlsError>) {
+    let expected: Option<[SpiffeId; 1]> = expected.map(|id| [id.parse().unwrap()]);
+    both_of(client, server, expected.as_ref().map(<[_; 1]>::as_slice)).await
+}
+
+/// The same, with a server that may have one of several identities.
+pub(super) async fn both_of(
+    client: &Configs,
+    server: &Configs,
+    expected: Option<&[SpiffeId]>,
+) -> (Result<(TcpStream, Shaken), TlsError>, Result<(TcpStream, Shaken), TlsError>) {
     let (mut near, mut far) = pair().await;
     let places = Places::new(2);
-    let expected = expected.map(|id| id.parse::<SpiffeId>().unwrap());
     let dialling = async {
-        let shaken = handshake::connect(&mut near, client, HOST, expected.as_ref(), &places).await;
+        let shaken = handshake::connect(&mut near, client, HOST, expected, &places).await;
         shaken.map(|shaken| (near, shaken))
     };
     let accepting = async {

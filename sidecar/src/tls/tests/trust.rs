@@ -2,7 +2,7 @@
 //! Peers of several trust domains, each by the authorities of its own.
 
 use super::authority::{Authority, Wish, now, write};
-use super::handshakes::both;
+use super::handshakes::{both, both_of};
 use crate::connection::metrics::Metrics;
 use crate::observe::close_reason::CloseReason;
 use crate::options::config::IdentitySource;
@@ -92,12 +92,40 @@ async fn a_peer_is_verified_by_the_authorities_of_its_own_trust_domain() {
     assert_eq!(refused.err().unwrap().reason(), CloseReason::TlsUntrusted);
 }
 
+/// A member of a service, with the identities that documents say.
+fn dialled(service: &str, ids: &[&str]) -> Member {
+    let tags = Tags([("kuma.io/service".to_owned(), service.to_owned())].into());
+    let ids = (!ids.is_empty()).then(|| ids.iter().map(|id| id.parse().unwrap()).collect());
+    Member { dataplane: "d".into(), tags: Arc::new(tags), ids }
+}
+
 #[tokio::test]
-async fn with_a_mesh_identity_a_path_names_no_service() {
+async fn with_a_mesh_identity_documents_say_the_server_and_a_path_names_no_service() {
     let a = Authority::new();
-    let member = member("a", &a, &[]);
-    assert_eq!((member.server("x"), member.names_services()), (None, false));
-    assert_eq!(a.configs("db").server("db").unwrap().as_str(), "spiffe://default/db");
+    let of_paths = a.configs("db");
+    assert_eq!(
+        &*of_paths.server(&dialled("db", &["spiffe://default/x"])).unwrap(),
+        ["spiffe://default/db".parse().unwrap()]
+    );
+    let client = member("a", &a, &[]);
+    assert!(!client.names_services() && client.server(&dialled("x", &[])).is_none());
+    let server = member("a", &a, &[]);
+    for (ids, is_it) in
+        [(&["spiffe://a/x"][..], true), (&["spiffe://a/w", "spiffe://a/x"], true), (&["spiffe://a/w"], false)]
+    {
+        let member = dialled("x", ids);
+        // Also of a session that is resumed.
+        let (near, _) = both_of(&client, &server, client.server(&member).as_deref()).await;
+        match near {
+            Ok(_) => assert!(is_it, "{ids:?}"),
+            Err(error) => {
+                assert!(!is_it, "{ids:?}: {error}");
+                assert_eq!(error.reason(), CloseReason::TlsIdentity);
+                let words = "the server is spiffe://a/x, but spiffe://a/w was dialled: does a document have the address of another pod?";
+                assert_eq!(error.to_string(), words);
+            }
+        }
+    }
 }
 
 #[test]
@@ -176,7 +204,8 @@ async fn a_server_in_place_of_a_local_workload_is_of_a_trust_domain_of_that_zone
             let (near, _) = both(&client, &server, None).await;
             let (_, shaken) = near.unwrap_or_else(|error| panic!("{name}: {error}"));
             let zone = zone.map(|zone: &str| (ZONE.to_owned(), zone.to_owned()));
-            let dialled = Member { dataplane: "d".into(), tags: Arc::new(Tags(zone.into_iter().collect())) };
+            let dialled =
+                Member { dataplane: "d".into(), tags: Arc::new(Tags(zone.into_iter().collect())), ids: None };
             let address = IpAddr::from(Ipv4Addr::LOCALHOST);
             let checked = client.check_zone(&dialled, &shaken.peer, address);
             assert_eq!(checked.is_ok(), passes, "{name}");

@@ -6,6 +6,7 @@ use super::port::check_ports;
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::model::labels::Labels;
+use crate::model::spiffe::SpiffeId;
 use crate::model::tags::Tags;
 use crate::read::part::Part;
 use crate::read::{At, fields, words};
@@ -107,5 +108,21 @@ impl Resource for MeshService {
             reference.problem(at, "name", "nothing", "the name of a Dataplane");
         }
         check_ports(part, at);
+        for identity in part.items("identities").unwrap_or_default() {
+            if identity.get("type") == Ok(Some(ServiceIdentityKind::SpiffeId))
+                && let Ok(Some(value)) = identity.get::<String>("value")
+                && value.parse::<SpiffeId>().is_err()
+            {
+                identity.problem(at, "value", format!("{value:?}"), "spiffe://TRUST-DOMAIN/PATH");
+            }
+        }
+    }
+}
+
+impl MeshService {
+    /// Returns the SPIFFE identities of its endpoints.
+    pub fn spiffe_ids(&self) -> impl Iterator<Item = SpiffeId> {
+        let ids = self.identities.iter().filter(|one| one.kind == ServiceIdentityKind::SpiffeId);
+        ids.filter_map(|one| one.value.parse().ok())
     }
 }

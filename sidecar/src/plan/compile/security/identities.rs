@@ -287,3 +287,91 @@ fn workloads_of_this_zone_have_the_trust_domains_that_its_documents_say() {
         assert_eq!(said, domains, "{name}");
     }
 }
+
+/// The identities of the member at an address, as the plan has them.
+fn ids(plan: &Plan, address: &str) -> Option<Vec<String>> {
+    let member = &plan.members[&address.parse().unwrap()];
+    member.ids.as_deref().map(|ids| ids.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_members_labels_say_the_identities_that_it_may_prove() {
+    let web = |labels: &str| {
+        format!(
+            "---\n{{type: Dataplane, name: web, labels: {{{labels}}}, networking: {{address: 10.0.0.3, inbound: [{{port: 80, tags: {{kuma.io/service: web}}}}]}}}}\n"
+        )
+    };
+    const ACCOUNT: &str = "k8s.kuma.io/namespace: shop, k8s.kuma.io/service-account: cart";
+    const HERE: &str = "k8s.kuma.io/namespace: shop, k8s.kuma.io/service-account: here";
+    let domain = |name: &str| format!("{ALL}, spiffeID: {{trustDomain: {name}}}");
+    let next = identity("next", &domain("next").replace("matchLabels: {}", "matchLabels: {app: web}"));
+    for (name, identities, labels, expected) in [
+        ("no MeshIdentity", String::new(), ACCOUNT, None),
+        (
+            "by its account",
+            identity("i", &domain("a")),
+            ACCOUNT,
+            Some(vec!["spiffe://a/ns/shop/sa/cart", "spiffe://default/ns/shop/sa/cart"]),
+        ),
+        ("no account", identity("i", &domain("a")), "k8s.kuma.io/namespace: shop", None),
+        ("another zone's", identity("i", &domain("a")), &format!("{ACCOUNT}, kuma.io/zone: west"), None),
+        (
+            "two that choose it",
+            identity("i", &domain("a")) + &next,
+            &format!("{ACCOUNT}, app: web"),
+            Some(vec![
+                "spiffe://a/ns/shop/sa/cart",
+                "spiffe://default/ns/shop/sa/cart",
+                "spiffe://next/ns/shop/sa/cart",
+            ]),
+        ),
+    ] {
+        let plan =
+            plan(&format!("{identities}{}{}", here(&format!("{HERE}, kuma.io/zone: east")), web(labels)));
+        let expected = expected.map(|ids| ids.into_iter().map(str::to_owned).collect());
+        assert_eq!(ids(&plan, "10.0.0.3:80"), expected, "{name}");
+    }
+}
+
+#[test]
+fn an_annotation_or_a_mesh_service_says_what_members_prove() {
+    let web = |name: &str, address: &str, annotations: &str| {
+        format!(
+            "---\n{{apiVersion: kuma.io/v1alpha1, kind: Dataplane, mesh: default, metadata: {{name: {name}, namespace: shop, labels: {{app: web}}, annotations: {{{annotations}}}}}, spec: {{networking: {{address: {address}, inbound: [{{port: 80, tags: {{kuma.io/service: web}}}}]}}}}}}\n"
+        )
+    };
+    let documents = [
+        here("app: here").replace(
+            "address: 10.0.0.2,",
+            "address: 10.0.0.2, transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001},",
+        ),
+        web("web-0", "10.0.0.3", "culvert.dev/spiffe-id: 'spiffe://cluster.local/ns/shop/sa/cart', other: 1"),
+        web("web-1", "10.0.0.4", ""),
+        "---\n{apiVersion: kuma.io/v1alpha1, kind: MeshService, metadata: {name: web, namespace: shop, labels: {kuma.io/mesh: default}}, spec: {selector: {dataplaneLabels: {matchLabels: {app: web}}}, ports: [{port: 8080, targetPort: 80}], identities: [{type: SpiffeID, value: 'spiffe://cluster.local/ns/shop/sa/of-service'}, {type: ServiceTag, value: web}]}, status: {vips: [{ip: 10.96.0.1}]}}\n".to_owned(),
+    ]
+    .concat();
+    let arguments = ["--dataplane=here", "--identity=/id", "--trust-domain=cluster.local"];
+    let plan = compiled(&arguments, &documents).unwrap();
+    let cart = Some(vec!["spiffe://cluster.local/ns/shop/sa/cart".to_owned()]);
+    assert_eq!((ids(&plan, "10.0.0.3:80"), ids(&plan, "10.0.0.4:80")), (cart, None));
+    let on_demand = &plan.names.on_demand;
+    let way = on_demand.find("10.96.0.1:8080".parse().unwrap()).unwrap();
+    let endpoints = on_demand.endpoints(on_demand.cluster_of(way)).iter();
+    let of_service: Vec<_> = endpoints
+        .map(|one| format!("{} {:?}", one.address, one.member.ids.as_deref().unwrap_or_default()))
+        .collect();
+    assert_eq!(
+        of_service,
+        [
+            "10.0.0.3:80 [spiffe://cluster.local/ns/shop/sa/cart]",
+            "10.0.0.4:80 [spiffe://cluster.local/ns/shop/sa/of-service]",
+        ]
+    );
+    for (wrong, told) in [
+        ("spiffe://cluster.local/ns/shop/sa/cart", "metadata.annotations.\"culvert.dev/spiffe-id\": found "),
+        ("spiffe://cluster.local/ns/shop/sa/of-service", "spec.identities[0].value: found \"http://a\""),
+    ] {
+        let errors = read(&documents.replace(wrong, "http://a")).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].contains(told), "{errors:?}");
+    }
+}

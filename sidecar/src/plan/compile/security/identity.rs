@@ -8,16 +8,21 @@ use crate::plan::tls::trust::{LocalTrust, Trust};
 use culvert_mesh::document::{Document, DocumentError, ZONE};
 use culvert_mesh::kinds::FromSpec;
 use culvert_mesh::kinds::identity::{MeshIdentity, MeshTrust};
+use culvert_mesh::model::labels::Labels;
 use culvert_mesh::model::spiffe::{SpiffeId, TrustDomain};
 use culvert_mesh::select::{self, Subject};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// Most authorities of all MeshTrusts: as many as `ca.crt` may have.
 const MOST_AUTHORITIES: usize = 1024;
+/// Label with the namespace of a Dataplane, in Kubernetes.
+const NAMESPACE: &str = "k8s.kuma.io/namespace";
 /// Kuma's name of the only zone of a mesh.
 const ONLY_ZONE: &str = "default";
 
@@ -50,6 +55,99 @@ fn best<'d>(ours: &[&'d Document], pod: &Subject<'_>) -> Option<Chosen<'d>> {
         .filter_map(|(document, identity)| Some((identity.chooses(&labels)?, document, identity)));
     let best = about.min_by_key(|(labels, document, _)| (Reverse(*labels), document.name.as_str()));
     best.map(|(_, document, identity)| Chosen { document, identity })
+}
+
+/// Identities that the pods of a mesh prove.
+pub(in crate::plan::compile) struct Names<'d> {
+    said: Said<'d>,
+    /// Each list once: replicas have the same labels, and the same account.
+    by_labels: RefCell<HashMap<Key, Ids>>,
+    by_id: RefCell<HashMap<SpiffeId, Ids>>,
+}
+
+/// Labels and namespace of a Dataplane.
+type Key = (Arc<Labels>, Option<String>);
+
+/// Identities of which a pod proves one; `None` where that is not known.
+type Ids = Option<Arc<[SpiffeId]>>;
+
+/// The place where identities are said.
+enum Said<'d> {
+    /// In the Dataplanes' annotations.
+    ByAnnotations,
+    /// By MeshIdentities and labels.
+    ByLabels {
+        config: &'d Config,
+        pod: Subject<'d>,
+        identities: Vec<(&'d Document, &'d MeshIdentity)>,
+        /// Trust domains of the workloads of this zone.
+        local: BTreeSet<TrustDomain>,
+    },
+}
+
+impl<'d> Names<'d> {
+    pub(in crate::plan::compile) fn new(
+        config: &'d Config,
+        ours: &[&'d Document],
+        pod: &Subject<'d>,
+    ) -> Self {
+        let by_labels = || {
+            // Reported where the plan's own trust is made.
+            let own = domain(config, &chosen(ours, pod)?, pod, &mut Vec::new())?;
+            let local = local(config, ours, pod, &own).domains;
+            let identities = of_kind::<MeshIdentity>(ours, pod).collect();
+            Some(Said::ByLabels { config, pod: *pod, identities, local })
+        };
+        let said = by_labels().unwrap_or(Said::ByAnnotations);
+        Self { said, by_labels: RefCell::default(), by_id: RefCell::default() }
+    }
+
+    /// Returns the identities of which the pod of a Dataplane proves one.
+    pub(in crate::plan::compile) fn of(&self, dataplane: &Document) -> Ids {
+        match &self.said {
+            Said::ByAnnotations => {
+                let id = dataplane.spiffe_id.as_ref()?;
+                let mut known = self.by_id.borrow_mut();
+                known.entry(id.clone()).or_insert_with(|| Some([id.clone()].into())).clone()
+            }
+            // The MeshIdentity of another zone's pod is a document of that zone.
+            Said::ByLabels { pod, .. } if is_elsewhere(dataplane, pod) => None,
+            said => {
+                let key = (Arc::clone(&dataplane.labels), dataplane.namespace.clone());
+                let mut known = self.by_labels.borrow_mut();
+                known.entry(key).or_insert_with(|| said.of(dataplane)).clone()
+            }
+        }
+    }
+}
+
+/// Returns true for the Dataplane of another zone. A mesh of one zone says none.
+fn is_elsewhere(dataplane: &Document, pod: &Subject<'_>) -> bool {
+    dataplane.label_or_tag(ZONE).is_some_and(|zone| pod.zone() != Some(zone))
+}
+
+impl Said<'_> {
+    /// Returns the identities that MeshIdentities give a pod. All that choose it count, in all trust domains of the zone: while
+    /// documents change, it has the certificate of before.
+    fn of(&self, dataplane: &Document) -> Ids {
+        let Self::ByLabels { config, pod, identities, local } = self else { return None };
+        let mut labels = (*dataplane.labels).clone();
+        if let Some(namespace) = dataplane.label(NAMESPACE) {
+            labels.0.insert(NAMESPACE.to_owned(), namespace.to_owned());
+        }
+        let mut ids = BTreeSet::new();
+        for (document, identity) in identities {
+            if identity.chooses(&labels).is_none() || identity.issuer().is_none() {
+                continue;
+            }
+            // One that cannot be told may be any.
+            let domain = identity.trust_domain(&document.labels, &config.mesh, zone_of(document, pod))?;
+            let path = identity.path(&labels, &domain)?;
+            let domains = local.iter().map(TrustDomain::as_str).chain([domain.as_str()]);
+            ids.extend(domains.filter_map(|domain| format!("spiffe://{domain}{path}").parse().ok()));
+        }
+        (!ids.is_empty()).then(|| ids.into_iter().collect())
+    }
 }
 
 /// Returns identity and trust of the pod; `None` where no MeshIdentity is about it, or where that is wrong.

@@ -4,7 +4,7 @@
 mod identity;
 pub(crate) mod reasons;
 
-pub(super) use identity::reasons as identity_reasons;
+pub(super) use identity::{Names, reasons as identity_reasons};
 
 use crate::options::config::Config;
 use crate::plan::compile::error::CompileError;

@@ -2,7 +2,7 @@
 //! A service, a port of one, or a part of one, that connections go to.
 
 use super::{Services, names};
-use crate::plan::Discovery;
+use crate::plan::{Discovery, EndpointPlan, Member};
 use culvert_mesh::kinds::destination::CalledService;
 use culvert_mesh::model::tags::{SERVICE, Tags};
 use culvert_mesh::select;
@@ -101,9 +101,19 @@ impl Services<'_> {
                 Discovery::Endpoints(self.inbounds.endpoints(offers))
             }
             Behind::Port { service, port } => {
-                let offers = self.all[*service].ports.iter().find(|one| one.port == *port);
+                let service = &self.all[*service];
+                let offers = service.ports.iter().find(|one| one.port == *port);
                 let offers = offers.map_or(&[][..], |port| &port.offers[..]);
-                Discovery::Endpoints(self.inbounds.endpoints(offers.iter().copied()))
+                let mut endpoints = self.inbounds.endpoints(offers.iter().copied());
+                if let Some(ids) = &service.ids {
+                    // An identity that the pod's own Dataplane says is more exact.
+                    for EndpointPlan { member, .. } in
+                        endpoints.iter_mut().filter(|one| one.member.ids.is_none())
+                    {
+                        *member = Arc::new(Member { ids: Some(Arc::clone(ids)), ..(**member).clone() });
+                    }
+                }
+                Discovery::Endpoints(endpoints)
             }
             Behind::Outside { service, tags } => {
                 let has = |of: &Option<&Tags>| match (tags, of) {

@@ -3,12 +3,12 @@
 
 use crate::plan::compile::dataplanes;
 use crate::plan::compile::endpoints::member as member_of;
+use crate::plan::compile::security::Names;
 use crate::plan::{EndpointPlan, Member};
 use culvert_mesh::document::Document;
-use culvert_mesh::kinds::dataplane::{Dataplane, Inbound};
+use culvert_mesh::kinds::dataplane::Inbound;
 use culvert_mesh::model::tags::Tags;
 use culvert_mesh::select::{self, Subject};
-use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -17,12 +17,12 @@ use std::sync::Arc;
 /// An inbound with its Dataplane.
 pub(in crate::plan::compile) struct Offer<'a> {
     pub(in crate::plan::compile) document: &'a Document,
-    pub(in crate::plan::compile) dataplane: &'a Dataplane,
     pub(in crate::plan::compile) inbound: &'a Inbound,
-    /// True for this pod.
-    is_this: bool,
+    /// This pod is reached by its own address rather than the advertised one, so that the call goes through its inbound rules
+    /// and not out of the pod.
+    address: SocketAddr,
     /// One for all services of the inbound, the plan's member if it is that.
-    member: OnceCell<Arc<Member>>,
+    member: Arc<Member>,
 }
 
 /// A Dataplane with the places of its inbounds.
@@ -39,28 +39,15 @@ pub(in crate::plan::compile) struct Inbounds<'a> {
 }
 
 impl Offer<'_> {
-    /// Returns the endpoint. This pod is reached by its own address rather than the advertised one, so that the call goes
-    /// through its inbound rules and not out of the pod.
     fn endpoint(&self) -> EndpointPlan {
-        let Self { document, inbound, ref member, .. } = *self;
-        let member = member.get_or_init(|| member_of(document, inbound));
-        EndpointPlan { address: self.address(), member: Arc::clone(member) }
-    }
-
-    fn address(&self) -> SocketAddr {
-        let Self { dataplane, inbound, is_this, .. } = *self;
-        if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) }
-    }
-
-    fn is(&self, member: &Member) -> bool {
-        *member.dataplane == *self.document.name && member.tags == self.inbound.tags
+        EndpointPlan { address: self.address, member: Arc::clone(&self.member) }
     }
 }
 
 impl<'a> Inbounds<'a> {
     pub(super) fn new(
         ours: &[&'a Document],
-        pod: &Subject<'a>,
+        (pod, names): (&Subject<'a>, &Names<'_>),
         members: &HashMap<SocketAddr, Arc<Member>>,
     ) -> Self {
         let mut sorted: Vec<_> = dataplanes(ours).collect();
@@ -78,12 +65,13 @@ impl<'a> Inbounds<'a> {
                 if let Some(service) = inbound.tags.service() {
                     by_service.entry(service).or_default().push(place(all.len()));
                 }
-                let offer = Offer { document, dataplane, inbound, is_this, member: OnceCell::new() };
+                let address = if is_this { dataplane.listener(inbound) } else { dataplane.endpoint(inbound) };
+                let is_it =
+                    |there: &&Arc<Member>| *there.dataplane == *document.name && there.tags == inbound.tags;
                 // Thousands of services would have a second one each.
-                if let Some(there) = members.get(&offer.address()).filter(|there| offer.is(there)) {
-                    offer.member.get_or_init(|| Arc::clone(there));
-                }
-                all.push(offer);
+                let member = members.get(&address).filter(is_it).map(Arc::clone);
+                let member = member.unwrap_or_else(|| member_of(names, document, inbound));
+                all.push(Offer { document, inbound, address, member });
             }
             workloads.push(Workload { document, offers: first..place(all.len()) });
         }

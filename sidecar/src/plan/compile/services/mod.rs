@@ -28,10 +28,12 @@ pub(super) use inbounds::Offer;
 use self::inbounds::Inbounds;
 use crate::plan::Member;
 use crate::plan::compile::error::CompileError;
+use crate::plan::compile::security::Names;
 use crate::plan::external::ExternalEndpoint;
 use culvert_mesh::document::{Document, HostAddresses, ZONE};
 use culvert_mesh::kinds::destination::{KnownService, ToKind};
 use culvert_mesh::model::labels::Labels;
+use culvert_mesh::model::spiffe::SpiffeId;
 use culvert_mesh::model::tags::Tags;
 use culvert_mesh::select::Subject;
 use std::collections::HashMap;
@@ -100,6 +102,8 @@ pub(super) struct Service<'a> {
     pub(super) ports: Vec<ServicePort>,
     /// All ports together, of a service that tags name.
     pub(super) whole: Option<Destination>,
+    /// Identities that the document says its endpoints prove; `None` = it says none.
+    pub(super) ids: Option<Arc<[SpiffeId]>>,
     /// Addresses that the document's status assigns.
     pub(super) vips: Vec<IpAddr>,
     /// True if this pod's Dataplane leaves a port of the service reachable: without a cut all are.
@@ -151,6 +155,7 @@ impl<'a> Service<'a> {
             labels,
             ports: Vec::new(),
             whole: None,
+            ids: None,
             vips: Vec::new(),
             reachable: true,
             listed: true,
@@ -165,6 +170,7 @@ impl<'a> Service<'a> {
             namespace: document.label(NAMESPACE),
             zone: document.label(ZONE),
             document: Some(document),
+            ids: None,
             vips: document.vips().to_vec(),
             ..Self::new(kind, &document.name, document, Arc::clone(&document.labels))
         }
@@ -230,11 +236,11 @@ impl<'a> Services<'a> {
     /// Collects the services of a mesh, and reports documents that claim one service, port or address.
     pub(super) fn new(
         (ours, addresses): (&[&'a Document], &HostAddresses),
-        (pod, members): (&Subject<'a>, &HashMap<SocketAddr, Arc<Member>>),
+        (pod, names, members): (&Subject<'a>, &Names<'_>, &HashMap<SocketAddr, Arc<Member>>),
         mesh: &'a str,
         (warnings, errors): (&mut Vec<String>, &mut Vec<CompileError>),
     ) -> Self {
-        let inbounds = Inbounds::new(ours, pod, members);
+        let inbounds = Inbounds::new(ours, (pod, names), members);
         let zone = pod.zone().unwrap_or_default();
         let mut all = written::mesh_services(ours, &inbounds, (mesh, zone));
         // Without a Dataplane the pod calls no service, and a mesh may have tens of thousands.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::{Service, Services};
 use crate::options::Options;
+use crate::plan::compile::security::Names;
 use crate::plan::compile::{compile, read_with_mesh, this_pod};
 use crate::plan::{ClusterPlan, Discovery, Plan};
 use clap::Parser;
@@ -51,8 +52,9 @@ fn with<T>(documents: &str, then: impl FnOnce(&Services<'_>, &[String]) -> T) ->
     let pod = this_pod("here", &config, &ours, &loaded.found, &mut errors);
     let pod = Subject { pod, tags: &[], inbound: None };
     let known = (&ours[..], &loaded.found.addresses);
-    let services =
-        Services::new(known, (&pod, &Default::default()), &config.mesh, (&mut warnings, &mut errors));
+    let names = Names::new(&config, &ours, &pod);
+    let pod = (&pod, &names, &Default::default());
+    let services = Services::new(known, pod, &config.mesh, (&mut warnings, &mut errors));
     let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
     then(&services, &errors)
 }

@@ -9,8 +9,10 @@ use super::{Destination, NAMESPACE, Service, ServiceKind, ServicePort};
 use culvert_mesh::document::{Document, ZONE};
 use culvert_mesh::kinds::FromSpec;
 use culvert_mesh::kinds::services::{MeshMultiZoneService, MeshService, ServiceSelector};
+use culvert_mesh::model::spiffe::SpiffeId;
 use culvert_mesh::model::tags::Tags;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 /// The Dataplanes of a mesh by what selectors ask for.
 struct Workloads<'i, 'a> {
@@ -40,6 +42,7 @@ pub(super) fn mesh_services<'a>(
     let service = |(document, spec): (&'a Document, &'a MeshService)| {
         let chosen = workloads.chosen(document, &spec.selector);
         let mut service = Service::of(ServiceKind::MeshService, document);
+        service.ids = some(spec.spiffe_ids().collect());
         let name = (document.display_name(), service.namespace, service.zone.unwrap_or(zone));
         for port in &spec.ports {
             let (number, target) = (port.port.0, port.target());
@@ -139,6 +142,9 @@ pub(super) fn add_multi_zone<'a>(all: &mut Vec<Service<'a>>, ours: &[&'a Documen
         let chosen = by_label.candidates(&wanted.0).into_iter().map(|place| members[place as usize]);
         let chosen: Vec<_> = chosen.filter(|service| service.has_labels(wanted)).collect();
         let mut service = Service::of(ServiceKind::MeshMultiZoneService, document);
+        // One that says none may have any.
+        let ids = chosen.iter().map(|service| service.ids.as_deref()).collect::<Option<Vec<_>>>();
+        service.ids = ids.and_then(|ids| some(ids.into_iter().flatten().cloned().collect()));
         let name = (document.display_name(), service.namespace, service.zone.unwrap_or_default());
         for port in &spec.ports {
             let number = port.port.0;
@@ -156,4 +162,9 @@ pub(super) fn add_multi_zone<'a>(all: &mut Vec<Service<'a>>, ours: &[&'a Documen
     };
     let made: Vec<_> = documents.into_iter().map(service).collect();
     all.extend(made);
+}
+
+/// Returns identities; `None` for none.
+fn some(ids: BTreeSet<SpiffeId>) -> Option<Arc<[SpiffeId]>> {
+    (!ids.is_empty()).then(|| ids.into_iter().collect())
 }

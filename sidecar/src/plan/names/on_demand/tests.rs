@@ -9,7 +9,7 @@ fn ip(text: &str) -> IpAddr {
 
 /// A service with one endpoint at this port.
 fn called(name: &str, port: u16, idle_timeout: Option<Duration>) -> Called {
-    let member = Arc::new(Member { dataplane: name.into(), tags: Arc::new(Tags::default()) });
+    let member = Arc::new(Member { dataplane: name.into(), tags: Arc::new(Tags::default()), ids: None });
     let cluster = ClusterPlan {
         name: name.into(),
         origin: Origin::Outbound,

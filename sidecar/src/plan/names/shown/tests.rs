@@ -19,6 +19,7 @@ fn cluster(name: &str, endpoints: usize) -> Arc<ClusterPlan> {
         member: Arc::new(Member {
             dataplane: format!("{name}-{number}").into(),
             tags: Arc::new(Tags::default()),
+            ids: None,
         }),
     };
     Arc::new(ClusterPlan {
