@@ -10,6 +10,7 @@ use crate::connection::metrics::Totals;
 use crate::connection::proxy::Proxy;
 use crate::connection::route::Route;
 use crate::connection::table::Entry;
+use crate::control::{Ended, Peer};
 use crate::metrics::Lazy;
 use crate::net::addrs::{DialAddr, Direction};
 use crate::net::limit::{Claim, Permit};
@@ -168,6 +169,9 @@ impl Downstream {
             entry.set_known(Arc::clone(known));
         }
         self.entry = Some(Arc::clone(&entry));
+        if let (Some(control), Some(peer)) = (&self.proxy.control, self.peer()) {
+            control.traffic.opened(peer);
+        }
         entry
     }
 
@@ -232,6 +236,12 @@ impl Downstream {
             self.proxy.mishaps.note(direction, client, orig_dst, reason, words);
         }
         self.write_record(reason, duration, error);
+        if let (Some(control), Some(peer)) = (&self.proxy.control, self.peer()) {
+            let (to_server, to_client) = self.bytes();
+            let tls = self.known.as_ref().is_some_and(|known| known.spoken == Spoken::MeshTls);
+            let bytes = to_server.saturating_add(to_client);
+            control.traffic.ended(peer, Ended { reason, was_open: self.entry.is_some(), tls, bytes });
+        }
         if let Some(log) = self.log.take() {
             self.write_traffic_log(&log, reason, duration);
         }
@@ -256,6 +266,17 @@ impl Downstream {
         if let Some(known) = self.known.as_ref().filter(|_| direction == Direction::Inbound) {
             metrics.tls.spoken(known.spoken).active.dec();
         }
+    }
+
+    /// The peer, as the controller is told of it; `None` for a connection that was never redirected.
+    fn peer(&self) -> Option<Peer> {
+        let ConnectionInfo { direction, client, orig_dst, .. } = self.info;
+        let to = orig_dst?.get();
+        let address = match direction {
+            Direction::Inbound => client.get().ip(),
+            Direction::Outbound => to.ip(),
+        };
+        Some(Peer { direction, address, port: to.port() })
     }
 
     /// Bytes to the server and to the client.

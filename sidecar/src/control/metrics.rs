@@ -52,6 +52,7 @@ metrics! {
         look_ups: By<LookUp> = "control_lookups", "Connections whose destination was looked up, by result";
         look_up_seconds: Histogram = "control_lookup_duration_seconds",
             "Time until the answer about a destination was in force" buckets LOOK_UP_BUCKETS;
+        reports: Counter = "control_reports", "Reports of the pod's connections to the controller";
         signed: Counter = "control_identities", "Certificates that the controller signed for this pod";
         sign_failed: Counter = "control_identities_failed", "Requests for a certificate that failed";
     }

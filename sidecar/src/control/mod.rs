@@ -16,12 +16,14 @@ mod inventory;
 mod metrics;
 mod sign;
 mod stream;
+mod traffic;
 mod transport;
 
 pub(crate) use inventory::{Settled, is_told};
 pub(crate) use metrics::{ControlMetrics, LookUp};
 pub(crate) use sign::keep_signed;
 pub(crate) use stream::keep;
+pub(crate) use traffic::{Ended, Peer};
 
 use crate::options::config::Config;
 use crate::options::facts::{ControlSource, PodFacts};
@@ -34,6 +36,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use traffic::Ledger;
 
 /// Time to gather changes of documents about the pod: the first answer may come in several pieces.
 const GATHER: Duration = Duration::from_millis(20);
@@ -48,6 +51,8 @@ pub(crate) struct Control {
     api_server: Option<SocketAddr>,
     pub(crate) metrics: ControlMetrics,
     destinations: Destinations,
+    /// Connections of the pod, which the stream reports.
+    pub(crate) traffic: Ledger,
     state: Mutex<State>,
     /// Documents read of the texts, for the next compilation.
     pub(crate) cache: Mutex<Cache>,
@@ -93,6 +98,7 @@ impl Control {
             api_server: config.api_server,
             metrics,
             destinations: Destinations::new(),
+            traffic: Ledger::default(),
             state: Mutex::default(),
             cache: Mutex::default(),
             changed: Notify::new(),

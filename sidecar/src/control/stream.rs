@@ -9,18 +9,20 @@ use super::inventory::Taken;
 use super::transport::{self, ConnectError};
 use crate::net::backoff::Backoff;
 use crate::net::throttle::Throttle;
-use culvert_control::DELTA;
 use culvert_control::messages::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use culvert_control::{DELTA, DOCUMENT};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// First and longest pause before the next attempt. 10,000 sidecars whose controller restarts come back over some seconds.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Life of a stream after which the next failure is the first of new ones.
 const LASTING: Duration = Duration::from_secs(10);
+/// Interval of reports on the pod's connections.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// Period after which a failure is logged again.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -88,12 +90,16 @@ async fn follow(control: &Control) -> Result<std::convert::Infallible, Broken> {
     control.metrics.connected.set(1);
     control.state().words = "connected".to_owned();
     tracing::info!(controller = connection.channel.authority, "a stream from the controller is open");
+    control.traffic.begin_again();
+    let mut reports = tokio::time::interval_at(Instant::now() + REPORT_EVERY, REPORT_EVERY);
+    reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let behind = control.state().inventory.is_behind();
         tokio::select! {
             response = call.next(), if !behind => take(control, &mut call, response?).await?,
             () = control.destinations.wake.notified() => {}
             () = control.settled.notified() => {}
+            _ = reports.tick() => report(control, &mut call).await?,
             () = connection.ended() => return Err(Broken::Ended),
         }
         for request in due(control) {
@@ -103,6 +109,16 @@ async fn follow(control: &Control) -> Result<std::convert::Infallible, Broken> {
             call.send(&request).await?;
         }
     }
+}
+
+/// Tells the controller what connections the pod had. It asks for nothing by that, and gets no answer.
+async fn report(control: &Control, call: &mut Call) -> Result<(), CallError> {
+    let Some(report) = control.traffic.report() else { return Ok(()) };
+    control.metrics.reports.inc();
+    // Of a type that both sides know, so that a controller that takes no reports passes it over.
+    let request =
+        DeltaDiscoveryRequest { type_url: DOCUMENT.to_owned(), report: Some(report), ..Default::default() };
+    call.send(&request).await
 }
 
 /// Takes a response, and refuses it at once where it is wrong by itself.
