@@ -68,6 +68,16 @@ impl Followers {
         (id, inbox)
     }
 
+    /// Returns true if a pod has a stream here.
+    pub(crate) fn has(&self, pod: &Key) -> bool {
+        self.of_pod.contains_key(pod)
+    }
+
+    /// Pods that have a stream here.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &Key> {
+        self.of_pod.keys()
+    }
+
     /// Notes that a stream follows an address.
     pub(crate) fn follow(&mut self, id: StreamId, address: IpAddr) {
         self.of_address.entry(address).or_default().insert(id);
@@ -138,6 +148,7 @@ mod tests {
         assert_eq!(second.take(), Waiting::default());
         followers.tell(&Touched { pods: [db.clone()].into(), ..Touched::default() });
         assert_eq!((first.take().documents, second.take().documents), (false, true));
+        assert!(followers.has(&web) && followers.pods().count() == 2);
         followers.tell_all();
         assert_eq!((first.take().documents, second.take().documents), (true, true));
         followers.leave(one, address);

@@ -34,6 +34,8 @@ pub(crate) struct Metrics {
     signatures: Family<SignedLabels, Counter>,
     /// `culvert_controller_refused_calls_total`: calls that were turned away.
     refused: Family<RefusedLabels, Counter>,
+    /// `culvert_controller_reports_total`: reports of sidecars' connections.
+    reports: Family<ReportLabels, Counter>,
     /// `culvert_controller_leader`: 1 while this replica writes.
     pub leader: Gauge,
     /// `culvert_controller_ready`: 1 while it can serve streams.
@@ -79,6 +81,20 @@ struct SignedLabels {
     outcome: Outcome,
 }
 
+/// Outcome of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Reported {
+    /// It was taken in.
+    Taken,
+    /// It came too soon after the one before, or its pod is gone.
+    Dropped,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReportLabels {
+    outcome: Reported,
+}
+
 /// Reason of a refused call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum Why {
@@ -108,6 +124,7 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("culvert_controller");
         let (sidecars, pushes, signatures, refused) =
             (Family::default(), Family::default(), Family::default(), Family::default());
+        let reports = Family::default();
         let (nacks, failures, watches) = (Counter::default(), Counter::default(), Counter::default());
         let (leader, ready, invalid) = (Gauge::default(), Gauge::default(), Gauge::default());
         let lookups = Histogram::new(SECONDS);
@@ -117,6 +134,7 @@ impl Default for Metrics {
         registry.register("lookup_seconds", "Seconds from a look-up to its answer", lookups.clone());
         registry.register("signatures", "Requests for a certificate", Family::clone(&signatures));
         registry.register("refused_calls", "Calls that were turned away", Family::clone(&refused));
+        registry.register("reports", "Reports of sidecars' connections", Family::clone(&reports));
         registry.register("leader", "1 while this replica writes what is written once", leader.clone());
         registry.register("ready", "1 while it can serve sidecars", ready.clone());
         registry.register("invalid_documents", "Mesh documents that cannot be read", invalid.clone());
@@ -131,6 +149,7 @@ impl Default for Metrics {
             lookups,
             signatures,
             refused,
+            reports,
             leader,
             ready,
             invalid,
@@ -161,6 +180,10 @@ impl Metrics {
 
     pub(crate) fn signatures(&self, outcome: Outcome) {
         self.signatures.get_or_create(&SignedLabels { outcome }).inc();
+    }
+
+    pub(crate) fn reported(&self, outcome: Reported) {
+        self.reports.get_or_create(&ReportLabels { outcome }).inc();
     }
 
     pub(crate) fn refused(&self, reason: Why) {

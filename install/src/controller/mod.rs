@@ -4,6 +4,7 @@
 //! ```text
 //! API server ──LIST, WATCH──▶ watch ──▶ world ──touched──▶ followers ──▶ streams ──compile──▶ sidecars
 //!      ▲                                  │
+//!      │                                  └──▶ picture ◀── traffic ◀──reports── streams
 //!      └──lease, authority, ConfigMaps, conditions, CRDs◀── keep
 //! SIGTERM ──▶ not ready, the lease given back ──▶ a while later: the streams end, and sidecars go to other replicas
 //! ```
@@ -13,11 +14,12 @@
 //! | level | module | holds |
 //! |---|---|---|
 //! | 6 | `mod` | tasks |
-//! | 5 | `pages`, `keep`, `watch` | status port; writes; reads |
+//! | 5 | `pages`, `keep`, `watch` | status port and the picture of the mesh; writes; reads |
 //! | 5 | `stream` | sidecars' calls |
 //! | 4 | `shared` | state of all tasks |
 //! | 3 | `compile` | documents for one sidecar, pure |
 //! | 3 | `followers` | streams by what they follow |
+//! | 3 | `traffic` | connections that sidecars report, pure |
 //! | 2 | `world`, `authority` | the cluster; certificates, pure |
 //! | 1 | `peers` | bounds on what one peer has |
 //! | 1 | `key`, `options`, `metrics` | plain data |
@@ -33,6 +35,7 @@ mod pages;
 mod peers;
 pub(crate) mod shared;
 pub(crate) mod stream;
+pub(crate) mod traffic;
 mod watch;
 pub(crate) mod world;
 
@@ -102,7 +105,7 @@ async fn work(options: ControllerOptions, api: kube::Config) -> Result<(), Contr
     let mut tasks = JoinSet::new();
     let lists = watch::start(&shared, &mut tasks);
     tasks.spawn(all_listed(Arc::clone(&shared), lists));
-    let pages = Status { shared: Arc::clone(&shared), ending: leaving };
+    let pages = Status::new(Arc::clone(&shared), leaving);
     tasks.spawn(culvert_serve::serve(status, STATUS_CONNECTIONS, pages));
     tasks.spawn(keep::authority::keep(Arc::clone(&shared)));
     tasks.spawn(keep::lease::hold(Arc::clone(&shared)));

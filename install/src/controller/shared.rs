@@ -15,6 +15,7 @@ use super::key::Key;
 use super::metrics::Metrics;
 use super::options::Settings;
 use super::peers::{Allowance, Shares};
+use super::traffic::Traffic;
 use super::world::{Touched, World};
 
 /// Reviews of tokens at a time: a cluster that comes back sends thousands, and the API server has others to answer.
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     world: Mutex<World>,
     /// Streams. They add themselves; watches wake them.
     followers: Mutex<Followers>,
+    /// Connections that sidecars report. Streams write it, the picture of the mesh reads it.
+    traffic: Mutex<Traffic>,
     /// The authority; `None` until the Secret is read. Upkeep writes it.
     authority: Mutex<Option<Kept>>,
     /// Certificate of the streams' port. Upkeep writes it, each handshake reads it.
@@ -68,6 +71,7 @@ impl Shared {
             client,
             world: Mutex::default(),
             followers: Mutex::default(),
+            traffic: Mutex::default(),
             authority: Mutex::default(),
             served: watch::Sender::new(None),
             listed: watch::Sender::new(false),
@@ -88,6 +92,10 @@ impl Shared {
 
     pub(crate) fn followers(&self) -> MutexGuard<'_, Followers> {
         self.followers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn traffic(&self) -> MutexGuard<'_, Traffic> {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn authority(&self) -> MutexGuard<'_, Option<Kept>> {

@@ -5,10 +5,11 @@ use culvert_serve::metrics::metrics;
 use culvert_serve::reply::{self, Reply};
 use culvert_serve::{Incoming, Method, Request, StatusCode};
 
-/// Answers a request. `why_not` is the reason why it is not ready, `text` makes the metrics.
+/// Answers a request. `why_not` is the reason why it is not ready, `more` other pages, `text` makes the metrics.
 pub(crate) fn page(
     request: &Request<Incoming>,
     why_not: Option<&str>,
+    more: &str,
     text: impl FnOnce() -> String,
 ) -> Reply {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -21,6 +22,6 @@ pub(crate) fn page(
             Some(reason) => reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}")),
         },
         "/metrics" => metrics(request.headers(), text()),
-        _ => reply::not_found("/healthz, /ready, /metrics"),
+        _ => reply::not_found(&format!("/healthz, /ready, /metrics{more}")),
     }
 }

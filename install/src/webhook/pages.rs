@@ -61,7 +61,7 @@ impl Pages for Status {
 impl Status {
     fn page(&self, request: &Request<Incoming>) -> Reply {
         let why_not = self.why_not();
-        page(request, why_not.as_deref(), || {
+        page(request, why_not.as_deref(), "", || {
             self.injector.metrics.ready.set(i64::from(why_not.is_none()));
             self.injector.metrics.text()
         })

@@ -7,6 +7,7 @@
 //! ```
 
 mod grpc;
+mod intake;
 pub(crate) mod reviewed;
 pub(crate) mod server;
 mod session;

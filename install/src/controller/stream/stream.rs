@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::grpc::{self, Messages, Piece, Status};
+use super::intake::Intake;
 use super::reviewed::{self, Caller};
 use super::session::{Asked, PIECE, Session};
 use crate::controller::compile::{self, Named, mesh_of};
@@ -72,6 +73,7 @@ struct Following {
     id: StreamId,
     inbox: Arc<Inbox>,
     session: Session,
+    intake: Intake,
     /// Time of the last refusal that was a warning.
     complained: Option<Instant>,
     _share: Share<Key>,
@@ -89,6 +91,7 @@ impl Following {
             id,
             inbox,
             session: Session::default(),
+            intake: Intake::default(),
             complained: None,
             _share: share,
         }
@@ -99,6 +102,7 @@ impl Drop for Following {
     fn drop(&mut self) {
         let addresses = self.session.at(|_| true).into_iter().map(|at| at.ip());
         self.shared.followers().remove(self.id, &self.caller.pod, addresses);
+        self.intake.end(&self.shared);
         self.shared.metrics.connected(&self.image, -1);
     }
 }
@@ -135,10 +139,13 @@ impl Following {
     /// Answers a request.
     async fn answer(
         &mut self,
-        request: DeltaDiscoveryRequest,
+        mut request: DeltaDiscoveryRequest,
         queue: &mpsc::Sender<Piece>,
     ) -> Result<(), Status> {
         let began = Instant::now();
+        if let Some(report) = request.report.take() {
+            self.intake.take(&self.shared, &self.caller, report);
+        }
         let Asked { documents, destinations, given_up, refused } =
             self.session.take(request).map_err(|wrong| Status::new(3, wrong))?;
         if let Some((nonce, words)) = refused {
