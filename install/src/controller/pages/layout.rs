@@ -94,9 +94,19 @@ fn layers(graph: &Graph) -> Vec<Option<usize>> {
             layers[node] = nearest - 1;
         }
     }
-    let last = layers.iter().max().copied().unwrap_or_default().max(MAX_LAYERS - 1);
     let touched = |node: usize| !callees[node].is_empty() || !callers[node].is_empty();
-    (0..count).map(|node| touched(node).then_some(layers[node] * (MAX_LAYERS - 1) / last)).collect()
+    fewer((0..count).map(|node| touched(node).then_some(layers[node])).collect())
+}
+
+/// Lets steps share columns where there are too many, so that each column has as many nodes as the others.
+fn fewer(layers: Vec<Option<usize>>) -> Vec<Option<usize>> {
+    let mut sorted: Vec<usize> = layers.iter().flatten().copied().collect();
+    sorted.sort_unstable();
+    if sorted.last().is_none_or(|last| *last < MAX_LAYERS) {
+        return layers;
+    }
+    let before = |layer: usize| sorted.partition_point(|one| *one < layer);
+    layers.iter().map(|layer| layer.map(|layer| before(layer) * MAX_LAYERS / sorted.len())).collect()
 }
 
 /// Nodes with callers before callees, as far as there is no circle: by depth first search, those without callers first.
@@ -245,7 +255,7 @@ impl Grid {
         };
         Layout {
             // Room at the right for edges within the last column.
-            width: MARGIN * 4.0 + self.columns as f64 * COLUMN - (COLUMN - WIDTH) + 50.0,
+            width: MARGIN * 4.0 + self.columns as f64 * COLUMN - (COLUMN - WIDTH) + 70.0,
             height: top - BETWEEN + MARGIN,
             nodes: self.places.iter().map(at).collect(),
             columns: self.places.iter().map(|cell| cell.column).collect(),

@@ -15,7 +15,7 @@ pub(super) const MAX_EDGES: usize = 400;
 /// Edges of a picture in which they have their rates beside them. Pointed at, every edge says it.
 const MAX_LABELS: usize = 60;
 /// Letters of a name that a node has place for.
-const MAX_NAME: usize = 20;
+const MAX_NAME: usize = 18;
 /// Letters of a lane's name.
 const MAX_TITLE: usize = 63;
 /// Name of the lane of those that are in no namespace.

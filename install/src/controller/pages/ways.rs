@@ -101,9 +101,10 @@ fn around(right: f64, top: f64) -> Way {
 
 /// The way to a node in the same column.
 fn beside(x: f64, track: f64, (leaves, comes): (f64, f64)) -> Way {
-    let (end, out) = (x + HEAD, x + 44.0 + track * SPREAD / 2.0);
+    let (end, out) = (x + HEAD, x + 36.0 + track * SPREAD / 3.0 + ((comes - leaves).abs() / 5.0).min(44.0));
     let line = format!("M{x:.0} {leaves:.1}C{out:.0} {leaves:.1} {out:.0} {comes:.1} {end:.0} {comes:.1}");
-    let labels = TRIED.map(|share| (x + 36.0, leaves + (comes - leaves) * share)).into();
+    let middle = x + (out - x) * 0.75;
+    let labels = TRIED.map(|share| (middle, leaves + (comes - leaves) * share)).into();
     Way { line, head: head(end, comes, -1.0), labels }
 }
 
