@@ -207,7 +207,7 @@ fn the_page_has_each_right_and_the_commands_for_what_stays() -> Result<()> {
         assert!(page.contains(row), "{row} is not in OPERATIONS.md");
     }
     let label =
-        format!("{}={}", constant("keep/written.rs", "MANAGED_BY")?, constant("keep/written.rs", "MANAGER")?);
+        format!("{}={}", constant("keep/written.rs", "MANAGED_BY")?, constant("keep/call.rs", "MANAGER")?);
     for command in [
         format!(
             "delete configmaps --all-namespaces --field-selector metadata.name={} --selector {label}",

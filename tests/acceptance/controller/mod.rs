@@ -3,6 +3,7 @@
 
 mod cluster;
 mod identities;
+mod permissions;
 mod replicas;
 mod streams;
 mod traffic;

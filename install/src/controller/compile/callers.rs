@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Permissions by the tags of callers, turned into permissions by their identities. Pure.
+//! Callers by their accounts. Pure.
 //!
-//! A certificate names an account, and no tags. So a permission by tags is sent as the accounts of the pods that have them. An
-//! account may also run pods without those tags: then a permission does not hold for it, and a denial does.
+//! A certificate names an account, and no tags. So a choice of callers by tags is compared with the pods of each account.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_mesh::document::Document;
+use culvert_mesh::kinds::FromSpec as _;
 use culvert_mesh::kinds::dataplane::Dataplane;
-use culvert_mesh::kinds::mesh_traffic_permission::{ActionWord, MeshTrafficPermission, PermissionFrom};
-use culvert_mesh::kinds::{FromSpec as _, Spec};
-use culvert_mesh::select::{Subject, effective};
+use culvert_mesh::model::tags::Tags;
 use culvert_mesh::target::Pods;
-use serde_json::{Value, json};
 
-use super::dataplane::{dataplane, read};
-use super::{API_VERSION, Identities, MESH, Named, OWN, mesh_of};
+use super::dataplane::{dataplane, read, tags_without_port};
+use super::{Identities, mesh_of};
+use crate::controller::key::Key;
 use crate::controller::world::World;
 
 /// Accounts of each mesh, made once for each state of the cluster: every stream asks for them after a change of a policy, and
@@ -29,7 +27,7 @@ type Made = (u64, Arc<Vec<Account>>);
 
 impl Callers {
     /// Returns the accounts of a mesh's members.
-    pub(super) fn of(&self, world: &World, identities: &Identities, mesh: &str) -> Arc<Vec<Account>> {
+    pub(crate) fn of(&self, world: &World, identities: &Identities, mesh: &str) -> Arc<Vec<Account>> {
         let now = world.callers_version();
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((version, accounts)) = made.get(mesh)
@@ -45,162 +43,82 @@ impl Callers {
     }
 }
 
-/// Callers of one account: a Dataplane for each kind of pod that it runs.
+/// Callers of one account: one for each kind of pod that it runs.
 #[derive(Debug)]
-pub(super) struct Account {
-    id: String,
-    dataplanes: Vec<Document>,
+pub(crate) struct Account {
+    /// Namespace and name.
+    pub key: Key,
+    /// SPIFFE ID.
+    pub id: String,
+    /// Its kinds of pods, at least one.
+    pub kinds: Vec<Caller>,
 }
 
-/// Decisions about callers, as `rules` says them.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Lists {
-    allow: Vec<Value>,
-    deny: Vec<Value>,
-    shadow: Vec<Value>,
+/// A pod that stands for all of its kind.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    dataplane: Document,
+    /// Tags of a pod that offers no port, and so has no inbound with tags: it calls, as a job does.
+    portless: Option<Tags>,
 }
 
 /// Part of an account's pods that a choice of callers takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     All,
     Some,
     None,
 }
 
-/// Returns the permissions by tags as permissions by identity: one for all inbounds of a pod, or one for each where they differ.
-/// `subjects` begins with the pod, its inbounds follow.
-pub(super) fn rules(
-    accounts: &[Account],
-    identities: &Identities,
-    mesh: &str,
-    permissions: &[&Document],
-    subjects: &[Subject<'_>],
-) -> Vec<Named> {
-    let Some((pod, inbounds)) = subjects.split_first() else { return Vec::new() };
-    let Some((this, _)) = pod.pod else { return Vec::new() };
-    let lists = |subject: &Subject<'_>| lists(identities, permissions, subject, accounts);
-    let each: Vec<_> = inbounds.iter().map(|subject| (subject, lists(subject))).collect();
-    let named = |section: Option<u16>, lists: Lists| {
-        let Lists { allow, deny, shadow } = lists;
-        let mut target = json!({ "kind": "Dataplane", "name": this.name, "namespace": this.namespace });
-        let mut name = format!("{OWN}-callers");
-        if let Some(port) = section {
-            target["sectionName"] = port.to_string().into();
-            name = format!("{name}-{port}");
+impl Account {
+    /// Part of its pods that a choice takes.
+    pub(super) fn part(&self, takes: impl Fn(&Caller) -> bool) -> Part {
+        match self.kinds.iter().filter(|caller| takes(caller)).count() {
+            0 => Part::None,
+            count if count == self.kinds.len() => Part::All,
+            _ => Part::Some,
         }
-        let mut default = json!({ "allow": allow, "deny": deny, "allowWithShadowDeny": shadow });
-        // An empty list is no list.
-        if let Some(lists) = default.as_object_mut() {
-            lists.retain(|_, list| list.as_array().is_some_and(|list| !list.is_empty()));
+    }
+}
+
+impl Caller {
+    /// Name of the pod; its namespace is the account's.
+    pub(super) fn name(&self) -> &str {
+        &self.dataplane.name
+    }
+
+    /// Returns true if a choice of pods takes it.
+    pub(super) fn is_among(&self, pods: &Pods) -> bool {
+        match pods {
+            Pods::Mesh | Pods::Dataplanes => true,
+            Pods::Tags(wanted) => self.has(wanted),
+            Pods::Labels(wanted) => self.dataplane.has_labels(wanted),
+            Pods::Dataplane { name, .. } => self.dataplane.is_named(name),
         }
-        let document = json!({
-            "apiVersion": API_VERSION, "kind": "MeshTrafficPermission",
-            "metadata": { "name": name, "namespace": this.namespace, "labels": { MESH: mesh } },
-            "spec": { "targetRef": target, "rules": [{ "default": default }] },
-        });
-        Named::of("MeshTrafficPermission", &name, &document)
-    };
-    let all_equal = each.windows(2).all(|pair| pair[0].1 == pair[1].1);
-    match each.first() {
-        Some(_) if !all_equal => each
-            .into_iter()
-            .filter_map(|(subject, lists)| Some(named(Some(subject.inbound?.port.0), lists?)))
-            .collect(),
-        Some(_) => each
-            .into_iter()
-            .next()
-            .and_then(|(_, lists)| lists)
-            .map(|lists| named(None, lists))
-            .into_iter()
-            .collect(),
-        None => lists(pod).map(|lists| named(None, lists)).into_iter().collect(),
+    }
+
+    /// Returns true if it has these tags.
+    pub(super) fn has(&self, wanted: &Tags) -> bool {
+        let of_inbounds = Dataplane::from_spec(&self.dataplane.spec);
+        let mut tags = of_inbounds.into_iter().flat_map(Dataplane::tags).chain(&self.portless);
+        tags.any(|tags| wanted.select(tags))
     }
 }
 
 /// Accounts of the mesh's members. All pods with the same labels count as one.
 fn accounts(world: &World, identities: &Identities, mesh: &str) -> Vec<Account> {
-    let mut accounts: BTreeMap<String, Vec<Document>> = BTreeMap::new();
+    let mut accounts: BTreeMap<Key, Vec<Caller>> = BTreeMap::new();
     for pod in world.one_pod_of_each_kind().filter(|pod| pod.is_onboarded() && mesh_of(pod) == mesh) {
-        let read = read(mesh, &dataplane(world, identities, pod).text);
-        let id = identities.id(pod.key.namespace(), &pod.account);
-        accounts.entry(id).or_default().extend(read);
+        let Some(dataplane) = read(mesh, &dataplane(world, identities, pod).text) else { continue };
+        let has_tags = Dataplane::from_spec(&dataplane.spec).is_some_and(|own| own.tags().next().is_some());
+        let portless = (!has_tags).then(|| tags_without_port(pod));
+        let key = Key::new(pod.key.namespace(), &pod.account);
+        accounts.entry(key).or_default().push(Caller { dataplane, portless });
     }
-    accounts.into_iter().map(|(id, dataplanes)| Account { id, dataplanes }).collect()
-}
-
-/// Returns the decisions that hold for a subject; `None` where no policy is about it.
-fn lists(
-    identities: &Identities,
-    permissions: &[&Document],
-    subject: &Subject<'_>,
-    accounts: &[Account],
-) -> Option<Lists> {
-    let mut effective = effective::<MeshTrafficPermission>(permissions, std::slice::from_ref(subject));
-    if effective.is_empty() {
-        return None;
-    }
-    // The last one that fits a caller decides, and the most specific policy comes last.
-    effective.reverse();
-    let items: Vec<&PermissionFrom> = effective.iter().flat_map(|one| &one.policy.from).collect();
-    let mut rest = None;
-    let mut decided: BTreeMap<&str, Option<ActionWord>> =
-        accounts.iter().map(|one| (&*one.id, None)).collect();
-    for PermissionFrom { target_ref, default } in items {
-        let action = default.action;
-        if target_ref.pods == Pods::Mesh {
-            rest = Some(action);
-        }
-        for account in accounts {
-            let holds = match part(account, &target_ref.pods) {
-                Part::All => true,
-                Part::Some => matches!(action, ActionWord::Deny),
-                Part::None => false,
-            };
-            if holds {
-                decided.insert(&account.id, Some(action));
-            }
-        }
-    }
-    let mut lists = Lists::default();
-    let everyone = json!({ "spiffeID": { "type": "Prefix", "value": format!("spiffe://{}/", identities.trust_domain) } });
-    match rest {
-        Some(ActionWord::Allow) => lists.allow.push(everyone),
-        Some(ActionWord::AllowWithShadowDeny) => lists.shadow.push(everyone),
-        Some(ActionWord::Deny) | None => {}
-    }
-    for (id, action) in decided {
-        let one = json!({ "spiffeID": { "type": "Exact", "value": id } });
-        match action {
-            Some(action) if Some(action) == rest => {}
-            Some(ActionWord::Allow) => lists.allow.push(one),
-            Some(ActionWord::AllowWithShadowDeny) => lists.shadow.push(one),
-            // Others are not let in without a rule, so only an exception from `everyone` needs one.
-            Some(ActionWord::Deny) if rest.is_some() => lists.deny.push(one),
-            Some(ActionWord::Deny) | None => {}
-        }
-    }
-    if lists == Lists::default() {
-        // A rule must name a caller. No account has a path of this form.
-        let none = format!("spiffe://{}/none", identities.trust_domain);
-        lists.allow.push(json!({ "spiffeID": { "type": "Exact", "value": none } }));
-    }
-    Some(lists)
-}
-
-/// Part of an account's pods that a choice takes.
-fn part(account: &Account, pods: &Pods) -> Part {
-    let takes = |document: &&Document| match (&document.spec, pods) {
-        (_, Pods::Mesh | Pods::Dataplanes) => true,
-        (Spec::Dataplane(_), Pods::Tags(wanted)) => Dataplane::from_spec(&document.spec)
-            .is_some_and(|dataplane| dataplane.tags().any(|tags| wanted.select(tags))),
-        (_, Pods::Labels(wanted)) => document.has_labels(wanted),
-        (_, Pods::Dataplane { name, .. }) => document.is_named(name),
-        _ => false,
+    let account = |(key, mut kinds): (Key, Vec<Caller>)| {
+        // The world knows no order, and the words about an account have one.
+        kinds.sort_by(|one, other| one.name().cmp(other.name()));
+        Account { id: identities.id(key.namespace(), key.name()), key, kinds }
     };
-    match account.dataplanes.iter().filter(takes).count() {
-        0 => Part::None,
-        count if count == account.dataplanes.len() => Part::All,
-        _ => Part::Some,
-    }
+    accounts.into_iter().map(account).collect()
 }

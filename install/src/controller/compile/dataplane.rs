@@ -7,6 +7,7 @@ use std::path::Path;
 use culvert_mesh::context::Context;
 use culvert_mesh::document::{Document, SPIFFE_ID};
 use culvert_mesh::load::Loaded;
+use culvert_mesh::model::tags::Tags;
 use serde_json::{Map, Value, json};
 
 use super::{ACCOUNT, API_VERSION, Identities, MESH, NAMESPACE, Named, mesh_of};
@@ -81,10 +82,21 @@ fn inbounds(world: &World, pod: &Pod) -> BTreeMap<u16, Inbound> {
     for ContainerPort { name, port } in &pod.ports {
         inbounds.entry(*port).or_insert_with(|| Inbound {
             name: name.as_deref().map(str::to_owned),
-            tags: tags(pod, &format!("{}_{}_svc", pod.workload, pod.key.namespace()), None),
+            tags: tags(pod, &portless(pod), None),
         });
     }
     inbounds
+}
+
+/// Service of a port that no Service is in front of, and of a pod without ports.
+fn portless(pod: &Pod) -> String {
+    format!("{}_{}_svc", pod.workload, pod.key.namespace())
+}
+
+/// Tags of a pod without ports: it has no inbound to carry them, and calls all the same.
+pub(super) fn tags_without_port(pod: &Pod) -> Tags {
+    let tags = tags(pod, &portless(pod), None);
+    Tags(tags.into_iter().filter_map(|(name, value)| Some((name, value.as_str()?.to_owned()))).collect())
 }
 
 /// Number of the pod's port behind a Service's port. `None` where the pod has no port of that name.

@@ -8,7 +8,9 @@
 
 mod callers;
 mod dataplane;
+mod permissions;
 mod policies;
+mod reach;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use super::world::{DEFAULT_MESH, Pod, World};
 
 pub(crate) use self::callers::Callers;
 pub(crate) use self::dataplane::dataplane;
+pub(crate) use self::reach::{Reach, reach};
 
 /// API version of mesh documents.
 const API_VERSION: &str = "kuma.io/v1alpha1";

@@ -2,6 +2,8 @@
 //! Objects that replicas keep in the cluster: the lease, the authority, and the leader's writes.
 
 pub(crate) mod authority;
+mod call;
+mod conditions;
 pub(crate) mod crds;
 pub(crate) mod lease;
 pub(crate) mod written;

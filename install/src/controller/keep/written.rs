@@ -3,25 +3,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use culvert_mesh::kinds::Kind;
 use kube::Api;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
-use serde_json::{Map, Value, json};
-use tokio::time::{Instant, sleep, timeout};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
 
+use super::call::{MANAGER, WriteError, failed, within};
+use super::conditions::Conditions;
 use super::lease;
 use crate::controller::authority::Kept;
-use crate::controller::key::Key;
 use crate::controller::shared::Shared;
-use crate::controller::watch::{GROUP, VERSION, resource};
-use crate::controller::world::{MeshDocument, Told, first_mesh};
-use crate::system::clock;
+use crate::controller::watch::resource;
+use crate::controller::world::first_mesh;
 
-/// Manager of the fields that it applies, and value of its label.
-const MANAGER: &str = "culvert-controller";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// ConfigMap of a namespace with its mesh and the authorities.
 const CONFIG_MAP: &str = "culvert-mesh";
@@ -34,10 +32,6 @@ const GATHER: Duration = Duration::from_millis(200);
 const AGAIN_AFTER: Duration = Duration::from_secs(300);
 /// Pause after a write that failed.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Deadline of one write.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// Longest message of a condition, as Kubernetes takes it.
-const MAX_MESSAGE: usize = 32_000;
 
 /// Writes for as long as it is polled, while this replica leads.
 pub(crate) async fn keep(shared: Arc<Shared>) {
@@ -50,7 +44,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         let mut writer = Writer::new(&shared);
         loop {
             let pause = match writer.all().await {
-                Ok(()) => AGAIN_AFTER,
+                Ok(()) => writer.conditions.due().unwrap_or(AGAIN_AFTER),
                 Err(error) => {
                     shared.metrics.failures.inc();
                     tracing::warn!("{error}; tried again in {} s", PAUSE.as_secs());
@@ -66,19 +60,12 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// A write that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot write {what}: {why}")]
-struct WriteError {
-    what: String,
-    why: String,
-}
-
 /// The leader's writes, with what was written last.
 struct Writer<'a> {
     shared: &'a Shared,
     /// Data of ConfigMaps, by their namespaces.
     maps: BTreeMap<String, BTreeMap<String, String>>,
+    conditions: Conditions,
     /// True once the Lease says that there was a Mesh.
     remembered: bool,
     /// True once its loss was told.
@@ -88,7 +75,14 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn new(shared: &'a Shared) -> Self {
-        Self { shared, maps: BTreeMap::new(), remembered: false, missed: false, whole_since: Instant::now() }
+        Self {
+            shared,
+            maps: BTreeMap::new(),
+            conditions: Conditions::default(),
+            remembered: false,
+            missed: false,
+            whole_since: Instant::now(),
+        }
     }
 
     /// Forgets what was written, once that is old.
@@ -105,7 +99,7 @@ impl<'a> Writer<'a> {
         }
         let mesh = self.mesh().await;
         let maps = self.config_maps().await;
-        let conditions = self.conditions().await;
+        let conditions = self.conditions.write(self.shared).await;
         mesh.and(maps).and(conditions)
     }
 
@@ -233,88 +227,9 @@ impl<'a> Writer<'a> {
             _ => Ok(()),
         }
     }
-
-    /// Tells documents whether they are accepted.
-    async fn conditions(&self) -> Result<(), WriteError> {
-        let (mut invalid, mut differ) = (0, Vec::new());
-        for document in self.shared.world().documents.current() {
-            invalid += i64::from(document.read.is_err());
-            let wanted = Told { accepted: document.read.is_ok(), generation: document.generation };
-            if document.told != Some(wanted) {
-                differ.push((document.kind, document.key.clone(), condition(document)));
-            }
-        }
-        self.shared.metrics.invalid.set(invalid);
-        let mut result = Ok(());
-        for (kind, key, condition) in differ {
-            result = result.and(self.condition(Kind::ALL[kind], &key, condition).await);
-        }
-        result
-    }
-
-    async fn condition(&self, kind: Kind, key: &Key, condition: Value) -> Result<(), WriteError> {
-        let resource = resource(kind);
-        let client = self.shared.client.clone();
-        let api = match key.namespace() {
-            "" => Api::<DynamicObject>::all_with(client, &resource),
-            namespace => Api::namespaced_with(client, namespace, &resource),
-        };
-        let mut metadata = Map::new();
-        metadata.insert("name".to_owned(), key.name().into());
-        let status = json!({
-            "apiVersion": format!("{GROUP}/{VERSION}"), "kind": kind.name(), "metadata": metadata,
-            "status": { "conditions": [condition] },
-        });
-        let apply = PatchParams::apply(MANAGER).force();
-        match within(api.patch_status(key.name(), &apply, &Patch::Apply(&status))).await {
-            Ok(_) => Ok(()),
-            // Gone meanwhile, or a kind of another program's without a status.
-            Err(error) if error.is(404) => Ok(()),
-            Err(error) => Err(failed(format!("the status of {} {key}", kind.name()), error)),
-        }
-    }
 }
 
 fn is_ours(object: &DynamicObject) -> bool {
     let labels = object.metadata.labels.as_ref();
     labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == MANAGER)
-}
-
-fn condition(document: &MeshDocument) -> Value {
-    let (status, reason, message) = match &document.read {
-        Ok(_) => ("True", "Valid", "culvert has read it".to_owned()),
-        Err(refused) => ("False", "Invalid", refused.0.join("\n").chars().take(MAX_MESSAGE).collect()),
-    };
-    json!({
-        "type": "Accepted", "status": status, "reason": reason, "message": message,
-        "observedGeneration": document.generation,
-        "lastTransitionTime": clock::rfc3339(SystemTime::now()),
-    })
-}
-
-/// A call that failed.
-#[derive(Debug, thiserror::Error)]
-enum CallError {
-    #[error(transparent)]
-    Api(kube::Error),
-    #[error("the API server does not answer within {} s", ANSWERS_WITHIN.as_secs())]
-    Late,
-}
-
-impl CallError {
-    fn is(&self, code: u16) -> bool {
-        matches!(self, Self::Api(kube::Error::Api(status)) if status.code == code)
-    }
-
-    fn is_terminating(&self) -> bool {
-        matches!(self, Self::Api(kube::Error::Api(status)) if status.message.contains("being terminated"))
-    }
-}
-
-async fn within<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, CallError> {
-    timeout(ANSWERS_WITHIN, call).await.map_err(|_| CallError::Late)?.map_err(CallError::Api)
-}
-
-fn failed(what: String, why: impl std::fmt::Display) -> WriteError {
-    WriteError { what, why: why.to_string() }
 }

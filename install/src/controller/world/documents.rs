@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use culvert_mesh::context::Context;
 use culvert_mesh::document::Document;
-use culvert_mesh::kinds::mesh_traffic_permission::MeshTrafficPermission;
-use culvert_mesh::kinds::{FromSpec as _, Kind, Spec};
+use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::load::Loaded;
 use serde_json::{Map, Value, json};
 
@@ -16,6 +15,10 @@ use super::super::key::Key;
 
 /// Mesh of a document that names none.
 pub(crate) const DEFAULT_MESH: &str = "default";
+/// Condition of a document that says whether it was read.
+pub(crate) const ACCEPTED: &str = "Accepted";
+/// Condition of a permission by tags that says whether it holds for whole accounts.
+pub(crate) const BY_ACCOUNT: &str = "AppliesByAccount";
 /// Keys under `metadata` that say something to a sidecar.
 const METADATA: [&str; 3] = ["name", "namespace", "labels"];
 
@@ -28,26 +31,52 @@ pub(crate) struct MeshDocument {
     pub key: Key,
     /// Generation that the API server gave this content.
     pub generation: i64,
-    /// Condition `Accepted` of its status; `None` where it has none of ours.
-    pub told: Option<Told>,
+    /// Conditions of its status, as far as they are ours.
+    pub told: Told,
     /// Result of reading it.
     pub read: Result<Good, Refused>,
 }
 
-/// Condition `Accepted` of a document's status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Conditions of a document's status, as far as they are ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Told {
-    pub accepted: bool,
+    /// `Accepted`, without its words: they follow from the content.
+    pub accepted: Option<Stated>,
+    /// `AppliesByAccount`.
+    pub by_account: Option<Stated>,
+}
+
+/// A condition as a status has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stated {
+    /// True if its status is `True`.
+    pub holds: bool,
     /// Generation that it is about.
     pub generation: i64,
+    /// Time since which it holds, or does not.
+    pub since: Box<str>,
+    /// Words.
+    pub message: Box<str>,
 }
 
 impl Told {
-    fn read(object: &Value) -> Option<Self> {
-        let conditions = object["status"]["conditions"].as_array()?;
-        let one = conditions.iter().find(|one| one["type"] == "Accepted")?;
-        let generation = one["observedGeneration"].as_i64()?;
-        Some(Self { accepted: one["status"] == "True", generation })
+    fn read(object: &Value) -> Self {
+        let conditions = object["status"]["conditions"].as_array();
+        let one = |kind: &str| conditions?.iter().find(|one| one["type"] == kind).and_then(Stated::read);
+        let accepted = one(ACCEPTED).map(|stated| Stated { message: Box::default(), ..stated });
+        Self { accepted, by_account: one(BY_ACCOUNT) }
+    }
+}
+
+impl Stated {
+    fn read(condition: &Value) -> Option<Self> {
+        let text = |name: &str| condition[name].as_str().unwrap_or_default().into();
+        Some(Self {
+            holds: condition["status"] == "True",
+            generation: condition["observedGeneration"].as_i64()?,
+            since: text("lastTransitionTime"),
+            message: text("message"),
+        })
     }
 }
 
@@ -115,6 +144,15 @@ pub(crate) fn read(text: &str, kind: usize) -> Result<Good, Refused> {
     }
 }
 
+/// Returns true for a permission that chooses callers by their tags.
+pub(crate) fn names_callers(spec: &Spec) -> bool {
+    match spec {
+        Spec::MeshTrafficPermission(permission) => !permission.from.is_empty(),
+        Spec::TrafficPermission(_) => true,
+        _ => false,
+    }
+}
+
 /// A document, and what holds of it.
 #[derive(Debug)]
 struct Entry {
@@ -157,12 +195,10 @@ impl Documents {
 
     /// Returns true if a permission chooses callers by something else than their identity.
     pub(super) fn name_callers(&self) -> bool {
-        let kind = Kind::ALL.iter().position(|kind| *kind == Kind::MeshTrafficPermission);
-        let permissions = kind.and_then(|kind| self.all.get(kind)).into_iter().flatten();
-        permissions.filter_map(|(_, entry)| entry.good.as_ref()).any(|good| {
-            MeshTrafficPermission::from_spec(&good.document.spec)
-                .is_some_and(|policy| !policy.from.is_empty())
-        })
+        const KINDS: [Kind; 2] = [Kind::MeshTrafficPermission, Kind::TrafficPermission];
+        let of_kind = self.all.iter().zip(Kind::ALL).filter(|(_, kind)| KINDS.contains(kind));
+        let permissions = of_kind.flat_map(|(of_kind, _)| of_kind.values());
+        permissions.filter_map(|entry| entry.good.as_ref()).any(|good| names_callers(&good.document.spec))
     }
 
     pub(super) fn keys(&self, kind: usize) -> impl Iterator<Item = Key> {

@@ -15,7 +15,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub(crate) use self::documents::{DEFAULT_MESH, Documents, MeshDocument, Told, first_mesh};
+pub(crate) use self::documents::{
+    ACCEPTED, BY_ACCOUNT, DEFAULT_MESH, Documents, Good, MeshDocument, Stated, Told, first_mesh,
+    names_callers,
+};
 pub(crate) use self::objects::{
     ContainerPort, Life, Pod, RawPod, RawService, Service, ServicePort, Slice, TargetPort,
 };

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+mod permissions;
+
 use culvert_mesh::kinds::Kind;
 use serde_json::{Value, json};
 
