@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
 use culvert_cni::agent::PodRef;
-use culvert_install::kube::events::{Event, Regarding, Reporter, post};
+use culvert_install::kube::events::{Event, Reason, Regarding, Reporter, post};
 use culvert_install::kube::{ApiError, Client, Events, Pods, hold, http};
 use culvert_tests::api_server::{ApiServer, Fault};
 use serde_json::json;
@@ -344,7 +344,7 @@ fn events_are_posted_and_tried_again_but_not_without_end() -> Result<()> {
     let (events, queue) = Events::new();
     let event = |name: &str, message: String| Event {
         regarding: Regarding::pod("shop".to_owned(), name.to_owned(), Some(format!("uid-of-{name}"))),
-        reason: "RedirectRepaired",
+        reason: Reason::warning("RedirectRepaired"),
         message,
         at: SystemTime::UNIX_EPOCH,
     };

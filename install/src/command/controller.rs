@@ -10,6 +10,7 @@ use crate::command::answer::{Answer, Exit};
 use crate::command::logging::start_logging;
 use crate::controller;
 use crate::controller::options::{ControllerOptions, Crds, Settings};
+use crate::kube::Client;
 
 /// Time for a connection to the API server.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
@@ -27,6 +28,9 @@ pub(crate) fn run(args: &ControllerArgs) -> Answer {
     let api = match api(&args.service_account, |name| std::env::var(name).ok()) {
         Ok(api) => api,
         Err(error) => return Answer::refused(&error, Exit::Usage),
+    };
+    let Some(posts) = Client::in_cluster(&args.service_account, |name| std::env::var(name).ok()) else {
+        return Answer::refused(&NoApiServer::NotSet, Exit::Usage);
     };
     let crds = match args.crds {
         CrdsArg::Auto => Crds::Auto,
@@ -46,7 +50,7 @@ pub(crate) fn run(args: &ControllerArgs) -> Answer {
     let options =
         ControllerOptions { listen: args.listen.0, status_address: args.status_address.0, settings };
     start_logging();
-    match controller::run(options, api) {
+    match controller::run(options, api, posts) {
         Ok(()) => Answer::said("", Exit::Well),
         Err(error) => Answer::refused(&error, Exit::Attention),
     }

@@ -2,6 +2,7 @@
 //! The controller's metrics. Every label takes one of a few values, but for the versions of sidecars.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -28,6 +29,10 @@ pub(crate) struct Metrics {
     pushes: Family<SentLabels, Counter>,
     /// `culvert_controller_nacks_total`: responses that a sidecar refused.
     pub nacks: Counter,
+    /// `culvert_controller_oldest_unacknowledged_seconds`: age of the oldest response that no sidecar has answered.
+    pub oldest: Gauge<f64, AtomicU64>,
+    /// `culvert_controller_events_dropped_total`: events that were not posted, being too many.
+    pub events_dropped: Counter,
     /// `culvert_controller_lookup_seconds`: time from a look-up to its answer's way out.
     pub lookups: Histogram,
     /// `culvert_controller_signatures_total`: requests for a certificate.
@@ -128,9 +133,20 @@ impl Default for Metrics {
         let (nacks, failures, watches) = (Counter::default(), Counter::default(), Counter::default());
         let (leader, ready, invalid) = (Gauge::default(), Gauge::default(), Gauge::default());
         let lookups = Histogram::new(SECONDS);
+        let (oldest, events_dropped) = (Gauge::default(), Counter::default());
         registry.register("sidecars", "Connected sidecars", Family::clone(&sidecars));
         registry.register("pushes", "Responses that were sent to sidecars", Family::clone(&pushes));
         registry.register("nacks", "Responses that a sidecar refused", nacks.clone());
+        registry.register(
+            "oldest_unacknowledged_seconds",
+            "Age of the oldest response that its sidecar has not answered",
+            oldest.clone(),
+        );
+        registry.register(
+            "events_dropped",
+            "Events that were not posted, being too many",
+            events_dropped.clone(),
+        );
         registry.register("lookup_seconds", "Seconds from a look-up to its answer", lookups.clone());
         registry.register("signatures", "Requests for a certificate", Family::clone(&signatures));
         registry.register("refused_calls", "Calls that were turned away", Family::clone(&refused));
@@ -146,6 +162,8 @@ impl Default for Metrics {
             images: Mutex::default(),
             pushes,
             nacks,
+            oldest,
+            events_dropped,
             lookups,
             signatures,
             refused,

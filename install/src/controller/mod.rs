@@ -21,6 +21,7 @@
 //! | 3 | `followers` | streams by what they follow |
 //! | 3 | `traffic` | connections that sidecars report, pure |
 //! | 2 | `world`, `authority` | the cluster; certificates, pure |
+//! | 2 | `told` | events on documents and pods |
 //! | 1 | `peers` | bounds on what one peer has |
 //! | 1 | `key`, `options`, `metrics` | plain data |
 
@@ -35,6 +36,7 @@ mod pages;
 mod peers;
 pub(crate) mod shared;
 pub(crate) mod stream;
+mod told;
 pub(crate) mod traffic;
 mod watch;
 pub(crate) mod world;
@@ -53,6 +55,8 @@ use self::options::ControllerOptions;
 use self::pages::Status;
 use self::shared::Shared;
 use self::world::Of;
+use crate::kube::events::{Reporter, post};
+use crate::kube::{Client, Events};
 use crate::system::listen::{ListenError, listen};
 
 /// Time between SIGTERM and the end of streams, in which the Service forgets this replica.
@@ -81,23 +85,30 @@ pub(crate) enum ControllerError {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub(crate) fn run(options: ControllerOptions, api: kube::Config) -> Result<(), ControllerError> {
+/// Events go by `posts`, which needs no more than one call.
+pub(crate) fn run(
+    options: ControllerOptions,
+    api: kube::Config,
+    posts: Client,
+) -> Result<(), ControllerError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .max_blocking_threads(4)
         .enable_all()
         .build()
         .map_err(ControllerError::Start)?;
-    runtime.block_on(work(options, api))
+    runtime.block_on(work(options, api, posts))
 }
 
-async fn work(options: ControllerOptions, api: kube::Config) -> Result<(), ControllerError> {
+async fn work(options: ControllerOptions, api: kube::Config, posts: Client) -> Result<(), ControllerError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ControllerError::Start)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ControllerError::Start)?;
     let ControllerOptions { listen: listen_at, status_address, settings } = options;
     let listener = listen("listen", listen_at, BACKLOG)?;
     let status = listen("status-address", status_address, BACKLOG)?;
-    let shared = Arc::new(Shared::new(settings, kube::Client::try_from(api)?));
+    let (events, queue) = Events::new();
+    let instance = settings.instance.clone();
+    let shared = Arc::new(Shared::new(settings, kube::Client::try_from(api)?, &events));
     let tls = stream::server::tls(&shared).map_err(ControllerError::Tls)?;
     let (leave, leaving) = channel::channel(false);
 
@@ -111,6 +122,11 @@ async fn work(options: ControllerOptions, api: kube::Config) -> Result<(), Contr
     tasks.spawn(keep::lease::hold(Arc::clone(&shared)));
     tasks.spawn(keep::written::keep(Arc::clone(&shared)));
     tasks.spawn(stream::server::serve(listener, tls, Arc::clone(&shared)));
+    tasks.spawn(async move {
+        let reporter =
+            Reporter { component: "culvert-controller", controller: "culvert.dev/controller", instance };
+        post(&posts, &reporter, queue).await;
+    });
     let crds = tokio::spawn(keep::crds::make(Arc::clone(&shared)));
 
     tokio::select! {

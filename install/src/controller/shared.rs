@@ -15,8 +15,10 @@ use super::key::Key;
 use super::metrics::Metrics;
 use super::options::Settings;
 use super::peers::{Allowance, Shares};
+use super::told::Reports;
 use super::traffic::Traffic;
 use super::world::{Touched, World};
+use crate::kube::Events;
 
 /// Reviews of tokens at a time: a cluster that comes back sends thousands, and the API server has others to answer.
 const REVIEWS_AT_ONCE: usize = 32;
@@ -62,10 +64,13 @@ pub(crate) struct Shared {
     /// Certificates that one pod asks for.
     pub signatures: Allowance<Key>,
     pub metrics: Metrics,
+    /// Events on documents and pods.
+    pub reports: Reports,
 }
 
 impl Shared {
-    pub(crate) fn new(settings: Settings, client: kube::Client) -> Self {
+    pub(crate) fn new(settings: Settings, client: kube::Client, events: &Events) -> Self {
+        let metrics = Metrics::default();
         Self {
             settings,
             client,
@@ -82,7 +87,8 @@ impl Shared {
             reviews_of_peer: Shares::new(REVIEWS_OF_PEER),
             streams: Shares::new(STREAMS_OF_POD),
             signatures: Allowance::new(SIGNATURES, SIGNATURES_WITHIN),
-            metrics: Metrics::default(),
+            reports: Reports::new(events, &metrics.events_dropped),
+            metrics,
         }
     }
 

@@ -27,7 +27,7 @@ pub struct Regarding {
     pub api_version: String,
     /// Kind, such as `ReplicaSet`.
     pub kind: String,
-    /// Namespace of the object.
+    /// Namespace of the object; empty for one of the whole cluster.
     pub namespace: String,
     /// Name of the object in that namespace.
     pub name: String,
@@ -39,6 +39,27 @@ impl Regarding {
     /// A pod.
     pub fn pod(namespace: String, name: String, uid: Option<String>) -> Self {
         Self { api_version: "v1".to_owned(), kind: "Pod".to_owned(), namespace, name, uid }
+    }
+}
+
+/// Reason of an event, with its type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Reason {
+    /// CamelCase word that `kubectl get events` shows as REASON.
+    pub word: &'static str,
+    /// `Warning` or `Normal`.
+    kind: &'static str,
+}
+
+impl Reason {
+    /// A reason that someone should look at.
+    pub const fn warning(word: &'static str) -> Self {
+        Self { word, kind: "Warning" }
+    }
+
+    /// A reason that is no trouble.
+    pub const fn normal(word: &'static str) -> Self {
+        Self { word, kind: "Normal" }
     }
 }
 
@@ -58,8 +79,8 @@ pub struct Reporter {
 pub struct Event {
     /// The object that it is about.
     pub regarding: Regarding,
-    /// CamelCase word that `kubectl get events` shows as REASON.
-    pub reason: &'static str,
+    /// Its reason, and whether someone should look.
+    pub reason: Reason,
     /// Text for people; cut at 1,024 bytes.
     pub message: String,
     /// Time of the event.
@@ -116,8 +137,12 @@ async fn post_one(client: &Client, reporter: &Reporter, event: &Event) -> Result
     let Event { regarding, reason, message, at } = event;
     let Regarding { api_version, kind, namespace, name, uid } = regarding;
     let Reporter { component, controller, instance } = reporter;
-    let mut involved =
-        json!({ "apiVersion": api_version, "kind": kind, "namespace": namespace, "name": name });
+    let mut involved = json!({ "apiVersion": api_version, "kind": kind, "name": name });
+    // Kubernetes wants events about objects of the whole cluster in this namespace.
+    let place = if namespace.is_empty() { "default" } else { namespace };
+    if !namespace.is_empty() {
+        involved["namespace"] = namespace.as_str().into();
+    }
     if let Some(uid) = uid {
         involved["uid"] = uid.as_str().into();
     }
@@ -131,11 +156,11 @@ async fn post_one(client: &Client, reporter: &Reporter, event: &Event) -> Result
         "apiVersion": "v1",
         "kind": "Event",
         // Short enough in any case, which the pod's own name is not.
-        "metadata": { "generateName": "culvert-", "namespace": namespace },
+        "metadata": { "generateName": "culvert-", "namespace": place },
         "involvedObject": involved,
-        "reason": reason,
+        "reason": reason.word,
         "message": message,
-        "type": "Warning",
+        "type": reason.kind,
         "source": { "component": component, "host": instance },
         "reportingComponent": controller,
         "reportingInstance": instance,
@@ -143,7 +168,7 @@ async fn post_one(client: &Client, reporter: &Reporter, event: &Event) -> Result
         "lastTimestamp": at,
         "count": 1,
     });
-    let path = format!("/api/v1/namespaces/{}/events", encoded(namespace));
+    let path = format!("/api/v1/namespaces/{}/events", encoded(place));
     let body = Some(("application/json", body.to_string().into_bytes()));
     client.call(Call { method: Method::POST, path: &path, accept: "application/json", body }).await.map(drop)
 }

@@ -4,7 +4,7 @@
 //! ```text
 //! reflect LIST and WATCH, metadata only  ──▶ a mirror: this node's pods, or all namespaces
 //! pods    a mirror that answers the plugin's questions
-//! events  POST, about pods and their owners ◀── a short queue
+//! events  POST, about pods and their owners ◀── a short queue ◀── told  each once in a while, at a bounded rate
 //! hold    GET and PATCH this node, once: its taint goes
 //! ```
 //! Written by hand over hyper and rustls: these few calls are these files, while a client of the whole API would bring a
@@ -19,6 +19,7 @@ pub mod metadata;
 pub mod pods;
 pub(crate) mod reflect;
 pub(crate) mod service;
+pub(crate) mod told;
 
 pub use backoff::Backoff;
 pub use events::Events;

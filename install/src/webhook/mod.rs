@@ -36,10 +36,10 @@ use self::metrics::Metrics;
 use self::namespaces::Namespaces;
 use self::options::WebhookOptions;
 use self::pages::{Readiness, Status};
-use self::told::Told;
 use self::upkeep::{Served, Upkeep};
 use crate::kube::Events;
 use crate::kube::events::{Reporter, post};
+use crate::kube::told::Told;
 use crate::system::listen::{ListenError, listen};
 
 /// Time between SIGTERM and the end of new connections, in which a Service forgets this replica.

@@ -2,6 +2,7 @@
 //! The controller as a program, with an API server in process, and sidecars that the test plays.
 
 mod cluster;
+mod events;
 mod identities;
 mod permissions;
 mod replicas;

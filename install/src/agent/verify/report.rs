@@ -10,7 +10,7 @@ use crate::agent::status::{NOT_YET, Onboarded, PodRow, RedirectState};
 use crate::cri::Network;
 use crate::cri::sandboxes::Bypass;
 use crate::kube::Events;
-use crate::kube::events::{Event, Regarding};
+use crate::kube::events::{Event, Reason, Regarding};
 
 /// Differences that a line names one by one.
 const MAX_NAMED: usize = 3;
@@ -88,6 +88,6 @@ pub(super) fn post_event(events: Option<&Events>, subject: &Subject, reason: &'s
     let Subject { pod: (namespace, name), uid, .. } = subject;
     if let (Some(events), Some(uid)) = (events, uid) {
         let regarding = Regarding::pod(namespace.clone(), name.clone(), Some(uid.clone()));
-        events.hand_in(Event { regarding, reason, message, at: SystemTime::now() });
+        events.hand_in(Event { regarding, reason: Reason::warning(reason), message, at: SystemTime::now() });
     }
 }

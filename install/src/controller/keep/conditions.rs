@@ -56,6 +56,16 @@ struct Difference {
     by_account: Option<Wanted>,
 }
 
+/// Conditions of a document on their way.
+struct Write {
+    id: Id,
+    conditions: Vec<Value>,
+    uid: Box<str>,
+    /// True if people should hear of it.
+    turns: bool,
+    difference: Difference,
+}
+
 /// A condition that is to be written.
 #[derive(Debug, PartialEq, Eq)]
 struct Wanted {
@@ -82,16 +92,29 @@ impl Conditions {
             let id = (document.kind, document.key.clone());
             match unseen.remove(&id).filter(|written| *written == difference) {
                 Some(written) => _ = self.unseen.insert(id, written),
-                None => differ.push((id, difference.conditions(&document.told), difference)),
+                None => differ.push(Write {
+                    id,
+                    conditions: difference.conditions(&document.told),
+                    uid: document.uid.clone(),
+                    turns: difference.turns(document.told.accepted.as_ref()),
+                    difference,
+                }),
             }
         }
         shared.metrics.invalid.set(invalid);
         let mut result = Ok(());
-        for (id, conditions, difference) in differ {
-            match apply(shared, &id, conditions).await {
-                Ok(()) => _ = self.unseen.insert(id, difference),
-                Err(error) => result = Err(error),
+        for Write { id, conditions, uid, turns, difference } in differ {
+            if let Err(error) = apply(shared, &id, conditions).await {
+                result = Err(error);
+                continue;
             }
+            let Wanted { holds, message, .. } = &difference.accepted;
+            if turns {
+                let wrong = (!holds).then_some(message.as_str());
+                let kind = Kind::ALL[id.0];
+                shared.reports.document(format!("{GROUP}/{VERSION}"), kind, (&id.1, &uid), wrong);
+            }
+            self.unseen.insert(id, difference);
         }
         result
     }
@@ -154,6 +177,15 @@ impl Conditions {
 }
 
 impl Difference {
+    /// Returns true if the document becomes invalid, with this content or at all, or valid again.
+    fn turns(&self, before: Option<&Stated>) -> bool {
+        match before {
+            None => !self.accepted.holds,
+            Some(before) if self.accepted.holds => !before.holds,
+            Some(before) => before.holds || before.generation != self.generation,
+        }
+    }
+
     /// All conditions: a list of conditions is one field to the API server, and has one writer.
     fn conditions(&self, told: &Told) -> Vec<Value> {
         let Self { generation, accepted, by_account } = self;

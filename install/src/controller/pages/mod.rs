@@ -66,6 +66,8 @@ impl Status {
         let why_not = self.why_not();
         status_port::page(request, why_not, ", /mesh, /mesh.json", || {
             self.shared.metrics.ready.set(i64::from(why_not.is_none()));
+            let oldest = self.shared.followers().oldest_unacknowledged();
+            self.shared.metrics.oldest.set(oldest.as_secs_f64());
             self.shared.metrics.text()
         })
     }

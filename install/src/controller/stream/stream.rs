@@ -6,9 +6,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_control::MAX_REQUEST;
 use culvert_control::frame::{Frames, framed};
 use culvert_control::messages::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use culvert_control::{DOCUMENT, MAX_REQUEST};
 use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::Incoming;
@@ -146,6 +146,8 @@ impl Following {
         if let Some(report) = request.report.take() {
             self.intake.take(&self.shared, &self.caller, report);
         }
+        let about = if request.type_url == DOCUMENT { Sent::Documents } else { Sent::Destinations };
+        self.inbox.unacknowledged.answered(about, &request.response_nonce);
         let Asked { documents, destinations, given_up, refused } =
             self.session.take(request).map_err(|wrong| Status::new(3, wrong))?;
         if let Some((nonce, words)) = refused {
@@ -176,6 +178,7 @@ impl Following {
         self.shared.metrics.nacks.inc();
         let words: String = words.chars().take(MAX_WORDS).collect();
         let pod = &self.caller.pod;
+        self.shared.reports.refused(pod, &self.caller.uid, &words);
         if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
             self.complained = Some(Instant::now());
             tracing::warn!(%pod, nonce, words, "a sidecar refuses what it was sent");
@@ -262,6 +265,7 @@ impl Following {
         queue: &mpsc::Sender<Piece>,
     ) -> Result<(), Status> {
         self.shared.metrics.pushed(what);
+        self.inbox.unacknowledged.sent(what, &response.nonce);
         let late =
             |_| Status::new(4, format!("a response was not taken within {} s", TAKES_WITHIN.as_secs()));
         let sent = timeout(TAKES_WITHIN, queue.send(Ok(framed(&response)))).await.map_err(late)?;

@@ -29,6 +29,8 @@ pub(crate) struct MeshDocument {
     pub kind: usize,
     /// Namespace and name.
     pub key: Key,
+    /// Unique among all objects that ever had the name.
+    pub uid: Box<str>,
     /// Generation that the API server gave this content.
     pub generation: i64,
     /// Conditions of its status, as far as they are ours.
@@ -97,7 +99,8 @@ impl MeshDocument {
     /// Reads an object of the API server.
     pub(crate) fn read(kind: usize, key: Key, generation: i64, object: &Value) -> Self {
         let text = pruned(object).to_string();
-        Self { kind, key, generation, told: Told::read(object), read: read(&text, kind) }
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default().into();
+        Self { kind, key, uid, generation, told: Told::read(object), read: read(&text, kind) }
     }
 }
 

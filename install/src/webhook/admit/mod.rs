@@ -13,9 +13,11 @@ use hyper::StatusCode;
 use super::metrics::{Metrics, Outcome, Why};
 use super::namespaces::{Namespaces, Unknown};
 use super::review::{self, Answer, Malformed, Request, Verdict};
-use super::told::{REFUSED, SKIPPED, Told};
+use super::told::{self, REFUSED, SKIPPED};
 use crate::inject::{Decision, Injected, Namespace, Settings, Skipped, decide};
 use crate::kube::Client;
+use crate::kube::events::Reason;
+use crate::kube::told::Told;
 
 /// Everything that an answer depends on.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ struct Judged {
     why: Why,
     answer: Answer,
     /// Reason and text of an event.
-    event: Option<(&'static str, String)>,
+    event: Option<(Reason, String)>,
     /// The labels of the namespace made it so.
     is_by_namespace: bool,
 }
@@ -53,7 +55,7 @@ impl Injector {
         self.metrics.review(outcome, why);
         if let Some((reason, words)) = event.filter(|_| !request.dry_run) {
             let pod = request.pod().unwrap_or_default();
-            self.told.tell(&pod, &request.namespace, &request.name, reason, &words);
+            told::tell(&self.told, &pod, (&request.namespace, &request.name), reason, &words);
         }
         Ok(answer)
     }

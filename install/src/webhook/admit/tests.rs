@@ -244,7 +244,7 @@ async fn an_event_is_on_the_pod_only_where_that_has_a_name_and_no_owner() {
     asked(&injector, &review(&pod, |_| {})).await;
     let event = events.try_recv().unwrap();
     assert_eq!((event.regarding.kind.as_str(), event.regarding.name.as_str()), ("Pod", "bare"));
-    assert_eq!((event.reason, event.regarding.uid), ("SidecarSkipped", None));
+    assert_eq!((event.reason, event.regarding.uid), (SKIPPED, None));
 }
 
 #[tokio::test]

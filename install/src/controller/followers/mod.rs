@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Streams by the things that they follow, so that a change wakes those whom it concerns and no others.
 
+mod unacknowledged;
+
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use self::unacknowledged::Unacknowledged;
 use crate::controller::key::Key;
 use crate::controller::world::Touched;
 
@@ -15,6 +19,8 @@ use crate::controller::world::Touched;
 pub(crate) struct Inbox {
     waiting: Mutex<Waiting>,
     pub notify: Notify,
+    /// Responses that the sidecar has not answered yet.
+    pub unacknowledged: Unacknowledged,
 }
 
 /// Changes for one stream.
@@ -115,6 +121,11 @@ impl Followers {
                 }
             }
         }
+    }
+
+    /// Age of the oldest response that a sidecar has not answered.
+    pub(crate) fn oldest_unacknowledged(&self) -> Duration {
+        self.all.values().filter_map(|inbox| inbox.unacknowledged.age()).max().unwrap_or_default()
     }
 
     /// Wakes all streams, after a change of what every pod is told.
