@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use super::shared::long_time;
 use crate::agent::options::StatusAddress;
+use crate::inject::Identity;
 use crate::kube::http::SERVICE_ACCOUNT;
 use crate::kube::service::Service;
 
@@ -47,6 +48,9 @@ pub(crate) struct ControllerArgs {
     /// Kinds of the mesh as CRDs: auto makes them where another program has made none
     #[arg(long, value_enum, default_value_t = CrdsArg::Auto)]
     pub crds: CrdsArg,
+    /// Source of pods' identities: requests answers PodCertificateRequests beside the stream
+    #[arg(long, value_enum, default_value_t = IdentityArg::Stream)]
+    pub identity: IdentityArg,
     /// Folder with the token and the CA for the API server, whose address is in KUBERNETES_SERVICE_HOST and _PORT
     #[arg(long, value_name = "DIR", default_value = SERVICE_ACCOUNT, value_hint = ValueHint::DirPath)]
     pub service_account: PathBuf,
@@ -61,6 +65,27 @@ pub(crate) enum CrdsArg {
     Always,
     /// Left to others
     Never,
+}
+
+/// Source of pods' identities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IdentityArg {
+    /// The sidecar makes its key, and the controller signs over the stream
+    Stream,
+    /// The kubelet makes it, and the controller signs PodCertificateRequests
+    Requests,
+    /// Another program writes it into a volume that the pod's annotation names
+    Directory,
+}
+
+impl From<IdentityArg> for Identity {
+    fn from(arg: IdentityArg) -> Self {
+        match arg {
+            IdentityArg::Stream => Self::Stream,
+            IdentityArg::Requests => Self::Requests,
+            IdentityArg::Directory => Self::Directory,
+        }
+    }
 }
 
 pub(super) fn trust_domain(text: &str) -> Result<String, String> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 
-use super::controller::trust_domain;
+use super::controller::{IdentityArg, trust_domain};
 use super::shared::long_time;
 use crate::agent::options::StatusAddress;
 use crate::kube::http::SERVICE_ACCOUNT;
@@ -77,6 +77,9 @@ pub(crate) struct ControlArgs {
     /// Trust domain of the controller's identities
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = trust_domain, requires = "control")]
     pub trust_domain: String,
+    /// Source of pods' identities: requests needs Kubernetes 1.37, or 1.36 with its feature gates
+    #[arg(long, value_enum, default_value_t = IdentityArg::Stream, requires = "control")]
+    pub identity: IdentityArg,
 }
 
 /// The other two ways: clap asks for nothing that conflicts with what is given.

@@ -44,6 +44,7 @@ pub(crate) fn run(args: &ControllerArgs) -> Answer {
         identity_life: args.identity_life,
         authority_life: args.authority_life,
         crds,
+        identity: args.identity.into(),
         // The name of a pod is its host's name.
         instance: std::env::var("HOSTNAME").unwrap_or_else(|_| args.service.name.clone()),
     };

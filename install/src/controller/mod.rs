@@ -5,7 +5,7 @@
 //! API server ──LIST, WATCH──▶ watch ──▶ world ──touched──▶ followers ──▶ streams ──compile──▶ sidecars
 //!      ▲                                  │
 //!      │                                  └──▶ picture ◀── traffic ◀──reports── streams
-//!      └──lease, authority, ConfigMaps, conditions, CRDs◀── keep
+//!      └──lease, authority, ConfigMaps, conditions, CRDs, certificates◀── keep
 //! SIGTERM ──▶ not ready, the lease given back ──▶ a while later: the streams end, and sidecars go to other replicas
 //! ```
 //! Nothing here stands in a connection's path but the first look-up of a destination. While the API server is away, what is known
@@ -55,6 +55,7 @@ use self::options::ControllerOptions;
 use self::pages::Status;
 use self::shared::Shared;
 use self::world::Of;
+use crate::inject::Identity;
 use crate::kube::events::{Reporter, post};
 use crate::kube::{Client, Events};
 use crate::system::listen::{ListenError, listen};
@@ -121,6 +122,9 @@ async fn work(options: ControllerOptions, api: kube::Config, posts: Client) -> R
     tasks.spawn(keep::authority::keep(Arc::clone(&shared)));
     tasks.spawn(keep::lease::hold(Arc::clone(&shared)));
     tasks.spawn(keep::written::keep(Arc::clone(&shared)));
+    if shared.settings.identity == Identity::Requests {
+        tasks.spawn(keep::requests::keep(Arc::clone(&shared)));
+    }
     tasks.spawn(stream::server::serve(listener, tls, Arc::clone(&shared)));
     tasks.spawn(async move {
         let reporter =

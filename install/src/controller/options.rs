@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::inject::Identity;
 use crate::kube::service::Service;
 
 /// Kinds of the mesh as CRDs.
@@ -32,6 +33,8 @@ pub(crate) struct Settings {
     pub authority_life: Duration,
     /// Kinds of the mesh as CRDs.
     pub crds: Crds,
+    /// Source of pods' identities.
+    pub identity: Identity,
     /// Name of this replica, for the lease and events.
     pub instance: String,
 }

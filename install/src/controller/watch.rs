@@ -198,7 +198,7 @@ fn key<K: Resource>(object: &K) -> Key {
 }
 
 /// Returns true if the API server does not know the kind.
-fn is_absent(error: &watcher::Error) -> bool {
+pub(super) fn is_absent(error: &watcher::Error) -> bool {
     let (watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) = error else {
         return false;
     };

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::identity::Identity;
 use super::pod::Pod;
 
 /// Volume with the token that is shown to the controller. Only the sidecar mounts it.
@@ -37,14 +38,16 @@ pub(crate) struct Control {
     pub url: String,
     /// Trust domain of its identities.
     pub trust_domain: String,
+    /// Source of the pod's identity, unless its annotation names a volume.
+    pub identity: Identity,
 }
 
 impl Control {
-    /// Arguments of the sidecar. `documents` is the folder with the authorities.
-    pub(super) fn args(&self, documents: &str, pod: &Pod<'_>) -> Vec<String> {
+    /// Arguments of the sidecar. `authorities` is their folder.
+    pub(super) fn args(&self, authorities: &str, pod: &Pod<'_>) -> Vec<String> {
         let mut args = vec![
             format!("--control={}", self.url),
-            format!("--control-ca={documents}/ca.crt"),
+            format!("--control-ca={authorities}/ca.crt"),
             format!("--control-token={TOKEN_FOLDER}/token"),
         ];
         args.extend(pod_ports(pod));

@@ -11,6 +11,7 @@
 
 mod again;
 mod control;
+mod identity;
 mod labels;
 mod options;
 mod patch;
@@ -30,6 +31,7 @@ use culvert_cni::pod::Settings as NodeSettings;
 use serde_json::Value;
 
 pub(crate) use self::control::Control;
+pub(crate) use self::identity::{Identity, SIGNER, TRUST_BUNDLE};
 pub(crate) use self::labels::KumaLabel;
 pub(crate) use self::patch::{Operation, apply};
 

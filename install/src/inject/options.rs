@@ -117,6 +117,13 @@ impl<'a> Options<'a> {
         is_there.then_some(Some(name)).ok_or_else(|| Self::wrong(IDENTITY, "a volume of the pod", name))
     }
 
+    /// The refusal of a pod without such a volume, where nothing else gives it an identity.
+    pub(super) fn no_identity() -> Refusal {
+        Refusal::of(format!(
+            "annotation {PREFIX}{IDENTITY} must name the pod's volume with its identity: the cluster's identities are in volumes"
+        ))
+    }
+
     pub(super) fn wrong(name: &str, allowed: &str, value: &str) -> Refusal {
         Refusal::of(format!("annotation {PREFIX}{name} must be {allowed}: it is {value:?}"))
     }

@@ -9,6 +9,7 @@ use culvert_cni::redirect::policy::{DnsCapture, IpFamilies, Policy};
 use serde_json::{Map, Value, json};
 
 use super::control::{self, Control};
+use super::identity::{self, Identity};
 use super::labels::Asked;
 use super::options::{Options, has_volume};
 use super::patch::{Operation, escaped};
@@ -255,17 +256,25 @@ impl Additions {
             more.volumes.push(json!({ "name": DOCUMENTS, "configMap": map }));
         }
         more.args.extend(options.dataplane()?.map(|name| format!("--dataplane={name}")));
-        let identity = options.identity()?;
-        if let Some(volume) = identity {
+        let own = options.identity()?;
+        let source = control.filter(|_| own.is_none()).map(|control| control.identity);
+        if source == Some(Identity::Directory) {
+            return Err(Options::no_identity());
+        }
+        let is_requested = source == Some(Identity::Requests);
+        if let Some(volume) = own.or(is_requested.then_some(identity::VOLUME)) {
             more.mount(volume, IDENTITY_FOLDER);
             more.args.push(format!("--identity={IDENTITY_FOLDER}"));
         }
+        more.volumes.extend(is_requested.then(|| identity::volume(READABLE)));
         // An identity of one's own has a trust domain of its own.
-        let domain = control.filter(|_| identity.is_none()).map(|control| control.trust_domain.as_str());
+        let domain = control.filter(|_| own.is_none()).map(|control| control.trust_domain.as_str());
         let domain = options.trust_domain()?.or(domain);
         more.args.extend(domain.map(|name| format!("--trust-domain={name}")));
         if let Some(control) = control {
-            more.args.extend(control.args(DOCUMENTS_FOLDER, pod));
+            // The trust bundle is the cluster's; a ConfigMap can be written by who writes into the namespace.
+            let authorities = if is_requested { IDENTITY_FOLDER } else { DOCUMENTS_FOLDER };
+            more.args.extend(control.args(authorities, pod));
             more.variables = control::variables();
             for (volume, folder, source) in control::volumes(READABLE) {
                 more.mount(volume, folder);

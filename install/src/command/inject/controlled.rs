@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 
 use super::tests::{forms, outcome_by, pods, program, settings};
 use super::*;
+use crate::inject::Identity;
 
 const URL: &str = "https://culvert-controller.culvert-system.svc:15012";
 
 fn controlled(shape: Shape) -> Settings {
-    let control = Control { url: URL.to_owned(), trust_domain: "mesh.example".to_owned() };
+    let control =
+        Control { url: URL.to_owned(), trust_domain: "mesh.example".to_owned(), identity: Identity::Stream };
     Settings { control: Some(control), ..settings(shape) }
 }
 
@@ -94,6 +96,15 @@ fn the_program_takes_a_controller() {
             assert!(out.contains(&expected), "{expected} is not in {out}");
         }
     }
+    let (exit, out, _) = program(&[&given[..], &["--identity", "requests"]].concat());
+    assert_eq!(exit, Exit::Well);
+    assert!(
+        out.contains("culvert.dev:identity:roots") && out.contains("--identity=/etc/culvert/identity"),
+        "{out}"
+    );
+    let (exit, _, err) = program(&[&given[..], &["--identity", "directory"]].concat());
+    assert_eq!(exit, Exit::Attention);
+    assert!(err.contains("identity-volume"), "{err}");
     let (exit, out, _) = program(&["--why", file, "--control", URL]);
     assert_eq!(exit, Exit::Well);
     assert!(out.contains("Pod without a name: injected") && out.contains("add /spec/volumes"), "{out}");
@@ -105,6 +116,8 @@ fn the_program_takes_a_controller() {
         (&["--control", "https://$(A):1"], "https://NAME:PORT"),
         (&["--control", URL, "--trust-domain", "A b"], "lower-case"),
         (&["--trust-domain", "a"], "--control"),
+        (&["--identity", "requests"], "--control"),
+        (&["--control", URL, "--identity", "spire"], "requests"),
     ] {
         let (exit, out, err) = program(&[&["--file", file, "--image", "i:1"][..], more].concat());
         assert_eq!((exit, out.as_str()), (Exit::Usage, ""), "{more:?}: {err}");

@@ -87,7 +87,7 @@ fn asked(args: &InjectArgs, node: NodeEntry) -> (Namespace, Settings) {
         namespace_annotation,
         exclude_namespace,
         kuma_label,
-        control: ControlArgs { control, trust_domain },
+        control: ControlArgs { control, trust_domain, identity },
         ..
     } = args;
     let namespace = Namespace {
@@ -107,7 +107,8 @@ fn asked(args: &InjectArgs, node: NodeEntry) -> (Namespace, Settings) {
     // A sidecar whose pod is not redirected would never be ready.
     let NodeEntry { defaults: node, excluded } = node;
     let excluded = exclude_namespace.iter().cloned().chain(excluded).collect();
-    let control = control.clone().map(|url| Control { url, trust_domain: trust_domain.clone() });
+    let identity = (*identity).into();
+    let control = control.clone().map(|url| Control { url, trust_domain: trust_domain.clone(), identity });
     (namespace, Settings { image, shape, excluded, kuma_label, node, control })
 }
 

@@ -6,6 +6,7 @@
 //! ```
 //! Members trust all three, and only the current one signs. So no member meets a certificate whose authority it has not heard of.
 
+mod proof;
 mod signing;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,8 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-pub(crate) use self::signing::{serving, sign};
+pub(crate) use self::proof::{Proof, ProofError};
+pub(crate) use self::signing::{Signed, serving, sign, sign_key};
 
 /// Keys of the Secret.
 const CURRENT: [&str; 2] = ["tls.crt", "tls.key"];
@@ -135,6 +137,11 @@ impl Kept {
         let next = self.next.as_ref().map(|(next, _)| &next.certificate);
         let all = [Some(&self.current.certificate), next, self.previous.as_ref()];
         all.into_iter().flatten().map(|pem| format!("{}\n", pem.trim_end())).collect()
+    }
+
+    /// End of the one that signs.
+    pub(crate) fn end(&self) -> Result<SystemTime, AuthorityError> {
+        self.current.end()
     }
 
     /// Checks that the current authority can sign now.

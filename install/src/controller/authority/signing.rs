@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
 };
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
@@ -16,7 +16,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{AuthorityError, Kept, one, seconds};
 
 /// Largest request that is read, in bytes: one with a P-256 key takes some 250, one with RSA 4096 some 1,200.
-const MAX_REQUEST: usize = 4096;
+pub(super) const MAX_REQUEST: usize = 4096;
 /// Certificates begin so much before they are signed, for nodes whose clock is behind.
 const BEGINS_BEFORE: Duration = Duration::from_secs(300);
 
@@ -27,7 +27,9 @@ pub(crate) struct Signed {
     pub certificate: Vec<u8>,
     /// Certificates of all authorities that members trust, DER.
     pub roots: Vec<Vec<u8>>,
-    /// End of its life.
+    /// Begin of its life, a whole second.
+    pub begin: SystemTime,
+    /// End of its life, a whole second.
     pub end: SystemTime,
     /// Its serial number, for the audit.
     pub serial: String,
@@ -54,19 +56,43 @@ pub(crate) fn sign(
     if request.len() > MAX_REQUEST {
         return Err(SigningError::TooLong(request.len()));
     }
-    let mut request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
+    let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
         .map_err(SigningError::Request)?;
-    // An authority signs nothing that outlives it.
-    let end = (now + life).min(kept.current.end()?);
+    Ok(issued(kept, &request.public_key, id, (now - BEGINS_BEFORE, now + life))?)
+}
+
+/// Signs a certificate for a key, from one time to another. Nothing outlives the authority.
+pub(crate) fn sign_key(
+    kept: &Kept,
+    key: &SubjectPublicKeyInfo,
+    id: &str,
+    times: (SystemTime, SystemTime),
+) -> Result<Signed, AuthorityError> {
+    issued(kept, key, id, times)
+}
+
+fn issued(
+    kept: &Kept,
+    key: &impl PublicKeyData,
+    id: &str,
+    (begin, end): (SystemTime, SystemTime),
+) -> Result<Signed, AuthorityError> {
+    let end = end.min(kept.current.end()?);
     let serial = serial();
-    let id = id.try_into().map_err(AuthorityError::NotMade)?;
-    let mut params = params((now, end), &serial);
-    params.subject_alt_names = vec![SanType::URI(id)];
+    let mut params = params((begin, end), &serial);
+    params.subject_alt_names = vec![SanType::URI(id.try_into()?)];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    request.params = params;
-    let certificate = request.signed_by(&kept.current.issuer()?).map_err(AuthorityError::NotMade)?;
-    Ok(Signed { certificate: certificate.der().to_vec(), roots: roots(kept)?, end, serial: hex(&serial) })
+    let certificate = params.signed_by(key, &kept.current.issuer()?)?;
+    let whole = |time: SystemTime| UNIX_EPOCH + Duration::from_secs(seconds(time));
+    let (begin, end) = (whole(begin), whole(end));
+    Ok(Signed {
+        certificate: certificate.der().to_vec(),
+        roots: roots(kept)?,
+        begin,
+        end,
+        serial: hex(&serial),
+    })
 }
 
 /// Makes a certificate for the controller's own names. Its key never leaves the process.
@@ -77,7 +103,7 @@ pub(crate) fn serving(
 ) -> Result<Arc<CertifiedKey>, AuthorityError> {
     let end = (now + life).min(kept.current.end()?);
     let key = KeyPair::generate()?;
-    let mut params = params((now, end), &serial());
+    let mut params = params((now - BEGINS_BEFORE, end), &serial());
     params.subject_alt_names =
         CertificateParams::new(names.to_vec()).map_err(AuthorityError::NotMade)?.subject_alt_names;
     params.distinguished_name.push(DnType::CommonName, "culvert-controller");
@@ -90,7 +116,7 @@ pub(crate) fn serving(
         .map_err(|error| AuthorityError::Certificate(error.to_string()))
 }
 
-fn params((now, end): (SystemTime, SystemTime), serial: &[u8]) -> CertificateParams {
+fn params((begin, end): (SystemTime, SystemTime), serial: &[u8]) -> CertificateParams {
     let at = |time: SystemTime| date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds(time));
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -98,7 +124,7 @@ fn params((now, end): (SystemTime, SystemTime), serial: &[u8]) -> CertificatePar
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
     params.serial_number = Some(SerialNumber::from_slice(serial));
-    (params.not_before, params.not_after) = (at(now - BEGINS_BEFORE), at(end));
+    (params.not_before, params.not_after) = (at(begin), at(end));
     params
 }
 

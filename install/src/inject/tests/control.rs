@@ -6,7 +6,11 @@ use super::*;
 const URL: &str = "https://culvert-controller.culvert-system.svc:15012";
 
 fn controlled(shape: Shape) -> Settings {
-    let control = Control { url: URL.to_owned(), trust_domain: "mesh.example".to_owned() };
+    identified(shape, Identity::Stream)
+}
+
+fn identified(shape: Shape, identity: Identity) -> Settings {
+    let control = Control { url: URL.to_owned(), trust_domain: "mesh.example".to_owned(), identity };
     Settings { control: Some(control), ..settings(shape) }
 }
 
@@ -212,4 +216,64 @@ fn volumes_of_these_names_by_the_author_take_their_place() {
     let names: Vec<_> = volumes.iter().map(|volume| volume["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["culvert-token", "culvert-pod", "culvert-no-token", "culvert-mesh"]);
     assert_eq!(volumes[..2], *own.as_array().unwrap());
+}
+
+#[test]
+fn the_kubelet_gives_it_an_identity_where_the_cluster_has_requests() {
+    for shape in [Shape::Native, Shape::Plain] {
+        let settings = identified(shape, Identity::Requests);
+        let (pod, _) = decided_by(&pod(json!({}), web()), &labelled(), &settings);
+        let list = if shape == Shape::Native { "initContainers" } else { "containers" };
+        let sidecar = &pod["spec"][list][0];
+        let args: Vec<_> = sidecar["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert_eq!(
+            args[2..],
+            [
+                "--resources=/etc/culvert/mesh",
+                "--identity=/etc/culvert/identity",
+                "--trust-domain=mesh.example",
+                "--control=https://culvert-controller.culvert-system.svc:15012",
+                "--control-ca=/etc/culvert/identity/ca.crt",
+                "--control-token=/var/run/secrets/culvert/token",
+            ]
+        );
+        let certificate = json!({
+            "signerName": "culvert.dev/identity", "keyType": "ECDSAP256", "keyPath": "tls.key",
+            "certificateChainPath": "tls.crt", "maxExpirationSeconds": 7_862_400,
+        });
+        let authorities = json!({ "name": "culvert.dev:identity:roots", "path": "ca.crt", "optional": true });
+        // 0444: the files belong to root where the pod's containers have different users.
+        let volume = json!({ "name": "culvert-identity", "projected": { "defaultMode": 292, "sources": [
+            { "podCertificate": certificate }, { "clusterTrustBundle": authorities },
+        ] } });
+        let volumes = pod["spec"]["volumes"].as_array().unwrap();
+        assert!(volumes.contains(&volume), "{volumes:?}");
+        let mount =
+            json!({ "name": "culvert-identity", "mountPath": "/etc/culvert/identity", "readOnly": true });
+        assert!(sidecar["volumeMounts"].as_array().unwrap().contains(&mount), "{sidecar}");
+        // The key is the sidecar's alone.
+        let application = pod["spec"]["containers"].as_array().unwrap().last().unwrap();
+        assert!(application.get("volumeMounts").is_none(), "{application}");
+        // Whatever the injector is told later, the pod keeps what it has.
+        for again in [settings, controlled(shape), identified(shape, Identity::Directory)] {
+            assert!(decided_by(&pod, &labelled(), &again).1.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_volume_that_the_pod_names_goes_before_the_clusters_identities() {
+    let annotation = json!({ "inject.culvert.dev/identity-volume": "id" });
+    let mut own = pod(annotation, web());
+    own["spec"]["volumes"] = json!([{ "name": "id", "csi": { "driver": "spiffe.csi.cert-manager.io" } }]);
+    let stream = decided_by(&own, &labelled(), &controlled(Shape::Native)).0;
+    for identity in [Identity::Requests, Identity::Directory] {
+        assert_eq!(decided_by(&own, &labelled(), &identified(Shape::Native, identity)).0, stream);
+    }
+    // Without one it would be a stranger to all others.
+    let settings = identified(Shape::Native, Identity::Directory);
+    let Decision::Refused(refusal) = decide(&pod(json!({}), web()), &labelled(), &settings) else {
+        panic!("it is not refused")
+    };
+    assert!(refusal.to_string().contains("inject.culvert.dev/identity-volume must name"), "{refusal}");
 }
