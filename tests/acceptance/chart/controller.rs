@@ -93,6 +93,7 @@ fn sidecars_are_told_the_name_and_the_port_that_it_serves() -> Result<()> {
             "--identity-life=24h",
             "--crds=auto",
             "--secret=culvert-authority",
+            "--identity=stream",
         ]
     );
 
@@ -192,6 +193,47 @@ fn it_may_do_what_the_page_says_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// Of the signer, and of nobody else's certificates.
+#[test]
+fn it_signs_for_the_api_only_where_that_is_asked_for() -> Result<()> {
+    let values = |mode: &str| json!({ "controller": { "enabled": true }, "identity": { "mode": mode } });
+    let identity = constant("../inject/identity.rs", "SIGNER")?;
+    let bundle = constant("../inject/identity.rs", "TRUST_BUNDLE")?;
+    let group = "certificates.k8s.io";
+    let of_requests = BTreeSet::from([
+        format!("list {group}/podcertificaterequests"),
+        format!("watch {group}/podcertificaterequests"),
+        format!("patch {group}/podcertificaterequests/status"),
+        format!("sign {group}/signers {identity}"),
+        format!("attest {group}/signers {identity}"),
+        format!("create {group}/clustertrustbundles"),
+        format!("patch {group}/clustertrustbundles {bundle}"),
+    ]);
+    let without = rights(rendered(&values("stream"))?.one("ClusterRole", NAME)?);
+    let with = rights(rendered(&values("requests"))?.one("ClusterRole", NAME)?);
+    assert_eq!(with.difference(&without).cloned().collect::<BTreeSet<_>>(), of_requests);
+    assert!(without.is_subset(&with));
+    assert_eq!(rights(rendered(&values("directory"))?.one("ClusterRole", NAME)?), without);
+    for mode in ["stream", "requests", "directory"] {
+        let mut values = values(mode);
+        values["injector"]["mode"] = "webhook".into();
+        let rendered = rendered(&values)?;
+        for name in [NAME, "-injector"] {
+            let args =
+                &rendered.one("Deployment", name)?["spec"]["template"]["spec"]["containers"][0]["args"];
+            assert!(strings(args).contains(&format!("--identity={mode}").as_str()), "{args}");
+        }
+        values["injector"]["mode"] = "policy".into();
+        values["controller"]["enabled"] = false.into();
+        let alone = super::rendered(&values);
+        assert_eq!(alone.is_ok(), mode == "stream", "{mode}");
+        if let Err(error) = alone {
+            assert!(format!("{error:#}").contains("set controller.enabled"), "{error:#}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn the_page_has_each_right_and_the_commands_for_what_stays() -> Result<()> {
     let page = Chart::file("OPERATIONS.md")?;
@@ -203,6 +245,9 @@ fn the_page_has_each_right_and_the_commands_for_what_stays() -> Result<()> {
         "| tokenreviews: create |",
         "| configmaps: create; get, patch, delete of the name `culvert-mesh` |",
         "| customresourcedefinitions: list, create, patch |",
+        "| podcertificaterequests: list, watch; their status: patch |",
+        "| signers: sign, attest of the name `culvert.dev/identity` |",
+        "| clustertrustbundles: create; patch of the name `culvert.dev:identity:roots` |",
         "| leases: create; get, update of one name |",
         "| secrets: create; get, update of one name | the mesh's authority",
     ] {

@@ -99,6 +99,14 @@ fn others() -> Vec<(&'static str, Value)> {
             "controller beside a webhook",
             json!({ "controller": { "enabled": true, "replicas": 1 }, "injector": { "mode": "webhook" } }),
         ),
+        (
+            "identities by requests",
+            json!({ "controller": { "enabled": true }, "identity": { "mode": "requests" } }),
+        ),
+        (
+            "identities in volumes",
+            json!({ "controller": { "enabled": true }, "identity": { "mode": "directory" }, "injector": { "mode": "webhook" } }),
+        ),
         ("no uninstall", json!({ "uninstall": { "enabled": false } })),
     ]
 }

@@ -6,6 +6,7 @@ mod events;
 mod identities;
 mod permissions;
 mod replicas;
+mod requests;
 mod streams;
 mod traffic;
 

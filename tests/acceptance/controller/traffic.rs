@@ -20,6 +20,7 @@ use culvert_tests::{Lab, Sidecar, eventually};
 use rustix::process::Signal;
 use serde_json::json;
 
+use super::requests::{Kubelet, READ_WITHIN};
 use super::{Cluster, Controller, SECRET, SERVER_NAME, SOON};
 use crate::support::APP;
 use crate::walkthrough::onboarded;
@@ -86,17 +87,25 @@ impl World {
     }
 
     fn controller(&self) -> Result<Controller> {
+        self.controller_with(&[])
+    }
+
+    fn controller_with(&self, more: &[&str]) -> Result<Controller> {
         let program = &Binaries::built()?.install;
         let command = lab_exec::command(self.lab.peer.namespace(), 0, None, program)?;
         let listen = format!("10.77.0.1:{CONTROL}");
-        let controller =
-            self.cluster.started(command, &listen, "culvert-controller-0", &["--crds", "never"])?;
+        let options = [&["--crds", "never"], more].concat();
+        let controller = self.cluster.started(command, &listen, "culvert-controller-0", &options)?;
         eventually!(self.cluster.map("shop").is_some(), SOON);
         Ok(controller)
     }
 
     /// Starts the sidecar with the authorities of the ConfigMap and the pod's token, as the injector writes it.
     fn sidecar(&self) -> Result<Sidecar<'_>> {
+        self.sidecar_with(&[])
+    }
+
+    fn sidecar_with(&self, more: &[String]) -> Result<Sidecar<'_>> {
         let (bundle, token) = (self.folder.join("ca.crt"), self.folder.join("token"));
         fs::write(&bundle, self.cluster.bundle()?)?;
         fs::write(&token, "token-web")?;
@@ -112,7 +121,7 @@ impl World {
             option("trust-domain", "cluster.local"),
         ];
         let etc = self.lab.hosts(&format!("10.77.0.1 {SERVER_NAME}\n"))?;
-        self.lab.pod.sidecar().options(options).etc(&etc).start()
+        self.lab.pod.sidecar().options(options).options(more).etc(&etc).start()
     }
 
     /// The first byte that a server at an address says; `None` where the connection is reset.
@@ -230,5 +239,35 @@ fn a_server_has_the_identity_of_its_pods_account_or_is_not_called() -> Result<()
     assert_eq!(world.call(TWO), None);
     // None of the mesh is there, and the mesh is not closed.
     assert_eq!(world.call(OUTSIDE), Some('o'));
+    Ok(())
+}
+
+/// The volume of a pod as the kubelet fills it, and fills it anew while connections go on.
+#[test]
+fn a_pod_has_its_identity_from_its_kubelet() -> Result<()> {
+    let world = World::new(strict())?;
+    let kubelet = Kubelet::new(&world.cluster, "v1");
+    let controller = world.controller_with(&["--identity", "requests"])?;
+    let volume = world.folder.join("identity");
+    fs::create_dir_all(&volume)?;
+    let first = kubelet.signed("first")?;
+    kubelet.project(&volume, &first, 1)?;
+    let sidecar = world.sidecar_with(&[format!("--identity={}", volume.display())])?;
+    let certs = sidecar.admin("/certs")?.body;
+    ensure!(certs.contains("spiffe://cluster.local/ns/shop/sa/web"), "{certs}");
+    let _app = world.lab.pod.serve("10.77.0.2:8080", speaks_first("a"))?;
+    assert_eq!(world.call(OUTSIDE), Some('o'));
+    let mut open = world.lab.pod.as_uid(APP).connect(OUTSIDE)?;
+    assert_eq!(said(&mut open), Some('o'));
+    // The kubelet renews: a link moves, and all three files with it.
+    kubelet.project(&volume, &kubelet.signed("second")?, 2)?;
+    eventually!(sidecar.admin("/certs").is_ok_and(|page| page.body != certs), READ_WITHIN);
+    assert_eq!(world.call(OUTSIDE), Some('o'));
+    open.set_nonblocking(true)?;
+    let ended = open.read(&mut [0]);
+    ensure!(ended.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "{ended:?}");
+    // Nothing was asked of the stream.
+    let signed = controller.process.stderr().text().matches("a certificate was signed").count();
+    assert_eq!(signed, 2);
     Ok(())
 }

@@ -124,6 +124,34 @@ fn policies_and_the_program_say_the_same_of_a_controller() -> Result<()> {
     Ok(())
 }
 
+/// Identities by the kubelet, and those that only volumes of the pods bring.
+#[test]
+fn policies_and_the_program_say_the_same_of_identities() -> Result<()> {
+    let (_, shapes) = shapes()?;
+    let equal = others()?.into_iter().filter(|shape| shape.differs.is_none());
+    let all: Vec<_> = shapes.into_iter().chain(equal).collect();
+    let asked: Vec<_> = all.iter().map(|shape| (shape.pod.clone(), shape.namespace.clone())).collect();
+    let requests = Settings { identity: "requests", ..Settings::controlled("native") };
+    are_equal(&requests, &all)?;
+    are_equal(&Settings { sidecar: "plain", ..requests.clone() }, &admitted(&all))?;
+    let with_volume = |outcome: &Outcome| match outcome {
+        Outcome::Injected(pod) => {
+            let volumes = pod["spec"]["volumes"].as_array();
+            volumes.is_some_and(|all| all.iter().any(|volume| volume["name"] == "culvert-identity"))
+        }
+        _ => false,
+    };
+    let number = by_policy(&requests, &asked)?.iter().filter(|outcome| with_volume(outcome)).count();
+    ensure!(number > 80, "{number}");
+
+    let directory = Settings { identity: "directory", ..Settings::controlled("native") };
+    are_equal(&directory, &all)?;
+    let refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused(words) if words.contains("its identity: the cluster's"));
+    let number = by_policy(&directory, &asked)?.iter().filter(|outcome| refused(outcome)).count();
+    ensure!(number > 80, "{number}");
+    Ok(())
+}
+
 /// Every pair of a pod's and a namespace's labels, and the label where it would be an annotation.
 #[test]
 fn policies_and_the_program_leave_kumas_label_to_kuma() -> Result<()> {

@@ -75,6 +75,8 @@ pub(super) struct Settings {
     pub locked: Value,
     /// The cluster has a controller.
     pub controlled: bool,
+    /// Source of its pods' identities.
+    pub identity: &'static str,
 }
 
 /// Trust domain of the controller.
@@ -82,7 +84,8 @@ const TRUST_DOMAIN: &str = "mesh.example";
 
 impl Settings {
     pub(super) fn of(sidecar: &'static str) -> Self {
-        Self { sidecar, kuma_label: true, redirect: json!({}), locked: json!([]), controlled: false }
+        let (redirect, locked) = (json!({}), json!([]));
+        Self { sidecar, kuma_label: true, redirect, locked, controlled: false, identity: "stream" }
     }
 
     /// The same with a controller.
@@ -98,6 +101,7 @@ impl Settings {
                 "excludeNamespaces": ["excluded"],
             },
             "entry": { "redirect": self.redirect, "locked": self.locked },
+            "identity": { "mode": self.identity },
             "controller": { "enabled": self.controlled, "trustDomain": TRUST_DOMAIN },
         })
     }
@@ -196,6 +200,7 @@ pub(super) fn by_program(
     if settings.controlled {
         command.arg(format!("--control=https://culvert-controller.{NAMESPACE}.svc:15012"));
         command.arg(format!("--trust-domain={TRUST_DOMAIN}"));
+        command.arg(format!("--identity={}", settings.identity));
     }
     command.args(["--exclude-namespace", NAMESPACE, "--exclude-namespace", "excluded"]);
     // The option has a default, which asks for a sidecar: there is always another label.

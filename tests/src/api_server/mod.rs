@@ -20,7 +20,8 @@
 //! COLLECTION  /api/v1/[namespaces/NS/]PLURAL, /apis/GROUP/VERSION/[namespaces/NS/]PLURAL; an OBJECT has /NAME behind it
 //! ```
 //! It serves Kubernetes' own kinds that a mesh meets, those of each CustomResourceDefinition that is there (which becomes
-//! Established at once), and those of `serve()`. Defaults, validation, admission, garbage collection and rights are
+//! Established at once), and those of `serve()`. Answers to PodCertificateRequests and ClusterTrustBundles keep Kubernetes' rules. All
+//! other defaults, validation, admission, garbage collection and rights are
 //! Kubernetes' own business and are not here; pods have no grace period.
 //!
 //! **Versions**: one count for all objects. A write that changes nothing makes none. Pages after the first show objects as

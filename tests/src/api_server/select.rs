@@ -8,11 +8,12 @@ use serde_json::Value;
 use super::path::Query;
 
 /// Fields that a selector may name.
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 11] = [
     "metadata.name",
     "metadata.namespace",
     "spec.nodeName",
     "spec.serviceAccountName",
+    "spec.signerName",
     "status.phase",
     "status.podIP",
     "involvedObject.kind",

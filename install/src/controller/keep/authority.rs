@@ -81,15 +81,21 @@ fn take(shared: &Shared, kept: Kept, served_until: &mut Option<Instant>) -> Resu
     let now = SystemTime::now();
     kept.check(now)?;
     let differs = shared.authority().as_ref() != Some(&kept);
+    let mut served = None;
     if differs || served_until.is_none_or(|until| until <= Instant::now()) {
         // Half its life is left when it is renewed.
         let life = SERVED_FOR.min(shared.settings.authority_life / 4);
-        let certificate = serving(&kept, &shared.settings.service.names(), (now, life))?;
+        served = Some(serving(&kept, &shared.settings.service.names(), (now, life))?);
         *served_until = Some(Instant::now() + life / 2);
-        shared.served.send_replace(Some(certificate));
     }
     if differs {
         *shared.authority() = Some(kept);
+    }
+    // Behind the authority, which others look at once they hear of this.
+    if served.is_some() {
+        shared.served.send_replace(served);
+    }
+    if differs {
         shared.wake.notify_one();
         shared.followers().tell_all();
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! POST, PUT, PATCH and DELETE, by Kubernetes' rules.
 
+mod certificates;
 mod fields;
 mod managers;
 mod patch;
@@ -125,6 +126,7 @@ impl Write<'_> {
     }
 
     fn created(&self, store: &mut Store, place: &Place, object: Value) -> Written {
+        certificates::check(place, None, &object)?;
         if self.is_dry() {
             return Ok((201, Arc::new(object)));
         }
@@ -249,6 +251,7 @@ impl Write<'_> {
         if is_tracked {
             managers::updated(Some(old), &mut new, &self.author(), lists(self.kind));
         }
+        certificates::check(self.place, Some(old), &new)?;
         if new == **old || self.is_dry() {
             return Ok((200, Arc::new(new)));
         }
