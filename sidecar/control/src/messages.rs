@@ -24,7 +24,7 @@ pub struct DeltaDiscoveryRequest {
     #[prost(message, optional, tag = "1000")]
     pub report: ::core::option::Option<Report>,
 }
-/// Connections of the pod since the report before.
+/// Connections of the pod since the report before. Open ones take the place of those of the report before.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Report {
     /// At most 256, those with most connections.

@@ -91,26 +91,24 @@ impl Ledger {
         self.counted().repeated = REPEAT;
     }
 
-    /// Returns what happened since the last report; `None` for nothing.
+    /// Returns what happened since the last report, with all open connections; `None` for nothing.
     pub(super) fn report(&self) -> Option<Report> {
         let mut counted = self.counted();
         counted.repeated += 1;
         let repeats = counted.repeated >= REPEAT;
         let is_news = |one: &Numbers| one.ended > 0 || one.changed || (repeats && one.open > 0);
-        let mut told: Vec<(Peer, Numbers)> =
-            counted.peers.iter().filter(|(_, one)| is_news(one)).map(|(peer, one)| (*peer, *one)).collect();
-        if repeats {
-            counted.repeated = 0;
+        if counted.left_out == 0 && !counted.peers.values().any(is_news) {
+            return None;
         }
+        counted.repeated = 0;
+        // All open connections are told: those of a report take the place of the last one's.
+        let mut told: Vec<(Peer, Numbers)> = counted.peers.iter().map(|(peer, one)| (*peer, *one)).collect();
         counted.peers.retain(|_, one| {
             *one = Numbers { open: one.open, ..Numbers::default() };
             one.open > 0
         });
         let left_out = std::mem::take(&mut counted.left_out);
         drop(counted);
-        if told.is_empty() && left_out == 0 {
-            return None;
-        }
         // The order of a map must not decide which are told.
         told.sort_by_key(|(peer, one)| (Reverse(one.ended + one.open), *peer));
         let rest = told.split_off(told.len().min(MAX_TRAFFIC));
@@ -204,7 +202,7 @@ mod tests {
         let told = |ledger: &Ledger| ledger.report().is_some_and(|report| report.traffic[0].open == 1);
         assert!(told(&ledger));
         let silent = (0..).take_while(|_| !told(&ledger)).count();
-        assert_eq!(silent, usize::try_from(REPEAT).unwrap() - 2);
+        assert_eq!(silent, usize::try_from(REPEAT).unwrap() - 1);
         assert!(!told(&ledger));
         ledger.begin_again();
         assert!(told(&ledger) && !told(&ledger));

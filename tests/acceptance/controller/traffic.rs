@@ -16,9 +16,9 @@ use culvert_tests::process::lab_exec;
 use culvert_tests::server::{Server, speaks_first};
 use culvert_tests::tls::TlsServer;
 use culvert_tests::tls::authority::{Authority, Wish};
-use culvert_tests::{Lab, Sidecar, eventually};
+use culvert_tests::{Lab, Sidecar, eventually, http};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::requests::{Kubelet, READ_WITHIN};
 use super::{Cluster, Controller, SECRET, SERVER_NAME, SOON};
@@ -42,7 +42,7 @@ struct World {
 }
 
 impl World {
-    fn new(mesh: serde_json::Value) -> Result<Self> {
+    fn new(mesh: Value) -> Result<Self> {
         let mut world = Self::without_servers(mesh)?;
         for (at, name) in [(ONE, "1"), (TWO, "2"), (OUTSIDE, "o")] {
             world.servers.push(world.lab.peer.serve(at, speaks_first(name))?);
@@ -50,7 +50,7 @@ impl World {
         Ok(world)
     }
 
-    fn without_servers(mesh: serde_json::Value) -> Result<Self> {
+    fn without_servers(mesh: Value) -> Result<Self> {
         let (lab, folder) = onboarded()?;
         lab.peer.add_local_route("192.0.2.0/24")?;
         let cluster = Cluster::of(ApiServer::start(lab.peer.listen("127.0.0.1:6443")?)?);
@@ -195,7 +195,7 @@ fn a_closed_mesh_lets_members_be_called_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
-fn strict() -> serde_json::Value {
+fn strict() -> Value {
     let backend = json!({ "name": "culvert", "type": "builtin", "mode": "STRICT" });
     json!({ "mtls": { "enabledBackend": "culvert", "backends": [backend] } })
 }
@@ -269,5 +269,44 @@ fn a_pod_has_its_identity_from_its_kubelet() -> Result<()> {
     // Nothing was asked of the stream.
     let signed = controller.process.stderr().text().matches("a certificate was signed").count();
     assert_eq!(signed, 2);
+    Ok(())
+}
+
+#[test]
+fn the_picture_shows_what_a_sidecar_reports() -> Result<()> {
+    let mut world = World::without_servers(strict())?;
+    let authority = Authority::new("the user's")?;
+    world.signs(&authority);
+    world.member(ONE, &authority, "db", "1")?;
+    world.servers.push(world.lab.peer.serve(OUTSIDE, speaks_first("o"))?);
+    let controller = world.controller()?;
+    let sidecar = world.sidecar()?;
+    eventually!(world.call(SERVICE) == Some('1'), SOON);
+    for _ in 0..3 {
+        assert_eq!(world.call(ONE), Some('1'));
+        assert_eq!(world.call(OUTSIDE), Some('o'));
+    }
+    let _open = world.lab.pod.as_uid(APP).connect(OUTSIDE)?;
+    let edge = |server: &str| -> Result<Value> {
+        let page = http::get(world.lab.peer.connect(controller.status)?, "/mesh.json")?;
+        let picture: Value = serde_json::from_str(&page.body)?;
+        let edges = picture["edges"].as_array().context("no edges")?;
+        let is_it = |edge: &&Value| edge["client"] == "workload/shop/web" && edge["server"] == server;
+        edges.iter().find(is_it).cloned().context("no such edge")
+    };
+    let is = |server: &str, numbers: [u64; 3], security: &str| {
+        edge(server).is_ok_and(|edge| {
+            ["connections", "tls", "open"].map(|field| edge[field].as_u64()) == numbers.map(Some)
+                && edge["security"] == security
+        })
+    };
+    // The first call of the Service may have been refused before there was an identity.
+    eventually!(
+        edge("workload/shop/db").is_ok_and(|edge| edge["tls"].as_u64() == Some(4) && edge["open"] == 0),
+        SOON
+    );
+    eventually!(is("outside", [3, 0, 1], "plain"), SOON);
+    drop(sidecar);
+    eventually!(is("outside", [3, 0, 0], "plain"), SOON);
     Ok(())
 }
