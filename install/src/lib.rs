@@ -78,7 +78,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, streams: Streams<'_>) -> Ex
         Ok(Cli { command: Command::Explain(args) }) => explain::run(&args),
         Ok(Cli { command: Command::Inject(args) }) => inject_command::run(&args),
         Ok(Cli { command: Command::Redirect(args) }) => redirect::run(&args),
-        Ok(Cli { command: Command::Status(args) }) => status::run(&args),
+        Ok(Cli { command: Command::Status(args) }) => status::run(&args, colour),
         // clap hands over `--help` and `--version` as errors that belong on stdout.
         Err(usage) if usage.use_stderr() => {
             Answer { out: String::new(), err: usage.render().to_string(), exit: Exit::Usage }
@@ -140,7 +140,8 @@ mod tests {
             (&["await-uninstall", "--policies", "0s"], "from 1s"),
             (&["await-uninstall", "--policies", "5s", "--namespace", "x"], "cannot be used with"),
             (&["await-uninstall"], "--namespace"),
-            (&["status", "--cluster"], "not built yet"),
+            (&["status", "--cluster"], "KUBERNETES_SERVICE_HOST"),
+            (&["status", "--webhook", "x"], "--cluster"),
             (&["await-uninstall", "--namespace", "x", "--daemonset", "y"], "KUBERNETES_SERVICE_HOST"),
             (&[], "Usage"),
         ] {

@@ -38,7 +38,7 @@ pub(crate) mod shared;
 pub(crate) mod stream;
 mod told;
 pub(crate) mod traffic;
-mod watch;
+pub(crate) mod watch;
 pub(crate) mod world;
 
 use std::collections::HashSet;

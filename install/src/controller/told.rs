@@ -73,3 +73,35 @@ impl Reports {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sidecars_have_one_event_each_and_silence_no_document() {
+        let (events, mut queue) = Events::new();
+        let dropped = Counter::default();
+        let reports = Reports::new(&events, &dropped);
+        let mut posted = || std::iter::from_fn(|| queue.try_recv().ok()).collect::<Vec<_>>();
+        let web = Key::new("shop", "web");
+        (0..100).for_each(|number| reports.refused(&web, "u", &format!("words {number}")));
+        let of_web = posted();
+        assert_eq!((of_web.len(), of_web[0].reason), (1, REFUSED));
+        for number in 0..1000 {
+            reports.refused(&Key::new("shop", &format!("pod-{number}")), "", "no");
+        }
+        assert_eq!((posted().len(), dropped.get()), (99, 901), "of all pods so many at once");
+        let mesh = Key::new("", "default");
+        for wrong in [Some("spec: found nothing"), None] {
+            reports.document("kuma.io/v1alpha1".to_owned(), Kind::Mesh, (&mesh, "m"), wrong);
+        }
+        let of_mesh = posted();
+        let reasons: Vec<Reason> = of_mesh.iter().map(|event| event.reason).collect();
+        assert_eq!(reasons, [INVALID, VALID]);
+        assert_eq!(
+            (&*of_mesh[0].message, of_mesh[0].regarding.uid.as_deref()),
+            ("spec: found nothing", Some("m"))
+        );
+    }
+}

@@ -7,6 +7,7 @@ mod identities;
 mod permissions;
 mod replicas;
 mod requests;
+mod status;
 mod streams;
 mod traffic;
 

@@ -8,6 +8,7 @@
 
 mod callers;
 mod dataplane;
+mod mode;
 mod permissions;
 mod policies;
 mod reach;
@@ -17,14 +18,13 @@ mod tests;
 
 use std::net::SocketAddr;
 
-use culvert_mesh::kinds::FromSpec as _;
-use culvert_mesh::kinds::mesh::{Mesh, MtlsMode};
 use serde_json::{Value, json};
 
 use super::world::{DEFAULT_MESH, Pod, World};
 
 pub(crate) use self::callers::Callers;
 pub(crate) use self::dataplane::dataplane;
+pub(crate) use self::mode::{Mode, base_mode, mode};
 pub(crate) use self::reach::{Reach, reach};
 
 /// API version of mesh documents.
@@ -135,8 +135,5 @@ pub(crate) fn destination(world: &World, identities: &Identities, mesh: &str, at
 
 /// Returns true if the mesh lets in members only.
 fn is_strict(world: &World, mesh: &str) -> bool {
-    let Some(good) = world.documents.mesh(mesh) else { return false };
-    let mtls = Mesh::from_spec(&good.document.spec).and_then(|mesh| mesh.mtls.as_ref());
-    let backend = mtls.and_then(|mtls| mtls.enabled());
-    backend.is_some_and(|backend| backend.mode != Some(MtlsMode::Permissive))
+    base_mode(world, mesh) == Mode::Strict
 }

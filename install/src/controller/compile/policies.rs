@@ -59,7 +59,7 @@ fn concerns(document: &Document, subjects: &[OwnedSubject<'_>]) -> bool {
 
 /// Returns true if the pod's sidecar goes by a MeshIdentity: the one with the most labels, then the first by name, if that one
 /// issues certificates.
-fn has_identity(ours: &[&Document], pod: &Subject<'_>) -> bool {
+pub(super) fn has_identity(ours: &[&Document], pod: &Subject<'_>) -> bool {
     let labels = pod.pod.map(|(this, _)| this.labels.clone()).unwrap_or_default();
     let about = ours.iter().filter_map(|document| {
         let identity =
@@ -71,20 +71,20 @@ fn has_identity(ours: &[&Document], pod: &Subject<'_>) -> bool {
 }
 
 /// A subject with the list that it borrows.
-struct OwnedSubject<'a> {
+pub(super) struct OwnedSubject<'a> {
     pod: (&'a Document, &'a Dataplane),
     tags: Vec<&'a culvert_mesh::model::tags::Tags>,
     inbound: Option<&'a culvert_mesh::kinds::dataplane::Inbound>,
 }
 
 impl OwnedSubject<'_> {
-    fn view(&self) -> Subject<'_> {
+    pub(super) fn view(&self) -> Subject<'_> {
         Subject { pod: Some(self.pod), tags: &self.tags, inbound: self.inbound }
     }
 }
 
 /// The pod, and each of its inbounds.
-fn subjects<'a>(document: &'a Document, dataplane: &'a Dataplane) -> Vec<OwnedSubject<'a>> {
+pub(super) fn subjects<'a>(document: &'a Document, dataplane: &'a Dataplane) -> Vec<OwnedSubject<'a>> {
     let pod = (document, dataplane);
     let inbounds = dataplane.networking.inbound.iter();
     let all = inbounds.clone().map(|inbound| &*inbound.tags).collect();

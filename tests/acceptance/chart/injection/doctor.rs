@@ -33,6 +33,8 @@ fn the_doctor_may_do_what_the_page_says_and_nothing_else() -> Result<()> {
         &format!("get {group}/mutatingadmissionpolicies culvert-injector"),
         "get /namespaces",
         "list /namespaces",
+        "list /pods",
+        "list kuma.io/*",
     ]);
     for (mode, of_cluster, own) in [
         ("webhook", read.clone(), Some(set(&["get /secrets culvert-injector"]))),
@@ -62,10 +64,21 @@ fn the_doctor_may_do_what_the_page_says_and_nothing_else() -> Result<()> {
         }
         assert_eq!(of_doctor(&rendered, "ServiceAccount")[NAMESPACE]["automountServiceAccountToken"], false);
     }
+    // With a controller, in both modes, which of its replicas writes.
+    for mode in ["webhook", "policy"] {
+        let doctor = json!({ "enabled": true, "namespaces": ["shop"] });
+        let values =
+            json!({ "controller": { "enabled": true }, "injector": { "mode": mode, "doctor": doctor } });
+        let lease = "get coordination.k8s.io/leases culvert-controller";
+        let own = rights(&of_doctor(&rendered(&values)?, "Role")[NAMESPACE]);
+        ensure!(own.contains(lease), "{mode}: {own:?}");
+    }
     let page = Chart::file("OPERATIONS.md")?;
     for row in [
         "| mutatingwebhookconfigurations, mutatingadmissionpolicies: get of one name |",
         "| namespaces: get, list |",
+        "| pods: list; every kind of `kuma.io`: list |",
+        "| leases: get of one name, with `controller.enabled` |",
         "| secrets: get of one name |",
         "| pods: create, in `injector.doctor.namespaces` only |",
     ] {
@@ -102,6 +115,13 @@ fn helm_prints_the_doctors_command_whole() -> Result<()> {
             words[3..],
             ["--namespace=shop", "--webhook=culvert-injector", "--secret=culvert-injector"]
         );
+        takes(&json!(words[..2]), &json!(words[2..]))?;
+        let mut runs = notes.lines().filter(|line| line.contains(" run culvert-doctor "));
+        let status = runs.nth(1).context("no status")?;
+        let (of_status, program) = status.split_once(" --command -- ").context("no program")?;
+        assert_eq!(of_status, kubectl, "it runs by the same account");
+        let words: Vec<&str> = program.split_whitespace().collect();
+        assert_eq!(words, ["/bin/culvert-install", "status", "--cluster", "--webhook=culvert-injector"]);
         takes(&json!(words[..2]), &json!(words[2..]))?;
     }
     ensure!(!chart.notes(&json!({}))?.contains("run culvert-doctor"));

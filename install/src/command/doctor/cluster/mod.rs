@@ -4,7 +4,7 @@
 mod judge;
 #[cfg(test)]
 mod tests;
-mod trial;
+pub(crate) mod trial;
 
 use std::time::SystemTime;
 

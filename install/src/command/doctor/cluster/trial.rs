@@ -30,7 +30,7 @@ pub(super) enum Untried {
 
 /// The part of the decision that the cluster's objects tell of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     /// Namespaces that API servers never ask the injector about.
     pub excluded: Vec<String>,
     pub kuma_label: KumaLabel,
@@ -45,7 +45,7 @@ impl Default for Rules {
 
 impl Rules {
     /// Those of the injector's webhooks.
-    pub(super) fn of_webhooks<'a>(webhooks: impl Iterator<Item = &'a Value> + Clone) -> Self {
+    pub(crate) fn of_webhooks<'a>(webhooks: impl Iterator<Item = &'a Value> + Clone) -> Self {
         let mut excluded: Option<Vec<String>> = None;
         for webhook in webhooks.clone() {
             let of_this = left_out(&webhook["namespaceSelector"]);
@@ -65,7 +65,7 @@ impl Rules {
     }
 
     /// Those of the injector's policy.
-    pub(super) fn of_policy(policy: &Value) -> Self {
+    pub(crate) fn of_policy(policy: &Value) -> Self {
         let spec = &policy["spec"];
         let mut variables = spec["variables"].as_array().into_iter().flatten();
         let is_off =

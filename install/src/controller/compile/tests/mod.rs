@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+mod mode;
 mod permissions;
 
 use culvert_mesh::kinds::Kind;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `culvert-install status`: each pod of this node, from the agent, or by an own check if no agent answers.
+//! `culvert-install status`: each pod of this node, from the agent, or by an own check if no agent answers; or the cluster.
+
+mod cluster;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -9,7 +11,7 @@ use culvert_cni::agent::{Answer as Answered, Request, client};
 use culvert_cni::attachment::Records;
 use culvert_cni::redirect::repair::{Mode, State as Redirect};
 
-use super::answer::Answer;
+use super::answer::{Answer, Colour};
 use super::table::table;
 use crate::agent::status::{NodeStatus, PodRow, PodTable, RedirectState};
 use crate::agent::verify::{self, Defaults, Desired, PodCheck, Subject};
@@ -28,18 +30,11 @@ use crate::system::read::read_bounded;
 /// Deadline of the agent, which only has to write down what it knows.
 const AGENT_WITHIN: Duration = Duration::from_secs(2);
 
-/// The view of a whole cluster is asked for.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "status --cluster is not built yet: run status in each agent's pod; culvert_controller_sidecars counts sidecars by image"
-)]
-struct NoClusterYet;
-
 /// Asks the agent or checks the pods.
-pub(crate) fn run(args: &StatusArgs) -> Answer {
-    let StatusArgs { paths, cluster, output } = args;
+pub(crate) fn run(args: &StatusArgs, colour: Colour) -> Answer {
+    let StatusArgs { paths, cluster, output, .. } = args;
     if *cluster {
-        return Answer::refused(&NoClusterYet, Exit::Usage);
+        return cluster::run(args, colour);
     }
     let layout = match layout::discover(&paths.clone().into()) {
         Ok(layout) => layout,
