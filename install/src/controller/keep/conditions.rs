@@ -10,6 +10,7 @@ use culvert_mesh::kinds::Kind;
 use kube::Api;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Map, Value, json};
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::call::{MANAGER, WriteError, failed, within};
@@ -83,7 +84,7 @@ impl Conditions {
 
     /// Writes the conditions that differ from what documents have. One failure stops none of the others.
     pub(super) async fn write(&mut self, shared: &Shared) -> Result<(), WriteError> {
-        self.look(shared);
+        self.look(shared).await;
         let (mut invalid, mut differ) = (0, Vec::new());
         let mut unseen = std::mem::take(&mut self.unseen);
         for document in shared.world().documents.current() {
@@ -120,7 +121,7 @@ impl Conditions {
     }
 
     /// Compares permissions with accounts: those whose content is new, and all of them once the callers are others.
-    fn look(&mut self, shared: &Shared) {
+    async fn look(&mut self, shared: &Shared) {
         let identities = shared.identities();
         let (version, permissions) = {
             let world = shared.world();
@@ -137,6 +138,8 @@ impl Conditions {
                 None => {
                     // The guard ends with the statement: streams wait for the world.
                     let accounts = shared.callers.of(&shared.world(), &identities, &document.mesh);
+                    // One takes milliseconds in a large cluster, and streams share the thread.
+                    yield_now().await;
                     reach(&accounts, &document)
                 }
             };
