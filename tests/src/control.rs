@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use culvert_control::frame::{Frames, framed};
 use culvert_control::messages::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Destination, Document, SignRequest, SignResponse,
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Destination, Document, Report, SignRequest, SignResponse,
 };
 use culvert_control::{DELTA, DESTINATION, DOCUMENT, SIGN, WILDCARD};
 use http_body_util::BodyExt;
@@ -202,6 +202,15 @@ impl Stream<'_> {
     /// Asks about destinations.
     pub fn ask_destinations(&self, at: &[&str]) -> Result<()> {
         self.ask(DESTINATION, at)
+    }
+
+    /// Reports connections, and asks for nothing.
+    pub fn report(&self, report: Report) -> Result<()> {
+        self.send(&DeltaDiscoveryRequest {
+            type_url: DOCUMENT.to_owned(),
+            report: Some(report),
+            ..Default::default()
+        })
     }
 
     fn ask(&self, kind: &str, names: &[&str]) -> Result<()> {

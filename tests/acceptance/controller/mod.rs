@@ -5,6 +5,7 @@ mod cluster;
 mod events;
 mod identities;
 mod permissions;
+mod picture;
 mod replicas;
 mod requests;
 mod status;
