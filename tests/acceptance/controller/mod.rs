@@ -184,7 +184,9 @@ struct Controller {
 
 impl Controller {
     fn page(&self, path: &str) -> Result<http::Response> {
-        http::get(TcpStream::connect(self.status)?, path)
+        let stream = TcpStream::connect(self.status)?;
+        stream.set_read_timeout(Some(SOON))?;
+        http::get(stream, path)
     }
 
     fn until_ready(&self) -> Result<()> {

@@ -75,7 +75,7 @@ pub(super) fn page(picture: &Picture, question: &Question) -> String {
     let _ = write!(
         out,
         "<footer class=\"soft\">As text or JSON: <a href=\"/mesh.json{only}\">mesh.json</a><a href=\"/metrics\">metrics</a>\
-         <a href=\"/ready\">ready</a></footer></main></body></html>\n"
+         <a href=\"/ready\">ready</a></footer></main></body></html>"
     );
     out
 }

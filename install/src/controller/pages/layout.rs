@@ -145,7 +145,7 @@ fn lanes(graph: &Graph, layers: &[Option<usize>]) -> (Vec<String>, Vec<usize>) {
     }
     let mut names: Vec<(&str, (usize, usize))> = of.into_iter().collect();
     // Means as whole numbers; a lane without any edge is below those with some.
-    let mean = |(sum, count): (usize, usize)| if count == 0 { usize::MAX } else { sum * 100 / count };
+    let mean = |(sum, count): (usize, usize)| (sum * 100).checked_div(count).unwrap_or(usize::MAX);
     names.sort_by_key(|(name, of)| (name.is_empty(), mean(*of), *name));
     let place = |name: &str| names.iter().position(|(one, _)| *one == name).unwrap_or_default();
     let lane_of = graph.lanes.iter().map(|name| place(name)).collect();

@@ -42,7 +42,7 @@ pub(super) fn draw(picture: &Picture) -> Drawing {
     let chosen = chosen(picture);
     let mut edges: Vec<&EdgeView> = picture.edges.iter().collect();
     edges.retain(|one| chosen.contains(one.client.as_str()) && chosen.contains(one.server.as_str()));
-    edges.sort_by(|one, other| weight(other).cmp(&weight(one)));
+    edges.sort_by_key(|one| std::cmp::Reverse(weight(one)));
     edges.truncate(MAX_EDGES);
     // Lines that fail are above the others, and busy ones above those.
     edges.reverse();
