@@ -91,7 +91,7 @@ struct SignedLabels {
 pub(crate) enum Reported {
     /// It was taken in.
     Taken,
-    /// It came too soon after the one before, or its pod is gone.
+    /// It came too soon after the one before, was too long, or its pod is gone.
     Dropped,
 }
 

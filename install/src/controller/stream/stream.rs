@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_control::frame::{Frames, framed};
-use culvert_control::messages::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use culvert_control::messages::DeltaDiscoveryResponse;
 use culvert_control::{DOCUMENT, MAX_REQUEST};
 use http_body_util::BodyExt;
 use hyper::Response;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::grpc::{self, Messages, Piece, Status};
-use super::intake::Intake;
+use super::intake::{Intake, Request};
 use super::reviewed::{self, Caller};
 use super::session::{Asked, PIECE, Session};
 use crate::controller::compile::{self, Named, mesh_of};
@@ -137,15 +137,9 @@ async fn run(
 
 impl Following {
     /// Answers a request.
-    async fn answer(
-        &mut self,
-        mut request: DeltaDiscoveryRequest,
-        queue: &mpsc::Sender<Piece>,
-    ) -> Result<(), Status> {
+    async fn answer(&mut self, request: Request, queue: &mpsc::Sender<Piece>) -> Result<(), Status> {
         let began = Instant::now();
-        if let Some(report) = request.report.take() {
-            self.intake.take(&self.shared, &self.caller, report);
-        }
+        let request = self.intake.take(&self.shared, &self.caller, request);
         let about = if request.type_url == DOCUMENT { Sent::Documents } else { Sent::Destinations };
         self.inbox.unacknowledged.answered(about, &request.response_nonce);
         let Asked { documents, destinations, given_up, refused } =
@@ -281,7 +275,7 @@ struct Requests {
 
 impl Requests {
     /// Returns the next request; `None` at the end. May be dropped and called again: nothing is lost.
-    async fn next(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
+    async fn next(&mut self) -> Result<Option<Request>, Status> {
         loop {
             if let Some(request) = self.frames.take().map_err(|error| Status::new(3, error))? {
                 return Ok(Some(request));
