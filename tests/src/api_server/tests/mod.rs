@@ -2,6 +2,7 @@
 //! Kubernetes' rules, by raw HTTP.
 
 mod apply;
+mod certificates;
 mod mishaps;
 mod reads;
 mod reviews;
