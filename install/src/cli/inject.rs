@@ -77,7 +77,7 @@ pub(crate) struct ControlArgs {
     /// Trust domain of the controller's identities
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = trust_domain, requires = "control")]
     pub trust_domain: String,
-    /// Source of pods' identities: requests needs Kubernetes 1.37, or 1.36 with its feature gates
+    /// Source of pods' identities: requests needs Kubernetes 1.37, or 1.35 by feature gates
     #[arg(long, value_enum, default_value_t = IdentityArg::Stream, requires = "control")]
     pub identity: IdentityArg,
 }
