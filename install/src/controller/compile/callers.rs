@@ -109,7 +109,7 @@ impl Caller {
 fn accounts(world: &World, identities: &Identities, mesh: &str) -> Vec<Account> {
     let mut accounts: BTreeMap<Key, Vec<Caller>> = BTreeMap::new();
     for pod in world.one_pod_of_each_kind().filter(|pod| pod.is_onboarded() && mesh_of(pod) == mesh) {
-        let Some(dataplane) = read(mesh, &dataplane(world, identities, pod).text) else { continue };
+        let Some(dataplane) = read(mesh, &dataplane(world, None, pod).text) else { continue };
         let has_tags = Dataplane::from_spec(&dataplane.spec).is_some_and(|own| own.tags().next().is_some());
         let portless = (!has_tags).then(|| tags_without_port(pod));
         let key = Key::new(pod.key.namespace(), &pod.account);

@@ -31,7 +31,7 @@ struct Inbound {
 /// Makes the Dataplane of a pod: an inbound for each port that a Service or a container names.
 ///
 /// A pod without an address yet gets the unspecified one, which no connection has.
-pub(crate) fn dataplane(world: &World, identities: &Identities, pod: &Pod) -> Named {
+pub(crate) fn dataplane(world: &World, identities: Option<&Identities>, pod: &Pod) -> Named {
     let inbounds = inbounds(world, pod);
     let is_ready = pod.is_ready;
     let list: Vec<Value> =
@@ -42,13 +42,9 @@ pub(crate) fn dataplane(world: &World, identities: &Identities, pod: &Pod) -> Na
     labels.insert(MESH.to_owned(), mesh_of(pod).into());
     labels.insert(NAMESPACE.to_owned(), pod.key.namespace().into());
     labels.insert(ACCOUNT.to_owned(), (&*pod.account).into());
-    let document = json!({
+    let mut document = json!({
         "apiVersion": API_VERSION, "kind": "Dataplane", "mesh": mesh_of(pod),
-        "metadata": {
-            "name": pod.key.name(), "namespace": pod.key.namespace(), "labels": labels,
-            // Clients check that the server proves it.
-            "annotations": { SPIFFE_ID: identities.id(pod.key.namespace(), &pod.account) },
-        },
+        "metadata": { "name": pod.key.name(), "namespace": pod.key.namespace(), "labels": labels },
         "spec": { "networking": {
             "address": address,
             "inbound": list,
@@ -57,6 +53,11 @@ pub(crate) fn dataplane(world: &World, identities: &Identities, pod: &Pod) -> Na
             },
         } },
     });
+    if let Some(identities) = identities {
+        // Clients check that the server proves it.
+        let id = identities.id(pod.key.namespace(), &pod.account);
+        document["metadata"]["annotations"] = json!({ SPIFFE_ID: id });
+    }
     Named::of("Dataplane", &pod.key, &document)
 }
 

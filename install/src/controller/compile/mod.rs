@@ -81,7 +81,7 @@ pub(crate) fn mesh_of(pod: &Pod) -> &str {
 
 /// Returns the documents about a pod, without those of its destinations.
 pub(crate) fn about(world: &World, identities: &Identities, callers: &Callers, pod: &Pod) -> Vec<Named> {
-    let own = dataplane(world, identities, pod);
+    let own = dataplane(world, Some(identities), pod);
     let mut documents = policies::about(world, identities, callers, pod, &own);
     documents.extend(trust(identities, mesh_of(pod), &documents));
     documents.push(own);
@@ -104,7 +104,7 @@ fn trust(identities: &Identities, mesh: &str, documents: &[Named]) -> Option<Nam
 pub(crate) fn destination(world: &World, identities: &Identities, mesh: &str, at: SocketAddr) -> Vec<Named> {
     if let Some(pod) = world.pod_at(at.ip()) {
         let is_member = pod.is_onboarded() && mesh_of(pod) == mesh;
-        return is_member.then(|| dataplane(world, identities, pod)).into_iter().collect();
+        return is_member.then(|| dataplane(world, Some(identities), pod)).into_iter().collect();
     }
     let Some(service) = world.service_at(at.ip()) else { return Vec::new() };
     if !service.ports.iter().any(|port| port.port == at.port()) {
@@ -123,7 +123,7 @@ pub(crate) fn destination(world: &World, identities: &Identities, mesh: &str, at
     let mut documents = vec![service::mesh_service(identities, mesh, service, &members)];
     let mut bytes = documents[0].text.len();
     for pod in ready.take(MOST_ENDPOINTS) {
-        let dataplane = dataplane(world, identities, pod);
+        let dataplane = dataplane(world, Some(identities), pod);
         bytes += dataplane.text.len();
         if bytes > MOST_BYTES {
             break;

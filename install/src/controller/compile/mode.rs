@@ -43,7 +43,7 @@ pub(crate) fn base_mode(world: &World, mesh: &str) -> Mode {
 pub(crate) fn mode(world: &World, pod: &Pod) -> Mode {
     let mesh = mesh_of(pod);
     let base = base_mode(world, mesh);
-    let own = read(mesh, &dataplane(world, pod).text);
+    let own = read(mesh, &dataplane(world, None, pod).text);
     let this = own.as_ref().and_then(|document| Some((document, Dataplane::from_spec(&document.spec)?)));
     let Some((document, dataplane)) = this else { return base };
     let all: Vec<&Document> = world.documents.of_mesh(mesh).map(|(_, good)| &*good.document).collect();

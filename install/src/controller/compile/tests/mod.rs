@@ -166,7 +166,7 @@ fn a_mesh_identity_brings_the_authorities() {
 fn each_dataplane_can_be_read() {
     let world = world();
     for name in ["db", "web", "cron"] {
-        let own = dataplane(&world, &identities(), world.pod(&Key::new("shop", name)).unwrap());
+        let own = dataplane(&world, Some(&identities()), world.pod(&Key::new("shop", name)).unwrap());
         let document = dataplane::read("default", &own.text).unwrap();
         assert_eq!(document.kind(), Kind::Dataplane, "{}", own.text);
         let account = &*world.pod(&Key::new("shop", name)).unwrap().account;
