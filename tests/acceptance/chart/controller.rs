@@ -3,9 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use culvert_tests::chart::{Chart, KUBERNETES, NAMESPACE, Rendered, repository, strings};
+use culvert_tests::process::binaries::Binaries;
 use serde_json::{Value, json};
 
 use super::injection::injector::rights;
@@ -231,6 +233,34 @@ fn it_signs_for_the_api_only_where_that_is_asked_for() -> Result<()> {
             assert!(format!("{error:#}").contains("set controller.enabled"), "{error:#}");
         }
     }
+    Ok(())
+}
+
+/// By the schema of the first Kubernetes that has the volume by default: a misspelt field would be dropped in silence.
+#[test]
+fn a_pod_that_its_kubelet_gives_an_identity_is_valid() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (before, after) = (folder.path().join("web.yaml"), folder.path().join("injected.yaml"));
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "web" },
+                      "spec": { "containers": [{ "name": "web", "image": "web:1" }] } });
+    fs::write(&before, pod.to_string())?;
+    let mut command = Command::new(&Binaries::built()?.install);
+    command.args([
+        "inject",
+        "--image",
+        "culvert:1",
+        "--control",
+        "https://culvert-controller.mesh.svc:15012",
+    ]);
+    let said = command.args(["--identity", "requests", "--file"]).arg(&before).output()?;
+    ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let text = String::from_utf8(said.stdout)?;
+    ensure!(text.contains("podCertificate"), "{text}");
+    let newest = KUBERNETES[KUBERNETES.len() - 1];
+    fs::write(&after, &text)?;
+    Chart::here()?.validate(newest, std::slice::from_ref(&after))?;
+    fs::write(&after, text.replace("certificateChainPath", "chainPath"))?;
+    ensure!(Chart::here()?.validate(newest, std::slice::from_ref(&after)).is_err(), "any field is taken");
     Ok(())
 }
 
