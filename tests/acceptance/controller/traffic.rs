@@ -302,7 +302,7 @@ fn the_picture_shows_what_a_sidecar_reports() -> Result<()> {
     };
     // The first call of the Service may have been refused before there was an identity.
     eventually!(
-        edge("workload/shop/db").is_ok_and(|edge| edge["tls"].as_u64() == Some(4) && edge["open"] == 0),
+        edge("workload/shop/db-1").is_ok_and(|edge| edge["tls"].as_u64() == Some(4) && edge["open"] == 0),
         SOON
     );
     eventually!(is("outside", [3, 0, 1], "plain"), SOON);

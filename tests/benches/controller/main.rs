@@ -1,7 +1,10 @@
 //! The controller with a large cluster: `cargo bench -p culvert-tests --bench controller`.
 //!
 //! Memory with 10,000 pods and 1,000 Services, the time from a change at the API server to a sidecar's stream, the time of a
-//! first look-up, and the memory of a stream. API server and sidecars are this program.
+//! first look-up, and the memory of a stream. API server and sidecars are this program. Then a sidecar in a redirected pod: see
+//! [`sidecar`].
+
+mod sidecar;
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -39,7 +42,7 @@ fn main() -> ExitCode {
     if let Err(code) = lab_exec::play_if_asked() {
         return code;
     }
-    match run() {
+    match run().and_then(|()| sidecar::run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("controller: {error:#}");
@@ -143,7 +146,11 @@ fn start(server: &ApiServer) -> Result<(Process, SocketAddr)> {
 
 /// Bytes that a process has in memory, now and at most.
 fn memory(process: &Process) -> Result<(u64, u64)> {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
+    memory_of(process.pid())
+}
+
+fn memory_of(pid: u32) -> Result<(u64, u64)> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let of = |name: &str| -> Option<u64> {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
