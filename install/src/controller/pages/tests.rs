@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
+
+use serde_json::{Value, json};
 
 use super::html::{Question, page, policy};
 use super::layout::{Graph, HEIGHT, Layout, WIDTH, layout};
 use super::picture::{EdgeView, Invalid, NodeView, Picture, Security, Sidecars, Sort};
 use super::{svg, ways};
+use crate::controller::key::Key;
+use crate::controller::traffic::{Counts, Ends, Node, Totals};
+use crate::controller::world::{Pod, Put, RawService, Service, Slice, World};
 
 /// A graph with a lane and edges that are drawn from a seed: `count` nodes, one in six without edges. Most are called within
 /// their lane, as in a cluster.
@@ -322,4 +327,114 @@ fn a_namespace_is_shown_with_those_that_it_talks_to() {
     assert_eq!(names("b"), ["one", "two", "alone", "three"]);
     assert_eq!(picture.in_namespace("a").edges.len(), 1);
     assert!(names("nowhere").is_empty());
+}
+
+/// A world with these pods: namespace, name and presence of a sidecar.
+fn world(pods: &[(&str, &str, bool)]) -> World {
+    let mut world = World::default();
+    for (namespace, name, sidecar) in pods {
+        let own =
+            json!([{ "name": "culvert-sidecar", "image": "culvert:1", "args": ["--control=https://x"] }]);
+        let workload = name.rsplit_once('-').unwrap().0;
+        let pod = json!({
+            "metadata": { "name": name, "namespace": namespace, "generateName": format!("{workload}-") },
+            "spec": { "containers": [], "initContainers": if *sidecar { own } else { json!([]) } },
+            "status": { "phase": "Running" },
+        });
+        world.put(Put::Pod(Pod::read(serde_json::from_value(pod).unwrap()).unwrap()));
+        world.put(Put::Namespace((*namespace).into(), [].into()));
+    }
+    world
+}
+
+/// Puts a Service there with these pods behind it.
+fn put_service(world: &mut World, name: &str, pods: &[&str]) {
+    let service = json!({
+        "metadata": { "name": name, "namespace": "shop" },
+        "spec": { "clusterIP": "10.96.0.2", "selector": { "app": name }, "ports": [{ "port": 80 }] },
+    });
+    let service: RawService = serde_json::from_value(service).unwrap();
+    world.put(Put::Service(Service::read(service).unwrap()));
+    let endpoint = |name: &&str| json!({ "addresses": ["10.0.0.1"], "targetRef": { "kind": "Pod", "namespace": "shop", "name": name } });
+    let metadata = json!({ "name": format!("{name}-x"), "namespace": "shop", "labels": { "kubernetes.io/service-name": name } });
+    let data = json!({ "endpoints": pods.iter().map(endpoint).collect::<Vec<Value>>(), "ports": [{ "port": 8080 }] });
+    world.put(Put::Slice(Slice::read(&serde_json::from_value(metadata).unwrap(), data).unwrap()));
+}
+
+fn called(node: Node, [ended, failed, tls]: [u64; 3]) -> (Ends, Totals) {
+    let counts = Counts { ended, failed, tls, bytes: 10 };
+    let client = Node::Workload(Key::new("shop", "web"));
+    (Ends { client, server: node }, Totals { counts, open: 1, seconds: 100, age: ended })
+}
+
+#[test]
+fn a_service_is_the_workload_behind_it() {
+    let mut world = world(&[
+        ("shop", "web-1", true),
+        ("shop", "db-0", true),
+        ("shop", "db-1", true),
+        ("shop", "old-1", true),
+    ]);
+    let service = || Node::Service(Key::new("shop", "db"));
+    let edges =
+        || vec![called(service(), [50, 0, 50]), called(Node::Workload(Key::new("shop", "db")), [10, 0, 0])];
+    let of = |world: &World| Picture::of(world, &HashSet::new(), edges());
+    // Both ways to it are one edge.
+    put_service(&mut world, "db", &["db-0", "db-1"]);
+    let picture = of(&world);
+    let [edge] = picture.edges.as_slice() else { panic!("{:?}", picture.edges) };
+    assert_eq!(
+        (edge.server.as_str(), edge.connections, edge.open, edge.age),
+        ("workload/shop/db", 60, 2, 10)
+    );
+    assert_eq!((edge.per_second, edge.security), (0.6, Security::Mixed));
+    // Of two workloads it is neither.
+    put_service(&mut world, "db", &["db-0", "old-1"]);
+    let picture = of(&world);
+    let servers: Vec<_> = picture.edges.iter().map(|edge| edge.server.as_str()).collect();
+    assert_eq!(servers, ["service/shop/db", "workload/shop/db"]);
+    assert!(picture.nodes.iter().any(|node| node.kind == Sort::Service && node.name == "db"));
+}
+
+#[test]
+fn protection_is_told_by_the_connections_that_ended_well() {
+    let world = world(&[("shop", "web-1", true)]);
+    for (counts, security) in [
+        ([10, 0, 10], Security::Tls),
+        ([10, 4, 6], Security::Tls),
+        ([10, 4, 5], Security::Mixed),
+        ([10, 4, 0], Security::Plain),
+        ([10, 10, 0], Security::Unknown),
+        ([0, 0, 0], Security::Unknown),
+    ] {
+        let picture = Picture::of(&world, &HashSet::new(), vec![called(Node::Outside, counts)]);
+        assert_eq!(picture.edges[0].security, security, "{counts:?}");
+    }
+}
+
+#[test]
+fn workloads_of_the_mesh_and_those_that_it_talks_to_are_shown() {
+    let mut world = world(&[
+        ("shop", "web-1", true),
+        ("shop", "web-2", false),
+        ("shop", "cron-1", false),
+        ("plain", "tool-1", false),
+        ("plain", "idle-1", false),
+    ]);
+    let heard = HashSet::from([Key::new("shop", "web-1")]);
+    let edges = |name: &str| vec![called(Node::Workload(Key::new("plain", name)), [1, 0, 0])];
+    let ids =
+        |picture: &Picture| -> Vec<String> { picture.nodes.iter().map(|node| node.id.clone()).collect() };
+    let picture = Picture::of(&world, &heard, edges("tool"));
+    // A namespace with a sidecar is onboarded: what has none there is what a reader looks for.
+    assert_eq!(ids(&picture), ["workload/plain/tool", "workload/shop/cron", "workload/shop/web"]);
+    let web = picture.nodes.last().unwrap();
+    assert_eq!((web.pods, web.sidecars, web.heard), (2, 1, 1));
+    assert_eq!(picture.sidecars, Sidecars { heard: 1, known: 1 });
+    // One whose pods are gone is there for as long as its connections are.
+    let picture = Picture::of(&world, &heard, edges("gone"));
+    assert!(ids(&picture).contains(&"workload/plain/gone".to_owned()));
+    let label = [("culvert.dev/inject".to_owned(), "enabled".to_owned())];
+    world.put(Put::Namespace("plain".into(), label.into()));
+    assert_eq!(ids(&Picture::of(&world, &heard, Vec::new())).len(), 4);
 }
