@@ -183,6 +183,7 @@ pub(crate) fn run() -> Result<()> {
     while began.elapsed() < AWAY {
         call(&lab, made % DESTINATIONS)?;
         made += 1;
+        #[expect(clippy::disallowed_methods, reason = "minutes without a controller are what is measured")]
         thread::sleep(EACH);
     }
     // The cluster has changed meanwhile: a Service has another pod, at which another server answers.
