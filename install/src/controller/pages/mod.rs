@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use culvert_serve::reply::{self, Reply};
 use culvert_serve::{Incoming, Method, Pages, Request, StatusCode};
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue, LOCATION};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use self::html::Question;
@@ -59,7 +59,8 @@ impl Pages for Status {
 
 impl Status {
     pub(crate) fn new(shared: Arc<Shared>, ending: watch::Receiver<bool>) -> Self {
-        Self { shared, ending, pictures: Arc::default() }
+        let pictures = Pictures { last: Mutex::default(), turn: Arc::new(Semaphore::new(1)) };
+        Self { shared, ending, pictures: Arc::new(pictures) }
     }
 
     fn page(&self, request: &Request<Incoming>) -> Reply {
@@ -85,13 +86,17 @@ impl Status {
 }
 
 /// The last picture.
-#[derive(Debug, Default)]
-struct Pictures(Mutex<Option<(Instant, Arc<Picture>)>>);
+#[derive(Debug)]
+struct Pictures {
+    last: Mutex<Option<(Instant, Arc<Picture>)>>,
+    /// One answer at a time: any pod may ask, and sidecars are to be served meanwhile.
+    turn: Arc<Semaphore>,
+}
 
 impl Pictures {
     /// Returns a picture of this moment, or of one just before. Readers that come meanwhile wait for the same one.
     fn get(&self, shared: &Shared) -> Arc<Picture> {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, picture)) = last.as_ref().filter(|(made, _)| made.elapsed() < FRESH) {
             return Arc::clone(picture);
         }
@@ -153,8 +158,10 @@ impl Asked {
             Ok(question) => question,
             Err(wrong) => return reply::text(StatusCode::BAD_REQUEST, wrong),
         };
-        // Milliseconds of work, which no stream should wait for.
+        let turn = Arc::clone(&pictures.turn).acquire_owned().await;
+        // Milliseconds of work, which no stream should wait for. It goes on if its reader leaves, and holds its turn until then.
         let made = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let picture = pictures.get(&shared);
             let picture = match &question.namespace {
                 Some(namespace) => Arc::new(picture.in_namespace(namespace)),
