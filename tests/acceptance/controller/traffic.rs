@@ -179,7 +179,11 @@ fn many_connections_to_one_unknown_destination_are_one_question() -> Result<()> 
             .collect();
         calls.into_iter().map(|call| call.join().unwrap_or_default()).sum::<usize>()
     });
-    ensure!(came == 500, "{came} of 500: {}", sidecar.stderr().text());
+    // On a busy machine the answer may come after the deadline of some. They are let out, to where nothing answers.
+    let late = r#"culvert_control_lookups_total{result="late_let_out"} "#;
+    let late = sidecar.metrics()?.lines().find_map(|line| line.strip_prefix(late)?.parse::<usize>().ok());
+    let late = late.context("no such metric")?;
+    ensure!(came > 0 && came + late == 500, "{came} and {late} of 500: {}", sidecar.stderr().text());
     assert_eq!(asked()? - before, 1.0);
     Ok(())
 }
