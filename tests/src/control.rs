@@ -1,6 +1,6 @@
 //! A sidecar's side of the controller's stream, played by a test.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -22,7 +22,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -46,7 +46,7 @@ impl std::error::Error for Status {}
 /// A connection to a controller.
 #[derive(Debug)]
 pub struct Connection {
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
     sender: http2::SendRequest<Requests>,
 }
 
@@ -69,6 +69,21 @@ impl Body for Requests {
 impl Connection {
     /// Connects as a sidecar does: by the authorities in PEM, and the controller's name.
     pub fn open(at: SocketAddr, bundle: &str, name: &str) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        Self::open_on(Arc::new(runtime), None, at, (bundle, name))
+    }
+
+    /// Another one like it, from an address of this machine: a controller takes so many of one address.
+    pub fn another(&self, source: IpAddr, at: SocketAddr, trusts: (&str, &str)) -> Result<Self> {
+        Self::open_on(Arc::clone(&self.runtime), Some(source), at, trusts)
+    }
+
+    fn open_on(
+        runtime: Arc<Runtime>,
+        source: Option<IpAddr>,
+        at: SocketAddr,
+        (bundle, name): (&str, &str),
+    ) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
             roots.add(certificate.map_err(|error| anyhow!("{error:?}"))?)?;
@@ -78,9 +93,12 @@ impl Connection {
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
         let name = ServerName::try_from(name.to_owned())?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let connect = async {
-            let stream = TcpStream::connect(at).await?;
+            let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            if let Some(source) = source {
+                socket.bind((source, 0).into())?;
+            }
+            let stream = socket.connect(at).await?;
             stream.set_nodelay(true)?;
             let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
             let (sender, connection) =
