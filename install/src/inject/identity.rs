@@ -8,7 +8,9 @@ pub(crate) const SIGNER: &str = "culvert.dev/identity";
 /// ClusterTrustBundle with the authorities. The API wants the signer's name in front, with a colon for the slash.
 pub(crate) const TRUST_BUNDLE: &str = "culvert.dev:identity:roots";
 /// Volume with certificate, key and authorities. Only the sidecar mounts it.
-pub(super) const VOLUME: &str = "culvert-identity";
+pub(crate) const VOLUME: &str = "culvert-identity";
+/// Place of that volume, or of the pod's own one, in the sidecar.
+pub(crate) const FOLDER: &str = "/etc/culvert/identity";
 /// Longest life that the API lets a pod ask for, in seconds: the controller decides about a shorter one.
 const LONGEST: u32 = 91 * 24 * 3600;
 

@@ -31,7 +31,9 @@ use culvert_cni::pod::Settings as NodeSettings;
 use serde_json::Value;
 
 pub(crate) use self::control::Control;
-pub(crate) use self::identity::{Identity, SIGNER, TRUST_BUNDLE};
+pub(crate) use self::identity::{
+    FOLDER as IDENTITY_FOLDER, Identity, SIGNER, TRUST_BUNDLE, VOLUME as IDENTITY_VOLUME,
+};
 pub(crate) use self::labels::KumaLabel;
 pub(crate) use self::patch::{Operation, apply};
 

@@ -29,7 +29,6 @@ const ADMIN_PORT: u16 = 9901;
 /// ConfigMap with the mesh documents of a namespace, and the volume of it.
 const DOCUMENTS: &str = "culvert-mesh";
 const DOCUMENTS_FOLDER: &str = "/etc/culvert/mesh";
-const IDENTITY_FOLDER: &str = "/etc/culvert/identity";
 /// Readable for every user: the files of a volume belong to root.
 const READABLE: u32 = 0o444;
 /// Volume without a token where an admission behind this one would mount the API token.
@@ -263,8 +262,8 @@ impl Additions {
         }
         let is_requested = source == Some(Identity::Requests);
         if let Some(volume) = own.or(is_requested.then_some(identity::VOLUME)) {
-            more.mount(volume, IDENTITY_FOLDER);
-            more.args.push(format!("--identity={IDENTITY_FOLDER}"));
+            more.mount(volume, identity::FOLDER);
+            more.args.push(format!("--identity={}", identity::FOLDER));
         }
         more.volumes.extend(is_requested.then(|| identity::volume(READABLE)));
         // An identity of one's own has a trust domain of its own.
@@ -273,7 +272,7 @@ impl Additions {
         more.args.extend(domain.map(|name| format!("--trust-domain={name}")));
         if let Some(control) = control {
             // The trust bundle is the cluster's; a ConfigMap can be written by who writes into the namespace.
-            let authorities = if is_requested { IDENTITY_FOLDER } else { DOCUMENTS_FOLDER };
+            let authorities = if is_requested { identity::FOLDER } else { DOCUMENTS_FOLDER };
             more.args.extend(control.args(authorities, pod));
             more.variables = control::variables();
             for (volume, folder, source) in control::volumes(READABLE) {

@@ -51,7 +51,7 @@ pub struct Traffic {
     pub ended: u64,
     #[prost(uint64, tag = "5")]
     pub failed: u64,
-    /// Ended connections that went through mesh TLS.
+    /// Ended connections that went through mesh TLS and did not fail.
     #[prost(uint64, tag = "6")]
     pub tls: u64,
     /// Bytes of ended connections, both ways.
@@ -60,6 +60,12 @@ pub struct Traffic {
     /// Connections that are open now.
     #[prost(uint64, tag = "8")]
     pub open: u64,
+    /// Inbound, where the mesh has TLS: ended connections whose client spoke no mesh TLS, and how many of them failed or were
+    /// refused. A client whose sidecar reports too went past it.
+    #[prost(uint64, tag = "9")]
+    pub plain: u64,
+    #[prost(uint64, tag = "10")]
+    pub plain_failed: u64,
 }
 /// Changes of resources of one type.
 #[derive(Clone, PartialEq, ::prost::Message)]

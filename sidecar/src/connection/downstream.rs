@@ -238,9 +238,9 @@ impl Downstream {
         self.write_record(reason, duration, error);
         if let (Some(control), Some(peer)) = (&self.proxy.control, self.peer()) {
             let (to_server, to_client) = self.bytes();
-            let tls = self.known.as_ref().is_some_and(|known| known.spoken == Spoken::MeshTls);
+            let spoken = self.known.as_ref().map(|known| known.spoken);
             let bytes = to_server.saturating_add(to_client);
-            control.traffic.ended(peer, Ended { reason, was_open: self.entry.is_some(), tls, bytes });
+            control.traffic.ended(peer, Ended { reason, was_open: self.entry.is_some(), spoken, bytes });
         }
         if let Some(log) = self.log.take() {
             self.write_traffic_log(&log, reason, duration);

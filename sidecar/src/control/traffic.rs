@@ -4,6 +4,7 @@
 
 use crate::net::addrs::Direction;
 use crate::observe::close_reason::CloseReason;
+use crate::observe::spoken::Spoken;
 use culvert_control::MAX_TRAFFIC;
 use culvert_control::messages::{Report, Traffic};
 use std::cmp::Reverse;
@@ -32,8 +33,8 @@ pub(crate) struct Ended {
     pub(crate) reason: CloseReason,
     /// True if it was counted as open.
     pub(crate) was_open: bool,
-    /// True if it went through mesh TLS.
-    pub(crate) tls: bool,
+    /// Protocol that the peer spoke, where it is known.
+    pub(crate) spoken: Option<Spoken>,
     /// Bytes of both ways.
     pub(crate) bytes: u64,
 }
@@ -44,6 +45,8 @@ struct Numbers {
     ended: u64,
     failed: u64,
     tls: u64,
+    plain: u64,
+    plain_failed: u64,
     bytes: u64,
     open: u64,
     /// The number of open ones differs from the last report's.
@@ -73,7 +76,7 @@ impl Ledger {
     }
 
     /// Counts a connection that ended, or was refused before it began.
-    pub(crate) fn ended(&self, peer: Peer, Ended { reason, was_open, tls, bytes }: Ended) {
+    pub(crate) fn ended(&self, peer: Peer, Ended { reason, was_open, spoken, bytes }: Ended) {
         let mut counted = self.counted();
         let Some(numbers) = counted.at(peer) else {
             counted.left_out += u64::from(!was_open);
@@ -81,14 +84,20 @@ impl Ledger {
         };
         numbers.open = numbers.open.saturating_sub(u64::from(was_open));
         numbers.ended += 1;
-        numbers.failed += u64::from(is_failure(reason));
-        numbers.tls += u64::from(tls);
+        let failed = is_failure(reason);
+        let plain = peer.direction == Direction::Inbound && is_plain(spoken, reason);
+        numbers.failed += u64::from(failed);
+        numbers.tls += u64::from(spoken == Some(Spoken::MeshTls) && !failed);
+        numbers.plain += u64::from(plain);
+        numbers.plain_failed += u64::from(plain && failed);
         numbers.bytes = numbers.bytes.saturating_add(bytes);
     }
 
-    /// Has everything told again: another controller has heard nothing yet.
+    /// Begins a stream: open connections are told again, and those that ended before it are not of the last seconds.
     pub(super) fn begin_again(&self) {
-        self.counted().repeated = REPEAT;
+        let mut counted = self.counted();
+        counted.forget_ended();
+        counted.repeated = REPEAT;
     }
 
     /// Returns what happened since the last report, with all open connections; `None` for nothing.
@@ -103,11 +112,8 @@ impl Ledger {
         counted.repeated = 0;
         // All open connections are told: those of a report take the place of the last one's.
         let mut told: Vec<(Peer, Numbers)> = counted.peers.iter().map(|(peer, one)| (*peer, *one)).collect();
-        counted.peers.retain(|_, one| {
-            *one = Numbers { open: one.open, ..Numbers::default() };
-            one.open > 0
-        });
-        let left_out = std::mem::take(&mut counted.left_out);
+        let left_out = counted.left_out;
+        counted.forget_ended();
         drop(counted);
         // The order of a map must not decide which are told.
         told.sort_by_key(|(peer, one)| (Reverse(one.ended + one.open), *peer));
@@ -122,6 +128,14 @@ impl Ledger {
 }
 
 impl Counted {
+    fn forget_ended(&mut self) {
+        self.left_out = 0;
+        self.peers.retain(|_, one| {
+            *one = Numbers { open: one.open, ..Numbers::default() };
+            one.open > 0
+        });
+    }
+
     /// Returns the numbers of a peer; `None` where there is no place for it.
     fn at(&mut self, peer: Peer) -> Option<&mut Numbers> {
         if self.peers.len() >= MOST_PEERS && !self.peers.contains_key(&peer) {
@@ -139,15 +153,21 @@ fn is_failure(reason: CloseReason) -> bool {
     )
 }
 
+/// Returns true if a client spoke no mesh TLS to a port where members do.
+fn is_plain(spoken: Option<Spoken>, reason: CloseReason) -> bool {
+    let refused = matches!(reason, CloseReason::Plaintext | CloseReason::ForeignTls);
+    refused || matches!(spoken, Some(Spoken::Plain | Spoken::OwnTls))
+}
+
 fn line((peer, numbers): (Peer, Numbers)) -> Traffic {
     let Peer { direction, address, port } = peer;
-    let Numbers { ended, failed, tls, bytes, open, changed: _ } = numbers;
+    let Numbers { ended, failed, tls, plain, plain_failed, bytes, open, changed: _ } = numbers;
     let address = match address.to_canonical() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
     let outbound = direction == Direction::Outbound;
-    Traffic { outbound, address, port: port.into(), ended, failed, tls, bytes, open }
+    Traffic { outbound, address, port: port.into(), ended, failed, tls, bytes, open, plain, plain_failed }
 }
 
 #[cfg(test)]
@@ -160,7 +180,7 @@ mod tests {
     }
 
     fn end(reason: CloseReason, was_open: bool) -> Ended {
-        Ended { reason, was_open, tls: was_open, bytes: 10 }
+        Ended { reason, was_open, spoken: was_open.then_some(Spoken::MeshTls), bytes: 10 }
     }
 
     #[test]
@@ -184,6 +204,7 @@ mod tests {
             tls: 1,
             bytes: 20,
             open: 1,
+            ..Traffic::default()
         };
         assert_eq!(*one, expected);
         assert_eq!((two.address[3], two.ended, two.failed, two.open), (2, 1, 0, 0));
@@ -193,6 +214,35 @@ mod tests {
         let report = ledger.report().unwrap();
         assert_eq!((report.traffic[0].ended, report.traffic[0].open), (1, 0));
         assert!(ledger.counted().peers.is_empty());
+    }
+
+    #[test]
+    fn a_client_past_its_sidecar_is_told_apart() {
+        let ledger = Ledger::default();
+        let inbound = Peer { direction: Direction::Inbound, ..peer(1) };
+        for (reason, spoken) in [
+            (CloseReason::Ok, Some(Spoken::MeshTls)),
+            (CloseReason::Forbidden, Some(Spoken::MeshTls)),
+            (CloseReason::Ok, Some(Spoken::Plain)),
+            (CloseReason::Ok, Some(Spoken::OwnTls)),
+            (CloseReason::Plaintext, None),
+            // Without TLS of the mesh nothing is plain.
+            (CloseReason::Ok, None),
+        ] {
+            ledger.ended(inbound, Ended { reason, was_open: false, spoken, bytes: 0 });
+        }
+        let told = &ledger.report().unwrap().traffic[0];
+        assert_eq!((told.ended, told.failed, told.tls, told.plain, told.plain_failed), (6, 2, 1, 3, 1));
+    }
+
+    #[test]
+    fn what_ended_before_a_stream_is_not_told() {
+        let ledger = Ledger::default();
+        ledger.opened(peer(1));
+        ledger.ended(peer(2), end(CloseReason::Ok, false));
+        ledger.begin_again();
+        let report = ledger.report().unwrap();
+        assert_eq!((report.traffic.len(), report.traffic[0].open), (1, 1));
     }
 
     #[test]

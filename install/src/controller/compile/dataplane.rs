@@ -53,7 +53,7 @@ pub(crate) fn dataplane(world: &World, identities: Option<&Identities>, pod: &Po
             },
         } },
     });
-    if let Some(identities) = identities {
+    if let Some(identities) = identities.filter(|_| !pod.has_own_identity) {
         // Clients check that the server proves it.
         let id = identities.id(pod.key.namespace(), &pod.account);
         document["metadata"]["annotations"] = json!({ SPIFFE_ID: id });

@@ -13,7 +13,10 @@ pub(super) fn mesh_service(identities: &Identities, mesh: &str, service: &Servic
     let (name, namespace) = (service.key.name(), service.key.namespace());
     let accounts: BTreeSet<(&str, &str)> =
         pods.iter().map(|pod| (pod.key.namespace(), &*pod.account)).collect();
-    let ids = accounts.into_iter().map(|(namespace, account)| identities.id(namespace, account));
+    // An identity of another authority has a name that is not known here, and none of the service's may be left out.
+    let known = pods.iter().all(|pod| !pod.has_own_identity);
+    let ids = accounts.into_iter().filter(|_| known);
+    let ids = ids.map(|(namespace, account)| identities.id(namespace, account));
     let ids = ids.map(|id| json!({ "type": "SpiffeID", "value": id }));
     let mut labels: Map<String, Value> =
         service.labels.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();

@@ -43,6 +43,8 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         }
         let mut writer = Writer::new(&shared);
         loop {
+            // Others may have changed it. A live cluster wakes this loop all the time, so that no pause may be waited for.
+            writer.forget_after(AGAIN_AFTER);
             let pause = match writer.all().await {
                 Ok(()) => writer.conditions.due().unwrap_or(AGAIN_AFTER),
                 Err(error) => {
@@ -52,7 +54,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
                 }
             };
             tokio::select! {
-                () = sleep(pause) => writer.forget_after(AGAIN_AFTER),
+                () = sleep(pause) => {}
                 () = shared.wake.notified() => sleep(GATHER).await,
                 _ = async { leads.wait_for(|leads| !*leads).await.is_err() } => break,
             }

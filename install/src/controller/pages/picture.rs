@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The mesh as a picture: workloads, and connections between them. Pure; also the shape of `/mesh.json`.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use culvert_mesh::kinds::Kind;
 use serde::Serialize;
@@ -150,8 +150,13 @@ impl Picture {
             node.heard += usize::from(heard.contains(&key));
         }
         let mut merged = BTreeMap::<(String, String), Totals>::new();
+        let mut stands = HashMap::<Node, Node>::new();
         for (Ends { client, server }, totals) in edges {
-            let ids = [client, server].map(|node| nodes.of(&stands_for(world, node)).id.clone());
+            let ids = [client, server].map(|node| {
+                // A Service may have a thousand pods, and as many callers.
+                let stands = stands.entry(node).or_insert_with_key(|node| stands_for(world, node.clone()));
+                nodes.of(stands).id.clone()
+            });
             add(merged.entry(ids.into()).or_default(), &totals);
         }
         let ends: HashSet<&String> = merged.keys().flat_map(|(client, server)| [client, server]).collect();

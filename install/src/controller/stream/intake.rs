@@ -100,9 +100,13 @@ impl Intake {
         };
         let Ok(mut read) = read else { return shared.metrics.reported(Reported::Dropped) };
         {
-            // A client with a stream of its own reports the connection itself.
+            // A client with a stream of its own reports the connection itself, unless it goes past its sidecar.
             let followers = shared.followers();
-            read.seen.retain(|seen| !seen.reporter.as_ref().is_some_and(|pod| followers.has(pod)));
+            for seen in &mut read.seen {
+                if seen.reporter.as_ref().is_some_and(|pod| followers.has(pod)) {
+                    (seen.counts, seen.open) = (seen.past, 0);
+                }
+            }
         }
         shared.traffic().note(now, read, &mut self.held);
         shared.metrics.reported(Reported::Taken);
@@ -161,6 +165,8 @@ mod tests {
             tls: u64::MAX,
             bytes: u64::MAX,
             open: u64::MAX,
+            plain: u64::MAX,
+            plain_failed: u64::MAX,
         };
         let report = Report { traffic: vec![entry; culvert_control::MAX_TRAFFIC], left_out: u64::MAX };
         assert!(report.encoded_len() <= MAX_REPORT, "{}", report.encoded_len());

@@ -106,7 +106,7 @@ impl Traffic {
         }
         self.release(held);
         let mut open = BTreeMap::<Ends, u64>::new();
-        for Seen { ends, counts, open: now_open, reporter: _ } in seen {
+        for Seen { ends, counts, past: _, open: now_open, reporter: _ } in seen {
             if counts.ended == 0 && now_open == 0 {
                 continue;
             }

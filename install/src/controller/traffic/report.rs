@@ -15,6 +15,8 @@ use crate::controller::world::{Pod, World};
 pub(crate) struct Seen {
     pub ends: Ends,
     pub counts: Counts,
+    /// Those of them that went past the client's sidecar, if it has one.
+    pub past: Counts,
     /// Connections that are open now.
     pub open: u64,
     /// Another pod that reports them too if its sidecar has a stream: inbound connections' client.
@@ -43,14 +45,17 @@ pub(crate) fn read(world: &World, own: &Pod, report: Report) -> Read {
 }
 
 fn seen(world: &World, own: &Pod, peer: IpAddr, entry: &Entry) -> Seen {
-    let Entry { outbound, address: _, port: _, ended, failed, tls, bytes, open } = *entry;
+    let Entry { outbound, address: _, port: _, ended, failed, tls, bytes, open, plain, plain_failed } =
+        *entry;
     // A part is no more than the whole, or shares would be over 100%.
     let counts = Counts { ended, failed: failed.min(ended), tls: tls.min(ended), bytes };
+    let plain = plain.min(ended);
+    let past = Counts { ended: plain, failed: plain_failed.min(plain), ..Counts::default() };
     let (other, pod) = node(world, peer);
     let own = Node::Workload(workload(own));
     let (client, server) = if outbound { (own, other) } else { (other, own) };
     let reporter = pod.filter(|pod| !outbound && pod.is_onboarded()).map(|pod| pod.key.clone());
-    Seen { ends: Ends { client, server }, counts, open, reporter }
+    Seen { ends: Ends { client, server }, counts, past, open, reporter }
 }
 
 fn node(world: &World, address: IpAddr) -> (Node, Option<&Pod>) {

@@ -65,7 +65,7 @@ fn ends(client: &Node, server: &Node) -> Ends {
 
 fn seen(client: &Node, server: &Node, ended: u64, open: u64) -> Seen {
     let counts = Counts { ended, ..Counts::default() };
-    Seen { ends: ends(client, server), counts, open, reporter: None }
+    Seen { ends: ends(client, server), counts, past: Counts::default(), open, reporter: None }
 }
 
 fn note(traffic: &mut Traffic, now: Instant, seen: Vec<Seen>, held: &mut Held) {
@@ -107,6 +107,10 @@ fn an_inbound_connection_names_the_pod_that_reports_it_too() {
     let expected = clients.each_ref().map(|client| ends(client, &workload("web")));
     assert_eq!(found[0], (&expected[0], Some(Key::new("shop", "db-0"))));
     assert_eq!(found[1..], [(&expected[1], None), (&expected[2], None)]);
+    // Those that went past the sidecar of that pod are known to its server alone.
+    let past = Entry { plain: 2, plain_failed: 9, ..entry(false, "10.0.0.2", 3) };
+    let past = reported(of(vec![past])).seen[0].past;
+    assert_eq!(past, Counts { ended: 2, failed: 2, ..Counts::default() });
 }
 
 #[test]
@@ -175,8 +179,13 @@ fn counts_saturate() {
     let (now, mut held) = (traffic.began, Held::default());
     for second in [0, 40] {
         let all = Counts { ended: u64::MAX, failed: u64::MAX, tls: u64::MAX, bytes: u64::MAX };
-        let seen =
-            [(); 2].map(|()| Seen { ends: ends(&web, &db), counts: all, open: u64::MAX, reporter: None });
+        let seen = [(); 2].map(|()| Seen {
+            ends: ends(&web, &db),
+            counts: all,
+            past: all,
+            open: u64::MAX,
+            reporter: None,
+        });
         let report = Read { seen: seen.into(), left_out: u64::MAX };
         traffic.note(now + Duration::from_secs(second), report, &mut held);
     }

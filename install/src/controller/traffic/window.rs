@@ -17,7 +17,7 @@ pub(crate) struct Counts {
     pub ended: u64,
     /// Those that failed, or were refused.
     pub failed: u64,
-    /// Those that went through mesh TLS.
+    /// Those that went through mesh TLS and did not fail.
     pub tls: u64,
     /// Bytes, both ways.
     pub bytes: u64,

@@ -38,8 +38,10 @@ pub(crate) struct World {
     /// Services by their own addresses.
     of_service_address: HashMap<IpAddr, Key>,
     slices: Slices,
-    /// Pods with a sidecar by their kinds: those of one account and mesh with the same lasting labels.
-    kinds: HashMap<PodKind, BTreeSet<Key>>,
+    /// Pods with a sidecar by their kinds, those of one account and mesh with the same lasting labels, and by their Services.
+    kinds: HashMap<PodKind, BTreeMap<Services, BTreeSet<Key>>>,
+    /// Services of each pod with a sidecar, as it is among the kinds.
+    services_of_pod: HashMap<Key, Services>,
     /// Changes of that, of sidecars and of Services, so far.
     callers_version: u64,
     /// Labels of namespaces.
@@ -50,6 +52,9 @@ pub(crate) struct World {
 
 /// Namespace, account, mesh and lasting labels: pods that differ in none of them differ for no permission.
 type PodKind = (Box<str>, Box<str>, Option<Box<str>>, BTreeMap<String, String>);
+
+/// Services with a pod among their endpoints, in the order of their names. They give it the tag `kuma.io/service`.
+type Services = Vec<Key>;
 
 /// Things that a change concerns.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -141,21 +146,60 @@ impl World {
         self.pods.get(key)
     }
 
-    /// One pod with a sidecar of each kind, in no order: all of a kind look alike to permissions.
+    /// One pod with a sidecar of each kind and set of Services, in no order: all of those look alike to permissions. A pod that no
+    /// Service has yet looks like the others of its kind, where one has them.
     pub(crate) fn one_pod_of_each_kind(&self) -> impl Iterator<Item = &Pod> {
-        self.kinds.values().filter_map(|keys| self.pods.get(self.example(keys)?))
+        let looks = self.kinds.values().flat_map(|kind| {
+            let with_services = kind.keys().any(|services| !services.is_empty());
+            kind.iter().filter(move |(services, _)| !with_services || !services.is_empty())
+        });
+        looks.filter_map(|(_, pods)| self.pods.get(pods.first()?))
     }
 
-    /// The pod that stands for its kind: one with a Service in front of it, where there is one.
-    fn example<'a>(&self, keys: &'a BTreeSet<Key>) -> Option<&'a Key> {
-        keys.iter().find(|key| self.slices.with_pod(key).next().is_some()).or(keys.first())
+    /// Takes a pod out of its kind. Returns true if permissions may mean others since.
+    fn leave_kind(&mut self, pod: &Key) -> bool {
+        let Some(services) = self.services_of_pod.remove(pod) else { return false };
+        let Some(kind) = self.pods.get(pod).and_then(kind_of) else { return false };
+        let Some(looks) = self.kinds.get_mut(&kind) else { return false };
+        let is_last = looks.get_mut(&services).is_some_and(|pods| {
+            pods.remove(pod);
+            pods.is_empty()
+        });
+        if !is_last {
+            return false;
+        }
+        looks.remove(&services);
+        let is_gone = looks.is_empty();
+        if is_gone {
+            self.kinds.remove(&kind);
+        }
+        is_gone || !services.is_empty()
     }
 
-    /// Returns true if its kind may look another way since a Service's endpoints have, or lack, the pod.
-    fn stands_for_its_kind(&self, key: &Key) -> bool {
-        let keys = self.pods.get(key).and_then(kind_of).and_then(|kind| self.kinds.get(&kind));
-        let Some(example) = keys.and_then(|keys| self.example(keys)) else { return false };
-        example == key || self.slices.with_pod(example).next().is_none()
+    /// Puts a pod into its kind. Returns true if permissions may mean others since.
+    fn join_kind(&mut self, pod: &Key) -> bool {
+        let Some(kind) = self.pods.get(pod).and_then(kind_of) else { return false };
+        let services: Services = self.services_of(pod).map(|service| service.key.clone()).collect();
+        let is_new_kind = !self.kinds.contains_key(&kind);
+        let pods = self.kinds.entry(kind).or_default().entry(services.clone()).or_default();
+        let is_first = pods.is_empty();
+        pods.insert(pod.clone());
+        let is_new = is_new_kind || (is_first && !services.is_empty());
+        self.services_of_pod.insert(pod.clone(), services);
+        is_new
+    }
+
+    /// Looks at the Services of a pod again. Returns true if permissions may mean others since.
+    fn look_again(&mut self, pod: &Key) -> bool {
+        let is_as_before = {
+            let now = self.services_of(pod).map(|service| &service.key);
+            self.services_of_pod.get(pod).is_none_or(|before| before.iter().eq(now))
+        };
+        if is_as_before {
+            return false;
+        }
+        let left = self.leave_kind(pod);
+        self.join_kind(pod) || left
     }
 
     /// Number that grows as pods of new kinds, sidecars and Services come and go.
@@ -217,42 +261,37 @@ impl World {
                 pod.labels = Arc::clone(&old.labels);
             }
         }
-        let (old_kind, kind) = (self.pods.get(&key).and_then(kind_of), kind_of(&pod));
+        let is_same_kind = self.pods.get(&key).map(kind_of) == Some(kind_of(&pod));
+        let left = !is_same_kind && self.leave_kind(&key);
+        let services = is_same_kind.then(|| self.services_of_pod.remove(&key)).flatten();
         self.forget_pod(&key, touched);
-        let is_first = kind.as_ref().is_some_and(|kind| !self.kinds.contains_key(kind));
-        if let Some(kind) = kind {
-            self.kinds.entry(kind).or_default().insert(key.clone());
-        }
-        if is_first || old_kind.is_some_and(|old| !self.kinds.contains_key(&old)) {
-            self.touch_callers(touched);
-        }
         for address in &pod.addresses {
             self.of_address.insert(*address, key.clone());
             touched.addresses.insert(*address);
         }
         self.touch_services_of(&key, touched);
         touched.pods.insert(key.clone());
-        self.pods.insert(key, pod);
+        self.pods.insert(key.clone(), pod);
+        match services {
+            // It is where it was among the kinds.
+            Some(services) => _ = self.services_of_pod.insert(key, services),
+            None => {
+                if self.join_kind(&key) || left {
+                    self.touch_callers(touched);
+                }
+            }
+        }
     }
 
     fn remove_pod(&mut self, key: &Key, touched: &mut Touched) {
-        let kind = self.pods.get(key).and_then(kind_of);
-        self.forget_pod(key, touched);
-        if kind.is_some_and(|kind| !self.kinds.contains_key(&kind)) {
+        if self.leave_kind(key) {
             self.touch_callers(touched);
         }
+        self.forget_pod(key, touched);
     }
 
     fn forget_pod(&mut self, key: &Key, touched: &mut Touched) {
         let Some(old) = self.pods.remove(key) else { return };
-        if let Some(kind) = kind_of(&old)
-            && let Some(keys) = self.kinds.get_mut(&kind)
-        {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.kinds.remove(&kind);
-            }
-        }
         for address in old.addresses {
             touched.addresses.insert(address);
             // The address may be another pod's by now.
@@ -303,10 +342,14 @@ impl World {
     }
 
     /// Inbounds of the pods behind a service follow its ports.
-    fn touch_pods_of(&self, service: &Key, touched: &mut Touched) {
-        let pods: Vec<&Key> =
-            self.slices.of_service(service).flat_map(|slice| slice.pods.iter().map(|(pod, _)| pod)).collect();
-        self.touch_pods(pods, touched);
+    fn touch_pods_of(&mut self, service: &Key, touched: &mut Touched) {
+        let slices = self.slices.of_service(service);
+        let pods: Vec<Key> = slices.flat_map(|slice| slice.pods.iter().map(|(pod, _)| pod.clone())).collect();
+        for pod in &pods {
+            // A Service that comes or goes is counted where it does.
+            self.look_again(pod);
+        }
+        self.touch_pods(&pods, touched);
     }
 
     fn touch_pods<'a>(&self, pods: impl IntoIterator<Item = &'a Key>, touched: &mut Touched) {
@@ -328,7 +371,11 @@ impl World {
 
     fn touch_slice(&mut self, differ: slices::Differ, touched: &mut Touched) {
         // Most pods that come or go change nothing for permissions: others of their kind were there, and are.
-        if differ.pods.iter().any(|pod| self.stands_for_its_kind(pod)) {
+        let mut changed = false;
+        for pod in &differ.pods {
+            changed |= self.look_again(pod);
+        }
+        if changed {
             self.touch_callers(touched);
         }
         for service in &differ.services {

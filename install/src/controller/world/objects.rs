@@ -10,11 +10,14 @@ use kube::core::{NotUsed, Object, ObjectMeta};
 use serde::Deserialize;
 
 use super::super::key::Key;
+use crate::inject::{IDENTITY_FOLDER, IDENTITY_VOLUME};
 
 /// Name of the sidecar's container.
 const SIDECAR: &str = crate::inject::SIDECAR;
 /// Option of a sidecar with the controller's address, as the injector writes it.
 const CONTROL: &str = "--control=";
+/// Option of a sidecar with the folder of its identity.
+const IDENTITY: &str = "--identity=";
 const TCP: &str = "TCP";
 /// Label with the mesh of a pod.
 const MESH: &str = "kuma.io/mesh";
@@ -77,11 +80,19 @@ struct Condition {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+struct Mount {
+    name: String,
+    mount_path: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct Container {
     name: String,
     image: String,
     args: Vec<String>,
     ports: Vec<RawContainerPort>,
+    volume_mounts: Vec<Mount>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -95,6 +106,12 @@ struct RawContainerPort {
 impl Container {
     fn knows_a_controller(&self) -> bool {
         self.args.iter().any(|arg| arg.starts_with(CONTROL))
+    }
+
+    /// Returns true if it reads an identity that is not the kubelet's by the controller.
+    fn has_own_identity(&self) -> bool {
+        let is_ours = |mount: &Mount| mount.name == IDENTITY_VOLUME && mount.mount_path == IDENTITY_FOLDER;
+        self.args.iter().any(|arg| arg.starts_with(IDENTITY)) && !self.volume_mounts.iter().any(is_ours)
     }
 }
 
@@ -207,6 +224,8 @@ pub(crate) struct Pod {
     /// Image of the sidecar; `None` without a sidecar, or with one that knows no controller: it may have no identity, so that
     /// no member could call it by TLS.
     pub sidecar: Option<Box<str>>,
+    /// True if its identity is of another authority than the controller's: a volume of its own.
+    pub has_own_identity: bool,
     /// Mesh that the pod names by its label; the injector hands it to the sidecar.
     pub mesh: Option<Box<str>>,
     /// True while its condition Ready is.
@@ -262,6 +281,7 @@ impl Pod {
                 .first()
                 .filter(|one| one.knows_a_controller())
                 .map(|one| one.image.as_str().into()),
+            has_own_identity: sidecars.first().is_some_and(|one| one.has_own_identity()),
             is_ready,
             life,
         })

@@ -193,3 +193,34 @@ fn a_replica_more_or_less_is_no_other_caller() {
     let other = pod("a", "10.0.0.1", |pod| pod["spec"]["serviceAccountName"] = "other".into());
     assert_eq!(changes(&mut world, Put::Pod(other)), 1, "another account");
 }
+
+#[test]
+fn pods_of_one_account_with_services_of_their_own_are_not_alike() {
+    let mut world = World::default();
+    for name in ["db-0", "db-1", "db-2"] {
+        world.put(Put::Service(service(name, "10.96.0.1")));
+        let own =
+            |pod: &mut Value| pod["metadata"]["labels"]["statefulset.kubernetes.io/pod-name"] = name.into();
+        world.put(Put::Pod(pod(name, "10.0.0.1", own)));
+    }
+    let kinds = |world: &World| {
+        let mut names: Vec<_> = world.one_pod_of_each_kind().map(|pod| pod.key.name().to_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(kinds(&world), ["db-0"], "without Services they are alike");
+    let before = world.callers_version();
+    world.put(Put::Slice(slice("db-0", &[("db-0", true)])));
+    world.put(Put::Slice(slice("db-1", &[("db-1", true)])));
+    assert_eq!(
+        (kinds(&world), world.callers_version() - before),
+        (vec!["db-0".to_owned(), "db-1".into()], 2)
+    );
+    world.remove(Of::Pods, &Key::new("shop", "db-1"));
+    assert_eq!(kinds(&world), ["db-0"]);
+    world.remove(Of::Services, &Key::new("shop", "db-0"));
+    assert_eq!(kinds(&world).len(), 1, "no Service is left of it");
+    world.remove(Of::Pods, &Key::new("shop", "db-0"));
+    world.remove(Of::Pods, &Key::new("shop", "db-2"));
+    assert!(kinds(&world).is_empty() && world.kinds.is_empty() && world.services_of_pod.is_empty());
+}

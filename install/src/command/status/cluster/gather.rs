@@ -12,6 +12,9 @@ use crate::controller::compile::{Mode, base_mode, mesh_of, mode};
 use crate::controller::world::{Pod, World};
 use crate::inject::{Decision, Names, Namespace, SIDECAR, Settings, decide};
 
+/// Workloads that a problem names.
+const NAMED: usize = 10;
+
 /// Prefix of a sidecar's option with the controller's address.
 const CONTROL: &str = "--control=";
 /// Labels of the controller's pods, by the chart.
@@ -258,7 +261,8 @@ pub(super) struct Cluster {
 
 /// Judges the cluster.
 pub(super) fn judged(cluster: Cluster) -> ClusterStatus {
-    let Cluster { world, mut pods, lease, problems } = cluster;
+    let Cluster { world, mut pods, lease, mut problems } = cluster;
+    let leads = lease.as_ref().is_none_or(|lease| lease.holder.is_some());
     let namespace = pods.namespace_of_controller().map(str::to_owned);
     let controller = namespace.map(|namespace| {
         let mut replicas = pods.controllers.remove(&namespace).unwrap_or_default();
@@ -270,6 +274,10 @@ pub(super) fn judged(cluster: Cluster) -> ClusterStatus {
     let ours = pods.workloads.into_iter().filter(|(_, counted)| counted.with_sidecar + counted.missing > 0);
     let workloads: Vec<Workload> = ours.map(|(key, counted)| workload(&world, key, counted)).collect();
     let invalid_documents = invalid(&world);
+    if let Some(controller) = &controller {
+        problems.extend(of_controller(controller, leads));
+        problems.extend(of_workloads(&workloads));
+    }
     let is_missing = workloads.iter().any(|workload| workload.missing > 0);
     ClusterStatus {
         well: !is_missing && invalid_documents.is_empty() && problems.is_empty(),
@@ -281,6 +289,48 @@ pub(super) fn judged(cluster: Cluster) -> ClusterStatus {
         problems,
         ..ClusterStatus::default()
     }
+}
+
+/// What is wrong with the controller.
+fn of_controller(controller: &Controller, leads: bool) -> Vec<String> {
+    let Controller { namespace, replicas, .. } = controller;
+    let mut problems = Vec::new();
+    if !replicas.iter().any(|replica| replica.ready) {
+        problems.push(format!(
+            "no replica of the controller in {namespace} is ready: sidecars keep what they know, and new pods get no identity"
+        ));
+    } else if !leads {
+        problems.push(format!(
+            "no replica of the controller in {namespace} writes: its log says why, and conditions and ConfigMaps are old"
+        ));
+    }
+    problems
+}
+
+/// What keeps workloads with sidecars out of the mesh, though there is a controller.
+fn of_workloads(workloads: &[Workload]) -> Vec<String> {
+    let named = |all: Vec<&Workload>| {
+        let first: Vec<_> = all
+            .iter()
+            .take(NAMED)
+            .map(|one| format!("{}/{}/{}", one.namespace, one.kind, one.name))
+            .collect();
+        let more = all.len().checked_sub(NAMED).filter(|more| *more > 0);
+        first.join(", ") + &more.map(|more| format!(" and {more} more")).unwrap_or_default()
+    };
+    let with_sidecar = || workloads.iter().filter(|one| one.with_sidecar > 0);
+    let apart: Vec<_> = with_sidecar().filter(|one| one.mesh.is_none()).collect();
+    let lost: Vec<_> = with_sidecar().filter(|one| one.mtls == Some(word(Mode::NoMesh))).collect();
+    let mut problems = Vec::new();
+    if !apart.is_empty() {
+        problems
+            .push(format!("sidecars that know no controller, until they are restarted: {}", named(apart)));
+    }
+    if !lost.is_empty() {
+        problems
+            .push(format!("pods of a mesh without a Mesh document, which let nothing in: {}", named(lost)));
+    }
+    problems
 }
 
 fn workload(world: &World, (namespace, kind, name): (String, String, String), counted: Counted) -> Workload {

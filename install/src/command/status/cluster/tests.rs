@@ -198,3 +198,54 @@ fn a_lease_that_was_given_back_has_no_holder() {
     let controller = status.controller.unwrap();
     assert_eq!((controller.holder, controller.replicas[0].ready), (None, false));
 }
+
+#[test]
+fn a_controller_that_does_nothing_and_sidecars_that_do_not_know_it_are_problems() {
+    let controller = |ready: bool| {
+        pod("mesh", "culvert-controller-0", |pod| {
+            pod["metadata"]["labels"] =
+                json!({ "app.kubernetes.io/name": "culvert", "app.kubernetes.io/component": "controller" });
+            pod["status"]["conditions"] =
+                json!([{ "type": "Ready", "status": if ready { "True" } else { "False" } }]);
+        })
+    };
+    let sidecar = |name: &str, args: Value| {
+        pod("shop", name, |pod| {
+            let own = json!({ "name": "culvert-sidecar", "image": "culvert:1", "args": args });
+            pod["spec"]["initContainers"] = json!([own]);
+        })
+    };
+    let told = || sidecar("told", json!(["--control=https://x"]));
+    let told_of = |pods: Vec<RawPod>, lease: Option<Lease>| {
+        judged(Cluster { pods: gathered(pods), lease, ..Cluster::default() }).problems
+    };
+    let no_mesh = "pods of a mesh without a Mesh document, which let nothing in: shop/Pod/told";
+    for (name, pods, lease, expected) in [
+        ("it is well", vec![controller(true), told()], None, vec![no_mesh]),
+        (
+            "none is ready",
+            vec![controller(false)],
+            None,
+            vec!["no replica of the controller in mesh is ready: "],
+        ),
+        (
+            "none writes",
+            vec![controller(true)],
+            Some(Lease::default()),
+            vec!["no replica of the controller in mesh writes: "],
+        ),
+        (
+            "not restarted",
+            vec![controller(true), sidecar("old", json!([]))],
+            None,
+            vec!["sidecars that know no controller, until they are restarted: shop/Pod/old"],
+        ),
+        ("no controller", vec![sidecar("old", json!([]))], None, vec![]),
+    ] {
+        let found = told_of(pods, lease);
+        assert_eq!(found.len(), expected.len(), "{name}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{name}: {found}");
+        }
+    }
+}

@@ -350,6 +350,21 @@ fn an_annotation_or_a_mesh_service_says_what_members_prove() {
         "---\n{apiVersion: kuma.io/v1alpha1, kind: MeshService, metadata: {name: web, namespace: shop, labels: {kuma.io/mesh: default}}, spec: {selector: {dataplaneLabels: {matchLabels: {app: web}}}, ports: [{port: 8080, targetPort: 80}], identities: [{type: SpiffeID, value: 'spiffe://cluster.local/ns/shop/sa/of-service'}, {type: ServiceTag, value: web}]}, status: {vips: [{ip: 10.96.0.1}]}}\n".to_owned(),
     ]
     .concat();
+    // Where a MeshIdentity is about the pods, its names and the annotation's count.
+    let labels = "labels: {k8s.kuma.io/service-account: cart, app: web}";
+    let named = documents.replace("labels: {app: web}", labels)
+        + &identity("i", &format!("{ALL}, spiffeID: {{trustDomain: a}}"));
+    let plan = plan(&named);
+    let mut all = ids(&plan, "10.0.0.3:80").unwrap();
+    all.sort();
+    assert_eq!(
+        all,
+        [
+            "spiffe://a/ns/shop/sa/cart",
+            "spiffe://cluster.local/ns/shop/sa/cart",
+            "spiffe://default/ns/shop/sa/cart"
+        ]
+    );
     let arguments = ["--dataplane=here", "--identity=/id", "--trust-domain=cluster.local"];
     let plan = compiled(&arguments, &documents).unwrap();
     let cart = Some(vec!["spiffe://cluster.local/ns/shop/sa/cart".to_owned()]);

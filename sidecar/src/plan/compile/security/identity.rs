@@ -65,8 +65,8 @@ pub(in crate::plan::compile) struct Names<'d> {
     by_id: RefCell<HashMap<SpiffeId, Ids>>,
 }
 
-/// Labels and namespace of a Dataplane.
-type Key = (Arc<Labels>, Option<String>);
+/// Labels, namespace and annotation of a Dataplane.
+type Key = (Arc<Labels>, Option<String>, Option<SpiffeId>);
 
 /// Identities of which a pod proves one; `None` where that is not known.
 type Ids = Option<Arc<[SpiffeId]>>;
@@ -113,7 +113,8 @@ impl<'d> Names<'d> {
             // The MeshIdentity of another zone's pod is a document of that zone.
             Said::ByLabels { pod, .. } if is_elsewhere(dataplane, pod) => None,
             said => {
-                let key = (Arc::clone(&dataplane.labels), dataplane.namespace.clone());
+                let key =
+                    (Arc::clone(&dataplane.labels), dataplane.namespace.clone(), dataplane.spiffe_id.clone());
                 let mut known = self.by_labels.borrow_mut();
                 known.entry(key).or_insert_with(|| said.of(dataplane)).clone()
             }
@@ -146,7 +147,12 @@ impl Said<'_> {
             let domains = local.iter().map(TrustDomain::as_str).chain([domain.as_str()]);
             ids.extend(domains.filter_map(|domain| format!("spiffe://{domain}{path}").parse().ok()));
         }
-        (!ids.is_empty()).then(|| ids.into_iter().collect())
+        if ids.is_empty() {
+            return None;
+        }
+        // The controller's word is about the certificate that it signs, whatever path a document gives.
+        ids.extend(dataplane.spiffe_id.clone());
+        Some(ids.into_iter().collect())
     }
 }
 
