@@ -28,6 +28,7 @@ fn traffic(outbound: bool, address: [u8; 4], [ended, failed, tls]: [u64; 3]) -> 
         tls,
         bytes: ended.saturating_mul(1000),
         open: 0,
+        ..Traffic::default()
     }
 }
 
