@@ -87,6 +87,20 @@ pub(crate) fn warn(plan: &Plan) {
 /// Longest time in which changes of the controller are gathered after a reload. It is as long as that reload took, so that
 /// small changes in a row take half of a core; no longer, as connections wait a second for their answers.
 const LONGEST_REST: Duration = Duration::from_millis(200);
+/// Time that reloads may take together without a rest: the first calls of a pod that starts are not made to wait.
+const CREDIT: Duration = Duration::from_millis(250);
+
+/// Time that reloads took lately. It goes down as time passes.
+#[derive(Debug, Default)]
+struct Worked(Duration);
+
+impl Worked {
+    /// Returns the rest after a reload that took so long, `since` the end of the last one.
+    fn rest(&mut self, since: Duration, took: Duration) -> Duration {
+        self.0 = self.0.saturating_sub(since) + took;
+        if self.0 <= CREDIT { Duration::ZERO } else { took.min(LONGEST_REST) }
+    }
+}
 
 /// Waits until it is time to look for changes. Returns true for one of destinations alone, which is no news for the log.
 async fn next(proxy: &Proxy) -> bool {
@@ -113,6 +127,7 @@ pub(crate) async fn keep(
     // The answers in force, and the last ones that were tried, with documents that had errors too.
     let mut answers = proxy.names.used();
     let mut tried = answers;
+    let (mut worked, mut ended) = (Worked::default(), Instant::now());
     loop {
         let quiet = next(&proxy).await;
         let told = proxy.control.as_ref().is_some_and(|control| !control.is_settled());
@@ -157,7 +172,10 @@ pub(crate) async fn keep(
             Err(errors) => refused(&proxy, &errors),
         }
         if told {
-            tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
+            let took = begun.elapsed();
+            let rest = worked.rest(begun.saturating_duration_since(ended), took);
+            ended = begun + took;
+            tokio::time::sleep(rest).await;
         }
     }
 }
@@ -394,6 +412,19 @@ mod tests {
             );
             assert_eq!(done, reads, "{changes}");
         }
+    }
+
+    #[test]
+    fn reloads_rest_once_they_are_many() {
+        let ms = Duration::from_millis;
+        let mut worked = Worked::default();
+        let rests: Vec<_> = (0..14).map(|_| worked.rest(ms(0), ms(20))).collect();
+        assert_eq!(rests.iter().filter(|rest| rest.is_zero()).count(), 12, "{rests:?}");
+        assert_eq!(rests[12..], [ms(20); 2]);
+        // With rests between them they take half of the time.
+        assert_eq!(worked.rest(ms(20), ms(20)), ms(20));
+        assert_eq!(worked.rest(ms(1000), ms(20)), ms(0));
+        assert_eq!(worked.rest(ms(0), ms(900)), LONGEST_REST);
     }
 
     #[tokio::test(start_paused = true)]
