@@ -365,6 +365,11 @@ fn an_annotation_or_a_mesh_service_says_what_members_prove() {
             "spiffe://default/ns/shop/sa/cart"
         ]
     );
+    // Labels that do not tell a name leave the annotation's alone.
+    let untold = documents.clone() + &identity("i", &format!("{ALL}, spiffeID: {{trustDomain: a}}"));
+    let cart = Some(vec!["spiffe://cluster.local/ns/shop/sa/cart".to_owned()]);
+    let plan = self::plan(&untold);
+    assert_eq!((ids(&plan, "10.0.0.3:80"), ids(&plan, "10.0.0.4:80")), (cart, None));
     let arguments = ["--dataplane=here", "--identity=/id", "--trust-domain=cluster.local"];
     let plan = compiled(&arguments, &documents).unwrap();
     let cart = Some(vec!["spiffe://cluster.local/ns/shop/sa/cart".to_owned()]);

@@ -102,23 +102,26 @@ impl<'d> Names<'d> {
         Self { said, by_labels: RefCell::default(), by_id: RefCell::default() }
     }
 
-    /// Returns the identities of which the pod of a Dataplane proves one.
+    /// Returns the identities of which the pod of a Dataplane proves one. The controller's word, in the annotation, is about the
+    /// certificate that it signs, whatever a MeshIdentity gives.
     pub(in crate::plan::compile) fn of(&self, dataplane: &Document) -> Ids {
-        match &self.said {
-            Said::ByAnnotations => {
-                let id = dataplane.spiffe_id.as_ref()?;
-                let mut known = self.by_id.borrow_mut();
-                known.entry(id.clone()).or_insert_with(|| Some([id.clone()].into())).clone()
-            }
-            // The MeshIdentity of another zone's pod is a document of that zone.
-            Said::ByLabels { pod, .. } if is_elsewhere(dataplane, pod) => None,
-            said => {
-                let key =
-                    (Arc::clone(&dataplane.labels), dataplane.namespace.clone(), dataplane.spiffe_id.clone());
-                let mut known = self.by_labels.borrow_mut();
-                known.entry(key).or_insert_with(|| said.of(dataplane)).clone()
-            }
+        let Said::ByLabels { pod, .. } = &self.said else { return self.of_annotation(dataplane) };
+        // The MeshIdentity of another zone's pod is a document of that zone.
+        if is_elsewhere(dataplane, pod) {
+            return self.of_annotation(dataplane);
         }
+        let key = (Arc::clone(&dataplane.labels), dataplane.namespace.clone(), dataplane.spiffe_id.clone());
+        let made = || match self.said.of(dataplane) {
+            Some(ids) => Some(ids.into_iter().chain(dataplane.spiffe_id.clone()).collect()),
+            None => self.of_annotation(dataplane),
+        };
+        self.by_labels.borrow_mut().entry(key).or_insert_with(made).clone()
+    }
+
+    fn of_annotation(&self, dataplane: &Document) -> Ids {
+        let id = dataplane.spiffe_id.as_ref()?;
+        let mut known = self.by_id.borrow_mut();
+        known.entry(id.clone()).or_insert_with(|| Some([id.clone()].into())).clone()
     }
 }
 
@@ -129,8 +132,8 @@ fn is_elsewhere(dataplane: &Document, pod: &Subject<'_>) -> bool {
 
 impl Said<'_> {
     /// Returns the identities that MeshIdentities give a pod. All that choose it count, in all trust domains of the zone: while
-    /// documents change, it has the certificate of before.
-    fn of(&self, dataplane: &Document) -> Ids {
+    /// documents change, it has the certificate of before. `None` where they do not tell.
+    fn of(&self, dataplane: &Document) -> Option<BTreeSet<SpiffeId>> {
         let Self::ByLabels { config, pod, identities, local } = self else { return None };
         let mut labels = (*dataplane.labels).clone();
         if let Some(namespace) = dataplane.label(NAMESPACE) {
@@ -147,12 +150,7 @@ impl Said<'_> {
             let domains = local.iter().map(TrustDomain::as_str).chain([domain.as_str()]);
             ids.extend(domains.filter_map(|domain| format!("spiffe://{domain}{path}").parse().ok()));
         }
-        if ids.is_empty() {
-            return None;
-        }
-        // The controller's word is about the certificate that it signs, whatever path a document gives.
-        ids.extend(dataplane.spiffe_id.clone());
-        Some(ids.into_iter().collect())
+        (!ids.is_empty()).then_some(ids)
     }
 }
 
