@@ -38,6 +38,8 @@ pub const MAX_MESSAGE: usize = 4 << 20;
 pub const MAX_REQUEST: usize = 1 << 20;
 /// Most destinations that one sidecar may follow at a time.
 pub const MAX_DESTINATIONS: usize = 4096;
+/// Most names that one sidecar may follow at a time, beside the destinations by address.
+pub const MAX_NAMES: usize = 512;
 /// Most peers in one report.
 pub const MAX_TRAFFIC: usize = 256;
 

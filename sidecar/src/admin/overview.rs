@@ -220,7 +220,7 @@ impl Overview {
 /// Returns the number of all listeners, and those that a row can be about: of thousands on demand the ones that were called,
 /// as the page asks once a second.
 fn listeners(running: &Running) -> (usize, Vec<Arc<Listener>>) {
-    let total = running.plan.listener_count();
+    let total = running.listener_count();
     if total <= MOST_ROWS {
         let all = envoy::listeners(running);
         return (all.len(), all);
@@ -232,7 +232,7 @@ fn listeners(running: &Running) -> (usize, Vec<Arc<Listener>>) {
 
 /// Returns the same of clusters.
 fn clusters(running: &Running) -> (usize, Vec<Arc<Cluster>>) {
-    let total = running.plan.cluster_count();
+    let total = running.cluster_count();
     if total <= MOST_ROWS {
         let all = envoy::clusters(running);
         return (all.len(), all);
@@ -272,7 +272,7 @@ fn documents(app: &App, running: &Running) -> DocumentsView {
     DocumentsView {
         mesh: running.plan.mesh.to_string(),
         dataplane: app.proxy.config.dataplane.clone(),
-        count: running.plan.documents,
+        count: running.documents(),
         files: status.files,
         control: app.proxy.control.as_ref().map(|control| of_controller(control, running.plan.stand_ins)),
         passthrough: running.plan.passthrough,

@@ -59,14 +59,14 @@ fn server(stats: &mut Stats, running: &Running, Process { state, uptime, workers
     let used = running.used_listeners();
     let open = used.iter().map(|listener| listener.metrics.view(|metrics| metrics.active.get())).sum();
     let off = running.plan.listeners.iter().filter(|listener| listener.address.port() == 0).count();
-    let on = running.plan.listener_count() - off;
+    let on = running.listener_count() - off;
     for (name, value) in [
         ("server.live", i64::from(state != ServerState::Draining)),
         ("server.state", state as i64),
         ("server.uptime", i64::try_from(uptime.as_secs()).unwrap_or(i64::MAX)),
         ("server.concurrency", count(workers)),
         ("server.total_connections", open),
-        ("cluster_manager.active_clusters", count(running.plan.cluster_count())),
+        ("cluster_manager.active_clusters", count(running.cluster_count())),
         ("listener_manager.total_listeners_active", count(on)),
     ] {
         stats.add(name, value);

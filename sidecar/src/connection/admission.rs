@@ -80,7 +80,7 @@ pub(crate) async fn admit(
             (OrigDst::new(bound.address), route::of_listener(listener))
         }
     };
-    downstream.routed(&running.plan, &route);
+    downstream.routed(&running, &route, original);
     trial::way(&proxy, &running, &route, original);
     // Strangers take no tokens of members, who may have a handshake to show first.
     let stranger = matches!(claim, Claim::Stranger(_));
@@ -125,5 +125,5 @@ fn claim(proxy: &Proxy, running: &Running, accepted: &Accepted) -> Claim {
 /// Returns true if a document names the client's address, or if a member came from there before.
 fn is_known(proxy: &Proxy, running: &Running, client: ClientAddr) -> bool {
     let ip = client.get().ip();
-    running.plan.workloads.contains(&ip) || proxy.tls.acquaintances.contains(ip)
+    running.is_workload(&ip) || proxy.tls.acquaintances.contains(ip)
 }

@@ -2,7 +2,7 @@
 //! The client's side of one connection: counted when it begins, while it lives, and exactly once when it ends.
 
 use crate::cluster::metrics::ListenerMetrics;
-use crate::cluster::registry::ClusterState;
+use crate::cluster::registry::{ClusterState, Running};
 use crate::cluster::stream::Stream;
 use crate::connection::accepted::{Accepted, ConnectionInfo};
 use crate::connection::error::ForwardError;
@@ -12,14 +12,13 @@ use crate::connection::route::Route;
 use crate::connection::table::Entry;
 use crate::control::{Ended, Peer};
 use crate::metrics::Lazy;
-use crate::net::addrs::{DialAddr, Direction};
+use crate::net::addrs::{DialAddr, Direction, OrigDst};
 use crate::net::limit::{Claim, Permit};
 use crate::net::original_dst::Redirected;
 use crate::observe::access_log::Record;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::{Known, Spoken};
 use crate::observe::traffic_log::Traffic;
-use crate::plan::Plan;
 use crate::plan::logs::LogTargets;
 use crate::tls::first;
 use culvert_mesh::model::log_template::LogField;
@@ -99,13 +98,14 @@ impl Downstream {
     }
 
     /// Notes the route: counts the connection for its listener, and finds the traffic logs that want it.
-    pub(crate) fn routed(&mut self, plan: &Plan, route: &Route) {
+    pub(crate) fn routed(&mut self, running: &Running, route: &Route, original: OrigDst) {
+        let plan = &running.plan;
         let metrics = &route.listener.metrics;
         metrics.opened.inc();
         metrics.active.inc();
         self.listener = Some(Arc::clone(metrics));
         let direction = self.info.direction;
-        if plan.logs.is_off(direction) {
+        if plan.logs.is_off(direction) && !running.has_told_logs() {
             return;
         }
         let destination = route.listener.plan.service.clone().or_else(|| match direction {
@@ -113,9 +113,10 @@ impl Downstream {
             Direction::Outbound => route.member.as_ref().map(|member| member.service().into()),
         });
         let source = plan.service.clone().filter(|_| direction == Direction::Outbound);
-        self.log = plan.logs.of(&route.listener.plan, destination.as_deref()).map(|targets| {
+        let logs = running.logs_of((&route.listener, original.get()), destination.as_deref());
+        self.log = logs.map(|targets| {
             Box::new(LogEntry {
-                targets: targets.clone(),
+                targets,
                 mesh: Arc::clone(&plan.mesh),
                 zone: plan.zone.clone(),
                 workload: plan.workload.clone(),

@@ -127,6 +127,7 @@ impl Proxy {
                 config.resolv_conf.clone(),
                 20_000,
                 (metrics.dns.clone(), crate::dns::log::QueryLogger::off()),
+                None,
             )),
             metrics,
             limits: Limits::new(20_000),

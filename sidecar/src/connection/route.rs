@@ -34,7 +34,7 @@ pub fn route(running: &Running, direction: Direction, original: OrigDst) -> Rout
     let passthrough = || Arc::clone(running.passthrough(direction, Family::of(address.ip())));
     let mut route = of_listener(named.unwrap_or_else(passthrough));
     if direction == Direction::Outbound && dials_original(route.cluster.as_deref()) {
-        route.member = running.plan.members.get(&address).cloned();
+        route.member = running.member_at(&address);
         // An outbound whose cluster a patch took out is closed.
         if route.cluster.is_none() && route.listener.plan.origin == Origin::Transparent {
             let exit = || running.plan.outside.by_address(address).and_then(|exit| running.exit(exit));

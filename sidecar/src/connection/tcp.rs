@@ -3,6 +3,7 @@
 
 use crate::cluster::connect::{self, ConnectError, Event, Upstream};
 use crate::cluster::origination::Origination;
+use crate::cluster::registry::Running;
 use crate::cluster::stream::Stream;
 use crate::connection::admission::Admitted;
 use crate::connection::downstream::Downstream;
@@ -15,7 +16,7 @@ use crate::net::addrs::Direction;
 use crate::net::dial::DialError;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
-use crate::plan::{Gate, ListenerPlan, Plan};
+use crate::plan::{Gate, ListenerPlan};
 use crate::relay::pipes::Pipes;
 use crate::relay::{End, Mode, Moved, Relay, Side, Watch};
 use crate::tls::handshake::Shaken;
@@ -66,7 +67,7 @@ pub(crate) async fn connect(
     let proxy = downstream.proxy();
     let (mut using, attempts) =
         UpstreamUse::begin(&proxy, downstream.info(), cluster, original, route.member.as_deref())?;
-    trial::place(&proxy, &running, cluster);
+    trial::place(&proxy, &running, (&route.listener, cluster));
     let entry = downstream.enter(using.cluster(), attempts.first(), route.listener.plan.idle_timeout);
     let mtls = running.plan.mtls.as_ref();
     let origination = Origination { mesh: mtls.is_some(), tls: &proxy.tls, metrics: &proxy.metrics.tls };
@@ -97,7 +98,7 @@ pub(crate) async fn connect(
             pin!(connect::connect(attempts, origination, (&proxy.own_sockets, returned), report));
         let finished = pin!(async {
             let upstream = connecting.await?;
-            let session = finish(downstream, client, &upstream, session, (&running.plan, gate)).await?;
+            let session = finish(downstream, client, &upstream, session, (&running, gate)).await?;
             Ok((upstream, session))
         });
         unless_stopped(&entry, finished).await
@@ -117,14 +118,16 @@ async fn finish(
     client: &mut TcpStream,
     upstream: &Upstream,
     session: Option<Box<Shaken>>,
-    (plan, gate): (&Plan, Option<(&ListenerPlan, &Gate)>),
+    (running, gate): (&Running, Option<(&ListenerPlan, &Gate)>),
 ) -> Result<Option<Box<Shaken>>, ForwardError> {
     if let Some(peer) = &upstream.peer {
         downstream.speaks(Spoken::MeshTls, Some(peer.clone()));
     }
     match gate {
         // Boxed, so that a connection without TLS does not carry the room of a handshake.
-        Some(gate) => Box::pin(tls::recognise(downstream, client, upstream.stream.tcp(), plan, gate)).await,
+        Some(gate) => {
+            Box::pin(tls::recognise(downstream, client, upstream.stream.tcp(), running, gate)).await
+        }
         None => Ok(session),
     }
 }

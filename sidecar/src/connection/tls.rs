@@ -71,12 +71,12 @@ pub(crate) async fn recognise(
     downstream: &mut Downstream,
     client: &mut TcpStream,
     server: &TcpStream,
-    plan: &Plan,
+    running: &Running,
     (listener, gate): (&ListenerPlan, &Gate),
 ) -> Result<Option<Box<Shaken>>, ForwardError> {
     let &ConnectionInfo { opened, client: from, .. } = downstream.info();
     // Not the addresses from which members came once: an address translation may put plain clients behind one, too.
-    let named = plan.workloads.contains(&from.get().ip());
+    let named = running.is_workload(&from.get().ip());
     let expects = if named { Expects::Member } else { Expects::Anyone };
     let first = first::permissive(client, server, opened.into(), expects).await?;
     if matches!(first, First::MeshTls | First::OwnTls) {
@@ -86,7 +86,7 @@ pub(crate) async fn recognise(
         First::MeshTls => {
             let proxy = downstream.proxy();
             let place = take_place(&proxy, downstream)?;
-            return accept(downstream, client, (plan, listener), &place).await.map(Some);
+            return accept(downstream, client, (&running.plan, listener), &place).await.map(Some);
         }
         First::OwnTls => Spoken::OwnTls,
         First::Plain | First::NeedMore => Spoken::Plain,

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Destinations that the controller was asked about, and the connections that wait for an answer.
+//! Destinations that the controller was asked about, and the connections and queries that wait for an answer.
 //!
 //! Workers look up and ask; the main thread hands questions to the stream and answers back. The least recently used ones are
-//! given up.
+//! given up. Addresses and names have a table each, so that a pod that asks for names without an end keeps its connections.
 
-use culvert_control::MAX_DESTINATIONS;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -16,8 +15,8 @@ use tokio::time::Instant;
 /// Time for an answer. In a cluster it takes some milliseconds; after this the destination counts as one that no document
 /// names.
 pub(super) const DEADLINE: Duration = Duration::from_secs(1);
-/// Destinations that are given up at once: looking for the oldest takes a look at all.
-const GIVEN_UP_AT_ONCE: usize = MAX_DESTINATIONS / 32;
+/// Share of the destinations that is given up at once: looking for the oldest takes a look at all.
+const GIVEN_UP_AT_ONCE: usize = 32;
 
 const ASKED: u8 = 0;
 const ANSWERED: u8 = 1;
@@ -43,45 +42,42 @@ pub(super) enum Answer {
 }
 
 /// Questions and resignations that the stream has not sent.
-#[derive(Debug, Default)]
-pub(super) struct News {
-    pub(super) asked: Vec<SocketAddr>,
-    pub(super) given_up: Vec<SocketAddr>,
+#[derive(Debug)]
+pub(super) struct News<K> {
+    pub(super) asked: Vec<K>,
+    pub(super) given_up: Vec<K>,
 }
 
-/// All destinations.
+/// All destinations of a kind.
 #[derive(Debug)]
-pub(super) struct Destinations {
+pub(super) struct Destinations<K> {
+    /// Those that are followed at a time at most.
+    most: usize,
     /// The zero of the times of use.
     start: Instant,
-    entries: RwLock<HashMap<SocketAddr, Arc<Entry>>>,
+    entries: RwLock<HashMap<K, Arc<Entry>>>,
     /// True for a question, false for a resignation. A later one replaces an earlier one, so that there are at most as many
     /// as destinations known here or by the stream.
-    news: Mutex<HashMap<SocketAddr, bool>>,
+    news: Mutex<HashMap<K, bool>>,
     /// Told when there are news.
-    pub(super) wake: Notify,
+    wake: Arc<Notify>,
 }
 
-impl Destinations {
-    pub(super) fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            entries: RwLock::default(),
-            news: Mutex::default(),
-            wake: Notify::new(),
-        }
+impl<K: Clone + Eq + Hash + Ord> Destinations<K> {
+    pub(super) fn new(most: usize, wake: Arc<Notify>) -> Self {
+        Self { most, start: Instant::now(), entries: RwLock::default(), news: Mutex::default(), wake }
     }
 
     /// Returns true if the answer is known, and notes the use.
-    pub(super) fn knows(&self, at: SocketAddr) -> bool {
+    pub(super) fn knows(&self, at: &K) -> bool {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = entries.get(&at) else { return false };
+        let Some(entry) = entries.get(at) else { return false };
         entry.used.store(self.now(), Relaxed);
         entry.state.load(SeqCst) == ANSWERED
     }
 
     /// Asks, unless another connection has, and waits for the answer until the question is too old.
-    pub(super) async fn ask(&self, at: SocketAddr) -> Answer {
+    pub(super) async fn ask(&self, at: K) -> Answer {
         let entry = self.entry(at);
         let told = entry.told.notified();
         let mut told = std::pin::pin!(told);
@@ -93,7 +89,7 @@ impl Destinations {
         if entry.state.load(SeqCst) == ANSWERED { Answer::Came } else { Answer::Late }
     }
 
-    fn entry(&self, at: SocketAddr) -> Arc<Entry> {
+    fn entry(&self, at: K) -> Arc<Entry> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let now = self.now();
         if let Some(entry) = entries.get(&at) {
@@ -101,11 +97,13 @@ impl Destinations {
             return Arc::clone(entry);
         }
         let mut given_up = Vec::new();
-        if entries.len() >= MAX_DESTINATIONS {
+        if entries.len() >= self.most {
+            let at_once = self.most / GIVEN_UP_AT_ONCE;
             let mut by_use: Vec<_> =
-                entries.iter().map(|(at, entry)| (entry.used.load(Relaxed), *at)).collect();
-            by_use.select_nth_unstable(GIVEN_UP_AT_ONCE);
-            given_up.extend(by_use[..GIVEN_UP_AT_ONCE].iter().map(|(_, at)| *at));
+                entries.iter().map(|(at, entry)| (entry.used.load(Relaxed), at.clone())).collect();
+            by_use.select_nth_unstable(at_once);
+            by_use.truncate(at_once);
+            given_up.extend(by_use.into_iter().map(|(_, at)| at));
         }
         for old in &given_up {
             if let Some(entry) = entries.remove(old) {
@@ -114,7 +112,7 @@ impl Destinations {
         }
         let (state, used) = (AtomicU8::new(ASKED), AtomicU64::new(now));
         let entry = Arc::new(Entry { state, asked: Instant::now(), used, told: Notify::new() });
-        entries.insert(at, Arc::clone(&entry));
+        entries.insert(at.clone(), Arc::clone(&entry));
         let mut news = self.news();
         news.extend(given_up.into_iter().map(|old| (old, false)));
         news.insert(at, true);
@@ -124,8 +122,8 @@ impl Destinations {
     }
 
     /// Takes the questions and resignations.
-    pub(super) fn take_news(&self) -> News {
-        let mut news = News::default();
+    pub(super) fn take_news(&self) -> News<K> {
+        let mut news = News { asked: Vec::new(), given_up: Vec::new() };
         for (at, asked) in std::mem::take(&mut *self.news()) {
             if asked { news.asked.push(at) } else { news.given_up.push(at) }
         }
@@ -133,7 +131,7 @@ impl Destinations {
     }
 
     /// Lets connections to these destinations go on, and returns how long each was waited for.
-    pub(super) fn answer(&self, answered: impl IntoIterator<Item = SocketAddr>) -> Vec<Duration> {
+    pub(super) fn answer(&self, answered: impl IntoIterator<Item = K>) -> Vec<Duration> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         let mut waits = Vec::new();
         for entry in answered.into_iter().filter_map(|at| entries.get(&at)) {
@@ -153,7 +151,7 @@ impl Destinations {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn news(&self) -> MutexGuard<'_, HashMap<SocketAddr, bool>> {
+    fn news(&self) -> MutexGuard<'_, HashMap<K, bool>> {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -170,6 +168,14 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
+
+    const MOST: usize = 4096;
+    const GIVEN_UP: usize = MOST / GIVEN_UP_AT_ONCE;
+
+    fn table() -> Destinations<SocketAddr> {
+        Destinations::new(MOST, Arc::default())
+    }
 
     fn at(number: usize) -> SocketAddr {
         SocketAddr::from(([10, 0, (number / 256) as u8, (number % 256) as u8], 80))
@@ -177,7 +183,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_connections_share_one_question_and_its_answer() {
-        let table = Arc::new(Destinations::new());
+        let table = Arc::new(table());
         let waiting: Vec<_> = (0..500)
             .map(|_| {
                 let table = Arc::clone(&table);
@@ -187,18 +193,18 @@ mod tests {
         table.wake.notified().await;
         tokio::task::yield_now().await;
         assert_eq!(table.take_news().asked, [at(1)]);
-        assert!(!table.knows(at(1)));
+        assert!(!table.knows(&at(1)));
         assert_eq!(table.answer([at(1), at(2)]).len(), 1);
         for one in waiting {
             assert_eq!(one.await.unwrap(), Answer::Came);
         }
-        assert!(table.knows(at(1)));
+        assert!(table.knows(&at(1)));
         assert!(table.take_news().asked.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_deadline_is_the_questions_so_that_only_the_first_ones_wait() {
-        let table = Destinations::new();
+        let table = table();
         let start = Instant::now();
         assert_eq!(table.ask(at(1)).await, Answer::Late);
         assert_eq!(start.elapsed(), DEADLINE);
@@ -210,31 +216,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_least_recently_used_are_given_up_at_the_bound() {
-        let table = Destinations::new();
-        for number in 0..MAX_DESTINATIONS {
+        let table = table();
+        for number in 0..MOST {
             drop(table.entry(at(number)));
         }
-        table.answer((0..MAX_DESTINATIONS).map(at));
+        table.answer((0..MOST).map(at));
         table.take_news();
         tokio::time::advance(Duration::from_secs(1)).await;
         // Used again: those that were asked first.
-        assert!((0..GIVEN_UP_AT_ONCE).all(|number| table.knows(at(number))));
-        drop(table.entry(at(MAX_DESTINATIONS)));
+        assert!((0..GIVEN_UP).all(|number| table.knows(&at(number))));
+        drop(table.entry(at(MOST)));
         let News { asked, given_up } = table.take_news();
-        assert_eq!((asked, given_up.len()), (vec![at(MAX_DESTINATIONS)], GIVEN_UP_AT_ONCE));
-        assert!((0..GIVEN_UP_AT_ONCE).all(|number| table.knows(at(number))));
-        assert!(given_up.iter().all(|one| !table.knows(*one)));
-        assert!(table.len() <= MAX_DESTINATIONS);
+        assert_eq!((asked, given_up.len()), (vec![at(MOST)], GIVEN_UP));
+        assert!((0..GIVEN_UP).all(|number| table.knows(&at(number))));
+        assert!(given_up.iter().all(|one| !table.knows(one)));
+        assert!(table.len() <= MOST);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_question_that_is_given_up_before_it_is_sent_is_not_sent() {
-        let table = Destinations::new();
-        for number in 0..=MAX_DESTINATIONS {
+        let table = table();
+        for number in 0..=MOST {
             drop(table.entry(at(number)));
         }
         let News { asked, given_up } = table.take_news();
-        assert_eq!(asked.len() + given_up.len(), MAX_DESTINATIONS + 1);
-        assert_eq!(given_up.len(), GIVEN_UP_AT_ONCE);
+        assert_eq!(asked.len() + given_up.len(), MOST + 1);
+        assert_eq!(given_up.len(), GIVEN_UP);
     }
 }

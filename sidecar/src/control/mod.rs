@@ -19,20 +19,25 @@ mod stream;
 mod traffic;
 mod transport;
 
-pub(crate) use inventory::{Settled, is_told};
+pub(crate) use inventory::{CompiledDestination, Settled, ToCompile, is_told};
 pub(crate) use metrics::{ControlMetrics, LookUp};
 pub(crate) use sign::keep_signed;
 pub(crate) use stream::keep;
 pub(crate) use traffic::{Ended, Peer};
 
+use crate::dns::NameSource;
 use crate::options::config::Config;
 use crate::options::facts::{ControlSource, PodFacts};
+use crate::plan::load::destination::Asked;
 use culvert_control::messages::Node;
-use culvert_mesh::load::{Cache, Text};
-use destinations::{Answer, Destinations};
+use culvert_control::{MAX_DESTINATIONS, MAX_NAMES};
+use culvert_mesh::document::Found;
+use culvert_mesh::load::Text;
+use destinations::{Answer, Destinations, News};
 use inventory::Inventory;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -50,12 +55,15 @@ pub(crate) struct Control {
     node: Node,
     api_server: Option<SocketAddr>,
     pub(crate) metrics: ControlMetrics,
-    destinations: Destinations,
+    /// Told when there are questions for the stream.
+    wake: Arc<Notify>,
+    addresses: Destinations<SocketAddr>,
+    names: Destinations<Arc<str>>,
     /// Connections of the pod, which the stream reports.
     pub(crate) traffic: Ledger,
     state: Mutex<State>,
-    /// Documents read of the texts, for the next compilation.
-    pub(crate) cache: Mutex<Cache>,
+    /// The documents that the plan in force was made of, beside which those of destinations are compiled.
+    base: Mutex<Arc<Found>>,
     /// Told when documents changed. The reload waits for it.
     changed: Notify,
     /// Told when documents were compiled. The stream waits for it.
@@ -67,23 +75,28 @@ struct State {
     inventory: Inventory,
     /// Documents about the pod are among the changes, which come in pieces.
     about_pod: bool,
-    /// Outcome of the last compilation.
+    /// Outcome of the last compilation, and the generation of everything that was compiled.
     settled: Settled,
+    /// The generation of documents about the pod that were compiled.
+    about_settled: u64,
     /// Words about the connection, for the page.
     words: String,
 }
 
 /// Texts to compile.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Told {
     pub(crate) generation: u64,
+    /// Texts about the pod.
     pub(crate) texts: Vec<Text>,
+    pub(crate) destinations: Vec<ToCompile>,
 }
 
 impl Control {
     /// Returns `None` without a controller.
     pub(crate) fn new(config: &Config, metrics: ControlMetrics) -> Option<Self> {
         let source = config.control.clone()?;
+        let wake = Arc::new(Notify::new());
         let id = config.pod.as_ref().map(|PodFacts { name, namespace, .. }| {
             format!("{}/{name}", namespace.as_deref().unwrap_or_default())
         });
@@ -97,10 +110,12 @@ impl Control {
             },
             api_server: config.api_server,
             metrics,
-            destinations: Destinations::new(),
+            addresses: Destinations::new(MAX_DESTINATIONS, Arc::clone(&wake)),
+            names: Destinations::new(MAX_NAMES, Arc::clone(&wake)),
+            wake,
             traffic: Ledger::default(),
             state: Mutex::default(),
-            cache: Mutex::default(),
+            base: Mutex::default(),
             changed: Notify::new(),
             settled: Notify::new(),
         })
@@ -113,7 +128,7 @@ impl Control {
 
     /// Returns true if the answer about a destination is in force, or none is needed. Notes that the destination is in use.
     pub(crate) fn knows(&self, at: SocketAddr) -> bool {
-        let knows = self.destinations.knows(at);
+        let knows = self.addresses.knows(&at);
         if knows {
             self.metrics.look_ups[LookUp::Known].inc();
         }
@@ -122,29 +137,52 @@ impl Control {
 
     /// Asks about a destination, and returns true once an answer is in force; false where none came in time.
     pub(crate) async fn ask(&self, at: SocketAddr) -> bool {
-        let came = self.destinations.ask(at).await == Answer::Came;
+        let came = self.addresses.ask(at).await == Answer::Came;
         if came {
             self.metrics.look_ups[LookUp::Answered].inc();
         }
         came
     }
 
-    /// Waits for changed documents, and a moment longer where more are likely to follow. Returns true if some are about the
-    /// pod.
-    pub(crate) async fn changed(&self) -> bool {
+    /// Waits for changed documents. Where some are about the pod it waits a moment longer, as more are likely to follow.
+    pub(crate) async fn changed(&self) {
         self.changed.notified().await;
-        let about_pod = self.state().about_pod;
-        if about_pod {
+        if std::mem::take(&mut self.state().about_pod) {
             tokio::time::sleep(GATHER).await;
         }
-        self.state().about_pod = false;
-        about_pod
     }
 
     /// Returns all texts as they were told.
     pub(crate) fn told(&self) -> Told {
+        let inventory = &self.state().inventory;
+        let (texts, destinations) = (inventory.texts(), inventory.destinations().all());
+        Told { generation: inventory.generation(), texts, destinations }
+    }
+
+    /// Returns the destinations that changed, where documents about the pod did not.
+    pub(crate) fn told_of_destinations(&self) -> Option<Told> {
         let state = self.state();
-        Told { generation: state.inventory.generation(), texts: state.inventory.texts() }
+        let inventory = &state.inventory;
+        if inventory.about_generation() > state.about_settled {
+            return None;
+        }
+        let destinations = inventory.destinations().changed();
+        Some(Told { generation: inventory.generation(), texts: Vec::new(), destinations })
+    }
+
+    /// Returns the texts of a destination with the last good ones in the place of bad ones.
+    pub(crate) fn without_in(&self, told: &ToCompile, bad: &BTreeSet<Arc<str>>) -> Vec<Text> {
+        self.state().inventory.destinations().without(&told.asked, &told.texts, bad)
+    }
+
+    /// Returns the documents that the plan in force was made of.
+    pub(crate) fn base(&self) -> Arc<Found> {
+        Arc::clone(&self.base.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes the documents that the plan in force was made of.
+    pub(crate) fn set_base(&self, found: Arc<Found>) {
+        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
     /// Returns the texts with the last good ones in the place of bad ones.
@@ -163,25 +201,58 @@ impl Control {
         state.inventory.generation() == state.settled.generation
     }
 
-    /// Notes what came of compiling: connections go on, and the stream acknowledges.
+    /// Notes what came of compiling the documents about the pod.
     pub(crate) fn settle(&self, settled: Settled) {
-        let answered: Vec<SocketAddr> = {
-            let mut state = self.state();
-            state.inventory.settle(&settled);
-            // Of an answer that is not in force nothing is known: connections wait for their deadline.
-            let in_force = settled.in_force.is_some();
-            let all = state.inventory.answered(settled.generation).filter(|_| in_force).collect();
-            state.settled = settled;
-            all
-        };
-        self.answer(answered);
+        let mut state = self.state();
+        state.inventory.settle(&settled);
+        state.about_settled = settled.generation;
+        state.settled = settled;
+        drop(state);
         self.settled.notify_one();
     }
 
-    fn answer(&self, answered: impl IntoIterator<Item = SocketAddr>) {
-        for wait in self.destinations.answer(answered) {
+    /// Notes what came of compiling a destination: what waits for it goes on.
+    pub(crate) fn compiled(&self, outcome: CompiledDestination) {
+        let asked = outcome.asked.clone();
+        let is_answered = {
+            let mut state = self.state();
+            state.inventory.compiled(outcome);
+            // Of an answer that is not in force nothing is known: connections wait for their deadline.
+            state.inventory.is_answered(&asked)
+        };
+        if is_answered {
+            self.answer([asked]);
+        }
+    }
+
+    /// Notes that all destinations of a generation were compiled: the stream acknowledges.
+    pub(crate) fn settle_destinations(&self, generation: u64) {
+        let mut state = self.state();
+        state.settled.generation = state.settled.generation.max(generation);
+        drop(state);
+        self.settled.notify_one();
+    }
+
+    fn answer(&self, answered: impl IntoIterator<Item = Asked>) {
+        let (mut addresses, mut names) = (Vec::new(), Vec::new());
+        for asked in answered {
+            match asked {
+                Asked::At(at) => addresses.push(at),
+                Asked::Name(host) => names.push(host),
+            }
+        }
+        for wait in self.addresses.answer(addresses).into_iter().chain(self.names.answer(names)) {
             self.metrics.look_up_seconds.observe(wait.as_secs_f64());
         }
+    }
+
+    /// Takes the questions and resignations of connections and queries.
+    fn take_news(&self) -> News<Asked> {
+        let (addresses, names) = (self.addresses.take_news(), self.names.take_news());
+        let all = |addresses: Vec<SocketAddr>, names: Vec<Arc<str>>| {
+            addresses.into_iter().map(Asked::At).chain(names.into_iter().map(Asked::Name)).collect()
+        };
+        News { asked: all(addresses.asked, names.asked), given_up: all(addresses.given_up, names.given_up) }
     }
 
     /// Returns the name that the controller gave the document of a text.
@@ -203,11 +274,21 @@ impl Control {
     #[cfg(test)]
     pub(crate) fn answer_next(&self, put_in_force: impl FnOnce()) {
         put_in_force();
-        self.answer(self.destinations.take_news().asked);
+        self.answer(self.take_news().asked);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NameSource for Control {
+    fn knows(&self, host: &Arc<str>) -> bool {
+        self.names.knows(host)
+    }
+
+    fn ask(&self, host: Arc<str>) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async { self.names.ask(host).await == Answer::Came })
     }
 }
 

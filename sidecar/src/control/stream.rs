@@ -2,11 +2,10 @@
 //! Keeps a stream to the controller: connects, asks, takes responses, acknowledges them once they are compiled, and begins
 //! again when it breaks. What was told before stays in force meanwhile.
 
-use super::Control;
-use super::destinations::News;
 use super::grpc::{Call, CallError};
 use super::inventory::Taken;
 use super::transport::{self, ConnectError};
+use super::{Control, News};
 use crate::net::backoff::Backoff;
 use crate::net::throttle::Throttle;
 use culvert_control::messages::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -72,7 +71,7 @@ async fn follow(control: &Control) -> Result<std::convert::Infallible, Broken> {
     let mut connection = transport::connect(&control.source).await?;
     let mut begun = connection.channel.begin(DELTA, control.source.token.as_deref()).await?;
     let opening = {
-        let News { asked, given_up } = control.destinations.take_news();
+        let News { asked, given_up } = control.take_news();
         let mut state = control.state();
         let inventory = &mut state.inventory;
         let (_, changed) = inventory.follow(&asked, &given_up);
@@ -97,7 +96,7 @@ async fn follow(control: &Control) -> Result<std::convert::Infallible, Broken> {
         let behind = control.state().inventory.is_behind();
         tokio::select! {
             response = call.next(), if !behind => take(control, &mut call, response?).await?,
-            () = control.destinations.wake.notified() => {}
+            () = control.wake.notified() => {}
             () = control.settled.notified() => {}
             _ = reports.tick() => report(control, &mut call).await?,
             () = connection.ended() => return Err(Broken::Ended),
@@ -160,13 +159,13 @@ fn note_counts(control: &Control, inventory: &mut super::inventory::Inventory) {
 
 /// Returns the requests to send: questions, resignations, and acknowledgements of what was compiled.
 fn due(control: &Control) -> Vec<DeltaDiscoveryRequest> {
-    let News { asked, given_up } = control.destinations.take_news();
+    let News { asked, given_up } = control.take_news();
     let (due, changed, answered) = {
         let mut state = control.state();
         let super::State { inventory, settled, .. } = &mut *state;
         let (request, changed) = inventory.follow(&asked, &given_up);
         // Asked again before it was given up: no answer comes, as none is missing.
-        let known = asked.into_iter().filter(|at| inventory.is_answered(at, settled.generation));
+        let known = asked.into_iter().filter(|one| inventory.is_answered(one));
         let answered: Vec<_> = known.collect();
         let mut due = inventory.due(settled);
         due.extend(request);
@@ -174,7 +173,8 @@ fn due(control: &Control) -> Vec<DeltaDiscoveryRequest> {
         (due, changed, answered)
     };
     control.answer(answered);
-    control.metrics.destinations.set(i64::try_from(control.destinations.len()).unwrap_or(i64::MAX));
+    let followed = control.addresses.len() + control.names.len();
+    control.metrics.destinations.set(i64::try_from(followed).unwrap_or(i64::MAX));
     if changed {
         control.changed.notify_one();
     }

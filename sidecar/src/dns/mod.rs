@@ -34,8 +34,10 @@ use crate::dns::names::Names;
 use crate::dns::servers::Servers;
 use crate::net::limit::Limit;
 use arc_swap::ArcSwap;
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -81,7 +83,18 @@ pub(crate) struct Dns {
     way: Arc<Way>,
     /// The log of queries. Workers hand over records; a thread of its own writes them.
     pub(crate) log: QueryLogger,
+    /// Knows names that documents do not say yet; `None` without a controller.
+    source: Option<Arc<dyn NameSource>>,
     metrics: DnsMetrics,
+}
+
+/// Knows names of the mesh that no document says yet.
+pub(crate) trait NameSource: Debug + Send + Sync {
+    /// Returns true if all that is known of a name is in force. Notes that the name is in use.
+    fn knows(&self, host: &Arc<str>) -> bool;
+
+    /// Returns true once that is so; false where it was not in time.
+    fn ask(&self, host: Arc<str>) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
 }
 
 /// The arrival of a query.
@@ -110,6 +123,7 @@ impl Dns {
         resolv_conf: PathBuf,
         open_files: u64,
         (metrics, log): (DnsMetrics, QueryLogger),
+        source: Option<Arc<dyn NameSource>>,
     ) -> Self {
         let files = usize::try_from(open_files / FILES_PER_QUERY).unwrap_or(MOST_IN_FLIGHT);
         Self {
@@ -122,6 +136,7 @@ impl Dns {
             connections: Limit::new(MOST_CONNECTIONS),
             way: Arc::new(Way::new(DEADLINE, metrics.upstream.clone())),
             log,
+            source,
             metrics,
         }
     }
@@ -134,17 +149,14 @@ impl Dns {
     /// Decides about the bytes that a client sent.
     fn decide(&self, query: &[u8], by: Transport, client: SocketAddr) -> Fate {
         let arrival = self.arrival(by, client);
-        let bounds = match by {
-            Transport::Udp => Bounds::Datagram,
-            Transport::Tcp => Bounds::Stream,
-        };
-        match answer::decide(query, bounds, &self.names.load()) {
+        match answer::decide(query, bounds(by), &self.names.load()) {
             Decision::Drop => {
                 self.metrics.queries[Answered::Dropped].inc();
                 Fate::Silence
             }
             Decision::Reply { bytes, answered } => {
                 self.note(query, arrival, (answered, &bytes), None);
+                self.is_used(query);
                 Fate::Reply(bytes)
             }
             Decision::Relay => self.place(query, arrival),
@@ -167,9 +179,35 @@ impl Dns {
         Fate::Reply(reply)
     }
 
+    /// Notes the use of a name that was asked for.
+    fn is_used(&self, query: &[u8]) {
+        if let Some(source) = &self.source
+            && let Some(host) = self.names.load().may_be(query)
+        {
+            source.knows(&host);
+        }
+    }
+
+    /// Answers with a name that the source of names knows and no document said until now.
+    async fn asked(&self, query: &[u8], by: Transport) -> Option<(Answered, Vec<u8>)> {
+        let source = self.source.as_ref()?;
+        let host = self.names.load().may_be(query)?;
+        if source.knows(&host) || !source.ask(host).await {
+            return None;
+        }
+        match answer::decide(query, bounds(by), &self.names.load()) {
+            Decision::Reply { bytes, answered } => Some((answered, bytes)),
+            Decision::Drop | Decision::Relay => None,
+        }
+    }
+
     /// Asks the servers, and returns the reply for the client.
     async fn relay(&self, query: &[u8], by: Transport, client: SocketAddr) -> Vec<u8> {
         let arrival = self.arrival(by, client);
+        if let Some((answered, reply)) = self.asked(query, by).await {
+            self.note(query, arrival, (answered, &reply), None);
+            return reply;
+        }
         let servers = self.servers.load_full();
         let (answered, reply, server) = match ask::ask(query, by, &servers, &self.way).await {
             Some(ServerAnswer { bytes, server }) => {
@@ -194,6 +232,13 @@ impl Dns {
         if self.log.is_on() {
             self.log.record(QueryRecord::of(query, arrival, answer, server));
         }
+    }
+}
+
+fn bounds(by: Transport) -> Bounds {
+    match by {
+        Transport::Udp => Bounds::Datagram,
+        Transport::Tcp => Bounds::Stream,
     }
 }
 

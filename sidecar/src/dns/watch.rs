@@ -98,6 +98,12 @@ pub(crate) fn follow_names(
 }
 
 impl Dns {
+    /// Answers with these names from the next query on, in the families that the pod could reach until now.
+    pub(crate) fn put_names(&self, mesh: &Arc<MeshNames>) {
+        let reach = self.names.load().reach();
+        self.put(mesh, reach);
+    }
+
     /// Answers with these names from the next query on.
     fn put(&self, mesh: &Arc<MeshNames>, reach: Reach) {
         if !mesh.names.is_empty() {

@@ -84,6 +84,11 @@ impl LogTargets {
         self.sinks().any(|sink| sink.format.has(field))
     }
 
+    /// Returns the targets of its lines.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = Target> {
+        self.sinks().map(|sink| sink.target.clone())
+    }
+
     fn sinks(&self) -> impl Iterator<Item = &Sink> {
         self.all.iter().chain(self.by_caller.iter().flat_map(|one| one.sinks.iter()))
     }
@@ -122,8 +127,8 @@ impl Logs {
     pub fn targets(&self) -> Vec<Target> {
         let Self { outbounds, services, calls, inbounds, ports } = self;
         let maps = outbounds.values().chain(services.values()).chain(inbounds.values());
-        let all = maps.chain([calls, ports]).flat_map(LogTargets::sinks);
-        let mut targets: Vec<_> = all.map(|sink| sink.target.clone()).collect();
+        let all = maps.chain([calls, ports]).flat_map(LogTargets::targets);
+        let mut targets: Vec<_> = all.collect();
         targets.sort();
         targets.dedup();
         targets

@@ -41,7 +41,7 @@ pub fn run(config: Config, log: LogControl) -> Result<(), Vec<StartError>> {
     // Documents first: their errors are reported even where a port is in use as well.
     let metrics = Metrics::default();
     let names = Names::new(metrics.names.clone());
-    let (documents, plan) = reload::load(&config, &names).map_err(start::all)?;
+    let (documents, (plan, found)) = reload::load(&config, &names).map_err(start::all)?;
     // Before a port is open: until then SIGTERM is no orderly end.
     let signals = main.block_on(async { Signals::new() }).map_err(system("signal handling"))?;
     let open_files = start::raise_open_files();
@@ -49,6 +49,9 @@ pub fn run(config: Config, log: LogControl) -> Result<(), Vec<StartError>> {
     reload::warn(&plan);
     let proxy = start::proxy(config, (plan, documents.files()), open_files, (metrics, names))?;
     let proxy = Arc::new(proxy);
+    if let Some(control) = &proxy.control {
+        control.set_base(Arc::new(found));
+    }
     let workers = Workers::start(proxy.config.workers).map_err(system("the worker threads"))?;
     let served = main.block_on(serve(&proxy, services, &workers, signals, log, documents));
     workers.stop();
@@ -124,7 +127,7 @@ fn spawn_upkeep(context: &Context) {
     if let Some(worker) = context.workers.first() {
         let proxy = proxy();
         worker.spawn(async move {
-            proxy.table.keep_swept(|| proxy.running.load().shortest_idle_timeout).await;
+            proxy.table.keep_swept(|| proxy.running.load().shortest_idle_timeout()).await;
         });
     }
 }

@@ -140,7 +140,7 @@ fn dns(config: &Config) -> Bind {
         tokio::spawn(watch::follow_servers(Arc::clone(&dns), readiness));
         let names = {
             let proxy = Arc::clone(&proxy);
-            move || Arc::clone(&proxy.running.load().plan.names)
+            move || proxy.running.load().names()
         };
         tokio::spawn(watch::follow_names(Arc::clone(&dns), names, routes::reaches_now));
         let failed = move |kind| _ = proxy.metrics.accept[Direction::Outbound].errors[kind].inc();
@@ -226,7 +226,7 @@ mod tests {
     fn bind(options: &[String]) -> Result<BoundServices, Vec<String>> {
         let arguments = std::iter::once("culvert-sidecar".to_owned()).chain(options.iter().cloned());
         let config = Options::try_parse_from(arguments).unwrap().check().unwrap();
-        let (_, plan) = reload::load(&config, &crate::net::resolve::Names::default()).unwrap();
+        let (_, (plan, _)) = reload::load(&config, &crate::net::resolve::Names::default()).unwrap();
         BoundServices::bind(&config, &plan).map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 

@@ -8,8 +8,8 @@ use crate::connection::metrics::Metrics;
 use crate::connection::proxy::Proxy;
 use crate::connection::table::Table;
 use crate::control::Control;
-use crate::dns::Dns;
 use crate::dns::metrics::DnsMetrics;
+use crate::dns::{Dns, NameSource};
 use crate::net::bind::ListenError;
 use crate::net::own_addresses::OwnAddresses;
 use crate::net::resolve::Names;
@@ -105,9 +105,15 @@ pub(super) fn raise_open_files() -> u64 {
 }
 
 /// The DNS server, with its log.
-fn dns(config: &Config, open_files: u64, metrics: &DnsMetrics) -> Result<Dns, RecordLogError> {
+fn dns(
+    config: &Config,
+    open_files: u64,
+    metrics: &DnsMetrics,
+    control: Option<&Arc<Control>>,
+) -> Result<Dns, RecordLogError> {
     let log = RecordLogger::start(&config.dns_log, metrics.log_dropped.clone())?;
-    Ok(Dns::new(config.dns_port, config.resolv_conf.clone(), open_files, (metrics.clone(), log)))
+    let source = control.map(|control| Arc::clone(control) as Arc<dyn NameSource>);
+    Ok(Dns::new(config.dns_port, config.resolv_conf.clone(), open_files, (metrics.clone(), log), source))
 }
 
 /// The data path, with `plan` in force. `files` are those that the plan was read from.
@@ -124,10 +130,10 @@ pub(super) fn proxy(
     let tls = Tls::start(config.identity.clone(), settings, &metrics.tls).map_err(StartError::Tls)?;
     let documents = Documents::new(files, metrics.documents.clone());
     documents.left_out(plan.left_out);
+    let control = Control::new(&config, metrics.control.clone()).map(Arc::new);
     Ok(Proxy {
         running: ArcSwap::new(registry.open(plan)),
         plan_changed: Notify::new(),
-        control: Control::new(&config, metrics.control.clone()).map(Arc::new),
         registry,
         documents,
         names,
@@ -139,7 +145,8 @@ pub(super) fn proxy(
         capture: Capture::new(metrics.capture.clone()),
         access_log: RecordLogger::start(&config.access_log, metrics.access_log.dropped.clone())?,
         tls,
-        dns: Arc::new(dns(&config, open_files, &metrics.dns)?),
+        dns: Arc::new(dns(&config, open_files, &metrics.dns, control.as_ref())?),
+        control,
         metrics,
         limits: Limits::new(open_files),
         table: Table::default(),

@@ -259,20 +259,6 @@ impl Found {
         labels
     }
 
-    /// Adds a document that was read before, with the sets of tags and labels that stand for its own.
-    pub(crate) fn add_again(&mut self, mut document: Document) {
-        if let Spec::Dataplane(dataplane) = &mut document.spec {
-            for inbound in &mut dataplane.networking.inbound {
-                inbound.tags = self.shared(&inbound.tags);
-            }
-        }
-        if !self.labels.contains(&document.labels) {
-            self.labels.insert(Arc::clone(&document.labels));
-        }
-        self.shared_memory = 0;
-        self.documents.push(document);
-    }
-
     /// Adds what was found elsewhere.
     pub(crate) fn append(&mut self, other: &mut Self) {
         let Self { documents, lost, left_out, addresses: _, tags, labels, shared_memory } = other;

@@ -21,11 +21,10 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 use variables::Filled;
 
-pub use texts::Cache;
 pub use variables::is_variable;
 
 /// Bounds of what is read; more is an error before it takes memory.
@@ -159,8 +158,6 @@ pub struct Sources<'s> {
     pub may_be_absent: bool,
     /// Texts of other sources. A document of theirs replaces the one of a file with the same kind, mesh and name.
     pub texts: &'s [Text],
-    /// Keeps what texts say, for the next reading with the same [`Context`]: reading is what costs.
-    pub cache: Option<&'s Mutex<Cache>>,
 }
 
 /// Documents and errors of files.
@@ -211,7 +208,7 @@ fn load_within(bounds: Bounds, context: &Context, sources: &Sources<'_>) -> Load
 }
 
 fn files_within(bounds: Bounds, context: &Context, sources: &Sources<'_>) -> Loaded {
-    let Sources { paths, may_be_absent, texts: _, cache: _ } = *sources;
+    let Sources { paths, may_be_absent, texts: _ } = *sources;
     let mut loaded = Loaded::within(bounds);
     let mut bytes = 0;
     let mut count = 0;

@@ -51,13 +51,7 @@ fn looked(proxy: &Proxy, query: &str) -> Result<Reply, String> {
     let standing = Standing::of_pod(&proxy.running.load().plan.names);
     let texts = proxy.control.as_ref().map(|control| control.in_force()).unwrap_or_default();
     let had_mesh = !proxy.running.load().plan.stand_ins.mesh;
-    let from = PlanSources {
-        paths: &config.resources,
-        texts: &texts,
-        cache: None,
-        names: Some(&proxy.names),
-        had_mesh,
-    };
+    let from = PlanSources { paths: &config.resources, texts: &texts, names: Some(&proxy.names), had_mesh };
     let read = load::read(config, &from, &standing);
     let (mut plan, found) = match read {
         Ok(read) => read,

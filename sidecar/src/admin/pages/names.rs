@@ -78,7 +78,8 @@ fn looked(proxy: &Proxy, query: &str) -> Result<Reply, String> {
         Some(cluster) => healths(cluster),
         None => uncalled.get(name).map(in_service).unwrap_or_default(),
     };
-    let directory = Directory::new(&running.plan, &health);
+    let plan = running.whole_plan();
+    let directory = Directory::new(&plan, &health);
     let Some(name) = name else {
         let list = directory.list(page, |text| filter.as_ref().is_none_or(|regex| regex.is_match(text)));
         return Ok(shown(StatusCode::OK, &list, json));

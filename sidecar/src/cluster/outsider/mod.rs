@@ -4,7 +4,7 @@
 
 use crate::metrics::{Counter, metrics};
 use crate::plan::external::{ExternalEndpoint, ExternalHost, ExternalTls};
-use crate::plan::{Discovery, Plan};
+use crate::plan::{ClusterPlan, Discovery};
 use crate::tls::{Outside, OutsideFault, SystemRoots};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -42,7 +42,7 @@ pub(crate) struct OutsiderTls {
 #[derive(Debug, Default)]
 pub(super) struct OutsideConfigs(Mutex<HashMap<Arc<ExternalTls>, Weak<Outside>>>);
 
-/// The configurations of a plan.
+/// The configurations of clusters.
 pub(super) type Opened = HashMap<Arc<ExternalTls>, Result<Arc<Outside>, OutsideFault>>;
 
 /// Returns the servers of a cluster outside of the mesh.
@@ -54,12 +54,12 @@ fn servers(upstream: &Discovery) -> &[ExternalEndpoint] {
 }
 
 impl OutsideConfigs {
-    /// Returns the configurations of a plan: the ones in use where the settings stay, else new ones.
-    pub(super) fn open(&self, plan: &Plan) -> Opened {
+    /// Returns the configurations of clusters: the ones in use where the settings stay, else new ones.
+    pub(super) fn open<'p>(&self, clusters: impl Iterator<Item = &'p Arc<ClusterPlan>>) -> Opened {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let system = SystemRoots::default();
         let mut opened = Opened::new();
-        let servers = plan.clusters.iter().flat_map(|cluster| servers(&cluster.upstream));
+        let servers = clusters.flat_map(|cluster| servers(&cluster.upstream));
         for tls in servers.filter_map(|server| server.tls.as_ref()) {
             if opened.contains_key(tls) {
                 continue;

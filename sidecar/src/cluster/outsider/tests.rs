@@ -13,7 +13,7 @@ use crate::net::own_sockets::Returned;
 use crate::observe::close_reason::CloseReason;
 use crate::options::Options;
 use crate::plan::external::{Authorities, Verification, stand_in};
-use crate::plan::{ClusterPlan, MOST_ATTEMPTS, Origin, OutlierPlan};
+use crate::plan::{MOST_ATTEMPTS, Origin, OutlierPlan, Plan};
 use crate::tls::outside_tests::{Server, settings};
 use clap::Parser;
 use std::net::SocketAddr;

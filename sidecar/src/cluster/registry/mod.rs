@@ -8,6 +8,7 @@
 mod on_demand;
 mod stat_names;
 mod states;
+mod told;
 mod trial;
 mod ways;
 
@@ -23,6 +24,7 @@ use crate::cluster::outsider::{Opened, OutsideConfigs, OutsiderMetrics};
 use crate::cluster::registry::on_demand::Called;
 use crate::cluster::registry::stat_names::stat_names;
 use crate::cluster::registry::states::reuse;
+use crate::cluster::registry::told::{OfCalls, Told};
 use crate::cluster::remembered::Remembered;
 use crate::cluster::split::Split;
 use crate::metrics::Lazy;
@@ -97,6 +99,8 @@ pub struct Listener {
     split: Option<Split<Option<Arc<Cluster>>>>,
     /// The rate of its connections; the same after a reload that keeps name and rate.
     pub(crate) bucket: Option<Arc<Bucket>>,
+    /// What policies say of its calls beside the plan, where the controller told it.
+    of_calls: Option<Box<OfCalls>>,
 }
 
 /// A plan in force. Immutable but for what its listeners, clusters and endpoints count.
@@ -115,10 +119,12 @@ pub struct Running {
     passthrough: [[Arc<Listener>; 2]; 2],
     /// What connections count of policies on trial.
     pub(crate) trial: Option<Box<trial::Trial>>,
-    /// The shortest of all listeners: a worker asks for it many times a second.
-    pub(crate) shortest_idle_timeout: Option<Duration>,
+    /// The shortest of the plan's listeners: a worker asks for it many times a second.
+    shortest_idle_timeout: Option<Duration>,
     /// What connections came for, of that which is made out on demand.
     called: Called,
+    /// Destinations that the controller told.
+    told: Told,
 }
 
 /// The name of a listener, and its rate.
@@ -148,7 +154,7 @@ impl Registry {
         let names = plan.clusters.iter().map(|cluster| Arc::clone(&cluster.name));
         let of_clusters =
             reuse(&states.clusters, names, |name| ClusterState::new(states.next_id(), Arc::clone(name)));
-        let outside = states.outside.open(&plan);
+        let outside = states.outside.open(plan.clusters.iter());
         let (stat_names, numbered) = stat_names(&plan);
         let clusters: Vec<_> = plan
             .clusters
@@ -174,7 +180,7 @@ impl Registry {
             let split = Split::new(plan.split.iter().map(share));
             let bucket = plan.rate.and_then(|_| buckets.next());
             let (plan, cluster) = (Arc::clone(plan), cluster(&plan.cluster));
-            Arc::new(Listener { plan, metrics, cluster, split, bucket })
+            Arc::new(Listener { plan, metrics, cluster, split, bucket, of_calls: None })
         };
         let listeners: Vec<_> = plan.listeners.iter().zip(metrics).map(listener).collect();
         let named = listeners.iter().filter(|listener| listener.plan.origin != Origin::Transparent);
@@ -191,6 +197,7 @@ impl Registry {
             trial: trial::Trial::of(&plan),
             shortest_idle_timeout: idle_timeouts.chain(plan.names.on_demand.shortest_idle_timeout()).min(),
             called: Called::new(states, numbered),
+            told: Told::default(),
             plan,
             listeners,
             clusters,
@@ -490,7 +497,8 @@ impl Running {
         destination: SocketAddr,
     ) -> Option<Arc<Listener>> {
         let there = self.by_destination.get(&(direction, destination)).map(Arc::clone);
-        there.or_else(|| (direction == Direction::Outbound).then(|| self.on_demand(destination))?)
+        let called = || self.on_demand(destination).or_else(|| self.told.listener(destination));
+        there.or_else(|| (direction == Direction::Outbound).then(called)?)
     }
 
     /// The listener of redirected connections that have no other.

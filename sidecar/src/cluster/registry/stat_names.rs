@@ -32,18 +32,24 @@ fn of_all(names: &[&str]) -> Vec<Arc<str>> {
     let name = |index: &usize| names[*index];
     let mut order: Vec<_> = (0..names.len()).collect();
     order.sort_by_cached_key(|index| (stat_name(name(index)) != name(index), name(index).to_owned()));
-    let mut taken = HashSet::new();
+    let mut taken: HashSet<Arc<str>> = HashSet::new();
     let mut unique_names = vec![Arc::from(""); names.len()];
     for index in order {
-        let plain = stat_name(name(&index));
-        let mut unique: Arc<str> = plain.as_str().into();
-        let mut number = 1;
-        while !taken.insert(Arc::clone(&unique)) {
-            number += 1;
-            // No name has this character once it is replaced.
-            unique = format!("{plain}#{number}").into();
-        }
+        let unique = free(&stat_name(name(&index)), |name| taken.contains(name));
+        taken.insert(Arc::clone(&unique));
         unique_names[index] = unique;
     }
     unique_names
+}
+
+/// Returns a name that is not taken: the plain one if it can be.
+pub(super) fn free(plain: &str, is_taken: impl Fn(&str) -> bool) -> Arc<str> {
+    let mut unique: Arc<str> = plain.into();
+    let mut number = 1;
+    while is_taken(&unique) {
+        number += 1;
+        // No name has this character once it is replaced.
+        unique = format!("{plain}#{number}").into();
+    }
+    unique
 }

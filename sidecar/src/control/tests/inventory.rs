@@ -1,7 +1,8 @@
 //! The protocol as a table: responses in, requests out, and what is compiled in between.
 
 use crate::control::Settled;
-use crate::control::inventory::{Inventory, MOST_UNSETTLED, Refused, Taken};
+use crate::control::inventory::{CompiledDestination, Inventory, MOST_UNSETTLED, Refused, Taken, ToCompile};
+use crate::plan::load::destination::Asked;
 use culvert_control::messages::{
     Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Destination, Document, NamedDocument, Node, Resource,
 };
@@ -9,7 +10,6 @@ use culvert_control::{DESTINATION, DOCUMENT};
 use culvert_mesh::load::Text;
 use prost::Message;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 
 pub(super) fn resource(kind: &str, name: &str, version: &str, content: &impl Message) -> Resource {
     let resource = Any { type_url: kind.to_owned(), value: content.encode_to_vec() };
@@ -57,16 +57,22 @@ fn shown(texts: &[Text]) -> String {
     texts.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-/// Compiles with these documents at fault, as the reload does.
+/// Compiles with these documents at fault, as the reload does, and returns everything in force.
 fn compile(inventory: &mut Inventory, bad: &[&str]) -> (String, Vec<DeltaDiscoveryRequest>) {
     let texts = inventory.texts();
     let names: BTreeSet<_> = bad.iter().map(|name| format!("control: {name}").into()).collect();
     let texts = inventory.texts_without(&texts, &names);
-    let bad = names.into_iter().map(|name| (name.clone(), format!("{name} is wrong"))).collect();
-    let in_force = shown(&texts);
-    let settled = Settled { generation: inventory.generation(), in_force: Some(texts), bad, failed: None };
+    let about = names.iter().map(|name| (name.clone(), format!("{name} is wrong"))).collect();
+    let settled =
+        Settled { generation: inventory.generation(), in_force: Some(texts), bad: about, failed: None };
     inventory.settle(&settled);
-    (in_force, inventory.due(&settled))
+    for ToCompile { asked, texts: told } in inventory.destinations().changed() {
+        let wrong: Vec<_> = told.iter().filter(|text| names.contains(&text.name)).collect();
+        let why = wrong.first().map(|text| format!("{} is wrong", text.name));
+        let in_force = Some(inventory.destinations().without(&asked, &told, &names));
+        inventory.compiled(CompiledDestination { asked, told, in_force, why });
+    }
+    (shown(&inventory.in_force()), inventory.due(&settled))
 }
 
 /// `NONCE`, or `NONCE: REASON` of a refusal.
@@ -80,8 +86,8 @@ fn words(requests: &[DeltaDiscoveryRequest]) -> Vec<String> {
 
 const AT: &str = "10.0.0.9:80";
 
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
+fn at(text: &str) -> Asked {
+    Asked::read(text)
 }
 
 #[test]
@@ -150,10 +156,10 @@ fn a_destination_is_asked_answered_followed_and_given_up() {
     assert_eq!(taken, Taken { answered: vec![at("[fd00::9]:80")], ..Taken::default() });
     let taken = answered(&mut inventory, "2", vec![destination(AT, &[("D/x", "x")])], &[]);
     assert!(taken.changed && taken.answered.is_empty() && !taken.about_pod);
-    assert!(!inventory.is_answered(&at(AT), 0), "it is not compiled yet");
+    assert!(!inventory.is_answered(&at(AT)), "it is not compiled yet");
     let (in_force, due) = compile(&mut inventory, &[]);
     assert_eq!((in_force.as_str(), words(&due)), ("D/x=x", vec!["1".into(), "2".into()]));
-    assert!(inventory.is_answered(&at(AT), inventory.generation()));
+    assert!(inventory.is_answered(&at(AT)));
     // It changes its mind: nobody, and somebody again.
     assert!(answered(&mut inventory, "3", vec![], &[AT]).changed);
     assert_eq!(compile(&mut inventory, &[]).0, "");
@@ -171,17 +177,62 @@ fn a_destination_is_asked_answered_followed_and_given_up() {
 }
 
 #[test]
-fn of_two_destinations_with_one_document_the_later_counts_and_the_pods_own_above_both() {
+fn a_change_of_a_destination_is_compiled_alone_and_one_of_the_pod_with_all_of_them() {
     let mut inventory = Inventory::default();
-    let other = "10.0.0.8:80";
-    inventory.follow(&[at(AT), at(other)], &[]);
-    answered(&mut inventory, "1", vec![destination(AT, &[("D/x", "old"), ("D/y", "y")])], &[]);
-    answered(&mut inventory, "2", vec![destination(other, &[("D/x", "new")])], &[]);
-    assert_eq!(shown(&inventory.texts()), "D/x=new D/y=y");
-    answered(&mut inventory, "3", vec![destination(AT, &[("D/x", "newest")])], &[]);
-    assert_eq!(shown(&inventory.texts()), "D/x=newest");
-    told(&mut inventory, "4", vec![document("D/x", "own")], &[]);
-    assert_eq!(shown(&inventory.texts()), "D/x=own");
+    let (other, name) = ("10.0.0.8:80", "web.shop.mesh");
+    inventory.follow(&[at(AT), at(other), at(name)], &[]);
+    answered(&mut inventory, "1", vec![destination(AT, &[("D/x", "x"), ("D/y", "y")])], &[]);
+    answered(&mut inventory, "2", vec![destination(other, &[("D/x", "x")]), destination(name, &[])], &[]);
+    assert_eq!(inventory.about_generation(), 0);
+    compile(&mut inventory, &[]);
+    let changed = |inventory: &Inventory| -> Vec<String> {
+        inventory
+            .destinations()
+            .changed()
+            .iter()
+            .map(|one| format!("{} {}", one.asked, shown(&one.texts)))
+            .collect()
+    };
+    assert_eq!(changed(&inventory), [""; 0]);
+    answered(&mut inventory, "3", vec![destination(AT, &[("D/x", "new")])], &[]);
+    answered(&mut inventory, "4", vec![destination(name, &[("D/z", "z")])], &[]);
+    let mut all = changed(&inventory);
+    all.sort();
+    assert_eq!(all, ["10.0.0.9:80 D/x=new", "web.shop.mesh D/z=z"]);
+    assert_eq!((inventory.about_generation(), inventory.destinations().all().len()), (0, 3));
+    told(&mut inventory, "5", vec![document("P/a", "a")], &[]);
+    assert_eq!(inventory.about_generation(), inventory.generation());
+    // What is told about the pod stands before the same of a destination.
+    told(&mut inventory, "6", vec![document("D/z", "own")], &[]);
+    assert_eq!(compile(&mut inventory, &[]).0, "D/x=new D/z=own P/a=a");
+    inventory.follow(&[], &[at(name)]);
+    assert_eq!(changed(&inventory), ["web.shop.mesh "], "to be forgotten");
+}
+
+#[test]
+fn a_wrong_document_of_a_destination_leaves_what_was_there_and_the_answer_does_not_count() {
+    let mut inventory = Inventory::default();
+    inventory.follow(&[at(AT)], &[]);
+    answered(&mut inventory, "1", vec![destination(AT, &[("D/x", "bad"), ("D/y", "y")])], &[]);
+    let (in_force, due) = compile(&mut inventory, &["D/x"]);
+    assert_eq!((in_force.as_str(), words(&due)), ("D/y=y", vec!["1: control: D/x is wrong".to_owned()]));
+    assert!(!inventory.is_answered(&at(AT)));
+    assert_eq!(inventory.bad(), ["control: D/x is wrong"]);
+    // A stream that begins again asks for it without a version.
+    assert_eq!(inventory.opening(&Node::default())[1].initial_resource_versions.len(), 0);
+    answered(&mut inventory, "1", vec![destination(AT, &[("D/x", "good"), ("D/y", "y")])], &[]);
+    compile(&mut inventory, &[]);
+    assert!(inventory.is_answered(&at(AT)) && inventory.bad().is_empty());
+    answered(&mut inventory, "2", vec![destination(AT, &[("D/x", "worse"), ("D/y", "z")])], &[]);
+    let (in_force, due) = compile(&mut inventory, &["D/x"]);
+    assert_eq!((in_force.as_str(), words(&due).len()), ("D/x=good D/y=z", 1));
+    // What comes while it is compiled is not taken for compiled.
+    answered(&mut inventory, "3", vec![destination(AT, &[("D/x", "3")])], &[]);
+    let ToCompile { asked, texts: told } = inventory.destinations().changed().remove(0);
+    answered(&mut inventory, "4", vec![destination(AT, &[("D/x", "4")])], &[]);
+    inventory.compiled(CompiledDestination { asked, in_force: Some(told.clone()), told, why: None });
+    assert_eq!(shown(&inventory.in_force()), "D/x=3");
+    assert!(!inventory.is_answered(&at(AT)) && inventory.destinations().changed().len() == 1);
 }
 
 #[test]

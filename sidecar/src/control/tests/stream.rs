@@ -3,12 +3,14 @@
 use super::inventory::{destination, document, response};
 use super::mock::{Authority, Mock, soon};
 use crate::connection::metrics::Metrics;
-use crate::control::{Control, ControlMetrics, Settled, keep};
+use crate::control::{CompiledDestination, Control, ControlMetrics, Settled, ToCompile, keep};
+use crate::dns::NameSource;
 use crate::options::Options;
 use bytes::Bytes;
 use clap::Parser;
 use culvert_control::frame::framed;
 use culvert_control::{DELTA, DESTINATION, DOCUMENT};
+use culvert_mesh::load::Text;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -67,14 +69,28 @@ impl Drop for Sidecar {
 }
 
 async fn reload(control: Arc<Control>) {
+    let is_bad = |text: &&Text| &*text.text == "bad";
     loop {
         control.changed().await;
-        let told = control.told();
-        let bad: Vec<_> = told.texts.iter().filter(|text| &*text.text == "bad").cloned().collect();
-        let names = bad.iter().map(|text| Arc::clone(&text.name)).collect();
-        let in_force = Some(control.without(&told, &names));
-        let bad = bad.into_iter().map(|text| (text.name.clone(), format!("{}: wrong", text.name))).collect();
-        control.settle(Settled { generation: told.generation, in_force, bad, failed: None });
+        let of_destinations = control.told_of_destinations();
+        let about = of_destinations.is_none();
+        let told = of_destinations.unwrap_or_else(|| control.told());
+        let words = |text: &Text| (Arc::clone(&text.name), format!("{}: wrong", text.name));
+        if about {
+            let bad: Vec<_> = told.texts.iter().filter(is_bad).map(words).collect();
+            let names = bad.iter().map(|(name, _)| Arc::clone(name)).collect();
+            let in_force = Some(control.without(&told, &names));
+            control.settle(Settled { generation: told.generation, in_force, bad, failed: None });
+        }
+        for one in told.destinations {
+            let bad: Vec<_> = one.texts.iter().filter(is_bad).map(words).collect();
+            let names = bad.iter().map(|(name, _)| Arc::clone(name)).collect();
+            let in_force = Some(control.without_in(&one, &names));
+            let ToCompile { asked, texts: told } = one;
+            let why = bad.first().map(|(_, words)| words.clone());
+            control.compiled(CompiledDestination { asked, told, in_force, why });
+        }
+        control.settle_destinations(told.generation);
     }
 }
 
@@ -190,6 +206,35 @@ async fn five_hundred_connections_to_one_destination_are_one_question() {
     assert!(!other.is_finished());
     stream.say(&response(DESTINATION, "3", vec![destination("10.0.0.8:80", &[])], &[]));
     assert!(soon("an answer", other).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_name_is_asked_as_a_destination_is_and_waits_for_no_address() {
+    let authority = Authority::new();
+    let mock = Mock::new(&authority, "localhost");
+    let sidecar = Sidecar::new(mock.address(), Some(&authority));
+    let mut stream = mock.stream().await;
+    stream.request().await;
+    let host: Arc<str> = "web.shop.mesh".into();
+    let waiting: Vec<_> = (0..10)
+        .map(|_| {
+            let (control, host) = (Arc::clone(&sidecar.control), Arc::clone(&host));
+            tokio::spawn(async move { NameSource::ask(&*control, host).await })
+        })
+        .collect();
+    let question = stream.request().await;
+    assert_eq!(
+        (question.type_url.as_str(), question.resource_names_subscribe),
+        (DESTINATION, vec!["web.shop.mesh".to_owned()])
+    );
+    assert!(!NameSource::knows(&*sidecar.control, &host));
+    stream.say(&response(DESTINATION, "1", vec![destination("web.shop.mesh", &[("M/web", "x")])], &[]));
+    for one in waiting {
+        assert!(soon("an answer", one).await.unwrap());
+    }
+    assert!(NameSource::knows(&*sidecar.control, &host));
+    assert_eq!(stream.request().await.response_nonce, "1");
+    assert_eq!(texts(&sidecar.control), ["control: M/web x"]);
 }
 
 #[tokio::test]

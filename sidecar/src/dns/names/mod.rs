@@ -4,9 +4,10 @@
 //! Nothing is copied from the plan. A name is found by bisection, 14 comparisons among 10,000 names, and its records are made
 //! when they are asked for: a table of names as on the wire took 6 MiB for as many, this takes 8 bytes for each address.
 
-use crate::dns::message::{HEADER, MOST_NAME};
+use crate::dns::message::{HEADER, MOST_NAME, question_end};
 use crate::net::addrs::Family;
 use crate::plan::names::{MeshName, MeshNames, NamePort};
+use culvert_mesh::model::host_name::host_name;
 use hickory_proto::ProtoError;
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SRV};
 use hickory_proto::rr::{Name, RData, RecordType};
@@ -155,6 +156,11 @@ impl Names {
         Self { by_address: by_address.into(), mesh, reach }
     }
 
+    /// Returns the families in which addresses are told.
+    pub(crate) fn reach(&self) -> Reach {
+        self.reach
+    }
+
     /// Returns true if there is no name.
     pub fn is_empty(&self) -> bool {
         self.mesh.names.is_empty()
@@ -170,6 +176,18 @@ impl Names {
         let name = std::str::from_utf8(text_of(wire, &mut text)?).ok()?;
         let host = self.find(name).map(|name| NameRecords::Host(name, self.reach));
         host.or_else(|| self.port(name)).or_else(|| self.address(name))
+    }
+
+    /// Returns the host of a question, where the mesh may have that name and documents do not say so yet.
+    pub(crate) fn may_be(&self, message: &[u8]) -> Option<Arc<str>> {
+        let wire = message.get(HEADER..question_end(message)?.checked_sub(4)?)?;
+        let mut text = [0; MOST_NAME];
+        let name = std::str::from_utf8(text_of(wire, &mut text)?).ok()?;
+        let host =
+            name.strip_prefix('_').and_then(|name| name.split_once(PROTOCOL)).map_or(name, |(_, host)| host);
+        let ends = |end: &str| host.len() > end.len() && host.ends_with(end);
+        let may_be = self.mesh.ends.iter().any(|end| ends(end)) && host_name(host).is_some();
+        may_be.then(|| host.into())
     }
 
     /// Finds a name that is in lower case already.

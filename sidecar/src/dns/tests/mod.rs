@@ -44,7 +44,7 @@ impl World {
 
     fn with(servers: &[SocketAddr], deadline: Duration, change: impl FnOnce(&mut Dns)) -> Self {
         let metrics = MetricRegistry::new().add::<DnsMetrics>();
-        let mut dns = Dns::new(0, "/no/such/file".into(), 1 << 20, (metrics, QueryLogger::off()));
+        let mut dns = Dns::new(0, "/no/such/file".into(), 1 << 20, (metrics, QueryLogger::off()), None);
         Arc::get_mut(&mut dns.way).unwrap().deadline = deadline;
         change(&mut dns);
         let dns = Arc::new(dns);
@@ -263,6 +263,62 @@ async fn names_of_the_mesh_need_no_server() {
     assert_eq!(code(&world.ask(&query(11, "web.mesh", 1)).await), SERVFAIL);
 }
 
+/// A source of names that knows what it was asked for, and puts one name in force.
+#[derive(Debug, Default)]
+struct Source {
+    asked: Mutex<Vec<String>>,
+    used: AtomicUsize,
+    /// The server that the name is for, once it is there.
+    dns: std::sync::OnceLock<Arc<Dns>>,
+}
+
+impl NameSource for Source {
+    fn knows(&self, host: &Arc<str>) -> bool {
+        self.used.fetch_add(1, Ordering::Relaxed);
+        self.asked.lock().unwrap().iter().any(|asked| **asked == **host)
+    }
+
+    fn ask(&self, host: Arc<str>) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        self.asked.lock().unwrap().push(host.to_string());
+        if *host == *"web.mesh" {
+            let named = mesh(&[("web.mesh", 30, &["192.0.2.7"], &[(80, "http")])]);
+            let ends = [".mesh".into()].into();
+            let mesh = Arc::new(crate::plan::names::MeshNames { ends, ..(*named).clone() });
+            self.dns.get().unwrap().put_names(&mesh);
+        }
+        Box::pin(std::future::ready(*host != *"late.mesh"))
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_the_mesh_may_have_is_asked_for_once_and_no_other_is() {
+    let server = Upstream::good(9).await;
+    let source = Arc::new(Source::default());
+    let world = World::with(&[server.address], NEVER, |dns| dns.source = Some(Arc::clone(&source) as _));
+    source.dns.set(Arc::clone(&world.dns)).unwrap();
+    let mesh = crate::plan::names::MeshNames { ends: [".mesh".into()].into(), ..Default::default() };
+    world.dns.put_names(&Arc::new(mesh));
+    for (name, kind, last) in [
+        ("web.test", 1, 9),
+        ("mesh", 1, 9),
+        // Nobody has it, and the servers have the word.
+        ("db.mesh", 1, 9),
+        ("db.mesh", 1, 9),
+        // There was no answer in time, and the same again.
+        ("late.mesh", 1, 9),
+        ("Web.Mesh", 1, 7),
+        ("web.mesh", 1, 7),
+    ] {
+        let reply = world.ask(&query(7, name, kind)).await;
+        assert_eq!((code(&reply), last_of(&reply)), (0, last), "{name}");
+    }
+    let used = source.used.load(Ordering::Relaxed);
+    let port = world.ask(&query(8, "_http._tcp.web.mesh", 33)).await;
+    assert_eq!((code(&port), port[7]), (0, 1));
+    assert_eq!(source.used.load(Ordering::Relaxed), used + 1, "each use counts");
+    assert_eq!(*source.asked.lock().unwrap(), ["db.mesh", "late.mesh", "web.mesh"]);
+}
+
 #[tokio::test]
 async fn bytes_that_are_no_query_get_no_answer_or_an_error() {
     let server = Upstream::good(1).await;
@@ -289,7 +345,7 @@ async fn the_servers_follow_resolv_conf() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("resolv.conf");
     let metrics = MetricRegistry::new().add::<DnsMetrics>();
-    let dns = Arc::new(Dns::new(15053, path.clone(), 1024, (metrics, QueryLogger::off())));
+    let dns = Arc::new(Dns::new(15053, path.clone(), 1024, (metrics, QueryLogger::off()), None));
     let readiness = Readiness::new(ReadinessMetrics::default());
     let following = tokio::spawn(watch::follow_servers(Arc::clone(&dns), &readiness));
     let reason = readiness.check().unwrap_err();
@@ -319,7 +375,7 @@ async fn the_servers_follow_resolv_conf() {
 #[tokio::test(start_paused = true)]
 async fn the_names_follow_the_plan_and_the_routes() {
     let metrics = MetricRegistry::new().add::<DnsMetrics>();
-    let dns = Arc::new(Dns::new(15053, "/no/such/file".into(), 1024, (metrics, QueryLogger::off())));
+    let dns = Arc::new(Dns::new(15053, "/no/such/file".into(), 1024, (metrics, QueryLogger::off()), None));
     let both: &[&str] = &["240.0.0.2", "fd00:fd00::2"];
     let plan = Arc::new(ArcSwap::new(mesh(&[("web.mesh", 30, both, &[])])));
     let has_v6 = Arc::new(AtomicUsize::new(0));

@@ -86,26 +86,24 @@ struct Wanted<'r> {
     check: &'r Arc<CheckPlan>,
 }
 
-/// Returns the targets of a plan.
-fn wanted(running: &Running) -> impl Iterator<Item = Wanted<'_>> {
-    running.clusters.iter().filter_map(|cluster| Some((cluster, cluster.check()?))).flat_map(
-        |(cluster, check)| {
-            let endpoints = cluster.endpoints().iter().map(move |endpoint| Wanted {
-                cluster,
-                endpoint: Some(endpoint),
-                address: endpoint.address,
-                check,
-            });
-            let application = match &cluster.plan.upstream {
-                Discovery::Application { address, .. } => {
-                    Some(Wanted { cluster, endpoint: None, address: *address, check })
-                }
-                // Of an original destination the servers are those of its connections.
-                Discovery::Endpoints(_) | Discovery::External(_) | Discovery::OriginalDst { .. } => None,
-            };
-            endpoints.chain(application)
-        },
-    )
+/// Returns the targets among clusters.
+fn wanted(clusters: &[Arc<Cluster>]) -> impl Iterator<Item = Wanted<'_>> {
+    clusters.iter().filter_map(|cluster| Some((cluster, cluster.check()?))).flat_map(|(cluster, check)| {
+        let endpoints = cluster.endpoints().iter().map(move |endpoint| Wanted {
+            cluster,
+            endpoint: Some(endpoint),
+            address: endpoint.address,
+            check,
+        });
+        let application = match &cluster.plan.upstream {
+            Discovery::Application { address, .. } => {
+                Some(Wanted { cluster, endpoint: None, address: *address, check })
+            }
+            // Of an original destination the servers are those of its connections.
+            Discovery::Endpoints(_) | Discovery::External(_) | Discovery::OriginalDst { .. } => None,
+        };
+        endpoints.chain(application)
+    })
 }
 
 impl Rounds {
@@ -126,7 +124,8 @@ impl Rounds {
     pub(super) fn follow(&mut self, running: &Running, now: Instant) {
         self.plans += 1;
         let plan = self.plans;
-        let new: Vec<_> = wanted(running).filter(|wanted| !self.keep(*wanted)).collect();
+        let clusters = running.checked_clusters();
+        let new: Vec<_> = wanted(&clusters).filter(|wanted| !self.keep(*wanted)).collect();
         // Before the new ones, as they take the places.
         self.targets.retain(|_, target| target.plan == plan);
         let before = std::mem::replace(&mut self.left_out, 0);

@@ -32,17 +32,31 @@ use crate::plan::compile::ways::{Way, Ways};
 use crate::plan::decisions::{Claim, Decisions};
 use crate::plan::names::Standing;
 use crate::plan::{ClusterPlan, Discovery, ListenerPlan, Origin, Plan, Serve, hop_source};
-use culvert_mesh::document::{Document, Found, ZONE};
+use culvert_mesh::document::{Document, Found, HostAddresses, Lost, ZONE};
 use culvert_mesh::kinds::dataplane::{Dataplane, Inbound, Networking};
 use culvert_mesh::kinds::mesh::Mesh;
 use culvert_mesh::kinds::{Kind, Spec};
 use culvert_mesh::select::{self, Subject};
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Names of others that an error lists.
 const NAMED: usize = 10;
+
+/// Documents that make a plan.
+pub(in crate::plan) struct Documents<'f> {
+    all: Vec<&'f Document>,
+    lost: &'f [Lost],
+    /// Addresses of hosts outside of the mesh.
+    addresses: &'f HostAddresses,
+}
+
+impl<'f> Documents<'f> {
+    fn of(found: &'f Found) -> Self {
+        Self { all: found.documents.iter().collect(), lost: &found.lost, addresses: &found.addresses }
+    }
+}
 
 /// Compiles options and documents to a plan.
 ///
@@ -61,7 +75,38 @@ pub(crate) fn compile_after(
     found: &Found,
     standing: &Standing,
 ) -> Result<Plan, Vec<CompileError>> {
-    in_force((config, standing), found, Decisions::default())
+    in_force((config, standing), &Documents::of(found), Decisions::default())
+}
+
+/// Compiles documents beside those that the plan in force was made of. One that these have too stands for theirs, unless they
+/// have it `for_good`.
+///
+/// # Errors
+/// Every error of the documents together.
+pub(crate) fn compile_beside(
+    config: &Config,
+    (base, for_good): (&Found, impl Fn(&Document) -> bool),
+    added: &[Document],
+    standing: &Standing,
+) -> Result<Plan, Vec<CompileError>> {
+    let fixed: HashSet<_> = base.documents.iter().filter(|one| for_good(one)).map(key).collect();
+    let added: Vec<&Document> = added.iter().filter(|one| !fixed.contains(&key(one))).collect();
+    let replaced: HashSet<_> = added.iter().map(|one| key(one)).collect();
+    let kept = base.documents.iter().filter(|one| !replaced.contains(&key(one)));
+    let all = kept.chain(added.iter().copied()).collect();
+    let documents = Documents { all, lost: &base.lost, addresses: &base.addresses };
+    in_force((config, standing), &documents, Decisions::default())
+}
+
+/// Returns the addresses of the workloads that documents name.
+pub(crate) fn workloads_of(config: &Config, documents: &[Document]) -> Vec<IpAddr> {
+    let ours: Vec<_> = documents.iter().filter(|document| document.mesh == config.mesh).collect();
+    workloads(&ours).into_iter().collect()
+}
+
+/// Returns what no two documents may have in common.
+fn key(document: &Document) -> (Kind, &str, &str, Option<&str>) {
+    (document.kind(), &document.mesh, &document.name, document.namespace.as_deref())
 }
 
 /// Makes a plan that says which documents decided what; with `on_trial` as it would be with the policies on trial in force.
@@ -71,31 +116,31 @@ pub(crate) fn compile_after(
 pub(crate) fn explained(config: &Config, found: &Found, on_trial: bool) -> Result<Plan, Vec<CompileError>> {
     let standing = &Standing::default();
     if on_trial {
-        return compiled((config, standing), found, Decisions::kept(), true);
+        return compiled((config, standing), &Documents::of(found), Decisions::kept(), true);
     }
-    in_force((config, standing), found, Decisions::kept())
+    in_force((config, standing), &Documents::of(found), Decisions::kept())
 }
 
 /// Makes the plan that is put in force, with what its connections count of policies on trial.
 fn in_force(
     (config, standing): (&Config, &Standing),
-    found: &Found,
+    documents: &Documents<'_>,
     decisions: Decisions,
 ) -> Result<Plan, Vec<CompileError>> {
-    let mut plan = compiled((config, standing), found, decisions, false)?;
-    explain::add_trial(&mut plan, (config, standing), found);
+    let mut plan = compiled((config, standing), documents, decisions, false)?;
+    explain::add_trial(&mut plan, (config, standing), documents);
     Ok(plan)
 }
 
 fn compiled(
     (config, standing): (&Config, &Standing),
-    found: &Found,
+    found: &Documents<'_>,
     decisions: Decisions,
     on_trial: bool,
 ) -> Result<Plan, Vec<CompileError>> {
-    let documents = &found.documents;
-    let mut errors = duplicates(documents);
-    let all: Vec<&Document> = documents.iter().filter(|document| document.mesh == config.mesh).collect();
+    let mut errors = duplicates(&found.all);
+    let all: Vec<&Document> =
+        found.all.iter().copied().filter(|document| document.mesh == config.mesh).collect();
     let (shadow, ours): (Vec<&Document>, Vec<&Document>) =
         all.iter().copied().partition(|one| one.is_shadow() && !on_trial);
     let mesh = this_mesh(config, &ours, found, &mut errors);
@@ -110,7 +155,7 @@ fn compiled(
         service: this.and_then(|(_, this)| this.tags().find_map(|tags| tags.service()).map(Into::into)),
         members: members(&ours, &names, this.map(|(document, _)| document)),
         workloads: workloads(&ours),
-        documents: documents.len(),
+        documents: found.all.len(),
         decisions,
         ..Plan::default()
     };
@@ -118,7 +163,7 @@ fn compiled(
     explain::explain_passthrough(&mut plan, &ours, &pod);
     let limits = Limits::new(config, &ours, pod);
     let logs = Logs::new(mesh, &ours, pod);
-    let known = (&ours[..], &found.addresses);
+    let known = (&ours[..], found.addresses);
     let services =
         Services::new(known, (&pod, &names, &plan.members), &config.mesh, (&mut plan.warnings, &mut errors));
     let routes = Routes::new(&ours, pod, &services, &mut plan.warnings);
@@ -172,7 +217,8 @@ fn out_of_force(config: &Config, ours: &[&Document], shadow: &[&Document]) -> Ve
 pub(crate) fn reasons(config: &Config, found: &Found, plan: &Plan) -> (Vec<Claim>, Vec<PortReasons>) {
     // Reported where the plan is made.
     let mut errors = Vec::new();
-    let documents = found.documents.iter();
+    let found = &Documents::of(found);
+    let documents = found.all.iter().copied();
     let ours: Vec<&Document> = documents.filter(|document| document.mesh == config.mesh).collect();
     let mesh = this_mesh(config, &ours, found, &mut errors);
     let this = config.dataplane.as_deref().and_then(|name| this_pod(name, config, &ours, found, &mut errors));
@@ -185,12 +231,13 @@ pub(crate) fn reasons(config: &Config, found: &Found, plan: &Plan) -> (Vec<Claim
 }
 
 /// Reports two documents of a kind and name: chance would decide which of them holds.
-fn duplicates(documents: &[Document]) -> Vec<CompileError> {
-    let mut seen: HashMap<(Kind, &str, &str, Option<&str>), &Document> = HashMap::new();
+fn duplicates(documents: &[&Document]) -> Vec<CompileError> {
+    let mut seen = HashMap::new();
     let mut errors = Vec::new();
-    for document in documents {
-        let key = (document.kind(), &*document.mesh, &*document.name, document.namespace.as_deref());
-        if let Some(first) = seen.get(&key) {
+    for &document in documents {
+        let key = key(document);
+        if let Some(&first) = seen.get(&key) {
+            let first: &Document = first;
             let found = format!("the same {} again, after {}", document.kind().name(), first.place);
             errors.push(
                 document.error(document.name_field, found, "one document of a kind, mesh and name").into(),
@@ -207,7 +254,7 @@ fn duplicates(documents: &[Document]) -> Vec<CompileError> {
 fn this_mesh<'d>(
     config: &Config,
     ours: &[&'d Document],
-    found: &Found,
+    found: &Documents<'_>,
     errors: &mut Vec<CompileError>,
 ) -> Option<&'d Mesh> {
     let is_mesh = |document: &&&Document| document.kind() == Kind::Mesh;
@@ -215,7 +262,7 @@ fn this_mesh<'d>(
     let expected = !config.resources.is_empty() || config.identity.is_some() || config.control.is_some();
     let mesh = &config.mesh;
     if expected && meant.is_none() && !found.lost.iter().any(|lost| lost.may_be(Kind::Mesh, mesh, mesh)) {
-        let all = found.documents.iter().filter(|document| document.kind() == Kind::Mesh);
+        let all = found.all.iter().filter(|document| document.kind() == Kind::Mesh);
         let there = all.take(NAMED).map(|document| document.name.clone()).collect();
         errors.push(CompileError::NoMesh { mesh: mesh.clone(), there });
     }
@@ -230,7 +277,7 @@ fn this_pod<'d>(
     name: &str,
     config: &Config,
     ours: &[&'d Document],
-    found: &Found,
+    found: &Documents<'_>,
     errors: &mut Vec<CompileError>,
 ) -> Option<(&'d Document, &'d Dataplane)> {
     let all = || ours.iter().filter(|document| document.kind() == Kind::Dataplane);

@@ -4,7 +4,7 @@
 //! Clients keep an address longer than its answer may live: a connection pool, a runtime that looks a name up once. An address
 //! that went to another key would send their connections to the wrong server.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +36,21 @@ impl Ledger {
         let at = self.0.partition_point(|entry| *entry.key < *key);
         let entry = self.0.get(at).filter(|entry| *entry.key == *key && entry.gone.is_none())?;
         Some(&entry.addresses)
+    }
+
+    /// Returns the key that has an address of the ranges now.
+    pub(crate) fn key_of(&self, addresses: &[IpAddr]) -> Option<&Arc<str>> {
+        let own = addresses.iter().find(|address| in_ranges(**address))?;
+        let mut used = self.0.iter().filter(|entry| entry.gone.is_none());
+        used.find(|entry| entry.addresses.contains(own)).map(|entry| &entry.key)
+    }
+
+    /// Returns this ledger with keys that others have in use, as far as it lacks them.
+    pub(crate) fn with(&self, others: impl Iterator<Item = (Arc<str>, Arc<[IpAddr]>)>) -> Self {
+        let others: BTreeMap<_, _> = others.filter(|(key, _)| self.addresses(key).is_none()).collect();
+        let in_use = |(key, addresses)| Entry { key, addresses, gone: None };
+        let entries = self.0.iter().cloned().chain(others.into_iter().map(in_use)).collect();
+        Self(bounded(entries, MOST_ENTRIES))
     }
 
     /// Returns the number of entries, those of keys that went included.

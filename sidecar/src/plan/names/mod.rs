@@ -28,6 +28,8 @@ pub struct MeshNames {
     /// Listeners and clusters that are made out when they are called. A cluster may be among those of the plan too, and
     /// is the same then.
     pub on_demand: OnDemand,
+    /// Ends of the names that the mesh may have, of services that no document names yet too.
+    pub ends: Box<[Box<str>]>,
     /// Names that documents ask for and that do not exist, in the order of their hosts.
     pub refused: Vec<RefusedName>,
     /// The addresses of all services and names, of those that this pod does not call too. The next plan begins with it.
@@ -38,8 +40,9 @@ impl PartialEq for MeshNames {
     /// Compares what the names are now. The ledger differs by addresses that were in use some time ago, which no document
     /// says.
     fn eq(&self, other: &Self) -> bool {
-        let Self { names, ways, on_demand, refused, ledger: _ } = self;
+        let Self { names, ways, on_demand, ends, refused, ledger: _ } = self;
         *names == other.names
+            && *ends == other.ends
             && *ways == other.ways
             && *on_demand == other.on_demand
             && *refused == other.refused
@@ -128,6 +131,12 @@ impl Standing {
             Arc::default()
         });
         Self { ledger: before.ledger.clone(), routes: Routes::read(), own, now: Instant::now() }
+    }
+
+    /// Notes addresses that keys of others have.
+    pub(crate) fn with(mut self, others: impl Iterator<Item = (Arc<str>, Arc<[IpAddr]>)>) -> Self {
+        self.ledger = self.ledger.with(others);
+        self
     }
 
     /// Gives keys their addresses, none of which is among `taken`.

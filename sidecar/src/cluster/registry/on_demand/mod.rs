@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// What connections came for, by the places of the lines.
 #[derive(Debug)]
 pub(super) struct Called {
-    states: Arc<States>,
+    pub(super) states: Arc<States>,
     made_out: RwLock<MadeOut>,
     /// Names in statistics that differ from the usual ones, by the places of clusters.
     stat_names: HashMap<usize, Arc<str>>,
@@ -78,6 +78,7 @@ impl Running {
             cluster: Some(cluster),
             split: None,
             bucket: None,
+            of_calls: None,
         });
         made_out.listeners.insert(at, Arc::clone(&listener));
         drop(made_out);
@@ -103,13 +104,15 @@ impl Running {
     /// Returns the listeners that a connection may have come to.
     pub(crate) fn used_listeners(&self) -> Vec<Arc<Listener>> {
         let made_out = self.called.made_out.read().unwrap_or_else(PoisonError::into_inner);
-        self.listeners.iter().chain(made_out.listeners.values()).map(Arc::clone).collect()
+        let there = self.listeners.iter().chain(made_out.listeners.values()).map(Arc::clone);
+        there.chain(self.told.listeners()).collect()
     }
 
     /// Returns the clusters that a connection may have come to.
     pub(crate) fn used_clusters(&self) -> Vec<Arc<Cluster>> {
         let made_out = self.called.made_out.read().unwrap_or_else(PoisonError::into_inner);
-        self.clusters.iter().chain(made_out.clusters.values()).map(Arc::clone).collect()
+        let there = self.clusters.iter().chain(made_out.clusters.values()).map(Arc::clone);
+        there.chain(self.told_clusters()).collect()
     }
 
     /// Returns all listeners; those that nothing came for are made for this alone.
@@ -120,7 +123,7 @@ impl Running {
             Some(there) => Arc::clone(there),
             None => self.unused_listener(at),
         });
-        self.listeners.iter().map(Arc::clone).chain(on_demand).collect()
+        self.listeners.iter().map(Arc::clone).chain(on_demand).chain(self.told.listeners()).collect()
     }
 
     /// Returns all clusters; those that nothing came for are made for this alone.
@@ -130,14 +133,14 @@ impl Running {
             Some(there) => Arc::clone(there),
             None => self.unused_cluster(at),
         });
-        self.clusters.iter().map(Arc::clone).chain(on_demand).collect()
+        self.clusters.iter().map(Arc::clone).chain(on_demand).chain(self.told_clusters()).collect()
     }
 
     fn unused_listener(&self, at: usize) -> Arc<Listener> {
         let lines = &self.plan.names.on_demand;
         let cluster = Some(self.unused_cluster(lines.cluster_of(at)));
         let (plan, metrics) = (Arc::new(lines.listener(at)), Arc::new(Lazy::default()));
-        Arc::new(Listener { plan, metrics, cluster, split: None, bucket: None })
+        Arc::new(Listener { plan, metrics, cluster, split: None, bucket: None, of_calls: None })
     }
 
     fn unused_cluster(&self, at: usize) -> Arc<Cluster> {

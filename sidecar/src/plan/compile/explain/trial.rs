@@ -4,11 +4,11 @@
 
 use crate::options::config::Config;
 use crate::plan::Plan;
-use crate::plan::compile::compiled;
+use crate::plan::compile::{Documents, compiled};
 use crate::plan::decisions::Decisions;
 use crate::plan::decisions::trial::OnTrial;
 use crate::plan::names::Standing;
-use culvert_mesh::document::{Document, Found};
+use culvert_mesh::document::Document;
 use culvert_mesh::kinds::Kind;
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ const COUNTED: [Kind; 4] =
 pub(in crate::plan::compile) fn add_trial(
     plan: &mut Plan,
     (config, standing): (&Config, &Standing),
-    found: &Found,
+    found: &Documents<'_>,
 ) {
     let is_counted = |document: &Document| {
         COUNTED.contains(&document.kind()) && document.mesh == config.mesh && document.is_shadow()
     };
-    if !found.documents.iter().any(is_counted) {
+    if !found.all.iter().copied().any(is_counted) {
         return;
     }
     match compiled((config, standing), found, Decisions::default(), true) {

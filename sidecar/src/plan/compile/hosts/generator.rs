@@ -14,6 +14,7 @@ use culvert_mesh::kinds::Spec;
 use culvert_mesh::kinds::services::{Generates, HostnameGenerator};
 use culvert_mesh::model::host_name::host_name;
 use culvert_mesh::model::labels::Labels;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Label with the place where a document was written: the zone or the global control plane.
@@ -115,6 +116,13 @@ pub(super) fn add<'a>(
             }
         }
     }
+}
+
+/// Returns the ends of the names that generators make, of services that are not known yet too.
+pub(super) fn ends(ours: &[&Document]) -> BTreeSet<Box<str>> {
+    // What is wrong with them is told where they are used.
+    let all = generators(&mut Table::default(), ours);
+    all.iter().filter_map(|one| one.template.end()).map(|end| end.to_ascii_lowercase().into()).collect()
 }
 
 /// Adds the names that a control plane chose.

@@ -47,7 +47,16 @@ pub(super) fn add<'a>(
     plan.warnings.append(&mut table.warnings);
     if let Some(this) = this {
         listeners::add(plan, ways, (table, this), standing, errors);
+        Arc::make_mut(&mut plan.names).ends = ends(ours);
     }
+}
+
+/// Returns the ends of names that the mesh may have.
+fn ends(ours: &[&Document]) -> Box<[Box<str>]> {
+    let mut ends = generator::ends(ours);
+    ends.extend(virtual_outbound::ends(ours));
+    ends.insert(format!(".{}", service::DOMAIN).into());
+    ends.into_iter().collect()
 }
 
 #[cfg(test)]

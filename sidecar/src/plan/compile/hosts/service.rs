@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Domain of the services that tags name.
-const DOMAIN: &str = "mesh";
+pub(super) const DOMAIN: &str = "mesh";
 
 /// Adds all services and `<service>.mesh`. Returns the services with the places of their holders.
 pub(super) fn add<'a>(

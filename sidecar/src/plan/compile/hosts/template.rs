@@ -101,6 +101,14 @@ impl Template {
         })
     }
 
+    /// Returns the end that all its names have: what stands behind the last value, with a dot in it at least.
+    pub(super) fn end(&self) -> Option<&str> {
+        match self.0.last()? {
+            Part::Text(end) if end.contains('.') => Some(end),
+            Part::Text(_) | Part::Asks(_) => None,
+        }
+    }
+
     /// Puts values in their places.
     pub(super) fn render<'v>(&self, value: impl Fn(&Ask) -> Option<&'v str>) -> Result<String, Missing> {
         let (mut text, mut first) = (String::new(), None);

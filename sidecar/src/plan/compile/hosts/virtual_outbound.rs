@@ -149,6 +149,13 @@ fn parsed<'a>(table: &mut Table<'a>, ours: &[&'a Document]) -> Vec<Virtual<'a>> 
     all
 }
 
+/// Returns the ends of the names that VirtualOutbounds make.
+pub(super) fn ends(ours: &[&Document]) -> BTreeSet<Box<str>> {
+    // What is wrong with them is told where they are used.
+    let all = parsed(&mut Table::default(), ours);
+    all.iter().filter_map(|one| one.host.end()).map(|end| end.to_ascii_lowercase().into()).collect()
+}
+
 /// Parses a template, whose fields are parameters.
 fn parse(spec: &VirtualOutbound, text: &str) -> Result<Template, Fault> {
     let template = Template::parse(text)?;

@@ -2,7 +2,7 @@
 use super::{Service, Services};
 use crate::options::Options;
 use crate::plan::compile::security::Names;
-use crate::plan::compile::{compile, read_with_mesh, this_pod};
+use crate::plan::compile::{Documents, compile, read_with_mesh, this_pod};
 use crate::plan::{ClusterPlan, Discovery, Plan};
 use clap::Parser;
 use culvert_mesh::select::Subject;
@@ -49,7 +49,7 @@ fn with<T>(documents: &str, then: impl FnOnce(&Services<'_>, &[String]) -> T) ->
     assert_eq!(loaded.errors, [], "{documents}");
     let ours: Vec<_> = loaded.found.documents.iter().collect();
     let (mut warnings, mut errors) = (Vec::new(), Vec::new());
-    let pod = this_pod("here", &config, &ours, &loaded.found, &mut errors);
+    let pod = this_pod("here", &config, &ours, &Documents::of(&loaded.found), &mut errors);
     let pod = Subject { pod, tags: &[], inbound: None };
     let known = (&ours[..], &loaded.found.addresses);
     let names = Names::new(&config, &ours, &pod);

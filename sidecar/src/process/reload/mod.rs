@@ -2,8 +2,11 @@
 //! Documents that change while the sidecar runs: polled each second, loaded, checked, and put in force as a whole or not
 //! at all. Connections that are open keep the configuration that they began with.
 
+mod destinations;
+
+use crate::cluster::registry::Running;
 use crate::connection::proxy::Proxy;
-use crate::control::{self, Settled};
+use crate::control::{self, Control, Settled, Told};
 use crate::net::resolve::Names;
 use crate::options::config::Config;
 use crate::plan::Plan;
@@ -13,10 +16,13 @@ use crate::plan::openings::openings;
 use crate::process::identity::IdentityGate;
 use crate::process::listeners::{self, ListenerSet, both};
 use crate::scrape::{self, ScrapePorts};
+use culvert_mesh::document::Found;
 use culvert_mesh::load::{Fingerprint, Text};
+use destinations::{Beside, ReadDestination};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::time::{Interval, MissedTickBehavior};
 
 /// Polling interval. A watch would use up inotify instances, of which a uid has 128 on the whole node.
 const EVERY: Duration = Duration::from_secs(1);
@@ -54,13 +60,13 @@ impl Seen {
 ///
 /// # Errors
 /// Every error in the documents. They stay until a file changes.
-pub(crate) fn load(config: &Config, names: &Names) -> Result<(Seen, Plan), Vec<PlanError>> {
+pub(crate) fn load(config: &Config, names: &Names) -> Result<(Seen, (Plan, Found)), Vec<PlanError>> {
     let look = || Seen::of(config);
     let standing = Standing::of_pod(&MeshNames::default());
     let from = PlanSources { paths: &config.resources, names: Some(names), ..PlanSources::default() };
     let read = || documents::read(config, &from, &standing);
     let (seen, read) = read_unchanged(look, read);
-    Ok((seen, read?.0))
+    Ok((seen, read?))
 }
 
 /// Reads again while files change: one that vanished after it was listed is no error of its documents.
@@ -102,15 +108,15 @@ impl Worked {
     }
 }
 
-/// Waits until it is time to look for changes. Returns true for one of destinations alone, which is no news for the log.
-async fn next(proxy: &Proxy) -> bool {
-    let Some(control) = &proxy.control else {
-        tokio::time::sleep(EVERY).await;
-        return false;
+/// Waits until it is time to look for changes. Returns documents of destinations where they alone changed.
+async fn next(control: Option<&Arc<Control>>, polls: &mut Interval) -> Option<Told> {
+    let Some(control) = control else {
+        polls.tick().await;
+        return None;
     };
     tokio::select! {
-        about_pod = control.changed() => !about_pod,
-        () = tokio::time::sleep(EVERY) => false,
+        () = control.changed() => control.told_of_destinations(),
+        _ = polls.tick() => None,
     }
 }
 
@@ -128,14 +134,24 @@ pub(crate) async fn keep(
     let mut answers = proxy.names.used();
     let mut tried = answers;
     let (mut worked, mut ended) = (Worked::default(), Instant::now());
+    let mut polls = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
+    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let quiet = next(&proxy).await;
+        if let Some((told, control)) =
+            next(proxy.control.as_ref(), &mut polls).await.zip(proxy.control.as_ref())
+        {
+            let begun = Instant::now();
+            destinations::put_in_force(&proxy, control, told).await;
+            let rest = worked.rest(begun.saturating_duration_since(ended), begun.elapsed());
+            ended = Instant::now();
+            tokio::time::sleep(rest).await;
+            continue;
+        }
         let told = proxy.control.as_ref().is_some_and(|control| !control.is_settled());
         let changes = proxy.names.changes();
         let moved = changes != tried;
         let Some(seen) = look().await.filter(|seen| told || moved || *seen != last) else { continue };
         // Files that are as they were are not being written.
-        let quiet = quiet && !moved && seen == last;
         let looked = if moved || seen != last { settle(seen, look).await } else { Some((seen, true)) };
         let Some((seen, settled)) = looked else { continue };
         if seen == in_force && changes == answers && !told {
@@ -144,8 +160,8 @@ pub(crate) async fn keep(
             continue;
         }
         let begun = Instant::now();
-        let read = blocking(&proxy, move |proxy| Reading::of(proxy, quiet)).await;
-        let Reading { plan, opened, after, compiled } = read.unwrap_or_else(|| Reading::failed(seen.clone()));
+        let read = blocking(&proxy, Reading::of).await;
+        let Reading { plan, after, compiled } = read.unwrap_or_else(|| Reading::failed(seen.clone()));
         // The files changed while they were read: they may be half written.
         if settled && after != seen {
             continue;
@@ -153,8 +169,7 @@ pub(crate) async fn keep(
         // Read again, documents with errors would bring the same errors.
         tried = changes.max(proxy.names.used());
         last = seen;
-        let applied =
-            plan.and_then(|plan| apply(&proxy, (&listeners, &ports), &identity, (plan, opened), quiet));
+        let applied = plan.and_then(|plan| apply(&proxy, (&listeners, &ports), &identity, plan));
         if let (Some(control), Some(compiled)) = (&proxy.control, compiled) {
             control.settle(compiled.after(&applied));
         }
@@ -187,11 +202,20 @@ fn refused(proxy: &Proxy, errors: &[String]) {
     proxy.documents.reload_failed(errors);
 }
 
+/// A plan that can be put in force, with everything that belongs to it.
+struct NewPlan {
+    plan: Plan,
+    /// Its openings, compared with the one in force.
+    opened: Vec<String>,
+    /// The documents that it was made of.
+    found: Arc<Found>,
+    /// The destinations that were told, compiled beside it.
+    destinations: Vec<ReadDestination>,
+}
+
 /// Result of reading changed documents.
 struct Reading {
-    plan: Result<Plan, Vec<String>>,
-    /// Openings of the plan, compared with the one in force.
-    opened: Vec<String>,
+    plan: Result<NewPlan, Vec<String>>,
     /// State of the files after they were read.
     after: Seen,
     /// Documents of the controller, where there is one.
@@ -218,54 +242,54 @@ impl Compiled {
 }
 
 impl Reading {
-    fn of(proxy: &Proxy, quiet: bool) -> Self {
-        let (read, compiled) = read(proxy);
-        let words = |errors: Vec<PlanError>| errors.iter().map(ToString::to_string).collect();
-        let plan = read.map_err(words);
+    fn of(proxy: &Proxy) -> Self {
         let in_force = proxy.running.load();
-        // That a destination is known now opens nothing: it is called as what it is.
-        // Nor is it an opening that the closed mesh, which only stands in, gives way.
-        let news = !quiet && !in_force.plan.stand_ins.mesh;
-        let opened = plan.as_ref().ok().filter(|_| news).map(|plan| openings(&in_force.plan, plan));
-        Self { opened: opened.unwrap_or_default(), plan, after: Seen::of(&proxy.config), compiled }
+        let told = proxy.control.as_ref().map(|control| control.told());
+        let (read, compiled) = read(proxy, &in_force, told.as_ref());
+        let words = |errors: Vec<PlanError>| errors.iter().map(ToString::to_string).collect();
+        let plan = read.map_err(words).map(|(plan, found)| {
+            // It is no opening that the closed mesh, which only stands in, gives way.
+            let news = !in_force.plan.stand_ins.mesh;
+            let opened = if news { openings(&in_force.plan, &plan) } else { Vec::new() };
+            let found = Arc::new(found);
+            let destinations = told.zip(proxy.control.as_ref()).map(|(told, control)| {
+                let beside = Beside::new(Arc::clone(&found), &plan.names);
+                let all = told.destinations.into_iter();
+                all.map(|one| beside.read(proxy, (control, &in_force), one)).collect()
+            });
+            NewPlan { plan, opened, found, destinations: destinations.unwrap_or_default() }
+        });
+        Self { plan, after: Seen::of(&proxy.config), compiled }
     }
 
     /// The reading thread panicked. The old plan stays, and operators see that as for any other error.
     fn failed(after: Seen) -> Self {
         let words = "reading them failed by a fault of the sidecar, which the log shows".to_owned();
-        Self { plan: Err(vec![words]), opened: Vec::new(), after, compiled: None }
+        Self { plan: Err(vec![words]), after, compiled: None }
     }
 }
 
-/// Reads files and the controller's documents. Of the latter a wrong one does not stop the others: the last good one takes
-/// its place.
-fn read(proxy: &Proxy) -> (Result<Plan, Vec<PlanError>>, Option<Compiled>) {
+/// Outcome of reading documents.
+type Read = Result<(Plan, Found), Vec<PlanError>>;
+
+/// Reads files and the controller's documents about the pod. Of the latter a wrong one does not stop the others: the last good
+/// one takes its place.
+fn read(proxy: &Proxy, in_force: &Running, told: Option<&Told>) -> (Read, Option<Compiled>) {
     let config = &proxy.config;
-    let in_force = proxy.running.load();
-    let standing = Standing::of_pod(&in_force.plan.names);
+    let standing = Standing::of_pod(&in_force.plan.names).with(in_force.told_keys().into_iter());
     let had_mesh = !in_force.plan.stand_ins.mesh;
     let read = |texts: &[Text]| {
-        let cache = proxy.control.as_ref().map(|control| &control.cache);
-        let from =
-            PlanSources { paths: &config.resources, texts, cache, names: Some(&proxy.names), had_mesh };
-        documents::read(config, &from, &standing).map(|(plan, _)| plan)
+        let from = PlanSources { paths: &config.resources, texts, names: Some(&proxy.names), had_mesh };
+        documents::read(config, &from, &standing)
     };
-    let Some(control) = &proxy.control else { return (read(&[]), None) };
-    let told = control.told();
+    let Some((told, control)) = told.zip(proxy.control.as_ref()) else { return (read(&[]), None) };
     let first = read(&told.texts);
     let generation = told.generation;
     let Err(errors) = first else {
-        return (first, Some(Compiled { generation, texts: told.texts, bad: Vec::new() }));
+        return (first, Some(Compiled { generation, texts: told.texts.clone(), bad: Vec::new() }));
     };
-    let mut bad: BTreeMap<Arc<str>, String> = BTreeMap::new();
-    for error in &errors {
-        if let Some(source) = error.source().filter(|source| control::is_told(source)) {
-            let words = bad.entry(source.into()).or_default();
-            words.push_str(if words.is_empty() { "" } else { "\n" });
-            words.push_str(&error.to_string());
-        }
-    }
-    let texts = control.without(&told, &bad.keys().cloned().collect());
+    let bad = words_by_source(&errors);
+    let texts = control.without(told, &bad.keys().cloned().collect());
     let again = if bad.is_empty() { Err(errors) } else { read(&texts) };
     if again.is_ok() {
         for words in bad.values() {
@@ -275,6 +299,19 @@ fn read(proxy: &Proxy) -> (Result<Plan, Vec<PlanError>>, Option<Compiled>) {
         }
     }
     (again, Some(Compiled { generation, texts, bad: bad.into_iter().collect() }))
+}
+
+/// Returns the errors of the controller's documents, by their sources.
+fn words_by_source(errors: &[PlanError]) -> BTreeMap<Arc<str>, String> {
+    let mut bad: BTreeMap<Arc<str>, String> = BTreeMap::new();
+    for error in errors {
+        if let Some(source) = error.source().filter(|source| control::is_told(source)) {
+            let words = bad.entry(source.into()).or_default();
+            words.push_str(if words.is_empty() { "" } else { "\n" });
+            words.push_str(&error.to_string());
+        }
+    }
+    bad
 }
 
 /// Polls until nothing changes any more; false where it still changed at the last poll.
@@ -306,9 +343,9 @@ fn apply(
     proxy: &Proxy,
     (set, ports): (&ListenerSet, &ScrapePorts),
     identity: &IdentityGate,
-    (mut plan, opened): (Plan, Vec<String>),
-    quiet: bool,
+    new: NewPlan,
 ) -> Result<(), Vec<String>> {
+    let NewPlan { mut plan, opened, found, destinations } = new;
     let text = |errors: Vec<crate::net::bind::ListenError>| {
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -316,7 +353,15 @@ fn apply(
     let scraped = scrape::bind(&plan, |address| ports.is_open(address));
     let (bound, scraped) = both(bound, scraped).map_err(text)?;
     let one = |error: std::io::Error| vec![error.to_string()];
-    proxy.traffic_log.use_only(&plan.logs.targets()).map_err(one)?;
+    let before = proxy.running.load_full();
+    let mut targets = plan.logs.targets();
+    targets.extend(destinations.iter().flat_map(ReadDestination::log_targets));
+    targets.extend(
+        before.log_targets().into_iter().filter(|_| destinations.iter().any(ReadDestination::failed)),
+    );
+    targets.sort();
+    targets.dedup();
+    proxy.traffic_log.use_only(&targets).map_err(one)?;
     if let Some(mtls) = &plan.mtls {
         let set = proxy.tls.set(mtls.settings.clone(), &proxy.metrics.tls);
         set.map_err(|error| vec![format!("MeshTLS: {error}")])?;
@@ -327,12 +372,17 @@ fn apply(
         plan.warnings
             .splice(0..0, opened.iter().map(|words| format!("the last change of documents opens: {words}")));
     }
-    if !quiet {
-        warn(&plan);
-    }
+    warn(&plan);
     proxy.documents.left_out(plan.left_out);
     let running = proxy.registry.open(plan);
+    let put = |one: ReadDestination| one.put(&running, Some(&before)).0;
+    let outcomes: Vec<_> = destinations.into_iter().map(put).collect();
+    drop(before);
     retire(proxy.running.swap(Arc::clone(&running)));
+    if let Some(control) = &proxy.control {
+        control.set_base(found);
+        outcomes.into_iter().for_each(|outcome| control.compiled(outcome));
+    }
     proxy.plan_changed.notify_one();
     // After the plan: a name is told once connections to its addresses have a listener.
     proxy.dns.plan_changed.notify_one();
@@ -342,14 +392,10 @@ fn apply(
     for error in followed.into_iter().filter_map(Result::err) {
         tracing::error!(%error, "the changed documents are in force, and a port of theirs is not served");
     }
-    if quiet {
-        tracing::debug!(documents = running.plan.documents, "documents of other destinations are in force");
-        return Ok(());
-    }
     tracing::info!(
-        documents = running.plan.documents,
-        listeners = running.plan.listener_count(),
-        clusters = running.plan.cluster_count(),
+        documents = running.documents(),
+        listeners = running.listener_count(),
+        clusters = running.cluster_count(),
         "changed documents are in force"
     );
     Ok(())

@@ -7,14 +7,19 @@
 //! A document that does not compile is kept, and its last good text is used in its place: the server takes it for sent, and
 //! sends it again only when it changes.
 
+mod followed;
+
+pub(crate) use followed::{CompiledDestination, ToCompile};
+
+use crate::plan::load::destination::Asked;
 use culvert_control::messages::{
     Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Destination, Document, Node, Resource, Status,
 };
 use culvert_control::{DESTINATION, DOCUMENT, WILDCARD};
 use culvert_mesh::load::Text;
+use followed::FollowedDestinations;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Most documents of all resources, and their bytes. The documents of files have bounds of the same size.
@@ -56,7 +61,7 @@ pub(super) struct Taken {
     /// True if documents about the pod are among them.
     pub(super) about_pod: bool,
     /// Destinations whose answer changes no document, as where no member is.
-    pub(super) answered: Vec<SocketAddr>,
+    pub(super) answered: Vec<Asked>,
 }
 
 /// A resource about the pod.
@@ -66,35 +71,36 @@ struct Told {
     text: Arc<str>,
 }
 
-/// A destination that is followed.
-#[derive(Clone, Debug, Default)]
-struct Followed {
-    /// `None` until the first answer.
-    version: Option<String>,
-    documents: Vec<(Arc<str>, Arc<str>)>,
-    /// Order of arrival: of two destinations with the same document the later one's counts.
-    arrival: u64,
-    /// Generation with which its documents are compiled.
-    generation: u64,
-}
-
-impl Followed {
-    fn bytes(&self) -> usize {
-        self.documents.iter().map(|(_, text)| text.len()).sum()
-    }
-}
+/// A document by its name on the stream, and its text.
+type DocumentText = (Arc<str>, Arc<str>);
 
 /// A response that is not acknowledged yet.
 #[derive(Debug)]
 struct Unsettled {
-    kind: &'static str,
+    about: About,
     nonce: String,
     /// Generation with which its documents are compiled.
     generation: u64,
-    names: Vec<Arc<str>>,
 }
 
-/// Outcome of a compilation.
+/// Resources of a response.
+#[derive(Debug)]
+enum About {
+    /// Sources of documents about the pod.
+    Pod(Vec<Arc<str>>),
+    Destinations(Vec<Asked>),
+}
+
+impl About {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Pod(_) => DOCUMENT,
+            Self::Destinations(_) => DESTINATION,
+        }
+    }
+}
+
+/// Outcome of compiling the documents about the pod.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     /// Generation of the texts that were compiled.
@@ -111,12 +117,13 @@ pub(crate) struct Settled {
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
     about: BTreeMap<Arc<str>, Told>,
-    destinations: HashMap<SocketAddr, Followed>,
+    destinations: FollowedDestinations,
     unsettled: VecDeque<Unsettled>,
     /// Counts the changes of documents.
     generation: u64,
-    arrivals: u64,
-    /// Last good texts, by source.
+    /// The generation of the last change of documents about the pod.
+    about_generation: u64,
+    /// Last good texts about the pod, by source.
     good: HashMap<Arc<str>, Arc<str>>,
     /// Sources of documents that are not in force as they were told.
     bad: HashMap<Arc<str>, String>,
@@ -184,14 +191,13 @@ impl Inventory {
         };
         let mut requests = vec![documents];
         if !self.destinations.is_empty() {
-            let versions = self.destinations.iter().filter_map(|(at, one)| {
-                let all = one.documents.iter().all(|(name, _)| is_good(name));
-                Some((at.to_string(), one.version.clone().filter(|_| all)?))
-            });
+            let names = || self.destinations.names();
             requests.push(DeltaDiscoveryRequest {
                 type_url: DESTINATION.to_owned(),
-                initial_resource_versions: versions.collect(),
-                resource_names_subscribe: self.destinations.keys().map(ToString::to_string).collect(),
+                initial_resource_versions: names()
+                    .filter_map(|(name, version)| Some((name, version?.clone())))
+                    .collect(),
+                resource_names_subscribe: names().map(|(name, _)| name).collect(),
                 ..Default::default()
             });
         }
@@ -201,22 +207,21 @@ impl Inventory {
     /// Follows destinations and gives others up. Returns the request that says so, and true if documents go with those.
     pub(super) fn follow(
         &mut self,
-        asked: &[SocketAddr],
-        given_up: &[SocketAddr],
+        asked: &[Asked],
+        given_up: &[Asked],
     ) -> (Option<DeltaDiscoveryRequest>, bool) {
         let mut changed = false;
         let mut request = DeltaDiscoveryRequest { type_url: DESTINATION.to_owned(), ..Default::default() };
-        for at in given_up {
-            if let Some(gone) = self.destinations.remove(at) {
-                changed |= !gone.documents.is_empty();
-                request.resource_names_unsubscribe.push(at.to_string());
+        for one in given_up {
+            if let Some(had) = self.destinations.give_up(one) {
+                changed |= had;
+                request.resource_names_unsubscribe.push(one.to_string());
             }
         }
-        for at in asked {
-            self.destinations.entry(*at).or_insert_with(|| {
-                request.resource_names_subscribe.push(at.to_string());
-                Followed::default()
-            });
+        for one in asked {
+            if self.destinations.follow(one) {
+                request.resource_names_subscribe.push(one.to_string());
+            }
         }
         if changed {
             self.generation += 1;
@@ -290,7 +295,10 @@ impl Inventory {
             }
         }
         taken.about_pod = taken.changed;
-        self.note(DOCUMENT, nonce, names, taken.changed);
+        self.note(About::Pod(names), nonce, taken.changed);
+        if taken.changed {
+            self.about_generation = self.generation;
+        }
         Ok(taken)
     }
 
@@ -300,13 +308,13 @@ impl Inventory {
         let (mut documents, mut bytes) = self.size();
         for resource in resources {
             let destination: Destination = content(&resource, DESTINATION)?;
+            let asked = Asked::read(&resource.name);
             // Given up meanwhile, or never asked for.
-            let at = resource.name.parse::<SocketAddr>().ok();
-            let Some((at, before)) = at.and_then(|at| Some((at, self.destinations.get(&at)?))) else {
+            if !self.destinations.has(&asked) {
                 self.strays += 1;
                 continue;
-            };
-            let new: Vec<(Arc<str>, Arc<str>)> = destination
+            }
+            let new: Vec<DocumentText> = destination
                 .documents
                 .into_iter()
                 .map(|one| (Arc::<str>::from(one.name), Arc::<str>::from(one.text)))
@@ -314,67 +322,74 @@ impl Inventory {
             if new.iter().any(|(name, _)| name.is_empty() || name.len() > LONGEST_NAME) {
                 return Err(Refused::Name);
             }
-            documents = documents + new.len() - before.documents.len();
-            bytes = bytes + new.iter().map(|(_, text)| text.len()).sum::<usize>() - before.bytes();
-            told.push((at, Some(resource.version), new));
+            let before = self.destinations.size_of(&asked);
+            documents = documents + new.len() - before.0;
+            bytes = bytes + new.iter().map(|(_, text)| text.len()).sum::<usize>() - before.1;
+            told.push((asked, resource.version, new));
         }
         within(documents, bytes)?;
         for name in removed_resources {
-            match name.parse().ok().filter(|at| self.destinations.contains_key(at)) {
+            let asked = Asked::read(&name);
+            match self.destinations.has(&asked) {
                 // Nobody is there any more, which is an answer too.
-                Some(at) => told.push((at, Some(String::new()), Vec::new())),
-                None => self.strays += 1,
+                true => told.push((asked, String::new(), Vec::new())),
+                false => self.strays += 1,
             }
         }
         let mut taken = Taken::default();
-        let mut names = Vec::new();
-        for (at, version, documents) in told {
-            names.extend(documents.iter().map(|(name, _)| source(name)));
-            self.arrivals += 1;
-            let old = self.destinations.get(&at);
-            let same = old.is_some_and(|old| old.documents == documents);
-            let generation = if same { old.map_or(0, |old| old.generation) } else { self.generation + 1 };
-            taken.changed |= !same;
-            taken.answered.extend(same.then_some(at));
-            let new = Followed { version, documents, arrival: self.arrivals, generation };
-            self.destinations.insert(at, new);
+        let mut all = Vec::with_capacity(told.len());
+        for (asked, version, documents) in told {
+            let changed = self.destinations.tell(&asked, version, documents);
+            taken.changed |= changed;
+            taken.answered.extend(self.destinations.is_answered(&asked).then(|| asked.clone()));
+            all.push(asked);
         }
-        self.note(DESTINATION, nonce, names, taken.changed);
+        self.note(About::Destinations(all), nonce, taken.changed);
         Ok(taken)
     }
 
-    fn note(&mut self, kind: &'static str, nonce: String, names: Vec<Arc<str>>, changed: bool) {
+    fn note(&mut self, about: About, nonce: String, changed: bool) {
         if changed {
             self.generation += 1;
         }
-        self.unsettled.push_back(Unsettled { kind, nonce, generation: self.generation, names });
+        self.unsettled.push_back(Unsettled { about, nonce, generation: self.generation });
     }
 
     /// Returns the number of documents, and their bytes.
     fn size(&self) -> (usize, usize) {
-        let of_destinations = self.destinations.values();
-        let (count, bytes) = of_destinations
-            .fold((0, 0), |(count, bytes), one| (count + one.documents.len(), bytes + one.bytes()));
+        let (count, bytes) = self.destinations.size();
         (self.about.len() + count, self.about.values().map(|told| told.text.len()).sum::<usize>() + bytes)
     }
 
     /// Returns the number of documents about the pod, and of those of destinations.
     pub(super) fn counts(&self) -> (usize, usize) {
-        (self.about.len(), self.destinations.values().map(|one| one.documents.len()).sum())
+        (self.about.len(), self.destinations.size().0)
     }
 
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Returns all texts as they were told. What is told about the pod comes before the same of a destination.
+    /// Returns the generation of the last change of documents about the pod.
+    pub(super) fn about_generation(&self) -> u64 {
+        self.about_generation
+    }
+
+    /// Returns the destinations, to be compiled.
+    pub(super) fn destinations(&self) -> &FollowedDestinations {
+        &self.destinations
+    }
+
+    /// Notes what came of compiling a destination.
+    pub(super) fn compiled(&mut self, outcome: CompiledDestination) {
+        self.destinations.compiled(outcome);
+    }
+
+    /// Returns the texts about the pod as they were told.
     pub(super) fn texts(&self) -> Vec<Text> {
-        let mut texts: BTreeMap<&Arc<str>, &Arc<str>> = BTreeMap::new();
-        let mut followed: Vec<_> = self.destinations.values().collect();
-        followed.sort_by_key(|one| one.arrival);
-        texts.extend(followed.iter().flat_map(|one| one.documents.iter().map(|(name, text)| (name, text))));
-        texts.extend(self.about.iter().map(|(name, told)| (name, &told.text)));
-        texts.into_iter().map(|(name, text)| Text { name: source(name), text: Arc::clone(text) }).collect()
+        let text =
+            |(name, told): (&Arc<str>, &Told)| Text { name: source(name), text: Arc::clone(&told.text) };
+        self.about.iter().map(text).collect()
     }
 
     /// Returns the texts with the last good ones in the place of bad ones; one that was never good is left out.
@@ -389,21 +404,20 @@ impl Inventory {
         texts.iter().filter_map(usable).collect()
     }
 
-    /// Returns the texts in force.
+    /// Returns the texts in force. What is told about the pod comes before the same of a destination.
     pub(super) fn in_force(&self) -> Vec<Text> {
-        let mut texts: Vec<_> = self
-            .good
-            .iter()
-            .map(|(name, text)| Text { name: Arc::clone(name), text: Arc::clone(text) })
-            .collect();
-        texts.sort_by(|a, b| a.name.cmp(&b.name));
-        texts
+        let of_destinations =
+            self.destinations.in_force().map(|(name, text)| (source(name), Arc::clone(text)));
+        let mut texts: BTreeMap<Arc<str>, Arc<str>> = of_destinations.collect();
+        texts.extend(self.good.iter().map(|(name, text)| (Arc::clone(name), Arc::clone(text))));
+        texts.into_iter().map(|(name, text)| Text { name, text }).collect()
     }
 
     /// Returns the reasons for which documents are not in force as they were told.
     pub(super) fn bad(&self) -> Vec<String> {
-        let mut bad: Vec<_> = self.bad.values().cloned().collect();
+        let mut bad: Vec<_> = self.bad.values().chain(self.destinations.bad()).cloned().collect();
         bad.sort();
+        bad.dedup();
         bad
     }
 
@@ -420,17 +434,20 @@ impl Inventory {
     pub(super) fn due(&mut self, settled: &Settled) -> Vec<DeltaDiscoveryRequest> {
         let mut due = Vec::new();
         while self.unsettled.front().is_some_and(|one| one.generation <= settled.generation) {
-            let Some(Unsettled { kind, nonce, names, .. }) = self.unsettled.pop_front() else { break };
-            let bad: Vec<&str> =
-                names.iter().filter_map(|name| self.bad.get(name)).map(String::as_str).collect();
-            let reason = match (&settled.failed, bad.is_empty()) {
-                (_, false) => Some(bad.join("\n")),
-                (Some(failed), true) => Some(failed.clone()),
-                (None, true) => None,
+            let Some(Unsettled { about, nonce, .. }) = self.unsettled.pop_front() else { break };
+            let (bad, failed): (Vec<&str>, _) = match &about {
+                About::Pod(sources) => {
+                    let bad = sources.iter().filter_map(|name| self.bad.get(name)).map(String::as_str);
+                    (bad.collect(), settled.failed.clone())
+                }
+                About::Destinations(all) => {
+                    (all.iter().filter_map(|asked| self.destinations.why_not(asked)).collect(), None)
+                }
             };
+            let reason = if bad.is_empty() { failed } else { Some(bad.join("\n")) };
             due.push(match reason {
-                Some(reason) => nack(kind, nonce, reason),
-                None => ack(kind, nonce),
+                Some(reason) => nack(about.kind(), nonce, reason),
+                None => ack(about.kind(), nonce),
             });
         }
         due
@@ -441,19 +458,9 @@ impl Inventory {
         self.unsettled.len() >= MOST_UNSETTLED
     }
 
-    /// Returns the destinations whose answer was compiled by then.
-    pub(super) fn answered(&self, generation: u64) -> impl Iterator<Item = SocketAddr> {
-        self.destinations.iter().filter(move |(_, one)| self.is_in_force(one, generation)).map(|(at, _)| *at)
-    }
-
-    /// Returns true if the answer about a destination was compiled by then.
-    pub(super) fn is_answered(&self, at: &SocketAddr, generation: u64) -> bool {
-        self.destinations.get(at).is_some_and(|one| self.is_in_force(one, generation))
-    }
-
-    fn is_in_force(&self, one: &Followed, generation: u64) -> bool {
-        let good = || one.documents.iter().all(|(name, _)| !self.bad.contains_key(&source(name)));
-        one.version.is_some() && one.generation <= generation && (self.bad.is_empty() || good())
+    /// Returns true if what was told of a destination is in force.
+    pub(super) fn is_answered(&self, asked: &Asked) -> bool {
+        self.destinations.is_answered(asked)
     }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Files of mesh documents → [`Plan`].
 
+pub(crate) mod destination;
+
 use crate::net::resolve::Names;
 use crate::options::config::Config;
 use crate::plan::Plan;
@@ -8,9 +10,8 @@ use crate::plan::compile::{self, CompileError};
 use crate::plan::names::{Standing, lookup};
 use crate::plan::stand_in::{self, LabelsError};
 use culvert_mesh::document::Found;
-use culvert_mesh::load::{self, Cache, LoadError, Loaded, MOST_ERRORS, Sources, Text};
+use culvert_mesh::load::{self, LoadError, Loaded, MOST_ERRORS, Sources, Text};
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::time::Instant;
 
 /// Warnings that are kept: each is a line of the log at every reload.
@@ -53,8 +54,6 @@ pub(crate) struct PlanSources<'f> {
     pub(crate) paths: &'f [PathBuf],
     /// Documents of the controller.
     pub(crate) texts: &'f [Text],
-    /// What the texts said before.
-    pub(crate) cache: Option<&'f Mutex<Cache>>,
     /// Looks names up; `None` = no name is looked up.
     pub(crate) names: Option<&'f Names>,
     /// True where the plan in force has a Mesh document, whose loss is an error.
@@ -81,10 +80,10 @@ pub(crate) fn read(
     standing: &Standing,
 ) -> Result<(Plan, Found), Vec<PlanError>> {
     let start = Instant::now();
-    let &PlanSources { paths, texts, cache, names, had_mesh } = from;
+    let &PlanSources { paths, texts, names, had_mesh } = from;
     // A controller keeps them in a volume that is empty until the controller was there.
     let may_be_absent = config.control.is_some() && !config.checks_only;
-    let mut loaded = load::load(&config.context(), &Sources { paths, may_be_absent, texts, cache });
+    let mut loaded = load::load(&config.context(), &Sources { paths, may_be_absent, texts });
     let stand_ins = stand_in::add(config, &mut loaded, had_mesh);
     let Loaded { mut found, errors, more, replaced, .. } = loaded;
     let mut errors: Vec<PlanError> = errors.into_iter().map(Into::into).collect();
