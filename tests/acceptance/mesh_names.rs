@@ -19,13 +19,13 @@ use crate::support::APP;
 const SOON: Duration = Duration::from_secs(10);
 
 /// Types of queries, and the code for a name that does not exist.
-const A: u16 = 1;
+pub(crate) const A: u16 = 1;
 const AAAA: u16 = 28;
-const NXDOMAIN: u8 = 3;
+pub(crate) const NXDOMAIN: u8 = 3;
 /// Bytes before the question of a message.
 const HEADER: usize = 12;
 
-fn query(name: &str, kind: u16) -> Vec<u8> {
+pub(crate) fn query(name: &str, kind: u16) -> Vec<u8> {
     let mut message = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         message.push(label.len() as u8);
@@ -47,7 +47,7 @@ fn skip_name(message: &[u8], mut at: usize) -> usize {
 }
 
 /// Returns the addresses of an answer.
-fn addresses(message: &[u8]) -> Vec<IpAddr> {
+pub(crate) fn addresses(message: &[u8]) -> Vec<IpAddr> {
     let mut at = skip_name(message, HEADER) + 4;
     let mut all = Vec::new();
     for _ in 0..u16::from_be_bytes([message[6], message[7]]) {
@@ -62,7 +62,7 @@ fn addresses(message: &[u8]) -> Vec<IpAddr> {
 }
 
 /// A server that knows no name.
-fn knows_nothing(query: &[u8]) -> Vec<u8> {
+pub(crate) fn knows_nothing(query: &[u8]) -> Vec<u8> {
     let mut answer = query.to_vec();
     answer[2] |= 0x80;
     answer[3] = 0x80 | NXDOMAIN;

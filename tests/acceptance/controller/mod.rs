@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The controller as a program, with an API server in process, and sidecars that the test plays.
 
+mod away;
 mod cluster;
 mod events;
 mod identities;
+mod names;
 mod permissions;
 mod picture;
 mod replicas;

@@ -28,21 +28,21 @@ use crate::walkthrough::onboarded;
 /// Port of the controller, in the peer's namespace.
 const CONTROL: u16 = 7443;
 /// Addresses that the peer answers for: two pods behind the Service at 198.51.100.1, and a host outside.
-const ONE: &str = "192.0.2.20:8080";
-const TWO: &str = "192.0.2.30:8080";
-const OUTSIDE: &str = "192.0.2.40:8080";
-const SERVICE: &str = "198.51.100.1:80";
+pub(super) const ONE: &str = "192.0.2.20:8080";
+pub(super) const TWO: &str = "192.0.2.30:8080";
+pub(super) const OUTSIDE: &str = "192.0.2.40:8080";
+pub(super) const SERVICE: &str = "198.51.100.1:80";
 
 /// A lab whose pod is `shop/web`, with a cluster that runs in its peer.
-struct World {
-    lab: Lab,
-    folder: PathBuf,
-    cluster: Cluster,
-    servers: Vec<Server>,
+pub(super) struct World {
+    pub(super) lab: Lab,
+    pub(super) folder: PathBuf,
+    pub(super) cluster: Cluster,
+    pub(super) servers: Vec<Server>,
 }
 
 impl World {
-    fn new(mesh: Value) -> Result<Self> {
+    pub(super) fn new(mesh: Value) -> Result<Self> {
         let mut world = Self::without_servers(mesh)?;
         for (at, name) in [(ONE, "1"), (TWO, "2"), (OUTSIDE, "o")] {
             world.servers.push(world.lab.peer.serve(at, speaks_first(name))?);
@@ -50,7 +50,7 @@ impl World {
         Ok(world)
     }
 
-    fn without_servers(mesh: Value) -> Result<Self> {
+    pub(super) fn without_servers(mesh: Value) -> Result<Self> {
         let (lab, folder) = onboarded()?;
         lab.peer.add_local_route("192.0.2.0/24")?;
         let cluster = Cluster::of(ApiServer::start(lab.peer.listen("127.0.0.1:6443")?)?);
@@ -67,14 +67,20 @@ impl World {
     }
 
     /// Gives the mesh an authority of the user's.
-    fn signs(&self, authority: &Authority) {
+    pub(super) fn signs(&self, authority: &Authority) {
         let data = json!({ "tls.crt": STANDARD.encode(authority.pem()), "tls.key": STANDARD.encode(authority.key()) });
         let metadata = json!({ "name": "culvert-authority", "namespace": "mesh" });
         self.cluster.server.put(SECRET, json!({ "metadata": metadata, "data": data }));
     }
 
     /// Puts a member's sidecar behind an address, which has an account's identity and says a name.
-    fn member(&mut self, at: &str, authority: &Authority, account: &str, name: &'static str) -> Result<()> {
+    pub(super) fn member(
+        &mut self,
+        at: &str,
+        authority: &Authority,
+        account: &str,
+        name: &'static str,
+    ) -> Result<()> {
         let uri = format!("spiffe://cluster.local/ns/shop/sa/{account}");
         let tls = TlsServer::new(&authority.issue(&Wish { uris: &[&uri], ..Wish::default() })?, 1)?;
         self.servers.push(self.lab.peer.serve(at, move |tcp: TcpStream| {
@@ -86,11 +92,11 @@ impl World {
         Ok(())
     }
 
-    fn controller(&self) -> Result<Controller> {
+    pub(super) fn controller(&self) -> Result<Controller> {
         self.controller_with(&[])
     }
 
-    fn controller_with(&self, more: &[&str]) -> Result<Controller> {
+    pub(super) fn controller_with(&self, more: &[&str]) -> Result<Controller> {
         let program = &Binaries::built()?.install;
         let command = lab_exec::command(self.lab.peer.namespace(), 0, None, program)?;
         let listen = format!("10.77.0.1:{CONTROL}");
@@ -101,11 +107,17 @@ impl World {
     }
 
     /// Starts the sidecar with the authorities of the ConfigMap and the pod's token, as the injector writes it.
-    fn sidecar(&self) -> Result<Sidecar<'_>> {
+    pub(super) fn sidecar(&self) -> Result<Sidecar<'_>> {
         self.sidecar_with(&[])
     }
 
-    fn sidecar_with(&self, more: &[String]) -> Result<Sidecar<'_>> {
+    pub(super) fn sidecar_with(&self, more: &[String]) -> Result<Sidecar<'_>> {
+        let mut sidecar = self.sidecar_unready(more)?;
+        sidecar.wait_ready()?;
+        Ok(sidecar)
+    }
+
+    pub(super) fn sidecar_unready(&self, more: &[String]) -> Result<Sidecar<'_>> {
         let (bundle, token) = (self.folder.join("ca.crt"), self.folder.join("token"));
         fs::write(&bundle, self.cluster.bundle()?)?;
         fs::write(&token, "token-web")?;
@@ -121,17 +133,17 @@ impl World {
             option("trust-domain", "cluster.local"),
         ];
         let etc = self.lab.hosts(&format!("10.77.0.1 {SERVER_NAME}\n"))?;
-        self.lab.pod.sidecar().options(options).options(more).etc(&etc).start()
+        self.lab.pod.sidecar().options(options).options(more).etc(&etc).start_unready()
     }
 
     /// The first byte that a server at an address says; `None` where the connection is reset.
-    fn call(&self, to: &str) -> Option<char> {
+    pub(super) fn call(&self, to: &str) -> Option<char> {
         let mut stream = self.lab.pod.as_uid(APP).connect(to).ok()?;
         said(&mut stream)
     }
 }
 
-fn said(stream: &mut TcpStream) -> Option<char> {
+pub(super) fn said(stream: &mut TcpStream) -> Option<char> {
     let mut name = [0];
     stream.read_exact(&mut name).ok().map(|()| name[0].into())
 }
@@ -199,7 +211,7 @@ fn a_closed_mesh_lets_members_be_called_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
-fn strict() -> Value {
+pub(super) fn strict() -> Value {
     let backend = json!({ "name": "culvert", "type": "builtin", "mode": "STRICT" });
     json!({ "mtls": { "enabledBackend": "culvert", "backends": [backend] } })
 }
