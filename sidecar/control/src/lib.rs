@@ -40,6 +40,9 @@ pub const MAX_REQUEST: usize = 1 << 20;
 pub const MAX_DESTINATIONS: usize = 4096;
 /// Most names that one sidecar may follow at a time, beside the destinations by address.
 pub const MAX_NAMES: usize = 512;
+/// Header of the stream's answer by which a controller says that it looks names up: without it no name is asked for, as a
+/// controller that knows no names would end the stream. Its value is the number of names at a time.
+pub const NAMES: &str = "culvert-names";
 /// Most peers in one report.
 pub const MAX_TRAFFIC: usize = 256;
 

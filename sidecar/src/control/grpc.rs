@@ -3,6 +3,7 @@
 //! whose server was verified: [`Channel`] is made by [`super::transport`] alone.
 
 use bytes::Bytes;
+use culvert_control::NAMES;
 use culvert_control::frame::{FrameError, Frames, framed};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
@@ -54,6 +55,7 @@ pub(super) struct Call {
     requests: SendStream<Bytes>,
     responses: RecvStream,
     frames: Frames,
+    takes_names: bool,
 }
 
 /// The requests of a call whose answer has not begun.
@@ -137,11 +139,17 @@ impl Begun {
         if let Some(status) = status(answer.headers()) {
             return Err(status);
         }
-        Ok(Call { requests, responses: answer.into_body(), frames: Frames::default() })
+        let takes_names = answer.headers().contains_key(NAMES);
+        Ok(Call { requests, responses: answer.into_body(), frames: Frames::default(), takes_names })
     }
 }
 
 impl Call {
+    /// Returns true where the server looks names up.
+    pub(super) fn takes_names(&self) -> bool {
+        self.takes_names
+    }
+
     /// Sends a message.
     pub(super) async fn send(&mut self, message: &impl Message) -> Result<(), CallError> {
         send(&mut self.requests, framed(message)).await

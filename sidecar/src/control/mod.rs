@@ -38,6 +38,7 @@ use inventory::Inventory;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -59,6 +60,8 @@ pub(crate) struct Control {
     wake: Arc<Notify>,
     addresses: Destinations<SocketAddr>,
     names: Destinations<Arc<str>>,
+    /// True where the controller of the last stream looks names up, and before the first stream.
+    takes_names: AtomicBool,
     /// Connections of the pod, which the stream reports.
     pub(crate) traffic: Ledger,
     state: Mutex<State>,
@@ -112,6 +115,7 @@ impl Control {
             metrics,
             addresses: Destinations::new(MAX_DESTINATIONS, Arc::clone(&wake)),
             names: Destinations::new(MAX_NAMES, Arc::clone(&wake)),
+            takes_names: AtomicBool::new(true),
             wake,
             traffic: Ledger::default(),
             state: Mutex::default(),
@@ -246,9 +250,11 @@ impl Control {
         }
     }
 
-    /// Takes the questions and resignations of connections and queries.
-    fn take_news(&self) -> News<Asked> {
-        let (addresses, names) = (self.addresses.take_news(), self.names.take_news());
+    /// Takes the questions and resignations of connections, and those of queries for a controller that takes them.
+    fn take_news(&self, takes_names: bool) -> News<Asked> {
+        let names = takes_names.then(|| self.names.take_news());
+        let names = names.unwrap_or(News { asked: Vec::new(), given_up: Vec::new() });
+        let addresses = self.addresses.take_news();
         let all = |addresses: Vec<SocketAddr>, names: Vec<Arc<str>>| {
             addresses.into_iter().map(Asked::At).chain(names.into_iter().map(Asked::Name)).collect()
         };
@@ -274,7 +280,7 @@ impl Control {
     #[cfg(test)]
     pub(crate) fn answer_next(&self, put_in_force: impl FnOnce()) {
         put_in_force();
-        self.answer(self.take_news().asked);
+        self.answer(self.take_news(true).asked);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -288,7 +294,7 @@ impl NameSource for Control {
     }
 
     fn ask(&self, host: Arc<str>) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
-        Box::pin(async { self.names.ask(host).await == Answer::Came })
+        Box::pin(async { self.takes_names.load(Relaxed) && self.names.ask(host).await == Answer::Came })
     }
 }
 

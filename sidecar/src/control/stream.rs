@@ -12,6 +12,7 @@ use culvert_control::messages::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use culvert_control::{DELTA, DOCUMENT};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -71,7 +72,8 @@ async fn follow(control: &Control) -> Result<std::convert::Infallible, Broken> {
     let mut connection = transport::connect(&control.source).await?;
     let mut begun = connection.channel.begin(DELTA, control.source.token.as_deref()).await?;
     let opening = {
-        let News { asked, given_up } = control.take_news();
+        // Whether it looks names up is known once it answers, which is after the first requests.
+        let News { asked, given_up } = control.take_news(false);
         let mut state = control.state();
         let inventory = &mut state.inventory;
         let (_, changed) = inventory.follow(&asked, &given_up);
@@ -86,6 +88,12 @@ async fn follow(control: &Control) -> Result<std::convert::Infallible, Broken> {
         begun.send(request).await?;
     }
     let mut call = begun.answered().await?;
+    let takes_names = call.takes_names();
+    control.takes_names.store(takes_names, Relaxed);
+    let names = control.state().inventory.opening_of_names();
+    if let Some(names) = names.filter(|_| takes_names) {
+        call.send(&names).await?;
+    }
     control.metrics.connected.set(1);
     control.state().words = "connected".to_owned();
     tracing::info!(controller = connection.channel.authority, "a stream from the controller is open");
@@ -101,7 +109,7 @@ async fn follow(control: &Control) -> Result<std::convert::Infallible, Broken> {
             _ = reports.tick() => report(control, &mut call).await?,
             () = connection.ended() => return Err(Broken::Ended),
         }
-        for request in due(control) {
+        for request in due(control, takes_names) {
             if request.error_detail.is_some() {
                 control.metrics.refused.inc();
             }
@@ -158,8 +166,8 @@ fn note_counts(control: &Control, inventory: &mut super::inventory::Inventory) {
 }
 
 /// Returns the requests to send: questions, resignations, and acknowledgements of what was compiled.
-fn due(control: &Control) -> Vec<DeltaDiscoveryRequest> {
-    let News { asked, given_up } = control.take_news();
+fn due(control: &Control, takes_names: bool) -> Vec<DeltaDiscoveryRequest> {
+    let News { asked, given_up } = control.take_news(takes_names);
     let (due, changed, answered) = {
         let mut state = control.state();
         let super::State { inventory, settled, .. } = &mut *state;

@@ -2,10 +2,10 @@
 //! The controller as a program, with an API server in process, and sidecars that the test plays.
 
 mod away;
+mod called_by_name;
 mod cluster;
 mod events;
 mod identities;
-mod names;
 mod permissions;
 mod picture;
 mod replicas;

@@ -43,7 +43,11 @@ fn main() -> ExitCode {
     if let Err(code) = lab_exec::play_if_asked() {
         return code;
     }
-    match run().and_then(|()| sidecar::run()) {
+    // `cluster` or `sidecar` runs one half.
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let is_asked = |half: &str| only.as_deref().is_none_or(|only| only == half);
+    let cluster = if is_asked("cluster") { run() } else { Ok(()) };
+    match cluster.and_then(|()| if is_asked("sidecar") { sidecar::run() } else { Ok(()) }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("controller: {error:#}");
@@ -151,12 +155,15 @@ fn memory(process: &Process) -> Result<(u64, u64)> {
 }
 
 fn memory_of(pid: u32) -> Result<(u64, u64)> {
+    Ok((status_of(pid, "VmRSS:")?, status_of(pid, "VmHWM:")?))
+}
+
+/// A field of a process's status, in bytes.
+fn status_of(pid: u32, name: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let of = |name: &str| -> Option<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
-    };
-    of("VmRSS:").zip(of("VmHWM:")).context("no memory in the status")
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kib.with_context(|| format!("no {name} in the status"))? << 10)
 }
 
 /// The time at this place of a hundred.

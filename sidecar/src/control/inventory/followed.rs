@@ -16,6 +16,8 @@ struct Followed {
     told: Vec<DocumentText>,
     /// Documents in force, where they are others.
     others: Option<Others>,
+    /// Order of arrival: of two destinations with the same document the later one's is shown.
+    arrival: u64,
 }
 
 /// Documents in force that are not those which were told.
@@ -50,6 +52,7 @@ pub(crate) struct CompiledDestination {
 #[derive(Debug, Default)]
 pub(crate) struct FollowedDestinations {
     all: HashMap<Asked, Followed>,
+    arrivals: u64,
     /// Destinations whose documents changed, came or went since they were compiled.
     changed: HashSet<Asked>,
 }
@@ -112,6 +115,8 @@ impl FollowedDestinations {
     /// Takes what was told of a destination. Returns true if that is another thing than before.
     pub(super) fn tell(&mut self, asked: &Asked, version: String, told: Vec<DocumentText>) -> bool {
         let Some(one) = self.all.get_mut(asked) else { return false };
+        self.arrivals += 1;
+        one.arrival = self.arrivals;
         one.version = Some(version);
         if one.told == told {
             return false;
@@ -123,16 +128,10 @@ impl FollowedDestinations {
         true
     }
 
-    /// Returns the names of all, with the versions of those that are in force as they were told.
-    pub(super) fn names(&self) -> impl Iterator<Item = (String, Option<&String>)> {
+    /// Returns all, with the versions of those that are in force as they were told.
+    pub(super) fn versions(&self) -> impl Iterator<Item = (&Asked, Option<&String>)> {
         let version = |one: &Followed| one.others.as_ref().is_none_or(|others| others.why.is_none());
-        self.all
-            .iter()
-            .map(move |(asked, one)| (asked.to_string(), one.version.as_ref().filter(|_| version(one))))
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.all.is_empty()
+        self.all.iter().map(move |(asked, one)| (asked, one.version.as_ref().filter(|_| version(one))))
     }
 
     /// Returns the destinations that changed, to be compiled.
@@ -202,8 +201,10 @@ impl FollowedDestinations {
         self.all.values().filter_map(|one| one.others.as_ref()?.why.as_ref())
     }
 
-    /// Returns the documents in force.
+    /// Returns the documents in force, those that came last at the end.
     pub(super) fn in_force(&self) -> impl Iterator<Item = &DocumentText> {
-        self.all.values().flat_map(|one| one.in_force())
+        let mut all: Vec<&Followed> = self.all.values().collect();
+        all.sort_by_key(|one| one.arrival);
+        all.into_iter().flat_map(Followed::in_force)
     }
 }

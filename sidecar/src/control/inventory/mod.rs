@@ -189,19 +189,25 @@ impl Inventory {
                 .collect(),
             ..Default::default()
         };
-        let mut requests = vec![documents];
-        if !self.destinations.is_empty() {
-            let names = || self.destinations.names();
-            requests.push(DeltaDiscoveryRequest {
-                type_url: DESTINATION.to_owned(),
-                initial_resource_versions: names()
-                    .filter_map(|(name, version)| Some((name, version?.clone())))
-                    .collect(),
-                resource_names_subscribe: names().map(|(name, _)| name).collect(),
-                ..Default::default()
-            });
-        }
-        requests
+        std::iter::once(documents).chain(self.followed(|asked| matches!(asked, Asked::At(_)))).collect()
+    }
+
+    /// Returns the request that follows names again, which not every controller knows.
+    pub(super) fn opening_of_names(&self) -> Option<DeltaDiscoveryRequest> {
+        self.followed(|asked| matches!(asked, Asked::Name(_)))
+    }
+
+    fn followed(&self, is_meant: impl Fn(&Asked) -> bool) -> Option<DeltaDiscoveryRequest> {
+        let all = || self.destinations.versions().filter(|(asked, _)| is_meant(asked));
+        let request = DeltaDiscoveryRequest {
+            type_url: DESTINATION.to_owned(),
+            initial_resource_versions: all()
+                .filter_map(|(asked, version)| Some((asked.to_string(), version?.clone())))
+                .collect(),
+            resource_names_subscribe: all().map(|(asked, _)| asked.to_string()).collect(),
+            ..Default::default()
+        };
+        (!request.resource_names_subscribe.is_empty()).then_some(request)
     }
 
     /// Follows destinations and gives others up. Returns the request that says so, and true if documents go with those.

@@ -118,9 +118,18 @@ impl Mock {
 
     /// Takes the next stream and answers that it is open.
     pub(super) async fn stream(&self) -> Stream {
+        self.stream_with(&[("culvert-names", "512")]).await
+    }
+
+    /// Takes the next stream and answers with these headers that it is open.
+    pub(super) async fn stream_with(&self, headers: &[(&str, &str)]) -> Stream {
         let (request, mut respond, driver) = self.call().await;
         let (head, body) = request.into_parts();
-        let answer = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+        let mut answer = Response::builder().header("content-type", "application/grpc");
+        for (name, value) in headers {
+            answer = answer.header(*name, *value);
+        }
+        let answer = answer.body(()).unwrap();
         let answers = respond.send_response(answer, false).unwrap();
         let head = Request::from_parts(head, ());
         Stream { head, body, frames: Frames::default(), answers, driver }

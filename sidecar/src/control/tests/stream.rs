@@ -238,6 +238,50 @@ async fn a_name_is_asked_as_a_destination_is_and_waits_for_no_address() {
 }
 
 #[tokio::test]
+async fn a_controller_that_knows_no_names_is_asked_for_none() {
+    let authority = Authority::new();
+    let mock = Mock::new(&authority, "localhost");
+    let sidecar = Sidecar::new(mock.address(), Some(&authority));
+    let mut stream = mock.stream_with(&[]).await;
+    stream.request().await;
+    let control = &sidecar.control;
+    let open = async || {
+        while control.metrics.connected.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("an open stream", open()).await;
+    let host: Arc<str> = "web.shop.mesh".into();
+    assert!(!NameSource::ask(&**control, Arc::clone(&host)).await, "at once");
+    let asked = sidecar.ask("10.0.0.9:80");
+    assert_eq!(stream.request().await.resource_names_subscribe, ["10.0.0.9:80"]);
+    stream.say(&response(DESTINATION, "1", vec![destination("10.0.0.9:80", &[])], &[]));
+    assert!(soon("an answer", asked).await.unwrap());
+    stream.cut();
+    // The next one does, and is asked again for what it told when it was another one.
+    let mut stream = mock.stream().await;
+    for _ in 0..2 {
+        stream.request().await;
+    }
+    soon("an open stream", open()).await;
+    let (control, name) = (Arc::clone(control), Arc::clone(&host));
+    let asked = tokio::spawn(async move { NameSource::ask(&*control, name).await });
+    assert_eq!(stream.request().await.resource_names_subscribe, ["web.shop.mesh"]);
+    stream.say(&response(DESTINATION, "1", vec![destination("web.shop.mesh", &[("M/web", "x")])], &[]));
+    assert!(soon("an answer", asked).await.unwrap());
+    stream.cut();
+    let mut stream = mock.stream_with(&[]).await;
+    let names = [stream.request().await, stream.request().await].map(|one| one.resource_names_subscribe);
+    assert_eq!(names, [vec!["*".to_owned()], vec!["10.0.0.9:80".to_owned()]]);
+    assert_eq!(texts(&sidecar.control), ["control: M/web x"], "what was told stays");
+    stream.cut();
+    let mut stream = mock.stream().await;
+    let names = [stream.request().await, stream.request().await, stream.request().await];
+    assert_eq!(names[2].resource_names_subscribe, ["web.shop.mesh"]);
+    assert_eq!(names[2].initial_resource_versions["web.shop.mesh"], "1");
+}
+
+#[tokio::test]
 async fn a_question_without_an_answer_ends_and_is_asked_again_by_the_next_stream() {
     let authority = Authority::new();
     let mock = Mock::new(&authority, "localhost");
