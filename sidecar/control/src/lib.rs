@@ -23,7 +23,9 @@ pub const SIGN: &str = "/culvert.control.v1.Identities/Sign";
 
 /// Type of resources that hold one document about the pod. The one subscription is [`WILDCARD`].
 pub const DOCUMENT: &str = "type.googleapis.com/culvert.control.v1.Document";
-/// Type of resources that hold the documents of a destination.
+/// Type of resources that hold the documents of a destination. It is named by `ADDRESS:PORT`, as `10.0.0.1:80` or
+/// `[fd00::1]:80`, or by a host name, as `web.shop.mesh`: in lower case, of letters, digits, `-`, `_` and dots, without a dot at
+/// its end, at most 253 bytes.
 pub const DESTINATION: &str = "type.googleapis.com/culvert.control.v1.Destination";
 /// Name that subscribes to all resources of a type that concern the pod.
 pub const WILDCARD: &str = "*";
@@ -33,10 +35,11 @@ pub const AUDIENCE: &str = "culvert.dev";
 
 /// Largest message that either side reads, in bytes: some 10,000 documents of 400 bytes.
 pub const MAX_MESSAGE: usize = 4 << 20;
-/// Largest request of a stream that a controller reads, in bytes: 4,096 destinations with their versions are 300 KiB, and
-/// the names of 10,000 documents as much again. A pod that sends rubbish fills no more of the controller's memory.
+/// Largest request of a stream that a controller reads, in bytes: 4,096 destinations with their versions are 300 KiB,
+/// 512 of the longest host names as much, and the names of 10,000 documents as much again. A pod that sends rubbish fills no more
+/// of the controller's memory.
 pub const MAX_REQUEST: usize = 1 << 20;
-/// Most destinations that one sidecar may follow at a time.
+/// Most destinations that one sidecar may follow at a time by their addresses.
 pub const MAX_DESTINATIONS: usize = 4096;
 /// Most names that one sidecar may follow at a time, beside the destinations by address.
 pub const MAX_NAMES: usize = 512;

@@ -125,7 +125,8 @@ pub struct Document {
     #[prost(string, tag = "1")]
     pub text: ::prost::alloc::string::String,
 }
-/// Resource: the documents that a destination needs. Its name is ADDRESS:PORT. Without documents no member of the mesh is there.
+/// Resource: the documents that a destination needs. Its name is ADDRESS:PORT, or a host name, and then the documents are of all
+/// Services that it could mean. Without documents no member of the mesh is there.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Destination {
     #[prost(message, repeated, tag = "1")]

@@ -6,6 +6,7 @@ mod called_by_name;
 mod cluster;
 mod events;
 mod identities;
+mod names;
 mod permissions;
 mod picture;
 mod replicas;

@@ -4,6 +4,7 @@
 //! ```text
 //! pod                 ─▶ about: its Mesh, its Dataplane, its identity's documents, policies that select it
 //! address and port    ─▶ destination: the Dataplane of a pod; of a Service its MeshService and the Dataplanes behind it
+//! host name           ─▶ named: the same of each Service that the name could mean
 //! ```
 
 mod callers;
@@ -16,11 +17,13 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::world::{DEFAULT_MESH, Pod, World};
+use super::key::Key;
+use super::world::{DEFAULT_MESH, Host, Pod, Service, World};
 
 pub(crate) use self::callers::Callers;
 pub(crate) use self::dataplane::dataplane;
@@ -40,6 +43,10 @@ pub(crate) const OWN: &str = "culvert";
 /// Pods behind a Service whose Dataplanes are sent: with more, a change of one would be megabytes.
 pub(crate) const MOST_ENDPOINTS: usize = 1000;
 
+/// Services whose documents answer a host name, and those that are looked at for it: most that a common word brings have no
+/// member behind them, or are not meant.
+const MOST_NAMED: usize = 16;
+const MOST_LOOKED_AT: usize = 64;
 /// Bytes of a destination's documents: a sidecar reads messages of 4 MiB.
 pub(crate) const MOST_BYTES: usize = 2 << 20;
 
@@ -110,27 +117,72 @@ pub(crate) fn destination(world: &World, identities: &Identities, mesh: &str, at
     if !service.ports.iter().any(|port| port.port == at.port()) {
         return Vec::new();
     }
-    let (pods, others) = world.behind(&service.key);
-    let is_member = |pod: &Pod| pod.is_onboarded() && mesh_of(pod) == mesh;
-    let members: Vec<&Pod> = pods.iter().map(|(pod, _)| *pod).filter(|pod| is_member(pod)).collect();
-    let are_all_members = members.len() == pods.len() && others == 0;
-    // While pods of a Service are onboarded one after the other, kube-proxy spreads calls over all of them. Under STRICT its
-    // choice could be a member, which refuses plain connections.
-    if members.is_empty() || !(are_all_members || is_strict(world, mesh)) {
-        return Vec::new();
-    }
-    let ready = pods.iter().filter(|(pod, ready)| *ready && is_member(pod)).map(|(pod, _)| *pod);
-    let mut documents = vec![service::mesh_service(identities, mesh, service, &members)];
-    let mut bytes = documents[0].text.len();
-    for pod in ready.take(MOST_ENDPOINTS) {
-        let dataplane = dataplane(world, Some(identities), pod);
-        bytes += dataplane.text.len();
-        if bytes > MOST_BYTES {
+    let mut answer = Answer::default();
+    answer.service(world, identities, mesh, service);
+    answer.documents
+}
+
+/// Returns the documents of the Services that a host name could mean, for a pod of a mesh. The sidecar decides which one it means.
+pub(crate) fn named(world: &World, identities: &Identities, mesh: &str, host: &Host) -> Vec<Named> {
+    let mut answer = Answer::default();
+    let mut answering = 0;
+    for service in world.services_named(host).take(MOST_LOOKED_AT) {
+        answering += usize::from(answer.service(world, identities, mesh, service));
+        if answering == MOST_NAMED || answer.bytes > MOST_BYTES {
             break;
         }
-        documents.push(dataplane);
     }
-    documents
+    answer.documents
+}
+
+/// Documents of Services, up to their bound.
+#[derive(Default)]
+struct Answer<'w> {
+    documents: Vec<Named>,
+    bytes: usize,
+    /// Pods whose Dataplanes are among them.
+    pods: HashSet<&'w Key>,
+}
+
+impl<'w> Answer<'w> {
+    /// Adds the MeshService of a Service, and the Dataplanes behind it. Returns false if no member of the mesh is there.
+    fn service(
+        &mut self,
+        world: &'w World,
+        identities: &Identities,
+        mesh: &str,
+        service: &'w Service,
+    ) -> bool {
+        let (pods, others) = world.behind(&service.key);
+        let is_member = |pod: &Pod| pod.is_onboarded() && mesh_of(pod) == mesh;
+        let members: Vec<&Pod> = pods.iter().map(|(pod, _)| *pod).filter(|pod| is_member(pod)).collect();
+        let are_all_members = members.len() == pods.len() && others == 0;
+        // While pods of a Service are onboarded one after the other, kube-proxy spreads calls over all of them. Under STRICT its
+        // choice could be a member, which refuses plain connections.
+        if members.is_empty() || !(are_all_members || is_strict(world, mesh)) {
+            return false;
+        }
+        if !self.add(service::mesh_service(identities, mesh, service, &members)) {
+            return true;
+        }
+        let ready = pods.iter().filter(|(pod, ready)| *ready && is_member(pod)).map(|(pod, _)| *pod);
+        for pod in ready.take(MOST_ENDPOINTS) {
+            if self.pods.insert(&pod.key) && !self.add(dataplane(world, Some(identities), pod)) {
+                break;
+            }
+        }
+        true
+    }
+
+    /// Adds a document. Returns false if it has no place, and then no other one has.
+    fn add(&mut self, document: Named) -> bool {
+        self.bytes += document.text.len();
+        let fits = self.bytes <= MOST_BYTES;
+        if fits {
+            self.documents.push(document);
+        }
+        fits
+    }
 }
 
 /// Returns true if the mesh lets in members only.

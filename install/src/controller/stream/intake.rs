@@ -155,6 +155,18 @@ mod tests {
     }
 
     #[test]
+    fn fields_of_a_newer_sidecar_are_passed_over() {
+        let sent = request(1);
+        // Field 2000, a number, and field 2001, a text: of the request, and of its report at its end.
+        let newer = [&[0x80, 0x7d, 1][..], &[0x8a, 0x7d, 2, b'h', b'i']].concat();
+        let report = [sent.report.clone().unwrap().encode_to_vec(), newer.clone()].concat();
+        let mut bytes = DeltaDiscoveryRequest { report: None, ..sent.clone() }.encode_to_vec();
+        prost::encoding::bytes::encode(REPORT, &report, &mut bytes);
+        bytes.extend(newer);
+        assert_eq!(Request::decode(&*bytes).unwrap(), Request { asked: sent, is_too_long: false });
+    }
+
+    #[test]
     fn the_longest_report_is_no_longer_than_is_read() {
         let entry = Traffic {
             outbound: true,

@@ -4,23 +4,27 @@
 //! Responses are not held back until the one before is acknowledged: a destination that a connection waits for must not wait for
 //! a sidecar that compiles another one. The channel to the connection bounds how many are under way.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use culvert_control::messages::{
     Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Destination, Document, NamedDocument, Resource,
     Status,
 };
-use culvert_control::{DESTINATION, DOCUMENT, MAX_DESTINATIONS, WILDCARD};
+use culvert_control::{DESTINATION, DOCUMENT, MAX_DESTINATIONS, MAX_NAMES, WILDCARD};
 use prost::Message;
 
 use crate::controller::compile::Named;
+use crate::controller::world::Host;
 
 /// Bytes of resources after which a response ends and the next one begins. A sidecar reads messages of 4 MiB; one document has at
 /// most the API server's 1.5 MiB, and a destination [`MOST_BYTES`](crate::controller::compile::MOST_BYTES).
 pub(crate) const PIECE: usize = 1 << 20;
-/// Longest name of a resource that is read: an IPv6 address and a port take 47 bytes.
-const MAX_NAME: usize = 64;
+/// Longest name of an address that is read: an IPv6 address and a port take 47 bytes.
+const MAX_ADDRESS: usize = 64;
+/// Characters of a peer's words in an answer and in the log.
+const MAX_WORDS: usize = 64;
 
 /// Content of a resource, told apart from another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +56,36 @@ impl Version {
 /// A request that no answer can follow: the stream ends with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Wrong {
-    #[error("type {0:?} is not one of this stream's")]
-    Type(String),
-    #[error("{0:?} is no address and port")]
+    #[error("{0:?} is neither an address and port nor a host name in lower case")]
     Name(String),
-    #[error("more than {MAX_DESTINATIONS} destinations are followed at a time")]
+    #[error("more than {MAX_DESTINATIONS} destinations or {MAX_NAMES} host names are followed at a time")]
     TooMany,
+}
+
+/// Destination, as a sidecar names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Address and port.
+    At(SocketAddr),
+    /// Host name.
+    Named(Host),
+}
+
+impl Place {
+    fn read(name: &str) -> Result<Self, Wrong> {
+        let at = Some(name).filter(|name| name.len() <= MAX_ADDRESS).and_then(|name| name.parse().ok());
+        let place = at.map(Self::At).or_else(|| Host::read(name).map(Self::Named));
+        place.ok_or_else(|| Wrong::Name(name.chars().take(MAX_WORDS).collect()))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(at) => at.fmt(f),
+            Self::Named(host) => host.fmt(f),
+        }
+    }
 }
 
 /// The things that a request asks to be sent.
@@ -66,11 +94,13 @@ pub(crate) struct Asked {
     /// True for the documents about the pod.
     pub documents: bool,
     /// Destinations that are new, or asked again.
-    pub destinations: Vec<SocketAddr>,
+    pub destinations: Vec<Place>,
     /// Destinations that are given up.
-    pub given_up: Vec<SocketAddr>,
+    pub given_up: Vec<Place>,
     /// Nonce and words of a refused response.
     pub refused: Option<(String, String)>,
+    /// Type that is not known, where it is the stream's first.
+    pub unknown: Option<String>,
 }
 
 /// State of one stream.
@@ -80,6 +110,10 @@ pub(crate) struct Session {
     documents: Option<BTreeMap<String, Option<Version>>>,
     /// Destinations that it follows, with the versions that it has.
     destinations: HashMap<SocketAddr, Option<Version>>,
+    /// Host names that it follows.
+    names: HashMap<Host, Option<Version>>,
+    /// True once it has asked for a type that is not known.
+    asked_unknown: bool,
     nonce: u64,
 }
 
@@ -87,42 +121,60 @@ impl Session {
     /// Takes a request in.
     pub(crate) fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<Asked, Wrong> {
         let mut asked = Asked::default();
+        if !is_known(&request.type_url) {
+            // A sidecar that is newer than the controller asks for more, and does without it.
+            let is_first = !std::mem::replace(&mut self.asked_unknown, true);
+            asked.unknown = is_first.then(|| request.type_url.chars().take(MAX_WORDS).collect());
+            return Ok(asked);
+        }
         if let Some(Status { code: _, message }) = request.error_detail.clone() {
             asked.refused = Some((request.response_nonce.clone(), message));
         }
-        match request.type_url.as_str() {
-            DOCUMENT => {
-                let subscribes = request.resource_names_subscribe.iter().any(|name| name == WILDCARD);
-                if subscribes && self.documents.is_none() {
-                    let had = request.initial_resource_versions.iter();
-                    let had = had.map(|(name, version)| (name.clone(), Version::read(version)));
-                    self.documents = Some(had.collect());
-                    asked.documents = true;
-                }
-            }
-            DESTINATION => self.take_destinations(&request, &mut asked)?,
-            other => return Err(Wrong::Type(other.chars().take(MAX_NAME).collect())),
+        if request.type_url == DESTINATION {
+            self.take_destinations(&request, &mut asked)?;
+        } else if request.resource_names_subscribe.iter().any(|name| name == WILDCARD)
+            && self.documents.is_none()
+        {
+            let had = request.initial_resource_versions.iter();
+            let had = had.map(|(name, version)| (name.clone(), Version::read(version)));
+            self.documents = Some(had.collect());
+            asked.documents = true;
         }
         Ok(asked)
     }
 
     fn take_destinations(&mut self, request: &DeltaDiscoveryRequest, asked: &mut Asked) -> Result<(), Wrong> {
-        for name in &request.resource_names_unsubscribe {
-            let at = address(name)?;
-            if self.destinations.remove(&at).is_some() {
-                asked.given_up.push(at);
-            }
-        }
-        for name in &request.resource_names_subscribe {
-            let at = address(name)?;
+        // All names are read first: what a stream that ends with this request followed stays known until it is gone.
+        let read =
+            |names: &[String]| names.iter().map(|name| Place::read(name)).collect::<Result<Vec<_>, _>>();
+        let (given_up, subscribed) =
+            (read(&request.resource_names_unsubscribe)?, read(&request.resource_names_subscribe)?);
+        asked.given_up = given_up.into_iter().filter(|place| self.give_up(place)).collect();
+        for (name, place) in request.resource_names_subscribe.iter().zip(subscribed) {
             let had = request.initial_resource_versions.get(name).and_then(|text| Version::read(text));
-            self.destinations.insert(at, had);
-            if self.destinations.len() > MAX_DESTINATIONS {
+            self.follow(&place, had);
+            if self.destinations.len() > MAX_DESTINATIONS || self.names.len() > MAX_NAMES {
+                asked.given_up.iter().for_each(|place| self.follow(place, None));
                 return Err(Wrong::TooMany);
             }
-            asked.destinations.push(at);
+            asked.destinations.push(place);
         }
         Ok(())
+    }
+
+    fn follow(&mut self, place: &Place, had: Option<Version>) {
+        match place {
+            Place::At(at) => _ = self.destinations.insert(*at, had),
+            Place::Named(host) => _ = self.names.insert(host.clone(), had),
+        }
+    }
+
+    /// Forgets a destination. Returns true if it was followed.
+    fn give_up(&mut self, place: &Place) -> bool {
+        match place {
+            Place::At(at) => self.destinations.remove(at).is_some(),
+            Place::Named(host) => self.names.remove(host).is_some(),
+        }
     }
 
     pub(crate) fn wants_documents(&self) -> bool {
@@ -130,8 +182,23 @@ impl Session {
     }
 
     /// Followed destinations at these addresses.
-    pub(crate) fn at(&self, is: impl Fn(std::net::IpAddr) -> bool) -> Vec<SocketAddr> {
+    pub(crate) fn at(&self, is: impl Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
         self.destinations.keys().filter(|at| is(at.ip())).copied().collect()
+    }
+
+    /// Followed host names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Host> {
+        self.names.keys()
+    }
+
+    /// Followed destinations at these addresses and of these names.
+    pub(crate) fn among(&self, addresses: &HashSet<IpAddr>, names: &HashSet<Host>) -> Vec<Place> {
+        let at = match addresses.is_empty() {
+            true => Vec::new(),
+            false => self.at(|ip| addresses.contains(&ip)),
+        };
+        let named = names.iter().filter(|name| self.names.contains_key(*name)).cloned();
+        at.into_iter().map(Place::At).chain(named.map(Place::Named)).collect()
     }
 
     /// Returns the change to the documents about the pod, in pieces. The first time there is one even if it is empty, so that the
@@ -163,14 +230,15 @@ impl Session {
     }
 
     /// Returns the change to destinations. One that is asked for anew, and of which the sidecar has no version, is always in it.
-    pub(crate) fn destinations(
-        &mut self,
-        now: Vec<(SocketAddr, Vec<Named>)>,
-    ) -> Option<DeltaDiscoveryResponse> {
+    pub(crate) fn destinations(&mut self, now: Vec<(Place, Vec<Named>)>) -> Option<DeltaDiscoveryResponse> {
         let mut resources = Vec::new();
-        for (at, documents) in now {
+        for (place, documents) in now {
+            let had = match &place {
+                Place::At(at) => self.destinations.get_mut(at),
+                Place::Named(host) => self.names.get_mut(host),
+            };
             // Given up meanwhile.
-            let Some(had) = self.destinations.get_mut(&at) else { continue };
+            let Some(had) = had else { continue };
             let pieces = documents.iter().flat_map(|one| [one.name.as_bytes(), one.text.as_bytes()]);
             let version = Version::of(pieces);
             if *had == Some(version) {
@@ -179,7 +247,7 @@ impl Session {
             *had = Some(version);
             let documents = documents.into_iter().map(|Named { name, text }| NamedDocument { name, text });
             let destination = Destination { documents: documents.collect() };
-            resources.push(resource(at.to_string(), version, DESTINATION, &destination));
+            resources.push(resource(place.to_string(), version, DESTINATION, &destination));
         }
         (!resources.is_empty()).then(|| self.response(DESTINATION, resources, Vec::new()))
     }
@@ -206,12 +274,8 @@ fn resource(name: String, version: Version, kind: &str, content: &impl Message) 
     Resource { version: version.text(), resource: Some(resource), name }
 }
 
-fn address(name: &str) -> Result<SocketAddr, Wrong> {
-    let text = || name.chars().take(MAX_NAME).collect();
-    if name.len() > MAX_NAME {
-        return Err(Wrong::Name(text()));
-    }
-    name.parse().map_err(|_| Wrong::Name(text()))
+fn is_known(kind: &str) -> bool {
+    [DOCUMENT, DESTINATION].contains(&kind)
 }
 
 #[cfg(test)]
@@ -229,6 +293,10 @@ mod tests {
             resource_names_subscribe: texts(subscribe),
             ..Default::default()
         }
+    }
+
+    fn place(name: &str) -> Place {
+        Place::read(name).unwrap()
     }
 
     fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
@@ -305,7 +373,7 @@ mod tests {
         before.take(ask(DESTINATION, &["10.0.0.1:80", "10.0.0.2:80"])).unwrap();
         let documents = || vec![named("Mesh/default", "a"), named("Dataplane/x", "b")];
         let destination = |text: &str| {
-            let at = |ip: &str| format!("{ip}:80").parse().unwrap();
+            let at = |ip: &str| place(&format!("{ip}:80"));
             vec![
                 (at("10.0.0.1"), vec![named("Dataplane/y", "y")]),
                 (at("10.0.0.2"), vec![named("Dataplane/z", text)]),
@@ -335,37 +403,89 @@ mod tests {
     #[test]
     fn destinations_are_answered_followed_and_given_up() {
         let mut session = Session::default();
-        let (one, two): (SocketAddr, SocketAddr) =
-            ("10.0.0.1:80".parse().unwrap(), "[fd00::1]:443".parse().unwrap());
-        let asked = session.take(ask(DESTINATION, &["10.0.0.1:80", "[fd00::1]:443"])).unwrap();
-        assert_eq!(asked.destinations, [one, two]);
-        let answer =
-            session.destinations(vec![(one, Vec::new()), (two, vec![named("Dataplane/y", "y")])]).unwrap();
-        assert_eq!(names(&answer), ["10.0.0.1:80", "[fd00::1]:443"], "nobody is an answer too");
-        assert_eq!(session.destinations(vec![(one, Vec::new())]), None);
-        assert_eq!(session.at(|ip| ip == one.ip()), [one]);
+        let (one, two, web) = (place("10.0.0.1:80"), place("[fd00::1]:443"), place("web.shop.mesh"));
+        let asked =
+            session.take(ask(DESTINATION, &["10.0.0.1:80", "[fd00::1]:443", "web.shop.mesh"])).unwrap();
+        assert_eq!(asked.destinations, [one.clone(), two.clone(), web.clone()]);
+        let full = || vec![named("Dataplane/y", "y")];
+        let now = vec![(one.clone(), Vec::new()), (web.clone(), Vec::new()), (two.clone(), full())];
+        let answer = session.destinations(now).unwrap();
+        assert_eq!(
+            names(&answer),
+            ["10.0.0.1:80", "web.shop.mesh", "[fd00::1]:443"],
+            "nobody is an answer too"
+        );
+        assert_eq!(session.destinations(vec![(one.clone(), Vec::new()), (web.clone(), Vec::new())]), None);
+        let (ips, hosts) = (
+            ["10.0.0.1".parse().unwrap()].into(),
+            ["web.shop.mesh", "x"].map(|name| Host::read(name).unwrap()).into(),
+        );
+        assert_eq!(session.among(&ips, &hosts), [one.clone(), web.clone()]);
+        assert_eq!(session.among(&HashSet::new(), &HashSet::new()), []);
+        assert_eq!(names(&session.destinations(vec![(web.clone(), full())]).unwrap()), ["web.shop.mesh"]);
         let mut request = ask(DESTINATION, &[]);
-        request.resource_names_unsubscribe = vec![one.to_string(), "10.9.9.9:1".to_owned()];
-        assert_eq!(session.take(request).unwrap().given_up, [one]);
-        assert_eq!(session.destinations(vec![(one, vec![named("Dataplane/z", "z")])]), None);
-        // Asked again without a version: it has forgotten it.
-        let asked = session.take(ask(DESTINATION, &["[fd00::1]:443"])).unwrap();
-        assert_eq!(asked.destinations, [two]);
-        assert!(session.destinations(vec![(two, vec![named("Dataplane/y", "y")])]).is_some());
+        request.resource_names_unsubscribe =
+            ["10.0.0.1:80", "10.9.9.9:1", "web.shop.mesh", "x"].map(str::to_owned).to_vec();
+        assert_eq!(session.take(request).unwrap().given_up, [one.clone(), web.clone()]);
+        assert_eq!(session.destinations(vec![(one, full()), (web.clone(), Vec::new())]), None);
+        // Asked again without a version: it has forgotten it. With one: it has it.
+        let mut request = ask(DESTINATION, &["[fd00::1]:443", "web.shop.mesh"]);
+        let version = answer.resources[1].version.clone();
+        request.initial_resource_versions = [("web.shop.mesh".to_owned(), version)].into();
+        assert_eq!(session.take(request).unwrap().destinations, [two.clone(), web.clone()]);
+        assert_eq!(session.destinations(vec![(web, Vec::new())]), None);
+        assert!(session.destinations(vec![(two, full())]).is_some());
     }
 
     #[test]
     fn requests_that_break_the_protocol() {
         let mut session = Session::default();
-        assert_eq!(session.take(ask("other", &["*"])), Err(Wrong::Type("other".to_owned())));
-        for name in ["", "web", "10.0.0.1", "10.0.0.1:99999", &"x".repeat(1000)] {
+        for name in ["", "web:80", "10.0.0.1:99999", "Web", "web.", "*", &"x".repeat(1000)] {
             assert!(matches!(session.take(ask(DESTINATION, &[name])), Err(Wrong::Name(_))), "{name}");
         }
-        let names: Vec<String> =
+        let addresses: Vec<String> =
             (0..=MAX_DESTINATIONS).map(|n| format!("10.0.{}.{}:80", n / 256, n % 256)).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        assert_eq!(Session::default().take(ask(DESTINATION, &names)), Err(Wrong::TooMany));
-        assert!(Session::default().take(ask(DESTINATION, &names[1..])).is_ok());
+        let hosts: Vec<String> = (0..=MAX_NAMES).map(|n| format!("web-{n}.mesh")).collect();
+        let [addresses, hosts] =
+            [&addresses, &hosts].map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
+        for names in [&addresses, &hosts] {
+            assert_eq!(Session::default().take(ask(DESTINATION, names)), Err(Wrong::TooMany));
+        }
+        // Both at once, and the same ones again.
+        let most = [&addresses[1..], &hosts[1..]].concat();
+        assert!(session.take(ask(DESTINATION, &most)).is_ok());
+        assert!(session.take(ask(DESTINATION, &most)).is_ok());
+        // What it followed stays known to the end, so that it is followed no more then.
+        for (names, wrong) in
+            [(vec!["no name"], None), (vec![addresses[0], hosts[0], hosts[1]], Some(Wrong::TooMany))]
+        {
+            let mut request = ask(DESTINATION, &names);
+            request.resource_names_unsubscribe = vec![addresses[1].to_owned(), hosts[1].to_owned()];
+            let error = session.take(request).unwrap_err();
+            assert!(wrong.is_none_or(|wrong| wrong == error));
+            let all = session.at(|_| true);
+            assert!(
+                all.contains(&addresses[1].parse().unwrap())
+                    && session.names().any(|name| name.to_string() == hosts[1])
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_of_an_unknown_type_is_passed_over() {
+        let mut session = Session::default();
+        session.take(ask(DESTINATION, &["web.shop.mesh"])).unwrap();
+        let mut request = ask(&"new".repeat(100), &["*", "no name"]);
+        request.resource_names_unsubscribe = vec!["web.shop.mesh".to_owned()];
+        request.response_nonce = "1".to_owned();
+        request.error_detail = Some(Status { code: 3, message: "no".to_owned() });
+        let unknown = |kind: &str| Ok(Asked { unknown: Some(kind.to_owned()), ..Asked::default() });
+        assert_eq!(session.take(request.clone()), unknown(&"new".repeat(100)[..MAX_WORDS]));
+        assert_eq!(session.take(request), Ok(Asked::default()), "it is said once");
+        assert_eq!(session.take(ask("other", &["*"])), Ok(Asked::default()));
+        assert!(session.documents.is_none() && session.names().count() == 1);
+        assert!(session.take(ask(DOCUMENT, &["*"])).unwrap().documents);
+        assert_eq!(Session::default().take(ask("", &["*"])), unknown(""));
     }
 
     #[test]

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One sidecar's stream: requests in, changes out.
 
-use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_control::frame::{Frames, framed};
 use culvert_control::messages::DeltaDiscoveryResponse;
-use culvert_control::{DOCUMENT, MAX_REQUEST};
+use culvert_control::{DESTINATION, DOCUMENT, MAX_REQUEST};
 use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::Incoming;
@@ -18,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::grpc::{self, Messages, Piece, Status};
 use super::intake::{Intake, Request};
 use super::reviewed::{self, Caller};
-use super::session::{Asked, PIECE, Session};
+use super::session::{Asked, PIECE, Place, Session};
 use crate::controller::compile::{self, Named, mesh_of};
 use crate::controller::followers::{Inbox, StreamId};
 use crate::controller::key::Key;
@@ -101,7 +100,8 @@ impl Following {
 impl Drop for Following {
     fn drop(&mut self) {
         let addresses = self.session.at(|_| true).into_iter().map(|at| at.ip());
-        self.shared.followers().remove(self.id, &self.caller.pod, addresses);
+        let names = self.session.names().cloned();
+        self.shared.followers().remove(self.id, &self.caller.pod, addresses, names);
         self.intake.end(&self.shared);
         self.shared.metrics.connected(&self.image, -1);
     }
@@ -140,23 +140,23 @@ impl Following {
     async fn answer(&mut self, request: Request, queue: &mpsc::Sender<Piece>) -> Result<(), Status> {
         let began = Instant::now();
         let request = self.intake.take(&self.shared, &self.caller, request);
-        let about = if request.type_url == DOCUMENT { Sent::Documents } else { Sent::Destinations };
-        self.inbox.unacknowledged.answered(about, &request.response_nonce);
-        let Asked { documents, destinations, given_up, refused } =
+        let about = match request.type_url.as_str() {
+            DOCUMENT => Some(Sent::Documents),
+            DESTINATION => Some(Sent::Destinations),
+            _ => None,
+        };
+        if let Some(about) = about {
+            self.inbox.unacknowledged.answered(about, &request.response_nonce);
+        }
+        let Asked { documents, destinations, given_up, refused, unknown } =
             self.session.take(request).map_err(|wrong| Status::new(3, wrong))?;
         if let Some((nonce, words)) = refused {
             self.refused(&nonce, &words);
         }
-        {
-            let mut followers = self.shared.followers();
-            for at in given_up {
-                // Another port of the address may be followed still.
-                if self.session.at(|ip| ip == at.ip()).is_empty() {
-                    followers.leave(self.id, at.ip());
-                }
-            }
-            destinations.iter().for_each(|at| followers.follow(self.id, at.ip()));
+        if let Some(kind) = unknown {
+            tracing::debug!(pod = %self.caller.pod, kind, "a sidecar asks for a type that is not known: it may be newer");
         }
+        self.follow(&destinations, &given_up);
         if documents {
             self.documents(true, queue).await?;
         }
@@ -165,6 +165,27 @@ impl Following {
             self.shared.metrics.lookups.observe(began.elapsed().as_secs_f64());
         }
         Ok(())
+    }
+
+    /// Notes what the stream follows and what it follows no more.
+    fn follow(&self, destinations: &[Place], given_up: &[Place]) {
+        let mut followers = self.shared.followers();
+        for place in given_up {
+            match place {
+                // Another port of the address may be followed still.
+                Place::At(at) if self.session.at(|ip| ip == at.ip()).is_empty() => {
+                    followers.leave(self.id, at.ip());
+                }
+                Place::At(_) => {}
+                Place::Named(host) => followers.leave_name(self.id, host),
+            }
+        }
+        for place in destinations {
+            match place {
+                Place::At(at) => followers.follow(self.id, at.ip()),
+                Place::Named(host) => followers.follow_name(self.id, host),
+            }
+        }
     }
 
     /// Notes that the sidecar refuses a response.
@@ -187,9 +208,9 @@ impl Following {
         if waiting.documents {
             self.documents(false, queue).await?;
         }
-        if !waiting.addresses.is_empty() {
-            let touched = |ip: IpAddr| waiting.addresses.contains(&ip);
-            self.destinations(self.session.at(touched), queue).await?;
+        let concerned = self.session.among(&waiting.addresses, &waiting.names);
+        if !concerned.is_empty() {
+            self.destinations(concerned, queue).await?;
         }
         Ok(())
     }
@@ -212,11 +233,7 @@ impl Following {
     }
 
     /// Sends destinations as they are compiled, so that a sidecar that asks for thousands fills no memory here.
-    async fn destinations(
-        &mut self,
-        asked: Vec<SocketAddr>,
-        queue: &mpsc::Sender<Piece>,
-    ) -> Result<(), Status> {
+    async fn destinations(&mut self, asked: Vec<Place>, queue: &mpsc::Sender<Piece>) -> Result<(), Status> {
         let identities = self.shared.identities();
         let (mut ready, mut bytes) = (Vec::new(), 0);
         for batch in asked.chunks(BATCH) {
@@ -225,17 +242,20 @@ impl Following {
                 let pod =
                     reviewed::living(&world, &self.caller).map_err(|gone| Status::new(gone.code(), gone))?;
                 let mesh = mesh_of(pod);
-                let of = |at: &SocketAddr| (*at, compile::destination(&world, &identities, mesh, *at));
-                batch.iter().map(of).collect()
+                let of = |place: &Place| match place {
+                    Place::At(at) => compile::destination(&world, &identities, mesh, *at),
+                    Place::Named(host) => compile::named(&world, &identities, mesh, host),
+                };
+                batch.iter().map(|place| (place.clone(), of(place))).collect()
             };
-            for (at, documents) in compiled {
+            for (place, documents) in compiled {
                 let length = documents.iter().map(|one| one.text.len()).sum::<usize>();
                 if bytes + length > PIECE && !ready.is_empty() {
                     self.send_destinations(std::mem::take(&mut ready), queue).await?;
                     bytes = 0;
                 }
                 bytes += length;
-                ready.push((at, documents));
+                ready.push((place, documents));
             }
         }
         self.send_destinations(ready, queue).await
@@ -243,7 +263,7 @@ impl Following {
 
     async fn send_destinations(
         &mut self,
-        ready: Vec<(SocketAddr, Vec<Named>)>,
+        ready: Vec<(Place, Vec<Named>)>,
         queue: &mpsc::Sender<Piece>,
     ) -> Result<(), Status> {
         match self.session.destinations(ready) {

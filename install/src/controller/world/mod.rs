@@ -2,11 +2,13 @@
 //! The cluster as far as the controller knows it, and what a change of it concerns. Pure.
 //!
 //! ```text
-//! watches ──put, remove──▶ World ──Touched: addresses, pods, documents──▶ the sessions that follow them
+//! watches ──put, remove──▶ World ──Touched: addresses, words of Services, pods, documents──▶ the sessions that follow them
 //! ```
 
 mod documents;
+mod names;
 mod objects;
+mod services;
 mod slices;
 #[cfg(test)]
 mod tests;
@@ -19,9 +21,11 @@ pub(crate) use self::documents::{
     ACCEPTED, BY_ACCOUNT, DEFAULT_MESH, Documents, Good, MeshDocument, Stated, Told, first_mesh,
     names_callers,
 };
+pub(crate) use self::names::{Host, Words};
 pub(crate) use self::objects::{
     ContainerPort, Life, Pod, RawPod, RawService, Service, ServicePort, Slice, TargetPort,
 };
+use self::services::AllServices;
 use self::slices::Slices;
 use super::key::Key;
 
@@ -34,9 +38,7 @@ pub(crate) struct World {
     pods: HashMap<Key, Pod>,
     /// Pods by their addresses.
     of_address: HashMap<IpAddr, Key>,
-    services: HashMap<Key, Service>,
-    /// Services by their own addresses.
-    of_service_address: HashMap<IpAddr, Key>,
+    services: AllServices,
     slices: Slices,
     /// Pods with a sidecar by their kinds, those of one account and mesh with the same lasting labels, and by their Services.
     kinds: HashMap<PodKind, BTreeMap<Services, BTreeSet<Key>>>,
@@ -61,6 +63,8 @@ type Services = Vec<Key>;
 pub(crate) struct Touched {
     /// Addresses behind which something else stands now.
     pub addresses: HashSet<IpAddr>,
+    /// Words of Services that differ, or behind which something else stands now.
+    pub services: HashSet<Words>,
     /// Pods whose own document may differ.
     pub pods: HashSet<Key>,
     /// True if documents for many pods may differ.
@@ -69,8 +73,13 @@ pub(crate) struct Touched {
 
 impl Touched {
     pub(crate) fn is_nothing(&self) -> bool {
-        let Self { addresses, pods, documents } = self;
-        addresses.is_empty() && pods.is_empty() && !documents
+        let Self { addresses, services, pods, documents } = self;
+        addresses.is_empty() && services.is_empty() && pods.is_empty() && !documents
+    }
+
+    fn service(&mut self, service: &Service) {
+        self.addresses.extend(&service.addresses);
+        self.services.insert(service.words.clone());
     }
 }
 
@@ -212,7 +221,12 @@ impl World {
     }
 
     pub(crate) fn service_at(&self, address: IpAddr) -> Option<&Service> {
-        self.of_service_address.get(&address).and_then(|key| self.services.get(key))
+        self.services.at(address)
+    }
+
+    /// Services that a host name could mean, the likelier ones first.
+    pub(crate) fn services_named(&self, host: &Host) -> impl Iterator<Item = &Service> {
+        self.services.named(host)
     }
 
     /// Services with the pod among their endpoints, in the order of their names.
@@ -304,8 +318,7 @@ impl World {
     }
 
     fn touch_services_of(&self, pod: &Key, touched: &mut Touched) {
-        let addresses = self.services_of(pod).flat_map(|service| &service.addresses);
-        touched.addresses.extend(addresses);
+        self.services_of(pod).for_each(|service| touched.service(service));
     }
 
     fn put_service(&mut self, service: Service, touched: &mut Touched) {
@@ -315,11 +328,8 @@ impl World {
         }
         self.touch_callers(touched);
         self.remove_service(&key, touched);
-        for address in &service.addresses {
-            self.of_service_address.insert(*address, key.clone());
-            touched.addresses.insert(*address);
-        }
-        self.services.insert(key.clone(), service);
+        touched.service(&service);
+        self.services.insert(service);
         self.touch_pods_of(&key, touched);
     }
 
@@ -332,12 +342,7 @@ impl World {
     fn remove_service(&mut self, key: &Key, touched: &mut Touched) {
         let Some(old) = self.services.remove(key) else { return };
         self.touch_callers(touched);
-        for address in old.addresses {
-            touched.addresses.insert(address);
-            if self.of_service_address.get(&address) == Some(key) {
-                self.of_service_address.remove(&address);
-            }
-        }
+        touched.service(&old);
         self.touch_pods_of(key, touched);
     }
 
@@ -378,8 +383,8 @@ impl World {
         if changed {
             self.touch_callers(touched);
         }
-        for service in &differ.services {
-            touched.addresses.extend(self.services.get(service).into_iter().flat_map(|one| &one.addresses));
+        for service in differ.services.iter().filter_map(|key| self.services.get(key)) {
+            touched.service(service);
         }
         self.touch_pods(&differ.pods, touched);
     }

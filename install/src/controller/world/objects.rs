@@ -10,6 +10,7 @@ use kube::core::{NotUsed, Object, ObjectMeta};
 use serde::Deserialize;
 
 use super::super::key::Key;
+use super::names::Words;
 use crate::inject::{IDENTITY_FOLDER, IDENTITY_VOLUME};
 
 /// Name of the sidecar's container.
@@ -25,6 +26,8 @@ const MESH: &str = "kuma.io/mesh";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Address of a Service without one.
 const HEADLESS: &str = "None";
+/// Type of a Service that is another name for a host, whatever it selects.
+const EXTERNAL_NAME: &str = "ExternalName";
 
 /// Labels that differ between pods of one workload, or between its versions: no policy chooses by them.
 const PASSING: [&str; 6] = [
@@ -119,6 +122,8 @@ impl Container {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ServiceSpec {
+    #[serde(rename = "type")]
+    kind: String,
     #[serde(rename = "clusterIP")]
     cluster_ip: Option<String>,
     #[serde(rename = "clusterIPs")]
@@ -319,6 +324,8 @@ pub(crate) struct Service {
     pub key: Key,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Words by which host names find it.
+    pub words: Words,
     /// Its own addresses; none for a headless one.
     pub addresses: Vec<IpAddr>,
     /// Labels of the pods behind it.
@@ -328,10 +335,11 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Reads a Service. `None` for one without a selector: its endpoints are written by hand, and need be no pods.
+    /// Reads a Service. `None` for one without a selector, whose endpoints are written by hand and need be no pods, and for another
+    /// name of a host.
     pub(crate) fn read(raw: RawService) -> Option<Self> {
         let Object { metadata, spec, .. } = raw;
-        if spec.selector.is_empty() {
+        if spec.selector.is_empty() || spec.kind == EXTERNAL_NAME {
             return None;
         }
         let mut texts = spec.cluster_ips;
@@ -346,9 +354,12 @@ impl Service {
             target: target_port,
             protocol: app_protocol,
         });
+        let key = Key::of(&metadata);
+        let labels = metadata.labels.unwrap_or_default();
         Some(Self {
-            key: Key::of(&metadata),
-            labels: metadata.labels.unwrap_or_default(),
+            words: Words::of(key.name(), &labels),
+            key,
+            labels,
             addresses: addresses.collect(),
             selector: spec.selector,
             ports: ports.collect(),

@@ -46,8 +46,9 @@ fn slice(service: &str, pods: &[(&str, bool)]) -> Slice {
     Slice::read(&serde_json::from_value(metadata).unwrap(), data).unwrap()
 }
 
-fn touched(addresses: &[&str], pods: &[&str]) -> Touched {
+fn touched(addresses: &[&str], services: &[&str], pods: &[&str]) -> Touched {
     Touched {
+        services: services.iter().map(|name| Words::of(name, &BTreeMap::new())).collect(),
         addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
         pods: pods.iter().map(|name| Key::new("shop", name)).collect(),
         documents: false,
@@ -78,6 +79,11 @@ fn services_and_slices_that_say_nothing_are_left_out() {
     let read = service("web", "10.96.0.1");
     assert_eq!((read.ports.len(), read.addresses.len()), (1, 1));
     assert!(service("web", "None").addresses.is_empty());
+    let external = json!({
+        "metadata": { "name": "x" },
+        "spec": { "type": "ExternalName", "externalName": "example.com", "selector": { "app": "web" }, "ports": [{ "port": 80 }] },
+    });
+    assert_eq!(Service::read(serde_json::from_value(external).unwrap()), None, "another name of a host");
     let bare = json!({ "metadata": { "name": "x" }, "spec": { "clusterIP": "10.96.0.9", "ports": [{ "port": 80 }] } });
     assert_eq!(Service::read(serde_json::from_value(bare).unwrap()), None, "it selects nothing");
     let metadata: kube::core::ObjectMeta =
@@ -90,15 +96,15 @@ fn a_change_concerns_addresses_and_pods_and_no_others() {
     let mut world = World::default();
     world.put(Put::Service(service("web", "10.96.0.1")));
     let first = world.put(Put::Pod(pod("a", "10.0.0.1", |_| {})));
-    assert_eq!(first, touched(&["10.0.0.1", "fd00::1"], &["a"]));
+    assert_eq!(first, touched(&["10.0.0.1", "fd00::1"], &[], &["a"]));
     assert!(world.put(Put::Pod(pod("a", "10.0.0.1", |_| {}))).is_nothing(), "the same again");
     // Something that is not kept.
     let heartbeat = pod("a", "10.0.0.1", |pod| pod["status"]["hostIP"] = "192.0.2.1".into());
     assert!(world.put(Put::Pod(heartbeat)).is_nothing());
     let joined = world.put(Put::Slice(slice("web", &[("a", true)])));
-    assert_eq!(joined, touched(&["10.96.0.1", "10.0.0.1", "fd00::1"], &["a"]));
+    assert_eq!(joined, touched(&["10.96.0.1", "10.0.0.1", "fd00::1"], &["web"], &["a"]));
     // Readiness of an endpoint is the Service's matter alone.
-    assert_eq!(world.put(Put::Slice(slice("web", &[("a", false)]))), touched(&["10.96.0.1"], &[]));
+    assert_eq!(world.put(Put::Slice(slice("web", &[("a", false)]))), touched(&["10.96.0.1"], &["web"], &[]));
     assert!(world.put(Put::Slice(slice("web", &[("a", false)]))).is_nothing());
     let web = Key::new("shop", "web");
     let (behind, others) = world.behind(&web);
@@ -106,14 +112,71 @@ fn a_change_concerns_addresses_and_pods_and_no_others() {
     assert_eq!(world.services_of(&Key::new("shop", "a")).count(), 1);
     // The pod's own change reaches the Service's callers.
     let not_ready = pod("a", "10.0.0.1", |pod| pod["status"]["conditions"] = json!([]));
-    assert_eq!(world.put(Put::Pod(not_ready)), touched(&["10.96.0.1", "10.0.0.1", "fd00::1"], &["a"]));
+    assert_eq!(
+        world.put(Put::Pod(not_ready)),
+        touched(&["10.96.0.1", "10.0.0.1", "fd00::1"], &["web"], &["a"])
+    );
     let gone = world.remove(Of::Services, &Key::new("shop", "web"));
-    assert_eq!(gone, touched(&["10.96.0.1", "10.0.0.1", "fd00::1"], &["a"]));
+    assert_eq!(gone, touched(&["10.96.0.1", "10.0.0.1", "fd00::1"], &["web"], &["a"]));
     assert!(world.service_at("10.96.0.1".parse().unwrap()).is_none());
     world.remove(Of::Slices, &Key::new("shop", "web-x"));
     world.remove(Of::Pods, &Key::new("shop", "a"));
     assert!(world.pods.is_empty() && world.of_address.is_empty() && world.kinds.is_empty());
+    assert!(world.services.is_empty());
     assert!(world.keys(Of::Slices).is_empty());
+}
+
+#[test]
+fn a_change_of_a_headless_service_concerns_those_who_ask_for_its_name() {
+    let mut world = World::default();
+    let web = service("web", "None");
+    assert_eq!(world.put(Put::Service(web.clone())), touched(&[], &["web"], &[]));
+    assert!(world.put(Put::Service(web.clone())).is_nothing());
+    world.put(Put::Pod(pod("a", "10.0.0.1", |_| {})));
+    let joined = world.put(Put::Slice(slice("web", &[("a", true)])));
+    assert_eq!(joined, touched(&["10.0.0.1", "fd00::1"], &["web"], &["a"]));
+    // Labels are words, too, and those that it had concern the same names once more.
+    let labels = BTreeMap::from([("app".to_owned(), "front".to_owned())]);
+    let words = Words::of("web", &labels);
+    let relabelled = world.put(Put::Service(Service { labels, words: words.clone(), ..web.clone() }));
+    assert_eq!(relabelled.services, [web.words, words.clone()].into());
+    assert_eq!(world.remove(Of::Services, &Key::new("shop", "web")).services, [words].into());
+    assert!(world.services.is_empty());
+}
+
+#[test]
+fn services_that_a_name_could_mean() {
+    let mut world = World::default();
+    let mut put = |namespace: &str, name: &str, labels: &[&str]| {
+        let labels: BTreeMap<String, String> =
+            labels.iter().map(|value| (format!("label-{value}"), (*value).to_owned())).collect();
+        let (key, words) = (Key::new(namespace, name), Words::of(name, &labels));
+        world.put(Put::Service(Service { key, labels, words, ..service("x", "10.96.0.1") }));
+    };
+    put("shop", "web", &["Web", "1.2"]);
+    put("shop", "api", &["web", "blue"]);
+    put("bank", "web", &[]);
+    put("bank", "front", &["web", "blue"]);
+    put("bank", "shop", &["shop"]);
+    put("bank", "db-0", &["db_0"]);
+    for (name, expected) in [
+        ("web.bank.svc.mesh.local", &["bank/web", "bank/front", "shop/web", "shop/api"][..]),
+        ("web.shop.mesh", &["shop/web", "shop/api", "bank/shop", "bank/web", "bank/front"]),
+        ("web_bank_svc_80.mesh", &["bank/web", "bank/front", "shop/web", "shop/api"]),
+        ("mesh.web_bank_svc_80", &[]),
+        ("blue", &["bank/front", "shop/api"]),
+        ("db_0.mesh", &["bank/db-0"]),
+        ("db-0", &["bank/db-0"]),
+        ("bank.mesh", &[]),
+        ("web-1.mesh", &[]),
+        ("1.2", &[]),
+    ] {
+        let found: Vec<String> =
+            world.services_named(&Host::read(name).unwrap()).map(|one| one.key.to_string()).collect();
+        assert_eq!(found, expected, "{name}");
+    }
+    world.remove(Of::Services, &Key::new("bank", "front"));
+    assert_eq!(world.services_named(&Host::read("blue").unwrap()).count(), 1);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 mod mode;
+mod named;
 mod permissions;
 
 use culvert_mesh::kinds::Kind;
@@ -199,8 +200,8 @@ fn accounts_are_made_once_for_a_state_of_the_cluster() {
     assert_eq!(callers.of(&world, &identities(), "default").len(), 4);
 }
 
-#[test]
-fn a_destination_stays_below_its_bound() {
+/// A Service `web` in front of more pods than there is a place for.
+fn crowd() -> World {
     let mut world = World::default();
     let labels: serde_json::Map<String, Value> =
         (0..60).map(|n| (format!("label-{n}"), "x".repeat(60).into())).collect();
@@ -229,6 +230,12 @@ fn a_destination_stays_below_its_bound() {
         json!({ "name": "web-x", "namespace": "shop", "labels": { "kubernetes.io/service-name": "web" } });
     let data = json!({ "endpoints": endpoints, "ports": [{ "port": 80 }] });
     world.put(Put::Slice(Slice::read(&serde_json::from_value(metadata).unwrap(), data).unwrap()));
+    world
+}
+
+#[test]
+fn a_destination_stays_below_its_bound() {
+    let world = crowd();
     let documents = destination(&world, &identities(), "default", "10.96.0.1:80".parse().unwrap());
     let bytes: usize = documents.iter().map(|one| one.text.len()).sum();
     assert!((MOST_BYTES / 2..=MOST_BYTES).contains(&bytes), "{bytes} bytes of {} documents", documents.len());
