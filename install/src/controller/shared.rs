@@ -9,7 +9,7 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::authority::Kept;
-use super::compile::{Callers, Identities};
+use super::compile::{Account, Callers, Identities};
 use super::followers::Followers;
 use super::key::Key;
 use super::metrics::Metrics;
@@ -54,7 +54,9 @@ pub(crate) struct Shared {
     /// Wakes the leader's writes.
     pub wake: Notify,
     /// Accounts that permissions by tags mean.
-    pub callers: Callers,
+    callers: Callers,
+    /// Held by the one that makes them.
+    making: tokio::sync::Mutex<()>,
     /// Reviews of tokens at a time.
     pub reviews: Semaphore,
     /// Reviews that one address waits for at a time.
@@ -83,6 +85,7 @@ impl Shared {
             leads: watch::Sender::new(false),
             wake: Notify::new(),
             callers: Callers::default(),
+            making: tokio::sync::Mutex::default(),
             reviews: Semaphore::new(REVIEWS_AT_ONCE),
             reviews_of_peer: Shares::new(REVIEWS_OF_PEER),
             streams: Shares::new(STREAMS_OF_POD),
@@ -112,6 +115,14 @@ impl Shared {
     pub(crate) fn identities(&self) -> Identities {
         let authorities = self.authority().as_ref().map(Kept::bundle);
         Identities { trust_domain: self.settings.trust_domain.clone(), authorities }
+    }
+
+    /// Accounts of a mesh's members. They are made while nobody waits for the world, by the first of the streams that a change woke.
+    pub(crate) async fn accounts(&self, identities: &Identities, mesh: &str) -> Arc<Vec<Account>> {
+        let _making = self.making.lock().await;
+        // The world's guard ends with the statement.
+        let known = self.callers.known(&self.world(), mesh);
+        known.unwrap_or_else(|members| self.callers.make(identities, &members))
     }
 
     /// Changes the world, and wakes the streams that it concerns.

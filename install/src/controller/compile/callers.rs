@@ -4,7 +4,7 @@
 //! A certificate names an account, and no tags. So a choice of callers by tags is compared with the pods of each account.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::FromSpec as _;
@@ -12,10 +12,10 @@ use culvert_mesh::kinds::dataplane::Dataplane;
 use culvert_mesh::model::tags::Tags;
 use culvert_mesh::target::Pods;
 
-use super::dataplane::{dataplane, read, tags_without_port};
+use super::dataplane::{of_services, read, tags_without_port};
 use super::{Identities, mesh_of};
 use crate::controller::key::Key;
-use crate::controller::world::World;
+use crate::controller::world::{Pod, Service, World};
 
 /// Accounts of each mesh, made once for each state of the cluster: every stream asks for them after a change of a policy, and
 /// they are read of a thousand Dataplanes.
@@ -26,20 +26,44 @@ pub(crate) struct Callers(Mutex<HashMap<String, Made>>);
 type Made = (u64, Arc<Vec<Account>>);
 
 impl Callers {
-    /// Returns the accounts of a mesh's members.
-    pub(crate) fn of(&self, world: &World, identities: &Identities, mesh: &str) -> Arc<Vec<Account>> {
-        let now = world.callers_version();
-        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((version, accounts)) = made.get(mesh)
-            && *version == now
-        {
-            return Arc::clone(accounts);
-        }
-        let accounts = Arc::new(accounts(world, identities, mesh));
+    /// Returns the accounts of a mesh's members, or the pods that they are made of.
+    pub(crate) fn known(&self, world: &World, mesh: &str) -> Result<Arc<Vec<Account>>, Members> {
+        let known = self.made().get(mesh).cloned();
+        let current = known.filter(|(version, _)| *version == world.callers_version());
+        current.map(|(_, accounts)| accounts).ok_or_else(|| Members::of(world, mesh))
+    }
+
+    /// Makes the accounts of a mesh's members. The world may be another one meanwhile: whoever they matter to is told again then.
+    pub(crate) fn make(&self, identities: &Identities, members: &Members) -> Arc<Vec<Account>> {
+        let Members { version, mesh, .. } = members;
+        let accounts = Arc::new(accounts(identities, members));
+        let mut made = self.made();
         // Meshes of another state are not needed any more.
-        made.retain(|_, (version, _)| *version == now);
-        made.insert(mesh.to_owned(), (now, Arc::clone(&accounts)));
+        made.retain(|_, (other, _)| other == version);
+        made.insert(mesh.clone(), (*version, Arc::clone(&accounts)));
         accounts
+    }
+
+    fn made(&self) -> MutexGuard<'_, HashMap<String, Made>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Pods of a mesh, one with a sidecar of each kind, with the Services in front of them, at a state of the cluster. Cheap to take:
+/// what is made of them takes a second where kinds are thousands, and the world is not held for so long.
+#[derive(Debug)]
+pub(crate) struct Members {
+    version: u64,
+    mesh: String,
+    pods: Vec<(Arc<Pod>, Vec<Arc<Service>>)>,
+}
+
+impl Members {
+    fn of(world: &World, mesh: &str) -> Self {
+        let is_member = |pod: &&Arc<Pod>| pod.is_onboarded() && mesh_of(pod) == mesh;
+        let pods = world.one_pod_of_each_kind().filter(is_member);
+        let pods = pods.map(|pod| (Arc::clone(pod), world.services_of(&pod.key).cloned().collect()));
+        Self { version: world.callers_version(), mesh: mesh.to_owned(), pods: pods.collect() }
     }
 }
 
@@ -106,10 +130,11 @@ impl Caller {
 }
 
 /// Accounts of the mesh's members. All pods with the same labels count as one.
-fn accounts(world: &World, identities: &Identities, mesh: &str) -> Vec<Account> {
+fn accounts(identities: &Identities, members: &Members) -> Vec<Account> {
     let mut accounts: BTreeMap<Key, Vec<Caller>> = BTreeMap::new();
-    for pod in world.one_pod_of_each_kind().filter(|pod| pod.is_onboarded() && mesh_of(pod) == mesh) {
-        let Some(dataplane) = read(mesh, &dataplane(world, None, pod).text) else { continue };
+    for (pod, services) in &members.pods {
+        let own = of_services(services.iter().map(Arc::as_ref), None, pod);
+        let Some(dataplane) = read(&members.mesh, &own.text) else { continue };
         let has_tags = Dataplane::from_spec(&dataplane.spec).is_some_and(|own| own.tags().next().is_some());
         let portless = (!has_tags).then(|| tags_without_port(pod));
         let key = Key::new(pod.key.namespace(), &pod.account);

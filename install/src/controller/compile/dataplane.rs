@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use culvert_mesh::context::Context;
 use culvert_mesh::document::{Document, SPIFFE_ID};
@@ -11,7 +12,7 @@ use culvert_mesh::model::tags::Tags;
 use serde_json::{Map, Value, json};
 
 use super::{ACCOUNT, API_VERSION, Identities, MESH, NAMESPACE, Named, mesh_of};
-use crate::controller::world::{ContainerPort, Pod, ServicePort, TargetPort, World};
+use crate::controller::world::{ContainerPort, Pod, Service, ServicePort, TargetPort, World};
 
 /// Tag with the service of an inbound, named as Kuma names it.
 const SERVICE: &str = "kuma.io/service";
@@ -32,7 +33,16 @@ struct Inbound {
 ///
 /// A pod without an address yet gets the unspecified one, which no connection has.
 pub(crate) fn dataplane(world: &World, identities: Option<&Identities>, pod: &Pod) -> Named {
-    let inbounds = inbounds(world, pod);
+    of_services(world.services_of(&pod.key).map(Arc::as_ref), identities, pod)
+}
+
+/// The same of a pod and the Services in front of it, in the order of their names.
+pub(super) fn of_services<'a>(
+    services: impl Iterator<Item = &'a Service>,
+    identities: Option<&Identities>,
+    pod: &Pod,
+) -> Named {
+    let inbounds = inbounds(services, pod);
     let is_ready = pod.is_ready;
     let list: Vec<Value> =
         inbounds.into_iter().take(MOST_INBOUNDS).map(|(port, of)| of.json(port, is_ready)).collect();
@@ -62,9 +72,9 @@ pub(crate) fn dataplane(world: &World, identities: Option<&Identities>, pod: &Po
 }
 
 /// Ports of a pod. Of two Services in front of one port, the first by name gives the tags.
-fn inbounds(world: &World, pod: &Pod) -> BTreeMap<u16, Inbound> {
+fn inbounds<'a>(services: impl Iterator<Item = &'a Service>, pod: &Pod) -> BTreeMap<u16, Inbound> {
     let mut inbounds = BTreeMap::new();
-    for service in world.services_of(&pod.key) {
+    for service in services {
         for port in &service.ports {
             let Some(number) = number(port, &pod.ports) else { continue };
             inbounds.entry(number).or_insert_with(|| {

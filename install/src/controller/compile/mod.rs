@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use super::key::Key;
 use super::world::{DEFAULT_MESH, Host, Pod, Service, World};
 
-pub(crate) use self::callers::Callers;
+pub(crate) use self::callers::{Account, Callers};
 pub(crate) use self::dataplane::dataplane;
 pub(crate) use self::mode::{Mode, base_mode, mode};
 pub(crate) use self::reach::{Reach, reach};
@@ -86,10 +86,11 @@ pub(crate) fn mesh_of(pod: &Pod) -> &str {
     pod.mesh.as_deref().unwrap_or(DEFAULT_MESH)
 }
 
-/// Returns the documents about a pod, without those of its destinations.
-pub(crate) fn about(world: &World, identities: &Identities, callers: &Callers, pod: &Pod) -> Vec<Named> {
+/// Returns the documents about a pod, without those of its destinations. Accounts are those of its mesh; where no document names
+/// callers, they are not looked at.
+pub(crate) fn about(world: &World, identities: &Identities, accounts: &[Account], pod: &Pod) -> Vec<Named> {
     let own = dataplane(world, Some(identities), pod);
-    let mut documents = policies::about(world, identities, callers, pod, &own);
+    let mut documents = policies::about(world, identities, accounts, pod, &own);
     documents.extend(trust(identities, mesh_of(pod), &documents));
     documents.push(own);
     documents

@@ -10,16 +10,17 @@ use culvert_mesh::kinds::{FromSpec as _, Kind};
 use culvert_mesh::select::{Subject, is_of_another_zone, rank};
 use culvert_mesh::target::Target;
 
+use super::callers::Account;
 use super::dataplane::read;
 use super::permissions::{Permissions, rules};
-use super::{Callers, Identities, Named, mesh_of};
+use super::{Identities, Named, mesh_of};
 use crate::controller::world::{Good, Pod, World};
 
 /// Returns the Mesh of a pod, the policies that select it or one of its inbounds, and the documents that are no policy.
 pub(super) fn about(
     world: &World,
     identities: &Identities,
-    callers: &Callers,
+    accounts: &[Account],
     pod: &Pod,
     own: &Named,
 ) -> Vec<Named> {
@@ -36,7 +37,7 @@ pub(super) fn about(
     let by_accounts = if permissions.are_by_identity() {
         Vec::new()
     } else {
-        rules(&callers.of(world, identities, mesh), identities, mesh, &permissions, &views)
+        rules(accounts, identities, mesh, &permissions, &views)
     };
     let as_they_are = concern.iter().filter(|(_, good)| !permissions.replace(&good.document));
     let as_they_are =

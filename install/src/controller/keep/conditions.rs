@@ -136,8 +136,7 @@ impl Conditions {
             let reach = match known.remove(&id).filter(|(of, _)| !is_due && *of == text) {
                 Some((_, reach)) => reach,
                 None => {
-                    // The guard ends with the statement: streams wait for the world.
-                    let accounts = shared.callers.of(&shared.world(), &identities, &document.mesh);
+                    let accounts = shared.accounts(&identities, &document.mesh).await;
                     // One takes milliseconds in a large cluster, and streams share the thread.
                     yield_now().await;
                     reach(&accounts, &document)

@@ -8,6 +8,7 @@
 
 mod grpc;
 mod intake;
+mod place;
 pub(crate) mod reviewed;
 pub(crate) mod server;
 mod session;

@@ -5,7 +5,6 @@
 //! a sidecar that compiles another one. The channel to the connection bounds how many are under way.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use culvert_control::messages::{
@@ -15,14 +14,13 @@ use culvert_control::messages::{
 use culvert_control::{DESTINATION, DOCUMENT, MAX_DESTINATIONS, MAX_NAMES, WILDCARD};
 use prost::Message;
 
+use super::place::Place;
 use crate::controller::compile::Named;
 use crate::controller::world::Host;
 
 /// Bytes of resources after which a response ends and the next one begins. A sidecar reads messages of 4 MiB; one document has at
 /// most the API server's 1.5 MiB, and a destination [`MOST_BYTES`](crate::controller::compile::MOST_BYTES).
 pub(crate) const PIECE: usize = 1 << 20;
-/// Longest name of an address that is read: an IPv6 address and a port take 47 bytes.
-const MAX_ADDRESS: usize = 64;
 /// Characters of a peer's words in an answer and in the log.
 const MAX_WORDS: usize = 64;
 
@@ -60,32 +58,6 @@ pub(crate) enum Wrong {
     Name(String),
     #[error("more than {MAX_DESTINATIONS} destinations or {MAX_NAMES} host names are followed at a time")]
     TooMany,
-}
-
-/// Destination, as a sidecar names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// Address and port.
-    At(SocketAddr),
-    /// Host name.
-    Named(Host),
-}
-
-impl Place {
-    fn read(name: &str) -> Result<Self, Wrong> {
-        let at = Some(name).filter(|name| name.len() <= MAX_ADDRESS).and_then(|name| name.parse().ok());
-        let place = at.map(Self::At).or_else(|| Host::read(name).map(Self::Named));
-        place.ok_or_else(|| Wrong::Name(name.chars().take(MAX_WORDS).collect()))
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::At(at) => at.fmt(f),
-            Self::Named(host) => host.fmt(f),
-        }
-    }
 }
 
 /// The things that a request asks to be sent.
@@ -145,10 +117,9 @@ impl Session {
 
     fn take_destinations(&mut self, request: &DeltaDiscoveryRequest, asked: &mut Asked) -> Result<(), Wrong> {
         // All names are read first: what a stream that ends with this request followed stays known until it is gone.
-        let read =
-            |names: &[String]| names.iter().map(|name| Place::read(name)).collect::<Result<Vec<_>, _>>();
-        let (given_up, subscribed) =
-            (read(&request.resource_names_unsubscribe)?, read(&request.resource_names_subscribe)?);
+        let all = |names: &[String]| names.iter().map(|name| read(name)).collect::<Result<Vec<_>, _>>();
+        let given_up = all(&request.resource_names_unsubscribe)?;
+        let subscribed = all(&request.resource_names_subscribe)?;
         asked.given_up = given_up.into_iter().filter(|place| self.give_up(place)).collect();
         for (name, place) in request.resource_names_subscribe.iter().zip(subscribed) {
             let had = request.initial_resource_versions.get(name).and_then(|text| Version::read(text));
@@ -272,6 +243,10 @@ impl Session {
 fn resource(name: String, version: Version, kind: &str, content: &impl Message) -> Resource {
     let resource = Any { type_url: kind.to_owned(), value: content.encode_to_vec() };
     Resource { version: version.text(), resource: Some(resource), name }
+}
+
+fn read(name: &str) -> Result<Place, Wrong> {
+    Place::read(name).ok_or_else(|| Wrong::Name(name.chars().take(MAX_WORDS).collect()))
 }
 
 fn is_known(kind: &str) -> bool {

@@ -16,9 +16,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::grpc::{self, Messages, Piece, Status};
 use super::intake::{Intake, Request};
-use super::reviewed::{self, Caller};
-use super::session::{Asked, PIECE, Place, Session};
-use crate::controller::compile::{self, Named, mesh_of};
+use super::place::Place;
+use super::reviewed::{self, Caller, Refused};
+use super::session::{Asked, PIECE, Session};
+use crate::controller::compile::{self, Account, Named, mesh_of};
 use crate::controller::followers::{Inbox, StreamId};
 use crate::controller::key::Key;
 use crate::controller::metrics::Sent;
@@ -216,20 +217,32 @@ impl Following {
     }
 
     async fn documents(&mut self, is_first: bool, queue: &mpsc::Sender<Piece>) -> Result<(), Status> {
-        let identities = self.shared.identities();
-        let named = {
-            let world = self.shared.world();
-            let pod =
-                reviewed::living(&world, &self.caller).map_err(|gone| Status::new(gone.code(), gone))?;
-            if !self.session.wants_documents() {
-                return Ok(());
-            }
-            compile::about(&world, &identities, &self.shared.callers, pod)
-        };
+        if !self.session.wants_documents() {
+            return Ok(());
+        }
+        let named = self.about().await.map_err(|gone| Status::new(gone.code(), gone))?;
         for response in self.session.documents(named, is_first) {
             self.send(Sent::Documents, response, queue).await?;
         }
         Ok(())
+    }
+
+    /// The documents about the pod. Accounts are asked for outside of the world, and only where they matter: they take long to make.
+    async fn about(&self) -> Result<Vec<Named>, Refused> {
+        let identities = self.shared.identities();
+        let mut accounts = None;
+        loop {
+            let mesh = {
+                let world = self.shared.world();
+                let pod = reviewed::living(&world, &self.caller)?;
+                if accounts.is_some() || !world.documents.name_callers() {
+                    let accounts: Arc<Vec<Account>> = accounts.unwrap_or_default();
+                    return Ok(compile::about(&world, &identities, &accounts, pod));
+                }
+                mesh_of(pod).to_owned()
+            };
+            accounts = Some(self.shared.accounts(&identities, &mesh).await);
+        }
     }
 
     /// Sends destinations as they are compiled, so that a sidecar that asks for thousands fills no memory here.

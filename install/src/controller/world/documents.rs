@@ -197,7 +197,7 @@ impl Documents {
     }
 
     /// Returns true if a permission chooses callers by something else than their identity.
-    pub(super) fn name_callers(&self) -> bool {
+    pub(crate) fn name_callers(&self) -> bool {
         const KINDS: [Kind; 2] = [Kind::MeshTrafficPermission, Kind::TrafficPermission];
         let of_kind = self.all.iter().zip(Kind::ALL).filter(|(_, kind)| KINDS.contains(kind));
         let permissions = of_kind.flat_map(|(of_kind, _)| of_kind.values());

@@ -35,7 +35,7 @@ const INJECT: [&str; 2] = ["culvert.dev/inject", "kuma.io/sidecar-injection"];
 /// The cluster as far as the controller knows it.
 #[derive(Debug, Default)]
 pub(crate) struct World {
-    pods: HashMap<Key, Pod>,
+    pods: HashMap<Key, Arc<Pod>>,
     /// Pods by their addresses.
     of_address: HashMap<IpAddr, Key>,
     services: AllServices,
@@ -152,12 +152,12 @@ impl World {
     }
 
     pub(crate) fn pod(&self, key: &Key) -> Option<&Pod> {
-        self.pods.get(key)
+        self.pods.get(key).map(Arc::as_ref)
     }
 
     /// One pod with a sidecar of each kind and set of Services, in no order: all of those look alike to permissions. A pod that no
     /// Service has yet looks like the others of its kind, where one has them.
-    pub(crate) fn one_pod_of_each_kind(&self) -> impl Iterator<Item = &Pod> {
+    pub(crate) fn one_pod_of_each_kind(&self) -> impl Iterator<Item = &Arc<Pod>> {
         let looks = self.kinds.values().flat_map(|kind| {
             let with_services = kind.keys().any(|services| !services.is_empty());
             kind.iter().filter(move |(services, _)| !with_services || !services.is_empty())
@@ -168,7 +168,7 @@ impl World {
     /// Takes a pod out of its kind. Returns true if permissions may mean others since.
     fn leave_kind(&mut self, pod: &Key) -> bool {
         let Some(services) = self.services_of_pod.remove(pod) else { return false };
-        let Some(kind) = self.pods.get(pod).and_then(kind_of) else { return false };
+        let Some(kind) = self.pod(pod).and_then(kind_of) else { return false };
         let Some(looks) = self.kinds.get_mut(&kind) else { return false };
         let is_last = looks.get_mut(&services).is_some_and(|pods| {
             pods.remove(pod);
@@ -187,7 +187,7 @@ impl World {
 
     /// Puts a pod into its kind. Returns true if permissions may mean others since.
     fn join_kind(&mut self, pod: &Key) -> bool {
-        let Some(kind) = self.pods.get(pod).and_then(kind_of) else { return false };
+        let Some(kind) = self.pod(pod).and_then(kind_of) else { return false };
         let services: Services = self.services_of(pod).map(|service| service.key.clone()).collect();
         let is_new_kind = !self.kinds.contains_key(&kind);
         let pods = self.kinds.entry(kind).or_default().entry(services.clone()).or_default();
@@ -217,7 +217,7 @@ impl World {
     }
 
     pub(crate) fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
-        self.of_address.get(&address).and_then(|key| self.pods.get(key))
+        self.of_address.get(&address).and_then(|key| self.pod(key))
     }
 
     pub(crate) fn service_at(&self, address: IpAddr) -> Option<&Service> {
@@ -230,7 +230,7 @@ impl World {
     }
 
     /// Services with the pod among their endpoints, in the order of their names.
-    pub(crate) fn services_of<'a>(&'a self, pod: &'a Key) -> impl Iterator<Item = &'a Service> {
+    pub(crate) fn services_of<'a>(&'a self, pod: &'a Key) -> impl Iterator<Item = &'a Arc<Service>> {
         let keys: BTreeSet<&Key> = self.slices.with_pod(pod).map(|slice| &slice.service).collect();
         keys.into_iter().filter_map(|key| self.services.get(key))
     }
@@ -243,7 +243,7 @@ impl World {
             others += slice.others;
             for (key, ready) in &slice.pods {
                 // The slices of the two families hold the same pods.
-                if let Some(pod) = self.pods.get(key) {
+                if let Some(pod) = self.pod(key) {
                     pods.insert(key, (pod, *ready));
                 }
             }
@@ -267,7 +267,7 @@ impl World {
     fn put_pod(&mut self, mut pod: Pod, touched: &mut Touched) {
         let key = pod.key.clone();
         if let Some(old) = self.pods.get(&key) {
-            if *old == pod {
+            if **old == pod {
                 return;
             }
             // A changed pod mostly has the same labels: one set of them stays.
@@ -275,7 +275,7 @@ impl World {
                 pod.labels = Arc::clone(&old.labels);
             }
         }
-        let is_same_kind = self.pods.get(&key).map(kind_of) == Some(kind_of(&pod));
+        let is_same_kind = self.pod(&key).map(kind_of) == Some(kind_of(&pod));
         let left = !is_same_kind && self.leave_kind(&key);
         let services = is_same_kind.then(|| self.services_of_pod.remove(&key)).flatten();
         self.forget_pod(&key, touched);
@@ -285,7 +285,7 @@ impl World {
         }
         self.touch_services_of(&key, touched);
         touched.pods.insert(key.clone());
-        self.pods.insert(key.clone(), pod);
+        self.pods.insert(key.clone(), Arc::new(pod));
         match services {
             // It is where it was among the kinds.
             Some(services) => _ = self.services_of_pod.insert(key, services),
@@ -306,7 +306,7 @@ impl World {
 
     fn forget_pod(&mut self, key: &Key, touched: &mut Touched) {
         let Some(old) = self.pods.remove(key) else { return };
-        for address in old.addresses {
+        for address in old.addresses.iter().copied() {
             touched.addresses.insert(address);
             // The address may be another pod's by now.
             if self.of_address.get(&address) == Some(key) {
@@ -323,7 +323,7 @@ impl World {
 
     fn put_service(&mut self, service: Service, touched: &mut Touched) {
         let key = service.key.clone();
-        if self.services.get(&key) == Some(&service) {
+        if self.services.get(&key).is_some_and(|known| **known == service) {
             return;
         }
         self.touch_callers(touched);

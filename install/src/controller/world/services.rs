@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::super::key::Key;
 use super::names::Host;
@@ -11,7 +12,7 @@ use super::objects::Service;
 /// All Services.
 #[derive(Debug, Default)]
 pub(super) struct AllServices {
-    all: HashMap<Key, Service>,
+    all: HashMap<Key, Arc<Service>>,
     of_address: HashMap<IpAddr, Key>,
     of_word: HashMap<Box<str>, BTreeSet<Key>>,
 }
@@ -21,12 +22,12 @@ impl AllServices {
         self.all.keys()
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<&Service> {
+    pub(super) fn get(&self, key: &Key) -> Option<&Arc<Service>> {
         self.all.get(key)
     }
 
     pub(super) fn at(&self, address: IpAddr) -> Option<&Service> {
-        self.of_address.get(&address).and_then(|key| self.all.get(key))
+        self.of_address.get(&address).and_then(|key| self.all.get(key)).map(Arc::as_ref)
     }
 
     /// Services that a host name could mean, as a word of it is their name or the value of a label. Those whose namespace is a word
@@ -36,7 +37,7 @@ impl AllServices {
         let keys = words.iter().filter_map(|word| self.of_word.get(*word)).flatten();
         let rank = |key: &Key| (!words.contains(key.namespace()), !words.contains(key.name()));
         let ranked: BTreeMap<_, &Service> =
-            keys.filter_map(|key| Some(((rank(key), key), self.all.get(key)?))).collect();
+            keys.filter_map(|key| Some(((rank(key), key), &**self.all.get(key)?))).collect();
         ranked.into_values()
     }
 
@@ -49,10 +50,10 @@ impl AllServices {
         for word in service.words.iter() {
             self.of_word.entry(word.into()).or_default().insert(key.clone());
         }
-        self.all.insert(key.clone(), service);
+        self.all.insert(key.clone(), Arc::new(service));
     }
 
-    pub(super) fn remove(&mut self, key: &Key) -> Option<Service> {
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Arc<Service>> {
         let old = self.all.remove(key)?;
         for address in &old.addresses {
             // The address may be another Service's by now.

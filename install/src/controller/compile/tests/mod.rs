@@ -39,10 +39,21 @@ fn put_document(world: &mut World, kind: &str, name: &str, spec: Value) {
     world.put(Put::Document(Box::new(read)));
 }
 
+/// Accounts of the mesh's members.
+fn accounts(callers: &Callers, world: &World) -> std::sync::Arc<Vec<Account>> {
+    let known = callers.known(world, "default");
+    known.unwrap_or_else(|members| callers.make(&identities(), &members))
+}
+
+/// The documents about a pod.
+fn about(world: &World, pod: &str) -> Vec<Named> {
+    let pod = world.pod(&Key::new("shop", pod)).unwrap();
+    super::about(world, &identities(), &accounts(&Callers::default(), world), pod)
+}
+
 /// The lists of the permission that a pod is sent.
 fn lists(world: &World, pod: &str) -> Value {
-    let pod = world.pod(&Key::new("shop", pod)).unwrap();
-    let all = about(world, &identities(), &Callers::default(), pod);
+    let all = about(world, pod);
     let one = all.iter().find(|one| one.name == "MeshTrafficPermission/culvert-callers");
     let document: Value = serde_json::from_str(&one.unwrap().text).unwrap();
     // It is one that sidecars can read.
@@ -125,9 +136,7 @@ fn permissions_by_identity_go_as_they_are() {
     let mut world = world();
     let rules = json!([{ "default": { "allow": [exact("web")] } }]);
     put_document(&mut world, "MeshTrafficPermission", "p", json!({ "rules": rules }));
-    let pod = world.pod(&Key::new("shop", "db")).unwrap();
-    let names: Vec<String> =
-        about(&world, &identities(), &Callers::default(), pod).into_iter().map(|one| one.name).collect();
+    let names: Vec<String> = about(&world, "db").into_iter().map(|one| one.name).collect();
     assert_eq!(names, ["MeshTrafficPermission/shop/p", "Dataplane/shop/db"]);
 }
 
@@ -150,13 +159,7 @@ fn a_new_kind_of_caller_concerns_everyone_only_where_permissions_name_callers() 
 #[test]
 fn a_mesh_identity_brings_the_authorities() {
     let mut world = world();
-    let pod = |world: &World| {
-        let pod = world.pod(&Key::new("shop", "db")).unwrap();
-        about(world, &identities(), &Callers::default(), pod)
-            .into_iter()
-            .map(|one| one.name)
-            .collect::<Vec<_>>()
-    };
+    let pod = |world: &World| about(world, "db").into_iter().map(|one| one.name).collect::<Vec<_>>();
     assert_eq!(pod(&world), ["Dataplane/shop/db"]);
     let spec = json!({ "selector": { "dataplane": { "matchLabels": {} } }, "provider": { "type": "Bundled", "bundled": { "autogenerate": { "enabled": true } } } });
     put_document(&mut world, "MeshIdentity", "identity", spec);
@@ -185,19 +188,23 @@ fn each_dataplane_can_be_read() {
 #[test]
 fn accounts_are_made_once_for_a_state_of_the_cluster() {
     let (mut world, callers) = (world(), Callers::default());
-    let first = callers.of(&world, &identities(), "default");
-    assert!(std::sync::Arc::ptr_eq(&first, &callers.of(&world, &identities(), "default")));
+    let first = accounts(&callers, &world);
+    let is_first = |world: &World| std::sync::Arc::ptr_eq(&first, &accounts(&callers, world));
+    assert!(is_first(&world));
     assert_eq!(first.len(), 3);
     // A pod more of a known kind changes nothing, one of a new account does.
     put_pod(&mut world, "web-2", json!({ "app": "web" }), "web");
-    assert!(std::sync::Arc::ptr_eq(&first, &callers.of(&world, &identities(), "default")));
+    assert!(is_first(&world));
     put_pod(&mut world, "web-3", json!({ "app": "web", "pod-template-hash": "5d8f" }), "web");
-    assert!(
-        std::sync::Arc::ptr_eq(&first, &callers.of(&world, &identities(), "default")),
-        "a rollout is no new kind"
-    );
+    assert!(is_first(&world), "a rollout is no new kind");
+    // The world may change while they are made: these are of the state before, and made anew when they are asked for next.
     put_pod(&mut world, "new", json!({ "app": "new" }), "new");
-    assert_eq!(callers.of(&world, &identities(), "default").len(), 4);
+    let older = callers.known(&world, "default").unwrap_err();
+    put_pod(&mut world, "newer", json!({ "app": "newer" }), "newer");
+    assert_eq!(callers.make(&identities(), &older).len(), 4);
+    assert_eq!(accounts(&callers, &world).len(), 5);
+    assert_eq!(callers.known(&world, "default").unwrap().len(), 5);
+    assert_eq!(callers.make(&identities(), &callers.known(&world, "other").unwrap_err()).len(), 0);
 }
 
 /// A Service `web` in front of more pods than there is a place for.

@@ -67,8 +67,7 @@ fn the_older_kind_is_sent_by_account_and_the_most_specific_holds_alone() {
 
 /// Names of the documents about a pod.
 fn sent(world: &World, pod: &str) -> Vec<String> {
-    let pod = world.pod(&Key::new("shop", pod)).unwrap();
-    about(world, &identities(), &Callers::default(), pod).into_iter().map(|one| one.name).collect()
+    about(world, pod).into_iter().map(|one| one.name).collect()
 }
 
 #[test]
@@ -136,7 +135,7 @@ fn a_permission_on_trial_goes_as_it_is() {
     world.put(Put::Document(Box::new(trial)));
     assert_eq!(lists(&world, "db"), json!({ "allow": [exact("web")] }));
     assert!(sent(&world, "db").contains(&"MeshTrafficPermission/shop/trial".to_owned()));
-    assert_eq!(reach(&Callers::default().of(&world, &identities(), "default"), &document), None);
+    assert_eq!(reach(&accounts(&Callers::default(), &world), &document), None);
 }
 
 #[test]
@@ -158,7 +157,7 @@ fn a_caller_without_ports_has_the_tags_of_its_labels() {
 
 /// Words about a permission.
 fn words(world: &World, kind: &str, name: &str) -> Option<Reach> {
-    let callers = Callers::default().of(world, &identities(), "default");
+    let callers = accounts(&Callers::default(), world);
     let mut all = world.documents.current().filter_map(|one| one.read.as_ref().ok());
     let good = all.find(|good| good.document.kind().name() == kind && good.document.name == name).unwrap();
     reach(&callers, &good.document)
