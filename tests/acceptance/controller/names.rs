@@ -83,6 +83,10 @@ fn a_name_is_answered_and_followed() -> Result<()> {
     assert_eq!(names(&one(&mut stream)?.1), ["MeshService/shop/db", "Dataplane/shop/db-0"]);
     cluster.server.remove("/api/v1/namespaces/shop/services/db");
     assert_eq!(one(&mut stream)?, ("db.shop.mesh".to_owned(), Vec::new()));
+    // The pod goes, and its stream with it, though it never asked for documents.
+    cluster.server.remove(&path("shop", "web"));
+    let status = stream.next(SOON).err().context("the stream goes on")?.downcast::<Status>()?;
+    assert_eq!(status.0, 14, "{status}");
     Ok(())
 }
 

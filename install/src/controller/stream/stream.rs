@@ -217,10 +217,12 @@ impl Following {
     }
 
     async fn documents(&mut self, is_first: bool, queue: &mpsc::Sender<Piece>) -> Result<(), Status> {
+        let gone = |gone: Refused| Status::new(gone.code(), gone);
         if !self.session.wants_documents() {
-            return Ok(());
+            // The stream of a pod that is gone ends, whatever it asked for.
+            return reviewed::living(&self.shared.world(), &self.caller).map(|_| ()).map_err(gone);
         }
-        let named = self.about().await.map_err(|gone| Status::new(gone.code(), gone))?;
+        let named = self.about().await.map_err(gone)?;
         for response in self.session.documents(named, is_first) {
             self.send(Sent::Documents, response, queue).await?;
         }
