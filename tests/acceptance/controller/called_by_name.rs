@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use culvert_tests::family::Family;
-use culvert_tests::server::UdpEcho;
+use culvert_tests::server::{UdpEcho, speaks_first};
 use culvert_tests::{Sidecar, eventually};
 use rustix::process::Signal;
 use serde_json::json;
@@ -106,12 +106,15 @@ fn a_name_that_nobody_asked_for_is_found_and_called() -> Result<()> {
 
 #[test]
 fn a_name_without_a_service_is_the_servers_to_answer_until_there_is_one() -> Result<()> {
-    let names = Names::new()?;
+    let mut names = Names::new()?;
+    let late = names.world.lab.peer.serve("192.0.2.50:8080", speaks_first("l"))?;
+    names.world.servers.push(late);
     let mut controller = names.world.controller()?;
     let sidecar = names.sidecar()?;
     assert_eq!(names.resolve("late.shop.in.mesh")?, (NXDOMAIN, vec![]));
-    names.world.cluster.service("shop", "late", "198.51.100.7", &[("db-1", true)]);
-    eventually!(names.call("late.shop.in.mesh") == Some('1'), SOON);
+    names.world.cluster.member("shop", "late-1", "192.0.2.50", "late");
+    names.world.cluster.service("shop", "late", "198.51.100.7", &[("late-1", true)]);
+    eventually!(names.call("late.shop.in.mesh") == Some('l'), SOON);
     // Without a controller what is known stays, and a name that is not known is answered by the servers, in time.
     assert_eq!(names.call(GENERATED), Some('1'));
     controller.process.signal(Signal::KILL)?;

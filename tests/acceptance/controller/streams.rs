@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use culvert_control::DESTINATION;
 use culvert_tests::control::{Status, Stream, destinations, documents};
 use culvert_tests::eventually;
 use serde_json::{Value, json};
@@ -132,22 +133,24 @@ fn a_service_that_is_onboarded_by_half_is_left_to_kubernetes_unless_the_mesh_is_
     let controller = cluster.controller(&[])?;
     let connection = cluster.connect(&controller)?;
     let mut stream = connection.stream(Some("token-web"))?;
+    stream.ask_documents()?;
+    stream.response()?;
     stream.ask_destinations(&["10.96.0.2:80"])?;
     assert!(destinations(&stream.response()?)?[0].1.is_empty());
-    let backend = json!({ "name": "culvert", "type": "builtin", "mode": "STRICT" });
-    let mesh = json!({ "apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "metadata": { "name": "default" },
-                       "spec": { "mtls": { "enabledBackend": "culvert", "backends": [backend] } } });
-    cluster.document("meshes", &mesh);
-    // Asked anew, as a sidecar does after the Mesh changed.
-    let mut again = connection.stream(Some("token-web"))?;
-    eventually!(
-        {
-            let _ = again.ask_destinations(&["10.96.0.2:80"]);
-            let answer = again.next(SOON).ok().flatten();
-            answer.and_then(|answer| destinations(&answer).ok()).is_some_and(|answer| answer[0].1.len() == 2)
-        },
-        SOON
-    );
+    for (mode, documents) in [("STRICT", 2), ("PERMISSIVE", 0)] {
+        let backend = json!({ "name": "culvert", "type": "builtin", "mode": mode });
+        let mesh = json!({ "apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "metadata": { "name": "default" },
+                           "spec": { "mtls": { "enabledBackend": "culvert", "backends": [backend] } } });
+        cluster.document("meshes", &mesh);
+        // Told without being asked again, after the Mesh.
+        let told = loop {
+            let response = stream.response()?;
+            if response.type_url == DESTINATION {
+                break destinations(&response)?;
+            }
+        };
+        assert_eq!(told[0].1.len(), documents, "{mode}");
+    }
     Ok(())
 }
 

@@ -187,6 +187,6 @@ impl<'w> Answer<'w> {
 }
 
 /// Returns true if the mesh lets in members only.
-fn is_strict(world: &World, mesh: &str) -> bool {
+pub(crate) fn is_strict(world: &World, mesh: &str) -> bool {
     base_mode(world, mesh) == Mode::Strict
 }

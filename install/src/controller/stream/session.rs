@@ -162,6 +162,11 @@ impl Session {
         self.names.keys()
     }
 
+    /// Everything that is followed.
+    pub(crate) fn all(&self) -> Vec<Place> {
+        self.at(|_| true).into_iter().map(Place::At).chain(self.names().cloned().map(Place::Named)).collect()
+    }
+
     /// Followed destinations at these addresses and of these names.
     pub(crate) fn among(&self, addresses: &HashSet<IpAddr>, names: &HashSet<Host>) -> Vec<Place> {
         let at = match addresses.is_empty() {

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use culvert_control::frame::{Frames, framed};
 use culvert_control::messages::DeltaDiscoveryResponse;
-use culvert_control::{DESTINATION, DOCUMENT, MAX_REQUEST};
+use culvert_control::{DESTINATION, DOCUMENT, MAX_NAMES, MAX_REQUEST, NAMES};
 use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::Incoming;
+use hyper::header::HeaderName;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -55,7 +56,8 @@ pub(super) fn start(
     let Some(share) = shared.streams.take(caller.pod.clone()) else {
         return grpc::only(&Status::new(8, "the pod has as many streams as it may have"));
     };
-    let (sender, response) = grpc::streaming(QUEUE);
+    let (sender, mut response) = grpc::streaming(QUEUE);
+    response.headers_mut().insert(HeaderName::from_static(NAMES), MAX_NAMES.into());
     let following = Following::begin(&shared, caller, sidecar, share);
     tokio::spawn(async move {
         let status = run(requests, following, &sender).await.unwrap_or_else(|ended| ended);
@@ -74,6 +76,8 @@ struct Following {
     inbox: Arc<Inbox>,
     session: Session,
     intake: Intake,
+    /// True where the mesh was STRICT when the stream looked last.
+    is_strict: bool,
     /// Time of the last refusal that was a warning.
     complained: Option<Instant>,
     _share: Share<Key>,
@@ -92,6 +96,7 @@ impl Following {
             inbox,
             session: Session::default(),
             intake: Intake::default(),
+            is_strict: false,
             complained: None,
             _share: share,
         }
@@ -159,6 +164,7 @@ impl Following {
         }
         self.follow(&destinations, &given_up);
         if documents {
+            self.is_strict = self.is_strict_now()?;
             self.documents(true, queue).await?;
         }
         if !destinations.is_empty() {
@@ -209,11 +215,24 @@ impl Following {
         if waiting.documents {
             self.documents(false, queue).await?;
         }
-        let concerned = self.session.among(&waiting.addresses, &waiting.names);
+        let mut concerned = self.session.among(&waiting.addresses, &waiting.names);
+        if waiting.documents {
+            let is_strict = self.is_strict_now()?;
+            // The mode decides about Services that are onboarded by half.
+            if std::mem::replace(&mut self.is_strict, is_strict) != is_strict {
+                concerned = self.session.all();
+            }
+        }
         if !concerned.is_empty() {
             self.destinations(concerned, queue).await?;
         }
         Ok(())
+    }
+
+    fn is_strict_now(&self) -> Result<bool, Status> {
+        let world = self.shared.world();
+        let pod = reviewed::living(&world, &self.caller).map_err(|gone| Status::new(gone.code(), gone))?;
+        Ok(compile::is_strict(&world, mesh_of(pod)))
     }
 
     async fn documents(&mut self, is_first: bool, queue: &mpsc::Sender<Piece>) -> Result<(), Status> {
