@@ -211,8 +211,12 @@ impl Control {
         state.inventory.settle(&settled);
         state.about_settled = settled.generation;
         state.settled = settled;
+        let is_left = state.inventory.destinations().has_changed();
         drop(state);
         self.settled.notify_one();
+        if is_left {
+            self.changed.notify_one();
+        }
     }
 
     /// Notes what came of compiling a destination: what waits for it goes on.

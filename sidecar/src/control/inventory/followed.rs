@@ -29,7 +29,7 @@ struct Others {
 }
 
 /// A destination to put in force.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ToCompile {
     pub(crate) asked: Asked,
     /// Documents as they were told. Without any, no document names the destination.
@@ -134,6 +134,11 @@ impl FollowedDestinations {
         self.all.iter().map(move |(asked, one)| (asked, one.version.as_ref().filter(|_| version(one))))
     }
 
+    /// Returns true if some changed since they were compiled.
+    pub(crate) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// Returns the destinations that changed, to be compiled.
     pub(crate) fn changed(&self) -> Vec<ToCompile> {
         self.changed.iter().map(|asked| self.to_compile(asked)).collect()
@@ -184,6 +189,11 @@ impl FollowedDestinations {
                 one.others = Some(Others { in_force, why: why.filter(|_| is_latest) });
             }
         }
+    }
+
+    /// Returns true for a destination that is followed and was not compiled since it changed.
+    pub(super) fn is_changed(&self, asked: &Asked) -> bool {
+        self.changed.contains(asked) && self.has(asked)
     }
 
     /// Returns true if what was told of a destination is in force.

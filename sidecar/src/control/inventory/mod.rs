@@ -439,7 +439,7 @@ impl Inventory {
     /// Returns the requests for responses that were compiled, refused or have nothing to compile.
     pub(super) fn due(&mut self, settled: &Settled) -> Vec<DeltaDiscoveryRequest> {
         let mut due = Vec::new();
-        while self.unsettled.front().is_some_and(|one| one.generation <= settled.generation) {
+        while self.unsettled.front().is_some_and(|one| self.is_compiled(one, settled)) {
             let Some(Unsettled { about, nonce, .. }) = self.unsettled.pop_front() else { break };
             let (bad, failed): (Vec<&str>, _) = match &about {
                 About::Pod(sources) => {
@@ -457,6 +457,15 @@ impl Inventory {
             });
         }
         due
+    }
+
+    fn is_compiled(&self, one: &Unsettled, settled: &Settled) -> bool {
+        let is_changed = match &one.about {
+            About::Pod(_) => false,
+            // Where the documents about the pod fail, those of destinations are compiled after them.
+            About::Destinations(all) => all.iter().any(|asked| self.destinations.is_changed(asked)),
+        };
+        one.generation <= settled.generation && !is_changed
     }
 
     /// Returns true if no more responses may be read now.

@@ -142,6 +142,14 @@ fn where_nothing_can_be_used_each_response_is_refused_and_the_last_set_stays() {
     assert_eq!(words(&inventory.due(&settled)), ["2: file.yaml: wrong", "3: file.yaml: wrong"]);
     assert_eq!(shown(&inventory.in_force()), "Mesh/a=x");
     assert_eq!(shown(&inventory.texts()), "Mesh/a=y P/b=y", "tried again with the next change");
+    // A destination that came with them is compiled by what is in force, and acknowledged then.
+    inventory.follow(&[at(AT)], &[]);
+    answered(&mut inventory, "4", vec![destination(AT, &[("D/x", "x")])], &[]);
+    let settled = Settled { generation: inventory.generation(), ..settled };
+    assert_eq!(inventory.due(&settled), []);
+    let ToCompile { asked, texts: told } = inventory.destinations().changed().remove(0);
+    inventory.compiled(CompiledDestination { asked, in_force: Some(told.clone()), told, why: None });
+    assert_eq!(words(&inventory.due(&settled)), ["4"]);
 }
 
 #[test]

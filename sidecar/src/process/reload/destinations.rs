@@ -81,6 +81,13 @@ impl Beside {
     }
 }
 
+/// The outcome where compiling panicked: the destination waits for its next change.
+fn panicked(told: &ToCompile) -> CompiledDestination {
+    let ToCompile { asked, texts } = told.clone();
+    let why = Some(format!("{asked}: a fault of the sidecar, which its log shows"));
+    CompiledDestination { asked, told: texts, in_force: None, why }
+}
+
 fn words(errors: &[PlanError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
@@ -97,16 +104,13 @@ impl ReadDestination {
         logs.flat_map(LogTargets::targets).collect()
     }
 
-    /// Puts it in force beside a plan. Returns the outcome for the stream, and true if its clusters have checks. What cannot be
-    /// used leaves what was told `before`.
+    /// Puts it in force beside a plan. Returns the outcome for the stream, and true if clusters have checks, now or before. What
+    /// cannot be used leaves what was told `before`.
     pub(super) fn put(self, running: &Running, before: Option<&Running>) -> (CompiledDestination, bool) {
         let Self { plan, outcome } = self;
         let documents = outcome.in_force.as_ref().map_or(0, Vec::len);
         let checks = match plan {
-            Some(_) if documents == 0 => {
-                running.untell(&outcome.asked);
-                false
-            }
+            Some(_) if documents == 0 => running.untell(&outcome.asked),
             Some(plan) => running.tell(outcome.asked.clone(), plan, documents),
             None => {
                 before.into_iter().for_each(|before| running.tell_again(&outcome.asked, before));
@@ -124,14 +128,17 @@ pub(super) async fn put_in_force(proxy: &Arc<Proxy>, control: &Arc<Control>, tol
     let mut checks = false;
     for one in told.destinations {
         let is_name = matches!(one.asked, Asked::Name(_));
+        let panicked = panicked(&one);
         let read = {
             let (beside, control, running) = (Arc::clone(&beside), Arc::clone(control), Arc::clone(&running));
             move |proxy: &Proxy| beside.read(proxy, (&control, &running), one)
         };
         let read =
             if beside.base.documents.len() > MANY { blocking(proxy, read).await } else { Some(read(proxy)) };
-        // After a panic, which the log shows, the destination waits for its next change.
-        let Some(read) = read else { continue };
+        let Some(read) = read else {
+            control.compiled(panicked);
+            continue;
+        };
         let (outcome, has_checks) = read.put(&running, None);
         checks |= has_checks;
         if is_name {

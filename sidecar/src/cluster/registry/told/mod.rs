@@ -95,7 +95,8 @@ impl Told {
         own.or_else(|| told.named.get(&to)?.last().map(Arc::clone))
     }
 
-    fn put(&self, asked: Asked, new: Option<Arc<ToldDestination>>) {
+    /// Returns what stood there: what it alone holds goes after the lock.
+    fn put(&self, asked: Asked, new: Option<Arc<ToldDestination>>) -> Option<Arc<ToldDestination>> {
         let mut told = self.write();
         let old = match &new {
             Some(new) => told.all.insert(asked.clone(), Arc::clone(new)),
@@ -108,9 +109,7 @@ impl Told {
         if let Some(new) = &new {
             told.note(new, is_name);
         }
-        drop(told);
-        // What only it held goes after the lock.
-        drop(old);
+        old
     }
 
     /// Returns the listeners of all destinations, each once.
@@ -207,6 +206,11 @@ impl ToldDestinations {
 }
 
 impl ToldDestination {
+    fn has_checks(&self) -> bool {
+        let mut clusters = self.calls.iter().flat_map(|(_, listener)| listener.clusters());
+        clusters.any(|cluster| cluster.check().is_some())
+    }
+
     /// Returns the logs of its own, each of which may say that there are no lines.
     fn logs(&self) -> impl Iterator<Item = &LogTargets> {
         let of_calls = self.calls.iter().filter_map(|(_, listener)| listener.of_calls.as_ref());
@@ -230,16 +234,14 @@ impl OfCalls {
 // === impl Running ===
 
 impl Running {
-    /// Puts a destination in force, in the place of what was told of it before. Returns true if its clusters have checks.
+    /// Puts a destination in force, in the place of what was told of it before. Returns true if clusters have checks, now or before.
     pub(crate) fn tell(&self, asked: Asked, plan: DestinationPlan, documents: usize) -> bool {
         let DestinationPlan { calls, member, workloads, name, on_trial } = plan;
         let calls: Vec<_> = calls.into_iter().map(|call| self.open_call(call, on_trial.as_ref())).collect();
-        let clusters = calls.iter().flat_map(|(_, listener)| listener.clusters());
-        let checks = clusters.filter(|cluster| cluster.check().is_some()).count() > 0;
         let member = member.map(|(member, log)| ToldMember { member, log });
         let told = ToldDestination { calls, member, workloads, name, documents };
-        self.put(asked, Some(Arc::new(told)));
-        checks
+        let has_checks = told.has_checks();
+        self.put(asked, Some(Arc::new(told))) || has_checks
     }
 
     /// Lets a destination stay as it was in an earlier plan.
@@ -248,17 +250,19 @@ impl Running {
         self.put(asked.clone(), there);
     }
 
-    /// Forgets a destination.
-    pub(crate) fn untell(&self, asked: &Asked) {
-        self.put(asked.clone(), None);
+    /// Forgets a destination. Returns true if its clusters had checks.
+    pub(crate) fn untell(&self, asked: &Asked) -> bool {
+        self.put(asked.clone(), None)
     }
 
-    fn put(&self, asked: Asked, told: Option<Arc<ToldDestination>>) {
+    /// Returns true if what stood there had checks.
+    fn put(&self, asked: Asked, told: Option<Arc<ToldDestination>>) -> bool {
         let is_name = matches!(asked, Asked::Name(_));
-        self.told.put(asked, told);
+        let before = self.told.put(asked, told);
         if is_name {
             self.put_names_together();
         }
+        before.is_some_and(|before| before.has_checks())
     }
 
     fn open_call(&self, call: CallPlan, on_trial: Option<&Arc<OnTrial>>) -> (SocketAddr, Arc<Listener>) {
