@@ -2,31 +2,67 @@
 //! Limits on what is open at a time. A permit gives its place back when it is dropped, however that comes about.
 
 use crate::net::addrs::Direction;
-use crate::net::limit::Limit;
+use crate::net::limit::{Limit, Permit};
 use crate::options::config::Thresholds;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The circuit breaker of one cluster.
 #[derive(Debug)]
 pub(crate) struct ClusterLimits {
     /// Connections, those being made included.
-    pub(crate) connections: Arc<Limit>,
+    pub(crate) connections: Limit,
     /// Connects in flight.
-    pub(crate) pending: Arc<Limit>,
+    pub(crate) pending: Limit,
     /// Requests under way; see [`Thresholds`].
-    pub(crate) requests: Arc<Limit>,
+    pub(crate) requests: RareLimit,
     /// Retries under way; see [`Thresholds`].
-    pub(crate) retries: Arc<Limit>,
+    pub(crate) retries: RareLimit,
+}
+
+/// A limit that most clusters never ask for a place: it is made by the first that does.
+#[derive(Debug)]
+pub(crate) struct RareLimit {
+    made: OnceLock<Limit>,
+    max: AtomicU32,
+}
+
+impl RareLimit {
+    fn new(max: u32) -> Self {
+        Self { made: OnceLock::new(), max: AtomicU32::new(max) }
+    }
+
+    /// Takes a place if one is free.
+    pub(crate) fn try_acquire(&self) -> Option<Permit> {
+        let limit = self.made.get_or_init(|| Limit::of(self.max()));
+        // A reload may have changed it while it was made.
+        limit.set_max(self.max());
+        limit.try_acquire()
+    }
+
+    /// Returns the number of places in use.
+    pub(crate) fn used(&self) -> u32 {
+        self.made.get().map_or(0, Limit::used)
+    }
+
+    /// Returns the number of all places.
+    pub(crate) fn max(&self) -> u32 {
+        self.max.load(Relaxed)
+    }
+
+    fn set_max(&self, max: u32) {
+        self.max.store(max, Relaxed);
+    }
 }
 
 impl ClusterLimits {
     pub(crate) fn new(thresholds: &Thresholds) -> Self {
         Self {
-            connections: Limit::new(thresholds.max_connections),
-            pending: Limit::new(thresholds.max_pending_requests),
-            requests: Limit::new(thresholds.max_requests),
-            retries: Limit::new(thresholds.max_retries),
+            connections: Limit::of(thresholds.max_connections),
+            pending: Limit::of(thresholds.max_pending_requests),
+            requests: RareLimit::new(thresholds.max_requests),
+            retries: RareLimit::new(thresholds.max_retries),
         }
     }
 
@@ -38,7 +74,7 @@ impl ClusterLimits {
     }
 }
 
-/// The circuit breaker of a cluster that may never be called: of thousands few are, and one is some 600 bytes. Made when a
+/// The circuit breaker of a cluster that may never be called: of thousands few are, and one is some 300 bytes. Made when a
 /// connection asks for a place.
 #[derive(Debug, Default)]
 pub(crate) struct LazyLimits {
@@ -135,6 +171,14 @@ mod tests {
         assert!(limits.connections.try_acquire().is_none());
         limits.set(&Thresholds { max_connections: 3, ..Thresholds::default() });
         assert_eq!(max(), (2, 3));
+        // One that is rarely asked for follows the plan before it is made and after.
+        limits.set(&Thresholds { max_retries: 1, max_connections: 3, ..Thresholds::default() });
+        let held_retry = limits.retries.try_acquire().unwrap();
+        assert!(limits.retries.try_acquire().is_none());
+        limits.set(&Thresholds { max_retries: 2, max_connections: 3, ..Thresholds::default() });
+        assert_eq!((limits.retries.used(), limits.retries.max(), limits.requests.used()), (1, 2, 0));
+        assert!(limits.retries.try_acquire().is_some());
+        drop(held_retry);
         drop(held);
         assert_eq!(max(), (0, 3));
     }

@@ -2,8 +2,7 @@
 //! Metrics of a cluster and of a listener.
 
 use crate::cluster::limits::ClusterLimits;
-use crate::metrics::{Counter, Gauge, Stats, metrics};
-use crate::net::limit::Limit;
+use crate::metrics::{Counter, Gauge, RareCounter, Stats, metrics};
 
 metrics! {
     /// Connections to servers: of one cluster, and of all clusters for a direction and family.
@@ -17,30 +16,30 @@ metrics! {
         active: Gauge = "upstream_connections_active", "Connections to servers that are open or being made"
             => "cluster.{cluster}.upstream_cx_active";
         /// Those that timed out are counted in both.
-        connect_failed: Counter = "connect_failures", "Connects that failed or timed out, handshakes of TLS included"
+        connect_failed: RareCounter = "connect_failures", "Connects that failed or timed out, handshakes of TLS included"
             => "cluster.{cluster}.upstream_cx_connect_fail";
-        connect_timed_out: Counter = "connect_timeouts", "Connects that timed out"
+        connect_timed_out: RareCounter = "connect_timeouts", "Connects that timed out"
             => "cluster.{cluster}.upstream_cx_connect_timeout";
-        overflow: Counter = "connection_overflow", "Connections refused by --circuit-breaker-max-connections"
+        overflow: RareCounter = "connection_overflow", "Connections refused by --circuit-breaker-max-connections"
             => "cluster.{cluster}.upstream_cx_overflow";
-        pending_overflow: Counter = "pending_overflow",
+        pending_overflow: RareCounter = "pending_overflow",
             "Connections refused by --circuit-breaker-max-pending-requests"
             => "cluster.{cluster}.upstream_rq_pending_overflow";
-        retries: Counter = "retries", "Connects to a second or later endpoint of a service"
+        retries: RareCounter = "retries", "Connects to a second or later endpoint of a service"
             => "cluster.{cluster}.upstream_rq_retry";
-        retry_overflow: Counter = "retry_overflow",
+        retry_overflow: RareCounter = "retry_overflow",
             "Such connects to an ejected endpoint that --circuit-breaker-max-retries did not allow"
             => "cluster.{cluster}.upstream_rq_retry_overflow";
-        ejections: Counter = "ejections", "Endpoints that failed, to be tried last until a trial succeeds"
+        ejections: RareCounter = "ejections", "Endpoints that failed, to be tried last until a trial succeeds"
             => "cluster.{cluster}.outlier_detection.ejections_enforced_total";
-        no_endpoint: Counter = "no_endpoint", "Connections to a service without endpoints"
+        no_endpoint: RareCounter = "no_endpoint", "Connections to a service without endpoints"
             => "cluster.{cluster}.upstream_cx_none_healthy";
         to_server: Counter = "bytes", "Bytes forwarded" { flow: "to_server" }
             => "cluster.{cluster}.upstream_cx_tx_bytes_total", "tcp.{tcp}.downstream_cx_rx_bytes_total";
         to_client: Counter = "bytes" { flow: "to_client" }
             => "cluster.{cluster}.upstream_cx_rx_bytes_total", "tcp.{tcp}.downstream_cx_tx_bytes_total";
         /// Not on `/metrics`, which has it as a close reason.
-        idle_timeout: Counter => "cluster.{cluster}.upstream_cx_idle_timeout", "tcp.{tcp}.idle_timeout";
+        idle_timeout: RareCounter => "cluster.{cluster}.upstream_cx_idle_timeout", "tcp.{tcp}.idle_timeout";
     }
 }
 
@@ -54,25 +53,24 @@ metrics! {
         /// Connections that are open.
         active: Gauge => "listener.{listener}.downstream_cx_active";
         /// Connections refused because the limit of its direction was reached.
-        overflow: Counter => "listener.{listener}.downstream_cx_overflow";
+        overflow: RareCounter => "listener.{listener}.downstream_cx_overflow";
         /// Connections that have no cluster: the mesh denies them.
-        no_route: Counter => "tcp.{tcp}.downstream_cx_no_route";
+        no_route: RareCounter => "tcp.{tcp}.downstream_cx_no_route";
     }
 }
 
 /// Adds a cluster's circuit breaker: whether a limit is reached, and how many places are left.
 pub(crate) fn read_limits(limits: &ClusterLimits, cluster: &str, stats: &mut Stats) {
     let ClusterLimits { connections, pending, requests, retries } = limits;
-    for (open, remaining, limit) in [
-        ("cx_open", "remaining_cx", connections),
-        ("rq_pending_open", "remaining_pending", pending),
-        ("rq_open", "remaining_rq", requests),
-        ("rq_retry_open", "remaining_retries", retries),
+    for (open, remaining, (used, max)) in [
+        ("cx_open", "remaining_cx", (connections.used(), connections.max())),
+        ("rq_pending_open", "remaining_pending", (pending.used(), pending.max())),
+        ("rq_open", "remaining_rq", (requests.used(), requests.max())),
+        ("rq_retry_open", "remaining_retries", (retries.used(), retries.max())),
     ] {
-        let limit: &Limit = limit;
         let mut add =
             |stat, value| stats.add(format!("cluster.{cluster}.circuit_breakers.default.{stat}"), value);
-        add(open, i64::from(limit.used() >= limit.max()));
-        add(remaining, i64::from(limit.max().saturating_sub(limit.used())));
+        add(open, i64::from(used >= max));
+        add(remaining, i64::from(max.saturating_sub(used)));
     }
 }

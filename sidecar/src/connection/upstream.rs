@@ -9,12 +9,12 @@ use crate::cluster::registry::{Cluster, ClusterState};
 use crate::connection::accepted::ConnectionInfo;
 use crate::connection::metrics::Totals;
 use crate::connection::proxy::Proxy;
+use crate::metrics::RareCounter;
 use crate::net::addrs::OrigDst;
 use crate::net::limit::Permit;
 use crate::observe::close_reason::CloseReason;
 use crate::plan::Member;
 use crate::relay::Moved;
-use prometheus_client::metrics::counter::Counter;
 use std::sync::Arc;
 
 /// One connection to a server, from its first dial to its close. Dropped, it gives everything back.
@@ -36,7 +36,7 @@ pub(crate) struct UpstreamUse {
 }
 
 /// Counts for the cluster, and in the totals of the direction and family.
-fn count(cluster: &ClusterState, totals: &Totals, counter: impl Fn(&UpstreamMetrics) -> &Counter) {
+fn count(cluster: &ClusterState, totals: &Totals, counter: impl Fn(&UpstreamMetrics) -> &RareCounter) {
     counter(&cluster.metrics).inc();
     counter(&totals.upstream).inc();
 }
@@ -64,9 +64,10 @@ impl UpstreamUse {
                     _ => count(state, totals, |upstream| &upstream.pending_overflow),
                 }
             })?;
-        count(state, totals, |upstream| &upstream.total);
-        state.metrics.active.inc();
-        totals.upstream.active.inc();
+        for metrics in [&*state.metrics, &totals.upstream] {
+            metrics.total.inc();
+            metrics.active.inc();
+        }
         let this = Self {
             destination: proxy.destinations.dialled(state.id, attempts.first()),
             cluster: Arc::clone(state),
@@ -95,7 +96,8 @@ impl UpstreamUse {
             }
             Event::Retrying(addr) => {
                 self.count(|upstream| &upstream.retries);
-                self.count(|upstream| &upstream.total);
+                self.cluster.metrics.total.inc();
+                self.totals.upstream.total.inc();
                 // The old one is closed first, so that its place may be taken.
                 self.destination = None;
                 self.destination = destinations.dialled(self.cluster.id, *addr);
@@ -129,7 +131,7 @@ impl UpstreamUse {
         }
     }
 
-    fn count(&self, counter: impl Fn(&UpstreamMetrics) -> &Counter) {
+    fn count(&self, counter: impl Fn(&UpstreamMetrics) -> &RareCounter) {
         count(&self.cluster, &self.totals, counter);
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Metrics that are made when something is counted.
 
-use super::{Declared, Labels, Metric, MetricRegistry, Stats};
+use super::{Counter, Declared, Labels, Metric, MetricRegistry, Stats};
 use std::ops::Deref;
 use std::sync::OnceLock;
 
@@ -43,6 +43,37 @@ impl<M: Metric + Default> Metric for Lazy<M> {
 
     fn read(&self, declared: Declared, labels: &[(&str, &str)], stats: &mut Stats) {
         self.view(|metrics| metrics.read(declared, labels, stats));
+    }
+}
+
+/// A counter that is made by its first count. A counter is memory of its own, some 40 bytes, and most clusters never count a
+/// failure. It is no handle that can be cloned: two of them would count apart.
+#[derive(Debug, Default)]
+pub(crate) struct RareCounter(OnceLock<Counter>);
+
+impl RareCounter {
+    /// Counts one.
+    pub(crate) fn inc(&self) {
+        self.0.get_or_init(Counter::default).inc();
+    }
+
+    /// Returns the number counted.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.get().map_or(0, Counter::get)
+    }
+}
+
+impl Metric for RareCounter {
+    /// Makes it at once: every series of `/metrics` is there from the start.
+    fn register(registry: &mut MetricRegistry, declared: Declared, labels: &Labels) -> Self {
+        Self(OnceLock::from(Counter::register(registry, declared, labels)))
+    }
+
+    fn read(&self, declared: Declared, labels: &[(&str, &str)], stats: &mut Stats) {
+        match self.0.get() {
+            Some(counter) => counter.read(declared, labels, stats),
+            None => Counter::default().read(declared, labels, stats),
+        }
     }
 }
 

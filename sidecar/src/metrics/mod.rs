@@ -29,7 +29,7 @@ mod lazy;
 mod registry;
 
 pub(crate) use by::{By, Label, labels};
-pub(crate) use lazy::Lazy;
+pub(crate) use lazy::{Lazy, RareCounter};
 pub(crate) use prometheus_client::metrics::counter::Counter;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 pub(crate) use prometheus_client::metrics::histogram::Histogram;

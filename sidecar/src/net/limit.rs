@@ -97,11 +97,16 @@ struct Strangers {
 impl Limit {
     /// Makes a limit of `max` places; with 0 there is never a permit.
     pub(crate) fn new(max: u32) -> Arc<Self> {
+        Arc::new(Self::of(max))
+    }
+
+    /// Makes one that its owner does not share.
+    pub(crate) fn of(max: u32) -> Self {
         let counts =
             Counts { max: AtomicU32::new(max), used: AtomicU32::new(0), strangers: Mutex::default() };
         let counts = Arc::new(counts);
         let full = Arc::new(Claimed { counts: Arc::clone(&counts), stranger: None });
-        Arc::new(Self { counts, full })
+        Self { counts, full }
     }
 
     /// Takes a place if one is free. Never waits: above the limit a client is refused at once, and does not hang in a

@@ -51,7 +51,8 @@ pub(crate) struct CompiledDestination {
 /// All destinations that are followed.
 #[derive(Debug, Default)]
 pub(crate) struct FollowedDestinations {
-    all: HashMap<Asked, Followed>,
+    /// In boxes, as half of the places of the map may be empty.
+    all: HashMap<Asked, Box<Followed>>,
     arrivals: u64,
     /// Destinations whose documents changed, came or went since they were compiled.
     changed: HashSet<Asked>,
@@ -86,7 +87,7 @@ impl FollowedDestinations {
     pub(super) fn follow(&mut self, asked: &Asked) -> bool {
         let is_new = !self.has(asked);
         if is_new {
-            self.all.insert(asked.clone(), Followed::default());
+            self.all.insert(asked.clone(), Box::default());
         }
         is_new
     }
@@ -198,7 +199,7 @@ impl FollowedDestinations {
 
     /// Returns true if what was told of a destination is in force.
     pub(super) fn is_answered(&self, asked: &Asked) -> bool {
-        self.all.get(asked).is_some_and(Followed::is_answered)
+        self.all.get(asked).is_some_and(|one| one.is_answered())
     }
 
     /// Returns the reason why what was told of a destination is not in force.
@@ -213,7 +214,7 @@ impl FollowedDestinations {
 
     /// Returns the documents in force, those that came last at the end.
     pub(super) fn in_force(&self) -> impl Iterator<Item = &DocumentText> {
-        let mut all: Vec<&Followed> = self.all.values().collect();
+        let mut all: Vec<&Followed> = self.all.values().map(|one| &**one).collect();
         all.sort_by_key(|one| one.arrival);
         all.into_iter().flat_map(Followed::in_force)
     }

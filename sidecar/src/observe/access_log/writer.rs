@@ -62,7 +62,8 @@ pub(crate) struct RecordLogger<R> {
 
 #[derive(Debug)]
 enum Message<R> {
-    Record(R),
+    /// In a box, so that the places of the queue, all of which are there from the start, take 0.3 MB and not 1.7.
+    Record(Box<R>),
     /// Look for the file of the log's name.
     Reopen,
     /// Write out the queue, answer, and end.
@@ -111,7 +112,7 @@ impl<R: LogRecord> RecordLogger<R> {
     /// Hands a record over. Never waits: a record that finds the queue full is dropped and counted.
     pub(crate) fn record(&self, record: R) {
         if let Some(queue) = &self.queue
-            && queue.try_send(Message::Record(record)).is_err()
+            && queue.try_send(Message::Record(Box::new(record))).is_err()
         {
             self.dropped.inc();
         }

@@ -34,6 +34,7 @@ pub(super) struct Told {
 #[derive(Debug, Default)]
 struct ToldClusters {
     by_name: HashMap<Arc<str>, Weak<Cluster>>,
+    /// Those whose names in statistics are others.
     by_stat_name: HashMap<Arc<str>, Weak<Cluster>>,
 }
 
@@ -148,13 +149,17 @@ impl Told {
         }
         let plain = stat_names::stat_name(&plan.name);
         let other = |name: &str| {
-            let there = clusters.by_stat_name.get(name).and_then(Weak::upgrade);
-            is_taken(name) || there.is_some_and(|there| there.plan.name != plan.name)
+            let all = [clusters.by_stat_name.get(name), clusters.by_name.get(name)];
+            let mut there = all.into_iter().flatten().filter_map(Weak::upgrade);
+            is_taken(name) || there.any(|there| *there.stat_name == *name && there.plan.name != plan.name)
         };
         let stat_name = stat_names::free(&plain, other);
-        let made = Arc::new(new(Arc::clone(&stat_name)));
+        let is_own = stat_name == plan.name;
+        let made = Arc::new(new(if is_own { Arc::clone(&plan.name) } else { Arc::clone(&stat_name) }));
         clusters.by_name.insert(Arc::clone(&plan.name), Arc::downgrade(&made));
-        clusters.by_stat_name.insert(stat_name, Arc::downgrade(&made));
+        if !is_own {
+            clusters.by_stat_name.insert(stat_name, Arc::downgrade(&made));
+        }
         // Those that are gone take no more room than those that are there.
         if clusters.by_name.len() > 2 * self.read().all.len() + FEW {
             clusters.by_name.retain(|_, cluster| cluster.strong_count() != 0);
