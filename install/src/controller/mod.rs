@@ -4,7 +4,7 @@
 //! ```text
 //! API server ──LIST, WATCH──▶ watch ──▶ world ──touched──▶ followers ──▶ streams ──compile──▶ sidecars
 //!      ▲                                  │
-//!      │                                  └──▶ picture ◀── traffic ◀──reports── streams
+//!      │           other replicas ──parts─┴──▶ picture ◀── traffic ◀──reports── streams
 //!      └──lease, authority, ConfigMaps, conditions, CRDs, certificates◀── keep
 //! SIGTERM ──▶ not ready, the lease given back ──▶ a while later: the streams end, and sidecars go to other replicas
 //! ```
@@ -117,7 +117,8 @@ async fn work(options: ControllerOptions, api: kube::Config, posts: Client) -> R
     let mut tasks = JoinSet::new();
     let lists = watch::start(&shared, &mut tasks);
     tasks.spawn(all_listed(Arc::clone(&shared), lists));
-    let pages = Status::new(Arc::clone(&shared), leaving);
+    let port = status.local_addr().map_or(status_address.port(), |address| address.port());
+    let pages = Status::new(Arc::clone(&shared), leaving, port);
     tasks.spawn(culvert_serve::serve(status, STATUS_CONNECTIONS, pages));
     tasks.spawn(keep::authority::keep(Arc::clone(&shared)));
     tasks.spawn(keep::lease::hold(Arc::clone(&shared)));

@@ -161,10 +161,19 @@ fn each_pod_is_open_at_the_ports_that_others_call_and_no_others() -> Result<()> 
                 for port in rule["ports"].as_array().context("all ports")? {
                     let name = port["port"].as_str().context("no name")?;
                     ensure!(has_port(&rendered, &pod, name), "{pod} has no {name}");
-                    let to_some = rule
-                        .get("from")
-                        .is_some_and(|from| *from == watched()["networkPolicy"]["metricsFrom"]);
-                    open.push(format!("{name}{}", if to_some { " to some" } else { "" }));
+                    let to = match rule.get("from") {
+                        None => String::new(),
+                        Some(from) if *from == watched()["networkPolicy"]["metricsFrom"] => {
+                            " to some".to_owned()
+                        }
+                        // Without a selector of namespaces they are of the own one.
+                        Some(from) => {
+                            assert_eq!(from.as_array().map(Vec::len), Some(1), "{from}");
+                            assert_eq!(from[0].as_object().map(|one| one.len()), Some(1), "{from}");
+                            format!(" to {}", taken(&rendered, &from[0]["podSelector"])?.join(" and "))
+                        }
+                    };
+                    open.push(format!("{name}{to}"));
                 }
             }
             seen.push(format!("{pod}: {}", open.join(", ")));
@@ -176,7 +185,7 @@ fn each_pod_is_open_at_the_ports_that_others_call_and_no_others() -> Result<()> 
         [
             "DaemonSet culvert-agent: status to some",
             "DaemonSet culvert-uninstall: ",
-            "Deployment culvert-controller: control, status to some",
+            "Deployment culvert-controller: control, status to some, status to Deployment culvert-controller",
             "Deployment culvert-injector: webhook, status to some",
             "Job culvert-uninstall: ",
         ]

@@ -4,12 +4,13 @@
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use culvert_control::messages::{Report, Traffic};
 use culvert_tests::eventually;
 use culvert_tests::until::until_some;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{Cluster, Controller, SOON};
@@ -188,10 +189,115 @@ fn a_replica_says_which_sidecars_it_hears() -> Result<()> {
     let controller = cluster.controller(&[])?;
     let connection = cluster.connect(&controller)?;
     let _web = connection.stream(Some("token-web"))?;
-    controller.mesh_once(|mesh| mesh["sidecars"] == json!({ "heard": 1, "known": 2 }))?;
+    let mesh = controller.mesh_once(|mesh| mesh["sidecars"] == json!({ "heard": 1, "known": 2 }))?;
+    // No Service names another replica.
+    assert_eq!(mesh["replicas"], json!({ "answered": 1, "known": 1, "silent": [] }));
     let page = controller.page("/mesh")?;
-    ensure!(page.body.contains("this replica hears 1 of 2 sidecars"), "{page:?}");
-    ensure!(page.body.contains("to other replicas, or to none"), "{page:?}");
+    ensure!(page.body.contains("1 of 2 sidecars heard, 1 of 1 replica answered"), "{page:?}");
+    ensure!(page.body.contains("have no stream to a replica that answered"), "{page:?}");
+    Ok(())
+}
+
+/// Place of a replica's EndpointSlice.
+fn slice(replica: &str) -> String {
+    format!("/apis/discovery.k8s.io/v1/namespaces/mesh/endpointslices/culvert-controller-{replica}")
+}
+
+/// Puts a replica behind the controller's Service, in a slice of its own: all have one address here, and differ by port.
+fn put_replica(cluster: &Cluster, replica: &str, controller: &Controller, names_pod: bool) {
+    let (ip, port) = (controller.status.ip().to_string(), controller.status.port());
+    let mut endpoint = json!({ "addresses": [ip], "conditions": { "ready": true } });
+    if names_pod {
+        endpoint["targetRef"] = json!({ "kind": "Pod", "namespace": "mesh", "name": replica });
+    }
+    let object = json!({
+        "metadata": { "name": format!("culvert-controller-{replica}"), "namespace": "mesh",
+                      "labels": { "kubernetes.io/service-name": "culvert-controller" } },
+        "addressType": "IPv4", "endpoints": [endpoint],
+        "ports": [{ "name": "control", "port": controller.listen.port(), "protocol": "TCP" },
+                  { "name": "status", "port": port, "protocol": "TCP" }],
+    });
+    cluster.server.put(&slice(replica), object);
+}
+
+fn connections(mesh: &Value, client: &str, server: &str) -> Option<u64> {
+    edge(mesh, client, server)?["connections"].as_u64()
+}
+
+#[test]
+fn each_replica_shows_the_whole_mesh_and_says_which_one_is_silent() -> Result<()> {
+    const WEB: &str = "workload/shop/web";
+    const DB: &str = "workload/shop/db";
+    let cluster = shop()?;
+    let (one, two) = (cluster.starting("one", &[])?, cluster.starting("two", &[])?);
+    one.until_ready()?;
+    two.until_ready()?;
+    put_replica(&cluster, "one", &one, true);
+    // One without a pod's name finds itself among its peers.
+    put_replica(&cluster, "two", &two, false);
+    let (to_one, to_two) = (cluster.connect(&one)?, cluster.connect(&two)?);
+    let web = to_one.stream(Some("token-web"))?;
+    let db = to_two.stream(Some("token-db"))?;
+    web.report(report(vec![
+        traffic(true, [10, 96, 0, 2], [60, 1, 59]),
+        traffic(true, [192, 0, 2, 1], [10, 4, 0]),
+    ]))?;
+    db.report(report(vec![
+        // What the client told the other replica.
+        traffic(false, [10, 0, 0, 1], [59, 0, 59]),
+        traffic(false, [10, 0, 0, 9], [7, 0, 0]),
+    ]))?;
+    for replica in [&one, &two] {
+        let mesh = replica.mesh_once(|mesh| {
+            mesh["sidecars"] == json!({ "heard": 2, "known": 2 })
+                && mesh["edges"].as_array().is_some_and(|edges| edges.len() == 3)
+                && connections(mesh, WEB, DB) == Some(60)
+        })?;
+        let to_db = edge(&mesh, WEB, DB).context("no edge")?;
+        assert_eq!(
+            (&to_db["failed"], &to_db["tls"], &to_db["security"]),
+            (&json!(1), &json!(59), &json!("tls"))
+        );
+        assert_eq!(connections(&mesh, WEB, "outside"), Some(10));
+        assert_eq!(connections(&mesh, "workload/plain/cron", DB), Some(7));
+        assert_eq!(mesh["replicas"], json!({ "answered": 2, "known": 2, "silent": [] }));
+        let page = replica.page("/mesh")?;
+        ensure!(page.body.contains("2 of 2 sidecars heard, 2 of 2 replicas answered"), "{page:?}");
+        ensure!(
+            page.body.contains("shop/web → shop/db: ") && page.body.contains("plain/cron → "),
+            "{page:?}"
+        );
+    }
+    // The own part has nothing of another one.
+    let part = one.mesh("?part")?;
+    assert_eq!(part["edges"].as_array().map(Vec::len), Some(2), "{part}");
+    ensure!(!part.to_string().contains("cron"), "{part}");
+    assert_eq!(one.page("/mesh?part")?.status, 400);
+    // One that hangs costs a reader the deadline, and is named.
+    one.process.signal(Signal::STOP)?;
+    let silent = |mesh: &Value, problem: &str| {
+        mesh["replicas"]["silent"].as_array().is_some_and(|silent| {
+            silent.len() == 1
+                && silent[0]["replica"] == "one"
+                && silent[0]["problem"].as_str().is_some_and(|text| text.contains(problem))
+        })
+    };
+    let began = Instant::now();
+    let mesh = two.mesh_once(|mesh| silent(mesh, "no answer of "))?;
+    ensure!(began.elapsed() < SOON / 3, "{:?}", began.elapsed());
+    assert_eq!((&mesh["replicas"]["answered"], &mesh["replicas"]["known"]), (&json!(1), &json!(2)));
+    assert_eq!(mesh["sidecars"], json!({ "heard": 1, "known": 2 }));
+    let page = two.page("/mesh")?;
+    ensure!(page.body.contains("1 of 2 sidecars heard, 1 of 2 replicas answered"), "{page:?}");
+    ensure!(page.body.contains("No part of one: no answer of "), "{page:?}");
+    // One that is gone, too. The server's word about the client's connections is left.
+    one.process.signal(Signal::KILL)?;
+    let mesh = two.mesh_once(|mesh| silent(mesh, "cannot connect to "))?;
+    assert_eq!(connections(&mesh, WEB, DB), Some(59));
+    assert_eq!(connections(&mesh, WEB, "outside"), None);
+    // Until the cluster forgets it.
+    cluster.server.remove(&slice("one"));
+    two.mesh_once(|mesh| mesh["replicas"] == json!({ "answered": 1, "known": 1, "silent": [] }))?;
     Ok(())
 }
 

@@ -6,15 +6,18 @@ use std::fmt::Write;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::picture::{EdgeView, NodeView, Picture, Security, Sidecars, Sort};
+use super::picture::{EdgeView, NodeView, Picture, Security, Sidecars, Silent, Sort};
 use super::svg::{self, Drawing};
-use super::text::{ago, bytes, count, escaped, is_name, rate, several, share};
+use super::text::{ago, bytes, count, escaped, is_name, rate, several, share, shortened};
 
 const STYLE: &str = include_str!("mesh.css");
 /// Most rows of a table. `/mesh.json` has all.
 const MAX_ROWS: usize = 500;
 /// Seconds between two looks of a page that keeps itself up to date.
 const REFRESH: u32 = 10;
+/// Characters of a silent replica's name, and of its problem.
+const MAX_REPLICA: usize = 64;
+const MAX_PROBLEM: usize = 200;
 /// Marks of the picture in its key: class of the edge, and its meaning.
 const KEYS: [(&str, &str); 5] = [
     ("edge tls", "mesh TLS"),
@@ -86,24 +89,35 @@ fn head(out: &mut String, picture: &Picture, question: &Question) {
         false => String::new(),
     };
     let Sidecars { heard, known } = picture.sidecars;
-    let (class, more) = match heard < known {
-        true => (
-            "warn",
-            "<p class=\"soft\">The others have their streams to other replicas, or to none. Connections that only they saw \
-             are not shown here.</p>",
-        ),
-        false => ("good", ""),
-    };
+    let replicas = &picture.replicas;
+    let mut more = String::new();
+    if heard < known {
+        more.push_str(
+            "<p class=\"soft\">The others have no stream to a replica that answered. Connections that only they saw are \
+             not shown here.</p>",
+        );
+    }
+    for Silent { replica, problem } in &replicas.silent {
+        let _ = write!(
+            more,
+            "<p class=\"warn\">No part of {}: {}</p>",
+            escaped(&shortened(replica, MAX_REPLICA)),
+            escaped(&shortened(problem, MAX_PROBLEM)),
+        );
+    }
+    let class = if more.is_empty() { "good" } else { "warn" };
     let _ = write!(
         out,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">{refresh}\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <meta name=\"color-scheme\" content=\"light dark\"><title>The mesh, culvert-controller</title>\
          <link rel=\"icon\" href=\"data:,\"><style>{STYLE}</style></head><body><header><h1>The mesh</h1>\
-         <span class=\"badge {class}\">this replica hears {} of {}</span>\
+         <span class=\"badge {class}\">{} of {} heard, {} of {} answered</span>\
          <span class=\"soft\">{}, {}</span>{more}</header>",
         count(heard as u64),
         several(known, "sidecar"),
+        count(replicas.answered as u64),
+        several(replicas.known, "replica"),
         escaped(&picture.replica),
         escaped(&picture.time),
     );
@@ -295,7 +309,7 @@ fn nodes(out: &mut String, picture: &Picture) {
         ("Workload", ""),
         ("Pods", "n"),
         ("With a sidecar", "n"),
-        ("Heard by this replica", "n"),
+        ("Heard", "n"),
         ("", ""),
     ];
     let row = |node: &NodeView| {

@@ -3,12 +3,15 @@
 //! have too.
 //!
 //! ```text
-//! world, followers, traffic ──▶ picture ──▶ /mesh.json
-//!                                  └──▶ layout ──▶ ways ──▶ svg ──▶ html ──▶ /mesh
+//! world, followers, traffic ──▶ part ──▶ /mesh.json?part
+//!          other replicas ──ask──┴──▶ picture ──▶ /mesh.json
+//!                                        └──▶ layout ──▶ ways ──▶ svg ──▶ html ──▶ /mesh
 //! ```
 
+mod ask;
 mod html;
 mod layout;
+mod part;
 mod picture;
 mod svg;
 #[cfg(test)]
@@ -22,17 +25,22 @@ use std::time::{Duration, SystemTime};
 
 use culvert_serve::reply::{self, Reply};
 use culvert_serve::{Incoming, Method, Pages, Request, StatusCode};
+use hyper::body::Bytes;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue, LOCATION};
+use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 
+use self::ask::{Peer, Problem};
 use self::html::Question;
-use self::picture::Picture;
+use self::part::{Part, Whole};
+use self::picture::{Picture, Replicas, Silent};
 use super::shared::Shared;
 use crate::system::clock::rfc3339;
 use crate::system::status_port;
 
-/// Time for which a picture serves all readers: each new one looks at every pod.
+/// Time for which a picture, or the own part, serves all readers: each new one looks at every pod.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// The pages of the status port.
@@ -58,9 +66,9 @@ impl Pages for Status {
 }
 
 impl Status {
-    pub(crate) fn new(shared: Arc<Shared>, ending: watch::Receiver<bool>) -> Self {
-        let pictures = Pictures { last: Mutex::default(), turn: Arc::new(Semaphore::new(1)) };
-        Self { shared, ending, pictures: Arc::new(pictures) }
+    /// `port` is that of the pages themselves.
+    pub(crate) fn new(shared: Arc<Shared>, ending: watch::Receiver<bool>, port: u16) -> Self {
+        Self { shared, ending, pictures: Arc::new(Pictures::new(port)) }
     }
 
     fn page(&self, request: &Request<Incoming>) -> Reply {
@@ -85,41 +93,107 @@ impl Status {
     }
 }
 
-/// The last picture.
+/// The last picture, and the own part of it.
 #[derive(Debug)]
 struct Pictures {
+    /// Random: replicas know their own answer by it.
+    id: String,
+    /// Port of the own pages, at which other replicas are asked where the Service names none.
+    port: u16,
+    own: Mutex<Option<(Instant, Arc<Part>)>>,
     last: Mutex<Option<(Instant, Arc<Picture>)>>,
     /// One answer at a time: any pod may ask, and sidecars are to be served meanwhile.
     turn: Arc<Semaphore>,
+    /// The same for the own part. Two replicas that ask each other at the same time wait for none of their turns.
+    part_turn: Arc<Semaphore>,
+}
+
+/// The kept value, while it is fresh.
+fn fresh<T>(kept: &Mutex<Option<(Instant, Arc<T>)>>) -> Option<Arc<T>> {
+    let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.as_ref().filter(|(made, _)| made.elapsed() < FRESH).map(|(_, value)| Arc::clone(value))
+}
+
+fn keep<T>(kept: &Mutex<Option<(Instant, Arc<T>)>>, value: T) -> Arc<T> {
+    let value = Arc::new(value);
+    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), Arc::clone(&value)));
+    value
 }
 
 impl Pictures {
-    /// Returns a picture of this moment, or of one just before. Readers that come meanwhile wait for the same one.
-    fn get(&self, shared: &Shared) -> Arc<Picture> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, picture)) = last.as_ref().filter(|(made, _)| made.elapsed() < FRESH) {
-            return Arc::clone(picture);
+    fn new(port: u16) -> Self {
+        let random = ring::rand::generate::<[u8; 16]>(&ring::rand::SystemRandom::new());
+        let random = random.expect("the kernel gives random bytes").expose();
+        Self {
+            id: format!("{:032x}", u128::from_be_bytes(random)),
+            port,
+            own: Mutex::default(),
+            last: Mutex::default(),
+            turn: Arc::new(Semaphore::new(1)),
+            part_turn: Arc::new(Semaphore::new(1)),
         }
-        let picture = Arc::new(taken(shared));
-        *last = Some((Instant::now(), Arc::clone(&picture)));
-        picture
+    }
+
+    /// Returns the own part of this moment, or of one just before.
+    fn part(&self, shared: &Shared) -> Arc<Part> {
+        fresh(&self.own).unwrap_or_else(|| keep(&self.own, own(shared, &self.id)))
+    }
+
+    /// Returns a picture of this moment, or of one just before. Readers that come meanwhile wait for the same one.
+    async fn get(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Arc<Picture>, JoinError> {
+        if let Some(picture) = fresh(&self.last) {
+            return Ok(picture);
+        }
+        let peers = ask::peers(&shared.world(), &shared.settings, self.port);
+        let answers = ask::all(peers).await;
+        let (pictures, shared) = (Arc::clone(self), Arc::clone(shared));
+        // Milliseconds of work, which no stream should wait for.
+        tokio::task::spawn_blocking(move || {
+            let own = pictures.part(&shared);
+            keep(&pictures.last, taken(&shared, &own, answers))
+        })
+        .await
     }
 }
 
-fn taken(shared: &Shared) -> Picture {
+fn own(shared: &Shared, id: &str) -> Part {
     let now = Instant::now();
     let heard: HashSet<_> = shared.followers().pods().cloned().collect();
     let (edges, left_out) = {
         let mut traffic = shared.traffic();
         (traffic.edges(now), traffic.left_out(now))
     };
-    let picture = Picture::of(&shared.world(), &heard, edges);
+    Part { id: id.to_owned(), left_out, ..Part::of(&shared.world(), &heard, edges) }
+}
+
+fn taken(shared: &Shared, own: &Part, answers: Vec<(Peer, Result<Bytes, Problem>)>) -> Picture {
+    let (parts, replicas) = read(own, answers);
+    let whole = Whole::of([own].into_iter().chain(&parts));
+    let picture = Picture::of(&shared.world(), &whole);
     Picture {
         replica: shared.settings.instance.clone(),
+        replicas,
         time: rfc3339(SystemTime::now()),
-        left_out,
         ..picture
     }
+}
+
+/// Reads the parts of the other replicas. One that is there twice, or is this one, counts once.
+fn read(own: &Part, answers: Vec<(Peer, Result<Bytes, Problem>)>) -> (Vec<Part>, Replicas) {
+    let mut parts = Vec::<Part>::new();
+    let mut silent = Vec::new();
+    for (Peer { name, at: _ }, answer) in answers {
+        match answer.and_then(|answer| Ok(Part::read(&answer)?)) {
+            Ok(part) if part.id == own.id || parts.iter().any(|known| known.id == part.id) => {}
+            Ok(part) => parts.push(part),
+            Err(problem) => {
+                tracing::debug!(replica = name, %problem, "a replica's part of the picture is missing");
+                silent.push(Silent { replica: name, problem: problem.to_string() });
+            }
+        }
+    }
+    let answered = 1 + parts.len();
+    (parts, Replicas { answered, known: answered + silent.len(), silent })
 }
 
 /// A page about the mesh that is asked for.
@@ -128,7 +202,9 @@ enum Asked {
     Root,
     /// The page for people.
     Page(Result<Question, &'static str>),
-    /// The same as JSON.
+    /// What this replica hears itself, for other replicas.
+    Part,
+    /// The same as the page, as JSON.
     Json(Result<Question, &'static str>),
     /// One of them by a method that none takes.
     WrongMethod,
@@ -140,6 +216,7 @@ impl Asked {
         let asked = match request.uri().path() {
             "/" => Self::Root,
             "/mesh" => Self::Page(question()),
+            "/mesh.json" if request.uri().query() == Some("part") => Self::Part,
             "/mesh.json" => Self::Json(question()),
             _ => return None,
         };
@@ -151,6 +228,7 @@ impl Asked {
         let (is_page, question) = match self {
             Self::Root => return elsewhere(),
             Self::WrongMethod => return reply::wrong_method("GET, HEAD"),
+            Self::Part => return own_part(shared, pictures).await,
             Self::Page(question) => (true, question),
             Self::Json(question) => (false, question),
         };
@@ -159,18 +237,37 @@ impl Asked {
             Err(wrong) => return reply::text(StatusCode::BAD_REQUEST, wrong),
         };
         let turn = Arc::clone(&pictures.turn).acquire_owned().await;
-        // Milliseconds of work, which no stream should wait for. It goes on if its reader leaves, and holds its turn until then.
-        let made = tokio::task::spawn_blocking(move || {
+        // It goes on if its reader leaves, and holds its turn until then.
+        let made = tokio::spawn(async move {
             let _turn = turn;
-            let picture = pictures.get(&shared);
-            let picture = match &question.namespace {
-                Some(namespace) => Arc::new(picture.in_namespace(namespace)),
-                None => picture,
-            };
-            if is_page { for_people(&picture, &question) } else { as_json(&picture) }
+            let picture = pictures.get(&shared).await?;
+            tokio::task::spawn_blocking(move || {
+                let picture = match &question.namespace {
+                    Some(namespace) => Arc::new(picture.in_namespace(namespace)),
+                    None => picture,
+                };
+                if is_page { for_people(&picture, &question) } else { as_json(&*picture) }
+            })
+            .await
         });
-        made.await.unwrap_or_else(|error| reply::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+        match made.await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) | Err(error) => failed(&error),
+        }
     }
+}
+
+async fn own_part(shared: Arc<Shared>, pictures: Arc<Pictures>) -> Reply {
+    let turn = Arc::clone(&pictures.part_turn).acquire_owned().await;
+    let made = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        as_json(&*pictures.part(&shared))
+    });
+    made.await.unwrap_or_else(|error| failed(&error))
+}
+
+fn failed(error: &JoinError) -> Reply {
+    reply::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
 fn elsewhere() -> Reply {
@@ -186,8 +283,8 @@ fn for_people(picture: &Picture, question: &Question) -> Reply {
     reply
 }
 
-fn as_json(picture: &Picture) -> Reply {
-    match serde_json::to_vec(picture) {
+fn as_json(value: &impl Serialize) -> Reply {
+    match serde_json::to_vec(value) {
         Ok(text) => reply::of_type(StatusCode::OK, "application/json", text),
         Err(error) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }

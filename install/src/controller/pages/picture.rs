@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The mesh as a picture: workloads, and connections between them. Pure; also the shape of `/mesh.json`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use culvert_mesh::kinds::Kind;
 use serde::Serialize;
 
-use crate::controller::key::Key;
-use crate::controller::traffic::{COVERS, Ends, Node, Totals, workload};
+use super::part::{Whole, id};
+use crate::controller::traffic::{Amount, COVERS, Ends, Node, Totals, workload};
 use crate::controller::world::{Life, Of, World};
 
 /// Most invalid documents that are named. The condition `Accepted` of each says more.
@@ -15,11 +15,12 @@ const MAX_INVALID: usize = 50;
 /// Characters of an invalid document's words.
 const MAX_WORDS: usize = 400;
 
-/// The mesh as one replica knows it.
+/// The mesh as the replicas know it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Picture {
-    /// Name of the replica.
+    /// Name of the replica that says it.
     pub replica: String,
+    pub replicas: Replicas,
     /// Time of the picture, RFC 3339.
     pub time: String,
     /// Seconds that connections are shown for.
@@ -34,10 +35,28 @@ pub(super) struct Picture {
     pub invalid_documents: Vec<Invalid>,
 }
 
+/// Replicas whose parts are in the picture.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Replicas {
+    /// Those that answered, the one that says it included.
+    pub answered: usize,
+    /// All of them.
+    pub known: usize,
+    pub silent: Vec<Silent>,
+}
+
+/// A replica whose part is not in the picture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Silent {
+    /// Name of its pod, or its address.
+    pub replica: String,
+    pub problem: String,
+}
+
 /// Sidecars of living pods.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Sidecars {
-    /// Those that have a stream to this replica, and report to it.
+    /// Those that have a stream to a replica that answered, and report to it.
     pub heard: usize,
     /// All of the cluster.
     pub known: usize,
@@ -61,7 +80,7 @@ pub(super) struct NodeView {
     pub kind: Sort,
     pub namespace: String,
     pub name: String,
-    /// Living pods, those with a sidecar, and those whose sidecar this replica hears.
+    /// Living pods, those with a sidecar, and those whose sidecar a replica hears.
     pub pods: usize,
     pub sidecars: usize,
     pub heard: usize,
@@ -109,8 +128,8 @@ pub(super) struct Invalid {
 }
 
 impl EdgeView {
-    fn of(client: String, server: String, totals: &Totals) -> Self {
-        let Totals { counts, open, seconds, age } = *totals;
+    fn of(Ends { client, server }: &Ends, totals: &Totals) -> Self {
+        let (Amount { counts, open }, seconds, age) = (totals.told, totals.seconds, totals.age);
         let well = counts.ended - counts.failed.min(counts.ended);
         let security = match counts.tls {
             0 if well == 0 => Security::Unknown,
@@ -119,8 +138,8 @@ impl EdgeView {
             _ => Security::Mixed,
         };
         Self {
-            client,
-            server,
+            client: id(client),
+            server: id(server),
             connections: counts.ended,
             // Three digits are what a person reads, and keep the answer short.
             per_second: (counts.ended as f64 / seconds.max(1) as f64 * 1000.0).round() / 1000.0,
@@ -135,8 +154,8 @@ impl EdgeView {
 }
 
 impl Picture {
-    /// Draws together what is known. `heard` are the pods with a stream here.
-    pub(super) fn of(world: &World, heard: &HashSet<Key>, edges: Vec<(Ends, Totals)>) -> Self {
+    /// Draws together what is known here, and what the replicas hear.
+    pub(super) fn of(world: &World, whole: &Whole) -> Self {
         let mut nodes = Nodes::default();
         let mut known = 0;
         let onboarded = world.onboarded_namespaces();
@@ -147,33 +166,34 @@ impl Picture {
             let node = nodes.of(&Node::Workload(workload(pod)));
             node.pods += 1;
             node.sidecars += usize::from(has);
-            node.heard += usize::from(heard.contains(&key));
         }
-        let mut merged = BTreeMap::<(String, String), Totals>::new();
-        let mut stands = HashMap::<Node, Node>::new();
-        for (Ends { client, server }, totals) in edges {
-            let ids = [client, server].map(|node| {
-                // A Service may have a thousand pods, and as many callers.
-                let stands = stands.entry(node).or_insert_with_key(|node| stands_for(world, node.clone()));
-                nodes.of(stands).id.clone()
-            });
-            add(merged.entry(ids.into()).or_default(), &totals);
+        for Ends { client, server } in whole.edges.keys() {
+            nodes.of(client);
+            nodes.of(server);
         }
-        let ends: HashSet<&String> = merged.keys().flat_map(|(client, server)| [client, server]).collect();
+        for (node, heard) in &whole.heard {
+            if let Some(view) = nodes.0.get_mut(&id(node)) {
+                // A sidecar on its way from one replica to another one may have a stream to both.
+                view.heard = (*heard).min(view.sidecars);
+            }
+        }
+        let mut edges: Vec<EdgeView> =
+            whole.edges.iter().map(|(ends, totals)| EdgeView::of(ends, totals)).collect();
+        edges.sort_by(|one, other| (&one.client, &one.server).cmp(&(&other.client, &other.server)));
+        let ends: HashSet<&String> = edges.iter().flat_map(|edge| [&edge.client, &edge.server]).collect();
         // Else each Job that ever ran, and all of kube-system, would be in the picture of the mesh.
         let is_shown = |node: &NodeView| {
             node.sidecars > 0 || onboarded.contains(node.namespace.as_str()) || ends.contains(&node.id)
         };
         let nodes: Vec<NodeView> = nodes.0.into_values().filter(is_shown).collect();
-        let edge =
-            |((client, server), totals): ((String, String), Totals)| EdgeView::of(client, server, &totals);
         let namespaces = nodes.iter().map(|node| node.namespace.clone()).filter(|name| !name.is_empty());
         Self {
             window_seconds: COVERS.as_secs(),
             sidecars: Sidecars { heard: nodes.iter().map(|node| node.heard).sum(), known },
             namespaces: namespaces.collect(),
             nodes,
-            edges: merged.into_iter().map(edge).collect(),
+            edges,
+            left_out: whole.left_out,
             invalid_documents: invalid(world),
             ..Self::default()
         }
@@ -195,6 +215,7 @@ impl Picture {
         let nodes = nodes.cloned().collect();
         Self {
             replica: self.replica.clone(),
+            replicas: self.replicas.clone(),
             time: self.time.clone(),
             window_seconds: self.window_seconds,
             sidecars: self.sidecars,
@@ -213,12 +234,12 @@ struct Nodes(BTreeMap<String, NodeView>);
 
 impl Nodes {
     fn of(&mut self, node: &Node) -> &mut NodeView {
-        let (id, kind, key) = match node {
-            Node::Workload(key) => (format!("workload/{key}"), Sort::Workload, Some(key)),
-            Node::Service(key) => (format!("service/{key}"), Sort::Service, Some(key)),
-            Node::Outside => ("outside".to_owned(), Sort::Outside, None),
+        let (kind, key) = match node {
+            Node::Workload(key) => (Sort::Workload, Some(key)),
+            Node::Service(key) => (Sort::Service, Some(key)),
+            Node::Outside => (Sort::Outside, None),
         };
-        self.0.entry(id).or_insert_with_key(|id| NodeView {
+        self.0.entry(id(node)).or_insert_with_key(|id| NodeView {
             id: id.clone(),
             kind,
             namespace: key.map(|key| key.namespace().to_owned()).unwrap_or_default(),
@@ -226,25 +247,6 @@ impl Nodes {
             ..NodeView::default()
         })
     }
-}
-
-/// The workload behind a Service, where all its pods are of one.
-fn stands_for(world: &World, node: Node) -> Node {
-    let Node::Service(service) = &node else { return node };
-    let (pods, others) = world.behind(service);
-    let workloads: BTreeSet<Key> = pods.iter().map(|(pod, _)| workload(pod)).collect();
-    match workloads.first() {
-        Some(one) if others == 0 && workloads.len() == 1 => Node::Workload(one.clone()),
-        _ => node,
-    }
-}
-
-fn add(sum: &mut Totals, more: &Totals) {
-    let is_first = *sum == Totals::default();
-    sum.counts.add(more.counts);
-    sum.open = sum.open.saturating_add(more.open);
-    sum.seconds = sum.seconds.max(more.seconds);
-    sum.age = if is_first { more.age } else { sum.age.min(more.age) };
 }
 
 fn invalid(world: &World) -> Vec<Invalid> {

@@ -4,12 +4,14 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use super::ask::{Peer, Problem};
 use super::html::{Question, page, policy};
 use super::layout::{Graph, HEIGHT, Layout, WIDTH, layout};
-use super::picture::{EdgeView, Invalid, NodeView, Picture, Security, Sidecars, Sort};
-use super::{svg, ways};
+use super::part::{Part, Whole};
+use super::picture::{EdgeView, Invalid, NodeView, Picture, Replicas, Security, Sidecars, Silent, Sort};
+use super::{read, svg, ways};
 use crate::controller::key::Key;
-use crate::controller::traffic::{Counts, Ends, Node, Totals};
+use crate::controller::traffic::{Amount, Counts, Ends, Node, Totals};
 use crate::controller::world::{Pod, Put, RawService, Service, Slice, World};
 
 /// A graph with a lane and edges that are drawn from a seed: `count` nodes, one in six without edges. Most are called within
@@ -163,6 +165,11 @@ fn edge(client: &str, server: &str, connections: u64, security: Security) -> Edg
     }
 }
 
+fn silent(replica: &str) -> Silent {
+    let problem = "no answer of 10.0.0.3:15090 within 1s".to_owned();
+    Silent { replica: replica.to_owned(), problem }
+}
+
 /// A mesh of so many workloads in several namespaces, some without sidecars, with calls as [`graph`] has them.
 fn mesh(count: usize) -> Picture {
     const NAMES: [&str; 8] = [
@@ -207,6 +214,7 @@ fn mesh(count: usize) -> Picture {
     let known = nodes.iter().map(|node| node.sidecars).sum();
     Picture {
         replica: "culvert-controller-5d8f7c9b4-x2v7k".to_owned(),
+        replicas: Replicas { answered: 2, known: 3, silent: vec![silent("culvert-controller-5d8f7c9b4-a")] },
         time: "2026-11-29T12:00:00Z".to_owned(),
         window_seconds: 300,
         sidecars: Sidecars { heard: known * 2 / 3, known },
@@ -234,7 +242,12 @@ fn pages_to_look_at_are_whole() {
             "{count}"
         );
         assert_eq!(text.matches("<svg").count(), text.matches("</svg>").count());
-        assert!(text.contains("this replica hears") && text.contains("other replicas"));
+        assert!(
+            text.contains(" sidecars heard, 2 of 3 replicas answered") && text.contains("have no stream")
+        );
+        assert!(
+            text.contains("No part of culvert-controller-5d8f7c9b4-a: no answer of 10.0.0.3:15090 within 1s")
+        );
         if let Some(folder) = std::env::var_os("PICTURES") {
             fs::write(std::path::Path::new(&folder).join(format!("{count}.html")), &text).unwrap();
         }
@@ -259,6 +272,10 @@ fn names_of_the_cluster_are_text() {
     one.id = format!("workload/{hostile}/{hostile}");
     let picture = Picture {
         replica: hostile.to_owned(),
+        replicas: Replicas {
+            silent: vec![Silent { problem: hostile.to_owned(), ..silent(hostile) }],
+            ..Replicas::default()
+        },
         time: hostile.to_owned(),
         namespaces: [hostile.to_owned(), "shop".to_owned()].into(),
         edges: vec![edge(&one.id, &two.id, 5, Security::Tls)],
@@ -364,7 +381,14 @@ fn put_service(world: &mut World, name: &str, pods: &[&str]) {
 fn called(node: Node, [ended, failed, tls]: [u64; 3]) -> (Ends, Totals) {
     let counts = Counts { ended, failed, tls, bytes: 10 };
     let client = Node::Workload(Key::new("shop", "web"));
-    (Ends { client, server: node }, Totals { counts, open: 1, seconds: 100, age: ended })
+    let told = Amount { counts, open: 1 };
+    (Ends { client, server: node }, Totals { told, echo: Amount::default(), seconds: 100, age: ended })
+}
+
+/// The picture of one replica alone.
+fn alone(world: &World, heard: &HashSet<Key>, edges: Vec<(Ends, Totals)>) -> Picture {
+    let part = Part::of(world, heard, edges);
+    Picture::of(world, &Whole::of([&part]))
 }
 
 #[test]
@@ -378,7 +402,7 @@ fn a_service_is_the_workload_behind_it() {
     let service = || Node::Service(Key::new("shop", "db"));
     let edges =
         || vec![called(service(), [50, 0, 50]), called(Node::Workload(Key::new("shop", "db")), [10, 0, 0])];
-    let of = |world: &World| Picture::of(world, &HashSet::new(), edges());
+    let of = |world: &World| alone(world, &HashSet::new(), edges());
     // Both ways to it are one edge.
     put_service(&mut world, "db", &["db-0", "db-1"]);
     let picture = of(&world);
@@ -407,7 +431,7 @@ fn protection_is_told_by_the_connections_that_ended_well() {
         ([10, 10, 0], Security::Unknown),
         ([0, 0, 0], Security::Unknown),
     ] {
-        let picture = Picture::of(&world, &HashSet::new(), vec![called(Node::Outside, counts)]);
+        let picture = alone(&world, &HashSet::new(), vec![called(Node::Outside, counts)]);
         assert_eq!(picture.edges[0].security, security, "{counts:?}");
     }
 }
@@ -425,16 +449,40 @@ fn workloads_of_the_mesh_and_those_that_it_talks_to_are_shown() {
     let edges = |name: &str| vec![called(Node::Workload(Key::new("plain", name)), [1, 0, 0])];
     let ids =
         |picture: &Picture| -> Vec<String> { picture.nodes.iter().map(|node| node.id.clone()).collect() };
-    let picture = Picture::of(&world, &heard, edges("tool"));
+    let picture = alone(&world, &heard, edges("tool"));
     // A namespace with a sidecar is onboarded: what has none there is what a reader looks for.
     assert_eq!(ids(&picture), ["workload/plain/tool", "workload/shop/cron", "workload/shop/web"]);
     let web = picture.nodes.last().unwrap();
     assert_eq!((web.pods, web.sidecars, web.heard), (2, 1, 1));
     assert_eq!(picture.sidecars, Sidecars { heard: 1, known: 1 });
     // One whose pods are gone is there for as long as its connections are.
-    let picture = Picture::of(&world, &heard, edges("gone"));
+    let picture = alone(&world, &heard, edges("gone"));
     assert!(ids(&picture).contains(&"workload/plain/gone".to_owned()));
     let label = [("culvert.dev/inject".to_owned(), "enabled".to_owned())];
     world.put(Put::Namespace("plain".into(), label.into()));
-    assert_eq!(ids(&Picture::of(&world, &heard, Vec::new())).len(), 4);
+    assert_eq!(ids(&alone(&world, &heard, Vec::new())).len(), 4);
+}
+
+#[test]
+fn answers_count_once_and_the_own_one_not_at_all() {
+    let own = Part { id: "own".to_owned(), ..Part::default() };
+    let answer = |name: &str, id: Option<&str>| {
+        let peer = Peer { name: name.to_owned(), at: "10.0.0.3:15090".parse().unwrap() };
+        let part = id.map(|id| Part { id: id.to_owned(), ..Part::default() });
+        let text = part.map_or_else(|| b"{".to_vec(), |part| serde_json::to_vec(&part).unwrap());
+        (peer, Ok(text.into()))
+    };
+    let answers = vec![
+        answer("a", Some("other")),
+        answer("b", Some("own")),
+        answer("c", Some("other")),
+        answer("d", None),
+        (answer("e", None).0, Err(Problem::TimedOut("10.0.0.3:15090".parse().unwrap()))),
+    ];
+    let (parts, Replicas { answered, known, silent }) = read(&own, answers);
+    assert_eq!((parts.len(), answered, known), (1, 2, 4));
+    let names: Vec<_> = silent.iter().map(|one| one.replica.as_str()).collect();
+    assert_eq!(names, ["d", "e"]);
+    assert!(silent[0].problem.contains("not the JSON of a part"), "{silent:?}");
+    assert_eq!(silent[1].problem, self::silent("e").problem);
 }

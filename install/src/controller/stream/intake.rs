@@ -100,11 +100,13 @@ impl Intake {
         };
         let Ok(mut read) = read else { return shared.metrics.reported(Reported::Dropped) };
         {
-            // A client with a stream of its own reports the connection itself, unless it goes past its sidecar.
+            // A client with a stream of its own reports the connection itself, unless it goes past its sidecar. Which streams
+            // the other replicas have is known to those who ask them for their part of the picture.
             let followers = shared.followers();
             for seen in &mut read.seen {
-                if seen.reporter.as_ref().is_some_and(|pod| followers.has(pod)) {
-                    (seen.counts, seen.open) = (seen.past, 0);
+                if let Some(pod) = &seen.reporter {
+                    let elsewhere = !followers.has(pod);
+                    seen.leave_to_client(elsewhere);
                 }
             }
         }

@@ -5,6 +5,9 @@
 //! Report ──read──▶ Seen: client, server, counts ──note──▶ Traffic ──edges──▶ the picture of the mesh
 //! ```
 //! A pod is believed about itself only: each edge that it reports has its own workload at one end.
+//!
+//! A connection of two members counts by its client. Where the client has no stream to this replica, the server's word is kept
+//! apart as an echo: another replica may hear the client.
 
 mod report;
 #[cfg(test)]
@@ -16,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 use tokio::time::Instant;
 
 pub(crate) use self::report::{Read, Seen, read, workload};
-pub(crate) use self::window::{COVERS, Counts};
+pub(crate) use self::window::{Amount, COVERS, Counts};
 use self::window::{Window, bucket};
 use super::key::Key;
 
@@ -51,27 +54,52 @@ struct Edge {
     /// First and last report about it, in seconds since the start.
     first: u64,
     last: u64,
+    told: Side,
+    echo: Side,
+}
+
+/// Connections of an edge that are told by one side.
+#[derive(Debug, Default)]
+struct Side {
     /// Connections that are open now.
     open: u64,
     window: Window,
 }
 
+impl Side {
+    /// Takes connections in. Returns those that are open.
+    fn note(&mut self, second: u64, amount: Amount) -> u64 {
+        if !amount.is_nothing() {
+            self.window.add(second, amount.counts);
+        }
+        self.open = self.open.saturating_add(amount.open);
+        amount.open
+    }
+
+    fn is_forgotten(&self, second: u64) -> bool {
+        self.open == 0 && self.window.sum(second).is_none()
+    }
+
+    fn sum(&self, second: u64) -> Amount {
+        Amount { counts: self.window.sum(second).unwrap_or_default(), open: self.open }
+    }
+}
+
 /// Connections between two ends within the last minutes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Totals {
-    /// Connections that ended.
-    pub counts: Counts,
-    /// Connections that are open now.
-    pub open: u64,
+    pub told: Amount,
+    /// Those that the client's sidecar tells another replica, if it has a stream to any.
+    pub echo: Amount,
     /// Seconds that the counts are about.
     pub seconds: u64,
     /// Seconds since the last report.
     pub age: u64,
 }
 
-/// Open connections of one stream's last report, which end with the stream.
+/// Open connections of one stream's last report, told and as echo, which end with the stream.
 #[derive(Debug, Default)]
-pub(crate) struct Held(Vec<(Ends, u64)>);
+pub(crate) struct Held(Vec<(Ends, [u64; 2])>);
 
 /// All connections within the last minutes.
 #[derive(Debug)]
@@ -105,24 +133,23 @@ impl Traffic {
             self.left_out.add(second, Counts { ended: left_out, ..Counts::default() });
         }
         self.release(held);
-        let mut open = BTreeMap::<Ends, u64>::new();
-        for Seen { ends, counts, past: _, open: now_open, reporter: _ } in seen {
-            if counts.ended == 0 && now_open == 0 {
+        let mut open = BTreeMap::<Ends, [u64; 2]>::new();
+        for Seen { ends, told, echo, past: _, reporter: _ } in seen {
+            if [told, echo].iter().all(|amount| amount.counts.ended == 0 && amount.open == 0) {
                 continue;
             }
             self.make_place(&ends, second);
             let edge = self.edges.entry(ends.clone()).or_insert_with(|| Edge {
                 first: second,
                 last: second,
-                open: 0,
-                window: Window::default(),
+                told: Side::default(),
+                echo: Side::default(),
             });
             edge.last = second;
-            edge.window.add(second, counts);
-            if now_open > 0 {
-                edge.open = edge.open.saturating_add(now_open);
+            let now_open = [edge.told.note(second, told), edge.echo.note(second, echo)];
+            if now_open != [0, 0] {
                 let held = open.entry(ends).or_default();
-                *held = held.saturating_add(now_open);
+                *held = [held[0].saturating_add(now_open[0]), held[1].saturating_add(now_open[1])];
             }
         }
         held.0 = open.into_iter().collect();
@@ -130,9 +157,10 @@ impl Traffic {
 
     /// Ends the open connections of a stream.
     pub(crate) fn release(&mut self, held: &mut Held) {
-        for (ends, open) in std::mem::take(&mut held.0) {
+        for (ends, [told, echo]) in std::mem::take(&mut held.0) {
             if let Some(edge) = self.edges.get_mut(&ends) {
-                edge.open = edge.open.saturating_sub(open);
+                edge.told.open = edge.told.open.saturating_sub(told);
+                edge.echo.open = edge.echo.open.saturating_sub(echo);
             }
         }
     }
@@ -159,7 +187,7 @@ impl Traffic {
     }
 
     fn forget_old(&mut self, second: u64) {
-        self.edges.retain(|_, edge| edge.open > 0 || edge.window.sum(second).is_some());
+        self.edges.retain(|_, edge| !edge.told.is_forgotten(second) || !edge.echo.is_forgotten(second));
     }
 
     /// Every edge with its totals, in no order.
@@ -168,8 +196,8 @@ impl Traffic {
         self.forget_old(second);
         let oldest = bucket(second).saturating_sub(window::BUCKETS - 1) * window::SECONDS;
         let totals = |edge: &Edge| Totals {
-            counts: edge.window.sum(second).unwrap_or_default(),
-            open: edge.open,
+            told: edge.told.sum(second),
+            echo: edge.echo.sum(second),
             seconds: (second - oldest.max(edge.first.saturating_sub(REPORTS_EVERY)).min(second)).max(1),
             age: second.saturating_sub(edge.last),
         };

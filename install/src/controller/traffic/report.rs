@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use culvert_control::MAX_TRAFFIC;
 use culvert_control::messages::{Report, Traffic as Entry};
 
-use super::{Counts, Ends, Node};
+use super::{Amount, Counts, Ends, Node};
 use crate::controller::key::Key;
 use crate::controller::world::{Pod, World};
 
@@ -14,13 +14,23 @@ use crate::controller::world::{Pod, World};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub ends: Ends,
-    pub counts: Counts,
-    /// Those of them that went past the client's sidecar, if it has one.
+    pub told: Amount,
+    /// Those that the client's sidecar tells too, wherever it has its stream.
+    pub echo: Amount,
+    /// The part of them that went past the client's sidecar, if it has one.
     pub past: Counts,
-    /// Connections that are open now.
-    pub open: u64,
     /// Another pod that reports them too if its sidecar has a stream: inbound connections' client.
     pub reporter: Option<Key>,
+}
+
+impl Seen {
+    /// Leaves to the client's sidecar what it tells: to this replica, or to another one if `elsewhere`.
+    pub(crate) fn leave_to_client(&mut self, elsewhere: bool) {
+        let told = std::mem::replace(&mut self.told, Amount { counts: self.past, open: 0 });
+        if elsewhere {
+            self.echo = told.without(self.told);
+        }
+    }
 }
 
 /// A report that was read.
@@ -55,7 +65,8 @@ fn seen(world: &World, own: &Pod, peer: IpAddr, entry: &Entry) -> Seen {
     let own = Node::Workload(workload(own));
     let (client, server) = if outbound { (own, other) } else { (other, own) };
     let reporter = pod.filter(|pod| !outbound && pod.is_onboarded()).map(|pod| pod.key.clone());
-    Seen { ends: Ends { client, server }, counts, past, open, reporter }
+    let told = Amount { counts, open };
+    Seen { ends: Ends { client, server }, told, echo: Amount::default(), past, reporter }
 }
 
 fn node(world: &World, address: IpAddr) -> (Node, Option<&Pod>) {

@@ -65,7 +65,14 @@ fn ends(client: &Node, server: &Node) -> Ends {
 
 fn seen(client: &Node, server: &Node, ended: u64, open: u64) -> Seen {
     let counts = Counts { ended, ..Counts::default() };
-    Seen { ends: ends(client, server), counts, past: Counts::default(), open, reporter: None }
+    let told = Amount { counts, open };
+    Seen {
+        ends: ends(client, server),
+        told,
+        echo: Amount::default(),
+        past: Counts::default(),
+        reporter: None,
+    }
 }
 
 fn note(traffic: &mut Traffic, now: Instant, seen: Vec<Seen>, held: &mut Held) {
@@ -74,7 +81,7 @@ fn note(traffic: &mut Traffic, now: Instant, seen: Vec<Seen>, held: &mut Held) {
 
 fn sorted(traffic: &mut Traffic, now: Instant) -> Vec<(Ends, u64, u64)> {
     let mut edges: Vec<_> =
-        traffic.edges(now).into_iter().map(|(ends, of)| (ends, of.counts.ended, of.open)).collect();
+        traffic.edges(now).into_iter().map(|(ends, of)| (ends, of.told.counts.ended, of.told.open)).collect();
     edges.sort();
     edges
 }
@@ -123,7 +130,7 @@ fn a_report_of_rubbish_is_read_as_far_as_it_goes() {
     endless.ended = u64::MAX;
     let read = reported(Report { traffic: vec![lies, nowhere, endless], left_out: 9 });
     assert_eq!(read.seen.len(), 1);
-    assert_eq!(read.seen[0].counts, Counts { ended: 2, failed: 2, tls: 2, bytes: 0 });
+    assert_eq!(read.seen[0].told.counts, Counts { ended: 2, failed: 2, tls: 2, bytes: 0 });
     assert_eq!(read.left_out, u64::MAX);
     let many = (0..MAX_TRAFFIC + 3).map(|_| entry(true, "10.0.0.2", 1)).collect();
     let read = reported(of(many));
@@ -139,13 +146,13 @@ fn connections_count_for_five_minutes() {
     note(&mut traffic, at(10), vec![seen(&web, &db, 20, 0)], &mut held);
     let [(_, first)] = traffic.edges(at(15)).try_into().unwrap();
     // The first report was about 5 s, and 5 more have gone by.
-    assert_eq!((first.counts.ended, first.seconds, first.age), (20, 10, 5));
+    assert_eq!((first.told.counts.ended, first.seconds, first.age), (20, 10, 5));
     note(&mut traffic, at(200), vec![seen(&web, &db, 30, 0)], &mut held);
     let [(_, both)] = traffic.edges(at(200)).try_into().unwrap();
-    assert_eq!((both.counts.ended, both.seconds, both.age), (50, 195, 0));
+    assert_eq!((both.told.counts.ended, both.seconds, both.age), (50, 195, 0));
     // The bucket of the first ends, and the ten that count cover 270 s and what has gone by of the last one.
     let [(_, last)] = traffic.edges(at(310)).try_into().unwrap();
-    assert_eq!((last.counts.ended, last.seconds), (30, 280));
+    assert_eq!((last.told.counts.ended, last.seconds), (30, 280));
     assert_eq!(traffic.edges(at(200 + 300)), []);
     assert!(traffic.edges.is_empty(), "it is forgotten, not only left out");
 }
@@ -181,9 +188,9 @@ fn counts_saturate() {
         let all = Counts { ended: u64::MAX, failed: u64::MAX, tls: u64::MAX, bytes: u64::MAX };
         let seen = [(); 2].map(|()| Seen {
             ends: ends(&web, &db),
-            counts: all,
+            told: Amount { counts: all, open: u64::MAX },
+            echo: Amount { counts: all, open: u64::MAX },
             past: all,
-            open: u64::MAX,
             reporter: None,
         });
         let report = Read { seen: seen.into(), left_out: u64::MAX };
@@ -191,10 +198,10 @@ fn counts_saturate() {
     }
     let now = now + Duration::from_secs(40);
     let [(_, of)] = traffic.edges(now).try_into().unwrap();
-    assert_eq!((of.counts.ended, of.counts.bytes, of.open), (u64::MAX, u64::MAX, u64::MAX));
+    assert_eq!((of.told.counts.ended, of.told.counts.bytes, of.told.open), (u64::MAX, u64::MAX, u64::MAX));
     assert_eq!(traffic.left_out(now), u64::MAX);
     traffic.release(&mut held);
-    assert_eq!(traffic.edges(now)[0].1.open, 0);
+    assert_eq!(traffic.edges(now)[0].1.told.open, 0);
 }
 
 #[test]
@@ -217,4 +224,31 @@ fn the_least_recently_seen_edges_give_their_places() {
     assert!(traffic.edges.contains_key(&ends(&web, &last)));
     assert!(traffic.edges.contains_key(&ends(&web, &workload("db"))));
     assert!(!traffic.edges.contains_key(&ends(&web, &workload("w0"))));
+}
+
+#[test]
+fn the_word_of_the_server_is_an_echo_where_the_client_may_be_heard_elsewhere() {
+    let all = Counts { ended: 10, failed: 3, tls: 5, bytes: 100 };
+    let past = Counts { ended: 4, failed: 2, ..Counts::default() };
+    let (web, db) = (workload("web"), workload("db"));
+    let inbound = || Seen { told: Amount { counts: all, open: 2 }, past, ..seen(&web, &db, 0, 0) };
+    let mut here = inbound();
+    here.leave_to_client(false);
+    assert_eq!((here.told, here.echo), (Amount { counts: past, open: 0 }, Amount::default()));
+    let mut elsewhere = inbound();
+    elsewhere.leave_to_client(true);
+    let rest = Counts { ended: 6, failed: 1, tls: 5, bytes: 100 };
+    assert_eq!(
+        (elsewhere.told, elsewhere.echo),
+        (Amount { counts: past, open: 0 }, Amount { counts: rest, open: 2 })
+    );
+    let mut traffic = Traffic::default();
+    let (now, mut held) = (traffic.began, Held::default());
+    note(&mut traffic, now, vec![elsewhere], &mut held);
+    let [(_, of)] = traffic.edges(now).try_into().unwrap();
+    assert_eq!((of.told.counts, of.echo), (past, Amount { counts: rest, open: 2 }));
+    traffic.release(&mut held);
+    assert_eq!(traffic.edges(now)[0].1.echo.open, 0);
+    // It is forgotten with the rest.
+    assert_eq!(traffic.edges(now + COVERS), []);
 }

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Seconds of a bucket.
 pub(super) const SECONDS: u64 = 30;
 /// Buckets that count, the one of this moment included.
@@ -11,7 +13,7 @@ pub(super) const BUCKETS: u64 = 10;
 pub(crate) const COVERS: Duration = Duration::from_secs(SECONDS * BUCKETS);
 
 /// Connections that ended. Peers say the numbers, so no sum overflows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
     /// All of them.
     pub ended: u64,
@@ -30,6 +32,40 @@ impl Counts {
         self.failed = self.failed.saturating_add(failed);
         self.tls = self.tls.saturating_add(tls);
         self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Those that are not among others. A part stays no more than the whole.
+    pub(crate) fn without(self, others: Self) -> Self {
+        let ended = self.ended.saturating_sub(others.ended);
+        Self {
+            ended,
+            failed: self.failed.saturating_sub(others.failed).min(ended),
+            tls: self.tls.saturating_sub(others.tls).min(ended),
+            bytes: self.bytes.saturating_sub(others.bytes),
+        }
+    }
+}
+
+/// Connections that ended, and those that are open now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Amount {
+    pub counts: Counts,
+    pub open: u64,
+}
+
+impl Amount {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.counts.add(more.counts);
+        self.open = self.open.saturating_add(more.open);
+    }
+
+    /// Those that are not among others.
+    pub(crate) fn without(self, others: Self) -> Self {
+        Self { counts: self.counts.without(others.counts), open: self.open.saturating_sub(others.open) }
+    }
+
+    pub(crate) fn is_nothing(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -251,6 +251,16 @@ impl World {
         (pods.into_values().collect(), others)
     }
 
+    /// Ready endpoints of a Service: addresses, pods, and the port that is named `status`.
+    pub(crate) fn endpoints(
+        &self,
+        service: &Key,
+    ) -> impl Iterator<Item = (IpAddr, Option<&Key>, Option<u16>)> {
+        self.slices.of_service(service).flat_map(|slice| {
+            slice.addresses.iter().map(|(address, pod)| (*address, pod.as_ref(), slice.status))
+        })
+    }
+
     /// Namespaces that a label onboards, and those with a pod that has a sidecar.
     pub(crate) fn onboarded_namespaces(&self) -> BTreeSet<&str> {
         let asks = |labels: &BTreeMap<String, String>| {

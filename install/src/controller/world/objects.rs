@@ -185,6 +185,7 @@ struct RawTarget {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct RawSlicePort {
+    name: Option<String>,
     port: Option<u16>,
     protocol: Option<String>,
 }
@@ -380,7 +381,14 @@ pub(crate) struct Slice {
     pub others: usize,
     /// TCP ports of the pods.
     pub ports: Vec<u16>,
+    /// The one of them that is named `status`.
+    pub status: Option<u16>,
+    /// Addresses of ready endpoints, with their pods.
+    pub addresses: Vec<(IpAddr, Option<Key>)>,
 }
+
+/// Name of a Service's port for health and metrics.
+const STATUS: &str = "status";
 
 impl Slice {
     /// Reads an EndpointSlice. `None` for one that names no Service, or cannot be read.
@@ -389,18 +397,26 @@ impl Slice {
         let service = metadata.labels.as_ref()?.get(SERVICE_NAME)?;
         let service = Key::new(key.namespace(), service);
         let RawSlice { endpoints, ports } = serde_json::from_value(data).ok()?;
-        let (mut pods, mut others) = (Vec::new(), 0);
+        let (mut pods, mut others, mut reached) = (Vec::new(), 0, Vec::new());
         for RawEndpoint { addresses, conditions, target_ref } in endpoints.unwrap_or_default() {
-            match target_ref.filter(|target| target.kind == "Pod") {
-                // Absent counts as ready (discovery.k8s.io/v1, EndpointConditions).
-                Some(pod) => {
-                    pods.push((Key::new(&pod.namespace, &pod.name), conditions.ready.unwrap_or(true)));
-                }
+            // Absent counts as ready (discovery.k8s.io/v1, EndpointConditions).
+            let ready = conditions.ready.unwrap_or(true);
+            let target = target_ref.filter(|target| target.kind == "Pod");
+            let pod = target.map(|pod| Key::new(&pod.namespace, &pod.name));
+            // Its consumers take the first. A name is none.
+            if let Some(address) = addresses.first().filter(|_| ready).and_then(|text| text.parse().ok()) {
+                reached.push((address, pod.clone()));
+            }
+            match pod {
+                Some(pod) => pods.push((pod, ready)),
                 None => others += addresses.len(),
             }
         }
-        let ports = ports.unwrap_or_default().into_iter().filter(|port| is_tcp(&port.protocol));
-        Some(Self { key, service, pods, others, ports: ports.filter_map(|port| port.port).collect() })
+        let ports = ports.unwrap_or_default();
+        let ports = || ports.iter().filter(|port| is_tcp(&port.protocol));
+        let status = ports().find(|port| port.name.as_deref() == Some(STATUS)).and_then(|port| port.port);
+        let ports = ports().filter_map(|port| port.port).collect();
+        Some(Self { key, service, pods, others, ports, status, addresses: reached })
     }
 }
 
