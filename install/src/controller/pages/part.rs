@@ -250,6 +250,7 @@ fn together(words: &[Totals]) -> Totals {
         }
         sum.told.add(word.told);
         sum.told.add(word.echo.without(told_by_others));
+        // As in one replica: a sidecar that moved has told both, one after the other, and its rate is not the sum of theirs.
         sum.seconds = sum.seconds.max(word.seconds);
         sum.age = sum.age.min(word.age);
     }
