@@ -398,12 +398,14 @@ fn the_agent_answers_for_a_runtime_that_passes_no_annotations() -> Result<()> {
             assert!(client::annotations(&socket, &pod).is_ok());
             cluster.away(false);
 
-            for number in 0..10_000 {
-                client::report(&socket, report(number));
-            }
             let counted = || agent.metric("culvert_cni_add_seconds_count").unwrap_or_default();
-            // Reports that find the kernel's queue full are lost; the attack's were none.
-            eventually!(counted() >= 4000.0, SOON);
+            // Reports that find the kernel's queue full are lost, on a busy machine most of them; the attack's were none.
+            let mut sent = 0..100_000;
+            while counted() < 4000.0 {
+                let mut some = sent.by_ref().take(10_000).peekable();
+                ensure!(some.peek().is_some(), "{} reports of 100,000 were counted", counted());
+                some.for_each(|number| client::report(&socket, report(number)));
+            }
             let peak = agent.peak_memory()?;
             println!("{} ADDs: {} KiB at most", counted(), peak >> 10);
             assert!(peak <= 15 << 20, "{peak} bytes");
