@@ -7,6 +7,7 @@ use crate::connection::error::ForwardError;
 use crate::connection::proxy::Proxy;
 use crate::connection::route::{self, Route};
 use crate::control::{Control, LookUp};
+use crate::dns::NameSource;
 use crate::net::addrs::{Direction, OrigDst};
 use crate::plan::{Origin, TlsMode};
 use std::sync::Arc;
@@ -21,11 +22,21 @@ pub(crate) async fn looked_up(
     original: OrigDst,
 ) -> Result<Route, ForwardError> {
     let Some(control) = &proxy.control else { return Ok(route) };
-    if route.listener.plan.direction == Direction::Inbound
-        || control.knows(original.get())
-        || is_named(&route)
-    {
+    if route.listener.plan.direction == Direction::Inbound {
         return Ok(route);
+    }
+    // Before all else, as it notes the use.
+    let knows = control.knows(original.get());
+    if is_named(&route) {
+        if !knows && let Some(host) = running.told_name_of(original.get()) {
+            NameSource::knows(&**control, &host);
+        }
+        return Ok(route);
+    }
+    if knows {
+        // The answer may have come after the route was found.
+        *running = proxy.running.load_full();
+        return Ok(route::route(running, Direction::Outbound, original));
     }
     // Boxed, so that other connections do not carry the room of it.
     Box::pin(asked(proxy, control, running, route, original)).await
@@ -154,6 +165,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn with_the_answer_the_connection_is_routed_anew_and_the_next_one_does_not_wait() {
         let proxy = proxy(&mesh("STRICT", false));
+        let original = OrigDst::new(AT.parse().unwrap());
+        let mut before = proxy.running.load_full();
+        let route_before = route::route(&before, Direction::Outbound, original);
         let answering = async {
             let control = proxy.control.as_ref().unwrap();
             control.answer_next(|| {
@@ -167,5 +181,8 @@ mod tests {
         assert_eq!(counts(&proxy), [0, 1, 0, 0]);
         assert_eq!(way(&proxy, Direction::Outbound, AT).await.unwrap().as_deref(), Some("direct_access"));
         assert_eq!(counts(&proxy), [1, 1, 0, 0]);
+        // One that was routed before the answer came goes no other way.
+        let late = looked_up(&proxy, &mut before, route_before, original).await.unwrap();
+        assert_eq!(late.cluster.unwrap().plan.name.to_string(), "direct_access");
     }
 }

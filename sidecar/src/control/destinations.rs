@@ -48,6 +48,15 @@ pub(super) struct News<K> {
     pub(super) given_up: Vec<K>,
 }
 
+/// A question or resignation that was not handed to the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pending {
+    Asked,
+    /// Asked for again before the stream heard that it was given up.
+    AskedAgain,
+    GivenUp,
+}
+
 /// All destinations of a kind.
 #[derive(Debug)]
 pub(super) struct Destinations<K> {
@@ -56,9 +65,8 @@ pub(super) struct Destinations<K> {
     /// The zero of the times of use.
     start: Instant,
     entries: RwLock<HashMap<K, Arc<Entry>>>,
-    /// True for a question, false for a resignation. A later one replaces an earlier one, so that there are at most as many
-    /// as destinations known here or by the stream.
-    news: Mutex<HashMap<K, bool>>,
+    /// What the stream has not been handed: at most as many as destinations known here or by the stream.
+    news: Mutex<HashMap<K, Pending>>,
     /// Told when there are news.
     wake: Arc<Notify>,
 }
@@ -114,8 +122,15 @@ impl<K: Clone + Eq + Hash + Ord> Destinations<K> {
         let entry = Arc::new(Entry { state, asked: Instant::now(), used, told: Notify::new() });
         entries.insert(at.clone(), Arc::clone(&entry));
         let mut news = self.news();
-        news.extend(given_up.into_iter().map(|old| (old, false)));
-        news.insert(at, true);
+        for old in given_up {
+            // A question that nobody heard needs no resignation.
+            match news.get(&old) {
+                Some(Pending::Asked) => _ = news.remove(&old),
+                _ => _ = news.insert(old, Pending::GivenUp),
+            }
+        }
+        let is_followed = news.get(&at) == Some(&Pending::GivenUp);
+        news.insert(at, if is_followed { Pending::AskedAgain } else { Pending::Asked });
         drop((news, entries));
         self.wake.notify_one();
         entry
@@ -124,8 +139,11 @@ impl<K: Clone + Eq + Hash + Ord> Destinations<K> {
     /// Takes the questions and resignations.
     pub(super) fn take_news(&self) -> News<K> {
         let mut news = News { asked: Vec::new(), given_up: Vec::new() };
-        for (at, asked) in std::mem::take(&mut *self.news()) {
-            if asked { news.asked.push(at) } else { news.given_up.push(at) }
+        for (at, pending) in std::mem::take(&mut *self.news()) {
+            match pending {
+                Pending::Asked | Pending::AskedAgain => news.asked.push(at),
+                Pending::GivenUp => news.given_up.push(at),
+            }
         }
         news
     }
@@ -151,7 +169,7 @@ impl<K: Clone + Eq + Hash + Ord> Destinations<K> {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn news(&self) -> MutexGuard<'_, HashMap<K, bool>> {
+    fn news(&self) -> MutexGuard<'_, HashMap<K, Pending>> {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -240,7 +258,17 @@ mod tests {
             drop(table.entry(at(number)));
         }
         let News { asked, given_up } = table.take_news();
-        assert_eq!(asked.len() + given_up.len(), MOST + 1);
-        assert_eq!(given_up.len(), GIVEN_UP);
+        assert_eq!((asked.len(), given_up.len()), (MOST + 1 - GIVEN_UP, 0), "nobody heard of them");
+        // One that the stream follows, is given up and asked for again, is given up in the end.
+        table.answer((0..=MOST).map(at));
+        let second = || tokio::time::advance(Duration::from_secs(1));
+        let fill = |from: usize| (from..from + MOST).for_each(|number| drop(table.entry(at(number))));
+        second().await;
+        fill(10_000);
+        second().await;
+        drop(table.entry(asked[0]));
+        second().await;
+        fill(20_000);
+        assert!(table.take_news().given_up.contains(&asked[0]));
     }
 }

@@ -32,6 +32,10 @@ fn one<K: Clone + Eq + Hash, T>(states: &mut HashMap<K, Weak<T>>, key: K, new: &
         return there;
     }
     let made = Arc::new(new(&key));
+    // Before the map grows: as long as only destinations change nothing else drops what is gone.
+    if states.len() == states.capacity() {
+        states.retain(|_, state| state.strong_count() != 0);
+    }
     states.insert(key, Arc::downgrade(&made));
     made
 }

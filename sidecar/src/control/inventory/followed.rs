@@ -171,7 +171,10 @@ impl FollowedDestinations {
     pub(super) fn compiled(&mut self, outcome: CompiledDestination) {
         let CompiledDestination { asked, told, in_force, why } = outcome;
         let Some(one) = self.all.get_mut(&asked) else {
-            self.changed.remove(&asked);
+            // Given up: one that was put in force meanwhile has to be forgotten still.
+            if told.is_empty() {
+                self.changed.remove(&asked);
+            }
             return;
         };
         let is_latest = texts(&one.told) == told;
@@ -199,7 +202,8 @@ impl FollowedDestinations {
 
     /// Returns true if what was told of a destination is in force.
     pub(super) fn is_answered(&self, asked: &Asked) -> bool {
-        self.all.get(asked).is_some_and(|one| one.is_answered())
+        // One that was given up and asked for again may be in force as it was before.
+        !self.changed.contains(asked) && self.all.get(asked).is_some_and(|one| one.is_answered())
     }
 
     /// Returns the reason why what was told of a destination is not in force.

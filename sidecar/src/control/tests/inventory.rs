@@ -213,8 +213,19 @@ fn a_change_of_a_destination_is_compiled_alone_and_one_of_the_pod_with_all_of_th
     // What is told about the pod stands before the same of a destination.
     told(&mut inventory, "6", vec![document("D/z", "own")], &[]);
     assert_eq!(compile(&mut inventory, &[]).0, "D/x=new D/z=own P/a=a");
+    // Given up while it is compiled, it has to be forgotten after that.
+    let caught = inventory.destinations().all().into_iter().find(|one| one.asked == at(name)).unwrap();
     inventory.follow(&[], &[at(name)]);
     assert_eq!(changed(&inventory), ["web.shop.mesh "], "to be forgotten");
+    let ToCompile { asked, texts: told } = caught;
+    inventory.compiled(CompiledDestination { asked, in_force: Some(told.clone()), told, why: None });
+    assert_eq!(changed(&inventory), ["web.shop.mesh "]);
+    // Asked for again meanwhile, with nobody there: what stands is not that answer.
+    inventory.follow(&[at(name)], &[]);
+    assert_eq!(answered(&mut inventory, "7", vec![destination(name, &[])], &[]).answered, []);
+    let ToCompile { asked, texts: told } = inventory.destinations().changed().remove(0);
+    inventory.compiled(CompiledDestination { asked, in_force: Some(told.clone()), told, why: None });
+    assert!(inventory.is_answered(&at(name)) && changed(&inventory).is_empty());
 }
 
 #[test]

@@ -185,7 +185,8 @@ impl Names {
         let name = std::str::from_utf8(text_of(wire, &mut text)?).ok()?;
         let host =
             name.strip_prefix('_').and_then(|name| name.split_once(PROTOCOL)).map_or(name, |(_, host)| host);
-        let ends = |end: &str| host.len() > end.len() && host.ends_with(end);
+        // A template without an expression is a whole name.
+        let ends = |end: &str| host.ends_with(end) && (host.len() > end.len() || !end.starts_with('.'));
         let may_be = self.mesh.ends.iter().any(|end| ends(end)) && host_name(host).is_some();
         may_be.then(|| host.into())
     }

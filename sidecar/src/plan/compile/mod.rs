@@ -50,11 +50,18 @@ pub(in crate::plan) struct Documents<'f> {
     lost: &'f [Lost],
     /// Addresses of hosts outside of the mesh.
     addresses: &'f HostAddresses,
+    /// True where documents of a destination are among them.
+    of_destination: bool,
 }
 
 impl<'f> Documents<'f> {
     fn of(found: &'f Found) -> Self {
-        Self { all: found.documents.iter().collect(), lost: &found.lost, addresses: &found.addresses }
+        Self {
+            all: found.documents.iter().collect(),
+            lost: &found.lost,
+            addresses: &found.addresses,
+            of_destination: false,
+        }
     }
 }
 
@@ -94,7 +101,8 @@ pub(crate) fn compile_beside(
     let replaced: HashSet<_> = added.iter().map(|one| key(one)).collect();
     let kept = base.documents.iter().filter(|one| !replaced.contains(&key(one)));
     let all = kept.chain(added.iter().copied()).collect();
-    let documents = Documents { all, lost: &base.lost, addresses: &base.addresses };
+    let (lost, addresses) = (&base.lost, &base.addresses);
+    let documents = Documents { all, lost, addresses, of_destination: true };
     in_force((config, standing), &documents, Decisions::default())
 }
 
@@ -177,7 +185,10 @@ fn compiled(
         add_pod(&mut plan, this, (redirected, &limits), (&routes, &mut ways));
     }
     let caught = this.filter(|(_, this)| this.redirected(&config.context())[1]);
-    hosts::add(&mut plan, (&services, &mut ways), (&ours[..], caught), standing, &mut errors);
+    // A controller knows all pods of this pod's services: their names are asked for, as those of others.
+    let is_told = config.control.is_some() && !config.checks_only && !found.of_destination;
+    let own = this.map(|(document, _)| document).filter(|_| is_told && dataplanes(&ours).count() == 1);
+    hosts::add(&mut plan, (&services, &mut ways), (&ours[..], caught, own), standing, &mut errors);
     metric::add(&mut plan, config, &ours, &pod, &mut errors);
     limits::explain_passthrough(&mut plan, config);
     plan.warnings.extend(limits.warnings());

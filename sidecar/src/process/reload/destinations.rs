@@ -5,18 +5,22 @@ use super::{blocking, words_by_source};
 use crate::cluster::registry::Running;
 use crate::connection::proxy::Proxy;
 use crate::control::{self, CompiledDestination, Control, ToCompile, Told};
-use crate::observe::traffic_log::Target;
+use crate::observe::traffic_log::{MOST_TARGETS, Target};
 use crate::plan::load::PlanError;
 use crate::plan::load::destination::{self, Asked, DestinationPlan};
 use crate::plan::logs::LogTargets;
 use crate::plan::names::{MeshNames, Standing};
 use culvert_mesh::document::{Document, Found};
 use culvert_mesh::load::Text;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Documents of the plan above which a destination is compiled off the main thread, which answers the kubelet's probes. It is
 /// compiled beside all of them: some 10 µs for each.
 const MANY: usize = 500;
+
+/// Key of the addresses of a name, and these.
+pub(super) type NameKey = (Arc<str>, Arc<[IpAddr]>);
 
 /// Everything that a destination is compiled beside.
 pub(super) struct Beside {
@@ -38,15 +42,15 @@ impl Beside {
     }
 
     /// Compiles a destination. Of its documents a wrong one does not stop the others: the last good one takes its place.
-    /// `running` has the names that were told before.
+    /// `keys` are those of the names that were told before.
     pub(super) fn read(
         &self,
         proxy: &Proxy,
-        (control, running): (&Control, &Running),
+        (control, keys): (&Control, &[NameKey]),
         told: ToCompile,
     ) -> ReadDestination {
         let standing = match &told.asked {
-            Asked::Name(_) => self.standing.clone().with(running.told_keys().into_iter()),
+            Asked::Name(_) => self.standing.clone().with(keys.iter().cloned()),
             Asked::At(_) => self.standing.clone(),
         };
         // A document about the pod is newer than the same of a destination, and one of a file is older.
@@ -93,6 +97,12 @@ fn words(errors: &[PlanError]) -> String {
 }
 
 impl ReadDestination {
+    /// Returns the key of its name, with its addresses.
+    pub(super) fn key(&self) -> Option<NameKey> {
+        let (name, key) = self.plan.as_ref()?.name.as_ref()?;
+        Some((Arc::clone(key.as_ref()?), Arc::clone(&name.addresses)))
+    }
+
     /// Returns true for one that leaves what was there before.
     pub(super) fn failed(&self) -> bool {
         self.plan.is_none()
@@ -121,6 +131,20 @@ impl ReadDestination {
     }
 }
 
+/// Opens the targets of all traffic logs, up to as many as one plan may have: each is a thread.
+fn open_logs(proxy: &Proxy, running: &Running) {
+    let targets = running.log_targets();
+    if targets.len() > MOST_TARGETS {
+        let count = targets.len();
+        tracing::error!(
+            count,
+            "with those of destinations there are more traffic logs than {MOST_TARGETS}: the new ones are not written"
+        );
+    } else if let Err(error) = proxy.traffic_log.use_only(&targets) {
+        tracing::error!(%error, "the traffic logs of destinations cannot be written");
+    }
+}
+
 /// Puts destinations in force beside the plan that is.
 pub(super) async fn put_in_force(proxy: &Arc<Proxy>, control: &Arc<Control>, told: Told) {
     let running = proxy.running.load_full();
@@ -131,7 +155,7 @@ pub(super) async fn put_in_force(proxy: &Arc<Proxy>, control: &Arc<Control>, tol
         let panicked = panicked(&one);
         let read = {
             let (beside, control, running) = (Arc::clone(&beside), Arc::clone(control), Arc::clone(&running));
-            move |proxy: &Proxy| beside.read(proxy, (&control, &running), one)
+            move |proxy: &Proxy| beside.read(proxy, (&control, &running.told_keys()), one)
         };
         let read =
             if beside.base.documents.len() > MANY { blocking(proxy, read).await } else { Some(read(proxy)) };
@@ -139,19 +163,19 @@ pub(super) async fn put_in_force(proxy: &Arc<Proxy>, control: &Arc<Control>, tol
             control.compiled(panicked);
             continue;
         };
+        let had_logs = running.has_told_logs();
         let (outcome, has_checks) = read.put(&running, None);
         checks |= has_checks;
+        if had_logs || running.has_told_logs() {
+            // Before connections go on: a line without a target is lost.
+            open_logs(proxy, &running);
+        }
         if is_name {
             proxy.dns.put_names(&running.names());
         }
         control.compiled(outcome);
         // Probes and the stream are not made to wait for thousands.
         tokio::task::yield_now().await;
-    }
-    if running.has_told_logs()
-        && let Err(error) = proxy.traffic_log.use_only(&running.log_targets())
-    {
-        tracing::error!(%error, "the traffic logs of destinations cannot be written");
     }
     if checks {
         proxy.plan_changed.notify_one();

@@ -254,8 +254,14 @@ impl Reading {
             let found = Arc::new(found);
             let destinations = told.zip(proxy.control.as_ref()).map(|(told, control)| {
                 let beside = Beside::new(Arc::clone(&found), &plan.names);
-                let all = told.destinations.into_iter();
-                all.map(|one| beside.read(proxy, (control, &in_force), one)).collect()
+                let mut keys = in_force.told_keys();
+                let read = |one| {
+                    let read = beside.read(proxy, (control, &keys), one);
+                    // Names that are new together must not get one address.
+                    keys.extend(read.key());
+                    read
+                };
+                told.destinations.into_iter().map(read).collect()
             });
             NewPlan { plan, opened, found, destinations: destinations.unwrap_or_default() }
         });
@@ -380,6 +386,8 @@ fn apply(
     drop(before);
     retire(proxy.running.swap(Arc::clone(&running)));
     if let Some(control) = &proxy.control {
+        // Before queries for names are let go on.
+        proxy.dns.put_names(&running.names());
         control.set_base(found);
         outcomes.into_iter().for_each(|outcome| control.compiled(outcome));
     }

@@ -42,7 +42,7 @@ struct ToldClusters {
 struct ToldDestinations {
     all: HashMap<Asked, Arc<ToldDestination>>,
     /// Listeners on the addresses of names. Two names may have one address, and the same service then.
-    named: HashMap<SocketAddr, Vec<Arc<Listener>>>,
+    named: HashMap<SocketAddr, Vec<NamedListener>>,
     /// Number of destinations with a workload at an address.
     workloads: HashMap<IpAddr, usize>,
     /// Number of destinations whose calls have logs of their own.
@@ -51,6 +51,13 @@ struct ToldDestinations {
     idle_timeouts: BTreeMap<Duration, usize>,
     /// The names of the plan and those that were told; `None` where none was.
     names: Option<Arc<MeshNames>>,
+}
+
+/// A listener on an address of a name.
+#[derive(Debug)]
+struct NamedListener {
+    host: Arc<str>,
+    listener: Arc<Listener>,
 }
 
 /// A destination in force.
@@ -93,7 +100,7 @@ impl Told {
         let told = self.read();
         let own = told.all.get(&Asked::At(to)).and_then(|one| one.calls.first());
         let own = own.map(|(_, listener)| Arc::clone(listener));
-        own.or_else(|| told.named.get(&to)?.last().map(Arc::clone))
+        own.or_else(|| told.named.get(&to)?.last().map(|one| Arc::clone(&one.listener)))
     }
 
     /// Returns what stood there: what it alone holds goes after the lock.
@@ -176,8 +183,12 @@ impl ToldDestinations {
         for timeout in new.idle_timeouts() {
             *self.idle_timeouts.entry(timeout).or_default() += 1;
         }
-        for (at, listener) in new.calls.iter().filter(|_| is_name) {
-            self.named.entry(*at).or_default().push(Arc::clone(listener));
+        let host = new.name.as_ref().filter(|_| is_name).map(|(name, _)| &name.host);
+        for (host, (at, listener)) in
+            host.iter().flat_map(|host| new.calls.iter().map(move |call| (host, call)))
+        {
+            let (host, listener) = (Arc::clone(host), Arc::clone(listener));
+            self.named.entry(*at).or_default().push(NamedListener { host, listener });
         }
     }
 
@@ -201,7 +212,7 @@ impl ToldDestinations {
         }
         for (at, listener) in old.calls.iter().filter(|_| is_name) {
             if let Some(all) = self.named.get_mut(at) {
-                all.retain(|one| !Arc::ptr_eq(one, listener));
+                all.retain(|one| !Arc::ptr_eq(&one.listener, listener));
                 if all.is_empty() {
                     self.named.remove(at);
                 }
@@ -328,6 +339,11 @@ impl Running {
         })
     }
 
+    /// Returns the name by which a destination was told, where only that name leads there.
+    pub(crate) fn told_name_of(&self, to: SocketAddr) -> Option<Arc<str>> {
+        self.told.read().named.get(&to)?.last().map(|one| Arc::clone(&one.host))
+    }
+
     /// Returns true for the address of a workload that a document names.
     pub(crate) fn is_workload(&self, ip: &IpAddr) -> bool {
         self.plan.workloads.contains(ip) || self.told.read().workloads.contains_key(ip)
@@ -422,9 +438,13 @@ impl Running {
         let mut plan = self.plan.clone();
         plan.listeners.extend(self.told.listeners().iter().map(|one| Arc::clone(&one.plan)));
         plan.clusters.extend(self.told_clusters().iter().map(|one| Arc::clone(&one.plan)));
-        let told = self.told.read();
+        // Before the lock, which a thread may not take twice: a writer that waits lets no other reader in.
         let mut names = MeshNames::clone(&self.names());
-        let ways = told.named.iter().filter_map(|(at, all)| Some((*at, Arc::clone(&all.last()?.plan.name))));
+        let told = self.told.read();
+        let way = |(at, all): (&SocketAddr, &Vec<NamedListener>)| {
+            Some((*at, Arc::clone(&all.last()?.listener.plan.name)))
+        };
+        let ways = told.named.iter().filter_map(way);
         names.ways.extend(ways);
         plan.names = Arc::new(names);
         plan

@@ -187,6 +187,35 @@ fn names_that_are_told_stand_beside_those_of_the_plan_and_keep_their_addresses()
 }
 
 #[test]
+fn a_page_of_names_and_a_change_of_them_do_not_wait_for_each_other() {
+    let world = World::new(GENERATOR);
+    let documents = [service("web", ""), pod("web", "10.0.0.3")];
+    std::thread::scope(|scope| {
+        let pages =
+            scope.spawn(|| (0..300).map(|_| world.running.whole_plan().names.names.len()).sum::<usize>());
+        for _ in 0..100 {
+            world.tell("web.in.mesh", &documents);
+            world.running.untell(&Asked::Name("web.in.mesh".into()));
+        }
+        assert!(pages.join().unwrap() < 10_000);
+    });
+}
+
+#[test]
+fn states_of_destinations_that_come_and_go_do_not_pile_up() {
+    let world = World::new("");
+    for number in 0..500 {
+        let (name, ip) = (format!("s{number}"), format!("10.96.{}.{}", number / 250, number % 250 + 1));
+        let to = format!("{ip}:80");
+        world.tell(&to, &[service(&name, &format!("{{ip: {ip}}}")), pod(&name, "10.0.0.3")]);
+        world.running.untell(&Asked::At(at(&to)));
+    }
+    let (clusters, listeners) =
+        (world.registry.0.clusters.lock().unwrap().len(), world.registry.0.listeners.lock().unwrap().len());
+    assert!(clusters < 100 && listeners < 100, "{clusters} {listeners}");
+}
+
+#[test]
 fn a_destination_may_stay_as_it_was_in_the_plan_before() {
     let world = World::new("");
     world.tell("10.96.0.1:80", &[service("web", "{ip: 10.96.0.1}"), pod("web", "10.0.0.3")]);

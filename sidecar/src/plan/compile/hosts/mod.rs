@@ -28,11 +28,12 @@ use culvert_mesh::kinds::dataplane::Dataplane;
 use std::sync::Arc;
 use table::Table;
 
-/// Adds the names of the mesh, and for a pod whose connections are redirected (`this`) their listeners.
+/// Adds the names of the mesh, and for a pod whose connections are redirected (`this`) their listeners. Services that come from
+/// the document `own` alone get none.
 pub(super) fn add<'a>(
     plan: &mut Plan,
     (services, ways): (&'a Services<'a>, &mut Ways<'_>),
-    (ours, this): (&[&'a Document], Option<(&Document, &Dataplane)>),
+    (ours, this, own): (&[&'a Document], Option<(&Document, &Dataplane)>, Option<&Document>),
     standing: &Standing,
     errors: &mut Vec<CompileError>,
 ) {
@@ -40,7 +41,9 @@ pub(super) fn add<'a>(
     let mut table = Table::default();
     // First, as their names go before those of services.
     virtual_outbound::add(&mut table, services, ours);
-    let held = service::add(&mut table, services, &plan.workloads);
+    let is_named = |by: &Document| own.is_none_or(|own| by.place != own.place);
+    let mut held = service::add(&mut table, services, (&plan.workloads, &is_named));
+    held.retain(|(service, _)| is_named(service.by));
     service::add_hosts(&mut table, services, ours);
     generator::add(&mut table, &held, ours, (&mesh, zone.as_deref()));
     errors.append(&mut table.errors);

@@ -22,7 +22,7 @@ pub(super) const DOMAIN: &str = "mesh";
 pub(super) fn add<'a>(
     table: &mut Table<'a>,
     services: &'a Services<'a>,
-    workloads: &HashSet<IpAddr>,
+    (workloads, is_named): (&HashSet<IpAddr>, &dyn Fn(&Document) -> bool),
 ) -> Vec<(&'a Service<'a>, usize)> {
     let mut held = Vec::new();
     for service in services.all() {
@@ -44,7 +44,7 @@ pub(super) fn add<'a>(
             shared,
             ports: Ports::Of(service),
         });
-        if has_tag(service.kind) {
+        if has_tag(service.kind) && is_named(service.by) {
             add_names(table, service, place);
         }
         held.push((service, place));

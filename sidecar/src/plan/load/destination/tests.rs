@@ -172,3 +172,27 @@ fn errors_name_the_document() {
         assert_eq!(errors[0].source(), Some("control: 0"), "{words}");
     }
 }
+
+#[test]
+fn a_name_of_the_pods_own_service_leads_to_all_of_its_pods() {
+    let config = Options::try_parse_from([
+        "culvert-sidecar",
+        "--dataplane=here",
+        "--pod-name=here",
+        "--pod-ip=10.0.0.2",
+        "--control=https://controller",
+        "--control-ca=/ca.crt",
+    ]);
+    let config = config.unwrap().check().unwrap();
+    let text = POD.strip_prefix("control: about\n").unwrap();
+    let found = read_with_mesh(&config, text, "control: about").found;
+    let plan = compile(&config, &found).unwrap();
+    assert_eq!(plan.names.find("here.mesh"), None, "the controller knows the others");
+    let told = |document: &Document| document.place.file.starts_with("control: ");
+    let other = pod("here-2", "10.0.0.3", "here").replace("web_shop_svc_80", "here");
+    let texts = [Text { name: "control: 1".into(), text: other.into() }];
+    let standing = Standing::after(&MeshNames::default());
+    let plan = read(&config, (&found, told), (&Asked::read("here.mesh"), &texts), &standing).unwrap();
+    let ways = ways(&plan);
+    assert!(ways.iter().any(|way| way.contains("10.0.0.2:80") && way.contains("10.0.0.3:8080")), "{ways:?}");
+}
