@@ -119,9 +119,11 @@ impl Shared {
 
     /// Accounts of a mesh's members. They are made while nobody waits for the world, by the first of the streams that a change woke.
     pub(crate) async fn accounts(&self, identities: &Identities, mesh: &str) -> Arc<Vec<Account>> {
+        // What others make while this one waits is new enough: of a change after that it is told again.
+        let since = self.world().callers_version();
         let _making = self.making.lock().await;
         // The world's guard ends with the statement.
-        let known = self.callers.known(&self.world(), mesh);
+        let known = self.callers.known(&self.world(), mesh, since);
         known.unwrap_or_else(|members| self.callers.make(identities, &members))
     }
 

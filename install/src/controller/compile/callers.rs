@@ -26,10 +26,11 @@ pub(crate) struct Callers(Mutex<HashMap<String, Made>>);
 type Made = (u64, Arc<Vec<Account>>);
 
 impl Callers {
-    /// Returns the accounts of a mesh's members, or the pods that they are made of.
-    pub(crate) fn known(&self, world: &World, mesh: &str) -> Result<Arc<Vec<Account>>, Members> {
+    /// Returns the accounts of a mesh's members as they were at a version of the cluster or later, or the pods that they are made
+    /// of.
+    pub(crate) fn known(&self, world: &World, mesh: &str, since: u64) -> Result<Arc<Vec<Account>>, Members> {
         let known = self.made().get(mesh).cloned();
-        let current = known.filter(|(version, _)| *version == world.callers_version());
+        let current = known.filter(|(version, _)| *version >= since);
         current.map(|(_, accounts)| accounts).ok_or_else(|| Members::of(world, mesh))
     }
 

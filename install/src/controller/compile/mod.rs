@@ -86,14 +86,19 @@ pub(crate) fn mesh_of(pod: &Pod) -> &str {
     pod.mesh.as_deref().unwrap_or(DEFAULT_MESH)
 }
 
-/// Returns the documents about a pod, without those of its destinations. Accounts are those of its mesh; where no document names
-/// callers, they are not looked at.
-pub(crate) fn about(world: &World, identities: &Identities, accounts: &[Account], pod: &Pod) -> Vec<Named> {
+/// Returns the documents about a pod, without those of its destinations. `None`: a permission of the pod names callers, and the
+/// accounts of its mesh are missing.
+pub(crate) fn about(
+    world: &World,
+    identities: &Identities,
+    accounts: Option<&[Account]>,
+    pod: &Pod,
+) -> Option<Vec<Named>> {
     let own = dataplane(world, Some(identities), pod);
-    let mut documents = policies::about(world, identities, accounts, pod, &own);
+    let mut documents = policies::about(world, identities, accounts, pod, &own)?;
     documents.extend(trust(identities, mesh_of(pod), &documents));
     documents.push(own);
-    documents
+    Some(documents)
 }
 
 /// The authorities, as Kuma makes a MeshTrust of a MeshIdentity that the control plane signs by.
@@ -127,7 +132,7 @@ pub(crate) fn destination(world: &World, identities: &Identities, mesh: &str, at
 pub(crate) fn named(world: &World, identities: &Identities, mesh: &str, host: &Host) -> Vec<Named> {
     let mut answer = Answer::default();
     let mut answering = 0;
-    for service in world.services_named(host).take(MOST_LOOKED_AT) {
+    for service in world.services_named(host, MOST_LOOKED_AT) {
         answering += usize::from(answer.service(world, identities, mesh, service));
         if answering == MOST_NAMED || answer.bytes > MOST_BYTES {
             break;

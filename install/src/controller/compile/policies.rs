@@ -20,10 +20,10 @@ use crate::controller::world::{Good, Pod, World};
 pub(super) fn about(
     world: &World,
     identities: &Identities,
-    accounts: &[Account],
+    accounts: Option<&[Account]>,
     pod: &Pod,
     own: &Named,
-) -> Vec<Named> {
+) -> Option<Vec<Named>> {
     let mesh = mesh_of(pod);
     let read = read(mesh, &own.text);
     let this = read.as_ref().and_then(|document| Some((document, Dataplane::from_spec(&document.spec)?)));
@@ -37,12 +37,12 @@ pub(super) fn about(
     let by_accounts = if permissions.are_by_identity() {
         Vec::new()
     } else {
-        rules(accounts, identities, mesh, &permissions, &views)
+        rules(accounts?, identities, mesh, &permissions, &views)
     };
     let as_they_are = concern.iter().filter(|(_, good)| !permissions.replace(&good.document));
     let as_they_are =
         as_they_are.map(|(name, good)| Named { name: name.clone(), text: good.text.to_string() });
-    as_they_are.chain(by_accounts).collect()
+    Some(as_they_are.chain(by_accounts).collect())
 }
 
 /// Returns true if a document is no policy, or one about the pod or one of its inbounds. Pods and Services are the cluster's to

@@ -10,7 +10,7 @@ use crate::controller::world::Host;
 const MAX_ADDRESS: usize = 64;
 
 /// Destination, as a sidecar names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
     /// Address and port.
     At(SocketAddr),

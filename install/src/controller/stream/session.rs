@@ -121,6 +121,8 @@ impl Session {
         let given_up = all(&request.resource_names_unsubscribe)?;
         let subscribed = all(&request.resource_names_subscribe)?;
         asked.given_up = given_up.into_iter().filter(|place| self.give_up(place)).collect();
+        // One that is named many times is compiled once.
+        let mut seen = HashSet::new();
         for (name, place) in request.resource_names_subscribe.iter().zip(subscribed) {
             let had = request.initial_resource_versions.get(name).and_then(|text| Version::read(text));
             self.follow(&place, had);
@@ -128,7 +130,9 @@ impl Session {
                 asked.given_up.iter().for_each(|place| self.follow(place, None));
                 return Err(Wrong::TooMany);
             }
-            asked.destinations.push(place);
+            if seen.insert(place.clone()) {
+                asked.destinations.push(place);
+            }
         }
         Ok(())
     }
@@ -409,7 +413,7 @@ mod tests {
         assert_eq!(session.take(request).unwrap().given_up, [one.clone(), web.clone()]);
         assert_eq!(session.destinations(vec![(one, full()), (web.clone(), Vec::new())]), None);
         // Asked again without a version: it has forgotten it. With one: it has it.
-        let mut request = ask(DESTINATION, &["[fd00::1]:443", "web.shop.mesh"]);
+        let mut request = ask(DESTINATION, &["[fd00::1]:443", "web.shop.mesh", "[fd00::1]:443"]);
         let version = answer.resources[1].version.clone();
         request.initial_resource_versions = [("web.shop.mesh".to_owned(), version)].into();
         assert_eq!(session.take(request).unwrap().destinations, [two.clone(), web.clone()]);

@@ -13,6 +13,7 @@ use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::HeaderName;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::grpc::{self, Messages, Piece, Status};
@@ -76,8 +77,10 @@ struct Following {
     inbox: Arc<Inbox>,
     session: Session,
     intake: Intake,
-    /// True where the mesh was STRICT when the stream looked last.
-    is_strict: bool,
+    /// The pod's mesh, and true where it is STRICT, by which destinations were told.
+    standing: Option<(String, bool)>,
+    /// True where destinations were told by another standing: all of them are told again.
+    has_moved: bool,
     /// Time of the last refusal that was a warning.
     complained: Option<Instant>,
     _share: Share<Key>,
@@ -96,7 +99,8 @@ impl Following {
             inbox,
             session: Session::default(),
             intake: Intake::default(),
-            is_strict: false,
+            standing: None,
+            has_moved: false,
             complained: None,
             _share: share,
         }
@@ -164,7 +168,6 @@ impl Following {
         }
         self.follow(&destinations, &given_up);
         if documents {
-            self.is_strict = self.is_strict_now()?;
             self.documents(true, queue).await?;
         }
         if !destinations.is_empty() {
@@ -217,9 +220,9 @@ impl Following {
         }
         let mut concerned = self.session.among(&waiting.addresses, &waiting.names);
         if waiting.documents {
-            let is_strict = self.is_strict_now()?;
+            self.look()?;
             // The mode decides about Services that are onboarded by half.
-            if std::mem::replace(&mut self.is_strict, is_strict) != is_strict {
+            if std::mem::take(&mut self.has_moved) {
                 concerned = self.session.all();
             }
         }
@@ -229,10 +232,17 @@ impl Following {
         Ok(())
     }
 
-    fn is_strict_now(&self) -> Result<bool, Status> {
-        let world = self.shared.world();
-        let pod = reviewed::living(&world, &self.caller).map_err(|gone| Status::new(gone.code(), gone))?;
-        Ok(compile::is_strict(&world, mesh_of(pod)))
+    /// Looks at the pod's mesh and its mode.
+    fn look(&mut self) -> Result<(), Status> {
+        let now = {
+            let world = self.shared.world();
+            let pod =
+                reviewed::living(&world, &self.caller).map_err(|gone| Status::new(gone.code(), gone))?;
+            (mesh_of(pod).to_owned(), compile::is_strict(&world, mesh_of(pod)))
+        };
+        let before = self.standing.replace(now);
+        self.has_moved |= before.is_some() && before != self.standing;
+        Ok(())
     }
 
     async fn documents(&mut self, is_first: bool, queue: &mpsc::Sender<Piece>) -> Result<(), Status> {
@@ -251,14 +261,14 @@ impl Following {
     /// The documents about the pod. Accounts are asked for outside of the world, and only where they matter: they take long to make.
     async fn about(&self) -> Result<Vec<Named>, Refused> {
         let identities = self.shared.identities();
-        let mut accounts = None;
+        let mut accounts: Option<Arc<Vec<Account>>> = None;
         loop {
             let mesh = {
                 let world = self.shared.world();
                 let pod = reviewed::living(&world, &self.caller)?;
-                if accounts.is_some() || !world.documents.name_callers() {
-                    let accounts: Arc<Vec<Account>> = accounts.unwrap_or_default();
-                    return Ok(compile::about(&world, &identities, &accounts, pod));
+                let known = accounts.as_ref().map(|accounts| &accounts[..]);
+                if let Some(documents) = compile::about(&world, &identities, known, pod) {
+                    return Ok(documents);
                 }
                 mesh_of(pod).to_owned()
             };
@@ -269,6 +279,7 @@ impl Following {
     /// Sends destinations as they are compiled, so that a sidecar that asks for thousands fills no memory here.
     async fn destinations(&mut self, asked: Vec<Place>, queue: &mpsc::Sender<Piece>) -> Result<(), Status> {
         let identities = self.shared.identities();
+        self.look()?;
         let (mut ready, mut bytes) = (Vec::new(), 0);
         for batch in asked.chunks(BATCH) {
             let compiled: Vec<_> = {
@@ -291,6 +302,8 @@ impl Following {
                 bytes += length;
                 ready.push((place, documents));
             }
+            // Others have their turn, where nothing has to be sent.
+            yield_now().await;
         }
         self.send_destinations(ready, queue).await
     }

@@ -225,8 +225,8 @@ impl World {
     }
 
     /// Services that a host name could mean, the likelier ones first.
-    pub(crate) fn services_named(&self, host: &Host) -> impl Iterator<Item = &Service> {
-        self.services.named(host)
+    pub(crate) fn services_named(&self, host: &Host, most: usize) -> impl Iterator<Item = &Service> {
+        self.services.named(host, most)
     }
 
     /// Services with the pod among their endpoints, in the order of their names.

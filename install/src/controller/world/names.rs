@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// Longest host name, in bytes.
 const MAX_HOST: usize = 253;
 
+/// Words of a name that are looked at: the words of all names that are followed are in memory.
+const MAX_WORDS: usize = 16;
+
 /// Host name in lower case, without a dot at its end.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Host(Arc<str>);
@@ -21,11 +24,17 @@ impl Host {
         (text.len() <= MAX_HOST && text.split('.').all(is_word)).then(|| Self(text.into()))
     }
 
-    /// Words that a Service's name, namespace or label may be: the labels, and pieces of the first one, as Kuma writes
-    /// `NAME_NAMESPACE_svc_PORT.mesh`.
+    /// Words that a Service's name, namespace or label may be: the labels, and their pieces, as Kuma writes
+    /// `NAME_NAMESPACE_svc_PORT.mesh`. Of more than [`MAX_WORDS`] the first ones.
     pub(crate) fn words(&self) -> BTreeSet<&str> {
-        let pieces = self.0.split('.').next().into_iter().flat_map(|first| first.split('_'));
-        self.0.split('.').chain(pieces.filter(|piece| !piece.is_empty())).collect()
+        let pieces = self.0.split('.').filter(|label| label.contains('_')).flat_map(|label| label.split('_'));
+        let labels = self.0.split('.').take(MAX_WORDS / 2);
+        labels.chain(pieces.filter(|piece| !piece.is_empty()).take(MAX_WORDS / 2)).collect()
+    }
+
+    /// Returns true if this is the first label of the name.
+    pub(crate) fn begins_with(&self, word: &str) -> bool {
+        self.0.split('.').next() == Some(word)
     }
 }
 
@@ -74,7 +83,9 @@ mod tests {
             ("web", Some(&["web"][..])),
             ("web.shop.mesh", Some(&["mesh", "shop", "web"])),
             ("web_shop_svc_80.mesh", Some(&["80", "mesh", "shop", "svc", "web", "web_shop_svc_80"])),
-            ("_tcp__x.a_b.web", Some(&["_tcp__x", "a_b", "tcp", "web", "x"])),
+            ("_tcp__x.a_b.web", Some(&["_tcp__x", "a", "a_b", "b", "tcp", "web", "x"])),
+            ("v1.web_shop_svc_80.mesh", Some(&["80", "mesh", "shop", "svc", "v1", "web", "web_shop_svc_80"])),
+            ("a.b.c.d.e.f.g.h.i", Some(&["a", "b", "c", "d", "e", "f", "g", "h"])),
             ("a.a.a", Some(&["a"])),
             ("_.a", Some(&["_", "a"])),
             ("10.0.0.1", Some(&["0", "1", "10"])),

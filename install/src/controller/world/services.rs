@@ -32,12 +32,24 @@ impl AllServices {
 
     /// Services that a host name could mean, as a word of it is their name or the value of a label. Those whose namespace is a word
     /// of it come first, of these and of the others those whose name is one, then in order of key.
-    pub(super) fn named(&self, host: &Host) -> impl Iterator<Item = &Service> {
+    pub(super) fn named(&self, host: &Host, most: usize) -> impl Iterator<Item = &Service> {
         let words = host.words();
-        let keys = words.iter().filter_map(|word| self.of_word.get(*word)).flatten();
+        let all = words.iter().filter_map(|word| Some((*word, self.of_word.get(*word)?)));
+        let found = all.flat_map(|(word, keys)| keys.iter().map(move |key| (word, key)));
+        // That a label has the namespace's name says nothing: a chart's release may be called so, with all Services of it.
+        let means = |(word, key): &(&str, &Key)| {
+            *word != key.namespace() || *word == key.name() || host.begins_with(word)
+        };
         let rank = |key: &Key| (!words.contains(key.namespace()), !words.contains(key.name()));
-        let ranked: BTreeMap<_, &Service> =
-            keys.filter_map(|key| Some(((rank(key), key), &**self.all.get(key)?))).collect();
+        let mut ranked: BTreeMap<_, &Service> = BTreeMap::new();
+        for (_, key) in found.filter(means) {
+            let Some(service) = self.all.get(key) else { continue };
+            ranked.insert((rank(key), key), service);
+            // A word may be a label of all Services.
+            if ranked.len() > most {
+                ranked.pop_last();
+            }
+        }
         ranked.into_values()
     }
 

@@ -159,24 +159,34 @@ fn services_that_a_name_could_mean() {
     put("bank", "front", &["web", "blue"]);
     put("bank", "shop", &["shop"]);
     put("bank", "db-0", &["db_0"]);
+    // A chart's release with the name of its namespace.
+    put("store", "cart", &["store"]);
+    put("store", "list", &["store"]);
     for (name, expected) in [
         ("web.bank.svc.mesh.local", &["bank/web", "bank/front", "shop/web", "shop/api"][..]),
         ("web.shop.mesh", &["shop/web", "shop/api", "bank/shop", "bank/web", "bank/front"]),
         ("web_bank_svc_80.mesh", &["bank/web", "bank/front", "shop/web", "shop/api"]),
-        ("mesh.web_bank_svc_80", &[]),
+        ("mesh.web_bank_svc_80", &["bank/web", "bank/front", "shop/web", "shop/api"]),
         ("blue", &["bank/front", "shop/api"]),
         ("db_0.mesh", &["bank/db-0"]),
         ("db-0", &["bank/db-0"]),
         ("bank.mesh", &[]),
+        ("cart.store.mesh", &["store/cart"]),
+        ("store.mesh", &["store/cart", "store/list"]),
         ("web-1.mesh", &[]),
         ("1.2", &[]),
     ] {
         let found: Vec<String> =
-            world.services_named(&Host::read(name).unwrap()).map(|one| one.key.to_string()).collect();
+            world.services_named(&Host::read(name).unwrap(), 64).map(|one| one.key.to_string()).collect();
         assert_eq!(found, expected, "{name}");
     }
+    let some: Vec<String> = world
+        .services_named(&Host::read("web.shop.mesh").unwrap(), 2)
+        .map(|one| one.key.to_string())
+        .collect();
+    assert_eq!(some, ["shop/web", "shop/api"], "the likelier ones");
     world.remove(Of::Services, &Key::new("bank", "front"));
-    assert_eq!(world.services_named(&Host::read("blue").unwrap()).count(), 1);
+    assert_eq!(world.services_named(&Host::read("blue").unwrap(), 64).count(), 1);
 }
 
 #[test]

@@ -41,14 +41,14 @@ fn put_document(world: &mut World, kind: &str, name: &str, spec: Value) {
 
 /// Accounts of the mesh's members.
 fn accounts(callers: &Callers, world: &World) -> std::sync::Arc<Vec<Account>> {
-    let known = callers.known(world, "default");
+    let known = callers.known(world, "default", world.callers_version());
     known.unwrap_or_else(|members| callers.make(&identities(), &members))
 }
 
 /// The documents about a pod.
 fn about(world: &World, pod: &str) -> Vec<Named> {
     let pod = world.pod(&Key::new("shop", pod)).unwrap();
-    super::about(world, &identities(), &accounts(&Callers::default(), world), pod)
+    super::about(world, &identities(), Some(&accounts(&Callers::default(), world)), pod).unwrap()
 }
 
 /// The lists of the permission that a pod is sent.
@@ -199,12 +199,17 @@ fn accounts_are_made_once_for_a_state_of_the_cluster() {
     assert!(is_first(&world), "a rollout is no new kind");
     // The world may change while they are made: these are of the state before, and made anew when they are asked for next.
     put_pod(&mut world, "new", json!({ "app": "new" }), "new");
-    let older = callers.known(&world, "default").unwrap_err();
+    let older = callers.known(&world, "default", world.callers_version()).unwrap_err();
     put_pod(&mut world, "newer", json!({ "app": "newer" }), "newer");
     assert_eq!(callers.make(&identities(), &older).len(), 4);
     assert_eq!(accounts(&callers, &world).len(), 5);
-    assert_eq!(callers.known(&world, "default").unwrap().len(), 5);
-    assert_eq!(callers.make(&identities(), &callers.known(&world, "other").unwrap_err()).len(), 0);
+    assert_eq!(callers.known(&world, "default", world.callers_version()).unwrap().len(), 5);
+    assert_eq!(
+        callers
+            .make(&identities(), &callers.known(&world, "other", world.callers_version()).unwrap_err())
+            .len(),
+        0
+    );
 }
 
 /// A Service `web` in front of more pods than there is a place for.
