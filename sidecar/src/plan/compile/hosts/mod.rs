@@ -42,7 +42,7 @@ pub(super) fn add<'a>(
     // First, as their names go before those of services.
     virtual_outbound::add(&mut table, services, ours);
     let is_named = |by: &Document| own.is_none_or(|own| by.place != own.place);
-    let mut held = service::add(&mut table, services, (&plan.workloads, &is_named));
+    let mut held = service::add(&mut table, services, &plan.workloads, is_named);
     held.retain(|(service, _)| is_named(service.by));
     service::add_hosts(&mut table, services, ours);
     generator::add(&mut table, &held, ours, (&mesh, zone.as_deref()));

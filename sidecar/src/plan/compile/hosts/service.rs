@@ -22,7 +22,8 @@ pub(super) const DOMAIN: &str = "mesh";
 pub(super) fn add<'a>(
     table: &mut Table<'a>,
     services: &'a Services<'a>,
-    (workloads, is_named): (&HashSet<IpAddr>, &dyn Fn(&Document) -> bool),
+    workloads: &HashSet<IpAddr>,
+    is_named: impl Fn(&Document) -> bool,
 ) -> Vec<(&'a Service<'a>, usize)> {
     let mut held = Vec::new();
     for service in services.all() {
