@@ -8,7 +8,7 @@
 //! | not one whole question | FORMERR |
 //! | a name of the mesh, with records of the type | these |
 //! | a name of the mesh, without such records | NOERROR without a record (NODATA), never NXDOMAIN: the name exists |
-//! | any other name | what a server of the pod says |
+//! | any other name | what a server of the pod says, once the controller was asked about one that the mesh may have |
 
 use crate::dns::message::{
     self, FORMERR, HEADER, NOTIMP, PAYLOAD, SERVFAIL, class_of, code_of, error_reply, is_response,

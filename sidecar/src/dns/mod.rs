@@ -5,6 +5,8 @@
 //! application ─▶ rules (redirect-dns) ─▶ UDP or TCP on loopback ─▶ decide ─▶ a name of the mesh: answered here
 //!                                                                        ─▶ any other: relayed to a server and back
 //! ```
+//! A name that the mesh may have, and that no document says, is asked for at a [`NameSource`] before it is relayed.
+//!
 //! A relayed message keeps its bytes but for the id. The server that an application asked cannot be had: the kernel tells the
 //! original destination of TCP alone, so both transports use the pod's servers. The sidecar's own queries leave by its uid.
 
