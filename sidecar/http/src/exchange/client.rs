@@ -2,7 +2,7 @@
 //! Client's side of a connection.
 
 use super::body::Reading;
-use super::{Ending, Exchange, MAX_EMPTY_LINES, Step, Switching, tunnel};
+use super::{Ending, Exchange, MAX_EMPTY_LINES, Step, Switching, Verdict, tunnel};
 use crate::chunks::Then;
 use crate::head::{Kind, RequestHead};
 use crate::refusal::Refusal;
@@ -12,7 +12,7 @@ impl Exchange {
     /// Takes a step with the client's bytes.
     pub fn client<'b>(&mut self, bytes: &'b [u8]) -> Step<RequestHead<'b>> {
         if self.is_deaf() {
-            return self.drop_from_client(bytes.len());
+            return self.turn_away(bytes.len());
         }
         match &mut self.client.reading {
             Reading::Tunnel => tunnel(bytes),
@@ -26,11 +26,7 @@ impl Exchange {
                     Then::Done => self.client.reading = Reading::default(),
                     Then::Refused(rule) => self.refuse_body(rule),
                 }
-                if passed.forward > 0 {
-                    Step::Forward(passed.forward)
-                } else {
-                    self.drop_from_client(bytes.len())
-                }
+                if passed.forward > 0 { Step::Forward(passed.forward) } else { self.turn_away(bytes.len()) }
             }
         }
     }
@@ -83,7 +79,8 @@ impl Exchange {
         self.client.empty_lines = 0;
     }
 
-    /// Notes the client's FIN, behind its last byte. The server gets it too: a client may half-close and wait.
+    /// Notes the client's FIN, once a step says [`Step::More`] to all that came before it. The server gets it too: a client may
+    /// half-close and wait.
     pub fn client_fin(&mut self) {
         if !self.is_deaf() && self.client.reading.is_within_head() {
             self.end_by(Ending::Answer(Reply::to_request(Refusal::CutHead), 0));
@@ -117,23 +114,25 @@ impl Exchange {
             || (self.client.last && self.client.reading.is_at_head() && self.switching == Switching::No)
     }
 
-    /// Drops bytes while the connection ends: a client that is not read may lose its answer to a reset.
-    fn drop_from_client<H>(&mut self, bytes: usize) -> Step<H> {
-        let room = LINGER_BYTES - self.client.dropped as usize;
-        let dropped = bytes.min(room);
-        self.client.dropped += dropped as u32;
-        match dropped {
-            0 if room == 0 => Step::Hold,
-            0 => Step::More,
-            _ => Step::Drop(dropped),
+    /// Keeps bytes that nothing follows from until the connection ends, then drops as many as lingering reads: a client that is
+    /// not read may lose its answer to a reset.
+    fn turn_away<H>(&mut self, bytes: usize) -> Step<H> {
+        if bytes == 0 {
+            return Step::More;
         }
+        if self.verdict() == Verdict::Go {
+            return Step::Hold;
+        }
+        let dropped = bytes.min(LINGER_BYTES - self.client.dropped as usize);
+        self.client.dropped += dropped as u32;
+        if dropped > 0 { Step::Drop(dropped) } else { Step::Hold }
     }
 
     fn refuse_head<H>(&mut self, rule: Refusal, bytes: &[u8]) -> Step<H> {
         let reply = Reply { body: !bytes.starts_with(b"HEAD "), ..Reply::to_request(rule) };
         // The requests before are answered first.
         self.end_by(Ending::Answer(reply, 0));
-        self.drop_from_client(bytes.len())
+        self.turn_away(bytes.len())
     }
 
     /// Refuses a request whose head was forwarded.

@@ -9,7 +9,8 @@
 //! after each step        verdict() ─▶ Go, Answer, Close, Over
 //! ```
 //! A side's buffer is given from its first byte that is neither forwarded nor dropped. The owner takes steps until it is told
-//! [`Step::More`] or [`Step::Hold`]. After a step of one side it tries the other again if that one was held.
+//! [`Step::More`] or [`Step::Hold`]. After each step of the server it tries a client that was held: the next request belongs
+//! before the server's next bytes, which are its answer then, and unasked otherwise.
 
 mod body;
 mod client;
@@ -48,7 +49,8 @@ pub enum Verdict {
     Go,
     /// Close the server's side; send the answer and FIN to the client, and linger (see [`crate::reply`]).
     Answer(Reply),
-    /// Close both sides behind what was forwarded. A response has begun, so no other answer can be said.
+    /// Close both sides behind what was forwarded, and linger at the client. A response has begun, or the server was silent, so
+    /// no answer can be said.
     Close(Refusal),
     /// Both sides have said that nothing more comes. A server that does not close by itself is closed after a while.
     Over,
@@ -77,7 +79,7 @@ struct Client {
     last: bool,
     /// Empty lines in front of the next request so far.
     empty_lines: u8,
-    /// Bytes that were dropped, as nothing more is taken from the client.
+    /// Bytes that were dropped at the connection's end.
     dropped: u32,
 }
 

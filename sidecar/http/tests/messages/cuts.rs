@@ -3,6 +3,7 @@
 
 use crate::wire::{Event, Seen, Wire};
 use crate::{cases, vectors};
+use proptest::prelude::*;
 
 /// The piece of an event between two of its bytes.
 fn piece(event: &Event, from: usize, to: usize) -> Event {
@@ -80,7 +81,8 @@ fn messages_that_come_byte_by_byte_give_the_same_output() {
     }
 }
 
-proptest::proptest! {
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn messages_cut_at_any_two_bytes_give_the_same_output(script: u16, which: u8, a: u16, b: u16, splices: bool) {
         let scripts = scripts();
@@ -89,6 +91,6 @@ proptest::proptest! {
         let most = length(&events[which]) + 1;
         let (a, b) = (usize::from(a) % most, usize::from(b) % most);
         let seen = cut(events, which, [a.min(b), a.max(b)], splices);
-        proptest::prop_assert!(seen == Wire::play(events), "{name}: event {which} cut at {a} and {b}: {seen:?}");
+        prop_assert!(seen == Wire::play(events), "{name}: event {which} cut at {a} and {b}: {seen:?}");
     }
 }

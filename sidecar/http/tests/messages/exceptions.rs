@@ -4,6 +4,8 @@
 use crate::cases::{Case, GET, OK, c, s, same};
 use crate::wire::Event;
 
+const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: b\r\nConnection: upgrade\r\n\r\n";
+
 fn but(case: Case, to_server: &[u8], to_client: &[u8]) -> Case {
     Case { to_server: to_server.to_vec(), to_client: to_client.to_vec(), ..case }
 }
@@ -15,6 +17,7 @@ pub(crate) fn exceptions() -> Vec<Case> {
     let line = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "c".repeat(100_000));
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(149));
     let close = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let closing = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n";
     let no = "HTTP/1.1 417 No\r\nContent-Length: 2\r\n\r\n";
     vec![
         but(same("a head of 100 KB", "431 head_too_long", &[c(long)]), b"", b""),
@@ -57,6 +60,16 @@ pub(crate) fn exceptions() -> Vec<Case> {
             [no, "no"].concat().as_bytes(),
         ),
         but(
+            same("a request amid a final answer to Expect", "over", &[c(post), s(no), c(GET), s("no")]),
+            post.as_bytes(),
+            [no, "no"].concat().as_bytes(),
+        ),
+        but(
+            same("a request amid an answer that closes", "over", &[c(GET), s(closing), c(GET), s("ok")]),
+            GET.as_bytes(),
+            [closing, "ok"].concat().as_bytes(),
+        ),
+        but(
             same("a request behind the last one", "over", &[c([close, GET].concat()), s(OK)]),
             close.as_bytes(),
             OK.as_bytes(),
@@ -93,6 +106,15 @@ pub(crate) fn exceptions() -> Vec<Case> {
             b"HTTP/1.1 200 OK\r\n\r\nall",
         ),
         but(same("a refused HEAD", "400 no_host without a body", &[c("HEAD / HTTP/1.1\r\n\r\n")]), b"", b""),
+        but(
+            same(
+                "a head behind an Upgrade that is cut",
+                "400 cut_head",
+                &[c([UPGRADE, "GET / HT"].concat()), Event::ClientFin, s(OK)],
+            ),
+            UPGRADE.as_bytes(),
+            OK.as_bytes(),
+        ),
         but(
             same("a head that is cut", "400 cut_head", &[c("GET / HTTP/1.1\r\nHo"), Event::ClientFin]),
             b"",

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A relay without sockets: the loop that the owner of an [`Exchange`] runs.
 
+use crate::opinion;
 use culvert_http::{Exchange, Step, Verdict};
 
 /// Event on a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     Client(Vec<u8>),
     Server(Vec<u8>),
@@ -18,9 +19,20 @@ pub(crate) struct Wire {
     exchange: Exchange,
     from_client: Vec<u8>,
     from_server: Vec<u8>,
+    client_fin: Fin,
+    server_fin: Fin,
     result: Seen,
     /// True if bytes that need no look are counted only, as a relay does that splices.
     splices: bool,
+}
+
+/// FIN of a side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Fin {
+    #[default]
+    No,
+    Sent,
+    Noted,
 }
 
 /// What both ends of a connection saw.
@@ -44,6 +56,17 @@ impl std::fmt::Debug for Seen {
     }
 }
 
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Client(bytes) => write!(f, "client \"{}\"", bytes.escape_ascii()),
+            Self::Server(bytes) => write!(f, "server \"{}\"", bytes.escape_ascii()),
+            Self::ClientFin => f.write_str("client FIN"),
+            Self::ServerFin => f.write_str("server FIN"),
+        }
+    }
+}
+
 // === impl Wire ===
 
 impl Wire {
@@ -62,13 +85,18 @@ impl Wire {
 
     pub(crate) fn take(&mut self, event: &Event) {
         match event {
-            Event::Client(bytes) => self.from_client.extend_from_slice(bytes),
-            Event::Server(bytes) => self.from_server.extend_from_slice(bytes),
-            Event::ClientFin => self.exchange.client_fin(),
-            Event::ServerFin => self.exchange.server_fin(),
+            Event::Client(bytes) if self.client_fin == Fin::No => self.from_client.extend_from_slice(bytes),
+            Event::Server(bytes) if self.server_fin == Fin::No => self.from_server.extend_from_slice(bytes),
+            Event::Client(_) | Event::Server(_) => {}
+            Event::ClientFin => self.client_fin = self.client_fin.max(Fin::Sent),
+            Event::ServerFin => self.server_fin = self.server_fin.max(Fin::Sent),
         }
-        // What one side says may set the other free.
-        while self.client() | self.server() {}
+        let before = (self.result.to_server.len(), self.result.to_client.len());
+        let at_its_end = self.exchange.verdict() != Verdict::Go;
+        // A step of the server may set a held client free, and what it says then belongs before the server's next bytes.
+        while self.client() || self.server() {}
+        let after = (self.result.to_server.len(), self.result.to_client.len());
+        assert!(!at_its_end || before == after, "bytes pass behind the end: {:?}", self.seen());
     }
 
     pub(crate) fn seen(&self) -> Seen {
@@ -82,69 +110,81 @@ impl Wire {
         Seen { held: self.from_client.len(), verdict, ..self.result.clone() }
     }
 
-    /// Takes the client's steps; true if there was one.
+    /// Takes a step of the client; true if there was one.
     fn client(&mut self) -> bool {
-        let mut moved = false;
-        loop {
-            let unseen = self.exchange.client_unseen().min(self.from_client.len() as u64) as usize;
-            let n = if self.splices && unseen > 0 {
-                self.exchange.client_skip(unseen as u64);
-                self.result.to_server.extend_from_slice(&self.from_client[..unseen]);
-                unseen
-            } else {
-                match self.exchange.client(&self.from_client) {
-                    Step::More | Step::Hold => return moved,
-                    Step::Forward(n) => {
-                        self.result.to_server.extend_from_slice(&self.from_client[..n]);
-                        n
+        let unseen = self.exchange.client_unseen().min(self.from_client.len() as u64) as usize;
+        let n = if self.splices && unseen > 0 {
+            self.exchange.client_skip(unseen as u64);
+            self.result.to_server.extend_from_slice(&self.from_client[..unseen]);
+            unseen
+        } else {
+            match self.exchange.client(&self.from_client) {
+                Step::Hold => return false,
+                Step::More => {
+                    let is_new = self.client_fin == Fin::Sent;
+                    if is_new {
+                        self.client_fin = Fin::Noted;
+                        self.exchange.client_fin();
                     }
-                    Step::Drop(n) => {
-                        self.result.dropped += n;
-                        n
-                    }
-                    Step::Head(head) => {
-                        self.exchange.admit_request(&head);
-                        self.result.to_server.extend_from_slice(head.bytes);
-                        head.bytes.len()
-                    }
+                    return is_new;
                 }
-            };
-            assert!(n > 0, "a step without progress");
-            self.from_client.drain(..n);
-            moved = true;
-        }
+                Step::Forward(n) => {
+                    self.result.to_server.extend_from_slice(&self.from_client[..n]);
+                    n
+                }
+                Step::Drop(n) => {
+                    self.result.dropped += n;
+                    n
+                }
+                Step::Head(head) => {
+                    opinion::of_request(&head);
+                    self.exchange.admit_request(&head);
+                    self.result.to_server.extend_from_slice(head.bytes);
+                    head.bytes.len()
+                }
+            }
+        };
+        assert!(n > 0, "a step without progress");
+        self.from_client.drain(..n);
+        true
     }
 
-    /// Takes the server's steps; true if there was one.
+    /// Takes a step of the server; true if there was one.
     fn server(&mut self) -> bool {
-        let mut moved = false;
-        loop {
-            let unseen = self.exchange.server_unseen().min(self.from_server.len() as u64) as usize;
-            let n = if self.splices && unseen > 0 {
-                self.exchange.server_skip(unseen as u64);
-                self.result.to_client.extend_from_slice(&self.from_server[..unseen]);
-                unseen
-            } else {
-                match self.exchange.server(&self.from_server) {
-                    Step::More | Step::Hold => return moved,
-                    Step::Forward(n) => {
-                        self.result.to_client.extend_from_slice(&self.from_server[..n]);
-                        n
+        let unseen = self.exchange.server_unseen().min(self.from_server.len() as u64) as usize;
+        let n = if self.splices && unseen > 0 {
+            self.exchange.server_skip(unseen as u64);
+            self.result.to_client.extend_from_slice(&self.from_server[..unseen]);
+            unseen
+        } else {
+            match self.exchange.server(&self.from_server) {
+                Step::Hold => return false,
+                Step::More => {
+                    let is_new = self.server_fin == Fin::Sent;
+                    if is_new {
+                        self.server_fin = Fin::Noted;
+                        self.exchange.server_fin();
                     }
-                    Step::Drop(n) => {
-                        self.result.dropped += n;
-                        n
-                    }
-                    Step::Head(head) => {
-                        self.exchange.admit_response(&head);
-                        self.result.to_client.extend_from_slice(head.bytes);
-                        head.bytes.len()
-                    }
+                    return is_new;
                 }
-            };
-            assert!(n > 0, "a step without progress");
-            self.from_server.drain(..n);
-            moved = true;
-        }
+                Step::Forward(n) => {
+                    self.result.to_client.extend_from_slice(&self.from_server[..n]);
+                    n
+                }
+                Step::Drop(n) => {
+                    self.result.dropped += n;
+                    n
+                }
+                Step::Head(head) => {
+                    opinion::of_response(&head);
+                    self.exchange.admit_response(&head);
+                    self.result.to_client.extend_from_slice(head.bytes);
+                    head.bytes.len()
+                }
+            }
+        };
+        assert!(n > 0, "a step without progress");
+        self.from_server.drain(..n);
+        true
     }
 }
