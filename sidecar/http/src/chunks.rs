@@ -10,21 +10,24 @@
 
 use crate::refusal::Refusal;
 
-/// Most bytes of extensions and trailers in one body, as the field section of a common server. Envoy has no bound of its own
-/// for extensions and counts trailers with 60 KiB.
+/// Most bytes of extensions and trailers in one body.
+///
+/// As much as the field section of common servers. Envoy has no bound of its own for extensions, and 60 KiB for trailers.
 pub const MAX_EXTRAS: u16 = 16 * 1024;
 
 /// Most digits of a chunk size, leading zeros included.
 const MAX_DIGITS: u8 = 16;
 
-/// Fields that may not stand in trailers, as a reader that merges them into the head would take them for the head's.
+/// Fields that may not stand in trailers.
+///
+/// A reader that merges trailers into the head would take them for the head's.
 const HEAD_ONLY: [&[u8]; 3] = [b"content-length", b"transfer-encoding", b"host"];
 
 /// Position within a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunks {
     state: State,
-    /// Value of the size so far, then bytes of the chunk that are still to come.
+    /// Size as far as it was read, then bytes that are to come.
     left: u64,
     /// Bytes of extensions and trailers so far.
     extras: u16,
@@ -38,10 +41,10 @@ enum State {
     /// Behind the CR of a size line.
     SizeLf,
     Data,
-    /// Behind the data.
+    /// Behind the last byte of data.
     DataCr,
     DataLf,
-    /// At the start of a trailer line, or of the empty line that ends the body.
+    /// At the start of a trailer line, or of the last line.
     Line,
     Name(Forbidden),
     Value,
@@ -52,7 +55,9 @@ enum State {
     Done,
 }
 
-/// Fields of [`HEAD_ONLY`] that a trailer's name may still become, one bit each, and the length of the name so far.
+/// Names of [`HEAD_ONLY`] that a trailer's name may still become.
+///
+/// One bit each, and the length of the name so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Forbidden {
     candidates: u8,

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where a message ends, by RFC 9112, section 6.3, and stricter: two fields that say it are one too many.
+//! End of a message, by RFC 9112, section 6.3, and stricter.
+//!
+//! Two fields that say it are one too many.
 //!
 //! | message | ends |
 //! |---|---|
@@ -34,19 +36,17 @@ pub(crate) struct Asked(u8);
 /// Fields of a head that decide its framing, and the end of the connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Said<'a> {
-    /// Content-Length.
     length: Option<u64>,
-    /// `Transfer-Encoding: chunked`.
     chunked: bool,
-    /// Host.
+    /// Value of Host.
     pub(crate) host: Option<&'a [u8]>,
-    /// `Connection: close`.
+    /// True after `Connection: close`.
     close: bool,
-    /// `Connection: keep-alive`.
+    /// True after `Connection: keep-alive`.
     keep_alive: bool,
     /// Upgrade, named in Connection or not: a server that is sloppy enough to switch could be so in this, too.
     pub(crate) upgrade: bool,
-    /// Expect.
+    /// True after Expect with any value.
     pub(crate) expects: bool,
     /// Expect that is not `100-continue` alone.
     expects_else: bool,
@@ -71,7 +71,7 @@ impl Asked {
         Self(method | upgrade | close)
     }
 
-    /// Returns true if the response has no body, though its fields may speak of one.
+    /// Returns true for HEAD, whose response has fields of a body alone.
     pub(crate) fn is_head(self) -> bool {
         self.0 & Self::HEAD != 0
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The rules that a message may break, each with a stable name and a status.
+//! Rules that a message may break, with their names and statuses.
 
 macro_rules! refusals {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $status:literal, $text:literal;)+) => {
@@ -61,7 +61,7 @@ refusals! {
     FieldValue = "field_value", 400, "a field value has a control byte";
     /// Framing field with underscores, which CGI-like readers take for the true one.
     FieldLookalike = "field_lookalike", 400, "a framing field is written with underscores";
-    /// HTTP/1.1 without Host.
+    /// Request of HTTP/1.1 without Host.
     NoHost = "no_host", 400, "the request has no Host field";
     /// Two Host fields.
     TwoHosts = "two_hosts", 400, "the request has two Host fields";
@@ -87,7 +87,7 @@ refusals! {
     ConnectBody = "connect_body", 400, "CONNECT has no body";
     /// Expect other than `100-continue`.
     Expectation = "expectation", 417, "Expect is not 100-continue alone";
-    /// Chunk size that is not one to sixteen hexadecimal digits, with `;` or CRLF behind.
+    /// Chunk size that is not hexadecimal digits with `;` or CRLF behind.
     ChunkSize = "chunk_size", 400, "a chunk size is not hexadecimal digits with ';' or CRLF behind";
     /// Chunk size beyond what can be counted.
     ChunkTooLarge = "chunk_too_large", 413, "a chunk size is beyond 2^63 - 1";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a side is sending: a head, a body, or another protocol.
+//! Position of a side in its messages: head, body, or another protocol.
 
 use crate::chunks::{Chunks, Scanned, Then};
 use crate::framing::Framing;
@@ -43,7 +43,7 @@ impl Reading {
         }
     }
 
-    /// Returns true in front of a head or within one, of which nothing was forwarded.
+    /// Returns true before a head or within one: nothing was forwarded.
     pub(super) fn is_at_head(&self) -> bool {
         matches!(self, Self::Head(_))
     }

@@ -79,8 +79,10 @@ impl Exchange {
         self.client.empty_lines = 0;
     }
 
-    /// Notes the client's FIN, once a step says [`Step::More`] to all that came before it. The server gets it too: a client may
-    /// half-close and wait.
+    /// Notes the client's FIN.
+    ///
+    /// It is due once a step says [`Step::More`] to all that came before. The server gets it too: a client may half-close and
+    /// wait.
     pub fn client_fin(&mut self) {
         if !self.is_deaf() && self.client.reading.is_within_head() {
             self.end_by(Ending::Answer(Reply::to_request(Refusal::CutHead), 0));
@@ -114,8 +116,9 @@ impl Exchange {
             || (self.client.last && self.client.reading.is_at_head() && self.switching == Switching::No)
     }
 
-    /// Keeps bytes that nothing follows from until the connection ends, then drops as many as lingering reads: a client that is
-    /// not read may lose its answer to a reset.
+    /// Keeps bytes until the connection ends, then drops them.
+    ///
+    /// As many as lingering reads: a client that is not read may lose its answer to a reset.
     fn turn_away<H>(&mut self, bytes: usize) -> Step<H> {
         if bytes == 0 {
             return Step::More;

@@ -45,9 +45,11 @@ pub enum Step<H> {
 /// State of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes on.
+    /// The connection goes on.
     Go,
-    /// Close the server's side; send the answer and FIN to the client, and linger (see [`crate::reply`]).
+    /// Send the answer and FIN to the client, and linger.
+    ///
+    /// The server's side is closed at once. See [`crate::reply`].
     Answer(Reply),
     /// Close both sides behind what was forwarded, and linger at the client. A response has begun, or the server was silent, so
     /// no answer can be said.
@@ -69,11 +71,11 @@ pub struct Exchange {
     end: Option<Ending>,
 }
 
-/// Client's side.
+/// State of the client's side.
 #[derive(Clone, Copy, Debug, Default)]
 struct Client {
     reading: Reading,
-    /// True if the client waits for 100, and no byte of the body has come.
+    /// True while the client waits for 100 with its body.
     expecting: bool,
     /// True if no request follows the one that is under way.
     last: bool,
@@ -96,7 +98,9 @@ enum Switching {
 /// End of the connection, once it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
-    /// Local answer, due when at most so many requests wait and no part of a response was forwarded.
+    /// Local answer, due when at most so many requests wait.
+    ///
+    /// Nor may part of a response have been forwarded.
     Answer(Reply, usize),
     /// Close behind the response that is under way.
     CloseBehind(Refusal),
@@ -128,7 +132,7 @@ impl Exchange {
         self.queue.is_empty() && at_heads && !self.client.reading.is_within_head()
     }
 
-    /// Ends the connection with a local answer to the request that was admitted first, as its server cannot be reached.
+    /// Answers the first request locally, as its server cannot be reached.
     pub fn fail(&mut self, rule: Refusal) {
         let body = self.queue.front().is_none_or(|asked| !asked.is_head());
         let reply = Reply { rule, status: rule.status(), body };

@@ -90,8 +90,9 @@ impl Exchange {
         }
     }
 
-    /// Notes the server's FIN, once a step says [`Step::More`] to all that came before it. The client gets it too, behind what the
-    /// verdict says.
+    /// Notes the server's FIN.
+    ///
+    /// It is due once a step says [`Step::More`] to all that came before. The client gets it too, behind what the verdict says.
     pub fn server_fin(&mut self) {
         if self.is_server_done() {
             return;

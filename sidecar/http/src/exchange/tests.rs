@@ -33,7 +33,7 @@ fn response(exchange: &mut Exchange, bytes: &[u8]) -> usize {
 fn the_books_of_a_connection_are_small_and_own_no_memory() {
     fn owns_nothing<T: Copy>() {}
     owns_nothing::<Exchange>();
-    assert!(size_of::<Exchange>() <= 160, "{}", size_of::<Exchange>());
+    assert!(size_of::<Exchange>() <= 96, "{}", size_of::<Exchange>());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-/// Fields of a head that was read before, in the order in which they came.
+/// Fields of a head, in the order in which they came.
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
     head: &'a [u8],
@@ -22,7 +22,7 @@ pub struct Field<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Returns the fields of a head that was read before, of which the first line ends here.
+    /// Returns the fields of a head that `httparse` has read.
     pub(super) fn new(head: &'a [u8], first_line_end: usize) -> Self {
         Self { head, at: first_line_end }
     }

@@ -6,7 +6,7 @@ use crate::refusal::Refusal;
 use httparse::{Error, Request, Response};
 use memchr::memchr;
 
-/// Message whose head is looked for.
+/// Kind of message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Request,
@@ -141,7 +141,9 @@ fn has_bare_cr(head: &[u8]) -> bool {
     memchr::memchr_iter(b'\r', head).any(|cr| head.get(cr + 1) != Some(&b'\n'))
 }
 
-/// Returns true if the first line has a version where it belongs, though none that is known: `HTTP/`, digit, dot, digit.
+/// Returns true if an unknown version stands where versions stand.
+///
+/// It is `HTTP/`, a digit, a dot and a digit.
 fn speaks_of_version(line: &[u8], kind: Kind) -> bool {
     let mut parts = line.split(|byte| *byte == b' ');
     let version = match kind {

@@ -45,7 +45,7 @@ fn cut(events: &[Event], which: usize, ends: impl IntoIterator<Item = usize>, sp
     wire.seen()
 }
 
-/// All points of a short event; of a long one those near its ends, and some between.
+/// All points of a short event, and a choice of a long one's.
 fn points(length: usize) -> impl Iterator<Item = usize> {
     (1..length).filter(move |at| length <= 4096 || *at < 100 || length - at < 100 || at % 997 == 0)
 }

@@ -40,7 +40,7 @@ pub(crate) fn of_response(head: &ResponseHead<'_>) {
     }
 }
 
-/// Reads the fields, and checks that their lines are all that stands between the first line and the empty one.
+/// Reads the fields, and checks that their lines are the whole head.
 fn map(fields: Fields<'_>, head: &[u8]) -> HeaderMap {
     let mut map = HeaderMap::new();
     let mut at = head.iter().position(|byte| *byte == b'\n').expect("a first line") + 1;
@@ -260,7 +260,7 @@ fn readers_disagree_about_what_is_refused() {
     assert!(disputed >= 40, "{disputed}");
 }
 
-/// Requests out of parts that are right as a rule, and of those that smugglers use.
+/// Requests out of right parts and of those that smugglers use.
 fn request() -> impl Strategy<Value = String> {
     let line = select(vec![
         "POST / HTTP/1.1",

@@ -71,7 +71,7 @@ fn pieces(events: &[Event], lengths: &[usize]) -> Vec<Event> {
     events.iter().flat_map(cut).collect()
 }
 
-/// Returns true if all bytes of the one stand in the other, in their order.
+/// Returns true if one is the other with bytes left out.
 fn is_part_of(some: &[u8], all: &[u8]) -> bool {
     let mut all = all.iter();
     some.iter().all(|byte| all.any(|other| other == byte))

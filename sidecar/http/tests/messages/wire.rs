@@ -22,7 +22,7 @@ pub(crate) struct Wire {
     client_fin: Fin,
     server_fin: Fin,
     result: Seen,
-    /// True if bytes that need no look are counted only, as a relay does that splices.
+    /// True to count bytes that need no look, as splicing does.
     splices: bool,
 }
 
@@ -35,7 +35,7 @@ enum Fin {
     Noted,
 }
 
-/// What both ends of a connection saw.
+/// Output of a connection, as both ends see it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) to_server: Vec<u8>,
