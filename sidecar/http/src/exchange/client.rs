@@ -2,7 +2,7 @@
 //! Client's side of a connection.
 
 use super::body::Reading;
-use super::{Ending, Exchange, MAX_EMPTY_LINES, Step, Switching, Verdict, tunnel};
+use super::{Closing, Ending, Exchange, MAX_EMPTY_LINES, Step, Switching, Verdict, tunnel};
 use crate::chunks::Then;
 use crate::head::{Kind, RequestHead};
 use crate::refusal::Refusal;
@@ -23,7 +23,7 @@ impl Exchange {
                 self.client.expecting &= passed.forward == 0;
                 match passed.then {
                     Then::More => {}
-                    Then::Done => self.client.reading = Reading::default(),
+                    Then::Done => self.end_body(),
                     Then::Refused(rule) => self.refuse_body(rule),
                 }
                 if passed.forward > 0 { Step::Forward(passed.forward) } else { self.turn_away(bytes.len()) }
@@ -105,8 +105,16 @@ impl Exchange {
         if let Reading::Body(body) = &mut self.client.reading {
             self.client.expecting &= bytes == 0;
             if body.skip(bytes) == Then::Done {
-                self.client.reading = Reading::default();
+                self.end_body();
             }
+        }
+    }
+
+    /// Ends a body that is complete.
+    fn end_body(&mut self) {
+        self.client.reading = Reading::default();
+        if self.closing == Closing::BehindBody {
+            self.end_by(Ending::Over);
         }
     }
 

@@ -66,8 +66,7 @@ pub struct Exchange {
     /// Requests that were admitted and whose responses are not complete.
     queue: Queue,
     switching: Switching,
-    /// True if the connection ends with the response that is under way.
-    closes: bool,
+    closing: Closing,
     end: Option<Ending>,
 }
 
@@ -93,6 +92,18 @@ enum Switching {
     No,
     Asked,
     Agreed,
+}
+
+/// Point at which the connection ends in good order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Closing {
+    /// None yet.
+    #[default]
+    No,
+    /// The end of the response that is under way.
+    BehindResponse,
+    /// The end of the body that the client is sending: its response is complete.
+    BehindBody,
 }
 
 /// End of the connection, once it is known.

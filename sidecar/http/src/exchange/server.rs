@@ -2,7 +2,7 @@
 //! Server's side of a connection.
 
 use super::body::{Body, Reading};
-use super::{Ending, Exchange, Step, Switching, tunnel};
+use super::{Closing, Ending, Exchange, Step, Switching, tunnel};
 use crate::chunks::Then;
 use crate::framing::Framing;
 use crate::head::{Kind, ResponseHead};
@@ -68,9 +68,11 @@ impl Exchange {
             return;
         }
         let keeps = self.queue.front().is_some_and(|asked| asked.keeps());
-        self.closes |= !head.keeps || !keeps;
-        // A request that comes now would not be answered.
-        self.client.last |= self.closes;
+        if !head.keeps || !keeps {
+            self.closing = Closing::BehindResponse;
+            // A request that comes now would not be answered.
+            self.client.last = true;
+        }
         if is_for_last {
             self.switching = Switching::No;
             if self.client.expecting {
@@ -79,7 +81,7 @@ impl Exchange {
                 self.client.expecting = false;
                 self.client.last = true;
                 self.client.reading = Reading::default();
-                self.closes = true;
+                self.closing = Closing::BehindResponse;
             }
             if let Some(Ending::Answer(reply, 1)) = self.end {
                 self.end = Some(Ending::CloseBehind(reply.rule));
@@ -101,6 +103,8 @@ impl Exchange {
             (Reading::Tunnel, _) => return,
             (Reading::Body(Body::UntilClose), _) => return self.end_response(),
             (Reading::Body(_), _) => Ending::Close(Refusal::CutBody),
+            // It answered early, and may still read.
+            (Reading::Head(_), None) if self.closing == Closing::BehindBody => return,
             (Reading::Head(_), None) => Ending::Over,
             (Reading::Head(scan), Some(asked)) if scan.began() => {
                 Ending::Answer(Reply::to_response(Refusal::CutHead, !asked.is_head()), self.queue.len())
@@ -136,9 +140,13 @@ impl Exchange {
         self.server = Reading::default();
         match self.end {
             Some(Ending::CloseBehind(rule)) if self.queue.is_empty() => self.end = Some(Ending::Close(rule)),
-            // A client reads nothing behind such a response, so a refused request stays without an answer.
-            _ if self.closes => self.end = Some(Ending::Over),
-            _ => {}
+            _ if self.closing == Closing::No => {}
+            // A server that answered early may still read the body.
+            None if self.queue.is_empty() && !self.client.reading.is_at_head() => {
+                self.closing = Closing::BehindBody
+            }
+            // A client reads nothing behind such a response, so what else it sent stays without an answer.
+            _ => self.end = Some(Ending::Over),
         }
     }
 }

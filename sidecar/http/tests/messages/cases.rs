@@ -243,10 +243,30 @@ fn interim_and_early() -> Vec<Case> {
         same("102, and a body after a pause", "go", &[c(GET), s("HTTP/1.1 102 Processing\r\n\r\n"), s(OK)]),
         same(
             "an early 413 while the body comes",
-            "over",
+            "go",
             &[
                 c("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello"),
                 s("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno"),
+            ],
+        ),
+        same(
+            "an early answer that closes, and a server that reads on",
+            "over",
+            &[
+                c("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello"),
+                s("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"),
+                Event::ServerFin,
+                c("there"),
+            ],
+        ),
+        same(
+            "an early answer until close, and a server that reads on",
+            "over",
+            &[
+                c("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"),
+                s("HTTP/1.1 200 OK\r\n\r\nok"),
+                Event::ServerFin,
+                c("0\r\n\r\n"),
             ],
         ),
         same(

@@ -17,6 +17,7 @@ pub(crate) fn exceptions() -> Vec<Case> {
     let line = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "c".repeat(100_000));
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(149));
     let close = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let chunks = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
     let closing = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n";
     let no = "HTTP/1.1 417 No\r\nContent-Length: 2\r\n\r\n";
     vec![
@@ -67,6 +68,42 @@ pub(crate) fn exceptions() -> Vec<Case> {
         but(
             same("a request amid an answer that closes", "over", &[c(GET), s(closing), c(GET), s("ok")]),
             GET.as_bytes(),
+            [closing, "ok"].concat().as_bytes(),
+        ),
+        but(
+            same(
+                "a malformed chunk behind an early answer",
+                "close chunk_size",
+                &[c(chunks), s(OK), c("x\r\n"), c(GET)],
+            ),
+            chunks.as_bytes(),
+            OK.as_bytes(),
+        ),
+        but(
+            same(
+                "a malformed chunk amid an early answer",
+                "close chunk_size",
+                &[c(chunks), s(closing), c(["x\r\n", GET].concat()), s("ok")],
+            ),
+            chunks.as_bytes(),
+            [closing, "ok"].concat().as_bytes(),
+        ),
+        but(
+            same(
+                "bytes behind an early answer that closes",
+                "close unasked_response",
+                &[c(chunks), s(closing), s("okno"), c("1\r\na\r\n")],
+            ),
+            chunks.as_bytes(),
+            [closing, "ok"].concat().as_bytes(),
+        ),
+        but(
+            same(
+                "a body behind an answer that closes before its own",
+                "over",
+                &[c([GET, chunks].concat()), s(closing), s("ok"), c("1\r\na\r\n")],
+            ),
+            [GET, chunks].concat().as_bytes(),
             [closing, "ok"].concat().as_bytes(),
         ),
         but(
