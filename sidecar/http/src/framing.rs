@@ -29,7 +29,7 @@ pub enum Framing {
     Tunnel,
 }
 
-/// Part of a request that the framing of its response depends on: four flags in one byte.
+/// Part of a request that its response depends on: flags in one byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asked(u8);
 
@@ -59,6 +59,7 @@ impl Asked {
     const CONNECT: u8 = 2;
     const UPGRADE: u8 = 4;
     const CLOSE: u8 = 8;
+    const DECLINED: u8 = 16;
 
     pub(crate) fn new(method: &str, upgrades: bool, keeps: bool) -> Self {
         let method = match method {
@@ -69,6 +70,17 @@ impl Asked {
         let upgrade = if upgrades { Self::UPGRADE } else { 0 };
         let close = if keeps { 0 } else { Self::CLOSE };
         Self(method | upgrade | close)
+    }
+
+    /// Returns the request as one that is answered locally, and behind which the connection goes on or not.
+    pub(crate) fn declined(self, keeps: bool) -> Self {
+        let close = if keeps { 0 } else { Self::CLOSE };
+        Self(self.0 | Self::DECLINED | close)
+    }
+
+    /// Returns true if the server does not get the request.
+    pub(crate) fn is_declined(self) -> bool {
+        self.0 & Self::DECLINED != 0
     }
 
     /// Returns true for HEAD, whose response has fields of a body alone.

@@ -2,8 +2,9 @@
 //! Client's side of a connection.
 
 use super::body::Reading;
-use super::{Closing, Ending, Exchange, MAX_EMPTY_LINES, Step, Switching, Verdict, tunnel};
+use super::{Closing, Ending, Exchange, MAX_EMPTY_LINES, Step, Switching, tunnel};
 use crate::chunks::Then;
+use crate::framing::Framing;
 use crate::head::{Kind, RequestHead};
 use crate::refusal::Refusal;
 use crate::reply::{LINGER_BYTES, Reply};
@@ -79,6 +80,18 @@ impl Exchange {
         self.client.empty_lines = 0;
     }
 
+    /// Notes that the owner answers the request itself, once [`Exchange::verdict`] says that it is its turn.
+    ///
+    /// The connection goes on if nothing is to come that depends on the answer: a body, or another protocol.
+    pub fn decline_request(&mut self, head: &RequestHead<'_>) {
+        let asked = head.asked();
+        let keeps = head.keeps && head.framing == Framing::None && !asked.may_switch();
+        self.queue.push(asked.declined(keeps));
+        self.client.reading = Reading::default();
+        self.client.last = !keeps;
+        self.client.empty_lines = 0;
+    }
+
     /// Notes the client's FIN.
     ///
     /// It is due once a step says [`Step::More`] to all that came before. The server gets it too: a client may half-close and
@@ -131,7 +144,7 @@ impl Exchange {
         if bytes == 0 {
             return Step::More;
         }
-        if self.verdict() == Verdict::Go {
+        if !self.is_ended() {
             return Step::Hold;
         }
         let dropped = bytes.min(LINGER_BYTES - self.client.dropped as usize);

@@ -3,10 +3,11 @@
 //!
 //! ```text
 //! bytes of the client ─▶ client() ─▶ Head ─ owner decides ─▶ admit_request()  ─▶ head to the server
+//!                            │                        └─────▶ decline_request() ─▶ Reply in its turn
 //!                            └─────▶ Forward, Drop, More, Hold
 //! bytes of the server ─▶ server() ─▶ Head ─ owner notes ───▶ admit_response() ─▶ head to the client
-//!                            └─────▶ Forward, Drop, More
-//! after each step        verdict() ─▶ Go, Answer, Close, Over
+//!                            └─────▶ Forward, Drop, More, Hold
+//! after each step        verdict() ─▶ Go, Reply, Answer, Close, Over
 //! ```
 //! A side's buffer is given from its first byte that is neither forwarded nor dropped. The owner takes steps until it is told
 //! [`Step::More`] or [`Step::Hold`]. After each step of the server it tries a client that was held: the next request belongs
@@ -47,6 +48,13 @@ pub enum Step<H> {
 pub enum Verdict {
     /// The connection goes on.
     Go,
+    /// Send the owner's answer to a declined request, and call [`Exchange::replied`].
+    Reply {
+        /// False for HEAD.
+        body: bool,
+        /// False if the answer has to say `connection: close`.
+        keeps: bool,
+    },
     /// Send the answer and FIN to the client, and linger.
     ///
     /// The server's side is closed at once. See [`crate::reply`].
@@ -63,7 +71,7 @@ pub enum Verdict {
 pub struct Exchange {
     client: Client,
     server: Reading,
-    /// Requests that were admitted and whose responses are not complete.
+    /// Requests that were admitted or declined and whose responses are not complete.
     queue: Queue,
     switching: Switching,
     closing: Closing,
@@ -126,13 +134,27 @@ impl Exchange {
     pub fn verdict(&self) -> Verdict {
         match self.end {
             Some(Ending::Answer(reply, _)) if self.is_answer_due() => Verdict::Answer(reply),
-            None | Some(Ending::Answer(..) | Ending::CloseBehind(_)) => Verdict::Go,
             Some(Ending::Close(rule)) => Verdict::Close(rule),
             Some(Ending::Over) => Verdict::Over,
+            None | Some(Ending::Answer(..) | Ending::CloseBehind(_)) => match self.queue.front() {
+                Some(asked) if asked.is_declined() => {
+                    Verdict::Reply { body: !asked.is_head(), keeps: asked.keeps() }
+                }
+                _ => Verdict::Go,
+            },
         }
     }
 
-    /// Returns the number of requests that were admitted and whose responses are not complete.
+    /// Notes that the declined request of [`Verdict::Reply`] was answered.
+    pub fn replied(&mut self) {
+        let Some(asked) = self.queue.front().filter(|asked| asked.is_declined()) else { return };
+        self.queue.pop();
+        if !asked.keeps() {
+            self.end_by(Ending::Over);
+        }
+    }
+
+    /// Returns the number of requests whose responses are not complete.
     pub fn under_way(&self) -> usize {
         self.queue.len()
     }

@@ -12,10 +12,14 @@ use crate::reply::Reply;
 impl Exchange {
     /// Takes a step with the server's bytes.
     pub fn server<'b>(&mut self, bytes: &'b [u8]) -> Step<ResponseHead<'b>> {
+        // What it sends belongs behind the answer that is due.
+        if !self.is_ended() && self.queue.front().is_some_and(|asked| asked.is_declined()) {
+            return Step::Hold;
+        }
         if bytes.is_empty() {
             return Step::More;
         }
-        if self.is_server_done() {
+        if self.is_ended() {
             return Step::Drop(bytes.len());
         }
         match &mut self.server {
@@ -96,7 +100,7 @@ impl Exchange {
     ///
     /// It is due once a step says [`Step::More`] to all that came before. The client gets it too, behind what the verdict says.
     pub fn server_fin(&mut self) {
-        if self.is_server_done() {
+        if self.is_ended() {
             return;
         }
         let ending = match (self.server, self.queue.front()) {
@@ -117,7 +121,7 @@ impl Exchange {
 
     /// Returns how many of the server's next bytes may pass without a step.
     pub fn server_unseen(&self) -> u64 {
-        if self.is_server_done() { 0 } else { self.server.unseen() }
+        if self.is_ended() { 0 } else { self.server.unseen() }
     }
 
     /// Counts bytes of the server that passed without a step: at most [`Self::server_unseen`].
@@ -129,8 +133,8 @@ impl Exchange {
         }
     }
 
-    /// Returns true if nothing more is forwarded to the client.
-    fn is_server_done(&self) -> bool {
+    /// Returns true if nothing more is forwarded to either side.
+    pub(super) fn is_ended(&self) -> bool {
         matches!(self.end, Some(Ending::Close(_) | Ending::Over)) || self.is_answer_due()
     }
 

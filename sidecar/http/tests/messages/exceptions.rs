@@ -12,6 +12,94 @@ fn but(case: Case, to_server: &[u8], to_client: &[u8]) -> Case {
 
 /// All exceptions.
 pub(crate) fn exceptions() -> Vec<Case> {
+    [refusals(), declined()].into_iter().flatten().collect()
+}
+
+/// Requests that the owner answers itself, in their turn.
+fn declined() -> Vec<Case> {
+    let no = "GET /declined HTTP/1.1\r\nHost: a\r\n\r\n";
+    let post = "POST /declined HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+    let switch = "GET /declined HTTP/1.1\r\nHost: a\r\nUpgrade: b\r\n\r\n";
+    let head = "HEAD /declined HTTP/1.0\r\n\r\n";
+    let row = |name, verdict, events: &[Event], to_server: String, to_client: String| {
+        but(same(name, verdict, events), to_server.as_bytes(), to_client.as_bytes())
+    };
+    let (two, cut) = ([GET, GET].concat(), OK.len() - 1);
+    vec![
+        row(
+            "a declined request",
+            "go",
+            &[c([no, GET].concat()), s(OK)],
+            GET.into(),
+            ["<declined>", OK].concat(),
+        ),
+        row(
+            "declined requests in their turns",
+            "go",
+            &[c([GET, no, GET, no].concat()), s([OK, OK].concat())],
+            two,
+            [OK, "<declined>", OK, "<declined>"].concat(),
+        ),
+        row(
+            "a declined request whose turn has not come",
+            "go",
+            &[c([GET, no].concat()), s(&OK[..cut])],
+            GET.into(),
+            OK[..cut].into(),
+        ),
+        row(
+            "a declined request with a body",
+            "over",
+            &[c([GET, post, GET].concat()), s(OK)],
+            GET.into(),
+            [OK, "<declined>"].concat(),
+        ),
+        row(
+            "a declined Upgrade",
+            "over",
+            &[c([switch, "words"].concat())],
+            String::new(),
+            "<declined>".into(),
+        ),
+        row(
+            "a declined HEAD of HTTP/1.0",
+            "over",
+            &[c([head, GET].concat())],
+            String::new(),
+            "<declined HEAD>".into(),
+        ),
+        row(
+            "a declined request behind an answer that closes",
+            "over",
+            &[c([GET, no].concat()), s("HTTP/1.1 200 OK\r\n\r\nall"), Event::ServerFin],
+            GET.into(),
+            "HTTP/1.1 200 OK\r\n\r\nall".into(),
+        ),
+        row(
+            "a refused request behind a declined one",
+            "400 no_host",
+            &[c([GET, no, "GET / HTTP/1.1\r\n\r\n"].concat()), s(OK)],
+            GET.into(),
+            [OK, "<declined>"].concat(),
+        ),
+        row(
+            "a declined request, and a server that closes",
+            "over",
+            &[c(no), Event::ServerFin],
+            String::new(),
+            "<declined>".into(),
+        ),
+        row(
+            "a declined request behind one that stays unanswered",
+            "close no_answer",
+            &[c([GET, no].concat()), Event::ServerFin],
+            GET.into(),
+            String::new(),
+        ),
+    ]
+}
+
+fn refusals() -> Vec<Case> {
     let post = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", "c".repeat(100_000));
     let line = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "c".repeat(100_000));

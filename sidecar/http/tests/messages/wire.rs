@@ -2,7 +2,7 @@
 //! A relay without sockets: the loop that the owner of an [`Exchange`] runs.
 
 use crate::opinion;
-use culvert_http::{Exchange, Step, Verdict};
+use culvert_http::{Exchange, Step, Target, Verdict};
 
 /// Event on a connection.
 #[derive(Clone, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Wire {
         let before = (self.result.to_server.len(), self.result.to_client.len());
         let at_its_end = self.exchange.verdict() != Verdict::Go;
         // A step of the server may set a held client free, and what it says then belongs before the server's next bytes.
-        while self.client() || self.server() {}
+        while self.client() || self.reply() || self.server() {}
         let after = (self.result.to_server.len(), self.result.to_client.len());
         assert!(!at_its_end || before == after, "bytes pass behind the end: {:?}", self.seen());
     }
@@ -102,12 +102,23 @@ impl Wire {
     pub(crate) fn seen(&self) -> Seen {
         let verdict = match self.exchange.verdict() {
             Verdict::Go => "go".to_owned(),
+            Verdict::Reply { .. } => "a reply is due".to_owned(),
             Verdict::Over => "over".to_owned(),
             Verdict::Close(rule) => format!("close {}", rule.name()),
             Verdict::Answer(reply) if reply.body => format!("{} {}", reply.status, reply.rule.name()),
             Verdict::Answer(reply) => format!("{} {} without a body", reply.status, reply.rule.name()),
         };
         Seen { held: self.from_client.len(), verdict, ..self.result.clone() }
+    }
+
+    /// Answers a declined request if it is its turn; true if it was.
+    fn reply(&mut self) -> bool {
+        let Verdict::Reply { body, keeps } = self.exchange.verdict() else { return false };
+        let answer = if body { "<declined>" } else { "<declined HEAD>" };
+        self.result.to_client.extend_from_slice(answer.as_bytes());
+        self.exchange.replied();
+        assert_eq!(self.exchange.verdict() == Verdict::Over, !keeps);
+        true
     }
 
     /// Takes a step of the client; true if there was one.
@@ -138,8 +149,12 @@ impl Wire {
                 }
                 Step::Head(head) => {
                     opinion::of_request(&head);
-                    self.exchange.admit_request(&head);
-                    self.result.to_server.extend_from_slice(head.bytes);
+                    if head.target == Target::Origin("/declined") {
+                        self.exchange.decline_request(&head);
+                    } else {
+                        self.exchange.admit_request(&head);
+                        self.result.to_server.extend_from_slice(head.bytes);
+                    }
                     head.bytes.len()
                 }
             }
