@@ -162,3 +162,33 @@ fn a_server_that_cannot_be_reached_is_answered_for_with_503() {
     exchange.fail(Refusal::Unreachable);
     assert_eq!(exchange.verdict(), Verdict::Close(Refusal::Unreachable), "an answer has begun");
 }
+
+#[test]
+fn a_refused_client_waits_for_the_answers_before_and_is_read_behind_its_own() {
+    let mut exchange = Exchange::default();
+    request(&mut exchange, GET);
+    assert!(matches!(exchange.client(b"\0rubbish"), Step::Hold));
+    assert!(matches!(exchange.client(b""), Step::More), "a FIN is noticed");
+    assert_eq!(exchange.verdict(), Verdict::Go);
+    response(&mut exchange, OK);
+    assert!(matches!(exchange.client(b"\0rubbish"), Step::Hold));
+    assert!(matches!(exchange.server(b"ok"), Step::Forward(2)));
+    assert_eq!(exchange.verdict(), Verdict::Answer(Reply::to_request(Refusal::ControlByte)));
+    assert!(matches!(exchange.client(b"\0rubbish"), Step::Drop(8)));
+}
+
+#[test]
+fn a_server_is_held_while_an_answer_to_a_declined_request_is_due() {
+    let mut exchange = Exchange::default();
+    let Step::Head(head) = exchange.client(GET) else { panic!("no head") };
+    exchange.decline_request(&head);
+    request(&mut exchange, GET);
+    assert_eq!(exchange.verdict(), Verdict::Reply { body: true, keeps: true });
+    assert!(matches!(exchange.server(OK), Step::Hold));
+    assert!(matches!(exchange.server(b""), Step::Hold), "a FIN waits, too");
+    exchange.replied();
+    assert_eq!((exchange.verdict(), exchange.under_way()), (Verdict::Go, 1));
+    exchange.replied();
+    assert_eq!(exchange.under_way(), 1, "the next one is the server's");
+    response(&mut exchange, OK);
+}
