@@ -161,6 +161,14 @@ fn a_server_that_cannot_be_reached_is_answered_for_with_503() {
     response(&mut exchange, OK);
     exchange.fail(Refusal::Unreachable);
     assert_eq!(exchange.verdict(), Verdict::Close(Refusal::Unreachable), "an answer has begun");
+    let mut exchange = Exchange::default();
+    assert!(matches!(exchange.client(b"\0"), Step::Drop(1)));
+    exchange.fail(Refusal::Unreachable);
+    assert_eq!(
+        exchange.verdict(),
+        Verdict::Answer(Reply::to_request(Refusal::ControlByte)),
+        "the first end stands"
+    );
 }
 
 #[test]

@@ -218,6 +218,11 @@ fn interim_and_early() -> Vec<Case> {
             &[c([post, "hello"].concat()), s(OK), c(GET), s(OK)],
         ),
         same(
+            "Expect, 100, and an answer before the body",
+            "go",
+            &[c(post), s("HTTP/1.1 100 Continue\r\n\r\n"), s(OK), c("hello"), c(GET), s(OK)],
+        ),
+        same(
             "Expect, and 417",
             "over",
             &[c(post), s("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")],
