@@ -90,8 +90,8 @@ fn host_and_port(text: &[u8]) -> Option<(&[u8], Option<u16>)> {
         (!within.is_empty() && within.iter().all(allowed)).then_some((host, rest))?
     } else {
         let (host, rest) = text.split_at(text.iter().position(|byte| *byte == b':').unwrap_or(text.len()));
-        // Without the comma, which is what a reader makes of two fields.
-        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte);
+        // Without the comma, which is what a reader makes of two fields, and `%`, which some decode and some refuse.
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte);
         (!host.is_empty() && host.iter().all(allowed)).then_some((host, rest))?
     };
     let port = match rest {
@@ -127,6 +127,7 @@ mod tests {
             ("GET", "http://user@h/a", Err(Refusal::Target)),
             ("GET", "http://h\\@other/a", Err(Refusal::Target)),
             ("GET", "1http://h/a", Err(Refusal::Target)),
+            ("GET", "http://%68/a", Err(Refusal::Target)),
             ("GET", "://h/a", Err(Refusal::Target)),
             ("CONNECT", "h:443", Ok(Target::Authority("h:443"))),
             ("CONNECT", "[::1]:443", Ok(Target::Authority("[::1]:443"))),
@@ -153,6 +154,7 @@ mod tests {
             ("GET", "/", "a,b", Err(Refusal::BadHost)),
             ("GET", "/", "a/b", Err(Refusal::BadHost)),
             ("GET", "/", "u@a", Err(Refusal::BadHost)),
+            ("GET", "/", "%61", Err(Refusal::BadHost)),
             ("GET", "/", "a:b", Err(Refusal::BadHost)),
             ("GET", "/", "a:+8", Err(Refusal::BadHost)),
             ("GET", "/", ":80", Err(Refusal::BadHost)),
