@@ -113,6 +113,10 @@ refusals! {
     NoAnswer = "no_answer", 502, "the server closed the connection and left a request unanswered";
     /// Server that could not be reached.
     Unreachable = "unreachable", 503, "the server cannot be reached: is the application listening?";
+    /// Service without an endpoint.
+    NoEndpoint = "no_endpoint", 503, "no endpoint of the service is known";
+    /// Limit on connections or connects to the server.
+    Overloaded = "overloaded", 503, "a limit on connections to the server is reached: try again later";
 }
 
 #[cfg(test)]

@@ -89,8 +89,8 @@ impl RelayStream for Stream {
         either!(self, one => one.splices())
     }
 
-    fn splice_into(&self, pipe: &mut Pipe) -> io::Result<usize> {
-        either!(self, one => one.splice_into(pipe))
+    fn splice_into(&self, pipe: &mut Pipe, most: u64) -> io::Result<usize> {
+        either!(self, one => one.splice_into(pipe, most))
     }
 
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -154,6 +154,15 @@ impl Exchange {
         }
     }
 
+    /// Returns the rule that ends the connection, at once or when its turn comes.
+    pub fn refused(&self) -> Option<Refusal> {
+        match self.end? {
+            Ending::Answer(reply, _) => Some(reply.rule),
+            Ending::CloseBehind(rule) | Ending::Close(rule) => Some(rule),
+            Ending::Over => None,
+        }
+    }
+
     /// Returns the number of requests whose responses are not complete.
     pub fn under_way(&self) -> usize {
         self.queue.len()
