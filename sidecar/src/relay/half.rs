@@ -271,8 +271,7 @@ impl Half {
         let kept = turn.gate.kept(turn.from, turn.scratch);
         let read = ready!(read_ahead(source, cx, turn, kept..room)).map_err(Step::SourceFailed)?;
         let ReadAhead { bytes: came, full, then } = read;
-        let bytes =
-            if came == 0 { 0 } else { turn.gate.pass(turn.from, &mut turn.scratch[..kept + came]) };
+        let bytes = if came == 0 { 0 } else { turn.gate.pass(turn.from, &mut turn.scratch[..kept + came]) };
         if matches!(then, Then::Fin) {
             match self.state {
                 // The end of a failed source's bytes is no FIN; it is read again once all before it was taken.
@@ -339,11 +338,9 @@ impl Half {
     /// Returns true for a stream whose next bytes, of which so many need not be seen, are worth a pipe.
     fn is_bulk(&self, unseen: u64) -> bool {
         let copied = self.run >= BULK_BYTES;
-        let proven =
-            copied && self.full_reads >= BULK_FULL_READS && unseen >= u64::from(BULK_BETWEEN_PAUSES);
-        let said = (LONG_BODY..u64::MAX).contains(&unseen)
-            && self.full_reads > 0
-            && (copied || !self.lacks_pipe);
+        let proven = copied && self.full_reads >= BULK_FULL_READS && unseen >= u64::from(BULK_BETWEEN_PAUSES);
+        let said =
+            (LONG_BODY..u64::MAX).contains(&unseen) && self.full_reads > 0 && (copied || !self.lacks_pipe);
         matches!(self.state, HalfState::Copying) && (proven || said)
     }
 

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whole connections through the public interface: bytes in, bytes forwarded and verdict out.
 
-mod cases;
 mod cuts;
-mod exceptions;
+mod expected;
 mod opinion;
 mod properties;
-mod vectors;
+mod scripts;
 mod wire;

@@ -2,8 +2,8 @@
 //! Second opinions: the types of the `http` crate about each head that passes, and readers with the habits of real servers about
 //! each stream of requests that passes. They may not find other messages in it than a strict reader finds.
 
-use crate::wire::{Event, Wire};
-use crate::{cases, vectors};
+use crate::scripts::{Event, cases, vectors};
+use crate::wire::Wire;
 use culvert_http::{Fields, Framing, RequestHead, ResponseHead, Target, Version};
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rubbish, and messages out of right and wrong parts: nothing panics, and no bytes pass but those that were received.
 
-use crate::wire::{Event, Wire};
+use crate::scripts::Event;
+use crate::wire::Wire;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

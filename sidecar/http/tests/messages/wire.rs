@@ -2,16 +2,8 @@
 //! A relay without sockets: the loop that the owner of an [`Exchange`] runs.
 
 use crate::opinion;
+use crate::scripts::Event;
 use culvert_http::{Exchange, Step, Target, Verdict};
-
-/// Event on a connection.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Event {
-    Client(Vec<u8>),
-    Server(Vec<u8>),
-    ClientFin,
-    ServerFin,
-}
 
 /// Connection, and what came out of it.
 #[derive(Debug, Default)]
@@ -53,17 +45,6 @@ impl std::fmt::Debug for Seen {
         let text = |bytes: &[u8]| bytes[..bytes.len().min(400)].escape_ascii().to_string();
         write!(f, "{verdict}, {dropped} dropped, {held} held\n  to server: {}", text(to_server))?;
         write!(f, "\n  to client: {}", text(to_client))
-    }
-}
-
-impl std::fmt::Debug for Event {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Client(bytes) => write!(f, "client \"{}\"", bytes.escape_ascii()),
-            Self::Server(bytes) => write!(f, "server \"{}\"", bytes.escape_ascii()),
-            Self::ClientFin => f.write_str("client FIN"),
-            Self::ServerFin => f.write_str("server FIN"),
-        }
     }
 }
 

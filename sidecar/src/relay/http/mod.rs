@@ -11,8 +11,8 @@ mod metrics;
 
 pub(crate) use metrics::{HttpMetrics, Rule};
 
-use super::gate::Gate;
 use super::Side;
+use super::gate::Gate;
 use culvert_http::{Exchange, Refusal, Step, Verdict};
 use lane::{Fin, Lane};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Connections that are not carried as they are: limits, local answers, and bytes that no reader should get.
 
-use crate::cases::{Case, GET, OK, c, s, same};
-use crate::wire::Event;
+use super::Event;
+use super::cases::{Case, GET, OK, c, s, same};
 
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: b\r\nConnection: upgrade\r\n\r\n";
 
