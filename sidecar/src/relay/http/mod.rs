@@ -116,6 +116,12 @@ impl HttpGate {
         self.is_over() && !self.client_fin
     }
 
+    /// Returns true if no bytes are kept.
+    #[cfg(test)]
+    pub(super) fn owns_nothing(&self) -> bool {
+        self.client.is_empty() && self.server.is_empty()
+    }
+
     /// Takes all steps that the bytes allow, and moves those that pass to the front.
     fn run(&mut self, from: Side, bytes: &mut [u8]) -> Taken {
         let (mut forward, mut at) = (0, 0);
