@@ -162,6 +162,8 @@ pub enum Serve {
     /// Bytes, in both directions.
     #[default]
     Tcp,
+    /// Messages of HTTP/1.
+    Http,
 }
 
 /// A cluster's share of the connections of a listener.

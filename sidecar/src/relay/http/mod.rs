@@ -8,15 +8,18 @@
 
 mod lane;
 mod metrics;
+mod preface;
 
-pub(crate) use metrics::{HttpMetrics, Rule};
+pub(crate) use metrics::HttpMetrics;
+pub(crate) use preface::{Preface, preface};
 
 use super::Side;
 use super::gate::Gate;
-use culvert_http::{Exchange, Refusal, Step, Verdict};
+use culvert_http::{Exchange, Step, Verdict};
 use lane::{Fin, Lane};
 use std::sync::Arc;
 
+pub(crate) use culvert_http::Refusal;
 /// Bytes behind a local answer that are read and dropped, so that the answer arrives.
 pub(crate) use culvert_http::reply::{LINGER, LINGER_BYTES};
 
