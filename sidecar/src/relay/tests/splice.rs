@@ -6,9 +6,9 @@ use super::*;
 use std::time::Duration;
 
 /// Longest that anything here may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-fn splicing(most: u32) -> (Notes, PipeMetrics) {
+pub(super) fn splicing(most: u32) -> (Notes, PipeMetrics) {
     let metrics = PipeMetrics::default();
     (Notes { pipes: Pipes::new(most, metrics.clone()), ..Notes::default() }, metrics)
 }
