@@ -98,13 +98,13 @@ mod tests {
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpStream;
 
-    fn proxy(arguments: &[&str]) -> Arc<Proxy> {
+    pub(super) fn proxy(arguments: &[&str]) -> Arc<Proxy> {
         let arguments = std::iter::once(&"culvert-sidecar").chain(arguments);
         Arc::new(Proxy::for_tests(Options::try_parse_from(arguments).unwrap().check().unwrap()))
     }
 
     /// A client's end, and the connection as it came from the listener.
-    async fn accepted(direction: Direction) -> (TcpStream, Accepted) {
+    pub(super) async fn accepted(direction: Direction) -> (TcpStream, Accepted) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     /// A server of this host, by an address that no guard refuses.
-    fn server(proxy: &Proxy) -> (TcpListener, Redirected) {
+    pub(super) fn server(proxy: &Proxy) -> (TcpListener, Redirected) {
         let listener = TcpListener::bind("[::]:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let ip = proxy.own.current().reachable(crate::net::addrs::Family::V4).next().expect("an address");

@@ -51,3 +51,6 @@ impl Carry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

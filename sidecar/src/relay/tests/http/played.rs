@@ -17,8 +17,10 @@ struct Memory {
     got_fin: bool,
     /// True if it passes for a bare socket.
     bare: bool,
-    /// True if it takes a byte at a time.
+    /// True if it takes a byte at a time, and nothing in between.
     slow: bool,
+    /// True if a slow end takes nothing now.
+    pauses: bool,
 }
 
 impl AsyncRead for Memory {
@@ -39,9 +41,14 @@ impl AsyncRead for Memory {
 }
 
 impl AsyncWrite for Memory {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         assert!(!self.got_fin, "written to after FIN");
         assert!(!bytes.is_empty(), "a write of nothing");
+        self.pauses = self.slow && !self.pauses;
+        if self.pauses {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let n = if self.slow { 1 } else { bytes.len() };
         self.received.extend_from_slice(&bytes[..n]);
         Poll::Ready(Ok(n))
