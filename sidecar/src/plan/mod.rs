@@ -166,6 +166,21 @@ pub enum Serve {
     Http,
 }
 
+/// Tag with the protocol of an inbound.
+const PROTOCOL: &str = "kuma.io/protocol";
+
+impl Serve {
+    /// Returns the way to serve a protocol, as documents name it.
+    pub(crate) fn of_protocol(protocol: &str) -> Self {
+        if protocol == "http" { Self::Http } else { Self::Tcp }
+    }
+
+    /// Returns the way to serve an inbound with these tags.
+    pub(crate) fn of_tags(tags: &Tags) -> Self {
+        tags.0.get(PROTOCOL).map_or(Self::Tcp, |protocol| Self::of_protocol(protocol))
+    }
+}
+
 /// A cluster's share of the connections of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {

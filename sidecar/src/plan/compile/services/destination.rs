@@ -2,7 +2,7 @@
 //! A service, a port of one, or a part of one, that connections go to.
 
 use super::{Services, names};
-use crate::plan::{Discovery, EndpointPlan, Member};
+use crate::plan::{Discovery, EndpointPlan, Member, Serve};
 use culvert_mesh::kinds::destination::CalledService;
 use culvert_mesh::model::tags::{SERVICE, Tags};
 use culvert_mesh::select;
@@ -125,6 +125,22 @@ impl Services<'_> {
             }
             Behind::Nothing(_) => Discovery::Endpoints(Vec::new()),
         }
+    }
+
+    /// Returns the way to serve calls of a destination with these servers: as the document of its port says, else as the tags of
+    /// all its endpoints do. A server outside of the mesh gets bytes.
+    pub(in crate::plan::compile) fn serve(&self, to: &Destination, upstream: &Discovery) -> Serve {
+        let Discovery::Endpoints(endpoints) = upstream else { return Serve::Tcp };
+        let by_document = match &to.behind {
+            Behind::Port { service, port } => {
+                self.all[*service].ports.iter().find(|one| one.port == *port).and_then(|one| one.serve)
+            }
+            _ => None,
+        };
+        by_document.unwrap_or_else(|| {
+            let is_http = |one: &EndpointPlan| Serve::of_tags(&one.member.tags) == Serve::Http;
+            if !endpoints.is_empty() && endpoints.iter().all(is_http) { Serve::Http } else { Serve::Tcp }
+        })
     }
 
     /// Calls a function with what policies about destinations see of one.
