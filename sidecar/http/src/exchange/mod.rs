@@ -57,7 +57,7 @@ pub enum Verdict {
     },
     /// Send the answer and FIN to the client, and linger.
     ///
-    /// The server's side is closed at once. See [`crate::reply`].
+    /// The server gets nothing more; it is closed before lingering. See [`crate::reply`].
     Answer(Reply),
     /// Close both sides behind what was forwarded, and linger at the client. A response has begun, or the server was silent, so
     /// no answer can be said.
