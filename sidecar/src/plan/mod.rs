@@ -35,6 +35,7 @@ use crate::plan::stand_in::StandIns;
 use crate::plan::tls::TlsSettings;
 use crate::plan::tls::permissions::Permissions;
 use culvert_mesh::document::LeftOutCount;
+use culvert_mesh::kinds::dataplane::{Inbound, Protocol};
 use culvert_mesh::model::spiffe::SpiffeId;
 use culvert_mesh::model::tags::Tags;
 use std::collections::{HashMap, HashSet};
@@ -175,9 +176,14 @@ impl Serve {
         if protocol == "http" { Self::Http } else { Self::Tcp }
     }
 
-    /// Returns the way to serve an inbound with these tags.
-    pub(crate) fn of_tags(tags: &Tags) -> Self {
-        tags.0.get(PROTOCOL).map_or(Self::Tcp, |protocol| Self::of_protocol(protocol))
+    /// Returns the way to serve an inbound: by its protocol, else by the tag.
+    pub(crate) fn of_inbound(inbound: &Inbound) -> Self {
+        let tag = || inbound.tags.0.get(PROTOCOL).map(|protocol| Self::of_protocol(protocol));
+        let field = inbound.protocol.map(|protocol| match protocol {
+            Protocol::Http => Self::Http,
+            _ => Self::Tcp,
+        });
+        field.or_else(tag).unwrap_or_default()
     }
 }
 

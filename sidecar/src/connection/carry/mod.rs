@@ -18,7 +18,8 @@ use http::Http;
 use std::task::{Context, Poll};
 use tcp::Tcp;
 
-/// A connection with both its sides. TCP's is within, so that it costs no allocation.
+/// A connection with both its sides.
+#[expect(clippy::large_enum_variant, reason = "a connection of TCP costs no allocation")]
 pub(crate) enum Carry {
     Bytes(Tcp),
     Messages(Box<Http>),

@@ -349,7 +349,7 @@ fn add_inbound(
             origin: Origin::Inbound,
             address: listener,
             binds: !redirected,
-            serve: Serve::of_tags(&inbound.tags),
+            serve: Serve::of_inbound(inbound),
             cluster: Some(cluster),
             split: Vec::new(),
             idle_timeout: numbers.idle_timeout,

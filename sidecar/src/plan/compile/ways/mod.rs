@@ -112,7 +112,7 @@ impl<'a> Ways<'a> {
                 None => split.push(Share { cluster, weight: *weight }),
             }
         }
-        let serve = self.serve(plan, way.to, &calls);
+        let serve = self.serve(&calls);
         let cluster = split.first().map(|share| Arc::clone(&share.cluster));
         if split.len() == 1 {
             split.clear();
@@ -165,7 +165,7 @@ impl<'a> Ways<'a> {
         let upstream = self.services.upstream(way.to);
         let cluster = numbers.cluster(Arc::clone(&way.to.cluster), Origin::Outbound, upstream);
         let service = Arc::clone(&way.to.service);
-        let serve = self.services.serve(way.to, &cluster.upstream);
+        let serve = self.services.serve(way.to);
         let called = Called { cluster, service, idle_timeout: numbers.idle_timeout, serve };
         let added = lines.add(way.address, called);
         if added && log != self.log {
@@ -218,13 +218,9 @@ impl<'a> Ways<'a> {
     }
 
     /// Returns the way to serve calls: messages only if all that they are split among speaks them.
-    fn serve(&self, plan: &Plan, own: &Destination, Calls { routed, numbers, log: _ }: &Calls) -> Serve {
-        let is_http = |to: &Destination| {
-            let name = self.made.get(&made(to, (own, numbers)));
-            let at = name.and_then(|name| self.clusters.get(name));
-            at.is_some_and(|at| self.services.serve(to, &plan.clusters[*at].upstream) == Serve::Http)
-        };
-        let shares = &routed.shares;
+    fn serve(&self, calls: &Calls) -> Serve {
+        let shares = &calls.routed.shares;
+        let is_http = |to: &Destination| self.services.serve(to) == Serve::Http;
         let all = !shares.is_empty() && shares.iter().all(|(_, to)| is_http(to));
         if all { Serve::Http } else { Serve::Tcp }
     }

@@ -72,7 +72,8 @@ fn what_is_made_out_on_demand_is_what_would_be_made_out_at_once() {
 const PROTOCOLS: &str = "
 {type: Dataplane, name: here, networking: {address: 10.0.0.2, transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001},
   inbound: [{port: 80, tags: {kuma.io/service: here, kuma.io/protocol: http}}, {port: 81, tags: {kuma.io/service: here, kuma.io/protocol: grpc}},
-    {port: 82, tags: {kuma.io/service: here}}],
+    {port: 82, tags: {kuma.io/service: here}}, {port: 83, protocol: http},
+    {port: 84, protocol: tcp, tags: {kuma.io/service: here, kuma.io/protocol: http}}],
   outbound: [{port: 1000, tags: {kuma.io/service: both}}, {port: 1001, tags: {kuma.io/service: half}}, {port: 1002, tags: {kuma.io/service: none}},
     {port: 1003, tags: {kuma.io/service: both, version: '1'}}, {port: 1004, tags: {kuma.io/service: split}},
     {port: 1005, backendRef: {kind: MeshService, name: says-http, port: 80}}, {port: 1006, backendRef: {kind: MeshService, name: says-tcp, port: 80}},
@@ -109,6 +110,8 @@ fn calls_are_messages_where_all_that_they_go_to_speaks_http() {
         ("inbound:10.0.0.2:80", Serve::Http),
         ("inbound:10.0.0.2:81", Serve::Tcp),
         ("inbound:10.0.0.2:82", Serve::Tcp),
+        ("inbound:10.0.0.2:83", Serve::Http),
+        ("inbound:10.0.0.2:84", Serve::Tcp),
         ("outbound:127.0.0.1:1000", Serve::Http),
         ("outbound:127.0.0.1:1001", Serve::Tcp),
         ("outbound:127.0.0.1:1002", Serve::Tcp),
