@@ -12,7 +12,8 @@ use tokio::time::{Sleep, sleep, timeout};
 
 /// A client that got FIN and is read on, until its own FIN or a bound.
 pub(super) struct Linger {
-    until: Pin<Box<Sleep>>,
+    /// Made once the client is waited for: most close at once.
+    until: Option<Pin<Box<Sleep>>>,
     /// Bytes that may still come.
     left: usize,
 }
@@ -35,23 +36,23 @@ pub(super) async fn say_last(client: &mut Stream, words: &[u8]) {
 
 impl Linger {
     pub(super) fn new() -> Self {
-        Self { until: Box::pin(sleep(LINGER)), left: LINGER_BYTES }
+        Self { until: None, left: LINGER_BYTES }
     }
 
     /// Reads and drops, until there is no more to wait for.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, client: &mut Stream) -> Poll<()> {
-        if self.until.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
         while self.left > 0 {
             let read = with_scratch(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
                 ready!(Pin::new(&mut *client).poll_read(cx, &mut buffer))?;
                 Poll::Ready(std::io::Result::Ok(buffer.filled().len()))
             });
-            match ready!(read) {
-                Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(n) => self.left = self.left.saturating_sub(n),
+            match read {
+                Poll::Pending => {
+                    return self.until.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(cx);
+                }
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(n)) => self.left = self.left.saturating_sub(n),
             }
         }
         Poll::Ready(())
