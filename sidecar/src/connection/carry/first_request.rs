@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Longest time from accept to the end of the first head, where the listener's idle timeout is not shorter. nginx and Apache
+/// Longest time from admission to the end of the first head, where the listener's idle timeout is not shorter. nginx and Apache
 /// wait as long; Envoy waits for ever.
 const MOST: Duration = Duration::from_secs(60);
 

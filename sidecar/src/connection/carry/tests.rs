@@ -91,6 +91,13 @@ fn counted(proxy: &Proxy, word: &str) -> Vec<String> {
     lines
 }
 
+/// The memory of an idle connection besides its sockets, its task and its entry in the table.
+#[test]
+fn a_connection_of_messages_is_small() {
+    let bytes = size_of::<super::Http>();
+    assert!(bytes <= 640, "{bytes} bytes");
+}
+
 #[tokio::test]
 async fn messages_pass_as_they_came_on_one_connection_to_the_server() {
     let proxy = http(&[], None);
