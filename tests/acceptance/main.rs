@@ -23,6 +23,7 @@ mod forged;
 mod go_json;
 mod guards;
 mod health;
+mod http_ports;
 mod identities;
 mod injector;
 mod inspect;

@@ -4,6 +4,7 @@
 use crate::relay::RelayStream;
 use crate::relay::pipes::Pipe;
 use crate::tls::TlsStream;
+use crate::tls::handshake::Shaken;
 use socket2::SockRef;
 use std::io;
 use std::pin::Pin;
@@ -20,6 +21,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// Puts the session that was agreed on, if there is one, over its socket.
+    pub(crate) fn of(tcp: TcpStream, session: Option<Box<Shaken>>) -> Self {
+        match session {
+            Some(shaken) => Self::Tls(shaken.over(tcp).into()),
+            None => Self::Plain(tcp),
+        }
+    }
+
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
@@ -89,8 +98,8 @@ impl RelayStream for Stream {
         either!(self, one => one.splices())
     }
 
-    fn splice_into(&self, pipe: &mut Pipe) -> io::Result<usize> {
-        either!(self, one => one.splice_into(pipe))
+    fn splice_into(&self, pipe: &mut Pipe, most: u64) -> io::Result<usize> {
+        either!(self, one => one.splice_into(pipe, most))
     }
 
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -22,6 +22,7 @@ use crate::observe::history::Reading;
 use crate::observe::readiness::ReadinessMetrics;
 use crate::observe::scrapes::ScrapeMetrics;
 use crate::observe::traffic_log::TrafficLogMetrics;
+use crate::relay::http::HttpMetrics;
 use crate::relay::pipes::PipeMetrics;
 use crate::tls::TlsMetrics;
 use std::sync::Arc;
@@ -109,6 +110,7 @@ pub(crate) struct Metrics {
     pub(crate) documents: DocumentMetrics,
     pub(crate) names: NameMetrics,
     pub(crate) pipes: PipeMetrics,
+    pub(crate) http: By<Direction, Arc<HttpMetrics>>,
     pub(crate) tls: TlsMetrics,
     pub(crate) scrapes: ScrapeMetrics,
     pub(crate) checks: CheckTotals,
@@ -136,6 +138,7 @@ impl Default for Metrics {
             documents: registry.add(),
             names: registry.add(),
             pipes: registry.add(),
+            http: registry.add(),
             tls: registry.add(),
             scrapes: registry.add(),
             checks: registry.add(),

@@ -6,6 +6,7 @@
 pub(crate) mod accepted;
 mod admission;
 mod asked;
+mod carry;
 mod downstream;
 mod error;
 pub(crate) mod guard;
@@ -14,16 +15,16 @@ pub(crate) mod metrics;
 pub(crate) mod proxy;
 pub(crate) mod route;
 pub(crate) mod table;
-mod tcp;
 mod tls;
 mod trial;
 mod upstream;
 
 pub(crate) use accepted::{Accepted, Bound};
 
+use crate::connection::carry::tcp::{self, Tcp};
+use crate::connection::carry::{Carry, http};
 use crate::connection::downstream::Downstream;
 use crate::connection::proxy::Proxy;
-use crate::connection::tcp::Tcp;
 use crate::net::addrs::{Direction, OrigDst};
 use crate::net::original_dst::{self, Redirected};
 use crate::plan::Serve;
@@ -36,14 +37,14 @@ pub(crate) fn serve(proxy: Arc<Proxy>, accepted: Accepted) -> impl Future<Output
     // the long part is a local of this one block: an async function would hold its arguments a second time.
     let beginning = Box::pin(establish(proxy, accepted));
     async move {
-        let Some(mut tcp) = beginning.await else { return };
-        let end = poll_fn(|cx| tcp.poll_relay(cx)).await;
-        tcp.end(end);
+        let Some(mut carry) = beginning.await else { return };
+        let end = poll_fn(|cx| carry.poll_relay(cx)).await;
+        carry.end(end);
     }
 }
 
 /// From accepted to established; `None` when it ended on the way.
-async fn establish(proxy: Arc<Proxy>, accepted: Accepted) -> Option<Tcp> {
+async fn establish(proxy: Arc<Proxy>, accepted: Accepted) -> Option<Carry> {
     let redirected = match &accepted.bound {
         None => original_dst::lookup(&accepted.stream, accepted.client, accepted.listen_port),
         // Nothing was redirected: the address of the listener is the destination.
@@ -63,17 +64,19 @@ fn begin(
     proxy: Arc<Proxy>,
     mut accepted: Accepted,
     redirected: Redirected,
-) -> impl Future<Output = Option<Tcp>> {
+) -> impl Future<Output = Option<Carry>> {
     let mut downstream = Downstream::begin(proxy, &accepted, redirected);
     async move {
         let connected = match admission::admit(&mut downstream, &mut accepted, redirected).await {
             Ok(admitted) => match admitted.route.listener.plan.serve {
-                Serve::Tcp => tcp::connect(&mut downstream, &mut accepted.stream, admitted).await,
+                Serve::Tcp => tcp::connect(&mut downstream, Some(&mut accepted.stream), admitted).await,
+                // Boxed, so that a connection of TCP does not carry the room of it.
+                Serve::Http => return Box::pin(http::connect(downstream, accepted.stream, admitted)).await,
             },
             Err(error) => Err(error),
         };
         match connected {
-            Ok(connected) => Some(Tcp::new(downstream, accepted.stream, connected)),
+            Ok(connected) => Some(Carry::Bytes(Tcp::new(downstream, accepted.stream, connected))),
             Err(error) => {
                 downstream.refuse(accepted.stream, &error);
                 None
@@ -95,13 +98,13 @@ mod tests {
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpStream;
 
-    fn proxy(arguments: &[&str]) -> Arc<Proxy> {
+    pub(super) fn proxy(arguments: &[&str]) -> Arc<Proxy> {
         let arguments = std::iter::once(&"culvert-sidecar").chain(arguments);
         Arc::new(Proxy::for_tests(Options::try_parse_from(arguments).unwrap().check().unwrap()))
     }
 
     /// A client's end, and the connection as it came from the listener.
-    async fn accepted(direction: Direction) -> (TcpStream, Accepted) {
+    pub(super) async fn accepted(direction: Direction) -> (TcpStream, Accepted) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
@@ -113,7 +116,7 @@ mod tests {
     }
 
     /// A server of this host, by an address that no guard refuses.
-    fn server(proxy: &Proxy) -> (TcpListener, Redirected) {
+    pub(super) fn server(proxy: &Proxy) -> (TcpListener, Redirected) {
         let listener = TcpListener::bind("[::]:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let ip = proxy.own.current().reachable(crate::net::addrs::Family::V4).next().expect("an address");

@@ -65,12 +65,21 @@ pub(crate) async fn admit(
     Box::pin(handshake).await
 }
 
-/// Finds out what the client of a PERMISSIVE port speaks, and answers the handshake of a member. The server is connected
-/// by now: where it speaks first, the client speaks plainly.
+/// Returns the gate behind which clients are that may speak TLS, or any other protocol.
+pub(crate) fn unknown<'a>(
+    plan: &'a Plan,
+    listener: &'a ListenerPlan,
+) -> Option<(&'a ListenerPlan, &'a Gate)> {
+    let mtls = plan.mtls.as_ref().filter(|_| listener.direction == Direction::Inbound)?;
+    Some((listener, mtls.gate(listener)))
+}
+
+/// Finds out what the client of a PERMISSIVE port speaks, and answers the handshake of a member. A server that is connected by
+/// now may speak first: then the client speaks plainly. Without one the client is waited for without end.
 pub(crate) async fn recognise(
     downstream: &mut Downstream,
     client: &mut TcpStream,
-    server: &TcpStream,
+    server: Option<&TcpStream>,
     running: &Running,
     (listener, gate): (&ListenerPlan, &Gate),
 ) -> Result<Option<Box<Shaken>>, ForwardError> {

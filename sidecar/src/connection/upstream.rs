@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// One connection to a server, from its first dial to its close. Dropped, it gives everything back.
 ///
-/// A client's connection that is served as TCP has one; HTTP will have one per request. All fields are written by the
+/// A client's connection has one, also where its messages are read. All fields are written by the
 /// connection's own task; the counters behind them are read by the admin pages.
 #[derive(Debug)]
 pub(crate) struct UpstreamUse {

@@ -61,6 +61,10 @@ pub enum CloseReason {
     TlsFailure,
     /// The peer's TLS stream ended without its close_notify.
     TlsTruncated,
+    /// The client's HTTP broke a rule.
+    HttpRequest,
+    /// The server's HTTP broke a rule.
+    HttpResponse,
     /// No byte moved for the idle timeout.
     IdleTimeout,
     /// The sidecar stopped before the connection ended.
@@ -71,7 +75,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, for tables and tests.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::Ok,
         Self::ClientReset,
         Self::ServerReset,
@@ -98,6 +102,8 @@ impl CloseReason {
         Self::TlsTimeout,
         Self::TlsFailure,
         Self::TlsTruncated,
+        Self::HttpRequest,
+        Self::HttpResponse,
         Self::IdleTimeout,
         Self::DrainTimeout,
         Self::Internal,
@@ -132,6 +138,8 @@ impl CloseReason {
             Self::TlsTimeout => "tls_timeout",
             Self::TlsFailure => "tls_failure",
             Self::TlsTruncated => "tls_truncated",
+            Self::HttpRequest => "http_request",
+            Self::HttpResponse => "http_response",
             Self::IdleTimeout => "idle_timeout",
             Self::DrainTimeout => "drain_timeout",
             Self::Internal => "internal",
@@ -171,6 +179,8 @@ impl CloseReason {
             Self::TlsTimeout => "was refused because its TLS handshake took too long",
             Self::TlsFailure => "was ended because TLS failed",
             Self::TlsTruncated => "was reset because its TLS stream was cut off",
+            Self::HttpRequest => "was ended because its client's HTTP broke a rule",
+            Self::HttpResponse => "was ended because its server's HTTP broke a rule",
             Self::IdleTimeout => "was ended because it moved no byte for the idle timeout",
             Self::DrainTimeout => "was ended because the sidecar stops",
             Self::Internal => "was ended by a defect of the sidecar",

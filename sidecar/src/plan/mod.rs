@@ -35,6 +35,7 @@ use crate::plan::stand_in::StandIns;
 use crate::plan::tls::TlsSettings;
 use crate::plan::tls::permissions::Permissions;
 use culvert_mesh::document::LeftOutCount;
+use culvert_mesh::kinds::dataplane::{Inbound, Protocol};
 use culvert_mesh::model::spiffe::SpiffeId;
 use culvert_mesh::model::tags::Tags;
 use std::collections::{HashMap, HashSet};
@@ -162,6 +163,28 @@ pub enum Serve {
     /// Bytes, in both directions.
     #[default]
     Tcp,
+    /// Messages of HTTP/1.
+    Http,
+}
+
+/// Tag with the protocol of an inbound.
+const PROTOCOL: &str = "kuma.io/protocol";
+
+impl Serve {
+    /// Returns the way to serve a protocol, as documents name it.
+    pub(crate) fn of_protocol(protocol: &str) -> Self {
+        if protocol == "http" { Self::Http } else { Self::Tcp }
+    }
+
+    /// Returns the way to serve an inbound: by its protocol, else by the tag.
+    pub(crate) fn of_inbound(inbound: &Inbound) -> Self {
+        let tag = || inbound.tags.0.get(PROTOCOL).map(|protocol| Self::of_protocol(protocol));
+        let field = inbound.protocol.map(|protocol| match protocol {
+            Protocol::Http => Self::Http,
+            _ => Self::Tcp,
+        });
+        field.or_else(tag).unwrap_or_default()
+    }
 }
 
 /// A cluster's share of the connections of a listener.

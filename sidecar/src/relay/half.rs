@@ -6,11 +6,16 @@
 //!
 //! A stream that proved to be bulk goes through a pipe. Small messages would lose by that (two system calls more, 15 to
 //! 20 %), so the proof is strict. At each pause the pipe goes back; the proof stands as long as there is much between two
-//! pauses.
+//! pauses. A body whose length is said proves it sooner.
+//!
+//! A gate looks at the bytes between read and write. It keeps those that it does not let pass yet, and says how many it need not
+//! see: without a gate all of them.
 
+use super::gate::Gate;
 use super::pipes::{Fallback, Pipe, Pipes};
-use super::{RelayStream, SCRATCH_BYTES};
+use super::{RelayStream, SCRATCH_BYTES, Side};
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -27,6 +32,9 @@ const TURN_BYTES: u64 = 1024 * 1024;
 /// saves.
 const BULK_BYTES: u32 = 1024 * 1024;
 const BULK_FULL_READS: u8 = 4;
+
+/// Rest of a body that is bulk behind one full read, as its length is said: the splices save more than the pipe costs.
+const LONG_BODY: u64 = BULK_BYTES as u64;
 
 /// Bytes that count as a full read of a stream over TLS.
 const LONG_READ: usize = SCRATCH_BYTES / 4 * 3;
@@ -83,6 +91,12 @@ enum Held {
     Pipe(Box<Pipe>),
 }
 
+impl Held {
+    fn tail(bytes: Box<[u8]>) -> Self {
+        Self::Tail(Box::new(Tail { bytes, written: 0 }))
+    }
+}
+
 /// One direction of a relay.
 #[derive(Debug, Default)]
 pub(super) struct Half {
@@ -90,12 +104,17 @@ pub(super) struct Half {
     state: HalfState,
     /// Number of full reads in a row.
     full_reads: u8,
+    /// True once no pipe was to be had, until there was one.
+    lacks_pipe: bool,
     /// Bytes copied since the start, or since no pipe was to be had; with a pipe, bytes since the last pause.
     run: u32,
 }
 
 /// Arguments of one wake-up.
-pub(super) struct Turn<'a> {
+pub(super) struct Turn<'a, G> {
+    /// The side that is read.
+    pub(super) from: Side,
+    pub(super) gate: &'a mut G,
     pub(super) scratch: &'a mut [u8],
     /// True if the socket itself is read, for bytes that the runtime does not know of.
     pub(super) check: bool,
@@ -108,12 +127,12 @@ pub(super) struct Turn<'a> {
 
 impl Half {
     /// Moves all bytes that can be moved without waiting.
-    pub(super) fn poll(
+    pub(super) fn poll<G: Gate>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut impl RelayStream,
         sink: &mut impl RelayStream,
-        mut turn: Turn<'_>,
+        mut turn: Turn<'_, G>,
     ) -> Step {
         if self.is_over() {
             return Step::Finished;
@@ -139,6 +158,12 @@ impl Half {
         // There is more: to the end of the queue.
         cx.waker().wake_by_ref();
         Step::Pending
+    }
+
+    /// Begins with bytes of the source that were read before.
+    pub(super) fn behind(bytes: Box<[u8]>) -> Self {
+        let held = if bytes.is_empty() { Held::Nothing } else { Held::tail(bytes) };
+        Self { held, ..Self::default() }
     }
 
     /// Ends at once, and drops the bytes that were kept.
@@ -178,12 +203,12 @@ impl Half {
         matches!(self.state, HalfState::Over)
     }
 
-    fn round(
+    fn round<G: Gate>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut impl RelayStream,
         sink: &mut impl RelayStream,
-        turn: &mut Turn<'_>,
+        turn: &mut Turn<'_, G>,
     ) -> Poll<Result<(), Step>> {
         match &mut self.held {
             Held::Nothing => {}
@@ -207,41 +232,80 @@ impl Half {
             }
             Held::Pipe(_) => return self.splice(cx, source, sink, turn),
         }
+        if let Some(bytes) = turn.gate.take_ready(turn.from) {
+            self.held = Held::tail(bytes);
+            return Poll::Ready(Ok(()));
+        }
+        if turn.gate.take_fin(turn.from) {
+            self.end_by_gate();
+        }
         if matches!(self.state, HalfState::ShuttingDown) {
             // If both sides have sent FIN, the close that follows at once is this FIN, and saves a system call.
             if !(turn.last && sink.splices()) {
-                ready!(Pin::new(sink).poll_shutdown(cx)).map_err(Step::SinkFailed)?;
+                ready!(Pin::new(&mut *sink).poll_shutdown(cx)).map_err(Step::SinkFailed)?;
             }
             self.state = HalfState::Over;
+        }
+        if self.is_over() {
             return Poll::Ready(Ok(()));
         }
+        if turn.gate.holds(turn.from) {
+            // The other half sets it free, and wakes the task.
+            return Poll::Pending;
+        }
         let splices = source.splices() && sink.splices();
+        let is_bulk = self.is_bulk(turn.gate.unseen(turn.from));
         // A check means a read: the kernel does not splice an urgent byte.
-        if splices && self.is_bulk() && !turn.check {
+        if splices && is_bulk && !turn.check {
             match turn.pipes.take() {
                 Some(pipe) => {
                     self.held = Held::Pipe(Box::new(pipe));
-                    self.run = 0;
+                    (self.run, self.lacks_pipe) = (0, false);
                     return self.splice(cx, source, sink, turn);
                 }
                 // The pool is asked again after another mebibyte.
-                None => (self.run, self.full_reads) = (0, 0),
+                None => (self.run, self.full_reads, self.lacks_pipe) = (0, 0, true),
             }
         }
-        let room = if !splices && self.is_bulk() { turn.scratch.len() } else { SCRATCH_BYTES };
-        let read = ready!(read_ahead(source, cx, turn, room)).map_err(Step::SourceFailed)?;
-        let ReadAhead { bytes, full, then } = read;
+        let room = if !splices && is_bulk { turn.scratch.len() } else { SCRATCH_BYTES };
+        let kept = turn.gate.kept(turn.from, turn.scratch);
+        let read = ready!(read_ahead(source, cx, turn, kept..room)).map_err(Step::SourceFailed)?;
+        let ReadAhead { bytes: came, full, then } = read;
+        let bytes = if came == 0 { 0 } else { turn.gate.pass(turn.from, &mut turn.scratch[..kept + came]) };
         if matches!(then, Then::Fin) {
             match self.state {
                 // The end of a failed source's bytes is no FIN; it is read again once all before it was taken.
-                HalfState::LastWords if bytes > 0 => {}
+                HalfState::LastWords if came > 0 => {}
                 HalfState::LastWords => self.state = HalfState::Over,
-                _ => self.state = HalfState::ShuttingDown,
+                _ if turn.gate.fin(turn.from) => self.state = HalfState::ShuttingDown,
+                _ => {}
             }
         }
-        if bytes == 0 {
-            return Poll::Ready(Ok(()));
+        let taken = if bytes == 0 { 0 } else { self.write(cx, sink, turn, bytes, &then)? };
+        match then {
+            Then::Death(error) if taken == bytes && sink.splices() && !turn.gate.holds(turn.from) => {
+                return Poll::Ready(Err(Step::SourceFailed(error)));
+            }
+            Then::Death(error) => return Poll::Ready(Err(Step::SourceDied(error))),
+            Then::Fin | Then::Unknown => {}
         }
+        self.run = self.run.saturating_add(came as u32);
+        // What passes through TLS comes in records, which fill no buffer to the last byte; and a sink that takes less is no
+        // reason to keep more for it.
+        let full = if splices { full } else { came >= LONG_READ && taken == bytes };
+        self.full_reads = if full { self.full_reads.saturating_add(1) } else { 0 };
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes bytes of the scratch buffer, and keeps what is not taken. Returns the number that was.
+    fn write<G: Gate>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut impl RelayStream,
+        turn: &mut Turn<'_, G>,
+        bytes: usize,
+        then: &Then,
+    ) -> Result<usize, Step> {
         let said = &turn.scratch[..bytes];
         // A FIN that follows at once travels in the same packet.
         let last = matches!(then, Then::Fin) && matches!(self.state, HalfState::ShuttingDown);
@@ -254,46 +318,54 @@ impl Half {
         };
         *turn.moved += taken as u64;
         if taken < bytes {
-            self.held = Held::Tail(Box::new(Tail { bytes: turn.scratch[taken..bytes].into(), written: 0 }));
+            self.held = Held::tail(turn.scratch[taken..bytes].into());
         } else if !sink.splices() {
             // A plain socket holds no bytes back; an endpoint over a socket may, so it is flushed.
             self.held = Held::WithinSink;
         }
-        match then {
-            Then::Death(error) if taken == bytes && sink.splices() => {
-                return Poll::Ready(Err(Step::SourceFailed(error)));
-            }
-            Then::Death(error) => return Poll::Ready(Err(Step::SourceDied(error))),
-            Then::Fin | Then::Unknown => {}
-        }
-        self.run = self.run.saturating_add(bytes as u32);
-        // What passes through TLS comes in records, which fill no buffer to the last byte; and a sink that takes less is no
-        // reason to keep more for it.
-        let full = if splices { full } else { bytes >= LONG_READ && taken == bytes };
-        self.full_reads = if full { self.full_reads.saturating_add(1) } else { 0 };
-        Poll::Ready(Ok(()))
+        Ok(taken)
     }
 
-    fn is_bulk(&self) -> bool {
-        self.run >= BULK_BYTES
-            && self.full_reads >= BULK_FULL_READS
-            && matches!(self.state, HalfState::Copying)
+    /// Ends as the gate wants it: what follows is not passed on.
+    fn end_by_gate(&mut self) {
+        match self.state {
+            HalfState::Copying => self.state = HalfState::ShuttingDown,
+            HalfState::LastWords => self.state = HalfState::Over,
+            HalfState::ShuttingDown | HalfState::Over => {}
+        }
+    }
+
+    /// Returns true for a stream whose next bytes, of which so many need not be seen, are worth a pipe.
+    fn is_bulk(&self, unseen: u64) -> bool {
+        let copied = self.run >= BULK_BYTES;
+        let proven = copied && self.full_reads >= BULK_FULL_READS && unseen >= u64::from(BULK_BETWEEN_PAUSES);
+        let said =
+            (LONG_BODY..u64::MAX).contains(&unseen) && self.full_reads > 0 && (copied || !self.lacks_pipe);
+        matches!(self.state, HalfState::Copying) && (proven || said)
     }
 
     /// Fills the pipe when it is empty, and empties it into the sink.
-    fn splice(
+    fn splice<G: Gate>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut impl RelayStream,
         sink: &mut impl RelayStream,
-        turn: &mut Turn<'_>,
+        turn: &mut Turn<'_, G>,
     ) -> Poll<Result<(), Step>> {
         let Held::Pipe(pipe) = &mut self.held else { return Poll::Ready(Ok(())) };
         if !pipe.is_empty() {
             return self.empty_pipe(cx, sink, turn);
         }
-        let filled = match source.splice_into(pipe) {
+        let unseen = turn.gate.unseen(turn.from);
+        if unseen == 0 {
+            // The body ended. What follows has to be seen, and is mostly short.
+            self.held = Held::Nothing;
+            (self.run, self.full_reads) = (BULK_BYTES, 0);
+            return Poll::Ready(Ok(()));
+        }
+        let filled = match source.splice_into(pipe, unseen) {
             Ok(n @ 1..) => {
+                turn.gate.skip(turn.from, n as u64);
                 self.run = self.run.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
                 return self.empty_pipe(cx, sink, turn);
             }
@@ -323,11 +395,11 @@ impl Half {
         Poll::Ready(Ok(()))
     }
 
-    fn empty_pipe(
+    fn empty_pipe<G: Gate>(
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut impl RelayStream,
-        turn: &mut Turn<'_>,
+        turn: &mut Turn<'_, G>,
     ) -> Poll<Result<(), Step>> {
         let Held::Pipe(pipe) = &mut self.held else { return Poll::Ready(Ok(())) };
         let n = ready!(taken(sink.poll_splice_from(cx, pipe)))?;
@@ -363,16 +435,16 @@ enum Then {
     Death(io::Error),
 }
 
-/// Reads, and reads on if the runtime knows of more: as a rule a FIN that came with the last bytes. If it knows of
+/// Reads into a place of the scratch buffer, and reads on if the runtime knows of more: as a rule a FIN that came with the last bytes. If it knows of
 /// nothing, the second read makes no system call.
-fn read_ahead(
+fn read_ahead<G: Gate>(
     source: &mut impl RelayStream,
     cx: &mut Context<'_>,
-    turn: &mut Turn<'_>,
-    room: usize,
+    turn: &mut Turn<'_, G>,
+    place: Range<usize>,
 ) -> Poll<io::Result<ReadAhead>> {
-    let bytes = ready!(read(source, cx, turn, room))?;
-    let full = bytes == room;
+    let bytes = ready!(read(source, cx, turn, place.clone()))?;
+    let full = bytes == place.len();
     let read_so_far = |bytes, then| Poll::Ready(Ok(ReadAhead { bytes, full, then }));
     if bytes == 0 {
         return read_so_far(0, Then::Fin);
@@ -381,7 +453,7 @@ fn read_ahead(
     if full || turn.check || !source.splices() {
         return read_so_far(bytes, Then::Unknown);
     }
-    match poll_read(source, cx, &mut turn.scratch[bytes..room]) {
+    match poll_read(source, cx, &mut turn.scratch[place.start + bytes..place.end]) {
         Poll::Pending => read_so_far(bytes, Then::Unknown),
         Poll::Ready(Ok(0)) => read_so_far(bytes, Then::Fin),
         Poll::Ready(Ok(more)) => read_so_far(bytes + more, Then::Unknown),
@@ -390,13 +462,13 @@ fn read_ahead(
 }
 
 /// Reads. During a check, first the socket itself, for bytes that the runtime may not know of.
-fn read(
+fn read<G: Gate>(
     source: &mut impl RelayStream,
     cx: &mut Context<'_>,
-    turn: &mut Turn<'_>,
-    room: usize,
+    turn: &mut Turn<'_, G>,
+    place: Range<usize>,
 ) -> Poll<io::Result<usize>> {
-    let scratch = &mut turn.scratch[..room];
+    let scratch = &mut turn.scratch[place];
     if turn.check {
         match source.read_now(scratch) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => turn.check = false,

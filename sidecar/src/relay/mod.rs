@@ -5,11 +5,16 @@
 //! worker thread has once, and only what the other side would not take at once is kept (see [`half`]). A stream that
 //! proves to be bulk passes through a pipe instead, without being copied (see [`pipes`]). The relay knows nothing of
 //! policy: the owner of the connection observes and stops it through [`Watch`].
+//!
+//! Between the halves stands a [`Gate`]: none for TCP ([`Open`]), or a reader of HTTP messages ([`http`]).
 
+mod gate;
 mod half;
+pub(crate) mod http;
 pub(crate) mod pipes;
 
 use crate::net::bind::keepalive;
+pub(crate) use gate::{Gate, Open};
 use half::{Half, Step, Turn};
 use nix::libc::{MSG_MORE, MSG_NOSIGNAL};
 use pipes::{Pipe, Pipes};
@@ -67,10 +72,10 @@ pub(crate) trait RelayStream: AsyncRead + AsyncWrite + Unpin {
         false
     }
 
-    /// Moves received bytes into an empty pipe. 0 and errors are no proof of the stream's end, as the kernel also stops
+    /// Moves received bytes into an empty pipe, at most so many. 0 and errors are no proof of the stream's end, as the kernel also stops
     /// splicing in front of an urgent byte: only a read tells them apart.
-    fn splice_into(&self, pipe: &mut Pipe) -> io::Result<usize> {
-        let _ = pipe;
+    fn splice_into(&self, pipe: &mut Pipe, most: u64) -> io::Result<usize> {
+        let _ = (pipe, most);
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -110,8 +115,8 @@ impl RelayStream for TcpStream {
         true
     }
 
-    fn splice_into(&self, pipe: &mut Pipe) -> io::Result<usize> {
-        self.try_io(Interest::READABLE, || pipe.fill(self))
+    fn splice_into(&self, pipe: &mut Pipe, most: u64) -> io::Result<usize> {
+        self.try_io(Interest::READABLE, || pipe.fill(self, most))
     }
 
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -195,8 +200,9 @@ pub(crate) enum End<S> {
 }
 
 /// State of the two halves: a few machine words, and nothing on the heap unless a side is slow.
-#[derive(Debug, Default)]
-pub(crate) struct Relay {
+#[derive(Debug)]
+pub(crate) struct Relay<G = Open> {
+    gate: G,
     to_server: Half,
     to_client: Half,
     dead: Option<Dead>,
@@ -216,7 +222,37 @@ struct Dead {
 
 // === impl Relay ===
 
+impl Default for Relay {
+    fn default() -> Self {
+        Self::through(Open)
+    }
+}
+
 impl Relay {
+    /// Begins with bytes of the client that were read before.
+    pub(crate) fn behind(bytes: Box<[u8]>) -> Self {
+        Self { to_server: Half::behind(bytes), ..Self::default() }
+    }
+}
+
+impl<G: Gate> Relay<G> {
+    /// Relays what the gate lets pass.
+    pub(crate) fn through(gate: G) -> Self {
+        Self {
+            gate,
+            to_server: Half::default(),
+            to_client: Half::default(),
+            dead: None,
+            not_read: false,
+            mode: Mode::default(),
+        }
+    }
+
+    /// Returns the gate.
+    pub(crate) fn gate(&self) -> &G {
+        &self.gate
+    }
+
     /// Moves all bytes that can be moved without waiting.
     ///
     /// A side that is not being read (it sent FIN, or the other side takes nothing more) cannot report a reset by way of
@@ -240,17 +276,27 @@ impl Relay {
         let mut moved = Moved::default();
         let step = SCRATCH.with_borrow_mut(|scratch| {
             let last = self.to_client.is_over() && self.dead.is_none();
-            let turn = Turn { scratch, check, last, moved: &mut moved.to_server, pipes: watch.pipes() };
+            let (gate, moved, pipes) = (&mut self.gate, &mut moved.to_server, watch.pipes());
+            let turn = Turn { from: Side::Client, gate, scratch, check, last, moved, pipes };
             self.to_server.poll(cx, client, server, turn)
         });
         let first = self.apply(step, Side::Client, Side::Server, watch);
         // The step before may have found the server dead: the end of its bytes is then no FIN.
         let step = SCRATCH.with_borrow_mut(|scratch| {
-            let last = self.to_server.is_over() && self.dead.is_none();
-            let turn = Turn { scratch, check, last, moved: &mut moved.to_client, pipes: watch.pipes() };
+            let last = self.to_server.is_over() && self.dead.is_none() && !self.gate.lingers();
+            let (gate, moved, pipes) = (&mut self.gate, &mut moved.to_client, watch.pipes());
+            let turn = Turn { from: Side::Server, gate, scratch, check, last, moved, pipes };
             self.to_client.poll(cx, server, client, turn)
         });
         let second = self.apply(step, Side::Server, Side::Client, watch);
+        if self.gate.cuts_client() {
+            // The rest of a refused message is not for the server.
+            self.to_server.abandon();
+        }
+        if self.gate.take_stirred() {
+            // There is something for the half that was polled first.
+            cx.waker().wake_by_ref();
+        }
         if moved != Moved::default() {
             watch.moved(moved);
             if let Some(dead) = &mut self.dead {
@@ -261,8 +307,8 @@ impl Relay {
             return Poll::Ready(End::Died(side, error));
         }
 
-        let client_unread = !self.to_server.reads();
-        let server_unread = !self.to_client.reads();
+        let client_unread = !self.to_server.reads() || self.gate.holds(Side::Client);
+        let server_unread = !self.to_client.reads() || self.gate.holds(Side::Server);
         let not_read = client_unread || server_unread || self.dead.is_some();
         if not_read && check {
             if let Some(dead) = &mut self.dead {

@@ -198,15 +198,16 @@ impl Pipe {
         self.held == 0
     }
 
-    /// Moves bytes from a socket into the pipe. The pipe must be empty: only then "would block" can mean nothing but the
+    /// Moves bytes from a socket into the pipe, at most so many. The pipe must be empty: only then "would block" can mean nothing but the
     /// socket.
     ///
     /// # Errors
     /// The kernel's, about the socket.
-    pub(crate) fn fill(&mut self, source: &impl AsFd) -> io::Result<usize> {
+    pub(crate) fn fill(&mut self, source: &impl AsFd, most: u64) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "never into a pipe that holds something");
         let Some(ends) = self.ends.as_ref().filter(|_| self.held == 0) else { return Ok(0) };
-        let n = splice(source, None, &ends.write, None, ends.capacity, flags())?;
+        let most = usize::try_from(most).map_or(ends.capacity, |most| most.min(ends.capacity));
+        let n = splice(source, None, &ends.write, None, most, flags())?;
         self.held = n;
         Ok(n)
     }
@@ -265,7 +266,7 @@ mod tests {
         for round in 1..=3 {
             let mut pipe = pool.take().unwrap();
             a.write_all(b"bulk").unwrap();
-            assert_eq!(pipe.fill(&b).unwrap(), 4);
+            assert_eq!(pipe.fill(&b, u64::MAX).unwrap(), 4);
             assert_eq!(pipe.drain(&c).unwrap(), 4);
             let mut got = [0; 4];
             d.read_exact(&mut got).unwrap();
@@ -283,7 +284,7 @@ mod tests {
         let (mut a, b) = UnixStream::pair().unwrap();
         let mut pipe = pool.take().unwrap();
         a.write_all(b"another tenant's secret").unwrap();
-        assert_eq!(pipe.fill(&b).unwrap(), 23);
+        assert_eq!(pipe.fill(&b, u64::MAX).unwrap(), 23);
         drop(pipe);
         assert!(pool.idle().pipes.is_empty(), "the pipe was pooled with bytes in it");
         // Its place is free all the same.
@@ -331,7 +332,7 @@ mod tests {
         let (_a, b) = UnixStream::pair().unwrap();
         b.set_nonblocking(true).unwrap();
         let mut pipe = pool.take().unwrap();
-        assert_eq!(pipe.fill(&b).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(pipe.fill(&b, u64::MAX).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert!(pipe.is_empty());
     }
 }

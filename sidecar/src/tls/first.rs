@@ -64,13 +64,14 @@ pub(crate) async fn strict(client: &TcpStream) -> Result<(), TlsError> {
 }
 
 /// Waits until the client's protocol is known, for mTLS PERMISSIVE: by its first bytes, or because the server speaks first
-/// while the client sends nothing for as long as it `expects` allows, counted from accept.
+/// while the client sends nothing for as long as it `expects` allows, counted from accept. Without a server the caller bounds
+/// the wait.
 ///
 /// # Errors
 /// If the client began a ClientHello and did not end it within [`DEADLINE`], or if the connection failed.
 pub(crate) async fn permissive(
     client: &TcpStream,
-    server: &TcpStream,
+    server: Option<&TcpStream>,
     accepted: Instant,
     expects: Expects,
 ) -> Result<First, TlsError> {
@@ -78,7 +79,11 @@ pub(crate) async fn permissive(
     let server_first = async {
         tokio::time::sleep_until(accepted + expects.patience()).await;
         // The server's FIN and its reset count as first bytes, too.
-        if server.readable().await.is_err() || spoke.load(Relaxed) {
+        let is_first = match server {
+            Some(server) => server.readable().await.is_ok() && !spoke.load(Relaxed),
+            None => false,
+        };
+        if !is_first {
             std::future::pending::<()>().await;
         }
     };
@@ -259,7 +264,7 @@ mod tests {
         let (_server, dialled) = pair().await;
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
-        let first = permissive(&accepted, &dialled, Instant::now(), Expects::Anyone).await;
+        let first = permissive(&accepted, Some(&dialled), Instant::now(), Expects::Anyone).await;
         assert_eq!(first.unwrap_err().reason(), crate::observe::close_reason::CloseReason::ClientReset);
     }
 
@@ -270,7 +275,7 @@ mod tests {
         assert!(matches!(strict(&accepted).await, Err(TlsError::Silent(_))));
         client.write_all(&BEGUN).await.unwrap();
         accepted.readable().await.unwrap();
-        let first = permissive(&accepted, &dialled, Instant::now(), Expects::Anyone).await;
+        let first = permissive(&accepted, Some(&dialled), Instant::now(), Expects::Anyone).await;
         assert!(matches!(first, Err(TlsError::Silent(_))), "{first:?}");
     }
 
@@ -280,12 +285,18 @@ mod tests {
         let (mut server, dialled) = pair().await;
         let start = Instant::now();
         server.write_all(b"220 hello").await.unwrap();
-        assert_eq!(permissive(&accepted, &dialled, start, Expects::Anyone).await.unwrap(), First::Plain);
+        assert_eq!(
+            permissive(&accepted, Some(&dialled), start, Expects::Anyone).await.unwrap(),
+            First::Plain
+        );
         assert!(start.elapsed() >= SERVER_FIRST_DELAY);
         // A connection that has waited for long already waits no longer.
         let begun = Instant::now();
         let long_ago = begun - Duration::from_secs(5);
-        assert_eq!(permissive(&accepted, &dialled, long_ago, Expects::Anyone).await.unwrap(), First::Plain);
+        assert_eq!(
+            permissive(&accepted, Some(&dialled), long_ago, Expects::Anyone).await.unwrap(),
+            First::Plain
+        );
         assert!(begun.elapsed() < SERVER_FIRST_DELAY);
     }
 
@@ -296,7 +307,7 @@ mod tests {
         server.write_all(b"220 hello").await.unwrap();
         dialled.readable().await.unwrap();
         let start = Instant::now();
-        let first = permissive(&accepted, &dialled, start, Expects::Member).await;
+        let first = permissive(&accepted, Some(&dialled), start, Expects::Member).await;
         assert_eq!(first.unwrap(), First::Plain, "silent");
         assert!(start.elapsed() >= DEADLINE);
         for (said, expected) in
@@ -308,7 +319,8 @@ mod tests {
                 tokio::time::sleep(DEADLINE / 2).await;
                 client.write_all(said).await.unwrap();
             };
-            let (first, ()) = tokio::join!(permissive(&accepted, &dialled, start, Expects::Member), saying);
+            let (first, ()) =
+                tokio::join!(permissive(&accepted, Some(&dialled), start, Expects::Member), saying);
             assert_eq!(first.unwrap(), expected);
             assert!(start.elapsed() < DEADLINE);
         }
@@ -391,7 +403,8 @@ mod tests {
             tokio::time::sleep(SERVER_FIRST_DELAY).await;
             client.write_all(&[3; 200]).await.unwrap();
         };
-        let (first, ()) = tokio::join!(permissive(&accepted, &dialled, long_ago, Expects::Anyone), saying);
+        let (first, ()) =
+            tokio::join!(permissive(&accepted, Some(&dialled), long_ago, Expects::Anyone), saying);
         assert_eq!(first.unwrap(), First::OwnTls);
     }
 }

@@ -108,9 +108,14 @@ impl Cluster {
         self.server.put(&path(namespace, name), pod(namespace, name, ip, app, false));
     }
 
-    /// Puts a Service there, with port 80 for port 8080 of pods with the label `app`.
+    /// Puts a Service of HTTP there, with port 80 for port 8080 of pods with the label `app`.
     fn service(&self, namespace: &str, app: &str, ip: &str, pods: &[(&str, bool)]) {
-        let port = json!({ "name": "http", "port": 80, "targetPort": "http", "protocol": "TCP", "appProtocol": "http" });
+        self.service_of("http", (namespace, app), ip, pods);
+    }
+
+    /// Puts a Service there whose port has a protocol.
+    fn service_of(&self, protocol: &str, (namespace, app): (&str, &str), ip: &str, pods: &[(&str, bool)]) {
+        let port = json!({ "name": "http", "port": 80, "targetPort": "http", "protocol": "TCP", "appProtocol": protocol });
         let service = json!({
             "metadata": { "name": app, "namespace": namespace },
             "spec": { "clusterIP": ip, "clusterIPs": [ip], "selector": { "app": app }, "ports": [port] },

@@ -57,7 +57,8 @@ impl World {
         cluster.member("shop", "web", "10.77.0.2", "web");
         cluster.member("shop", "db-1", "192.0.2.20", "db");
         cluster.member("shop", "db-2", "192.0.2.30", "db");
-        cluster.service("shop", "db", "198.51.100.1", &[("db-1", true)]);
+        // The servers speak first.
+        cluster.service_of("tcp", ("shop", "db"), "198.51.100.1", &[("db-1", true)]);
         cluster.server.serve("kuma.io/v1alpha1", "meshes", "Mesh", false);
         let mut document =
             json!({ "apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "metadata": { "name": "default" } });
@@ -239,7 +240,7 @@ fn a_server_has_the_identity_of_its_pods_account_or_is_not_called() -> Result<()
     // A member of the mesh in the place of another one.
     world.member(TWO, &authority, "web", "2")?;
     world.servers.push(world.lab.peer.serve(OUTSIDE, speaks_first("o"))?);
-    world.cluster.service("shop", "web", "198.51.100.2", &[("web", true)]);
+    world.cluster.service_of("tcp", ("shop", "web"), "198.51.100.2", &[("web", true)]);
     let _controller = world.controller()?;
     let sidecar = world.sidecar()?;
     let _app = world.lab.pod.serve("10.77.0.2:8080", speaks_first("a"))?;

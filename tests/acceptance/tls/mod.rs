@@ -2,6 +2,7 @@
 
 mod bulk;
 mod bursts;
+mod http;
 mod keys;
 mod members;
 mod mesh_metric;

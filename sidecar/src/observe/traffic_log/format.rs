@@ -111,7 +111,9 @@ fn flags(reason: CloseReason) -> &'static str {
         | CloseReason::TlsNoIdentity
         | CloseReason::TlsTimeout
         | CloseReason::TlsFailure
-        | CloseReason::TlsTruncated => "DPE",
+        | CloseReason::TlsTruncated
+        | CloseReason::HttpRequest => "DPE",
+        CloseReason::HttpResponse => "UPE",
         CloseReason::NoEndpoint => "UH",
         CloseReason::Limit => "UO",
         CloseReason::IdleTimeout => "SI",

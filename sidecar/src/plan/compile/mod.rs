@@ -407,7 +407,7 @@ fn add_inbound(
             origin: Origin::Inbound,
             address: listener,
             binds: !redirected,
-            serve: Serve::Tcp,
+            serve: Serve::of_inbound(inbound),
             cluster: Some(cluster),
             split: Vec::new(),
             idle_timeout: numbers.idle_timeout,

@@ -2,6 +2,7 @@
 //! The copy loop against mocks whose every read and write may be short, pending or the last, and against real sockets.
 
 mod deaths;
+mod http;
 mod long;
 mod splice;
 

@@ -6,9 +6,9 @@ use super::*;
 use std::time::Duration;
 
 /// Longest that anything here may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-fn splicing(most: u32) -> (Notes, PipeMetrics) {
+pub(super) fn splicing(most: u32) -> (Notes, PipeMetrics) {
     let metrics = PipeMetrics::default();
     (Notes { pipes: Pipes::new(most, metrics.clone()), ..Notes::default() }, metrics)
 }
@@ -126,14 +126,14 @@ impl RelayStream for Shared {
         true
     }
 
-    fn splice_into(&self, pipe: &mut Pipe) -> io::Result<usize> {
+    fn splice_into(&self, pipe: &mut Pipe, most: u64) -> io::Result<usize> {
         assert!(pipe.is_empty(), "spliced into a pipe that holds something");
         let mut bulky = self.0.borrow_mut();
         if bulky.stumbles && bulky.weird.random.one_in(8) {
             return if bulky.weird.random.one_in(2) { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
         }
         // Less than any pipe takes, so that the mock need not know its size.
-        let most = bulky.weird.says.len().min(60_000);
+        let most = bulky.weird.says.len().min(60_000).min(usize::try_from(most).unwrap_or(usize::MAX));
         let n = bulky.portion(most);
         let bytes: Vec<u8> = bulky.weird.says.drain(..n).collect();
         pipe.by_hand(|_, write, held| {

@@ -65,7 +65,8 @@ fields! {
         /// Name of the service (kuma.io/service, required), and tags that its inbounds differ by. Absent, as in Kuma 3:
         /// policies choose the inbound by the Dataplane's labels.
         tags: default Arc<Tags> = "tags",
-        /// Protocol of the service. Everything is forwarded as TCP.
+        /// Protocol of the service, before the tag kuma.io/protocol. Messages of `http` are read; everything else is forwarded as
+        /// TCP.
         protocol: optional Protocol = "protocol",
         /// A name that sectionName can choose.
         name: optional String = "name",

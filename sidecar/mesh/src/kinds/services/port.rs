@@ -18,7 +18,7 @@ fields! {
         target_port: optional TargetPort = "targetPort",
         /// Name of the port. Default: its number.
         name: optional String = "name",
-        /// Protocol that is spoken there. Everything is forwarded as TCP.
+        /// Protocol that is spoken there. Messages of `http` are read; everything else is forwarded as TCP.
         app_protocol: optional String = "appProtocol",
     }
 }

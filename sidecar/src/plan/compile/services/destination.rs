@@ -2,7 +2,7 @@
 //! A service, a port of one, or a part of one, that connections go to.
 
 use super::{Services, names};
-use crate::plan::{Discovery, EndpointPlan, Member};
+use crate::plan::{Discovery, EndpointPlan, Member, Serve};
 use culvert_mesh::kinds::destination::CalledService;
 use culvert_mesh::model::tags::{SERVICE, Tags};
 use culvert_mesh::select;
@@ -125,6 +125,31 @@ impl Services<'_> {
             }
             Behind::Nothing(_) => Discovery::Endpoints(Vec::new()),
         }
+    }
+
+    /// Returns the way to serve calls of a destination with these servers: as the document of its port says, else as all its
+    /// endpoints do. A server outside of the mesh gets bytes.
+    pub(in crate::plan::compile) fn serve(&self, to: &Destination) -> Serve {
+        match &to.behind {
+            Behind::Offered { port } => self.serve_offers(self.inbounds.of_port(&to.service, *port)),
+            Behind::Tags { tags, section } => {
+                self.serve_offers(self.inbounds.of_tags(tags, section.as_deref()))
+            }
+            Behind::Port { service, port } => {
+                let port = self.all[*service].ports.iter().find(|one| one.port == *port);
+                port.map_or(Serve::Tcp, |port| {
+                    port.serve.unwrap_or_else(|| self.serve_offers(port.offers.iter().copied()))
+                })
+            }
+            Behind::Outside { .. } | Behind::Nothing(_) => Serve::Tcp,
+        }
+    }
+
+    fn serve_offers(&self, offers: impl Iterator<Item = u32>) -> Serve {
+        // Ready or not: a service must not change its protocol with the health of its endpoints.
+        let mut all = offers.map(|place| Serve::of_inbound(self.inbounds.at(place).inbound)).peekable();
+        let is_http = all.peek().is_some() && all.all(|serve| serve == Serve::Http);
+        if is_http { Serve::Http } else { Serve::Tcp }
     }
 
     /// Calls a function with what policies about destinations see of one.

@@ -26,10 +26,10 @@ pub(super) use destination::Destination;
 pub(super) use inbounds::Offer;
 
 use self::inbounds::Inbounds;
-use crate::plan::Member;
 use crate::plan::compile::error::CompileError;
 use crate::plan::compile::security::Names;
 use crate::plan::external::ExternalEndpoint;
+use crate::plan::{Member, Serve};
 use culvert_mesh::document::{Document, HostAddresses, ZONE};
 use culvert_mesh::kinds::destination::{KnownService, ToKind};
 use culvert_mesh::model::labels::Labels;
@@ -126,6 +126,8 @@ pub(super) struct ServicePort {
     pub(super) destination: Destination,
     /// True if this pod's Dataplane leaves the port reachable.
     pub(super) reachable: bool,
+    /// The way to serve calls of it, where its document says the protocol.
+    serve: Option<Serve>,
     /// Places of the inbounds behind it, ready or not, in [`Inbounds`].
     offers: Vec<u32>,
 }
@@ -133,7 +135,12 @@ pub(super) struct ServicePort {
 impl ServicePort {
     fn new(port: u16, name: Option<&str>, destination: Destination, mut offers: Vec<u32>) -> Self {
         offers.shrink_to_fit();
-        Self { port, name: name.map(Into::into), destination, reachable: true, offers }
+        Self { port, name: name.map(Into::into), destination, reachable: true, serve: None, offers }
+    }
+
+    /// Notes the protocol that a document says.
+    fn speaks(self, protocol: Option<&str>) -> Self {
+        Self { serve: protocol.map(Serve::of_protocol), ..self }
     }
 
     /// Returns true if `section`, a name or a number, chooses the port.

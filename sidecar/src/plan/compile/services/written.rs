@@ -50,7 +50,8 @@ pub(super) fn mesh_services<'a>(
             let offers = offers.filter(|at| target.fits(inbounds.at(*at).inbound)).collect();
             let cluster = by_port(mesh, name, ServiceKind::MeshService, number);
             let destination = Destination::new(cluster, name.0, Behind::Port { service: 0, port: number });
-            service.ports.push(ServicePort::new(number, Some(&port.name()), destination, offers));
+            let new = ServicePort::new(number, Some(&port.name()), destination, offers);
+            service.ports.push(new.speaks(port.app_protocol.as_deref()));
         }
         service.ports.sort_by_key(|port| port.port);
         service
@@ -155,7 +156,8 @@ pub(super) fn add_multi_zone<'a>(all: &mut Vec<Service<'a>>, ours: &[&'a Documen
             let cluster = by_port(mesh, name, ServiceKind::MeshMultiZoneService, number);
             let destination = Destination::new(cluster, name.0, Behind::Port { service: 0, port: number });
             let offers = offers.into_iter().collect();
-            service.ports.push(ServicePort::new(number, Some(&port.name()), destination, offers));
+            let new = ServicePort::new(number, Some(&port.name()), destination, offers);
+            service.ports.push(new.speaks(port.app_protocol.as_deref()));
         }
         service.ports.sort_by_key(|port| port.port);
         service

@@ -112,6 +112,7 @@ impl<'a> Ways<'a> {
                 None => split.push(Share { cluster, weight: *weight }),
             }
         }
+        let serve = self.serve(&calls);
         let cluster = split.first().map(|share| Arc::clone(&share.cluster));
         if split.len() == 1 {
             split.clear();
@@ -123,7 +124,7 @@ impl<'a> Ways<'a> {
             origin: Origin::Outbound,
             address: way.address,
             binds: is_loopback(way.address.ip()),
-            serve: Serve::Tcp,
+            serve,
             cluster,
             split,
             idle_timeout: calls.numbers.idle_timeout,
@@ -164,7 +165,9 @@ impl<'a> Ways<'a> {
         let upstream = self.services.upstream(way.to);
         let cluster = numbers.cluster(Arc::clone(&way.to.cluster), Origin::Outbound, upstream);
         let service = Arc::clone(&way.to.service);
-        let added = lines.add(way.address, Called { cluster, service, idle_timeout: numbers.idle_timeout });
+        let serve = self.services.serve(way.to);
+        let called = Called { cluster, service, idle_timeout: numbers.idle_timeout, serve };
+        let added = lines.add(way.address, called);
         if added && log != self.log {
             plan.logs.outbounds.insert(way.address, log);
         }
@@ -212,6 +215,14 @@ impl<'a> Ways<'a> {
         let calls = Rc::new(Calls { routed: self.routes.of(to), numbers: self.numbers(to), log });
         self.calls.insert(to.clone(), Rc::clone(&calls));
         calls
+    }
+
+    /// Returns the way to serve calls: messages only if all that they are split among speaks them.
+    fn serve(&self, calls: &Calls) -> Serve {
+        let shares = &calls.routed.shares;
+        let is_http = |to: &Destination| self.services.serve(to) == Serve::Http;
+        let all = !shares.is_empty() && shares.iter().all(|(_, to)| is_http(to));
+        if all { Serve::Http } else { Serve::Tcp }
     }
 
     /// Returns the name of a destination's cluster, which is added where it is not there. `own` is the destination of the calls

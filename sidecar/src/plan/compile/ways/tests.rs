@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use crate::options::Options;
-use crate::plan::Plan;
 use crate::plan::compile::{compile, read_with_mesh};
+use crate::plan::{Plan, Serve};
 use clap::Parser;
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ const DOCUMENTS: &str = "
 ---
 {type: Dataplane, name: web-2, labels: {app: web}, networking: {address: 10.0.0.4, inbound: [{port: 80, tags: {kuma.io/service: web, version: '2'}}, {port: 90, tags: {kuma.io/service: admin.web}}]}}
 ---
-{type: Dataplane, name: db, networking: {address: 10.0.0.5, inbound: [{port: 5432, tags: {kuma.io/service: db_shop_svc_5432}}]}}
+{type: Dataplane, name: db, networking: {address: 10.0.0.5, inbound: [{port: 5432, tags: {kuma.io/service: db_shop_svc_5432, kuma.io/protocol: http}}]}}
 ---
 {type: Dataplane, name: checked, networking: {address: 10.0.0.6, inbound: [{port: 80, tags: {kuma.io/service: checked}}]}}
 ---
@@ -66,4 +66,70 @@ fn what_is_made_out_on_demand_is_what_would_be_made_out_at_once() {
     assert_eq!(by_name(&made_out), by_name(&whole));
     assert_eq!(made_out.names.ways, whole.names.ways);
     assert_eq!((&made_out.names.names, &made_out.logs), (&whole.names.names, &whole.logs));
+}
+
+/// Inbounds and services with and without a protocol, and a split between both.
+const PROTOCOLS: &str = "
+{type: Dataplane, name: here, networking: {address: 10.0.0.2, transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001},
+  inbound: [{port: 80, tags: {kuma.io/service: here, kuma.io/protocol: http}}, {port: 81, tags: {kuma.io/service: here, kuma.io/protocol: grpc}},
+    {port: 82, tags: {kuma.io/service: here}}, {port: 83, protocol: http},
+    {port: 84, protocol: tcp, tags: {kuma.io/service: here, kuma.io/protocol: http}}],
+  outbound: [{port: 1000, tags: {kuma.io/service: both}}, {port: 1001, tags: {kuma.io/service: half}}, {port: 1002, tags: {kuma.io/service: none}},
+    {port: 1003, tags: {kuma.io/service: both, version: '1'}}, {port: 1004, tags: {kuma.io/service: split}},
+    {port: 1005, backendRef: {kind: MeshService, name: says-http, port: 80}}, {port: 1006, backendRef: {kind: MeshService, name: says-tcp, port: 80}},
+    {port: 1007, backendRef: {kind: MeshService, name: says-nothing, port: 80}}]}}
+---
+{type: Dataplane, name: both-1, labels: {app: both}, networking: {address: 10.0.0.3, inbound: [{port: 80, tags: {kuma.io/service: both, version: '1', kuma.io/protocol: http}}]}}
+---
+{type: Dataplane, name: both-2, labels: {app: both}, networking: {address: 10.0.0.4, inbound: [{port: 80, tags: {kuma.io/service: both, version: '2', kuma.io/protocol: http}}]}}
+---
+{type: Dataplane, name: half-1, networking: {address: 10.0.0.5, inbound: [{port: 80, tags: {kuma.io/service: half, kuma.io/protocol: http}}]}}
+---
+{type: Dataplane, name: half-2, labels: {app: half}, networking: {address: 10.0.0.6, inbound: [{port: 80, tags: {kuma.io/service: half, kuma.io/protocol: tcp}}]}}
+---
+{type: Dataplane, name: split-1, networking: {address: 10.0.0.7, inbound: [{port: 80, tags: {kuma.io/service: split, kuma.io/protocol: http}}]}}
+---
+{type: MeshService, name: says-http, spec: {selector: {dataplaneLabels: {matchLabels: {app: half}}}, ports: [{port: 80, appProtocol: http}]}}
+---
+{type: MeshService, name: says-tcp, spec: {selector: {dataplaneLabels: {matchLabels: {app: both}}}, ports: [{port: 80, appProtocol: tcp}]}}
+---
+{type: MeshService, name: says-nothing, spec: {selector: {dataplaneLabels: {matchLabels: {app: both}}}, ports: [{port: 80}]}}
+---
+{type: MeshTCPRoute, name: a, spec: {to: [{targetRef: {kind: MeshService, name: split}, rules: [{default: {backendRefs: [
+  {kind: MeshService, name: split, weight: 1}, {kind: MeshService, name: half, weight: 1}]}}]}]}}
+";
+
+#[test]
+fn calls_are_messages_where_all_that_they_go_to_speaks_http() {
+    let plan = plan(PROTOCOLS).made_out();
+    let serve = |start: &str| {
+        let of = plan.listeners.iter().filter(|one| one.name.starts_with(start));
+        of.map(|one| one.serve).collect::<Vec<_>>()
+    };
+    for (name, expected) in [
+        ("inbound:10.0.0.2:80", Serve::Http),
+        ("inbound:10.0.0.2:81", Serve::Tcp),
+        ("inbound:10.0.0.2:82", Serve::Tcp),
+        ("inbound:10.0.0.2:83", Serve::Http),
+        ("inbound:10.0.0.2:84", Serve::Tcp),
+        ("outbound:127.0.0.1:1000", Serve::Http),
+        ("outbound:127.0.0.1:1001", Serve::Tcp),
+        ("outbound:127.0.0.1:1002", Serve::Tcp),
+        ("outbound:127.0.0.1:1003", Serve::Http),
+        ("outbound:127.0.0.1:1004", Serve::Tcp),
+        ("outbound:127.0.0.1:1005", Serve::Http),
+        ("outbound:127.0.0.1:1006", Serve::Tcp),
+        ("outbound:127.0.0.1:1007", Serve::Http),
+        ("inbound:passthrough:ipv4", Serve::Tcp),
+        ("outbound:passthrough:ipv4", Serve::Tcp),
+    ] {
+        assert_eq!(serve(name), [expected], "{name}");
+    }
+    // Addresses of names are as outbounds are, whether they are made out at once or not.
+    let of = |name: &str, port| {
+        let ip = plan.names.find(name).unwrap().addresses[0];
+        serve(&format!("outbound:{ip}:{port}"))
+    };
+    assert_eq!(of("both.mesh", 80), [Serve::Http]);
+    assert_eq!(of("half.mesh", 80), [Serve::Tcp]);
 }

@@ -36,6 +36,7 @@ struct Sort {
     /// Without name and endpoints.
     cluster: ClusterPlan,
     idle_timeout: Option<Duration>,
+    serve: Serve,
 }
 
 /// A cluster.
@@ -64,6 +65,7 @@ pub(crate) struct Called {
     /// Name of the server in logs.
     pub(crate) service: Arc<str>,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) serve: Serve,
 }
 
 /// Makes lines.
@@ -120,7 +122,7 @@ impl OnDemand {
             origin: Origin::Outbound,
             address,
             binds: false,
-            serve: Serve::Tcp,
+            serve: self.sorts[cluster.sort as usize].serve,
             cluster: Some(Arc::clone(&cluster.name)),
             split: Vec::new(),
             idle_timeout: self.sorts[cluster.sort as usize].idle_timeout,
@@ -203,7 +205,7 @@ impl Lines {
     /// Adds a listener and its cluster, which is shared by all listeners of an equal one. Returns false for what a line
     /// cannot say, and where another cluster has the name.
     pub(crate) fn add(&mut self, address: SocketAddr, called: Called) -> bool {
-        let Called { cluster, service, idle_timeout } = called;
+        let Called { cluster, service, idle_timeout, serve } = called;
         // Checks go on without a call, and groups of endpoints are no common thing.
         let is_plain = cluster.health.as_ref().is_none_or(|health| health.check.is_none())
             && cluster.balance == Balance::default()
@@ -213,7 +215,8 @@ impl Lines {
             return false;
         }
         let (name, upstream) = (cluster.name, Discovery::Endpoints(Vec::new()));
-        let sort = Sort { cluster: ClusterPlan { name: Arc::default(), upstream, ..cluster }, idle_timeout };
+        let cluster = ClusterPlan { name: Arc::default(), upstream, ..cluster };
+        let sort = Sort { cluster, idle_timeout, serve };
         let at = match self.clusters.get(&name) {
             Some(&at) => {
                 let there = &self.all.clusters[at as usize];

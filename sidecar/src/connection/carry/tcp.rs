@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A connection served as TCP: one server, and bytes in both directions until one side or the table ends it.
 
+use super::session::{Session, reason_of};
 use crate::cluster::connect::{self, ConnectError, Event, Upstream};
 use crate::cluster::origination::Origination;
 use crate::cluster::registry::Running;
@@ -12,20 +13,16 @@ use crate::connection::table::{ConnectionState, Entry};
 use crate::connection::tls;
 use crate::connection::trial;
 use crate::connection::upstream::UpstreamUse;
-use crate::net::addrs::Direction;
 use crate::net::dial::DialError;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
 use crate::plan::{Gate, ListenerPlan};
-use crate::relay::pipes::Pipes;
-use crate::relay::{End, Mode, Moved, Relay, Side, Watch};
+use crate::relay::{End, Relay};
 use crate::tls::handshake::Shaken;
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 
 /// A connection with both its sides. Fields are dropped in this order, which a panic relies on: sockets before the use of
@@ -34,29 +31,21 @@ pub(crate) struct Tcp {
     client: Stream,
     server: Stream,
     relay: Relay,
-    session: TcpSession,
-}
-
-/// The part of a [`Tcp`] that watches the relay.
-struct TcpSession {
-    upstream: UpstreamUse,
-    downstream: Downstream,
-    /// The waker that the entry has; see [`Entry::poll_stop`].
-    registered: Option<Waker>,
+    session: Session,
 }
 
 /// The outcome of [`connect`].
 pub(crate) struct Connected {
     /// The client's TLS session, if it speaks TLS.
-    session: Option<Box<Shaken>>,
+    pub(super) session: Option<Box<Shaken>>,
     upstream: Upstream,
     using: UpstreamUse,
 }
 
-/// Connects an admitted connection to a server.
+/// Connects an admitted connection to a server. The `client` is given if it is not known yet what it speaks.
 pub(crate) async fn connect(
     downstream: &mut Downstream,
-    client: &mut TcpStream,
+    client: Option<&mut TcpStream>,
     admitted: Admitted,
 ) -> Result<Connected, ForwardError> {
     let Admitted { running, route, original, session, returned } = admitted;
@@ -90,15 +79,15 @@ pub(crate) async fn connect(
             Event::Failed(_) | Event::Ejected | Event::RetryRefused => {}
         }
     };
-    let gate = mtls.filter(|_| route.listener.plan.direction == Direction::Inbound && session.is_none());
-    let gate = gate.map(|mtls| (&*route.listener.plan, mtls.gate(&route.listener.plan)));
+    let client = client.filter(|_| session.is_none());
+    let unknown = client.zip(tls::unknown(&running.plan, &route.listener.plan));
     let connected = {
         // Pinned here and lent: passed by value, these futures would be copied as they are made and awaited.
         let connecting =
             pin!(connect::connect(attempts, origination, (&proxy.own_sockets, returned), report));
         let finished = pin!(async {
             let upstream = connecting.await?;
-            let session = finish(downstream, client, &upstream, session, (&running, gate)).await?;
+            let session = finish(downstream, unknown, &upstream, session, &running).await?;
             Ok((upstream, session))
         });
         unless_stopped(&entry, finished).await
@@ -115,18 +104,19 @@ pub(crate) async fn connect(
 /// Finds out what the client speaks, where that has to wait for the server, and notes the member that answered as server.
 async fn finish(
     downstream: &mut Downstream,
-    client: &mut TcpStream,
+    unknown: Option<(&mut TcpStream, (&ListenerPlan, &Gate))>,
     upstream: &Upstream,
     session: Option<Box<Shaken>>,
-    (running, gate): (&Running, Option<(&ListenerPlan, &Gate)>),
+    running: &Running,
 ) -> Result<Option<Box<Shaken>>, ForwardError> {
     if let Some(peer) = &upstream.peer {
         downstream.speaks(Spoken::MeshTls, Some(peer.clone()));
     }
-    match gate {
+    match unknown {
         // Boxed, so that a connection without TLS does not carry the room of a handshake.
-        Some(gate) => {
-            Box::pin(tls::recognise(downstream, client, upstream.stream.tcp(), running, gate)).await
+        Some((client, gate)) => {
+            let server = Some(upstream.stream.tcp());
+            Box::pin(tls::recognise(downstream, client, server, running, gate)).await
         }
         None => Ok(session),
     }
@@ -146,19 +136,34 @@ async fn unless_stopped<T>(
     .await
 }
 
-impl Tcp {
-    /// Puts both sides together, ready to relay.
-    pub(crate) fn new(downstream: Downstream, client: TcpStream, connected: Connected) -> Self {
-        let Connected { session, upstream, mut using } = connected;
-        let Upstream { noted, stream: server, peer: _, in_use } = upstream;
+impl Connected {
+    /// Returns the server's side, and what is left of the beginning: the session with a client whose `downstream` this is.
+    pub(super) fn begin(self, downstream: Downstream) -> (Stream, Session) {
+        let Self { session: _, upstream, mut using } = self;
+        let Upstream { noted, stream, peer: _, in_use } = upstream;
         using.keeps(in_use);
         downstream.entry().set_own_socket(noted);
-        let client = match session {
-            Some(shaken) => Stream::Tls(shaken.over(client).into()),
-            None => Stream::Plain(client),
-        };
-        let session = TcpSession { upstream: using, downstream, registered: None };
+        (stream, Session::new(downstream, using))
+    }
+}
+
+impl Tcp {
+    /// Puts both sides together, ready to relay.
+    pub(crate) fn new(downstream: Downstream, client: TcpStream, mut connected: Connected) -> Self {
+        let client = Stream::of(client, connected.session.take());
+        let (server, session) = connected.begin(downstream);
         Self { client, server, relay: Relay::default(), session }
+    }
+
+    /// Puts both sides together; the client's first bytes were read before.
+    pub(super) fn behind(
+        downstream: Downstream,
+        client: Stream,
+        connected: Connected,
+        bytes: Box<[u8]>,
+    ) -> Self {
+        let (server, session) = connected.begin(downstream);
+        Self { client, server, relay: Relay::behind(bytes), session }
     }
 
     /// Relays until the connection is over.
@@ -169,77 +174,16 @@ impl Tcp {
     /// Closes both sides and writes the closing record.
     pub(crate) fn end(self, end: End<CloseReason>) {
         let Self { client, server, relay: _, session } = self;
-        let TcpSession { upstream, downstream, .. } = session;
-        let (reason, error) = match end {
-            End::Closed => (CloseReason::Ok, None),
-            End::Died(side, error) => {
-                let reset = match side {
-                    Side::Client => CloseReason::ClientReset,
-                    Side::Server => CloseReason::ServerReset,
-                };
-                (tls::reason_of(&error, reset), Some(error))
-            }
-            End::Stopped(reason) => (reason, None),
-        };
+        let (reason, error) = reason_of(end);
         if reason != CloseReason::Ok {
             client.reset();
             server.reset();
         }
-        downstream.entry().set_own_socket(None);
-        // Before the record: a reader of the record, or of an empty table, may rely on both being closed.
-        drop((client, server));
-        upstream.ends(reason);
-        drop(upstream);
-        downstream.end(reason, error.as_ref().map(|error| error as &dyn Error));
+        session.end(client, Some(server), reason, error.as_ref().map(|error| error as &dyn Error));
     }
 
     #[cfg(test)]
-    pub(crate) fn cluster(&self) -> &Arc<crate::cluster::registry::ClusterState> {
-        self.session.upstream.cluster()
-    }
-}
-
-impl Watch for TcpSession {
-    type Stop = CloseReason;
-
-    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        let Self { downstream, registered, .. } = self;
-        downstream.entry().poll_stop(cx, registered)
-    }
-
-    fn moved(&mut self, moved: Moved) {
-        let entry = self.downstream.entry();
-        entry.add_bytes(moved.to_server, moved.to_client);
-        self.downstream.shared().table.touch(entry);
-        self.upstream.moved(moved);
-    }
-
-    fn half_closed(&mut self, by: Side) {
-        let entry = self.downstream.entry();
-        self.downstream.shared().table.touch(entry);
-        entry.set_state(match by {
-            Side::Client => ConnectionState::HalfClosedByClient,
-            Side::Server => ConnectionState::HalfClosedByServer,
-        });
-    }
-
-    fn not_read(&mut self, deaf: bool) {
-        self.downstream.entry().set_unread(deaf);
-    }
-
-    fn check_due(&mut self) -> bool {
-        self.downstream.entry().take_check()
-    }
-
-    fn keep_alive(&self) -> Option<Duration> {
-        self.downstream.shared().config.tcp_keepalive
-    }
-
-    fn pipes(&self) -> &Arc<Pipes> {
-        &self.downstream.shared().pipes
-    }
-
-    fn mode(&mut self, mode: Mode) {
-        self.downstream.entry().set_mode(mode);
+    pub(crate) fn cluster(&self) -> &std::sync::Arc<crate::cluster::registry::ClusterState> {
+        self.session.cluster()
     }
 }
