@@ -52,7 +52,7 @@ pub(super) fn hint(kind: &str) -> Option<&'static str> {
             "a decision of OPA would refuse callers, so leaving it out would let them in; who may call is what a \
              MeshTrafficPermission says"
         }
-        "FaultInjection" | "MeshFaultInjection" | "MeshGlobalRateLimit" | "MeshHTTPRoute" => {
+        "MeshGlobalRateLimit" | "MeshHTTPRoute" => {
             "this kind would change what the pod does, and is not built yet"
         }
         _ => return None,

@@ -6,9 +6,10 @@ use crate::kinds::Resource;
 use crate::kinds::mesh_metric::{OlderPrometheus, check_older};
 use crate::model::address::HostPort;
 use crate::model::log_template::Template;
+use crate::model::percentage::Percentage;
 use crate::model::tags::Tags;
 use crate::read::part::{Part, Reported};
-use crate::read::{At, Lifetime, Mapping, Percentage, Span, fields, words};
+use crate::read::{At, Lifetime, Mapping, Span, fields, words};
 use std::collections::BTreeSet;
 
 fields! {

@@ -97,6 +97,20 @@ words! {
     }
 }
 
+/// Checks the `targetRef` of an item of `from`.
+pub(in crate::kinds) fn check_callers(from: &Part<'_>, at: &mut At<'_>) {
+    let target = from.field("targetRef");
+    TargetRef::check(&target, at);
+    // A certificate has the identity of a caller and no more, so other targets cannot be decided.
+    let found = match target.get::<TargetKind>("kind") {
+        Ok(Some(TargetKind::Dataplane)) => "kind Dataplane",
+        Ok(Some(_)) if target.has("proxyTypes") == Ok(true) => "proxyTypes",
+        _ => return,
+    };
+    let allowed = "Mesh, MeshSubset, MeshService or MeshServiceSubset: a caller is known by its identity";
+    from.problem(at, "targetRef", found, allowed);
+}
+
 /// Lists of callers.
 const LISTS: [&str; 3] = ["allow", "deny", "allowWithShadowDeny"];
 
@@ -119,17 +133,7 @@ impl Resource for MeshTrafficPermission {
             part.problem(at, "rules", "nothing", "at least one item of rules or from");
         }
         for from in part.items("from").unwrap_or_default() {
-            let target = from.field("targetRef");
-            TargetRef::check(&target, at);
-            // A certificate has the identity of a caller and no more, so other targets cannot be decided.
-            let found = match target.get::<TargetKind>("kind") {
-                Ok(Some(TargetKind::Dataplane)) => "kind Dataplane",
-                Ok(Some(_)) if target.has("proxyTypes") == Ok(true) => "proxyTypes",
-                _ => continue,
-            };
-            let allowed =
-                "Mesh, MeshSubset, MeshService or MeshServiceSubset: a caller is known by its identity";
-            from.problem(at, "targetRef", found, allowed);
+            check_callers(&from, at);
         }
         for rule in part.items("rules").unwrap_or_default() {
             let lists = rule.field("default");

@@ -8,6 +8,7 @@ pub mod host_name;
 pub mod labels;
 pub mod log_template;
 pub mod network;
+pub mod percentage;
 pub mod spiffe;
 pub mod tags;
 pub mod time_format;

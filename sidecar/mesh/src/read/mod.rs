@@ -13,7 +13,7 @@ pub(crate) mod values;
 pub(crate) mod yaml;
 
 pub(crate) use problems::{At, FieldWithoutEffect, Problem, Problems, describe};
-pub(crate) use values::{Lifetime, Percentage, UrlPath};
+pub(crate) use values::{Lifetime, UrlPath};
 
 use crate::model::labels::Labels;
 use crate::model::tags::Tags;

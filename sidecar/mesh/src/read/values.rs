@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Readers of values that are checked and have no effect here.
+//! Readers of shares, and of values that are checked and have no effect here.
 
 use super::{At, Read};
+use crate::model::percentage::Percentage;
 use serde_json::{Value, json};
 
 /// A lifetime as Kuma has it for certificates: numbers with units, the largest first.
@@ -36,18 +37,20 @@ impl Read for Lifetime {
     }
 }
 
-/// A number from 0 to 100.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Percentage;
-
 impl Read for Percentage {
     fn read(value: &Value, at: &mut At<'_>) -> Option<Self> {
-        let fits = value.as_f64().is_some_and(|number| (0.0..=100.0).contains(&number));
-        if fits { Some(Self) } else { at.wrong(value, "a number from 0 to 100") }
+        let share = match value {
+            Value::String(text) => Self::parse(text),
+            _ => value.as_f64().and_then(Self::of),
+        };
+        share.or_else(|| at.wrong(value, "a number from 0 to 100, as 50 or \"0.5\""))
     }
 
     fn schema() -> Value {
-        json!({"type": "number", "minimum": 0, "maximum": 100})
+        json!({"anyOf": [
+            {"type": "number", "minimum": 0, "maximum": 100},
+            {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?$"},
+        ]})
     }
 }
 

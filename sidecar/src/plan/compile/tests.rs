@@ -284,7 +284,7 @@ spec:
 
 #[test]
 fn a_kind_that_culvert_has_not_is_told_with_the_one_that_does_it() {
-    for (kind, hint) in [("MeshOPA", "a decision of OPA"), ("FaultInjection", "is not built yet")] {
+    for (kind, hint) in [("MeshOPA", "a decision of OPA"), ("MeshHTTPRoute", "is not built yet")] {
         let errors = errors(&[], &format!("{{type: {kind}, mesh: default, name: x, conf: {{}}}}"));
         let start =
             format!("mesh.yaml: document 1 ({kind} x): type: found \"{kind}\"; allowed: Mesh, Dataplane, ");

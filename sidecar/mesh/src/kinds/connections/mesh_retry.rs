@@ -205,12 +205,13 @@ const HTTP_RETRY_ON: [&str; 17] = [
 ];
 
 /// Returns true for a status that HTTP has, as Go knows them and Kuma takes them.
+pub(in crate::kinds) fn is_known_status(status: u16) -> bool {
+    matches!(status, 100..=103 | 200..=208 | 226 | 300..=305 | 307 | 308 | 400..=418 | 421..=426 | 428 | 429)
+        || matches!(status, 431 | 451 | 500..=508 | 510 | 511)
+}
+
 fn is_status(text: &str) -> bool {
-    let known = |status| {
-        matches!(status, 100..=103 | 200..=208 | 226 | 300..=305 | 307 | 308 | 400..=418 | 421..=426 | 428 | 429)
-            || matches!(status, 431 | 451 | 500..=508 | 510 | 511)
-    };
-    text.len() == 3 && text.parse::<u16>().is_ok_and(known)
+    text.len() == 3 && text.parse().is_ok_and(is_known_status)
 }
 
 impl Read for HttpRetryOn {

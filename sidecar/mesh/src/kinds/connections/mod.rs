@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Policies about connections: times, limits, attempts, the choice of an endpoint, active checks, and rates of inbounds.
+//! Policies about connections: times, limits, attempts, the choice of an endpoint, active checks, rates of inbounds,
+//! and faults of requests.
 
 mod entries;
+pub mod faults;
 mod inbound_match;
 pub mod mesh_circuit_breaker;
 mod mesh_health_check;
@@ -12,6 +14,7 @@ pub mod mesh_timeout;
 mod payload;
 
 pub use entries::{EntryDefault, FromEntry, RuleEntry, ToEntry};
+pub use faults::MeshFaultInjection;
 pub use inbound_match::{InboundMatch, ServerNameMatch, ServerNameMatchKind};
 pub use mesh_circuit_breaker::MeshCircuitBreaker;
 pub use mesh_health_check::*;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `Timeout`, `CircuitBreaker`, `Retry`, `HealthCheck`, `RateLimit`, `TrafficRoute` and `TrafficLog` of Kuma up to 2.x, read
-//! into what the newer policies say of connections.
+//! `Timeout`, `CircuitBreaker`, `Retry`, `HealthCheck`, `RateLimit`, `FaultInjection`, `TrafficRoute` and `TrafficLog` of Kuma
+//! up to 2.x, read into what the newer policies say of connections.
 //!
 //! Of these one policy holds for each destination: the one whose selectors of pods and destinations say most together.
 
 mod circuit_breaker;
+mod fault_injection;
 mod health_check;
 mod http_route;
 mod rate_limit;
@@ -15,6 +16,7 @@ mod traffic_route;
 mod way;
 
 pub use circuit_breaker::*;
+pub use fault_injection::*;
 pub use health_check::*;
 pub use http_route::{OlderHeaders, OlderHttpMatch, OlderHttpRoute, OlderText};
 pub use rate_limit::*;
@@ -77,6 +79,21 @@ fn check_selectors(part: &Part<'_>, at: &mut At<'_>) {
                     "a tag beside the service",
                     "the service alone: a policy is about all of it",
                 );
+            }
+        }
+    }
+}
+
+/// Checks the selectors of requests by both ends: there are some, and each has a tag.
+fn check_ends(part: &Part<'_>, at: &mut At<'_>) {
+    for list in ["sources", "destinations"] {
+        if part.has(list) == Ok(true) && part.field(list).is_empty() == Some(true) {
+            part.problem(at, list, "no selector", "at least one");
+        }
+        for selector in part.items(list).unwrap_or_default() {
+            if selector.field("match").is_empty() == Some(true) {
+                const ALLOWED: &str = "at least one tag; kuma.io/service: '*' is every service";
+                selector.problem(at, "match", "no tags", ALLOWED);
             }
         }
     }

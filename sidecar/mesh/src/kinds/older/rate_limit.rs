@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `RateLimit`, the ancestor of MeshRateLimit, which is about HTTP requests alone.
 
+use super::check_ends;
 use crate::context::Context;
 use crate::kinds::Resource;
 use crate::kinds::proxy_template::Selector;
@@ -78,21 +79,7 @@ impl Resource for RateLimit {
     }
 
     fn check(part: &Part<'_>, _: Option<&Context>, at: &mut At<'_>) {
-        for list in ["sources", "destinations"] {
-            if part.has(list) == Ok(true) && part.field(list).is_empty() == Some(true) {
-                part.problem(at, list, "no selector", "at least one");
-            }
-            for selector in part.items(list).unwrap_or_default() {
-                if selector.field("match").is_empty() == Some(true) {
-                    selector.problem(
-                        at,
-                        "match",
-                        "no tags",
-                        "at least one tag; kuma.io/service: '*' is every service",
-                    );
-                }
-            }
-        }
+        check_ends(part, at);
         let http = part.field("conf").field("http");
         if let Ok(Some(interval)) = http.get::<Span>("interval")
             && interval.get().is_none()
