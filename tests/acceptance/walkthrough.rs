@@ -7,12 +7,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use culvert_tests::server::{echo, speaks_first, who};
+use culvert_tests::server::{self, echo, speaks_first, who};
 use culvert_tests::{Family, Lab, Sidecar, eventually, http};
 use serde_json::{Value, json};
 
@@ -283,8 +283,10 @@ fn without_transparent_proxying_it_listens_on_the_dataplanes_port_and_redirects_
     let options =
         ["--resources", &file, "--dataplane", "demo-app", "--inbound-port", "0", "--outbound-port", "0"];
     let sidecar = lab.pod.sidecar().options(options).start()?;
-    let app = lab.pod.as_uid(APP).serve("127.0.0.1:5000", who())?;
-    let from = seen(lab.peer.connect("10.119.249.39:15000")?)?;
+    let app = lab.pod.as_uid(APP).serve("127.0.0.1:5000", server::http("app"))?;
+    let answer = http::get(lab.peer.connect("10.119.249.39:15000")?, "/")?;
+    let from = answer.body.trim_end().strip_prefix("app: GET / from ").context("no answer of the app")?;
+    let from: SocketAddr = from.parse()?;
     assert!(from.ip().is_loopback(), "{from}");
     assert_eq!(app.accepted(), 1);
     assert_eq!(sidecar.stat("listener.10.119.249.39_15000.downstream_cx_total")?, 1);

@@ -113,7 +113,7 @@ fn a_name_without_a_service_is_the_servers_to_answer_until_there_is_one() -> Res
     let sidecar = names.sidecar()?;
     assert_eq!(names.resolve("late.shop.in.mesh")?, (NXDOMAIN, vec![]));
     names.world.cluster.member("shop", "late-1", "192.0.2.50", "late");
-    names.world.cluster.service("shop", "late", "198.51.100.7", &[("late-1", true)]);
+    names.world.cluster.service_of("tcp", ("shop", "late"), "198.51.100.7", &[("late-1", true)]);
     eventually!(names.call("late.shop.in.mesh") == Some('l'), SOON);
     // Without a controller what is known stays, and a name that is not known is answered by the servers, in time.
     assert_eq!(names.call(GENERATED), Some('1'));
@@ -133,7 +133,7 @@ fn a_headless_service_has_an_address_by_its_name() -> Result<()> {
     let names = Names::new()?;
     let _controller = names.world.controller()?;
     let sidecar = names.sidecar()?;
-    names.world.cluster.service("shop", "db", "None", &[("db-1", true)]);
+    names.world.cluster.service_of("tcp", ("shop", "db"), "None", &[("db-1", true)]);
     eventually!(
         names.resolve(GENERATED).is_ok_and(|(code, found)| code == 0 && found.iter().all(in_range)),
         SOON
