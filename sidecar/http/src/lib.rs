@@ -32,4 +32,4 @@ pub use exchange::{Exchange, Step, Verdict};
 pub use framing::Framing;
 pub use head::{Field, Fields, RequestHead, ResponseHead, Target, Version};
 pub use refusal::Refusal;
-pub use reply::Reply;
+pub use reply::{Reply, Words};

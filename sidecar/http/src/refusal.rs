@@ -117,6 +117,14 @@ refusals! {
     NoEndpoint = "no_endpoint", 503, "no endpoint of the service is known";
     /// Limit on connections or connects to the server.
     Overloaded = "overloaded", 503, "a limit on connections to the server is reached: try again later";
+    /// Request head that was not whole in time.
+    HeaderTimeout = "header_timeout", 408, "the head of the request was not whole in time";
+    /// Response that was not whole in time after its request.
+    RequestTimeout = "request_timeout", 504, "the response was not whole in the time that a request has";
+    /// Exchange that took longer than one may.
+    StreamTimeout = "stream_timeout", 504, "the request and its response took longer than they may";
+    /// Exchange that moved no byte for too long.
+    StreamIdle = "stream_idle", 504, "no byte of the request or its response came for too long";
 }
 
 #[cfg(test)]

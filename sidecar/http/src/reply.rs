@@ -6,6 +6,7 @@
 
 use crate::refusal::Refusal;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Most time between a local answer and the close. A client on a slow link gets the answer within; a longer time would let
@@ -57,17 +58,79 @@ impl Reply {
     }
 }
 
-/// Returns the reason phrase of a status that is answered locally.
+/// Local answer to a declined request, in the words of its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// Status code, 200 to 599.
+    pub status: u16,
+    /// Body: plain text.
+    pub text: &'static str,
+    /// True if the connection ends with it.
+    pub last: bool,
+    /// Further fields, none of which says where the message ends.
+    pub fields: Arc<[(String, String)]>,
+}
+
+impl Words {
+    /// Appends the answer to the bytes for the client. `body` is false for HEAD, and `keeps` if the connection ends.
+    pub fn write(&self, bytes: &mut Vec<u8>, body: bool, keeps: bool) {
+        let Self { status, text, last: _, fields } = self;
+        let reason = reason(*status).unwrap_or("Unknown");
+        bytes.write_fmt(format_args!("HTTP/1.1 {status} {reason}\r\n")).expect("a vector takes all bytes");
+        // These end with their heads.
+        let has_body = !matches!(status, 204 | 304);
+        if has_body {
+            let body = format_args!("content-type: text/plain\r\ncontent-length: {}\r\n", text.len());
+            bytes.write_fmt(body).expect("a vector takes all bytes");
+        }
+        for (name, value) in fields.iter() {
+            bytes.write_fmt(format_args!("{name}: {value}\r\n")).expect("a vector takes all bytes");
+        }
+        let close = if keeps { "" } else { "connection: close\r\n" };
+        let text = if body && has_body { text } else { "" };
+        bytes.write_fmt(format_args!("{close}\r\n{text}")).expect("a vector takes all bytes");
+    }
+}
+
+/// Returns the reason phrase of a status (RFC 9110, section 15).
 pub const fn reason(status: u16) -> Option<&'static str> {
     Some(match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        412 => "Precondition Failed",
         413 => "Content Too Large",
         414 => "URI Too Long",
+        415 => "Unsupported Media Type",
         417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
         501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
+        504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
         _ => return None,
     })

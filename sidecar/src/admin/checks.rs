@@ -5,7 +5,7 @@ use super::dump::duration;
 use crate::cluster::health::EndpointHealth;
 use crate::plan::Origin;
 use crate::plan::health::{CheckPlan, HealthPlan};
-use crate::plan::rate::RatePlan;
+use crate::plan::listener::rate::RatePlan;
 use serde_json::{Value, json};
 
 /// Adds the checks of a cluster's endpoints, and what happens where too few are well.

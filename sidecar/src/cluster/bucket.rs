@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rate of a listener's connections, as a bucket of tokens that fills steadily.
 
-use crate::plan::rate::RatePlan;
+use crate::plan::listener::rate::RatePlan;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 

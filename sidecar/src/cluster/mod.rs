@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Clusters and listeners of the plan in force, with their counters and limits, and connecting to a cluster.
 
-mod balance;
+pub(crate) mod balance;
 pub(crate) mod bucket;
 pub(crate) mod connect;
 pub(crate) mod destinations;

@@ -6,7 +6,7 @@ use crate::connection::guard::Refusal;
 use crate::net::addrs::OrigDst;
 use crate::net::limit::Claim;
 use crate::observe::close_reason::CloseReason;
-use crate::plan::rate::RatePlan;
+use crate::plan::listener::rate::RatePlan;
 use crate::tls::TlsError;
 use crate::tls::asked::Nameless;
 use culvert_mesh::model::spiffe::SpiffeId;

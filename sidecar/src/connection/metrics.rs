@@ -33,6 +33,9 @@ const CONNECT_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.
 /// Upper bounds in seconds: from a health probe to the default idle timeout.
 const DURATION_BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0];
 
+/// Upper bounds in seconds: from an answer out of memory to a slow report.
+const HTTP_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
 metrics! {
     /// Connections of a direction and family, on all listeners and clusters.
     pub(crate) struct Totals {
@@ -51,6 +54,8 @@ metrics! {
     pub(crate) struct DirectionMetrics {
         closed: By<CloseReason> = "connections_closed", "Connections closed or refused, by reason"
             => "listener_manager.{direction}.closed.{reason}";
+        http_seconds: Histogram = "http_request_duration_seconds",
+            "Time from the head of an HTTP request to the end of its response" buckets HTTP_BUCKETS;
         listener_overflow: Counter = "listener_overflow", "Connections refused because of the limit of open files";
         rate_limited: Counter = "rate_limited", "Connections refused because a MeshRateLimit limits their rate"
             => "local_rate_limit.tcp_rate_limit.rate_limited";

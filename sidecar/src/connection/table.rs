@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// The longest tick: how late a reset behind a full buffer, or bytes behind an urgent one, may be noticed, and how exact
@@ -70,6 +70,8 @@ struct Progress {
     to_client: AtomicU64,
     /// The table's clock when bytes moved last.
     last_moved: AtomicU64,
+    /// The time at which the task is to look at its limits of time, in milliseconds of [`Table::due_at`]; 0 = never.
+    due: AtomicU64,
     state: AtomicU8,
     splices_to_server: AtomicBool,
     splices_to_client: AtomicBool,
@@ -153,6 +155,11 @@ impl Entry {
         self.progress.unread.store(unread, Relaxed);
     }
 
+    /// Asks for a wake-up at the first sweep after this time; `None` = for none.
+    pub(crate) fn set_due(&self, due: Option<u64>) {
+        self.progress.due.store(due.unwrap_or(0), Relaxed);
+    }
+
     /// Takes the sweep's request to check both sockets, if there is one.
     pub(crate) fn take_check(&self) -> bool {
         self.control.check.load(Relaxed) && self.control.check.swap(false, Relaxed)
@@ -195,12 +202,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The time at which the table was made.
+#[derive(Debug)]
+struct Began(Instant);
+
+impl Default for Began {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
 /// All open connections. The limits of listeners and clusters bound its size.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     next_id: AtomicU64,
     /// Milliseconds, as of the last sweep; no two sweeps have the same.
     clock: AtomicU64,
+    /// The begin of the times at which connections are to be woken.
+    began: Began,
     open: Mutex<BTreeMap<u64, Arc<Entry>>>,
     emptied: Notify,
 }
@@ -225,6 +244,7 @@ impl Table {
                 to_server: AtomicU64::new(0),
                 to_client: AtomicU64::new(0),
                 last_moved: AtomicU64::new(self.clock.load(Relaxed)),
+                due: AtomicU64::new(0),
                 state: AtomicU8::new(ConnectionState::Connecting as u8),
                 splices_to_server: AtomicBool::new(false),
                 splices_to_client: AtomicBool::new(false),
@@ -254,6 +274,12 @@ impl Table {
     /// Notes that bytes moved.
     pub(crate) fn touch(&self, entry: &Entry) {
         entry.progress.last_moved.store(self.clock.load(Relaxed), Relaxed);
+    }
+
+    /// Returns a time as [`Entry::set_due`] takes it.
+    pub(crate) fn due_at(&self, at: Instant) -> u64 {
+        // Rounded up: a task that is woken early would find nothing to do, and not be woken again.
+        millis(at.saturating_duration_since(self.began.0)).saturating_add(1)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -298,6 +324,7 @@ impl Table {
     /// side, or that were busy and have been quiet for a whole tick.
     fn sweep(&self, now: u64, before_last: u64) {
         let last = self.clock.swap(now, Relaxed);
+        let wall = millis(self.began.0.elapsed());
         for entry in lock(&self.open).values() {
             let moved = entry.progress.last_moved.load(Relaxed);
             // As of the clock before: bytes that moved since then were noted with that time too.
@@ -307,6 +334,8 @@ impl Table {
                 entry.stop(CloseReason::IdleTimeout);
             } else if entry.progress.unread.load(Relaxed) || moved == before_last {
                 entry.control.check.store(true, Relaxed);
+                entry.wake();
+            } else if (1..=wall).contains(&entry.progress.due.load(Relaxed)) {
                 entry.wake();
             }
         }
@@ -341,7 +370,6 @@ mod tests {
     use crate::cluster::registry::{Registry, plan_without_documents};
     use crate::net::addrs::{ClientAddr, Direction, OrigDst};
     use crate::net::limit::Claim;
-    use std::time::Instant;
 
     fn entry(table: &Table, idle_timeout: Option<Duration>) -> Arc<Entry> {
         let orig_dst = OrigDst::new("192.0.2.1:80".parse().unwrap());

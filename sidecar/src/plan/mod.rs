@@ -8,18 +8,18 @@ pub mod compile;
 pub(crate) mod decisions;
 pub mod external;
 pub mod health;
+pub mod listener;
 pub(crate) mod load;
 pub mod logs;
 pub mod names;
 pub(crate) mod openings;
 pub mod outside;
-pub mod rate;
 pub(crate) mod report;
 pub mod scrape;
 pub(crate) mod stand_in;
 pub(crate) mod tls;
 
-use crate::net::addrs::{Direction, Family, inbound_source};
+use crate::net::addrs::{Family, inbound_source};
 use crate::options::config::Thresholds;
 use crate::plan::balance::Balance;
 use crate::plan::decisions::Decisions;
@@ -29,19 +29,19 @@ use crate::plan::health::HealthPlan;
 use crate::plan::logs::Logs;
 use crate::plan::names::MeshNames;
 use crate::plan::outside::Outside;
-use crate::plan::rate::RatePlan;
 use crate::plan::scrape::Scrape;
 use crate::plan::stand_in::StandIns;
 use crate::plan::tls::TlsSettings;
 use crate::plan::tls::permissions::Permissions;
 use culvert_mesh::document::LeftOutCount;
-use culvert_mesh::kinds::dataplane::{Inbound, Protocol};
 use culvert_mesh::model::spiffe::SpiffeId;
 use culvert_mesh::model::tags::Tags;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use listener::{ListenerPlan, Serve, Share};
 
 /// A workload of the mesh, as its clients know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,88 +154,6 @@ impl Default for OutlierPlan {
     /// endpoints may be ejected.
     fn default() -> Self {
         Self { consecutive: 1, ejection_time: Duration::from_secs(5), most_ejected: 100, panic_threshold: 0 }
-    }
-}
-
-/// The protocol by which a listener's connections are served.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Serve {
-    /// Bytes, in both directions.
-    #[default]
-    Tcp,
-    /// Messages of HTTP/1.
-    Http,
-}
-
-/// Tag with the protocol of an inbound.
-const PROTOCOL: &str = "kuma.io/protocol";
-
-impl Serve {
-    /// Returns the way to serve a protocol, as documents name it.
-    pub(crate) fn of_protocol(protocol: &str) -> Self {
-        if protocol == "http" { Self::Http } else { Self::Tcp }
-    }
-
-    /// Returns the way to serve an inbound: by its protocol, else by the tag.
-    pub(crate) fn of_inbound(inbound: &Inbound) -> Self {
-        let tag = || inbound.tags.0.get(PROTOCOL).map(|protocol| Self::of_protocol(protocol));
-        let field = inbound.protocol.map(|protocol| match protocol {
-            Protocol::Http => Self::Http,
-            _ => Self::Tcp,
-        });
-        field.or_else(tag).unwrap_or_default()
-    }
-}
-
-/// A cluster's share of the connections of a listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// Name of the cluster; no other share of the listener has it.
-    pub cluster: Arc<str>,
-    /// The share, beside the weights of the others; above 0.
-    pub weight: u32,
-}
-
-/// A listener: the address of connections, and the cluster they go to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerPlan {
-    /// Unique among the listeners of a plan.
-    pub name: Arc<str>,
-    /// Inbound for calls of the pod, outbound for calls by it.
-    pub direction: Direction,
-    /// Origin, for the match of a ProxyTemplate.
-    pub origin: Origin,
-    /// Address that it binds, or that redirected connections were meant for.
-    pub address: SocketAddr,
-    /// True if it binds the address itself; false if it receives redirected connections.
-    pub binds: bool,
-    /// The protocol by which its connections are served.
-    pub serve: Serve,
-    /// Its cluster's name; `None` = every connection is denied. Of a split the first one's.
-    pub cluster: Option<Arc<str>>,
-    /// The clusters that its connections are split among; empty = all go to `cluster`.
-    pub split: Vec<Share>,
-    /// Longest time without a byte on a connection; `None` = no limit.
-    pub idle_timeout: Option<Duration>,
-    /// Name of the server in logs.
-    pub service: Option<Arc<str>>,
-    /// The rate of its connections; `None` = no limit.
-    pub rate: Option<RatePlan>,
-}
-
-impl ListenerPlan {
-    /// Returns the names of the clusters that its connections go to.
-    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
-        let whole = self.cluster.iter().filter(|_| self.split.is_empty());
-        whole.chain(self.split.iter().map(|share| &share.cluster))
-    }
-
-    /// Finds the cluster that was made under a name: an equal name of another cluster has put a number behind it.
-    pub(crate) fn cluster_made_as(&self, wanted: &str) -> Option<&Arc<str>> {
-        let is = |name: &&Arc<str>| {
-            name.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
-        };
-        self.clusters().find(is)
     }
 }
 

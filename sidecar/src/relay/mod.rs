@@ -253,6 +253,11 @@ impl<G: Gate> Relay<G> {
         &self.gate
     }
 
+    /// Returns the gate, to be told of the time. The relay is to be polled then.
+    pub(crate) fn gate_mut(&mut self) -> &mut G {
+        &mut self.gate
+    }
+
     /// Moves all bytes that can be moved without waiting.
     ///
     /// A side that is not being read (it sent FIN, or the other side takes nothing more) cannot report a reset by way of

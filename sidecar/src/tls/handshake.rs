@@ -11,6 +11,7 @@ use super::session::{MOST_KEPT, Session};
 use super::stream::TlsStream;
 use crate::plan::tls::permissions::Peer;
 use culvert_mesh::model::spiffe::SpiffeId;
+use ring::digest::Digest;
 use rustls::CertificateError;
 use std::io;
 use std::net::IpAddr;
@@ -36,9 +37,17 @@ pub(crate) struct Shaken<P = Peer> {
     pub(crate) peer: P,
     /// True if a session was resumed, so that no certificate was sent.
     pub(crate) resumed: bool,
+    /// False if the peer may not call: its requests are refused, one by one.
+    pub(crate) permitted: bool,
 }
 
 impl<P> Shaken<P> {
+    /// Returns the SHA-256 of the peer's certificate.
+    pub(crate) fn fingerprint(&self) -> Option<Digest> {
+        let leaf = self.session.peer_certificates().and_then(<[_]>::first)?;
+        Some(ring::digest::digest(&ring::digest::SHA256, leaf))
+    }
+
     /// Puts the session over its socket.
     pub(crate) fn over(self, tcp: TcpStream) -> TlsStream {
         TlsStream::new(tcp, self.session)
@@ -99,7 +108,7 @@ pub(crate) async fn outside(
         server.forget();
         return Err(TlsError::Server(CertificateError::Expired.into()));
     }
-    Ok(Shaken { session, peer: (), resumed })
+    Ok(Shaken { session, peer: (), resumed, permitted: true })
 }
 
 /// Returns true if the peer's certificate expired since its session began.
@@ -123,7 +132,7 @@ async fn shake(
     let session = negotiate(tcp, place, begin).await?;
     let peer = peer::identify(session.peer_certificates(), &configs.trusted, expected, now())?;
     let resumed = session.is_resumed();
-    Ok(Shaken { session, peer, resumed })
+    Ok(Shaken { session, peer, resumed, permitted: true })
 }
 
 /// Returns the time since 1970. With a clock before that every certificate is not valid yet.

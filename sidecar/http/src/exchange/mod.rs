@@ -138,7 +138,7 @@ impl Exchange {
             Some(Ending::Over) => Verdict::Over,
             None | Some(Ending::Answer(..) | Ending::CloseBehind(_)) => match self.queue.front() {
                 Some(asked) if asked.is_declined() => {
-                    Verdict::Reply { body: !asked.is_head(), keeps: asked.keeps() }
+                    Verdict::Reply { body: !asked.is_head(), keeps: asked.keeps() && !self.is_last() }
                 }
                 _ => Verdict::Go,
             },
@@ -148,10 +148,16 @@ impl Exchange {
     /// Notes that the declined request of [`Verdict::Reply`] was answered.
     pub fn replied(&mut self) {
         let Some(asked) = self.queue.front().filter(|asked| asked.is_declined()) else { return };
+        let ends = !asked.keeps() || self.is_last();
         self.queue.pop();
-        if !asked.keeps() {
+        if ends {
             self.end_by(Ending::Over);
         }
+    }
+
+    /// Returns true if the connection ends behind the response that is due.
+    fn is_last(&self) -> bool {
+        self.closing == Closing::BehindResponse && self.queue.len() == 1
     }
 
     /// Returns the rule that ends the connection, at once or when its turn comes.
@@ -174,7 +180,40 @@ impl Exchange {
         self.queue.is_empty() && at_heads && !self.client.reading.is_within_head()
     }
 
-    /// Answers the first request locally, as its server cannot be reached.
+    /// Returns true from the end of a response's head to the end of the response.
+    pub fn is_in_response(&self) -> bool {
+        !self.server.is_at_head()
+    }
+
+    /// Returns true from the end of a request to the first byte of the next.
+    pub fn is_request_whole(&self) -> bool {
+        self.client.reading.is_at_head() && !self.client.reading.is_within_head()
+    }
+
+    /// Returns true from the first byte of a request to the end of its head.
+    pub fn is_in_request_head(&self) -> bool {
+        self.client.reading.is_within_head()
+    }
+
+    /// Refuses a request whose head takes too long. Those before it are answered first.
+    pub fn head_is_late(&mut self) {
+        self.end_by(Ending::Answer(Reply::to_request(Refusal::HeaderTimeout), 0));
+    }
+
+    /// Ends the connection at the next border between two messages. A request that comes later gets no answer.
+    pub fn finish(&mut self) {
+        if self.is_at_border() {
+            self.end_by(Ending::Over);
+        } else if self.switching == Switching::No && self.end.is_none() {
+            self.client.last = true;
+            self.closing = match self.queue.len() {
+                0 => Closing::BehindBody,
+                _ => Closing::BehindResponse,
+            };
+        }
+    }
+
+    /// Answers the first request locally, as its server cannot be reached or is late.
     pub fn fail(&mut self, rule: Refusal) {
         let body = self.queue.front().is_none_or(|asked| !asked.is_head());
         let reply = Reply { rule, status: rule.status(), body };

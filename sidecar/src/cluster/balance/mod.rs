@@ -31,7 +31,7 @@ mod table;
 
 pub(crate) use balancer::{Balancer, Checks, Request};
 pub(crate) use picks::{Order, Picks};
-pub(crate) use random::seed;
+pub(crate) use random::{Random, seed};
 
 #[cfg(test)]
 mod tests;

@@ -30,8 +30,8 @@ use crate::cluster::split::Split;
 use crate::metrics::Lazy;
 use crate::net::addrs::{Direction, Family};
 use crate::plan::health::CheckPlan;
+use crate::plan::listener::rate::RatePlan;
 use crate::plan::outside::Exit;
-use crate::plan::rate::RatePlan;
 use crate::plan::{self, Discovery, Origin, Plan};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -99,6 +99,8 @@ pub struct Listener {
     split: Option<Split<Option<Arc<Cluster>>>>,
     /// The rate of its connections; the same after a reload that keeps name and rate.
     pub(crate) bucket: Option<Arc<Bucket>>,
+    /// The rate of its requests.
+    pub(crate) requests: Option<Arc<Bucket>>,
     /// What policies say of its calls beside the plan, where the controller told it.
     of_calls: Option<Box<OfCalls>>,
 }
@@ -127,8 +129,8 @@ pub struct Running {
     told: Told,
 }
 
-/// The name of a listener, and its rate.
-type BucketKey = (Arc<str>, RatePlan);
+/// The name of a listener, and its rate: of connections, or of requests.
+type BucketKey = (Arc<str>, RatePlan, bool);
 
 /// The states by name that a plan or a connection uses.
 #[derive(Debug, Default)]
@@ -169,9 +171,15 @@ impl Registry {
         };
         let names = plan.listeners.iter().map(|listener| Arc::clone(&listener.name));
         let metrics = reuse(&states.listeners, names, |_| Lazy::default());
-        let rated = |plan: &Arc<plan::ListenerPlan>| plan.rate.map(|rate| (Arc::clone(&plan.name), rate));
+        let rated = |plan: &Arc<plan::ListenerPlan>| {
+            let rates = [(plan.rate, false), (plan.request_rate(), true)];
+            let name = Arc::clone(&plan.name);
+            rates
+                .into_iter()
+                .filter_map(move |(rate, of_requests)| Some((Arc::clone(&name), rate?, of_requests)))
+        };
         let mut buckets =
-            reuse(&states.buckets, plan.listeners.iter().filter_map(rated), |(_, rate)| Bucket::new(*rate))
+            reuse(&states.buckets, plan.listeners.iter().flat_map(rated), |(_, rate, _)| Bucket::new(*rate))
                 .into_iter();
         let listener = |(plan, metrics): (&Arc<plan::ListenerPlan>, _)| {
             let share = |share: &plan::Share| {
@@ -179,8 +187,9 @@ impl Registry {
             };
             let split = Split::new(plan.split.iter().map(share));
             let bucket = plan.rate.and_then(|_| buckets.next());
+            let requests = plan.request_rate().and_then(|_| buckets.next());
             let (plan, cluster) = (Arc::clone(plan), cluster(&plan.cluster));
-            Arc::new(Listener { plan, metrics, cluster, split, bucket, of_calls: None })
+            Arc::new(Listener { plan, metrics, cluster, split, bucket, requests, of_calls: None })
         };
         let listeners: Vec<_> = plan.listeners.iter().zip(metrics).map(listener).collect();
         let named = listeners.iter().filter(|listener| listener.plan.origin != Origin::Transparent);

@@ -6,9 +6,7 @@
 //! | TCP | at once | bytes in both directions |
 //! | HTTP | at the first whole request | messages; the preface of HTTP/2 makes it TCP |
 
-mod first_request;
 pub(super) mod http;
-mod linger;
 mod session;
 pub(super) mod tcp;
 

@@ -13,7 +13,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The part of a connection that watches its relay. Fields are dropped in this order, which a panic relies on: the use of the
 /// cluster before the closing record.
@@ -49,6 +49,18 @@ impl Session {
     /// Notes that the server's socket is closed.
     pub(super) fn server_closed(&self) {
         self.downstream.entry().set_own_socket(None);
+    }
+
+    /// Returns the bytes that moved, both ways together.
+    pub(super) fn bytes(&self) -> u64 {
+        let (to_server, to_client) = self.downstream.entry().bytes();
+        to_server.wrapping_add(to_client)
+    }
+
+    /// Asks for a wake-up at a time, which the table's sweep gives.
+    pub(super) fn set_due(&self, at: Option<Instant>) {
+        let table = &self.downstream.shared().table;
+        self.downstream.entry().set_due(at.map(|at| table.due_at(at)));
     }
 
     /// Closes both sides and writes the closing record.

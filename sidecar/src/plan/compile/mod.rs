@@ -408,6 +408,7 @@ fn add_inbound(
             address: listener,
             binds: !redirected,
             serve: Serve::of_inbound(inbound),
+            http: numbers.http.clone(),
             cluster: Some(cluster),
             split: Vec::new(),
             idle_timeout: numbers.idle_timeout,

@@ -9,8 +9,8 @@
 //! | MeshTCPRoute | connections of a listener whose clusters would be others |
 //! | MeshPassthrough | calls that would be denied, and calls that are denied and would be let out |
 
+use crate::plan::listener::rate::RatePlan;
 use crate::plan::outside::Outside;
-use crate::plan::rate::RatePlan;
 use crate::plan::{ListenerPlan, Plan};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;

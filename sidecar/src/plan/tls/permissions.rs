@@ -109,6 +109,11 @@ impl Who {
 }
 
 impl Who {
+    /// Returns true if the peer is named. One whose certificate cannot tell is not.
+    pub(crate) fn is_surely(&self, peer: &Peer, names_services: bool) -> bool {
+        self.means(peer, names_services).unwrap_or(false)
+    }
+
     /// Returns true if a permission with this action applies to the peer. Where the certificate cannot tell, a denial does.
     pub(crate) fn may_mean(&self, peer: &Peer, names_services: bool, action: Action) -> bool {
         self.means(peer, names_services).unwrap_or(action == Action::Deny)

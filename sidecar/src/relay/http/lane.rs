@@ -61,6 +61,17 @@ impl Lane {
         self.ready += passed.len();
     }
 
+    /// Returns true if no byte passed that was not taken.
+    pub(super) fn is_ready_empty(&self) -> bool {
+        self.ready == 0
+    }
+
+    /// Adds bytes that passed in front of those that passed last.
+    pub(super) fn put_ready_before(&mut self, passed: &[u8]) {
+        self.bytes.splice(..0, passed.iter().copied());
+        self.ready += passed.len();
+    }
+
     /// Takes the bytes that passed, and those that wait.
     pub(super) fn take(&mut self) -> (Vec<u8>, Vec<u8>) {
         let mut ready = std::mem::take(&mut self.bytes);
@@ -69,9 +80,9 @@ impl Lane {
     }
 
     /// Puts back what [`Self::take`] took, of which more has passed.
-    pub(super) fn put_back(&mut self, ready: Vec<u8>, passed: &[u8], waiting: &[u8]) {
+    pub(super) fn put_back(&mut self, ready: Vec<u8>, passed: [&[u8]; 2], waiting: &[u8]) {
         self.bytes = ready;
-        self.bytes.extend_from_slice(passed);
+        passed.iter().for_each(|bytes| self.bytes.extend_from_slice(bytes));
         self.ready = self.bytes.len();
         self.keep(waiting);
     }

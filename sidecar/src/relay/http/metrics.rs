@@ -51,7 +51,30 @@ impl Class {
     }
 }
 
-labels! { Class: "class" }
+/// Rule of a document by which a request was answered in place of its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Local {
+    Permission,
+    Fault,
+    Rate,
+    Breaker,
+}
+
+impl Local {
+    pub(crate) const ALL: [Self; 4] = [Self::Permission, Self::Fault, Self::Rate, Self::Breaker];
+
+    /// Value of the metric's label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Permission => "permission",
+            Self::Fault => "fault",
+            Self::Rate => "rate",
+            Self::Breaker => "breaker",
+        }
+    }
+}
+
+labels! { Class: "class", Local: "by" }
 
 /// Rule that a message broke, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +110,10 @@ metrics! {
     pub(crate) struct HttpMetrics {
         requests: By<Class> = "http_requests", "HTTP requests that were answered, by the class of the status";
         refusals: By<Rule> = "http_refusals", "HTTP connections that ended because a message broke a rule";
+        /// Without those that a broken rule of HTTP answered.
+        local: By<Local> = "http_local_answers", "HTTP requests that were answered by a document's rule, not by their server";
+        delayed: Counter = "http_delayed", "Delays that faults put upon HTTP requests";
+        slowed: Counter = "http_slowed", "HTTP responses that faults gave a bandwidth";
         unseen: Counter = "http_unseen",
             "Connections to ports of HTTP that speak HTTP/2 and are relayed as bytes";
         silent: Counter = "http_silent", "Connections to ports of HTTP whose first request did not come in time";

@@ -9,15 +9,19 @@
 mod lane;
 mod metrics;
 mod preface;
+mod rules;
 
-pub(crate) use metrics::HttpMetrics;
+pub(crate) use metrics::{HttpMetrics, Local};
 pub(crate) use preface::{Preface, preface};
+pub(crate) use rules::{Decision, Rules};
 
 use super::Side;
 use super::gate::Gate;
-use culvert_http::{Exchange, Step, Verdict};
+use culvert_http::{Exchange, RequestHead, ResponseHead, Step, Verdict, Words};
 use lane::{Fin, Lane};
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub(crate) use culvert_http::Refusal;
 /// Bytes behind a local answer that are read and dropped, so that the answer arrives.
@@ -25,8 +29,15 @@ pub(crate) use culvert_http::reply::{LINGER, LINGER_BYTES};
 
 /// Gate of a connection whose messages are HTTP/1.
 #[derive(Debug)]
-pub(crate) struct HttpGate {
+pub(crate) struct HttpGate<R> {
     exchange: Exchange,
+    rules: R,
+    /// Answers to declined requests, in the order of these.
+    declined: VecDeque<Words>,
+    /// The time at which a request that waits is tried again.
+    delayed: Option<Instant>,
+    /// The time at which more of a response may pass.
+    throttled: Option<Instant>,
     client: Lane,
     server: Lane,
     /// Counted in: the connection's direction.
@@ -55,12 +66,16 @@ enum Next {
     Hold,
     Forward(usize),
     Drop(usize),
+    /// Forward these bytes in place of so many.
+    Replace(usize, Vec<u8>),
 }
 
 /// Result of all steps that some bytes allow.
 struct Taken {
     /// Bytes at the front that pass.
     forward: usize,
+    /// Bytes that pass behind them.
+    behind: Vec<u8>,
     /// Place of the first byte that waits.
     rest: usize,
     holds: bool,
@@ -68,10 +83,14 @@ struct Taken {
 
 // === impl HttpGate ===
 
-impl HttpGate {
-    pub(crate) fn new(metrics: Arc<HttpMetrics>) -> Self {
+impl<R: Rules> HttpGate<R> {
+    pub(crate) fn new(metrics: Arc<HttpMetrics>, rules: R) -> Self {
         Self {
             exchange: Exchange::default(),
+            rules,
+            declined: VecDeque::new(),
+            delayed: None,
+            throttled: None,
             client: Lane::default(),
             server: Lane::default(),
             metrics,
@@ -85,12 +104,65 @@ impl HttpGate {
     /// Takes bytes of a client for which there is no server yet. Those that pass are ready for it.
     pub(crate) fn offer(&mut self, bytes: &mut [u8]) {
         let forward = self.pass(Side::Client, bytes);
-        self.client.put_ready(&bytes[..forward]);
+        self.client.put_ready_before(&bytes[..forward]);
+    }
+
+    /// Returns the rules.
+    pub(crate) fn rules(&self) -> &R {
+        &self.rules
+    }
+
+    /// Returns true from the first byte of a request to the end of its head.
+    pub(crate) fn is_in_request_head(&self) -> bool {
+        self.exchange.is_in_request_head()
+    }
+
+    /// Returns the rules.
+    pub(crate) fn rules_mut(&mut self) -> &mut R {
+        &mut self.rules
+    }
+
+    /// Returns the time at which [`Self::go_on`] is due: a side waits for it.
+    pub(crate) fn waits_until(&self) -> Option<Instant> {
+        let delayed = self.delayed.filter(|_| self.client.holds);
+        let throttled = self.throttled.filter(|_| self.server.holds);
+        delayed.into_iter().chain(throttled).min()
+    }
+
+    /// Tries the sides again that waited for a time. The relay is to be polled then.
+    pub(crate) fn go_on(&mut self, now: Instant) {
+        if self.delayed.is_some_and(|at| at <= now) {
+            self.delayed = None;
+            self.retry(Side::Client);
+            self.settle(Side::Client);
+        }
+        if self.throttled.is_some_and(|at| at <= now) {
+            self.throttled = None;
+            self.retry(Side::Server);
+            self.settle(Side::Server);
+        }
+    }
+
+    /// Ends the connection by a limit of time, with an answer where none has begun.
+    pub(crate) fn is_late(&mut self, rule: Refusal) {
+        match rule {
+            Refusal::HeaderTimeout if self.exchange.is_in_request_head() => self.exchange.head_is_late(),
+            _ if self.exchange.under_way() > 0 => self.exchange.fail(rule),
+            _ => return,
+        }
+        let by = if rule == Refusal::HeaderTimeout { Side::Client } else { Side::Server };
+        self.settle(by);
+    }
+
+    /// Ends the connection at the next border between two messages.
+    pub(crate) fn finish(&mut self) {
+        self.exchange.finish();
+        self.settle(Side::Server);
     }
 
     /// Returns true once a request passed: a server is to be dialled.
     pub(crate) fn asks(&self) -> bool {
-        self.exchange.under_way() > 0
+        !self.client.is_ready_empty()
     }
 
     /// Answers the first request, as there is no server.
@@ -128,6 +200,7 @@ impl HttpGate {
     /// Takes all steps that the bytes allow, and moves those that pass to the front.
     fn run(&mut self, from: Side, bytes: &mut [u8]) -> Taken {
         let (mut forward, mut at) = (0, 0);
+        let mut behind = Vec::new();
         loop {
             let holds = match self.step(from, &bytes[at..]) {
                 Next::More => false,
@@ -136,18 +209,29 @@ impl HttpGate {
                     at += n;
                     continue;
                 }
+                Next::Replace(n, head) => {
+                    behind.extend(head);
+                    at += n;
+                    continue;
+                }
                 Next::Forward(n) => {
-                    if forward < at {
-                        bytes.copy_within(at..at + n, forward);
+                    if !behind.is_empty() {
+                        behind.extend_from_slice(&bytes[at..at + n]);
+                        at += n;
+                    } else {
+                        if forward < at {
+                            bytes.copy_within(at..at + n, forward);
+                        }
+                        (forward, at) = (forward + n, at + n);
                     }
-                    (forward, at) = (forward + n, at + n);
                     if from == Side::Server {
-                        self.free_client();
+                        self.rules.under_way(self.exchange.under_way(), self.exchange.is_request_whole());
+                        self.retry_held_client();
                     }
                     continue;
                 }
             };
-            return Taken { forward, rest: at, holds };
+            return Taken { forward, behind, rest: at, holds };
         }
     }
 
@@ -158,41 +242,113 @@ impl HttpGate {
                 Step::Hold => Next::Hold,
                 Step::Forward(n) => Next::Forward(n),
                 Step::Drop(n) => Next::Drop(n),
-                Step::Head(head) => {
-                    self.exchange.admit_request(&head);
-                    Next::Forward(head.bytes.len())
-                }
+                Step::Head(head) => self.decide(&head),
             },
-            Side::Server => match self.exchange.server(bytes) {
-                Step::More => Next::More,
-                Step::Hold => Next::Hold,
-                Step::Forward(n) => Next::Forward(n),
-                Step::Drop(n) => Next::Drop(n),
-                Step::Head(head) => {
-                    self.metrics.answered(head.status);
-                    self.exchange.admit_response(&head);
-                    Next::Forward(head.bytes.len())
-                }
+            Side::Server => match self.allowed(bytes).map(|bytes| self.exchange.server(bytes)) {
+                None => Next::Hold,
+                Some(step) => self.serve(step),
             },
         }
     }
 
+    fn serve(&mut self, step: Step<ResponseHead<'_>>) -> Next {
+        match step {
+            Step::More => Next::More,
+            Step::Hold => Next::Hold,
+            Step::Forward(n) => Next::Forward(n),
+            Step::Drop(n) => Next::Drop(n),
+            Step::Head(head) => {
+                self.metrics.answered(head.status);
+                self.rules.response(&head);
+                self.exchange.admit_response(&head);
+                Next::Forward(head.bytes.len())
+            }
+        }
+    }
+
+    /// Lets the rules decide about a request.
+    fn decide(&mut self, head: &RequestHead<'_>) -> Next {
+        match self.rules.request(head) {
+            Decision::Pass => {
+                self.exchange.admit_request(head);
+                Next::Forward(head.bytes.len())
+            }
+            Decision::PassAs(edited) => {
+                self.exchange.admit_request(head);
+                Next::Replace(head.bytes.len(), edited)
+            }
+            Decision::Answer(words) => {
+                self.exchange.decline_request(head);
+                if words.last {
+                    self.exchange.finish();
+                }
+                self.declined.push_back(words);
+                Next::Drop(head.bytes.len())
+            }
+            Decision::Wait(until) => {
+                self.delayed = Some(until);
+                Next::Hold
+            }
+        }
+    }
+
+    /// Says the answers to declined requests whose turn it is. What waited for them goes on.
+    fn answer_declined(&mut self) {
+        while let Verdict::Reply { body, keeps } = self.exchange.verdict() {
+            let Some(words) = self.declined.pop_front() else { return };
+            self.metrics.answered(words.status);
+            let mut bytes = Vec::new();
+            words.write(&mut bytes, body, keeps);
+            self.server.put_ready(&bytes);
+            self.exchange.replied();
+            self.retry(Side::Server);
+            self.retry_held_client();
+        }
+    }
+
+    /// Returns the bytes of the server that may be looked at now; `None` if they have to wait.
+    fn allowed<'b>(&mut self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        if bytes.is_empty() || !self.rules.is_limited() || !self.exchange.is_in_response() {
+            return Some(bytes);
+        }
+        match self.rules.take_budget(bytes.len()) {
+            Ok(most) => Some(&bytes[..bytes.len().min(most)]),
+            Err(until) => {
+                self.throttled = Some(until);
+                None
+            }
+        }
+    }
+
     /// Tries a held client again: its next request belongs before the server's next bytes, which may be the answer.
-    fn free_client(&mut self) {
-        if !self.client.holds {
+    fn retry_held_client(&mut self) {
+        if self.client.holds && self.delayed.is_none() {
+            self.retry(Side::Client);
+        }
+    }
+
+    /// Tries the bytes of a held side again.
+    fn retry(&mut self, side: Side) {
+        if !self.lane(side).holds {
             return;
         }
-        let (ready, mut waiting) = self.client.take();
-        let Taken { forward, rest, holds } = self.run(Side::Client, &mut waiting);
-        self.client.put_back(ready, &waiting[..forward], &waiting[rest..]);
-        self.client.holds = holds;
-        self.stirred |= forward > 0 || !holds;
-        if !holds && self.client.fin == Fin::Waits {
-            self.client.forget();
-            self.client.fin = Fin::Due;
-            self.exchange.client_fin();
+        let (ready, mut waiting) = self.lane_mut(side).take();
+        let Taken { forward, behind, rest, holds } = self.run(side, &mut waiting);
+        let lane = self.lane_mut(side);
+        lane.put_back(ready, [&waiting[..forward], &behind], &waiting[rest..]);
+        lane.holds = holds;
+        let fin = !holds && lane.fin == Fin::Waits;
+        if fin {
+            lane.forget();
+            lane.fin = Fin::Due;
         }
-        self.note_refusal(Side::Client);
+        self.stirred |= forward > 0 || !behind.is_empty() || !holds;
+        match side {
+            Side::Client if fin => self.exchange.client_fin(),
+            Side::Server if fin => self.exchange.server_fin(),
+            _ => {}
+        }
+        self.note_refusal(side);
     }
 
     fn note_refusal(&mut self, from: Side) {
@@ -208,8 +364,9 @@ impl HttpGate {
             return;
         }
         self.note_refusal(from);
+        self.answer_declined();
+        self.rules.under_way(self.exchange.under_way(), self.exchange.is_request_whole());
         self.end = match self.exchange.verdict() {
-            // This gate declines no request.
             Verdict::Go | Verdict::Reply { .. } => return,
             Verdict::Over => {
                 self.client.fin = Fin::Due;
@@ -250,15 +407,18 @@ impl HttpGate {
     }
 }
 
-impl Gate for HttpGate {
+impl<R: Rules> Gate for HttpGate<R> {
     fn kept(&self, from: Side, buffer: &mut [u8]) -> usize {
         self.lane(from).copy_waiting(buffer)
     }
 
     fn pass(&mut self, from: Side, bytes: &mut [u8]) -> usize {
-        let Taken { forward, rest, holds } = self.run(from, bytes);
+        let Taken { forward, behind, rest, holds } = self.run(from, bytes);
         let lane = self.lane_mut(from);
         lane.keep(&bytes[rest..]);
+        if !behind.is_empty() {
+            lane.put_ready(&behind);
+        }
         lane.holds = holds;
         self.settle(from);
         forward
@@ -267,6 +427,7 @@ impl Gate for HttpGate {
     fn unseen(&self, from: Side) -> u64 {
         match from {
             _ if !self.lane(from).is_empty() => 0,
+            Side::Server if self.rules.is_limited() => 0,
             Side::Client => self.exchange.client_unseen(),
             Side::Server => self.exchange.server_unseen(),
         }
@@ -277,7 +438,7 @@ impl Gate for HttpGate {
             Side::Client => self.exchange.client_skip(bytes),
             Side::Server => {
                 self.exchange.server_skip(bytes);
-                self.free_client();
+                self.retry_held_client();
             }
         }
         self.settle(from);

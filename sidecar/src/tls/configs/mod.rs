@@ -3,6 +3,7 @@
 
 pub(crate) mod outside;
 
+use super::certificate;
 use super::error::{PeerFault, TlsError};
 use super::identity::Identity;
 use super::sniff::ALPN;
@@ -70,6 +71,8 @@ pub(crate) struct Configs {
     pub(super) names_services: bool,
     /// Trust of documents.
     trust: Option<Arc<Trust>>,
+    /// First identity of this pod's certificate.
+    own: Option<SpiffeId>,
 }
 
 impl Configs {
@@ -85,12 +88,12 @@ impl Configs {
         let provider = Arc::new(CryptoProvider { cipher_suites: supported_suites(settings), ..provider() });
         let versions = versions(settings.min, settings.max);
         let verifier = Arc::new(verifier(identity, trust_domain, settings, &provider)?);
-        let certificate = Arc::new(SingleCertAndKey::from(Arc::clone(&identity.certified)));
+        let key = Arc::new(SingleCertAndKey::from(Arc::clone(&identity.certified)));
 
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&versions)?
             .with_client_cert_verifier(Arc::clone(&verifier) as _)
-            .with_cert_resolver(Arc::clone(&certificate) as _);
+            .with_cert_resolver(Arc::clone(&key) as _);
         server.alpn_protocols = vec![ALPN.to_vec()];
         // The order of the settings counts, as its fastest suite comes first.
         server.ignore_client_order = true;
@@ -105,7 +108,7 @@ impl Configs {
             .with_protocol_versions(&versions)?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
-            .with_client_cert_resolver(certificate);
+            .with_client_cert_resolver(key);
         client.alpn_protocols = vec![ALPN.to_vec()];
         // The server is known by its identity; a name in clear text would show it to others on the way.
         client.enable_sni = false;
@@ -116,7 +119,14 @@ impl Configs {
         let trusted = TrustDomains::new(trust_domain, others);
         let names_services = settings.trust.is_none();
         let (server, client, trust) = (Arc::new(server), Arc::new(client), settings.trust.clone());
-        Ok(Self { server, client, sessions, trusted, names_services, trust })
+        let leaf = identity.certified.cert.first().and_then(|leaf| certificate::identities(leaf).ok());
+        let own = leaf.and_then(|ids| ids.into_iter().next());
+        Ok(Self { server, client, sessions, trusted, names_services, trust, own })
+    }
+
+    /// Returns the identity that this pod proves.
+    pub(crate) fn own(&self) -> Option<&SpiffeId> {
+        self.own.as_ref()
     }
 
     /// Returns true if the path of an identity is the service's name.

@@ -121,14 +121,6 @@ pub(super) fn inbound<'p, C>(
     from.iter().map(|from| &from.default).chain(rules.map(|rule| &rule.default))
 }
 
-/// Returns the values of all connections and requests to pods.
-pub(super) fn all_inbound<'p, C>(
-    from: &'p [FromEntry<C>],
-    rules: &'p [RuleEntry<C>],
-) -> impl Iterator<Item = &'p C> {
-    from.iter().map(|from| &from.default).chain(rules.iter().map(|rule| &rule.default))
-}
-
 /// Returns the values of connections to destinations, in the order of the document.
 pub(super) fn to<C>(to: &[ToEntry<C>]) -> impl DoubleEndedIterator<Item = (&ToRef, &C)> {
     to.iter().map(|to| (&to.target_ref, &to.default))

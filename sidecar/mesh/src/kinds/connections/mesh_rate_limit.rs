@@ -50,7 +50,7 @@ fields! {
     pub struct LocalRates {
         /// The rate of connections.
         tcp: optional TcpRate = "tcp",
-        /// The rate of HTTP requests, without effect: connections are forwarded as TCP.
+        /// The rate of HTTP requests, on a port of HTTP.
         http: optional HttpRate = "http",
     }
 }
@@ -58,7 +58,7 @@ fields! {
 impl Merge for LocalRates {
     fn over(self, less_specific: Self) -> Self {
         let Self { tcp, http } = less_specific;
-        Self { tcp: within(self.tcp, tcp), http: self.http.or(http) }
+        Self { tcp: within(self.tcp, tcp), http: within(self.http, http) }
     }
 }
 
@@ -106,6 +106,15 @@ fields! {
     }
 }
 
+merge_fields!(HttpRate { disabled, request_rate, on_rate_limit });
+
+impl HttpRate {
+    /// Returns the rate in force, if there is one.
+    pub fn in_force(&self) -> Option<&Rate> {
+        self.request_rate.as_ref().filter(|_| self.disabled != Some(true))
+    }
+}
+
 impl TcpRate {
     /// Returns the rate in force, if there is one.
     pub fn in_force(&self) -> Option<&Rate> {
@@ -125,10 +134,15 @@ impl ConnectionPolicy for MeshRateLimit {
     }
 
     fn passed_over(&self) -> Vec<&'static str> {
-        let mut all = entries::all_inbound(&self.from, &self.rules);
         let has = |http: &HttpRate| http.disabled != Some(true);
-        let http = all.any(|conf| conf.local.http.as_ref().is_some_and(has));
-        if http { vec!["http"] } else { Vec::new() }
+        let matched = |rule: &RuleEntry<RateConf>| {
+            !rule.matches.is_empty() && rule.default.local.http.as_ref().is_some_and(has)
+        };
+        if self.rules.iter().any(matched) {
+            vec!["rules[].default.local.http beside matches"]
+        } else {
+            Vec::new()
+        }
     }
 }
 

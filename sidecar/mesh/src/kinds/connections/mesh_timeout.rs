@@ -4,8 +4,9 @@
 use super::{EntryDefault, FromEntry, RuleEntry, ToEntry, entries, inbound_match};
 use crate::context::Context;
 use crate::kinds::Resource;
+use crate::kinds::connections::mesh_circuit_breaker::within;
 use crate::kinds::destination::{self, ConnectionPolicy, ToRef};
-use crate::merge::merge_fields;
+use crate::merge::{Merge, merge_fields};
 use crate::read::part::Part;
 use crate::read::{At, Span, fields};
 use crate::target::{PodsOrRoute, Target};
@@ -31,7 +32,7 @@ fields! {
         connection_timeout: optional Span = "connectionTimeout",
         /// Time after which a connection that moves no byte is reset; 0s = never.
         idle_timeout: optional Span = "idleTimeout",
-        /// Timeouts of HTTP, without effect: connections are forwarded as TCP.
+        /// Timeouts of requests, on a port of HTTP.
         http: optional HttpTimeouts = "http",
     }
 }
@@ -41,7 +42,16 @@ impl EntryDefault for TimeoutConf {
     const HAS_MATCHES: bool = true;
 }
 
-merge_fields!(TimeoutConf { connection_timeout, idle_timeout, http });
+impl Merge for TimeoutConf {
+    fn over(self, less_specific: Self) -> Self {
+        let Self { connection_timeout, idle_timeout, http } = less_specific;
+        Self {
+            connection_timeout: self.connection_timeout.or(connection_timeout),
+            idle_timeout: self.idle_timeout.or(idle_timeout),
+            http: within(self.http, http),
+        }
+    }
+}
 
 fields! {
     /// Timeouts of HTTP; 0s = none.
@@ -59,6 +69,14 @@ fields! {
     }
 }
 
+merge_fields!(HttpTimeouts {
+    request_timeout,
+    stream_idle_timeout,
+    max_stream_duration,
+    max_connection_duration,
+    request_headers_timeout,
+});
+
 impl ConnectionPolicy for MeshTimeout {
     type Conf = TimeoutConf;
 
@@ -71,9 +89,9 @@ impl ConnectionPolicy for MeshTimeout {
     }
 
     fn passed_over(&self) -> Vec<&'static str> {
-        let inbound = entries::all_inbound(&self.from, &self.rules);
-        let mut confs = inbound.chain(self.to().map(|(_, conf)| conf));
-        if confs.any(|conf| conf.http.is_some()) { vec!["http"] } else { Vec::new() }
+        // The caller of a request is known, but its times are those of the port.
+        let matched = self.rules.iter().any(|rule| !rule.matches.is_empty() && rule.default.http.is_some());
+        if matched { vec!["rules[].default.http beside matches"] } else { Vec::new() }
     }
 }
 

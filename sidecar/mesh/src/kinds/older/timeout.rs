@@ -4,7 +4,7 @@
 use super::{OlderPolicy, check_selectors};
 use crate::context::Context;
 use crate::kinds::Resource;
-use crate::kinds::connections::mesh_timeout::TimeoutConf;
+use crate::kinds::connections::mesh_timeout::{HttpTimeouts, TimeoutConf};
 use crate::kinds::destination::check_says_something;
 use crate::kinds::proxy_template::Selector;
 use crate::read::part::Part;
@@ -30,7 +30,7 @@ fields! {
         connect_timeout: optional Span = "connectTimeout",
         /// Timeouts of TCP.
         tcp: optional OlderTcpTimeouts = "tcp",
-        /// Timeouts of HTTP, without effect: connections are forwarded as TCP.
+        /// Timeouts of requests, on a port of HTTP.
         http: optional OlderHttpTimeouts = "http",
         /// Timeouts of gRPC, without effect as well.
         grpc: optional OlderGrpcTimeouts = "grpc",
@@ -69,6 +69,19 @@ fields! {
     }
 }
 
+impl OlderHttpTimeouts {
+    /// Returns the times as the newer kind has them.
+    fn newer(&self) -> HttpTimeouts {
+        HttpTimeouts {
+            request_timeout: self.request_timeout,
+            stream_idle_timeout: self.stream_idle_timeout,
+            max_stream_duration: self.max_stream_duration,
+            max_connection_duration: None,
+            request_headers_timeout: None,
+        }
+    }
+}
+
 impl OlderPolicy for Timeout {
     type Conf = TimeoutConf;
 
@@ -80,12 +93,15 @@ impl OlderPolicy for Timeout {
         TimeoutConf {
             connection_timeout: self.conf.connect_timeout,
             idle_timeout: self.conf.tcp.as_ref().map(|tcp| tcp.idle_timeout),
-            http: None,
+            http: self.conf.http.as_ref().map(OlderHttpTimeouts::newer),
         }
     }
 
     fn passed_over(&self) -> Vec<&'static str> {
-        let all = [("http", self.conf.http.is_some()), ("grpc", self.conf.grpc.is_some())];
+        let all = [
+            ("http.idleTimeout", self.conf.http.as_ref().is_some_and(|http| http.idle_timeout.is_some())),
+            ("grpc", self.conf.grpc.is_some()),
+        ];
         all.into_iter().filter_map(|(name, there)| there.then_some(name)).collect()
     }
 }

@@ -78,6 +78,7 @@ impl Running {
             cluster: Some(cluster),
             split: None,
             bucket: None,
+            requests: None,
             of_calls: None,
         });
         made_out.listeners.insert(at, Arc::clone(&listener));
@@ -140,7 +141,15 @@ impl Running {
         let lines = &self.plan.names.on_demand;
         let cluster = Some(self.unused_cluster(lines.cluster_of(at)));
         let (plan, metrics) = (Arc::new(lines.listener(at)), Arc::new(Lazy::default()));
-        Arc::new(Listener { plan, metrics, cluster, split: None, bucket: None, of_calls: None })
+        Arc::new(Listener {
+            plan,
+            metrics,
+            cluster,
+            split: None,
+            bucket: None,
+            requests: None,
+            of_calls: None,
+        })
     }
 
     fn unused_cluster(&self, at: usize) -> Arc<Cluster> {

@@ -291,7 +291,7 @@ impl Running {
         let metrics = reuse_one(&states.listeners, Arc::clone(&plan.name), |_| Lazy::default());
         let cluster = plan.cluster.as_ref().and_then(of);
         let of_calls = OfCalls::new(log, on_trial.map(Arc::clone));
-        (at, Arc::new(Listener { plan, metrics, cluster, split, bucket: None, of_calls }))
+        (at, Arc::new(Listener { plan, metrics, cluster, split, bucket: None, requests: None, of_calls }))
     }
 
     /// Returns the cluster of a plan: one that is there if it is equal.

@@ -8,12 +8,14 @@
 //! Active checks (MeshHealthCheck, HealthCheck) and rates (MeshRateLimit) are found in the same order, by [`health`].
 
 mod health;
+mod http;
 
 use crate::options::config::{Config, Thresholds};
 use crate::plan::balance::Algorithm;
 use crate::plan::compile::balance::{self, Strategy};
 use crate::plan::health::HealthPlan;
-use crate::plan::rate::RatePlan;
+use crate::plan::listener::http::HttpPlan;
+use crate::plan::listener::rate::RatePlan;
 use crate::plan::{ClusterPlan, Discovery, MOST_ATTEMPTS, Origin, OutlierPlan};
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::connections::mesh_circuit_breaker::{
@@ -44,7 +46,7 @@ pub(super) use reasons::explain_passthrough;
 pub(super) use unknown::without_effect;
 
 /// The kinds of policies that are read here.
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 13] = [
     Kind::MeshTimeout,
     Kind::MeshCircuitBreaker,
     Kind::MeshRetry,
@@ -56,6 +58,8 @@ const KINDS: [Kind; 11] = [
     Kind::MeshRateLimit,
     Kind::HealthCheck,
     Kind::RateLimit,
+    Kind::MeshFaultInjection,
+    Kind::FaultInjection,
 ];
 
 /// Times of a cluster and its listeners.
@@ -97,6 +101,7 @@ pub(super) struct Numbers {
     of_route: Option<Algorithm>,
     health: Option<Arc<HealthPlan>>,
     pub(super) rate: Option<RatePlan>,
+    pub(super) http: Option<Arc<HttpPlan>>,
 }
 
 impl Numbers {
@@ -111,6 +116,7 @@ impl Numbers {
             of_route: None,
             health: None,
             rate: None,
+            http: None,
         }
     }
 
@@ -143,6 +149,7 @@ impl Numbers {
             of_route: _,
             ref health,
             rate: _,
+            http: _,
         } = *self;
         let (upstream, balance) = strategy.arrange(upstream);
         let health = health.clone();
@@ -160,13 +167,15 @@ impl Numbers {
     }
 
     fn timeouts(mut self, conf: Option<TimeoutConf>) -> Self {
-        let Some(TimeoutConf { connection_timeout, idle_timeout, http: _ }) = conf else { return self };
+        let Some(TimeoutConf { connection_timeout, idle_timeout, http }) = conf else { return self };
         if let Some(timeout) = connection_timeout {
             self.connect_timeout = timeout.get();
         }
         if let Some(timeout) = idle_timeout {
             self.idle_timeout = timeout.get();
         }
+        let times = http.as_ref().map(http::times).unwrap_or_default();
+        self.http = http::rules(HttpPlan { times, ..HttpPlan::default() });
         self
     }
 
@@ -259,6 +268,7 @@ pub(super) struct Limits<'a> {
     /// TrafficRoutes, for their algorithms; none where a MeshTCPRoute about the pod puts them out of force.
     routes: Vec<&'a Document>,
     newer_routes: Vec<ForCalls<'a, MeshTcpRoute>>,
+    members: http::Members<'a>,
 }
 
 impl<'a> Limits<'a> {
@@ -276,6 +286,7 @@ impl<'a> Limits<'a> {
             retries: for_calls(&policies, &pod),
             strategies: for_calls(&policies, &pod),
             checks: for_calls(&policies, &pod),
+            members: http::Members::find(ours),
             policies,
             pod,
         }
@@ -323,9 +334,14 @@ impl<'a> Limits<'a> {
         let numbers = Numbers::new(self.config, INBOUND)
             .timeouts(of_inbound::<MeshTimeout>(&self.policies, &subject))
             .breaker(of_inbound::<MeshCircuitBreaker>(&self.policies, &subject));
+        let rates = of_inbound::<MeshRateLimit>(&self.policies, &subject);
+        let times = numbers.http.as_ref().map(|plan| plan.times).unwrap_or_default();
+        let faults = http::faults(&self.policies, &subject, &self.members);
+        let requests = HttpPlan { faults, rate: http::rate(rates.as_ref()), times };
         Numbers {
+            http: http::rules(requests),
             health: inbound.service_probe.as_deref().and_then(health::of_application),
-            rate: health::rate(of_inbound::<MeshRateLimit>(&self.policies, &subject)),
+            rate: health::rate(rates),
             ..numbers
         }
     }

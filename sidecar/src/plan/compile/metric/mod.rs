@@ -219,6 +219,7 @@ fn add_listener(
         address,
         binds: !redirected,
         serve: Serve::Tcp,
+        http: None,
         cluster: Some(cluster),
         split: Vec::new(),
         idle_timeout: numbers.idle_timeout,

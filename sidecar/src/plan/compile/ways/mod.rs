@@ -125,6 +125,7 @@ impl<'a> Ways<'a> {
             address: way.address,
             binds: is_loopback(way.address.ip()),
             serve,
+            http: calls.numbers.http.clone(),
             cluster,
             split,
             idle_timeout: calls.numbers.idle_timeout,
@@ -166,7 +167,8 @@ impl<'a> Ways<'a> {
         let cluster = numbers.cluster(Arc::clone(&way.to.cluster), Origin::Outbound, upstream);
         let service = Arc::clone(&way.to.service);
         let serve = self.services.serve(way.to);
-        let called = Called { cluster, service, idle_timeout: numbers.idle_timeout, serve };
+        let http = numbers.http.clone();
+        let called = Called { cluster, service, idle_timeout: numbers.idle_timeout, serve, http };
         let added = lines.add(way.address, called);
         if added && log != self.log {
             plan.logs.outbounds.insert(way.address, log);

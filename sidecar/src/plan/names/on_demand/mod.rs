@@ -6,6 +6,7 @@
 
 use crate::net::addrs::Direction;
 use crate::plan::balance::Balance;
+use crate::plan::listener::http::HttpPlan;
 use crate::plan::{ClusterPlan, Discovery, EndpointPlan, ListenerPlan, Origin, Serve};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,7 @@ struct Sort {
     cluster: ClusterPlan,
     idle_timeout: Option<Duration>,
     serve: Serve,
+    http: Option<Arc<HttpPlan>>,
 }
 
 /// A cluster.
@@ -66,6 +68,7 @@ pub(crate) struct Called {
     pub(crate) service: Arc<str>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) serve: Serve,
+    pub(crate) http: Option<Arc<HttpPlan>>,
 }
 
 /// Makes lines.
@@ -123,6 +126,7 @@ impl OnDemand {
             address,
             binds: false,
             serve: self.sorts[cluster.sort as usize].serve,
+            http: self.sorts[cluster.sort as usize].http.clone(),
             cluster: Some(Arc::clone(&cluster.name)),
             split: Vec::new(),
             idle_timeout: self.sorts[cluster.sort as usize].idle_timeout,
@@ -205,7 +209,7 @@ impl Lines {
     /// Adds a listener and its cluster, which is shared by all listeners of an equal one. Returns false for what a line
     /// cannot say, and where another cluster has the name.
     pub(crate) fn add(&mut self, address: SocketAddr, called: Called) -> bool {
-        let Called { cluster, service, idle_timeout, serve } = called;
+        let Called { cluster, service, idle_timeout, serve, http } = called;
         // Checks go on without a call, and groups of endpoints are no common thing.
         let is_plain = cluster.health.as_ref().is_none_or(|health| health.check.is_none())
             && cluster.balance == Balance::default()
@@ -216,7 +220,7 @@ impl Lines {
         }
         let (name, upstream) = (cluster.name, Discovery::Endpoints(Vec::new()));
         let cluster = ClusterPlan { name: Arc::default(), upstream, ..cluster };
-        let sort = Sort { cluster, idle_timeout, serve };
+        let sort = Sort { cluster, idle_timeout, serve, http };
         let at = match self.clusters.get(&name) {
             Some(&at) => {
                 let there = &self.all.clusters[at as usize];

@@ -21,7 +21,7 @@ fn called(name: &str, port: u16, idle_timeout: Option<Duration>) -> Called {
         balance: Balance::default(),
         health: None,
     };
-    Called { cluster, service: name.into(), idle_timeout, serve: Serve::Tcp }
+    Called { cluster, service: name.into(), idle_timeout, serve: Serve::Tcp, http: None }
 }
 
 fn found(lines: &OnDemand, to: &str) -> Option<String> {

@@ -44,6 +44,7 @@ fn listener(name: &str, address: &str, clusters: &[(&str, u32)]) -> Arc<Listener
         address: address.parse().unwrap(),
         binds: false,
         serve: Serve::Tcp,
+        http: None,
         cluster: clusters.first().map(|(cluster, _)| (*cluster).into()),
         split: if clusters.len() > 1 { clusters.iter().map(share).collect() } else { Vec::new() },
         idle_timeout: None,

@@ -10,7 +10,7 @@ mod sockets;
 use super::*;
 use crate::relay::http::{HttpGate, HttpMetrics};
 
-fn gate() -> (HttpGate, Arc<HttpMetrics>) {
+fn gate() -> (HttpGate<()>, Arc<HttpMetrics>) {
     let metrics = Arc::<HttpMetrics>::default();
-    (HttpGate::new(Arc::clone(&metrics)), metrics)
+    (HttpGate::new(Arc::clone(&metrics), ()), metrics)
 }

@@ -92,7 +92,7 @@ impl Wake for Woken {
 struct Connection {
     client: Memory,
     server: Memory,
-    relay: Relay<HttpGate>,
+    relay: Relay<HttpGate<()>>,
     notes: Notes,
     end: Option<End<()>>,
 }
@@ -315,6 +315,6 @@ fn an_idle_connection_keeps_no_bytes() {
         connection.take(&Event::Server(cases::OK.into()));
         assert!(connection.relay.gate().owns_nothing());
     }
-    let bytes = std::mem::size_of::<Relay<HttpGate>>();
+    let bytes = std::mem::size_of::<Relay<HttpGate<()>>>();
     assert!(bytes <= 320, "{bytes} bytes");
 }

@@ -10,7 +10,9 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A relay of messages between two real connections, the outer ends of which are returned.
-async fn messages(mut notes: Notes) -> (TcpStream, TcpStream, JoinHandle<(End<()>, Notes, Relay<HttpGate>)>) {
+async fn messages(
+    mut notes: Notes,
+) -> (TcpStream, TcpStream, JoinHandle<(End<()>, Notes, Relay<HttpGate<()>>)>) {
     let (client, mut inner_client) = pair().await;
     let (mut inner_server, server) = pair().await;
     let task = tokio::spawn(async move {

@@ -3,7 +3,7 @@
 
 use super::ENVOY;
 use crate::plan::health::{CheckPlan, HealthPlan};
-use crate::plan::rate::RatePlan;
+use crate::plan::listener::rate::RatePlan;
 use culvert_mesh::kinds::connections::mesh_circuit_breaker::{Percent, Thousandths};
 use culvert_mesh::kinds::connections::{HealthConf, Payload, RateConf, TcpCheck};
 use culvert_mesh::kinds::dataplane::ServiceProbe;

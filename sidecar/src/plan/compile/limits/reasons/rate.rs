@@ -3,7 +3,7 @@
 
 use super::{Entry, Voice, inbound_list};
 use crate::plan::decisions::Claim;
-use crate::plan::rate::RatePlan;
+use crate::plan::listener::rate::RatePlan;
 use culvert_mesh::kinds::connections::{RateConf, TcpRate};
 
 pub(super) const FIELD: &str = "rate of connections";

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From an admitted connection to its first request, and to the server that it asks for.
+
+use super::first_request::{First, first_request, patience};
+use super::linger::say_last;
+use super::requests::{ClientCert, Due, Edits, Requests, Setting};
+use super::{Gate, Http, Refused, dynamic};
+use crate::cluster::connect::ConnectError;
+use crate::cluster::stream::Stream;
+use crate::connection::admission::Admitted;
+use crate::connection::carry::Carry;
+use crate::connection::carry::tcp::{self, Connected, Tcp};
+use crate::connection::downstream::Downstream;
+use crate::connection::error::ForwardError;
+use crate::connection::tls;
+use crate::net::addrs::Direction;
+use crate::observe::close_reason::CloseReason;
+use crate::relay::http::{HttpGate, HttpMetrics, Refusal};
+use crate::relay::{Gate as _, Relay, Side};
+use crate::tls::handshake::Shaken;
+use std::error::Error;
+use std::fmt::Write;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+/// Waits for the first request and connects to a server; `None` once the connection has ended.
+pub(in crate::connection) async fn connect(
+    mut downstream: Downstream,
+    mut client: TcpStream,
+    mut admitted: Admitted,
+) -> Option<Carry> {
+    let metrics = Arc::clone(&downstream.shared().metrics.http[downstream.info().direction]);
+    let patience = patience(admitted.route.listener.plan.idle_timeout);
+    let until = Instant::now() + patience;
+    let recognised = timeout_at(until, recognise(&mut downstream, &mut client, &mut admitted)).await;
+    let session = match recognised {
+        Ok(Ok(session)) => session,
+        Ok(Err(error)) => {
+            downstream.refuse(client, &error);
+            return None;
+        }
+        Err(_) => return silent(downstream, Stream::Plain(client), &metrics).await,
+    };
+    let setting = setting(&downstream, &admitted, session.as_deref(), Arc::clone(&metrics));
+    let forbidden =
+        setting.forbidden.then(|| session.as_ref().map(|shaken| shaken.peer.id().clone())).flatten();
+    let mut client = Stream::of(client, session);
+    let mut gate = HttpGate::new(Arc::clone(&metrics), Requests::new(setting));
+    let first = first_request(&mut client, &mut gate, until, patience).await;
+    if let Some(id) = forbidden {
+        forbid(downstream, client, &mut gate, ForwardError::Forbidden(id), first.is_ok()).await;
+        return None;
+    }
+    match first {
+        Ok(First::Request) => match dial(&mut downstream, admitted, &gate).await {
+            Ok(connected) => {
+                let (server, session) = connected.begin(downstream);
+                let relay = Relay::through(gate);
+                return Some(Carry::Messages(Box::new(Http::new(client, server, relay, session))));
+            }
+            Err(error) => no_server(downstream, client, gate, error).await,
+        },
+        Ok(First::Http2(bytes)) => match tcp::connect(&mut downstream, None, admitted).await {
+            Ok(connected) => {
+                metrics.unseen.inc();
+                return Some(Carry::Bytes(Tcp::behind(downstream, client, connected, bytes)));
+            }
+            Err(error) => reset(downstream, client, error.reason(), &error),
+        },
+        Ok(First::Over) => {
+            say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
+            drop(client);
+            let refused = Refused::of(&gate);
+            downstream.end(refused.as_ref().map_or(CloseReason::Ok, Refused::reason), dynamic(&refused));
+        }
+        Ok(First::Gone) => {
+            say_last(&mut client, &[]).await;
+            drop(client);
+            downstream.end(CloseReason::Ok, None);
+        }
+        Ok(First::Silent) => return silent(downstream, client, &metrics).await,
+        Err(error) => {
+            let reason = tls::reason_of(&error, CloseReason::ClientReset);
+            reset(downstream, client, reason, &error);
+        }
+    }
+    None
+}
+
+/// The end of a connection to a server, or of the wait for one.
+enum NoServer {
+    Failed(ForwardError),
+    /// The request had no more time.
+    Late(Refusal),
+}
+
+/// Connects to a server, in the time that the first request has.
+async fn dial(downstream: &mut Downstream, admitted: Admitted, gate: &Gate) -> Result<Connected, NoServer> {
+    let connecting = tcp::connect(downstream, None, admitted);
+    match gate.rules().due() {
+        Some((at, Due::Late(rule))) => match timeout_at(at.into(), connecting).await {
+            Ok(connected) => connected.map_err(NoServer::Failed),
+            Err(_) => Err(NoServer::Late(rule)),
+        },
+        _ => connecting.await.map_err(NoServer::Failed),
+    }
+}
+
+/// Finds out if the client speaks TLS, and answers a member's handshake. A client of HTTP speaks first, so no server is needed.
+async fn recognise(
+    downstream: &mut Downstream,
+    client: &mut TcpStream,
+    admitted: &mut Admitted,
+) -> Result<Option<Box<Shaken>>, ForwardError> {
+    let session = admitted.session.take();
+    let running = &admitted.running;
+    match tls::unknown(&running.plan, &admitted.route.listener.plan).filter(|_| session.is_none()) {
+        Some(gate) => tls::recognise(downstream, client, None, running, gate).await,
+        None => Ok(session),
+    }
+}
+
+/// Returns what is the same for all requests of the connection.
+fn setting(
+    downstream: &Downstream,
+    admitted: &Admitted,
+    session: Option<&Shaken>,
+    metrics: Arc<HttpMetrics>,
+) -> Setting {
+    let proxy = downstream.shared();
+    let direction = downstream.info().direction;
+    let listener = Arc::clone(&admitted.route.listener);
+    let configs = proxy.tls.configs();
+    let is_inbound = direction == Direction::Inbound;
+    let client_cert = match session {
+        _ if !is_inbound || admitted.running.plan.mtls.is_none() => ClientCert::Kept,
+        None => ClientCert::LeftOut,
+        Some(shaken) => {
+            let own = configs.as_ref().and_then(|configs| configs.own());
+            ClientCert::Said(client_cert(shaken, own.map(ToString::to_string)).into())
+        }
+    };
+    Setting {
+        edits: Edits { tags: is_inbound, client_cert, h2c: listener.plan.http.is_some() },
+        cluster: admitted.route.cluster.as_ref().map(|cluster| Arc::clone(&cluster.state)),
+        peer: session.map(|shaken| shaken.peer.clone()),
+        names_services: configs.is_some_and(|configs| configs.names_services()),
+        address: downstream.info().client.get().ip(),
+        forbidden: session.is_some_and(|shaken| !shaken.permitted),
+        seconds: proxy.metrics.direction(direction).http_seconds.clone(),
+        listener,
+        metrics,
+    }
+}
+
+/// Returns the value of x-forwarded-client-cert, as Envoy writes it: who was called, by which certificate, of whom.
+fn client_cert(shaken: &Shaken, own: Option<String>) -> String {
+    let mut value = own.map(|own| format!("By={own};")).unwrap_or_default();
+    if let Some(digest) = shaken.fingerprint() {
+        value.push_str("Hash=");
+        for byte in digest.as_ref() {
+            // Writing to a String does not fail.
+            let _ = write!(value, "{byte:02x}");
+        }
+        value.push(';');
+    }
+    value + "URI=" + shaken.peer.id().as_str()
+}
+
+/// Ends a connection whose client sent no whole request in time. It is not reset: clients open spare connections.
+async fn silent(downstream: Downstream, mut client: Stream, metrics: &HttpMetrics) -> Option<Carry> {
+    metrics.silent.inc();
+    say_last(&mut client, &[]).await;
+    drop(client);
+    downstream.end(CloseReason::IdleTimeout, None);
+    None
+}
+
+/// Ends the connection of a member that may not call. Its request was answered, if it was one.
+async fn forbid(
+    downstream: Downstream,
+    mut client: Stream,
+    gate: &mut Gate,
+    error: ForwardError,
+    answers: bool,
+) {
+    if !answers || !gate.is_over() {
+        return reset(downstream, client, error.reason(), &error);
+    }
+    say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
+    drop(client);
+    downstream.end(error.reason(), Some(&error));
+}
+
+/// Answers the first request in place of a server, or resets the client where the connection was refused, not the request.
+async fn no_server(downstream: Downstream, mut client: Stream, mut gate: Gate, why: NoServer) {
+    let error = match why {
+        NoServer::Late(rule) => {
+            gate.is_late(rule);
+            say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
+            drop(client);
+            let refused = Refused::of(&gate);
+            downstream.end(CloseReason::HttpResponse, dynamic(&refused));
+            return;
+        }
+        NoServer::Failed(error) => error,
+    };
+    let rule = match &error {
+        ForwardError::Connect(ConnectError::Full { .. }) => Refusal::Overloaded,
+        ForwardError::Connect(ConnectError::NoEndpoint(_)) => Refusal::NoEndpoint,
+        ForwardError::Connect(ConnectError::Dial(_) | ConnectError::Tls(_)) => Refusal::Unreachable,
+        _ => return reset(downstream, client, error.reason(), &error),
+    };
+    gate.fail(rule);
+    say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
+    drop(client);
+    downstream.end(error.reason(), Some(&error));
+}
+
+fn reset(downstream: Downstream, client: Stream, reason: CloseReason, error: &dyn Error) {
+    client.reset();
+    drop(client);
+    downstream.end(reason, Some(error));
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The requests of one connection: what is decided about each, and what became of it.
+//!
+//! ```text
+//! head ─▶ permission ─▶ faults ─▶ rate ─▶ breaker ─▶ edits ─▶ server
+//!             403       wait, status  429      503
+//! ```
+//! The order is that of Envoy's filters as Kuma puts them.
+
+mod bandwidth;
+mod edits;
+mod fate;
+mod times;
+
+pub(super) use edits::{ClientCert, Edits};
+pub(super) use times::Due;
+
+use crate::cluster::balance::{Random, seed};
+use crate::cluster::registry::{ClusterState, Listener};
+use crate::metrics::Histogram;
+use crate::net::limit::Permit;
+use crate::plan::listener::http::{Caller, FaultPlan};
+use crate::plan::tls::permissions::Peer;
+use crate::relay::http::{Decision, HttpMetrics, Local, Rules};
+use bandwidth::Bandwidth;
+use culvert_http::{RequestHead, ResponseHead, Words};
+use fate::{Fate, Next};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use times::Times;
+
+/// What is the same for all requests of a connection.
+pub(super) struct Setting {
+    /// Its rules and its rate of requests.
+    pub(super) listener: Arc<Listener>,
+    /// The cluster whose limit of requests counts.
+    pub(super) cluster: Option<Arc<ClusterState>>,
+    /// The member that called, if it proved who it is.
+    pub(super) peer: Option<Peer>,
+    pub(super) names_services: bool,
+    /// The address of the client.
+    pub(super) address: IpAddr,
+    /// True if no permission lets the member in: its requests are answered, and the application gets none.
+    pub(super) forbidden: bool,
+    /// Changes of each head.
+    pub(super) edits: Edits,
+    pub(super) metrics: Arc<HttpMetrics>,
+    /// Times of all requests of the direction.
+    pub(super) seconds: Histogram,
+}
+
+/// The requests of one connection.
+pub(super) struct Requests {
+    setting: Setting,
+    /// Faults that its caller's requests have.
+    faults: Vec<FaultPlan>,
+    dice: Random,
+    /// What is to come upon the request that waits.
+    fate: Option<Fate>,
+    /// Requests that were decided, the oldest first.
+    under_way: VecDeque<Request>,
+    /// Limits of time, where documents say any.
+    times: Option<Box<Times>>,
+}
+
+/// A request from its decision to the end of its response.
+struct Request {
+    began: Instant,
+    /// The place among the cluster's requests.
+    _permit: Option<Permit>,
+    bandwidth: Option<Bandwidth>,
+}
+
+// === impl Requests ===
+
+impl Requests {
+    pub(super) fn new(setting: Setting) -> Self {
+        let plan = setting.listener.plan.http.as_deref();
+        let times = plan.map(|plan| plan.times).unwrap_or_default();
+        let Setting { peer, names_services, address, .. } = &setting;
+        let caller = Caller { peer: peer.as_ref(), names_services: *names_services, address: *address };
+        let faults = plan.map(|plan| plan.faults.of(caller)).unwrap_or_default();
+        Self {
+            setting,
+            faults,
+            dice: Random::new(seed()),
+            fate: None,
+            under_way: VecDeque::new(),
+            times: Times::begin(times),
+        }
+    }
+
+    /// Returns the limits of time, where documents say any.
+    pub(super) fn times(&mut self) -> Option<&mut Times> {
+        self.times.as_deref_mut()
+    }
+
+    /// Returns the limit of time that is reached first, and when.
+    pub(super) fn due(&self) -> Option<(Instant, Due)> {
+        self.times.as_ref()?.due()
+    }
+
+    /// Notes that the connection ends at the next border.
+    pub(super) fn is_ending(&mut self) {
+        if let Some(times) = &mut self.times {
+            times.is_ending();
+        }
+    }
+
+    /// Decides about a request, as far as it need not wait.
+    fn decide(&mut self, now: Instant) -> Result<Request, Decision> {
+        let answer = |by: Local, words: Words| {
+            self.setting.metrics.local[by].inc();
+            Err(Decision::Answer(words))
+        };
+        if self.setting.forbidden {
+            let words = fate::words(403, "forbidden: no permission lets the caller in\n");
+            return answer(Local::Permission, Words { last: true, ..words });
+        }
+        let mut bandwidth = None;
+        if let Some(plan) = self.setting.listener.plan.http.as_deref() {
+            let fate = self.fate.get_or_insert_default();
+            match fate.next(&self.faults, || self.dice.next()) {
+                Next::Wait(time) => {
+                    self.setting.metrics.delayed.inc();
+                    return Err(Decision::Wait(now + time));
+                }
+                Next::Abort(status) => {
+                    self.fate = None;
+                    return answer(Local::Fault, fate::words(status, "fault filter abort"));
+                }
+                Next::Go { most } => bandwidth = most.map(|most| Bandwidth::new(most, now)),
+            }
+            self.fate = None;
+            if let (Some(rate), Some(bucket)) = (&plan.rate, &self.setting.listener.requests)
+                && !bucket.take()
+            {
+                let words = fate::words(rate.status, "local_rate_limited");
+                return answer(Local::Rate, Words { fields: Arc::clone(&rate.fields), ..words });
+            }
+        }
+        let permit = match &self.setting.cluster {
+            Some(cluster) => match cluster.limits.requests.try_acquire() {
+                Some(permit) => Some(permit),
+                None => {
+                    return answer(
+                        Local::Breaker,
+                        fate::words(503, "overloaded: too many requests are under way\n"),
+                    );
+                }
+            },
+            None => None,
+        };
+        if bandwidth.is_some() {
+            self.setting.metrics.slowed.inc();
+        }
+        Ok(Request { began: now, _permit: permit, bandwidth })
+    }
+}
+
+impl Rules for Requests {
+    fn request(&mut self, head: &RequestHead<'_>) -> Decision {
+        let now = Instant::now();
+        match self.decide(now) {
+            Ok(request) => {
+                self.under_way.push_back(request);
+                if let Some(times) = &mut self.times {
+                    times.began(now);
+                }
+                match self.setting.edits.of(head) {
+                    Some(edited) => Decision::PassAs(edited),
+                    None => Decision::Pass,
+                }
+            }
+            Err(Decision::Answer(words)) => {
+                self.under_way.push_back(Request { began: now, _permit: None, bandwidth: None });
+                Decision::Answer(words)
+            }
+            Err(other) => other,
+        }
+    }
+
+    fn response(&mut self, _: &ResponseHead<'_>) {}
+
+    fn under_way(&mut self, requests: usize, whole: bool) {
+        if self.under_way.len() > requests || self.times.is_some() {
+            let now = Instant::now();
+            while self.under_way.len() > requests {
+                if let Some(request) = self.under_way.pop_front() {
+                    let seconds = now.saturating_duration_since(request.began).as_secs_f64();
+                    self.setting.seconds.observe(seconds);
+                }
+            }
+            let oldest = self.under_way.front().map(|request| request.began);
+            if let Some(times) = &mut self.times {
+                times.note(oldest, whole, now);
+            }
+        }
+    }
+
+    fn is_limited(&self) -> bool {
+        self.under_way.front().is_some_and(|request| request.bandwidth.is_some())
+    }
+
+    fn take_budget(&mut self, wanted: usize) -> Result<usize, Instant> {
+        match self.under_way.front_mut().and_then(|request| request.bandwidth.as_mut()) {
+            Some(bandwidth) => bandwidth.take(wanted, Instant::now()),
+            None => Ok(wanted),
+        }
+    }
+}

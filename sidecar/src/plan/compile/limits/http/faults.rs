@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Faults of an inbound's requests, by MeshFaultInjection and FaultInjection.
+//!
+//! | documents | faults that a caller's requests have |
+//! |---|---|
+//! | FaultInjection | those of all that are about the inbound, by name; then no MeshFaultInjection holds |
+//! | MeshFaultInjection, `from` | those of the last entry that fits the caller, of the most specific policy |
+//! | MeshFaultInjection, `rules` | those of all that fit: exact identities first, then prefixes, then the others |
+
+use crate::plan::listener::http::{Callers, FaultPlan, FaultSet, Faults};
+use crate::plan::tls::permissions::Who;
+use culvert_mesh::document::Document;
+use culvert_mesh::kinds::connections::InboundMatch;
+use culvert_mesh::kinds::connections::faults::{FaultCallers, FaultEntry, HttpFault, MeshFaultInjection};
+use culvert_mesh::kinds::mesh_traffic_permission::MatchKind;
+use culvert_mesh::kinds::older::FaultInjection;
+use culvert_mesh::kinds::{Kind, Spec};
+use culvert_mesh::model::tags::{SERVICE, Tags};
+use culvert_mesh::select::{self, Effective, Subject};
+use culvert_mesh::target::Pods;
+use std::cmp::Reverse;
+use std::net::IpAddr;
+
+/// Kinds that say faults.
+const KINDS: [Kind; 2] = [Kind::MeshFaultInjection, Kind::FaultInjection];
+
+/// Pods of the mesh that may call, by their addresses and tags.
+#[derive(Debug, Default)]
+pub(in crate::plan::compile::limits) struct Members<'a>(Vec<(IpAddr, &'a Tags)>);
+
+// === impl Members ===
+
+impl<'a> Members<'a> {
+    /// Finds the pods, where documents say faults: only their callers are told apart by addresses.
+    pub(in crate::plan::compile::limits) fn find(ours: &[&'a Document]) -> Self {
+        if !ours.iter().any(|one| KINDS.contains(&one.kind())) {
+            return Self::default();
+        }
+        let pods = ours.iter().filter_map(|one| match &one.spec {
+            Spec::Dataplane(pod) => Some(pod),
+            _ => None,
+        });
+        let lines = pods.flat_map(|pod| {
+            let ip = pod.networking.address.ip().to_canonical();
+            pod.tags().map(move |tags| (ip, tags))
+        });
+        Self(lines.collect())
+    }
+
+    fn callers(&self, who: Vec<Who>) -> Callers {
+        let fits =
+            |tags: &Tags| who.iter().any(|who| matches!(who, Who::Tags(wanted) if wanted.select(tags)));
+        let addresses = match who.contains(&Who::Everyone) {
+            true => Vec::new(),
+            false => self.0.iter().filter(|(_, tags)| fits(tags)).map(|(ip, _)| *ip).collect(),
+        };
+        Callers { who, addresses: addresses.into_iter().collect() }
+    }
+}
+
+/// Returns the faults of the requests to an inbound.
+pub(in crate::plan::compile::limits) fn faults(
+    policies: &[&Document],
+    inbound: &Subject<'_>,
+    members: &Members<'_>,
+) -> Faults {
+    let inbound = std::slice::from_ref(inbound);
+    let mut older = select::effective::<FaultInjection>(policies, inbound);
+    if !older.is_empty() {
+        older.sort_by_key(|one| &one.document.name);
+        let set = |Effective { policy, .. }: &Effective<'_, FaultInjection>| FaultSet {
+            from: members.callers(policy.sources.iter().map(|source| tagged(&source.tags)).collect()),
+            faults: vec![fault(&policy.conf)],
+        };
+        return Faults { first: Vec::new(), each: older.iter().map(set).collect() };
+    }
+    let newer = select::effective::<MeshFaultInjection>(policies, inbound);
+    let (mut first, mut each) = (Vec::new(), Vec::new());
+    for Effective { policy, .. } in &newer {
+        for FaultEntry { callers, conf, .. } in policy.entries().rev() {
+            let (FaultCallers::Tagged(target), Some(faults)) = (callers, &conf.http) else { continue };
+            let who = match &target.pods {
+                Pods::Tags(tags) => tagged(tags),
+                // The check of the document refuses other targets.
+                _ => Who::Everyone,
+            };
+            let faults = faults.iter().map(fault).collect();
+            first.push(FaultSet { from: members.callers(vec![who]), faults });
+        }
+    }
+    for Effective { policy, .. } in newer.iter().rev() {
+        for FaultEntry { callers, conf, .. } in policy.entries() {
+            let (FaultCallers::Matching(matches), Some(faults)) = (callers, &conf.http) else { continue };
+            let faults: Vec<_> = faults.iter().map(fault).collect();
+            let all = if matches.is_empty() { vec![Who::Everyone] } else { identities(matches) };
+            each.extend(all.into_iter().map(|who| (exactness(&who), who, faults.clone())));
+        }
+    }
+    each.sort_by_key(|(exactness, ..)| Reverse(*exactness));
+    let set = |(_, who, faults)| FaultSet { from: members.callers(vec![who]), faults };
+    Faults { first, each: each.into_iter().map(set).collect() }
+}
+
+fn tagged(tags: &Tags) -> Who {
+    let all = tags.0.iter().all(|(key, value)| key == SERVICE && value == "*");
+    if all { Who::Everyone } else { Who::Tags(tags.clone()) }
+}
+
+/// Returns the callers of a rule. A match by server name is for gateways of zones and fits no caller of a pod.
+fn identities(matches: &[InboundMatch]) -> Vec<Who> {
+    let of_pods = matches.iter().filter(|one| one.sni.is_none()).filter_map(|one| one.spiffe_id.as_ref());
+    let who = of_pods.map(|id| match id.kind {
+        MatchKind::Exact => Who::Exactly(id.value.clone()),
+        MatchKind::Prefix => Who::Prefix(id.value.clone()),
+    });
+    who.collect()
+}
+
+fn exactness(who: &Who) -> u8 {
+    match who {
+        Who::Exactly(_) => 2,
+        Who::Prefix(_) => 1,
+        Who::Everyone | Who::Tags(_) => 0,
+    }
+}
+
+fn fault(fault: &HttpFault) -> FaultPlan {
+    let delay = fault.delay.as_ref().and_then(|delay| Some((delay.value.get()?, delay.percentage)));
+    let abort = fault.abort.as_ref().map(|abort| (abort.http_status.0, abort.percentage));
+    let slow = fault.response_bandwidth.as_ref();
+    FaultPlan { delay, abort, bandwidth: slow.map(|slow| (slow.limit.kbps, slow.percentage)) }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Rules of requests, as policies say them.
+
+mod faults;
+
+pub(super) use faults::{Members, faults};
+
+use crate::plan::listener::http::{HttpPlan, HttpTimes, RequestRate};
+use crate::plan::listener::rate::RatePlan;
+use culvert_mesh::kinds::connections::mesh_timeout::HttpTimeouts;
+use culvert_mesh::kinds::connections::{Headers, HttpRate, NamedHeader, OnRateLimit, RateConf};
+use std::sync::Arc;
+
+/// Status of the answer to requests above a rate, where no document says another.
+const TOO_MANY_REQUESTS: u16 = 429;
+
+/// Returns the rules, or nothing where they say nothing.
+pub(super) fn rules(plan: HttpPlan) -> Option<Arc<HttpPlan>> {
+    (plan != HttpPlan::default()).then(|| Arc::new(plan))
+}
+
+/// Returns the times of requests.
+pub(super) fn times(conf: &HttpTimeouts) -> HttpTimes {
+    let HttpTimeouts {
+        request_timeout,
+        stream_idle_timeout,
+        max_stream_duration,
+        max_connection_duration,
+        request_headers_timeout,
+    } = *conf;
+    HttpTimes {
+        request: request_timeout.and_then(|time| time.get()),
+        stream_idle: stream_idle_timeout.and_then(|time| time.get()),
+        headers: request_headers_timeout.and_then(|time| time.get()),
+        stream: max_stream_duration.and_then(|time| time.get()),
+        connection: max_connection_duration.and_then(|time| time.get()),
+    }
+}
+
+/// Returns the rate of requests to an inbound.
+pub(super) fn rate(conf: Option<&RateConf>) -> Option<RequestRate> {
+    let http = conf?.local.http.as_ref()?;
+    let rate = http.in_force()?;
+    let HttpRate { on_rate_limit, .. } = http;
+    let answer = on_rate_limit.as_ref();
+    let status = answer.and_then(|OnRateLimit { status, .. }| u16::try_from(status.as_ref()?.0).ok());
+    let fields = answer.and_then(|answer| answer.headers.as_ref()).map(fields).unwrap_or_default();
+    Some(RequestRate {
+        rate: RatePlan { num: rate.num.0, interval: rate.interval.0 },
+        status: status.unwrap_or(TOO_MANY_REQUESTS),
+        fields,
+    })
+}
+
+/// Returns the fields of an answer. There are none before, so that those which are set and those which are added are alike.
+fn fields(headers: &Headers) -> Arc<[(String, String)]> {
+    let all = headers.set.iter().chain(&headers.add).flatten();
+    all.map(|NamedHeader { name, value }| (name.clone(), value.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests;

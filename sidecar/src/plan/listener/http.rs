@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Rules of the requests to a listener, as documents say them.
+
+use super::rate::RatePlan;
+use crate::plan::tls::permissions::{Peer, Who};
+use culvert_mesh::model::percentage::Percentage;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Rules of the requests to a listener. The default has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpPlan {
+    /// Faults that are put upon requests.
+    pub faults: Faults,
+    /// The rate of requests; `None` = no limit.
+    pub rate: Option<RequestRate>,
+    /// Times of requests.
+    pub times: HttpTimes,
+}
+
+/// Times of requests; `None` = no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HttpTimes {
+    /// Time from the end of a request to the end of its response.
+    pub request: Option<Duration>,
+    /// Longest time without a byte while a request is under way.
+    pub stream_idle: Option<Duration>,
+    /// Longest time from the first byte of a request to the end of its head.
+    pub headers: Option<Duration>,
+    /// Longest time from the head of a request to the end of its response.
+    pub stream: Option<Duration>,
+    /// Longest life of a connection, which ends between two requests.
+    pub connection: Option<Duration>,
+}
+
+/// The rate of requests, and the answer to those above it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestRate {
+    /// Requests in a time.
+    pub rate: RatePlan,
+    /// Status of the answer.
+    pub status: u16,
+    /// Fields of the answer.
+    pub fields: Arc<[(String, String)]>,
+}
+
+/// Faults that are put upon requests, by their callers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// The first that is about the caller holds alone.
+    pub first: Vec<FaultSet>,
+    /// Each that is about the caller holds.
+    pub each: Vec<FaultSet>,
+}
+
+/// Faults of some callers, in the order in which they come upon a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultSet {
+    /// Callers that they are put upon.
+    pub from: Callers,
+    /// The faults.
+    pub faults: Vec<FaultPlan>,
+}
+
+/// A fault that is put upon a share of the requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultPlan {
+    /// The wait before a request goes on.
+    pub delay: Option<(Duration, Percentage)>,
+    /// Status of an answer in place of the server's.
+    pub abort: Option<(u16, Percentage)>,
+    /// Most KiB a second of a response's body: Kuma's kbps are Envoy's KiB.
+    pub bandwidth: Option<(u64, Percentage)>,
+}
+
+/// Callers that a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callers {
+    /// Members, by what their certificates say: one of these is enough.
+    pub who: Vec<Who>,
+    /// Addresses from which they call; of use where a caller shows no certificate.
+    pub addresses: HashSet<IpAddr>,
+}
+
+/// The peer that sent a request, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// Member that proved who it is.
+    pub peer: Option<&'a Peer>,
+    /// True if the path of an identity is a service's name.
+    pub names_services: bool,
+    /// Address from which it calls.
+    pub address: IpAddr,
+}
+
+// === impl Faults ===
+
+impl Faults {
+    /// Returns the faults of a caller.
+    pub fn of(&self, caller: Caller<'_>) -> Vec<FaultPlan> {
+        let first = self.first.iter().find(|set| set.from.has(caller));
+        let each = self.each.iter().filter(|set| set.from.has(caller));
+        first.into_iter().chain(each).flat_map(|set| set.faults.iter().copied()).collect()
+    }
+
+    /// Returns all faults, in the order of their documents.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Callers, &FaultPlan)> {
+        let sets = self.first.iter().rev().chain(&self.each);
+        sets.flat_map(|set| set.faults.iter().map(|fault| (&set.from, fault)))
+    }
+}
+
+// === impl Callers ===
+
+impl Callers {
+    /// Returns true if the caller is one of them. One that shows no certificate is known by its address.
+    pub fn has(&self, caller: Caller<'_>) -> bool {
+        if self.is_everyone() {
+            return true;
+        }
+        match caller.peer {
+            Some(peer) => self.who.iter().any(|who| who.is_surely(peer, caller.names_services)),
+            None => self.addresses.contains(&caller.address),
+        }
+    }
+
+    /// Returns true if every caller is one.
+    pub fn is_everyone(&self) -> bool {
+        self.who.contains(&Who::Everyone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_known_by_its_certificate_and_else_by_its_address() {
+        let service = |name: &str| {
+            let tags = [("kuma.io/service".to_owned(), name.to_owned())];
+            Who::Tags(culvert_mesh::model::tags::Tags(tags.into()))
+        };
+        let web = Peer { ids: ["spiffe://default/web".parse().unwrap()].into(), tags: [].into() };
+        let (here, there) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        for (who, peer, address, has) in [
+            (Who::Everyone, None, there, true),
+            (Who::Everyone, Some(&web), there, true),
+            (service("web"), Some(&web), there, true),
+            (service("api"), Some(&web), here, false),
+            (service("web"), None, here, true),
+            (service("web"), None, there, false),
+        ] {
+            let callers = Callers { who: vec![who], addresses: [here].into() };
+            let caller = Caller { peer, names_services: true, address };
+            assert_eq!(callers.has(caller), has, "{callers:?} {caller:?}");
+        }
+    }
+}
