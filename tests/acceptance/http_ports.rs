@@ -14,12 +14,12 @@ use crate::documents::{SOON, TRANSPARENT};
 use crate::support::{APP, assert_reset};
 use crate::walkthrough::{onboarded, with_documents};
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// A way through the sidecar to a port of HTTP.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+pub(crate) enum Way {
     /// To the pod's inbound.
     Inbound,
     /// By the pod's outbound, to a service of which all endpoints speak HTTP.
@@ -27,16 +27,16 @@ enum Way {
 }
 
 impl Way {
-    const ALL: [Self; 2] = [Self::Inbound, Self::Outbound];
+    pub(crate) const ALL: [Self; 2] = [Self::Inbound, Self::Outbound];
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
         }
     }
 
-    fn called(self) -> SocketAddr {
+    pub(crate) fn called(self) -> SocketAddr {
         match self {
             Self::Inbound => (Family::V4.pod(), 8080).into(),
             Self::Outbound => ([240, 0, 0, 1], 80).into(),
@@ -45,15 +45,15 @@ impl Way {
 }
 
 /// What an origin heard, all connections together.
-type Heard = Arc<Mutex<Vec<u8>>>;
+pub(crate) type Heard = Arc<Mutex<Vec<u8>>>;
 
-struct World {
-    lab: Lab,
-    folder: std::path::PathBuf,
+pub(crate) struct World {
+    pub(crate) lab: Lab,
+    pub(crate) folder: std::path::PathBuf,
 }
 
 impl World {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let (lab, folder) = onboarded()?;
         let outside = Family::V4.outside();
         let text = format!(
@@ -70,7 +70,7 @@ impl World {
         Ok(Self { lab, folder })
     }
 
-    fn sidecar(&self, more: &[&str]) -> Result<Sidecar<'_>> {
+    pub(crate) fn sidecar(&self, more: &[&str]) -> Result<Sidecar<'_>> {
         with_documents(&self.lab, &self.folder, &[&["--dataplane", "here"], more].concat())
     }
 
@@ -81,18 +81,18 @@ impl World {
         }
     }
 
-    fn serve(&self, way: Way, behaviour: impl Behaviour) -> Result<Server> {
+    pub(crate) fn serve(&self, way: Way, behaviour: impl Behaviour) -> Result<Server> {
         match way {
             Way::Inbound => self.lab.pod.as_uid(APP).serve((Family::V4.pod(), 8080), behaviour),
             Way::Outbound => self.lab.peer.serve((Family::V4.outside(), 8080), behaviour),
         }
     }
 
-    fn connect(&self, way: Way) -> Result<TcpStream> {
+    pub(crate) fn connect(&self, way: Way) -> Result<TcpStream> {
         self.client(way).connect(way.called()).with_context(|| format!("{way:?}"))
     }
 
-    fn curl(&self, way: Way, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn curl(&self, way: Way, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new("curl");
         command.args(["-sS", "--max-time", "20"]).args(arguments);
         let Output { status, stdout, stderr } = self.client(way).run(|| command.output())?;
@@ -102,7 +102,7 @@ impl World {
 }
 
 /// An origin that notes all bytes: answers each request, takes a body by length, and turns into an echo by Upgrade.
-fn origin(heard: &Heard) -> impl Behaviour + use<> {
+pub(crate) fn origin(heard: &Heard) -> impl Behaviour + use<> {
     let heard = Arc::clone(heard);
     move |stream| {
         let mut answers = stream.try_clone()?;
@@ -144,7 +144,7 @@ fn origin(heard: &Heard) -> impl Behaviour + use<> {
     }
 }
 
-fn hears(stream: &mut TcpStream, expected: &str) -> Result<()> {
+pub(crate) fn hears(stream: &mut TcpStream, expected: &str) -> Result<()> {
     let mut got = vec![0; expected.len()];
     stream.read_exact(&mut got).with_context(|| format!("instead of {expected:?}"))?;
     ensure!(got == expected.as_bytes(), "{:?} instead of {expected:?}", String::from_utf8_lossy(&got));
@@ -152,7 +152,7 @@ fn hears(stream: &mut TcpStream, expected: &str) -> Result<()> {
 }
 
 /// Reads up to FIN.
-fn rest(stream: &mut TcpStream) -> Result<String> {
+pub(crate) fn rest(stream: &mut TcpStream) -> Result<String> {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest)?;
     Ok(String::from_utf8_lossy(&rest).into_owned())

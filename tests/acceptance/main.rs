@@ -24,6 +24,7 @@ mod go_json;
 mod guards;
 mod health;
 mod http_ports;
+mod http_rules;
 mod identities;
 mod injector;
 mod inspect;

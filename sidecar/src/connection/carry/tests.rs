@@ -84,7 +84,9 @@ fn counted(proxy: &Proxy, word: &str) -> Vec<String> {
     let page = proxy.metrics.registry.text();
     let mut lines: Vec<_> = page
         .lines()
-        .filter(|line| line.contains(word) && !line.starts_with('#') && !line.ends_with(" 0"))
+        // Times differ from run to run.
+        .filter(|line| line.contains(word) && !line.contains("_seconds"))
+        .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
         .map(|line| line.replace("culvert_", "").replace("direction=\"outbound\",", ""))
         .collect();
     lines.sort_unstable();
@@ -95,7 +97,7 @@ fn counted(proxy: &Proxy, word: &str) -> Vec<String> {
 #[test]
 fn a_connection_of_messages_is_small() {
     let bytes = size_of::<super::Http>();
-    assert!(bytes <= 640, "{bytes} bytes");
+    assert!(bytes <= 896, "{bytes} bytes");
 }
 
 #[tokio::test]

@@ -269,6 +269,6 @@ fn strategies_are_merged_as_other_policies_about_destinations() {
         "kind: Mesh",
         "loadBalancer: {type: RingHash}, hashPolicies: [{type: Header, header: {name: x}}]",
     );
-    let warning = "MeshLoadBalancingStrategy a: passed over, as connections are forwarded as TCP: hashPolicies of type Header";
+    let warning = "MeshLoadBalancingStrategy a: passed over, as the sidecar does nothing by it: hashPolicies of type Header";
     assert_eq!(read(&format!("{PODS}{ring}")).warnings, [warning]);
 }

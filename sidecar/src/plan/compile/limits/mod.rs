@@ -393,7 +393,7 @@ fn passed_over(policy: &Document) -> Option<String> {
     };
     let (kind, name) = (policy.kind().name(), &policy.name);
     (!fields.is_empty()).then(|| {
-        format!("{kind} {name}: passed over, as connections are forwarded as TCP: {}", fields.join(", "))
+        format!("{kind} {name}: passed over, as the sidecar does nothing by it: {}", fields.join(", "))
     })
 }
 

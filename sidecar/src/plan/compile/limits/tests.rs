@@ -321,10 +321,7 @@ fn what_a_connection_does_not_show_is_passed_over_with_one_warning_a_policy() {
     let detectors = "detectors: {totalFailures: {consecutive: 1}, localOriginFailures: {consecutive: 1}, successRate: {}, failurePercentage: {}}";
     let breaker = format!("connectionLimits: {{maxConnectionPools: 1}}, outlierDetection: {{{detectors}}}");
     for (documents, told) in [
-        (
-            timeout("t", ALL, &[(ALL, http), (BACKEND, http)]),
-            Some("MeshTimeout t: passed over, as connections are forwarded as TCP: http"),
-        ),
+        (timeout("t", ALL, &[(ALL, http), (BACKEND, http)]), None),
         (timeout("t", ALL, &[(ALL, "idleTimeout: 1s")]), None),
         (timeout("t", "kind: Dataplane, name: other", &[(ALL, http)]), None),
         (
@@ -334,7 +331,20 @@ fn what_a_connection_does_not_show_is_passed_over_with_one_warning_a_policy() {
                 "kind: Dataplane, name: here, sectionName: web",
                 &format!("rules: [{{default: {{{http}}}}}]"),
             ),
-            Some("MeshTimeout t: passed over, as connections are forwarded as TCP: http"),
+            None,
+        ),
+        (
+            policy(
+                "MeshTimeout",
+                "t",
+                ALL,
+                &format!(
+                    "rules: [{{matches: [{{spiffeID: {{type: Exact, value: 'spiffe://default/a'}}}}], default: {{{http}}}}}]"
+                ),
+            ),
+            Some(
+                "MeshTimeout t: passed over, as the sidecar does nothing by it: rules[].default.http beside matches",
+            ),
         ),
         (
             policy(
@@ -343,12 +353,12 @@ fn what_a_connection_does_not_show_is_passed_over_with_one_warning_a_policy() {
                 ALL,
                 &format!("to: [{}]", to(ALL, "http: {numRetries: 1}, grpc: {numRetries: 1}")),
             ),
-            Some("MeshRetry r: passed over, as connections are forwarded as TCP: http, grpc"),
+            Some("MeshRetry r: passed over, as the sidecar does nothing by it: http, grpc"),
         ),
         (
             policy("MeshCircuitBreaker", "b", ALL, &format!("to: [{}]", to(ALL, &breaker))),
             Some(
-                "MeshCircuitBreaker b: passed over, as connections are forwarded as TCP: detectors.failurePercentage, \
+                "MeshCircuitBreaker b: passed over, as the sidecar does nothing by it: detectors.failurePercentage, \
                  detectors.localOriginFailures, detectors.successRate, maxConnectionPools",
             ),
         ),
