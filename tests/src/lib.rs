@@ -17,7 +17,7 @@
 //! | 6 | `demo` | what `cargo demo` shows |
 //! | 6 | `runtime` | containerd and podman, each in a world of its own |
 //! | 5 | `mounted` | a node's files in a temporary folder, and the installer about them |
-//! | 5 | `pod` | the plugin, the sidecar, and bare listeners in the sidecar's place |
+//! | 5 | `pod` | the plugin, the sidecar, and in its place bare listeners or the programs of a benchmark |
 //! | 5 | `api_server` | Kubernetes' API in process |
 //! | 5 | `control` | a sidecar's side of the controller's stream |
 //! | 5 | `chart` | what helm renders, and Kubernetes' schemas |

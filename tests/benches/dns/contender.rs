@@ -1,15 +1,11 @@
-//! The contenders, and the cost of a running one.
+//! The contenders of this bench.
 
-use std::env;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use culvert_tests::process::Process;
-use culvert_tests::until::until_some;
-use culvert_tests::{Lab, pod::sidecar, process::binaries::Binaries, process::lab_exec};
+use anyhow::Result;
+use culvert_tests::pod::bench::contender::Contender;
+use culvert_tests::{Host, Lab};
 
 /// The server at the other end of the cable.
 pub(crate) const SERVER: &str = "192.0.2.10:53";
@@ -17,130 +13,42 @@ pub(crate) const SERVER: &str = "192.0.2.10:53";
 /// Each contender listens here.
 const AT: &str = "127.0.0.1:15053";
 
-pub(crate) const READY_WITHIN: Duration = Duration::from_secs(20);
-
-/// Nothing, our sidecar, or a peer.
-#[derive(Debug)]
-pub(crate) struct Contender {
-    name: String,
-    command: Option<(PathBuf, Vec<String>)>,
+/// All that can be had here.
+pub(crate) fn all(lab: &Lab) -> Result<Vec<Contender>> {
+    let folder = lab.folder().display().to_string();
+    let mut all = vec![Contender::direct()];
+    let arguments = ["--keep-in-foreground", "--conf-file=CONFIG"];
+    all.extend(Contender::peer(lab, "dnsmasq", ("dnsmasq.conf", DNSMASQ), &arguments)?);
+    let config = UNBOUND.replace("FOLDER", &folder);
+    all.extend(Contender::peer(lab, "unbound", ("unbound.conf", &config), &["-d", "-p", "-c", "CONFIG"])?);
+    all.extend(Contender::envoy(lab, ENVOY)?);
+    fs::write(lab.folder().join("mesh.yaml"), MESH)?;
+    fs::write(lab.folder().join("resolv.conf"), "nameserver 192.0.2.10\n")?;
+    let options = [
+        "--concurrency=2",
+        "--dns-port=15053",
+        "--verify-redirect=off",
+        "--dataplane=web-1",
+        &format!("--resolv-conf={folder}/resolv.conf"),
+        &format!("--resources={folder}/mesh.yaml"),
+    ]
+    .map(str::to_owned);
+    all.push(Contender::ours("culvert", &options)?);
+    all.extend(Contender::other_builds(&options));
+    Ok(all)
 }
 
-/// One that runs in the pod.
-#[derive(Debug)]
-pub(crate) struct Running(Process);
-
-impl Contender {
-    /// All that can be had here.
-    pub(crate) fn all(lab: &Lab) -> Result<Vec<Self>> {
-        let mut all = vec![Self { name: "direct".into(), command: None }];
-        let folder = lab.folder().display().to_string();
-        for (name, variable, config) in [
-            ("dnsmasq", "CULVERT_BENCH_DNSMASQ", DNSMASQ),
-            ("unbound", "CULVERT_BENCH_UNBOUND", UNBOUND),
-            ("envoy", "CULVERT_BENCH_ENVOY", ENVOY),
-        ] {
-            let Some(program) = find(name, variable) else { continue };
-            let path = format!("{folder}/{name}.conf{}", if name == "envoy" { ".yaml" } else { "" });
-            fs::write(&path, config.replace("FOLDER", &folder))?;
-            let conf = format!("--conf-file={path}");
-            let arguments: Vec<&str> = match name {
-                "dnsmasq" => vec!["--keep-in-foreground", &conf],
-                "unbound" => vec!["-d", "-p", "-c", &path],
-                _ => vec!["-c", &path, "--concurrency", "2", "-l", "warn", "--disable-hot-restart"],
-            };
-            let command = Some((program, arguments.into_iter().map(str::to_owned).collect()));
-            all.push(Self { name: name.into(), command });
-        }
-        fs::write(lab.folder().join("mesh.yaml"), MESH)?;
-        fs::write(lab.folder().join("resolv.conf"), "nameserver 192.0.2.10\n")?;
-        let options: Vec<String> = [
-            "--concurrency=2",
-            "--dns-port=15053",
-            "--verify-redirect=off",
-            "--dataplane=web-1",
-            &format!("--resolv-conf={folder}/resolv.conf"),
-            &format!("--resources={folder}/mesh.yaml"),
-        ]
-        .map(str::to_owned)
-        .into();
-        let ours = Binaries::built()?.sidecar.clone();
-        all.push(Self { name: "culvert".into(), command: Some((ours, options.clone())) });
-        let others = env::var_os("CULVERT_BENCH_OTHERS").unwrap_or_default();
-        for program in env::split_paths(&others).filter(|path| path.is_file()) {
-            let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            all.push(Self { name, command: Some((program, options.clone())) });
-        }
-        Ok(all)
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Returns the address to ask.
-    pub(crate) fn address(&self) -> SocketAddr {
-        let at = if self.command.is_some() { AT } else { SERVER };
-        at.parse().expect("an address")
-    }
-
-    /// Starts it and waits until it answers; `None` for direct, which needs no start.
-    pub(crate) fn start(&self, lab: &Lab) -> Result<Option<Running>> {
-        let Some((program, arguments)) = &self.command else { return Ok(None) };
-        let mut command = lab_exec::command(lab.pod.namespace(), sidecar::UID, None, program)?;
-        command.args(arguments).env_clear();
-        let mut process = Process::start(command)?;
-        let answers = until_some(READY_WITHIN, || match process.ended() {
-            Ok(None) => is_bound(lab).transpose(),
-            Ok(Some(status)) => Some(Err(anyhow::anyhow!("it ended: {status}"))),
-            Err(error) => Some(Err(error)),
-        });
-        match answers {
-            Some(Ok(())) => Ok(Some(Running(process))),
-            Some(Err(error)) => Err(error.context(process.stderr().text())),
-            None => bail!("it has no port after {READY_WITHIN:?}: {}", process.stderr().text()),
-        }
-    }
+/// Returns the address to ask.
+pub(crate) fn address(of: &Contender) -> SocketAddr {
+    let at = if of.is_direct() { SERVER } else { AT };
+    at.parse().expect("an address")
 }
 
-/// Returns `Some` once the port is bound.
-fn is_bound(lab: &Lab) -> Result<Option<()>> {
-    let text = lab.pod.proc_net("udp")?;
+/// Returns true once the port is bound.
+pub(crate) fn is_bound(pod: &Host) -> Result<bool> {
+    let text = pod.proc_net("udp")?;
     // 15053 in hexadecimal digits.
-    Ok(text.lines().any(|line| line.contains("0100007F:3ACD ")).then_some(()))
-}
-
-fn find(name: &str, variable: &str) -> Option<PathBuf> {
-    if let Some(path) = env::var_os(variable) {
-        return Some(path.into());
-    }
-    let folders = env::var_os("PATH").unwrap_or_default();
-    // Where Debian puts a daemon, which an ordinary PATH leaves out.
-    let also = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&folders).chain(also).map(|folder| folder.join(name)).find(|path| path.is_file())
-}
-
-impl Running {
-    /// CPU time so far, user and kernel.
-    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
-        let stat = self.read("stat")?;
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
-        // The kernel's USER_HZ, the same on every architecture that Rust knows of with Linux.
-        Ok(ticks as f64 / 100.0)
-    }
-
-    /// Memory that is its own.
-    pub(crate) fn pss_bytes(&self) -> Result<f64> {
-        let rollup = self.read("smaps_rollup")?;
-        let kib = rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
-        Ok(kib.context("no Pss in smaps_rollup")?.trim().parse::<f64>()? * 1024.0)
-    }
-
-    fn read(&self, file: &str) -> Result<String> {
-        let path = Path::new("/proc").join(self.0.pid().to_string()).join(file);
-        fs::read_to_string(&path).with_context(|| path.display().to_string())
-    }
+    Ok(text.lines().any(|line| line.contains("0100007F:3ACD ")))
 }
 
 const MESH: &str = "

@@ -14,15 +14,15 @@ mod contender;
 mod load;
 
 use std::collections::BTreeMap;
-use std::env;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use culvert_tests::pod::bench::contender::{Contender, READY_WITHIN};
+use culvert_tests::pod::bench::figures::{median, short};
 use culvert_tests::until::until_some;
-use culvert_tests::{Lab, process::lab_exec};
+use culvert_tests::{Lab, pod::bench, process::lab_exec};
 
-use contender::{Contender, READY_WITHIN};
 use load::Asked;
 
 /// Answers a second beside dnsmasq's that the product promises, where that is installed: of names of the mesh, and of all others.
@@ -49,19 +49,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn setting(name: &str, default: u64) -> Result<u64> {
-    match env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name}={text}: not a number")),
-        Err(_) => Ok(default),
-    }
-}
-
 fn run() -> Result<()> {
-    let rounds = setting("CULVERT_BENCH_ROUNDS", 3)?.max(1);
-    let secs = Duration::from_secs(setting("CULVERT_BENCH_SECONDS", 2)?.max(1));
+    let (rounds, secs) = bench::rounds_and_time()?;
     let lab = Lab::new()?;
     load::serve(lab.peer.udp(contender::SERVER)?)?;
-    let contenders = Contender::all(&lab)?;
+    let contenders = contender::all(&lab)?;
     let names: Vec<_> = contenders.iter().map(Contender::name).collect();
     println!("{rounds} rounds of {secs:?} a load: {}", names.join(", "));
     let mut results = Results::new();
@@ -91,9 +83,9 @@ fn measure(
     secs: Duration,
     of: &mut BTreeMap<(usize, String), Vec<f64>>,
 ) -> Result<()> {
-    let running = contender.start(lab)?;
+    let running = contender.start(lab, contender::is_bound)?;
     let app = lab.pod.as_uid(1000);
-    let at = contender.address();
+    let at = contender::address(contender);
     let mut line = 0;
     let mut put = |what: String, value: f64| {
         of.entry((line, what)).or_default().push(value);
@@ -104,13 +96,13 @@ fn measure(
         ("forwarded", Asked::Outside, AT_A_TIME),
         ("forwarded, one at a time", Asked::Outside, 1),
     ] {
-        if asked == Asked::Mesh && running.is_none() {
+        if asked == Asked::Mesh && contender.is_direct() {
             for figure in ["answers/s", "  p50 µs", "  p99 µs", "  CPU µs each", "  lost"] {
                 put(format!("{figure}, {what}"), f64::NAN);
             }
             continue;
         }
-        let cpu = || running.as_ref().map_or(Ok(f64::NAN), contender::Running::cpu_seconds);
+        let cpu = || running.cpu_seconds();
         // What is made at the first query is not measured. A server may have bound its port and not answer yet.
         until_some(READY_WITHIN, || app.run(|| load::queries(at, asked, at_a_time, secs / 10)).ok())
             .with_context(|| format!("no answer within {READY_WITHIN:?}"))?;
@@ -123,16 +115,8 @@ fn measure(
         put(format!("  CPU µs each, {what}"), each);
         put(format!("  lost, {what}"), load.lost as f64);
     }
-    if let Some(running) = &running {
-        put("MiB".to_owned(), running.pss_bytes()? / 1024.0 / 1024.0);
-    }
+    put("MiB".to_owned(), running.pss_bytes()? / 1024.0 / 1024.0);
     Ok(())
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Medians of all, and culvert's ratio to each of the others.
@@ -140,11 +124,7 @@ fn table(names: &[&str], results: &Results) -> String {
     let figure = |name: &str, measure: &(usize, String)| {
         Some(median(results.get(name)?.get(measure)?)).filter(|value| value.is_finite())
     };
-    let short = |value: Option<f64>| match value {
-        Some(v) if v >= 1000.0 => format!("{v:.0}"),
-        Some(v) => format!("{v:.2}"),
-        None => "–".to_owned(),
-    };
+    let short = |value: Option<f64>| short(value.unwrap_or(f64::NAN));
     let others: Vec<_> = names.iter().copied().filter(|name| *name != "culvert").collect();
     let mut lines = vec![format!("{:<42}", "median")];
     lines[0].extend(names.iter().map(|name| format!("{name:>10}")));

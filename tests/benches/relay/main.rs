@@ -13,14 +13,14 @@ mod load;
 mod report;
 
 use std::collections::BTreeMap;
-use std::env;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use culvert_tests::{Lab, process::lab_exec};
+use culvert_tests::pod::bench::contender::{Contender, listens};
+use culvert_tests::{Lab, pod::bench, process::lab_exec};
 
-use contender::Contender;
+use contender::OUTBOUND;
 use load::Servers;
 use report::{Measure, Results};
 
@@ -41,23 +41,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn setting(name: &str, default: u64) -> Result<u64> {
-    match env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name}={text}: not a number")),
-        Err(_) => Ok(default),
-    }
-}
-
 fn run() -> Result<()> {
-    let rounds = setting("CULVERT_BENCH_ROUNDS", 3)?.max(1);
-    let secs = Duration::from_secs(setting("CULVERT_BENCH_SECONDS", 2)?.max(1));
-    let lab = Lab::new()?;
-    for host in [&lab.pod, &lab.peer] {
-        host.set_sysctl("net.ipv4.ip_local_port_range", "16000 65535")?;
-        host.set_sysctl("net.ipv4.tcp_tw_reuse", "1")?;
-    }
+    let (rounds, secs) = bench::rounds_and_time()?;
+    let lab = bench::lab()?;
     let servers = Servers::start(&lab.peer)?;
-    let contenders = Contender::all(&lab)?;
+    let contenders = contender::all(&lab)?;
     let names: Vec<_> = contenders.iter().map(Contender::name).collect();
     println!("{} rounds of {secs:?} a load: {}", rounds, names.join(", "));
     let mut results: Results = BTreeMap::new();
@@ -83,21 +71,22 @@ fn measure(
     of: &mut BTreeMap<Measure, Vec<f64>>,
 ) -> Result<()> {
     let mut put = |measure, value: f64| of.entry(measure).or_default().push(value);
-    let running = contender.start(lab)?;
-    if let Some(running) = &running {
-        put(Measure::ReadyMs, running.ready_after.as_secs_f64() * 1e3);
-        put(Measure::StartMib, running.pss_bytes()? / 1024.0 / 1024.0);
+    if !contender.is_direct() {
+        lab.add(&[])?.expect_success();
     }
-    let cpu = || running.as_ref().map_or(Ok(0.0), contender::Running::cpu_seconds);
+    let running = contender.start(lab, |pod| listens(pod, OUTBOUND))?;
+    if !contender.is_direct() {
+        put(Measure::ReadyMs, running.ready_after.as_secs_f64() * 1e3);
+    }
+    put(Measure::StartMib, running.pss_bytes()? / 1024.0 / 1024.0);
+    let cpu = || running.cpu_seconds();
     let app = lab.pod.as_uid(1000);
 
     let (before, kept) = (cpu()?, app.run(|| load::requests(servers.small(), 32, secs))?);
     put(Measure::KeepAlive, kept.per_second);
     put(Measure::KeepAliveP50, kept.p50_us);
     put(Measure::KeepAliveP99, kept.p99_us);
-    if running.is_some() {
-        put(Measure::CpuPerRequest, (cpu()? - before) * 1e6 / (kept.per_second * secs.as_secs_f64()));
-    }
+    put(Measure::CpuPerRequest, (cpu()? - before) * 1e6 / (kept.per_second * secs.as_secs_f64()));
     let alone = app.run(|| load::requests(servers.small(), 1, secs))?;
     put(Measure::AloneP50, alone.p50_us);
     put(Measure::AloneP99, alone.p99_us);
@@ -108,17 +97,16 @@ fn measure(
     let before = cpu()?;
     let gigabits = app.run(|| load::bulk(servers.sink(), 1, secs))?;
     put(Measure::OneStream, gigabits);
-    if running.is_some() {
-        put(Measure::CpuPerGigabit, (cpu()? - before) * 1e3 / (gigabits * secs.as_secs_f64()));
-    }
+    put(Measure::CpuPerGigabit, (cpu()? - before) * 1e3 / (gigabits * secs.as_secs_f64()));
     put(Measure::EightStreams, app.run(|| load::bulk(servers.sink(), 8, secs))?);
 
-    if let Some(running) = &running {
+    if !contender.is_direct() {
         let before = running.pss_bytes()?;
         let held = app.run(|| load::idle(servers.small(), IDLE))?;
         put(Measure::IdleKib, (running.pss_bytes()? - before) / 1024.0 / IDLE as f64);
         drop(held);
+        drop(running);
+        lab.del()?.expect_success();
     }
-    drop(running);
-    contender.clear(lab)
+    Ok(())
 }

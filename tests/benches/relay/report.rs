@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use culvert_tests::pod::bench::figures::{median, short};
 
 /// Each figure by contender, measure and round.
 pub(crate) type Results = BTreeMap<String, BTreeMap<Measure, Vec<f64>>>;
@@ -72,26 +73,8 @@ impl Measure {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
-    }
-}
-
 fn figure(results: &Results, name: &str, measure: Measure) -> Option<f64> {
     Some(median(results.get(name)?.get(&measure)?)).filter(|value| value.is_finite())
-}
-
-fn short(value: f64) -> String {
-    match value {
-        v if v >= 1000.0 => format!("{v:.0}"),
-        v if v >= 10.0 => format!("{v:.1}"),
-        v => format!("{v:.2}"),
-    }
 }
 
 /// Medians of all, and culvert's ratio to each of the others.

@@ -23,14 +23,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use culvert_tests::{Authority, Lab, process::lab_exec};
+use culvert_tests::pod::bench::contender::{Contender, Running, listens};
+use culvert_tests::pod::bench::figures::median;
+use culvert_tests::{Authority, Lab, pod::bench, process::lab_exec};
 
-use contender::{Contender, Running};
 use load::{Load, Side};
 use servers::Port;
 
 /// Idle connections that are opened to see what one costs.
 const IDLE: usize = 1000;
+/// Where inbound connections are redirected to; a contender listens here last.
+const INBOUND: u16 = 15006;
 
 fn main() -> ExitCode {
     // This program becomes each contender, in the pod and under its uid.
@@ -46,39 +49,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn setting(name: &str, default: u64) -> Result<u64> {
-    match env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name}={text}: not a number")),
-        Err(_) => Ok(default),
-    }
-}
-
 /// The measurements of a round, in the order of the report.
 type Measured = Vec<(String, f64)>;
 
 fn run() -> Result<()> {
-    let rounds = setting("CULVERT_BENCH_ROUNDS", 3)?.max(1);
-    let secs = Duration::from_secs(setting("CULVERT_BENCH_SECONDS", 2)?.max(1));
-    let lab = Lab::new()?;
-    for host in [&lab.pod, &lab.peer] {
-        host.set_sysctl("net.ipv4.ip_local_port_range", "16000 65535")?;
-        host.set_sysctl("net.ipv4.tcp_tw_reuse", "1")?;
-    }
+    let (rounds, secs) = bench::rounds_and_time()?;
+    let lab = bench::lab()?;
     let authority = Authority::new("mesh default")?;
     authority.service("server")?.write(&lab.folder().join("identity"))?;
     let load = Load::new(&authority.service("client")?)?;
     servers::start(&lab.pod, &lab.peer, &authority.service("member")?)?;
-    let contenders = Contender::all(&lab)?;
+    let contenders = contender::all(&lab)?;
     let names: Vec<_> = contenders.iter().map(Contender::name).collect();
     println!("{rounds} rounds of {secs:?} a load: {}", names.join(", "));
 
     let mut results: Vec<Vec<Measured>> = vec![Vec::new(); contenders.len()];
     for round in 1..=rounds {
         for (contender, of) in contenders.iter().zip(&mut results) {
-            let bench = Bench { lab: &lab, load: &load, running: contender.start(&lab)?, secs };
+            lab.add(&[])?.expect_success();
+            let running = contender.start(&lab, |pod| listens(pod, INBOUND))?;
+            let bench = Bench { lab: &lab, load: &load, running, secs };
             let measured = bench.measure().with_context(|| contender.name().to_owned())?;
             drop(bench);
-            contender.clear(&lab)?;
+            lab.del()?.expect_success();
             let values: Vec<_> = measured.iter().map(|(_, value)| format!("{value:.1}")).collect();
             println!("round {round}: {:<8} {}", contender.name(), values.join(" "));
             of.push(measured);
@@ -165,11 +158,6 @@ impl Bench<'_> {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// Medians, and those of the first contender as shares of each other's.
 fn report(names: &[&str], results: &[Vec<Measured>]) {
     print!("\n{:<52}", "medians");
@@ -179,7 +167,7 @@ fn report(names: &[&str], results: &[Vec<Measured>]) {
     let measures = results.first().and_then(|rounds| rounds.first()).map_or(0, Vec::len);
     for at in 0..measures {
         print!("{:<52}", results[0][0][at].0);
-        let of = |rounds: &Vec<Measured>| median(rounds.iter().map(|round| round[at].1).collect());
+        let of = |rounds: &Vec<Measured>| median(&rounds.iter().map(|round| round[at].1).collect::<Vec<_>>());
         let medians: Vec<f64> = results.iter().map(of).collect();
         medians.iter().for_each(|median| print!("{median:>10.2}"));
         medians.iter().skip(1).for_each(|other| print!("{:>10.2}", medians[0] / other));
