@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::server::{Behaviour, Server, echo};
 use culvert_tests::{Actor, Family, Lab, Sidecar, eventually};
 
-use crate::documents::{SOON, TRANSPARENT};
+use crate::documents::{SOON, TRANSPARENT, replace};
 use crate::support::{APP, assert_reset};
 use crate::walkthrough::{onboarded, with_documents};
 
@@ -18,7 +19,7 @@ pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// A way through the sidecar to a port of HTTP.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     /// To the pod's inbound.
     Inbound,
@@ -36,60 +37,85 @@ impl Way {
         }
     }
 
-    pub(crate) fn called(self) -> SocketAddr {
-        match self {
-            Self::Inbound => (Family::V4.pod(), 8080).into(),
-            Self::Outbound => ([240, 0, 0, 1], 80).into(),
+    /// The address that a client calls.
+    pub(crate) fn called(self, family: Family) -> SocketAddr {
+        match (self, family) {
+            (Self::Inbound, _) => (family.pod(), 8080).into(),
+            (Self::Outbound, Family::V4) => ([240, 0, 0, 1], 80).into(),
+            (Self::Outbound, Family::V6) => ([0xfd00, 0xfd00, 0, 0, 0, 0, 0, 1], 80).into(),
         }
     }
 }
 
-/// What an origin heard, all connections together.
+/// Bytes that an origin heard, all connections together.
 pub(crate) type Heard = Arc<Mutex<Vec<u8>>>;
 
+/// A pod with a port of HTTP, and a service outside that speaks HTTP.
 pub(crate) struct World {
-    pub(crate) lab: Lab,
-    pub(crate) folder: std::path::PathBuf,
+    pub lab: Lab,
+    pub family: Family,
+    pub folder: PathBuf,
 }
 
 impl World {
     pub(crate) fn new() -> Result<Self> {
+        Self::of(Family::V4)
+    }
+
+    pub(crate) fn of(family: Family) -> Result<Self> {
         let (lab, folder) = onboarded()?;
-        let outside = Family::V4.outside();
+        let world = Self { lab, family, folder };
+        world.speaks("http")?;
+        Ok(world)
+    }
+
+    /// Exchanges the documents: the port and the service have this protocol.
+    pub(crate) fn speaks(&self, protocol: &str) -> Result<()> {
+        let (here, outside) = (self.family.pod(), self.family.outside());
+        let called = Way::Outbound.called(self.family).ip();
         let text = format!(
             "{{type: Mesh, name: default}}
 ---
-{{type: Dataplane, name: here, networking: {{address: 10.77.0.2, {TRANSPARENT},
-  inbound: [{{port: 8080, tags: {{kuma.io/service: here, kuma.io/protocol: http}}}}],
-  outbound: [{{port: 80, address: 240.0.0.1, tags: {{kuma.io/service: web}}}}]}}}}
+{{type: Dataplane, name: here, networking: {{address: '{here}', {TRANSPARENT},
+  inbound: [{{port: 8080, tags: {{kuma.io/service: here, kuma.io/protocol: {protocol}}}}}],
+  outbound: [{{port: 80, address: '{called}', tags: {{kuma.io/service: web}}}}]}}}}
 ---
-{{type: Dataplane, name: web-1, networking: {{address: {outside}, inbound: [{{port: 8080, tags: {{kuma.io/service: web, kuma.io/protocol: http}}}}]}}}}
+{{type: Dataplane, name: web-1, networking: {{address: '{outside}', inbound: [{{port: 8080, tags: {{kuma.io/service: web, kuma.io/protocol: {protocol}}}}}]}}}}
 "
         );
-        fs::write(folder.join("mesh.yaml"), text)?;
-        Ok(Self { lab, folder })
+        replace(&self.folder.join("mesh.yaml"), &text)
     }
 
     pub(crate) fn sidecar(&self, more: &[&str]) -> Result<Sidecar<'_>> {
         with_documents(&self.lab, &self.folder, &[&["--dataplane", "here"], more].concat())
     }
 
-    fn client(&self, way: Way) -> Actor<'_> {
+    pub(crate) fn client(&self, way: Way) -> Actor<'_> {
         match way {
             Way::Inbound => self.lab.peer.as_root(),
             Way::Outbound => self.lab.pod.as_uid(APP),
         }
     }
 
-    pub(crate) fn serve(&self, way: Way, behaviour: impl Behaviour) -> Result<Server> {
+    /// The place of a server: a host with a uid, and an address there.
+    pub(crate) fn place(&self, way: Way) -> (Actor<'_>, SocketAddr) {
         match way {
-            Way::Inbound => self.lab.pod.as_uid(APP).serve((Family::V4.pod(), 8080), behaviour),
-            Way::Outbound => self.lab.peer.serve((Family::V4.outside(), 8080), behaviour),
+            Way::Inbound => (self.lab.pod.as_uid(APP), (self.family.pod(), 8080).into()),
+            Way::Outbound => (self.lab.peer.as_root(), (self.family.outside(), 8080).into()),
         }
     }
 
+    pub(crate) fn serve(&self, way: Way, behaviour: impl Behaviour) -> Result<Server> {
+        let (actor, at) = self.place(way);
+        actor.serve(at, behaviour)
+    }
+
     pub(crate) fn connect(&self, way: Way) -> Result<TcpStream> {
-        self.client(way).connect(way.called()).with_context(|| format!("{way:?}"))
+        self.client(way).connect(way.called(self.family)).with_context(|| format!("{way:?}"))
+    }
+
+    pub(crate) fn url(&self, way: Way) -> String {
+        format!("http://{}/", way.called(self.family))
     }
 
     pub(crate) fn curl(&self, way: Way, arguments: &[&str]) -> Result<String> {
@@ -158,7 +184,8 @@ pub(crate) fn rest(stream: &mut TcpStream) -> Result<String> {
     Ok(String::from_utf8_lossy(&rest).into_owned())
 }
 
-fn counts(sidecar: &Sidecar<'_>, series: &str, way: Way, label: &str, count: u64) -> Result<()> {
+/// Waits until a counter of messages has a value.
+pub(crate) fn counts(sidecar: &Sidecar<'_>, series: &str, way: Way, label: &str, count: u64) -> Result<()> {
     let line = format!("culvert_http_{series}_total{{direction=\"{}\",{label}}} {count}\n", way.name());
     eventually!(sidecar.metrics().is_ok_and(|page| page.contains(&line)), SOON);
     Ok(())
@@ -171,7 +198,7 @@ fn curl_gets_its_answers_on_kept_connections_and_on_closed_ones() -> Result<()> 
     for way in Way::ALL {
         let heard = Heard::default();
         let server = world.serve(way, origin(&heard))?;
-        let url = format!("http://{}/", way.called());
+        let url = world.url(way);
         let out = world.curl(way, &[&url, &url, &url])?;
         assert_eq!(out, "okokok", "{way:?}");
         assert_eq!(server.accepted(), 1, "{way:?}: one connection was kept");

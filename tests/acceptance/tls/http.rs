@@ -8,6 +8,9 @@ use super::*;
 use culvert_tests::eventually;
 use culvert_tests::server::http;
 
+use crate::http_clients::origin::http_1;
+use crate::http_clients::{finishes, program};
+
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Two pods whose ports speak HTTP, all of them.
@@ -73,6 +76,36 @@ fn messages_pass_between_members_and_a_refusal_is_said_through_tls() -> Result<(
                 ensure!(ask(&mut stranger, GET)?.contains("well: GET / from"), "a stranger under PERMISSIVE")
             }
         }
+    }
+    Ok(())
+}
+
+/// By both sidecars' gates, with TLS of the mesh between them.
+#[test]
+fn clients_in_use_get_all_their_answers_between_members() -> Result<()> {
+    let world = world("STRICT")?;
+    let (sidecar, client) = (world.server_sidecar(&[])?, world.client_sidecar()?);
+    let app = world.lab.pod.as_uid(APP);
+    let servers = [SPEAKS, WAITS, OWN_TLS].map(|port| app.serve(("0.0.0.0", port), http_1()));
+    let servers: Vec<_> = servers.into_iter().collect::<Result<_>>()?;
+    let (member, url) = (world.client.as_uid(APP), "http://127.0.0.1:7000/");
+    for more in [&[][..], &["-H", "Connection: close"]] {
+        let arguments = [&["-t1", "-c8", "-d1s", "--timeout", "30s"], more, &[url]].concat();
+        let said = finishes(member, &program("wrk")?, &arguments)?;
+        ensure!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{more:?}: {said}");
+    }
+    let body = world.lab.folder().join("body");
+    fs::write(&body, "b".repeat(20_000_000))?;
+    let data = format!("@{}", body.display());
+    let said =
+        finishes(member, &program("curl")?, &["-sS", "--max-time", "50", "--data-binary", &data, url])?;
+    ensure!(said.trim() == "ok 20000000", "{said:?}");
+    ensure!(servers.iter().all(|server| server.accepted() > 0), "a server was left out");
+    for (sidecar, direction) in [(&client, "outbound"), (&sidecar, "inbound")] {
+        let line = format!("culvert_http_requests_total{{direction=\"{direction}\",class=\"2xx\"}} ");
+        let page = sidecar.metrics()?;
+        let count = page.lines().find_map(|found| found.strip_prefix(&line)?.parse::<u64>().ok());
+        ensure!(count.is_some_and(|count| count > 100), "{direction}: {count:?}");
     }
     Ok(())
 }
