@@ -7,7 +7,7 @@ use culvert_tests::Lab;
 use culvert_tests::pod::bench::contender::Contender;
 use culvert_tests::pod::sidecar;
 
-use super::servers::{HTTP_2, SINK, SMALL, writable};
+use super::servers::{HTTP_2, SINK, SMALL, nginx_config, writable};
 
 /// The protocol of the sidecar's ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) fn all(lab: &Lab) -> Result<Vec<Contender>> {
     all.extend(Contender::envoy(lab, &envoy())?);
     all.extend(Contender::peer(lab, "haproxy", ("haproxy.cfg", HAPROXY), &["-db", "-f", "CONFIG"])?);
     let folder = writable(lab, "nginx", sidecar::UID)?;
-    let config = NGINX.replace("FOLDER", &folder.display().to_string());
+    let config = nginx_config(&folder, NGINX_PROCESSES, NGINX);
     let arguments = ["-e", "stderr", "-c", "CONFIG"];
     all.extend(Contender::peer(lab, "nginx", ("nginx.conf", &config), &arguments)?);
     Ok(all)
@@ -77,7 +77,8 @@ fn envoy() -> String {
     let listeners: String = [(SMALL, "http"), (SINK, "http"), (HTTP_2, "http2")]
         .map(|(port, cluster)| ENVOY_LISTENER.replace("PORT", &port.to_string()).replace("CLUSTER", cluster))
         .concat();
-    ENVOY.replace("LISTENERS", &listeners)
+    let clusters = ["http", "http2"].map(|cluster| ENVOY_CLUSTER.replace("NAME", cluster)).concat();
+    ENVOY.replace("LISTENERS", &listeners).replace("CLUSTERS", &clusters)
 }
 
 const ENVOY_LISTENER: &str = r#"
@@ -126,7 +127,10 @@ static_resources:
           cluster: http
 LISTENERS
   clusters:
-  - name: http
+CLUSTERS"#;
+
+const ENVOY_CLUSTER: &str = r#"
+  - name: NAME
     type: ORIGINAL_DST
     lb_policy: CLUSTER_PROVIDED
     connect_timeout: 10s
@@ -136,18 +140,7 @@ LISTENERS
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
         common_http_protocol_options: {idle_timeout: 7200s}
-        explicit_http_config: {http_protocol_options: {}}
-  - name: http2
-    type: ORIGINAL_DST
-    lb_policy: CLUSTER_PROVIDED
-    connect_timeout: 10s
-    circuit_breakers: {thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}]}
-    upstream_bind_config: {source_address: {address: 127.0.0.6, port_value: 0}}
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        common_http_protocol_options: {idle_timeout: 7200s}
-        explicit_http_config: {http2_protocol_options: {}}
+        explicit_http_config: {NAME_protocol_options: {}}
 "#;
 
 /// It tells HTTP/2 by the preface; servers want to be told.
@@ -172,22 +165,8 @@ backend http2
 ";
 
 /// It cannot ask for the port that a client meant; the path says it.
+const NGINX_PROCESSES: &str = "worker_processes 2; worker_rlimit_nofile 20000;";
 const NGINX: &str = r#"
-daemon off;
-worker_processes 2;
-worker_rlimit_nofile 20000;
-pid FOLDER/pid;
-error_log stderr error;
-events { worker_connections 15000; }
-http {
-  access_log off;
-  client_body_temp_path FOLDER/client;
-  proxy_temp_path FOLDER/proxy;
-  fastcgi_temp_path FOLDER/fastcgi;
-  uwsgi_temp_path FOLDER/uwsgi;
-  scgi_temp_path FOLDER/scgi;
-  keepalive_timeout 1h;
-  keepalive_requests 1000000000;
   client_max_body_size 0;
   upstream app { server 10.77.0.2:8080; keepalive 256; keepalive_requests 1000000000; }
   upstream sink { server 10.77.0.2:8081; keepalive 256; keepalive_requests 1000000000; }
@@ -199,5 +178,4 @@ http {
     location / { proxy_pass http://app; }
     location /up { proxy_pass http://sink; }
   }
-}
 "#;

@@ -100,7 +100,11 @@ pub(crate) fn table(load: &Load, names: &[&str], results: &Results) -> String {
         let _ = write!(text, "\n{:<22}", measure.name());
         for name in names {
             let value = figure(results, load.name, name, measure);
-            let shown = if measure == Measure::Failed { format!("{value:.0}") } else { short(value) };
+            let shown = if measure == Measure::Failed && value.is_finite() {
+                format!("{value:.0}")
+            } else {
+                short(value)
+            };
             let _ = write!(text, "{shown:>10}");
         }
         for other in others.iter().filter(|_| measure.compares()) {

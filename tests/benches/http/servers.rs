@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use culvert_tests::pod::bench::contender::{READY_WITHIN, cpu_seconds, find, listens};
@@ -40,7 +40,8 @@ impl Servers {
             fs::write(folder.join(name), "x".repeat(length))?;
         }
         let config = folder.join("nginx.conf");
-        fs::write(&config, NGINX.replace("FOLDER", &folder.display().to_string()))?;
+        let http = NGINX.replace("FOLDER", &folder.display().to_string());
+        fs::write(&config, nginx_config(&folder, NGINX_PROCESSES, &http))?;
         let program = find("nginx").context("no nginx")?;
         // The sockets of thousands of kept connections.
         let mut command = lab_exec::command(lab.pod.namespace(), APPLICATION, Some(20_000), &program)?;
@@ -103,10 +104,17 @@ fn length(head: &[u8]) -> io::Result<usize> {
     value.unwrap_or(Ok(0)).map_err(io::Error::other)
 }
 
-/// One process: the server's work is not what is measured.
-const NGINX: &str = r#"
+/// A configuration of nginx: its processes, and its part about HTTP. Its files are in the folder.
+pub(crate) fn nginx_config(folder: &Path, processes: &str, http: &str) -> String {
+    NGINX_FRAME
+        .replace("FOLDER", &folder.display().to_string())
+        .replace("PROCESSES", processes)
+        .replace("HTTP", http)
+}
+
+const NGINX_FRAME: &str = r#"
 daemon off;
-master_process off;
+PROCESSES
 pid FOLDER/pid;
 error_log stderr error;
 events { worker_connections 15000; }
@@ -117,15 +125,23 @@ http {
   fastcgi_temp_path FOLDER/fastcgi;
   uwsgi_temp_path FOLDER/uwsgi;
   scgi_temp_path FOLDER/scgi;
-  sendfile on;
-  open_file_cache max=16 inactive=1h;
   keepalive_timeout 1h;
   keepalive_requests 1000000000;
+  HTTP
+}
+"#;
+
+/// One process: the server's work is not what is measured.
+const NGINX_PROCESSES: &str = "master_process off;";
+/// With fewer streams some would be refused before a client has heard of the limit.
+const NGINX: &str = r#"
+  sendfile on;
+  open_file_cache max=16 inactive=1h;
+  http2_max_concurrent_streams 2048;
   server {
     listen 8080 backlog=4096;
     listen 8082 http2 backlog=4096;
     root FOLDER;
     location = / { return 200 "ok"; }
   }
-}
 "#;
