@@ -1,0 +1,91 @@
+//! A page in a browser.
+
+use std::fs;
+use std::io::{BufReader, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::chown;
+
+use anyhow::{Result, ensure};
+use culvert_tests::Family;
+use culvert_tests::server::Behaviour;
+
+use super::origin::Asked;
+use super::{finishes, program};
+use crate::http_ports::{Way, World};
+use crate::support::APP;
+
+/// Scripts of the page, by as many connections as the browser likes.
+const SCRIPTS: usize = 60;
+
+/// A page that adds what its scripts say, and asks once more with a body.
+fn page() -> String {
+    let scripts: String =
+        (1..=SCRIPTS).map(|number| format!("<script src=\"/{number}.js\"></script>")).collect();
+    format!(
+        "<!doctype html><script>let sum = 0;</script>{scripts}<script>
+const request = new XMLHttpRequest();
+request.open('POST', '/post', false);
+request.send('b'.repeat(100000));
+document.write(`the sum is ${{sum}}, the answer ${{request.responseText}}`);
+</script>"
+    )
+}
+
+fn site() -> impl Behaviour {
+    |stream: TcpStream| {
+        stream.set_nodelay(true)?;
+        let mut answers = stream.try_clone()?;
+        let mut requests = BufReader::new(stream);
+        while let Some(mut asked) = Asked::head(&mut requests)? {
+            asked.read_body(&mut requests)?;
+            let path = asked.first.split(' ').nth(1).unwrap_or_default();
+            let number = path.strip_prefix('/').and_then(|path| path.strip_suffix(".js"));
+            let (kind, body) = match (path, number) {
+                ("/", _) => ("text/html", page()),
+                (_, Some(number)) => ("text/javascript", format!("sum += {number};")),
+                _ => ("text/plain", asked.body.len().to_string()),
+            };
+            write!(
+                answers,
+                "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_browser_gets_a_page_with_all_its_scripts() -> Result<()> {
+    let world = World::of(Family::V4)?;
+    let _sidecar = world.sidecar(&[])?;
+    let profile = world.lab.folder().join("profile");
+    fs::create_dir(&profile)?;
+    chown(&profile, Some(APP), Some(APP))?;
+    for way in Way::ALL {
+        let server = world.serve(way, site())?;
+        let home = format!("HOME={}", profile.display());
+        let profile = format!("--user-data-dir={}", profile.display());
+        let url = world.url(way);
+        // Debian's chromium is a script, which cannot be executed by its file alone.
+        let arguments = [
+            &home,
+            "PATH=/usr/bin:/bin",
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--dump-dom",
+            &profile,
+            &url,
+        ];
+        let said = finishes(world.client(way), &program("env")?, &arguments)?;
+        let expected = format!("the sum is {}, the answer 100000", SCRIPTS * (SCRIPTS + 1) / 2);
+        ensure!(said.contains(&expected), "{way:?}: {said}");
+        ensure!(server.accepted() < SCRIPTS, "{way:?}: {} connections, none was kept", server.accepted());
+    }
+    Ok(())
+}
