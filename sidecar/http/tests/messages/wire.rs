@@ -3,7 +3,8 @@
 
 use crate::opinion;
 use crate::scripts::Event;
-use culvert_http::{Exchange, Step, Target, Verdict};
+use culvert_http::exchange::MAX_PIPELINED;
+use culvert_http::{Exchange, Framing, Step, Target, Verdict};
 
 /// Connection, and what came out of it.
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub(crate) struct Wire {
     result: Seen,
     /// True to count bytes that need no look, as splicing does.
     splices: bool,
+    /// Bytes that the server had got when the connection became a tunnel.
+    switched: Option<usize>,
 }
 
 /// FIN of a side.
@@ -75,7 +78,12 @@ impl Wire {
         let before = (self.result.to_server.len(), self.result.to_client.len());
         let at_its_end = self.exchange.verdict() != Verdict::Go;
         // A step of the server may set a held client free, and what it says then belongs before the server's next bytes.
-        while self.client() || self.reply() || self.server() {}
+        // Each byte is part of one step at most, and a reply or a FIN is one more.
+        let mut left = 2 * (self.from_client.len() + self.from_server.len()) + 8;
+        while self.client() || self.reply() || self.server() {
+            left = left.checked_sub(1).expect("the connection comes to rest");
+            assert!(self.exchange.under_way() <= MAX_PIPELINED);
+        }
         let after = (self.result.to_server.len(), self.result.to_client.len());
         assert!(!at_its_end || before == after, "bytes pass behind the end: {:?}", self.seen());
     }
@@ -90,6 +98,12 @@ impl Wire {
             Verdict::Answer(reply) => format!("{} {} without a body", reply.status, reply.rule.name()),
         };
         Seen { held: self.from_client.len(), verdict, ..self.result.clone() }
+    }
+
+    /// Returns the bytes of messages that the server got, without those of a tunnel.
+    pub(crate) fn messages(&self) -> &[u8] {
+        let all = &self.result.to_server;
+        &all[..self.switched.unwrap_or(all.len())]
     }
 
     /// Answers a declined request if it is its turn; true if it was.
@@ -174,6 +188,9 @@ impl Wire {
                 Step::Head(head) => {
                     opinion::of_response(&head);
                     self.exchange.admit_response(&head);
+                    if head.framing == Framing::Tunnel {
+                        self.switched = Some(self.result.to_server.len());
+                    }
                     self.result.to_client.extend_from_slice(head.bytes);
                     head.bytes.len()
                 }
