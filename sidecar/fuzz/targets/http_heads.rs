@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Heads of HTTP/1: taken exactly where a strict reader takes them, with the same parts, the same in any pieces, and right for
-//! the types of the `http` crate.
+//! the types of the `http` crate. An edited head is right as well, and has the other fields.
 #![no_main]
 
 #[path = "../../http/tests/messages/opinion.rs"]
@@ -9,7 +9,8 @@ mod opinion;
 #[path = "http/strict.rs"]
 mod strict;
 
-use culvert_http::{Exchange, Framing, RequestHead, ResponseHead, Step, Target, Version};
+use culvert_http::{Edit, Exchange, Framing, RequestHead, ResponseHead, Step, Target, Version, edited};
+use std::sync::LazyLock;
 use strict::{Asked, Body, Head};
 
 /// The request that the first byte of an input chooses; `None`: the input is a request itself.
@@ -55,6 +56,55 @@ fn is_same_response(head: &ResponseHead<'_>, other: &Head<'_>) {
     assert_eq!((framing(head.framing), head.keeps), (other.body, other.keeps));
 }
 
+static EDITS: LazyLock<[Edit; 3]> = LazyLock::new(|| {
+    let set = Edit::set("x-forwarded-client-cert", b"ours");
+    [Edit::remove("x-kuma-tags").expect("a right edit"), set.expect("a right edit"), Edit::without_h2c()]
+});
+
+/// Returns true for a field that the edits change.
+fn is_edited(name: &[u8]) -> bool {
+    let name =
+        name.to_ascii_lowercase().iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+    let name = String::from_utf8(name).unwrap_or_default();
+    ["x-kuma-tags", "x-forwarded-client-cert", "upgrade", "http2-settings", "connection"]
+        .contains(&name.as_str())
+}
+
+fn edits(head: &RequestHead<'_>, before: &Head<'_>) {
+    let mut bytes = Vec::new();
+    let edited = edited(head, &*EDITS, &mut bytes).expect("a field is set");
+    // A field more than may be is no matter of its receiver.
+    let after = match strict::request(edited.bytes) {
+        Some(after) => after,
+        None => return assert!(before.fields.len() == 100 || edited.bytes.len() > 60 * 1024),
+    };
+    is_same_request(&edited, &after);
+    assert_eq!((before.first, before.body), (after.first, after.body));
+    assert_eq!((before.is_1_0, before.keeps, before.expects), (after.is_1_0, after.keeps, after.expects));
+    let others = |head: &Head<'_>| -> Vec<u8> {
+        let others = head.fields.iter().filter(|(name, _)| !is_edited(name));
+        others.flat_map(|(name, value)| [name, &b":"[..], value, b"\n"].concat()).collect()
+    };
+    assert_eq!(others(before), others(&after));
+    let named = |name: &str| {
+        let lines = after.fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes()));
+        lines.map(|(_, value)| value.to_ascii_lowercase()).collect::<Vec<_>>()
+    };
+    assert_eq!(named("x-forwarded-client-cert"), [b"ours"]);
+    assert!(named("x-kuma-tags").is_empty());
+    let list = |name| -> Vec<Vec<u8>> {
+        named(name)
+            .iter()
+            .flat_map(|line| line.split(|byte| *byte == b','))
+            .map(|part| part.trim_ascii().to_vec())
+            .collect()
+    };
+    assert!(!list("upgrade").contains(&b"h2c".to_vec()));
+    for option in [&b"x-kuma-tags"[..], b"x-forwarded-client-cert"] {
+        assert!(!list("connection").contains(&option.to_vec()));
+    }
+}
+
 /// What became of an input: the length of its head, its rule, or nothing yet.
 type Became = (Option<usize>, Option<&'static str>);
 
@@ -74,6 +124,7 @@ fn request(bytes: &[u8]) {
         (Step::Head(head), Some(other)) => {
             opinion::of_request(head);
             is_same_request(head, other);
+            edits(head, other);
         }
         (Step::Head(_), None) => panic!("not for the strict reader"),
         (_, Some(_)) => panic!("refused: {whole:?}"),

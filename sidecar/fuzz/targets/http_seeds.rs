@@ -30,6 +30,9 @@ fn write(folder: &Path, target: &str, name: &str, seed: &[u8]) -> io::Result<()>
 fn main() -> io::Result<()> {
     let folder = env::args_os().nth(1).ok_or_else(|| io::Error::other("usage: http_seeds FOLDER"))?;
     let folder = Path::new(&folder);
+    const EDITED: &[u8] = b"cGET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, x-kuma-tags\r\nUpgrade: h2c, b\r\n\
+        HTTP2-Settings: AAMAAABk\r\nX-Kuma-Tags: &a=b&\r\nX_Forwarded_Client_Cert: URI=c\r\n\r\n";
+    write(folder, "http_heads", "edited", EDITED)?;
     let cases = cases::all().into_iter().map(|case| (case.name, case.events));
     let vectors = vectors::all().into_iter().map(|vector| (vector.name, vector.events));
     for (name, events) in cases.chain(vectors) {

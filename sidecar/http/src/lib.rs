@@ -15,6 +15,7 @@
 //! | level | room | holds |
 //! |---|---|---|
 //! | 5 | `exchange` | one connection: requests under way, what each side may do next, how it ends |
+//! | 5 | `edit` | fields that leave a head, or are set in it |
 //! | 4 | `head` | heads of requests and responses out of bytes that come in pieces |
 //! | 3 | `framing` | fields that decide where a message ends, and the decision |
 //! | 2 | `chunks` | chunked bodies |
@@ -22,12 +23,14 @@
 //! | 1 | `refusal` | the rules, one name and status each |
 
 pub mod chunks;
+pub mod edit;
 pub mod exchange;
 pub mod framing;
 pub mod head;
 pub mod refusal;
 pub mod reply;
 
+pub use edit::{Edit, WrongEdit, edited};
 pub use exchange::{Exchange, Step, Verdict};
 pub use framing::Framing;
 pub use head::{Field, Fields, RequestHead, ResponseHead, Target, Version};

@@ -83,6 +83,16 @@ impl<'a> RequestHead<'a> {
         self.fields.clone()
     }
 
+    /// Returns this head with other lines of fields, none of which frames or routes. `upgrades`: Upgrade is among them.
+    pub(crate) fn with_lines<'b>(&self, bytes: &'b [u8], upgrades: bool) -> RequestHead<'b>
+    where
+        'a: 'b,
+    {
+        let first_line = memchr::memchr(b'\n', bytes).map_or(0, |lf| lf + 1);
+        let fields = Fields::new(bytes, first_line);
+        RequestHead { bytes, upgrades: self.upgrades && upgrades, fields, ..self.clone() }
+    }
+
     /// Returns the part of the request that the framing of its response depends on.
     pub(crate) fn asked(&self) -> Asked {
         Asked::new(self.method, self.upgrades, self.keeps)
