@@ -17,6 +17,7 @@ pub(crate) use rules::{Decision, Rules};
 
 use super::Side;
 use super::gate::Gate;
+use culvert_http::edit::edited;
 use culvert_http::{Exchange, RequestHead, ResponseHead, Step, Verdict, Words};
 use lane::{Fin, Lane};
 use std::collections::VecDeque;
@@ -260,8 +261,15 @@ impl<R: Rules> HttpGate<R> {
             Step::Head(head) => {
                 self.metrics.answered(head.status);
                 self.rules.response(&head);
+                // A client that is not told would send its next request on this connection, and lose it.
+                let says = self.exchange.ends_unsaid(&head);
                 self.exchange.admit_response(&head);
-                Next::Forward(head.bytes.len())
+                let length = head.bytes.len();
+                if !says {
+                    return Next::Forward(length);
+                }
+                let lines = &head.bytes[..length - 2];
+                Next::Replace(length, [lines, b"connection: close\r\n\r\n"].concat())
             }
         }
     }
@@ -270,12 +278,17 @@ impl<R: Rules> HttpGate<R> {
     fn decide(&mut self, head: &RequestHead<'_>) -> Next {
         match self.rules.request(head) {
             Decision::Pass => {
-                self.exchange.admit_request(head);
-                Next::Forward(head.bytes.len())
-            }
-            Decision::PassAs(edited) => {
-                self.exchange.admit_request(head);
-                Next::Replace(head.bytes.len(), edited)
+                let mut bytes = Vec::new();
+                match edited(head, self.rules.edits(), &mut bytes) {
+                    None => {
+                        self.exchange.admit_request(head);
+                        Next::Forward(head.bytes.len())
+                    }
+                    Some(new) => {
+                        self.exchange.admit_request(&new);
+                        Next::Replace(head.bytes.len(), bytes)
+                    }
+                }
             }
             Decision::Answer(words) => {
                 self.exchange.decline_request(head);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Decisions about messages, which the owner of a connection makes.
 
+use culvert_http::edit::Edit;
 use culvert_http::{RequestHead, ResponseHead, Words};
 use std::time::Instant;
 
@@ -8,6 +9,9 @@ use std::time::Instant;
 pub(crate) trait Rules {
     /// Decides about the next request. After a wait it is asked again about the same one.
     fn request(&mut self, head: &RequestHead<'_>) -> Decision;
+
+    /// Returns the edits of each head that is forwarded.
+    fn edits(&self) -> &[Edit];
 
     /// Notes the head of a response to the oldest request under way, interim ones too.
     fn response(&mut self, head: &ResponseHead<'_>);
@@ -27,10 +31,8 @@ pub(crate) trait Rules {
 /// Decision about a request.
 #[derive(Debug)]
 pub(crate) enum Decision {
-    /// It is forwarded as it was received.
+    /// It is forwarded, with the edits of its head.
     Pass,
-    /// It is forwarded with this head.
-    PassAs(Vec<u8>),
     /// It is answered in its turn, and the server does not get it.
     Answer(Words),
     /// It waits until then.
@@ -42,6 +44,10 @@ pub(crate) enum Decision {
 impl Rules for () {
     fn request(&mut self, _: &RequestHead<'_>) -> Decision {
         Decision::Pass
+    }
+
+    fn edits(&self) -> &[Edit] {
+        &[]
     }
 
     fn response(&mut self, _: &ResponseHead<'_>) {}

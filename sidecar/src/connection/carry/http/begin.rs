@@ -3,7 +3,7 @@
 
 use super::first_request::{First, first_request, patience};
 use super::linger::say_last;
-use super::requests::{ClientCert, Due, Edits, Requests, Setting};
+use super::requests::{Due, Requests, Setting};
 use super::{Gate, Http, Refused, dynamic};
 use crate::cluster::connect::ConnectError;
 use crate::cluster::stream::Stream;
@@ -18,11 +18,16 @@ use crate::observe::close_reason::CloseReason;
 use crate::relay::http::{HttpGate, HttpMetrics, Refusal};
 use crate::relay::{Gate as _, Relay, Side};
 use crate::tls::handshake::Shaken;
+use culvert_http::edit::Edit;
+use culvert_mesh::model::spiffe::SpiffeId;
 use std::error::Error;
 use std::fmt::Write;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+
+/// Field that tells an application who calls.
+const CLIENT_CERT: &str = "x-forwarded-client-cert";
 
 /// Waits for the first request and connects to a server; `None` once the connection has ended.
 pub(in crate::connection) async fn connect(
@@ -132,17 +137,24 @@ fn setting(
     let direction = downstream.info().direction;
     let listener = Arc::clone(&admitted.route.listener);
     let configs = proxy.tls.configs();
-    let is_inbound = direction == Direction::Inbound;
-    let client_cert = match session {
-        _ if !is_inbound || admitted.running.plan.mtls.is_none() => ClientCert::Kept,
-        None => ClientCert::LeftOut,
-        Some(shaken) => {
+    let mut edits = Vec::new();
+    if direction == Direction::Inbound {
+        // Sidecars of Kong Mesh tell each other so who calls, and everyone can write it.
+        edits.extend(Edit::remove("x-kuma-tags"));
+        if admitted.running.plan.mtls.is_some() {
+            // Applications believe it, so it says the member that proved who it is, or nothing.
             let own = configs.as_ref().and_then(|configs| configs.own());
-            ClientCert::Said(client_cert(shaken, own.map(ToString::to_string)).into())
+            edits.extend(match session {
+                None => Edit::remove(CLIENT_CERT),
+                Some(shaken) => Edit::set(CLIENT_CERT, client_cert(shaken, own).as_bytes()),
+            });
         }
-    };
+    }
+    if listener.plan.http.is_some() {
+        edits.push(Edit::without_h2c());
+    }
     Setting {
-        edits: Edits { tags: is_inbound, client_cert, h2c: listener.plan.http.is_some() },
+        edits,
         cluster: admitted.route.cluster.as_ref().map(|cluster| Arc::clone(&cluster.state)),
         peer: session.map(|shaken| shaken.peer.clone()),
         names_services: configs.is_some_and(|configs| configs.names_services()),
@@ -155,7 +167,7 @@ fn setting(
 }
 
 /// Returns the value of x-forwarded-client-cert, as Envoy writes it: who was called, by which certificate, of whom.
-fn client_cert(shaken: &Shaken, own: Option<String>) -> String {
+fn client_cert(shaken: &Shaken, own: Option<&SpiffeId>) -> String {
     let mut value = own.map(|own| format!("By={own};")).unwrap_or_default();
     if let Some(digest) = shaken.fingerprint() {
         value.push_str("Hash=");

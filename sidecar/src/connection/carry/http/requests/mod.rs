@@ -8,11 +8,9 @@
 //! The order is that of Envoy's filters as Kuma puts them.
 
 mod bandwidth;
-mod edits;
 mod fate;
 mod times;
 
-pub(super) use edits::{ClientCert, Edits};
 pub(super) use times::Due;
 
 use crate::cluster::balance::{Random, seed};
@@ -23,6 +21,7 @@ use crate::plan::listener::http::{Caller, FaultPlan};
 use crate::plan::tls::permissions::Peer;
 use crate::relay::http::{Decision, HttpMetrics, Local, Rules};
 use bandwidth::Bandwidth;
+use culvert_http::edit::Edit;
 use culvert_http::{RequestHead, ResponseHead, Words};
 use fate::{Fate, Next};
 use std::collections::VecDeque;
@@ -45,7 +44,7 @@ pub(super) struct Setting {
     /// True if no permission lets the member in: its requests are answered, and the application gets none.
     pub(super) forbidden: bool,
     /// Changes of each head.
-    pub(super) edits: Edits,
+    pub(super) edits: Vec<Edit>,
     pub(super) metrics: Arc<HttpMetrics>,
     /// Times of all requests of the direction.
     pub(super) seconds: Histogram,
@@ -161,7 +160,7 @@ impl Requests {
 }
 
 impl Rules for Requests {
-    fn request(&mut self, head: &RequestHead<'_>) -> Decision {
+    fn request(&mut self, _: &RequestHead<'_>) -> Decision {
         let now = Instant::now();
         match self.decide(now) {
             Ok(request) => {
@@ -169,10 +168,7 @@ impl Rules for Requests {
                 if let Some(times) = &mut self.times {
                     times.began(now);
                 }
-                match self.setting.edits.of(head) {
-                    Some(edited) => Decision::PassAs(edited),
-                    None => Decision::Pass,
-                }
+                Decision::Pass
             }
             Err(Decision::Answer(words)) => {
                 self.under_way.push_back(Request { began: now, _permit: None, bandwidth: None });
@@ -180,6 +176,10 @@ impl Rules for Requests {
             }
             Err(other) => other,
         }
+    }
+
+    fn edits(&self) -> &[Edit] {
+        &self.setting.edits
     }
 
     fn response(&mut self, _: &ResponseHead<'_>) {}
