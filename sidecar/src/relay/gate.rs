@@ -32,6 +32,10 @@ pub(crate) trait Gate {
     /// Returns true, once, if this direction ends behind the bytes that passed.
     fn take_fin(&mut self, from: Side) -> bool;
 
+    /// The same, if nothing else that passed waits to be taken: FIN may travel with the bytes at hand. Some clients send the next
+    /// request as soon as they have an answer, unless the end of the connection came with it.
+    fn take_last(&mut self, from: Side) -> bool;
+
     /// Returns true if what the client sent, and the server has not taken, is dropped.
     fn cuts_client(&self) -> bool;
 
@@ -74,6 +78,10 @@ impl Gate for Open {
     }
 
     fn take_fin(&mut self, _: Side) -> bool {
+        false
+    }
+
+    fn take_last(&mut self, _: Side) -> bool {
         false
     }
 

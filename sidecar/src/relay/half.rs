@@ -281,7 +281,12 @@ impl Half {
                 _ => {}
             }
         }
-        let taken = if bytes == 0 { 0 } else { self.write(cx, sink, turn, bytes, &then)? };
+        let last = bytes > 0 && matches!(self.state, HalfState::Copying) && turn.gate.take_last(turn.from);
+        if last {
+            self.end_by_gate();
+        }
+        let last = last || matches!(then, Then::Fin) && matches!(self.state, HalfState::ShuttingDown);
+        let taken = if bytes == 0 { 0 } else { self.write(cx, sink, turn, bytes, last)? };
         match then {
             Then::Death(error) if taken == bytes && sink.splices() && !turn.gate.holds(turn.from) => {
                 return Poll::Ready(Err(Step::SourceFailed(error)));
@@ -304,11 +309,10 @@ impl Half {
         sink: &mut impl RelayStream,
         turn: &mut Turn<'_, G>,
         bytes: usize,
-        then: &Then,
+        last: bool,
     ) -> Result<usize, Step> {
         let said = &turn.scratch[..bytes];
         // A FIN that follows at once travels in the same packet.
-        let last = matches!(then, Then::Fin) && matches!(self.state, HalfState::ShuttingDown);
         let written =
             if last { sink.poll_write_last(cx, said) } else { Pin::new(&mut *sink).poll_write(cx, said) };
         let taken = match taken(written) {

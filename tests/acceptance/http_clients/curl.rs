@@ -63,28 +63,26 @@ fn a_servers_417_reaches_the_client_and_the_body_comes_without_expect() -> Resul
     })
 }
 
-/// A client that got its 417 may send the next request at once, as curl does where the end of the connection was not there yet.
+/// A client that got its 417 sends the next request at once, as curl does, unless the end of the connection came with the answer.
 #[test]
-fn a_client_that_got_a_417_is_served_on_or_told_that_the_connection_ends() -> Result<()> {
+fn a_client_that_got_a_417_has_the_end_of_the_connection_with_it() -> Result<()> {
     everywhere(|world, way| {
         let _server = world.serve(way, refuses_to_be_asked(&Arc::default()))?;
-        let mut client = world.connect(way)?;
-        client
-            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")?;
-        let mut answers = BufReader::new(client.try_clone()?);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            ensure!(answers.read_line(&mut head)? > 0, "a cut answer: {head:?}");
+        for _ in 0..50 {
+            let mut client = world.connect(way)?;
+            client.write_all(
+                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+            )?;
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\nno") {
+                let mut byte = [0];
+                ensure!(client.read(&mut byte)? == 1, "a cut answer: {:?}", String::from_utf8_lossy(&answer));
+                answer.push(byte[0]);
+            }
+            client.set_nonblocking(true)?;
+            let end = client.read(&mut [0]).map_err(|error| error.kind());
+            ensure!(end == Ok(0), "{end:?}");
         }
-        ensure!(head.starts_with("HTTP/1.1 417 "), "{head:?}");
-        answers.read_exact(&mut [0; 2])?;
-        if head.to_ascii_lowercase().contains("\r\nconnection: close\r\n") {
-            return Ok(());
-        }
-        client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nfour")?;
-        let mut first = String::new();
-        answers.read_line(&mut first)?;
-        ensure!(first == "HTTP/1.1 200 OK\r\n", "after {head:?}: {first:?}");
         Ok(())
     })
 }

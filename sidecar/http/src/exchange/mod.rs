@@ -20,7 +20,6 @@ mod server;
 
 pub use queue::MAX_PIPELINED;
 
-use crate::framing::Framing;
 use crate::head::ResponseHead;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -192,13 +191,11 @@ impl Exchange {
         self.client.reading.is_at_head() && !self.client.reading.is_within_head()
     }
 
-    /// Returns true if the connection ends behind the response that is under way, though neither its head nor that of its request
-    /// says so.
+    /// Returns true if the owner ends the connection behind the response with this head, and neither the head nor that of its
+    /// request says so.
     pub fn ends_unsaid(&self, head: &ResponseHead<'_>) -> bool {
         let asked = self.queue.front().is_some_and(|asked| asked.keeps());
-        let ends = self.closing == Closing::BehindResponse
-            || self.client.expecting && self.queue.len() == 1 && head.framing != Framing::Tunnel;
-        ends && self.queue.len() == 1 && asked && head.keeps && !head.is_interim()
+        self.is_last() && asked && head.keeps && !head.is_interim()
     }
 
     /// Returns true from the first byte of a request to the end of its head.

@@ -485,6 +485,11 @@ impl<R: Rules> Gate for HttpGate<R> {
         self.lane_mut(from).take_fin()
     }
 
+    fn take_last(&mut self, from: Side) -> bool {
+        let lane = self.lane_mut(from);
+        lane.is_ready_empty() && lane.take_fin()
+    }
+
     fn cuts_client(&self) -> bool {
         self.end == End::Refused
     }
