@@ -6,11 +6,12 @@ use std::net::TcpStream;
 use std::os::unix::fs::chown;
 
 use anyhow::{Result, ensure};
-use culvert_tests::Family;
 use culvert_tests::server::Behaviour;
+use culvert_tests::{Family, eventually};
 
 use super::origin::Asked;
 use super::{finishes, program};
+use crate::documents::SOON;
 use crate::http_ports::{Way, World};
 use crate::support::APP;
 
@@ -55,6 +56,18 @@ fn site() -> impl Behaviour {
     }
 }
 
+/// Waits until the kernel has checked all addresses of the client's namespace: a browser drops its requests when one changes.
+fn settles(world: &World, way: Way) -> Result<()> {
+    const TENTATIVE: u32 = 0x40;
+    let is_settled = |line: &str| {
+        let flags = line.split_whitespace().nth(4).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        flags.is_some_and(|flags| flags & TENTATIVE == 0)
+    };
+    let addresses = || world.client(way).run(|| fs::read_to_string("/proc/thread-self/net/if_inet6"));
+    eventually!(addresses().is_ok_and(|all| all.lines().all(is_settled)), SOON);
+    Ok(())
+}
+
 #[test]
 fn a_browser_gets_a_page_with_all_its_scripts() -> Result<()> {
     let world = World::of(Family::V4)?;
@@ -64,6 +77,7 @@ fn a_browser_gets_a_page_with_all_its_scripts() -> Result<()> {
     chown(&profile, Some(APP), Some(APP))?;
     for way in Way::ALL {
         let server = world.serve(way, site())?;
+        settles(&world, way)?;
         let home = format!("HOME={}", profile.display());
         let profile = format!("--user-data-dir={}", profile.display());
         let url = world.url(way);

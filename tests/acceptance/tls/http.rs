@@ -15,7 +15,11 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Two pods whose ports speak HTTP, all of them.
 fn world(mode: &str) -> Result<World> {
-    let world = World::new(mode, "")?;
+    with(mode, "")
+}
+
+fn with(mode: &str, more: &str) -> Result<World> {
+    let world = World::new(mode, more)?;
     let file = world.documents().join("mesh.yaml");
     let text = fs::read_to_string(&file)?;
     fs::write(
@@ -107,5 +111,79 @@ fn clients_in_use_get_all_their_answers_between_members() -> Result<()> {
         let count = page.lines().find_map(|found| found.strip_prefix(&line)?.parse::<u64>().ok());
         ensure!(count.is_some_and(|count| count > 100), "{direction}: {count:?}");
     }
+    Ok(())
+}
+
+/// Permissions: the client may, or may not.
+fn permission(caller: &str) -> String {
+    format!(
+        "---\n{{type: MeshTrafficPermission, name: p, spec: {{from: [{{targetRef: {{kind: MeshService, name: {caller}}}, \
+         default: {{action: Allow}}}}]}}}}\n"
+    )
+}
+
+#[test]
+fn a_member_that_may_not_call_is_told_so_and_the_application_is_not() -> Result<()> {
+    for mode in ["STRICT", "PERMISSIVE"] {
+        let world = with(mode, &permission("somewhere-else"))?;
+        let (sidecar, _client) = (world.server_sidecar(&[])?, world.client_sidecar()?);
+        let app = world.lab.pod.as_uid(APP).serve(("0.0.0.0", WAITS), http("well"))?;
+        let mut stream = world.member(WAITS)?;
+        let answer = ask(&mut stream, GET)?;
+        ensure!(
+            answer.starts_with("HTTP/1.1 403 Forbidden\r\n") && answer.contains("\r\n\r\nforbidden: "),
+            "{mode}: {answer}"
+        );
+        is_closed(Ok(&mut stream)).with_context(|| format!("{mode}: behind the answer"))?;
+        // Another protocol gets no answer to be taken for the application's.
+        let mut stream = world.member(WAITS)?;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+        let mut heard = Vec::new();
+        let end = uninterrupted(|| stream.read_to_end(&mut heard));
+        let is_preface = heard.get(3) == Some(&4);
+        ensure!(heard.is_empty() || is_preface, "{mode}: {end:?} {heard:?}");
+        assert_eq!(app.accepted(), 0, "{mode}");
+        eventually!(
+            reasons(&sidecar, WAITS).iter().filter(|reason| *reason == "forbidden").count() == 2,
+            SOON
+        );
+        let line = "culvert_http_local_answers_total{direction=\"inbound\",by=\"permission\"} ";
+        let page = sidecar.metrics()?;
+        ensure!(page.lines().any(|one| one.starts_with(line) && !one.ends_with(" 0")), "{mode}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_application_hears_of_the_member_that_calls_and_of_no_other() -> Result<()> {
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let world = with("PERMISSIVE", &permission("client"))?;
+    let (_server, _client) = (world.server_sidecar(&[])?, world.client_sidecar()?);
+    let hears = std::sync::Arc::clone(&heard);
+    let _app = world.lab.pod.as_uid(APP).serve(("0.0.0.0", WAITS), move |mut stream: TcpStream| {
+        let mut request = vec![0; 4096];
+        let n = stream.read(&mut request)?;
+        hears.lock().expect("no panic").push_str(&String::from_utf8_lossy(&request[..n]));
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+    })?;
+    let lie =
+        b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Client-Cert: URI=spiffe://default/boss\r\nX-A: b\r\n\r\n";
+    ensure!(ask(&mut world.member(WAITS)?, lie)?.ends_with("ok"), "a member");
+    let said = std::mem::take(&mut *heard.lock().expect("no panic"));
+    let line =
+        said.lines().find_map(|line| line.strip_prefix("x-forwarded-client-cert: ")).unwrap_or_default();
+    let parts: Vec<_> = line.split(';').collect();
+    let is_hash = |part: &str| {
+        part.strip_prefix("Hash=")
+            .is_some_and(|hash| hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    ensure!(
+        matches!(parts[..], ["By=spiffe://default/server", hash, "URI=spiffe://default/client"] if is_hash(hash)),
+        "{said}"
+    );
+    ensure!(!said.contains("boss") && said.contains("\r\nX-A: b\r\n"), "{said}");
+    ensure!(ask(&mut world.stranger(WAITS)?, lie)?.ends_with("ok"), "a stranger");
+    let said = heard.lock().expect("no panic").clone();
+    assert_eq!(said, "GET / HTTP/1.1\r\nHost: a\r\nX-A: b\r\n\r\n");
     Ok(())
 }
