@@ -70,6 +70,11 @@ fn is_edited(name: &[u8]) -> bool {
         .contains(&name.as_str())
 }
 
+/// Returns true if h2c is among the protocols.
+fn has_h2c(list: &[u8]) -> bool {
+    list.split(|byte| *byte == b',').any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+}
+
 fn edits(head: &RequestHead<'_>, before: &Head<'_>) {
     let mut bytes = Vec::new();
     let edited = edited(head, &*EDITS, &mut bytes).expect("a field is set");
@@ -99,7 +104,9 @@ fn edits(head: &RequestHead<'_>, before: &Head<'_>) {
             .map(|part| part.trim_ascii().to_vec())
             .collect()
     };
-    assert!(!list("upgrade").contains(&b"h2c".to_vec()));
+    assert!(!named("upgrade").iter().any(|list| has_h2c(list)));
+    let asked = |(name, value): &(&[u8], &[u8])| name.eq_ignore_ascii_case(b"upgrade") && has_h2c(value);
+    assert!(!before.fields.iter().any(asked) || named("http2-settings").is_empty());
     for option in [&b"x-kuma-tags"[..], b"x-forwarded-client-cert"] {
         assert!(!list("connection").contains(&option.to_vec()));
     }

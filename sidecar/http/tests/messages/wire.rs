@@ -19,6 +19,10 @@ pub(crate) struct Wire {
     splices: bool,
     /// Bytes that the server had got when the connection became a tunnel.
     switched: Option<usize>,
+    /// True after a request that may switch protocols: until it is answered no other may pass.
+    may_switch: bool,
+    /// True while the client waits for 100: its next bytes are a body, so the server cannot switch.
+    expects: bool,
 }
 
 /// FIN of a side.
@@ -122,6 +126,7 @@ impl Wire {
         let n = if self.splices && unseen > 0 {
             self.exchange.client_skip(unseen as u64);
             self.result.to_server.extend_from_slice(&self.from_client[..unseen]);
+            self.expects = false;
             unseen
         } else {
             match self.exchange.client(&self.from_client) {
@@ -136,6 +141,7 @@ impl Wire {
                 }
                 Step::Forward(n) => {
                     self.result.to_server.extend_from_slice(&self.from_client[..n]);
+                    self.expects = false;
                     n
                 }
                 Step::Drop(n) => {
@@ -144,6 +150,9 @@ impl Wire {
                 }
                 Step::Head(head) => {
                     opinion::of_request(&head);
+                    assert!(!self.may_switch, "a request passes behind one that may switch");
+                    self.may_switch = head.upgrades || head.method == "CONNECT";
+                    self.expects = head.expects;
                     if head.target == Target::Origin("/declined") {
                         self.exchange.decline_request(&head);
                     } else {
@@ -187,8 +196,12 @@ impl Wire {
                 }
                 Step::Head(head) => {
                     opinion::of_response(&head);
+                    let is_for_last = self.exchange.under_way() == 1;
+                    self.expects &= head.status != 100 || !is_for_last;
+                    self.may_switch &= head.is_interim() || !is_for_last;
                     self.exchange.admit_response(&head);
                     if head.framing == Framing::Tunnel {
+                        assert!(!self.expects, "a tunnel while the client waits for 100");
                         self.switched = Some(self.result.to_server.len());
                     }
                     self.result.to_client.extend_from_slice(head.bytes);
