@@ -25,9 +25,12 @@ use scripts::Event;
 use wire::{Seen, Wire};
 
 /// Plays the events in pieces of this length.
-fn in_pieces(events: &[Event], piece: usize, splices: bool) -> Seen {
+fn in_pieces(events: &[Event], piece: usize, finished_before: usize, splices: bool) -> Seen {
     let mut wire = Wire::new(splices);
-    for event in events {
+    for (n, event) in events.iter().enumerate() {
+        if n == finished_before {
+            wire.finish();
+        }
         let length = event.length();
         for from in (0..length.max(1)).step_by(piece) {
             wire.take(&event.piece(from, length.min(from + piece)));
@@ -43,10 +46,13 @@ fn is_part_of(some: &[u8], all: &[u8]) -> bool {
 }
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
-    let (piece, events) = spelling::read(input);
+    let (piece, finished_before, events) = spelling::read(input);
     let mut wire = Wire::default();
     let (mut client, mut server) = (Vec::new(), Vec::new());
-    for event in &events {
+    for (n, event) in events.iter().enumerate() {
+        if n == finished_before {
+            wire.finish();
+        }
         wire.take(event);
         match event {
             Event::Client(bytes) => client.extend_from_slice(bytes),
@@ -56,7 +62,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     }
     let whole = wire.seen();
     for (piece, splices) in [(piece, false), (piece, true), (1, false), (1, true), (usize::MAX / 2, true)] {
-        let seen = in_pieces(&events, piece, splices);
+        let seen = in_pieces(&events, piece, finished_before, splices);
         assert!(seen == whole, "pieces of {piece}, {splices}: {seen:?}\nwhole: {whole:?}");
     }
     assert!(is_part_of(&whole.to_server, &client), "{whole:?}");

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections as inputs: the length of pieces, then events, each a letter, a length of two bytes and its bytes.
+//! Connections as inputs: the length of pieces, the event before which the connection is finished, then events, each a letter, a
+//! length of two bytes and its bytes.
 
 use crate::scripts::Event;
 
 /// Spells a connection.
 pub(crate) fn spell(events: &[Event]) -> Vec<u8> {
-    let mut input = vec![0];
+    let mut input = vec![0, u8::MAX];
     for event in events {
         let (letter, bytes) = match event {
             Event::Client(bytes) => (b'c', bytes.as_slice()),
@@ -20,9 +21,10 @@ pub(crate) fn spell(events: &[Event]) -> Vec<u8> {
     input
 }
 
-/// Reads the length of pieces and the events. Any input is some connection.
-pub(crate) fn read(input: &[u8]) -> (usize, Vec<Event>) {
-    let Some((pieces, mut rest)) = input.split_first() else { return (1, Vec::new()) };
+/// Reads the length of pieces, the place of the end, and the events. Any input is some connection.
+pub(crate) fn read(input: &[u8]) -> (usize, usize, Vec<Event>) {
+    let [pieces, finished_before, rest @ ..] = input else { return (1, 0, Vec::new()) };
+    let mut rest = rest;
     let mut events = Vec::new();
     while let [letter, low, high, behind @ ..] = rest {
         let length = behind.len().min(u16::from_le_bytes([*low, *high]).into());
@@ -35,5 +37,5 @@ pub(crate) fn read(input: &[u8]) -> (usize, Vec<Event>) {
             _ => Event::Server(bytes.to_vec()),
         });
     }
-    (usize::from(*pieces).max(1), events)
+    (usize::from(*pieces).max(1), usize::from(*finished_before), events)
 }

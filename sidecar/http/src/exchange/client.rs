@@ -76,7 +76,7 @@ impl Exchange {
         }
         self.client.reading = Reading::behind_head(head.framing);
         self.client.expecting = head.expects;
-        self.client.last = !head.keeps;
+        self.client.last = !head.keeps || self.closing != Closing::No;
         self.client.empty_lines = 0;
     }
 
@@ -88,7 +88,7 @@ impl Exchange {
         let keeps = head.keeps && head.framing == Framing::None && !asked.may_switch();
         self.queue.push(asked.declined(keeps));
         self.client.reading = Reading::default();
-        self.client.last = !keeps;
+        self.client.last = !keeps || self.closing != Closing::No;
         self.client.empty_lines = 0;
     }
 

@@ -109,7 +109,9 @@ enum Closing {
     /// None yet.
     #[default]
     No,
-    /// The end of the response that is under way.
+    /// The end of the last response to a request that began: the owner wants no more of them.
+    BehindAll,
+    /// The end of the response that is under way: what was asked behind it stays without an answer.
     BehindResponse,
     /// The end of the body that the client is sending: its response is complete.
     BehindBody,
@@ -158,7 +160,7 @@ impl Exchange {
 
     /// Returns true if the connection ends behind the response that is due.
     fn is_last(&self) -> bool {
-        self.closing == Closing::BehindResponse && self.queue.len() == 1
+        self.closing == Closing::BehindAll && self.client.last && self.queue.len() == 1
     }
 
     /// Returns the rule that ends the connection, at once or when its turn comes.
@@ -208,17 +210,19 @@ impl Exchange {
         self.end_by(Ending::Answer(Reply::to_request(Refusal::HeaderTimeout), 0));
     }
 
-    /// Ends the connection at the next border between two messages. A request that comes later gets no answer.
+    /// Ends the connection behind the answers to all requests that began. One that comes later gets none.
+    ///
+    /// A tunnel goes on.
     pub fn finish(&mut self) {
         if self.is_at_border() {
-            self.end_by(Ending::Over);
-        } else if self.switching == Switching::No && self.end.is_none() {
-            self.client.last = true;
-            self.closing = match self.queue.len() {
-                0 => Closing::BehindBody,
-                _ => Closing::BehindResponse,
-            };
+            return self.end_by(Ending::Over);
         }
+        if self.switching == Switching::Agreed || self.closing != Closing::No {
+            return;
+        }
+        let is_answered = self.queue.is_empty() && !self.client.reading.is_at_head();
+        self.closing = if is_answered { Closing::BehindBody } else { Closing::BehindAll };
+        self.client.last |= !self.client.reading.is_within_head();
     }
 
     /// Answers the first request locally, as its server cannot be reached or is late.

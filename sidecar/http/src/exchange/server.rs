@@ -142,11 +142,15 @@ impl Exchange {
     fn end_response(&mut self) {
         self.queue.pop();
         self.server = Reading::default();
-        match self.end {
-            Some(Ending::CloseBehind(rule)) if self.queue.is_empty() => self.end = Some(Ending::Close(rule)),
-            _ if self.closing == Closing::No => {}
+        match (self.end, self.closing) {
+            (Some(Ending::CloseBehind(rule)), _) if self.queue.is_empty() => {
+                self.end = Some(Ending::Close(rule))
+            }
+            (_, Closing::No) => {}
+            // Others wait, a request is coming, or its refusal is to be said.
+            (end, Closing::BehindAll) if !self.queue.is_empty() || !self.client.last || end.is_some() => {}
             // A server that answered early may still read the body.
-            None if self.queue.is_empty() && !self.client.reading.is_at_head() => {
+            (None, _) if self.queue.is_empty() && !self.client.reading.is_at_head() => {
                 self.closing = Closing::BehindBody
             }
             // A client reads nothing behind such a response, so what else it sent stays without an answer.

@@ -200,3 +200,104 @@ fn a_server_is_held_while_an_answer_to_a_declined_request_is_due() {
     assert_eq!(exchange.under_way(), 1, "the next one is the server's");
     response(&mut exchange, OK);
 }
+
+#[test]
+fn a_connection_that_is_finished_ends_behind_all_requests_that_began() {
+    let over = |exchange: &Exchange| exchange.verdict() == Verdict::Over;
+    let answer = |exchange: &mut Exchange| {
+        response(exchange, OK);
+        assert!(matches!(exchange.server(b"ok"), Step::Forward(2)));
+    };
+    let mut exchange = Exchange::default();
+    exchange.finish();
+    assert!(over(&exchange), "nothing began");
+
+    let mut exchange = Exchange::default();
+    request(&mut exchange, GET);
+    request(&mut exchange, GET);
+    exchange.finish();
+    assert!(matches!(exchange.client(GET), Step::Hold), "a request that comes later");
+    answer(&mut exchange);
+    assert!(!over(&exchange), "the second is not answered");
+    answer(&mut exchange);
+    assert!(over(&exchange));
+
+    let mut exchange = Exchange::default();
+    assert!(matches!(exchange.client(&GET[..5]), Step::More));
+    exchange.finish();
+    assert!(!over(&exchange), "a request is coming");
+    request(&mut exchange, GET);
+    assert!(matches!(exchange.client(GET), Step::Hold));
+    answer(&mut exchange);
+    assert!(over(&exchange));
+
+    let mut exchange = Exchange::default();
+    request(&mut exchange, GET);
+    assert!(matches!(exchange.client(&GET[..5]), Step::More));
+    exchange.finish();
+    answer(&mut exchange);
+    assert!(!over(&exchange), "a request is coming");
+    request(&mut exchange, GET);
+    answer(&mut exchange);
+    assert!(over(&exchange));
+
+    let mut exchange = Exchange::default();
+    request(&mut exchange, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
+    answer(&mut exchange);
+    exchange.finish();
+    assert!(!over(&exchange), "the server may still read the body");
+    assert!(matches!(exchange.client(b"hello"), Step::Forward(5)));
+    assert!(over(&exchange));
+}
+
+#[test]
+fn a_declined_request_of_a_finished_connection_gets_the_last_answer() {
+    for pipelined in [false, true] {
+        let mut exchange = Exchange::default();
+        if pipelined {
+            request(&mut exchange, GET);
+        }
+        let Step::Head(head) = exchange.client(GET) else { panic!("no head") };
+        exchange.decline_request(&head);
+        exchange.finish();
+        if pipelined {
+            assert_eq!(exchange.verdict(), Verdict::Go);
+            response(&mut exchange, OK);
+            assert!(matches!(exchange.server(b"ok"), Step::Forward(2)));
+        }
+        assert_eq!(exchange.verdict(), Verdict::Reply { body: true, keeps: false });
+        exchange.replied();
+        assert_eq!(exchange.verdict(), Verdict::Over);
+    }
+    let mut exchange = Exchange::default();
+    let Step::Head(head) = exchange.client(GET) else { panic!("no head") };
+    exchange.decline_request(&head);
+    assert!(matches!(exchange.client(&GET[..5]), Step::More));
+    exchange.finish();
+    assert_eq!(exchange.verdict(), Verdict::Reply { body: true, keeps: true }, "a request is coming");
+    exchange.replied();
+    request(&mut exchange, GET);
+    response(&mut exchange, OK);
+    exchange.server_skip(2);
+    assert_eq!(exchange.verdict(), Verdict::Over);
+}
+
+#[test]
+fn a_connection_is_finished_behind_a_refused_change_of_protocol_and_not_within_a_tunnel() {
+    const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: b\r\n\r\n";
+    let mut exchange = Exchange::default();
+    request(&mut exchange, UPGRADE);
+    exchange.finish();
+    response(&mut exchange, OK);
+    exchange.server_skip(2);
+    assert_eq!(exchange.verdict(), Verdict::Over);
+
+    let mut exchange = Exchange::default();
+    request(&mut exchange, UPGRADE);
+    exchange.finish();
+    response(&mut exchange, b"HTTP/1.1 101 Go\r\n\r\n");
+    assert!(matches!(exchange.client(b"early"), Step::Forward(5)));
+    assert!(matches!(exchange.server(b"words"), Step::Forward(5)));
+    exchange.finish();
+    assert_eq!(exchange.verdict(), Verdict::Go);
+}

@@ -2,7 +2,7 @@
 //! Rubbish, and messages out of right and wrong parts: nothing panics, and no bytes pass but those that were received.
 
 use crate::scripts::Event;
-use crate::wire::Wire;
+use crate::wire::{Seen, Wire};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -74,6 +74,18 @@ fn pieces(events: &[Event], lengths: &[usize]) -> Vec<Event> {
     events.iter().flat_map(cut).collect()
 }
 
+/// Plays the events in pieces of these lengths, and finishes the connection before one of the events.
+fn play(events: &[Event], lengths: &[usize], finished_before: usize, splices: bool) -> Seen {
+    let (first, then) = events.split_at(finished_before.min(events.len()));
+    let mut wire = Wire::new(splices);
+    pieces(first, lengths).iter().for_each(|event| wire.take(event));
+    if !then.is_empty() {
+        wire.finish();
+    }
+    pieces(then, lengths).iter().for_each(|event| wire.take(event));
+    wire.seen()
+}
+
 /// Returns true if one is the other with bytes left out.
 fn is_part_of(some: &[u8], all: &[u8]) -> bool {
     let mut all = all.iter();
@@ -99,16 +111,14 @@ proptest! {
         events in vec(event(), 1..8),
         lengths in vec(1_usize..60, 1..6),
         splices: bool,
+        finished_before in 0_usize..16,
     ) {
-        let whole = Wire::play(&events);
+        let whole = play(&events, &[usize::MAX], finished_before, false);
         let (client, server) = sent(&events);
         let relayed: Vec<u8> = whole.to_client.iter().copied().filter(|byte| !b"<declined>".contains(byte)).collect();
         prop_assert!(is_part_of(&whole.to_server, &client) && is_part_of(&relayed, &server), "{whole:?}");
 
-        let mut wire = Wire::new(splices);
-        for event in pieces(&events, &lengths) {
-            wire.take(&event);
-        }
-        prop_assert!(wire.seen() == whole, "{:?}\nwhole: {whole:?}", wire.seen());
+        let seen = play(&events, &lengths, finished_before, splices);
+        prop_assert!(seen == whole, "{seen:?}\nwhole: {whole:?}");
     }
 }

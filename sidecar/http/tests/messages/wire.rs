@@ -23,6 +23,8 @@ pub(crate) struct Wire {
     may_switch: bool,
     /// True while the client waits for 100: its next bytes are a body, so the server cannot switch.
     expects: bool,
+    /// True once the owner wants no more requests.
+    finished: bool,
 }
 
 /// FIN of a side.
@@ -79,6 +81,18 @@ impl Wire {
             Event::ClientFin => self.client_fin = self.client_fin.max(Fin::Sent),
             Event::ServerFin => self.server_fin = self.server_fin.max(Fin::Sent),
         }
+        self.run();
+    }
+
+    /// Ends the connection behind the requests that began.
+    pub(crate) fn finish(&mut self) {
+        self.finished = true;
+        self.exchange.finish();
+        self.run();
+    }
+
+    /// Takes all steps that can be taken.
+    fn run(&mut self) {
         let before = (self.result.to_server.len(), self.result.to_client.len());
         let at_its_end = self.exchange.verdict() != Verdict::Go;
         // A step of the server may set a held client free, and what it says then belongs before the server's next bytes.
@@ -90,6 +104,8 @@ impl Wire {
         }
         let after = (self.result.to_server.len(), self.result.to_client.len());
         assert!(!at_its_end || before == after, "bytes pass behind the end: {:?}", self.seen());
+        let rests = self.exchange.is_at_border() && self.exchange.verdict() == Verdict::Go;
+        assert!(!self.finished || !rests, "the connection goes on: {:?}", self.seen());
     }
 
     pub(crate) fn seen(&self) -> Seen {
