@@ -3,6 +3,7 @@
 
 mod balancing;
 mod external;
+mod http;
 
 use self::balancing::HostPlace;
 use super::dump::duration;
@@ -16,7 +17,7 @@ use crate::net::addrs::{DialAddr, Direction};
 use crate::net::clock::rfc3339;
 use crate::observe::one_line::one_line;
 use crate::options::config::Config;
-use crate::plan::{self, Discovery, Mtls, OutlierPlan};
+use crate::plan::{self, Discovery, Mtls, OutlierPlan, Serve};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -58,9 +59,18 @@ pub(super) fn clusters(running: &Running) -> Vec<Arc<Cluster>> {
 /// Makes `/config_dump`. `loaded` is the time since which it is in force.
 pub(super) fn config_dump(config: &Config, running: &Running, loaded: SystemTime) -> Value {
     let updated = rfc3339(loaded);
-    let clusters: Vec<_> =
-        clusters(running).iter().map(|one| cluster(&one.plan, running.plan.mtls.as_ref())).collect();
-    let listeners: Vec<_> = listeners(running).iter().map(|one| listener(running, one)).collect();
+    let on = listeners(running);
+    let of_http = on.iter().filter(|one| one.plan.serve == Serve::Http);
+    let of_http: HashSet<_> = of_http.flat_map(|one| one.plan.clusters()).map(|name| &**name).collect();
+    let described = |one: &Arc<Cluster>| {
+        let mut described = cluster(&one.plan, running.plan.mtls.as_ref());
+        if of_http.contains(&*one.plan.name) {
+            http::mark(&mut described);
+        }
+        described
+    };
+    let clusters: Vec<_> = clusters(running).iter().map(described).collect();
+    let listeners: Vec<_> = on.iter().map(|one| listener(running, one)).collect();
     let (of_clusters, of_listeners) = (dump::version(&clusters), dump::version(&listeners));
     let clusters: Vec<_> = clusters
         .into_iter()
@@ -171,26 +181,15 @@ fn listener_attempts(of: &Listener) -> Option<usize> {
 
 fn listener(running: &Running, of: &Listener) -> Value {
     let planned = &of.plan;
-    // Without a cluster Envoy has a name that leads nowhere; the listener's own, as in Kong Mesh.
-    let cluster = planned.cluster.as_ref().unwrap_or(&planned.name);
-    let filters = |cluster: &str| {
-        json!([{
-            "name": "envoy.filters.network.tcp_proxy",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                "stat_prefix": stat_name(&planned.name),
-                "cluster": cluster,
-                // Envoy's word for none is 0.
-                "idle_timeout": duration(planned.idle_timeout.unwrap_or_default()),
-            },
-        }])
-    };
-    let mut chains = outside::chains(running, planned, filters);
+    let mtls = running.plan.mtls.as_ref();
+    let mut chains = outside::chains(running, planned, |cluster| json!([tcp_proxy(planned, cluster)]));
     if chains.is_empty() {
-        let mut filters = filters(cluster);
-        if let (Some(rate), Some(filters)) = (planned.rate, filters.as_array_mut()) {
-            filters.insert(0, checks::rate_limit(rate));
-        }
+        let rate = planned.rate.map(checks::rate_limit);
+        let last = match planned.serve {
+            Serve::Tcp => whole_tcp_proxy(of),
+            Serve::Http => http::connection_manager(of, listener_attempts(of), mtls.is_some()),
+        };
+        let filters: Vec<_> = rate.into_iter().chain([last]).collect();
         chains.push(json!({ "filters": filters }));
     }
     let mut listener = json!({
@@ -200,26 +199,47 @@ fn listener(running: &Running, of: &Listener) -> Value {
         "filter_chains": chains,
         "traffic_direction": planned.direction.name().to_uppercase(),
     });
-    if let Some(attempts) = listener_attempts(of) {
-        listener["filter_chains"][0]["filters"][0]["typed_config"]["max_connect_attempts"] = attempts.into();
-    }
-    if !planned.split.is_empty() {
-        let filter = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
-        weigh(filter, &planned.split);
-    }
-    if of.cluster.as_ref().is_some_and(|cluster| cluster.plan.balance.by_source) {
-        let policy = json!([{"source_ip": {}}]);
-        listener["filter_chains"][0]["filters"][0]["typed_config"]["hash_policy"] = policy;
-    }
     if planned.origin == plan::Origin::Transparent {
         listener["use_original_dst"] = true.into();
     } else if !planned.binds {
         listener["bind_to_port"] = false.into();
     }
-    if let Some(mtls) = running.plan.mtls.as_ref().filter(|_| planned.direction == Direction::Inbound) {
+    if let Some(mtls) = mtls.filter(|_| planned.direction == Direction::Inbound) {
         transport::secure_listener(&mut listener, mtls.gate(planned).mode, mtls);
     }
     listener
+}
+
+/// Returns the filter that relays the connections of a listener to one cluster.
+fn tcp_proxy(planned: &plan::ListenerPlan, cluster: &str) -> Value {
+    json!({
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": stat_name(&planned.name),
+            "cluster": cluster,
+            // Envoy's word for none is 0.
+            "idle_timeout": duration(planned.idle_timeout.unwrap_or_default()),
+        },
+    })
+}
+
+/// Returns the same filter with everything that a listener's way has.
+fn whole_tcp_proxy(of: &Listener) -> Value {
+    let planned = &of.plan;
+    // Without a cluster Envoy has a name that leads nowhere; the listener's own, as in Kong Mesh.
+    let mut filter = tcp_proxy(planned, planned.cluster.as_ref().unwrap_or(&planned.name));
+    let config = &mut filter["typed_config"];
+    if let Some(attempts) = listener_attempts(of) {
+        config["max_connect_attempts"] = attempts.into();
+    }
+    if !planned.split.is_empty() {
+        weigh(config, &planned.split);
+    }
+    if of.cluster.as_ref().is_some_and(|cluster| cluster.plan.balance.by_source) {
+        config["hash_policy"] = json!([{"source_ip": {}}]);
+    }
+    filter
 }
 
 /// Puts a split in the place of a filter's cluster.

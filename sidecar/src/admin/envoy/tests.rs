@@ -73,9 +73,12 @@ fn a_listener_that_is_off_is_not_on_the_pages() {
 
 #[test]
 fn durations_are_protobufs() {
-    for (millis, text) in [(0, "0s"), (10_000, "10s"), (1_500, "1.5s"), (20, "0.02s")] {
-        assert_eq!(duration(Duration::from_millis(millis)), text);
+    for (micros, text) in
+        [(0, "0s"), (10_000_000, "10s"), (1_500_000, "1.500s"), (20_000, "0.020s"), (1, "0.000001s")]
+    {
+        assert_eq!(duration(Duration::from_micros(micros)), text);
     }
+    assert_eq!(duration(Duration::from_nanos(1)), "0.000000001s");
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod told;
 mod trial;
 mod ways;
 
-pub(crate) use stat_names::stat_name;
+pub(crate) use stat_names::{stat_name, stat_prefix};
 
 use crate::cluster::balance::{self, Balancer, Checks, Order, Picks, Request};
 use crate::cluster::bucket::Bucket;

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Names of clusters in statistics.
 
-use crate::plan::Plan;
+use crate::plan::{ListenerPlan, Plan};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Returns the name in statistics: Kuma replaces each of these characters too, for StatsD and Prometheus.
 pub(crate) fn stat_name(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).collect()
+}
+
+/// Returns the name that statistics of a listener of HTTP have: that of its cluster, as in Kong Mesh.
+pub(crate) fn stat_prefix(of: &ListenerPlan) -> String {
+    stat_name(of.cluster.as_ref().unwrap_or(&of.name))
 }
 
 /// Returns the names of clusters in statistics, in their order, no two alike. Of several that differ only in characters that
