@@ -104,12 +104,6 @@ impl Faults {
         let each = self.each.iter().filter(|set| set.from.has(caller));
         first.into_iter().chain(each).flat_map(|set| set.faults.iter().copied()).collect()
     }
-
-    /// Returns all faults, in the order of their documents.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&Callers, &FaultPlan)> {
-        let sets = self.first.iter().rev().chain(&self.each);
-        sets.flat_map(|set| set.faults.iter().map(|fault| (&set.from, fault)))
-    }
 }
 
 // === impl Callers ===

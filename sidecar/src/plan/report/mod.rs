@@ -217,4 +217,6 @@ impl Trial {
 #[cfg(test)]
 mod kinds;
 #[cfg(test)]
+mod requests;
+#[cfg(test)]
 mod tests;

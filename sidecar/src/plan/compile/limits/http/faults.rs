@@ -58,47 +58,96 @@ impl<'a> Members<'a> {
     }
 }
 
+/// Faults of some callers, and the entry that says them.
+pub(in crate::plan::compile::limits) struct FaultVoice<'a> {
+    pub(in crate::plan::compile::limits) document: &'a Document,
+    pub(in crate::plan::compile::limits) path: String,
+    pub(in crate::plan::compile::limits) set: FaultSet,
+}
+
+/// The entries about the requests to an inbound.
+#[derive(Default)]
+pub(in crate::plan::compile::limits) struct FaultVoices<'a> {
+    /// The first that is about the caller holds alone.
+    pub(in crate::plan::compile::limits) first: Vec<FaultVoice<'a>>,
+    /// Each that is about the caller holds.
+    pub(in crate::plan::compile::limits) each: Vec<FaultVoice<'a>>,
+}
+
+// === impl FaultVoices ===
+
+impl<'a> FaultVoices<'a> {
+    /// Finds those of older policies, which put the others out of force.
+    pub(in crate::plan::compile::limits) fn older(
+        policies: &[&'a Document],
+        inbound: &Subject<'_>,
+        members: &Members<'_>,
+    ) -> Self {
+        let mut older = select::effective::<FaultInjection>(policies, std::slice::from_ref(inbound));
+        older.sort_by_key(|one| &one.document.name);
+        let voice = |Effective { document, policy, .. }: Effective<'a, FaultInjection>| {
+            let who = policy.sources.iter().map(|source| tagged(&source.tags)).collect();
+            let set = FaultSet { from: members.callers(who), faults: vec![fault(&policy.conf)] };
+            FaultVoice { document, path: "conf".into(), set }
+        };
+        Self { first: Vec::new(), each: older.into_iter().map(voice).collect() }
+    }
+
+    /// Finds those of newer policies.
+    pub(in crate::plan::compile::limits) fn newer(
+        policies: &[&'a Document],
+        inbound: &Subject<'_>,
+        members: &Members<'_>,
+    ) -> Self {
+        let newer = select::effective::<MeshFaultInjection>(policies, std::slice::from_ref(inbound));
+        let voice = |document: &'a Document, entry: &FaultEntry<'_>, who: Who, faults: &[HttpFault]| {
+            let set =
+                FaultSet { from: members.callers(vec![who]), faults: faults.iter().map(fault).collect() };
+            FaultVoice { document, path: format!("spec.{}[{}]", entry.list, entry.index), set }
+        };
+        let (mut first, mut each) = (Vec::new(), Vec::new());
+        for Effective { document, policy, .. } in &newer {
+            for entry in policy.entries().rev() {
+                let FaultEntry { callers: FaultCallers::Tagged(target), conf, .. } = entry else { continue };
+                let Some(faults) = &conf.http else { continue };
+                let who = match &target.pods {
+                    Pods::Tags(tags) => tagged(tags),
+                    // The check of the document refuses other targets.
+                    _ => Who::Everyone,
+                };
+                first.push(voice(document, &entry, who, faults));
+            }
+        }
+        for Effective { document, policy, .. } in newer.iter().rev() {
+            for entry in policy.entries() {
+                let FaultEntry { callers: FaultCallers::Matching(matches), conf, .. } = entry else {
+                    continue;
+                };
+                let Some(faults) = &conf.http else { continue };
+                let all = if matches.is_empty() { vec![Who::Everyone] } else { identities(matches) };
+                each.extend(
+                    all.into_iter().map(|who| (exactness(&who), voice(document, &entry, who, faults))),
+                );
+            }
+        }
+        each.sort_by_key(|(exactness, _)| Reverse(*exactness));
+        Self { first, each: each.into_iter().map(|(_, voice)| voice).collect() }
+    }
+}
+
 /// Returns the faults of the requests to an inbound.
 pub(in crate::plan::compile::limits) fn faults(
     policies: &[&Document],
     inbound: &Subject<'_>,
     members: &Members<'_>,
 ) -> Faults {
-    let inbound = std::slice::from_ref(inbound);
-    let mut older = select::effective::<FaultInjection>(policies, inbound);
-    if !older.is_empty() {
-        older.sort_by_key(|one| &one.document.name);
-        let set = |Effective { policy, .. }: &Effective<'_, FaultInjection>| FaultSet {
-            from: members.callers(policy.sources.iter().map(|source| tagged(&source.tags)).collect()),
-            faults: vec![fault(&policy.conf)],
-        };
-        return Faults { first: Vec::new(), each: older.iter().map(set).collect() };
-    }
-    let newer = select::effective::<MeshFaultInjection>(policies, inbound);
-    let (mut first, mut each) = (Vec::new(), Vec::new());
-    for Effective { policy, .. } in &newer {
-        for FaultEntry { callers, conf, .. } in policy.entries().rev() {
-            let (FaultCallers::Tagged(target), Some(faults)) = (callers, &conf.http) else { continue };
-            let who = match &target.pods {
-                Pods::Tags(tags) => tagged(tags),
-                // The check of the document refuses other targets.
-                _ => Who::Everyone,
-            };
-            let faults = faults.iter().map(fault).collect();
-            first.push(FaultSet { from: members.callers(vec![who]), faults });
-        }
-    }
-    for Effective { policy, .. } in newer.iter().rev() {
-        for FaultEntry { callers, conf, .. } in policy.entries() {
-            let (FaultCallers::Matching(matches), Some(faults)) = (callers, &conf.http) else { continue };
-            let faults: Vec<_> = faults.iter().map(fault).collect();
-            let all = if matches.is_empty() { vec![Who::Everyone] } else { identities(matches) };
-            each.extend(all.into_iter().map(|who| (exactness(&who), who, faults.clone())));
-        }
-    }
-    each.sort_by_key(|(exactness, ..)| Reverse(*exactness));
-    let set = |(_, who, faults)| FaultSet { from: members.callers(vec![who]), faults };
-    Faults { first, each: each.into_iter().map(set).collect() }
+    let older = FaultVoices::older(policies, inbound, members);
+    let FaultVoices { first, each } = match older.each.is_empty() {
+        true => FaultVoices::newer(policies, inbound, members),
+        false => older,
+    };
+    let sets = |voices: Vec<FaultVoice<'_>>| voices.into_iter().map(|voice| voice.set).collect();
+    Faults { first: sets(first), each: sets(each) }
 }
 
 fn tagged(tags: &Tags) -> Who {

@@ -3,7 +3,7 @@
 
 mod faults;
 
-pub(super) use faults::{Members, faults};
+pub(super) use faults::{FaultVoice, FaultVoices, Members, faults};
 
 use crate::plan::listener::http::{HttpPlan, HttpTimes, RequestRate};
 use crate::plan::listener::rate::RatePlan;
@@ -12,7 +12,7 @@ use culvert_mesh::kinds::connections::{Headers, HttpRate, NamedHeader, OnRateLim
 use std::sync::Arc;
 
 /// Status of the answer to requests above a rate, where no document says another.
-const TOO_MANY_REQUESTS: u16 = 429;
+pub(super) const TOO_MANY_REQUESTS: u16 = 429;
 
 /// Returns the rules, or nothing where they say nothing.
 pub(super) fn rules(plan: HttpPlan) -> Option<Arc<HttpPlan>> {
@@ -43,7 +43,7 @@ pub(super) fn rate(conf: Option<&RateConf>) -> Option<RequestRate> {
     let rate = http.in_force()?;
     let HttpRate { on_rate_limit, .. } = http;
     let answer = on_rate_limit.as_ref();
-    let status = answer.and_then(|OnRateLimit { status, .. }| u16::try_from(status.as_ref()?.0).ok());
+    let status = answer.and_then(status);
     let fields = answer.and_then(|answer| answer.headers.as_ref()).map(fields).unwrap_or_default();
     Some(RequestRate {
         rate: RatePlan { num: rate.num.0, interval: rate.interval.0 },
@@ -52,8 +52,13 @@ pub(super) fn rate(conf: Option<&RateConf>) -> Option<RequestRate> {
     })
 }
 
+/// Returns the status of an answer, where a document says one.
+pub(super) fn status(OnRateLimit { status, .. }: &OnRateLimit) -> Option<u16> {
+    u16::try_from(status.as_ref()?.0).ok()
+}
+
 /// Returns the fields of an answer. There are none before, so that those which are set and those which are added are alike.
-fn fields(headers: &Headers) -> Arc<[(String, String)]> {
+pub(super) fn fields(headers: &Headers) -> Arc<[(String, String)]> {
     let all = headers.set.iter().chain(&headers.add).flatten();
     all.map(|NamedHeader { name, value }| (name.clone(), value.clone())).collect()
 }

@@ -2,6 +2,7 @@
 //! The documents behind times and limits, checks, rates and the choice of endpoints.
 
 mod checks;
+mod http;
 mod rate;
 mod strategy;
 
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::options::config::{Config, Thresholds, TimeoutOption};
 use crate::plan::decisions::{Claim, Decisions, field, words};
-use crate::plan::{ClusterPlan, OutlierPlan, Plan};
+use crate::plan::{ClusterPlan, OutlierPlan, Plan, Serve};
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::Spec;
 use culvert_mesh::kinds::connections::HealthConf;
@@ -95,12 +96,11 @@ trait Says {
 
 impl Says for TimeoutConf {
     fn says(&self) -> Vec<(&'static str, String)> {
-        let Self { connection_timeout, idle_timeout, http: _ } = self;
+        let Self { connection_timeout, idle_timeout, http } = self;
         let connect = connection_timeout.map(|timeout| (field::CONNECT_TIMEOUT, words(timeout.get())));
-        connect
-            .into_iter()
-            .chain(idle_timeout.map(|timeout| (field::IDLE_TIMEOUT, words(timeout.get()))))
-            .collect()
+        let idle = idle_timeout.map(|timeout| (field::IDLE_TIMEOUT, words(timeout.get())));
+        let times = http.as_ref().map(http::times).unwrap_or_default();
+        connect.into_iter().chain(idle).chain(times).collect()
     }
 }
 
@@ -221,6 +221,7 @@ impl Said {
                 (MOST_EJECTED, format!("{most_ejected} %")),
             ]
         });
+        self.0.extend(http::TIMES.map(|field| (field, Claim::new(words(None), "default"))));
         let panic = panic.map(|share| (PANIC, percent(share)));
         for (field, value) in ejection.into_iter().flatten().chain(panic) {
             if !self.0.iter().any(|(said, _)| *said == field) {
@@ -240,6 +241,14 @@ impl Said {
                 let by: Vec<_> = all.iter().map(|(_, claim)| claim.by.clone()).collect();
                 self.0.push((FAILURES, Claim::new(consecutive.to_string(), by.join(", and "))));
             }
+        }
+    }
+
+    /// Notes the claims about the times of a listener.
+    fn note_times(&self, decisions: &mut Decisions, subject: &str, serve: Serve) {
+        self.note(decisions, subject, &[field::IDLE_TIMEOUT]);
+        if serve == Serve::Http {
+            self.note(decisions, subject, &http::TIMES);
         }
     }
 
@@ -289,11 +298,11 @@ impl Limits<'_> {
     /// Notes where the idle timeout of the plan's last listener comes from, an outbound's to a service.
     pub(in crate::plan::compile) fn explain_outbound(&self, plan: &mut Plan, own: &CalledService<'_>) {
         let Some(listener) = plan.listeners.last().filter(|_| plan.decisions.are_kept()) else { return };
-        let subject = format!("listener {}", listener.name);
+        let (subject, serve) = (format!("listener {}", listener.name), listener.serve);
         let mut said = Said::default();
         said.voices(voices(entries_to(&self.timeouts, own), "to", self.older::<Timeout>(own)));
         said.base(self.config, OUTBOUND, None, None);
-        said.note(&mut plan.decisions, &subject, &[field::IDLE_TIMEOUT]);
+        said.note_times(&mut plan.decisions, &subject, serve);
     }
 
     /// Notes where the numbers of a cluster of the plan's last listener come from, which was made under this name for a
@@ -338,8 +347,11 @@ impl Limits<'_> {
         let rates = entries_from::<MeshRateLimit>(&self.policies, &subject);
         let decisions = &mut plan.decisions;
         let name = format!("listener {}", listener.name);
-        said.note(decisions, &name, &[field::IDLE_TIMEOUT]);
-        decisions.first(&name, rate::FIELD, || rate::claims(rates));
+        said.note_times(decisions, &name, listener.serve);
+        rate::explain(decisions, &name, &rates, listener.serve == Serve::Http);
+        if listener.serve == Serve::Http {
+            http::explain_faults(self, decisions, &name, &subject);
+        }
         if let Some(cluster) = &listener.cluster {
             said.note(decisions, &format!("cluster {cluster}"), &FIELDS[..OF_ONE]);
         }
