@@ -16,6 +16,8 @@ use culvert_tests::server::{self, echo, speaks_first, who};
 use culvert_tests::{Family, Lab, Sidecar, eventually, http};
 use serde_json::{Value, json};
 
+use crate::documents::{TRANSPARENT, replace};
+use crate::http_ports::{GET, Heard, hears, origin};
 use crate::support::{APP, assert_reset, assert_taken_and_reset, seen};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -354,6 +356,81 @@ fn the_listener_of_an_inbound_has_the_pods_ip_address_and_the_actual_application
         eventually!(sidecar.stat("cluster.localhost_5000.upstream_cx_total").is_ok_and(|n| n == 1));
         let passthrough = if family == Family::V4 { "ipv4" } else { "ipv6" };
         assert_eq!(sidecar.stat(&format!("cluster.inbound_passthrough_{passthrough}.upstream_cx_total"))?, 1);
+    }
+    Ok(())
+}
+
+/// Lines of a dump on Kong Mesh's page, for a pod at POD; it leaves out what stands between the parts.
+const OF_HTTP: [&str; 2] = [
+    r#"
+       "name": "inbound:POD:5000",
+       "address": {
+        "socket_address": {
+         "address": "POD",
+         "port_value": 5000
+        }
+       },
+          "filter_chains": [
+            {
+              "filters": [
+                {
+                  "name": "envoy.filters.network.http_connection_manager",
+                  "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                    "stat_prefix": "localhost_5000",
+                    "route_config": {
+"#,
+    r#"
+                    "http_filters": [
+                      {
+                        "name": "envoy.filters.http.fault",
+                        "typed_config": {
+                          "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+                          "delay": {
+                            "fixed_delay": "5s",
+                            "percentage": {
+                              "numerator": 50,
+                              "denominator": "TEN_THOUSAND"
+"#,
+];
+
+#[test]
+fn an_inbound_of_http_has_the_pages_filters_and_counts_its_requests_by_the_pages_name() -> Result<()> {
+    let (lab, folder) = onboarded()?;
+    let pod = Family::V4.pod();
+    let fault = |percentage: &str, what: &str| {
+        let text = format!(
+            "{{type: Dataplane, name: app, networking: {{address: '{pod}', {TRANSPARENT}, \
+             inbound: [{{port: 5000, tags: {{kuma.io/service: app, kuma.io/protocol: http}}}}]}}}}\n---\n\
+             {{type: MeshFaultInjection, name: slow, mesh: default, spec: {{from: [{{targetRef: {{kind: Mesh}}, \
+             default: {{http: [{{{what}, percentage: '{percentage}'}}}}]}}}}]}}}}\n"
+        );
+        replace(&folder.join("app.yaml"), &text)
+    };
+    fault("0.5", "delay: {value: 5s")?;
+    let sidecar = with_documents(&lab, &folder, &["--dataplane", "app"])?;
+    // One of the two dumps on the page was indented by an editor.
+    let lines = |text: &str| text.trim().lines().map(str::trim).collect::<Vec<_>>().join("\n");
+    let mut rest = lines(&sidecar.admin("/config_dump")?.body);
+    for part in OF_HTTP {
+        let part = lines(&part.replace("POD", &pod.to_string()));
+        rest = rest.split_once(&part).with_context(|| format!("{part}\nis not in\n{rest}"))?.1.to_owned();
+    }
+    fault("100", "abort: {httpStatus: 418")?;
+    eventually!(sidecar.stat("config_reloaded").is_ok_and(|count| count == 1), SOON);
+    let heard = Heard::default();
+    let app = lab.pod.as_uid(APP).serve((pod, 5000), origin(&heard))?;
+    let mut client = lab.peer.connect((pod, 5000))?;
+    client.write_all(GET.as_bytes())?;
+    hears(&mut client, "HTTP/1.1 418 ")?;
+    assert_eq!(app.accepted(), 0, "no server is dialled for it");
+    for (name, value) in [
+        ("http.localhost_5000.downstream_rq_total", 1),
+        ("http.localhost_5000.downstream_rq_4xx", 1),
+        ("http.localhost_5000.fault.aborts_injected", 1),
+        ("cluster.localhost_5000.upstream_rq_total", 0),
+    ] {
+        assert_eq!(sidecar.stat(name)?, value, "{name}");
     }
     Ok(())
 }

@@ -7,11 +7,21 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// First part of a statistic's name, and the label that has the second part as its value.
-const LABELS: [(&str, &str); 3] =
-    [("cluster", "envoy_cluster_name"), ("listener", "envoy_listener_address"), ("tcp", "envoy_tcp_prefix")];
+const LABELS: [(&str, &str); 4] = [
+    ("cluster", "envoy_cluster_name"),
+    ("http", "envoy_http_conn_manager_prefix"),
+    ("listener", "envoy_listener_address"),
+    ("tcp", "envoy_tcp_prefix"),
+];
+
+/// Statistics that all rates of requests have together, and their label.
+const RATE: (&str, &str) = ("rate_limit.", "{envoy_local_http_ratelimit_prefix=\"rate_limit\"}");
+
+/// Classes of answers, which are a label in place of a part of the name.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Endings of gauges, whose values also fall.
-const GAUGES: [&str; 3] = ["_active", "_open", "_healthy"];
+const GAUGES: [&str; 4] = ["_active", "_active_faults", "_open", "_healthy"];
 
 /// Statistics of the process, which have no label.
 const UNLABELLED: [&str; 7] = [
@@ -29,14 +39,21 @@ const UNLABELLED: [&str; 7] = [
 pub(super) fn series(stats: &Stats) -> String {
     let mut families: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in stats.iter() {
+        if let Some(what) = name.strip_prefix(RATE.0) {
+            let family = format!("envoy_{}", what.replace('.', "_"));
+            families.entry(family).or_default().push(format!("{} {value}", RATE.1));
+            continue;
+        }
         let Some((kind, rest)) = name.split_once('.') else { continue };
         let Some((_, label)) = LABELS.iter().find(|(first, _)| *first == kind) else { continue };
         // The listener's address has dots of its own; what is measured has none, but for that of these.
-        let mut groups = [".circuit_breakers.", ".outlier_detection.", ".health_check."].into_iter();
+        let mut groups =
+            [".circuit_breakers.", ".outlier_detection.", ".health_check.", ".fault."].into_iter();
         let at = groups.find_map(|group| rest.find(group)).or_else(|| rest.rfind('.'));
         let Some((whose, what)) = at.map(|at| (&rest[..at], &rest[at + 1..])) else { continue };
+        let (what, class) = of_class(what);
         let family = format!("envoy_{kind}_{}", what.replace('.', "_"));
-        families.entry(family).or_default().push(format!("{{{label}=\"{whose}\"}} {value}"));
+        families.entry(family).or_default().push(format!("{{{class}{label}=\"{whose}\"}} {value}"));
     }
     let mut text = String::new();
     for (name, value) in stats.iter().filter(|(name, _)| UNLABELLED.contains(name)) {
@@ -59,6 +76,17 @@ pub(super) fn series(stats: &Stats) -> String {
     text
 }
 
+/// Takes the class of an answer out of a name; returns it as a label.
+fn of_class(what: &str) -> (String, String) {
+    let class = what.rsplit_once('_').filter(|(_, end)| CLASSES.contains(end));
+    match class {
+        Some((begin, class)) => {
+            (format!("{begin}_xx"), format!("envoy_response_code_class=\"{}\",", &class[..1]))
+        }
+        None => (what.to_owned(), String::new()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +99,10 @@ mod tests {
             ("cluster.outbound_passthrough_ipv4.outlier_detection.ejections_active", 1),
             ("cluster.outbound_passthrough_ipv4.upstream_cx_active", 3),
             ("cluster.inbound_passthrough_ipv4.upstream_cx_active", 4),
+            ("cluster.web.upstream_rq_5xx", 8),
+            ("http.web.downstream_rq_active", 9),
+            ("http.web.fault.active_faults", 10),
+            ("rate_limit.http_local_rate_limit.ok", 11),
             ("listener.0.0.0.0_15001.downstream_cx_total", 5),
             ("loop_rejected", 6),
             ("server.ready", 1),
@@ -89,6 +121,14 @@ mod tests {
              # TYPE envoy_cluster_upstream_cx_active gauge\n\
              envoy_cluster_upstream_cx_active{envoy_cluster_name=\"inbound_passthrough_ipv4\"} 4\n\
              envoy_cluster_upstream_cx_active{envoy_cluster_name=\"outbound_passthrough_ipv4\"} 3\n\
+             # TYPE envoy_cluster_upstream_rq_xx unknown\n\
+             envoy_cluster_upstream_rq_xx{envoy_response_code_class=\"5\",envoy_cluster_name=\"web\"} 8\n\
+             # TYPE envoy_http_downstream_rq_active gauge\n\
+             envoy_http_downstream_rq_active{envoy_http_conn_manager_prefix=\"web\"} 9\n\
+             # TYPE envoy_http_fault_active_faults gauge\n\
+             envoy_http_fault_active_faults{envoy_http_conn_manager_prefix=\"web\"} 10\n\
+             # TYPE envoy_http_local_rate_limit_ok unknown\n\
+             envoy_http_local_rate_limit_ok{envoy_local_http_ratelimit_prefix=\"rate_limit\"} 11\n\
              # TYPE envoy_listener_downstream_cx counter\n\
              envoy_listener_downstream_cx_total{envoy_listener_address=\"0.0.0.0_15001\"} 5\n"
         );

@@ -388,6 +388,7 @@ impl<R: Rules> HttpGate<R> {
             Verdict::Answer(reply) => {
                 self.metrics.answered(reply.status);
                 self.metrics.refused(reply.rule);
+                self.rules.refused(reply.rule, Some(reply.status));
                 let mut bytes = Vec::with_capacity(culvert_http::reply::MAX_REPLY);
                 reply.write(&mut bytes);
                 self.server.forget();
@@ -396,6 +397,7 @@ impl<R: Rules> HttpGate<R> {
             }
             Verdict::Close(rule) => {
                 self.metrics.refused(rule);
+                self.rules.refused(rule, None);
                 self.server.forget();
                 End::Refused
             }

@@ -2,7 +2,7 @@
 //! Decisions about messages, which the owner of a connection makes.
 
 use culvert_http::edit::Edit;
-use culvert_http::{RequestHead, ResponseHead, Words};
+use culvert_http::{Refusal, RequestHead, ResponseHead, Words};
 use std::time::Instant;
 
 /// Owner of the messages of a connection: it decides about each request, and hears what becomes of it.
@@ -15,6 +15,9 @@ pub(crate) trait Rules {
 
     /// Notes the head of a response to the oldest request under way, interim ones too.
     fn response(&mut self, head: &ResponseHead<'_>);
+
+    /// Notes the rule that ends the connection, and the status of the answer if there is one.
+    fn refused(&mut self, rule: Refusal, status: Option<u16>);
 
     /// Notes how many requests are under way: fewer than before if responses are complete. `whole` is true if the client has
     /// sent all of the last one.
@@ -51,6 +54,8 @@ impl Rules for () {
     }
 
     fn response(&mut self, _: &ResponseHead<'_>) {}
+
+    fn refused(&mut self, _: Refusal, _: Option<u16>) {}
 
     fn under_way(&mut self, _: usize, _: bool) {}
 

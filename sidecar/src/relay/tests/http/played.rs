@@ -137,6 +137,8 @@ impl Rules for Trying {
 
     fn response(&mut self, _: &ResponseHead<'_>) {}
 
+    fn refused(&mut self, _: Refusal, _: Option<u16>) {}
+
     fn under_way(&mut self, _: usize, _: bool) {}
 
     fn is_limited(&self) -> bool {

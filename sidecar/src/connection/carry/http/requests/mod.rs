@@ -8,6 +8,7 @@
 //! The order is that of Envoy's filters as Kuma puts them.
 
 mod bandwidth;
+mod counts;
 mod fate;
 mod times;
 
@@ -19,8 +20,9 @@ use crate::metrics::Histogram;
 use crate::net::limit::Permit;
 use crate::plan::listener::http::{Caller, FaultPlan};
 use crate::plan::tls::permissions::Peer;
-use crate::relay::http::{Decision, HttpMetrics, Local, Rules};
+use crate::relay::http::{Decision, HttpMetrics, Local, Refusal, Rules};
 use bandwidth::Bandwidth;
+use counts::{Counted, Injected};
 use culvert_http::edit::Edit;
 use culvert_http::{RequestHead, ResponseHead, Words};
 use fate::{Fate, Next};
@@ -58,6 +60,8 @@ pub(super) struct Requests {
     dice: Random,
     /// What is to come upon the request that waits.
     fate: Option<Fate>,
+    /// The counts of that request.
+    waiting: Option<Box<Counted>>,
     /// Requests that were decided, the oldest first.
     under_way: VecDeque<Request>,
     /// Limits of time, where documents say any.
@@ -70,6 +74,7 @@ struct Request {
     /// The place among the cluster's requests.
     _permit: Option<Permit>,
     bandwidth: Option<Bandwidth>,
+    _counted: Counted,
 }
 
 // === impl Requests ===
@@ -86,6 +91,7 @@ impl Requests {
             faults,
             dice: Random::new(seed()),
             fate: None,
+            waiting: None,
             under_way: VecDeque::new(),
             times: Times::begin(times),
         }
@@ -109,9 +115,14 @@ impl Requests {
     }
 
     /// Decides about a request, as far as it need not wait.
-    fn decide(&mut self, now: Instant) -> Result<Request, Decision> {
+    fn decide(
+        &mut self,
+        now: Instant,
+        counted: &mut Counted,
+    ) -> Result<(Option<Permit>, Option<Bandwidth>), Decision> {
         let answer = |by: Local, words: Words| {
             self.setting.metrics.local[by].inc();
+            self.setting.answered_by(by, words.status);
             Err(Decision::Answer(words))
         };
         if self.setting.forbidden {
@@ -124,20 +135,24 @@ impl Requests {
             match fate.next(&self.faults, || self.dice.next()) {
                 Next::Wait(time) => {
                     self.setting.metrics.delayed.inc();
+                    self.setting.injected(counted, Injected::Delay);
                     return Err(Decision::Wait(now + time));
                 }
                 Next::Abort(status) => {
                     self.fate = None;
+                    self.setting.injected(counted, Injected::Abort);
                     return answer(Local::Fault, fate::words(status, "fault filter abort"));
                 }
                 Next::Go { most } => bandwidth = most.map(|most| Bandwidth::new(most, now)),
             }
             self.fate = None;
-            if let (Some(rate), Some(bucket)) = (&plan.rate, &self.setting.listener.requests)
-                && !bucket.take()
-            {
-                let words = fate::words(rate.status, "local_rate_limited");
-                return answer(Local::Rate, Words { fields: Arc::clone(&rate.fields), ..words });
+            if let (Some(rate), Some(bucket)) = (&plan.rate, &self.setting.listener.requests) {
+                let is_within = bucket.take();
+                self.setting.rated(is_within);
+                if !is_within {
+                    let words = fate::words(rate.status, "local_rate_limited");
+                    return answer(Local::Rate, Words { fields: Arc::clone(&rate.fields), ..words });
+                }
             }
         }
         let permit = match &self.setting.cluster {
@@ -154,16 +169,20 @@ impl Requests {
         };
         if bandwidth.is_some() {
             self.setting.metrics.slowed.inc();
+            self.setting.injected(counted, Injected::Bandwidth);
         }
-        Ok(Request { began: now, _permit: permit, bandwidth })
+        self.setting.let_through(counted);
+        Ok((permit, bandwidth))
     }
 }
 
 impl Rules for Requests {
     fn request(&mut self, _: &RequestHead<'_>) -> Decision {
         let now = Instant::now();
-        match self.decide(now) {
-            Ok(request) => {
+        let mut counted = self.waiting.take().map_or_else(|| self.setting.begin(), |waited| *waited);
+        match self.decide(now, &mut counted) {
+            Ok((permit, bandwidth)) => {
+                let request = Request { began: now, _permit: permit, bandwidth, _counted: counted };
                 self.under_way.push_back(request);
                 if let Some(times) = &mut self.times {
                     times.began(now);
@@ -171,10 +190,14 @@ impl Rules for Requests {
                 Decision::Pass
             }
             Err(Decision::Answer(words)) => {
-                self.under_way.push_back(Request { began: now, _permit: None, bandwidth: None });
+                let request = Request { began: now, _permit: None, bandwidth: None, _counted: counted };
+                self.under_way.push_back(request);
                 Decision::Answer(words)
             }
-            Err(other) => other,
+            Err(other) => {
+                self.waiting = Some(Box::new(counted));
+                other
+            }
         }
     }
 
@@ -182,7 +205,16 @@ impl Rules for Requests {
         &self.setting.edits
     }
 
-    fn response(&mut self, _: &ResponseHead<'_>) {}
+    fn response(&mut self, head: &ResponseHead<'_>) {
+        // Another head follows an interim one.
+        if !(100..200).contains(&head.status) || head.status == 101 {
+            self.setting.answered(head.status);
+        }
+    }
+
+    fn refused(&mut self, rule: Refusal, status: Option<u16>) {
+        self.setting.refused(rule, status, !self.under_way.is_empty());
+    }
 
     fn under_way(&mut self, requests: usize, whole: bool) {
         if self.under_way.len() > requests || self.times.is_some() {
