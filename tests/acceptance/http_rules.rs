@@ -361,3 +361,57 @@ fn fields_that_tell_who_calls_are_not_the_clients_to_write() -> Result<()> {
     assert_eq!(String::from_utf8_lossy(&heard.lock().expect("no panic")), received);
     Ok(())
 }
+
+#[test]
+fn a_log_has_a_line_for_each_request_with_envoys_flags_and_no_secret() -> Result<()> {
+    let world = World::new()?;
+    let file = world.lab.folder().join("requests.log");
+    let policy = format!(
+        "{{type: MeshAccessLog, name: l, spec: {{from: [{{targetRef: {{kind: Mesh}}, default: {{backends: [{{type: File, file: {{path: '{}', \
+         format: {{type: Plain, plain: '%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% \
+         %BYTES_RECEIVED% %BYTES_SENT% %REQ(AUTHORIZATION)% %RESP(SERVER)%'}}}}}}]}}}}]}}}}\n---\n\
+         {{type: MeshFaultInjection, name: f, spec: {{from: [{{targetRef: {{kind: Mesh}}, default: {{http: [{{delay: {{value: 5ms, percentage: 100}}}}]}}}}]}}}}",
+        file.display()
+    );
+    fs::write(world.folder.join("policy.yaml"), policy)?;
+    let _sidecar = world.sidecar(&[])?;
+    let server = world.serve(Way::Inbound, |mut stream: TcpStream| {
+        let mut head = vec![0; 4096];
+        let n = stream.read(&mut head)?;
+        let head = String::from_utf8_lossy(&head[..n]).into_owned();
+        if head.starts_with("GET /closes ") {
+            return Ok(());
+        }
+        if head.starts_with("GET /wrong ") {
+            return stream.write_all(b"SSH-2.0-OpenSSH\r\n");
+        }
+        stream.write_all(b"HTTP/1.1 201 Created\r\nServer: own\r\nContent-Length: 3\r\nConnection: close\r\n\r\nyes")?;
+        stream.read_to_end(&mut Vec::new()).map(|_| ())
+    })?;
+    let ask = |request: &str| -> Result<String> {
+        let mut client = world.connect(Way::Inbound)?;
+        client.write_all(request.as_bytes())?;
+        rest(&mut client)
+    };
+    for request in [
+        "POST /a?b=c HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Length: 2\r\n\r\nhi",
+        "GET /closes HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /wrong HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /two HTTP/1.1\r\n\r\n",
+    ] {
+        ask(request)?;
+    }
+    drop(server);
+    ask("GET /away HTTP/1.0\r\n\r\n")?;
+    let expected = [
+        "POST /a?b=c HTTP/1.1 201 DI via_upstream 2 3 [hidden] own",
+        "GET /closes HTTP/1.1 0 UC upstream_reset_before_response_started{connection_termination} 0 0 - -",
+        "GET /wrong HTTP/1.1 502 UPE upstream_reset_before_response_started{protocol_error} 0 0 - -",
+        "- - - 400 DPE no_host 0 0 - -",
+        "GET /away HTTP/1.0 503 UF upstream_reset_before_response_started{remote_connection_failure} 0 0 - -",
+    ];
+    let lines = || fs::read_to_string(&file).unwrap_or_default();
+    eventually!(lines().lines().count() >= expected.len(), SOON);
+    assert_eq!(lines().lines().collect::<Vec<_>>(), expected);
+    Ok(())
+}

@@ -18,7 +18,7 @@ use crate::net::original_dst::Redirected;
 use crate::observe::access_log::Record;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::{Known, Spoken};
-use crate::observe::traffic_log::Traffic;
+use crate::observe::traffic_log::{HttpTraffic, Traffic};
 use crate::plan::logs::LogTargets;
 use crate::tls::first;
 use culvert_mesh::model::log_template::LogField;
@@ -69,6 +69,8 @@ struct LogEntry {
     destination: Option<Arc<str>>,
     /// Written when the client's ClientHello is looked at.
     server_name: Option<Box<str>>,
+    /// True once a request was logged: there is no line about the connection then.
+    by_request: bool,
 }
 
 impl Downstream {
@@ -123,6 +125,7 @@ impl Downstream {
                 source,
                 destination,
                 server_name: None,
+                by_request: false,
             })
         });
     }
@@ -204,6 +207,24 @@ impl Downstream {
         }
     }
 
+    /// Returns true if a traffic log wants the connection.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// Writes requests to the traffic logs that want the connection.
+    pub(crate) fn log_requests(&mut self, requests: Vec<HttpTraffic>) {
+        if requests.is_empty() {
+            return;
+        }
+        let Some(mut log) = self.log.take() else { return };
+        for request in &requests {
+            self.write_traffic_log(&log, CloseReason::Ok, Some(request));
+        }
+        log.by_request = true;
+        self.log = Some(log);
+    }
+
     /// Resets the client and ends the connection with the error.
     pub(crate) fn refuse(self, client: TcpStream, error: &ForwardError) {
         let client = Stream::Plain(client);
@@ -243,8 +264,8 @@ impl Downstream {
             let bytes = to_server.saturating_add(to_client);
             control.traffic.ended(peer, Ended { reason, was_open: self.entry.is_some(), spoken, bytes });
         }
-        if let Some(log) = self.log.take() {
-            self.write_traffic_log(&log, reason, duration);
+        if let Some(log) = self.log.take().filter(|log| !log.by_request) {
+            self.write_traffic_log(&log, reason, None);
         }
         if let Some(entry) = self.entry.take() {
             self.proxy.table.leave(&entry);
@@ -313,10 +334,16 @@ impl Downstream {
         self.proxy.access_log.record(record);
     }
 
-    fn write_traffic_log(&self, log: &LogEntry, reason: CloseReason, duration: Duration) {
-        let now = SystemTime::now();
-        let ConnectionInfo { id, direction, client, orig_dst, opened: _, claim: _ } = self.info;
-        let (bytes_sent, bytes_recv) = self.bytes();
+    /// Writes a line about the connection, or about one of its requests.
+    fn write_traffic_log(&self, log: &LogEntry, reason: CloseReason, http: Option<&HttpTraffic>) {
+        let ConnectionInfo { id, direction, client, orig_dst, opened, claim: _ } = self.info;
+        let (started, duration, (bytes_sent, bytes_recv)) = match http {
+            Some(request) => (request.started, request.duration, request.bytes.into()),
+            None => {
+                let (now, duration) = (SystemTime::now(), opened.elapsed());
+                (now.checked_sub(duration).unwrap_or(now), duration, self.bytes())
+            }
+        };
         let traffic = Traffic {
             id,
             mesh: &log.mesh,
@@ -329,12 +356,13 @@ impl Downstream {
             cluster: self.entry.as_ref().map(|entry| &*entry.cluster.name),
             source_service: log.source.as_deref(),
             destination_service: log.destination.as_deref(),
-            started: now.checked_sub(duration).unwrap_or(now),
+            started,
             duration,
             bytes_sent,
             bytes_recv,
             reason,
             server_name: log.server_name.as_deref(),
+            http,
         };
         let caller = self.known.as_ref().and_then(|known| known.peer.as_ref());
         for sink in log.targets.of(caller.filter(|_| direction == Direction::Inbound)) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The format of a line of a traffic log: Envoy's placeholders and Kuma's, as far as a TCP connection has them.
+//! The format of a line of a traffic log: Envoy's placeholders and Kuma's, as far as a connection or a request has them.
 
 use crate::model::time_format::{TIME_LETTERS, TimeFormat};
 
@@ -55,12 +55,40 @@ pub enum LogField {
     Details,
     /// Server name in the client's ClientHello, where it was looked at.
     ServerName,
-    /// A placeholder that has no value for a TCP connection.
+    /// Version of HTTP of a request, as `HTTP/1.1`.
+    Protocol,
+    /// Status of the answer to a request; 0 without one.
+    ResponseCode,
+    /// Envoy's words for the end of a request.
+    ResponseCodeDetails,
+    /// A placeholder that has no value here.
     Nothing,
 }
 
+/// Head of a message, of which a placeholder takes a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogHead {
+    /// Of the request.
+    Request,
+    /// Of the response.
+    Response,
+}
+
+/// A field of a head as a placeholder: `REQ(NAME?OTHER):LENGTH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadField {
+    /// The head.
+    pub head: LogHead,
+    /// Name in lower case; `:method`, `:path` and `:authority` are parts of the first line and of Host.
+    pub name: String,
+    /// Name of the field that stands in where that one is absent.
+    pub other: Option<String>,
+    /// Longest value in characters.
+    pub length: Option<usize>,
+}
+
 /// Every placeholder by its name.
-pub const LOG_FIELDS: [(&str, LogField); 24] = [
+pub const LOG_FIELDS: [(&str, LogField); 26] = [
     ("START_TIME", LogField::StartTime),
     ("RESPONSE_FLAGS", LogField::ResponseFlags),
     ("DURATION", LogField::Duration),
@@ -75,7 +103,9 @@ pub const LOG_FIELDS: [(&str, LogField); 24] = [
     ("DOWNSTREAM_LOCAL_PORT", LogField::DownstreamLocalPort),
     ("CONNECTION_ID", LogField::ConnectionId),
     ("CONNECTION_TERMINATION_DETAILS", LogField::Details),
-    ("PROTOCOL", LogField::Nothing),
+    ("PROTOCOL", LogField::Protocol),
+    ("RESPONSE_CODE", LogField::ResponseCode),
+    ("RESPONSE_CODE_DETAILS", LogField::ResponseCodeDetails),
     ("REQUESTED_SERVER_NAME", LogField::ServerName),
     ("KUMA_MESH", LogField::Mesh),
     ("KUMA_ZONE", LogField::Zone),
@@ -97,6 +127,7 @@ impl LogField {
                 | Self::BytesReceived
                 | Self::ConnectionId
                 | Self::DownstreamLocalPort
+                | Self::ResponseCode
         )
     }
 }
@@ -114,6 +145,8 @@ pub enum TemplatePart {
     Field(LogField),
     /// Time of the accept, in a format of its own.
     Time(TimeFormat),
+    /// A field of the request or its response.
+    Head(HeadField),
 }
 
 /// Takes `NAME%` or `NAME(argument):length%` off a text; an argument may hold any character but `)`.
@@ -128,10 +161,26 @@ fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_uppercase() || byte == b'_'
 }
 
-/// Returns true for a placeholder that only HTTP has: Envoy writes `-` for it in the log of a TCP connection.
-fn is_of_http(name: &str) -> bool {
-    ["REQ(", "RESP(", "TRAILER("].iter().any(|of| name.starts_with(of))
-        || ["RESPONSE_CODE", "RESPONSE_CODE_DETAILS", "ROUTE_NAME"].contains(&name)
+/// Reads `REQ(NAME?OTHER):LENGTH` and the same of the response.
+fn head_field(text: &str) -> Option<HeadField> {
+    let (head, rest) = match text.strip_prefix("REQ(") {
+        Some(rest) => (LogHead::Request, rest),
+        None => (LogHead::Response, text.strip_prefix("RESP(")?),
+    };
+    let (names, length) = rest.split_once(')')?;
+    let length = match length.strip_prefix(':') {
+        Some(length) => Some(length.parse().ok()?),
+        None if length.is_empty() => None,
+        None => return None,
+    };
+    let (name, other) = names.split_once('?').map_or((names, None), |(name, other)| (name, Some(other)));
+    let lower = |name: &str| name.to_ascii_lowercase();
+    Some(HeadField { head, name: lower(name), other: other.map(lower), length })
+}
+
+/// Returns true for a placeholder that has no value here: Envoy writes `-` for it as well, where there are no trailers.
+fn is_nothing(name: &str) -> bool {
+    name.starts_with("TRAILER(") || name == "ROUTE_NAME"
 }
 
 /// Returns the piece that a placeholder's name stands for, or what was found and what is allowed.
@@ -148,10 +197,14 @@ fn part_of(name: &str) -> Result<TemplatePart, (String, String)> {
     // Envoy takes an empty format for none.
     let plain = if format.is_some() { "START_TIME" } else { name };
     let known = LOG_FIELDS.iter().find(|(known, _)| *known == plain).map(|(_, field)| *field);
-    known.or_else(|| is_of_http(name).then_some(LogField::Nothing)).map(TemplatePart::Field).ok_or_else(
+    if let Some(field) = head_field(name) {
+        return Ok(TemplatePart::Head(field));
+    }
+    known.or_else(|| is_nothing(name).then_some(LogField::Nothing)).map(TemplatePart::Field).ok_or_else(
         || {
             let names: Vec<_> = LOG_FIELDS.iter().map(|(name, _)| format!("%{name}%")).collect();
-            let allowed = format!("{} (and those of HTTP, which have no value here)", names.join(" "));
+            let allowed =
+                format!("{} %REQ(NAME)% %RESP(NAME)% %TRAILER(NAME)% %ROUTE_NAME%", names.join(" "));
             (format!("\"%{name}%\""), allowed)
         },
     )
@@ -220,6 +273,8 @@ mod tests {
             ("%START_TIMES(%s)%", "\"%START_TIMES(%s)%\""),
             ("a (%NO%)", "\"%NO%\""),
             ("%REQ(:path", "\"%REQ(:path\""),
+            ("%REQ(:path):x%", "\"%REQ(:path):x%\""),
+            ("%RESP(a)b%", "\"%RESP(a)b%\""),
             ("%start_time%", "\"%start_time%\""),
         ] {
             let (what, allowed) = Template::parse(text).unwrap_err();

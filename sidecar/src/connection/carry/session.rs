@@ -7,6 +7,7 @@ use crate::connection::table::ConnectionState;
 use crate::connection::tls;
 use crate::connection::upstream::UpstreamUse;
 use crate::observe::close_reason::CloseReason;
+use crate::observe::traffic_log::HttpTraffic;
 use crate::relay::pipes::Pipes;
 use crate::relay::{End, Mode, Moved, Side, Watch};
 use std::error::Error;
@@ -55,6 +56,11 @@ impl Session {
     pub(super) fn bytes(&self) -> u64 {
         let (to_server, to_client) = self.downstream.entry().bytes();
         to_server.wrapping_add(to_client)
+    }
+
+    /// Writes requests to the traffic logs.
+    pub(super) fn log_requests(&mut self, requests: Vec<HttpTraffic>) {
+        self.downstream.log_requests(requests);
     }
 
     /// Asks for a wake-up at a time, which the table's sweep gives.

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A line's format: Envoy's placeholders and Kuma's, as far as a TCP connection has them.
+//! A line's format: Envoy's placeholders and Kuma's, as far as a connection or a request has them.
 
 use crate::net::addrs::{ClientAddr, DialAddr, Direction, OrigDst};
 use crate::net::clock::strftime;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::one_line::one_line;
+use crate::observe::traffic_log::http::HttpTraffic;
 use culvert_mesh::model::log_template::{LogField, Template, TemplatePart};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 use tracing_subscriber::fmt::{format::Writer, time::FormatTime};
 
@@ -17,7 +19,18 @@ const DEFAULT: &str = "[%START_TIME%] %RESPONSE_FLAGS% %KUMA_MESH% \
     %KUMA_SOURCE_ADDRESS_WITHOUT_PORT%(%KUMA_SOURCE_SERVICE%)->%UPSTREAM_HOST%(%KUMA_DESTINATION_SERVICE%) \
     took %DURATION%ms, sent %BYTES_SENT% bytes, received: %BYTES_RECEIVED% bytes";
 
-/// A connection that ended, with the values that placeholders can have.
+/// Kuma's format for requests of HTTP.
+const OF_HTTP: &str = "[%START_TIME%] %KUMA_MESH% \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
+    %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \
+    \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-B3-TRACEID?X-DATADOG-TRACEID)%\" \"%REQ(X-REQUEST-ID)%\" \
+    \"%REQ(:AUTHORITY)%\" \"%KUMA_SOURCE_SERVICE%\" \"%KUMA_DESTINATION_SERVICE%\" \
+    \"%KUMA_SOURCE_ADDRESS_WITHOUT_PORT%\" \"%UPSTREAM_HOST%\"";
+
+/// The formats of backends that say none: of connections, and of requests.
+static DEFAULTS: LazyLock<[Template; 2]> =
+    LazyLock::new(|| [DEFAULT, OF_HTTP].map(|text| Template::parse(text).unwrap_or_default()));
+
+/// A connection that ended, or a request, with the values that placeholders can have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Traffic<'a> {
     /// Unique in this process.
@@ -42,6 +55,8 @@ pub(crate) struct Traffic<'a> {
     pub(crate) reason: CloseReason,
     /// Server name in the client's ClientHello, where it was looked at.
     pub(crate) server_name: Option<&'a str>,
+    /// The request; `None` = it is about the connection.
+    pub(crate) http: Option<&'a HttpTraffic>,
 }
 
 /// Writes the value of a placeholder; nothing where the connection has none.
@@ -61,7 +76,9 @@ fn write_field(field: LogField, of: &Traffic<'_>, out: &mut String) {
             let _ = write_time(seconds, &mut time);
             out.push_str(&time);
         }
-        LogField::ResponseFlags => out.push_str(flags(of.reason)),
+        LogField::ResponseFlags => {
+            out.push_str(of.http.map_or_else(|| flags(of.reason), |http| http.end.flags))
+        }
         LogField::Mesh => out.push_str(of.mesh),
         LogField::Zone => out.push_str(of.zone.unwrap_or_default()),
         LogField::Workload => out.push_str(of.workload.unwrap_or_default()),
@@ -89,6 +106,11 @@ fn write_field(field: LogField, of: &Traffic<'_>, out: &mut String) {
             }
         }
         LogField::ServerName => out.push_str(of.server_name.unwrap_or_default()),
+        LogField::Protocol => out.push_str(of.http.map_or("", HttpTraffic::protocol)),
+        LogField::ResponseCode => {
+            put(out, of.http.map(|http| http.status).as_ref().map(|status| status as _))
+        }
+        LogField::ResponseCodeDetails => out.push_str(of.http.map_or("", |http| http.end.details)),
         LogField::Nothing => {}
     }
 }
@@ -147,9 +169,15 @@ fn render(template: &Template, of: &Traffic<'_>, omit_empty: bool, out: &mut Str
                 strftime(of.started, format.strftime(), out);
                 said = true;
             }
-            TemplatePart::Field(field) => {
+            TemplatePart::Field(_) | TemplatePart::Head(_) => {
                 let before = out.len();
-                write_field(*field, of, out);
+                match part {
+                    TemplatePart::Field(field) => write_field(*field, of, out),
+                    TemplatePart::Head(field) => {
+                        out.push_str(&of.http.map(|http| http.field(field)).unwrap_or_default())
+                    }
+                    TemplatePart::Text(_) | TemplatePart::Time(_) => {}
+                }
                 if let Cow::Owned(value) = one_line(&out[before..]) {
                     out.replace_range(before.., &value);
                 }
@@ -165,8 +193,11 @@ fn render(template: &Template, of: &Traffic<'_>, omit_empty: bool, out: &mut Str
 }
 
 /// Format of a line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LineFormat {
+    /// Kuma's own formats for connections and requests.
+    #[default]
+    Kuma,
     /// One line of text.
     Plain {
         /// Text with placeholders.
@@ -183,18 +214,12 @@ pub enum LineFormat {
     },
 }
 
-impl Default for LineFormat {
-    fn default() -> Self {
-        let template = Template::parse(DEFAULT).unwrap_or_default();
-        Self::Plain { template, omit_empty: false }
-    }
-}
-
 impl LineFormat {
     /// Returns true if a placeholder is in the format.
     pub(crate) fn has(&self, field: LogField) -> bool {
         let has = |template: &Template| template.parts().contains(&TemplatePart::Field(field));
         match self {
+            Self::Kuma => DEFAULTS.iter().any(has),
             Self::Plain { template, .. } => has(template),
             Self::Json { members, .. } => members.iter().any(|(_, template)| has(template)),
         }
@@ -204,6 +229,9 @@ impl LineFormat {
     pub(crate) fn line(&self, of: &Traffic<'_>) -> String {
         let mut line = String::with_capacity(256);
         match self {
+            Self::Kuma => {
+                render(&DEFAULTS[usize::from(of.http.is_some())], of, false, &mut line);
+            }
             Self::Plain { template, omit_empty } => {
                 render(template, of, *omit_empty, &mut line);
             }
@@ -254,6 +282,7 @@ mod tests {
             bytes_recv: 70,
             reason: CloseReason::Ok,
             server_name: None,
+            http: None,
         }
     }
 

@@ -7,11 +7,13 @@
 
 mod backend;
 mod format;
+mod http;
 
 pub use backend::MOST_TARGETS;
 pub(crate) use backend::{TrafficLogMetrics, TrafficLogger};
 pub use format::LineFormat;
 pub(crate) use format::Traffic;
+pub(crate) use http::{HttpEnd, HttpTraffic};
 
 use culvert_mesh::model::address::HostPort;
 use std::fmt;

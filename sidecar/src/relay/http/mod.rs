@@ -241,7 +241,10 @@ impl<R: Rules> HttpGate<R> {
             Side::Client => match self.exchange.client(bytes) {
                 Step::More => Next::More,
                 Step::Hold => Next::Hold,
-                Step::Forward(n) => Next::Forward(n),
+                Step::Forward(n) => {
+                    self.rules.body(from, n as u64);
+                    Next::Forward(n)
+                }
                 Step::Drop(n) => Next::Drop(n),
                 Step::Head(head) => self.decide(&head),
             },
@@ -256,7 +259,10 @@ impl<R: Rules> HttpGate<R> {
         match step {
             Step::More => Next::More,
             Step::Hold => Next::Hold,
-            Step::Forward(n) => Next::Forward(n),
+            Step::Forward(n) => {
+                self.rules.body(Side::Server, n as u64);
+                Next::Forward(n)
+            }
             Step::Drop(n) => Next::Drop(n),
             Step::Head(head) => {
                 self.metrics.answered(head.status);
@@ -449,6 +455,7 @@ impl<R: Rules> Gate for HttpGate<R> {
     }
 
     fn skip(&mut self, from: Side, bytes: u64) {
+        self.rules.body(from, bytes);
         match from {
             Side::Client => self.exchange.client_skip(bytes),
             Side::Server => {

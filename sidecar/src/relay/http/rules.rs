@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Decisions about messages, which the owner of a connection makes.
 
+use crate::relay::Side;
 use culvert_http::edit::Edit;
 use culvert_http::{Refusal, RequestHead, ResponseHead, Words};
 use std::time::Instant;
@@ -22,6 +23,9 @@ pub(crate) trait Rules {
     /// Notes how many requests are under way: fewer than before if responses are complete. `whole` is true if the client has
     /// sent all of the last one.
     fn under_way(&mut self, requests: usize, whole: bool);
+
+    /// Counts bytes of a body: of the client for the newest request, of the server for the oldest.
+    fn body(&mut self, from: Side, bytes: u64);
 
     /// Returns true if the response under way has a limit of bandwidth.
     fn is_limited(&self) -> bool;
@@ -58,6 +62,8 @@ impl Rules for () {
     fn refused(&mut self, _: Refusal, _: Option<u16>) {}
 
     fn under_way(&mut self, _: usize, _: bool) {}
+
+    fn body(&mut self, _: Side, _: u64) {}
 
     fn is_limited(&self) -> bool {
         false

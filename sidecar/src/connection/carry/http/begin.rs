@@ -58,7 +58,7 @@ pub(in crate::connection) async fn connect(
         return None;
     }
     match first {
-        Ok(First::Request) => match dial(&mut downstream, admitted, &gate).await {
+        Ok(First::Request) => match dial(&mut downstream, admitted, gate.rules().due()).await {
             Ok(connected) => {
                 let (server, session) = connected.begin(downstream);
                 let relay = Relay::through(gate);
@@ -77,6 +77,7 @@ pub(in crate::connection) async fn connect(
             say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
             drop(client);
             let refused = Refused::of(&gate);
+            log(&mut downstream, &mut gate, CloseReason::Ok);
             downstream.end(refused.as_ref().map_or(CloseReason::Ok, Refused::reason), dynamic(&refused));
         }
         Ok(First::Gone) => {
@@ -87,6 +88,7 @@ pub(in crate::connection) async fn connect(
         Ok(First::Silent) => return silent(downstream, client, &metrics).await,
         Err(error) => {
             let reason = tls::reason_of(&error, CloseReason::ClientReset);
+            log(&mut downstream, &mut gate, reason);
             reset(downstream, client, reason, &error);
         }
     }
@@ -101,9 +103,13 @@ enum NoServer {
 }
 
 /// Connects to a server, in the time that the first request has.
-async fn dial(downstream: &mut Downstream, admitted: Admitted, gate: &Gate) -> Result<Connected, NoServer> {
+async fn dial(
+    downstream: &mut Downstream,
+    admitted: Admitted,
+    due: Option<(std::time::Instant, Due)>,
+) -> Result<Connected, NoServer> {
     let connecting = tcp::connect(downstream, None, admitted);
-    match gate.rules().due() {
+    match due {
         Some((at, Due::Late(rule))) => match timeout_at(at.into(), connecting).await {
             Ok(connected) => connected.map_err(NoServer::Failed),
             Err(_) => Err(NoServer::Late(rule)),
@@ -159,6 +165,7 @@ fn setting(
         peer: session.map(|shaken| shaken.peer.clone()),
         names_services: configs.is_some_and(|configs| configs.names_services()),
         address: downstream.info().client.get().ip(),
+        logs: downstream.is_logged(),
         forbidden: session.is_some_and(|shaken| !shaken.permitted),
         seconds: proxy.metrics.direction(direction).http_seconds.clone(),
         listener,
@@ -189,14 +196,22 @@ async fn silent(downstream: Downstream, mut client: Stream, metrics: &HttpMetric
     None
 }
 
+/// Writes the requests to the traffic log that ended before a server was connected.
+fn log(downstream: &mut Downstream, gate: &mut Gate, reason: CloseReason) {
+    let rules = gate.rules_mut();
+    rules.abandon(reason);
+    downstream.log_requests(rules.take_ended());
+}
+
 /// Ends the connection of a member that may not call. Its request was answered, if it was one.
 async fn forbid(
-    downstream: Downstream,
+    mut downstream: Downstream,
     mut client: Stream,
     gate: &mut Gate,
     error: ForwardError,
     answers: bool,
 ) {
+    log(&mut downstream, gate, error.reason());
     if !answers || !gate.is_over() {
         return reset(downstream, client, error.reason(), &error);
     }
@@ -206,13 +221,14 @@ async fn forbid(
 }
 
 /// Answers the first request in place of a server, or resets the client where the connection was refused, not the request.
-async fn no_server(downstream: Downstream, mut client: Stream, mut gate: Gate, why: NoServer) {
+async fn no_server(mut downstream: Downstream, mut client: Stream, mut gate: Gate, why: NoServer) {
     let error = match why {
         NoServer::Late(rule) => {
             gate.is_late(rule);
             say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
             drop(client);
             let refused = Refused::of(&gate);
+            log(&mut downstream, &mut gate, CloseReason::HttpResponse);
             downstream.end(CloseReason::HttpResponse, dynamic(&refused));
             return;
         }
@@ -222,11 +238,15 @@ async fn no_server(downstream: Downstream, mut client: Stream, mut gate: Gate, w
         ForwardError::Connect(ConnectError::Full { .. }) => Refusal::Overloaded,
         ForwardError::Connect(ConnectError::NoEndpoint(_)) => Refusal::NoEndpoint,
         ForwardError::Connect(ConnectError::Dial(_) | ConnectError::Tls(_)) => Refusal::Unreachable,
-        _ => return reset(downstream, client, error.reason(), &error),
+        _ => {
+            log(&mut downstream, &mut gate, error.reason());
+            return reset(downstream, client, error.reason(), &error);
+        }
     };
     gate.fail(rule);
     say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
     drop(client);
+    log(&mut downstream, &mut gate, error.reason());
     downstream.end(error.reason(), Some(&error));
 }
 

@@ -78,7 +78,12 @@ impl Http {
         while self.server.is_some() {
             self.keep_time();
             let Self { client, server: Some(server), relay, session, .. } = self else { break };
-            match relay.poll(cx, client, server, session) {
+            let polled = relay.poll(cx, client, server, session);
+            let ended = relay.gate_mut().rules_mut().take_ended();
+            if !ended.is_empty() {
+                session.log_requests(ended);
+            }
+            match polled {
                 Poll::Ready(end) if !matches!(end, End::Closed) || !relay.gate().is_to_linger() => {
                     return Poll::Ready(end);
                 }
@@ -145,10 +150,13 @@ impl Http {
 
     /// Closes both sides and writes the closing record.
     pub(super) fn end(self, end: End<CloseReason>) {
-        let Self { client, server, relay, wait: _, linger: _, session } = self;
-        let gate = relay.gate();
-        let refused = Refused::of(gate).filter(|_| matches!(end, End::Closed));
+        let Self { client, server, mut relay, wait: _, linger: _, mut session } = self;
+        let refused = Refused::of(relay.gate()).filter(|_| matches!(end, End::Closed));
         let (reason, error) = reason_of(end);
+        let rules = relay.gate_mut().rules_mut();
+        rules.abandon(reason);
+        session.log_requests(rules.take_ended());
+        let gate = relay.gate();
         if reason != CloseReason::Ok {
             client.reset();
         }

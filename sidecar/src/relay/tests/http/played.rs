@@ -141,6 +141,8 @@ impl Rules for Trying {
 
     fn under_way(&mut self, _: usize, _: bool) {}
 
+    fn body(&mut self, _: Side, _: u64) {}
+
     fn is_limited(&self) -> bool {
         self.slow
     }

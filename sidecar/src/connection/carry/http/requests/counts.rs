@@ -146,6 +146,7 @@ mod tests {
         let running = Registry::default().open(compile(&config, &loaded.found).unwrap());
         let listener = running.listeners.iter().find(|one| one.plan.name.ends_with("10.0.0.2:80")).unwrap();
         Requests::new(Setting {
+            logs: false,
             listener: Arc::clone(listener),
             cluster: listener.cluster.as_ref().map(|cluster| Arc::clone(&cluster.state)),
             peer: None,

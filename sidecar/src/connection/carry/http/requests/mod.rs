@@ -10,6 +10,7 @@
 mod bandwidth;
 mod counts;
 mod fate;
+mod log;
 mod times;
 
 pub(super) use times::Due;
@@ -18,14 +19,19 @@ use crate::cluster::balance::{Random, seed};
 use crate::cluster::registry::{ClusterState, Listener};
 use crate::metrics::Histogram;
 use crate::net::limit::Permit;
+use crate::observe::close_reason::CloseReason;
+use crate::observe::traffic_log::{HttpEnd, HttpTraffic};
 use crate::plan::listener::http::{Caller, FaultPlan};
 use crate::plan::tls::permissions::Peer;
+use crate::relay::Side;
 use crate::relay::http::{Decision, HttpMetrics, Local, Refusal, Rules};
 use bandwidth::Bandwidth;
 use counts::{Counted, Injected};
 use culvert_http::edit::Edit;
 use culvert_http::{RequestHead, ResponseHead, Words};
 use fate::{Fate, Next};
+use log::Log;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -50,6 +56,8 @@ pub(super) struct Setting {
     pub(super) metrics: Arc<HttpMetrics>,
     /// Times of all requests of the direction.
     pub(super) seconds: Histogram,
+    /// True if a traffic log wants its requests.
+    pub(super) logs: bool,
 }
 
 /// The requests of one connection.
@@ -60,12 +68,16 @@ pub(super) struct Requests {
     dice: Random,
     /// What is to come upon the request that waits.
     fate: Option<Fate>,
+    /// The rule that answered the last request.
+    by: Cell<Option<Local>>,
     /// The counts of that request.
     waiting: Option<Box<Counted>>,
     /// Requests that were decided, the oldest first.
     under_way: VecDeque<Request>,
     /// Limits of time, where documents say any.
     times: Option<Box<Times>>,
+    /// Requests that ended, for the log.
+    ended: Vec<HttpTraffic>,
 }
 
 /// A request from its decision to the end of its response.
@@ -75,6 +87,7 @@ struct Request {
     _permit: Option<Permit>,
     bandwidth: Option<Bandwidth>,
     _counted: Counted,
+    log: Option<Box<Log>>,
 }
 
 // === impl Requests ===
@@ -91,9 +104,11 @@ impl Requests {
             faults,
             dice: Random::new(seed()),
             fate: None,
+            by: Cell::new(None),
             waiting: None,
             under_way: VecDeque::new(),
             times: Times::begin(times),
+            ended: Vec::new(),
         }
     }
 
@@ -105,6 +120,30 @@ impl Requests {
     /// Returns the limit of time that is reached first, and when.
     pub(super) fn due(&self) -> Option<(Instant, Due)> {
         self.times.as_ref()?.due()
+    }
+
+    /// Takes the requests that ended since, for the log.
+    pub(super) fn take_ended(&mut self) -> Vec<HttpTraffic> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Notes that the connection ended, and with it the requests that are under way.
+    pub(super) fn abandon(&mut self, reason: CloseReason) {
+        while let Some(request) = self.under_way.pop_front() {
+            self.end(request, Instant::now(), Some(log::of_close(reason)));
+        }
+    }
+
+    /// Writes a request into the books.
+    fn end(&mut self, request: Request, now: Instant, how: Option<HttpEnd>) {
+        let duration = now.saturating_duration_since(request.began);
+        self.setting.seconds.observe(duration.as_secs_f64());
+        if let Some(mut log) = request.log {
+            if let Some(how) = how {
+                log.ends(how);
+            }
+            self.ended.push(log.finish(duration));
+        }
     }
 
     /// Notes that the connection ends at the next border.
@@ -123,6 +162,7 @@ impl Requests {
         let answer = |by: Local, words: Words| {
             self.setting.metrics.local[by].inc();
             self.setting.answered_by(by, words.status);
+            self.by.set(Some(by));
             Err(Decision::Answer(words))
         };
         if self.setting.forbidden {
@@ -177,12 +217,14 @@ impl Requests {
 }
 
 impl Rules for Requests {
-    fn request(&mut self, _: &RequestHead<'_>) -> Decision {
+    fn request(&mut self, head: &RequestHead<'_>) -> Decision {
         let now = Instant::now();
+        let delayed = self.waiting.is_some();
+        let mut log = self.setting.logs.then(|| Log::begin(head, delayed));
         let mut counted = self.waiting.take().map_or_else(|| self.setting.begin(), |waited| *waited);
         match self.decide(now, &mut counted) {
             Ok((permit, bandwidth)) => {
-                let request = Request { began: now, _permit: permit, bandwidth, _counted: counted };
+                let request = Request { began: now, _permit: permit, bandwidth, _counted: counted, log };
                 self.under_way.push_back(request);
                 if let Some(times) = &mut self.times {
                     times.began(now);
@@ -190,7 +232,10 @@ impl Rules for Requests {
                 Decision::Pass
             }
             Err(Decision::Answer(words)) => {
-                let request = Request { began: now, _permit: None, bandwidth: None, _counted: counted };
+                if let (Some(log), Some(by)) = (&mut log, self.by.take()) {
+                    log.answered_by(words.status, log::of_local(by));
+                }
+                let request = Request { began: now, _permit: None, bandwidth: None, _counted: counted, log };
                 self.under_way.push_back(request);
                 Decision::Answer(words)
             }
@@ -206,6 +251,9 @@ impl Rules for Requests {
     }
 
     fn response(&mut self, head: &ResponseHead<'_>) {
+        if let Some(log) = self.under_way.front_mut().and_then(|request| request.log.as_mut()) {
+            log.answered(head);
+        }
         // Another head follows an interim one.
         if !(100..200).contains(&head.status) || head.status == 101 {
             self.setting.answered(head.status);
@@ -214,6 +262,20 @@ impl Rules for Requests {
 
     fn refused(&mut self, rule: Refusal, status: Option<u16>) {
         self.setting.refused(rule, status, !self.under_way.is_empty());
+        if !self.setting.logs {
+            return;
+        }
+        if self.under_way.is_empty() {
+            self.ended.push(log::of_nothing(rule, status));
+        }
+        let mut status = status;
+        while let Some(mut request) = self.under_way.pop_front() {
+            // The answer is the oldest one's.
+            if let (Some(log), Some(status)) = (&mut request.log, status.take()) {
+                log.answered_by(status, log::of_refusal(rule));
+            }
+            self.end(request, Instant::now(), Some(log::of_refusal(rule)));
+        }
     }
 
     fn under_way(&mut self, requests: usize, whole: bool) {
@@ -221,14 +283,26 @@ impl Rules for Requests {
             let now = Instant::now();
             while self.under_way.len() > requests {
                 if let Some(request) = self.under_way.pop_front() {
-                    let seconds = now.saturating_duration_since(request.began).as_secs_f64();
-                    self.setting.seconds.observe(seconds);
+                    self.end(request, now, None);
                 }
             }
             let oldest = self.under_way.front().map(|request| request.began);
             if let Some(times) = &mut self.times {
                 times.note(oldest, whole, now);
             }
+        }
+    }
+
+    fn body(&mut self, from: Side, bytes: u64) {
+        if !self.setting.logs {
+            return;
+        }
+        let (request, which) = match from {
+            Side::Client => (self.under_way.back_mut(), 0),
+            Side::Server => (self.under_way.front_mut(), 1),
+        };
+        if let Some(log) = request.and_then(|request| request.log.as_mut()) {
+            log.count(which, bytes);
         }
     }
 

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a traffic log says of a request, in Envoy's flags and details.
+//!
+//! | end | flags | details |
+//! |---|---|---|
+//! | answered by the server | | `via_upstream` |
+//! | delayed by a fault, then as above | `DI` | |
+//! | aborted by a fault | `FI` | `fault_filter_abort` |
+//! | above the rate | `RL` | `local_rate_limited` |
+//! | no permission | `UAEX` | `rbac_access_denied_matched_policy[none]` |
+//! | above a limit of the circuit breaker | `UO` | `upstream_reset_before_response_started{overflow}` |
+//! | the server cannot be reached | `UF` | `…{remote_connection_failure}` |
+//! | no endpoint | `UH` | `no_healthy_upstream` |
+//! | FIN or reset before an answer | `UC` | `…{connection_termination}` |
+//! | the server's answer breaks a rule | `UPE` | `…{protocol_error}` |
+//! | the answer is late, idle, too long | `UT`, `SI`, `DT` | `response_timeout`, `stream_idle_timeout`, `max_duration_timeout` |
+//! | the request breaks a rule | `DPE` | the rule's name |
+//! | the client went away | `DC` | `downstream_remote_disconnect` |
+
+use crate::observe::close_reason::CloseReason;
+use crate::observe::traffic_log::{HttpEnd, HttpTraffic};
+use crate::relay::http::{Local, Refusal};
+use culvert_http::{RequestHead, ResponseHead};
+use std::time::{Duration, SystemTime};
+
+const fn end(flags: &'static str, details: &'static str) -> HttpEnd {
+    HttpEnd { flags, details }
+}
+
+/// A request on its way to the log.
+#[derive(Debug)]
+pub(super) struct Log {
+    request: Box<[u8]>,
+    response: Box<[u8]>,
+    status: u16,
+    started: SystemTime,
+    bytes: [u64; 2],
+    end: Option<HttpEnd>,
+    delayed: bool,
+}
+
+/// Returns how a request ended that a document's rule answered.
+pub(super) fn of_local(by: Local) -> HttpEnd {
+    match by {
+        Local::Permission => end("UAEX", "rbac_access_denied_matched_policy[none]"),
+        Local::Fault => end("FI", "fault_filter_abort"),
+        Local::Rate => end("RL", "local_rate_limited"),
+        Local::Breaker => end("UO", "upstream_reset_before_response_started{overflow}"),
+    }
+}
+
+/// Returns how a request ended that a broken rule or a limit of time ended.
+pub(super) fn of_refusal(rule: Refusal) -> HttpEnd {
+    match rule {
+        Refusal::RequestTimeout => end("UT", "response_timeout"),
+        Refusal::StreamIdle => end("SI", "stream_idle_timeout"),
+        Refusal::StreamTimeout => end("DT", "max_duration_timeout"),
+        Refusal::HeaderTimeout => end("", "request_header_timeout"),
+        Refusal::NoAnswer => end("UC", "upstream_reset_before_response_started{connection_termination}"),
+        Refusal::CutBody => end("UC", "upstream_reset_after_response_started{connection_termination}"),
+        Refusal::Unreachable => {
+            end("UF", "upstream_reset_before_response_started{remote_connection_failure}")
+        }
+        Refusal::NoEndpoint => end("UH", "no_healthy_upstream"),
+        Refusal::Overloaded => of_local(Local::Breaker),
+        rule if rule.status() == 502 => end("UPE", "upstream_reset_before_response_started{protocol_error}"),
+        rule => end("DPE", rule.name()),
+    }
+}
+
+/// Returns how a request ended whose connection ended first.
+pub(super) fn of_close(reason: CloseReason) -> HttpEnd {
+    match reason {
+        CloseReason::Ok | CloseReason::ClientReset => end("DC", "downstream_remote_disconnect"),
+        CloseReason::ServerReset => {
+            end("UC", "upstream_reset_after_response_started{connection_termination}")
+        }
+        CloseReason::IdleTimeout => end("SI", "stream_idle_timeout"),
+        CloseReason::DrainTimeout => end("LR", "local_connection_drained"),
+        other => end("", other.name()),
+    }
+}
+
+// === impl Log ===
+
+impl Log {
+    pub(super) fn begin(head: &RequestHead<'_>, delayed: bool) -> Box<Self> {
+        Box::new(Self {
+            request: head.bytes.into(),
+            response: Box::default(),
+            status: 0,
+            started: SystemTime::now(),
+            bytes: [0; 2],
+            end: None,
+            delayed,
+        })
+    }
+
+    /// Notes an answer of the sidecar's own.
+    pub(super) fn answered_by(&mut self, status: u16, end: HttpEnd) {
+        (self.status, self.end) = (status, Some(end));
+    }
+
+    /// Notes the head of the server's answer.
+    pub(super) fn answered(&mut self, head: &ResponseHead<'_>) {
+        (self.status, self.response) = (head.status, head.bytes.into());
+    }
+
+    /// Counts bytes of a body: of the request (0) or the response (1).
+    pub(super) fn count(&mut self, which: usize, bytes: u64) {
+        self.bytes[which] += bytes;
+    }
+
+    /// Notes the end, unless it was noted before.
+    pub(super) fn ends(&mut self, end: HttpEnd) {
+        self.end.get_or_insert(end);
+    }
+
+    /// Returns what the log says of it.
+    pub(super) fn finish(self: Box<Self>, duration: Duration) -> HttpTraffic {
+        let Self { request, response, status, started, bytes, end: ended, delayed } = *self;
+        let ended = match (ended.unwrap_or(end("", "via_upstream")), delayed) {
+            (HttpEnd { flags: "", details }, true) => end("DI", details),
+            (HttpEnd { flags: "FI", details }, true) => end("DI,FI", details),
+            (ended, _) => ended,
+        };
+        HttpTraffic { request, response, status, started, duration, bytes, end: ended }
+    }
+}
+
+/// Returns what the log says of bytes that were no request.
+pub(super) fn of_nothing(rule: Refusal, status: Option<u16>) -> HttpTraffic {
+    HttpTraffic {
+        request: Box::default(),
+        response: Box::default(),
+        status: status.unwrap_or(0),
+        started: SystemTime::now(),
+        duration: Duration::ZERO,
+        bytes: [0; 2],
+        end: of_refusal(rule),
+    }
+}
