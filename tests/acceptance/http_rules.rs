@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use culvert_tests::server::http;
+use culvert_tests::until::until_some;
 use culvert_tests::{Sidecar, eventually};
 
 use crate::documents::SOON;
 use crate::http_ports::{GET, Heard, OK, Way, World, hears, origin, rest};
+use crate::traffic_logs::logs;
 
 /// A World with a policy more, and its sidecar.
 fn with(policy: &str) -> Result<World> {
@@ -365,7 +367,7 @@ fn fields_that_tell_who_calls_are_not_the_clients_to_write() -> Result<()> {
 #[test]
 fn a_log_has_a_line_for_each_request_with_envoys_flags_and_no_secret() -> Result<()> {
     let world = World::new()?;
-    let file = world.lab.folder().join("requests.log");
+    let file = logs(&world.lab)?.join("requests");
     let policy = format!(
         "{{type: MeshAccessLog, name: l, spec: {{from: [{{targetRef: {{kind: Mesh}}, default: {{backends: [{{type: File, file: {{path: '{}', \
          format: {{type: Plain, plain: '%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% \
@@ -385,7 +387,9 @@ fn a_log_has_a_line_for_each_request_with_envoys_flags_and_no_secret() -> Result
         if head.starts_with("GET /wrong ") {
             return stream.write_all(b"SSH-2.0-OpenSSH\r\n");
         }
-        stream.write_all(b"HTTP/1.1 201 Created\r\nServer: own\r\nContent-Length: 3\r\nConnection: close\r\n\r\nyes")?;
+        stream.write_all(
+            b"HTTP/1.1 201 Created\r\nServer: own\r\nContent-Length: 3\r\nConnection: close\r\n\r\nyes",
+        )?;
         stream.read_to_end(&mut Vec::new()).map(|_| ())
     })?;
     let ask = |request: &str| -> Result<String> {
@@ -411,7 +415,8 @@ fn a_log_has_a_line_for_each_request_with_envoys_flags_and_no_secret() -> Result
         "GET /away HTTP/1.0 503 UF upstream_reset_before_response_started{remote_connection_failure} 0 0 - -",
     ];
     let lines = || fs::read_to_string(&file).unwrap_or_default();
-    eventually!(lines().lines().count() >= expected.len(), SOON);
-    assert_eq!(lines().lines().collect::<Vec<_>>(), expected);
+    let got = || lines().lines().map(str::to_owned).collect::<Vec<_>>();
+    until_some(SOON, || (got().len() >= expected.len()).then_some(()));
+    assert_eq!(got(), expected);
     Ok(())
 }

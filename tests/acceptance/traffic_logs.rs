@@ -37,7 +37,7 @@ fn a_mesh_access_log_gets_its_lines_by_tcp() -> Result<()> {
 }
 
 /// A folder that the sidecar's uid may write to.
-fn logs(lab: &Lab) -> Result<std::path::PathBuf> {
+pub(crate) fn logs(lab: &Lab) -> Result<std::path::PathBuf> {
     let folder = lab.folder().join("logs");
     fs::create_dir(&folder)?;
     std::os::unix::fs::chown(&folder, Some(culvert_tests::pod::sidecar::UID), None)?;
