@@ -20,6 +20,7 @@ mod server;
 
 pub use queue::MAX_PIPELINED;
 
+use crate::framing::Framing;
 use crate::head::ResponseHead;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -197,7 +198,8 @@ impl Exchange {
     /// request says so.
     pub fn ends_unsaid(&self, head: &ResponseHead<'_>) -> bool {
         let asked = self.queue.front().is_some_and(|asked| asked.keeps());
-        self.is_last() && asked && head.keeps && !head.is_interim()
+        let ends = !head.is_interim() && head.framing != Framing::Tunnel;
+        self.is_last() && asked && head.keeps && ends
     }
 
     /// Returns true from the first byte of a request to the end of its head.

@@ -301,3 +301,37 @@ fn a_connection_is_finished_behind_a_refused_change_of_protocol_and_not_within_a
     exchange.finish();
     assert_eq!(exchange.verdict(), Verdict::Go);
 }
+
+#[test]
+fn only_the_last_response_of_a_finished_connection_ends_it_unsaid() {
+    const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: b\r\n\r\n";
+    let said = |requests: &[&[u8]], finished: bool, head: &[u8]| {
+        let mut exchange = Exchange::default();
+        for bytes in requests {
+            request(&mut exchange, bytes);
+        }
+        if finished {
+            exchange.finish();
+        }
+        let Step::Head(head) = exchange.server(head) else { panic!("no head") };
+        exchange.ends_unsaid(&head)
+    };
+    for (name, requests, finished, head, ends) in [
+        ("the last", &[GET][..], true, OK, true),
+        ("not finished", &[GET], false, OK, false),
+        ("one of two", &[GET, GET], true, OK, false),
+        ("an interim one", &[GET], true, b"HTTP/1.1 103 Early\r\n\r\n", false),
+        (
+            "one that says so",
+            &[GET],
+            true,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n",
+            false,
+        ),
+        ("one that ends with the connection", &[GET], true, b"HTTP/1.1 200 OK\r\n\r\n", false),
+        ("a refused change of protocol", &[UPGRADE], true, OK, true),
+        ("a tunnel", &[UPGRADE], true, b"HTTP/1.1 101 Go\r\n\r\n", false),
+    ] {
+        assert_eq!(said(requests, finished, head), ends, "{name}");
+    }
+}
