@@ -175,6 +175,33 @@ impl Resource for MeshRateLimit {
     }
 }
 
+/// Fields of an answer that the sidecar writes itself: they say where it ends.
+const OWN: [&str; 3] = ["content-length", "transfer-encoding", "connection"];
+
+/// Notes headers that would make another answer of the one they stand in.
+fn check_headers(headers: &Part<'_>, at: &mut At<'_>) {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    for header in ["set", "add"].iter().flat_map(|list| headers.items(list).unwrap_or_default()) {
+        if let Ok(name) = header.need::<String>("name") {
+            if name.is_empty() || !name.bytes().all(is_name) {
+                header.problem(at, "name", format!("{name:?}"), "a name of letters, digits and -");
+            } else if OWN.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+                header.problem(
+                    at,
+                    "name",
+                    format!("{name:?}"),
+                    "a header that does not say where the answer ends",
+                );
+            }
+        }
+        if let Ok(value) = header.need::<String>("value")
+            && value.bytes().any(|byte| byte != b'\t' && (byte < b' ' || byte == 0x7f))
+        {
+            header.problem(at, "value", format!("{value:?}"), "a text of one line");
+        }
+    }
+}
+
 fn check_local(local: &Part<'_>, at: &mut At<'_>) {
     destination::check_says_something(local, &["tcp", "http"], at);
     for (protocol, fields, rate) in [
@@ -186,6 +213,7 @@ fn check_local(local: &Part<'_>, at: &mut At<'_>) {
         }
         let of = local.field(protocol);
         destination::check_says_something(&of, fields, at);
+        check_headers(&of.field("onRateLimit").field("headers"), at);
         let rate = of.field(rate);
         if let Ok(Some(Span(interval))) = rate.get::<Span>("interval")
             && interval <= SHORTEST

@@ -338,6 +338,18 @@ fn every_rule_of_kuma_about_rates_is_a_check() {
         ),
         ("local: {http: {requestRate: {num: 1, interval: 49ms}}}", ".http.requestRate.interval: found 49 ms"),
         ("local: {tcp: {connectionRate: {num: 1}}}", ".tcp.connectionRate.interval: found nothing"),
+        (
+            r#"local: {http: {onRateLimit: {headers: {add: [{name: x-a, value: "a\r\nb: c"}]}}}}"#,
+            ".http.onRateLimit.headers.add[0].value: found \"a\\r\\nb: c\"",
+        ),
+        (
+            "local: {http: {onRateLimit: {headers: {set: [{name: 'a b', value: c}]}}}}",
+            ".http.onRateLimit.headers.set[0].name: found \"a b\"",
+        ),
+        (
+            "local: {http: {onRateLimit: {headers: {set: [{name: Content-Length, value: '1'}]}}}}",
+            ".http.onRateLimit.headers.set[0].name: found \"Content-Length\"",
+        ),
     ] {
         refused(&of(local), &format!("{LOCAL}{expected}"));
     }
