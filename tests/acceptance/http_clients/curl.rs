@@ -1,7 +1,7 @@
 //! curl: refusals of `Expect`, HTTP/2, and events that come one by one.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};

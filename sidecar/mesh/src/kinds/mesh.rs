@@ -23,7 +23,7 @@ fields! {
         mtls: optional Mtls = "mtls",
         /// Prometheus on a port of each sidecar; a MeshMetric about the pod takes its place.
         metrics: optional MeshMetrics = "metrics",
-        /// Spans of HTTP requests; HTTP is forwarded as TCP here, which has none.
+        /// Spans of HTTP requests; culvert makes no spans.
         tracing: no_effect Tracing = "tracing",
         /// Tags that a Dataplane must have; the control plane checks them when a Dataplane comes.
         constraints: no_effect Constraints = "constraints",

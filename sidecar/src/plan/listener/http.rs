@@ -106,6 +106,12 @@ impl Faults {
     }
 }
 
+/// Returns true if a peer is one of these; `None` if its certificate cannot tell, and it is none of the others.
+fn who_are(who: &[Who], peer: &Peer, names_services: bool) -> Option<bool> {
+    let mut is = who.iter().map(|who| who.means(peer, names_services));
+    is.try_fold(false, |before, is| Some(before || is?))
+}
+
 // === impl Callers ===
 
 impl Callers {
@@ -115,7 +121,11 @@ impl Callers {
             return true;
         }
         match caller.peer {
-            Some(peer) => self.who.iter().any(|who| who.is_surely(peer, caller.names_services)),
+            Some(peer) => match who_are(&self.who, peer, caller.names_services) {
+                Some(is) => is,
+                // Its certificate does not say it.
+                None => self.addresses.contains(&caller.address),
+            },
             None => self.addresses.contains(&caller.address),
         }
     }
@@ -132,10 +142,10 @@ mod tests {
 
     #[test]
     fn a_caller_is_known_by_its_certificate_and_else_by_its_address() {
-        let service = |name: &str| {
-            let tags = [("kuma.io/service".to_owned(), name.to_owned())];
-            Who::Tags(culvert_mesh::model::tags::Tags(tags.into()))
+        let tagged = |key: &str, value: &str| {
+            Who::Tags(culvert_mesh::model::tags::Tags([(key.to_owned(), value.to_owned())].into()))
         };
+        let service = |name: &str| tagged("kuma.io/service", name);
         let web = Peer { ids: ["spiffe://default/web".parse().unwrap()].into(), tags: [].into() };
         let (here, there) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         for (who, peer, address, has) in [
@@ -145,6 +155,8 @@ mod tests {
             (service("api"), Some(&web), here, false),
             (service("web"), None, here, true),
             (service("web"), None, there, false),
+            (tagged("version", "v2"), Some(&web), here, true),
+            (tagged("version", "v2"), Some(&web), there, false),
         ] {
             let callers = Callers { who: vec![who], addresses: [here].into() };
             let caller = Caller { peer, names_services: true, address };

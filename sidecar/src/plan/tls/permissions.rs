@@ -83,7 +83,7 @@ pub enum Verdict {
 impl Who {
     /// Returns true if the peer is named; `None` if its certificate cannot tell. `names_services` is true if the path of an
     /// identity is a service's name.
-    fn means(&self, peer: &Peer, names_services: bool) -> Option<bool> {
+    pub(crate) fn means(&self, peer: &Peer, names_services: bool) -> Option<bool> {
         let has = |(key, wanted): (&String, &String)| {
             let fits = |value: &str| wanted == "*" || value == wanted;
             let tagged = peer.tags.iter().any(|(has, value)| has == key && fits(value));
@@ -109,11 +109,6 @@ impl Who {
 }
 
 impl Who {
-    /// Returns true if the peer is named. One whose certificate cannot tell is not.
-    pub(crate) fn is_surely(&self, peer: &Peer, names_services: bool) -> bool {
-        self.means(peer, names_services).unwrap_or(false)
-    }
-
     /// Returns true if a permission with this action applies to the peer. Where the certificate cannot tell, a denial does.
     pub(crate) fn may_mean(&self, peer: &Peer, names_services: bool, action: Action) -> bool {
         self.means(peer, names_services).unwrap_or(action == Action::Deny)

@@ -243,7 +243,7 @@ impl OutlierDetection {
         }
     }
 
-    /// Returns the detectors that see nothing of a connection that is forwarded as TCP.
+    /// Returns the detectors that see nothing of a connection.
     fn passed_over(&self) -> Vec<&'static str> {
         let Some(detectors) = &self.detectors else { return Vec::new() };
         let split = self.split == Some(true);

@@ -53,7 +53,7 @@ fields! {
         no_traffic_interval: optional Span = "noTrafficInterval",
         /// Checks by TCP.
         tcp: optional TcpCheck = "tcp",
-        /// Checks by HTTP, without effect: connections are forwarded as TCP.
+        /// Checks by HTTP, without effect.
         http: optional HttpCheck = "http",
         /// Checks by gRPC, without effect as well.
         grpc: optional GrpcCheck = "grpc",
@@ -167,7 +167,7 @@ impl Merge for HealthConf {
 }
 
 impl HealthConf {
-    /// Returns the fields that have no effect on a connection that is forwarded as TCP.
+    /// Returns the fields that have no effect.
     fn passed_over(&self) -> impl Iterator<Item = &'static str> {
         let on = |disabled: Option<bool>| disabled != Some(true);
         let all = [

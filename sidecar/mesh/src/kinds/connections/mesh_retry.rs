@@ -27,7 +27,7 @@ fields! {
     pub struct RetryConf {
         /// Attempts to connect.
         tcp: optional TcpRetry = "tcp",
-        /// Attempts of HTTP requests, without effect: connections are forwarded as TCP.
+        /// Attempts of HTTP requests, without effect.
         http: optional HttpRetry = "http",
         /// Attempts of gRPC requests, without effect as well.
         grpc: optional GrpcRetry = "grpc",

@@ -27,7 +27,7 @@ pub use payload::*;
 use crate::read::fields;
 
 fields! {
-    /// Headers that are set or added, without effect: connections are forwarded as TCP.
+    /// Headers that are set or added.
     pub struct Headers {
         /// Headers that take the place of others of their name.
         set: optional Vec<NamedHeader> = "set",

@@ -24,7 +24,7 @@ pub trait ConnectionPolicy: FromSpec {
     /// Returns the entries for inbounds, in the order of the document.
     fn inbound(&self) -> impl DoubleEndedIterator<Item = &Self::Conf>;
 
-    /// Returns the fields that have no effect on a connection that is forwarded as TCP.
+    /// Returns the fields that have no effect.
     fn passed_over(&self) -> Vec<&'static str>;
 }
 

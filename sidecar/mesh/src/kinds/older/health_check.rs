@@ -53,7 +53,7 @@ fields! {
         no_traffic_interval: optional Span = "noTrafficInterval",
         /// Checks by TCP.
         tcp: optional OlderTcpCheck = "tcp",
-        /// Checks by HTTP, without effect: connections are forwarded as TCP.
+        /// Checks by HTTP, without effect.
         http: optional OlderHttpCheck = "http",
         /// True, the default: checks that expect an answer use one connection after the other's end.
         reuse_connection: optional bool = "reuseConnection",

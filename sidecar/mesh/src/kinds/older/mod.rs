@@ -44,7 +44,7 @@ pub trait OlderPolicy: FromSpec {
     /// Returns what the policy says of these connections.
     fn conf(&self) -> Self::Conf;
 
-    /// Returns the fields that have no effect on a connection that is forwarded as TCP.
+    /// Returns the fields that have no effect.
     fn passed_over(&self) -> Vec<&'static str>;
 }
 

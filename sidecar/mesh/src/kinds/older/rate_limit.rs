@@ -10,7 +10,7 @@ use crate::read::{At, Span, fields};
 use crate::target::Target;
 
 fields! {
-    /// The rate of HTTP requests to some services, without effect: connections are forwarded as TCP.
+    /// The rate of HTTP requests to some services, without effect.
     pub struct RateLimit {
         /// The clients by their tags.
         sources: required Vec<Selector> = "sources",
@@ -64,7 +64,7 @@ fields! {
 }
 
 impl RateLimit {
-    /// Returns the fields that have no effect on a connection that is forwarded as TCP.
+    /// Returns the fields that have no effect.
     pub fn passed_over(&self) -> Vec<&'static str> {
         if self.conf.http.is_some() { vec!["http"] } else { Vec::new() }
     }

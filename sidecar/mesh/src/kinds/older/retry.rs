@@ -28,7 +28,7 @@ fields! {
     pub struct OlderRetries {
         /// Attempts to connect.
         tcp: optional OlderTcpRetry = "tcp",
-        /// Attempts of HTTP requests, without effect: connections are forwarded as TCP.
+        /// Attempts of HTTP requests, without effect.
         http: optional OlderHttpRetry = "http",
         /// Attempts of gRPC requests, without effect as well.
         grpc: optional OlderGrpcRetry = "grpc",

@@ -31,7 +31,7 @@ fields! {
         destination: optional Tags = "destination",
         /// Several services, each with its share.
         split: optional Vec<OlderShare> = "split",
-        /// Routes of HTTP requests, without effect: connections are forwarded as TCP.
+        /// Routes of HTTP requests, without effect.
         http: default Vec<OlderHttpRoute> = "http",
         /// The choice of an endpoint, where no MeshLoadBalancingStrategy says one.
         load_balancer: optional OlderLoadBalancer = "loadBalancer",

@@ -103,7 +103,7 @@ pub enum ProxyPatch {
 fn is_not_built(key: &str, at: &mut At<'_>) -> bool {
     const ALLOWED: &str = "cluster or networkFilter";
     let why = match key {
-        "httpFilter" | "virtualHost" => "it needs HTTP, and connections are forwarded as TCP",
+        "httpFilter" | "virtualHost" => "culvert has no such filters of its own to patch",
         "listener" => "changes of listeners are not built; networkFilter changes their idle timeout",
         _ => return false,
     };

@@ -56,11 +56,11 @@ fn what_kuma_refuses_or_culvert_has_not_is_a_problem_of_its_field() {
         (json!({}), "default.appendModifications[0]: found 0 of them"),
         (
             json!({"httpFilter": {"operation": "Remove"}}),
-            "httpFilter: found a change of a httpFilter; allowed: cluster or networkFilter: it needs HTTP",
+            "httpFilter: found a change of a httpFilter; allowed: cluster or networkFilter: culvert has no such filters",
         ),
         (
             json!({"virtualHost": {"operation": "Remove"}}),
-            "virtualHost: found a change of a virtualHost; allowed: cluster or networkFilter: it needs HTTP",
+            "virtualHost: found a change of a virtualHost; allowed: cluster or networkFilter: culvert has no such filters",
         ),
         (
             json!({"listener": {"operation": "Remove"}}),

@@ -50,7 +50,7 @@ fn warnings(routes: &[&Document], replaced: Option<&str>) -> Vec<String> {
         let fields = TrafficRoute::from_spec(&document.spec)?.passed_over();
         (!fields.is_empty()).then(|| {
             let fields = fields.join(", ");
-            format!("TrafficRoute {name}: passed over, as connections are forwarded as TCP: {fields}")
+            format!("TrafficRoute {name}: passed over, as the sidecar does nothing by it: {fields}")
         })
     };
     routes.iter().filter_map(line).collect()

@@ -24,7 +24,7 @@ impl Read for FaultStatus {
 /// A bandwidth above 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bandwidth {
-    /// Thousands of bits in a second, as Envoy's `limit_kbps`.
+    /// KiB in a second: what Kuma calls kbps is Envoy's `limit_kbps`, which counts these.
     pub kbps: u64,
 }
 
@@ -41,11 +41,6 @@ impl Bandwidth {
         };
         let kbps = number.parse::<u64>().ok()?.checked_mul(factor)?;
         (kbps > 0).then_some(Self { kbps })
-    }
-
-    /// Returns the bytes that a second carries.
-    pub fn bytes_per_second(self) -> u64 {
-        self.kbps.saturating_mul(125)
     }
 }
 
@@ -95,7 +90,5 @@ mod tests {
         ] {
             assert_eq!(Bandwidth::parse(wrong), None, "{wrong:?}");
         }
-        let [one, most] = [1, u64::MAX].map(|kbps| Bandwidth { kbps }.bytes_per_second());
-        assert_eq!((one, most), (125, u64::MAX));
     }
 }

@@ -117,8 +117,8 @@ impl Log {
     }
 
     /// Returns what the log says of it.
-    pub(super) fn finish(self: Box<Self>, duration: Duration) -> HttpTraffic {
-        let Self { request, response, status, started, bytes, end: ended, delayed } = *self;
+    pub(super) fn finish(self, duration: Duration) -> HttpTraffic {
+        let Self { request, response, status, started, bytes, end: ended, delayed } = self;
         let ended = match (ended.unwrap_or(end("", "via_upstream")), delayed) {
             (HttpEnd { flags: "", details }, true) => end("DI", details),
             (HttpEnd { flags: "FI", details }, true) => end("DI,FI", details),

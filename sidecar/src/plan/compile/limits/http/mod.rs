@@ -52,9 +52,9 @@ pub(super) fn rate(conf: Option<&RateConf>) -> Option<RequestRate> {
     })
 }
 
-/// Returns the status of an answer, where a document says one that ends a request.
+/// Returns the status of an answer, where a document says an error. Envoy has no other.
 pub(super) fn status(OnRateLimit { status, .. }: &OnRateLimit) -> Option<u16> {
-    u16::try_from(status.as_ref()?.0).ok().filter(|status| (200..600).contains(status))
+    u16::try_from(status.as_ref()?.0).ok().filter(|status| (400..600).contains(status))
 }
 
 /// Returns the fields of an answer. There are none before, so that those which are set and those which are added are alike.

@@ -92,6 +92,11 @@ fn a_rate_has_the_answer_that_its_policy_says() {
         ("{http: {requestRate: {num: 5, interval: 10s}}}", answer(429, &[])),
         ("{http: {disabled: true, requestRate: {num: 5, interval: 10s}}}", None),
         ("{tcp: {connectionRate: {num: 5, interval: 10s}}}", None),
+        ("{http: {requestRate: {num: 5, interval: 10s}, onRateLimit: {status: 101}}}", answer(429, &[])),
+        ("{http: {requestRate: {num: 5, interval: 10s}, onRateLimit: {status: 200}}}", answer(429, &[])),
+        ("{http: {requestRate: {num: 5, interval: 10s}, onRateLimit: {status: 599}}}", answer(599, &[])),
+        ("{http: {requestRate: {num: 5, interval: 10s}, onRateLimit: {status: 600}}}", answer(429, &[])),
+        ("{http: {requestRate: {num: 5, interval: 10s}, onRateLimit: {status: 70000}}}", answer(429, &[])),
         (
             "{http: {requestRate: {num: 5, interval: 10s}, onRateLimit: {status: 423, headers: {set: [{name: x-a, value: b}], add: [{name: x-c, value: d}]}}}}",
             answer(423, &[("x-a", "b"), ("x-c", "d")]),
