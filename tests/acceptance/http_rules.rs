@@ -375,7 +375,7 @@ fn a_log_has_a_line_for_each_request_with_envoys_flags_and_no_secret() -> Result
          {{type: MeshFaultInjection, name: f, spec: {{from: [{{targetRef: {{kind: Mesh}}, default: {{http: [{{delay: {{value: 5ms, percentage: 100}}}}]}}}}]}}}}",
         file.display()
     );
-    fs::write(world.folder.join("policy.yaml"), policy)?;
+    fs::write(world.folder.join("policy.yaml"), &policy)?;
     let _sidecar = world.sidecar(&[])?;
     let server = world.serve(Way::Inbound, |mut stream: TcpStream| {
         let mut head = vec![0; 4096];
@@ -407,22 +407,101 @@ fn a_log_has_a_line_for_each_request_with_envoys_flags_and_no_secret() -> Result
     }
     drop(server);
     ask("GET /away HTTP/1.0\r\n\r\n")?;
+    // Answered before a server was called for.
+    fs::write(
+        world.folder.join("policy.yaml"),
+        policy.replace("delay: {value: 5ms", "abort: {httpStatus: 418"),
+    )?;
+    let mut aborted = String::new();
+    eventually!(
+        {
+            aborted =
+                ask("GET /aborted HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap_or_default();
+            aborted.starts_with("HTTP/1.1 418 ")
+        },
+        SOON
+    );
     let mut expected = [
         "POST /a?b=c HTTP/1.1 201 DI via_upstream 2 3 [hidden] own",
         "GET /closes HTTP/1.1 0 UC upstream_reset_before_response_started{connection_termination} 0 0 - -",
         "GET /wrong HTTP/1.1 502 UPE upstream_reset_before_response_started{protocol_error} 0 0 - -",
         "- - - 400 DPE no_host 0 0 - -",
         "GET /away HTTP/1.0 503 UF upstream_reset_before_response_started{remote_connection_failure} 0 0 - -",
+        "GET /aborted HTTP/1.1 418 FI fault_filter_abort 0 0 - -",
     ];
     expected.sort_unstable();
     let lines = || fs::read_to_string(&file).unwrap_or_default();
     // Each is of a connection of its own, and these end side by side.
     let got = || {
         let mut all: Vec<_> = lines().lines().map(str::to_owned).collect();
+        // Until the policy was read again.
+        all.retain(|line| !line.starts_with("GET /aborted HTTP/1.1 503 "));
         all.sort_unstable();
         all
     };
     until_some(SOON, || (got().len() >= expected.len()).then_some(()));
     assert_eq!(got(), expected);
+    Ok(())
+}
+
+#[test]
+fn a_client_that_reads_no_answers_is_read_no_more() -> Result<()> {
+    let world = with(&fault("{abort: {httpStatus: 418, percentage: 100}}"))?;
+    let _sidecar = world.sidecar(&[])?;
+    let mut client = world.connect(Way::Inbound)?;
+    client.set_write_timeout(Some(Duration::from_secs(1)))?;
+    let requests = GET.repeat(2_000);
+    // More than all buffers on the way have room for.
+    let blocked = (0..2_000).find_map(|_| client.write_all(requests.as_bytes()).err());
+    ensure!(blocked.is_some(), "{} bytes of requests were taken", 2_000 * requests.len());
+    // What it reads is whole answers, and it goes on.
+    client.set_nonblocking(false)?;
+    for _ in 0..10_000 {
+        ensure!(answer(&mut client)?.0 == 418);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_delay_is_no_time_of_the_request_and_what_was_begun_is_cut_by_a_reset() -> Result<()> {
+    let times = "requestTimeout: 300ms, requestHeadersTimeout: 300ms";
+    let policy = format!(
+        "{{type: MeshTimeout, name: t, spec: {{from: [{{targetRef: {{kind: Mesh}}, default: {{http: {{{times}}}}}}}]}}}}\n---\n{}",
+        fault("{delay: {value: 900ms, percentage: 100}}")
+    );
+    let world = with(&policy)?;
+    let _sidecar = world.sidecar(&[])?;
+    let server = world.serve(Way::Inbound, http("well"))?;
+    let mut client = world.connect(Way::Inbound)?;
+    for _ in 0..2 {
+        let (status, head, _) = ask(&mut client, GET)?;
+        ensure!(status == 200, "{head}");
+    }
+    drop((client, server));
+    let _server = world.serve(Way::Inbound, |mut stream: TcpStream| {
+        stream.read_exact(&mut [0; GET.len()])?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nto the end")?;
+        stream.read_to_end(&mut Vec::new()).map(|_| ())
+    })?;
+    let mut client = world.connect(Way::Inbound)?;
+    client.write_all(GET.as_bytes())?;
+    let mut heard = Vec::new();
+    let end = client.read_to_end(&mut heard).map_err(|error| error.kind());
+    ensure!(end == Err(std::io::ErrorKind::ConnectionReset), "{end:?}: {}", String::from_utf8_lossy(&heard));
+    Ok(())
+}
+
+#[test]
+fn the_beginning_of_another_request_puts_no_limit_off() -> Result<()> {
+    let world = with(
+        "{type: MeshTimeout, name: t, spec: {from: [{targetRef: {kind: Mesh}, default: {http: {requestTimeout: 300ms}}}]}}",
+    )?;
+    let _sidecar = world.sidecar(&[])?;
+    let _server =
+        world.serve(Way::Inbound, |mut stream: TcpStream| stream.read_to_end(&mut Vec::new()).map(|_| ()))?;
+    let mut client = world.connect(Way::Inbound)?;
+    client.write_all([GET, "G"].concat().as_bytes())?;
+    let answer = rest(&mut client)?;
+    ensure!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("request_timeout: "), "{answer:?}");
     Ok(())
 }

@@ -26,6 +26,9 @@ pub(crate) trait Gate {
     /// Returns true if the side is not to be read now: what it sent waits for the other side.
     fn holds(&self, from: Side) -> bool;
 
+    /// Returns true if bytes in this direction wait to be taken.
+    fn has_ready(&self, from: Side) -> bool;
+
     /// Takes bytes in this direction that pass without a read: they waited, or the gate says them itself.
     fn take_ready(&mut self, from: Side) -> Option<Box<[u8]>>;
 
@@ -70,6 +73,10 @@ impl Gate for Open {
     }
 
     fn holds(&self, _: Side) -> bool {
+        false
+    }
+
+    fn has_ready(&self, _: Side) -> bool {
         false
     }
 

@@ -287,8 +287,9 @@ impl Half {
         }
         let last = last || matches!(then, Then::Fin) && matches!(self.state, HalfState::ShuttingDown);
         let taken = if bytes == 0 { 0 } else { self.write(cx, sink, turn, bytes, last)? };
+        let waits = turn.gate.holds(turn.from) || turn.gate.has_ready(turn.from);
         match then {
-            Then::Death(error) if taken == bytes && sink.splices() && !turn.gate.holds(turn.from) => {
+            Then::Death(error) if taken == bytes && sink.splices() && !waits => {
                 return Poll::Ready(Err(Step::SourceFailed(error)));
             }
             Then::Death(error) => return Poll::Ready(Err(Step::SourceDied(error))),

@@ -189,9 +189,9 @@ impl Exchange {
         !self.server.is_at_head()
     }
 
-    /// Returns true from the end of a request to the first byte of the next.
+    /// Returns true from the end of a request to the end of the next one's head.
     pub fn is_request_whole(&self) -> bool {
-        self.client.reading.is_at_head() && !self.client.reading.is_within_head()
+        self.client.reading.is_at_head()
     }
 
     /// Returns true if the owner ends the connection behind the response with this head, and neither the head nor that of its

@@ -201,7 +201,7 @@ impl Registry {
         let exits = clusters.iter().filter(|cluster| cluster.plan.origin == Origin::MeshPassthrough);
         let exits = exits.map(|cluster| (Arc::clone(&cluster.plan.name), Arc::clone(cluster))).collect();
         let passthrough = Direction::ALL.map(|d| Family::ALL.map(|f| passthrough(&listeners, d, f)));
-        let idle_timeouts = plan.listeners.iter().filter_map(|listener| listener.idle_timeout);
+        let idle_timeouts = plan.listeners.iter().filter_map(|listener| listener.shortest_time());
         let running = Arc::new(Running {
             trial: trial::Trial::of(&plan),
             shortest_idle_timeout: idle_timeouts.chain(plan.names.on_demand.shortest_idle_timeout()).min(),

@@ -95,6 +95,16 @@ pub struct Caller<'a> {
     pub address: IpAddr,
 }
 
+// === impl HttpTimes ===
+
+impl HttpTimes {
+    /// Returns the shortest of them.
+    pub(crate) fn shortest(&self) -> Option<Duration> {
+        let Self { request, stream_idle, headers, stream, connection } = *self;
+        [request, stream_idle, headers, stream, connection].into_iter().flatten().min()
+    }
+}
+
 // === impl Faults ===
 
 impl Faults {

@@ -82,6 +82,12 @@ pub struct ListenerPlan {
 }
 
 impl ListenerPlan {
+    /// Returns the shortest of the times that a sweep looks for.
+    pub(crate) fn shortest_time(&self) -> Option<Duration> {
+        let of_requests = self.http.as_ref().and_then(|plan| plan.times.shortest());
+        self.idle_timeout.into_iter().chain(of_requests).min()
+    }
+
     /// Returns the rate of its requests, if they are limited.
     pub(crate) fn request_rate(&self) -> Option<RatePlan> {
         self.http.as_ref()?.rate.as_ref().map(|limit| limit.rate)

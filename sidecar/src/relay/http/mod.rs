@@ -48,6 +48,8 @@ pub(crate) struct HttpGate<R> {
     end: End,
     /// True once the client's FIN was seen.
     client_fin: bool,
+    /// True if a response that had begun was cut.
+    cut: bool,
     stirred: bool,
 }
 
@@ -98,6 +100,7 @@ impl<R: Rules> HttpGate<R> {
             refused: None,
             end: End::Open,
             client_fin: false,
+            cut: false,
             stirred: false,
         }
     }
@@ -114,8 +117,10 @@ impl<R: Rules> HttpGate<R> {
     }
 
     /// Returns true from the first byte of a request to the end of its head.
+    ///
+    /// A head that is whole and has to wait is not the client's delay.
     pub(crate) fn is_in_request_head(&self) -> bool {
-        self.exchange.is_in_request_head()
+        self.exchange.is_in_request_head() && !self.client.holds && self.exchange.refused().is_none()
     }
 
     /// Returns the rules.
@@ -146,13 +151,25 @@ impl<R: Rules> HttpGate<R> {
 
     /// Ends the connection by a limit of time, with an answer where none has begun.
     pub(crate) fn is_late(&mut self, rule: Refusal) {
-        match rule {
-            Refusal::HeaderTimeout if self.exchange.is_in_request_head() => self.exchange.head_is_late(),
-            _ if self.exchange.under_way() > 0 => self.exchange.fail(rule),
+        let by = match rule {
+            Refusal::HeaderTimeout if self.is_in_request_head() => {
+                self.exchange.head_is_late();
+                Side::Client
+            }
+            Refusal::HeaderTimeout => return,
+            _ if self.exchange.under_way() > 0 => {
+                self.cut = self.exchange.is_in_response();
+                self.exchange.fail(rule);
+                Side::Server
+            }
             _ => return,
-        }
-        let by = if rule == Refusal::HeaderTimeout { Side::Client } else { Side::Server };
+        };
         self.settle(by);
+    }
+
+    /// Returns true if a limit of time ended a response that had begun: its end must not look like one in good order.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut
     }
 
     /// Ends the connection at the next border between two messages.
@@ -226,7 +243,7 @@ impl<R: Rules> HttpGate<R> {
                         (forward, at) = (forward + n, at + n);
                     }
                     if from == Side::Server {
-                        self.rules.under_way(self.exchange.under_way(), self.exchange.is_request_whole());
+                        self.count_under_way();
                         self.retry_held_client();
                     }
                     continue;
@@ -311,18 +328,30 @@ impl<R: Rules> HttpGate<R> {
         }
     }
 
-    /// Says the answers to declined requests whose turn it is. What waited for them goes on.
+    /// Says the answers to declined requests whose turn it is. What waited for them goes on, the client once they are taken.
     fn answer_declined(&mut self) {
-        while let Verdict::Reply { body, keeps } = self.exchange.verdict() {
-            let Some(words) = self.declined.pop_front() else { return };
-            self.metrics.answered(words.status);
-            let mut bytes = Vec::new();
-            words.write(&mut bytes, body, keeps);
-            self.server.put_ready(&bytes);
-            self.exchange.replied();
+        loop {
+            let mut said = false;
+            while let Verdict::Reply { body, keeps } = self.exchange.verdict() {
+                let Some(words) = self.declined.pop_front() else { return };
+                self.metrics.answered(words.status);
+                let mut bytes = Vec::new();
+                words.write(&mut bytes, body, keeps);
+                self.server.put_ready(&bytes);
+                self.exchange.replied();
+                self.count_under_way();
+                said = true;
+            }
+            if !said {
+                return;
+            }
             self.retry(Side::Server);
-            self.retry_held_client();
         }
+    }
+
+    /// Tells the rules how many requests are under way.
+    fn count_under_way(&mut self) {
+        self.rules.under_way(self.exchange.under_way(), self.exchange.is_request_whole());
     }
 
     /// Returns the bytes of the server that may be looked at now; `None` if they have to wait.
@@ -341,7 +370,8 @@ impl<R: Rules> HttpGate<R> {
 
     /// Tries a held client again: its next request belongs before the server's next bytes, which may be the answer.
     fn retry_held_client(&mut self) {
-        if self.client.holds && self.delayed.is_none() {
+        // Answers that wait are its backpressure: without it a client that reads none could fill the memory with them.
+        if self.client.holds && self.delayed.is_none() && self.server.is_ready_empty() {
             self.retry(Side::Client);
         }
     }
@@ -384,7 +414,7 @@ impl<R: Rules> HttpGate<R> {
         }
         self.note_refusal(from);
         self.answer_declined();
-        self.rules.under_way(self.exchange.under_way(), self.exchange.is_request_whole());
+        self.count_under_way();
         self.end = match self.exchange.verdict() {
             Verdict::Go | Verdict::Reply { .. } => return,
             Verdict::Over => {
@@ -460,6 +490,7 @@ impl<R: Rules> Gate for HttpGate<R> {
             Side::Client => self.exchange.client_skip(bytes),
             Side::Server => {
                 self.exchange.server_skip(bytes);
+                self.count_under_way();
                 self.retry_held_client();
             }
         }
@@ -483,11 +514,22 @@ impl<R: Rules> Gate for HttpGate<R> {
     }
 
     fn holds(&self, from: Side) -> bool {
-        self.lane(from).holds
+        self.lane(from).holds || from == Side::Client && !self.server.is_ready_empty()
+    }
+
+    fn has_ready(&self, from: Side) -> bool {
+        !self.lane(from).is_ready_empty()
     }
 
     fn take_ready(&mut self, from: Side) -> Option<Box<[u8]>> {
-        self.lane_mut(from).take_ready()
+        let ready = self.lane_mut(from).take_ready()?;
+        if from == Side::Server {
+            // The client was held until its answers are taken.
+            self.retry_held_client();
+            self.settle(Side::Client);
+            self.stirred = true;
+        }
+        Some(ready)
     }
 
     fn take_fin(&mut self, from: Side) -> bool {

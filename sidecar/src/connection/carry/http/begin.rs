@@ -3,7 +3,7 @@
 
 use super::first_request::{First, first_request, patience};
 use super::linger::say_last;
-use super::requests::{Due, Requests, Setting};
+use super::requests::{Requests, Setting};
 use super::{Gate, Http, Refused, dynamic};
 use crate::cluster::connect::ConnectError;
 use crate::cluster::stream::Stream;
@@ -52,13 +52,13 @@ pub(in crate::connection) async fn connect(
         setting.forbidden.then(|| session.as_ref().map(|shaken| shaken.peer.id().clone())).flatten();
     let mut client = Stream::of(client, session);
     let mut gate = HttpGate::new(Arc::clone(&metrics), Requests::new(setting));
-    let first = first_request(&mut client, &mut gate, until, patience).await;
+    let first = first_request(&mut downstream, &mut client, &mut gate, (until, patience)).await;
     if let Some(id) = forbidden {
         forbid(downstream, client, &mut gate, ForwardError::Forbidden(id), first.is_ok()).await;
         return None;
     }
     match first {
-        Ok(First::Request) => match dial(&mut downstream, admitted, gate.rules().due()).await {
+        Ok(First::Request) => match dial(&mut downstream, admitted, gate.rules().late()).await {
             Ok(connected) => {
                 let (server, session) = connected.begin(downstream);
                 let relay = Relay::through(gate);
@@ -81,8 +81,9 @@ pub(in crate::connection) async fn connect(
             downstream.end(refused.as_ref().map_or(CloseReason::Ok, Refused::reason), dynamic(&refused));
         }
         Ok(First::Gone) => {
-            say_last(&mut client, &[]).await;
+            say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
             drop(client);
+            log(&mut downstream, &mut gate, CloseReason::Ok);
             downstream.end(CloseReason::Ok, None);
         }
         Ok(First::Silent) => return silent(downstream, client, &metrics).await,
@@ -106,15 +107,15 @@ enum NoServer {
 async fn dial(
     downstream: &mut Downstream,
     admitted: Admitted,
-    due: Option<(std::time::Instant, Due)>,
+    late: Option<(std::time::Instant, Refusal)>,
 ) -> Result<Connected, NoServer> {
     let connecting = tcp::connect(downstream, None, admitted);
-    match due {
-        Some((at, Due::Late(rule))) => match timeout_at(at.into(), connecting).await {
+    match late {
+        Some((at, rule)) => match timeout_at(at.into(), connecting).await {
             Ok(connected) => connected.map_err(NoServer::Failed),
             Err(_) => Err(NoServer::Late(rule)),
         },
-        _ => connecting.await.map_err(NoServer::Failed),
+        None => connecting.await.map_err(NoServer::Failed),
     }
 }
 
@@ -152,11 +153,12 @@ fn setting(
             let own = configs.as_ref().and_then(|configs| configs.own());
             edits.extend(match session {
                 None => Edit::remove(CLIENT_CERT),
-                Some(shaken) => Edit::set(CLIENT_CERT, client_cert(shaken, own).as_bytes()),
+                Some(shaken) => Edit::set(CLIENT_CERT, client_cert(shaken, own).as_bytes())
+                    .or_else(|_| Edit::remove(CLIENT_CERT)),
             });
         }
     }
-    if listener.plan.http.is_some() {
+    if listener.plan.http.is_some() || !edits.is_empty() {
         edits.push(Edit::without_h2c());
     }
     Setting {

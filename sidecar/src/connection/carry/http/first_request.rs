@@ -5,6 +5,7 @@
 use super::Gate;
 use super::requests::Due;
 use crate::cluster::stream::Stream;
+use crate::connection::downstream::Downstream;
 use crate::relay::http::{Preface, Refusal, preface};
 use crate::relay::with_scratch;
 use crate::relay::{Gate as _, Side};
@@ -46,15 +47,15 @@ pub(super) fn patience(idle_timeout: Option<Duration>) -> Duration {
 /// # Errors
 /// If the connection failed.
 pub(super) async fn first_request(
+    downstream: &mut Downstream,
     client: &mut Stream,
     gate: &mut Gate,
-    mut until: Instant,
-    patience: Duration,
+    (mut until, patience): (Instant, Duration),
 ) -> io::Result<First> {
     // Bytes that may become the preface of HTTP/2; the gate sees none of them before it is known that they do not.
     let mut early = Some(Vec::new());
     loop {
-        let found = match gate.waits_until() {
+        let mut came = match gate.waits_until() {
             Some(at) => {
                 // A client that goes away meanwhile is noticed behind the wait.
                 sleep_until(at.into()).await;
@@ -70,16 +71,26 @@ pub(super) async fn first_request(
                 }
             }
         };
-        if let Some(first) = found {
-            return Ok(first);
-        }
-        if let Some(answer) = gate.take_ready(Side::Server) {
+        // An answer of the last words is said with FIN.
+        while came.is_none()
+            && let Some(answer) = gate.take_ready(Side::Server)
+        {
             let said = async {
                 client.write_all(&answer).await?;
                 client.flush().await
             };
             until = Instant::now() + patience;
             timeout_at(until, said).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))?;
+            downstream.log_requests(gate.rules_mut().take_ended());
+            if let Some((at, Due::Old)) = gate.rules().due()
+                && at <= std::time::Instant::now()
+            {
+                gate.finish();
+            }
+            came = found(gate, true);
+        }
+        if let Some(first) = came {
+            return Ok(first);
         }
         let in_head = gate.is_in_request_head();
         if let Some(times) = gate.rules_mut().times() {

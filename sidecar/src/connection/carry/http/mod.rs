@@ -77,6 +77,9 @@ impl Http {
     pub(super) fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End<CloseReason>> {
         while self.server.is_some() {
             self.keep_time();
+            if self.relay.gate().is_cut() {
+                return Poll::Ready(End::Stopped(CloseReason::HttpResponse));
+            }
             let Self { client, server: Some(server), relay, session, .. } = self else { break };
             let polled = relay.poll(cx, client, server, session);
             let ended = relay.gate_mut().rules_mut().take_ended();
@@ -151,7 +154,8 @@ impl Http {
     /// Closes both sides and writes the closing record.
     pub(super) fn end(self, end: End<CloseReason>) {
         let Self { client, server, mut relay, wait: _, linger: _, mut session } = self;
-        let refused = Refused::of(relay.gate()).filter(|_| matches!(end, End::Closed));
+        let is_cut = relay.gate().is_cut();
+        let refused = Refused::of(relay.gate()).filter(|_| is_cut || matches!(end, End::Closed));
         let (reason, error) = reason_of(end);
         let rules = relay.gate_mut().rules_mut();
         rules.abandon(reason);

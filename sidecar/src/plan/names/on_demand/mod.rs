@@ -163,7 +163,11 @@ impl OnDemand {
 
     /// Returns the shortest time without a byte on a connection, of all listeners.
     pub(crate) fn shortest_idle_timeout(&self) -> Option<Duration> {
-        self.sorts.iter().filter_map(|sort| sort.idle_timeout).min()
+        let times = |sort: &Sort| {
+            let of_requests = sort.http.as_ref().and_then(|plan| plan.times.shortest());
+            sort.idle_timeout.into_iter().chain(of_requests).min()
+        };
+        self.sorts.iter().filter_map(times).min()
     }
 }
 

@@ -69,12 +69,11 @@ pub(super) fn of_refusal(rule: Refusal) -> HttpEnd {
 }
 
 /// Returns how a request ended whose connection ended first.
-pub(super) fn of_close(reason: CloseReason) -> HttpEnd {
+pub(super) fn of_close(reason: CloseReason, answered: bool) -> HttpEnd {
     match reason {
         CloseReason::Ok | CloseReason::ClientReset => end("DC", "downstream_remote_disconnect"),
-        CloseReason::ServerReset => {
-            end("UC", "upstream_reset_after_response_started{connection_termination}")
-        }
+        CloseReason::ServerReset if answered => of_refusal(Refusal::CutBody),
+        CloseReason::ServerReset => of_refusal(Refusal::NoAnswer),
         CloseReason::IdleTimeout => end("SI", "stream_idle_timeout"),
         CloseReason::DrainTimeout => end("LR", "local_connection_drained"),
         other => end("", other.name()),
@@ -84,7 +83,7 @@ pub(super) fn of_close(reason: CloseReason) -> HttpEnd {
 // === impl Log ===
 
 impl Log {
-    pub(super) fn begin(head: &RequestHead<'_>, delayed: bool) -> Box<Self> {
+    pub(super) fn begin(head: &RequestHead<'_>) -> Box<Self> {
         Box::new(Self {
             request: head.bytes.into(),
             response: Box::default(),
@@ -92,8 +91,18 @@ impl Log {
             started: SystemTime::now(),
             bytes: [0; 2],
             end: None,
-            delayed,
+            delayed: false,
         })
+    }
+
+    /// Notes that a fault delays it.
+    pub(super) fn is_delayed(&mut self) {
+        self.delayed = true;
+    }
+
+    /// Returns true once an answer has begun.
+    pub(super) fn is_answered(&self) -> bool {
+        self.status != 0
     }
 
     /// Notes an answer of the sidecar's own.

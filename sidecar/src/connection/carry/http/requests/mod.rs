@@ -20,7 +20,7 @@ use crate::cluster::registry::{ClusterState, Listener};
 use crate::metrics::Histogram;
 use crate::net::limit::Permit;
 use crate::observe::close_reason::CloseReason;
-use crate::observe::traffic_log::{HttpEnd, HttpTraffic};
+use crate::observe::traffic_log::HttpTraffic;
 use crate::plan::listener::http::{Caller, FaultPlan};
 use crate::plan::tls::permissions::Peer;
 use crate::relay::Side;
@@ -28,7 +28,7 @@ use crate::relay::http::{Decision, HttpMetrics, Local, Refusal, Rules};
 use bandwidth::Bandwidth;
 use counts::{Counted, Injected};
 use culvert_http::edit::Edit;
-use culvert_http::{RequestHead, ResponseHead, Words};
+use culvert_http::{Framing, RequestHead, ResponseHead, Words};
 use fate::{Fate, Next};
 use log::Log;
 use std::cell::Cell;
@@ -70,8 +70,8 @@ pub(super) struct Requests {
     fate: Option<Fate>,
     /// The rule that answered the last request.
     by: Cell<Option<Local>>,
-    /// The counts of that request.
-    waiting: Option<Box<Counted>>,
+    /// That request, until it goes on.
+    waiting: Option<Box<Waiting>>,
     /// Requests that were decided, the oldest first.
     under_way: VecDeque<Request>,
     /// Limits of time, where documents say any.
@@ -80,14 +80,45 @@ pub(super) struct Requests {
     ended: Vec<HttpTraffic>,
 }
 
+/// A request that a fault holds back.
+struct Waiting {
+    began: Instant,
+    counted: Counted,
+    log: Option<Box<Log>>,
+}
+
 /// A request from its decision to the end of its response.
 struct Request {
     began: Instant,
+    /// Behind its delay, and once it is the oldest: the time of its limits begins.
+    goes_on: Instant,
+    /// End of what the client sent of it.
+    whole: Option<Instant>,
+    /// True once it is a tunnel, which may last.
+    is_tunnel: bool,
     /// The place among the cluster's requests.
-    _permit: Option<Permit>,
+    #[expect(dead_code, reason = "given back when the request ends")]
+    permit: Option<Permit>,
     bandwidth: Option<Bandwidth>,
     _counted: Counted,
     log: Option<Box<Log>>,
+}
+
+// === impl Request ===
+
+impl Request {
+    fn new((began, goes_on): (Instant, Instant), counted: Counted, log: Option<Box<Log>>) -> Self {
+        Self {
+            began,
+            goes_on,
+            whole: None,
+            is_tunnel: false,
+            permit: None,
+            bandwidth: None,
+            _counted: counted,
+            log,
+        }
+    }
 }
 
 // === impl Requests ===
@@ -117,6 +148,11 @@ impl Requests {
         self.times.as_deref_mut()
     }
 
+    /// Returns the limit of the exchange that is reached first, and when.
+    pub(super) fn late(&self) -> Option<(Instant, Refusal)> {
+        self.times.as_ref()?.late()
+    }
+
     /// Returns the limit of time that is reached first, and when.
     pub(super) fn due(&self) -> Option<(Instant, Due)> {
         self.times.as_ref()?.due()
@@ -129,18 +165,22 @@ impl Requests {
 
     /// Notes that the connection ended, and with it the requests that are under way.
     pub(super) fn abandon(&mut self, reason: CloseReason) {
+        let now = Instant::now();
         while let Some(request) = self.under_way.pop_front() {
-            self.end(request, Instant::now(), Some(log::of_close(reason)));
+            self.end(request, now, Some(reason));
+        }
+        if let Some(Waiting { began, counted, log }) = self.waiting.take().map(|waiting| *waiting) {
+            self.end(Request::new((began, now), counted, log), now, Some(reason));
         }
     }
 
     /// Writes a request into the books.
-    fn end(&mut self, request: Request, now: Instant, how: Option<HttpEnd>) {
+    fn end(&mut self, request: Request, now: Instant, how: Option<CloseReason>) {
         let duration = now.saturating_duration_since(request.began);
         self.setting.seconds.observe(duration.as_secs_f64());
         if let Some(mut log) = request.log {
-            if let Some(how) = how {
-                log.ends(how);
+            if let Some(reason) = how {
+                log.ends(log::of_close(reason, log.is_answered()));
             }
             self.ended.push(log.finish(duration));
         }
@@ -219,12 +259,22 @@ impl Requests {
 impl Rules for Requests {
     fn request(&mut self, head: &RequestHead<'_>) -> Decision {
         let now = Instant::now();
-        let delayed = self.waiting.is_some();
-        let mut log = self.setting.logs.then(|| Log::begin(head, delayed));
-        let mut counted = self.waiting.take().map_or_else(|| self.setting.begin(), |waited| *waited);
-        match self.decide(now, &mut counted) {
+        let Waiting { began, mut counted, mut log } = match self.waiting.take() {
+            Some(waiting) => *waiting,
+            None => Waiting {
+                began: now,
+                counted: self.setting.begin(),
+                log: self.setting.logs.then(|| Log::begin(head)),
+            },
+        };
+        let decided = self.decide(now, &mut counted);
+        // What comes now is another request, so the one before is whole.
+        if let Some(before) = self.under_way.back_mut() {
+            before.whole.get_or_insert(now);
+        }
+        match decided {
             Ok((permit, bandwidth)) => {
-                let request = Request { began: now, _permit: permit, bandwidth, _counted: counted, log };
+                let request = Request { permit, bandwidth, ..Request::new((began, now), counted, log) };
                 self.under_way.push_back(request);
                 if let Some(times) = &mut self.times {
                     times.began(now);
@@ -235,12 +285,14 @@ impl Rules for Requests {
                 if let (Some(log), Some(by)) = (&mut log, self.by.take()) {
                     log.answered_by(words.status, log::of_local(by));
                 }
-                let request = Request { began: now, _permit: None, bandwidth: None, _counted: counted, log };
-                self.under_way.push_back(request);
+                self.under_way.push_back(Request::new((began, now), counted, log));
                 Decision::Answer(words)
             }
             Err(other) => {
-                self.waiting = Some(Box::new(counted));
+                if let Some(log) = &mut log {
+                    log.is_delayed();
+                }
+                self.waiting = Some(Box::new(Waiting { began, counted, log }));
                 other
             }
         }
@@ -251,8 +303,11 @@ impl Rules for Requests {
     }
 
     fn response(&mut self, head: &ResponseHead<'_>) {
-        if let Some(log) = self.under_way.front_mut().and_then(|request| request.log.as_mut()) {
-            log.answered(head);
+        if let Some(oldest) = self.under_way.front_mut() {
+            oldest.is_tunnel = head.framing == Framing::Tunnel;
+            if let Some(log) = &mut oldest.log {
+                log.answered(head);
+            }
         }
         // Another head follows an interim one.
         if !(100..200).contains(&head.status) || head.status == 101 {
@@ -271,25 +326,37 @@ impl Rules for Requests {
         let mut status = status;
         while let Some(mut request) = self.under_way.pop_front() {
             // The answer is the oldest one's.
-            if let (Some(log), Some(status)) = (&mut request.log, status.take()) {
-                log.answered_by(status, log::of_refusal(rule));
+            if let Some(log) = &mut request.log {
+                match status.take() {
+                    Some(status) => log.answered_by(status, log::of_refusal(rule)),
+                    None => log.ends(log::of_refusal(rule)),
+                }
             }
-            self.end(request, Instant::now(), Some(log::of_refusal(rule)));
+            self.end(request, Instant::now(), None);
         }
     }
 
     fn under_way(&mut self, requests: usize, whole: bool) {
-        if self.under_way.len() > requests || self.times.is_some() {
-            let now = Instant::now();
-            while self.under_way.len() > requests {
-                if let Some(request) = self.under_way.pop_front() {
-                    self.end(request, now, None);
-                }
+        if self.under_way.len() <= requests && self.times.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        if whole && let Some(last) = self.under_way.back_mut() {
+            last.whole.get_or_insert(now);
+        }
+        while self.under_way.len() > requests {
+            if let Some(request) = self.under_way.pop_front() {
+                self.end(request, now, None);
             }
-            let oldest = self.under_way.front().map(|request| request.began);
-            if let Some(times) = &mut self.times {
-                times.note(oldest, whole, now);
+            if let Some(oldest) = self.under_way.front_mut() {
+                oldest.goes_on = now;
             }
+        }
+        let oldest = self.under_way.front();
+        let whole = |one: &Request| one.whole.filter(|_| !one.is_tunnel).map(|whole| whole.max(one.goes_on));
+        let oldest = oldest.map(|one| (one.goes_on, whole(one)));
+        if let Some(times) = &mut self.times {
+            times.note(oldest, now);
         }
     }
 

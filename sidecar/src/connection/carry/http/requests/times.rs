@@ -13,7 +13,7 @@ pub(in crate::connection::carry::http) struct Times {
     connection: Option<Instant>,
     /// Begin of the oldest request under way.
     began: Option<Instant>,
-    /// End of the last request that the client sent.
+    /// End of what the client sent of it, or the time at which it became the oldest.
     whole: Option<Instant>,
     /// First byte of a head that is not whole yet.
     head: Option<Instant>,
@@ -49,14 +49,16 @@ impl Times {
     /// Notes that a request was admitted.
     pub(super) fn began(&mut self, now: Instant) {
         self.moved = now;
-        self.whole = None;
+        self.head = None;
     }
 
-    /// Notes the oldest request under way, and if the client has sent all of the last one.
-    pub(super) fn note(&mut self, oldest: Option<Instant>, whole: bool, now: Instant) {
-        self.began = oldest;
-        self.moved = now;
-        self.whole = whole.then_some(self.whole.unwrap_or(now)).filter(|_| oldest.is_some());
+    /// Notes the begin of the oldest request under way, and the end of what the client sent of it.
+    pub(super) fn note(&mut self, oldest: Option<(Instant, Option<Instant>)>, now: Instant) {
+        if oldest.map(|(began, _)| began) != self.began {
+            self.moved = now;
+        }
+        self.began = oldest.map(|(began, _)| began);
+        self.whole = oldest.and_then(|(_, whole)| whole);
     }
 
     /// Notes the bytes that moved so far, and if the client has begun a head.
@@ -71,15 +73,23 @@ impl Times {
     pub(in crate::connection::carry::http) fn due(&self) -> Option<(Instant, Due)> {
         let HttpTimes { request, stream_idle, headers, stream, connection: _ } = self.limits;
         let at = |from: Option<Instant>, time: Option<Duration>| Some(from? + time?);
-        let since_whole = self.whole.map(|whole| whole.max(self.began.unwrap_or(whole)));
         let limits = [
-            (at(since_whole, request), Due::Late(Refusal::RequestTimeout)),
+            (at(self.whole, request), Due::Late(Refusal::RequestTimeout)),
             (at(self.began, stream), Due::Late(Refusal::StreamTimeout)),
             (at(self.began.map(|_| self.moved), stream_idle), Due::Late(Refusal::StreamIdle)),
             (at(self.head, headers), Due::Late(Refusal::HeaderTimeout)),
             (self.connection, Due::Old),
         ];
         limits.into_iter().filter_map(|(at, due)| Some((at?, due))).min_by_key(|(at, _)| *at)
+    }
+
+    /// Returns the limit of the exchange that is reached first.
+    pub(in crate::connection::carry::http) fn late(&self) -> Option<(Instant, Refusal)> {
+        let without = Self { connection: None, ..*self };
+        match without.due()? {
+            (at, Due::Late(rule)) => Some((at, rule)),
+            (_, Due::Old) => None,
+        }
     }
 
     /// Notes that the connection ends at the next border.
@@ -117,8 +127,8 @@ mod tests {
             let start = times.moved;
             let at = |seconds: u64| start + Duration::from_secs(seconds);
             times.began(at(1));
-            times.note(Some(at(1)), false, at(1));
-            times.note(Some(at(1)), true, at(2));
+            times.note(Some((at(1), None)), at(1));
+            times.note(Some((at(1), Some(at(2)))), at(2));
             times.note_bytes(1, false, at(3));
             let found = times.due().map(|(at, due)| (at.duration_since(start).as_secs(), due));
             assert_eq!(found, due, "{name}");
@@ -140,10 +150,10 @@ mod tests {
         times.note_bytes(0, true, start + Duration::from_secs(1));
         assert_eq!(times.due(), Some((start + Duration::from_secs(2), Due::Late(Refusal::HeaderTimeout))));
         times.began(start);
-        times.note(Some(start), true, start);
+        times.note(Some((start, Some(start))), start);
         times.note_bytes(0, false, start);
         assert!(times.due().is_some_and(|(_, due)| due != Due::Late(Refusal::HeaderTimeout)));
-        times.note(None, true, start);
+        times.note(None, start);
         assert_eq!(times.due(), None);
     }
 }
