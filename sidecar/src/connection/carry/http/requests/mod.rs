@@ -137,7 +137,8 @@ impl Requests {
             fate: None,
             by: Cell::new(None),
             waiting: None,
-            under_way: VecDeque::new(),
+            // Room for one: most clients never have two under way, and an idle connection keeps it.
+            under_way: VecDeque::with_capacity(1),
             times: Times::begin(times),
             ended: Vec::new(),
         }
