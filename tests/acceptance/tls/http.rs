@@ -29,12 +29,23 @@ fn with(mode: &str, more: &str) -> Result<World> {
     Ok(world)
 }
 
+/// Says a request and hears the whole answer, which comes in pieces.
 fn ask(stream: &mut (impl Read + Write), request: &[u8]) -> Result<String> {
     stream.write_all(request)?;
-    let mut answer = vec![0; 4096];
-    let n = uninterrupted(|| stream.read(&mut answer))?;
-    answer.truncate(n);
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    let mut answer = Vec::new();
+    loop {
+        let mut piece = [0; 4096];
+        let n = uninterrupted(|| stream.read(&mut piece))?;
+        answer.extend_from_slice(&piece[..n]);
+        let text = String::from_utf8_lossy(&answer);
+        let whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            length.and_then(|length| length.parse().ok()).is_none_or(|length: usize| body.len() >= length)
+        });
+        if whole || n == 0 {
+            return Ok(text.into_owned());
+        }
+    }
 }
 
 #[test]
