@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Each crate's rooms: imports go downwards only, by the table in its `lib.rs`. Needs no root.
 //!
-//! Held of `cni`, `sidecar`, `sidecar/http`, `sidecar/mesh`, `install` and `tests`:
+//! Held of `cni`, `sidecar`, `sidecar/http`, `sidecar/http2`, `sidecar/mesh`, `install` and `tests`:
 //! - every top-level module stands in the table, and imports only rooms with a lower number;
 //! - at most 15 modules on a level, and no import circle among the modules of a folder;
 //! - no `name.rs` beside a folder `name`.
@@ -36,6 +36,11 @@ fn the_sidecar_imports_downwards_only() {
 #[test]
 fn the_http_relay_imports_downwards_only() {
     holds("sidecar/http");
+}
+
+#[test]
+fn the_http2_relay_imports_downwards_only() {
+    holds("sidecar/http2");
 }
 
 #[test]

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! State that the streams of a session, its two connections and the owner's handle share.
+//!
+//! All of it is used by the one task of the session, but for the handle: locks and atomics are there so that the task may move.
+
+use crate::reply::Reply;
+use crate::rules::{Failure, Peer};
+use crate::settings::{Rate, Settings};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use tokio::sync::Semaphore;
+
+/// One side's connection as its streams see it.
+#[derive(Debug, Default)]
+pub(crate) struct Side {
+    /// Its socket takes no bytes. Streams that send to it wait, or each would fill a send buffer of its own.
+    pub(crate) blocked: AtomicBool,
+    /// The peer sent too many frames of control.
+    pub(crate) flooded: AtomicBool,
+}
+
+/// Server's connection as its streams see it.
+#[derive(Clone)]
+pub(crate) enum Server {
+    /// Not asked for, or being connected.
+    Away,
+    /// Takes requests.
+    Ready(SendRequest<Bytes>),
+    /// Takes no more requests: they are refused, and safe to repeat.
+    Leaving,
+    /// Could not be reached; the answer to each request.
+    Failed(Reply),
+    /// Ended before a request went to it.
+    Broken(Failure),
+}
+
+pub(crate) struct Link {
+    pub(crate) settings: Settings,
+    pub(crate) client: Side,
+    pub(crate) server: Side,
+    /// Streams that the server still takes: its own limit, none before it is connected. Closed when it takes no more.
+    pub(crate) slots: Arc<Semaphore>,
+    upstream: Mutex<Server>,
+    /// What the task has to do.
+    pub(crate) flags: Flags,
+    /// Streams under way.
+    pub(crate) streams: AtomicUsize,
+    resets: Mutex<Rate>,
+    session: Mutex<Option<Waker>>,
+    seats: Mutex<Seats>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Flags {
+    /// A stream wants the server.
+    pub(crate) wanted: AtomicBool,
+    /// A request went to the server.
+    pub(crate) used: AtomicBool,
+    /// A stream was polled: it may have left work to the connections.
+    pub(crate) touched: AtomicBool,
+    /// The owner drains.
+    pub(crate) draining: AtomicBool,
+    /// The client reset too many streams.
+    pub(crate) reset_too_often: AtomicBool,
+    /// The client's connection ended.
+    pub(crate) client_gone: AtomicBool,
+    /// Number of the owner's last sweep.
+    pub(crate) sweep: AtomicU32,
+}
+
+/// Wakers of the streams, to wake all of them.
+#[derive(Default)]
+struct Seats {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+/// Takes a lock also after a panic of another holder: the state is a plain value at each step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            client: Side::default(),
+            server: Side::default(),
+            slots: Arc::new(Semaphore::new(0)),
+            upstream: Mutex::new(Server::Away),
+            flags: Flags::default(),
+            streams: AtomicUsize::new(0),
+            resets: Mutex::new(Rate::new(settings.resets)),
+            session: Mutex::new(None),
+            seats: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn side(&self, peer: Peer) -> &Side {
+        match peer {
+            Peer::Client => &self.client,
+            Peer::Server => &self.server,
+        }
+    }
+
+    pub(crate) fn upstream(&self) -> Server {
+        lock(&self.upstream).clone()
+    }
+
+    /// Notes what became of the server; one that takes no requests lets those that wait for it go.
+    pub(crate) fn set_upstream(&self, server: Server) {
+        let closed = !matches!(server, Server::Away | Server::Ready(_));
+        *lock(&self.upstream) = server;
+        if closed {
+            self.slots.close();
+        }
+    }
+
+    /// Notes a reset by the client of a stream that had reached the server.
+    pub(crate) fn client_reset(&self) {
+        if !lock(&self.resets).spend(1) {
+            self.flags.reset_too_often.store(true, Relaxed);
+        }
+    }
+
+    /// Notes a stream that ended well.
+    pub(crate) fn completed(&self) {
+        lock(&self.resets).earn(1);
+    }
+
+    /// Notes the waker of the session's task.
+    pub(crate) fn attend(&self, waker: &Waker) {
+        let mut session = lock(&self.session);
+        if !session.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *session = Some(waker.clone());
+        }
+    }
+
+    pub(crate) fn wake_session(&self) {
+        if let Some(waker) = &*lock(&self.session) {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Notes the waker of a stream for its whole life: the set of streams gives each one that never changes.
+    pub(crate) fn sit(&self, waker: &Waker) -> usize {
+        let mut seats = lock(&self.seats);
+        let seat = seats.free.pop().unwrap_or_else(|| {
+            seats.wakers.push(None);
+            seats.wakers.len() - 1
+        });
+        seats.wakers[seat] = Some(waker.clone());
+        seat
+    }
+
+    pub(crate) fn rise(&self, seat: usize) {
+        let mut seats = lock(&self.seats);
+        seats.wakers[seat] = None;
+        seats.free.push(seat);
+    }
+
+    pub(crate) fn wake_streams(&self) {
+        for waker in lock(&self.seats).wakers.iter().flatten() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Owner's handle of a running session, from any task.
+#[derive(Clone)]
+pub struct Handle(pub(crate) Arc<Link>);
+
+impl Handle {
+    /// Begins to end the session: the client gets GOAWAY, its requests under way finish, then the session ends.
+    pub fn drain(&self) {
+        self.0.flags.draining.store(true, Relaxed);
+        self.0.wake_session();
+    }
+
+    /// Asks each request if it is [overdue](crate::Exchange::overdue).
+    pub fn sweep(&self) {
+        self.0.flags.sweep.fetch_add(1, Relaxed);
+        self.0.wake_streams();
+        self.0.wake_session();
+    }
+
+    /// Returns the number of requests under way.
+    pub fn streams(&self) -> usize {
+        self.0.streams.load(Relaxed)
+    }
+}

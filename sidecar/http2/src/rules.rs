@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The owner's part: filters over heads, and the books of each request. No sockets, no streams.
+
+use crate::malformed::Malformed;
+use crate::reply::Reply;
+use h2::Reason;
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode, request, response};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Owner of one connection.
+pub trait Rules {
+    /// Its part in one request. Dropped when the request has ended, so a permit for a request may lie in it.
+    type Exchange: Exchange;
+
+    /// A request began.
+    fn begin(&self, request: &request::Parts) -> Self::Exchange;
+
+    /// A request was refused because of its form; no exchange begins.
+    fn refused(&self, request: &request::Parts, rule: Malformed) {
+        let _ = (request, rule);
+    }
+}
+
+/// Owner's part in one request. The calls come in the order of the methods.
+pub trait Exchange {
+    /// Decides about the request; asked again when the delay that it asked for is over.
+    fn decide(&mut self, request: &request::Parts) -> Decision;
+
+    /// Returns the answer to a request whose server failed before its response.
+    fn failed(&mut self, failure: Failure) -> Reply {
+        failure.reply()
+    }
+
+    /// A local answer goes to the client.
+    fn answered(&mut self, reply: &Reply) {
+        let _ = reply;
+    }
+
+    /// The server's response began. Not called for informational ones.
+    fn responded(&mut self, response: &response::Parts) {
+        let _ = response;
+    }
+
+    /// Bytes of a body were handed on: the place to note that the stream is not idle.
+    fn moved(&mut self, from: Peer, bytes: usize) {
+        let _ = (from, bytes);
+    }
+
+    /// Ends the request if it took too long: with this answer, or by a reset if its response has begun. Asked when the owner
+    /// calls [`Handle::sweep`](crate::Handle::sweep); there is no timer in a request.
+    fn overdue(&mut self) -> Option<Reply> {
+        None
+    }
+
+    /// The request ended. Called once for each exchange, also if the session is dropped.
+    fn ended(&mut self, outcome: &Outcome) {
+        let _ = outcome;
+    }
+}
+
+/// Decision about a request.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// Goes to the server with these edits.
+    Pass(Edits),
+    /// Waits, then is decided about again.
+    Delay(Duration),
+    /// Is answered here.
+    Answer(Reply),
+}
+
+/// Changes to the fields of a request. The default changes nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Edits {
+    /// Fields that are taken out, all of that name.
+    pub remove: Vec<HeaderName>,
+    /// Fields that are set in place of all of that name. They must not be those that HTTP/2 forbids (`connection` and its like).
+    pub set: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Edits {
+    pub(crate) fn apply(self, fields: &mut HeaderMap) {
+        for name in self.remove {
+            fields.remove(name);
+        }
+        for (name, value) in self.set {
+            fields.insert(name, value);
+        }
+    }
+}
+
+/// Side of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Sends requests.
+    Client,
+    /// Sends responses.
+    Server,
+}
+
+/// Reason for which the server did not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Its connection ended.
+    Died,
+    /// It broke HTTP/2.
+    Protocol,
+    /// The request could not be sent with the owner's edits.
+    Edits,
+}
+
+impl Failure {
+    /// Name for logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Died => "connection_termination",
+            Self::Protocol => "protocol_error",
+            Self::Edits => "edits",
+        }
+    }
+
+    /// Answer that Envoy gives.
+    pub fn reply(self) -> Reply {
+        const DIED: &str =
+            "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
+        const PROTOCOL: &str =
+            "upstream connect error or disconnect/reset before headers. reset reason: protocol error";
+        match self {
+            Self::Died => Reply::new(StatusCode::SERVICE_UNAVAILABLE, DIED),
+            Self::Protocol => Reply::new(StatusCode::BAD_GATEWAY, PROTOCOL),
+            Self::Edits => Reply::new(StatusCode::INTERNAL_SERVER_ERROR, "a rule made the request invalid"),
+        }
+    }
+}
+
+/// End of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// The whole response was handed to the client's connection. (The request's body may have been cut by the server.)
+    Complete,
+    /// The owner decided to answer.
+    Answered,
+    /// The owner found it overdue: answered, or reset with CANCEL.
+    Overdue,
+    /// The server could not be reached; answered.
+    Unreachable,
+    /// The server failed: answered, or reset with INTERNAL_ERROR if the response had begun.
+    Failed(Failure),
+    /// The server does not take it, by GOAWAY or because it is gone: reset with REFUSED_STREAM, so that it is safe to repeat.
+    Refused,
+    /// The client reset its stream; so was the server's, with the same code.
+    ClientReset(Reason),
+    /// The server reset its stream; so was the client's, with the same code.
+    ServerReset(Reason),
+    /// The client's connection ended; the server's stream is reset with CANCEL.
+    ClientGone,
+    /// The owner dropped the session.
+    Dropped,
+}
+
+/// Books of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// End of the request.
+    pub how: How,
+    /// Status of the response or of the local answer, if one was sent.
+    pub status: Option<StatusCode>,
+    /// Status of gRPC in the response's trailers or head.
+    pub grpc_status: Option<u32>,
+    /// Bytes of the request's body.
+    pub received: u64,
+    /// Bytes of the response's body.
+    pub sent: u64,
+    /// Time when the request's head was here.
+    pub began: Instant,
+    /// Time when the head went to the server: not before delays, the connect, and the server's limit of streams.
+    pub forwarded: Option<Instant>,
+    /// Time when the response's head was here.
+    pub responded: Option<Instant>,
+    /// Time of the end.
+    pub ended: Instant,
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One client connection and its server connection, in one task: accept requests, connect at the first, end in order.
+
+mod closing;
+mod upstream;
+
+use crate::link::{Handle, Link, Server};
+use crate::malformed::Malformed;
+use crate::reply::Reply;
+use crate::rules::{Exchange, Peer, Rules};
+use crate::settings::Settings;
+use crate::stream::{self, Books};
+use crate::watched::Watched;
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, Stream};
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::Request;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite};
+use upstream::Upstream;
+
+/// Rounds over connections and streams in one poll of the task, before other tasks get their turn.
+const ROUNDS: usize = 4;
+
+/// Session that has not begun.
+pub struct Session<R> {
+    rules: R,
+    link: Arc<Link>,
+}
+
+/// End of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Reason of the end.
+    pub cause: Cause,
+    /// Requests that began, refused ones included.
+    pub requests: u64,
+}
+
+/// Reason of a session's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The client closed, or all requests were done after a GOAWAY.
+    Closed,
+    /// The same, after the server's connection ended or could not be had.
+    ServerGone,
+    /// The first bytes were no HTTP/2.
+    Preface,
+    /// The client broke HTTP/2 or flooded; GOAWAY was sent with this code.
+    Client(Reason),
+    /// The client's stream failed.
+    Io(io::ErrorKind),
+    /// The client reset too many streams that had reached the server; GOAWAY was sent with ENHANCE_YOUR_CALM.
+    ResetFlood,
+    /// The client sent too many frames of control; GOAWAY was sent with ENHANCE_YOUR_CALM.
+    ControlFlood,
+}
+
+impl Cause {
+    /// Name for logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::ServerGone => "server_gone",
+            Self::Preface => "no_http2",
+            Self::Client(_) => "client_protocol",
+            Self::Io(_) => "client_io",
+            Self::ResetFlood => "reset_flood",
+            Self::ControlFlood => "control_flood",
+        }
+    }
+
+    fn of(error: &h2::Error) -> Self {
+        match (error.reason(), error.get_io()) {
+            // The client's own GOAWAY is an end in order, as far as the relay is concerned.
+            (Some(_), _) if error.is_remote() => Self::Closed,
+            (Some(reason), _) => Self::Client(reason),
+            (None, Some(error)) => Self::Io(error.kind()),
+            (None, None) => Self::Closed,
+        }
+    }
+}
+
+impl<R: Rules> Session<R> {
+    /// Prepares a session with its owner's rules.
+    pub fn new(rules: R, settings: Settings) -> Self {
+        Self { rules, link: Arc::new(Link::new(settings)) }
+    }
+
+    /// Returns the handle to drain and to sweep it.
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.link))
+    }
+
+    /// Relays until both connections are over. Dropping it cuts both.
+    ///
+    /// `prefix` holds the bytes that were already read from the client. `dial` runs once the first request passes the rules; what
+    /// it returns instead of a stream answers all requests that wait for it, and then the client gets GOAWAY.
+    pub async fn relay<C, S, D>(self, client: C, prefix: Bytes, dial: D) -> End
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Unpin,
+        D: Future<Output = Result<S, Reply>>,
+    {
+        let Self { rules, link } = self;
+        let watched = Watched::new(client, prefix, Peer::Client, Arc::clone(&link));
+        let client = match greet(watched, &link.settings).await {
+            Ok(client) => client,
+            Err(cause) => return End { cause, requests: 0 },
+        };
+        let upstream = Upstream::new(upstream::connect(dial, Arc::clone(&link)));
+        let mut running = Running {
+            rules,
+            client,
+            upstream,
+            streams: FuturesUnordered::new(),
+            run: stream::run,
+            draining: false,
+            requests: 0,
+            link,
+        };
+        let (cause, open) = poll_fn(|cx| running.poll(cx)).await;
+        let Running { client, upstream, streams, link, requests, .. } = running;
+        link.flags.client_gone.store(true, Relaxed);
+        // The streams reset what they have at the server.
+        drop(streams);
+        let client = open.then_some(client);
+        closing::close(client, upstream.into_connection(), &link).await;
+        End { cause, requests }
+    }
+}
+
+/// Exchanges prefaces with the client.
+async fn greet<C>(client: Watched<C>, settings: &Settings) -> Result<Connection<Watched<C>, Bytes>, Cause>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(settings.streams)
+        .max_header_list_size(settings.header_list)
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_send_buffer_size(settings.send_buffer);
+    builder.handshake(client).await.map_err(|error| match error.get_io() {
+        Some(error) => Cause::Io(error.kind()),
+        None => Cause::Preface,
+    })
+}
+
+struct Running<C, S, D, R: Rules, F, T> {
+    rules: R,
+    client: Connection<Watched<C>, Bytes>,
+    upstream: Upstream<S, D>,
+    /// Requests under way.
+    streams: FuturesUnordered<T>,
+    /// Makes the future of a request.
+    run: F,
+    draining: bool,
+    requests: u64,
+    link: Arc<Link>,
+}
+
+impl<C, S, D, R, F, T> Running<C, S, D, R, F, T>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+    D: Future<Output = Result<upstream::Connected<S>, Reply>>,
+    R: Rules,
+    R::Exchange: Exchange,
+    F: Fn(Books<R::Exchange>, Request<RecvStream>, SendResponse<Bytes>) -> T,
+    T: Future<Output = ()>,
+{
+    /// Ends with the cause, and true if the client's connection is still open for its last words.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Cause, bool)> {
+        self.link.attend(cx.waker());
+        for _ in 0..ROUNDS {
+            if self.link.flags.draining.load(Relaxed) {
+                self.leave();
+            }
+            if let Poll::Ready(cause) = self.poll_client(cx) {
+                return Poll::Ready((self.named(cause), false));
+            }
+            if let Some(flood) = self.flood() {
+                self.client.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                return Poll::Ready((flood, true));
+            }
+            if self.upstream.poll(cx, &self.link) {
+                self.leave();
+            }
+            self.link.flags.touched.store(false, Relaxed);
+            while let Poll::Ready(Some(())) = Pin::new(&mut self.streams).poll_next(cx) {}
+            if !self.link.flags.touched.load(Relaxed) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Sends GOAWAY once: 2^31 - 1 at first, the last stream a round trip later.
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.draining, true) {
+            self.client.graceful_shutdown();
+        }
+    }
+
+    /// Accepts what the client sent, as far as the streams under way allow.
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
+        self.upstream.offer_extended_connect(&mut self.client);
+        // The crate counts a stream that was reset no more, and the set still holds it until its next poll.
+        while self.streams.len() < self.link.settings.streams as usize {
+            match self.client.poll_accept(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(Cause::Closed),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Cause::of(&error)),
+                Poll::Ready(Some(Ok((request, respond)))) => self.begin(request, respond),
+            }
+        }
+        self.client
+            .poll_closed(cx)
+            .map(|closed| closed.err().map_or(Cause::Closed, |error| Cause::of(&error)))
+    }
+
+    fn begin(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        self.requests += 1;
+        let (head, body) = request.into_parts();
+        if let Some(rule) = Malformed::of(&head) {
+            self.rules.refused(&head, rule);
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+            return;
+        }
+        let exchange = self.rules.begin(&head);
+        let books = Books::new(exchange, Arc::clone(&self.link));
+        self.streams.push((self.run)(books, Request::from_parts(head, body), respond));
+    }
+
+    fn flood(&self) -> Option<Cause> {
+        if self.link.client.flooded.load(Relaxed) {
+            return Some(Cause::ControlFlood);
+        }
+        self.link.flags.reset_too_often.load(Relaxed).then_some(Cause::ResetFlood)
+    }
+
+    fn named(&self, cause: Cause) -> Cause {
+        // A client that got the GOAWAY may close before the last words to it are written.
+        let cut = matches!(cause, Cause::Io(_)) && self.draining && self.streams.is_empty();
+        match self.link.upstream() {
+            _ if cause != Cause::Closed && !cut => cause,
+            Server::Away | Server::Ready(_) => Cause::Closed,
+            Server::Leaving | Server::Failed(_) | Server::Broken(_) => Cause::ServerGone,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A connection's bytes on their way to and from the h2 crate: frames of control are limited, a full socket is noted.
+
+use crate::frames::{Frames, PREFACE};
+use crate::link::{Link, Side};
+use crate::rules::Peer;
+use crate::settings::Rate;
+use bytes::{Buf, Bytes};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Stream of one side, watched.
+pub(crate) struct Watched<T> {
+    io: T,
+    /// Bytes that were read before the session began.
+    prefix: Bytes,
+    peer: Peer,
+    link: Arc<Link>,
+    read: Frames,
+    written: Frames,
+    control: Rate,
+}
+
+impl<T> Watched<T> {
+    pub(crate) fn new(io: T, prefix: Bytes, peer: Peer, link: Arc<Link>) -> Self {
+        let (read, written) = match peer {
+            Peer::Client => (PREFACE, 0),
+            Peer::Server => (0, PREFACE),
+        };
+        let control = Rate::new(link.settings.control);
+        Self { io, prefix, peer, link, read: Frames::behind(read), written: Frames::behind(written), control }
+    }
+
+    fn side(&self) -> &Side {
+        self.link.side(self.peer)
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
+        let seen = self.read.walk(bytes);
+        self.control.work(seen.work);
+        if seen.control > 0 && !self.control.spend(seen.control) {
+            self.side().flooded.store(true, Relaxed);
+        }
+    }
+
+    /// Notes what became of a write. Streams that waited for the socket go on once it takes bytes again.
+    fn wrote<'a>(&mut self, done: &Poll<io::Result<usize>>, slices: impl Iterator<Item = &'a [u8]>) {
+        match done {
+            Poll::Pending => self.side().blocked.store(true, Relaxed),
+            Poll::Ready(Err(_)) => (),
+            Poll::Ready(Ok(written)) => {
+                if self.side().blocked.swap(false, Relaxed) {
+                    self.link.wake_streams();
+                }
+                let mut left = *written;
+                for slice in slices {
+                    let part = left.min(slice.len());
+                    self.control.work(self.written.walk(&slice[..part]).work);
+                    left -= part;
+                    if left == 0 {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // No waker is left: the session looks at the flag after each poll of its connections, and ends.
+        if self.side().flooded.load(Relaxed) {
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        if self.prefix.is_empty() {
+            std::task::ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        } else {
+            let part = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix[..part]);
+            self.prefix.advance(part);
+        }
+        self.count(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.wrote(&done, std::iter::once(bytes));
+        done
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.wrote(&done, bufs.iter().map(|slice| &**slice));
+        done
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

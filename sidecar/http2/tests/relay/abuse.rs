@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Floods, and the limits of streams.
+
+use crate::harness::*;
+use culvert_http2::{Cause, End, Settings};
+use h2::Reason;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use tokio::io::AsyncWriteExt;
+
+/// Lets a client send bytes, and returns the end, the last GOAWAY, and the requests that the server saw.
+async fn attacked(bytes: Vec<u8>) -> (End, Option<(u32, String)>, usize) {
+    let (upstream, seen) = server(silent);
+    let (lab, socket) = session(Owner::pass(), Settings::default(), Ok(upstream));
+    let frames = attack(socket, [greeting(), bytes].concat()).await;
+    let end = within(lab.end).await.unwrap();
+    (end, goaway(&frames), seen.load(Relaxed))
+}
+
+fn repeated(times: u32, frames: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
+    (0..times).flat_map(frames).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn rapid_resets_end_the_connection() {
+    let bytes = repeated(20_000, |number| {
+        let stream = 2 * number + 1;
+        [frame(HEADERS, END_HEADERS | END_STREAM, stream, GET), frame(RESET, 0, stream, &[0, 0, 0, 8])]
+            .concat()
+    });
+    let (end, goaway, seen) = attacked(bytes).await;
+    assert_eq!(goaway.unwrap().0, 11);
+    assert!(matches!(end.cause, Cause::Client(Reason::ENHANCE_YOUR_CALM) | Cause::ResetFlood), "{end:?}");
+    assert!(seen <= 201, "{seen} requests reached the server");
+}
+
+/// Each stream is reset only once the server has it, which the h2 crate does not limit.
+#[tokio::test(start_paused = true)]
+async fn resets_of_accepted_streams_are_limited() {
+    let (upstream, seen) = server(silent);
+    let owner = Owner::pass();
+    let (lab, mut socket) = session(owner.clone(), Settings::default(), Ok(upstream));
+    within(socket.write_all(&greeting())).await.unwrap();
+    let (mut reader, mut writer) = tokio::io::split(socket);
+    let reading = tokio::spawn(async move {
+        let mut frames = Vec::new();
+        while let Some(frame) = next(&mut reader).await {
+            frames.push(frame);
+        }
+        frames
+    });
+    let mut sent = 0;
+    for number in 0..1_000_u32 {
+        let stream = 2 * number + 1;
+        if writer.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, stream, GET)).await.is_err() {
+            break;
+        }
+        // A millisecond of the paused clock: all tasks came to rest, the server has the request.
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        if lab.end.is_finished() || writer.write_all(&frame(RESET, 0, stream, &[0, 0, 0, 8])).await.is_err() {
+            break;
+        }
+        sent += 1;
+    }
+    assert!((100..=201).contains(&sent), "{sent} resets");
+    assert_eq!(within(lab.end).await.unwrap().cause, Cause::ResetFlood);
+    assert_eq!(goaway(&within(reading).await.unwrap()).unwrap().0, 11);
+    assert!(seen.load(Relaxed) <= 201, "{} requests reached the server", seen.load(Relaxed));
+}
+
+/// Streams that end well allow as many that do not.
+#[tokio::test(start_paused = true)]
+async fn some_resets_among_many_requests_are_no_flood() {
+    let (lab, sender, _) = lab(Owner::pass(), |request, respond| async move {
+        if request.uri().path() == "/slow" {
+            return silent(request, respond).await;
+        }
+        hello(request, respond).await;
+    })
+    .await;
+    for _ in 0..500 {
+        fetch(&sender, get("/")).await.unwrap();
+        let mut sender = within(sender.clone().ready()).await.unwrap();
+        let (response, mut stream) = sender.send_request(get("/slow"), true).unwrap();
+        tokio::task::yield_now().await;
+        stream.send_reset(Reason::CANCEL);
+        drop(response);
+    }
+    rest().await;
+    assert!(!lab.end.is_finished());
+    assert_eq!(fetch(&sender, get("/")).await.unwrap().0.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn floods_end_with_their_codes() {
+    let zero = frame(WINDOW_UPDATE, 0, 1, &[0; 4]);
+    let post = frame(HEADERS, END_HEADERS, 1, POST);
+    let rows: [(&str, Vec<u8>, u32, usize); 9] = [
+        (
+            "continuation",
+            [frame(HEADERS, 0, 1, GET), repeated(50_000, |_| frame(CONTINUATION, 0, 1, &[]))].concat(),
+            11,
+            0,
+        ),
+        ("empty data", [post.clone(), repeated(200_000, |_| frame(DATA, 0, 1, &[]))].concat(), 11, 1),
+        ("ping", repeated(50_000, |_| frame(PING, 0, 0, &[0; 8])), 11, 0),
+        ("ping answers", repeated(50_000, |_| frame(PING, 1, 0, &[0; 8])), 11, 0),
+        ("settings", repeated(50_000, |_| frame(SETTINGS, 0, 0, &[])), 11, 0),
+        ("priority", repeated(50_000, |_| frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 1])), 11, 0),
+        ("window update", repeated(50_000, |_| frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])), 11, 0),
+        ("unknown", repeated(50_000, |_| frame(99, 0, 0, &[0; 8])), 11, 0),
+        ("window update of nothing", [post, repeated(50_000, |_| zero.clone())].concat(), 1, 1),
+    ];
+    for (name, bytes, code, most) in rows {
+        let (end, goaway, seen) = attacked(bytes).await;
+        assert_eq!(goaway.map(|(code, _)| code), Some(code), "{name}: {end:?}");
+        assert!(seen <= most, "{name}: {seen} requests reached the server");
+    }
+}
+
+/// Streams that the client makes the relay reset: each reached the server.
+#[tokio::test(start_paused = true)]
+async fn streams_that_break_a_rule_are_limited_as_resets_are() {
+    let bytes = repeated(20_000, |number| {
+        let stream = 2 * number + 1;
+        [frame(HEADERS, END_HEADERS, stream, POST), frame(WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
+    });
+    let (end, goaway, seen) = attacked(bytes).await;
+    assert!(matches!(goaway, Some((1 | 11, _))), "{end:?} {goaway:?}");
+    assert!(seen <= 201, "{seen} requests reached the server");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_floods_is_cut() {
+    let (near, mut far) = tokio::io::duplex(SOCKET);
+    let (lab, socket) = session(Owner::pass(), Settings::default(), Ok(near));
+    let (sender, _) = client(socket).await;
+    let flooding = tokio::spawn(async move {
+        let mut preface = [0; 24];
+        within(tokio::io::AsyncReadExt::read_exact(&mut far, &mut preface)).await.unwrap();
+        far.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        find(&mut far, HEADERS).await;
+        let flood = repeated(50_000, |_| frame(PING, 1, 0, &[0; 8]));
+        assert!(far.write_all(&flood).await.is_err(), "it is cut in between");
+    });
+    assert_eq!(fetch(&sender, get("/")).await.unwrap().0.status(), 502);
+    within(flooding).await.unwrap();
+    drop(sender);
+    assert_eq!(within(lab.end).await.unwrap().cause, Cause::ServerGone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn traffic_earns_its_frames_of_control() {
+    let (lab, sender, _) = lab(Owner::pass(), echo).await;
+    let mut sender = within(sender.ready()).await.unwrap();
+    let (response, mut stream) = sender.send_request(post("/"), false).unwrap();
+    let mut answer = within(response).await.unwrap().into_body();
+    // Each message is released at once: the crate sends WINDOW_UPDATE for each half window, without a pause of the clock.
+    for _ in 0..4_000 {
+        stream.send_data(bytes::Bytes::from(vec![1; 16_000]), false).unwrap();
+        let mut left = 16_000;
+        while left > 0 {
+            let data = within(answer.data()).await.unwrap().unwrap();
+            answer.flow_control().release_capacity(data.len()).unwrap();
+            left -= data.len();
+        }
+    }
+    assert!(!lab.end.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_most_256_streams_are_under_way() {
+    let (upstream, seen) = server(silent);
+    let (lab, mut socket) = session(Owner::pass(), Settings::default(), Ok(upstream));
+    let mut bytes = greeting();
+    bytes.extend(repeated(300, |number| frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, GET)));
+    within(socket.write_all(&bytes)).await.unwrap();
+    let mut refused = 0;
+    while refused < 44 {
+        let reset = find(&mut socket, RESET).await;
+        assert_eq!(reset.payload, [0, 0, 0, 7]);
+        refused += 1;
+    }
+    rest().await;
+    // The server of the tests sets no limit, so all that the relay took are there.
+    assert_eq!((lab.handle.streams(), seen.load(Relaxed)), (256, 256));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_servers_own_limit_is_kept_and_requests_wait() {
+    for limit in [1, 2, 10] {
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_streams(limit);
+        let most = Arc::new(AtomicUsize::new(0));
+        let now = Arc::new(AtomicUsize::new(0));
+        let (high, count) = (Arc::clone(&most), Arc::clone(&now));
+        let (upstream, seen) = server_with(&builder, move |request, respond| {
+            let (high, count) = (Arc::clone(&high), Arc::clone(&count));
+            async move {
+                high.fetch_max(count.fetch_add(1, Relaxed) + 1, Relaxed);
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                count.fetch_sub(1, Relaxed);
+                hello(request, respond).await;
+            }
+        });
+        let (_lab, socket) = session(Owner::pass(), Settings::default(), Ok(upstream));
+        let (sender, _) = client(socket).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let sender = sender.clone();
+            tasks.spawn(async move { fetch(&sender, get("/")).await.unwrap().0.status() });
+        }
+        while let Some(status) = within(tasks.join_next()).await {
+            assert_eq!(status.unwrap(), 200, "limit {limit}");
+        }
+        assert_eq!((most.load(Relaxed), seen.load(Relaxed)), (limit as usize, 100));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_bytes_that_are_no_http2_end_the_session() {
+    let (upstream, _) = server(hello);
+    let (lab, mut socket) = session(Owner::pass(), Settings::default(), Ok(upstream));
+    within(socket.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")).await.unwrap();
+    assert_eq!(within(lab.end).await.unwrap().cause, Cause::Preface);
+}
