@@ -14,12 +14,29 @@ use std::task::Waker;
 use tokio::sync::Semaphore;
 
 /// One side's connection as its streams see it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Side {
     /// Its socket takes no bytes. Streams that send to it wait, or each would fill a send buffer of its own.
     pub(crate) blocked: AtomicBool,
     /// The peer sent too many frames of control.
     pub(crate) flooded: AtomicBool,
+    /// Bytes that may still be read in this round; without rounds, as many as there are.
+    pub(crate) share: AtomicUsize,
+}
+
+impl Side {
+    const fn new() -> Self {
+        Self {
+            blocked: AtomicBool::new(false),
+            flooded: AtomicBool::new(false),
+            share: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    /// True if there may be more to read than the share of this round.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.share.load(Relaxed) == 0
+    }
 }
 
 /// Server's connection as its streams see it.
@@ -87,8 +104,8 @@ impl Link {
     pub(crate) fn new(settings: Settings) -> Self {
         Self {
             settings,
-            client: Side::default(),
-            server: Side::default(),
+            client: Side::new(),
+            server: Side::new(),
             slots: Arc::new(Semaphore::new(0)),
             upstream: Mutex::new(Server::Away),
             flags: Flags::default(),

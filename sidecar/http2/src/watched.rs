@@ -80,6 +80,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
         if self.side().flooded.load(Relaxed) {
             return Poll::Pending;
         }
+        // The session looks at the share, too, and begins another round.
+        let share = self.side().share.load(Relaxed);
+        if share == 0 {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         if self.prefix.is_empty() {
             std::task::ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
@@ -88,6 +93,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
             buf.put_slice(&self.prefix[..part]);
             self.prefix.advance(part);
         }
+        let read = buf.filled().len() - before;
+        self.side().share.store(share.saturating_sub(read), Relaxed);
         self.count(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }

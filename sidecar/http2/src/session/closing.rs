@@ -7,6 +7,7 @@ use crate::watched::Watched;
 use bytes::Bytes;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -21,6 +22,8 @@ pub(crate) async fn close<C, S>(
 {
     // The crate closes the server's connection once nothing can send a request any more.
     link.set_upstream(Server::Leaving);
+    link.client.share.store(usize::MAX, Relaxed);
+    link.server.share.store(usize::MAX, Relaxed);
     let both = poll_fn(|cx| {
         if client.as_mut().is_some_and(|client| client.poll_closed(cx).is_ready()) {
             client = None;

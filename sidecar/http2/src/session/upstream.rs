@@ -61,6 +61,8 @@ fn builder(settings: &Settings) -> h2::client::Builder {
         .initial_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
         .max_send_buffer_size(settings.send_buffer)
+        // As on the client's side: a client that leaves many responses in their middle must not end the server's connection.
+        .max_local_error_reset_streams(None)
         // The first request goes at once, others wait for the server's own limit: a guess above it costs refused streams.
         .initial_max_send_streams(1);
     builder

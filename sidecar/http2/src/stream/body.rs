@@ -4,25 +4,27 @@
 //! Credit goes back to the sender only for what the other side's send buffer took, and that takes only what its peer's windows
 //! allow. So a stream holds at most its receive window and its send buffer, in each direction.
 
+use super::held::Held;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// Direction of one stream.
 pub(crate) struct Body {
     from: RecvStream,
     pub(crate) to: SendStream<Bytes>,
-    /// Data that waits for the other side's window.
-    held: Bytes,
-    /// The held data is the end of the stream.
-    last: bool,
+    held: Held,
     state: State,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    Data,
+    /// The sender goes on.
+    Open,
+    /// What is held is the end of the stream.
+    Last,
+    /// Trailers, or an end without any, come behind what is held.
     Trailers,
     Over,
 }
@@ -45,23 +47,11 @@ pub(crate) enum Flow {
 
 impl Body {
     pub(crate) fn new(from: RecvStream, to: SendStream<Bytes>, over: bool) -> Self {
-        Self {
-            from,
-            to,
-            held: Bytes::new(),
-            last: false,
-            state: if over { State::Over } else { State::Data },
-        }
+        Self { from, to, held: Held::default(), state: if over { State::Over } else { State::Open } }
     }
 
     pub(crate) fn is_over(&self) -> bool {
         self.state == State::Over
-    }
-
-    /// Gives the direction up; what is held is dropped.
-    pub(crate) fn stop(&mut self) {
-        self.state = State::Over;
-        self.held = Bytes::new();
     }
 
     /// Returns true if the sender's stream failed by its own doing. What it sent before is dropped.
@@ -75,69 +65,85 @@ impl Body {
         }
     }
 
-    /// Hands on what there is, or nothing while the receiver's socket is blocked.
+    /// Hands on what there is. Nothing is sent while the receiver's socket is blocked.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         blocked: bool,
         mut passed: impl FnMut(Passed<'_>),
     ) -> Poll<Flow> {
-        let flow = ready!(self.poll_on(cx, blocked, &mut passed));
-        self.stop();
-        Poll::Ready(flow)
-    }
-
-    fn poll_on(
-        &mut self,
-        cx: &mut Context<'_>,
-        blocked: bool,
-        passed: &mut impl FnMut(Passed<'_>),
-    ) -> Poll<Flow> {
-        loop {
-            if self.state == State::Trailers {
-                return self.poll_trailers(cx, passed);
+        let flow = loop {
+            if let Err(error) = self.take_in(cx) {
+                break Flow::Source(error);
             }
             if self.held.is_empty() {
-                match ready!(self.from.poll_data(cx)) {
-                    Some(Ok(data)) => self.held = data,
-                    Some(Err(error)) => return Poll::Ready(Flow::Source(error)),
-                    None => {
-                        self.state = State::Trailers;
-                        continue;
-                    }
+                match self.state {
+                    State::Open => return Poll::Pending,
+                    State::Last => break finish(self.to.send_data(Bytes::new(), true)),
+                    State::Trailers => match self.poll_trailers(cx, &mut passed) {
+                        Poll::Ready(flow) => break flow,
+                        Poll::Pending => return Poll::Pending,
+                    },
+                    State::Over => break Flow::Done,
                 }
-                self.last = self.from.is_end_stream();
-                if self.held.is_empty() {
-                    // An empty frame without the end has no meaning, and the crate shows none.
-                    if self.last {
-                        return Poll::Ready(finish(self.to.send_data(Bytes::new(), true)));
-                    }
-                    continue;
-                }
-                self.to.reserve_capacity(self.held.len());
             }
             if blocked {
                 return Poll::Pending;
             }
-            if self.to.capacity() == 0 && !matches!(ready!(self.to.poll_capacity(cx)), Some(Ok(_))) {
-                return Poll::Ready(Flow::Sink);
+            match self.send(cx, &mut passed) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(flow)) => break flow,
+                Poll::Ready(None) => (),
             }
-            let chunk = self.held.split_to(self.to.capacity().min(self.held.len()));
-            let (bytes, end) = (chunk.len(), self.last && self.held.is_empty());
-            if self.to.send_data(chunk, end).is_err() {
-                return Poll::Ready(Flow::Sink);
-            }
-            passed(Passed::Bytes(bytes));
-            // A stream that was reset in between has nothing to give back, which is no error here.
-            let _ = self.from.flow_control().release_capacity(bytes);
-            if end {
-                return Poll::Ready(Flow::Done);
+        };
+        self.state = State::Over;
+        self.held = Held::default();
+        Poll::Ready(flow)
+    }
+
+    /// Takes all data that the sender's connection has.
+    fn take_in(&mut self, cx: &mut Context<'_>) -> Result<(), h2::Error> {
+        while self.state == State::Open {
+            match self.from.poll_data(cx) {
+                Poll::Pending => break,
+                Poll::Ready(None) => self.state = State::Trailers,
+                Poll::Ready(Some(data)) => {
+                    let data = data?;
+                    if self.from.is_end_stream() {
+                        self.state = State::Last;
+                    }
+                    if !data.is_empty() {
+                        self.held.push(data);
+                    }
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Sends what the receiver's windows allow of the held front.
+    fn send(&mut self, cx: &mut Context<'_>, passed: &mut impl FnMut(Passed<'_>)) -> Poll<Option<Flow>> {
+        self.to.reserve_capacity(self.held.front());
+        if self.to.capacity() == 0 {
+            match self.to.poll_capacity(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(_))) => (),
+                Poll::Ready(_) => return Poll::Ready(Some(Flow::Sink)),
+            }
+        }
+        let data = self.held.take(self.to.capacity().min(self.held.front()));
+        let (bytes, end) = (data.len(), self.state == State::Last && self.held.is_empty());
+        if self.to.send_data(data, end).is_err() {
+            return Poll::Ready(Some(Flow::Sink));
+        }
+        passed(Passed::Bytes(bytes));
+        // A stream that was reset in between has nothing to give back, which is no error here.
+        let _ = self.from.flow_control().release_capacity(bytes);
+        Poll::Ready(end.then_some(Flow::Done))
     }
 
     fn poll_trailers(&mut self, cx: &mut Context<'_>, passed: &mut impl FnMut(Passed<'_>)) -> Poll<Flow> {
-        Poll::Ready(match ready!(self.from.poll_trailers(cx)) {
+        self.from.poll_trailers(cx).map(|trailers| match trailers {
             Ok(Some(trailers)) => {
                 passed(Passed::Trailers(&trailers));
                 finish(self.to.send_trailers(trailers))

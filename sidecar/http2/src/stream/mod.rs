@@ -3,6 +3,7 @@
 
 mod body;
 mod books;
+mod held;
 mod transfer;
 
 pub(crate) use books::Books;

@@ -106,15 +106,8 @@ impl Transfer {
             }
         });
         match flow {
-            // The server may have ended its response and reset the rest, while the client is silent.
-            Poll::Pending => {
-                if self.down.as_ref().is_some_and(Body::is_over) && self.up.to.poll_reset(cx).is_ready() {
-                    self.up.stop();
-                }
-                None
-            }
             // What the server says in its response, or by a reset, is looked at next.
-            Poll::Ready(Flow::Done | Flow::Sink) => None,
+            Poll::Pending | Poll::Ready(Flow::Done | Flow::Sink) => None,
             Poll::Ready(Flow::Source(error)) => {
                 let reason = error.reason().filter(|_| error.is_remote()).unwrap_or(Reason::CANCEL);
                 self.up.to.send_reset(reason);
@@ -187,6 +180,7 @@ impl Transfer {
                 }
             }
         }
+        // A server may reset the rest of the request behind its answer, while the client is silent.
         if self.up.is_over() || self.up.to.poll_reset(cx).is_ready() {
             return Poll::Ready(How::Complete);
         }

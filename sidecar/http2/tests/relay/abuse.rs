@@ -136,9 +136,7 @@ async fn a_server_that_floods_is_cut() {
     let (lab, socket) = session(Owner::pass(), Settings::default(), Ok(near));
     let (sender, _) = client(socket).await;
     let flooding = tokio::spawn(async move {
-        let mut preface = [0; 24];
-        within(tokio::io::AsyncReadExt::read_exact(&mut far, &mut preface)).await.unwrap();
-        far.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        greet(&mut far).await;
         find(&mut far, HEADERS).await;
         let flood = repeated(50_000, |_| frame(PING, 1, 0, &[0; 8]));
         assert!(far.write_all(&flood).await.is_err(), "it is cut in between");
@@ -156,7 +154,7 @@ async fn traffic_earns_its_frames_of_control() {
     let (response, mut stream) = sender.send_request(post("/"), false).unwrap();
     let mut answer = within(response).await.unwrap().into_body();
     // Each message is released at once: the crate sends WINDOW_UPDATE for each half window, without a pause of the clock.
-    for _ in 0..4_000 {
+    for _ in 0..1_500 {
         stream.send_data(bytes::Bytes::from(vec![1; 16_000]), false).unwrap();
         let mut left = 16_000;
         while left > 0 {
@@ -223,4 +221,97 @@ async fn first_bytes_that_are_no_http2_end_the_session() {
     let (lab, mut socket) = session(Owner::pass(), Settings::default(), Ok(upstream));
     within(socket.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")).await.unwrap();
     assert_eq!(within(lab.end).await.unwrap().cause, Cause::Preface);
+}
+
+/// A limit that the server lowers keeps requests in the relay, where a client that leaves takes them back.
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_the_server_lowers_is_kept() {
+    let (near, mut far) = tokio::io::duplex(SOCKET);
+    let owner = Owner::pass();
+    let (lab, socket) = session(owner.clone(), Settings::default(), Ok(near));
+    let (sender, _) = client(socket).await;
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        let mut sender = within(sender.clone().ready()).await.unwrap();
+        waiting.push(sender.send_request(get("/"), true).unwrap());
+        if waiting.len() == 1 {
+            greet(&mut far).await;
+            assert_eq!(find(&mut far, HEADERS).await.stream, 1);
+            far.write_all(&frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1])).await.unwrap();
+            rest().await;
+        }
+    }
+    rest().await;
+    assert_eq!(lab.handle.streams(), 4);
+    // The second one leaves while it waits: its books say that it went nowhere.
+    waiting[1].1.send_reset(Reason::CANCEL);
+    rest().await;
+    assert_eq!((owner.outcomes().len(), owner.outcomes()[0].forwarded), (1, None));
+    far.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88])).await.unwrap();
+    assert_eq!(find(&mut far, HEADERS).await.stream, 3);
+    rest().await;
+    assert_eq!(lab.handle.streams(), 2);
+}
+
+/// Numbers of a small generator, the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % below as u64) as usize
+    }
+
+    /// Frames of all types, with streams and payloads that often make sense.
+    fn frames(&mut self, head: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for _ in 0..=self.roll(40) {
+            let stream = self.roll(12) as u32;
+            let payload: Vec<u8> = match self.roll(4) {
+                0 => vec![0; self.roll(20)],
+                1 => (0..self.roll(300)).map(|_| self.roll(256) as u8).collect(),
+                2 => vec![0, 0, 0, self.roll(256) as u8],
+                _ => head.to_vec(),
+            };
+            let kind = self.roll(11) as u8;
+            let flags = if self.roll(3) == 0 { self.roll(256) as u8 } else { [0, 1, 4, 5][self.roll(4)] };
+            let (kind, flags, payload) = match self.roll(3) {
+                0 => (HEADERS, END_HEADERS | (self.roll(2) as u8), head.to_vec()),
+                _ => (kind, flags, payload),
+            };
+            bytes.extend(frame(kind, flags, stream, &payload));
+        }
+        bytes
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rubbish_of_either_side_ends_in_order() {
+    for seed in 1..600_u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let (near, mut far) = tokio::io::duplex(SOCKET);
+        let owner = Owner::pass();
+        let (lab, mut socket) = session(owner.clone(), Settings::default(), Ok(near));
+        let rubbish = dice.frames(GET);
+        let answers = [frame(SETTINGS, 0, 0, &[]), dice.frames(&[0x88])].concat();
+        if seed % 2 == 0 {
+            let mut bytes = greeting();
+            bytes.extend(frame(HEADERS, END_HEADERS, 1, POST));
+            bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 3, GET));
+            within(socket.write_all(&bytes)).await.unwrap();
+            // Either side may close before it has read all.
+            let _ = within(far.write_all(&answers)).await;
+        } else {
+            within(socket.write_all(&[greeting(), rubbish].concat())).await.unwrap();
+            let _ = within(far.write_all(&answers)).await;
+        }
+        rest().await;
+        drop((socket, far));
+        let ended = within(lab.end).await;
+        assert!(ended.is_ok(), "seed {seed}: {ended:?}");
+        let journal = owner.journal.lock().unwrap();
+        assert_eq!((journal.permits, journal.ended.len()), (0, journal.began), "seed {seed}");
+    }
 }

@@ -165,3 +165,122 @@ async fn an_upload_that_the_server_does_not_read_holds_a_bounded_amount() {
     assert!(taken > 1_000_000 && taken < bound, "{taken} bytes of 500 MB");
     assert_eq!(lab.handle.streams(), 50);
 }
+
+/// Server that reads nothing, with windows of 1 GiB.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_reads_nothing_holds_a_bounded_amount() {
+    let (near, mut far) = tokio::io::duplex(SOCKET);
+    let (lab, socket) = session(Owner::pass(), Settings::default(), Ok(near));
+    let (sender, _) = client(socket).await;
+    let taken = Arc::new(AtomicUsize::new(0));
+    for _ in 0..50 {
+        let mut sender = within(sender.clone().ready()).await.unwrap();
+        let (response, mut stream) = sender.send_request(post("/"), false).unwrap();
+        let taken = Arc::clone(&taken);
+        tokio::spawn(async move {
+            let _response = response;
+            while send_all(&mut stream, Bytes::from(vec![1; 10_000])).await.is_ok() {
+                taken.fetch_add(10_000, Relaxed);
+            }
+        });
+    }
+    let wide = [&[0, 4][..], &(1_u32 << 30).to_be_bytes()].concat();
+    let mut preface = [0; 24];
+    within(tokio::io::AsyncReadExt::read_exact(&mut far, &mut preface)).await.unwrap();
+    let greeting =
+        [frame(SETTINGS, 0, 0, &wide), frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes())].concat();
+    within(tokio::io::AsyncWriteExt::write_all(&mut far, &greeting)).await.unwrap();
+    rest().await;
+    let bound = 3 * Settings::default().connection_window as usize + 2 * SOCKET;
+    let held = taken.load(Relaxed);
+    assert!(held > 1_000_000 && held < bound, "{held} bytes, bound {bound}");
+    assert_eq!(lab.handle.streams(), 50);
+    // The server reads again: all goes on.
+    let mut data = 0;
+    while data < 20_000_000 {
+        let frame = next(&mut far).await.expect("data goes on");
+        if frame.kind == DATA {
+            data += frame.payload.len();
+        }
+    }
+}
+
+/// The h2 crate ends a connection with some 8,000 small frames that are not read.
+#[tokio::test(start_paused = true)]
+async fn small_messages_to_a_slow_reader_are_no_flood() {
+    const MESSAGES: usize = 20_000;
+    let owner = Owner::pass();
+    let (upstream, _) = server(|_, mut respond| async move {
+        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        for _ in 0..MESSAGES {
+            send_all(&mut stream, Bytes::from_static(b"0123456789")).await.unwrap();
+        }
+        stream.send_data(Bytes::new(), true).unwrap();
+    });
+    let (_lab, socket) = session(owner.clone(), Settings::default(), Ok(upstream));
+    // Each stream has its window: those that are not read must not hold those that are.
+    let mut builder = h2::client::Builder::new();
+    let (sender, _) = client_with(socket, builder.initial_connection_window_size(1 << 20)).await;
+    let mut slow = Vec::new();
+    for _ in 0..10 {
+        let mut sender = within(sender.clone().ready()).await.unwrap();
+        let (response, _) = sender.send_request(get("/"), true).unwrap();
+        slow.push(within(response).await.unwrap().into_body());
+    }
+    // All that the windows allow is on its way, and the relay holds a part of it.
+    rest().await;
+    let held = owner.journal.lock().unwrap().moved.1;
+    assert!(held < 10 * MESSAGES * 10, "the client's windows are full");
+    for mut body in slow {
+        assert_eq!(within(read_all(&mut body)).await.unwrap().0.len(), MESSAGES * 10);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backlog_of_small_messages_is_no_flood() {
+    // The whole response lies in the server's socket before the relay reads its first byte.
+    let (near, mut far) = tokio::io::duplex(4 << 20);
+    let (_lab, socket) = session(Owner::pass(), Settings::default(), Ok(near));
+    let (sender, _) = client(socket).await;
+    let mut sender = within(sender.ready()).await.unwrap();
+    let (response, _) = sender.send_request(get("/"), true).unwrap();
+    greet(&mut far).await;
+    find(&mut far, HEADERS).await;
+    let mut bytes = frame(HEADERS, END_HEADERS, 1, &[0x88]);
+    for _ in 0..20_000 {
+        bytes.extend(frame(DATA, 0, 1, b"0123456789"));
+    }
+    bytes.extend(frame(DATA, END_STREAM, 1, b""));
+    within(tokio::io::AsyncWriteExt::write_all(&mut far, &bytes)).await.unwrap();
+    let mut body = within(response).await.unwrap().into_body();
+    assert_eq!(within(read_all(&mut body)).await.unwrap().0.len(), 200_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sockets_may_take_a_few_bytes_at_a_time() {
+    // The crate sends its settings before it reads the preface, so they must have room.
+    for size in [64, 100, 1_000] {
+        let (upstream, _) = server_over(size, &h2::server::Builder::new(), echo);
+        let (_lab, socket) = session_over(size, Owner::pass(), Settings::default(), Ok(upstream));
+        let (sender, _) = client(socket).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 1..20_usize {
+            let sender = sender.clone();
+            tasks.spawn(async move {
+                let mut sender = within(sender.ready()).await.unwrap();
+                let (response, mut stream) = sender.send_request(post("/"), false).unwrap();
+                let body = Bytes::from(vec![number as u8; number * 1_000]);
+                let sent = body.clone();
+                tokio::spawn(async move {
+                    send_all(&mut stream, sent).await.unwrap();
+                    stream.send_trailers(HeaderMap::new()).unwrap();
+                });
+                let mut answer = within(response).await.unwrap().into_body();
+                assert!(within(read_all(&mut answer)).await.unwrap().0 == body);
+            });
+        }
+        while let Some(done) = within(tasks.join_next()).await {
+            done.unwrap();
+        }
+    }
+}

@@ -123,9 +123,7 @@ async fn requests_above_the_servers_last_stream_are_refused() {
         waiting.push(sender.send_request(get("/"), true).unwrap().0);
     }
     tokio::spawn(async move {
-        let mut preface = [0; 24];
-        within(tokio::io::AsyncReadExt::read_exact(&mut far, &mut preface)).await.unwrap();
-        far.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        greet(&mut far).await;
         for _ in 0..3 {
             find(&mut far, HEADERS).await;
         }
@@ -278,4 +276,26 @@ async fn a_server_that_reads_nothing_does_not_hold_the_end() {
     rest().await;
     drop(socket);
     within(lab.end).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clients_goaway_lets_its_requests_finish_and_reaches_the_server() {
+    let (near, mut far) = tokio::io::duplex(SOCKET);
+    let owner = Owner::pass();
+    let (lab, mut socket) = session(owner.clone(), Settings::default(), Ok(near));
+    let mut bytes = greeting();
+    bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, GET));
+    bytes.extend(frame(GOAWAY, 0, 0, &[0; 8]));
+    within(socket.write_all(&bytes)).await.unwrap();
+    greet(&mut far).await;
+    find(&mut far, HEADERS).await;
+    rest().await;
+    assert_eq!(lab.handle.streams(), 1);
+    far.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88])).await.unwrap();
+    assert_eq!(find(&mut socket, HEADERS).await.payload[0], 0x88);
+    let goaway = find(&mut far, GOAWAY).await;
+    assert_eq!(goaway.payload, [0; 8], "NO_ERROR");
+    drop((socket, far));
+    assert_eq!(within(lab.end).await.unwrap().cause, Cause::Closed);
+    assert_eq!(owner.outcomes()[0].how, How::Complete);
 }

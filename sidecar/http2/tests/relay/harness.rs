@@ -135,7 +135,17 @@ pub(crate) fn session(
     settings: Settings,
     server: Result<DuplexStream, Reply>,
 ) -> (Lab, DuplexStream) {
-    let (near, far) = tokio::io::duplex(SOCKET);
+    session_over(SOCKET, owner, settings, server)
+}
+
+/// Starts a session whose client's socket holds as many bytes.
+pub(crate) fn session_over(
+    socket: usize,
+    owner: Owner,
+    settings: Settings,
+    server: Result<DuplexStream, Reply>,
+) -> (Lab, DuplexStream) {
+    let (near, far) = tokio::io::duplex(socket);
     let session = Session::new(owner, settings);
     let handle = session.handle();
     let dials = Arc::new(AtomicUsize::new(0));
@@ -175,7 +185,20 @@ where
     H: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let (near, far) = tokio::io::duplex(SOCKET);
+    server_over(SOCKET, builder, handler)
+}
+
+/// Starts a server whose socket holds as many bytes.
+pub(crate) fn server_over<H, F>(
+    socket: usize,
+    builder: &h2::server::Builder,
+    handler: H,
+) -> (DuplexStream, Arc<AtomicUsize>)
+where
+    H: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (near, far) = tokio::io::duplex(socket);
     let seen = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&seen);
     let handshake = builder.handshake(far);
@@ -310,6 +333,16 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 /// Preface and settings of a client.
 pub(crate) fn greeting() -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()
+}
+
+/// Reads the client's preface and greets it, as a raw server.
+pub(crate) async fn greet(socket: &mut DuplexStream) {
+    let mut preface = [0; 24];
+    within(socket.read_exact(&mut preface)).await.expect("a preface");
+    assert_eq!(preface, PREFACE);
+    // The relay's windows hold from the answer to its settings on.
+    let settings = [frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, 1, 0, &[])].concat();
+    within(socket.write_all(&settings)).await.expect("it is read");
 }
 
 /// Reads the next frame, or none at the end.

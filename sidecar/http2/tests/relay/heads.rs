@@ -255,3 +255,19 @@ fn a_session_is_small_before_it_is_boxed() {
     let relay = session.relay(far, Bytes::new(), async { Ok(near) });
     assert!(size_of_val(&relay) <= 5 * 1024, "{} bytes", size_of_val(&relay));
 }
+
+#[tokio::test(start_paused = true)]
+async fn responses_without_a_body_keep_their_length() {
+    let (_lab, sender, _) = lab(Owner::pass(), |request, mut respond| async move {
+        let status = request.uri().path()[1..].parse::<u16>().unwrap();
+        let response = Response::builder().status(status).header("content-length", "5").body(()).unwrap();
+        respond.send_response(response, true).unwrap();
+    })
+    .await;
+    for (method, path, status) in [("HEAD", "/200", 200), ("GET", "/304", 304)] {
+        let request = Request::builder().method(method).uri(format!("http://web{path}")).body(()).unwrap();
+        let (response, body, _) = fetch(&sender, request).await.unwrap();
+        assert_eq!((response.status().as_u16(), body.len()), (status, 0));
+        assert_eq!(response.headers()["content-length"], "5");
+    }
+}

@@ -3,11 +3,12 @@
 
 use crate::harness::*;
 use bytes::Bytes;
-use culvert_http2::{Failure, How};
+use culvert_http2::{Failure, How, Settings};
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, Response};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
+use tokio::io::AsyncWriteExt;
 
 const CODES: [Reason; 4] = [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::REFUSED_STREAM, Reason::NO_ERROR];
 
@@ -163,4 +164,59 @@ async fn a_malformed_response_is_the_servers_fault() {
     assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
     rest().await;
     assert!(owner.outcomes().iter().all(|outcome| outcome.how == How::Failed(Failure::Protocol)));
+}
+
+/// Data that crosses the reset behind an early answer, on more streams than the h2 crate counts in a connection's life.
+#[tokio::test(start_paused = true)]
+async fn late_data_of_thousands_of_early_answers_is_no_flood() {
+    let (upstream, _) = server(|request, mut respond| async move {
+        drop(request);
+        let _ = respond.send_response(Response::new(()), true);
+    });
+    let (lab, socket) = session(Owner::pass(), Settings::default(), Ok(upstream));
+    let (mut reader, mut writer) = tokio::io::split(socket);
+    within(writer.write_all(&greeting())).await.unwrap();
+    for number in 0..3_000_u32 {
+        let stream = 2 * number + 1;
+        within(writer.write_all(&frame(HEADERS, END_HEADERS, stream, POST))).await.unwrap();
+        let answer = find(&mut reader, HEADERS).await;
+        assert_eq!((answer.stream, answer.flags & END_STREAM), (stream, END_STREAM));
+        let late = [frame(DATA, 0, stream, b"late"), frame(DATA, END_STREAM, stream, b"later")].concat();
+        within(writer.write_all(&late)).await.unwrap();
+    }
+    rest().await;
+    assert!(!lab.end.is_finished());
+}
+
+/// The same on the server's side: clients that leave responses in their middle.
+#[tokio::test(start_paused = true)]
+async fn late_data_of_thousands_of_left_responses_is_no_flood() {
+    let (near, mut far) = tokio::io::duplex(SOCKET);
+    let settings = Settings { resets: u32::MAX, ..Settings::default() };
+    let (lab, socket) = session(Owner::pass(), settings, Ok(near));
+    let (sender, _) = client(socket).await;
+    let serving = tokio::spawn(async move {
+        greet(&mut far).await;
+        let mut left = std::collections::HashSet::new();
+        while left.len() < 3_000 {
+            let Frame { kind, stream, .. } = next(&mut far).await.unwrap();
+            if kind == HEADERS {
+                far.write_all(&frame(HEADERS, END_HEADERS, stream, &[0x88])).await.unwrap();
+            } else if kind == RESET && left.insert(stream) {
+                let late =
+                    [frame(DATA, 0, stream, b"late"), frame(DATA, END_STREAM, stream, b"later")].concat();
+                far.write_all(&late).await.unwrap();
+            }
+        }
+        far
+    });
+    for _ in 0..3_000 {
+        let mut sender = within(sender.clone().ready()).await.unwrap();
+        let (response, mut stream) = sender.send_request(get("/"), true).unwrap();
+        let _body = within(response).await.unwrap();
+        stream.send_reset(Reason::CANCEL);
+    }
+    let _far = within(serving).await.unwrap();
+    rest().await;
+    assert!(!lab.end.is_finished());
 }
