@@ -16,7 +16,9 @@ use tokio::sync::Semaphore;
 /// One side's connection as its streams see it.
 #[derive(Debug)]
 pub(crate) struct Side {
-    /// Its socket takes no bytes. Streams that send to it wait, or each would fill a send buffer of its own.
+    /// Its socket takes no bytes.
+    ///
+    /// Streams that send to it wait, or each would fill a send buffer of its own.
     pub(crate) blocked: AtomicBool,
     /// The peer sent too many frames of control.
     pub(crate) flooded: AtomicBool,
@@ -58,7 +60,9 @@ pub(crate) struct Link {
     pub(crate) settings: Settings,
     pub(crate) client: Side,
     pub(crate) server: Side,
-    /// Streams that the server still takes: its own limit, none before it is connected. Closed when it takes no more.
+    /// Streams that the server still takes: none before it is connected.
+    ///
+    /// Closed when it takes no more.
     pub(crate) slots: Arc<Semaphore>,
     upstream: Mutex<Server>,
     /// What the task has to do.
@@ -191,7 +195,7 @@ impl Link {
 pub struct Handle(pub(crate) Arc<Link>);
 
 impl Handle {
-    /// Begins to end the session: the client gets GOAWAY, its requests under way finish, then the session ends.
+    /// Sends GOAWAY to the client; the session ends with its requests.
     pub fn drain(&self) {
         self.0.flags.draining.store(true, Relaxed);
         self.0.wake_session();

@@ -6,7 +6,9 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method};
 
-/// Rule of RFC 9113 that a request breaks. Its stream is reset with PROTOCOL_ERROR, and the connection goes on.
+/// Rule of RFC 9113 that a request breaks.
+///
+/// Its stream is reset with PROTOCOL_ERROR, and the connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Neither `:authority` nor `host`.

@@ -18,7 +18,9 @@ pub struct Reply {
     pub status: StatusCode,
     /// Body of a plain answer, `grpc-message` of gRPC's.
     pub text: Cow<'static, str>,
-    /// Further fields. They must not be those that HTTP/2 forbids (`connection` and its like).
+    /// Further fields.
+    ///
+    /// They must not be those that HTTP/2 forbids (`connection` and its like).
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// Status of gRPC in place of the one that follows from the status.
     pub grpc_status: Option<u32>,
@@ -75,14 +77,16 @@ impl Request {
     }
 }
 
-/// True for `application/grpc` with or without a format or parameters; gRPC-Web is plain HTTP here, as Envoy has it.
+/// Returns true for `application/grpc`, with a format or parameters or without.
+///
+/// gRPC-Web is plain HTTP here, as Envoy has it.
 pub fn is_grpc(fields: &HeaderMap) -> bool {
     let Some(value) = fields.get(CONTENT_TYPE) else { return false };
     let rest = value.as_bytes().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
-/// Returns gRPC's status for a status of HTTP, as gRPC's own mapping and Envoy's local answers have it.
+/// Returns gRPC's status for a status of HTTP, as Envoy's local answers.
 pub fn grpc_status(status: StatusCode) -> u32 {
     match status.as_u16() {
         400 => 13,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 /// Owner of one connection.
 pub trait Rules {
-    /// Its part in one request. Dropped when the request has ended, so a permit for a request may lie in it.
+    /// Its part in one request, dropped at the end: the place for a permit.
     type Exchange: Exchange;
 
     /// A request began.
@@ -23,7 +23,9 @@ pub trait Rules {
     }
 }
 
-/// Owner's part in one request. The calls come in the order of the methods.
+/// Owner's part in one request.
+///
+/// The calls come in the order of the methods.
 pub trait Exchange {
     /// Decides about the request; asked again when the delay that it asked for is over.
     fn decide(&mut self, request: &request::Parts) -> Decision;
@@ -43,13 +45,15 @@ pub trait Exchange {
         let _ = response;
     }
 
-    /// Bytes of a body were handed on: the place to note that the stream is not idle.
+    /// Bytes of a body were handed on, so the stream is not idle.
     fn moved(&mut self, from: Peer, bytes: usize) {
         let _ = (from, bytes);
     }
 
-    /// Ends the request if it took too long: with this answer, or by a reset if its response has begun. Asked when the owner
-    /// calls [`Handle::sweep`](crate::Handle::sweep); there is no timer in a request.
+    /// Returns the answer that ends the request if it took too long.
+    ///
+    /// Behind the head of a response it ends by a reset. Asked when the owner calls [`Handle::sweep`](crate::Handle::sweep); there
+    /// is no timer in a request.
     fn overdue(&mut self) -> Option<Reply> {
         None
     }
@@ -76,7 +80,9 @@ pub enum Decision {
 pub struct Edits {
     /// Fields that are taken out, all of that name.
     pub remove: Vec<HeaderName>,
-    /// Fields that are set in place of all of that name. They must not be those that HTTP/2 forbids (`connection` and its like).
+    /// Fields that are set in place of all of that name.
+    ///
+    /// They must not be those that HTTP/2 forbids (`connection` and its like).
     pub set: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -138,7 +144,9 @@ impl Failure {
 /// End of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// The whole response was handed to the client's connection. (The request's body may have been cut by the server.)
+    /// The whole response was handed to the client's connection.
+    ///
+    /// The server may have cut the request's body.
     Complete,
     /// The owner decided to answer.
     Answered,
@@ -148,7 +156,7 @@ pub enum How {
     Unreachable,
     /// The server failed: answered, or reset with INTERNAL_ERROR if the response had begun.
     Failed(Failure),
-    /// The server does not take it, by GOAWAY or because it is gone: reset with REFUSED_STREAM, so that it is safe to repeat.
+    /// The server did not take it: reset with REFUSED_STREAM, safe to repeat.
     Refused,
     /// The client reset its stream; so was the server's, with the same code.
     ClientReset(Reason),
@@ -175,7 +183,9 @@ pub struct Outcome {
     pub sent: u64,
     /// Time when the request's head was here.
     pub began: Instant,
-    /// Time when the head went to the server: not before delays, the connect, and the server's limit of streams.
+    /// Time when the head went to the server.
+    ///
+    /// Delays, the connect and the server's limit of streams lie before it.
     pub forwarded: Option<Instant>,
     /// Time when the response's head was here.
     pub responded: Option<Instant>,

@@ -4,12 +4,15 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Most time that closing takes: GOAWAY and resets are written, then the streams are dropped. A peer that reads gets them at
-/// once; one that does not read must not hold the connection.
+/// Most time for the last GOAWAY and resets to be written.
+///
+/// A peer that reads gets them at once; one that does not read must not hold the connection.
 pub(crate) const CLOSING: Duration = Duration::from_secs(1);
 
-/// Frames of control that each frame with a request or data allows on top of the limit a second. A frame of data may be answered
-/// by two WINDOW_UPDATE and a PING (gRPC measures the bandwidth so); Envoy allows 10 WINDOW_UPDATE for each frame sent.
+/// Frames of control that each HEADERS or DATA allows on top of the limit.
+///
+/// A frame of data may be answered by two WINDOW_UPDATE and a PING (gRPC measures the bandwidth so); Envoy allows 10 WINDOW_UPDATE
+/// for each frame sent.
 const CONTROL_PER_WORK: u32 = 10;
 
 /// Bounds of one session.
@@ -17,19 +20,23 @@ const CONTROL_PER_WORK: u32 = 10;
 pub struct Settings {
     /// Streams under way at once. Envoy 1,024, ztunnel 200.
     pub streams: u32,
-    /// Bytes of a header list, 32 for each field included, as HTTP/2 counts. The bound of a head over HTTP/1, too.
+    /// Bytes of a header list, 32 for each field included.
     pub header_list: u32,
     /// Receive window of a stream in bytes. Envoy 16 MiB, linkerd 64 KiB.
     pub stream_window: u32,
-    /// Receive window of a connection in bytes: 16 streams whose reader stands still leave the others nothing to move in.
-    /// Envoy 24 MiB, linkerd 1 MiB.
+    /// Receive window of a connection in bytes. Envoy 24 MiB, linkerd 1 MiB.
+    ///
+    /// 16 streams whose reader stands still leave the others nothing to move in.
     pub connection_window: u32,
     /// Bytes of a stream that may wait for the socket on each side.
     pub send_buffer: usize,
-    /// Streams that a client may reset in a second after they reached the server, besides one for each that ended well.
+    /// Streams that a client may reset in a second after they reached the server.
+    ///
+    /// Each stream that ends well allows one more.
     pub resets: u32,
-    /// Frames other than HEADERS, DATA and CONTINUATION that a peer may send in a second, besides ten for each HEADERS and DATA
-    /// that passes in either direction.
+    /// Frames other than HEADERS, DATA and CONTINUATION from a peer in a second.
+    ///
+    /// Each HEADERS and DATA that passes in either direction allows ten more.
     pub control: u32,
     /// Informational responses (1xx) to one request.
     pub interim: u32,
@@ -50,7 +57,9 @@ impl Default for Settings {
     }
 }
 
-/// Count of what a peer may do in a second. The clock is read only when the count is used up, not for each frame.
+/// Count of what a peer may do in a second.
+///
+/// The clock is read only when the count is used up, not for each frame.
 #[derive(Debug)]
 pub(crate) struct Rate {
     limit: u32,

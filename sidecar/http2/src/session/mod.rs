@@ -28,8 +28,10 @@ use upstream::Upstream;
 /// Rounds over connections and streams in one poll of the task, before other tasks get their turn.
 const ROUNDS: usize = 4;
 
-/// Bytes that are read from each side in a round. Streams take their data out between rounds: what the h2 crate holds of small
-/// frames stays below the number at which it ends a connection, also when a backlog of them lies in the socket.
+/// Bytes that are read from each side in a round.
+///
+/// Streams take their data out between rounds: what the h2 crate holds of small frames stays below the number at which it ends a
+/// connection, also when a backlog of them lies in the socket.
 const SHARE: usize = 64 * 1024;
 
 /// Session that has not begun.
@@ -60,9 +62,9 @@ pub enum Cause {
     Client(Reason),
     /// The client's stream failed.
     Io(io::ErrorKind),
-    /// The client reset too many streams that had reached the server; GOAWAY was sent with ENHANCE_YOUR_CALM.
+    /// Too many resets of streams that had reached the server; GOAWAY with ENHANCE_YOUR_CALM.
     ResetFlood,
-    /// The client sent too many frames of control; GOAWAY was sent with ENHANCE_YOUR_CALM.
+    /// Too many frames of control; GOAWAY with ENHANCE_YOUR_CALM.
     ControlFlood,
 }
 

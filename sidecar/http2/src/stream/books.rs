@@ -83,7 +83,9 @@ impl<E: Exchange> Books<E> {
         }
     }
 
-    /// Answers the client. What it still sends is not read: the crate resets the stream with NO_ERROR behind the answer.
+    /// Answers the client.
+    ///
+    /// What it still sends is not read: the crate resets the stream with NO_ERROR behind the answer.
     fn answer(&mut self, reply: &Reply, respond: &mut SendResponse<Bytes>, form: &Form) {
         self.exchange.answered(reply);
         let (response, body) = reply.render(form);

@@ -237,6 +237,7 @@ async fn a_limit_that_the_server_lowers_is_kept() {
         if waiting.len() == 1 {
             greet(&mut far).await;
             assert_eq!(find(&mut far, HEADERS).await.stream, 1);
+            rest().await;
             far.write_all(&frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1])).await.unwrap();
             rest().await;
         }

@@ -137,7 +137,7 @@ async fn overdue_requests_are_answered_or_reset() {
     owner.journal.lock().unwrap().overdue =
         Some(Reply::new(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout"));
     rest().await;
-    assert_eq!(lab.handle.streams(), 2, "nobody asked");
+    assert_eq!(lab.handle.streams(), 2, "no sweep came");
     lab.handle.sweep();
     assert_eq!(within(silent).await.unwrap().status(), 504);
     let error = within(begun.body_mut().data()).await.unwrap().unwrap_err();
