@@ -92,11 +92,18 @@ pub(crate) struct Flags {
     pub(crate) sweep: AtomicU32,
 }
 
-/// Wakers of the streams, to wake all of them.
+/// Wakers of the streams, to wake many of them.
 #[derive(Default)]
 struct Seats {
-    wakers: Vec<Option<Waker>>,
+    seats: Vec<Seat>,
     free: Vec<usize>,
+}
+
+#[derive(Default)]
+struct Seat {
+    waker: Option<Waker>,
+    /// It found a socket blocked.
+    waits: bool,
 }
 
 /// Takes a lock also after a panic of another holder: the state is a plain value at each step.
@@ -169,22 +176,38 @@ impl Link {
     /// Notes the waker of a stream for its whole life: the set of streams gives each one that never changes.
     pub(crate) fn sit(&self, waker: &Waker) -> usize {
         let mut seats = lock(&self.seats);
-        let seat = seats.free.pop().unwrap_or_else(|| {
-            seats.wakers.push(None);
-            seats.wakers.len() - 1
+        let number = seats.free.pop().unwrap_or_else(|| {
+            seats.seats.push(Seat::default());
+            seats.seats.len() - 1
         });
-        seats.wakers[seat] = Some(waker.clone());
-        seat
+        seats.seats[number] = Seat { waker: Some(waker.clone()), waits: false };
+        number
     }
 
     pub(crate) fn rise(&self, seat: usize) {
         let mut seats = lock(&self.seats);
-        seats.wakers[seat] = None;
+        seats.seats[seat] = Seat::default();
         seats.free.push(seat);
     }
 
+    /// Notes that a stream waits for a blocked socket.
+    pub(crate) fn wait(&self, seat: usize) {
+        lock(&self.seats).seats[seat].waits = true;
+    }
+
+    /// Wakes the streams that wait for a blocked socket.
+    pub(crate) fn unblock(&self) {
+        for seat in &mut lock(&self.seats).seats {
+            if std::mem::take(&mut seat.waits)
+                && let Some(waker) = &seat.waker
+            {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
     pub(crate) fn wake_streams(&self) {
-        for waker in lock(&self.seats).wakers.iter().flatten() {
+        for waker in lock(&self.seats).seats.iter().filter_map(|seat| seat.waker.as_ref()) {
             waker.wake_by_ref();
         }
     }

@@ -54,7 +54,7 @@ impl<T> Watched<T> {
             Poll::Ready(Err(_)) => (),
             Poll::Ready(Ok(written)) => {
                 if self.side().blocked.swap(false, Relaxed) {
-                    self.link.wake_streams();
+                    self.link.unblock();
                 }
                 let mut left = *written;
                 for slice in slices {

@@ -3,7 +3,7 @@
 
 use crate::link::Link;
 use crate::reply::{Reply, Request as Form};
-use crate::rules::{Exchange, How, Outcome};
+use crate::rules::{Exchange, How, Outcome, Peer};
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
@@ -61,6 +61,15 @@ impl<E: Exchange> Books<E> {
         }
         self.sweep = sweep;
         self.exchange.overdue()
+    }
+
+    /// Returns true, and notes that the stream waits, while a side's socket takes no bytes.
+    pub(super) fn is_blocked(&self, side: Peer) -> bool {
+        let blocked = self.link.side(side).blocked.load(Relaxed);
+        if blocked && let Some(seat) = self.seat {
+            self.link.wait(seat);
+        }
+        blocked
     }
 
     pub(super) fn forwarded(&mut self) {

@@ -143,3 +143,31 @@ async fn unless_left<E: Exchange, F: Future>(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Books, Exchange};
+    use crate::rules::Decision;
+    use bytes::Bytes;
+    use h2::RecvStream;
+    use h2::server::SendResponse;
+    use http::Request;
+    use http::request::Parts;
+
+    struct Open;
+
+    impl Exchange for Open {
+        fn decide(&mut self, _: &Parts) -> Decision {
+            Decision::Pass(crate::rules::Edits::default())
+        }
+    }
+
+    fn size<F>(_: fn(Books<Open>, Request<RecvStream>, SendResponse<Bytes>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_is_small() {
+        assert!(size(super::run) <= 2048, "{} bytes", size(super::run));
+    }
+}

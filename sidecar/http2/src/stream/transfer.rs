@@ -97,8 +97,8 @@ impl Transfer {
         if self.up.is_over() {
             return None;
         }
-        let Books { exchange, outcome, link, .. } = books;
-        let blocked = link.server.blocked.load(Relaxed);
+        let blocked = books.is_blocked(Peer::Server);
+        let Books { exchange, outcome, .. } = books;
         let flow = self.up.poll(cx, blocked, |passed| {
             if let Passed::Bytes(bytes) = passed {
                 outcome.received += bytes as u64;
@@ -160,8 +160,8 @@ impl Transfer {
     fn poll_down<E: Exchange>(&mut self, cx: &mut Context<'_>, books: &mut Books<E>) -> Poll<How> {
         let Some(down) = &mut self.down else { return Poll::Pending };
         if !down.is_over() {
-            let Books { exchange, outcome, link, .. } = books;
-            let blocked = link.client.blocked.load(Relaxed);
+            let blocked = books.is_blocked(Peer::Client);
+            let Books { exchange, outcome, .. } = books;
             let flow = down.poll(cx, blocked, |passed| match passed {
                 Passed::Bytes(bytes) => {
                     outcome.sent += bytes as u64;
