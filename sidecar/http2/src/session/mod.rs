@@ -202,10 +202,9 @@ where
                 self.client.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 return Poll::Ready((flood, true));
             }
-            if self.upstream.poll(cx, &self.link) {
-                self.leave();
-            }
-            self.link.flags.touched.store(false, Relaxed);
+            // A GOAWAY is written by the next look at the client, and nothing else leads to one.
+            let leaves = self.upstream.poll(cx, &self.link) && self.leave();
+            self.link.flags.touched.store(leaves, Relaxed);
             while let Poll::Ready(Some(())) = Pin::new(&mut self.streams).poll_next(cx) {}
             if !self.link.flags.touched.load(Relaxed)
                 && !self.link.client.is_exhausted()
@@ -218,11 +217,13 @@ where
         Poll::Pending
     }
 
-    /// Sends GOAWAY once: 2^31 - 1 at first, the last stream a round trip later.
-    fn leave(&mut self) {
-        if !std::mem::replace(&mut self.draining, true) {
+    /// Begins GOAWAY, 2^31 - 1 at first, the last stream a round trip later. True for the first call.
+    fn leave(&mut self) -> bool {
+        let first = !std::mem::replace(&mut self.draining, true);
+        if first {
             self.client.graceful_shutdown();
         }
+        first
     }
 
     /// Accepts what the client sent, as far as the streams under way allow.

@@ -90,7 +90,9 @@ impl Transfer {
         // A stream that the crate reset, because the client broke a rule, is the client's fault: the server's code is neutral.
         let own = self.up.was_left_by_sender(cx);
         self.up.to.send_reset(if own { reason } else { Reason::CANCEL });
-        Some(How::ClientReset(reason))
+        // Clients of gRPC end the rest of a request so when they have the whole response.
+        let whole = self.down.as_ref().is_some_and(Body::is_over);
+        Some(if whole { How::Complete } else { How::ClientReset(reason) })
     }
 
     fn poll_up<E: Exchange>(&mut self, cx: &mut Context<'_>, books: &mut Books<E>) -> Option<How> {

@@ -299,3 +299,20 @@ async fn a_clients_goaway_lets_its_requests_finish_and_reaches_the_server() {
     assert_eq!(within(lab.end).await.unwrap().cause, Cause::Closed);
     assert_eq!(owner.outcomes()[0].how, How::Complete);
 }
+
+/// The end comes while all is at rest: no stream and no byte of the client leads to another look.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_just_closes_while_idle_is_told_to_the_client() {
+    let (near, mut far) = tokio::io::duplex(SOCKET);
+    let (lab, socket) = session(Owner::pass(), Settings::default(), Ok(near));
+    let (sender, connection) = client(socket).await;
+    tokio::spawn(async move {
+        greet(&mut far).await;
+        let stream = find(&mut far, HEADERS).await.stream;
+        far.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    });
+    fetch(&sender, get("/")).await.unwrap();
+    within(connection).await.unwrap().unwrap();
+    assert_eq!(within(lab.end).await.unwrap().cause, Cause::ServerGone);
+}

@@ -220,3 +220,32 @@ async fn late_data_of_thousands_of_left_responses_is_no_flood() {
     rest().await;
     assert!(!lab.end.is_finished());
 }
+
+/// A client that has the whole response may reset the rest of its request.
+#[tokio::test(start_paused = true)]
+async fn a_reset_behind_the_whole_response_is_no_failure() {
+    let seen = Arc::new(Mutex::new(None));
+    let kept = Arc::clone(&seen);
+    let owner = Owner::pass();
+    let (_lab, sender, _) = lab(owner.clone(), move |request, mut respond| {
+        let kept = Arc::clone(&kept);
+        async move {
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from_static(b"whole"), true).unwrap();
+            let _request = request;
+            let reason = std::future::poll_fn(|cx| stream.poll_reset(cx)).await.unwrap();
+            *kept.lock().unwrap() = Some(reason);
+        }
+    })
+    .await;
+    let mut sender = within(sender.ready()).await.unwrap();
+    let (response, mut stream) = sender.send_request(post("/"), false).unwrap();
+    let mut response = within(response).await.unwrap();
+    assert_eq!(within(read_all(response.body_mut())).await.unwrap().0, b"whole");
+    rest().await;
+    assert!(owner.outcomes().is_empty(), "the request goes on");
+    stream.send_reset(Reason::CANCEL);
+    rest().await;
+    assert_eq!(*seen.lock().unwrap(), Some(Reason::CANCEL));
+    assert_eq!(owner.outcomes()[0].how, How::Complete);
+}
