@@ -8,9 +8,9 @@ use crate::rules::{Failure, Peer};
 use crate::settings::{Rate, Settings};
 use bytes::Bytes;
 use h2::client::SendRequest;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Wake, Waker};
 use tokio::sync::Semaphore;
 
 /// One side's connection as its streams see it.
@@ -80,8 +80,10 @@ pub(crate) struct Flags {
     pub(crate) wanted: AtomicBool,
     /// A request went to the server.
     pub(crate) used: AtomicBool,
-    /// A stream was polled: it may have left work to the connections.
-    pub(crate) touched: AtomicBool,
+    /// The task is polled.
+    pub(crate) inside: AtomicBool,
+    /// Something is to be done in another round.
+    pub(crate) again: AtomicBool,
     /// The owner drains.
     pub(crate) draining: AtomicBool,
     /// The client reset too many streams.
@@ -151,6 +153,7 @@ impl Link {
     pub(crate) fn client_reset(&self) {
         if !lock(&self.resets).spend(1) {
             self.flags.reset_too_often.store(true, Relaxed);
+            self.wake_session();
         }
     }
 
@@ -167,10 +170,20 @@ impl Link {
         }
     }
 
+    /// Leads to another round: of the poll that is going on, or of the task's next one.
     pub(crate) fn wake_session(&self) {
-        if let Some(waker) = &*lock(&self.session) {
+        self.flags.again.store(true, SeqCst);
+        if !self.flags.inside.load(SeqCst)
+            && let Some(waker) = &*lock(&self.session)
+        {
             waker.wake_by_ref();
         }
+    }
+
+    /// Lets go what would hold the task and the connections as long as a handle lives.
+    fn release(&self) {
+        self.set_upstream(Server::Leaving);
+        *lock(&self.session) = None;
     }
 
     /// Notes the waker of a stream for its whole life: the set of streams gives each one that never changes.
@@ -210,6 +223,28 @@ impl Link {
         for waker in lock(&self.seats).seats.iter().filter_map(|seat| seat.waker.as_ref()) {
             waker.wake_by_ref();
         }
+    }
+}
+
+/// Waker of the connections and of the set of streams.
+///
+/// A stream that sends wakes its connection, which is looked at in the next round of the same poll; the task need not be woken.
+impl Wake for Link {
+    fn wake(self: Arc<Self>) {
+        self.wake_session();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_session();
+    }
+}
+
+/// Life of a session's future: at its end the link lets go what it holds.
+pub(crate) struct Life(pub(crate) Arc<Link>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 

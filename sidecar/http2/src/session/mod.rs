@@ -4,7 +4,7 @@
 mod closing;
 mod upstream;
 
-use crate::link::{Handle, Link, Server};
+use crate::link::{Handle, Life, Link, Server};
 use crate::malformed::Malformed;
 use crate::reply::Reply;
 use crate::rules::{Exchange, Peer, Rules};
@@ -20,8 +20,8 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite};
 use upstream::Upstream;
 
@@ -115,6 +115,7 @@ impl<R: Rules> Session<R> {
         D: Future<Output = Result<S, Reply>>,
     {
         let Self { rules, link } = self;
+        let _life = Life(Arc::clone(&link));
         let watched = Watched::new(client, prefix, Peer::Client, Arc::clone(&link));
         let client = match greet(watched, &link.settings).await {
             Ok(client) => client,
@@ -188,8 +189,22 @@ where
 {
     /// Ends with the cause, and true if the client's connection is still open for its last words.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Cause, bool)> {
-        self.link.attend(cx.waker());
+        let link = Arc::clone(&self.link);
+        link.attend(cx.waker());
+        link.flags.inside.store(true, SeqCst);
+        let waker = Waker::from(Arc::clone(&link));
+        let end = self.poll_rounds(&mut Context::from_waker(&waker));
+        link.flags.inside.store(false, SeqCst);
+        // Looked at behind `inside`, so that what another thread asks for in between is not lost.
+        if end.is_pending() && link.flags.again.swap(false, SeqCst) {
+            cx.waker().wake_by_ref();
+        }
+        end
+    }
+
+    fn poll_rounds(&mut self, cx: &mut Context<'_>) -> Poll<(Cause, bool)> {
         for _ in 0..ROUNDS {
+            self.link.flags.again.store(false, SeqCst);
             self.link.client.share.store(SHARE, Relaxed);
             self.link.server.share.store(SHARE, Relaxed);
             if self.link.flags.draining.load(Relaxed) {
@@ -202,19 +217,22 @@ where
                 self.client.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 return Poll::Ready((flood, true));
             }
-            // A GOAWAY is written by the next look at the client, and nothing else leads to one.
-            let leaves = self.upstream.poll(cx, &self.link) && self.leave();
-            self.link.flags.touched.store(leaves, Relaxed);
+            // A GOAWAY is written by the next look at the client, and so are requests accepted that found the set full.
+            let mut again = self.upstream.poll(cx, &self.link) && self.leave();
+            let full = self.is_full();
             while let Poll::Ready(Some(())) = Pin::new(&mut self.streams).poll_next(cx) {}
-            if !self.link.flags.touched.load(Relaxed)
-                && !self.link.client.is_exhausted()
-                && !self.link.server.is_exhausted()
-            {
+            again |= full && !self.is_full();
+            again |= self.link.client.is_exhausted() || self.link.server.is_exhausted();
+            if !again && !self.link.flags.again.load(SeqCst) {
                 return Poll::Pending;
             }
         }
-        cx.waker().wake_by_ref();
+        self.link.flags.again.store(true, SeqCst);
         Poll::Pending
+    }
+
+    fn is_full(&self) -> bool {
+        self.streams.len() >= self.link.settings.streams as usize
     }
 
     /// Begins GOAWAY, 2^31 - 1 at first, the last stream a round trip later. True for the first call.
@@ -230,7 +248,7 @@ where
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
         self.upstream.offer_extended_connect(&mut self.client);
         // The crate counts a stream that was reset no more, and the set still holds it until its next poll.
-        while self.streams.len() < self.link.settings.streams as usize {
+        while !self.is_full() {
             match self.client.poll_accept(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(Cause::Closed),
@@ -271,5 +289,61 @@ where
             Server::Away | Server::Ready(_) => Cause::Closed,
             Server::Leaving | Server::Failed(_) | Server::Broken(_) => Cause::ServerGone,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Rules, Server, Session};
+    use crate::rules::{Decision, Edits, Exchange};
+    use crate::settings::Settings;
+    use bytes::Bytes;
+    use http::request::Parts;
+    use std::sync::Arc;
+
+    struct Open;
+
+    impl Rules for Open {
+        type Exchange = Open;
+
+        fn begin(&self, _: &Parts) -> Open {
+            Open
+        }
+    }
+
+    impl Exchange for Open {
+        fn decide(&mut self, _: &Parts) -> Decision {
+            Decision::Pass(Edits::default())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_session_leaves_nothing() {
+        let (near, far) = tokio::io::duplex(65_536);
+        let (upstream, server) = tokio::io::duplex(65_536);
+        let session = Session::new(Open, Settings::default());
+        let handle = session.handle();
+        let relay = tokio::spawn(session.relay(far, Bytes::new(), async { Ok(upstream) }));
+        let serving = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(server).await.expect("a handshake");
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_response(http::Response::new(()), true).expect("the connection stands");
+            }
+        });
+        let (mut sender, connection) = h2::client::handshake(near).await.expect("a handshake");
+        let client = tokio::spawn(connection);
+        let request = http::Request::get("http://web/").body(()).expect("a request");
+        let (response, _) = sender.send_request(request, true).expect("the connection stands");
+        drop(response.await.expect("a response"));
+        // Idle, so that nothing but the end itself lets go.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        relay.abort();
+        assert!(relay.await.is_err());
+        assert!(matches!(handle.0.upstream(), Server::Leaving), "the handle holds no connection");
+        // A pipe keeps the waker of an end that is gone, so both pipes have to go.
+        drop(sender);
+        let _ = client.await;
+        let _ = serving.await;
+        assert_eq!(Arc::strong_count(&handle.0), 1);
     }
 }

@@ -51,7 +51,6 @@ impl<E: Exchange> Books<E> {
 
     /// Takes its seat for this poll. Returns the answer if the owner swept and finds the request overdue.
     pub(super) fn attend(&mut self, cx: &Context<'_>) -> Option<Reply> {
-        self.link.flags.touched.store(true, Relaxed);
         if self.seat.is_none() {
             self.seat = Some(self.link.sit(cx.waker()));
         }

@@ -73,8 +73,8 @@ async fn open<E: Exchange>(
     let slot = match Arc::clone(&link.slots).try_acquire_owned() {
         Ok(slot) => Ok(slot),
         Err(_) => {
-            // The session looks at it in its next round, as a stream was polled.
             link.flags.wanted.store(true, Relaxed);
+            link.wake_session();
             let free = Arc::clone(&link.slots).acquire_owned();
             unless_left(books, respond, free).await?
         }
