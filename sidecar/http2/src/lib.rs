@@ -33,6 +33,7 @@ mod stream;
 mod watched;
 
 pub use h2::Reason;
+pub use http;
 pub use link::Handle;
 pub use malformed::Malformed;
 pub use reply::{MAX_TEXT, Reply, grpc_status, is_grpc};

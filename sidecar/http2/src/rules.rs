@@ -25,7 +25,7 @@ pub trait Rules {
 
 /// Owner's part in one request.
 ///
-/// The calls come in the order of the methods.
+/// The calls come in the order of the methods, but for `received`, which a response may overtake.
 pub trait Exchange {
     /// Decides about the request; asked again when the delay that it asked for is over.
     fn decide(&mut self, request: &request::Parts) -> Decision;
@@ -40,9 +40,21 @@ pub trait Exchange {
         let _ = reply;
     }
 
+    /// The client sent all of its request, trailers included.
+    ///
+    /// A server that takes no more of a request's body ends it without this call.
+    fn received(&mut self) {}
+
     /// The server's response began. Not called for informational ones.
     fn responded(&mut self, response: &response::Parts) {
         let _ = response;
+    }
+
+    /// Returns how many bytes of the response's body may be handed on now: at least one, at most as many as are wanted.
+    ///
+    /// Otherwise it returns the time at which it is asked again. Bytes that wait hold back their server, not other streams.
+    fn budget(&mut self, wanted: usize) -> Result<usize, Instant> {
+        Ok(wanted)
     }
 
     /// Bytes of a body were handed on, so the stream is not idle.

@@ -35,6 +35,15 @@ pub(crate) enum Passed<'a> {
     Trailers(&'a HeaderMap),
 }
 
+/// Owner of a direction's bytes.
+pub(crate) trait Sink {
+    /// Returns how many of the wanted bytes may be handed on now.
+    fn poll_budget(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<usize>;
+
+    /// Notes a part that was handed on.
+    fn passed(&mut self, part: Passed<'_>);
+}
+
 /// End of a direction.
 pub(crate) enum Flow {
     /// All was handed on, with the end of the stream.
@@ -66,12 +75,7 @@ impl Body {
     }
 
     /// Hands on what there is. Nothing is sent while the receiver's socket is blocked.
-    pub(crate) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        blocked: bool,
-        mut passed: impl FnMut(Passed<'_>),
-    ) -> Poll<Flow> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, blocked: bool, mut sink: impl Sink) -> Poll<Flow> {
         let flow = loop {
             if let Err(error) = self.take_in(cx) {
                 break Flow::Source(error);
@@ -80,7 +84,7 @@ impl Body {
                 match self.state {
                     State::Open => return Poll::Pending,
                     State::Last => break finish(self.to.send_data(Bytes::new(), true)),
-                    State::Trailers => match self.poll_trailers(cx, &mut passed) {
+                    State::Trailers => match self.poll_trailers(cx, &mut sink) {
                         Poll::Ready(flow) => break flow,
                         Poll::Pending => return Poll::Pending,
                     },
@@ -90,7 +94,7 @@ impl Body {
             if blocked {
                 return Poll::Pending;
             }
-            match self.send(cx, &mut passed) {
+            match self.send(cx, &mut sink) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(flow)) => break flow,
                 Poll::Ready(None) => (),
@@ -122,7 +126,7 @@ impl Body {
     }
 
     /// Sends what the receiver's windows allow of the held front.
-    fn send(&mut self, cx: &mut Context<'_>, passed: &mut impl FnMut(Passed<'_>)) -> Poll<Option<Flow>> {
+    fn send(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> Poll<Option<Flow>> {
         self.to.reserve_capacity(self.held.front());
         if self.to.capacity() == 0 {
             match self.to.poll_capacity(cx) {
@@ -131,21 +135,24 @@ impl Body {
                 Poll::Ready(_) => return Poll::Ready(Some(Flow::Sink)),
             }
         }
-        let data = self.held.take(self.to.capacity().min(self.held.front()));
+        let Poll::Ready(budget) = sink.poll_budget(cx, self.to.capacity().min(self.held.front())) else {
+            return Poll::Pending;
+        };
+        let data = self.held.take(budget);
         let (bytes, end) = (data.len(), self.state == State::Last && self.held.is_empty());
         if self.to.send_data(data, end).is_err() {
             return Poll::Ready(Some(Flow::Sink));
         }
-        passed(Passed::Bytes(bytes));
+        sink.passed(Passed::Bytes(bytes));
         // A stream that was reset in between has nothing to give back, which is no error here.
         let _ = self.from.flow_control().release_capacity(bytes);
         Poll::Ready(end.then_some(Flow::Done))
     }
 
-    fn poll_trailers(&mut self, cx: &mut Context<'_>, passed: &mut impl FnMut(Passed<'_>)) -> Poll<Flow> {
+    fn poll_trailers(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> Poll<Flow> {
         self.from.poll_trailers(cx).map(|trailers| match trailers {
             Ok(Some(trailers)) => {
-                passed(Passed::Trailers(&trailers));
+                sink.passed(Passed::Trailers(&trailers));
                 finish(self.to.send_trailers(trailers))
             }
             Ok(None) => finish(self.to.send_data(Bytes::new(), true)),

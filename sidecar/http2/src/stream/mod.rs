@@ -4,6 +4,7 @@
 mod body;
 mod books;
 mod held;
+mod ledger;
 mod transfer;
 
 pub(crate) use books::Books;
@@ -85,6 +86,9 @@ async fn open<E: Exchange>(
     let over = body.is_end_stream();
     let (response, upload) = send(books, &mut server, head, over)?;
     books.forwarded();
+    if over {
+        books.exchange.received();
+    }
     Ok(Sent { response, upload, over, slot })
 }
 

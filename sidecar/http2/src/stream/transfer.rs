@@ -4,8 +4,9 @@
 //! The directions end independently. A server may answer early and take no more of the request's body: its answer is still
 //! handed on as a whole, and the client's stream is reset with NO_ERROR behind it.
 
-use super::body::{Body, Flow, Passed};
+use super::body::{Body, Flow};
 use super::books::{Books, Stop};
+use super::ledger::Ledger;
 use crate::reply::{Request as Form, reported_grpc_status};
 use crate::rules::{Exchange, Failure, How, Peer};
 use bytes::Bytes;
@@ -13,9 +14,10 @@ use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{Response, StatusCode};
+use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 /// Request under way between both sides.
 pub(crate) struct Transfer {
@@ -27,6 +29,8 @@ pub(crate) struct Transfer {
     respond: SendResponse<Bytes>,
     form: Form,
     interim: u32,
+    /// Made for a response that waits for its budget.
+    wait: Option<Pin<Box<Sleep>>>,
 }
 
 /// Failure on the server's side, as the client is told.
@@ -53,7 +57,7 @@ impl Fault {
 
 impl Transfer {
     pub(super) fn new(up: Body, response: ResponseFuture, respond: SendResponse<Bytes>, form: Form) -> Self {
-        Self { up, down: None, response, respond, form, interim: 0 }
+        Self { up, down: None, response, respond, form, interim: 0, wait: None }
     }
 
     pub(super) fn poll<E: Exchange>(&mut self, cx: &mut Context<'_>, books: &mut Books<E>) -> Poll<How> {
@@ -100,16 +104,13 @@ impl Transfer {
             return None;
         }
         let blocked = books.is_blocked(Peer::Server);
-        let Books { exchange, outcome, .. } = books;
-        let flow = self.up.poll(cx, blocked, |passed| {
-            if let Passed::Bytes(bytes) = passed {
-                outcome.received += bytes as u64;
-                exchange.moved(Peer::Client, bytes);
+        match self.up.poll(cx, blocked, Ledger { books, from: Peer::Client, wait: &mut None }) {
+            Poll::Ready(Flow::Done) => {
+                books.exchange.received();
+                None
             }
-        });
-        match flow {
             // What the server says in its response, or by a reset, is looked at next.
-            Poll::Pending | Poll::Ready(Flow::Done | Flow::Sink) => None,
+            Poll::Pending | Poll::Ready(Flow::Sink) => None,
             Poll::Ready(Flow::Source(error)) => {
                 let reason = error.reason().filter(|_| error.is_remote()).unwrap_or(Reason::CANCEL);
                 self.up.to.send_reset(reason);
@@ -133,7 +134,7 @@ impl Transfer {
             // A client that has left is seen at the next poll.
             let _ = self.respond.send_informational(interim);
         }
-        match std::pin::Pin::new(&mut self.response).poll(cx) {
+        match Pin::new(&mut self.response).poll(cx) {
             Poll::Pending => None,
             Poll::Ready(Ok(response)) => self.begin(response, books),
             Poll::Ready(Err(error)) => Some(self.fault(books, &error)),
@@ -163,17 +164,8 @@ impl Transfer {
         let Some(down) = &mut self.down else { return Poll::Pending };
         if !down.is_over() {
             let blocked = books.is_blocked(Peer::Client);
-            let Books { exchange, outcome, .. } = books;
-            let flow = down.poll(cx, blocked, |passed| match passed {
-                Passed::Bytes(bytes) => {
-                    outcome.sent += bytes as u64;
-                    exchange.moved(Peer::Server, bytes);
-                }
-                Passed::Trailers(fields) => {
-                    outcome.grpc_status = reported_grpc_status(fields).or(outcome.grpc_status)
-                }
-            });
-            match std::task::ready!(flow) {
+            let ledger = Ledger { books, from: Peer::Server, wait: &mut self.wait };
+            match std::task::ready!(down.poll(cx, blocked, ledger)) {
                 Flow::Done => (),
                 Flow::Source(error) => return Poll::Ready(self.fault(books, &error)),
                 Flow::Sink => {

@@ -38,10 +38,36 @@ async fn bodies_of_many_sizes_pass_both_ways_with_trailers() {
         sizes.map(|size| (size as u64, size as u64))
     );
     assert_eq!(owner.journal.lock().unwrap().moved, (total, total));
+    assert_eq!(owner.journal.lock().unwrap().received, sizes.len(), "each request was sent as a whole");
     assert_eq!(
         (lab.handle.streams(), lab.dials.load(Relaxed), owner.journal.lock().unwrap().permits),
         (0, 1, 0)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_passes_in_portions_and_holds_no_other_back() {
+    let owner = Owner::pass();
+    let (_lab, sender, _) = lab(owner.clone(), |request, mut respond| async move {
+        let slow = request.uri().path() == "/slow";
+        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        send_all(&mut stream, Bytes::from(vec![7; if slow { 95_000 } else { 9_000 }])).await.unwrap();
+        stream.send_data(Bytes::new(), true).unwrap();
+    })
+    .await;
+    owner.journal.lock().unwrap().portion = Some(10_000);
+    let began = tokio::time::Instant::now();
+    let (slow, quick) = tokio::join!(fetch(&sender, get("/slow")), async {
+        let quick = fetch(&sender, get("/quick")).await;
+        (quick, began.elapsed())
+    });
+    assert_eq!(slow.unwrap().1.len(), 95_000);
+    // The server's frames do not fit the portions, so a portion may be smaller than it may be.
+    let took = began.elapsed();
+    assert!((9 * TURN..20 * TURN).contains(&took), "{took:?}");
+    let (quick, took) = quick;
+    assert_eq!((quick.unwrap().1.len(), owner.journal.lock().unwrap().received), (9_000, 2));
+    assert!(took < 2 * TURN, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -49,7 +49,14 @@ pub(crate) struct Journal {
     pub(crate) ended: Vec<Outcome>,
     pub(crate) overdue: Option<Reply>,
     pub(crate) permits: usize,
+    /// Requests of which the client sent all.
+    pub(crate) received: usize,
+    /// Bytes of a response that may pass in each [`TURN`].
+    pub(crate) portion: Option<usize>,
 }
+
+/// Time between two portions of a response.
+pub(crate) const TURN: Duration = Duration::from_secs(1);
 
 impl Owner {
     pub(crate) fn new(decide: impl Fn(&request::Parts, u32) -> Decision + Send + Sync + 'static) -> Self {
@@ -68,6 +75,8 @@ impl Owner {
 pub(crate) struct Books {
     owner: Owner,
     asked: u32,
+    /// Time of the next portion.
+    next: Option<tokio::time::Instant>,
 }
 
 impl Rules for Owner {
@@ -77,7 +86,7 @@ impl Rules for Owner {
         let mut journal = self.journal.lock().unwrap();
         journal.began += 1;
         journal.permits += 1;
-        Books { owner: self.clone(), asked: 0 }
+        Books { owner: self.clone(), asked: 0, next: None }
     }
 
     fn refused(&self, _: &request::Parts, rule: culvert_http2::Malformed) {
@@ -105,6 +114,20 @@ impl Exchange for Books {
             Peer::Client => journal.moved.0 += bytes,
             Peer::Server => journal.moved.1 += bytes,
         }
+    }
+
+    fn received(&mut self) {
+        self.owner.journal.lock().unwrap().received += 1;
+    }
+
+    fn budget(&mut self, wanted: usize) -> Result<usize, tokio::time::Instant> {
+        let Some(portion) = self.owner.journal.lock().unwrap().portion else { return Ok(wanted) };
+        let now = tokio::time::Instant::now();
+        if let Some(next) = self.next.filter(|next| *next > now) {
+            return Err(next);
+        }
+        self.next = Some(now + TURN);
+        Ok(portion.min(wanted))
     }
 
     fn overdue(&mut self) -> Option<Reply> {
