@@ -344,24 +344,6 @@ fn without_a_server_the_client_gets_a_503_and_from_one_that_speaks_no_http_a_502
 }
 
 #[test]
-fn http_2_passes_unseen() -> Result<()> {
-    let world = World::new()?;
-    let sidecar = world.sidecar(&[])?;
-    for way in Way::ALL {
-        let _server = world.serve(way, echo())?;
-        let mut client = world.connect(way)?;
-        let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        client.write_all(preface.as_bytes())?;
-        hears(&mut client, preface)?;
-        client.write_all(b"\0\0\0\x04\0")?;
-        hears(&mut client, "\0\0\0\u{4}\0")?;
-        let line = format!("culvert_http_unseen_total{{direction=\"{}\"}} 1\n", way.name());
-        eventually!(sidecar.metrics().is_ok_and(|page| page.contains(&line)), SOON);
-    }
-    Ok(())
-}
-
-#[test]
 fn a_server_that_resets_is_a_reset() -> Result<()> {
     let world = World::new()?;
     let _sidecar = world.sidecar(&[])?;

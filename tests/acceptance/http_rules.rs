@@ -22,7 +22,7 @@ fn with(policy: &str) -> Result<World> {
 }
 
 /// A MeshFaultInjection with one fault of requests by everyone.
-fn fault(fault: &str) -> String {
+pub(crate) fn fault(fault: &str) -> String {
     format!(
         "{{type: MeshFaultInjection, name: f, spec: {{from: [{{targetRef: {{kind: Mesh}}, default: {{http: [{fault}]}}}}]}}}}"
     )
@@ -51,13 +51,13 @@ fn answer(stream: &mut TcpStream) -> Result<(u16, String, Vec<u8>)> {
     Ok((status, head, body))
 }
 
-fn count(sidecar: &Sidecar<'_>, series: &str) -> Result<u64> {
+pub(crate) fn count(sidecar: &Sidecar<'_>, series: &str) -> Result<u64> {
     let page = sidecar.metrics()?;
     let line = page.lines().find_map(|line| line.strip_prefix(&format!("culvert_{series} ")));
     Ok(line.with_context(|| format!("no {series}"))?.parse()?)
 }
 
-const IN: &str = "direction=\"inbound\"";
+pub(crate) const IN: &str = "direction=\"inbound\"";
 
 #[test]
 fn a_delay_holds_requests_back_and_an_abort_answers_them() -> Result<()> {

@@ -23,6 +23,7 @@ mod forged;
 mod go_json;
 mod guards;
 mod health;
+mod http2_rules;
 mod http_clients;
 mod http_ports;
 mod http_rules;

@@ -6,7 +6,7 @@ use crate::cluster::metrics::read_limits;
 use crate::cluster::registry::{Running, stat_name, stat_prefix};
 use crate::metrics::{MetricRegistry, Stats};
 use crate::observe::readiness::ServerState;
-use crate::plan::{self, Serve};
+use crate::plan;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
     let mut stats = registry.stats();
     server(&mut stats, running, process);
     let listeners = running.used_listeners();
-    let of_http = listeners.iter().filter(|one| one.plan.serve == Serve::Http);
+    let of_http = listeners.iter().filter(|one| one.plan.serve.is_http());
     let of_http: HashSet<_> = of_http.flat_map(|one| one.clusters()).map(|one| &*one.state.name).collect();
     for cluster in &running.used_clusters() {
         let (state, name) = (&cluster.state, &cluster.stat_name);
@@ -52,7 +52,7 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
         }
         let (address, name) = (stat_address(planned), stat_name(&planned.name));
         stats.read(&of.metrics, &[("listener", &address), ("tcp", &name)]);
-        if planned.serve == Serve::Http {
+        if planned.serve.is_http() {
             let prefix = stat_prefix(planned);
             let requests = format!("http.{prefix}.downstream_rq");
             stats.read(&of.metrics, &[("http", &prefix), ("requests", &requests)]);

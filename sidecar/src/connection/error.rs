@@ -7,6 +7,7 @@ use crate::net::addrs::OrigDst;
 use crate::net::limit::Claim;
 use crate::observe::close_reason::CloseReason;
 use crate::plan::listener::rate::RatePlan;
+use crate::relay::http::Refusal as Rule;
 use crate::tls::TlsError;
 use crate::tls::asked::Nameless;
 use culvert_mesh::model::spiffe::SpiffeId;
@@ -72,6 +73,16 @@ impl ForwardError {
             Self::Forbidden(_) => CloseReason::Forbidden,
             Self::Connect(error) => error.reason(),
             Self::Stopped(reason) => *reason,
+        }
+    }
+
+    /// Returns the rule by which requests are answered in place of a server; `None` where the connection is refused.
+    pub(crate) fn answer(&self) -> Option<Rule> {
+        match self {
+            Self::Connect(ConnectError::Full { .. }) => Some(Rule::Overloaded),
+            Self::Connect(ConnectError::NoEndpoint(_)) => Some(Rule::NoEndpoint),
+            Self::Connect(ConnectError::Dial(_) | ConnectError::Tls(_)) => Some(Rule::Unreachable),
+            _ => None,
         }
     }
 }

@@ -71,7 +71,9 @@ fn begin(
             Ok(admitted) => match admitted.route.listener.plan.serve {
                 Serve::Tcp => tcp::connect(&mut downstream, Some(&mut accepted.stream), admitted).await,
                 // Boxed, so that a connection of TCP does not carry the room of it.
-                Serve::Http => return Box::pin(http::connect(downstream, accepted.stream, admitted)).await,
+                Serve::Http | Serve::Http2 => {
+                    return Box::pin(http::connect(downstream, accepted.stream, admitted)).await;
+                }
             },
             Err(error) => Err(error),
         };

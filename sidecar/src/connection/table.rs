@@ -6,7 +6,7 @@
 
 use crate::cluster::registry::ClusterState;
 use crate::connection::accepted::ConnectionInfo;
-use crate::net::addrs::DialAddr;
+use crate::net::addrs::{DialAddr, Direction};
 use crate::net::own_sockets::OwnSocket;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Known;
@@ -221,6 +221,8 @@ pub(crate) struct Table {
     /// The begin of the times at which connections are to be woken.
     began: Began,
     open: Mutex<BTreeMap<u64, Arc<Entry>>>,
+    /// Inbound connections are to end in good order, as far as their protocol has a way to say so.
+    drains_inbound: AtomicBool,
     emptied: Notify,
 }
 
@@ -314,6 +316,19 @@ impl Table {
         lock(&self.open).values().rev().take(most).cloned().collect()
     }
 
+    /// Asks inbound connections to end in good order. The application's own calls go on: it ends them itself.
+    pub(crate) fn drain_inbound(&self) {
+        self.drains_inbound.store(true, Relaxed);
+        for entry in self.snapshot().iter().filter(|entry| entry.info.direction == Direction::Inbound) {
+            entry.wake();
+        }
+    }
+
+    /// Returns true once the connections of a direction are to end in good order.
+    pub(crate) fn is_draining(&self, direction: Direction) -> bool {
+        direction == Direction::Inbound && self.drains_inbound.load(Relaxed)
+    }
+
     pub(crate) fn stop_all(&self, reason: CloseReason) {
         for entry in self.snapshot() {
             entry.stop(reason);
@@ -368,7 +383,7 @@ fn tick_for(idle_timeout: Option<Duration>) -> Duration {
 mod tests {
     use super::*;
     use crate::cluster::registry::{Registry, plan_without_documents};
-    use crate::net::addrs::{ClientAddr, Direction, OrigDst};
+    use crate::net::addrs::{ClientAddr, OrigDst};
     use crate::net::limit::Claim;
 
     fn entry(table: &Table, idle_timeout: Option<Duration>) -> Arc<Entry> {

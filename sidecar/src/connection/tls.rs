@@ -21,7 +21,7 @@ use crate::net::limit::Claim;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
 use crate::plan::tls::permissions::{Peer, Verdict};
-use crate::plan::{Gate, ListenerPlan, Origin, Plan, Serve, TlsMode};
+use crate::plan::{Gate, ListenerPlan, Origin, Plan, TlsMode};
 use crate::tls::first::{self, Expects};
 use crate::tls::handshake::{self, Shaken};
 use crate::tls::places::{Candidate, Place};
@@ -154,7 +154,7 @@ async fn accept(
     let judge = newer.as_ref().map_or(plan, |running| &running.plan);
     let gate = judge.mtls.as_ref().filter(|_| belong(&configs, judge)).map(|mtls| mtls.gate(listener));
     if !gate.is_some_and(|gate| permitted(gate, &shaken.peer, configs.names_services(), metrics)) {
-        if listener.serve == Serve::Http {
+        if listener.serve.is_http() {
             // A client of HTTP is told so, request by request.
             shaken.permitted = false;
             return Ok(Box::new(shaken));

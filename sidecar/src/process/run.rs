@@ -192,7 +192,10 @@ async fn drain_when_asked(
         for action in actions {
             match action {
                 DrainAction::NotReady => readiness.drain(),
-                DrainAction::CloseInbound => services.drain(Direction::Inbound),
+                DrainAction::CloseInbound => {
+                    services.drain(Direction::Inbound);
+                    proxy.table.drain_inbound();
+                }
                 DrainAction::Finish => return,
             }
         }

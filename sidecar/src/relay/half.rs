@@ -160,12 +160,6 @@ impl Half {
         Step::Pending
     }
 
-    /// Begins with bytes of the source that were read before.
-    pub(super) fn behind(bytes: Box<[u8]>) -> Self {
-        let held = if bytes.is_empty() { Held::Nothing } else { Held::tail(bytes) };
-        Self { held, ..Self::default() }
-    }
-
     /// Ends at once, and drops the bytes that were kept.
     pub(super) fn abandon(&mut self) {
         *self = Self { state: HalfState::Over, ..Self::default() };

@@ -228,13 +228,6 @@ impl Default for Relay {
     }
 }
 
-impl Relay {
-    /// Begins with bytes of the client that were read before.
-    pub(crate) fn behind(bytes: Box<[u8]>) -> Self {
-        Self { to_server: Half::behind(bytes), ..Self::default() }
-    }
-}
-
 impl<G: Gate> Relay<G> {
     /// Relays what the gate lets pass.
     pub(crate) fn through(gate: G) -> Self {

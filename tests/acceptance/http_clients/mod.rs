@@ -4,7 +4,7 @@
 mod browser;
 mod curl;
 mod drain;
-mod grpc;
+pub(crate) mod grpc;
 mod loads;
 mod node;
 pub(crate) mod origin;
@@ -24,7 +24,7 @@ use crate::http_ports::{Way, World};
 use crate::support::APP;
 
 /// The longest that a client may take, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Each way in each family, with a world of its own for the family.
 fn everywhere(mut check: impl FnMut(&World, Way) -> Result<()>) -> Result<()> {

@@ -142,7 +142,8 @@ async function askHttp2() {
   const session = http2.connect(target);
   const post = (body) =>
     new Promise((resolve, reject) => {
-      const stream = session.request({ ':method': 'POST' });
+      // Of an address of IPv6 Node makes an authority without brackets, which a relay refuses.
+      const stream = session.request({ ':method': 'POST', ':authority': new URL(target).host });
       let sum;
       stream.on('trailers', (trailers) => (sum = trailers['x-sum']));
       stream.on('error', reject);

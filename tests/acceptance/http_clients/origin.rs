@@ -2,12 +2,15 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use culvert_tests::server::Behaviour;
 use h2::server::SendResponse;
 use h2::{RecvStream, server};
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Bytes;
+
+use crate::http_ports::Heard;
 
 /// A request, as far as a server cares.
 #[derive(Debug, Default)]
@@ -77,9 +80,16 @@ pub(crate) fn http_1() -> impl Behaviour {
     }
 }
 
-/// HTTP/2 by prior knowledge: a page, and gRPC's health service, which serves.
+/// HTTP/2 by prior knowledge: a page, a [large](LARGE) one, and gRPC's health service, which serves.
 pub(crate) fn http_2() -> impl Behaviour {
-    |stream: TcpStream| {
+    http_2_heard(&Heard::default())
+}
+
+/// The same, and notes the fields of all requests, a line each.
+pub(crate) fn http_2_heard(heard: &Heard) -> impl Behaviour + use<> {
+    let heard = Arc::clone(heard);
+    move |stream: TcpStream| {
+        let heard = Arc::clone(&heard);
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -88,12 +98,20 @@ pub(crate) fn http_2() -> impl Behaviour {
             let mut connection = server::handshake(stream).await.map_err(io::Error::other)?;
             while let Some(asked) = connection.accept().await {
                 let (request, respond) = asked.map_err(io::Error::other)?;
+                for (name, value) in request.headers() {
+                    let line = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat();
+                    heard.lock().expect("no panic").extend(line);
+                }
                 tokio::spawn(async move { drop(serve_stream(request, respond).await) });
             }
             Ok(())
         })
     }
 }
+
+/// A path whose answer is larger than others.
+pub(crate) const LARGE: &str = "/large";
+pub(crate) const LARGE_BYTES: usize = 100 * 1024;
 
 async fn serve_stream(
     mut request: Request<RecvStream>,
@@ -108,7 +126,9 @@ async fn serve_stream(
     let is_grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/grpc");
     if !is_grpc {
         let mut body = respond.send_response(Response::new(()), false)?;
-        return body.send_data(format!("ok {length}").into(), true);
+        let large = request.uri().path() == LARGE;
+        let text = if large { "x".repeat(LARGE_BYTES) } else { format!("ok {length}") };
+        return body.send_data(text.into(), true);
     }
     let mut response = Response::new(());
     response.headers_mut().insert(header::CONTENT_TYPE, "application/grpc".parse().expect("a value"));

@@ -8,8 +8,9 @@ use super::*;
 use culvert_tests::eventually;
 use culvert_tests::server::http;
 
-use crate::http_clients::origin::http_1;
-use crate::http_clients::{finishes, program};
+use crate::http_clients::origin::{http_1, http_2_heard};
+use crate::http_clients::{finishes, grpc, program};
+use crate::http_ports::Heard;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -19,12 +20,20 @@ fn world(mode: &str) -> Result<World> {
 }
 
 fn with(mode: &str, more: &str) -> Result<World> {
+    world_of("http", mode, more)
+}
+
+/// Two pods whose ports speak a protocol, with documents more.
+fn world_of(protocol: &str, mode: &str, more: &str) -> Result<World> {
     let world = World::new(mode, more)?;
     let file = world.documents().join("mesh.yaml");
     let text = fs::read_to_string(&file)?;
     fs::write(
         file,
-        text.replace("kuma.io/service: server}", "kuma.io/service: server, kuma.io/protocol: http}"),
+        text.replace(
+            "kuma.io/service: server}",
+            &format!("kuma.io/service: server, kuma.io/protocol: {protocol}}}"),
+        ),
     )?;
     Ok(world)
 }
@@ -149,6 +158,7 @@ fn a_member_that_may_not_call_is_told_so_and_the_application_is_not() -> Result<
         // Another protocol gets no answer to be taken for the application's.
         let mut stream = world.member(WAITS)?;
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+        stream.shutdown(std::net::Shutdown::Write)?;
         let mut heard = Vec::new();
         let end = uninterrupted(|| stream.read_to_end(&mut heard));
         let is_preface = heard.get(3) == Some(&4);
@@ -196,5 +206,57 @@ fn an_application_hears_of_the_member_that_calls_and_of_no_other() -> Result<()>
     ensure!(ask(&mut world.stranger(WAITS)?, lie)?.ends_with("ok"), "a stranger");
     let said = heard.lock().expect("no panic").clone();
     assert_eq!(said, "GET / HTTP/1.1\r\nHost: a\r\nX-A: b\r\n\r\n");
+    Ok(())
+}
+
+/// The answer that a member gets from a port by HTTP/2, with its status.
+fn by_curl(world: &World, port: u16, field: &str) -> Result<String> {
+    let url = format!("http://{SERVER}:{port}/");
+    let arguments =
+        ["-sS", "--max-time", "20", "--http2-prior-knowledge", "-w", ": %{http_code}", "-H", field, &url];
+    Ok(finishes(world.client.as_uid(APP), &program("curl")?, &arguments)?.trim().to_owned())
+}
+
+#[test]
+fn streams_of_a_member_that_may_not_call_are_answered_and_reach_no_application() -> Result<()> {
+    let denied = "---\n{type: MeshTrafficPermission, name: closed, spec: {from: [{targetRef: {kind: Mesh}, default: {action: Deny}}]}}\n";
+    for protocol in ["http", "grpc"] {
+        let world = world_of(protocol, "STRICT", denied)?;
+        let (sidecar, _client) = (world.server_sidecar(&[])?, world.client_sidecar()?);
+        let server = world.lab.pod.as_uid(APP).serve(("0.0.0.0", WAITS), http_2_heard(&Heard::default()))?;
+        let said = by_curl(&world, WAITS, "x-own: a")?;
+        ensure!(said.starts_with("forbidden: ") && said.ends_with(": 403"), "{protocol}: {said}");
+        let (code, message) = grpc::refusal(world.client.as_uid(APP), format!("http://{SERVER}:{WAITS}"))?;
+        ensure!(code == tonic::Code::PermissionDenied, "{protocol}: {code:?} {message}");
+        assert_eq!(server.accepted(), 0, "{protocol}");
+        let line = "culvert_http_local_answers_total{direction=\"inbound\",by=\"permission\"} 2\n";
+        eventually!(sidecar.metrics().is_ok_and(|page| page.contains(line)), SOON);
+        eventually!(
+            sidecar
+                .access_log()
+                .iter()
+                .filter(|record| record["direction"] == "inbound")
+                .all(|record| record["reason"] == "forbidden"),
+            SOON
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn an_application_of_http_2_hears_who_calls_by_the_certificate_and_not_by_the_client() -> Result<()> {
+    let world = world_of("http2", "STRICT", "")?;
+    let _sidecars = (world.server_sidecar(&[])?, world.client_sidecar()?);
+    let heard = Heard::default();
+    let _server = world.lab.pod.as_uid(APP).serve(("0.0.0.0", WAITS), http_2_heard(&heard))?;
+    let said = by_curl(&world, WAITS, "X-Forwarded-Client-Cert: URI=spiffe://default/admin")?;
+    ensure!(said == "ok 0: 200", "{said}");
+    let heard = String::from_utf8_lossy(&heard.lock().expect("no panic")).into_owned();
+    let certificate =
+        heard.lines().filter(|line| line.starts_with("x-forwarded-client-cert: ")).collect::<Vec<_>>();
+    ensure!(
+        matches!(certificate[..], [one] if one.ends_with(";URI=spiffe://default/client") && !one.contains("admin")),
+        "{heard}"
+    );
     Ok(())
 }

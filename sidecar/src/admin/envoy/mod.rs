@@ -60,12 +60,13 @@ pub(super) fn clusters(running: &Running) -> Vec<Arc<Cluster>> {
 pub(super) fn config_dump(config: &Config, running: &Running, loaded: SystemTime) -> Value {
     let updated = rfc3339(loaded);
     let on = listeners(running);
-    let of_http = on.iter().filter(|one| one.plan.serve == Serve::Http);
-    let of_http: HashSet<_> = of_http.flat_map(|one| one.plan.clusters()).map(|name| &**name).collect();
+    let of_http = on.iter().filter(|one| one.plan.serve.is_http());
+    let served: HashMap<_, _> =
+        of_http.flat_map(|one| one.plan.clusters().map(|name| (&**name, one.plan.serve))).collect();
     let described = |one: &Arc<Cluster>| {
         let mut described = cluster(&one.plan, running.plan.mtls.as_ref());
-        if of_http.contains(&*one.plan.name) {
-            http::mark(&mut described);
+        if let Some(serve) = served.get(&*one.plan.name) {
+            http::mark(&mut described, *serve);
         }
         described
     };
@@ -187,7 +188,7 @@ fn listener(running: &Running, of: &Listener) -> Value {
         let rate = planned.rate.map(checks::rate_limit);
         let last = match planned.serve {
             Serve::Tcp => whole_tcp_proxy(of),
-            Serve::Http => http::connection_manager(of, listener_attempts(of), mtls.is_some()),
+            Serve::Http | Serve::Http2 => http::connection_manager(of, listener_attempts(of), mtls.is_some()),
         };
         let filters: Vec<_> = rate.into_iter().chain([last]).collect();
         chains.push(json!({ "filters": filters }));

@@ -4,15 +4,18 @@
 //! | served as | the server is dialled | then |
 //! |---|---|---|
 //! | TCP | at once | bytes in both directions |
-//! | HTTP | at the first whole request | messages; the preface of HTTP/2 makes it TCP |
+//! | HTTP | at the first whole request that its rules let pass | messages; behind the preface of HTTP/2 streams |
 
+mod filters;
 pub(super) mod http;
+mod http2;
 mod session;
 pub(super) mod tcp;
 
 use crate::observe::close_reason::CloseReason;
 use crate::relay::End;
 use http::Http;
+use http2::Http2;
 use std::task::{Context, Poll};
 use tcp::Tcp;
 
@@ -21,6 +24,7 @@ use tcp::Tcp;
 pub(crate) enum Carry {
     Bytes(Tcp),
     Messages(Box<Http>),
+    Streams(Box<Http2>),
 }
 
 // === impl Carry ===
@@ -31,6 +35,7 @@ impl Carry {
         match self {
             Self::Bytes(tcp) => tcp.poll_relay(cx),
             Self::Messages(http) => http.poll_relay(cx),
+            Self::Streams(http) => http.poll_relay(cx),
         }
     }
 
@@ -39,6 +44,7 @@ impl Carry {
         match self {
             Self::Bytes(tcp) => tcp.end(end),
             Self::Messages(http) => http.end(end),
+            Self::Streams(http) => http.end(end),
         }
     }
 
@@ -47,6 +53,7 @@ impl Carry {
         match self {
             Self::Bytes(tcp) => tcp.cluster(),
             Self::Messages(http) => http.cluster(),
+            Self::Streams(http) => http.cluster(),
         }
     }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A connection with both its sides, as its relay and its end see it: the counters, the table's entry, the closing record.
 
-use crate::cluster::stream::Stream;
 use crate::connection::downstream::Downstream;
 use crate::connection::table::ConnectionState;
 use crate::connection::tls;
 use crate::connection::upstream::UpstreamUse;
+use crate::net::own_sockets::OwnSocket;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::traffic_log::HttpTraffic;
 use crate::relay::pipes::Pipes;
@@ -47,6 +47,11 @@ impl Session {
         Self { upstream, downstream, registered: None }
     }
 
+    /// Keeps the note of the server's socket until it is closed.
+    pub(super) fn note_own_socket(&self, noted: Option<OwnSocket>) {
+        self.downstream.entry().set_own_socket(noted);
+    }
+
     /// Notes that the server's socket is closed.
     pub(super) fn server_closed(&self) {
         self.downstream.entry().set_own_socket(None);
@@ -69,18 +74,17 @@ impl Session {
         self.downstream.entry().set_due(at.map(|at| table.due_at(at)));
     }
 
+    /// Returns true once the sidecar drains the connection's direction.
+    pub(super) fn is_draining(&self) -> bool {
+        self.downstream.shared().table.is_draining(self.downstream.info().direction)
+    }
+
     /// Closes both sides and writes the closing record.
-    pub(super) fn end(
-        self,
-        client: Stream,
-        server: Option<Stream>,
-        reason: CloseReason,
-        error: Option<&dyn Error>,
-    ) {
+    pub(super) fn end(self, sides: impl Sized, reason: CloseReason, error: Option<&dyn Error>) {
         let Self { upstream, downstream, registered: _ } = self;
         downstream.entry().set_own_socket(None);
         // Before the record: a reader of the record, or of an empty table, may rely on both being closed.
-        drop((client, server));
+        drop(sides);
         upstream.ends(reason);
         drop(upstream);
         downstream.end(reason, error);

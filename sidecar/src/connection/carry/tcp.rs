@@ -14,6 +14,7 @@ use crate::connection::tls;
 use crate::connection::trial;
 use crate::connection::upstream::UpstreamUse;
 use crate::net::dial::DialError;
+use crate::net::own_sockets::OwnSocket;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::spoken::Spoken;
 use crate::plan::{Gate, ListenerPlan};
@@ -139,11 +140,17 @@ async fn unless_stopped<T>(
 impl Connected {
     /// Returns the server's side, and what is left of the beginning: the session with a client whose `downstream` this is.
     pub(super) fn begin(self, downstream: Downstream) -> (Stream, Session) {
+        let (stream, noted, session) = self.apart(downstream);
+        session.note_own_socket(noted);
+        (stream, session)
+    }
+
+    /// Returns the same, for an owner of the server's side that keeps the note of the socket itself.
+    pub(super) fn apart(self, downstream: Downstream) -> (Stream, Option<OwnSocket>, Session) {
         let Self { session: _, upstream, mut using } = self;
         let Upstream { noted, stream, peer: _, in_use } = upstream;
         using.keeps(in_use);
-        downstream.entry().set_own_socket(noted);
-        (stream, Session::new(downstream, using))
+        (stream, noted, Session::new(downstream, using))
     }
 }
 
@@ -153,17 +160,6 @@ impl Tcp {
         let client = Stream::of(client, connected.session.take());
         let (server, session) = connected.begin(downstream);
         Self { client, server, relay: Relay::default(), session }
-    }
-
-    /// Puts both sides together; the client's first bytes were read before.
-    pub(super) fn behind(
-        downstream: Downstream,
-        client: Stream,
-        connected: Connected,
-        bytes: Box<[u8]>,
-    ) -> Self {
-        let (server, session) = connected.begin(downstream);
-        Self { client, server, relay: Relay::behind(bytes), session }
     }
 
     /// Relays until the connection is over.
@@ -179,7 +175,7 @@ impl Tcp {
             client.reset();
             server.reset();
         }
-        session.end(client, Some(server), reason, error.as_ref().map(|error| error as &dyn Error));
+        session.end((client, server), reason, error.as_ref().map(|error| error as &dyn Error));
     }
 
     #[cfg(test)]

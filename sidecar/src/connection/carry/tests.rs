@@ -6,7 +6,7 @@ use crate::connection::tests::{accepted, proxy, server};
 use crate::net::addrs::Direction;
 use crate::net::original_dst::Redirected;
 use crate::observe::close_reason::CloseReason;
-use crate::plan::{Plan, Serve};
+use crate::plan::{ListenerPlan, Plan, Serve};
 use crate::relay::http::Refusal;
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -17,17 +17,21 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(20);
-const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A proxy whose outbound listeners serve HTTP, with this idle timeout.
 fn http(arguments: &[&str], idle_timeout: Option<Duration>) -> Arc<Proxy> {
+    serving(arguments, |listener| (listener.serve, listener.idle_timeout) = (Serve::Http, idle_timeout))
+}
+
+/// A proxy whose listeners were changed.
+pub(super) fn serving(arguments: &[&str], change: impl Fn(&mut ListenerPlan)) -> Arc<Proxy> {
     let proxy = proxy(arguments);
     let mut plan = Plan::clone(&proxy.running.load().plan);
     for listener in &mut plan.listeners {
-        let listener = Arc::make_mut(listener);
-        (listener.serve, listener.idle_timeout) = (Serve::Http, idle_timeout);
+        change(Arc::make_mut(listener));
     }
     proxy.running.store(proxy.registry.open(plan));
     proxy
@@ -35,7 +39,16 @@ fn http(arguments: &[&str], idle_timeout: Option<Duration>) -> Arc<Proxy> {
 
 /// A client of a connection that is served to its end.
 async fn begin(proxy: &Arc<Proxy>, to: Redirected) -> (TcpStream, JoinHandle<()>) {
-    let (client, accepted) = accepted(Direction::Outbound).await;
+    begin_by(Direction::Outbound, proxy, to).await
+}
+
+/// A client of a connection of a direction that is served to its end.
+pub(super) async fn begin_by(
+    direction: Direction,
+    proxy: &Arc<Proxy>,
+    to: Redirected,
+) -> (TcpStream, JoinHandle<()>) {
+    let (client, accepted) = accepted(direction).await;
     let beginning = Box::pin(super::super::begin(Arc::clone(proxy), accepted, to));
     let serving = tokio::spawn(async move {
         let Some(mut carry) = beginning.await else { return };
@@ -46,14 +59,14 @@ async fn begin(proxy: &Arc<Proxy>, to: Redirected) -> (TcpStream, JoinHandle<()>
 }
 
 /// The next connection of a server.
-async fn next(server: &TcpListener) -> TcpStream {
+pub(super) async fn next(server: &TcpListener) -> TcpStream {
     server.set_nonblocking(true).unwrap();
     let server = tokio::net::TcpListener::from_std(server.try_clone().unwrap()).unwrap();
     timeout(PATIENCE, server.accept()).await.expect("in time").unwrap().0
 }
 
 /// Checks that no connection came to a server.
-fn never_dialled(server: &TcpListener) {
+pub(super) fn never_dialled(server: &TcpListener) {
     server.set_nonblocking(true).unwrap();
     assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
@@ -65,22 +78,22 @@ async fn expect(stream: &mut TcpStream, expected: &[u8]) {
 }
 
 /// Reads up to FIN.
-async fn rest(stream: &mut TcpStream) -> String {
+pub(super) async fn rest(stream: &mut TcpStream) -> String {
     let mut rest = Vec::new();
     timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("in time").expect("no reset");
     rest.escape_ascii().to_string()
 }
 
-async fn ended(serving: JoinHandle<()>) {
+pub(super) async fn ended(serving: JoinHandle<()>) {
     timeout(PATIENCE, serving).await.expect("in time").unwrap();
 }
 
-fn closed(proxy: &Proxy, reason: CloseReason) -> u64 {
+pub(super) fn closed(proxy: &Proxy, reason: CloseReason) -> u64 {
     proxy.metrics.direction(Direction::Outbound).closed(reason).get()
 }
 
 /// Numbers of `/metrics` that are not 0, of series with this word.
-fn counted(proxy: &Proxy, word: &str) -> Vec<String> {
+pub(super) fn counted(proxy: &Proxy, word: &str) -> Vec<String> {
     let page = proxy.metrics.registry.text();
     let mut lines: Vec<_> = page
         .lines()
@@ -253,29 +266,6 @@ async fn a_client_that_says_nothing_reaches_no_server() {
     }
     never_dialled(&server);
     assert!(counted(&proxy, "_http_").contains(&"http_silent_total{direction=\"outbound\"} 2".to_owned()));
-}
-
-#[tokio::test]
-async fn the_preface_of_http_2_makes_it_bytes() {
-    let proxy = http(&[], None);
-    let (server, to) = server(&proxy);
-    let (mut client, serving) = begin(&proxy, to).await;
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    client.write_all(&preface[..10]).await.unwrap();
-    client.write_all(&[&preface[10..], b"\0\0\0\x04"].concat()).await.unwrap();
-    let mut there = next(&server).await;
-    expect(&mut there, &[&preface[..], b"\0\0\0\x04"].concat()).await;
-    there.write_all(b"\0\0\0\x04\x01").await.unwrap();
-    expect(&mut client, b"\0\0\0\x04\x01").await;
-    client.write_all(b"GET / no HTTP\n").await.unwrap();
-    expect(&mut there, b"GET / no HTTP\n").await;
-    client.shutdown().await.unwrap();
-    assert_eq!(rest(&mut there).await, "");
-    drop(there);
-    assert_eq!(rest(&mut client).await, "");
-    ended(serving).await;
-    assert_eq!(counted(&proxy, "_http_"), ["http_unseen_total{direction=\"outbound\"} 1"]);
-    assert_eq!(closed(&proxy, CloseReason::Ok), 1);
 }
 
 #[tokio::test]

@@ -19,8 +19,10 @@ pub enum Serve {
     /// Bytes, in both directions.
     #[default]
     Tcp,
-    /// Messages of HTTP/1.
+    /// Messages of HTTP/1, or streams of HTTP/2: the client's first bytes say which.
     Http,
+    /// The same, where a document says that the server speaks HTTP/2.
+    Http2,
 }
 
 /// Tag with the protocol of an inbound.
@@ -29,7 +31,26 @@ const PROTOCOL: &str = "kuma.io/protocol";
 impl Serve {
     /// Returns the way to serve a protocol, as documents name it.
     pub(crate) fn of_protocol(protocol: &str) -> Self {
-        if protocol == "http" { Self::Http } else { Self::Tcp }
+        match protocol {
+            "http" => Self::Http,
+            "http2" | "grpc" => Self::Http2,
+            _ => Self::Tcp,
+        }
+    }
+
+    /// Returns true if its connections carry requests.
+    pub(crate) fn is_http(self) -> bool {
+        self != Self::Tcp
+    }
+
+    /// Returns the way to serve calls that go to all of these: what they have in common. Of none it is TCP.
+    pub(crate) fn common(all: impl Iterator<Item = Self>) -> Self {
+        let common = |one, other| match (one, other) {
+            (Self::Tcp, _) | (_, Self::Tcp) => Self::Tcp,
+            (Self::Http2, Self::Http2) => Self::Http2,
+            _ => Self::Http,
+        };
+        all.reduce(common).unwrap_or_default()
     }
 
     /// Returns the way to serve an inbound: by its protocol, else by the tag.
@@ -37,6 +58,7 @@ impl Serve {
         let tag = || inbound.tags.0.get(PROTOCOL).map(|protocol| Self::of_protocol(protocol));
         let field = inbound.protocol.map(|protocol| match protocol {
             Protocol::Http => Self::Http,
+            Protocol::Http2 | Protocol::Grpc => Self::Http2,
             _ => Self::Tcp,
         });
         field.or_else(tag).unwrap_or_default()
@@ -105,5 +127,36 @@ impl ListenerPlan {
             name.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
         };
         self.clusters().find(is)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Serve::{self, Http, Http2, Tcp};
+
+    #[test]
+    fn protocols_are_served_and_calls_have_what_their_servers_have_in_common() {
+        for (protocol, serve) in [
+            ("http", Http),
+            ("http2", Http2),
+            ("grpc", Http2),
+            ("tcp", Tcp),
+            ("kafka", Tcp),
+            ("HTTP", Tcp),
+            ("", Tcp),
+        ] {
+            assert_eq!(Serve::of_protocol(protocol), serve, "{protocol}");
+        }
+        for (all, common) in [
+            (&[][..], Tcp),
+            (&[Http], Http),
+            (&[Http2, Http2], Http2),
+            (&[Http2, Http], Http),
+            (&[Http, Http2, Http2], Http),
+            (&[Http2, Http2, Tcp], Tcp),
+            (&[Tcp, Http2], Tcp),
+        ] {
+            assert_eq!(Serve::common(all.iter().copied()), common, "{all:?}");
+        }
     }
 }

@@ -2,10 +2,10 @@
 //! The rules of requests stand in the report, with their values, their documents, and what lost.
 
 use super::tests::{read, report};
+use crate::plan::Plan;
 use crate::plan::compile::{compile, explained};
 use crate::plan::decisions::words;
 use crate::plan::listener::http::HttpPlan;
-use crate::plan::{Plan, Serve};
 
 const PODS: &str = "
 {type: Mesh, name: default}
@@ -120,7 +120,7 @@ fn an_older_fault_puts_the_newer_ones_out_of_force() {
 #[test]
 fn what_is_told_is_what_the_plan_has() {
     let plan = plan(POLICIES, false);
-    for listener in plan.listeners.iter().filter(|one| one.serve == Serve::Http) {
+    for listener in plan.listeners.iter().filter(|one| one.serve.is_http()) {
         let subject = format!("listener {}", listener.name);
         let of = |field: &str| {
             let found = plan.decisions.list().iter().find(|one| one.subject == subject && one.field == field);

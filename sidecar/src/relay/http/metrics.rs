@@ -76,16 +76,53 @@ impl Local {
 
 labels! { Class: "class", Local: "by" }
 
+/// Rule of HTTP/2 that has no like among those of HTTP/1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Http2Rule {
+    /// The client's frames broke the protocol.
+    Frames,
+    /// More streams were reset than a client may reset.
+    ResetFlood,
+    /// More frames of control came than may come.
+    ControlFlood,
+    /// The server's frames broke the protocol.
+    ServerFrames,
+}
+
+impl Http2Rule {
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Frames, Self::ResetFlood, Self::ControlFlood, Self::ServerFrames];
+
+    /// Value of the metric's label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Frames => "http2_frames",
+            Self::ResetFlood => "http2_reset_flood",
+            Self::ControlFlood => "http2_control_flood",
+            Self::ServerFrames => "http2_server_frames",
+        }
+    }
+}
+
 /// Rule that a message broke, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rule(pub(crate) Refusal);
+pub(crate) enum Rule {
+    Message(Refusal),
+    Http2(Http2Rule),
+}
+
+const MESSAGES: usize = Refusal::ALL.len();
 
 /// Rules in the order of their declaration.
-static RULES: [Rule; Refusal::ALL.len()] = {
-    let mut rules = [Rule(Refusal::ALL[0]); Refusal::ALL.len()];
+static RULES: [Rule; MESSAGES + Http2Rule::ALL.len()] = {
+    let mut rules = [Rule::Message(Refusal::ALL[0]); MESSAGES + Http2Rule::ALL.len()];
     let mut n = 0;
+    while n < MESSAGES {
+        rules[n] = Rule::Message(Refusal::ALL[n]);
+        n += 1;
+    }
     while n < rules.len() {
-        rules[n] = Rule(Refusal::ALL[n]);
+        rules[n] = Rule::Http2(Http2Rule::ALL[n - MESSAGES]);
         n += 1;
     }
     rules
@@ -96,11 +133,29 @@ impl Label for Rule {
     const VALUES: &'static [Self] = &RULES;
 
     fn value(self) -> &'static str {
-        self.0.name()
+        match self {
+            Self::Message(rule) => rule.name(),
+            Self::Http2(rule) => rule.name(),
+        }
     }
 
     fn index(self) -> usize {
-        self.0 as usize
+        match self {
+            Self::Message(rule) => rule as usize,
+            Self::Http2(rule) => MESSAGES + rule as usize,
+        }
+    }
+}
+
+impl From<Refusal> for Rule {
+    fn from(rule: Refusal) -> Self {
+        Self::Message(rule)
+    }
+}
+
+impl From<Http2Rule> for Rule {
+    fn from(rule: Http2Rule) -> Self {
+        Self::Http2(rule)
     }
 }
 
@@ -109,13 +164,12 @@ metrics! {
     #[derive(Default)]
     pub(crate) struct HttpMetrics {
         requests: By<Class> = "http_requests", "HTTP requests that were answered, by the class of the status";
-        refusals: By<Rule> = "http_refusals", "HTTP connections that ended because a message broke a rule";
+        refusals: By<Rule> = "http_refusals", "HTTP connections, and streams of HTTP/2, that ended because a message broke a rule";
         /// Without those that a broken rule of HTTP answered.
         local: By<Local> = "http_local_answers", "HTTP requests that were answered by a document's rule, not by their server";
         delayed: Counter = "http_delayed", "Delays that faults put upon HTTP requests";
         slowed: Counter = "http_slowed", "HTTP responses that faults gave a bandwidth";
-        unseen: Counter = "http_unseen",
-            "Connections to ports of HTTP that speak HTTP/2 and are relayed as bytes";
+        http2: Counter = "http2_connections", "Connections to ports of HTTP whose clients speak HTTP/2";
         silent: Counter = "http_silent", "Connections to ports of HTTP whose first request did not come in time";
     }
 }
@@ -124,15 +178,15 @@ metrics! {
 
 impl HttpMetrics {
     /// Counts an answer, but for interim ones, which another one follows.
-    pub(super) fn answered(&self, status: u16) {
+    pub(crate) fn answered(&self, status: u16) {
         if !(100..200).contains(&status) || status == 101 {
             self.requests[Class::of(status)].inc();
         }
     }
 
-    /// Counts a connection that a rule ended.
-    pub(super) fn refused(&self, rule: Refusal) {
-        self.refusals[Rule(rule)].inc();
+    /// Counts a connection or a stream that a rule ended.
+    pub(crate) fn refused(&self, rule: impl Into<Rule>) {
+        self.refusals[rule.into()].inc();
     }
 }
 
@@ -146,7 +200,12 @@ mod tests {
         for rule in Refusal::ALL {
             metrics.refused(*rule);
         }
-        assert!(Refusal::ALL.iter().all(|rule| metrics.refusals[Rule(*rule)].get() == 1));
+        for rule in Http2Rule::ALL {
+            metrics.refused(rule);
+        }
+        assert!(RULES.iter().all(|rule| metrics.refusals[*rule].get() == 1));
+        let names: std::collections::HashSet<_> = RULES.iter().map(|rule| rule.value()).collect();
+        assert_eq!(names.len(), RULES.len());
         for status in [100, 101, 102, 103, 200, 304, 404, 503, 600, 999] {
             metrics.answered(status);
         }

@@ -12,7 +12,7 @@ mod metrics;
 mod preface;
 mod rules;
 
-pub(crate) use metrics::{HttpMetrics, Local};
+pub(crate) use metrics::{Http2Rule, HttpMetrics, Local, Rule};
 pub(crate) use preface::{Preface, preface};
 pub(crate) use rules::{Decision, Rules};
 
@@ -122,6 +122,11 @@ impl<R: Rules> HttpGate<R> {
     /// A head that is whole and has to wait is not the client's delay.
     pub(crate) fn is_in_request_head(&self) -> bool {
         self.exchange.is_in_request_head() && !self.client.holds && self.exchange.refused().is_none()
+    }
+
+    /// Returns the rules, for another use.
+    pub(crate) fn into_rules(self) -> R {
+        self.rules
     }
 
     /// Returns the rules.

@@ -7,9 +7,9 @@
 use crate::admin::dump::duration;
 use crate::cluster::registry::{Listener, stat_prefix};
 use crate::net::addrs::Direction;
-use crate::plan::Share;
 use crate::plan::listener::http::{Callers, FaultPlan, Faults, HttpPlan, HttpTimes, RequestRate};
 use crate::plan::tls::permissions::Who;
+use crate::plan::{Serve, Share};
 use culvert_mesh::model::percentage::{Denominator, Percentage};
 use culvert_mesh::model::tags::Tags;
 use serde_json::{Value, json};
@@ -57,12 +57,13 @@ pub(super) fn connection_manager(of: &Listener, attempts: Option<usize>, has_tls
     json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": config})
 }
 
-/// Adds to a cluster that it is one of HTTP.
-pub(super) fn mark(cluster: &mut Value) {
+/// Adds to a cluster the version of HTTP that it is called by.
+pub(super) fn mark(cluster: &mut Value, serve: Serve) {
+    let version = if serve == Serve::Http2 { "http2_protocol_options" } else { "http_protocol_options" };
     let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     cluster["typed_extension_protocol_options"] = json!({options: {
         "@type": format!("type.googleapis.com/{options}"),
-        "explicit_http_config": {"http_protocol_options": {}},
+        "explicit_http_config": {version: {}},
     }});
 }
 

@@ -195,13 +195,29 @@ fn clusters_of_http_say_so_and_no_other() {
     let dump = the_dump(
         "---
 {type: Dataplane, name: t, networking: {address: 10.0.0.6, inbound: [{port: 90, tags: {kuma.io/service: plain}}]}}
+---
+{type: Dataplane, name: u, networking: {address: 10.0.0.7, inbound: [{port: 90, tags: {kuma.io/service: calls, kuma.io/protocol: grpc}}]}}
 ",
     );
-    let options = "typed_extension_protocol_options";
     let clusters = dump["configs"][1]["dynamic_active_clusters"].as_array().unwrap();
-    let of_http = clusters.iter().map(|one| &one["cluster"]).filter(|one| one.get(options).is_some());
-    let names: Vec<_> = of_http.map(|one| one["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["localhost:5000", "backend", "demo-app", "other"]);
+    let version = |one: &Value| {
+        let options = &one["cluster"]["typed_extension_protocol_options"];
+        let options = &options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+        let (version, _) = options["explicit_http_config"].as_object()?.iter().next()?;
+        Some(format!("{}: {version}", one["cluster"]["name"].as_str()?))
+    };
+    let mut of_http: Vec<_> = clusters.iter().filter_map(version).collect();
+    of_http.sort();
+    assert_eq!(
+        of_http,
+        [
+            "backend: http_protocol_options",
+            "calls: http2_protocol_options",
+            "demo-app: http_protocol_options",
+            "localhost:5000: http_protocol_options",
+            "other: http_protocol_options",
+        ]
+    );
     assert!(clusters.iter().any(|one| one["cluster"]["name"] == "plain"));
 }
 

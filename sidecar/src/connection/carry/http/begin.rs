@@ -3,13 +3,14 @@
 
 use super::first_request::{First, first_request, patience};
 use super::linger::say_last;
-use super::requests::{Requests, Setting};
+use super::requests::Requests;
 use super::{Gate, Http, Refused, dynamic};
-use crate::cluster::connect::ConnectError;
 use crate::cluster::stream::Stream;
 use crate::connection::admission::Admitted;
 use crate::connection::carry::Carry;
-use crate::connection::carry::tcp::{self, Connected, Tcp};
+use crate::connection::carry::filters::{Change, Filters, Setting};
+use crate::connection::carry::http2::{self, Preface};
+use crate::connection::carry::tcp::{self, Connected};
 use crate::connection::downstream::Downstream;
 use crate::connection::error::ForwardError;
 use crate::connection::tls;
@@ -18,7 +19,6 @@ use crate::observe::close_reason::CloseReason;
 use crate::relay::http::{HttpGate, HttpMetrics, Refusal};
 use crate::relay::{Gate as _, Relay, Side};
 use crate::tls::handshake::Shaken;
-use culvert_http::edit::Edit;
 use culvert_mesh::model::spiffe::SpiffeId;
 use std::error::Error;
 use std::fmt::Write;
@@ -48,17 +48,20 @@ pub(in crate::connection) async fn connect(
         Err(_) => return silent(downstream, Stream::Plain(client), &metrics).await,
     };
     let setting = setting(&downstream, &admitted, session.as_deref(), Arc::clone(&metrics));
-    let forbidden =
-        setting.forbidden.then(|| session.as_ref().map(|shaken| shaken.peer.id().clone())).flatten();
+    let changes = changes(&downstream, &admitted, session.as_deref());
+    let forbidden = session.as_deref().filter(|shaken| !shaken.permitted);
+    let forbidden = forbidden.map(|shaken| ForwardError::Forbidden(shaken.peer.id().clone()));
     let mut client = Stream::of(client, session);
-    let mut gate = HttpGate::new(Arc::clone(&metrics), Requests::new(setting));
+    let mut gate = HttpGate::new(Arc::clone(&metrics), Requests::new(Filters::new(setting), &changes));
     let first = first_request(&mut downstream, &mut client, &mut gate, (until, patience)).await;
-    if let Some(id) = forbidden {
-        forbid(downstream, client, &mut gate, ForwardError::Forbidden(id), first.is_ok()).await;
-        return None;
-    }
-    match first {
-        Ok(First::Request) => match dial(&mut downstream, admitted, gate.rules().late()).await {
+    match (first, forbidden) {
+        (Ok(First::Http2(bytes)), forbidden) => {
+            let filters = gate.into_rules().into_filters();
+            let preface = Preface { bytes, filters, changes, forbidden, patience };
+            return http2::connect(downstream, client, admitted, preface).await;
+        }
+        (first, Some(error)) => forbid(downstream, client, &mut gate, error, first.is_ok()).await,
+        (Ok(First::Request), None) => match dial(&mut downstream, admitted, gate.rules().late()).await {
             Ok(connected) => {
                 let (server, session) = connected.begin(downstream);
                 let relay = Relay::through(gate);
@@ -66,34 +69,30 @@ pub(in crate::connection) async fn connect(
             }
             Err(error) => no_server(downstream, client, gate, error).await,
         },
-        Ok(First::Http2(bytes)) => match tcp::connect(&mut downstream, None, admitted).await {
-            Ok(connected) => {
-                metrics.unseen.inc();
-                return Some(Carry::Bytes(Tcp::behind(downstream, client, connected, bytes)));
-            }
-            Err(error) => reset(downstream, client, error.reason(), &error),
-        },
-        Ok(First::Over) => {
-            say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
-            drop(client);
-            let refused = Refused::of(&gate);
-            log(&mut downstream, &mut gate, CloseReason::Ok);
-            downstream.end(refused.as_ref().map_or(CloseReason::Ok, Refused::reason), dynamic(&refused));
-        }
-        Ok(First::Gone) => {
+        (Ok(First::Over), None) => over(downstream, client, &mut gate).await,
+        (Ok(First::Gone), None) => {
             say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
             drop(client);
             log(&mut downstream, &mut gate, CloseReason::Ok);
             downstream.end(CloseReason::Ok, None);
         }
-        Ok(First::Silent) => return silent(downstream, client, &metrics).await,
-        Err(error) => {
+        (Ok(First::Silent), None) => return silent(downstream, client, &metrics).await,
+        (Err(error), None) => {
             let reason = tls::reason_of(&error, CloseReason::ClientReset);
             log(&mut downstream, &mut gate, reason);
             reset(downstream, client, reason, &error);
         }
     }
     None
+}
+
+/// Ends a connection whose gate has ended it, with the answer that is ready.
+async fn over(mut downstream: Downstream, mut client: Stream, gate: &mut Gate) {
+    say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
+    drop(client);
+    let refused = Refused::of(gate);
+    log(&mut downstream, gate, CloseReason::Ok);
+    downstream.end(refused.as_ref().map_or(CloseReason::Ok, Refused::reason), dynamic(&refused));
 }
 
 /// The end of a connection to a server, or of the wait for one.
@@ -143,36 +142,35 @@ fn setting(
     let proxy = downstream.shared();
     let direction = downstream.info().direction;
     let listener = Arc::clone(&admitted.route.listener);
-    let configs = proxy.tls.configs();
-    let mut edits = Vec::new();
-    if direction == Direction::Inbound {
-        // Sidecars of Kong Mesh tell each other so who calls, and everyone can write it.
-        edits.extend(Edit::remove("x-kuma-tags"));
-        if admitted.running.plan.mtls.is_some() {
-            // Applications believe it, so it says the member that proved who it is, or nothing.
-            let own = configs.as_ref().and_then(|configs| configs.own());
-            edits.extend(match session {
-                None => Edit::remove(CLIENT_CERT),
-                Some(shaken) => Edit::set(CLIENT_CERT, client_cert(shaken, own).as_bytes())
-                    .or_else(|_| Edit::remove(CLIENT_CERT)),
-            });
-        }
-    }
-    if listener.plan.http.is_some() || !edits.is_empty() {
-        edits.push(Edit::without_h2c());
-    }
     Setting {
-        edits,
         cluster: admitted.route.cluster.as_ref().map(|cluster| Arc::clone(&cluster.state)),
         peer: session.map(|shaken| shaken.peer.clone()),
-        names_services: configs.is_some_and(|configs| configs.names_services()),
+        names_services: proxy.tls.configs().is_some_and(|configs| configs.names_services()),
         address: downstream.info().client.get().ip(),
         logs: downstream.is_logged(),
+        lost_lines: proxy.metrics.traffic_log.dropped.clone(),
         forbidden: session.is_some_and(|shaken| !shaken.permitted),
         seconds: proxy.metrics.direction(direction).http_seconds.clone(),
         listener,
         metrics,
     }
+}
+
+/// Returns the changes of each head.
+fn changes(downstream: &Downstream, admitted: &Admitted, session: Option<&Shaken>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if downstream.info().direction == Direction::Inbound {
+        // Sidecars of Kong Mesh tell each other so who calls, and everyone can write it.
+        changes.push(Change { field: "x-kuma-tags", value: None });
+        if admitted.running.plan.mtls.is_some() {
+            let configs = downstream.shared().tls.configs();
+            // Applications believe it, so it says the member that proved who it is, or nothing.
+            let own = configs.as_ref().and_then(|configs| configs.own());
+            changes
+                .push(Change { field: CLIENT_CERT, value: session.map(|shaken| client_cert(shaken, own)) });
+        }
+    }
+    changes
 }
 
 /// Returns the value of x-forwarded-client-cert, as Envoy writes it: who was called, by which certificate, of whom.
@@ -236,14 +234,9 @@ async fn no_server(mut downstream: Downstream, mut client: Stream, mut gate: Gat
         }
         NoServer::Failed(error) => error,
     };
-    let rule = match &error {
-        ForwardError::Connect(ConnectError::Full { .. }) => Refusal::Overloaded,
-        ForwardError::Connect(ConnectError::NoEndpoint(_)) => Refusal::NoEndpoint,
-        ForwardError::Connect(ConnectError::Dial(_) | ConnectError::Tls(_)) => Refusal::Unreachable,
-        _ => {
-            log(&mut downstream, &mut gate, error.reason());
-            return reset(downstream, client, error.reason(), &error);
-        }
+    let Some(rule) = error.answer() else {
+        log(&mut downstream, &mut gate, error.reason());
+        return reset(downstream, client, error.reason(), &error);
     };
     gate.fail(rule);
     say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;

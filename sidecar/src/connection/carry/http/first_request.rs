@@ -3,8 +3,8 @@
 //! application.
 
 use super::Gate;
-use super::requests::Due;
 use crate::cluster::stream::Stream;
+use crate::connection::carry::filters::Due;
 use crate::connection::downstream::Downstream;
 use crate::relay::http::{Preface, Refusal, preface};
 use crate::relay::with_scratch;

@@ -8,13 +8,14 @@ mod requests;
 
 pub(in crate::connection) use begin::connect;
 
+use super::filters::Due;
 use super::session::{Session, reason_of};
 use crate::cluster::stream::Stream;
 use crate::observe::close_reason::CloseReason;
 use crate::relay::http::{HttpGate, Refusal};
 use crate::relay::{End, Relay, Side, Watch};
 use linger::Linger;
-use requests::{Due, Requests};
+use requests::Requests;
 use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -170,7 +171,7 @@ impl Http {
             server.reset();
         }
         let error = dynamic(&error).or(dynamic(&refused));
-        session.end(client, server, refused.as_ref().map_or(reason, Refused::reason), error);
+        session.end((client, server), refused.as_ref().map_or(reason, Refused::reason), error);
     }
 
     #[cfg(test)]

@@ -147,9 +147,7 @@ impl Services<'_> {
 
     fn serve_offers(&self, offers: impl Iterator<Item = u32>) -> Serve {
         // Ready or not: a service must not change its protocol with the health of its endpoints.
-        let mut all = offers.map(|place| Serve::of_inbound(self.inbounds.at(place).inbound)).peekable();
-        let is_http = all.peek().is_some() && all.all(|serve| serve == Serve::Http);
-        if is_http { Serve::Http } else { Serve::Tcp }
+        Serve::common(offers.map(|place| Serve::of_inbound(self.inbounds.at(place).inbound)))
     }
 
     /// Calls a function with what policies about destinations see of one.

@@ -219,12 +219,9 @@ impl<'a> Ways<'a> {
         calls
     }
 
-    /// Returns the way to serve calls: messages only if all that they are split among speaks them.
+    /// Returns the way to serve calls, by what all that they are split among speaks.
     fn serve(&self, calls: &Calls) -> Serve {
-        let shares = &calls.routed.shares;
-        let is_http = |to: &Destination| self.services.serve(to) == Serve::Http;
-        let all = !shares.is_empty() && shares.iter().all(|(_, to)| is_http(to));
-        if all { Serve::Http } else { Serve::Tcp }
+        Serve::common(calls.routed.shares.iter().map(|(_, to)| self.services.serve(to)))
     }
 
     /// Returns the name of a destination's cluster, which is added where it is not there. `own` is the destination of the calls

@@ -108,7 +108,7 @@ fn calls_are_messages_where_all_that_they_go_to_speaks_http() {
     };
     for (name, expected) in [
         ("inbound:10.0.0.2:80", Serve::Http),
-        ("inbound:10.0.0.2:81", Serve::Tcp),
+        ("inbound:10.0.0.2:81", Serve::Http2),
         ("inbound:10.0.0.2:82", Serve::Tcp),
         ("inbound:10.0.0.2:83", Serve::Http),
         ("inbound:10.0.0.2:84", Serve::Tcp),

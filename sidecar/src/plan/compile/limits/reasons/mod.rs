@@ -247,7 +247,7 @@ impl Said {
     /// Notes the claims about the times of a listener.
     fn note_times(&self, decisions: &mut Decisions, subject: &str, serve: Serve) {
         self.note(decisions, subject, &[field::IDLE_TIMEOUT]);
-        if serve == Serve::Http {
+        if serve.is_http() {
             self.note(decisions, subject, &http::TIMES);
         }
     }
@@ -348,8 +348,8 @@ impl Limits<'_> {
         let decisions = &mut plan.decisions;
         let name = format!("listener {}", listener.name);
         said.note_times(decisions, &name, listener.serve);
-        rate::explain(decisions, &name, &rates, listener.serve == Serve::Http);
-        if listener.serve == Serve::Http {
+        rate::explain(decisions, &name, &rates, listener.serve.is_http());
+        if listener.serve.is_http() {
             http::explain_faults(self, decisions, &name, &subject);
         }
         if let Some(cluster) = &listener.cluster {

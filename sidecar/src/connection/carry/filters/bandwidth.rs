@@ -8,7 +8,7 @@ const PORTION: Duration = Duration::from_millis(50);
 
 /// Bytes of a response's body that may pass, a portion at a time.
 #[derive(Debug)]
-pub(super) struct Bandwidth {
+pub(in crate::connection::carry) struct Bandwidth {
     /// Bytes of a portion, at least one.
     portion: usize,
     left: usize,
@@ -20,7 +20,7 @@ pub(super) struct Bandwidth {
 
 impl Bandwidth {
     /// Begins with a full portion. `most` is in KiB a second.
-    pub(super) fn new(most: u64, now: Instant) -> Self {
+    pub(in crate::connection::carry) fn new(most: u64, now: Instant) -> Self {
         let portions = 1000 / PORTION.as_millis() as u64;
         let bytes = (most.saturating_mul(1024) / portions).max(1);
         let portion = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -29,7 +29,11 @@ impl Bandwidth {
 
     /// Takes bytes, as many as are wanted or fewer, or returns the time of the next portion. A portion that was not taken in
     /// time is lost: it is a limit, not a promise.
-    pub(super) fn take(&mut self, wanted: usize, now: Instant) -> Result<usize, Instant> {
+    pub(in crate::connection::carry) fn take(
+        &mut self,
+        wanted: usize,
+        now: Instant,
+    ) -> Result<usize, Instant> {
         if now >= self.next {
             (self.left, self.next) = (self.portion, now + PORTION);
         }

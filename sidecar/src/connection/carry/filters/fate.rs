@@ -12,7 +12,7 @@ const MILLION: u64 = 1_000_000;
 
 /// The way of one request through the faults.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Fate {
+pub(in crate::connection::carry) struct Fate {
     /// The fault that is tried next.
     fault: usize,
     /// True if its delay was tried.
@@ -23,7 +23,7 @@ pub(super) struct Fate {
 
 /// The next thing that comes upon a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(in crate::connection::carry) enum Next {
     Wait(Duration),
     /// Status of the answer.
     Abort(u16),
@@ -34,7 +34,7 @@ pub(super) enum Next {
 }
 
 /// Returns an answer of its own.
-pub(super) fn words(status: u16, text: &'static str) -> Words {
+pub(in crate::connection::carry) fn words(status: u16, text: &'static str) -> Words {
     Words { status, text, last: false, fields: Arc::default() }
 }
 
@@ -42,7 +42,11 @@ pub(super) fn words(status: u16, text: &'static str) -> Words {
 
 impl Fate {
     /// Goes on through the faults. Each share of requests is a throw of the dice of its own.
-    pub(super) fn next(&mut self, faults: &[FaultPlan], mut dice: impl FnMut() -> u64) -> Next {
+    pub(in crate::connection::carry) fn next(
+        &mut self,
+        faults: &[FaultPlan],
+        mut dice: impl FnMut() -> u64,
+    ) -> Next {
         let mut takes = |share: Percentage| dice() % MILLION < u64::from(share.of_million());
         while let Some(fault) = faults.get(self.fault) {
             if let Some((time, share)) = fault.delay.filter(|_| !self.delayed) {

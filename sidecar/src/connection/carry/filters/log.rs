@@ -16,20 +16,31 @@
 //! | the answer is late, idle, too long | `UT`, `SI`, `DT` | `response_timeout`, `stream_idle_timeout`, `max_duration_timeout` |
 //! | the request breaks a rule | `DPE` | the rule's name |
 //! | the client went away | `DC` | `downstream_remote_disconnect` |
+//! | the client reset its stream of HTTP/2 | `DR` | `http2.remote_reset` |
+//! | the server reset it | `UR` | `upstream_reset_before_response_started{remote_reset}`, `…after…` |
+//! | the server did not take it | `UR` | `…{remote_refused_stream_reset}` |
 
 use crate::observe::close_reason::CloseReason;
 use crate::observe::traffic_log::{HttpEnd, HttpTraffic};
+use crate::relay::Side;
 use crate::relay::http::{Local, Refusal};
-use culvert_http::{RequestHead, ResponseHead};
 use std::time::{Duration, SystemTime};
 
 const fn end(flags: &'static str, details: &'static str) -> HttpEnd {
     HttpEnd { flags, details }
 }
 
+/// The end of a request whose server broke its protocol before it answered.
+pub(in crate::connection::carry) const FAILED: HttpEnd =
+    end("UPE", "upstream_reset_before_response_started{protocol_error}");
+
+/// The end of a request that its server did not take.
+pub(in crate::connection::carry) const REFUSED: HttpEnd =
+    end("UR", "upstream_reset_before_response_started{remote_refused_stream_reset}");
+
 /// A request on its way to the log.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(in crate::connection::carry) struct Log {
     request: Box<[u8]>,
     response: Box<[u8]>,
     status: u16,
@@ -50,7 +61,7 @@ pub(super) fn of_local(by: Local) -> HttpEnd {
 }
 
 /// Returns how a request ended that a broken rule or a limit of time ended.
-pub(super) fn of_refusal(rule: Refusal) -> HttpEnd {
+pub(in crate::connection::carry) fn of_refusal(rule: Refusal) -> HttpEnd {
     match rule {
         Refusal::RequestTimeout => end("UT", "response_timeout"),
         Refusal::StreamIdle => end("SI", "stream_idle_timeout"),
@@ -63,13 +74,13 @@ pub(super) fn of_refusal(rule: Refusal) -> HttpEnd {
         }
         Refusal::NoEndpoint => end("UH", "no_healthy_upstream"),
         Refusal::Overloaded => of_local(Local::Breaker),
-        rule if rule.status() == 502 => end("UPE", "upstream_reset_before_response_started{protocol_error}"),
+        rule if rule.status() == 502 => FAILED,
         rule => end("DPE", rule.name()),
     }
 }
 
 /// Returns how a request ended whose connection ended first.
-pub(super) fn of_close(reason: CloseReason, answered: bool) -> HttpEnd {
+pub(in crate::connection::carry) fn of_close(reason: CloseReason, answered: bool) -> HttpEnd {
     match reason {
         CloseReason::Ok | CloseReason::ClientReset => end("DC", "downstream_remote_disconnect"),
         CloseReason::ServerReset if answered => of_refusal(Refusal::CutBody),
@@ -80,12 +91,22 @@ pub(super) fn of_close(reason: CloseReason, answered: bool) -> HttpEnd {
     }
 }
 
+/// Returns how a request ended whose stream the client or the server reset.
+pub(in crate::connection::carry) fn of_reset(by: Side, answered: bool) -> HttpEnd {
+    match by {
+        Side::Client => end("DR", "http2.remote_reset"),
+        Side::Server if answered => end("UR", "upstream_reset_after_response_started{remote_reset}"),
+        Side::Server => end("UR", "upstream_reset_before_response_started{remote_reset}"),
+    }
+}
+
 // === impl Log ===
 
 impl Log {
-    pub(super) fn begin(head: &RequestHead<'_>) -> Box<Self> {
+    /// Begins with the head, as HTTP/1 writes it.
+    pub(super) fn begin(request: Box<[u8]>) -> Box<Self> {
         Box::new(Self {
-            request: head.bytes.into(),
+            request,
             response: Box::default(),
             status: 0,
             started: SystemTime::now(),
@@ -106,22 +127,22 @@ impl Log {
     }
 
     /// Notes an answer of the sidecar's own.
-    pub(super) fn answered_by(&mut self, status: u16, end: HttpEnd) {
+    pub(in crate::connection::carry) fn answered_by(&mut self, status: u16, end: HttpEnd) {
         (self.status, self.end) = (status, Some(end));
     }
 
-    /// Notes the head of the server's answer.
-    pub(super) fn answered(&mut self, head: &ResponseHead<'_>) {
-        (self.status, self.response) = (head.status, head.bytes.into());
+    /// Notes the head of the server's answer, as HTTP/1 writes it.
+    pub(in crate::connection::carry) fn answered(&mut self, status: u16, head: Box<[u8]>) {
+        (self.status, self.response) = (status, head);
     }
 
     /// Counts bytes of a body: of the request (0) or the response (1).
-    pub(super) fn count(&mut self, which: usize, bytes: u64) {
+    pub(in crate::connection::carry) fn count(&mut self, which: usize, bytes: u64) {
         self.bytes[which] += bytes;
     }
 
     /// Notes the end, unless it was noted before.
-    pub(super) fn ends(&mut self, end: HttpEnd) {
+    pub(in crate::connection::carry) fn ends(&mut self, end: HttpEnd) {
         self.end.get_or_insert(end);
     }
 
@@ -138,7 +159,7 @@ impl Log {
 }
 
 /// Returns what the log says of bytes that were no request.
-pub(super) fn of_nothing(rule: Refusal, status: Option<u16>) -> HttpTraffic {
+pub(in crate::connection::carry) fn of_nothing(rule: Refusal, status: Option<u16>) -> HttpTraffic {
     HttpTraffic {
         request: Box::default(),
         response: Box::default(),

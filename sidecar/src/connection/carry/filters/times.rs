@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Times of the requests of one connection.
 #[derive(Debug)]
-pub(in crate::connection::carry::http) struct Times {
+pub(in crate::connection::carry) struct Times {
     limits: HttpTimes,
     /// The time at which the connection is to end between two requests.
     connection: Option<Instant>,
@@ -25,7 +25,7 @@ pub(in crate::connection::carry::http) struct Times {
 
 /// A limit that was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::connection::carry::http) enum Due {
+pub(in crate::connection::carry) enum Due {
     /// The exchange ends, with an answer if none has begun.
     Late(Refusal),
     /// The connection ends between two requests.
@@ -36,7 +36,7 @@ pub(in crate::connection::carry::http) enum Due {
 
 impl Times {
     /// Begins with the connection; `None` if there is no limit.
-    pub(super) fn begin(limits: HttpTimes) -> Option<Box<Self>> {
+    pub(in crate::connection::carry) fn begin(limits: HttpTimes) -> Option<Box<Self>> {
         (limits != HttpTimes::default()).then(|| Box::new(Self::new(limits)))
     }
 
@@ -47,13 +47,17 @@ impl Times {
     }
 
     /// Notes that a request was admitted.
-    pub(super) fn began(&mut self, now: Instant) {
+    pub(in crate::connection::carry) fn began(&mut self, now: Instant) {
         self.moved = now;
         self.head = None;
     }
 
     /// Notes the begin of the oldest request under way, and the end of what the client sent of it.
-    pub(super) fn note(&mut self, oldest: Option<(Instant, Option<Instant>)>, now: Instant) {
+    pub(in crate::connection::carry) fn note(
+        &mut self,
+        oldest: Option<(Instant, Option<Instant>)>,
+        now: Instant,
+    ) {
         if oldest.map(|(began, _)| began) != self.began {
             self.moved = now;
         }
@@ -62,7 +66,7 @@ impl Times {
     }
 
     /// Notes the bytes that moved so far, and if the client has begun a head.
-    pub(in crate::connection::carry::http) fn note_bytes(&mut self, bytes: u64, in_head: bool, now: Instant) {
+    pub(in crate::connection::carry) fn note_bytes(&mut self, bytes: u64, in_head: bool, now: Instant) {
         if bytes != self.bytes {
             (self.moved, self.bytes) = (now, bytes);
         }
@@ -70,7 +74,7 @@ impl Times {
     }
 
     /// Returns the time at which the first limit is reached, and the limit.
-    pub(in crate::connection::carry::http) fn due(&self) -> Option<(Instant, Due)> {
+    pub(in crate::connection::carry) fn due(&self) -> Option<(Instant, Due)> {
         let HttpTimes { request, stream_idle, headers, stream, connection: _ } = self.limits;
         let at = |from: Option<Instant>, time: Option<Duration>| Some(from? + time?);
         let limits = [
@@ -84,7 +88,7 @@ impl Times {
     }
 
     /// Returns the limit of the exchange that is reached first.
-    pub(in crate::connection::carry::http) fn late(&self) -> Option<(Instant, Refusal)> {
+    pub(in crate::connection::carry) fn late(&self) -> Option<(Instant, Refusal)> {
         let without = Self { connection: None, ..*self };
         match without.due()? {
             (at, Due::Late(rule)) => Some((at, rule)),
@@ -93,7 +97,7 @@ impl Times {
     }
 
     /// Notes that the connection ends at the next border.
-    pub(in crate::connection::carry::http) fn is_ending(&mut self) {
+    pub(in crate::connection::carry) fn is_ending(&mut self) {
         self.connection = None;
     }
 }
