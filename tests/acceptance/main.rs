@@ -19,6 +19,7 @@ mod documents;
 mod documents_memory;
 mod endpoints;
 mod external_services;
+mod failed_answers;
 mod forged;
 mod go_json;
 mod guards;

@@ -135,6 +135,8 @@ pub(crate) struct Upstream {
     pub(crate) peer: Option<SpiffeId>,
     /// The connection among those of its endpoint, where they are counted.
     pub(crate) in_use: Option<InUse>,
+    /// The endpoint, where its answers may eject it.
+    pub(crate) judged: Option<Arc<Endpoint>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -142,7 +144,7 @@ struct Attempt<'a> {
     addr: DialAddr,
     source: Option<IpAddr>,
     /// The endpoint to eject when it fails.
-    endpoint: Option<(&'a Endpoint, Standing)>,
+    endpoint: Option<(&'a Arc<Endpoint>, Standing)>,
     known: Known<'a>,
 }
 
@@ -372,7 +374,7 @@ impl<'a> Attempting<'a> {
             }
             Known::Nothing | Known::Member(_) | Known::Outsider(_) => (Stream::Plain(tcp), None),
         };
-        Ok(Upstream { noted, stream, peer, in_use: None })
+        Ok(Upstream { noted, stream, peer, in_use: None, judged: None })
     }
 
     /// Awaits a handshake within its share.
@@ -412,7 +414,9 @@ pub(crate) fn connect<'a>(
                     if let Some((endpoint, _)) = attempt.endpoint {
                         cluster.succeeded(endpoint);
                     }
-                    return Ok(Upstream { in_use, ..upstream });
+                    let judged = attempt.endpoint.filter(|_| cluster.judges_answers());
+                    let judged = judged.map(|(endpoint, _)| Arc::clone(endpoint));
+                    return Ok(Upstream { in_use, judged, ..upstream });
                 }
                 Err(error) => error,
             };
@@ -452,7 +456,7 @@ mod tests {
     use super::*;
 
     fn attempt(standing: Option<Standing>) -> Attempt<'static> {
-        let endpoint: &'static Endpoint = Box::leak(Box::new(Endpoint {
+        let endpoint: &'static Arc<Endpoint> = Box::leak(Box::new(Arc::new(Endpoint {
             address: "192.0.2.1:80".parse().unwrap(),
             behind: Behind::Member(Arc::new(Member {
                 dataplane: "d".into(),
@@ -460,7 +464,7 @@ mod tests {
                 ids: None,
             })),
             ejection: Arc::default(),
-        }));
+        })));
         let addr = DialAddr::new(endpoint.address);
         let endpoint = standing.map(|standing| (endpoint, standing));
         Attempt { addr, source: None, endpoint, known: Known::Nothing }

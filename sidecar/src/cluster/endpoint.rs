@@ -2,7 +2,7 @@
 //! Endpoints of a cluster, their failures, and the order in which a connection tries them.
 
 use crate::cluster::outsider::{Opened, Outsider, OutsiderMetrics};
-use crate::plan::{Discovery, Member};
+use crate::plan::{Discovery, FailedAnswers, Member};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -61,6 +61,8 @@ pub(crate) struct Ejection {
     word: AtomicU64,
     /// Failed connects in a row while it is in service; 0 once one succeeds.
     streak: AtomicU32,
+    /// Failed answers in a row: of 500 and above, and of a gateway. Counted where the plan says so.
+    answers: [AtomicU32; 2],
     /// True while it fails its active checks. Written by the task of the checks alone.
     unhealthy: AtomicBool,
     /// Connections that are open or being made, where the cluster's algorithm asks for them; see [`InUse`].
@@ -147,6 +149,27 @@ impl Ejection {
         let counted = |streak: u32| Some(streak.saturating_add(1));
         let before = self.streak.fetch_update(Relaxed, Relaxed, counted).unwrap_or_default();
         before.saturating_add(1) >= most
+    }
+
+    /// Counts an answer of an endpoint that is in service. Returns true if so many in a row have failed; the counts begin anew
+    /// then.
+    pub(crate) fn answered(&self, status: u16, most: FailedAnswers) -> bool {
+        let [all, gateway] = &self.answers;
+        let counted = [(all, most.all, status >= 500), (gateway, most.gateway, matches!(status, 502..=504))];
+        let mut struck = false;
+        for (count, most, failed) in counted {
+            let Some(most) = most else { continue };
+            if failed {
+                struck |= count.fetch_add(1, Relaxed).saturating_add(1) >= most;
+            } else if count.load(Relaxed) != 0 {
+                count.store(0, Relaxed);
+            }
+        }
+        if struck {
+            all.store(0, Relaxed);
+            gateway.store(0, Relaxed);
+        }
+        struck
     }
 
     /// Lets it come after the others for `time`, as an answer is overdue. Once it has failed, that counts.
@@ -335,6 +358,26 @@ mod tests {
     use Standing::{InService, LastResort, Trial};
 
     const FIRST: u64 = 5_000;
+
+    #[test]
+    fn failed_answers_in_a_row_strike_out_and_any_other_ends_the_row() {
+        let both = |all, gateway| FailedAnswers { all, gateway };
+        for (most, answers, struck) in [
+            (both(None, None), &[500, 503, 503, 503][..], None),
+            (both(Some(3), None), &[500, 503, 500], Some(3)),
+            (both(Some(3), None), &[500, 503, 200, 500, 500, 404, 599, 500, 500], Some(9)),
+            (both(None, Some(2)), &[502, 500, 503, 504], Some(4)),
+            (both(None, Some(2)), &[502, 505, 501, 503], None),
+            (both(Some(4), Some(2)), &[500, 500, 500, 500], Some(4)),
+            (both(Some(4), Some(2)), &[500, 503, 504, 500], Some(3)),
+        ] {
+            let ejection = Ejection::default();
+            let found = answers.iter().position(|status| ejection.answered(*status, most));
+            assert_eq!(found.map(|place| place + 1), struck, "{most:?} {answers:?}");
+            let again = answers.iter().position(|status| ejection.answered(*status, most));
+            assert!(struck.is_none() || again.is_some(), "the counts begin anew: {most:?} {answers:?}");
+        }
+    }
 
     #[test]
     fn pauses_double_by_trials_alone_and_end_with_a_success() {

@@ -3,7 +3,7 @@
 
 use crate::cluster::connect::{Attempts, Breaker, ConnectError, Event};
 use crate::cluster::destinations::{DestinationUse, Destinations};
-use crate::cluster::endpoint::InUse;
+use crate::cluster::endpoint::{Endpoint, InUse};
 use crate::cluster::metrics::UpstreamMetrics;
 use crate::cluster::registry::{Cluster, ClusterState};
 use crate::connection::accepted::ConnectionInfo;
@@ -33,6 +33,26 @@ pub(crate) struct UpstreamUse {
     destination: Option<DestinationUse>,
     /// The connection among those of its endpoint, where they are counted.
     in_use: Option<InUse>,
+}
+
+/// Answers of a server's endpoint, of which too many that fail in a row eject it.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    cluster: Arc<Cluster>,
+    endpoint: Arc<Endpoint>,
+    totals: Arc<Totals>,
+}
+
+// === impl Judge ===
+
+impl Judge {
+    /// Counts an answer, or a failure that takes the place of one.
+    pub(crate) fn answered(&self, status: u16) {
+        let Self { cluster, endpoint, totals } = self;
+        if cluster.answered(endpoint, status) {
+            count(&cluster.state, totals, |upstream| &upstream.ejections);
+        }
+    }
 }
 
 /// Counts for the cluster, and in the totals of the direction and family.
@@ -106,6 +126,11 @@ impl UpstreamUse {
             Event::RetryRefused => self.count(|upstream| &upstream.retry_overflow),
             Event::Connected(took) => self.totals.connect_seconds.observe(took.as_secs_f64()),
         }
+    }
+
+    /// Returns the judge of the answers of an endpoint of its cluster.
+    pub(crate) fn judge(&self, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) -> Judge {
+        Judge { cluster, endpoint, totals: Arc::clone(&self.totals) }
     }
 
     /// Keeps the connection among those of its endpoint until the use ends.

@@ -140,6 +140,8 @@ pub const MOST_ATTEMPTS: usize = 5;
 pub struct OutlierPlan {
     /// Failed connects in a row that eject an endpoint.
     pub consecutive: u32,
+    /// Failed answers of HTTP in a row that do.
+    pub answers: FailedAnswers,
     /// Time until the first trial of an ejected endpoint.
     pub ejection_time: Duration,
     /// Share of the endpoints that may be ejected at once, in percent; one always may.
@@ -149,11 +151,26 @@ pub struct OutlierPlan {
     pub panic_threshold: u32,
 }
 
+/// Failed answers of HTTP in a row that eject an endpoint; `None` = they are not looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailedAnswers {
+    /// Answers of 500 and above.
+    pub all: Option<u32>,
+    /// Answers of 502, 503 and 504.
+    pub gateway: Option<u32>,
+}
+
 impl Default for OutlierPlan {
     /// The ejection without a policy: it changes the order of attempts only, so the first failure is enough, and all
     /// endpoints may be ejected.
     fn default() -> Self {
-        Self { consecutive: 1, ejection_time: Duration::from_secs(5), most_ejected: 100, panic_threshold: 0 }
+        Self {
+            consecutive: 1,
+            answers: FailedAnswers::default(),
+            ejection_time: Duration::from_secs(5),
+            most_ejected: 100,
+            panic_threshold: 0,
+        }
     }
 }
 

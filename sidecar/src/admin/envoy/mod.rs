@@ -17,7 +17,7 @@ use crate::net::addrs::{DialAddr, Direction};
 use crate::net::clock::rfc3339;
 use crate::observe::one_line::one_line;
 use crate::options::config::Config;
-use crate::plan::{self, Discovery, Mtls, OutlierPlan, Serve};
+use crate::plan::{self, Discovery, FailedAnswers, Mtls, OutlierPlan, Serve};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -154,11 +154,15 @@ fn cluster(planned: &plan::ClusterPlan, mtls: Option<&Mtls>) -> Value {
         (&planned.upstream, planned.outlier)
         && outlier != OutlierPlan::default()
     {
+        let FailedAnswers { all, gateway } = outlier.answers;
         cluster["outlier_detection"] = json!({
-            "consecutive_5xx": outlier.consecutive,
+            "consecutive_5xx": all.unwrap_or(outlier.consecutive),
             "base_ejection_time": duration(outlier.ejection_time),
             "max_ejection_percent": outlier.most_ejected,
         });
+        if let Some(gateway) = gateway {
+            cluster["outlier_detection"]["consecutive_gateway_failure"] = gateway.into();
+        }
         let percent = f64::from(outlier.panic_threshold) / 1000.0;
         cluster["common_lb_config"] = json!({"healthy_panic_threshold": {"value": percent}});
     }

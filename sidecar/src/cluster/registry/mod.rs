@@ -32,7 +32,7 @@ use crate::net::addrs::{Direction, Family};
 use crate::plan::health::CheckPlan;
 use crate::plan::listener::rate::RatePlan;
 use crate::plan::outside::Exit;
-use crate::plan::{self, Discovery, Origin, Plan};
+use crate::plan::{self, Discovery, FailedAnswers, Origin, Plan};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -445,6 +445,28 @@ impl Cluster {
         let ejected = ejection.failed(self.state.millis(), self.first_pause(), standing);
         // A trial that failed changes the time of the next one.
         if ejected || standing == Standing::Trial {
+            self.state.panics.forget();
+        }
+        ejected
+    }
+
+    /// Returns true if failed answers eject its endpoints.
+    pub(crate) fn judges_answers(&self) -> bool {
+        self.plan.outlier.is_some_and(|outlier| outlier.answers != FailedAnswers::default())
+    }
+
+    /// Counts an answer, and ejects its endpoint if that is one too many that failed. Returns true if it was in service until
+    /// now.
+    pub(crate) fn answered(&self, endpoint: &Endpoint, status: u16) -> bool {
+        let Some(outlier) = self.plan.outlier else { return false };
+        let ejection = &endpoint.ejection;
+        // Connections that were open before go on, and prove nothing new.
+        if ejection.is_ejected() || !ejection.answered(status, outlier.answers) {
+            return false;
+        }
+        let ejected = self.may_eject(outlier.most_ejected)
+            && ejection.failed(self.state.millis(), self.first_pause(), Standing::InService);
+        if ejected {
             self.state.panics.forget();
         }
         ejected

@@ -3,7 +3,7 @@ use super::*;
 use crate::cluster::endpoint::Turn;
 use crate::plan::balance::Algorithm;
 use crate::plan::health::HealthPlan;
-use crate::plan::{MOST_ATTEMPTS, Member, OutlierPlan};
+use crate::plan::{FailedAnswers, MOST_ATTEMPTS, Member, OutlierPlan};
 use culvert_mesh::model::tags::Tags;
 
 /// The plan that options without documents compile to.
@@ -180,6 +180,25 @@ fn an_endpoint_is_ejected_by_failures_in_a_row() {
     assert_eq!(is_in_turn(&web), [0, 1]);
     assert!(fails());
     assert_eq!(is_in_turn(&web), [1]);
+}
+
+#[test]
+fn an_endpoint_is_ejected_by_failed_answers_in_a_row_and_by_those_of_its_ejection_no_more() {
+    let answers = FailedAnswers { all: Some(2), gateway: None };
+    let outlier = OutlierPlan { answers, most_ejected: 10, ..OutlierPlan::default() };
+    let web = web_with(&Registry::default(), 3, Some(outlier));
+    let answers = |place: usize, status| web.answered(&web.endpoints[place], status);
+    assert!(web.judges_answers());
+    assert!(!answers(0, 500) && !answers(0, 200) && !answers(0, 500));
+    assert_eq!(is_in_turn(&web), [0, 1, 2]);
+    assert!(answers(0, 503));
+    assert_eq!(is_in_turn(&web), [1, 2]);
+    assert!((0..9).all(|_| !answers(0, 500)), "it is ejected already");
+    assert!(!answers(1, 500) && !answers(1, 500), "more than a tenth are");
+    web.succeeded(&web.endpoints[0]);
+    assert!(!answers(0, 500) && answers(0, 500), "from the beginning");
+    let without = web_with(&Registry::default(), 3, Some(OutlierPlan::default()));
+    assert!(!without.judges_answers());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::connection::error::ForwardError;
 use crate::connection::table::{ConnectionState, Entry};
 use crate::connection::tls;
 use crate::connection::trial;
-use crate::connection::upstream::UpstreamUse;
+use crate::connection::upstream::{Judge, UpstreamUse};
 use crate::net::dial::DialError;
 use crate::net::own_sockets::OwnSocket;
 use crate::observe::close_reason::CloseReason;
@@ -23,6 +23,7 @@ use crate::tls::handshake::Shaken;
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 
@@ -39,6 +40,8 @@ pub(crate) struct Tcp {
 pub(crate) struct Connected {
     /// The client's TLS session, if it speaks TLS.
     pub(super) session: Option<Box<Shaken>>,
+    /// The judge of its answers, where they may eject its endpoint.
+    judge: Option<Judge>,
     upstream: Upstream,
     using: UpstreamUse,
 }
@@ -94,7 +97,11 @@ pub(crate) async fn connect(
         unless_stopped(&entry, finished).await
     };
     match connected {
-        Ok((upstream, session)) => Ok(Connected { session, upstream, using }),
+        Ok((mut upstream, session)) => {
+            let judged = upstream.judged.take();
+            let judge = judged.map(|endpoint| using.judge(Arc::clone(cluster), endpoint));
+            Ok(Connected { session, judge, upstream, using })
+        }
         Err(error) => {
             using.ends(error.reason());
             Err(error)
@@ -145,10 +152,15 @@ impl Connected {
         (stream, session)
     }
 
+    /// Takes the judge of the server's answers.
+    pub(super) fn take_judge(&mut self) -> Option<Judge> {
+        self.judge.take()
+    }
+
     /// Returns the same, for an owner of the server's side that keeps the note of the socket itself.
     pub(super) fn apart(self, downstream: Downstream) -> (Stream, Option<OwnSocket>, Session) {
-        let Self { session: _, upstream, mut using } = self;
-        let Upstream { noted, stream, peer: _, in_use } = upstream;
+        let Self { session: _, judge: _, upstream, mut using } = self;
+        let Upstream { noted, stream, peer: _, in_use, judged: _ } = upstream;
         using.keeps(in_use);
         (stream, noted, Session::new(downstream, using))
     }

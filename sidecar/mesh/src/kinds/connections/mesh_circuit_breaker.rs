@@ -82,9 +82,9 @@ fields! {
 fields! {
     /// Failures that are counted.
     pub struct Detectors {
-        /// Failures of any kind in a row; for TCP failed connects.
+        /// Failures of any kind in a row: failed connects, and answers of 500 and above.
         total: optional ConsecutiveFailures = "totalFailures",
-        /// Failures of a gateway in a row; for TCP failed connects.
+        /// Failures of a gateway in a row: failed connects, and answers of 502, 503 and 504.
         gateway: optional ConsecutiveFailures = "gatewayFailures",
         /// Failed connects in a row, where splitExternalAndLocalErrors is true.
         local: optional ConsecutiveFailures = "localOriginFailures",
@@ -229,6 +229,10 @@ impl Merge for Detectors {
     }
 }
 
+fn number(of: &Option<ConsecutiveFailures>) -> Option<u32> {
+    Some(of.as_ref()?.consecutive?.0)
+}
+
 impl OutlierDetection {
     /// Returns the number of failed connects in a row that ejects an endpoint, if a detector that sees connects says one.
     ///
@@ -236,20 +240,23 @@ impl OutlierDetection {
     /// error of the server and of a gateway.
     pub fn failed_connects(&self) -> Option<u32> {
         let detectors = self.detectors.as_ref()?;
-        let number = |of: &Option<ConsecutiveFailures>| Some(of.as_ref()?.consecutive?.0);
         match self.split {
             Some(true) => number(&detectors.local),
-            _ => [number(&detectors.total), number(&detectors.gateway)].into_iter().flatten().min(),
+            _ => self.failed_answers().into_iter().flatten().min(),
         }
     }
 
-    /// Returns the detectors that see nothing of a connection.
+    /// Returns the numbers of failed answers in a row that eject an endpoint: of all, and of a gateway's.
+    pub fn failed_answers(&self) -> [Option<u32>; 2] {
+        let detectors = self.detectors.as_ref();
+        detectors.map_or([None; 2], |all| [number(&all.total), number(&all.gateway)])
+    }
+
+    /// Returns the detectors that see nothing.
     fn passed_over(&self) -> Vec<&'static str> {
         let Some(detectors) = &self.detectors else { return Vec::new() };
         let split = self.split == Some(true);
         let all = [
-            ("detectors.totalFailures", split && detectors.total.is_some()),
-            ("detectors.gatewayFailures", split && detectors.gateway.is_some()),
             ("detectors.localOriginFailures", !split && detectors.local.is_some()),
             ("detectors.successRate", detectors.success_rate.is_some()),
             ("detectors.failurePercentage", detectors.failure_percentage.is_some()),

@@ -20,17 +20,18 @@ pub(super) use log::{FAILED, REFUSED, of_close, of_nothing, of_refusal, of_reset
 pub(super) use times::{Due, Times};
 
 use crate::cluster::registry::{ClusterState, Listener};
+use crate::connection::upstream::Judge;
 use crate::metrics::{Counter, Histogram};
 use crate::net::limit::Permit;
 use crate::plan::listener::http::{Caller, FaultPlan, HttpTimes};
 use crate::plan::tls::permissions::Peer;
-use crate::relay::http::{HttpMetrics, Local};
+use crate::relay::http::{HttpMetrics, Local, Refusal};
 use bandwidth::Bandwidth;
 use counts::Injected;
 use culvert_http::Words;
 use fate::Next;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// What is the same for all requests of a connection.
@@ -66,6 +67,8 @@ pub(super) struct Filters {
     pub(super) setting: Setting,
     /// Faults that its caller's requests have.
     faults: Vec<FaultPlan>,
+    /// Judge of the server's answers, once there is a server whose answers may eject it.
+    judge: OnceLock<Judge>,
 }
 
 /// Decision about a request.
@@ -92,7 +95,31 @@ impl Filters {
         let caller = Caller { peer: peer.as_ref(), names_services: *names_services, address: *address };
         let plan = setting.listener.plan.http.as_deref();
         let faults = plan.map(|plan| plan.faults.of(caller)).unwrap_or_default();
-        Self { setting, faults }
+        Self { setting, faults, judge: OnceLock::new() }
+    }
+
+    /// Lets answers be judged from now on.
+    pub(super) fn judged_by(&self, judge: Option<Judge>) {
+        if let Some(judge) = judge {
+            // The connection has one server.
+            let _ = self.judge.set(judge);
+        }
+    }
+
+    /// Counts the answer of a server.
+    pub(super) fn answered(&self, status: u16) {
+        self.setting.answered(status);
+        if let Some(judge) = self.judge.get() {
+            judge.answered(status);
+        }
+    }
+
+    /// Counts the failure of a server that a rule of HTTP or a limit of time found in place of its answer.
+    pub(super) fn failed(&self, rule: Refusal) {
+        let is_servers = rule == Refusal::RequestTimeout || rule.status() == 502;
+        if let Some(judge) = self.judge.get().filter(|_| is_servers) {
+            judge.answered(rule.status());
+        }
     }
 
     /// Returns the limits of time.

@@ -62,7 +62,8 @@ pub(in crate::connection) async fn connect(
         }
         (first, Some(error)) => forbid(downstream, client, &mut gate, error, first.is_ok()).await,
         (Ok(First::Request), None) => match dial(&mut downstream, admitted, gate.rules().late()).await {
-            Ok(connected) => {
+            Ok(mut connected) => {
+                gate.rules().judged_by(connected.take_judge());
                 let (server, session) = connected.begin(downstream);
                 let relay = Relay::through(gate);
                 return Some(Carry::Messages(Box::new(Http::new(client, server, relay, session))));

@@ -83,7 +83,8 @@ pub(in crate::connection::carry) async fn connect(
         running.wait(Wait { patience: None, renews: false }, None, dialling).await
     };
     match dialled {
-        Waited::Done(Ok(connected)) => {
+        Waited::Done(Ok(mut connected)) => {
+            running.shared.judged_by(connected.take_judge());
             let keepalive = downstream.shared().config.tcp_keepalive;
             let (server, noted, session) = connected.apart(downstream);
             if let Some(after) = keepalive {

@@ -6,6 +6,7 @@ use crate::cluster::balance::{Random, seed};
 use crate::connection::carry::filters::{
     Admission, Books, Change, Due, Fate, Filters, Times, Verdict, of_nothing, of_refusal,
 };
+use crate::connection::upstream::Judge;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::traffic_log::{HttpEnd, HttpTraffic};
 use crate::plan::listener::http::HttpTimes;
@@ -173,6 +174,11 @@ impl Shared {
         self.state().failure
     }
 
+    /// Lets the server's answers be judged.
+    pub(super) fn judged_by(&self, judge: Option<Judge>) {
+        self.filters.judged_by(judge);
+    }
+
     /// Notes the rule that requests are answered by from now on.
     pub(super) fn is_unreachable(&self, rule: Refusal) {
         self.state().unreachable = Some(rule);
@@ -309,7 +315,7 @@ impl Exchange for Request {
         let status = response.status.as_u16();
         self.answered = true;
         self.shared.metrics().answered(status);
-        self.shared.filters.setting.answered(status);
+        self.shared.filters.answered(status);
         if let Some(log) = self.books.as_mut().and_then(|books| books.log.as_mut()) {
             log.answered(status, heads::of_response(response));
         }
@@ -335,6 +341,7 @@ impl Exchange for Request {
                 self.shared.metrics().refused(rule);
                 let status = (!self.answered).then_some(rule.status());
                 self.shared.filters.setting.refused(rule, status, true);
+                self.shared.filters.failed(rule);
                 self.log_end(status, of_refusal(rule));
                 Some(reply_of(rule))
             }
@@ -357,6 +364,7 @@ impl Exchange for Request {
             How::Failed(failure) => {
                 self.shared.note_failure(failure);
                 setting.refused(Refusal::NoAnswer, status, true);
+                self.shared.filters.failed(Refusal::NoAnswer);
             }
             How::Unreachable => {
                 self.shared.metrics().refused(unreachable);

@@ -16,7 +16,7 @@ use crate::plan::compile::balance::{self, Strategy};
 use crate::plan::health::HealthPlan;
 use crate::plan::listener::http::HttpPlan;
 use crate::plan::listener::rate::RatePlan;
-use crate::plan::{ClusterPlan, Discovery, MOST_ATTEMPTS, Origin, OutlierPlan};
+use crate::plan::{ClusterPlan, Discovery, FailedAnswers, MOST_ATTEMPTS, Origin, OutlierPlan};
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::connections::mesh_circuit_breaker::{
     BreakerConf, ConnectionLimits, MeshCircuitBreaker, OutlierDetection, Thousandths,
@@ -83,6 +83,7 @@ const OUTBOUND: Times = Times { connect: Duration::from_secs(5), idle: Duration:
 /// Ejection where a policy says the number of failures: the other numbers are Envoy's, which Kuma leaves as they are.
 const ENVOY: OutlierPlan = OutlierPlan {
     consecutive: 5,
+    answers: FailedAnswers { all: None, gateway: None },
     ejection_time: Duration::from_secs(30),
     most_ejected: 10,
     panic_threshold: 50_000,
@@ -228,17 +229,20 @@ impl Numbers {
     }
 }
 
-/// Returns the ejection that a policy says. Without a detector that sees failed connects, culvert's own stays.
+/// Returns the ejection that a policy says. Without a detector that says a number, culvert's own stays.
 fn ejection(policy: &OutlierDetection) -> Option<OutlierPlan> {
     if policy.disabled == Some(true) {
         return None;
     }
-    let default = match policy.failed_connects() {
-        Some(consecutive) => OutlierPlan { consecutive, ..ENVOY },
-        None => OutlierPlan::default(),
+    let [all, gateway] = policy.failed_answers();
+    let default = match (policy.failed_connects(), all.or(gateway)) {
+        (Some(consecutive), _) => OutlierPlan { consecutive, ..ENVOY },
+        (None, Some(_)) => ENVOY,
+        (None, None) => OutlierPlan::default(),
     };
     Some(OutlierPlan {
         consecutive: default.consecutive,
+        answers: FailedAnswers { all, gateway },
         ejection_time: policy.base_ejection_time.map_or(default.ejection_time, |time| time.0),
         most_ejected: policy.max_ejection_percent.map_or(default.most_ejected, |percent| percent.0),
         panic_threshold: policy

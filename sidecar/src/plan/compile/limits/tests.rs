@@ -3,7 +3,7 @@ use super::{INBOUND, OUTBOUND, PASSTHROUGH};
 use crate::options::Options;
 use crate::options::config::Thresholds;
 use crate::plan::compile::{compile, read_with_mesh};
-use crate::plan::{ClusterPlan, ListenerPlan, MOST_ATTEMPTS, OutlierPlan, Plan};
+use crate::plan::{ClusterPlan, FailedAnswers, ListenerPlan, MOST_ATTEMPTS, OutlierPlan, Plan};
 use clap::Parser;
 use std::time::Duration;
 
@@ -265,20 +265,29 @@ fn a_breaker_limits_clusters_of_destinations_and_of_inbounds() {
 #[test]
 fn a_breaker_says_when_endpoints_are_ejected() {
     let own = OutlierPlan::default();
-    let envoy = |consecutive| OutlierPlan {
+    let answers = |all, gateway| FailedAnswers { all, gateway };
+    let after = |consecutive, answers| OutlierPlan {
         consecutive,
+        answers,
         ejection_time: Duration::from_secs(30),
         most_ejected: 10,
         panic_threshold: 50_000,
     };
     for (conf, expected) in [
-        ("detectors: {totalFailures: {consecutive: 7}}", Some(envoy(7))),
-        ("detectors: {totalFailures: {consecutive: 7}, gatewayFailures: {consecutive: 6}}", Some(envoy(6))),
+        ("detectors: {totalFailures: {consecutive: 7}}", Some(after(7, answers(Some(7), None)))),
+        (
+            "detectors: {totalFailures: {consecutive: 7}, gatewayFailures: {consecutive: 6}}",
+            Some(after(6, answers(Some(7), Some(6)))),
+        ),
+        (
+            "splitExternalAndLocalErrors: true, detectors: {gatewayFailures: {consecutive: 7}}",
+            Some(after(5, answers(None, Some(7)))),
+        ),
         ("detectors: {totalFailures: {}}", Some(own)),
         ("detectors: {localOriginFailures: {consecutive: 3}}", Some(own)),
         (
             "splitExternalAndLocalErrors: true, detectors: {totalFailures: {consecutive: 7}, localOriginFailures: {consecutive: 3}}",
-            Some(envoy(3)),
+            Some(after(3, answers(Some(7), None))),
         ),
         (
             "detectors: {successRate: {minimumHosts: 5, requestVolume: 10, standardDeviationFactor: '1.9'}}",
@@ -288,6 +297,7 @@ fn a_breaker_says_when_endpoints_are_ejected() {
             "interval: 1s, baseEjectionTime: 2s, maxEjectionPercent: 20, healthyPanicThreshold: '33.3', detectors: {totalFailures: {consecutive: 7}}",
             Some(OutlierPlan {
                 consecutive: 7,
+                answers: answers(Some(7), None),
                 ejection_time: Duration::from_secs(2),
                 most_ejected: 20,
                 panic_threshold: 33_300,
@@ -295,7 +305,10 @@ fn a_breaker_says_when_endpoints_are_ejected() {
         ),
         ("healthyPanicThreshold: 30", Some(OutlierPlan { panic_threshold: 30_000, ..own })),
         ("disabled: true, detectors: {totalFailures: {consecutive: 7}}", None),
-        ("disabled: false, detectors: {totalFailures: {consecutive: 7}}", Some(envoy(7))),
+        (
+            "disabled: false, detectors: {totalFailures: {consecutive: 7}}",
+            Some(after(7, answers(Some(7), None))),
+        ),
     ] {
         let entry = to(BACKEND, &format!("outlierDetection: {{{conf}}}"));
         let plan = plan(&policy("MeshCircuitBreaker", "b", ALL, &format!("to: [{entry}]")));
@@ -415,6 +428,7 @@ fn older_breakers_and_retries_are_read_into_the_newer_ones() {
     assert_eq!(backend.thresholds, Thresholds { max_connections: 2, ..Thresholds::default() });
     let outlier = OutlierPlan {
         consecutive: 5,
+        answers: FailedAnswers { all: Some(5), gateway: Some(9) },
         ejection_time: Duration::from_secs(20),
         most_ejected: 20,
         panic_threshold: 50_000,

@@ -5,6 +5,7 @@ use crate::cluster::balance::{Random, seed};
 use crate::connection::carry::filters::{
     Admission, Books, Change, Due, Fate, Filters, Times, Verdict, of_nothing, of_refusal,
 };
+use crate::connection::upstream::Judge;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::traffic_log::HttpTraffic;
 use crate::relay::Side;
@@ -82,6 +83,11 @@ impl Requests {
             times,
             ended: Vec::new(),
         }
+    }
+
+    /// Lets the server's answers be judged.
+    pub(super) fn judged_by(&self, judge: Option<Judge>) {
+        self.filters.judged_by(judge);
     }
 
     /// Returns the filters, for another version of HTTP.
@@ -171,13 +177,16 @@ impl Rules for Requests {
         }
         // Another head follows an interim one.
         if !(100..200).contains(&head.status) || head.status == 101 {
-            self.filters.setting.answered(head.status);
+            self.filters.answered(head.status);
         }
     }
 
     fn refused(&mut self, rule: Refusal, status: Option<u16>) {
         let setting = &self.filters.setting;
         setting.refused(rule, status, !self.under_way.is_empty());
+        if !self.under_way.is_empty() {
+            self.filters.failed(rule);
+        }
         if !setting.logs {
             return;
         }

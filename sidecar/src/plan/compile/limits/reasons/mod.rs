@@ -24,12 +24,14 @@ use culvert_mesh::select::Subject;
 const ATTEMPTS: &str = "endpoints tried at most";
 const EJECTION: &str = "ejection";
 const FAILURES: &str = "failed connects until ejection";
+const ANSWERS: &str = "answers of 5xx until ejection";
+const GATEWAY_ANSWERS: &str = "answers of 502 to 504 until ejection";
 const EJECTION_TIME: &str = "ejection time";
 const MOST_EJECTED: &str = "ejected at most";
 const PANIC: &str = "panic threshold";
 
 /// Fields of a cluster, in the order in which they are shown. Those of checks and of the choice of endpoints come behind them.
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 13] = [
     field::CONNECT_TIMEOUT,
     field::MAX_CONNECTIONS,
     field::MAX_PENDING,
@@ -38,6 +40,8 @@ const FIELDS: [&str; 11] = [
     ATTEMPTS,
     EJECTION,
     FAILURES,
+    ANSWERS,
+    GATEWAY_ANSWERS,
     EJECTION_TIME,
     MOST_EJECTED,
     PANIC,
@@ -125,10 +129,13 @@ impl Says for BreakerConf {
             ]);
         }
         if let Some(outlier) = outlier {
+            let [all, gateway] = outlier.failed_answers().map(|of| of.map(|number| number.to_string()));
             let on = |disabled: bool| if disabled { "off" } else { "on" }.to_owned();
             said.extend([
                 (EJECTION, outlier.disabled.map(on)),
                 (FAILURES, outlier.failed_connects().map(|number| number.to_string())),
+                (ANSWERS, all),
+                (GATEWAY_ANSWERS, gateway),
                 (EJECTION_TIME, outlier.base_ejection_time.map(|time| words(Some(time.0)))),
                 (MOST_EJECTED, outlier.max_ejection_percent.map(|share| format!("{} %", share.0))),
                 (PANIC, outlier.healthy_panic_threshold.map(|share| percent(share.0))),
@@ -164,7 +171,8 @@ impl Said {
     /// Adds the shares of endpoints in service below which health does not count, as a MeshHealthCheck says them. They have an
     /// effect beside active checks, and beside an ejection with such a share.
     fn panic(&mut self, voices: &[Voice<'_, HealthConf>], is_checked: bool) {
-        if is_checked || self.0.iter().any(|(field, _)| *field == FAILURES) {
+        if is_checked || self.0.iter().any(|(field, _)| [FAILURES, ANSWERS, GATEWAY_ANSWERS].contains(field))
+        {
             let said = voices.iter().filter_map(|voice| {
                 let share = voice.conf.healthy_panic_threshold?;
                 Some((PANIC, voice.claim(percent(share.0))))
