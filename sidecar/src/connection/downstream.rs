@@ -212,6 +212,11 @@ impl Downstream {
         self.log.is_some()
     }
 
+    /// Returns true once the sidecar drains its direction.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.shared().table.is_draining(self.info().direction)
+    }
+
     /// Writes requests to the traffic logs that want the connection.
     pub(crate) fn log_requests(&mut self, requests: Vec<HttpTraffic>) {
         if requests.is_empty() {

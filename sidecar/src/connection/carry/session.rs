@@ -76,7 +76,7 @@ impl Session {
 
     /// Returns true once the sidecar drains the connection's direction.
     pub(super) fn is_draining(&self) -> bool {
-        self.downstream.shared().table.is_draining(self.downstream.info().direction)
+        self.downstream.is_draining()
     }
 
     /// Closes both sides and writes the closing record.

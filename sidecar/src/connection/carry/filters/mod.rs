@@ -66,9 +66,9 @@ pub(super) struct Change {
 pub(super) struct Filters {
     pub(super) setting: Setting,
     /// Faults that its caller's requests have.
-    faults: Vec<FaultPlan>,
+    faults: Box<[FaultPlan]>,
     /// Judge of the server's answers, once there is a server whose answers may eject it.
-    judge: OnceLock<Judge>,
+    judge: OnceLock<Box<Judge>>,
 }
 
 /// Decision about a request.
@@ -95,14 +95,14 @@ impl Filters {
         let caller = Caller { peer: peer.as_ref(), names_services: *names_services, address: *address };
         let plan = setting.listener.plan.http.as_deref();
         let faults = plan.map(|plan| plan.faults.of(caller)).unwrap_or_default();
-        Self { setting, faults, judge: OnceLock::new() }
+        Self { setting, faults: faults.into(), judge: OnceLock::new() }
     }
 
     /// Lets answers be judged from now on.
     pub(super) fn judged_by(&self, judge: Option<Judge>) {
         if let Some(judge) = judge {
             // The connection has one server.
-            let _ = self.judge.set(judge);
+            let _ = self.judge.set(Box::new(judge));
         }
     }
 

@@ -122,7 +122,10 @@ fn begin(client: Stream, (bytes, shared): (Box<[u8]>, Shared)) -> (Running, Dial
     let is_tls = matches!(client, Stream::Tls(_));
     let relay = session.relay(Counted::client(client, &tally), Vec::from(bytes).into(), dial);
     let old = shared.times().connection.map(|life| std::time::Instant::now() + life);
-    (Running { relay: Box::pin(relay), handle, shared, tally, old, is_tls }, Dial { asked, gives })
+    (
+        Running { relay: Box::pin(relay), handle, shared, tally, old, is_tls, drains: false },
+        Dial { asked, gives },
+    )
 }
 
 /// Ends a connection whose session is over.
@@ -192,6 +195,10 @@ impl Running {
             let due = self.due().map(Instant::from);
             let wake = due.into_iter().chain(until).min();
             let going_on = poll_fn(|cx| {
+                // Without a server it is not in the table, which would wake it: a client that goes on asking is told.
+                if log.as_ref().is_some_and(|downstream| downstream.is_draining()) {
+                    self.drain();
+                }
                 let polled = self.poll(cx);
                 if let Some(downstream) = &mut log {
                     downstream.log_requests(self.shared.take_ended());

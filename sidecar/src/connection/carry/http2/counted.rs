@@ -4,7 +4,7 @@
 use crate::cluster::stream::Stream;
 use crate::net::own_sockets::OwnSocket;
 use crate::relay::{Moved, Side};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -56,6 +56,17 @@ impl Counted {
     }
 }
 
+impl Counted {
+    fn count(&self, written: usize) -> usize {
+        let counter = match self.side {
+            Side::Client => &self.tally.to_client,
+            Side::Server => &self.tally.to_server,
+        };
+        counter.fetch_add(written as u64, Relaxed);
+        written
+    }
+}
+
 impl AsyncRead for Counted {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -69,12 +80,20 @@ impl AsyncRead for Counted {
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        let counter = match self.side {
-            Side::Client => &self.tally.to_client,
-            Side::Server => &self.tally.to_server,
-        };
-        counter.fetch_add(written as u64, Relaxed);
-        Poll::Ready(Ok(written))
+        Poll::Ready(Ok(self.count(written)))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        Poll::Ready(Ok(self.count(written)))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

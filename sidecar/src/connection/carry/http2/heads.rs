@@ -3,6 +3,9 @@
 
 use culvert_http2::http::{HeaderMap, request, response};
 
+/// Most bytes of a head that are kept: HPACK makes 60 KiB of a few bytes, for each stream. Later fields are left out.
+const MOST: usize = 8 * 1024;
+
 /// Returns a request's head. A client that names its host by `:authority` sends no host field, so it stands for one.
 pub(super) fn of_request(head: &request::Parts) -> Box<[u8]> {
     let uri = &head.uri;
@@ -13,6 +16,8 @@ pub(super) fn of_request(head: &request::Parts) -> Box<[u8]> {
         (None, None) => "",
     };
     let mut bytes = Vec::with_capacity(256);
+    // Both ends are whole characters: a path of HTTP/2 has others escaped.
+    let path = path.get(..MOST).unwrap_or(path);
     for part in [head.method.as_str(), " ", path, " HTTP/2\r\n"] {
         bytes.extend_from_slice(part.as_bytes());
     }
@@ -35,7 +40,9 @@ pub(super) fn of_response(head: &response::Parts) -> Box<[u8]> {
 
 fn fields(bytes: &mut Vec<u8>, fields: &HeaderMap) {
     for (name, value) in fields {
-        line(bytes, name.as_str(), value.as_bytes());
+        if bytes.len() + name.as_str().len() + value.len() <= MOST {
+            line(bytes, name.as_str(), value.as_bytes());
+        }
     }
     bytes.extend_from_slice(b"\r\n");
 }
@@ -69,6 +76,14 @@ mod tests {
         ] {
             assert_eq!(request(method, uri), head);
         }
+        let long = "v".repeat(5_000);
+        let cut = Request::builder().uri(format!("/{}", "p".repeat(60_000)));
+        let cut = cut.header("a", &long).header("b", "c").body(()).unwrap();
+        assert!(of_request(&cut.into_parts().0).len() < MOST + 100);
+        let fields =
+            Response::builder().header("a", &long).header("b", &long).header("c", "d").body(()).unwrap();
+        let kept = of_response(&fields.into_parts().0);
+        assert!(kept.ends_with(b"c: d\r\n\r\n") && kept.len() < MOST, "whole fields, as many as fit");
         let response = Response::builder().status(404).header("server", "x").body(()).unwrap();
         assert_eq!(&*of_response(&response.into_parts().0), b"HTTP/2 404\r\nserver: x\r\n\r\n");
     }

@@ -35,14 +35,14 @@ struct Running {
     old: Option<Instant>,
     /// True if the client's side is TLS, whose end says if it was cut off.
     is_tls: bool,
+    /// True once the client was told that the sidecar drains.
+    drains: bool,
 }
 
 /// A connection with its session. Fields are dropped in this order, as those of [`super::tcp::Tcp`] are.
 pub(crate) struct Http2 {
     running: Running,
     session: Session,
-    /// True once the client was told that the sidecar drains.
-    drains: bool,
     ended: Option<Cause>,
 }
 
@@ -85,7 +85,9 @@ impl Ended {
             Cause::ResetFlood => Self::ResetFlood,
             Cause::ControlFlood => Self::ControlFlood,
             Cause::Io(kind) => Self::Client(kind.into()),
-            Cause::Closed | Cause::ServerGone => match failure? {
+            // The client said the last word; what its server did to a stream before is no matter of the connection.
+            Cause::Closed => return None,
+            Cause::ServerGone => match failure? {
                 Failure::Died => Self::NoAnswer,
                 Failure::Protocol => Self::ServerFrames,
                 Failure::Edits => return None,
@@ -119,6 +121,14 @@ impl Running {
         self.relay.as_mut().poll(cx).map(|end| end.cause)
     }
 
+    /// Tells the client that the sidecar drains.
+    fn drain(&mut self) {
+        if !self.drains {
+            self.drains = true;
+            self.handle.drain();
+        }
+    }
+
     /// Returns the time at which it is to be polled, if nothing else leads to it.
     fn due(&self) -> Option<Instant> {
         self.shared.due().into_iter().chain(self.old).min()
@@ -150,20 +160,19 @@ impl Running {
 
 impl Http2 {
     fn new(running: Running, session: Session) -> Self {
-        Self { running, session, drains: false, ended: None }
+        Self { running, session, ended: None }
     }
 
     /// Relays until the connection is over.
     pub(super) fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End<CloseReason>> {
-        let Self { running, session, drains, ended } = self;
+        let Self { running, session, ended } = self;
         if let Poll::Ready(stop) = session.poll_stop(cx) {
             return Poll::Ready(End::Stopped(stop));
         }
         // Both sockets are read all the time: there is nothing more to check.
         session.check_due();
-        if !*drains && session.is_draining() {
-            *drains = true;
-            running.handle.drain();
+        if session.is_draining() {
+            running.drain();
         }
         let polled = running.poll(cx);
         if let Some(moved) = running.tally.take() {
@@ -184,7 +193,7 @@ impl Http2 {
 
     /// Closes both sides and writes the closing record.
     pub(super) fn end(self, end: End<CloseReason>) {
-        let Self { running, mut session, drains: _, ended } = self;
+        let Self { running, mut session, ended } = self;
         let (reason, error) = match end {
             End::Stopped(reason) => {
                 running.tally.cut();

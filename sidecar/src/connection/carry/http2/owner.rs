@@ -31,7 +31,7 @@ const NOT_IN_ANSWERS: [&str; 7] = [
 ];
 
 /// Most requests that wait for the log: those that documents answer while a server is dialled. More are lost, and counted so.
-const MOST_LINES: usize = 1_024;
+const MOST_LINES: usize = 256;
 
 /// State of a connection that its requests share.
 pub(super) struct Shared {
@@ -266,6 +266,13 @@ impl Request {
         }
     }
 
+    fn note_moved(&mut self, bytes: usize) {
+        if let Some(times) = &mut self.times {
+            self.bytes = self.bytes.wrapping_add(bytes as u64);
+            times.note_bytes(self.bytes, false, Instant::now());
+        }
+    }
+
     /// Notes an end that is not the response's, with the status of an answer of the sidecar's own.
     fn log_end(&mut self, status: Option<u16>, end: HttpEnd) {
         let Some(log) = self.books.as_mut().and_then(|books| books.log.as_mut()) else { return };
@@ -314,6 +321,7 @@ impl Exchange for Request {
     fn responded(&mut self, response: &response::Parts) {
         let status = response.status.as_u16();
         self.answered = true;
+        self.note_moved(1);
         self.shared.metrics().answered(status);
         self.shared.filters.answered(status);
         if let Some(log) = self.books.as_mut().and_then(|books| books.log.as_mut()) {
@@ -329,10 +337,8 @@ impl Exchange for Request {
     }
 
     fn moved(&mut self, _: Peer, bytes: usize) {
-        if let Some(times) = &mut self.times {
-            self.bytes = self.bytes.wrapping_add(bytes as u64);
-            times.note_bytes(self.bytes, false, Instant::now());
-        }
+        // A head counts as one.
+        self.note_moved(bytes.max(1));
     }
 
     fn overdue(&mut self) -> Option<Reply> {

@@ -19,7 +19,7 @@ use std::time::Instant;
 pub(super) struct Requests {
     filters: Filters,
     /// Changes of each head.
-    edits: Vec<Edit>,
+    edits: Box<[Edit]>,
     dice: Random,
     /// What is to come upon the request that waits.
     fate: Fate,
@@ -74,7 +74,7 @@ impl Requests {
         let times = Times::begin(filters.times());
         Self {
             filters,
-            edits,
+            edits: edits.into(),
             dice: Random::new(seed()),
             fate: Fate::default(),
             waiting: None,
