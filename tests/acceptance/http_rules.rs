@@ -29,7 +29,7 @@ pub(crate) fn fault(fault: &str) -> String {
 }
 
 /// The answer to a request on a kept connection: its status, its head and its body by length.
-fn ask(stream: &mut TcpStream, request: &str) -> Result<(u16, String, Vec<u8>)> {
+pub(crate) fn ask(stream: &mut TcpStream, request: &str) -> Result<(u16, String, Vec<u8>)> {
     stream.write_all(request.as_bytes())?;
     answer(stream)
 }

@@ -27,6 +27,7 @@ mod health;
 mod http2_rules;
 mod http_clients;
 mod http_ports;
+mod http_rates;
 mod http_rules;
 mod identities;
 mod injector;

@@ -56,7 +56,7 @@ pub(crate) fn collect(running: &Running, registry: &MetricRegistry, process: Pro
             let prefix = stat_prefix(planned);
             let requests = format!("http.{prefix}.downstream_rq");
             stats.read(&of.metrics, &[("http", &prefix), ("requests", &requests)]);
-            if planned.request_rate().is_some() {
+            if !planned.request_rates().is_empty() {
                 // All rates have Kuma's one name, so their values are added up.
                 stats.read(&of.metrics, &[("rate", "rate_limit")]);
             }

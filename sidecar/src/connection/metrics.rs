@@ -81,6 +81,9 @@ metrics! {
     pub(crate) struct TrialMetrics {
         rate_limited: Counter = "rate_shadow_limited", "Connections that a MeshRateLimit on trial would refuse"
             => "local_rate_limit.tcp_rate_limit.shadow_rate_limited";
+        requests_limited: Counter = "http_rate_shadow_limited",
+            "Requests that a MeshRateLimit on trial would answer"
+            => "rate_limit.http_local_rate_limit.shadow_rate_limited";
         overflow: Counter = "connection_shadow_overflow",
             "Connections above the maxConnections of a MeshCircuitBreaker on trial"
             => "circuit_breakers.shadow_overflow";

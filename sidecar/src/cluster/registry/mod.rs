@@ -13,6 +13,7 @@ mod trial;
 mod ways;
 
 pub(crate) use stat_names::{stat_name, stat_prefix};
+pub(crate) use trial::Trial;
 
 use crate::cluster::balance::{self, Balancer, Checks, Order, Picks, Request};
 use crate::cluster::bucket::Bucket;
@@ -32,6 +33,7 @@ use crate::net::addrs::{Direction, Family};
 use crate::plan::health::CheckPlan;
 use crate::plan::listener::rate::RatePlan;
 use crate::plan::outside::Exit;
+use crate::plan::tls::permissions::Who;
 use crate::plan::{self, Discovery, FailedAnswers, Origin, Plan};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -99,8 +101,8 @@ pub struct Listener {
     split: Option<Split<Option<Arc<Cluster>>>>,
     /// The rate of its connections; the same after a reload that keeps name and rate.
     pub(crate) bucket: Option<Arc<Bucket>>,
-    /// The rate of its requests.
-    pub(crate) requests: Option<Arc<Bucket>>,
+    /// The rates of its requests, in the order of the plan's.
+    pub(crate) requests: Box<[Arc<Bucket>]>,
     /// What policies say of its calls beside the plan, where the controller told it.
     of_calls: Option<Box<OfCalls>>,
 }
@@ -129,8 +131,8 @@ pub struct Running {
     told: Told,
 }
 
-/// The name of a listener, and its rate: of connections, or of requests.
-type BucketKey = (Arc<str>, RatePlan, bool);
+/// The name of a listener, one of its rates, and the callers whose requests it is about; `None` = it is about connections.
+type BucketKey = (Arc<str>, RatePlan, Option<Vec<Who>>);
 
 /// The states by name that a plan or a connection uses.
 #[derive(Debug, Default)]
@@ -171,23 +173,24 @@ impl Registry {
         };
         let names = plan.listeners.iter().map(|listener| Arc::clone(&listener.name));
         let metrics = reuse(&states.listeners, names, |_| Lazy::default());
-        let rated = |plan: &Arc<plan::ListenerPlan>| {
-            let rates = [(plan.rate, false), (plan.request_rate(), true)];
-            let name = Arc::clone(&plan.name);
-            rates
-                .into_iter()
-                .filter_map(move |(rate, of_requests)| Some((Arc::clone(&name), rate?, of_requests)))
+        let rated = |plan: &plan::ListenerPlan| -> Vec<BucketKey> {
+            let of_requests = plan.request_rates().iter();
+            let of_requests = of_requests.map(|one| (one.rate.rate, Some(one.from.who.clone())));
+            let rates = plan.rate.map(|rate| (rate, None)).into_iter().chain(of_requests);
+            rates.map(|(rate, of)| (Arc::clone(&plan.name), rate, of)).collect()
         };
         let mut buckets =
-            reuse(&states.buckets, plan.listeners.iter().flat_map(rated), |(_, rate, _)| Bucket::new(*rate))
-                .into_iter();
+            reuse(&states.buckets, plan.listeners.iter().flat_map(|one| rated(one)), |(_, rate, _)| {
+                Bucket::new(*rate)
+            })
+            .into_iter();
         let listener = |(plan, metrics): (&Arc<plan::ListenerPlan>, _)| {
             let share = |share: &plan::Share| {
                 (by_name.get(&*share.cluster).map(|cluster| Arc::clone(cluster)), share.weight)
             };
             let split = Split::new(plan.split.iter().map(share));
             let bucket = plan.rate.and_then(|_| buckets.next());
-            let requests = plan.request_rate().and_then(|_| buckets.next());
+            let requests = buckets.by_ref().take(plan.request_rates().len()).collect();
             let (plan, cluster) = (Arc::clone(plan), cluster(&plan.cluster));
             Arc::new(Listener { plan, metrics, cluster, split, bucket, requests, of_calls: None })
         };

@@ -3,6 +3,7 @@ use super::*;
 use crate::cluster::endpoint::Turn;
 use crate::plan::balance::Algorithm;
 use crate::plan::health::HealthPlan;
+use crate::plan::listener::http::{CallerRate, Callers, HttpPlan, RequestRate};
 use crate::plan::{FailedAnswers, MOST_ATTEMPTS, Member, OutlierPlan};
 use culvert_mesh::model::tags::Tags;
 
@@ -373,6 +374,32 @@ fn a_bucket_stays_as_long_as_the_name_and_the_rate_of_its_listener() {
     assert_eq!(registry.0.buckets.lock().unwrap().len(), 2);
     let _other = open(4);
     assert_eq!(registry.0.buckets.lock().unwrap().len(), 1, "and the old one is gone");
+}
+
+#[test]
+fn callers_have_buckets_of_their_own_that_stay_where_others_come_and_go() {
+    let registry = Registry::default();
+    let rate = RatePlan { num: 3, interval: Duration::from_secs(3600) };
+    let open = |services: &[&str]| {
+        let mut plan = plan_without_documents();
+        let of = |service: &&str| {
+            let who = vec![Who::Tags(Tags([("kuma.io/service".to_owned(), (*service).to_owned())].into()))];
+            let from = Callers { who, addresses: HashSet::new() };
+            CallerRate { from, rate: RequestRate { rate, status: 429, fields: Arc::default() } }
+        };
+        let rules = HttpPlan { rates: services.iter().map(of).collect(), ..HttpPlan::default() };
+        let listener = Arc::make_mut(&mut plan.listeners[1]);
+        (listener.rate, listener.http) = (Some(rate), Some(Arc::new(rules)));
+        registry.open(plan)
+    };
+    let taken = |bucket: &Bucket| (0..10).take_while(|_| bucket.take()).count();
+    let first = open(&["web", "ops"]);
+    let listener = &first.listeners[1];
+    assert_eq!(taken(listener.bucket.as_ref().expect("a rate")), 3);
+    assert_eq!(taken(&listener.requests[1]), 3, "neither the connections' nor another caller's");
+    let second = open(&["ops", "web"]);
+    let left: Vec<_> = second.listeners[1].requests.iter().map(|one| taken(one)).collect();
+    assert_eq!(left, [0, 3], "a bucket is its caller's, not its place's");
 }
 
 /// The cluster `web` with so many endpoints, a share below which panic begins, and each way of choosing among them.

@@ -4,14 +4,15 @@
 //!
 //! | policy on trial | counted are |
 //! |---|---|
-//! | MeshRateLimit | connections above the rate that a listener would have |
+//! | MeshRateLimit | connections above the rate that a listener would have, and requests above theirs |
 //! | MeshCircuitBreaker | connections above the number that a cluster would have at most, where that is fewer |
 //! | MeshTCPRoute | connections of a listener whose clusters would be others |
 //! | MeshPassthrough | calls that would be denied, and calls that are denied and would be let out |
 
+use crate::plan::listener::http::CallerRate;
 use crate::plan::listener::rate::RatePlan;
 use crate::plan::outside::Outside;
-use crate::plan::{ListenerPlan, Plan};
+use crate::plan::{ListenerPlan, Plan, Serve};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use std::sync::Arc;
 pub(crate) struct OnTrial {
     /// Rates that listeners would have, by the listener's name. Those that would stay as they are, are not among them.
     pub(crate) rates: HashMap<Arc<str>, RatePlan>,
+    /// Rates that the requests of listeners would have, by the listener's name, where any of them would be another one.
+    pub(crate) requests: HashMap<Arc<str>, Vec<CallerRate>>,
     /// Names of listeners whose connections would go to other clusters, or to the same ones in other shares.
     pub(crate) elsewhere: HashSet<Arc<str>>,
     /// Connections that clusters would have at most, by the cluster's name, where that is fewer.
@@ -50,6 +53,13 @@ impl OnTrial {
             let Some(now) = listeners.get(&*tried.name) else { continue };
             if let Some(rate) = tried.rate.filter(|rate| now.rate != Some(*rate)) {
                 on_trial.rates.insert(Arc::clone(&tried.name), rate);
+            }
+            let rates = tried.request_rates();
+            let has_requests = tried.serve != Serve::Tcp;
+            if has_requests
+                && rates.iter().any(|one| !now.request_rates().iter().any(|now| now.counts_as(one)))
+            {
+                on_trial.requests.insert(Arc::clone(&tried.name), rates.to_vec());
             }
             // The ways of passthrough are compared by themselves.
             if tried.origin == now.origin && tried.service.is_some() && !alike(now, tried) {
@@ -119,7 +129,7 @@ mod tests {
 
     const PODS: &str = "
 {type: Dataplane, name: here, networking: {address: 10.0.0.2, transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001},
-  inbound: [{port: 80, tags: {kuma.io/service: here}}], outbound: [{port: 1000, tags: {kuma.io/service: web}}, {port: 1001, tags: {kuma.io/service: db}}]}}
+  inbound: [{port: 80, tags: {kuma.io/service: here}}, {port: 81, tags: {kuma.io/service: here, kuma.io/protocol: http}}], outbound: [{port: 1000, tags: {kuma.io/service: web}}, {port: 1001, tags: {kuma.io/service: db}}]}}
 ---
 {type: Dataplane, name: web, networking: {address: 10.0.0.3, inbound: [{port: 80, tags: {kuma.io/service: web}}]}}
 ---
@@ -147,12 +157,17 @@ mod tests {
         let elsewhere = on_trial.elsewhere.iter().map(|name| format!("{name}: elsewhere"));
         let most = on_trial.most_connections.iter().map(|(name, most)| format!("{name}: {most}"));
         let ways = on_trial.ways_out.iter().map(|_| "ways out".to_owned());
-        let mut all: Vec<_> = rates.chain(elsewhere).chain(most).chain(ways).collect();
+        let requests = on_trial.requests.iter().map(|(name, rates)| {
+            assert!(rates.iter().all(|one| one.from.is_everyone()), "{rates:?}");
+            format!("{name}: {} requests", rates[0].rate.rate)
+        });
+        let mut all: Vec<_> = rates.chain(requests).chain(elsewhere).chain(most).chain(ways).collect();
         all.sort();
         all
     }
 
     const IN: &str = "inbound:10.0.0.2:80";
+    const WITH_HTTP: &str = "inbound:10.0.0.2:81";
     /// Calls of web: by the outbound, and by its name.
     const WEB: [&str; 2] = ["outbound:127.0.0.1:1000", "outbound:254.218.165.112:80"];
 
@@ -163,6 +178,14 @@ mod tests {
                 "rules: [{{default: {{local: {{tcp: {{connectionRate: {{num: {num}, interval: 10s}}}}}}}}}}]"
             )
         };
+        let of_requests = |num| {
+            format!(
+                "rules: [{{default: {{local: {{http: {{requestRate: {{num: {num}, interval: 10s}}}}}}}}}}]"
+            )
+        };
+        // It has no trial: it is in force, whatever its labels say, as in Kuma.
+        const OLDER: &str = "---\n{type: RateLimit, name: o, labels: {kuma.io/effect: shadow}, sources: [{match: {kuma.io/service: web}}], \
+                             destinations: [{match: {kuma.io/service: '*'}}], conf: {http: {requests: 3, interval: 10s}}}\n";
         let limit = |most| {
             format!(
                 "to: [{{targetRef: {{kind: MeshService, name: web}}, default: {{connectionLimits: {{maxConnections: {most}}}}}}}]"
@@ -183,7 +206,11 @@ mod tests {
             "default: {passthroughMode: Matched, appendMatch: [{type: IP, value: 192.0.2.1}]}";
         for (name, policies, expected) in [
             ("nothing on trial", policy("MeshRateLimit", "a", false, &rate(5)), vec![]),
-            ("a rate", policy("MeshRateLimit", "a", true, &rate(5)), vec![format!("{IN}: 5 in 10s")]),
+            (
+                "a rate",
+                policy("MeshRateLimit", "a", true, &rate(5)),
+                [IN, WITH_HTTP].map(|name| format!("{name}: 5 in 10s")).into(),
+            ),
             (
                 "the rate in force",
                 policy("MeshRateLimit", "a", false, &rate(5)) + &policy("MeshRateLimit", "b", true, &rate(5)),
@@ -192,6 +219,22 @@ mod tests {
             (
                 "a rate that loses",
                 policy("MeshRateLimit", "a", false, &rate(5)) + &policy("MeshRateLimit", "b", true, &rate(6)),
+                vec![],
+            ),
+            (
+                "a rate of requests",
+                policy("MeshRateLimit", "a", true, &of_requests(5)),
+                vec![format!("{WITH_HTTP}: 5 in 10s requests")],
+            ),
+            (
+                "the rate of requests in force",
+                policy("MeshRateLimit", "a", false, &of_requests(5))
+                    + &policy("MeshRateLimit", "b", true, &of_requests(5)),
+                vec![],
+            ),
+            (
+                "out of force by an older rate",
+                policy("MeshRateLimit", "a", true, &of_requests(5)) + OLDER,
                 vec![],
             ),
             ("a lower limit", policy("MeshCircuitBreaker", "a", true, &limit(2)), vec!["web: 2".into()]),

@@ -14,8 +14,8 @@ use std::time::Duration;
 pub struct HttpPlan {
     /// Faults that are put upon requests.
     pub faults: Faults,
-    /// The rate of requests; `None` = no limit.
-    pub rate: Option<RequestRate>,
+    /// Rates of requests, by their callers. The first that is about a caller holds alone; without one there is no limit.
+    pub rates: Vec<CallerRate>,
     /// Times of requests.
     pub times: HttpTimes,
 }
@@ -33,6 +33,15 @@ pub struct HttpTimes {
     pub stream: Option<Duration>,
     /// Longest life of a connection, which ends between two requests.
     pub connection: Option<Duration>,
+}
+
+/// The rate of the requests of some callers, which count together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallerRate {
+    /// Callers that it is about.
+    pub from: Callers,
+    /// The rate.
+    pub rate: RequestRate,
 }
 
 /// The rate of requests, and the answer to those above it.
@@ -95,6 +104,24 @@ pub struct Caller<'a> {
     pub address: IpAddr,
 }
 
+// === impl HttpPlan ===
+
+impl HttpPlan {
+    /// Returns the place of the rate that a caller's requests count for.
+    pub fn rate_of(&self, caller: Caller<'_>) -> Option<usize> {
+        self.rates.iter().position(|one| one.from.has(caller))
+    }
+}
+
+// === impl CallerRate ===
+
+impl CallerRate {
+    /// Returns true if the same requests are above both, whatever their answers are.
+    pub(crate) fn counts_as(&self, other: &Self) -> bool {
+        (&self.from.who, self.rate.rate) == (&other.from.who, other.rate.rate)
+    }
+}
+
 // === impl HttpTimes ===
 
 impl HttpTimes {
@@ -125,6 +152,11 @@ fn who_are(who: &[Who], peer: &Peer, names_services: bool) -> Option<bool> {
 // === impl Callers ===
 
 impl Callers {
+    /// Returns all callers.
+    pub fn everyone() -> Self {
+        Self { who: vec![Who::Everyone], addresses: HashSet::new() }
+    }
+
     /// Returns true if the caller is one of them. One that shows no certificate is known by its address.
     pub fn has(&self, caller: Caller<'_>) -> bool {
         if self.is_everyone() {

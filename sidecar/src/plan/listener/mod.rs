@@ -4,7 +4,7 @@
 pub mod http;
 pub mod rate;
 
-use self::http::HttpPlan;
+use self::http::{CallerRate, HttpPlan};
 use self::rate::RatePlan;
 use super::Origin;
 use crate::net::addrs::Direction;
@@ -110,9 +110,9 @@ impl ListenerPlan {
         self.idle_timeout.into_iter().chain(of_requests).min()
     }
 
-    /// Returns the rate of its requests, if they are limited.
-    pub(crate) fn request_rate(&self) -> Option<RatePlan> {
-        self.http.as_ref()?.rate.as_ref().map(|limit| limit.rate)
+    /// Returns the rates of its requests, by their callers.
+    pub(crate) fn request_rates(&self) -> &[CallerRate] {
+        self.http.as_ref().map_or(&[], |plan| &plan.rates)
     }
 
     /// Returns the names of the clusters that its connections go to.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The rate of a listener's connections.
+//! The rate of a listener's connections, or of the requests of some callers.
 
 use std::fmt;
 use std::time::Duration;
 
-/// A rate of connections: `num` at once, and as many again in each interval.
+/// A rate of connections or requests: `num` at once, and as many again in each interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RatePlan {
-    /// Connections in an interval, at least 1.
+    /// Their number in an interval, at least 1.
     pub num: u32,
     /// The interval.
     pub interval: Duration,

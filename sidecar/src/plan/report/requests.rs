@@ -117,6 +117,45 @@ fn an_older_fault_puts_the_newer_ones_out_of_force() {
     );
 }
 
+/// Rates of some callers' requests, and of all.
+const RATES: &str = "---
+{type: RateLimit, name: all, sources: [{match: {kuma.io/service: '*'}}], destinations: [{match: {kuma.io/service: here}}], conf: {http: {requests: 9, interval: 10s}}}
+---
+{type: RateLimit, name: web, sources: [{match: {kuma.io/service: '*'}}, {match: {kuma.io/service: web}}], destinations: [{match: {kuma.io/service: '*'}}],
+  conf: {http: {requests: 3, interval: 10s, onRateLimit: {status: 423, headers: [{key: x-a, value: b}]}}}}
+";
+
+#[test]
+fn rates_of_callers_have_their_documents_and_newer_ones_are_out_of_force() {
+    let of_rates = |policies: &str, subject: &str| {
+        let lines = told(&plan(policies, false), subject).into_iter();
+        lines.filter(|line| line.contains("rate of ")).collect::<Vec<_>>()
+    };
+    let lost = "rate of requests of newer policies: none by RateLimit all, not 7 in 1s, not 5 in 10s";
+    assert_eq!(
+        of_rates(&format!("{POLICIES}{RATES}"), INBOUND),
+        [
+            "rate of requests of kuma.io/service=web: 3 in 10s by RateLimit web, not 9 in 10s, not 3 in 10s",
+            "answer above the rate of requests of kuma.io/service=web: 423, x-a: b by RateLimit web, not 429, not 423, x-a: b",
+            "rate of requests: 9 in 10s by RateLimit all, not 3 in 10s",
+            "answer above the rate of requests: 429 by RateLimit all, not 423, x-a: b",
+            lost,
+        ]
+    );
+    const CONNECTIONS: &str = "---
+{type: MeshRateLimit, name: n, spec: {rules: [{default: {local: {tcp: {connectionRate: {num: 5, interval: 10s}}}}}]}}
+";
+    let all = plan(&format!("{CONNECTIONS}{RATES}"), false);
+    for name in ["inbound:10.0.0.2:80", "inbound:10.0.0.2:81"] {
+        let subject = format!("listener {name}");
+        let mut found = all.decisions.list().iter();
+        let found = found.find(|one| one.subject == subject && one.field == "rate of connections");
+        let found = found.expect("it would have one");
+        assert_eq!((found.holds.value.as_str(), found.lost.len()), ("no limit", 1), "{found:?}");
+        assert!(found.holds.by.starts_with("RateLimit all"), "{found:?}");
+    }
+}
+
 #[test]
 fn what_is_told_is_what_the_plan_has() {
     let plan = plan(POLICIES, false);
@@ -126,7 +165,7 @@ fn what_is_told_is_what_the_plan_has() {
             let found = plan.decisions.list().iter().find(|one| one.subject == subject && one.field == field);
             found.map(|one| one.holds.value.clone())
         };
-        let HttpPlan { faults, rate, times } = listener.http.as_deref().cloned().unwrap_or_default();
+        let HttpPlan { faults, rates, times } = listener.http.as_deref().cloned().unwrap_or_default();
         for (field, time) in [
             ("request timeout", times.request),
             ("stream idle timeout", times.stream_idle),
@@ -136,7 +175,8 @@ fn what_is_told_is_what_the_plan_has() {
         ] {
             assert_eq!(of(field), Some(words(time)), "{subject} {field}");
         }
-        assert_eq!(of("rate of requests"), rate.as_ref().map(|rate| rate.rate.to_string()), "{subject}");
+        let rate = rates.iter().find(|one| one.from.is_everyone());
+        assert_eq!(of("rate of requests"), rate.map(|one| one.rate.rate.to_string()), "{subject}");
         let told = plan.decisions.list().iter();
         let told = told.filter(|one| one.subject == subject && one.field.starts_with("faults")).count();
         let callers: std::collections::HashSet<_> =
@@ -150,7 +190,9 @@ fn policies_on_trial_change_no_request_and_the_report_says_what_they_would() {
     let (config, loaded) = read(&[], &format!("{PODS}{ON_TRIAL}"));
     let plan = compile(&config, &loaded.found).unwrap();
     assert!(plan.listeners.iter().all(|one| one.http.is_none()), "nothing of it is in force");
-    assert_eq!(plan.trial, None, "and requests count nothing of it");
+    let trial = plan.trial.expect("requests above the rate are counted");
+    let counted: Vec<_> = trial.requests.keys().map(|name| &**name).collect();
+    assert_eq!((counted, trial.rates.len()), (vec!["inbound:10.0.0.2:80"], 0));
     let text = report(&format!("{PODS}{POLICIES}{ON_TRIAL}")).to_string();
     insta::assert_snapshot!(text.split_once("on trial").expect("a part about the trial").1);
 }

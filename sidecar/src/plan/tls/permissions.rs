@@ -37,7 +37,7 @@ pub enum Action {
 }
 
 /// Peers that a document names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
     /// Every member of the mesh.
     Everyone,

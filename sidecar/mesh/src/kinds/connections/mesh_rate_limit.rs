@@ -180,25 +180,26 @@ const OWN: [&str; 3] = ["content-length", "transfer-encoding", "connection"];
 
 /// Notes headers that would make another answer of the one they stand in.
 fn check_headers(headers: &Part<'_>, at: &mut At<'_>) {
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     for header in ["set", "add"].iter().flat_map(|list| headers.items(list).unwrap_or_default()) {
-        if let Ok(name) = header.need::<String>("name") {
-            if name.is_empty() || !name.bytes().all(is_name) {
-                header.problem(at, "name", format!("{name:?}"), "a name of letters, digits and -");
-            } else if OWN.iter().any(|own| name.eq_ignore_ascii_case(own)) {
-                header.problem(
-                    at,
-                    "name",
-                    format!("{name:?}"),
-                    "a header that does not say where the answer ends",
-                );
-            }
+        check_header(&header, "name", at);
+    }
+}
+
+/// Notes a header that would make another answer of the one it stands in. `key` is the field with its name.
+pub(in crate::kinds) fn check_header(header: &Part<'_>, key: &str, at: &mut At<'_>) {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if let Ok(name) = header.need::<String>(key) {
+        let found = format!("{name:?}");
+        if name.is_empty() || !name.bytes().all(is_name) {
+            header.problem(at, key, found, "a name of letters, digits and -");
+        } else if OWN.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+            header.problem(at, key, found, "a header that does not say where the answer ends");
         }
-        if let Ok(value) = header.need::<String>("value")
-            && value.bytes().any(|byte| byte != b'\t' && (byte < b' ' || byte == 0x7f))
-        {
-            header.problem(at, "value", format!("{value:?}"), "a text of one line");
-        }
+    }
+    if let Ok(value) = header.need::<String>("value")
+        && value.bytes().any(|byte| byte != b'\t' && (byte < b' ' || byte == 0x7f))
+    {
+        header.problem(at, "value", format!("{value:?}"), "a text of one line");
     }
 }
 

@@ -24,6 +24,8 @@ pub use mesh_retry::MeshRetry;
 pub use mesh_timeout::MeshTimeout;
 pub use payload::*;
 
+pub(super) use mesh_rate_limit::check_header;
+
 use crate::read::fields;
 
 fields! {

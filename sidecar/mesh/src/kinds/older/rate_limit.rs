@@ -4,17 +4,19 @@
 use super::check_ends;
 use crate::context::Context;
 use crate::kinds::Resource;
+use crate::kinds::connections::check_header;
+use crate::kinds::destination::Positive;
 use crate::kinds::proxy_template::Selector;
 use crate::read::part::Part;
 use crate::read::{At, Span, fields};
 use crate::target::Target;
 
 fields! {
-    /// The rate of HTTP requests to some services, without effect.
+    /// The rate of the HTTP requests to some services, by their callers.
     pub struct RateLimit {
-        /// The clients by their tags.
+        /// The callers by their tags. Those of one selector count together.
         sources: required Vec<Selector> = "sources",
-        /// The pods by their tags.
+        /// The inbounds by their tags: one of these has to fit.
         destinations: required Vec<Selector> = "destinations",
         /// The rate.
         conf: required OlderRates = "conf",
@@ -24,7 +26,7 @@ fields! {
 fields! {
     /// Rates by protocol.
     pub struct OlderRates {
-        /// The rate of requests.
+        /// The rate of requests, on a port of HTTP. Absent: there is no limit.
         http: optional OlderHttpRate = "http",
     }
 }
@@ -32,9 +34,9 @@ fields! {
 fields! {
     /// The rate of requests.
     pub struct OlderHttpRate {
-        /// Requests in a time.
-        requests: required u32 = "requests",
-        /// The time.
+        /// Requests in a time: so many at once, and so many again in each interval.
+        requests: required Positive = "requests",
+        /// The time, above 0.
         interval: required Span = "interval",
         /// The answer to requests above the rate.
         on_rate_limit: optional OlderOnRateLimit = "onRateLimit",
@@ -44,7 +46,7 @@ fields! {
 fields! {
     /// The answer to requests above the rate.
     pub struct OlderOnRateLimit {
-        /// Status of the answer.
+        /// Status of the answer, 400 to 599. Default: 429.
         status: optional u32 = "status",
         /// Headers of the answer.
         headers: optional Vec<OlderRateHeader> = "headers",
@@ -58,15 +60,8 @@ fields! {
         key: required String = "key",
         /// Its value.
         value: required String = "value",
-        /// True: it is added to others of its name.
+        /// True: it is added to others of its name, which it replaces by default.
         append: optional bool = "append",
-    }
-}
-
-impl RateLimit {
-    /// Returns the fields that have no effect.
-    pub fn passed_over(&self) -> Vec<&'static str> {
-        if self.conf.http.is_some() { vec!["http"] } else { Vec::new() }
     }
 }
 
@@ -87,9 +82,10 @@ impl Resource for RateLimit {
             http.problem(at, "interval", "0", "a duration above 0");
         }
         for header in http.field("onRateLimit").items("headers").unwrap_or_default() {
-            for field in ["key", "value"].into_iter().filter(|field| header.field(field).is_text("")) {
-                header.problem(at, field, "an empty text", "a text");
+            if header.field("value").is_text("") {
+                header.problem(at, "value", "an empty text", "a text");
             }
+            check_header(&header, "key", at);
         }
     }
 }

@@ -7,7 +7,7 @@
 use crate::admin::dump::duration;
 use crate::cluster::registry::{Listener, stat_prefix};
 use crate::net::addrs::Direction;
-use crate::plan::listener::http::{Callers, FaultPlan, Faults, HttpPlan, HttpTimes, RequestRate};
+use crate::plan::listener::http::{CallerRate, Callers, FaultPlan, Faults, HttpPlan, HttpTimes, RequestRate};
 use crate::plan::tls::permissions::Who;
 use crate::plan::{Serve, Share};
 use culvert_mesh::model::percentage::{Denominator, Percentage};
@@ -28,9 +28,9 @@ const TOO_MANY_REQUESTS: u16 = 429;
 pub(super) fn connection_manager(of: &Listener, attempts: Option<usize>, has_tls: bool) -> Value {
     let planned = &of.plan;
     let none = HttpPlan::default();
-    let HttpPlan { faults, rate, times } = planned.http.as_deref().unwrap_or(&none);
+    let HttpPlan { faults, rates, times } = planned.http.as_deref().unwrap_or(&none);
     let mut filters = fault_filters(faults);
-    if rate.is_some() {
+    if !rates.is_empty() {
         let config = json!({"@type": rate_type(), "stat_prefix": "rate_limit"});
         filters.push(json!({"name": RATE, "typed_config": config}));
     }
@@ -41,7 +41,7 @@ pub(super) fn connection_manager(of: &Listener, attempts: Option<usize>, has_tls
     let mut config = json!({
         "@type": format!("{EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": stat_prefix(planned),
-        "route_config": route_config(of, (rate.as_ref(), times), attempts),
+        "route_config": route_config(of, (rates, times), attempts),
         "http_filters": filters,
         // Without it Envoy's would be 5 minutes; its word for none is 0.
         "stream_idle_timeout": duration(times.stream_idle.unwrap_or_default()),
@@ -82,7 +82,7 @@ fn of_connections(idle: Option<Duration>, times: &HttpTimes) -> Value {
 
 fn route_config(
     of: &Listener,
-    (rate, times): (Option<&RequestRate>, &HttpTimes),
+    (rates, times): (&[CallerRate], &HttpTimes),
     attempts: Option<usize>,
 ) -> Value {
     let planned = &of.plan;
@@ -104,19 +104,31 @@ fn route_config(
     if of.cluster.as_ref().is_some_and(|cluster| cluster.plan.balance.by_source) {
         action["hash_policy"] = json!([{"connection_properties": {"source_ip": true}}]);
     }
-    let mut route = json!({"match": {"prefix": "/"}, "route": action});
-    if let Some(rate) = rate {
-        route["typed_per_filter_config"] = json!({RATE: bucket(rate)});
-    }
     let mut config = json!({
         "name": format!("{}:{service}", planned.direction.name()),
-        "virtual_hosts": [{"name": &**service, "domains": ["*"], "routes": [route]}],
+        "virtual_hosts": [{"name": &**service, "domains": ["*"], "routes": routes(rates, &action)}],
         "validate_clusters": false,
     });
     if planned.direction == Direction::Inbound {
         config["request_headers_to_remove"] = json!([TAGS]);
     }
     config
+}
+
+/// Returns a route for each rate, and one for callers without any. Of several that fit a caller Envoy takes the first.
+fn routes(rates: &[CallerRate], action: &Value) -> Vec<Value> {
+    let route = |matched: Value| json!({"match": matched, "route": action});
+    let of_rate = |CallerRate { from, rate }: &CallerRate| {
+        let mut matched = json!({"prefix": "/"});
+        if let Some(tags) = tags_of(from) {
+            matched["headers"] = json!([header(&tags, false)]);
+        }
+        let mut route = route(matched);
+        route["typed_per_filter_config"] = json!({RATE: bucket(rate)});
+        route
+    };
+    let without = (!rates.iter().any(|one| one.from.is_everyone())).then(|| route(json!({"prefix": "/"})));
+    rates.iter().map(of_rate).chain(without).collect()
 }
 
 fn rate_type() -> String {

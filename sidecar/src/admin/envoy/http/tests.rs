@@ -115,6 +115,40 @@ fn the_listener_of_kong_meshs_page_is_in_the_dump() {
     }
 }
 
+#[test]
+fn a_rate_of_some_callers_has_a_route_of_its_own_before_the_others() {
+    let limit = |name: &str, source: &str, requests: u32| {
+        format!(
+            "---\n{{type: RateLimit, name: {name}, sources: [{{match: {{{source}}}}}], destinations: [{{match: {{kuma.io/service: demo-app}}}}], \
+             conf: {{http: {{requests: {requests}, interval: 10s}}}}}}\n"
+        )
+    };
+    let some = limit("a", "kuma.io/service: web, version: '1'", 1) + &limit("b", "kuma.io/service: ops", 2);
+    let all = limit("c", "kuma.io/service: '*'", 3);
+    let (first, second) =
+        (".*&kuma.io/service=[^&]*web[,&].*&version=[^&]*1[,&].*", ".*&kuma.io/service=[^&]*ops[,&].*");
+    for (documents, expected) in [
+        (some.clone(), vec![(Some(first), Some(1)), (Some(second), Some(2)), (None, None)]),
+        (some + &all, vec![(Some(first), Some(1)), (Some(second), Some(2)), (None, Some(3))]),
+        (all, vec![(None, Some(3))]),
+        (String::new(), vec![(None, None)]),
+    ] {
+        let config = manager(&documents, INBOUND);
+        let routes = config["route_config"]["virtual_hosts"][0]["routes"].as_array().unwrap();
+        let found = routes.iter().map(|route| {
+            assert_eq!(route["match"]["prefix"], "/", "{route}");
+            assert_eq!(route["route"]["cluster"], "localhost:5000", "{route}");
+            let by = &route["match"]["headers"][0];
+            assert!(by.is_null() || by["name"] == "x-kuma-tags" && by["invert_match"].is_null(), "{route}");
+            let limit = &route["typed_per_filter_config"][RATE]["token_bucket"];
+            (by["string_match"]["safe_regex"]["regex"].as_str(), limit["max_tokens"].as_u64())
+        });
+        assert_eq!(found.collect::<Vec<_>>(), expected, "{documents}");
+        let filters = config["http_filters"].as_array().unwrap();
+        assert_eq!(filters.iter().any(|one| one["name"] == RATE), !documents.is_empty(), "{documents}");
+    }
+}
+
 /// Everything that documents may say of it.
 const ALL: &str = "---
 {type: Mesh, name: default, mtls: {enabledBackend: ca, backends: [{name: ca}]}}

@@ -78,7 +78,7 @@ impl Running {
             cluster: Some(cluster),
             split: None,
             bucket: None,
-            requests: None,
+            requests: Box::default(),
             of_calls: None,
         });
         made_out.listeners.insert(at, Arc::clone(&listener));
@@ -147,7 +147,7 @@ impl Running {
             cluster,
             split: None,
             bucket: None,
-            requests: None,
+            requests: Box::default(),
             of_calls: None,
         })
     }

@@ -291,7 +291,8 @@ impl Running {
         let metrics = reuse_one(&states.listeners, Arc::clone(&plan.name), |_| Lazy::default());
         let cluster = plan.cluster.as_ref().and_then(of);
         let of_calls = OfCalls::new(log, on_trial.map(Arc::clone));
-        (at, Arc::new(Listener { plan, metrics, cluster, split, bucket: None, requests: None, of_calls }))
+        let requests = Box::default();
+        (at, Arc::new(Listener { plan, metrics, cluster, split, bucket: None, requests, of_calls }))
     }
 
     /// Returns the cluster of a plan: one that is there if it is equal.

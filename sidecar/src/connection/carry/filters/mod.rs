@@ -12,6 +12,7 @@ mod books;
 mod counts;
 mod fate;
 mod log;
+mod rates;
 mod times;
 
 pub(super) use books::Books;
@@ -23,13 +24,14 @@ use crate::cluster::registry::{ClusterState, Listener};
 use crate::connection::upstream::Judge;
 use crate::metrics::{Counter, Histogram};
 use crate::net::limit::Permit;
-use crate::plan::listener::http::{Caller, FaultPlan, HttpTimes};
+use crate::plan::listener::http::{CallerRate, FaultPlan, HttpTimes};
 use crate::plan::tls::permissions::Peer;
 use crate::relay::http::{HttpMetrics, Local, Refusal};
 use bandwidth::Bandwidth;
 use counts::Injected;
 use culvert_http::Words;
 use fate::Next;
+use rates::CallersRates;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -54,6 +56,8 @@ pub(super) struct Setting {
     pub(super) logs: bool,
     /// Counts lines that found no room on the way to it.
     pub(super) lost_lines: Counter,
+    /// Rates of its caller's requests. Most have none, and a connection keeps this as long as it is idle.
+    pub(super) rates: Option<Box<CallersRates>>,
 }
 
 /// Change of each head: a field is set, or left out where there is no value.
@@ -91,10 +95,8 @@ pub(super) struct Admission {
 
 impl Filters {
     pub(super) fn new(setting: Setting) -> Self {
-        let Setting { peer, names_services, address, .. } = &setting;
-        let caller = Caller { peer: peer.as_ref(), names_services: *names_services, address: *address };
         let plan = setting.listener.plan.http.as_deref();
-        let faults = plan.map(|plan| plan.faults.of(caller)).unwrap_or_default();
+        let faults = plan.map(|plan| plan.faults.of(setting.caller())).unwrap_or_default();
         Self { setting, faults: faults.into(), judge: OnceLock::new() }
     }
 
@@ -159,7 +161,7 @@ impl Filters {
                 Next::Go { most } => bandwidth = most.map(|most| Bandwidth::new(most, now)),
             }
             *fate = Fate::default();
-            if let (Some(rate), Some(bucket)) = (&plan.rate, &listener.requests) {
+            if let Some((CallerRate { rate, .. }, bucket)) = self.setting.rate(plan) {
                 let is_within = bucket.take();
                 self.setting.rated(is_within);
                 if !is_within {
@@ -169,6 +171,7 @@ impl Filters {
                 }
             }
         }
+        self.setting.count_trial();
         let mut permit = None;
         if let Some(cluster) = cluster {
             permit = cluster.limits.requests.try_acquire();

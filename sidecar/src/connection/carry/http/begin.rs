@@ -143,7 +143,7 @@ fn setting(
     let proxy = downstream.shared();
     let direction = downstream.info().direction;
     let listener = Arc::clone(&admitted.route.listener);
-    Setting {
+    let setting = Setting {
         cluster: admitted.route.cluster.as_ref().map(|cluster| Arc::clone(&cluster.state)),
         peer: session.map(|shaken| shaken.peer.clone()),
         names_services: proxy.tls.configs().is_some_and(|configs| configs.names_services()),
@@ -154,7 +154,9 @@ fn setting(
         seconds: proxy.metrics.direction(direction).http_seconds.clone(),
         listener,
         metrics,
-    }
+        rates: None,
+    };
+    setting.with_rates(admitted.running.trial.as_deref(), &proxy.metrics.trial.requests_limited)
 }
 
 /// Returns the changes of each head.

@@ -9,8 +9,7 @@ use crate::plan::decisions::Decisions;
 use crate::plan::decisions::trial::OnTrial;
 use crate::plan::names::Standing;
 use culvert_mesh::document::Document;
-use culvert_mesh::kinds::destination::ConnectionPolicy;
-use culvert_mesh::kinds::{Kind, Spec};
+use culvert_mesh::kinds::Kind;
 use std::sync::Arc;
 
 /// Kinds whose effect a second plan says. Who may call has a shadow in each gate.
@@ -44,9 +43,6 @@ pub(in crate::plan::compile) fn add_trial(
 /// Returns the warning of a policy on trial: it is not in force, and where its effect is seen.
 pub(in crate::plan::compile) fn trial_warning(document: &Document) -> String {
     let seen = match document.kind() {
-        Kind::MeshRateLimit if limits_requests(document) => {
-            "connections above its rate are counted, requests are not, and inspect shows what it would change"
-        }
         Kind::MeshTrafficPermission
         | Kind::MeshTls
         | Kind::MeshRateLimit
@@ -60,12 +56,6 @@ pub(in crate::plan::compile) fn trial_warning(document: &Document) -> String {
     };
     let (kind, name) = (document.kind().name(), &document.name);
     format!("{kind} {name} is on trial (kuma.io/effect: shadow) and not in force: {seen}")
-}
-
-/// Returns true if a MeshRateLimit says anything of requests.
-fn limits_requests(document: &Document) -> bool {
-    let Spec::MeshRateLimit(policy) = &document.spec else { return false };
-    policy.inbound().any(|conf| conf.local.http.is_some())
 }
 
 #[cfg(test)]
@@ -94,7 +84,7 @@ mod tests {
             (
                 "MeshRateLimit",
                 "rules: [{default: {local: {http: {requestRate: {num: 1, interval: 1s}}}}}]".into(),
-                "connections above its rate are counted, requests are not, and inspect shows",
+                "what it would do is counted",
             ),
             (
                 "MeshFaultInjection",

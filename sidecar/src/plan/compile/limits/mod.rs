@@ -10,6 +10,7 @@
 mod health;
 mod http;
 
+use self::http::OlderRates;
 use crate::options::config::{Config, Thresholds};
 use crate::plan::balance::Algorithm;
 use crate::plan::compile::balance::{self, Strategy};
@@ -31,7 +32,7 @@ use culvert_mesh::kinds::older::{
     self, CircuitBreaker, HealthCheck, OlderPolicy, Retry, Timeout, TrafficRoute,
 };
 use culvert_mesh::kinds::routes::MeshTcpRoute;
-use culvert_mesh::kinds::{FromSpec, Kind, Spec};
+use culvert_mesh::kinds::{FromSpec, Kind};
 use culvert_mesh::merge::merged;
 use culvert_mesh::model::tags::{SERVICE, Tags};
 use culvert_mesh::select::{self, Effective, Subject};
@@ -273,6 +274,8 @@ pub(super) struct Limits<'a> {
     routes: Vec<&'a Document>,
     newer_routes: Vec<ForCalls<'a, MeshTcpRoute>>,
     members: http::Members<'a>,
+    /// Lines about rates of calls of servers outside of the mesh.
+    outside: Vec<String>,
 }
 
 impl<'a> Limits<'a> {
@@ -291,6 +294,7 @@ impl<'a> Limits<'a> {
             strategies: for_calls(&policies, &pod),
             checks: for_calls(&policies, &pod),
             members: http::Members::find(ours),
+            outside: http::of_calls_outside(ours, pod.tags),
             policies,
             pod,
         }
@@ -338,14 +342,21 @@ impl<'a> Limits<'a> {
         let numbers = Numbers::new(self.config, INBOUND)
             .timeouts(of_inbound::<MeshTimeout>(&self.policies, &subject))
             .breaker(of_inbound::<MeshCircuitBreaker>(&self.policies, &subject));
-        let rates = of_inbound::<MeshRateLimit>(&self.policies, &subject);
+        let older = OlderRates::find(&self.policies, &subject, &self.members);
+        let (rate, rates) = match older.about {
+            Some(_) => (None, older.in_force()),
+            None => {
+                let newer = of_inbound::<MeshRateLimit>(&self.policies, &subject);
+                let rates = http::rate(newer.as_ref()).into_iter().collect();
+                (health::rate(newer), rates)
+            }
+        };
         let times = numbers.http.as_ref().map(|plan| plan.times).unwrap_or_default();
         let faults = http::faults(&self.policies, &subject, &self.members);
-        let requests = HttpPlan { faults, rate: http::rate(rates.as_ref()), times };
         Numbers {
-            http: http::rules(requests),
+            http: http::rules(HttpPlan { faults, rates, times }),
             health: inbound.service_probe.as_deref().and_then(health::of_application),
-            rate: health::rate(rates),
+            rate,
             ..numbers
         }
     }
@@ -353,7 +364,7 @@ impl<'a> Limits<'a> {
     /// Returns a line for each policy about this pod that says more than takes effect.
     pub(super) fn warnings(&self) -> Vec<String> {
         let said = |policy: &&&Document| self.is_about_the_pod(policy);
-        let passed_over = self.policies.iter().filter(said).filter_map(|policy| passed_over(policy));
+        let passed_over = self.policies.iter().filter(said).filter_map(|policy| unknown::passed_over(policy));
         let no_zone = self.strategies.iter().filter_map(|ForCalls { one, .. }| {
             balance::without_a_zone((one.document, one.policy), &self.pod)
         });
@@ -365,7 +376,8 @@ impl<'a> Limits<'a> {
             unknown::of_all(&self.checks),
             unknown::of_all(&self.newer_routes),
         ];
-        passed_over.chain(no_zone).chain(unknown.into_iter().flatten()).collect()
+        let outside = self.outside.iter().cloned();
+        passed_over.chain(no_zone).chain(outside).chain(unknown.into_iter().flatten()).collect()
     }
 
     fn is_about_the_pod(&self, policy: &Document) -> bool {
@@ -378,27 +390,6 @@ impl<'a> Limits<'a> {
                 is_about(&Subject { tags: &[&inbound.tags], inbound: Some(inbound), ..self.pod })
             })
     }
-}
-
-fn passed_over(policy: &Document) -> Option<String> {
-    let fields = match &policy.spec {
-        Spec::MeshTimeout(spec) => spec.passed_over(),
-        Spec::MeshCircuitBreaker(spec) => spec.passed_over(),
-        Spec::MeshRetry(spec) => spec.passed_over(),
-        Spec::MeshLoadBalancingStrategy(spec) => spec.passed_over(),
-        Spec::Timeout(spec) => spec.passed_over(),
-        Spec::CircuitBreaker(spec) => spec.passed_over(),
-        Spec::Retry(spec) => spec.passed_over(),
-        Spec::MeshHealthCheck(spec) => spec.passed_over(),
-        Spec::MeshRateLimit(spec) => spec.passed_over(),
-        Spec::HealthCheck(spec) => spec.passed_over(),
-        Spec::RateLimit(spec) => spec.passed_over(),
-        _ => return None,
-    };
-    let (kind, name) = (policy.kind().name(), &policy.name);
-    (!fields.is_empty()).then(|| {
-        format!("{kind} {name}: passed over, as the sidecar does nothing by it: {}", fields.join(", "))
-    })
 }
 
 /// Returns the older policy of a kind that holds for a destination. As in Kuma one does: the one whose selectors say most of

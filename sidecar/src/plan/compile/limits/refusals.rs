@@ -303,8 +303,26 @@ fn every_rule_of_kuma_about_the_older_kinds_is_a_check() {
         (
             ANY,
             "RateLimit http: {requests: 1, interval: 1s, onRateLimit: {headers: [{key: '', value: a}]}}",
-            "conf.http.onRateLimit.headers[0].key: found an empty text",
+            "conf.http.onRateLimit.headers[0].key: found \"\"; allowed: a name of letters",
         ),
+        (
+            ANY,
+            "RateLimit http: {requests: 1, interval: 1s, onRateLimit: {headers: [{key: a, value: ''}]}}",
+            "conf.http.onRateLimit.headers[0].value: found an empty text",
+        ),
+        (
+            ANY,
+            "RateLimit http: {requests: 1, interval: 1s, onRateLimit: {headers: [{key: Content-Length, value: '9'}]}}",
+            "conf.http.onRateLimit.headers[0].key: found \"Content-Length\"",
+        ),
+        (
+            ANY,
+            "RateLimit http: {requests: 1, interval: 1s, onRateLimit: {headers: [{key: a, value: \"b\\r\\nc: d\"}]}}",
+            "conf.http.onRateLimit.headers[0].value: found",
+        ),
+        (ANY, "RateLimit http: {requests: 0, interval: 1s}", "conf.http.requests: found 0"),
+        (ANY, "RateLimit http: {requests: 1, interval: 0s}", "conf.http.interval: found 0"),
+        (ANY, "RateLimit http: {requests: 1}", "conf.http.interval: found nothing"),
     ] {
         let errors = of(selectors, conf);
         assert!(matches!(&errors[..], [one] if one.starts_with(expected)), "{conf}: {errors:#?}");

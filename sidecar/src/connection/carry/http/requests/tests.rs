@@ -4,7 +4,7 @@
 use super::*;
 use crate::cluster::registry::{Listener, Registry};
 use crate::connection::carry::filters::Setting;
-use crate::metrics::{Histogram, Stats};
+use crate::metrics::{Counter, Histogram, Stats};
 use crate::options::Options;
 use crate::plan::compile::{compile, read_with_mesh};
 use clap::Parser;
@@ -25,6 +25,7 @@ fn requests(policies: &str) -> Requests {
     let setting = Setting {
         logs: false,
         lost_lines: Default::default(),
+        rates: None,
         listener: Arc::clone(listener),
         cluster: listener.cluster.as_ref().map(|cluster| Arc::clone(&cluster.state)),
         peer: None,
@@ -34,6 +35,7 @@ fn requests(policies: &str) -> Requests {
         metrics: Default::default(),
         seconds: Histogram::new([1.0]),
     };
+    let setting = setting.with_rates(running.trial.as_deref(), &Counter::default());
     Requests::new(Filters::new(setting), &[])
 }
 
@@ -68,6 +70,7 @@ fn counted(listener: &Listener) -> String {
 const ABORT: &str = "{type: MeshFaultInjection, name: f, spec: {from: [{targetRef: {kind: Mesh}, default: {http: [{abort: {httpStatus: 503, percentage: 100}}]}}]}}";
 const DELAY: &str = "{type: MeshFaultInjection, name: f, spec: {from: [{targetRef: {kind: Mesh}, default: {http: [{delay: {value: 1s, percentage: 100}, responseBandwidth: {limit: 1kbps, percentage: 100}}]}}]}}";
 const RATE: &str = "{type: MeshRateLimit, name: r, spec: {from: [{targetRef: {kind: Mesh}, default: {local: {http: {requestRate: {num: 1, interval: 1h}}}}}]}}";
+const ON_TRIAL: &str = "{type: MeshRateLimit, name: r, labels: {kuma.io/effect: shadow}, spec: {from: [{targetRef: {kind: Mesh}, default: {local: {http: {requestRate: {num: 1, interval: 1h}}}}}]}}";
 const BREAKER: &str = "{type: MeshCircuitBreaker, name: b, spec: {from: [{targetRef: {kind: Mesh}, default: {connectionLimits: {maxRequests: 1}}}]}}";
 
 #[test]
@@ -124,6 +127,21 @@ fn each_fate_of_a_request_is_counted_for_its_listener_and_its_cluster() {
              r.http_local_rate_limit.ok=1 r.http_local_rate_limit.rate_limited=1 up_active=1 up_total=1",
             "down_4xx=1 down_completed=1 down_total=2 r.http_local_rate_limit.enabled=2 r.http_local_rate_limit.enforced=1 \
              r.http_local_rate_limit.ok=1 r.http_local_rate_limit.rate_limited=1 up_total=1",
+        ),
+        (
+            "a rate on trial",
+            ON_TRIAL,
+            |all| {
+                let (bucket, above) = all.filters.setting.rates.as_ref().unwrap().tried.as_ref().unwrap();
+                let (bucket, above) = (Arc::clone(bucket), above.clone());
+                for counted in 0..3 {
+                    assert_eq!(above.get(), u64::saturating_sub(counted, 1), "requests above it");
+                    assert!(matches!(ask(all), Decision::Pass));
+                }
+                assert!(above.get() == 2 && !bucket.take());
+            },
+            "down_active=3 down_total=3 up_active=3 up_total=3",
+            "down_total=3 up_total=3",
         ),
         (
             "too many at once",

@@ -7,56 +7,17 @@
 //! | MeshFaultInjection, `from` | those of the last entry that fits the caller, of the most specific policy |
 //! | MeshFaultInjection, `rules` | those of all that fit: exact identities first, then prefixes, then the others |
 
-use crate::plan::listener::http::{Callers, FaultPlan, FaultSet, Faults};
+use super::members::{Members, tagged};
+use crate::plan::listener::http::{FaultPlan, FaultSet, Faults};
 use crate::plan::tls::permissions::Who;
 use culvert_mesh::document::Document;
 use culvert_mesh::kinds::connections::InboundMatch;
 use culvert_mesh::kinds::connections::faults::{FaultCallers, FaultEntry, HttpFault, MeshFaultInjection};
 use culvert_mesh::kinds::mesh_traffic_permission::MatchKind;
 use culvert_mesh::kinds::older::FaultInjection;
-use culvert_mesh::kinds::{Kind, Spec};
-use culvert_mesh::model::tags::{SERVICE, Tags};
 use culvert_mesh::select::{self, Effective, Subject};
 use culvert_mesh::target::Pods;
 use std::cmp::Reverse;
-use std::net::IpAddr;
-
-/// Kinds that say faults.
-const KINDS: [Kind; 2] = [Kind::MeshFaultInjection, Kind::FaultInjection];
-
-/// Pods of the mesh that may call, by their addresses and tags.
-#[derive(Debug, Default)]
-pub(in crate::plan::compile::limits) struct Members<'a>(Vec<(IpAddr, &'a Tags)>);
-
-// === impl Members ===
-
-impl<'a> Members<'a> {
-    /// Finds the pods, where documents say faults: only their callers are told apart by addresses.
-    pub(in crate::plan::compile::limits) fn find(ours: &[&'a Document]) -> Self {
-        if !ours.iter().any(|one| KINDS.contains(&one.kind())) {
-            return Self::default();
-        }
-        let pods = ours.iter().filter_map(|one| match &one.spec {
-            Spec::Dataplane(pod) => Some(pod),
-            _ => None,
-        });
-        let lines = pods.flat_map(|pod| {
-            let ip = pod.networking.address.ip().to_canonical();
-            pod.tags().map(move |tags| (ip, tags))
-        });
-        Self(lines.collect())
-    }
-
-    fn callers(&self, who: Vec<Who>) -> Callers {
-        let fits =
-            |tags: &Tags| who.iter().any(|who| matches!(who, Who::Tags(wanted) if wanted.select(tags)));
-        let addresses = match who.contains(&Who::Everyone) {
-            true => Vec::new(),
-            false => self.0.iter().filter(|(_, tags)| fits(tags)).map(|(ip, _)| *ip).collect(),
-        };
-        Callers { who, addresses: addresses.into_iter().collect() }
-    }
-}
 
 /// Faults of some callers, and the entry that says them.
 pub(in crate::plan::compile::limits) struct FaultVoice<'a> {
@@ -148,11 +109,6 @@ pub(in crate::plan::compile::limits) fn faults(
     };
     let sets = |voices: Vec<FaultVoice<'_>>| voices.into_iter().map(|voice| voice.set).collect();
     Faults { first: sets(first), each: sets(each) }
-}
-
-fn tagged(tags: &Tags) -> Who {
-    let all = tags.0.iter().all(|(key, value)| key == SERVICE && value == "*");
-    if all { Who::Everyone } else { Who::Tags(tags.clone()) }
 }
 
 /// Returns the callers of a rule. A match by server name is for gateways of zones and fits no caller of a pod.

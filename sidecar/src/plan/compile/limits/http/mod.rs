@@ -2,10 +2,14 @@
 //! Rules of requests, as policies say them.
 
 mod faults;
+mod members;
+mod rates;
 
-pub(super) use faults::{FaultVoice, FaultVoices, Members, faults};
+pub(super) use faults::{FaultVoice, FaultVoices, faults};
+pub(super) use members::Members;
+pub(super) use rates::{OlderRates, RateVoice, of_calls_outside};
 
-use crate::plan::listener::http::{HttpPlan, HttpTimes, RequestRate};
+use crate::plan::listener::http::{CallerRate, Callers, HttpPlan, HttpTimes, RequestRate};
 use crate::plan::listener::rate::RatePlan;
 use culvert_mesh::kinds::connections::mesh_timeout::HttpTimeouts;
 use culvert_mesh::kinds::connections::{Headers, HttpRate, NamedHeader, OnRateLimit, RateConf};
@@ -37,24 +41,30 @@ pub(super) fn times(conf: &HttpTimeouts) -> HttpTimes {
     }
 }
 
-/// Returns the rate of requests to an inbound.
-pub(super) fn rate(conf: Option<&RateConf>) -> Option<RequestRate> {
+/// Returns the rate of requests to an inbound, which all callers have together.
+pub(super) fn rate(conf: Option<&RateConf>) -> Option<CallerRate> {
     let http = conf?.local.http.as_ref()?;
     let rate = http.in_force()?;
     let HttpRate { on_rate_limit, .. } = http;
     let answer = on_rate_limit.as_ref();
     let status = answer.and_then(status);
     let fields = answer.and_then(|answer| answer.headers.as_ref()).map(fields).unwrap_or_default();
-    Some(RequestRate {
+    let rate = RequestRate {
         rate: RatePlan { num: rate.num.0, interval: rate.interval.0 },
         status: status.unwrap_or(TOO_MANY_REQUESTS),
         fields,
-    })
+    };
+    Some(CallerRate { from: Callers::everyone(), rate })
 }
 
-/// Returns the status of an answer, where a document says an error. Envoy has no other.
+/// Returns the status of an answer, where a document says an error.
 pub(super) fn status(OnRateLimit { status, .. }: &OnRateLimit) -> Option<u16> {
-    u16::try_from(status.as_ref()?.0).ok().filter(|status| (400..600).contains(status))
+    error_status(status.as_ref()?.0)
+}
+
+/// Returns a status if it is an error: Envoy has no other answer to a request above a rate.
+fn error_status(status: u32) -> Option<u16> {
+    u16::try_from(status).ok().filter(|status| (400..600).contains(status))
 }
 
 /// Returns the fields of an answer. There are none before, so that those which are set and those which are added are alike.

@@ -2,9 +2,9 @@
 //! The documents behind the rules of requests: faults, the answer above a rate, times.
 
 use super::{Limits, Voice};
-use crate::plan::compile::limits::http::{self, FaultVoice, FaultVoices};
+use crate::plan::compile::limits::http::{self, FaultVoice, FaultVoices, RateVoice};
 use crate::plan::decisions::{Claim, Decisions, words};
-use crate::plan::listener::http::{Callers, FaultPlan};
+use crate::plan::listener::http::{CallerRate, Callers, FaultPlan, RequestRate};
 use crate::plan::tls::permissions::Who;
 use culvert_mesh::kinds::connections::mesh_timeout::HttpTimeouts;
 use culvert_mesh::kinds::connections::{HttpRate, OnRateLimit};
@@ -12,7 +12,9 @@ use culvert_mesh::model::percentage::Percentage;
 use culvert_mesh::model::tags::Tags;
 use culvert_mesh::select::Subject;
 
+pub(super) const RATE: &str = "rate of requests";
 pub(super) const ANSWER: &str = "answer above the rate of requests";
+const FAULTS: &str = "faults";
 
 const REQUEST: &str = "request timeout";
 const STREAM_IDLE: &str = "stream idle timeout";
@@ -52,10 +54,28 @@ pub(super) fn answers(voices: &[Voice<'_, HttpRate>]) -> Vec<Claim> {
 }
 
 fn answer_words(answer: &OnRateLimit) -> String {
-    let status = http::status(answer).unwrap_or(http::TOO_MANY_REQUESTS).to_string();
+    let status = http::status(answer).unwrap_or(http::TOO_MANY_REQUESTS);
     let fields = answer.headers.as_ref().map(http::fields).unwrap_or_default();
+    in_words(status, &fields)
+}
+
+fn in_words(status: u16, fields: &[(String, String)]) -> String {
     let fields = fields.iter().map(|(name, value)| format!("{name}: {value}"));
-    std::iter::once(status).chain(fields).collect::<Vec<_>>().join(", ")
+    std::iter::once(status.to_string()).chain(fields).collect::<Vec<_>>().join(", ")
+}
+
+/// Notes the rates of RateLimits about an inbound by their callers, with those that lost, and the answers above them.
+pub(super) fn explain_rates(decisions: &mut Decisions, subject: &str, voices: &[RateVoice<'_>]) {
+    for RateVoice { limit: CallerRate { from, .. }, .. } in voices {
+        let about = |one: &&RateVoice<'_>| one.limit.from.is_everyone() || one.limit.from.who == from.who;
+        let claims = |value: fn(&RequestRate) -> String| {
+            let claim = |one: &RateVoice<'_>| Claim::of(value(&one.limit.rate), one.document, &one.path);
+            voices.iter().filter(about).map(claim).collect::<Vec<_>>()
+        };
+        decisions.first(subject, &field_of(RATE, from), || claims(|rate| rate.rate.to_string()));
+        decisions
+            .first(subject, &field_of(ANSWER, from), || claims(|rate| in_words(rate.status, &rate.fields)));
+    }
 }
 
 /// Notes the faults of the requests to an inbound, by their callers, with those that lost.
@@ -75,7 +95,7 @@ pub(super) fn explain_faults(
     let none = Claim::of("none", one.document, "");
     explain_each(decisions, subject, &older.each);
     for voice in newer.first.iter().chain(&newer.each) {
-        let field = format!("{} of newer policies", field_of(&voice.set.from));
+        let field = format!("{} of newer policies", field_of(FAULTS, &voice.set.from));
         decisions.first(subject, &field, || vec![none.clone(), claim(voice)]);
     }
 }
@@ -85,14 +105,15 @@ fn explain_first(decisions: &mut Decisions, subject: &str, voices: &[FaultVoice<
     for voice in voices {
         let from = &voice.set.from;
         let about = |one: &&FaultVoice<'_>| one.set.from.is_everyone() || one.set.from.who == from.who;
-        decisions.first(subject, &field_of(from), || voices.iter().filter(about).map(claim).collect());
+        decisions
+            .first(subject, &field_of(FAULTS, from), || voices.iter().filter(about).map(claim).collect());
     }
 }
 
 /// Notes faults of which all that are about a caller hold.
 fn explain_each(decisions: &mut Decisions, subject: &str, voices: &[FaultVoice<'_>]) {
     for voice in voices {
-        decisions.each(subject, &field_of(&voice.set.from), || vec![claim(voice)]);
+        decisions.each(subject, &field_of(FAULTS, &voice.set.from), || vec![claim(voice)]);
     }
 }
 
@@ -102,9 +123,10 @@ fn claim(voice: &FaultVoice<'_>) -> Claim {
     Claim::of(value, voice.document, &voice.path)
 }
 
-fn field_of(callers: &Callers) -> String {
+/// Returns the field of a rule of some callers' requests.
+fn field_of(rule: &str, callers: &Callers) -> String {
     if callers.is_everyone() {
-        return "faults".into();
+        return rule.into();
     }
     let who = callers.who.iter().map(|who| match who {
         Who::Everyone => "every caller".into(),
@@ -114,7 +136,7 @@ fn field_of(callers: &Callers) -> String {
         Who::Exactly(id) => id.clone(),
         Who::Prefix(id) => format!("{id}…"),
     });
-    format!("faults of {}", who.collect::<Vec<_>>().join(" or "))
+    format!("{rule} of {}", who.collect::<Vec<_>>().join(" or "))
 }
 
 fn fault_words(fault: &FaultPlan) -> String {

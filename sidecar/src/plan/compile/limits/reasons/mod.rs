@@ -6,6 +6,7 @@ mod http;
 mod rate;
 mod strategy;
 
+use super::http::OlderRates;
 use super::{
     BreakerConf, CircuitBreaker, Entry, HealthCheck, INBOUND, Limits, MeshCircuitBreaker, MeshRateLimit,
     MeshTimeout, Numbers, OUTBOUND, PASSTHROUGH, Retry, RetryConf, Timeout, TimeoutConf, Times, entries_from,
@@ -356,7 +357,8 @@ impl Limits<'_> {
         let decisions = &mut plan.decisions;
         let name = format!("listener {}", listener.name);
         said.note_times(decisions, &name, listener.serve);
-        rate::explain(decisions, &name, &rates, listener.serve.is_http());
+        let older = OlderRates::find(&self.policies, &subject, &self.members);
+        rate::explain(decisions, &name, &rates, &older, listener.serve.is_http());
         if listener.serve.is_http() {
             http::explain_faults(self, decisions, &name, &subject);
         }

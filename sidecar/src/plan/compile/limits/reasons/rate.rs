@@ -3,12 +3,13 @@
 
 use super::http;
 use super::{Entry, Voice, inbound_list};
+use crate::plan::compile::limits::http::OlderRates;
 use crate::plan::decisions::{Claim, Decisions};
 use crate::plan::listener::rate::RatePlan;
 use culvert_mesh::kinds::connections::{HttpRate, Rate, RateConf, TcpRate};
 
 const CONNECTIONS: &str = "rate of connections";
-const REQUESTS: &str = "rate of requests";
+const REQUESTS: &str = http::RATE;
 const NO_LIMIT: &str = "no limit";
 
 /// A rate that a policy says, or that it turns off.
@@ -42,15 +43,29 @@ pub(super) fn explain(
     decisions: &mut Decisions,
     subject: &str,
     entries: &[Entry<'_, RateConf>],
+    older: &OlderRates<'_>,
     is_http: bool,
 ) {
-    let of_tcp = voices(entries, |conf| conf.local.tcp.clone());
-    decisions.first(subject, CONNECTIONS, || claims(&of_tcp));
+    let of_tcp = claims(&voices(entries, |conf| conf.local.tcp.clone()));
+    let of_http = voices(entries, |conf| conf.local.http.clone());
+    let claims = claims(&of_http);
+    if let Some(one) = older.about {
+        // It puts all others out of force, whatever it says.
+        let instead = |value: &str, others: Vec<Claim>| {
+            let lost = others.into_iter().filter(|claim| claim.value != NO_LIMIT).collect::<Vec<_>>();
+            if lost.is_empty() { lost } else { [vec![Claim::of(value, one, "")], lost].concat() }
+        };
+        decisions.first(subject, CONNECTIONS, || instead(NO_LIMIT, of_tcp));
+        if is_http {
+            http::explain_rates(decisions, subject, &older.voices);
+            decisions.first(subject, &format!("{REQUESTS} of newer policies"), || instead("none", claims));
+        }
+        return;
+    }
+    decisions.first(subject, CONNECTIONS, || of_tcp);
     if !is_http {
         return;
     }
-    let of_http = voices(entries, |conf| conf.local.http.clone());
-    let claims = claims(&of_http);
     let is_limited = claims.first().is_some_and(|claim| claim.value != NO_LIMIT);
     decisions.first(subject, REQUESTS, || claims);
     if is_limited {
