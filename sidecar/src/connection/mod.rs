@@ -184,7 +184,10 @@ mod tests {
         }
     }
 
-    /// The memory of an open connection besides its sockets: a task is as large as its largest state.
+    /// The memory of an open connection: a task is as large as its largest state.
+    ///
+    /// Its two sockets have 24 bytes each as users build them, so that it has 360. Here they have more: checks of the debug
+    /// build, and a runtime of several threads.
     #[tokio::test]
     async fn a_connections_task_is_small() {
         let config = Options::try_parse_from(["culvert-sidecar"]).unwrap().check().unwrap();
@@ -194,7 +197,7 @@ mod tests {
         let client = ClientAddr::new(stream.local_addr().unwrap());
         let accepted =
             Accepted { stream, client, direction: Direction::Inbound, listen_port: 15006, bound: None };
-        let bytes = std::mem::size_of_val(&serve(proxy, accepted));
-        assert!(bytes <= 392, "{bytes} bytes");
+        let bytes = std::mem::size_of_val(&serve(proxy, accepted)) - 2 * size_of::<TcpStream>();
+        assert!(bytes <= 312, "{bytes} bytes besides the sockets");
     }
 }

@@ -13,13 +13,12 @@
 
 use super::gate::Gate;
 use super::pipes::{Fallback, Pipe, Pipes};
+use super::read_ahead::{ReadAhead, Then, read_ahead};
 use super::{RelayStream, SCRATCH_BYTES, Side};
 use std::io;
-use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::io::ReadBuf;
 
 /// Reads and writes per wake-up, for a sink that takes little at a time.
 const ROUNDS: usize = 16;
@@ -248,20 +247,23 @@ impl Half {
             return Poll::Pending;
         }
         let splices = source.splices() && sink.splices();
-        let is_bulk = self.is_bulk(turn.gate.unseen(turn.from));
-        // A check means a read: the kernel does not splice an urgent byte.
-        if splices && is_bulk && !turn.check {
-            match turn.pipes.take() {
-                Some(pipe) => {
-                    self.held = Held::Pipe(Box::new(pipe));
-                    (self.run, self.lacks_pipe) = (0, false);
-                    return self.splice(cx, source, sink, turn);
+        let mut room = SCRATCH_BYTES;
+        if self.is_bulk(turn.gate.unseen(turn.from)) {
+            if !splices {
+                room = turn.scratch.len();
+            } else if !turn.check {
+                // A check means a read: the kernel does not splice an urgent byte.
+                match turn.pipes.take() {
+                    Some(pipe) => {
+                        self.held = Held::Pipe(Box::new(pipe));
+                        (self.run, self.lacks_pipe) = (0, false);
+                        return self.splice(cx, source, sink, turn);
+                    }
+                    // The pool is asked again after another mebibyte.
+                    None => (self.run, self.full_reads, self.lacks_pipe) = (0, 0, true),
                 }
-                // The pool is asked again after another mebibyte.
-                None => (self.run, self.full_reads, self.lacks_pipe) = (0, 0, true),
             }
         }
-        let room = if !splices && is_bulk { turn.scratch.len() } else { SCRATCH_BYTES };
         let kept = turn.gate.kept(turn.from, turn.scratch);
         let read = ready!(read_ahead(source, cx, turn, kept..room)).map_err(Step::SourceFailed)?;
         let ReadAhead { bytes: came, full, then } = read;
@@ -282,19 +284,26 @@ impl Half {
         let last = last || matches!(then, Then::Fin) && matches!(self.state, HalfState::ShuttingDown);
         let taken = if bytes == 0 { 0 } else { self.write(cx, sink, turn, bytes, last)? };
         let waits = turn.gate.holds(turn.from) || turn.gate.has_ready(turn.from);
-        match then {
-            Then::Death(error) if taken == bytes && sink.splices() && !waits => {
-                return Poll::Ready(Err(Step::SourceFailed(error)));
-            }
-            Then::Death(error) => return Poll::Ready(Err(Step::SourceDied(error))),
-            Then::Fin | Then::Unknown => {}
-        }
         self.run = self.run.saturating_add(came as u32);
         // What passes through TLS comes in records, which fill no buffer to the last byte; and a sink that takes less is no
         // reason to keep more for it.
-        let full = if splices { full } else { came >= LONG_READ && taken == bytes };
+        let full = came >= LONG_READ && if splices { full } else { taken == bytes };
         self.full_reads = if full { self.full_reads.saturating_add(1) } else { 0 };
-        Poll::Ready(Ok(()))
+        match then {
+            Then::Death(error) if taken == bytes && sink.splices() && !waits => {
+                Poll::Ready(Err(Step::SourceFailed(error)))
+            }
+            Then::Death(error) => Poll::Ready(Err(Step::SourceDied(error))),
+            // Another round would do nothing but ask the runtime again.
+            Then::Wait if !waits && matches!(self.held, Held::Nothing) => {
+                if !turn.gate.take_fin(turn.from) {
+                    return Poll::Pending;
+                }
+                self.end_by_gate();
+                Poll::Ready(Ok(()))
+            }
+            Then::Wait | Then::Fin | Then::Unknown => Poll::Ready(Ok(())),
+        }
     }
 
     /// Writes bytes of the scratch buffer, and keeps what is not taken. Returns the number that was.
@@ -414,77 +423,6 @@ impl Half {
 fn is_refusal(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, OutOfMemory, PermissionDenied, Unsupported};
     matches!(error.kind(), InvalidInput | OutOfMemory | PermissionDenied | Unsupported)
-}
-
-/// Bytes of a source, in the scratch buffer.
-struct ReadAhead {
-    bytes: usize,
-    /// True if the first read filled the buffer.
-    full: bool,
-    then: Then,
-}
-
-/// HalfState of a source behind the bytes that were read.
-enum Then {
-    /// Not known: more bytes may come.
-    Unknown,
-    /// The source sent FIN.
-    Fin,
-    /// The source failed, and does not report the error again.
-    Death(io::Error),
-}
-
-/// Reads into a place of the scratch buffer, and reads on if the runtime knows of more: as a rule a FIN that came with the last bytes. If it knows of
-/// nothing, the second read makes no system call.
-fn read_ahead<G: Gate>(
-    source: &mut impl RelayStream,
-    cx: &mut Context<'_>,
-    turn: &mut Turn<'_, G>,
-    place: Range<usize>,
-) -> Poll<io::Result<ReadAhead>> {
-    let bytes = ready!(read(source, cx, turn, place.clone()))?;
-    let full = bytes == place.len();
-    let read_so_far = |bytes, then| Poll::Ready(Ok(ReadAhead { bytes, full, then }));
-    if bytes == 0 {
-        return read_so_far(0, Then::Fin);
-    }
-    // An endpoint over a socket may have more bytes than fit into the rest of the buffer.
-    if full || turn.check || !source.splices() {
-        return read_so_far(bytes, Then::Unknown);
-    }
-    match poll_read(source, cx, &mut turn.scratch[place.start + bytes..place.end]) {
-        Poll::Pending => read_so_far(bytes, Then::Unknown),
-        Poll::Ready(Ok(0)) => read_so_far(bytes, Then::Fin),
-        Poll::Ready(Ok(more)) => read_so_far(bytes + more, Then::Unknown),
-        Poll::Ready(Err(error)) => read_so_far(bytes, Then::Death(error)),
-    }
-}
-
-/// Reads. During a check, first the socket itself, for bytes that the runtime may not know of.
-fn read<G: Gate>(
-    source: &mut impl RelayStream,
-    cx: &mut Context<'_>,
-    turn: &mut Turn<'_, G>,
-    place: Range<usize>,
-) -> Poll<io::Result<usize>> {
-    let scratch = &mut turn.scratch[place];
-    if turn.check {
-        match source.read_now(scratch) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => turn.check = false,
-            done => return Poll::Ready(done),
-        }
-    }
-    poll_read(source, cx, scratch)
-}
-
-fn poll_read(
-    source: &mut impl RelayStream,
-    cx: &mut Context<'_>,
-    buffer: &mut [u8],
-) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(buffer);
-    ready!(Pin::new(source).poll_read(cx, &mut buffer))?;
-    Poll::Ready(Ok(buffer.filled().len()))
 }
 
 /// Turns the result of a write into the bytes that were taken, or the step that ends the wake-up.

@@ -4,6 +4,7 @@
 mod deaths;
 mod http;
 mod long;
+mod reads;
 mod splice;
 
 use super::pipes::PipeMetrics;
