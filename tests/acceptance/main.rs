@@ -29,6 +29,7 @@ mod http_clients;
 mod http_ports;
 mod http_rates;
 mod http_rules;
+mod http_seen;
 mod identities;
 mod injector;
 mod inspect;

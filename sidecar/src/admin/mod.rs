@@ -14,6 +14,7 @@ mod pages;
 mod prometheus;
 mod query;
 mod reply;
+mod requests;
 mod stats;
 mod transport;
 

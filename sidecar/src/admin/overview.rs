@@ -4,6 +4,7 @@
 use super::app::App;
 use super::connection_view::ConnectionView;
 use super::envoy;
+use super::requests::RequestsView;
 use crate::cluster::registry::{Cluster, ClusterState, Listener, Running};
 use crate::control::Control;
 use crate::dns::metrics::{Answered, Outcome};
@@ -50,6 +51,8 @@ pub(super) struct Overview {
     dns: Option<DnsView>,
     /// One sample a second, oldest first.
     history: Vec<Sample>,
+    /// Requests, where a port of HTTP is.
+    requests: Option<RequestsView>,
     listeners: Vec<ListenerView>,
     /// Number of all listeners, and of all clusters.
     listeners_total: usize,
@@ -206,6 +209,7 @@ impl Overview {
             tls: tls(app, &running),
             dns: dns(app, &running),
             history: proxy.history.samples(),
+            requests: RequestsView::of_http(app),
             listeners: listeners.iter().map(|of| listener(app, of)).collect(),
             listeners_total,
             clusters: clusters.iter().map(|of| cluster(app, &running, &of.state)).collect(),

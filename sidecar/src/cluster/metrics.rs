@@ -92,6 +92,8 @@ metrics! {
         idle_timeout: RareCounter => "http.{http}.downstream_rq_idle_timeout";
         /// Exchanges that took longer than one may.
         duration_timeout: RareCounter => "http.{http}.downstream_rq_max_duration_reached";
+        /// Requests whose client ended the connection before it had a whole answer.
+        reset: RareCounter => "http.{http}.downstream_rq_rx_reset";
         delays: RareCounter => "http.{http}.fault.delays_injected";
         aborts: RareCounter => "http.{http}.fault.aborts_injected";
         slowed: RareCounter => "http.{http}.fault.response_rl_injected";

@@ -19,6 +19,7 @@ use crate::observe::capture::Capture;
 use crate::observe::documents::Documents;
 use crate::observe::failures::RecentFailures;
 use crate::observe::history::History;
+use crate::observe::requests::RequestBook;
 use crate::observe::traffic_log::TrafficLogger;
 use crate::options::config::{Config, SidecarPorts};
 use crate::relay::pipes::Pipes;
@@ -76,6 +77,9 @@ pub(crate) struct Proxy {
     pub(crate) history: History,
     /// The latest failures. Workers write when a connection ends badly, the admin page reads.
     pub(crate) mishaps: RecentFailures,
+    /// The requests of HTTP by route, and the latest that failed. Workers write when a request ends; the main thread turns the
+    /// periods, and the admin pages read.
+    pub(crate) requests: Arc<RequestBook>,
     /// The proof that connections are redirected. The prober on the main thread dials, and the worker that accepts its
     /// connection recognises it.
     pub(crate) capture: Capture,
@@ -138,6 +142,7 @@ impl Proxy {
             destinations: Destinations::default(),
             history: History::default(),
             mishaps: RecentFailures::default(),
+            requests: Arc::new(RequestBook::new(config.workers)),
             no_source: Throttle::new(std::time::Duration::ZERO),
             came_back: Throttle::new(std::time::Duration::ZERO),
             config,

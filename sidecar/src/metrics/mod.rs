@@ -20,15 +20,18 @@
 //!
 //! A type is a [`Counter`], [`Gauge`] or [`Histogram`], another struct of this kind, or [`By`], which has one of these for
 //! each value of an enum and adds that enum's label. Every series is registered at the start with all its labels, so it
-//! is there, as 0, before anything happens, and the number of series is fixed at compile time.
+//! is there, as 0, before anything happens, and the number of series is fixed at compile time. The exception is [`ByMember`],
+//! whose series begin with their first count and are bounded.
 //!
 //! Listeners and clusters of documents have the same structs unregistered: only statistics show them, by [`Stats::read`].
 
 mod by;
+mod by_member;
 mod lazy;
 mod registry;
 
 pub(crate) use by::{By, Label, labels};
+pub(crate) use by_member::{ByMember, OfMember};
 pub(crate) use lazy::{Lazy, RareCounter};
 pub(crate) use prometheus_client::metrics::counter::Counter;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
@@ -36,7 +39,7 @@ pub(crate) use prometheus_client::metrics::histogram::Histogram;
 pub(crate) use registry::{MetricRegistry, Stats};
 use std::sync::Arc;
 
-/// Names and values of labels. A few static strings: enough, since no label comes from documents or peers.
+/// Names and values of labels. A few static strings: enough, as only the label of [`ByMember`] comes from documents or peers.
 pub(crate) type Labels = Vec<(&'static str, &'static str)>;
 
 /// One line of [`metrics!`].

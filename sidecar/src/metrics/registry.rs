@@ -71,6 +71,9 @@ impl<M> MetricConstructor<M> for Constructor<M> {
     }
 }
 
+/// A family of counters whose labels are not known before the first count.
+pub(super) type OpenFamily = Family<Vec<(&'static str, String)>, Counter>;
+
 type Families<M> = BTreeMap<&'static str, Family<Labels, M, Constructor<M>>>;
 
 /// A statistic that is read when it is asked for.
@@ -87,6 +90,7 @@ pub(crate) struct MetricRegistry {
     counters: Families<Counter>,
     gauges: Families<Gauge>,
     histograms: Families<Histogram>,
+    open: BTreeMap<&'static str, OpenFamily>,
     stats: Vec<(String, Source)>,
 }
 
@@ -97,6 +101,7 @@ impl MetricRegistry {
             counters: Families::new(),
             gauges: Families::new(),
             histograms: Families::new(),
+            open: BTreeMap::new(),
             stats: Vec::new(),
         }
     }
@@ -129,6 +134,17 @@ impl MetricRegistry {
             );
         }
         stats
+    }
+
+    /// Registers a family, or returns the one of the same name.
+    pub(super) fn open_family(&mut self, declared: Declared) -> OpenFamily {
+        let Some(Series { name, help, .. }) = declared.series else { return OpenFamily::default() };
+        let family = self.open.entry(name).or_insert_with(|| {
+            let family = OpenFamily::default();
+            self.series.register(name, help, family.clone());
+            family
+        });
+        family.clone()
     }
 
     fn keep(&mut self, declared: Declared, labels: &Labels, source: impl Fn() -> Source) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The last minutes, one sample a second, for the plots of the admin page.
 
+use crate::observe::requests::Second;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +13,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const KEPT: usize = 300;
 
 /// Traffic within one second, and connections open at its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Sample {
     /// Bytes from clients to servers.
     pub(crate) to_server: u64,
@@ -21,6 +22,9 @@ pub(crate) struct Sample {
     pub(crate) opened: u64,
     pub(crate) inbound: i64,
     pub(crate) outbound: i64,
+    /// Requests of HTTP, where there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) requests: Option<Second>,
 }
 
 /// Counters and gauges at one moment, since the start of the process.
@@ -33,6 +37,8 @@ pub(crate) struct Reading {
     pub(crate) opened: u64,
     pub(crate) inbound: i64,
     pub(crate) outbound: i64,
+    /// Requests since the last reading.
+    pub(crate) requests: Second,
 }
 
 /// The samples of the last minutes.
@@ -69,6 +75,7 @@ impl History {
             opened: now.opened.saturating_sub(ring.last.opened),
             inbound: now.inbound,
             outbound: now.outbound,
+            requests: Some(now.requests).filter(|second| *second != Second::default()),
         };
         ring.last = now;
         if ring.samples.len() == KEPT {
@@ -85,17 +92,19 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::requests::Flow;
 
     #[test]
     fn a_sample_holds_what_happened_since_the_last_and_the_oldest_go() {
         let history = History::default();
         let first = Reading { to_server: 5, outbound: 1, ..Reading::default() };
         history.take(first);
-        let second = Reading { to_server: 7, opened: 1, ..first };
+        let requests = Second { inbound: Flow { requests: 3, ..Flow::default() }, ..Second::default() };
+        let second = Reading { to_server: 7, opened: 1, requests, ..first };
         history.take(second);
         let expected = [
             Sample { to_server: 5, outbound: 1, ..Sample::default() },
-            Sample { to_server: 2, opened: 1, outbound: 1, ..Sample::default() },
+            Sample { to_server: 2, opened: 1, outbound: 1, requests: Some(requests), ..Sample::default() },
         ];
         assert_eq!(history.samples(), expected);
         for _ in 0..KEPT {

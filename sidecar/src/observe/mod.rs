@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! State for operators: readiness, logs, close reasons, history and recent failures.
+//! State for operators: readiness, logs, close reasons, history, requests and recent failures.
 
 pub mod access_log;
 pub(crate) mod capture;
@@ -12,6 +12,7 @@ pub(crate) mod log_file;
 pub mod logging;
 pub mod one_line;
 pub(crate) mod readiness;
+pub(crate) mod requests;
 pub(crate) mod scrapes;
 pub mod spoken;
 pub mod traffic_log;

@@ -8,6 +8,7 @@ use crate::health;
 use crate::net::addrs::Direction;
 use crate::net::resolve::Names;
 use crate::observe::close_reason::CloseReason;
+use crate::observe::history::Reading;
 use crate::observe::logging::LogControl;
 use crate::observe::readiness::Readiness;
 use crate::options::config::Config;
@@ -111,7 +112,10 @@ fn spawn_upkeep(context: &Context) {
     let proxy = || Arc::clone(&context.proxy);
     tokio::spawn({
         let proxy = proxy();
-        async move { proxy.history.keep(|| proxy.metrics.reading()).await }
+        async move {
+            let read = || Reading { requests: proxy.requests.take_second(), ..proxy.metrics.reading() };
+            proxy.history.keep(read).await
+        }
     });
     tokio::spawn({
         let proxy = proxy();

@@ -20,6 +20,7 @@ use crate::observe::capture::Capture;
 use crate::observe::documents::Documents;
 use crate::observe::failures::RecentFailures;
 use crate::observe::history::History;
+use crate::observe::requests::RequestBook;
 use crate::observe::traffic_log::TrafficLogger;
 use crate::options::config::Config;
 use crate::plan::Plan;
@@ -153,6 +154,7 @@ pub(super) fn proxy(
         destinations: Destinations::default(),
         history: History::default(),
         mishaps: RecentFailures::default(),
+        requests: Arc::new(RequestBook::new(config.workers)),
         no_source: Throttle::new(NO_SOURCE_LOG_EVERY),
         came_back: Throttle::new(NO_SOURCE_LOG_EVERY),
         config,

@@ -9,6 +9,7 @@ use super::app::App;
 use super::connection_view::ConnectionView;
 use super::overview::{self, Overview};
 use super::reply::{self, Reply};
+use super::requests::RequestsView;
 use super::{certs, dump, envoy, prometheus, query};
 use crate::admin::DrainRequest;
 use crate::admin::stats::{self, Process};
@@ -292,7 +293,7 @@ impl StatusPages {
 }
 
 /// Pages that can be read, with their description in `/help`.
-const PAGES: [(&str, &str); 15] = [
+const PAGES: [(&str, &str); 16] = [
     ("/", "a page for people"),
     ("/certs", "the identity, without secrets"),
     ("/clusters", "clusters, their limits and where they dialled (?format=text or json)"),
@@ -308,6 +309,7 @@ const PAGES: [(&str, &str); 15] = [
     ),
     ("/overview", "the numbers of the page for people"),
     ("/ready", "200, or 503 and why not"),
+    ("/requests", "requests of HTTP by route, and the latest that failed"),
     ("/server_info", "version, state, time since the start"),
     ("/stats", "statistics under Envoy's names (?filter=REGEX, ?usedonly, ?format=text, json or prometheus)"),
     ("/stats/prometheus", "metrics, and the statistics under Envoy's names"),
@@ -380,6 +382,7 @@ impl AdminPages {
             "/" => App::page(),
             "/overview" => reply::json(&Overview::of(app)),
             "/ready" => app.ready(),
+            "/requests" => reply::json(&RequestsView::of(app, usize::MAX)),
             "/stats" => app.stats(query, headers),
             "/stats/prometheus" => app.prometheus(headers),
             "/metrics" => app.metrics(headers),

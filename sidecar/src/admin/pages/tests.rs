@@ -5,6 +5,7 @@ use crate::connection::table::Entry;
 use crate::observe::logging::LogControl;
 use crate::observe::readiness::Block;
 use crate::observe::readiness::Readiness;
+use crate::observe::requests::{Noted, Origin};
 use crate::options::Options;
 use clap::Parser;
 use http_body_util::BodyExt;
@@ -158,6 +159,47 @@ async fn the_overview_has_what_the_page_draws() {
         value["errors"][0]["words"],
         "An outbound connection got no answer from its server: 192.0.2.1:443 did not answer in time"
     );
+}
+
+#[tokio::test]
+async fn requests_are_shown_by_route_where_there_are_any() {
+    let (app, _kept) = app(&[]);
+    let read = async |page: &str| {
+        let (_, text) = admin(&app, Method::GET, page).await;
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    assert_eq!(read("/overview").await["requests"], serde_json::Value::Null);
+    let mut noted = Noted::of("GET", b"shop:80", "/a/1?b=c");
+    noted.status = 503;
+    noted.fails("the application answered 503");
+    let direction = crate::net::addrs::Direction::Inbound;
+    let origin = Origin { direction, cluster: "localhost:80", peer: "web" };
+    app.proxy.requests.ended(&origin, noted, std::time::Duration::from_millis(7));
+    let (page, all) = (read("/overview").await, read("/requests").await);
+    for requests in [&page["requests"], &all] {
+        let route = &requests["routes"][0];
+        assert_eq!((&route["path"], &route["cluster"]), (&"/a/*".into(), &"localhost:80".into()));
+        for numbers in [route, &requests["directions"][0]] {
+            assert_eq!(
+                (&numbers["direction"], &numbers["requests"], &numbers["failed"]),
+                (&"inbound".into(), &1.into(), &1.into())
+            );
+            assert_eq!(
+                (&numbers["statuses"]["5xx"], &numbers["p99"], &numbers["longest"]),
+                (&1.into(), &7.0.into(), &7.0.into())
+            );
+        }
+        let failure = &requests["failures"][0];
+        let words = ["peer", "method", "authority", "path", "why"]
+            .map(|field| failure[field].as_str().unwrap_or_default());
+        assert_eq!(words, ["web", "GET", "shop:80", "/a/1", "the application answered 503"]);
+        assert_eq!(
+            (&failure["count"], &failure["took"], &failure["status"]),
+            (&1.into(), &7.0.into(), &503.into())
+        );
+        assert!(failure["last"].as_f64().is_some() && requests["window"].as_f64().is_some(), "{requests}");
+        assert_eq!((&requests["routes_total"], &requests["others"]), (&1.into(), &serde_json::json!([])));
+    }
 }
 
 #[tokio::test]

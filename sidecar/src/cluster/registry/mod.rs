@@ -5,6 +5,7 @@
 //! counters, permits in use, round robin and ejections, and an open connection keeps the ones that it began with. So a
 //! connection looks them up once, and a byte never.
 
+mod callers;
 mod on_demand;
 mod stat_names;
 mod states;
@@ -22,6 +23,7 @@ use crate::cluster::health::{ClusterHealth, EndpointHealth};
 use crate::cluster::limits::LazyLimits;
 use crate::cluster::metrics::{ListenerMetrics, UpstreamMetrics};
 use crate::cluster::outsider::{Opened, OutsideConfigs, OutsiderMetrics};
+use crate::cluster::registry::callers::Callers;
 use crate::cluster::registry::on_demand::Called;
 use crate::cluster::registry::stat_names::stat_names;
 use crate::cluster::registry::states::reuse;
@@ -127,6 +129,7 @@ pub struct Running {
     shortest_idle_timeout: Option<Duration>,
     /// What connections came for, of that which is made out on demand.
     called: Called,
+    callers: Callers,
     /// Destinations that the controller told.
     told: Told,
 }
@@ -209,6 +212,7 @@ impl Registry {
             trial: trial::Trial::of(&plan),
             shortest_idle_timeout: idle_timeouts.chain(plan.names.on_demand.shortest_idle_timeout()).min(),
             called: Called::new(states, numbered),
+            callers: Callers::default(),
             told: Told::default(),
             plan,
             listeners,

@@ -385,7 +385,10 @@ fn callers_have_buckets_of_their_own_that_stay_where_others_come_and_go() {
         let of = |service: &&str| {
             let who = vec![Who::Tags(Tags([("kuma.io/service".to_owned(), (*service).to_owned())].into()))];
             let from = Callers { who, addresses: HashSet::new() };
-            CallerRate { from, rate: RequestRate { rate, status: 429, fields: Arc::default() } }
+            CallerRate {
+                from,
+                rate: RequestRate { by: Arc::default(), rate, status: 429, fields: Arc::default() },
+            }
         };
         let rules = HttpPlan { rates: services.iter().map(of).collect(), ..HttpPlan::default() };
         let listener = Arc::make_mut(&mut plan.listeners[1]);

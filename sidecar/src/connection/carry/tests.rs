@@ -135,7 +135,12 @@ async fn messages_pass_as_they_came_on_one_connection_to_the_server() {
     ended(serving).await;
     never_dialled(&server);
     assert_eq!(closed(&proxy, CloseReason::Ok), 1);
-    let expected = ["http_requests_total{class=\"2xx\"} 3", "http_requests_total{class=\"4xx\"} 1"];
+    let expected = [
+        "http_member_requests_total{member=\"unknown\",class=\"2xx\"} 3",
+        "http_member_requests_total{member=\"unknown\",class=\"4xx\"} 1",
+        "http_requests_total{class=\"2xx\"} 3",
+        "http_requests_total{class=\"4xx\"} 1",
+    ];
     assert_eq!(counted(&proxy, "_http_"), expected);
     assert!(proxy.table.is_empty());
 }
@@ -156,8 +161,11 @@ async fn a_refused_first_request_reaches_no_server_and_is_answered_though_the_cl
     ended(serving).await;
     never_dialled(&server);
     assert_eq!(closed(&proxy, CloseReason::HttpRequest), 1);
-    let expected =
-        ["http_refusals_total{rule=\"length_and_chunked\"} 1", "http_requests_total{class=\"4xx\"} 1"];
+    let expected = [
+        "http_member_requests_total{member=\"unknown\",class=\"4xx\"} 1",
+        "http_refusals_total{rule=\"length_and_chunked\"} 1",
+        "http_requests_total{class=\"4xx\"} 1",
+    ];
     assert_eq!(counted(&proxy, "_http_"), expected);
 }
 
@@ -235,7 +243,14 @@ async fn a_server_that_cannot_be_reached_is_a_503_with_a_reason() {
         }
         assert_eq!(closed(&proxy, reason), 2, "{reason}");
         let refusals = format!("http_refusals_total{{rule=\"{}\"}} 2", rule.name());
-        assert_eq!(counted(&proxy, "_http_"), [&refusals, "http_requests_total{class=\"5xx\"} 2"]);
+        assert_eq!(
+            counted(&proxy, "_http_"),
+            [
+                "http_member_requests_total{member=\"unknown\",class=\"5xx\"} 2",
+                &refusals,
+                "http_requests_total{class=\"5xx\"} 2"
+            ]
+        );
         assert!(proxy.table.is_empty());
     }
 }

@@ -47,6 +47,8 @@ pub struct CallerRate {
 /// The rate of requests, and the answer to those above it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRate {
+    /// Kind and name of the document that says it.
+    pub by: Arc<str>,
     /// Requests in a time.
     pub rate: RatePlan,
     /// Status of the answer.
@@ -67,6 +69,8 @@ pub struct Faults {
 /// Faults of some callers, in the order in which they come upon a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultSet {
+    /// Kind and name of the document that says them.
+    pub by: Arc<str>,
     /// Callers that they are put upon.
     pub from: Callers,
     /// The faults.
@@ -137,9 +141,19 @@ impl HttpTimes {
 impl Faults {
     /// Returns the faults of a caller.
     pub fn of(&self, caller: Caller<'_>) -> Vec<FaultPlan> {
-        let first = self.first.iter().find(|set| set.from.has(caller));
-        let each = self.each.iter().filter(|set| set.from.has(caller));
-        first.into_iter().chain(each).flat_map(|set| set.faults.iter().copied()).collect()
+        self.sets_of(caller).flat_map(|set| set.faults.iter().copied()).collect()
+    }
+
+    /// Returns the document that says one of the faults of a caller.
+    pub(crate) fn document_of(&self, caller: Caller<'_>, fault: usize) -> Option<&Arc<str>> {
+        let documents = self.sets_of(caller).flat_map(|set| set.faults.iter().map(|_| &set.by));
+        documents.into_iter().nth(fault)
+    }
+
+    fn sets_of(&self, caller: Caller<'_>) -> impl Iterator<Item = &FaultSet> {
+        let first = self.first.iter().find(move |set| set.from.has(caller));
+        let each = self.each.iter().filter(move |set| set.from.has(caller));
+        first.into_iter().chain(each)
     }
 }
 
@@ -181,6 +195,25 @@ impl Callers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_fault_of_a_caller_is_told_by_its_document() {
+        let everyone = Callers { who: vec![Who::Everyone], addresses: HashSet::new() };
+        let nobody = Callers { who: Vec::new(), addresses: HashSet::new() };
+        let set = |by: &str, from: &Callers, number: usize| FaultSet {
+            by: by.into(),
+            from: from.clone(),
+            faults: vec![FaultPlan::default(); number],
+        };
+        let faults = Faults {
+            first: vec![set("a", &nobody, 1), set("b", &everyone, 2), set("c", &everyone, 1)],
+            each: vec![set("d", &everyone, 1), set("e", &nobody, 1)],
+        };
+        let caller = Caller { peer: None, names_services: true, address: [10, 0, 0, 1].into() };
+        assert_eq!(faults.of(caller).len(), 3);
+        let told = (0..4).map(|fault| faults.document_of(caller, fault).map(|by| &**by));
+        assert_eq!(told.collect::<Vec<_>>(), [Some("b"), Some("b"), Some("d"), None]);
+    }
 
     #[test]
     fn a_caller_is_known_by_its_certificate_and_else_by_its_address() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Requests by the class of their answers, and refusals by rule.
 
-use crate::metrics::{By, Counter, Label, labels, metrics};
+use crate::metrics::{By, ByMember, Counter, Label, labels, metrics};
 use culvert_http::Refusal;
 
 /// Class of a status.
@@ -39,7 +39,8 @@ impl Class {
         }
     }
 
-    fn of(status: u16) -> Self {
+    /// Returns the class of a status.
+    pub(crate) fn of(status: u16) -> Self {
         match status / 100 {
             1 => Self::Informational,
             2 => Self::Successful,
@@ -164,6 +165,9 @@ metrics! {
     #[derive(Default)]
     pub(crate) struct HttpMetrics {
         requests: By<Class> = "http_requests", "HTTP requests that were answered, by the class of the status";
+        /// By the caller or the called service.
+        by_member: ByMember<Class> = "http_member_requests",
+            "HTTP requests that were answered, by the member that called or was called";
         refusals: By<Rule> = "http_refusals", "HTTP connections, and streams of HTTP/2, that ended because a message broke a rule";
         /// Without those that a broken rule of HTTP answered.
         local: By<Local> = "http_local_answers", "HTTP requests that were answered by a document's rule, not by their server";

@@ -12,7 +12,7 @@ mod metrics;
 mod preface;
 mod rules;
 
-pub(crate) use metrics::{Http2Rule, HttpMetrics, Local, Rule};
+pub(crate) use metrics::{Class, Http2Rule, HttpMetrics, Local, Rule};
 pub(crate) use preface::{Preface, preface};
 pub(crate) use rules::{Decision, Rules};
 

@@ -136,7 +136,7 @@ fn rate_type() -> String {
 }
 
 /// Returns the rate of a route.
-fn bucket(RequestRate { rate, status, fields }: &RequestRate) -> Value {
+fn bucket(RequestRate { by: _, rate, status, fields }: &RequestRate) -> Value {
     let all = |key: &str| json!({"default_value": {"numerator": 100}, "runtime_key": key});
     let mut config = json!({
         "@type": rate_type(),

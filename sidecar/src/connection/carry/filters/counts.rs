@@ -3,7 +3,8 @@
 
 use super::Setting;
 use crate::cluster::metrics::{Active, ClusterRequests, ListenerRequests};
-use crate::relay::http::{Local, Refusal};
+use crate::observe::close_reason::CloseReason;
+use crate::relay::http::{Class, Local, Refusal};
 
 /// The places of a request among those that are active.
 #[derive(Debug)]
@@ -72,9 +73,22 @@ impl Setting {
         }
     }
 
+    /// Counts an answer that the client gets.
+    fn client_answered(&self, status: u16) {
+        self.of_listener().counts.answered(status);
+        self.told.answers.inc(Class::of(status));
+    }
+
+    /// Counts a request whose connection or stream ended first, if it was the client that ended it.
+    pub(in crate::connection::carry) fn abandoned(&self, reason: CloseReason) {
+        if matches!(reason, CloseReason::Ok | CloseReason::ClientReset) {
+            self.of_listener().reset.inc();
+        }
+    }
+
     /// Counts the answer of a server.
     pub(in crate::connection::carry) fn answered(&self, status: u16) {
-        self.of_listener().counts.answered(status);
+        self.client_answered(status);
         if let Some(of_cluster) = self.of_cluster() {
             of_cluster.counts.answered(status);
         }
@@ -83,7 +97,7 @@ impl Setting {
     /// Counts an answer by a document's rule. That of the breaker is the cluster's, too.
     pub(super) fn answered_by(&self, by: Local, status: u16) {
         if by != Local::Breaker {
-            return self.of_listener().counts.answered(status);
+            return self.client_answered(status);
         }
         if let Some(of_cluster) = self.of_cluster() {
             of_cluster.overflow.inc();
@@ -122,6 +136,6 @@ impl Setting {
             // Its head broke a rule, so nothing was decided about it.
             of_listener.counts.total.inc();
         }
-        of_listener.counts.answered(status);
+        self.client_answered(status);
     }
 }

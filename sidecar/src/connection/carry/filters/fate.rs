@@ -41,6 +41,11 @@ pub(in crate::connection::carry) fn words(status: u16, text: &'static str) -> Wo
 // === impl Fate ===
 
 impl Fate {
+    /// Returns the number of the fault that is tried next, or that ended the request.
+    pub(super) fn at(self) -> usize {
+        self.fault
+    }
+
     /// Goes on through the faults. Each share of requests is a throw of the dice of its own.
     pub(in crate::connection::carry) fn next(
         &mut self,

@@ -92,7 +92,7 @@ pub(in crate::connection::carry) fn of_close(reason: CloseReason, answered: bool
 }
 
 /// Returns how a request ended whose stream the client or the server reset.
-pub(in crate::connection::carry) fn of_reset(by: Side, answered: bool) -> HttpEnd {
+pub(in crate::connection::carry) fn reset_by(by: Side, answered: bool) -> HttpEnd {
     match by {
         Side::Client => end("DR", "http2.remote_reset"),
         Side::Server if answered => end("UR", "upstream_reset_after_response_started{remote_reset}"),

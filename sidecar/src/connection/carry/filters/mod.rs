@@ -14,15 +14,17 @@ mod fate;
 mod log;
 mod rates;
 mod times;
+mod told;
 
 pub(super) use books::Books;
 pub(super) use fate::Fate;
-pub(super) use log::{FAILED, REFUSED, of_close, of_nothing, of_refusal, of_reset};
+pub(super) use log::{FAILED, REFUSED, of_nothing, of_refusal, reset_by};
 pub(super) use times::{Due, Times};
+pub(super) use told::Told;
 
 use crate::cluster::registry::{ClusterState, Listener};
 use crate::connection::upstream::Judge;
-use crate::metrics::{Counter, Histogram};
+use crate::metrics::Counter;
 use crate::net::limit::Permit;
 use crate::plan::listener::http::{CallerRate, FaultPlan, HttpTimes};
 use crate::plan::tls::permissions::Peer;
@@ -50,8 +52,7 @@ pub(super) struct Setting {
     /// True if no permission lets the member in: its requests are answered, and the application gets none.
     pub(super) forbidden: bool,
     pub(super) metrics: Arc<HttpMetrics>,
-    /// Times of all requests of the direction.
-    pub(super) seconds: Histogram,
+    pub(super) told: Box<Told>,
     /// True if a traffic log wants its requests.
     pub(super) logs: bool,
     /// Counts lines that found no room on the way to it.
@@ -140,7 +141,7 @@ impl Filters {
         let Setting { metrics, listener, cluster, .. } = &self.setting;
         if self.setting.forbidden {
             let words = fate::words(403, "forbidden: no permission lets the caller in\n");
-            return self.answer(books, Local::Permission, Words { last: true, ..words });
+            return self.answer(books, Local::Permission, None, Words { last: true, ..words });
         }
         let mut bandwidth = None;
         if let Some(plan) = listener.plan.http.as_deref() {
@@ -154,9 +155,10 @@ impl Filters {
                     return Verdict::Wait(time);
                 }
                 Next::Abort(status) => {
-                    *fate = Fate::default();
+                    let fault = std::mem::take(fate).at();
                     self.setting.injected(&mut books.counted, Injected::Abort);
-                    return self.answer(books, Local::Fault, fate::words(status, "fault filter abort"));
+                    let words = fate::words(status, "fault filter abort");
+                    return self.answer(books, Local::Fault, Some(fault), words);
                 }
                 Next::Go { most } => bandwidth = most.map(|most| Bandwidth::new(most, now)),
             }
@@ -167,7 +169,7 @@ impl Filters {
                 if !is_within {
                     let words = fate::words(rate.status, "local_rate_limited");
                     let words = Words { fields: Arc::clone(&rate.fields), ..words };
-                    return self.answer(books, Local::Rate, words);
+                    return self.answer(books, Local::Rate, None, words);
                 }
             }
         }
@@ -177,7 +179,7 @@ impl Filters {
             permit = cluster.limits.requests.try_acquire();
             if permit.is_none() {
                 let words = fate::words(503, "overloaded: too many requests are under way\n");
-                return self.answer(books, Local::Breaker, words);
+                return self.answer(books, Local::Breaker, None, words);
             }
         }
         if bandwidth.is_some() {
@@ -188,12 +190,11 @@ impl Filters {
         Verdict::Go(Admission { _permit: permit, bandwidth })
     }
 
-    fn answer(&self, books: &mut Books, by: Local, words: Words) -> Verdict {
+    /// Answers by a document's rule, of several faults by this one.
+    fn answer(&self, books: &mut Books, by: Local, fault: Option<usize>, words: Words) -> Verdict {
         self.setting.metrics.local[by].inc();
         self.setting.answered_by(by, words.status);
-        if let Some(log) = &mut books.log {
-            log.answered_by(words.status, log::of_local(by));
-        }
+        books.fails(Some(words.status), log::of_local(by), self.setting.why_answered(by, fault));
         Verdict::Answer(words)
     }
 }

@@ -8,7 +8,7 @@ use super::{Gate, Http, Refused, dynamic};
 use crate::cluster::stream::Stream;
 use crate::connection::admission::Admitted;
 use crate::connection::carry::Carry;
-use crate::connection::carry::filters::{Change, Filters, Setting};
+use crate::connection::carry::filters::{Change, Filters, Setting, Told};
 use crate::connection::carry::http2::{self, Preface};
 use crate::connection::carry::tcp::{self, Connected};
 use crate::connection::downstream::Downstream;
@@ -25,6 +25,9 @@ use std::fmt::Write;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+
+/// In metrics the member that no certificate and no document names.
+const UNKNOWN: &str = "unknown";
 
 /// Field that tells an application who calls.
 const CLIENT_CERT: &str = "x-forwarded-client-cert";
@@ -141,7 +144,6 @@ fn setting(
     metrics: Arc<HttpMetrics>,
 ) -> Setting {
     let proxy = downstream.shared();
-    let direction = downstream.info().direction;
     let listener = Arc::clone(&admitted.route.listener);
     let setting = Setting {
         cluster: admitted.route.cluster.as_ref().map(|cluster| Arc::clone(&cluster.state)),
@@ -150,8 +152,8 @@ fn setting(
         address: downstream.info().client.get().ip(),
         logs: downstream.is_logged(),
         lost_lines: proxy.metrics.traffic_log.dropped.clone(),
+        told: Box::new(told(downstream, admitted, session)),
         forbidden: session.is_some_and(|shaken| !shaken.permitted),
-        seconds: proxy.metrics.direction(direction).http_seconds.clone(),
         listener,
         metrics,
         rates: None,
@@ -174,6 +176,44 @@ fn changes(downstream: &Downstream, admitted: &Admitted, session: Option<&Shaken
         }
     }
     changes
+}
+
+/// Returns the places in which its requests are told, with the other member: the caller, or the service that is called.
+fn told(downstream: &Downstream, admitted: &Admitted, session: Option<&Shaken>) -> Told {
+    let proxy = downstream.shared();
+    let info = downstream.info();
+    let member = match info.direction {
+        Direction::Inbound => caller(downstream, admitted, session),
+        Direction::Outbound => {
+            let member = admitted.route.member.as_ref().map(|member| member.service().into());
+            admitted.route.listener.plan.service.clone().or(member)
+        }
+    };
+    let member = member.filter(|name| !name.is_empty());
+    let address = || match info.direction {
+        Direction::Inbound => info.client.get().ip().to_string().into(),
+        Direction::Outbound => info.orig_dst.map(|to| to.to_string()).unwrap_or_default().into(),
+    };
+    let answers = proxy.metrics.http[info.direction].by_member.of(member.as_deref().unwrap_or(UNKNOWN));
+    Told {
+        book: Arc::clone(&proxy.requests),
+        peer: member.unwrap_or_else(address),
+        answers,
+        seconds: proxy.metrics.direction(info.direction).http_seconds.clone(),
+        because: None,
+    }
+}
+
+/// Returns the member that calls: by its certificate, or by the document that has its address.
+fn caller(downstream: &Downstream, admitted: &Admitted, session: Option<&Shaken>) -> Option<Arc<str>> {
+    let Some(shaken) = session else {
+        let address = downstream.info().client.get().ip();
+        return admitted.running.caller_at(address).map(|member| member.service().into());
+    };
+    let names_services =
+        downstream.shared().tls.configs().as_ref().is_some_and(|configs| configs.names_services());
+    let id = shaken.peer.id();
+    Some(if names_services { id.path() } else { id.as_str() }.into())
 }
 
 /// Returns the value of x-forwarded-client-cert, as Envoy writes it: who was called, by which certificate, of whom.
@@ -241,6 +281,7 @@ async fn no_server(mut downstream: Downstream, mut client: Stream, mut gate: Gat
         log(&mut downstream, &mut gate, error.reason());
         return reset(downstream, client, error.reason(), &error);
     };
+    gate.rules_mut().because(&error);
     gate.fail(rule);
     say_last(&mut client, &gate.take_ready(Side::Server).unwrap_or_default()).await;
     drop(client);

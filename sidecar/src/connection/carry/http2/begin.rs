@@ -164,7 +164,7 @@ async fn no_server(
     dial: Dial,
     (error, rule): (&ForwardError, Refusal),
 ) {
-    running.shared.is_unreachable(rule);
+    running.shared.is_unreachable(rule, error);
     // A session that is over has nothing to answer.
     let _ = dial.gives.send(Err(reply_of(rule)));
     let wait = Wait { patience: Some(LINGER), renews: true };

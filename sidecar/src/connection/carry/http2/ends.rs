@@ -1,76 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The end of a stream in the words of the traffic log.
+//! The end of a stream in the words of the traffic log, and in those of the pages.
 
-use crate::connection::carry::filters::{FAILED, REFUSED, of_close, of_refusal, of_reset};
+use crate::connection::carry::filters::{Books, FAILED, REFUSED, Setting, of_refusal, reset_by};
 use crate::observe::close_reason::CloseReason;
 use crate::observe::traffic_log::HttpEnd;
 use crate::relay::Side;
 use crate::relay::http::Refusal;
 use culvert_http2::{Failure, How};
 
-/// Returns the end of a request that did not end with its response or by a rule; `None` where that was noted before.
-///
-/// `unreachable` is the rule for a server that cannot be had, `closes` the reason for which the connection ends.
-pub(super) fn of(how: How, answered: bool, unreachable: Refusal, closes: CloseReason) -> Option<HttpEnd> {
-    Some(match how {
-        How::Complete | How::Answered | How::Overdue => return None,
-        How::Failed(Failure::Died) if answered => of_refusal(Refusal::CutBody),
-        How::Failed(Failure::Died) => of_refusal(Refusal::NoAnswer),
-        How::Failed(Failure::Protocol | Failure::Edits) => FAILED,
-        How::Unreachable => of_refusal(unreachable),
-        How::Refused => REFUSED,
-        How::ClientReset(_) => of_reset(Side::Client, answered),
-        How::ServerReset(_) => of_reset(Side::Server, answered),
-        How::ClientGone => of_close(CloseReason::ClientReset, answered),
-        How::Dropped => of_close(closes, answered),
-    })
+/// Returns the end of a request whose server failed.
+pub(super) fn of_failure(failure: Failure, answered: bool, setting: &Setting) -> (HttpEnd, String) {
+    let rule = if answered { Refusal::CutBody } else { Refusal::NoAnswer };
+    match failure {
+        Failure::Died => (of_refusal(rule), setting.why_refused(rule)),
+        Failure::Protocol | Failure::Edits => (FAILED, format!("{} broke HTTP/2", setting.server())),
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use culvert_http2::Reason;
+/// Returns the end of a request whose stream the client or the server reset.
+pub(super) fn of_reset(how: How, answered: bool, setting: &Setting) -> (HttpEnd, String) {
+    let before = if answered { "within the answer" } else { "before the answer" };
+    match how {
+        How::Refused => (REFUSED, format!("{} did not take it", setting.server())),
+        How::ServerReset(reason) => {
+            let why = format!("{} reset it {before}: {reason}", setting.server());
+            (reset_by(Side::Server, answered), why)
+        }
+        _ => {
+            setting.abandoned(CloseReason::ClientReset);
+            (reset_by(Side::Client, answered), setting.why_abandoned(CloseReason::ClientReset, answered))
+        }
+    }
+}
 
-    #[test]
-    fn each_end_has_envoys_flag() {
-        let reset = Reason::CANCEL;
-        for (how, answered, flags, details) in [
-            (
-                How::Failed(Failure::Died),
-                false,
-                "UC",
-                "upstream_reset_before_response_started{connection_termination}",
-            ),
-            (
-                How::Failed(Failure::Died),
-                true,
-                "UC",
-                "upstream_reset_after_response_started{connection_termination}",
-            ),
-            (
-                How::Failed(Failure::Protocol),
-                false,
-                "UPE",
-                "upstream_reset_before_response_started{protocol_error}",
-            ),
-            (How::Unreachable, false, "UH", "no_healthy_upstream"),
-            (
-                How::Refused,
-                false,
-                "UR",
-                "upstream_reset_before_response_started{remote_refused_stream_reset}",
-            ),
-            (How::ClientReset(reset), true, "DR", "http2.remote_reset"),
-            (How::ServerReset(reset), false, "UR", "upstream_reset_before_response_started{remote_reset}"),
-            (How::ServerReset(reset), true, "UR", "upstream_reset_after_response_started{remote_reset}"),
-            (How::ClientGone, true, "DC", "downstream_remote_disconnect"),
-            (How::Dropped, true, "LR", "local_connection_drained"),
-        ] {
-            let end = of(how, answered, Refusal::NoEndpoint, CloseReason::DrainTimeout).unwrap();
-            assert_eq!((end.flags, end.details), (flags, details), "{how:?}");
-        }
-        for how in [How::Complete, How::Answered, How::Overdue] {
-            assert_eq!(of(how, true, Refusal::NoEndpoint, CloseReason::Ok), None, "{how:?}");
-        }
+/// Notes a status of gRPC that a user would call a failure: its calls that failed are answered 200.
+pub(super) fn of_grpc(status: u32, books: &mut Books, setting: &Setting) {
+    // Unknown, deadline, exhausted, internal, unavailable, data loss. Others are answers, as 404 and 403 are.
+    if matches!(status, 2 | 4 | 8 | 13 | 14 | 15) {
+        books.noted.fails(format!("{} answered grpc-status {status}", setting.server()));
     }
 }

@@ -8,6 +8,7 @@ use crate::connection::carry::filters::{
 };
 use crate::connection::upstream::Judge;
 use crate::observe::close_reason::CloseReason;
+use crate::observe::requests::Noted;
 use crate::observe::traffic_log::{HttpEnd, HttpTraffic};
 use crate::plan::listener::http::HttpTimes;
 use crate::relay::http::{Http2Rule, HttpMetrics, Refusal, Rule};
@@ -51,8 +52,8 @@ struct State {
     due: Option<Instant>,
     /// The server's first failure.
     failure: Option<Failure>,
-    /// The rule by which requests are answered, as there is no server.
-    unreachable: Option<Refusal>,
+    /// The rule by which requests are answered, as there is no server, and the reason in words.
+    unreachable: Option<(Refusal, Box<str>)>,
     /// The reason for which the connection ends before its requests.
     closes: CloseReason,
     /// Requests that ended, for the log; at most [`MOST_LINES`].
@@ -77,6 +78,13 @@ pub(super) struct Request {
     answered: bool,
     times: Option<Box<Times>>,
     bytes: u64,
+}
+
+/// Begins to note a request.
+fn note(head: &request::Parts) -> Box<Noted> {
+    let host = head.headers.get("host").map(HeaderValue::as_bytes);
+    let host = head.uri.authority().map(|authority| authority.as_str().as_bytes()).or(host);
+    Noted::of(head.method.as_str(), host.unwrap_or_default(), head.uri.path())
 }
 
 /// Returns the rule of a message with the same meaning.
@@ -179,9 +187,9 @@ impl Shared {
         self.filters.judged_by(judge);
     }
 
-    /// Notes the rule that requests are answered by from now on.
-    pub(super) fn is_unreachable(&self, rule: Refusal) {
-        self.state().unreachable = Some(rule);
+    /// Notes the rule that requests are answered by from now on, and why in words.
+    pub(super) fn is_unreachable(&self, rule: Refusal, why: &impl ToString) {
+        self.state().unreachable = Some((rule, why.to_string().into()));
     }
 
     /// Notes the reason for which the connection ends, and with it the requests that are under way.
@@ -235,7 +243,7 @@ impl Rules for Owner {
         let Self(shared) = self;
         shared.began.fetch_add(1, Relaxed);
         Request {
-            books: Some(shared.filters.begin(Instant::now(), || heads::of_request(request))),
+            books: Some(shared.filters.begin(Instant::now(), note(request), || heads::of_request(request))),
             fate: Fate::default(),
             means: Admission::default(),
             began: None,
@@ -253,6 +261,8 @@ impl Rules for Owner {
         if shared.filters.setting.logs {
             shared.log(of_nothing(rule, None));
         }
+        // No answer is said, but the request failed.
+        shared.filters.setting.tell_refused(rule, 0);
     }
 }
 
@@ -273,12 +283,9 @@ impl Request {
         }
     }
 
-    /// Notes an end that is not the response's, with the status of an answer of the sidecar's own.
-    fn log_end(&mut self, status: Option<u16>, end: HttpEnd) {
-        let Some(log) = self.books.as_mut().and_then(|books| books.log.as_mut()) else { return };
-        match status {
-            Some(status) => log.answered_by(status, end),
-            None => log.ends(end),
+    fn fails(&mut self, status: Option<u16>, end: HttpEnd, why: String) {
+        if let Some(books) = &mut self.books {
+            books.fails(status, end, why);
         }
     }
 }
@@ -324,8 +331,11 @@ impl Exchange for Request {
         self.note_moved(1);
         self.shared.metrics().answered(status);
         self.shared.filters.answered(status);
-        if let Some(log) = self.books.as_mut().and_then(|books| books.log.as_mut()) {
-            log.answered(status, heads::of_response(response));
+        if let Some(books) = &mut self.books {
+            books.noted.status = status;
+            if let Some(log) = &mut books.log {
+                log.answered(status, heads::of_response(response));
+            }
         }
     }
 
@@ -348,7 +358,8 @@ impl Exchange for Request {
                 let status = (!self.answered).then_some(rule.status());
                 self.shared.filters.setting.refused(rule, status, true);
                 self.shared.filters.failed(rule);
-                self.log_end(status, of_refusal(rule));
+                let why = self.shared.filters.setting.why_refused(rule);
+                self.fails(status, of_refusal(rule), why);
                 Some(reply_of(rule))
             }
             _ => {
@@ -361,32 +372,42 @@ impl Exchange for Request {
     fn ended(&mut self, outcome: &Outcome) {
         let (closes, unreachable) = {
             let state = self.shared.state();
-            (state.closes, state.unreachable.unwrap_or(Refusal::Unreachable))
+            (state.closes, state.unreachable.clone())
         };
+        let Some(mut books) = self.books.take() else { return };
+        let filters = &self.shared.filters;
         // The answer of the sidecar's own in place of the server's.
         let status = outcome.status.map(|status| status.as_u16()).filter(|_| !self.answered);
-        let setting = &self.shared.filters.setting;
         match outcome.how {
+            How::Complete | How::Answered | How::Overdue => {}
+            How::ClientGone => filters.cut(&mut books, CloseReason::ClientReset),
+            How::Dropped => filters.cut(&mut books, closes),
             How::Failed(failure) => {
                 self.shared.note_failure(failure);
-                setting.refused(Refusal::NoAnswer, status, true);
-                self.shared.filters.failed(Refusal::NoAnswer);
+                filters.setting.refused(Refusal::NoAnswer, status, true);
+                filters.failed(Refusal::NoAnswer);
+                let (end, why) = ends::of_failure(failure, self.answered, &filters.setting);
+                books.fails(status, end, why);
             }
             How::Unreachable => {
-                self.shared.metrics().refused(unreachable);
-                setting.refused(unreachable, status, true);
+                let (rule, why) = unreachable.unwrap_or((Refusal::Unreachable, "there is no server".into()));
+                self.shared.metrics().refused(rule);
+                filters.setting.refused(rule, status, true);
+                books.fails(status, of_refusal(rule), why);
             }
-            _ => {}
+            how => {
+                let (end, why) = ends::of_reset(how, self.answered, &filters.setting);
+                books.fails(None, end, why);
+            }
         }
-        if let Some(end) = ends::of(outcome.how, self.answered, unreachable, closes) {
-            self.log_end(status, end);
+        if let (Some(status), true) = (outcome.grpc_status, outcome.how == How::Complete) {
+            ends::of_grpc(status, &mut books, &filters.setting);
         }
-        let Some(mut books) = self.books.take() else { return };
         if let Some(log) = &mut books.log {
             log.count(0, outcome.received);
             log.count(1, outcome.sent);
         }
-        if let Some(line) = self.shared.filters.end(books, Instant::now()) {
+        if let Some(line) = filters.end(books, Instant::now()) {
             self.shared.log(line);
         }
     }

@@ -346,8 +346,9 @@ impl<'a> Limits<'a> {
         let (rate, rates) = match older.about {
             Some(_) => (None, older.in_force()),
             None => {
-                let newer = of_inbound::<MeshRateLimit>(&self.policies, &subject);
-                let rates = http::rate(newer.as_ref()).into_iter().collect();
+                let said = entries_from::<MeshRateLimit>(&self.policies, &subject);
+                let newer = merged(said.iter().map(|entry| entry.conf.clone()));
+                let rates = http::rate(&said, newer.as_ref()).into_iter().collect();
                 (health::rate(newer), rates)
             }
         };

@@ -7,11 +7,12 @@ use crate::connection::carry::filters::{
 };
 use crate::connection::upstream::Judge;
 use crate::observe::close_reason::CloseReason;
+use crate::observe::requests::Noted;
 use crate::observe::traffic_log::HttpTraffic;
 use crate::relay::Side;
 use crate::relay::http::{Decision, Refusal, Rules};
 use culvert_http::edit::Edit;
-use culvert_http::{Framing, RequestHead, ResponseHead};
+use culvert_http::{Framing, RequestHead, ResponseHead, Target};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -40,8 +41,6 @@ struct Request {
     goes_on: Instant,
     /// End of what the client sent of it.
     whole: Option<Instant>,
-    /// True once it is a tunnel, which may last.
-    is_tunnel: bool,
     means: Admission,
 }
 
@@ -55,11 +54,25 @@ fn edit(change: &Change) -> Option<Edit> {
     made.ok()
 }
 
+/// Begins to note a request.
+fn note(head: &RequestHead<'_>) -> Box<Noted> {
+    let host = head.host.unwrap_or_default();
+    match head.target {
+        Target::Origin(path) => Noted::of(head.method, host, path),
+        Target::Absolute { uri, authority, .. } => {
+            let path = uri.split_once(authority).map_or("/", |(_, path)| path);
+            Noted::of(head.method, authority.as_bytes(), path)
+        }
+        Target::Authority(authority) => Noted::of(head.method, authority.as_bytes(), ""),
+        Target::Asterisk => Noted::of(head.method, host, "*"),
+    }
+}
+
 // === impl Request ===
 
 impl Request {
     fn new(books: Books, goes_on: Instant) -> Self {
-        Self { books, goes_on, whole: None, is_tunnel: false, means: Admission::default() }
+        Self { books, goes_on, whole: None, means: Admission::default() }
     }
 }
 
@@ -120,9 +133,14 @@ impl Requests {
         let now = Instant::now();
         let under_way = std::mem::take(&mut self.under_way).into_iter().map(|request| request.books);
         for mut books in under_way.chain(self.waiting.take().map(|books| *books)) {
-            books.cut(reason);
+            self.filters.cut(&mut books, reason);
             self.ended.extend(self.filters.end(books, now));
         }
+    }
+
+    /// Notes why there is no server, before the requests are refused for it.
+    pub(super) fn because(&mut self, error: &impl ToString) {
+        self.filters.setting.told.because = Some(error.to_string().into());
     }
 
     /// Notes that the connection ends at the next border.
@@ -138,7 +156,7 @@ impl Rules for Requests {
         let now = Instant::now();
         let mut books = match self.waiting.take() {
             Some(books) => *books,
-            None => self.filters.begin(now, || head.bytes.into()),
+            None => self.filters.begin(now, note(head), || head.bytes.into()),
         };
         let verdict = self.filters.decide(&mut books, &mut self.fate, || self.dice.next(), now);
         // What comes now is another request, so the one before is whole.
@@ -169,14 +187,18 @@ impl Rules for Requests {
     }
 
     fn response(&mut self, head: &ResponseHead<'_>) {
-        if let Some(oldest) = self.under_way.front_mut() {
-            oldest.is_tunnel = head.framing == Framing::Tunnel;
-            if let Some(log) = &mut oldest.books.log {
+        // Another head follows an interim one.
+        let is_last = !(100..200).contains(&head.status) || head.status == 101;
+        if let Some(Request { books, .. }) = self.under_way.front_mut() {
+            books.noted.is_tunnel = head.framing == Framing::Tunnel;
+            if is_last {
+                books.noted.status = head.status;
+            }
+            if let Some(log) = &mut books.log {
                 log.answered(head.status, head.bytes.into());
             }
         }
-        // Another head follows an interim one.
-        if !(100..200).contains(&head.status) || head.status == 101 {
+        if is_last {
             self.filters.answered(head.status);
         }
     }
@@ -184,24 +206,23 @@ impl Rules for Requests {
     fn refused(&mut self, rule: Refusal, status: Option<u16>) {
         let setting = &self.filters.setting;
         setting.refused(rule, status, !self.under_way.is_empty());
-        if !self.under_way.is_empty() {
-            self.filters.failed(rule);
-        }
-        if !setting.logs {
+        if self.under_way.is_empty() {
+            if let Some(status) = status {
+                setting.tell_refused(rule, status);
+            }
+            if setting.logs {
+                self.ended.push(of_nothing(rule, status));
+            }
             return;
         }
-        if self.under_way.is_empty() {
-            self.ended.push(of_nothing(rule, status));
-        }
+        self.filters.failed(rule);
+        let why = self.filters.setting.told.because.take();
+        let setting = &self.filters.setting;
+        let why = why.unwrap_or_else(|| setting.why_refused(rule).into());
         let (mut status, now) = (status, Instant::now());
         while let Some(mut request) = self.under_way.pop_front() {
             // The answer is the oldest one's.
-            if let Some(log) = &mut request.books.log {
-                match status.take() {
-                    Some(status) => log.answered_by(status, of_refusal(rule)),
-                    None => log.ends(of_refusal(rule)),
-                }
-            }
+            request.books.fails(status.take(), of_refusal(rule), why.clone());
             self.ended.extend(self.filters.end(request.books, now));
         }
     }
@@ -223,7 +244,9 @@ impl Rules for Requests {
             }
         }
         let oldest = self.under_way.front();
-        let whole = |one: &Request| one.whole.filter(|_| !one.is_tunnel).map(|whole| whole.max(one.goes_on));
+        let whole = |one: &Request| {
+            one.whole.filter(|_| !one.books.noted.is_tunnel).map(|whole| whole.max(one.goes_on))
+        };
         let oldest = oldest.map(|one| (one.goes_on, whole(one)));
         if let Some(times) = &mut self.times {
             times.note(oldest, now);

@@ -3,8 +3,9 @@
 
 use super::*;
 use crate::cluster::registry::{Listener, Registry};
-use crate::connection::carry::filters::Setting;
-use crate::metrics::{Counter, Histogram, Stats};
+use crate::connection::carry::filters::{Setting, Told};
+use crate::metrics::{ByMember, Counter, Histogram, Stats};
+use crate::observe::requests::RequestBook;
 use crate::options::Options;
 use crate::plan::compile::{compile, read_with_mesh};
 use clap::Parser;
@@ -33,7 +34,13 @@ fn requests(policies: &str) -> Requests {
         address: "10.0.0.3".parse().unwrap(),
         forbidden: false,
         metrics: Default::default(),
-        seconds: Histogram::new([1.0]),
+        told: Box::new(Told {
+            seconds: Histogram::new([1.0]),
+            book: Arc::new(RequestBook::new(1)),
+            peer: "web".into(),
+            answers: ByMember::default().of("web"),
+            because: None,
+        }),
     };
     let setting = setting.with_rates(running.trial.as_deref(), &Counter::default());
     Requests::new(Filters::new(setting), &[])

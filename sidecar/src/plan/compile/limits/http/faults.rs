@@ -8,6 +8,7 @@
 //! | MeshFaultInjection, `rules` | those of all that fit: exact identities first, then prefixes, then the others |
 
 use super::members::{Members, tagged};
+use super::named;
 use crate::plan::listener::http::{FaultPlan, FaultSet, Faults};
 use crate::plan::tls::permissions::Who;
 use culvert_mesh::document::Document;
@@ -48,7 +49,8 @@ impl<'a> FaultVoices<'a> {
         older.sort_by_key(|one| &one.document.name);
         let voice = |Effective { document, policy, .. }: Effective<'a, FaultInjection>| {
             let who = policy.sources.iter().map(|source| tagged(&source.tags)).collect();
-            let set = FaultSet { from: members.callers(who), faults: vec![fault(&policy.conf)] };
+            let (by, from) = (named(document), members.callers(who));
+            let set = FaultSet { by, from, faults: vec![fault(&policy.conf)] };
             FaultVoice { document, path: "conf".into(), set }
         };
         Self { first: Vec::new(), each: older.into_iter().map(voice).collect() }
@@ -62,8 +64,8 @@ impl<'a> FaultVoices<'a> {
     ) -> Self {
         let newer = select::effective::<MeshFaultInjection>(policies, std::slice::from_ref(inbound));
         let voice = |document: &'a Document, entry: &FaultEntry<'_>, who: Who, faults: &[HttpFault]| {
-            let set =
-                FaultSet { from: members.callers(vec![who]), faults: faults.iter().map(fault).collect() };
+            let (by, from) = (named(document), members.callers(vec![who]));
+            let set = FaultSet { by, from, faults: faults.iter().map(fault).collect() };
             FaultVoice { document, path: format!("spec.{}[{}]", entry.list, entry.index), set }
         };
         let (mut first, mut each) = (Vec::new(), Vec::new());

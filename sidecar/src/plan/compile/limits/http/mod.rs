@@ -9,8 +9,10 @@ pub(super) use faults::{FaultVoice, FaultVoices, faults};
 pub(super) use members::Members;
 pub(super) use rates::{OlderRates, RateVoice, of_calls_outside};
 
+use super::Entry;
 use crate::plan::listener::http::{CallerRate, Callers, HttpPlan, HttpTimes, RequestRate};
 use crate::plan::listener::rate::RatePlan;
+use culvert_mesh::document::Document;
 use culvert_mesh::kinds::connections::mesh_timeout::HttpTimeouts;
 use culvert_mesh::kinds::connections::{Headers, HttpRate, NamedHeader, OnRateLimit, RateConf};
 use std::sync::Arc;
@@ -42,19 +44,28 @@ pub(super) fn times(conf: &HttpTimeouts) -> HttpTimes {
 }
 
 /// Returns the rate of requests to an inbound, which all callers have together.
-pub(super) fn rate(conf: Option<&RateConf>) -> Option<CallerRate> {
+pub(super) fn rate(entries: &[Entry<'_, RateConf>], conf: Option<&RateConf>) -> Option<CallerRate> {
     let http = conf?.local.http.as_ref()?;
     let rate = http.in_force()?;
     let HttpRate { on_rate_limit, .. } = http;
     let answer = on_rate_limit.as_ref();
     let status = answer.and_then(status);
     let fields = answer.and_then(|answer| answer.headers.as_ref()).map(fields).unwrap_or_default();
+    let says = |entry: &&Entry<'_, RateConf>| {
+        entry.conf.local.http.as_ref().is_some_and(|http| http.request_rate.is_some())
+    };
     let rate = RequestRate {
+        by: entries.iter().find(says).map(|entry| named(entry.document)).unwrap_or_default(),
         rate: RatePlan { num: rate.num.0, interval: rate.interval.0 },
         status: status.unwrap_or(TOO_MANY_REQUESTS),
         fields,
     };
     Some(CallerRate { from: Callers::everyone(), rate })
+}
+
+/// Returns kind and name of a document.
+fn named(document: &Document) -> Arc<str> {
+    format!("{} {}", document.kind().name(), document.name).into()
 }
 
 /// Returns the status of an answer, where a document says an error.

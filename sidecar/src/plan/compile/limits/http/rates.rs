@@ -10,7 +10,7 @@
 //! connections included.
 
 use super::members::{Members, tagged};
-use super::{TOO_MANY_REQUESTS, error_status};
+use super::{TOO_MANY_REQUESTS, error_status, named};
 use crate::plan::listener::http::{CallerRate, RequestRate};
 use crate::plan::listener::rate::RatePlan;
 use culvert_mesh::document::Document;
@@ -52,7 +52,7 @@ impl<'a> OlderRates<'a> {
             let Some(http) = &policy.conf.http else { continue };
             for (index, source) in policy.sources.iter().enumerate() {
                 let from = members.callers(vec![tagged(&source.tags)]);
-                let limit = CallerRate { from, rate: rate(http) };
+                let limit = CallerRate { from, rate: rate(document, http) };
                 let path = format!("sources[{index}]");
                 ranked.push((Reverse(exactness(&source.tags)), RateVoice { document, path, limit }));
             }
@@ -83,7 +83,8 @@ fn exactness(Tags(tags): &Tags) -> [usize; 2] {
     [tags.len() - any, any]
 }
 
-fn rate(OlderHttpRate { requests, interval, on_rate_limit }: &OlderHttpRate) -> RequestRate {
+fn rate(document: &Document, http: &OlderHttpRate) -> RequestRate {
+    let OlderHttpRate { requests, interval, on_rate_limit } = http;
     let answer = on_rate_limit.as_ref();
     let status = answer.and_then(|answer| error_status(answer.status?)).unwrap_or(TOO_MANY_REQUESTS);
     let mut fields: Vec<(String, String)> = Vec::new();
@@ -94,7 +95,7 @@ fn rate(OlderHttpRate { requests, interval, on_rate_limit }: &OlderHttpRate) -> 
         fields.push((header.key.clone(), header.value.clone()));
     }
     let rate = RatePlan { num: requests.0, interval: interval.0 };
-    RequestRate { rate, status, fields: fields.into() }
+    RequestRate { by: named(document), rate, status, fields: fields.into() }
 }
 
 /// Returns a line for each RateLimit about calls of the pod to an ExternalService: such calls are no requests here.

@@ -86,7 +86,7 @@ fn a_rate_has_the_answer_that_its_policy_says() {
     let rate = RatePlan { num: 5, interval: Duration::from_secs(10) };
     let answer = |status, fields: &[(&str, &str)]| {
         let fields = fields.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Some(RequestRate { rate, status, fields })
+        Some(RequestRate { by: "MeshRateLimit r".into(), rate, status, fields })
     };
     for (local, expected) in [
         ("{http: {requestRate: {num: 5, interval: 10s}}}", answer(429, &[])),
