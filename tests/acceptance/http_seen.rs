@@ -51,8 +51,9 @@ fn moody() -> impl Behaviour {
 /// The whole answer to a request on a connection of its own.
 fn ask(world: &World, way: Way, target: &str) -> Result<String> {
     let mut client = world.connect(way)?;
-    let request =
-        format!("GET {target} HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer hush\r\nCookie: hush\r\n\r\n");
+    let request = format!(
+        "GET {target} HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer hush\r\nCookie: hush\r\nConnection: close\r\n\r\n"
+    );
     client.write_all(request.as_bytes())?;
     rest(&mut client)
 }
@@ -62,17 +63,13 @@ fn drive(world: &World, way: Way) -> Result<()> {
     for number in 0..20 {
         ask(world, way, &format!("/users/{number}?token=hush"))?;
     }
-    for (target, status) in [
-        ("/bad/1?token=hush", 503),
-        ("/bad/2", 503),
-        ("/lost/7", 404),
-        ("/slow", 200),
-        ("/late", 504),
-        ("/closes", 502),
-    ] {
+    for (target, status) in
+        [("/bad/1?token=hush", 503), ("/bad/2", 503), ("/lost/7", 404), ("/slow", 200), ("/late", 504)]
+    {
         let answer = ask(world, way, target)?;
         ensure!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{way:?} {target}: {answer}");
     }
+    ensure!(ask(world, way, "/closes")?.is_empty(), "{way:?}: the client hears what the server said");
     let mut client = world.connect(way)?;
     client.write_all(b"GET /two HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")?;
     ensure!(rest(&mut client)?.starts_with("HTTP/1.1 400 "), "{way:?}");
@@ -145,7 +142,7 @@ fn routes_have_their_times_and_each_failure_is_told_in_words() -> Result<()> {
         assert_eq!(route(&all, way, "/lost/*").context("no lost route")?["failed"], 0, "404 is an answer");
         for (path, status, why) in [
             ("/bad/2", 503.into(), format!("{server} answered 503")),
-            ("/closes", 502.into(), format!("{server} closed the connection before it answered")),
+            ("/closes", Value::Null, format!("{server} closed the connection before it answered")),
             // Bytes that break a rule have no path.
             (
                 "",
@@ -176,7 +173,7 @@ fn routes_have_their_times_and_each_failure_is_told_in_words() -> Result<()> {
             ]
         );
         let page = sidecar.metrics()?;
-        for (class, count) in [("2xx", 21), ("4xx", 2), ("5xx", 4)] {
+        for (class, count) in [("2xx", 21), ("4xx", 2), ("5xx", 3)] {
             let line = format!(
                 "culvert_http_member_requests_total{{direction=\"{}\",member=\"{peer}\",class=\"{class}\"}} {count}\n",
                 way.name()

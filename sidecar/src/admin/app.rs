@@ -1,13 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The state that the pages show and change.
+//! The state that the pages show and change, and requests to drain, from a page or a signal.
 
-use super::drain_request::DrainRequest;
 use crate::connection::proxy::Proxy;
 use crate::observe::logging::LogControl;
 use crate::observe::readiness::Readiness;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
+
+/// A request to drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DrainRequest {
+    /// Drain the inbound half only and go on (SIGUSR2, POST /drain).
+    Inbound,
+    /// Drain both halves and exit (SIGTERM). A second one: exit now.
+    All,
+    /// Exit now (POST /quitquitquit).
+    Now,
+}
 
 /// Everything that the pages show and change.
 #[derive(Clone, Debug)]

@@ -5,7 +5,6 @@ mod app;
 mod certs;
 mod checks;
 mod connection_view;
-mod drain_request;
 mod dump;
 mod envoy;
 mod outside;
@@ -18,5 +17,4 @@ mod requests;
 mod stats;
 mod transport;
 
-pub(crate) use app::App;
-pub(crate) use drain_request::DrainRequest;
+pub(crate) use app::{App, DrainRequest};

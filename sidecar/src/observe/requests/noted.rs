@@ -30,6 +30,15 @@ pub(crate) struct Noted {
     pub(crate) is_tunnel: bool,
 }
 
+/// Returns the part of a path that is kept: whole segments, as half of a token looks like none.
+fn cut(path: &[u8]) -> (&[u8], &'static [u8]) {
+    if path.len() <= MOST_PATH {
+        return (path, b"");
+    }
+    let end = path[..MOST_PATH].iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+    (&path[..end], "…".as_bytes())
+}
+
 impl Noted {
     /// Begins with a head. `path` may have a query behind it.
     pub(crate) fn of(method: &str, authority: &[u8], path: &str) -> Box<Self> {
@@ -42,7 +51,9 @@ impl Noted {
         ends[0] = text.len();
         text.extend(authority.iter().take(MOST_AUTHORITY));
         ends[1] = text.len();
-        text.extend(path.bytes().take(MOST_PATH));
+        let (kept, rest) = cut(path.as_bytes());
+        text.extend_from_slice(kept);
+        text.extend_from_slice(rest);
         noted
     }
 
@@ -102,7 +113,8 @@ mod tests {
             (("GET", "shop:80", "/a/b?token=1"), ("GET", "shop:80", "/a/b")),
             (("GET", "", "/a#b"), ("GET", "", "/a")),
             (("OPTIONS", "a", "*"), ("OPTIONS", "a", "*")),
-            ((&*long, &*long, &*long), (&long[..16], &long[..120], &long[..240])),
+            ((&*long, &*long, &*long), (&long[..16], &long[..120], "…")),
+            (("GET", "a", &*format!("/a/b/{long}")), ("GET", "a", "/a/b/…")),
         ] {
             let (method, authority, path) = head;
             let found = Noted::of(method, authority.as_bytes(), path);

@@ -45,7 +45,7 @@ impl Setting {
     }
 
     /// Returns why a document's rule answered a request. `fault` is the number of the fault that did.
-    pub(super) fn why_answered(&self, by: Local, fault: Option<usize>) -> String {
+    pub(in crate::connection::carry) fn why_answered(&self, by: Local, fault: Option<usize>) -> String {
         let plan = self.listener.plan.http.as_deref();
         match by {
             Local::Permission => "no MeshTrafficPermission lets the caller in".to_owned(),
@@ -110,7 +110,7 @@ impl Setting {
     }
 
     /// Tells of a request that ended.
-    pub(super) fn tell(&self, mut noted: Box<Noted>, took: Duration) {
+    pub(in crate::connection::carry) fn tell(&self, mut noted: Box<Noted>, took: Duration) {
         self.told.seconds.observe(took.as_secs_f64());
         if noted.status >= 500 && noted.why().is_none() {
             let why = format!("{} answered {}", self.server(), noted.status);

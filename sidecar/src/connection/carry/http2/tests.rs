@@ -105,8 +105,11 @@ async fn streams_pass_over_one_connection_to_the_server_and_are_counted() {
         assert_eq!(timeout(PATIENCE, there).await.expect("in time").unwrap(), 3);
         never_dialled(&server);
         assert_eq!(closed(&proxy, CloseReason::Ok), 1);
-        let expected =
-            ["http2_connections_total{direction=\"outbound\"} 1", "http_requests_total{class=\"2xx\"} 3"];
+        let expected = [
+            "http2_connections_total{direction=\"outbound\"} 1",
+            "http_member_requests_total{member=\"unknown\",class=\"2xx\"} 3",
+            "http_requests_total{class=\"2xx\"} 3",
+        ];
         assert_eq!(counted(&proxy, "_http"), expected);
         assert!(proxy.table.is_empty());
     }
@@ -134,7 +137,9 @@ async fn a_server_that_cannot_be_reached_is_an_answer_for_each_stream() {
         ended(connection).await;
         assert_eq!(closed(&proxy, reason), 1, "{reason}");
         let refusals = format!("http_refusals_total{{rule=\"{rule}\"}} 2");
-        assert_eq!(counted(&proxy, "_http_"), [&refusals, "http_requests_total{class=\"5xx\"} 2"]);
+        let by_member = "http_member_requests_total{member=\"unknown\",class=\"5xx\"} 2";
+        let expected = [by_member, &refusals, "http_requests_total{class=\"5xx\"} 2"];
+        assert_eq!(counted(&proxy, "_http_"), expected);
         assert!(proxy.table.is_empty());
     }
 }

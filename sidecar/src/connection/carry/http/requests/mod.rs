@@ -60,7 +60,9 @@ fn note(head: &RequestHead<'_>) -> Box<Noted> {
     match head.target {
         Target::Origin(path) => Noted::of(head.method, host, path),
         Target::Absolute { uri, authority, .. } => {
-            let path = uri.split_once(authority).map_or("/", |(_, path)| path);
+            let path = uri.split_once(authority).map_or("", |(_, path)| path);
+            // Without a path it asks for the root.
+            let path = if path.starts_with('/') { path } else { "/" };
             Noted::of(head.method, authority.as_bytes(), path)
         }
         Target::Authority(authority) => Noted::of(head.method, authority.as_bytes(), ""),

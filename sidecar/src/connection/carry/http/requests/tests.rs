@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Counts of requests under Envoy's names, by what becomes of them.
+//! Counts of requests under Envoy's names, by what becomes of them; and what is told of those that failed.
 
 use super::*;
 use crate::cluster::registry::{Listener, Registry};
@@ -8,9 +8,11 @@ use crate::metrics::{ByMember, Counter, Histogram, Stats};
 use crate::observe::requests::RequestBook;
 use crate::options::Options;
 use crate::plan::compile::{compile, read_with_mesh};
+use crate::relay::http::Local;
 use clap::Parser;
 use culvert_http::{Exchange, Step};
 use std::sync::Arc;
+use std::time::Duration;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -213,4 +215,94 @@ fn what_ends_a_connection_counts_where_envoy_counts_it() {
         drop(all);
         assert_eq!(counted(&listener), expected, "{rule:?}");
     }
+}
+
+const POLICIES: &str = "{type: MeshTimeout, name: t, spec: {from: [{targetRef: {kind: Mesh}, default: {http: {requestTimeout: 5s, streamIdleTimeout: 7s, maxStreamDuration: 9s, requestHeadersTimeout: 300ms}}}]}}
+---
+{type: MeshFaultInjection, name: f, spec: {from: [{targetRef: {kind: Mesh}, default: {http: [{delay: {value: 1s, percentage: 0}}, {abort: {httpStatus: 503, percentage: 100}}]}}]}}
+---
+{type: MeshRateLimit, name: r, spec: {from: [{targetRef: {kind: Mesh}, default: {local: {http: {requestRate: {num: 3, interval: 60s}}}}}]}}
+---
+{type: MeshCircuitBreaker, name: b, spec: {from: [{targetRef: {kind: Mesh}, default: {connectionLimits: {maxRequests: 8}}}]}}";
+
+#[test]
+fn a_rule_that_answered_is_told_with_its_document_and_its_number() {
+    let all = requests(POLICIES);
+    for (by, fault, why) in [
+        (Local::Permission, None, "no MeshTrafficPermission lets the caller in"),
+        (Local::Fault, Some(1), "MeshFaultInjection f aborted it"),
+        (Local::Fault, None, "a fault aborted it"),
+        (Local::Rate, None, "it was above the rate of requests, 3 in 60s, of MeshRateLimit r"),
+        (Local::Breaker, None, "maxRequests of the circuit breaker, 8, were under way"),
+    ] {
+        assert_eq!(all.filters.setting.why_answered(by, fault), why, "{by:?}");
+    }
+}
+
+#[test]
+fn a_limit_of_time_and_a_broken_rule_are_told_in_words() {
+    let all = requests(POLICIES);
+    for (rule, why) in [
+        (Refusal::RequestTimeout, "the answer was not whole within requestTimeout, 5s"),
+        (Refusal::StreamIdle, "no byte moved for streamIdleTimeout, 7s"),
+        (Refusal::StreamTimeout, "it took longer than maxStreamDuration, 9s"),
+        (Refusal::HeaderTimeout, "its head was not whole within requestHeadersTimeout, 300ms"),
+        (Refusal::NoAnswer, "the application closed the connection before it answered"),
+        (Refusal::CutBody, "the application closed the connection within its answer"),
+        (Refusal::NoEndpoint, "no endpoint of the service is known"),
+        (Refusal::NoHost, "it broke a rule of HTTP, no_host: the request has no Host field"),
+        (
+            Refusal::StatusCode,
+            "the answer of the application broke a rule of HTTP, status_code: the status code is below 100",
+        ),
+    ] {
+        assert_eq!(all.filters.setting.why_refused(rule), why);
+    }
+    for rule in Refusal::ALL {
+        assert!(all.filters.setting.why_refused(*rule).len() > 10, "{rule:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_connection_is_told_of_its_requests() {
+    let all = requests("");
+    for (reason, is_answered, why) in [
+        (CloseReason::ClientReset, false, "the client went away before the answer"),
+        (CloseReason::Ok, true, "the client went away within the answer"),
+        (CloseReason::ServerReset, true, "the application reset the connection within the answer"),
+        (CloseReason::DrainTimeout, false, "the sidecar stopped before the answer"),
+        (
+            CloseReason::IdleTimeout,
+            false,
+            "its connection was ended because it moved no byte for the idle timeout",
+        ),
+    ] {
+        assert_eq!(all.filters.setting.why_abandoned(reason, is_answered), why, "{reason}");
+    }
+}
+
+#[test]
+fn a_request_that_failed_is_told_with_its_words() {
+    let all = requests("");
+    for (target, status, why) in [
+        ("/a?b=c", 503, Some("the application answered 503")),
+        ("http://shop/a?b=c", 502, Some("the application answered 502")),
+        ("http://shop", 404, None),
+    ] {
+        let mut exchange = Exchange::default();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: shop\r\n\r\n");
+        let Step::Head(head) = exchange.client(request.as_bytes()) else { panic!("{target}: a whole head") };
+        let mut noted = note(&head);
+        noted.status = status;
+        all.filters.setting.tell(noted, Duration::from_millis(1));
+        let read = all.filters.setting.told.book.read();
+        let told = read.failed.first().filter(|one| one.status == status);
+        assert_eq!(told.map(|one| &*one.why), why, "{target}");
+        if let Some(told) = told {
+            assert_eq!((&*told.authority, &*told.path, &*told.peer), ("shop", "/a", "web"), "{target}");
+        }
+    }
+    let paths: std::collections::BTreeSet<_> =
+        all.filters.setting.told.book.read().routes.into_iter().map(|route| route.path).collect();
+    assert_eq!(paths.into_iter().collect::<Vec<_>>(), ["/", "/a"]);
 }
