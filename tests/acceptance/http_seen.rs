@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::server::Behaviour;
 use culvert_tests::{Sidecar, eventually};
 use serde_json::Value;
+use socket2::SockRef;
 
 use crate::documents::SOON;
 use crate::http_clients::{finishes, program};
@@ -97,6 +98,8 @@ fn leave(world: &World, sidecar: &Sidecar<'_>, way: Way) -> Result<()> {
     client.write_all(b"GET /late HTTP/1.1\r\nHost: shop\r\n\r\n")?;
     let active = format!("http.{}.downstream_rq_active: 1\n", prefix(way));
     eventually!(sidecar.admin("/stats").is_ok_and(|stats| stats.body.contains(&active)), SOON);
+    // FIN alone would be a half-close: the client may wait for its answer.
+    SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
     drop(client);
     let left = format!("http.{}.downstream_rq_rx_reset: 1\n", prefix(way));
     eventually!(sidecar.admin("/stats").is_ok_and(|stats| stats.body.contains(&left)), SOON);
@@ -236,7 +239,11 @@ fn a_rule_that_answered_is_told_by_its_document() -> Result<()> {
             429,
             "it was above the rate of requests, 1 in 3600s, of MeshRateLimit r",
         ),
-        ("{type: MeshTimeout, name: t, spec: {to: []}}", 503, "10.77.0.2:8080 refused the connection"),
+        (
+            "{type: MeshTimeout, name: t, spec: {to: [{targetRef: {kind: Mesh}, default: {http: {requestTimeout: 1h}}}]}}",
+            503,
+            "10.77.0.2:8080 refused the connection",
+        ),
     ] {
         let world = World::new()?;
         fs::write(world.folder.join("policy.yaml"), policy)?;
