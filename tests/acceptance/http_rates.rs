@@ -107,7 +107,7 @@ fn requests_above_a_rate_on_trial_are_counted_and_answered_by_the_server() -> Re
         ensure!(status == expected, "{head}");
     }
     // The last two are refused anyway.
-    assert_eq!(stat(&sidecar, "shadow_rate_limited")?, 3);
+    assert_eq!(sidecar.stat("local_rate_limit.http_rate_limit.shadow_rate_limited")?, 3);
     let metrics = sidecar.metrics()?;
     ensure!(metrics.contains("culvert_http_rate_shadow_limited_total 3\n"), "{metrics}");
     Ok(())

@@ -83,7 +83,7 @@ metrics! {
             => "local_rate_limit.tcp_rate_limit.shadow_rate_limited";
         requests_limited: Counter = "http_rate_shadow_limited",
             "Requests that a MeshRateLimit on trial would answer"
-            => "rate_limit.http_local_rate_limit.shadow_rate_limited";
+            => "local_rate_limit.http_rate_limit.shadow_rate_limited";
         overflow: Counter = "connection_shadow_overflow",
             "Connections above the maxConnections of a MeshCircuitBreaker on trial"
             => "circuit_breakers.shadow_overflow";
