@@ -94,8 +94,11 @@ fn check(name: &str) -> Result<(), WrongEdit> {
 ///
 /// It may have a line more for each edit than a head that is read may have.
 pub fn edited<'b>(head: &RequestHead<'b>, edits: &[Edit], bytes: &'b mut Vec<u8>) -> Option<RequestHead<'b>> {
-    let plan = Plan::new(head, edits);
     let adds = edits.iter().any(|edit| matches!(edit.0, Change::Set(..)));
+    if !adds && stays(head, edits) {
+        return None;
+    }
+    let plan = Plan::new(head, edits);
     if !adds && head.fields().all(|field| plan.judge(&field) == Line::Keep) {
         return None;
     }
@@ -121,6 +124,15 @@ pub fn edited<'b>(head: &RequestHead<'b>, edits: &[Edit], bytes: &'b mut Vec<u8>
     }
     bytes.extend_from_slice(b"\r\n");
     Some(head.with_lines(bytes, plan.upgrades))
+}
+
+/// Returns true if it is plain at one look that no line leaves the head: nearly always.
+///
+/// A head that asks for another protocol is looked at more closely.
+fn stays(head: &RequestHead<'_>, edits: &[Edit]) -> bool {
+    let plan = Plan { edits, drops_h2c: false, upgrades: true };
+    let keeps = |field: Field<'_>| !is_same(field.name, "upgrade") && plan.judge(&field) == Line::Keep;
+    edits.is_empty() || head.fields().all(keeps)
 }
 
 /// Elements that leave a list.

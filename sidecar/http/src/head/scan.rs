@@ -82,8 +82,7 @@ impl Scan {
     /// protocols often have no LF for long.
     fn look_at_first_line(&mut self, bytes: &[u8], kind: Kind) -> Result<bool, Refusal> {
         let at = self.at as usize;
-        let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
-        let Some(distance) = bytes[at..].iter().position(is_control) else {
+        let Some(distance) = first_control(&bytes[at..]) else {
             self.at = bytes.len() as u32;
             return Ok(false);
         };
@@ -105,6 +104,18 @@ impl Scan {
             _ => Err(Refusal::ControlByte),
         }
     }
+}
+
+/// Returns the place of the first control byte.
+fn first_control(bytes: &[u8]) -> Option<usize> {
+    let is_control = |byte: u8| (byte < b' ') & (byte != b'\t') | (byte == 0x7f);
+    let cr = memchr(b'\r', bytes);
+    let line = &bytes[..cr.unwrap_or(bytes.len())];
+    // It is a CR in all messages of HTTP. Without an early end, the bytes before it are looked at by the vector.
+    if !line.iter().fold(false, |found, byte| found | is_control(*byte)) {
+        return cr;
+    }
+    line.iter().position(|byte| is_control(*byte))
 }
 
 /// Reads the first line of a head alone.
@@ -195,6 +206,9 @@ mod tests {
             (&b"\x16\x03\x01\x02"[..], Refusal::ControlByte),
             (b"GET /\0", Refusal::ControlByte),
             (b"GET /\x7f", Refusal::ControlByte),
+            // The first one counts, also where a CR follows.
+            (b"GET /\x01 HTTP/1.1\r\n", Refusal::ControlByte),
+            (b"GET /\n HTTP/1.1\r\n", Refusal::BareLf),
             (b"GET / HTTP/1.1\rX", Refusal::BareCr),
             (b"GET / HTTP/1.1\n", Refusal::BareLf),
             (b"SSH-2.0-OpenSSH_9.2p1\r\n", Refusal::RequestLine),
