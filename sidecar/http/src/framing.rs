@@ -50,6 +50,34 @@ pub(crate) struct Said<'a> {
     pub(crate) expects: bool,
     /// Expect that is not `100-continue` alone.
     expects_else: bool,
+    /// True if Connection has an option that may name a field.
+    names: bool,
+    /// Lengths of the names.
+    lengths: Lengths,
+}
+
+/// Lengths of fields' names, as bits. The last stands for all that are longer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lengths(u64);
+
+// === impl Lengths ===
+
+impl Lengths {
+    /// Any name may be there.
+    pub(crate) const ANY: Self = Self(u64::MAX);
+
+    fn note(&mut self, name: &str) {
+        self.0 |= Self::bit(name);
+    }
+
+    /// Returns false if no name is as long as this one.
+    pub(crate) fn may_have(self, name: &str) -> bool {
+        self.0 & Self::bit(name) != 0
+    }
+
+    fn bit(name: &str) -> u64 {
+        1 << name.len().min(63)
+    }
 }
 
 // === impl Asked ===
@@ -104,6 +132,7 @@ impl Asked {
 impl<'a> Said<'a> {
     /// Notes a field of a request.
     pub(crate) fn note_request(&mut self, name: &str, value: &'a [u8]) -> Result<(), Refusal> {
+        self.lengths.note(name);
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
                 if self.host.replace(value).is_some() {
@@ -144,8 +173,11 @@ impl<'a> Said<'a> {
     fn note_connection(&mut self, value: &[u8]) {
         for option in value.split(|byte| *byte == b',') {
             let option = option.trim_ascii();
-            self.close |= option.eq_ignore_ascii_case(b"close");
-            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            let close = option.eq_ignore_ascii_case(b"close");
+            let keep_alive = option.eq_ignore_ascii_case(b"keep-alive");
+            self.close |= close;
+            self.keep_alive |= keep_alive;
+            self.names |= !close && !keep_alive;
         }
     }
 
@@ -162,6 +194,12 @@ impl<'a> Said<'a> {
             return Err(Refusal::Expectation);
         }
         Ok(())
+    }
+
+    /// Returns the lengths of the names that the head has. Any may be there if it asks for another protocol, or if it may name
+    /// fields in Connection: then its lines depend on each other.
+    pub(crate) fn lengths(&self) -> Lengths {
+        if self.upgrade || self.names { Lengths::ANY } else { self.lengths }
     }
 
     /// Returns true if the connection may go on after the message.

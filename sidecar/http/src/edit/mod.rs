@@ -126,13 +126,13 @@ pub fn edited<'b>(head: &RequestHead<'b>, edits: &[Edit], bytes: &'b mut Vec<u8>
     Some(head.with_lines(bytes, plan.upgrades))
 }
 
-/// Returns true if it is plain at one look that no line leaves the head: nearly always.
+/// Returns true if it is plain at one look that no line leaves the head: nearly always, and by the lengths of names alone.
 ///
 /// A head that asks for another protocol is looked at more closely.
 fn stays(head: &RequestHead<'_>, edits: &[Edit]) -> bool {
     let plan = Plan { edits, drops_h2c: false, upgrades: true };
     let keeps = |field: Field<'_>| !is_same(field.name, "upgrade") && plan.judge(&field) == Line::Keep;
-    edits.is_empty() || head.fields().all(keeps)
+    !head.may_have(edits.iter().filter_map(Edit::name)) || head.fields().all(keeps)
 }
 
 /// Elements that leave a list.

@@ -112,6 +112,16 @@ fn lines_leave_a_head_and_are_set_at_its_end() {
 }
 
 #[test]
+fn a_name_of_any_length_is_found() {
+    for length in [1, 4, 10, 62, 63, 64, 65, 200] {
+        let name = "n".repeat(length);
+        let edits = [Edit::remove(&name).unwrap()];
+        assert_eq!(edit(&format!("A: b\r\n{name}: c\r\n"), &edits).as_deref(), Some("A: b\r\n"), "{length}");
+        assert_eq!(edit(&format!("A: b\r\n{}: c\r\n", "m".repeat(length)), &edits), None, "{length}");
+    }
+}
+
+#[test]
 fn what_frames_or_routes_a_message_cannot_be_edited() {
     for name in [
         "Connection",

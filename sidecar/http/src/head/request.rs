@@ -3,7 +3,7 @@
 
 use super::scan::{Kind, malformed, refusal};
 use super::{Fields, MAX_FIELDS, Target, Version};
-use crate::framing::{Asked, Framing, Said};
+use crate::framing::{Asked, Framing, Lengths, Said};
 use crate::refusal::Refusal;
 use httparse::{Request, Status};
 use std::mem::MaybeUninit;
@@ -30,6 +30,7 @@ pub struct RequestHead<'a> {
     /// True if the client waits for 100 before it sends the body.
     pub expects: bool,
     fields: Fields<'a>,
+    lengths: Lengths,
 }
 
 // === impl RequestHead ===
@@ -75,12 +76,18 @@ impl<'a> RequestHead<'a> {
             upgrades: said.upgrade && !is_1_0,
             expects: said.expects && !is_1_0 && framing != Framing::None,
             fields: Fields::new(head, first_line),
+            lengths: said.lengths(),
         })
     }
 
     /// Returns the fields in the order in which they came.
     pub fn fields(&self) -> Fields<'a> {
         self.fields.clone()
+    }
+
+    /// Returns false if no field can have one of these names, by their lengths, and no line depends on another.
+    pub(crate) fn may_have<'n>(&self, mut names: impl Iterator<Item = &'n str>) -> bool {
+        self.lengths == Lengths::ANY || names.any(|name| self.lengths.may_have(name))
     }
 
     /// Returns this head with other lines of fields, none of which frames or routes. `upgrades`: Upgrade is among them.
@@ -90,7 +97,8 @@ impl<'a> RequestHead<'a> {
     {
         let first_line = memchr::memchr(b'\n', bytes).map_or(0, |lf| lf + 1);
         let fields = Fields::new(bytes, first_line);
-        RequestHead { bytes, upgrades: self.upgrades && upgrades, fields, ..self.clone() }
+        let lengths = Lengths::ANY;
+        RequestHead { bytes, upgrades: self.upgrades && upgrades, fields, lengths, ..self.clone() }
     }
 
     /// Returns the part of the request that the framing of its response depends on.
