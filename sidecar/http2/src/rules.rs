@@ -91,6 +91,8 @@ pub enum Decision {
 #[derive(Clone, Debug, Default)]
 pub struct Edits {
     /// Fields that are taken out, all of that name.
+    ///
+    /// A name stands for the spellings with underscores too, which CGI-like readers take for it.
     pub remove: Vec<HeaderName>,
     /// Fields that are set in place of all of that name.
     ///
@@ -100,13 +102,29 @@ pub struct Edits {
 
 impl Edits {
     pub(crate) fn apply(self, fields: &mut HeaderMap) {
-        for name in self.remove {
-            fields.remove(name);
+        for name in &self.remove {
+            take_out(fields, name);
         }
         for (name, value) in self.set {
+            take_out(fields, &name);
             fields.insert(name, value);
         }
     }
+}
+
+/// Takes out all fields that a reader may take for this one.
+fn take_out(fields: &mut HeaderMap, name: &HeaderName) {
+    let same: Vec<_> = fields.keys().filter(|known| is_same(known, name)).cloned().collect();
+    for name in same {
+        fields.remove(name);
+    }
+}
+
+/// Compares names of fields, an underscore as a dash.
+fn is_same(one: &HeaderName, other: &HeaderName) -> bool {
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let (one, other) = (one.as_str(), other.as_str());
+    one.len() == other.len() && one.bytes().map(dashed).eq(other.bytes().map(dashed))
 }
 
 /// Side of a session.

@@ -73,9 +73,18 @@ async fn edits_take_out_and_set_fields() {
     });
     let (_lab, sender, heads) = watching(owner).await;
     let mut request = get("/");
-    for (name, value) in
-        [("x-kuma-tags", "1"), ("x-kuma-tags", "2"), ("x-forwarded-client-cert", "forged"), ("x-a", "1")]
-    {
+    for (name, value) in [
+        ("x-kuma-tags", "1"),
+        ("x-kuma-tags", "2"),
+        ("x_kuma-tags", "3"),
+        ("x_kuma_tags", "4"),
+        ("x_kuma_tags", "5"),
+        ("x-forwarded-client-cert", "forged"),
+        ("x_forwarded_client_cert", "forged"),
+        ("x-forwarded_client-cert", "forged"),
+        ("x-forwarded_client-cert", "forged again"),
+        ("x-a", "1"),
+    ] {
         request.headers_mut().append(name, HeaderValue::from_static(value));
     }
     fetch(&sender, request).await.unwrap();
