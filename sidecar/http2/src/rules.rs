@@ -52,7 +52,8 @@ pub trait Exchange {
 
     /// Returns how many bytes of the response's body may be handed on now: at least one, at most as many as are wanted.
     ///
-    /// Otherwise it returns the time at which it is asked again. Bytes that wait hold back their server, not other streams.
+    /// Otherwise it returns the time at which it is asked again. Bytes that wait hold back their server, not other streams. Those
+    /// that it lets pass may wait for the client's windows; it is not asked about them again.
     fn budget(&mut self, wanted: usize) -> Result<usize, Instant> {
         Ok(wanted)
     }

@@ -8,13 +8,15 @@ use super::held::Held;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// Direction of one stream.
 pub(crate) struct Body {
     from: RecvStream,
     pub(crate) to: SendStream<Bytes>,
     held: Held,
+    /// Bytes of the front that the owner lets pass.
+    grant: usize,
     state: State,
 }
 
@@ -56,7 +58,8 @@ pub(crate) enum Flow {
 
 impl Body {
     pub(crate) fn new(from: RecvStream, to: SendStream<Bytes>, over: bool) -> Self {
-        Self { from, to, held: Held::default(), state: if over { State::Over } else { State::Open } }
+        let state = if over { State::Over } else { State::Open };
+        Self { from, to, held: Held::default(), grant: 0, state }
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -125,9 +128,13 @@ impl Body {
         Ok(())
     }
 
-    /// Sends what the receiver's windows allow of the held front.
+    /// Sends what the owner and the receiver's windows allow of the held front.
     fn send(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> Poll<Option<Flow>> {
-        self.to.reserve_capacity(self.held.front());
+        // The owner is asked first: what is reserved of the connection's window is no other stream's while it waits.
+        if self.grant == 0 {
+            self.grant = ready!(sink.poll_budget(cx, self.held.front()));
+        }
+        self.to.reserve_capacity(self.grant);
         if self.to.capacity() == 0 {
             match self.to.poll_capacity(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -135,10 +142,8 @@ impl Body {
                 Poll::Ready(_) => return Poll::Ready(Some(Flow::Sink)),
             }
         }
-        let Poll::Ready(budget) = sink.poll_budget(cx, self.to.capacity().min(self.held.front())) else {
-            return Poll::Pending;
-        };
-        let data = self.held.take(budget);
+        let data = self.held.take(self.to.capacity().min(self.grant));
+        self.grant -= data.len();
         let (bytes, end) = (data.len(), self.state == State::Last && self.held.is_empty());
         if self.to.send_data(data, end).is_err() {
             return Poll::Ready(Some(Flow::Sink));

@@ -70,6 +70,34 @@ async fn a_response_passes_in_portions_and_holds_no_other_back() {
     assert!(took < 2 * TURN, "{took:?}");
 }
 
+/// Four frames of 16 KiB are as much as the connection's window of a plain client.
+#[tokio::test(start_paused = true)]
+async fn bytes_that_wait_for_their_budget_leave_the_window_to_others() {
+    let owner = Owner::pass();
+    let (_lab, sender, _) = lab(owner.clone(), |_, mut respond| async move {
+        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        let _ = send_all(&mut stream, Bytes::from(vec![7; 60_000])).await;
+        let _ = stream.send_data(Bytes::new(), true);
+    })
+    .await;
+    owner.journal.lock().unwrap().portion = Some(1);
+    let mut slowed = Vec::new();
+    for _ in 0..4 {
+        let mut sender = within(sender.clone().ready()).await.unwrap();
+        let (response, _) = sender.send_request(get("/slow"), true).unwrap();
+        slowed.push(within(response).await.unwrap().into_body());
+    }
+    rest().await;
+    let began = tokio::time::Instant::now();
+    for _ in 0..3 {
+        assert_eq!(fetch(&sender, get("/free")).await.unwrap().1.len(), 60_000);
+    }
+    assert!(began.elapsed() < TURN, "{:?}", began.elapsed());
+    for mut body in slowed {
+        assert_eq!(within(body.data()).await.unwrap().unwrap().len(), 1, "a portion");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_hundred_streams_share_the_windows() {
     let (_lab, sender, seen) = lab(Owner::pass(), echo).await;

@@ -51,7 +51,7 @@ pub(crate) struct Journal {
     pub(crate) permits: usize,
     /// Requests of which the client sent all.
     pub(crate) received: usize,
-    /// Bytes of a response that may pass in each [`TURN`].
+    /// Bytes of a response that may pass in each [`TURN`], but for paths that begin with `/free`.
     pub(crate) portion: Option<usize>,
 }
 
@@ -75,6 +75,7 @@ impl Owner {
 pub(crate) struct Books {
     owner: Owner,
     asked: u32,
+    free: bool,
     /// Time of the next portion.
     next: Option<tokio::time::Instant>,
 }
@@ -82,11 +83,12 @@ pub(crate) struct Books {
 impl Rules for Owner {
     type Exchange = Books;
 
-    fn begin(&self, _: &request::Parts) -> Books {
+    fn begin(&self, request: &request::Parts) -> Books {
         let mut journal = self.journal.lock().unwrap();
         journal.began += 1;
         journal.permits += 1;
-        Books { owner: self.clone(), asked: 0, next: None }
+        let free = request.uri.path().starts_with("/free");
+        Books { owner: self.clone(), asked: 0, free, next: None }
     }
 
     fn refused(&self, _: &request::Parts, rule: culvert_http2::Malformed) {
@@ -121,7 +123,8 @@ impl Exchange for Books {
     }
 
     fn budget(&mut self, wanted: usize) -> Result<usize, tokio::time::Instant> {
-        let Some(portion) = self.owner.journal.lock().unwrap().portion else { return Ok(wanted) };
+        let portion = self.owner.journal.lock().unwrap().portion;
+        let Some(portion) = portion.filter(|_| !self.free) else { return Ok(wanted) };
         let now = tokio::time::Instant::now();
         if let Some(next) = self.next.filter(|next| *next > now) {
             return Err(next);
