@@ -30,7 +30,7 @@ impl<E: Exchange> Sink for Ledger<'_, E> {
                 *self.wait = None;
             }
             match self.books.exchange.budget(wanted) {
-                Ok(budget) => return Poll::Ready(budget.clamp(1, wanted)),
+                Ok(budget) => return Poll::Ready(budget.max(1).min(wanted)),
                 Err(at) => *self.wait = Some(Box::pin(sleep_until(at))),
             }
         }
