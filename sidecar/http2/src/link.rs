@@ -123,7 +123,7 @@ impl Link {
             upstream: Mutex::new(Server::Away),
             flags: Flags::default(),
             streams: AtomicUsize::new(0),
-            resets: Mutex::new(Rate::new(settings.resets)),
+            resets: Mutex::new(Rate::of_resets(&settings)),
             session: Mutex::new(None),
             seats: Mutex::default(),
         }
@@ -149,7 +149,7 @@ impl Link {
         }
     }
 
-    /// Notes a reset by the client of a stream that had reached the server.
+    /// Notes an early reset by the client of a stream that had reached the server.
     pub(crate) fn client_reset(&self) {
         if !lock(&self.resets).spend(1) {
             self.flags.reset_too_often.store(true, Relaxed);

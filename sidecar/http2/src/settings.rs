@@ -15,6 +15,9 @@ pub(crate) const CLOSING: Duration = Duration::from_secs(1);
 /// for each frame sent.
 const CONTROL_PER_WORK: u32 = 10;
 
+/// Age from which on a stream's reset is no sign of a flood, as in Envoy: a deadline ends many streams at once.
+pub(crate) const PREMATURE: Duration = Duration::from_secs(1);
+
 /// Bounds of one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -30,13 +33,13 @@ pub struct Settings {
     pub connection_window: u32,
     /// Bytes of a stream that may wait for the socket on each side.
     pub send_buffer: usize,
-    /// Streams that a client may reset in a second after they reached the server.
+    /// Streams that a client may reset in a second after they reached the server, each in its first second.
     ///
-    /// Each stream that ends well allows one more.
+    /// Each stream that ends well allows one more, up to as many as may be under way.
     pub resets: u32,
     /// Frames other than HEADERS, DATA and CONTINUATION from a peer in a second.
     ///
-    /// Each HEADERS and DATA that passes in either direction allows ten more.
+    /// Each HEADERS and DATA that passes in either direction allows ten more, up to ten times the limit.
     pub control: u32,
     /// Informational responses (1xx) to one request.
     pub interim: u32,
@@ -63,33 +66,45 @@ impl Default for Settings {
 #[derive(Debug)]
 pub(crate) struct Rate {
     limit: u32,
-    used: u32,
-    earned: u32,
+    /// The most that is kept of the limit and of what was earned.
+    most: u32,
+    left: u32,
     since: Instant,
 }
 
 impl Rate {
-    pub(crate) fn new(limit: u32) -> Self {
-        Self { limit, used: 0, earned: 0, since: Instant::now() }
+    /// Makes a count that keeps at most as many earned ones.
+    pub(crate) fn new(limit: u32, earned: u32) -> Self {
+        Self { limit, most: limit.saturating_add(earned), left: limit, since: Instant::now() }
+    }
+
+    /// Counts frames of control.
+    pub(crate) fn of_control(settings: &Settings) -> Self {
+        Self::new(settings.control, settings.control.saturating_mul(CONTROL_PER_WORK))
+    }
+
+    /// Counts resets. All streams under way may be reset at once if as many ended well before.
+    pub(crate) fn of_resets(settings: &Settings) -> Self {
+        Self::new(settings.resets, settings.streams)
     }
 
     /// Counts `times` more; false once the limit of a second is broken.
     pub(crate) fn spend(&mut self, times: u32) -> bool {
-        self.used = self.used.saturating_add(times);
-        if self.used <= self.limit.saturating_add(self.earned) {
-            return true;
+        if times > self.left {
+            let now = Instant::now();
+            if now.duration_since(self.since) < Duration::from_secs(1) {
+                return false;
+            }
+            (self.left, self.since) = (self.limit, now);
         }
-        let now = Instant::now();
-        if now.duration_since(self.since) < Duration::from_secs(1) {
-            return false;
-        }
-        *self = Self { limit: self.limit, used: times, earned: 0, since: now };
-        times <= self.limit
+        let enough = times <= self.left;
+        self.left = self.left.saturating_sub(times);
+        enough
     }
 
-    /// Allows as many more in this second.
+    /// Allows as many more, as far as they are kept.
     pub(crate) fn earn(&mut self, times: u32) {
-        self.earned = self.earned.saturating_add(times);
+        self.left = self.left.saturating_add(times).min(self.most);
     }
 
     /// Allows the frames of control that belong to as many frames with requests or data.
@@ -105,7 +120,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rate_holds_for_each_second() {
-        let mut rate = Rate::new(100);
+        let mut rate = Rate::new(100, 50);
         assert!((0..100).all(|_| rate.spend(1)));
         assert!(!rate.spend(1), "the 101st within a second");
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -113,6 +128,11 @@ mod tests {
         rate.earn(5);
         assert!((0..5).all(|_| rate.spend(1)), "earned ones");
         assert!(!rate.spend(1));
-        assert!(!Rate::new(3).spend(u32::MAX));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        rate.earn(u32::MAX);
+        assert!((0..150).all(|_| rate.spend(1)), "no more than are kept");
+        assert!((0..100).all(|_| rate.spend(1)), "a new second");
+        assert!(!rate.spend(1));
+        assert!(!Rate::new(3, 0).spend(u32::MAX));
     }
 }

@@ -31,7 +31,7 @@ impl<T> Watched<T> {
             Peer::Client => (PREFACE, 0),
             Peer::Server => (0, PREFACE),
         };
-        let control = Rate::new(link.settings.control);
+        let control = Rate::of_control(&link.settings);
         Self { io, prefix, peer, link, read: Frames::behind(read), written: Frames::behind(written), control }
     }
 

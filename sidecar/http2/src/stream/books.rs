@@ -4,6 +4,7 @@
 use crate::link::Link;
 use crate::reply::{Reply, Request as Form};
 use crate::rules::{Exchange, How, Outcome, Peer};
+use crate::settings::PREMATURE;
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
@@ -111,7 +112,10 @@ impl<E: Exchange> Books<E> {
     pub(super) fn end(&mut self, how: How) {
         if how == How::Complete {
             self.link.completed();
-        } else if self.outcome.forwarded.is_some() && matches!(how, How::ClientReset(_)) {
+        } else if self.outcome.forwarded.is_some()
+            && matches!(how, How::ClientReset(_))
+            && self.outcome.began.elapsed() < PREMATURE
+        {
             self.link.client_reset();
         }
         self.close(how);

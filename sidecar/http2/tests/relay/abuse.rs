@@ -6,6 +6,7 @@ use culvert_http2::{Cause, End, Settings};
 use h2::Reason;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 /// Lets a client send bytes, and returns the end, the last GOAWAY, and the requests that the server saw.
@@ -71,13 +72,7 @@ async fn resets_of_accepted_streams_are_limited() {
 /// Streams that end well allow as many that do not.
 #[tokio::test(start_paused = true)]
 async fn some_resets_among_many_requests_are_no_flood() {
-    let (lab, sender, _) = lab(Owner::pass(), |request, respond| async move {
-        if request.uri().path() == "/slow" {
-            return silent(request, respond).await;
-        }
-        hello(request, respond).await;
-    })
-    .await;
+    let (lab, sender, _) = lab(Owner::pass(), silent_if_slow).await;
     for _ in 0..500 {
         fetch(&sender, get("/")).await.unwrap();
         let mut sender = within(sender.clone().ready()).await.unwrap();
@@ -89,6 +84,58 @@ async fn some_resets_among_many_requests_are_no_flood() {
     rest().await;
     assert!(!lab.end.is_finished());
     assert_eq!(fetch(&sender, get("/")).await.unwrap().0.status(), 200);
+}
+
+/// Opens streams that the server does not answer, and resets all of them after a while.
+async fn reset_together(sender: &h2::client::SendRequest<bytes::Bytes>, streams: u32, age: Duration) {
+    let mut open = Vec::new();
+    for _ in 0..streams {
+        // One that fails is seen by what the session does.
+        let Ok(mut sender) = within(sender.clone().ready()).await else { return };
+        let Ok((response, stream)) = sender.send_request(get("/slow"), true) else { return };
+        open.push((response, stream));
+    }
+    tokio::time::sleep(age).await;
+    for (_, stream) in &mut open {
+        stream.send_reset(Reason::CANCEL);
+    }
+    rest().await;
+}
+
+async fn silent_if_slow(
+    request: http::Request<h2::RecvStream>,
+    respond: h2::server::SendResponse<bytes::Bytes>,
+) {
+    if request.uri().path() == "/slow" {
+        return silent(request, respond).await;
+    }
+    hello(request, respond).await;
+}
+
+/// Deadlines of many requests that strike at once are no flood.
+#[tokio::test(start_paused = true)]
+async fn resets_of_older_streams_are_no_flood() {
+    let (lab, sender, seen) = lab(Owner::pass(), silent_if_slow).await;
+    for _ in 0..3 {
+        reset_together(&sender, 250, Duration::from_secs(1)).await;
+    }
+    assert_eq!((lab.end.is_finished(), seen.load(Relaxed)), (false, 750));
+    assert_eq!(fetch(&sender, get("/")).await.unwrap().0.status(), 200);
+}
+
+/// Good requests of a whole day allow one more burst, not millions of resets.
+#[tokio::test(start_paused = true)]
+async fn what_good_requests_allow_is_bounded() {
+    let (lab, sender, seen) = lab(Owner::pass(), silent_if_slow).await;
+    for _ in 0..1_000 {
+        fetch(&sender, get("/")).await.unwrap();
+    }
+    for _ in 0..8 {
+        reset_together(&sender, 100, Duration::from_millis(10)).await;
+    }
+    assert_eq!(within(lab.end).await.unwrap().cause, Cause::ResetFlood);
+    let reset = seen.load(Relaxed) - 1_000;
+    assert!((356..=600).contains(&reset), "{reset} resets");
 }
 
 #[tokio::test(start_paused = true)]
