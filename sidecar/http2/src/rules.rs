@@ -195,7 +195,7 @@ pub enum How {
     ServerReset(Reason),
     /// The client's connection ended; the server's stream is reset with CANCEL.
     ClientGone,
-    /// The owner dropped the session.
+    /// The owner dropped the session, or the client was cut for what it sent.
     Dropped,
 }
 

@@ -82,6 +82,11 @@ impl Cause {
         }
     }
 
+    /// Returns true if the client left, and was not cut.
+    const fn is_of_client(self) -> bool {
+        matches!(self, Self::Closed | Self::ServerGone | Self::Io(_))
+    }
+
     fn of(error: &h2::Error) -> Self {
         match (error.reason(), error.get_io()) {
             // The client's own GOAWAY is an end in order, as far as the relay is concerned.
@@ -134,7 +139,7 @@ impl<R: Rules> Session<R> {
         };
         let (cause, open) = poll_fn(|cx| running.poll(cx)).await;
         let Running { client, upstream, streams, link, requests, .. } = running;
-        link.flags.client_gone.store(true, Relaxed);
+        link.flags.client_gone.store(cause.is_of_client(), Relaxed);
         // The streams reset what they have at the server.
         drop(streams);
         let client = open.then_some(client);

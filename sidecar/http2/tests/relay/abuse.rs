@@ -2,7 +2,7 @@
 //! Floods, and the limits of streams.
 
 use crate::harness::*;
-use culvert_http2::{Cause, End, Settings};
+use culvert_http2::{Cause, End, How, Settings};
 use h2::Reason;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -162,6 +162,29 @@ async fn floods_end_with_their_codes() {
         let (end, goaway, seen) = attacked(bytes).await;
         assert_eq!(goaway.map(|(code, _)| code), Some(code), "{name}: {end:?}");
         assert!(seen <= most, "{name}: {seen} requests reached the server");
+    }
+}
+
+/// Requests of a client that is cut did not end by its own doing.
+#[tokio::test(start_paused = true)]
+async fn streams_of_a_client_that_is_cut_are_dropped() {
+    let flood = repeated(50_000, |_| frame(PING, 1, 0, &[0; 8]));
+    let rows = [("a flood", flood, How::Dropped), ("no stream", frame(DATA, 0, 0, b"?"), How::Dropped)];
+    for (name, bytes, how) in rows.into_iter().chain([("it left", Vec::new(), How::ClientGone)]) {
+        let owner = Owner::pass();
+        let (upstream, _) = server(silent);
+        let (lab, mut socket) = session(owner.clone(), Settings::default(), Ok(upstream));
+        let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, GET);
+        within(socket.write_all(&[greeting(), request].concat())).await.unwrap();
+        rest().await;
+        if bytes.is_empty() {
+            drop(socket);
+        } else {
+            attack(socket, bytes).await;
+        }
+        within(lab.end).await.unwrap();
+        let ends: Vec<_> = owner.outcomes().iter().map(|outcome| outcome.how).collect();
+        assert_eq!(ends, [how], "{name}");
     }
 }
 
