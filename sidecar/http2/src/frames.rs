@@ -9,9 +9,12 @@ const HEADER: usize = 9;
 /// Length of the client's preface, in front of its first frame.
 pub(crate) const PREFACE: usize = 24;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RESET: u8 = 3;
 const CONTINUATION: u8 = 9;
+/// Flag of HEADERS and DATA.
+pub(crate) const END_STREAM: u8 = 1;
 
 /// Position within a stream of frames.
 #[derive(Debug)]
@@ -19,6 +22,14 @@ pub(crate) struct Frames {
     header: [u8; HEADER],
     have: usize,
     skip: usize,
+}
+
+/// Header of a frame, but for its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
 }
 
 /// Frames that began in some bytes.
@@ -36,8 +47,8 @@ impl Frames {
         Self { header: [0; HEADER], have: 0, skip }
     }
 
-    /// Counts the frames whose header ends in these bytes.
-    pub(crate) fn walk(&mut self, mut bytes: &[u8]) -> Seen {
+    /// Counts the frames whose header ends in these bytes, and shows each.
+    pub(crate) fn walk(&mut self, mut bytes: &[u8], mut each: impl FnMut(Head)) -> Seen {
         let mut seen = Seen::default();
         loop {
             let skipped = self.skip.min(bytes.len());
@@ -54,8 +65,10 @@ impl Frames {
                 return seen;
             }
             self.have = 0;
-            let [high, middle, low, kind, ..] = self.header;
+            let [high, middle, low, kind, flags, stream @ ..] = self.header;
             self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+            // The highest bit is reserved.
+            each(Head { kind, flags, stream: u32::from_be_bytes(stream) & (u32::MAX >> 1) });
             match kind {
                 DATA | HEADERS => seen.work += 1,
                 CONTINUATION => (),
@@ -84,12 +97,12 @@ mod tests {
             bytes.extend(frame(kind, length));
         }
         let whole = Seen { work: 3, control: 7 };
-        assert_eq!(Frames::behind(PREFACE).walk(&bytes), whole);
+        assert_eq!(Frames::behind(PREFACE).walk(&bytes, |head| assert_eq!(head.stream, 1)), whole);
         for size in 1..50 {
             let mut frames = Frames::behind(PREFACE);
             let mut sum = Seen::default();
             for piece in bytes.chunks(size) {
-                let seen = frames.walk(piece);
+                let seen = frames.walk(piece, |head| assert_eq!((head.flags, head.stream), (0, 1)));
                 sum = Seen { work: sum.work + seen.work, control: sum.control + seen.control };
             }
             assert_eq!(sum, whole, "pieces of {size}");

@@ -14,8 +14,9 @@
 //! |---|---|---|
 //! | 7 | `session` | both connections: accept, connect, GOAWAY, floods, the end |
 //! | 6 | `stream` | one request: decision, transfer, books |
-//! | 5 | `watched` | a connection's bytes: frames of control, a full socket |
+//! | 5 | `watched` | a connection's bytes: floods, a full socket |
 //! | 4 | `link` | what streams, connections and the handle share |
+//! | 4 | `late` | frames on streams that are over |
 //! | 3 | `rules` | the owner's traits, and what they are told |
 //! | 2 | `reply` | local answers, plain and in gRPC's form |
 //! | 1 | `frames` | frames counted in bytes |
@@ -23,6 +24,7 @@
 //! | 1 | `settings` | bounds |
 
 mod frames;
+mod late;
 mod link;
 mod malformed;
 mod reply;

@@ -20,7 +20,11 @@ pub(crate) struct Side {
     ///
     /// Streams that send to it wait, or each would fill a send buffer of its own.
     pub(crate) blocked: AtomicBool,
-    /// The peer sent too many frames of control.
+    /// It took bytes that it still holds, as TLS does, and takes no more before they are gone.
+    pub(crate) unflushed: AtomicBool,
+    /// All that the h2 crate had for the peer was written when the round began.
+    pub(crate) drained: AtomicBool,
+    /// The peer sent too many frames of control, or too many that came late.
     pub(crate) flooded: AtomicBool,
     /// Bytes that may still be read in this round; without rounds, as many as there are.
     pub(crate) share: AtomicUsize,
@@ -30,9 +34,18 @@ impl Side {
     const fn new() -> Self {
         Self {
             blocked: AtomicBool::new(false),
+            unflushed: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
             share: AtomicUsize::new(usize::MAX),
         }
+    }
+
+    /// Begins a round in which as many bytes may be read.
+    pub(crate) fn begin_round(&self, share: usize) {
+        self.share.store(share, Relaxed);
+        // Each look at a connection writes until its socket takes no more, so one that takes bytes has them all.
+        self.drained.store(!self.blocked.load(Relaxed) && !self.unflushed.load(Relaxed), Relaxed);
     }
 
     /// True if there may be more to read than the share of this round.

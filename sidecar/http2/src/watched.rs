@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A connection's bytes on their way to and from the h2 crate: frames of control are limited, a full socket is noted.
+//! A connection's bytes on their way to and from the h2 crate: floods are found, a full socket is noted.
 
 use crate::frames::{Frames, PREFACE};
+use crate::late::Late;
 use crate::link::{Link, Side};
 use crate::rules::Peer;
 use crate::settings::Rate;
@@ -23,6 +24,7 @@ pub(crate) struct Watched<T> {
     read: Frames,
     written: Frames,
     control: Rate,
+    late: Late,
 }
 
 impl<T> Watched<T> {
@@ -32,7 +34,8 @@ impl<T> Watched<T> {
             Peer::Server => (0, PREFACE),
         };
         let control = Rate::of_control(&link.settings);
-        Self { io, prefix, peer, link, read: Frames::behind(read), written: Frames::behind(written), control }
+        let (read, written) = (Frames::behind(read), Frames::behind(written));
+        Self { io, prefix, peer, link, read, written, control, late: Late::new(peer) }
     }
 
     fn side(&self) -> &Side {
@@ -40,9 +43,11 @@ impl<T> Watched<T> {
     }
 
     fn count(&mut self, bytes: &[u8]) {
-        let seen = self.read.walk(bytes);
-        self.control.work(seen.work);
-        if seen.control > 0 && !self.control.spend(seen.control) {
+        let mut late = 0;
+        let seen = self.read.walk(bytes, |head| late += u32::from(self.late.read(head)));
+        // What comes too late is no work, and allows nothing.
+        self.control.work(seen.work - late);
+        if (seen.control > 0 && !self.control.spend(seen.control)) || self.late.is_flood() {
             self.side().flooded.store(true, Relaxed);
         }
     }
@@ -59,7 +64,8 @@ impl<T> Watched<T> {
                 let mut left = *written;
                 for slice in slices {
                     let part = left.min(slice.len());
-                    self.control.work(self.written.walk(&slice[..part]).work);
+                    let seen = self.written.walk(&slice[..part], |head| self.late.wrote(head));
+                    self.control.work(seen.work);
                     left -= part;
                     if left == 0 {
                         break;
@@ -84,6 +90,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
         let share = self.side().share.load(Relaxed);
         if share == 0 {
             return Poll::Pending;
+        }
+        if self.side().drained.swap(false, Relaxed) {
+            self.late.settle();
         }
         let before = buf.filled().len();
         if self.prefix.is_empty() {
@@ -122,7 +131,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let done = Pin::new(&mut self.io).poll_flush(cx);
+        self.side().unflushed.store(done.is_pending(), Relaxed);
+        done
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -4,6 +4,7 @@
 mod closing;
 mod upstream;
 
+use crate::late;
 use crate::link::{Handle, Life, Link, Server};
 use crate::malformed::Malformed;
 use crate::reply::Reply;
@@ -33,6 +34,9 @@ const ROUNDS: usize = 4;
 /// Streams take their data out between rounds: what the h2 crate holds of small frames stays below the number at which it ends a
 /// connection, also when a backlog of them lies in the socket.
 const SHARE: usize = 64 * 1024;
+
+// A round of the smallest frames, of 9 bytes.
+const _: () = assert!(SHARE / 9 < late::MOST, "one round of late frames is a flood");
 
 /// Session that has not begun.
 pub struct Session<R> {
@@ -64,7 +68,7 @@ pub enum Cause {
     Io(io::ErrorKind),
     /// Too many resets of streams that had reached the server; GOAWAY with ENHANCE_YOUR_CALM.
     ResetFlood,
-    /// Too many frames of control; GOAWAY with ENHANCE_YOUR_CALM.
+    /// Too many frames of control, or on streams that were over; GOAWAY with ENHANCE_YOUR_CALM.
     ControlFlood,
 }
 
@@ -161,7 +165,7 @@ where
         .initial_connection_window_size(settings.connection_window)
         .max_send_buffer_size(settings.send_buffer)
         // The crate counts over the life of a connection, and each late frame of a stream that was reset is one: a connection with
-        // many early answers would end after 1,024. Streams that reached the server are counted by the second instead.
+        // many early answers would end after 1,024. Those that wait for the socket are counted instead, see `late`.
         .max_local_error_reset_streams(None);
     builder.handshake(client).await.map_err(|error| match error.get_io() {
         Some(error) => Cause::Io(error.kind()),
@@ -210,8 +214,8 @@ where
     fn poll_rounds(&mut self, cx: &mut Context<'_>) -> Poll<(Cause, bool)> {
         for _ in 0..ROUNDS {
             self.link.flags.again.store(false, SeqCst);
-            self.link.client.share.store(SHARE, Relaxed);
-            self.link.server.share.store(SHARE, Relaxed);
+            self.link.client.begin_round(SHARE);
+            self.link.server.begin_round(SHARE);
             if self.link.flags.draining.load(Relaxed) {
                 self.leave();
             }

@@ -165,6 +165,45 @@ async fn floods_end_with_their_codes() {
     }
 }
 
+/// Each frame on a stream that is over is answered, and the answers wait in the h2 crate.
+#[tokio::test(start_paused = true)]
+async fn late_frames_of_a_client_that_reads_nothing_are_limited() {
+    let (upstream, _) = server(silent);
+    let (lab, mut socket) = session(Owner::pass(), Settings::default(), Ok(upstream));
+    within(socket.write_all(&[greeting(), frame(HEADERS, END_HEADERS, 400_001, POST)].concat()))
+        .await
+        .unwrap();
+    let late = repeated(200_000, |number| frame(DATA, 0, 2 * number + 1, b""));
+    let (mut reader, mut writer) = tokio::io::split(socket);
+    assert!(within(writer.write_all(&late)).await.is_err(), "it is cut in between");
+    let end = within(lab.end).await.unwrap();
+    assert_eq!(end.cause, Cause::ControlFlood);
+    let mut resets = 0;
+    while let Some(frame) = next(&mut reader).await {
+        resets += usize::from(frame.kind == RESET);
+    }
+    // No more than its socket held of the answers, 13 bytes each.
+    assert!(resets <= SOCKET / 13, "{resets}");
+}
+
+/// A client that reads gets an answer to each, on more streams than may wait.
+#[tokio::test(start_paused = true)]
+async fn late_frames_of_a_client_that_reads_are_answered() {
+    let (upstream, _) = server(silent);
+    let (lab, socket) = session(Owner::pass(), Settings::default(), Ok(upstream));
+    let (mut reader, mut writer) = tokio::io::split(socket);
+    let request = frame(HEADERS, END_HEADERS, 400_001, POST);
+    within(writer.write_all(&[greeting(), request].concat())).await.unwrap();
+    for batch in 0..10 {
+        let late = repeated(2_000, |number| frame(DATA, 0, 2 * (2_000 * batch + number) + 1, b""));
+        within(writer.write_all(&late)).await.unwrap();
+        for _ in 0..2_000 {
+            find(&mut reader, RESET).await;
+        }
+    }
+    assert!(!lab.end.is_finished());
+}
+
 /// Requests of a client that is cut did not end by its own doing.
 #[tokio::test(start_paused = true)]
 async fn streams_of_a_client_that_is_cut_are_dropped() {
