@@ -40,9 +40,10 @@ pub trait Exchange {
         let _ = reply;
     }
 
-    /// The client sent all of its request, trailers included.
+    /// The client sent all of its request, trailers included: it is here, and may still wait for the server.
     ///
-    /// A server that takes no more of a request's body ends it without this call.
+    /// At the earliest behind [`Decision::Pass`], once, and not if the rest of a body has no room here (the window of a stream): a
+    /// server that takes no more of it ends it without this call.
     fn received(&mut self) {}
 
     /// The server's response began. Not called for informational ones.

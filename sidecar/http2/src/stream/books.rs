@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Books of one request. They are closed once, by the end of the request or by being dropped.
 
+use super::body::Source;
 use crate::link::Link;
 use crate::reply::{Reply, Request as Form};
 use crate::rules::{Exchange, How, Outcome, Peer};
@@ -70,6 +71,19 @@ impl<E: Exchange> Books<E> {
             self.link.wait(seat);
         }
         blocked
+    }
+
+    /// Takes what the client sent of its request; the owner hears once that this is all of it.
+    pub(super) fn receive(&mut self, cx: &mut Context<'_>, request: &mut Source) {
+        // An error stays, and is looked at where the stream's end is.
+        let _ = request.take_in(cx);
+        self.received(request);
+    }
+
+    pub(super) fn received(&mut self, request: &mut Source) {
+        if request.take_whole() {
+            self.exchange.received();
+        }
     }
 
     pub(super) fn forwarded(&mut self) {

@@ -12,7 +12,7 @@ pub(crate) use books::Books;
 use crate::link::{Link, Server};
 use crate::reply::Request as Form;
 use crate::rules::{Decision, Edits, Exchange, Failure, How};
-use body::Body;
+use body::{Body, Source};
 use books::Stop;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -32,7 +32,6 @@ use transfer::Transfer;
 struct Sent {
     response: ResponseFuture,
     upload: SendStream<Bytes>,
-    over: bool,
     /// One of the streams that the server takes at once.
     slot: OwnedSemaphorePermit,
 }
@@ -45,11 +44,11 @@ pub(crate) async fn run<E: Exchange>(
 ) {
     let (head, body) = request.into_parts();
     let form = Form::of(&head);
-    let how = match open(&mut books, head, &body, &mut respond).await {
+    let mut source = Source::new(body);
+    let how = match open(&mut books, head, &mut source, &mut respond).await {
         Ok(sent) => {
             let _slot = sent.slot;
-            let mut transfer =
-                Transfer::new(Body::new(body, sent.upload, sent.over), sent.response, respond, form);
+            let mut transfer = Transfer::new(Body::new(source, sent.upload), sent.response, respond, form);
             poll_fn(|cx| transfer.poll(cx, &mut books)).await
         }
         Err(stop) => books.stop(stop, &mut respond, &form),
@@ -61,10 +60,11 @@ pub(crate) async fn run<E: Exchange>(
 async fn open<E: Exchange>(
     books: &mut Books<E>,
     mut head: Parts,
-    body: &RecvStream,
+    source: &mut Source,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<Sent, Stop> {
     let edits = decide(books, &head, respond).await?;
+    books.received(source);
     edits.apply(&mut head.headers);
     if head.uri.authority().is_none() {
         // The client named the host by the host field. The crate sends a request without an authority only if it is marked so.
@@ -77,19 +77,20 @@ async fn open<E: Exchange>(
             link.flags.wanted.store(true, Relaxed);
             link.wake_session();
             let free = Arc::clone(&link.slots).acquire_owned();
-            unless_left(books, respond, free).await?
+            let mut free = pin!(free);
+            let received = |cx: &mut Context<'_>, books: &mut Books<E>| {
+                books.receive(cx, source);
+                free.as_mut().poll(cx)
+            };
+            unless_left(books, respond, received).await?
         }
     };
     let (Ok(slot), Server::Ready(mut server)) = (slot, link.upstream()) else {
         return Err(unreachable(books, &link));
     };
-    let over = body.is_end_stream();
-    let (response, upload) = send(books, &mut server, head, over)?;
+    let (response, upload) = send(books, &mut server, head, source.is_over())?;
     books.forwarded();
-    if over {
-        books.exchange.received();
-    }
-    Ok(Sent { response, upload, over, slot })
+    Ok(Sent { response, upload, slot })
 }
 
 fn send<E: Exchange>(
@@ -123,18 +124,20 @@ async fn decide<E: Exchange>(
         match books.exchange.decide(head) {
             Decision::Pass(edits) => return Ok(edits),
             Decision::Answer(reply) => return Err(Stop::Answer(reply, How::Answered)),
-            Decision::Delay(time) => unless_left(books, respond, tokio::time::sleep(time)).await?,
+            Decision::Delay(time) => {
+                let mut delay = pin!(tokio::time::sleep(time));
+                unless_left(books, respond, |cx, _| delay.as_mut().poll(cx)).await?;
+            }
         }
     }
 }
 
 /// Waits for something as long as the client waits and the owner finds the request not overdue.
-async fn unless_left<E: Exchange, F: Future>(
+async fn unless_left<E: Exchange, T>(
     books: &mut Books<E>,
     respond: &mut SendResponse<Bytes>,
-    future: F,
-) -> Result<F::Output, Stop> {
-    let mut future = pin!(future);
+    mut poll: impl FnMut(&mut Context<'_>, &mut Books<E>) -> Poll<T>,
+) -> Result<T, Stop> {
     poll_fn(|cx: &mut Context<'_>| {
         let overdue = books.attend(cx);
         if let Poll::Ready(left) = respond.poll_reset(cx) {
@@ -143,7 +146,7 @@ async fn unless_left<E: Exchange, F: Future>(
         if let Some(reply) = overdue {
             return Poll::Ready(Err(Stop::Answer(reply, How::Overdue)));
         }
-        future.as_mut().poll(cx).map(Ok)
+        poll(cx, books).map(Ok)
     })
     .await
 }

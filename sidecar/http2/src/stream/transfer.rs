@@ -4,7 +4,7 @@
 //! The directions end independently. A server may answer early and take no more of the request's body: its answer is still
 //! handed on as a whole, and the client's stream is reset with NO_ERROR behind it.
 
-use super::body::{Body, Flow};
+use super::body::{Body, Flow, Source};
 use super::books::{Books, Stop};
 use super::ledger::Ledger;
 use crate::reply::{Request as Form, reported_grpc_status};
@@ -104,13 +104,11 @@ impl Transfer {
             return None;
         }
         let blocked = books.is_blocked(Peer::Server);
-        match self.up.poll(cx, blocked, Ledger { books, from: Peer::Client, wait: &mut None }) {
-            Poll::Ready(Flow::Done) => {
-                books.exchange.received();
-                None
-            }
+        let flow = self.up.poll(cx, blocked, Ledger { books, from: Peer::Client, wait: &mut None });
+        books.received(&mut self.up.source);
+        match flow {
             // What the server says in its response, or by a reset, is looked at next.
-            Poll::Pending | Poll::Ready(Flow::Sink) => None,
+            Poll::Pending | Poll::Ready(Flow::Done | Flow::Sink) => None,
             Poll::Ready(Flow::Source(error)) => {
                 let reason = error.reason().filter(|_| error.is_remote()).unwrap_or(Reason::CANCEL);
                 self.up.to.send_reset(reason);
@@ -150,7 +148,7 @@ impl Transfer {
         let over = body.is_end_stream();
         match self.respond.send_response(Response::from_parts(head, ()), over) {
             Ok(to) => {
-                self.down = Some(Body::new(body, to, over));
+                self.down = Some(Body::new(Source::new(body), to));
                 None
             }
             Err(_) => {

@@ -147,6 +147,59 @@ async fn overdue_requests_are_answered_or_reset() {
     assert_eq!(lab.handle.streams(), 0);
 }
 
+/// The time of a request runs from its end on, also while it waits for the server.
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_the_server_are_heard_of_once_they_are_whole() {
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(1);
+    let (first, served) = tokio::sync::oneshot::channel::<()>();
+    let served = std::sync::Arc::new(tokio::sync::Mutex::new(Some(served)));
+    let (upstream, seen) = server_with(&builder, move |request, respond| {
+        let served = std::sync::Arc::clone(&served);
+        async move {
+            if let Some(served) = served.lock().await.take() {
+                let _ = served.await;
+            }
+            echo(request, respond).await;
+        }
+    });
+    let owner = Owner::pass();
+    let (lab, socket) = session(owner.clone(), Settings::default(), Ok(upstream));
+    let (sender, _) = client(socket).await;
+    let received = || owner.journal.lock().unwrap().received;
+    let mut open = Vec::new();
+    // The first one has the only slot.
+    for (request, bytes, over, whole) in [
+        (get("/"), 0, true, 1),
+        (get("/"), 0, true, 2),
+        (post("/"), 10, true, 3),
+        (post("/"), 10, false, 3),
+        (post("/"), 60_000, true, 4),
+    ] {
+        let name = format!("{} {bytes} {over}", request.method());
+        let mut sender = within(sender.clone().ready()).await.unwrap();
+        let (response, mut stream) = sender.send_request(request, bytes == 0).unwrap();
+        if bytes > 0 {
+            within(send_all(&mut stream, Bytes::from(vec![1; bytes]))).await.unwrap();
+        }
+        if bytes > 0 && over {
+            stream.send_trailers(http::HeaderMap::new()).unwrap();
+        }
+        rest().await;
+        assert_eq!((received(), seen.load(Relaxed)), (whole, 1), "{name}");
+        open.push((response, stream, bytes));
+    }
+    open[3].1.send_data(Bytes::new(), true).unwrap();
+    rest().await;
+    assert_eq!((received(), lab.handle.streams()), (5, 5));
+    first.send(()).unwrap();
+    for (response, _, bytes) in open {
+        let mut body = within(response).await.unwrap().into_body();
+        assert_eq!(within(read_all(&mut body)).await.unwrap().0.len(), bytes);
+    }
+    assert_eq!(received(), 5, "each is heard of once");
+}
+
 #[tokio::test(start_paused = true)]
 async fn statuses_of_grpc_are_noted() {
     let owner = Owner::pass();
