@@ -59,7 +59,8 @@ pub trait Exchange {
         Ok(wanted)
     }
 
-    /// Bytes of a body were handed on, so the stream is not idle.
+    /// Bytes of a body were handed on, so the stream is not idle; 0 stand for the head of a response, also an informational one,
+    /// or for trailers.
     fn moved(&mut self, from: Peer, bytes: usize) {
         let _ = (from, bytes);
     }

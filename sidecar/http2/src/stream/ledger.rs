@@ -46,10 +46,12 @@ impl<E: Exchange> Sink for Ledger<'_, E> {
                 }
                 exchange.moved(from, bytes);
             }
-            (Passed::Trailers(fields), Peer::Server) => {
-                outcome.grpc_status = reported_grpc_status(fields).or(outcome.grpc_status);
+            (Passed::Trailers(fields), from) => {
+                if from == Peer::Server {
+                    outcome.grpc_status = reported_grpc_status(fields).or(outcome.grpc_status);
+                }
+                exchange.moved(from, 0);
             }
-            (Passed::Trailers(_), Peer::Client) => {}
         }
     }
 }

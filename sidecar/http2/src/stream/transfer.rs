@@ -130,7 +130,9 @@ impl Transfer {
                 return Some(self.failed(books, Failure::Protocol));
             }
             // A client that has left is seen at the next poll.
-            let _ = self.respond.send_informational(interim);
+            if self.respond.send_informational(interim).is_ok() {
+                books.exchange.moved(Peer::Server, 0);
+            }
         }
         match Pin::new(&mut self.response).poll(cx) {
             Poll::Pending => None,
@@ -149,6 +151,7 @@ impl Transfer {
         match self.respond.send_response(Response::from_parts(head, ()), over) {
             Ok(to) => {
                 self.down = Some(Body::new(Source::new(body), to));
+                books.exchange.moved(Peer::Server, 0);
                 None
             }
             Err(_) => {

@@ -38,6 +38,8 @@ async fn bodies_of_many_sizes_pass_both_ways_with_trailers() {
         sizes.map(|size| (size as u64, size as u64))
     );
     assert_eq!(owner.journal.lock().unwrap().moved, (total, total));
+    let trailers = sizes.len();
+    assert_eq!(owner.journal.lock().unwrap().fields, (trailers, 2 * trailers), "with the responses' heads");
     assert_eq!(owner.journal.lock().unwrap().received, sizes.len(), "each request was sent as a whole");
     assert_eq!(
         (lab.handle.streams(), lab.dials.load(Relaxed), owner.journal.lock().unwrap().permits),

@@ -46,6 +46,8 @@ pub(crate) struct Journal {
     pub(crate) answered: Vec<Reply>,
     pub(crate) responded: usize,
     pub(crate) moved: (usize, usize),
+    /// Heads of responses and trailers that moved.
+    pub(crate) fields: (usize, usize),
     pub(crate) ended: Vec<Outcome>,
     pub(crate) overdue: Option<Reply>,
     pub(crate) permits: usize,
@@ -113,6 +115,8 @@ impl Exchange for Books {
     fn moved(&mut self, from: Peer, bytes: usize) {
         let mut journal = self.owner.journal.lock().unwrap();
         match from {
+            Peer::Client if bytes == 0 => journal.fields.0 += 1,
+            Peer::Server if bytes == 0 => journal.fields.1 += 1,
             Peer::Client => journal.moved.0 += bytes,
             Peer::Server => journal.moved.1 += bytes,
         }

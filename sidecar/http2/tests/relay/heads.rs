@@ -128,7 +128,8 @@ async fn malformed_requests_are_reset_and_never_seen() {
 
 #[tokio::test(start_paused = true)]
 async fn informational_responses_pass() {
-    let (_lab, sender, _) = lab(Owner::pass(), |request, mut respond| async move {
+    let owner = Owner::pass();
+    let (_lab, sender, _) = lab(owner.clone(), |request, mut respond| async move {
         for status in [100, 103] {
             let interim = Response::builder().status(status).header("link", "</a.css>").body(()).unwrap();
             respond.send_informational(interim).unwrap();
@@ -147,6 +148,7 @@ async fn informational_responses_pass() {
         );
     }
     assert_eq!(within(response).await.unwrap().status(), 200);
+    assert_eq!(owner.journal.lock().unwrap().fields, (0, 3), "each head moved");
 }
 
 #[tokio::test(start_paused = true)]
