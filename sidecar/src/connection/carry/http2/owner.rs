@@ -276,13 +276,7 @@ impl Request {
         }
     }
 
-    fn note_moved(&mut self, bytes: usize) {
-        if let Some(times) = &mut self.times {
-            self.bytes = self.bytes.wrapping_add(bytes as u64);
-            times.note_bytes(self.bytes, false, Instant::now());
-        }
-    }
-
+    /// Notes an end that is not the response's, with the status of an answer of the sidecar's own.
     fn fails(&mut self, status: Option<u16>, end: HttpEnd, why: String) {
         if let Some(books) = &mut self.books {
             books.fails(status, end, why);
@@ -328,7 +322,6 @@ impl Exchange for Request {
     fn responded(&mut self, response: &response::Parts) {
         let status = response.status.as_u16();
         self.answered = true;
-        self.note_moved(1);
         self.shared.metrics().answered(status);
         self.shared.filters.answered(status);
         if let Some(books) = &mut self.books {
@@ -347,8 +340,11 @@ impl Exchange for Request {
     }
 
     fn moved(&mut self, _: Peer, bytes: usize) {
-        // A head counts as one.
-        self.note_moved(bytes.max(1));
+        if let Some(times) = &mut self.times {
+            // A head, which has none of a body, counts as one.
+            self.bytes = self.bytes.wrapping_add(bytes.max(1) as u64);
+            times.note_bytes(self.bytes, false, Instant::now());
+        }
     }
 
     fn overdue(&mut self) -> Option<Reply> {
@@ -381,6 +377,8 @@ impl Exchange for Request {
         match outcome.how {
             How::Complete | How::Answered | How::Overdue => {}
             How::ClientGone => filters.cut(&mut books, CloseReason::ClientReset),
+            // Of a session that ended by itself nothing was noted: the client was cut for its frames.
+            How::Dropped if closes == CloseReason::Ok => filters.cut(&mut books, CloseReason::HttpRequest),
             How::Dropped => filters.cut(&mut books, closes),
             How::Failed(failure) => {
                 self.shared.note_failure(failure);
