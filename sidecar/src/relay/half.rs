@@ -265,7 +265,8 @@ impl Half {
             }
         }
         let kept = turn.gate.kept(turn.from, turn.scratch);
-        let read = ready!(read_ahead(source, cx, turn, kept..room)).map_err(Step::SourceFailed)?;
+        let read = ready!(read_ahead(source, cx, (turn.scratch, &mut turn.check), kept..room))
+            .map_err(Step::SourceFailed)?;
         let ReadAhead { bytes: came, full, then } = read;
         let bytes = if came == 0 { 0 } else { turn.gate.pass(turn.from, &mut turn.scratch[..kept + came]) };
         if matches!(then, Then::Fin) {

@@ -2,8 +2,6 @@
 //! The reads of one round: the bytes of a source, and what is known to come behind them.
 
 use super::RelayStream;
-use super::gate::Gate;
-use super::half::Turn;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -31,24 +29,25 @@ pub(super) enum Then {
 }
 
 /// Reads into a place of the scratch buffer, and reads on if the runtime knows of more: as a rule a FIN that came with the last
-/// bytes. If it knows of nothing, the second read makes no system call.
-pub(super) fn read_ahead<G: Gate>(
+/// bytes. If it knows of nothing, the second read makes no system call. With `check` the socket itself is read; it is false
+/// behind one that has nothing.
+pub(super) fn read_ahead(
     source: &mut impl RelayStream,
     cx: &mut Context<'_>,
-    turn: &mut Turn<'_, G>,
+    (scratch, check): (&mut [u8], &mut bool),
     place: Range<usize>,
 ) -> Poll<io::Result<ReadAhead>> {
-    let bytes = ready!(read(source, cx, turn, place.clone()))?;
+    let bytes = ready!(read(source, cx, check, &mut scratch[place.clone()]))?;
     let full = bytes == place.len();
     let read_so_far = |bytes, then| Poll::Ready(Ok(ReadAhead { bytes, full, then }));
     if bytes == 0 {
         return read_so_far(0, Then::Fin);
     }
     // An endpoint over a socket may have more bytes than fit into the rest of the buffer.
-    if full || turn.check || !source.splices() {
+    if full || *check || !source.splices() {
         return read_so_far(bytes, Then::Unknown);
     }
-    match poll_read(source, cx, &mut turn.scratch[place.start + bytes..place.end]) {
+    match poll_read(source, cx, &mut scratch[place.start + bytes..place.end]) {
         Poll::Pending => read_so_far(bytes, Then::Wait),
         Poll::Ready(Ok(0)) => read_so_far(bytes, Then::Fin),
         Poll::Ready(Ok(more)) => read_so_far(bytes + more, Then::Unknown),
@@ -57,16 +56,15 @@ pub(super) fn read_ahead<G: Gate>(
 }
 
 /// Reads. During a check, first the socket itself, for bytes that the runtime may not know of.
-fn read<G: Gate>(
+fn read(
     source: &mut impl RelayStream,
     cx: &mut Context<'_>,
-    turn: &mut Turn<'_, G>,
-    place: Range<usize>,
+    check: &mut bool,
+    scratch: &mut [u8],
 ) -> Poll<io::Result<usize>> {
-    let scratch = &mut turn.scratch[place];
-    if turn.check {
+    if *check {
         match source.read_now(scratch) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => turn.check = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => *check = false,
             done => return Poll::Ready(done),
         }
     }
