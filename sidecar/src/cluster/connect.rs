@@ -411,8 +411,8 @@ pub(crate) fn connect<'a>(
             let in_use = attempt.endpoint.and_then(|(endpoint, _)| cluster.in_use(endpoint));
             let error = match attempting.attempt(attempt, more, &mut report).await {
                 Ok(upstream) => {
-                    if let Some((endpoint, _)) = attempt.endpoint {
-                        cluster.succeeded(endpoint);
+                    if let Some((endpoint, standing)) = attempt.endpoint {
+                        cluster.succeeded(endpoint, standing);
                     }
                     let judged = attempt.endpoint.filter(|_| cluster.judges_answers());
                     let judged = judged.map(|(endpoint, _)| Arc::clone(endpoint));

@@ -61,8 +61,10 @@ pub(crate) struct Ejection {
     word: AtomicU64,
     /// Failed connects in a row while it is in service; 0 once one succeeds.
     streak: AtomicU32,
-    /// Failed answers in a row: of 500 and above, and of a gateway. Counted where the plan says so.
+    /// Failed answers in a row: of 500 to 599, and of a gateway. Counted where the plan says so.
     answers: [AtomicU32; 2],
+    /// True while it is ejected because of them.
+    by_answers: AtomicBool,
     /// True while it fails its active checks. Written by the task of the checks alone.
     unhealthy: AtomicBool,
     /// Connections that are open or being made, where the cluster's algorithm asks for them; see [`InUse`].
@@ -155,7 +157,10 @@ impl Ejection {
     /// then.
     pub(crate) fn answered(&self, status: u16, most: FailedAnswers) -> bool {
         let [all, gateway] = &self.answers;
-        let counted = [(all, most.all, status >= 500), (gateway, most.gateway, matches!(status, 502..=504))];
+        let counted = [
+            (all, most.all, matches!(status, 500..=599)),
+            (gateway, most.gateway, matches!(status, 502..=504)),
+        ];
         let mut struck = false;
         for (count, most, failed) in counted {
             let Some(most) = most else { continue };
@@ -185,11 +190,24 @@ impl Ejection {
         if self.streak.load(Relaxed) != 0 {
             self.streak.store(0, Relaxed);
         }
+        if self.by_answers.load(Relaxed) {
+            self.by_answers.store(false, Relaxed);
+        }
         let word = self.word.load(Relaxed);
         if word != State::IN_SERVICE.word() {
             self.word.store(State::IN_SERVICE.word(), Relaxed);
         }
         State::from_word(word).failures != 0
+    }
+
+    /// Notes that failed answers have ejected it.
+    pub(crate) fn was_by_answers(&self) {
+        self.by_answers.store(true, Relaxed);
+    }
+
+    /// Returns true while it is ejected by failed answers.
+    pub(crate) fn is_ejected_by_answers(&self) -> bool {
+        self.by_answers.load(Relaxed)
     }
 
     /// Returns true while it is ejected; one that is only slow is not.

@@ -296,7 +296,11 @@ impl Half {
             }
             Then::Death(error) => Poll::Ready(Err(Step::SourceDied(error))),
             // Another round would do nothing but ask the runtime again.
-            Then::Wait if !waits && matches!(self.held, Held::Nothing) => {
+            Then::Wait
+                if !waits
+                    && matches!(self.held, Held::Nothing)
+                    && !matches!(self.state, HalfState::ShuttingDown) =>
+            {
                 if !turn.gate.take_fin(turn.from) {
                     return Poll::Pending;
                 }

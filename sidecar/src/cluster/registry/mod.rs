@@ -474,6 +474,7 @@ impl Cluster {
         let ejected = self.may_eject(outlier.most_ejected)
             && ejection.failed(self.state.millis(), self.first_pause(), Standing::InService);
         if ejected {
+            ejection.was_by_answers();
             self.state.panics.forget();
         }
         ejected
@@ -488,9 +489,14 @@ impl Cluster {
         ejected == 0 || (ejected + 1) * 100 <= percent as usize * self.endpoints.len()
     }
 
-    /// Puts an endpoint that answered in service.
-    pub(crate) fn succeeded(&self, endpoint: &Endpoint) {
-        if endpoint.ejection.end() {
+    /// Puts an endpoint that was connected to in service. One that failed answers ejected takes connections as before: it
+    /// comes back by a trial alone.
+    pub(crate) fn succeeded(&self, endpoint: &Endpoint, standing: Standing) {
+        let ejection = &endpoint.ejection;
+        if ejection.is_ejected_by_answers() && standing != Standing::Trial {
+            return;
+        }
+        if ejection.end() {
             self.state.panics.forget();
         }
     }

@@ -176,7 +176,7 @@ fn an_endpoint_is_ejected_by_failures_in_a_row() {
     let web = web_with(&Registry::default(), 2, Some(outlier));
     let fails = || web.failed(&web.endpoints[0], Standing::InService);
     assert!(!fails() && !fails());
-    web.succeeded(&web.endpoints[0]);
+    web.succeeded(&web.endpoints[0], Standing::InService);
     assert!(!fails() && !fails());
     assert_eq!(is_in_turn(&web), [0, 1]);
     assert!(fails());
@@ -196,7 +196,12 @@ fn an_endpoint_is_ejected_by_failed_answers_in_a_row_and_by_those_of_its_ejectio
     assert_eq!(is_in_turn(&web), [1, 2]);
     assert!((0..9).all(|_| !answers(0, 500)), "it is ejected already");
     assert!(!answers(1, 500) && !answers(1, 500), "more than a tenth are");
-    web.succeeded(&web.endpoints[0]);
+    for standing in [Standing::InService, Standing::LastResort] {
+        web.succeeded(&web.endpoints[0], standing);
+        assert_eq!(is_in_turn(&web), [1, 2], "a server that fails takes connections as before");
+    }
+    web.succeeded(&web.endpoints[0], Standing::Trial);
+    assert_eq!(is_in_turn(&web), [0, 1, 2]);
     assert!(!answers(0, 500) && answers(0, 500), "from the beginning");
     let without = web_with(&Registry::default(), 3, Some(OutlierPlan::default()));
     assert!(!without.judges_answers());
@@ -228,7 +233,7 @@ fn where_too_few_are_in_service_all_take_turns_until_one_returns() {
     assert_eq!(is_in_turn(&calm), [3]);
     let web = web_with(&registry, 4, Some(outlier));
     assert_eq!(is_in_turn(&web), [0, 1, 2, 3]);
-    web.succeeded(&web.endpoints[0]);
+    web.succeeded(&web.endpoints[0], Standing::InService);
     assert_eq!(is_in_turn(&web), [0, 3]);
 }
 
@@ -428,7 +433,7 @@ fn where_none_is_to_be_tried_in_panic_an_ejected_endpoint_still_returns_by_a_tri
     for web in by_each_algorithm(1, outlier, true) {
         web.failed(&web.endpoints[0], Standing::InService);
         assert_eq!(standings(&web), [Standing::Trial]);
-        web.succeeded(&web.endpoints[0]);
+        web.succeeded(&web.endpoints[0], Standing::InService);
         assert_eq!(standings(&web), [Standing::InService]);
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct FailedRequest {
     pub(crate) count: u64,
 }
 
-/// The latest failed requests, one entry for each route, status and reason.
+/// The latest failed requests: one entry for each route, status and reason, below 500 one for each status and reason.
 #[derive(Debug, Default)]
 pub(super) struct Failed(Mutex<VecDeque<FailedRequest>>);
 
@@ -67,15 +67,18 @@ impl Failed {
             count: 1,
         };
         let mut kept = self.kept();
-        if let Some(one) = kept.iter_mut().rev().find(|one| one.is_like(&new)) {
-            *one = FailedRequest { count: one.count + 1, ..new };
-            return;
-        }
-        if kept.len() == KEPT {
+        let gone = if let Some(one) = kept.iter_mut().rev().find(|one| one.is_like(&new)) {
+            let count = one.count + 1;
+            Some(std::mem::replace(one, FailedRequest { count, ..new }))
+        } else {
             let oldest = kept.iter().enumerate().min_by_key(|(_, one)| one.last).map_or(0, |(at, _)| at);
-            kept.remove(oldest);
-        }
-        kept.push_back(new);
+            let gone = if kept.len() == KEPT { kept.remove(oldest) } else { None };
+            kept.push_back(new);
+            gone
+        };
+        drop(kept);
+        // Behind the lock, which all workers take.
+        drop(gone);
     }
 
     /// Returns all entries, the latest first.
@@ -92,11 +95,11 @@ impl Failed {
 
 impl FailedRequest {
     fn is_like(&self, other: &Self) -> bool {
-        let same = |one: &Self, two: &Self| {
-            (one.direction, one.status, &one.route) == (two.direction, two.status, &two.route)
-                && (&one.cluster, &one.method, &one.why) == (&two.cluster, &two.method, &two.why)
-        };
-        same(self, other)
+        // A client decides how many paths it calls in vain: of these it has one entry, and others keep theirs.
+        let by_client = self.status < 500;
+        (self.direction, self.status, &self.cluster, &self.why)
+            == (other.direction, other.status, &other.cluster, &other.why)
+            && (by_client || (&self.route, &self.method) == (&other.route, &other.method))
     }
 }
 

@@ -11,7 +11,7 @@ const LONGEST_WORD: usize = 32;
 const DIGITS: usize = 4;
 /// Shortest hexadecimal number that is known as one.
 const SHORTEST_HEX: usize = 8;
-/// Longest hexadecimal number that is no secret: that of a UUID.
+/// Length of a UUID.
 const UUID: usize = 36;
 /// Shortest mix of letters and digits that may be a secret.
 const SHORTEST_TOKEN: usize = 20;
@@ -79,12 +79,22 @@ fn is_identifier(segment: &[u8]) -> bool {
     })
 }
 
+/// Returns true for a UUID, which names a thing and lets nobody in.
+fn is_uuid(word: &[u8]) -> bool {
+    let is_in_place = |(at, byte): (usize, &u8)| match at {
+        8 | 13 | 18 | 23 => *byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    word.len() == UUID && word.iter().enumerate().all(is_in_place)
+}
+
 /// Returns true for a segment that may let its reader in somewhere: a token, a key, a parameter of a session.
 fn may_be_secret(segment: &[u8]) -> bool {
     let is_token = |word: &[u8]| {
         let bytes = Bytes::of(word);
-        let is_number = bytes.letters == 0 || word.len() <= UUID && bytes.is_hex();
-        bytes.digits > 0 && word.len() >= SHORTEST_TOKEN && !is_number
+        let is_name = bytes.letters == 0 || is_uuid(word);
+        let is_one = word.len() > LONGEST_WORD && !word.iter().any(|byte| matches!(byte, b'-' | b'_'));
+        !is_name && (is_one || bytes.digits > 0 && word.len() >= SHORTEST_TOKEN)
     };
     words(segment).any(is_token) || segment.iter().any(|byte| matches!(byte, b';' | b'='))
 }
@@ -143,6 +153,8 @@ mod tests {
             ("/mail/ann@example.org", "/mail/*"),
             ("/caf%C3%A9/menu", "/*/menu"),
             ("/café/menu", "/*/menu"),
+            ("/reset/5f4dcc3b5aa765d61d8327deb882cf99", "/reset/*"),
+            ("/key/QsLTmVqkPzRwXnJhGdFbYcAeUoIuSaZxCv", "/key/*"),
             ("/cart;jsessionid=1A/pay", "/*/pay"),
             ("/a-word-that-is-longer-than-a-word-should-be", "/*"),
             ("/a_long_word_of_31_bytes_in_all", "/*"),

@@ -109,19 +109,17 @@ impl Filters {
         }
     }
 
-    /// Counts the answer of a server.
-    pub(super) fn answered(&self, status: u16) {
-        self.setting.answered(status);
+    /// Lets the answer of a server count for its endpoint.
+    pub(super) fn judge(&self, status: u16) {
         if let Some(judge) = self.judge.get() {
             judge.answered(status);
         }
     }
 
-    /// Counts the failure of a server that a rule of HTTP or a limit of time found in place of its answer.
+    /// Lets the failure of a server that a rule of HTTP or a limit of time found in place of its answer count.
     pub(super) fn failed(&self, rule: Refusal) {
-        let is_servers = rule == Refusal::RequestTimeout || rule.status() == 502;
-        if let Some(judge) = self.judge.get().filter(|_| is_servers) {
-            judge.answered(rule.status());
+        if rule == Refusal::RequestTimeout || rule.status() == 502 {
+            self.judge(rule.status());
         }
     }
 

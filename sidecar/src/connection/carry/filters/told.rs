@@ -111,7 +111,9 @@ impl Setting {
 
     /// Tells of a request that ended.
     pub(in crate::connection::carry) fn tell(&self, mut noted: Box<Noted>, took: Duration) {
-        self.told.seconds.observe(took.as_secs_f64());
+        if !noted.is_tunnel {
+            self.told.seconds.observe(took.as_secs_f64());
+        }
         if noted.status >= 500 && noted.why().is_none() {
             let why = format!("{} answered {}", self.server(), noted.status);
             noted.fails(why);

@@ -33,6 +33,17 @@ pub(super) fn of_reset(how: How, answered: bool, setting: &Setting) -> (HttpEnd,
     }
 }
 
+/// Returns the status of HTTP that a status of gRPC stands for, by which Envoy judges endpoints too.
+pub(super) fn http_status(grpc: u32) -> u16 {
+    match grpc {
+        2 | 13 | 15 => 500,
+        4 => 504,
+        12 => 501,
+        14 => 503,
+        _ => 200,
+    }
+}
+
 /// Notes a status of gRPC that a user would call a failure: its calls that failed are answered 200.
 pub(super) fn of_grpc(status: u32, books: &mut Books, setting: &Setting) {
     // Unknown, deadline, exhausted, internal, unavailable, data loss. Others are answers, as 404 and 403 are.

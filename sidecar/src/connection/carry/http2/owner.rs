@@ -15,7 +15,9 @@ use crate::relay::http::{Http2Rule, HttpMetrics, Refusal, Rule};
 use culvert_http::Words;
 use culvert_http2::http::header::{HeaderName, HeaderValue};
 use culvert_http2::http::{StatusCode, request, response};
-use culvert_http2::{Decision, Edits, Exchange, Failure, How, Malformed, Outcome, Peer, Reply, Rules};
+use culvert_http2::{
+    Decision, Edits, Exchange, Failure, How, Malformed, Outcome, Peer, Reply, Rules, is_grpc,
+};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -76,6 +78,8 @@ pub(super) struct Request {
     began: Option<Instant>,
     /// True once its response began.
     answered: bool,
+    /// True if its answer is judged by its status of gRPC.
+    is_grpc: bool,
     times: Option<Box<Times>>,
     bytes: u64,
 }
@@ -248,6 +252,7 @@ impl Rules for Owner {
             means: Admission::default(),
             began: None,
             answered: false,
+            is_grpc: is_grpc(&request.headers),
             times: Times::begin(shared.limits),
             bytes: 0,
             shared: Arc::clone(shared),
@@ -323,7 +328,10 @@ impl Exchange for Request {
         let status = response.status.as_u16();
         self.answered = true;
         self.shared.metrics().answered(status);
-        self.shared.filters.answered(status);
+        self.shared.filters.setting.answered(status);
+        if !self.is_grpc {
+            self.shared.filters.judge(status);
+        }
         if let Some(books) = &mut self.books {
             books.noted.status = status;
             if let Some(log) = &mut books.log {
@@ -394,12 +402,22 @@ impl Exchange for Request {
                 books.fails(status, of_refusal(rule), why);
             }
             how => {
+                if matches!(how, How::ServerReset(_)) && !self.answered {
+                    filters.failed(Refusal::NoAnswer);
+                }
                 let (end, why) = ends::of_reset(how, self.answered, &filters.setting);
                 books.fails(None, end, why);
             }
         }
-        if let (Some(status), true) = (outcome.grpc_status, outcome.how == How::Complete) {
-            ends::of_grpc(status, &mut books, &filters.setting);
+        if outcome.how == How::Complete && self.is_grpc {
+            match outcome.grpc_status {
+                Some(status) => {
+                    filters.judge(ends::http_status(status));
+                    ends::of_grpc(status, &mut books, &filters.setting);
+                }
+                // An answer of another server than the one that was meant.
+                None => filters.judge(books.noted.status),
+            }
         }
         if let Some(log) = &mut books.log {
             log.count(0, outcome.received);

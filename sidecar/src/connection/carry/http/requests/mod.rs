@@ -60,7 +60,8 @@ fn note(head: &RequestHead<'_>) -> Box<Noted> {
     match head.target {
         Target::Origin(path) => Noted::of(head.method, host, path),
         Target::Absolute { uri, authority, .. } => {
-            let path = uri.split_once(authority).map_or("", |(_, path)| path);
+            let behind = uri.split_once("://").map_or(uri, |(_, behind)| behind);
+            let path = behind.split_once(authority).map_or("", |(_, path)| path);
             // Without a path it asks for the root.
             let path = if path.starts_with('/') { path } else { "/" };
             Noted::of(head.method, authority.as_bytes(), path)
@@ -133,8 +134,18 @@ impl Requests {
     /// Notes that the connection ended, and with it the requests that are under way.
     pub(super) fn abandon(&mut self, reason: CloseReason) {
         let now = Instant::now();
-        let under_way = std::mem::take(&mut self.under_way).into_iter().map(|request| request.books);
-        for mut books in under_way.chain(self.waiting.take().map(|books| *books)) {
+        let under_way = std::mem::take(&mut self.under_way);
+        let is_unanswered = under_way.front().is_some_and(|oldest| oldest.books.noted.status == 0);
+        if reason == CloseReason::ServerReset && is_unanswered {
+            self.filters.failed(Refusal::NoAnswer);
+        }
+        for mut books in under_way.into_iter().map(|request| request.books) {
+            self.filters.cut(&mut books, reason);
+            self.ended.extend(self.filters.end(books, now));
+        }
+        if let Some(mut books) = self.waiting.take().map(|books| *books) {
+            // A connection in good order ends before it only if the server has closed its side.
+            let reason = if reason == CloseReason::Ok { CloseReason::ServerReset } else { reason };
             self.filters.cut(&mut books, reason);
             self.ended.extend(self.filters.end(books, now));
         }
@@ -201,11 +212,14 @@ impl Rules for Requests {
             }
         }
         if is_last {
-            self.filters.answered(head.status);
+            self.filters.setting.answered(head.status);
+            self.filters.judge(head.status);
         }
     }
 
     fn refused(&mut self, rule: Refusal, status: Option<u16>) {
+        let waiting = self.waiting.take().map(|books| Request::new(*books, Instant::now()));
+        self.under_way.extend(waiting);
         let setting = &self.filters.setting;
         setting.refused(rule, status, !self.under_way.is_empty());
         if self.under_way.is_empty() {
