@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::chown;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,9 +12,8 @@ use serde_json::Value;
 use socket2::SockRef;
 
 use crate::documents::SOON;
-use crate::http_clients::{finishes, program};
+use crate::http_clients::browser::dom;
 use crate::http_ports::{GET, Way, World, rest};
-use crate::support::APP;
 
 /// Time that a slow answer takes, and the time that documents leave one.
 const SLOW: Duration = Duration::from_millis(300);
@@ -198,26 +196,8 @@ fn routes_have_their_times_and_each_failure_is_told_in_words() -> Result<()> {
 
 /// The page draws what the JSON says, with no script or style from elsewhere.
 fn in_a_browser(world: &World) -> Result<()> {
-    let profile = world.lab.folder().join("profile");
-    fs::create_dir(&profile)?;
-    chown(&profile, Some(APP), Some(APP))?;
-    let arguments = [
-        &format!("HOME={}", profile.display()),
-        "PATH=/usr/bin:/bin",
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=3000",
-        "--dump-dom",
-        &format!("--user-data-dir={}", profile.display()),
-        "http://127.0.0.1:9901/",
-    ];
-    let dom = finishes(world.client(Way::Outbound), &program("env")?, &arguments)?;
+    let more = ["--enable-logging=stderr", "--virtual-time-budget=3000"];
+    let dom = dom(world, Way::Outbound, "http://127.0.0.1:9901/", &more)?;
     for part in [
         "data-state=\"live\"",
         "<td class=\"path\">GET /users/*</td>",

@@ -24,6 +24,19 @@ pub fn until_some<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> O
     }
 }
 
+/// Makes a call again, for [`DEADLINE`] at most, that finds its address in use.
+///
+/// A child that another test starts has the sockets of the whole process until it executes its program: also those that were closed
+/// here since.
+pub fn once_free<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let in_use = || io::Error::from(io::ErrorKind::AddrInUse);
+    let free = until_some(DEADLINE, || match call() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+        done => Some(done),
+    });
+    free.unwrap_or_else(|| Err(in_use()))
+}
+
 /// Makes a call again that was interrupted. A read with a deadline is, where the machine of the tests is stopped and goes on
 /// (signal(7), "socket interfaces"); its deadline begins anew.
 pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {

@@ -73,7 +73,8 @@ fn an_agent_that_is_killed_anywhere_is_finished_by_the_next() -> Result<()> {
             },
         )?;
         println!("{name}, an upgrade: {is_upgrade}: the agent was killed {kills} times");
-        assert!(kills >= 5, "{kills}");
+        // What it writes besides depends on how long it lives.
+        assert!(kills >= 3, "{kills}");
     }
     Ok(())
 }

@@ -68,35 +68,38 @@ fn settles(world: &World, way: Way) -> Result<()> {
     Ok(())
 }
 
+/// The page at an address as a browser has it once its scripts have run.
+pub(crate) fn dom(world: &World, way: Way, url: &str, more: &[&str]) -> Result<String> {
+    settles(world, way)?;
+    let profile = world.lab.folder().join("profile");
+    fs::create_dir_all(&profile)?;
+    chown(&profile, Some(APP), Some(APP))?;
+    let home = format!("HOME={}", profile.display());
+    let profile = format!("--user-data-dir={}", profile.display());
+    // Debian's chromium is a script, which cannot be executed by its file alone.
+    let browser = [
+        &home,
+        "PATH=/usr/bin:/bin",
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--dump-dom",
+        &profile,
+    ];
+    finishes(world.client(way), &program("env")?, &[&browser[..], more, &[url]].concat())
+}
+
 #[test]
 fn a_browser_gets_a_page_with_all_its_scripts() -> Result<()> {
     let world = World::of(Family::V4)?;
     let _sidecar = world.sidecar(&[])?;
-    let profile = world.lab.folder().join("profile");
-    fs::create_dir(&profile)?;
-    chown(&profile, Some(APP), Some(APP))?;
     for way in Way::ALL {
         let server = world.serve(way, site())?;
-        settles(&world, way)?;
-        let home = format!("HOME={}", profile.display());
-        let profile = format!("--user-data-dir={}", profile.display());
-        let url = world.url(way);
-        // Debian's chromium is a script, which cannot be executed by its file alone.
-        let arguments = [
-            &home,
-            "PATH=/usr/bin:/bin",
-            "chromium",
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-background-networking",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--dump-dom",
-            &profile,
-            &url,
-        ];
-        let said = finishes(world.client(way), &program("env")?, &arguments)?;
+        let said = dom(&world, way, &world.url(way), &[])?;
         let expected = format!("the sum is {}, the answer 100000", SCRIPTS * (SCRIPTS + 1) / 2);
         ensure!(said.contains(&expected), "{way:?}: {said}");
         ensure!(server.accepted() < SCRIPTS, "{way:?}: {} connections, none was kept", server.accepted());

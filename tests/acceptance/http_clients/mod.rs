@@ -1,7 +1,7 @@
 //! Clients of HTTP as they are in use, through the sidecar on both ways and over both families: each gets its answers, and no
 //! server loses a request.
 
-mod browser;
+pub(crate) mod browser;
 mod curl;
 mod drain;
 pub(crate) mod grpc;

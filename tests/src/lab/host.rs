@@ -17,8 +17,7 @@ use crate::kernel::link::{Cidr, Links, everything};
 use crate::kernel::netns::Namespace;
 use crate::kernel::nft::Ruleset;
 use crate::server::{Behaviour, Server};
-use crate::until::uninterrupted;
-use crate::until::{DEADLINE, until_some};
+use crate::until::{DEADLINE, once_free, uninterrupted, until_some};
 
 /// A pod, or a peer of it.
 #[derive(Debug)]
@@ -249,7 +248,7 @@ impl<'a> Actor<'a> {
     pub fn udp(&self, at: impl At) -> io::Result<UdpSocket> {
         let at = at.at();
         self.run(|| {
-            let socket = UdpSocket::bind(at)?;
+            let socket = once_free(|| UdpSocket::bind(at))?;
             socket.set_read_timeout(Some(DEADLINE))?;
             socket.set_write_timeout(Some(DEADLINE))?;
             Ok(socket)
@@ -259,8 +258,7 @@ impl<'a> Actor<'a> {
     /// Starts a server; it ends when the value is dropped.
     pub fn serve(&self, at: impl At, behaviour: impl Behaviour) -> Result<Server> {
         let at = at.at();
-        let listener = self
-            .listen(at)
+        let listener = once_free(|| self.listen(at))
             .with_context(|| format!("{} cannot listen at {at} as uid {}", self.host.name(), self.uid))?;
         Server::start(listener, behaviour)
     }

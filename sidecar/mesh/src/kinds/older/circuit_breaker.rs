@@ -63,9 +63,9 @@ fields! {
 fields! {
     /// Failures that are counted.
     pub struct OlderDetectors {
-        /// Failures of any kind in a row; for TCP failed connects.
+        /// Failures of any kind in a row: failed connects, and answers of 500 and above.
         total: optional OlderConsecutive = "totalErrors",
-        /// Failures of a gateway in a row; for TCP failed connects.
+        /// Failures of a gateway in a row: failed connects, and answers of 502, 503 and 504.
         gateway: optional OlderConsecutive = "gatewayErrors",
         /// Failed connects in a row, where splitExternalAndLocalErrors is true.
         local: optional OlderConsecutive = "localErrors",
