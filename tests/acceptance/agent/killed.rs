@@ -73,8 +73,7 @@ fn an_agent_that_is_killed_anywhere_is_finished_by_the_next() -> Result<()> {
             },
         )?;
         println!("{name}, an upgrade: {is_upgrade}: the agent was killed {kills} times");
-        // What it writes besides depends on how long it lives.
-        assert!(kills >= 3, "{kills}");
+        assert!(kills >= 5, "{kills}");
     }
     Ok(())
 }
