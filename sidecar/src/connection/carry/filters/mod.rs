@@ -24,7 +24,6 @@ pub(super) use told::Told;
 
 use crate::cluster::registry::{ClusterState, Listener};
 use crate::connection::upstream::Judge;
-use crate::metrics::Counter;
 use crate::net::limit::Permit;
 use crate::plan::listener::http::{CallerRate, FaultPlan, HttpTimes};
 use crate::plan::tls::permissions::Peer;
@@ -55,8 +54,6 @@ pub(super) struct Setting {
     pub(super) told: Box<Told>,
     /// True if a traffic log wants its requests.
     pub(super) logs: bool,
-    /// Counts lines that found no room on the way to it.
-    pub(super) lost_lines: Counter,
     /// Rates of its caller's requests. Most have none, and a connection keeps this as long as it is idle.
     pub(super) rates: Option<Box<CallersRates>>,
 }

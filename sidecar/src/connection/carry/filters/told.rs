@@ -2,7 +2,7 @@
 //! What operators are told of the requests of a connection: by which member, and of those that failed why, in words.
 
 use super::Setting;
-use crate::metrics::{Histogram, OfMember};
+use crate::metrics::{Counter, Histogram, OfMember};
 use crate::net::addrs::Direction;
 use crate::observe::close_reason::CloseReason;
 use crate::observe::requests::{Noted, Origin, RequestBook};
@@ -18,6 +18,8 @@ pub(in crate::connection::carry) struct Told {
     pub(in crate::connection::carry) peer: Arc<str>,
     /// The counters of that member.
     pub(in crate::connection::carry) answers: Arc<OfMember<Class>>,
+    /// Counts lines that found no room on the way to a traffic log.
+    pub(in crate::connection::carry) lost_lines: Counter,
     /// Times of all requests of the direction.
     pub(in crate::connection::carry) seconds: Histogram,
     /// The reason why there is no server, in words.

@@ -151,7 +151,6 @@ fn setting(
         names_services: proxy.tls.configs().is_some_and(|configs| configs.names_services()),
         address: downstream.info().client.get().ip(),
         logs: downstream.is_logged(),
-        lost_lines: proxy.metrics.traffic_log.dropped.clone(),
         told: Box::new(told(downstream, admitted, session)),
         forbidden: session.is_some_and(|shaken| !shaken.permitted),
         listener,
@@ -199,6 +198,7 @@ fn told(downstream: &Downstream, admitted: &Admitted, session: Option<&Shaken>) 
         book: Arc::clone(&proxy.requests),
         peer: member.unwrap_or_else(address),
         answers,
+        lost_lines: proxy.metrics.traffic_log.dropped.clone(),
         seconds: proxy.metrics.direction(info.direction).http_seconds.clone(),
         because: None,
     }

@@ -214,7 +214,7 @@ impl Shared {
         if state.ended.len() < MOST_LINES {
             state.ended.push(line);
         } else {
-            self.filters.setting.lost_lines.inc();
+            self.filters.setting.told.lost_lines.inc();
         }
     }
 

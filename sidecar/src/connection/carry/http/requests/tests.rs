@@ -27,7 +27,6 @@ fn requests(policies: &str) -> Requests {
     let listener = running.listeners.iter().find(|one| one.plan.name.ends_with("10.0.0.2:80")).unwrap();
     let setting = Setting {
         logs: false,
-        lost_lines: Default::default(),
         rates: None,
         listener: Arc::clone(listener),
         cluster: listener.cluster.as_ref().map(|cluster| Arc::clone(&cluster.state)),
@@ -37,6 +36,7 @@ fn requests(policies: &str) -> Requests {
         forbidden: false,
         metrics: Default::default(),
         told: Box::new(Told {
+            lost_lines: Default::default(),
             seconds: Histogram::new([1.0]),
             book: Arc::new(RequestBook::new(1)),
             peer: "web".into(),
